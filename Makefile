@@ -1,0 +1,136 @@
+# Everything there is to do, on a machine with python3 >= 3.11, its headers, venv, and a C compiler. `make help` lists it.
+# Set-up happens by itself: .venv is made on first use, and the extension is rebuilt when the C core or the build changed.
+
+PYTHON ?= python3
+CC     ?= cc
+SEED   ?=
+
+VENV := .venv
+RUN  := $(VENV)/bin
+PY   := $(RUN)/python
+PIP  := $(PY) -m pip install -q --disable-pip-version-check
+
+NATIVE := pagecache/_native
+BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+# ---------------------------------------------------------------------------------------------- set-up
+
+# $(call need,command that succeeds when it is there,what is missing and the Debian package that brings it)
+need = @$(1) >/dev/null 2>&1 || { echo "pagecache: $(2)" >&2; exit 1; }
+
+$(VENV)/.created:
+	$(call need,command -v $(PYTHON),no $(PYTHON) here: apt install python3 python3-venv python3-dev (3.11 or newer) or pass PYTHON=...)
+	$(call need,$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3$(COMMA) 11))',$(PYTHON) is older than 3.11: apt install python3.11 python3.11-venv python3.11-dev and pass PYTHON=python3.11)
+	$(call need,$(PYTHON) -c 'import venv$(COMMA) ensurepip',$(PYTHON) has no venv module: apt install python3-venv)
+	$(call need,test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h",$(PYTHON) has no Python.h: apt install python3-dev)
+	$(call need,command -v $(CC),no C compiler ($(CC)): apt install gcc)
+	$(call need,echo 'int main(void) { return 0; }' | $(CC) -include stdio.h -x c -o /dev/null -,$(CC) cannot build a program: apt install gcc libc6-dev)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+COMMA := ,
+
+# $(call requirements,path in pyproject.toml): one table of it, as arguments for pip
+requirements = $$($(PY) -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); print(*(r.replace(" ", "") for r in t$(1)))')
+
+$(VENV)/.built: $(VENV)/.created $(BUILD)
+	@echo "building the extension"
+	@$(PIP) $(call requirements,["build-system"]["requires"])
+	@CC="$(CC)" $(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml
+	@echo "installing the tools of development"
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.created pyproject.toml
+	@echo "installing what the benchmarks compare with"
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
+	@touch $@
+
+.PHONY: demo build
+build: $(VENV)/.built                                                 ## set up .venv and build the extension
+demo: $(VENV)/.built                                                  ## a tour in a minute
+	@$(RUN)/pagecache demo
+
+# ---------------------------------------------------------------------------------------------- checks
+
+.PHONY: test check lint pytest soak
+test: lint ctest pytest                                               ## lint, types, C tests, Python tests
+check: test ctest-asan ctest-tsan $(VENV)/.built $(VENV)/.dev         ## test, C tests under sanitizers, slow tests
+	$(PY) -m pytest -q -m slow
+soak: $(VENV)/.built $(VENV)/.dev                                     ## the long ones; SEED=n repeats a run
+	$(PY) -m pytest -q -m soak --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+
+lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
+	$(RUN)/ruff check -q
+	$(RUN)/ruff format -q --check
+	$(RUN)/mypy
+
+pytest: $(VENV)/.built $(VENV)/.dev                                   ## Python tests alone
+	$(PY) -m pytest -q -m "not slow and not soak"
+
+# C tests: each program of tests/native with those files of the core that know nothing of Python.
+CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]Python\.h' $(NATIVE)/*.c))
+TESTS_C   := $(wildcard tests/native/test_*.c)
+CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
+VARIANTS  := plain asan tsan
+FLAGS_plain := -O1
+FLAGS_asan  := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+FLAGS_tsan  := -O1 -fsanitize=thread
+RUN_plain   :=
+RUN_asan    := ASAN_OPTIONS=abort_on_error=0:detect_stack_use_after_return=1
+# TSan's shadow needs the classic layout of the address space.
+RUN_tsan    := TSAN_OPTIONS=halt_on_error=1 setarch -R
+
+define variant
+OBJECTS_$(1)  := $$(CORE_C:$(NATIVE)/%.c=build/c-$(1)/%.o)
+PROGRAMS_$(1) := $$(TESTS_C:tests/native/%.c=build/c-$(1)/%)
+
+build/c-$(1)/%.o: $(NATIVE)/%.c $(wildcard $(NATIVE)/*.h) Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -c $$< -o $$@
+
+build/c-$(1)/%: tests/native/%.c $(wildcard tests/native/*.h) $$(OBJECTS_$(1))
+	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) $$< $$(OBJECTS_$(1)) -o $$@
+
+.PHONY: run-c-$(1)
+run-c-$(1): $$(PROGRAMS_$(1))
+	@for program in $$^; do echo "$$$$program"; $(RUN_$(1)) $$$$program || exit 1; done
+endef
+$(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
+
+.PHONY: ctest ctest-asan ctest-tsan
+ctest: run-c-plain                                                    ## C tests
+ctest-asan: run-c-asan                                                ## C tests under ASan and UBSan
+ctest-tsan: run-c-tsan                                                ## C tests under TSan
+
+# ---------------------------------------------------------------------------------------------- the rest
+
+.PHONY: bench docs fmt clean help
+bench: $(VENV)/.built $(VENV)/.bench                                  ## paired measurements against peers
+	@$(RUN)/pagecache bench
+
+docs: .venv-docs/.installed                                           ## build the documentation into build/docs
+	.venv-docs/bin/mkdocs build -q --strict -d build/docs
+
+.venv-docs/.installed: $(VENV)/.created
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/pip install -q --disable-pip-version-check "mkdocs-material>=9.5" "mkdocs<2"
+	@touch $@
+
+fmt: $(VENV)/.dev                                                     ## format Python and C
+	$(RUN)/ruff check -q --fix-only
+	$(RUN)/ruff format -q
+	$(if $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch]))
+
+clean:                                                                ## remove what was built, environments too
+	rm -rf build dist *.egg-info .venv .venv-docs $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+help:                                                                 ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'

@@ -1,0 +1,87 @@
+"""pagecache: an in-process write-back page cache.
+
+    import pagecache
+
+    with pagecache.PageCache("256MiB") as cache:
+        volume = cache.attach("dir:/srv/data")
+        with volume.open("log", "a+") as f:
+            f.append(b"line\\n")
+            f.fsync()
+
+Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing` have their own.
+"""
+
+from .backends.protocol import (
+    AsyncBackend,
+    AsyncBackendFile,
+    Backend,
+    BackendFile,
+    BackendLimits,
+    NamespaceBackend,
+    ObjectStat,
+)
+from .backends.url import backend_from_url
+from .cache import PageCache
+from .config import CacheConfig, RetryPolicy, VolumeOptions
+from .errors import (
+    BackendError,
+    BackendProtocolError,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    DeadlockError,
+    FailedRange,
+    ForkedError,
+    Key,
+    LostRange,
+    PageCacheError,
+    ShutdownError,
+    UnsavedDataError,
+    WritebackError,
+)
+from .file import Advice, CachedFile
+from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats
+from .ticket import SyncTicket
+from .view import View
+from .volume import Volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Advice",
+    "AsyncBackend",
+    "AsyncBackendFile",
+    "Backend",
+    "BackendError",
+    "BackendFile",
+    "BackendLimits",
+    "BackendProtocolError",
+    "CacheConfig",
+    "CacheStats",
+    "CachedFile",
+    "CommitError",
+    "ConflictError",
+    "DataLossError",
+    "DeadlockError",
+    "Event",
+    "FailedRange",
+    "FileStat",
+    "FileStats",
+    "ForkedError",
+    "Key",
+    "LostRange",
+    "NamespaceBackend",
+    "ObjectStat",
+    "PageCache",
+    "PageCacheError",
+    "RetryPolicy",
+    "ShutdownError",
+    "SyncTicket",
+    "UnsavedDataError",
+    "View",
+    "Volume",
+    "VolumeOptions",
+    "WritebackError",
+    "__version__",
+    "backend_from_url",
+]

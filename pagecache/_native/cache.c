@@ -1,0 +1,313 @@
+/*
+ * cache.c - a cache, its volumes, and its numbers.
+ *
+ * A cache is one arena, the pools of descriptors, and the limits that all volumes share. Nothing is unmapped before
+ * pc_cache_destroy, which the owner calls when no handle, view, running call or thread can reach it any more.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+int pc_abi(void)
+{
+	return PC_ABI;
+}
+
+bool pc_is_debug(void)
+{
+#ifdef PC_DEBUG
+	return true;
+#else
+	return false;
+#endif
+}
+
+static int init_pools(struct pc_cache *c)
+{
+	u32 n = c->arena.frames_max > 0x3ffffff0u ? 0x3ffffff0u : c->arena.frames_max;
+	int err = pc_pool_init(&c->folios, sizeof(struct pc_folio), offsetof(struct pc_folio, next), n);
+	err = err ? err : pc_pool_init(&c->leaves, sizeof(struct pc_leaf), offsetof(struct pc_leaf, parent), n);
+	err = err ? err : pc_pool_init(&c->nodes, sizeof(struct pc_node), offsetof(struct pc_node, parent), n);
+	err = err ? err : pc_pool_init(&c->requests, sizeof(struct pc_request), offsetof(struct pc_request, link_free), 1 << 20);
+	err = err ? err : pc_pool_init(&c->shadows, sizeof(struct pc_shadow), offsetof(struct pc_shadow, link), n);
+	for (u32 k = 0; k < PC_EXT_CLASSES && !err; k++)
+		err = pc_pool_init(&c->exts[k], (u32)(sizeof(struct pc_ext) + PC_SETS * 8 * (1u << k)),
+				   offsetof(struct pc_ext, link), n);
+	return err;
+}
+
+static void *reserve(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/**
+ * pc_cache_create() - a cache of `capacity` bytes.
+ *
+ * @page_size: power of two, >= 4096. @max_folio: largest folio in bytes; rounded down to a power of two of pages.
+ * Return: 0, -ENOMEM, -EINVAL.
+ */
+int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out)
+{
+	if (page_size < 4096 || page_size & (page_size - 1) || capacity / page_size < 16)
+		return -EINVAL;
+	struct pc_cache *c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	c->page_size = page_size;
+	c->page_shift = (u32)__builtin_ctz(page_size);
+	while (c->max_order < PC_ORDERS - 1 && (u64)page_size << (c->max_order + 1) <= max_folio)
+		c->max_order++;
+	c->fork_epoch = atomic_load(&pc_fork_epoch);
+	int err = pc_arena_init(&c->arena, capacity, c->page_shift);
+	if (err) {
+		free(c);
+		return err;
+	}
+	c->ghost_mask = 1023;
+	c->ghost_reserved = (size_t)c->arena.frames_max * sizeof(u32) * 2 + 8192;
+	c->ghost = reserve(c->ghost_reserved);
+	c->inodes = reserve(PC_INODES_MAX * sizeof(struct pc_inode *));
+	c->trace = pc_trace_create();
+	err = init_pools(c);
+	if (err || !c->ghost || !c->inodes || !c->trace) {
+		pc_cache_destroy(c);
+		return -ENOMEM;
+	}
+	pc_cache_configure(c, capacity / 4, capacity / 2, max_folio, false);
+	*out = c;
+	return 0;
+}
+
+void pc_cache_destroy(struct pc_cache *c)
+{
+	for (u32 k = 0; k < c->inode_slots; k++)
+		free(c->inodes[k]);
+	for (struct pc_inode *i = c->free_inodes, *next; i; i = next) {
+		next = i->next_free;
+		free(i);
+	}
+	for (u32 k = 0; k < PC_VOLUMES_MAX; k++)
+		free(c->volumes[k]);
+	pc_pool_destroy(&c->folios);
+	pc_pool_destroy(&c->leaves);
+	pc_pool_destroy(&c->nodes);
+	pc_pool_destroy(&c->requests);
+	pc_pool_destroy(&c->shadows);
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		pc_pool_destroy(&c->exts[k]);
+	if (c->ghost)
+		munmap(c->ghost, c->ghost_reserved);
+	if (c->inodes)
+		munmap(c->inodes, PC_INODES_MAX * sizeof(struct pc_inode *));
+	pc_trace_destroy(c->trace);
+	pc_arena_destroy(&c->arena);
+	free(c);
+}
+
+void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit, bool poison)
+{
+	atomic_store(&c->dirty_background, dirty_background >> c->page_shift);
+	atomic_store(&c->dirty_limit, pc_max(dirty_limit >> c->page_shift, 1));
+	c->cow_pages = (u32)pc_min(cow_limit >> c->page_shift, 1u << (PC_ORDERS - 1));
+	atomic_store(&c->poison, poison);
+	pc_event_wake(&c->event);
+}
+
+/* Return: 0; -EBUSY: more is in use than `capacity`, after everything clean was evicted; -EINVAL, -ENOMEM: cannot grow. */
+int pc_cache_resize(struct pc_cache *c, uint64_t capacity)
+{
+	u64 old = (u64)atomic_load(&c->arena.capacity) << c->page_shift;
+	if (capacity >> c->page_shift > c->arena.frames_max)
+		return -EINVAL;
+	/* First the new bound, so that nobody takes what is freed for it. */
+	int err = pc_arena_resize(&c->arena, capacity);
+	for (u32 used; !err && (used = atomic_load(&c->arena.used)) > capacity >> c->page_shift;)
+		if (!pc_reclaim(c, (u32)(used - (capacity >> c->page_shift))))
+			err = -EBUSY;
+	if (err == -EBUSY)
+		pc_arena_resize(&c->arena, old);
+	else if (!err && capacity < old)
+		pc_arena_give_back(&c->arena);
+	pc_event_wake(&c->event);
+	return err;
+}
+
+void pc_tick(struct pc_cache *c, uint64_t now_ns)
+{
+	atomic_store_explicit(&c->now_ns, now_ns, memory_order_relaxed);
+}
+
+bool pc_cache_over_background(struct pc_cache *c)
+{
+	return atomic_load(&c->local) > atomic_load(&c->dirty_background);
+}
+
+uint32_t pc_cache_event_seq(struct pc_cache *c)
+{
+	return atomic_load(&c->event.seq);
+}
+
+void pc_cache_wake_all(struct pc_cache *c)
+{
+	for (u32 k = 0; k < PC_FOLIO_EVENTS; k++)
+		pc_event_wake(&c->folio_events[k]);
+	pc_event_wake(&c->event);
+	pc_event_wake(&c->flusher_event);
+}
+
+uint32_t pc_flusher_seq(struct pc_cache *c)
+{
+	return atomic_load(&c->flusher_event.seq);
+}
+
+void pc_flusher_wake(struct pc_cache *c)
+{
+	pc_event_wake(&c->flusher_event);
+}
+
+void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *u)
+{
+	memset(u, 0, sizeof(*u));
+	u->capacity = (u64)atomic_load(&c->arena.capacity) << c->page_shift;
+	u->used = (u64)atomic_load(&c->arena.used) << c->page_shift;
+	u->local = atomic_load(&c->local) << c->page_shift;
+	u->folios = c->folios.used;
+	u->leaves = c->leaves.used;
+	u->nodes = c->nodes.used;
+	u->requests = c->requests.used;
+	u->shadows = c->shadows.used;
+	u->folio_bytes = (u64)c->folios.used * sizeof(struct pc_folio);
+	u->index_bytes = (u64)c->leaves.used * sizeof(struct pc_leaf) + (u64)c->nodes.used * sizeof(struct pc_node);
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++) {
+		u->exts += c->exts[k].used;
+		u->ext_bytes += (u64)c->exts[k].used * c->exts[k].size;
+	}
+	u->arena_bytes = pc_arena_metadata(&c->arena);
+	u->ghost_bytes = pc_min(atomic_load(&c->evicted) * 4, ((u64)c->ghost_mask + 1) * 4);
+	u->metadata_bytes = u->folio_bytes + u->index_bytes + u->ext_bytes + u->arena_bytes + u->ghost_bytes;
+	u->evicted = atomic_load(&c->evicted);
+	u->evict_calls = atomic_load(&c->evict_calls);
+	u->evict_examined = atomic_load(&c->evict_examined);
+	u->evict_examined_max = atomic_load(&c->evict_examined_max);
+	u->frames_allocated = atomic_load(&c->frames_allocated);
+	u->frames_freed = atomic_load(&c->frames_freed);
+	u->cow_copies = atomic_load(&c->cow_copies);
+	u->quarantined = atomic_load(&c->quarantined);
+}
+
+/* ---------------------------------------------------------------- volumes */
+
+int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out)
+{
+	struct pc_volume *v = calloc(1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	v->cache = c;
+	v->max_inflight = max_inflight ? max_inflight : 1;
+	atomic_store(&v->epoch, 1);
+	atomic_store(&v->generation, 1);
+	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
+		pc_list_init(&v->work[k]);
+	pc_list_init(&v->inodes);
+	pc_list_init(&v->dirty);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	u32 slot = 0;
+	while (slot < PC_VOLUMES_MAX && c->volumes[slot])
+		slot++;
+	if (slot < PC_VOLUMES_MAX) {
+		c->volumes[slot] = v;
+		v->slot = slot;
+		/* Tags are never used again but for the last, which never matches: those frames are always zeroed. */
+		v->tag = c->next_tag < 0xfffe ? ++c->next_tag : 0xffff;
+	}
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (slot == PC_VOLUMES_MAX) {
+		free(v);
+		return -ENFILE;
+	}
+	*out = v;
+	return 0;
+}
+
+/* The caller promises that all inodes are destroyed and no thread of the volume runs. */
+void pc_volume_destroy(struct pc_volume *v)
+{
+	struct pc_cache *c = v->cache;
+	PC_ASSERT(v->nr_inodes == 0);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	c->volumes[v->slot] = NULL;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	free(v);
+}
+
+void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	v->max_inflight = max_inflight ? max_inflight : 1;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
+uint64_t pc_volume_local(struct pc_volume *v)
+{
+	return atomic_load(&v->local) << v->cache->page_shift;
+}
+
+/* s = epoch++ : everything dirtied before the call is stamped <= s, everything after it > s (contract 1.3). */
+uint64_t pc_epoch_take(struct pc_volume *v)
+{
+	return atomic_fetch_add(&v->epoch, 1);
+}
+
+uint32_t pc_volume_inflight(struct pc_volume *v)
+{
+	return atomic_load(&v->inflight);
+}
+
+static void wake_everybody(struct pc_volume *v)
+{
+	struct pc_cache *c = v->cache;
+	for (u32 k = 0; k < c->inode_slots; k++)
+		if (c->inodes[k] && c->inodes[k]->volume == v)
+			pc_event_wake(&c->inodes[k]->event);
+	pc_event_wake(&v->event);
+	pc_cache_wake_all(c);
+}
+
+/* The backend is gone: late answers only end W; waiters look again and find `aborted`. Context: engine's volume lock. */
+void pc_volume_abort(struct pc_volume *v)
+{
+	atomic_store(&v->aborted, 1);
+	atomic_fetch_add(&v->generation, 1);
+	pc_trace_add(v->cache, PC_T_ABORT, 0, 0, v->slot);
+	wake_everybody(v);
+}
+
+void pc_volume_resume(struct pc_volume *v)
+{
+	atomic_store(&v->aborted, 0);
+	wake_everybody(v);
+}
+
+void pc_volume_stop(struct pc_volume *v)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	v->stopping = 1;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
+/* Ids of inodes on the dirty list (the engine checks their stamps). Return: how many there are, which may exceed n. */
+size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n)
+{
+	size_t k = 0;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	for (struct pc_list *l = v->dirty.next; l != &v->dirty; l = l->next, k++)
+		if (k < n)
+			ids[k] = PC_ENTRY(l, struct pc_inode, dirty_link)->id;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return k;
+}

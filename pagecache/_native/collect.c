@@ -1,0 +1,387 @@
+/*
+ * collect.c - what a backend's answer does: acknowledged bytes go on to unstable or clean, the rest back to dirty.
+ *
+ * Only the return of a call ends W [K7]. Completions take the leaf lock and nothing else: no folio lock, no wait. A request
+ * that failed half way keeps its acknowledged blocks; the rest is dirty again, in back-off until the engine says so. Order of
+ * effects (contract 2.14): the engine has recorded the error, then sets and marks and stamps, then wake-ups, then references.
+ *
+ * Commits run under the token, so nothing is acknowledged while one runs: what is unstable when it begins is what it covers.
+ *
+ * Transitions E5, E6, E7. Walks give the leaf lock back every 64 folios.
+ */
+#include "internal.h"
+
+enum { PC_CHUNK = 64, PC_ZEROS = 3 };
+
+/**
+ * pc_write_answer() - the backend returned from the call of pc_write_call.
+ *
+ * Return: 1 all bytes of the request are acknowledged; 0 go on with the next call; -EPROTO n is impossible; -EIO no
+ * progress three times.
+ */
+int pc_write_answer(struct pc_request *r, int64_t n)
+{
+	struct pc_inode *i = r->inode;
+	if (n < 0 || (u64)n > r->call_len)
+		return -EPROTO;
+	if (n == 0)
+		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
+	r->zeros = 0;
+	pc_inode_leaf_lock(i);
+	i->counters.write_bytes += (u64)n;
+	i->counters.short_writes += (u64)n < r->call_len;
+	pc_inode_leaf_unlock(i);
+	while (n > 0) {
+		struct pc_seg *g = &r->segs[r->seg];
+		u32 part = (u32)pc_min((u64)n, g->len - r->seg_off);
+		r->seg_off += part;
+		n -= part;
+		if (r->seg_off == g->len) {
+			r->seg++;
+			r->seg_off = 0;
+		}
+	}
+	return r->seg == r->nr_segs;
+}
+
+/* Blocks of a segment that this answer covers: [*b0, *b1) acknowledged when `acked`, else the others. */
+static void seg_blocks(const struct pc_request *r, u32 s, bool acked, u32 shift, u32 *b0, u32 *b1)
+{
+	const struct pc_seg *g = &r->segs[s];
+	u32 first = g->off >> shift, end = (g->off + g->len + (1u << shift) - 1) >> shift, mid;
+	if (s < r->seg)
+		mid = end;
+	else if (s > r->seg)
+		mid = first;
+	else
+		mid = (g->off + r->seg_off) >> shift;
+	mid = mid < first ? first : mid;
+	*b0 = acked ? first : mid;
+	*b1 = acked ? mid : end;
+}
+
+/*
+ * End W for the segments [s, end) of one folio, and the call's hold on its frame, in one section: a frame that still counted
+ * as held after W ended would be taken for that of the next call. Failed segments first: a block with several ragged extents
+ * is acknowledged only if all of them were. Leaf lock held.
+ */
+static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
+	int success = i->limits.durable_writes ? PC_WB_STABLE : PC_WB_UNSTABLE;
+	u32 b0, b1;
+	bool current = atomic_load_explicit(&f->frame, memory_order_relaxed) == r->segs[s].frame;
+	struct pc_ext *e = pc_folio_ext(c, f);
+	if (current && pc_folio_order(f) > 0 && e && e->calls)
+		e->calls--;
+	for (int acked = ok; acked <= 1; acked++)
+		for (u32 k = s; k < end; k++) {
+			seg_blocks(r, k, acked, c->page_shift, &b0, &b1);
+			if (b0 < b1)
+				pc_folio_end_writeback(i, f, b0, b1, acked ? success : failure);
+		}
+	if (current) {
+		pc_folio_ext_drop(i, f);
+		r->segs[s].frame = PC_NO_FRAME;
+	}
+}
+
+/* Sets, marks and stamps of the whole request, then its holds on frames that left their folios, then its references. */
+static void end_segs(struct pc_request *r, bool ok, int failure)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	for (u32 s = 0, end; s < r->nr_segs; s = end) {
+		for (end = s + 1; end < r->nr_segs && r->segs[end].folio == r->segs[s].folio;)
+			end++;
+		pc_inode_leaf_lock(i);
+		end_folio(r, s, end, ok, failure);
+		pc_inode_leaf_unlock(i);
+	}
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		bool first = s == 0 || r->segs[s - 1].folio != r->segs[s].folio;
+		if (first && r->segs[s].frame != PC_NO_FRAME)
+			pc_shadow_put(c, r->segs[s].frame);
+	}
+	for (u32 s = 0; s < r->nr_segs; s++)
+		pc_folio_put(c, pc_folio_at(c, r->segs[s].folio));
+}
+
+/**
+ * pc_write_done() - the last call of a request returned, or it will not be called (any more).
+ *
+ * @ok: everything was acknowledged. Else the acknowledged blocks are kept, the rest is dirty again and in back-off; @parked:
+ * failed for good (X). Ends the request. An answer that comes after an abort only ends W.
+ */
+void pc_write_done(struct pc_request *r, bool ok, bool parked)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	bool late = r->generation != atomic_load(&i->volume->generation);
+	u64 acked_end = r->seg ? r->segs[r->seg - 1].pos + r->segs[r->seg - 1].len : 0;
+	if (r->seg < r->nr_segs && r->seg_off)
+		acked_end = r->segs[r->seg].pos + r->seg_off;
+	if (late) {
+		r->seg = r->seg_off = 0;
+		acked_end = 0;
+		ok = false;
+	}
+	ok = ok && r->seg == r->nr_segs;
+	PC_SYNC("complete_before_sets");
+	pc_inode_leaf_lock(i);
+	if (acked_end > atomic_load(&i->remote_size))
+		atomic_store(&i->remote_size, acked_end);
+	if (!ok && parked)
+		i->fail_seq++;
+	pc_inode_leaf_unlock(i);
+	end_segs(r, ok, parked ? PC_WB_FAILED : PC_WB_AGAIN);
+	pc_inode_leaf_lock(i);
+	PC_ASSERT(i->pass.inflight > 0);
+	i->pass.inflight--;
+	pc_pass_turn(i);
+	pc_event_wake(&i->event);
+	pc_inode_leaf_unlock(i);
+	pc_request_delete(r);
+	pc_event_wake(&c->event);
+}
+
+/* ---------------------------------------------------------------- commits */
+
+static struct pc_folio *first_unstable(struct pc_inode *i, u64 from)
+{
+	u32 id = pc_index_next_marked(i, from, UINT64_MAX >> i->cache->page_shift, PC_MARK_UNSTABLE, NULL);
+	return id ? pc_folio_at(i->cache, id) : NULL;
+}
+
+/* Is anything acknowledged or done up to @stamp not committed? */
+bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
+{
+	bool needed = false, more = true;
+	for (u64 index = 0; more && !needed;) {
+		pc_inode_leaf_lock(i);
+		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp;
+		for (u32 k = 0; !needed && more && k < PC_CHUNK; k++) {
+			struct pc_folio *f = first_unstable(i, index);
+			more = f != NULL;
+			if (!more)
+				break;
+			needed = pc_stamp_get(&f->u) <= stamp;
+			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return needed;
+}
+
+/* Get a commit done by the volume's threads, when the token is free. */
+void pc_commit_start(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	if (!i->commit_queued && !i->commit_running && !atomic_load(&i->volume->aborted)) {
+		i->commit_queued = 1;
+		if (pc_token_take(i, &i->commit_waiter, PC_TOKEN_COMMIT))
+			pc_work_push_commit(i);
+	}
+	pc_inode_leaf_unlock(i);
+}
+
+/* Under the token. Return: whether there is anything to commit; if not, the token is free again. */
+bool pc_commit_begin(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->commit_queued = 0;
+	bool wanted = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	if (wanted) {
+		i->commit_running = 1;
+		i->stamp_m_moved = i->stamp_m;
+		i->stamp_m = PC_STAMP_NONE;
+		i->counters.commits++;
+	} else {
+		pc_token_release_locked(i);
+	}
+	pc_inode_leaf_unlock(i);
+	PC_SYNC("commit_begun");
+	return wanted;
+}
+
+/**
+ * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again (all of it stays unstable when the
+ * backend says `kept`).
+ */
+void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
+{
+	bool more = true;
+	for (u64 index = 0; more && (ok || !kept);) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; k < PC_CHUNK; k++) {
+			struct pc_folio *f = first_unstable(i, index);
+			more = f != NULL;
+			if (!more)
+				break;
+			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			if (ok)
+				pc_folio_committed(i, f);
+			else
+				pc_folio_uncommitted(i, f);
+			pc_folio_ext_drop(i, f);
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	pc_inode_leaf_lock(i);
+	if (!ok) {
+		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
+		i->regress_seq++;
+	}
+	i->stamp_m_moved = PC_STAMP_NONE;
+	i->commit_running = 0;
+	i->commit_seq++;
+	pc_dirty_list_update(i);
+	pc_token_release_locked(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->cache->event);
+}
+
+/* After a reconnect: what the old backend acknowledged and never committed is dirty again. The caller holds the token. */
+void pc_uncommit(struct pc_inode *i)
+{
+	bool more = true;
+	while (more) {
+		pc_inode_leaf_lock(i);
+		struct pc_folio *f = first_unstable(i, 0);
+		more = f != NULL;
+		if (more)
+			pc_folio_uncommitted(i, f);
+		pc_inode_leaf_unlock(i);
+	}
+}
+
+bool pc_commit_running(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool running = i->commit_running;
+	pc_inode_leaf_unlock(i);
+	return running;
+}
+
+/* ---------------------------------------------------------------- retry, reports */
+
+/* Take dirty folios of [pos, end) out of back-off; failed ones too where asked. Return: bytes (by folio). */
+uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = UINT64_MAX >> c->page_shift, n = 0;
+	if (end < UINT64_MAX - c->page_size)
+		last = pc_min(last, (end + c->page_size - 1) >> c->page_shift);
+	for (bool more = true; more;) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; k < PC_CHUNK; k++) {
+			u32 id = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
+			more = id != 0;
+			if (!more)
+				break;
+			struct pc_folio *f = pc_folio_at(c, id);
+			u32 st = pc_folio_state(f);
+			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			if (!(st & PC_F_BACKOFF) || (st & PC_F_FAILED && !failed_too))
+				continue;
+			pc_folio_clear_failed(i, f);
+			n += pc_folio_bytes(c, f);
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return n;
+}
+
+struct ranges {
+	u64 *out;
+	size_t n, used;
+	u64 pos, end;
+};
+
+static void range_flush(struct ranges *r)
+{
+	if (r->end > r->pos) {
+		if (r->used < r->n) {
+			r->out[r->used * 2] = r->pos;
+			r->out[r->used * 2 + 1] = r->end - r->pos;
+		}
+		r->used++;
+	}
+	r->pos = r->end = 0;
+}
+
+static void range_add(struct ranges *r, u64 pos, u64 end)
+{
+	if (pos != r->end || r->end == 0) {
+		range_flush(r);
+		r->pos = pos;
+	}
+	r->end = end;
+}
+
+static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32 b, bool failed)
+{
+	return failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1);
+}
+
+static size_t ranges_of(struct pc_inode *i, bool failed, u64 *out, size_t n)
+{
+	struct pc_cache *c = i->cache;
+	struct ranges r = {.out = out, .n = n};
+	u64 size = pc_inode_size(i);
+	pc_inode_leaf_lock(i);
+	u64 last = UINT64_MAX >> c->page_shift, index = 0;
+	for (u32 id; (id = pc_index_next(i, index, last));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u64 start = pc_folio_pos(c, f);
+		u32 blocks = 1u << pc_folio_order(f);
+		index = pc_folio_index(f) + blocks;
+		if (!(pc_folio_state(f) & (failed ? PC_F_FAILED : PC_F_LOCAL)))
+			continue;
+		for (u32 b = 0; b < blocks; b++) {
+			u32 from = b << c->page_shift, to = (b + 1) << c->page_shift;
+			while (wanted_block(c, f, b, failed) && from < to && start + from < size) {
+				u32 valid = pc_valid_until(c, f, from, to);
+				if (valid > from)
+					range_add(&r, start + from, pc_min(start + valid, size));
+				from = valid > from ? valid : pc_missing_until(c, f, from, to);
+			}
+		}
+	}
+	range_flush(&r);
+	pc_inode_leaf_unlock(i);
+	return r.used;
+}
+
+/* (offset, length) pairs of local bytes, cut at the size. Return: how many there are, which may exceed n. */
+size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n)
+{
+	return ranges_of(i, false, ranges, n);
+}
+
+size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n)
+{
+	return ranges_of(i, true, ranges, n);
+}
+
+/* ---------------------------------------------------------------- any request */
+
+int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts)
+{
+	int more = r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts) : pc_write_call(r, parts, n, nr_parts);
+	*pos = r->call_pos;
+	return more;
+}
+
+/* The owner is done with the request, or gave it up: a fill's folios are unlocked, a write's bytes are dirty again. */
+void pc_request_settle(struct pc_request *r)
+{
+	if (r->kind == PC_REQ_WRITE) {
+		pc_write_done(r, false, false);
+		return;
+	}
+	pc_fill_settle(r);
+	pc_request_delete(r);
+}

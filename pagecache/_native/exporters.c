@@ -1,0 +1,255 @@
+/*
+ * exporters.c - cache memory handed to Python code, counted until the last slice of it is gone.
+ *
+ * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
+ * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames (or
+ * the pins) it needs: pc_buf_keep.
+ *
+ * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
+ */
+#include "types.h"
+
+#include <stdlib.h>
+
+PyTypeObject *pc_buf_type, *pc_pin_type;
+
+struct buf {
+	PyObject_HEAD
+	PyObject *core;
+	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
+	Py_ssize_t len;
+	_Atomic Py_ssize_t exports;
+	u32 *kept;
+	int nr_kept;
+	u8 readonly, pins;
+};
+
+static void give_back(struct buf *b)
+{
+	struct pc_cache *c = ((struct core *)b->core)->cache;
+	u32 *kept = b->kept;
+	int n = b->nr_kept;
+	b->kept = NULL;
+	b->nr_kept = 0;
+	if (!pc_is_forked(c))
+		for (int k = 0; k < n; k++) {
+			if (b->pins)
+				pc_unpin(c, kept[k]);
+			else if (kept[k] >> 31)
+				pc_folio_put(c, pc_folio_at(c, kept[k] & 0x7fffffff));
+			else
+				pc_shadow_put(c, kept[k]);
+		}
+	free(kept);
+}
+
+static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+	struct buf *b = (struct buf *)self;
+	if (!b->memory) {
+		view->obj = NULL;
+		PyErr_SetString(PyExc_BufferError, "this buffer belongs to a backend call that is over");
+		return -1;
+	}
+	if (PyBuffer_FillInfo(view, self, b->memory, b->len, b->readonly, flags))
+		return -1;
+	atomic_fetch_add(&b->exports, 1);
+	return 0;
+}
+
+static void buf_releasebuffer(PyObject *self, Py_buffer *view)
+{
+	struct buf *b = (struct buf *)self;
+	(void)view;
+	if (atomic_fetch_sub(&b->exports, 1) == 1 && b->kept)
+		give_back(b);
+}
+
+static void buf_dealloc(PyObject *self)
+{
+	struct buf *b = (struct buf *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	if (b->kept)
+		give_back(b);
+	Py_XDECREF(b->core);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+PyObject *pc_buf_new(PyObject *core, bool readonly)
+{
+	struct buf *b = PyObject_New(struct buf, pc_buf_type);
+	if (!b)
+		return NULL;
+	Py_INCREF(core);
+	b->core = core;
+	b->memory = NULL;
+	b->len = 0;
+	atomic_init(&b->exports, 0);
+	b->kept = NULL;
+	b->nr_kept = 0;
+	b->readonly = readonly;
+	b->pins = false;
+	return (PyObject *)b;
+}
+
+PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len)
+{
+	struct buf *b = (struct buf *)buf;
+	b->memory = memory;
+	b->len = (Py_ssize_t)len;
+	PyObject *view = PyMemoryView_FromObject(buf);
+	b->memory = NULL;
+	return view;
+}
+
+bool pc_buf_exported(PyObject *buf)
+{
+	return atomic_load(&((struct buf *)buf)->exports) > 0;
+}
+
+/* The call is over and somebody still exports: frames (or pins) go back with the last release. */
+void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins)
+{
+	struct buf *b = (struct buf *)buf;
+	u32 *kept = malloc((size_t)(n ? n : 1) * sizeof(*kept));
+	PC_ASSERT(kept);
+	memcpy(kept, frames, (size_t)n * sizeof(*kept));
+	b->kept = kept;
+	b->nr_kept = n;
+	b->pins = pins;
+	if (!pc_buf_exported(buf))
+		give_back(b);
+}
+
+/* ---------------------------------------------------------------- pins of views */
+
+struct pin {
+	PyObject_HEAD
+	PyObject *core;
+	u8 *memory;
+	Py_ssize_t len;
+	u32 folio;
+	_Atomic u32 exports;
+};
+
+static int pin_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+	struct pin *p = (struct pin *)self;
+	if (PyBuffer_FillInfo(view, self, p->memory, p->len, 1, flags))
+		return -1;
+	atomic_fetch_add(&p->exports, 1);
+	return 0;
+}
+
+static void pin_releasebuffer(PyObject *self, Py_buffer *view)
+{
+	(void)view;
+	atomic_fetch_sub(&((struct pin *)self)->exports, 1);
+}
+
+/* Exports hold references to the exporter: when it dies, the last slice is gone. */
+static void pin_dealloc(PyObject *self)
+{
+	struct pin *p = (struct pin *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	struct pc_cache *c = ((struct core *)p->core)->cache;
+	if (!pc_is_forked(c))
+		pc_unpin(c, p->folio);
+	Py_DECREF(p->core);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+static PyObject *pin_detached(PyObject *self, void *closure)
+{
+	struct pin *p = (struct pin *)self;
+	(void)closure;
+	return PyBool_FromLong(pc_pin_detached(((struct core *)p->core)->cache, p->folio));
+}
+
+static PyObject *pin_new(PyObject *core, u32 folio, u8 *memory, u64 len)
+{
+	struct pin *p = PyObject_New(struct pin, pc_pin_type);
+	if (!p)
+		return NULL;
+	Py_INCREF(core);
+	p->core = core;
+	p->memory = memory;
+	p->len = (Py_ssize_t)len;
+	p->folio = folio;
+	atomic_init(&p->exports, 0);
+	return (PyObject *)p;
+}
+
+/* pin(core, inode, pos, len) -> list of Pin, ascending, together the range; fills what is missing. */
+PyObject *pc_view_open(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, len;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &len))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	struct pc_cache *c = ((struct core *)core)->cache;
+	PyObject *list = PyList_New(0);
+	while (list && len) {
+		u32 folio;
+		u8 *memory;
+		u64 n;
+		struct pc_need need;
+		int err = pc_pin(i, pos, len, &folio, &memory, &n, &need);
+		if (err == -ENOMEM) {
+			PyErr_NoMemory();
+			Py_CLEAR(list);
+		} else if (err) {
+			u64 size = (u64)1 << c->page_shift;
+			u64 part = pc_min(len, size - pos % size);
+			if (pc_run_fill(core, i, pos, part, NULL) < 0)
+				Py_CLEAR(list);
+		} else {
+			PyObject *pin = pin_new(core, folio, memory, n);
+			if (!pin)
+				pc_unpin(c, folio);
+			if (!pin || PyList_Append(list, pin))
+				Py_CLEAR(list);
+			Py_XDECREF(pin);
+			pos += n;
+			len -= n;
+		}
+	}
+	return list;
+}
+
+static PyType_Slot buf_slots[] = {
+	{Py_tp_dealloc, buf_dealloc},
+	{Py_bf_getbuffer, buf_getbuffer},
+	{Py_bf_releasebuffer, buf_releasebuffer},
+	{Py_tp_doc, "Exporter of cache memory for one backend call."},
+	{0, NULL},
+};
+static PyType_Spec buf_spec = {"pagecache._native._core.Buf", sizeof(struct buf), 0,
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buf_slots};
+
+static PyGetSetDef pin_getset[] = {
+	{"detached", pin_detached, NULL, "True when truncate or invalidate cut the memory off from the file.", NULL},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot pin_slots[] = {
+	{Py_tp_dealloc, pin_dealloc},	    {Py_bf_getbuffer, pin_getbuffer}, {Py_bf_releasebuffer, pin_releasebuffer},
+	{Py_tp_getset, pin_getset},	    {Py_tp_doc, "Exporter of one pinned folio's memory."},
+	{0, NULL},
+};
+static PyType_Spec pin_spec = {"pagecache._native._core.Pin", sizeof(struct pin), 0,
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, pin_slots};
+
+int pc_install_exporters(PyObject *module)
+{
+	pc_buf_type = (PyTypeObject *)PyType_FromSpec(&buf_spec);
+	pc_pin_type = (PyTypeObject *)PyType_FromSpec(&pin_spec);
+	if (!pc_buf_type || !pc_pin_type)
+		return -1;
+	return PyModule_AddObjectRef(module, "Buf", (PyObject *)pc_buf_type) ||
+	       PyModule_AddObjectRef(module, "Pin", (PyObject *)pc_pin_type);
+}

@@ -1,0 +1,526 @@
+/*
+ * fill.c - bringing bytes from a backend into folios.
+ *
+ *   range asked   |---------------------------|
+ *   folios        [  valid  ][ none ][ part.. ][ locked by another fill ...
+ *   owned                    [======][========]          each locked, owner = this request
+ *   runs                     |-miss-||mi|  |ss|          calls: contiguous missing bytes, at most max_read
+ *
+ * A fill is one request that owns the locks of all folios it will touch; it never waits for a folio it does not own but
+ * stops before it [K10]. Calls go one after another over the missing runs; a run is published when it is stored whole, or
+ * folio by folio where it spans several. Bytes at or above remote_size are zeros and need no call. The folio is unlocked as
+ * soon as nothing of it is missing. A remote change or truncate in between (inval_seq) means reading again [K12].
+ *
+ * Contract 2.3; transitions E1, E2. Locks: leaf lock to validate. No waiting here.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+enum { PC_REREADS = 3, PC_ZEROS = 2, PC_LOOK_AGAIN = 8 };
+
+static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
+{
+	u32 order = 0;
+	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= end)
+		order++;
+	return order;
+}
+
+/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them. */
+static struct pc_folio *owned_at(const struct pc_request *r, u64 index)
+{
+	u32 id = pc_index_lookup(r->inode, index);
+	struct pc_folio *f = id ? pc_folio_at(r->inode->cache, id) : NULL;
+	if (!f || !pc_folio_is(r->inode, f, index) || atomic_load_explicit(&f->owner, memory_order_relaxed) != r->id)
+		return NULL;
+	return f;
+}
+
+enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN };
+
+/* A folio that is there: own it if something of [from, to) is missing in it. */
+static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64 index, u64 pos, u64 end, u64 *next)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+	u32 from = (u32)(pc_max(pos, start) - start), to = (u32)(pc_min(end, stop) - start);
+	if (!pc_folio_is(i, f, index))
+		return OWN_AGAIN;
+	*next = stop >> c->page_shift;
+	if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to) && pc_folio_is(i, f, index))
+		return OWN_VALID;
+	int err = pc_folio_trylock_at(i, f, index);
+	if (err)
+		return err == -EAGAIN ? OWN_LOCKED : OWN_AGAIN;
+	pc_inode_leaf_lock(i);
+	if (pc_folio_state(f) & PC_F_STALE)
+		pc_folio_refresh(i, f);
+	bool invalidating = atomic_load(&i->inval_x), valid = pc_valid_covers(c, f, from, to);
+	/* Once a pass can see an owner the lock must not go outside a leaf section (see unlock_owned). */
+	if (!invalidating && !valid)
+		atomic_store_explicit(&f->owner, r->id, memory_order_relaxed);
+	pc_inode_leaf_unlock(i);
+	if (invalidating || valid) {
+		pc_folio_unlock(c, f);
+		return invalidating ? OWN_AGAIN : OWN_VALID;
+	}
+	r->nr_owned++;
+	return OWN_TAKEN;
+}
+
+/* Own what is missing at `index`. Return: 0 (see *next), or what stopped it: -EEXIST locked, -ENOMEM, -EBUSY, -EAGAIN. */
+static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, struct pc_need *need)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 last = (end + c->page_size - 1) >> c->page_shift;
+	for (int tries = 0; tries < PC_LOOK_AGAIN; tries++) {
+		u32 id = pc_index_lookup(i, index);
+		if (id) {
+			switch (own_present(r, pc_folio_at(c, id), index, pos, end, next)) {
+			case OWN_LOCKED:
+				need->folio = id;
+				need->owner = atomic_load(&pc_folio_at(c, id)->owner);
+				return -EEXIST;
+			case OWN_AGAIN:
+				if (atomic_load(&i->inval_x))
+					return -EBUSY;
+				break;
+			default:
+				return 0;
+			}
+		}
+		struct pc_folio *f;
+		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, &f);
+		if (!err) {
+			r->nr_owned++;
+			*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			return 0;
+		}
+		if (err != -EEXIST)
+			return err;
+	}
+	return -EAGAIN;
+}
+
+static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
+{
+	struct pc_request *r = pc_request_new(i, PC_REQ_FILL);
+	if (!r)
+		return NULL;
+	r->start = r->end = pos >> i->cache->page_shift << i->cache->page_shift;
+	r->cursor = r->start;
+	pc_inode_leaf_lock(i);
+	r->inval_seq = i->inval_seq;
+	pc_inode_leaf_unlock(i);
+	return r;
+}
+
+/**
+ * pc_fill_begin() - take ownership of what is missing in [pos, pos + len), as far as it goes without waiting.
+ *
+ * Return: 0 and a request; 0 and NULL: nothing is missing now, look again; -EAGAIN: need says what to wait for (FOLIO,
+ * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
+ */
+int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
+{
+	struct pc_cache *c = i->cache;
+	u64 end = pos + pc_min(len, pc_max(i->limits.max_read, c->page_size));
+	*out = NULL;
+	struct pc_request *r = fill_new(i, pos);
+	if (!r)
+		return -ENOMEM;
+	int err = 0;
+	for (u64 index = pos >> c->page_shift, next = index; index << c->page_shift < end; index = next) {
+		err = own(r, index, pos, end, &next, need);
+		if (err)
+			break;
+		r->end = next << c->page_shift;
+	}
+	if (r->nr_owned) {
+		*out = r;
+		return 0;
+	}
+	pc_request_settle(r);
+	need->kind = err == -EEXIST ? PC_NEED_FOLIO : err == -EBUSY ? PC_NEED_INVALIDATE : PC_NEED_NOTHING;
+	return err == -EEXIST || err == -EBUSY ? -EAGAIN : err == -EAGAIN ? 0 : err;
+}
+
+/* A window of read-ahead: like pc_fill_begin, but folios that are there are skipped, whatever their state. */
+struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_request *r = fill_new(i, index << c->page_shift);
+	*stop = index;
+	if (!r)
+		return NULL;
+	end = pc_min(end, index + pc_max(max_bytes >> c->page_shift, 1));
+	while (index < end) {
+		u32 id = pc_index_lookup(i, index);
+		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
+			index = pc_folio_index(pc_folio_at(c, id)) + (1ull << pc_folio_order(pc_folio_at(c, id)));
+			continue;
+		}
+		struct pc_folio *f;
+		int err = pc_folio_create(i, index, fill_order(c, index, end), r->id, &f);
+		if (err == -EEXIST)
+			continue;
+		if (err) {
+			*stop = UINT64_MAX;
+			break;
+		}
+		atomic_fetch_or_explicit(&f->state, PC_F_UNREAD, memory_order_relaxed);
+		r->nr_owned++;
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		r->end = index << c->page_shift;
+	}
+	if (*stop != UINT64_MAX)
+		*stop = index;
+	if (!r->nr_owned) {
+		pc_request_settle(r);
+		return NULL;
+	}
+	return r;
+}
+
+/* ---------------------------------------------------------------- runs and calls */
+
+/* A fill unlocks under the leaf lock: a hand-over that finds a folio owned by a fill may rely on no writer having it before
+ * the section ends. A remote change that came meanwhile takes effect now. Leaf lock held. */
+static void unlock_owned(struct pc_request *r, struct pc_folio *f)
+{
+	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE))
+		pc_folio_refresh(r->inode, f);
+	r->nr_owned--;
+	pc_folio_unlock(r->inode->cache, f);
+}
+
+/* Publish [from, to) of an owned folio as valid, zeros from `zeros` on, and unlock it where that was all.
+ * Return: 0; -ENOMEM. A gap that is closed whole always fits: it merges with what is valid at its ends. */
+static int publish(struct pc_request *r, struct pc_folio *f, u64 from, u64 zeros, u64 to)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	memset(pc_folio_memory(c, f) + (zeros - start), 0, to - zeros);
+	pc_inode_leaf_lock(i);
+	bool ok = (from == start && to == start + pc_folio_bytes(c, f)) || !pc_folio_ext_ensure(c, f);
+	ok = ok && pc_valid_add(c, f, (u32)(from - start), (u32)(to - start));
+	if (ok) {
+		i->counters.fill_validated += zeros - from;
+		i->counters.fill_requested += to - zeros;
+		i->counters.fill_zeroed += to - zeros;
+		pc_folio_ext_drop(i, f);
+		pc_trace_add(c, PC_T_FILL, i->id, from >> c->page_shift, to - from);
+		if (pc_folio_state(f) & PC_F_UPTODATE)
+			unlock_owned(r, f);
+	}
+	pc_inode_leaf_unlock(i);
+	return ok ? 0 : -ENOMEM;
+}
+
+/* Missing bytes at or above remote_size, from @pos on: zeros without a call. A gap that begins below remote_size is left to
+ * the run that reads its head (publish_run zeroes the rest): half a gap could need one ragged slot too many.
+ * Return: 1 something is still missing (and owned), 0, -ENOMEM. */
+static int zero_tail(struct pc_request *r, struct pc_folio *f, u64 pos, u64 remote)
+{
+	struct pc_cache *c = r->inode->cache;
+	u64 start = pc_folio_pos(c, f), first = pc_max(pos, remote);
+	u32 from = first > start ? (u32)(first - start) : 0, to = pc_folio_bytes(c, f);
+	if (pos < remote && from > 0 && from < to && !pc_valid_covers(c, f, from - 1, from))
+		from = pc_missing_until(c, f, from, to);
+	while (from < to) {
+		from = pc_valid_until(c, f, from, to);
+		u32 end = from < to ? pc_missing_until(c, f, from, to) : to;
+		if (from == end)
+			break;
+		u32 owned = r->nr_owned;
+		int err = publish(r, f, start + from, start + from, start + end);
+		if (err || r->nr_owned < owned)
+			return err;
+		from = end;
+	}
+	return 1;
+}
+
+/* The next missing run of owned folios at or after the cursor, as one contiguous range: [cursor, run_end).
+ * Return: 1, 0 there is none, -ENOMEM. */
+static int next_run(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 max = pc_max(i->limits.max_read, 1), pos = r->cursor;
+	u64 remote = atomic_load(&i->remote_size), run = 0, run_end = 0;
+	while (pos < r->end) {
+		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
+		if (!f) {
+			if (run_end)
+				break;
+			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
+			continue;
+		}
+		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+		int left = stop > remote && !run_end ? zero_tail(r, f, pos, remote) : 1;
+		if (left < 0)
+			return left;
+		if (left == 0) {
+			r->cursor = pos = stop;
+			continue;
+		}
+		u32 size = (u32)(stop - start);
+		u32 from = pc_valid_until(c, f, (u32)(pos - start), size);
+		if (run_end && from != pos - start)
+			break; /* valid bytes end the run */
+		if (from == size) {
+			/* What lies before `pos` may be missing still; the folio waits for nothing of this request. */
+			pc_inode_leaf_lock(i);
+			unlock_owned(r, f);
+			pc_inode_leaf_unlock(i);
+			r->cursor = pos = stop;
+			continue;
+		}
+		u32 end = pc_missing_until(c, f, from, size);
+		u64 run_stop = pc_min(start + end, pc_max(remote, start));
+		if (!run_end)
+			run = r->cursor = start + from;
+		run_end = run_stop;
+		pos = start + end;
+		if (run_stop != stop || run_end - run >= max)
+			break;
+	}
+	r->run_end = pc_max(run_end, r->cursor);
+	r->run_got = 0;
+	if (r->run_end > r->cursor) {
+		pc_inode_leaf_lock(i);
+		i->counters.fill_requested += r->run_end - r->cursor;
+		pc_inode_leaf_unlock(i);
+	}
+	return r->run_end > r->cursor;
+}
+
+/* What is left of the run will not become valid by it; *why counts it [I-26]. Leaf lock held. */
+static void run_drop(struct pc_request *r, u64 *why)
+{
+	if (r->run_end > r->cursor)
+		*why += r->run_end - r->cursor;
+	r->run_end = r->cursor;
+	r->run_got = 0;
+}
+
+static int sink_ensure(struct pc_request *r, u64 size)
+{
+	if (r->sink_size >= size)
+		return 0;
+	u8 *p = realloc(r->sink, size);
+	if (!p)
+		return -ENOMEM;
+	r->sink = p;
+	r->sink_size = size;
+	return 0;
+}
+
+static size_t part_add(struct pc_part *parts, size_t k, u8 *memory, u64 len, u32 frame, u32 order)
+{
+	if (len == 0)
+		return k;
+	if (k && frame != PC_NO_FRAME && parts[k - 1].frame != PC_NO_FRAME && parts[k - 1].memory + parts[k - 1].len == memory) {
+		parts[k - 1].len += len; /* neighbours in the arena too */
+		return k;
+	}
+	parts[k] = (struct pc_part){memory, len, frame, order};
+	return k + 1;
+}
+
+/* Buffers for [pos, pos + len) of owned folios. Return: parts; *covered may be less than len when n does not suffice. */
+static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part *parts, size_t k, size_t n, u64 *covered)
+{
+	struct pc_cache *c = r->inode->cache;
+	u64 at = pos;
+	while (at < pos + len && k < n) {
+		struct pc_folio *f = owned_at(r, at >> c->page_shift);
+		PC_ASSERT(f);
+		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), pos + len);
+		k = part_add(parts, k, pc_folio_memory(c, f) + (at - start), stop - at,
+			     atomic_load_explicit(&f->frame, memory_order_relaxed), pc_folio_order(f));
+		at = stop;
+	}
+	*covered = at - pos;
+	return k;
+}
+
+/**
+ * pc_fill_call() - the next backend call of a fill.
+ *
+ * Whole read units are asked for; what is not missing of them goes to a sink [M2].
+ * Return: 1 and parts; 0: nothing is missing any more; -ENOMEM.
+ */
+int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
+{
+	struct pc_inode *i = r->inode;
+	if (r->run_end <= r->cursor) {
+		int found = next_run(r);
+		if (found <= 0)
+			return found;
+	}
+	u64 unit = pc_max(i->limits.read_unit, 1);
+	u64 from = r->cursor + r->run_got, head = from % unit;
+	u64 to = pc_min(r->run_end, from - head + pc_max(i->limits.max_read / unit * unit, unit));
+	if (i->limits.boundary)
+		to = pc_min(to, (from / i->limits.boundary + 1) * i->limits.boundary);
+	u64 tail = to % unit ? unit - to % unit : 0;
+	if (sink_ensure(r, head + tail))
+		return -ENOMEM;
+	size_t limit = n < i->limits.max_vectors ? n : i->limits.max_vectors;
+	if (head + tail && limit < 4)
+		limit = limit < 3 ? 3 : limit;
+	u64 covered;
+	size_t k = part_add(parts, 0, r->sink, head, PC_NO_FRAME, 0);
+	k = fill_parts(r, from, to - from, parts, k, limit - (tail > 0), &covered);
+	if (covered < to - from)
+		tail = (from + covered) % unit ? unit - (from + covered) % unit : 0;
+	if (tail && sink_ensure(r, head + tail))
+		return -ENOMEM;
+	if (head)
+		parts[0].memory = r->sink;
+	k = part_add(parts, k, r->sink + head, tail, PC_NO_FRAME, 0);
+	r->call_pos = from - head;
+	r->call_len = head + covered + tail;
+	*nr_parts = k;
+	pc_inode_leaf_lock(i);
+	i->counters.read_requests++;
+	pc_inode_leaf_unlock(i);
+	return 1;
+}
+
+/* What is stored of the current run becomes valid, folio by folio: a folio's part is published whole. Where remote_size ended
+ * the run inside a gap, the rest of the gap is zeros. Return: 0, -ENOMEM. */
+static int publish_run(struct pc_request *r)
+{
+	struct pc_cache *c = r->inode->cache;
+	u64 got = r->cursor + r->run_got;
+	int err = 0;
+	while (r->cursor < got && !err) {
+		struct pc_folio *f = owned_at(r, r->cursor >> c->page_shift);
+		PC_ASSERT(f);
+		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), r->run_end);
+		if (got < stop)
+			break;
+		u32 gap = pc_missing_until(c, f, (u32)(r->cursor - start), pc_folio_bytes(c, f));
+		err = publish(r, f, r->cursor, stop, pc_max(start + gap, stop));
+		if (!err)
+			r->cursor = stop;
+	}
+	r->run_got = got - r->cursor;
+	return err;
+}
+
+/**
+ * pc_fill_answer() - the backend returned from the call of pc_fill_call.
+ *
+ * @n: bytes, counted from call_pos. Return: 0 go on with the next call (a short answer is asked again for its rest);
+ * -EPROTO n is impossible, or 0 below the end of the file twice; -ESTALE the range was invalidated again and again; -ENOMEM.
+ */
+int pc_fill_answer(struct pc_request *r, int64_t n)
+{
+	struct pc_inode *i = r->inode;
+	if (n < 0 || (u64)n > r->call_len)
+		return -EPROTO;
+	u64 from = r->cursor + r->run_got;
+	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->run_end) - from : 0;
+	pc_inode_leaf_lock(i);
+	i->counters.read_bytes += (u64)n;
+	bool moved = pc_inval_since(i, r->inval_seq, r->cursor, r->run_end);
+	bool ended = got == 0 && from >= atomic_load(&i->remote_size);
+	if (moved) {
+		r->inval_seq = i->inval_seq;
+		run_drop(r, &i->counters.fill_reread); /* plan anew: the size may be another */
+	} else if (ended) {
+		run_drop(r, &i->counters.fill_dropped);
+	}
+	pc_inode_leaf_unlock(i);
+	if (moved)
+		return ++r->rereads > PC_REREADS ? -ESTALE : 0;
+	if (ended)
+		return 0;
+	if (got == 0)
+		return ++r->zeros >= PC_ZEROS ? -EPROTO : 0;
+	r->zeros = 0;
+	r->run_got += got;
+	return publish_run(r);
+}
+
+/* End of a fill, whatever happened: what is still owned is unlocked, what never became valid leaves the index. */
+void pc_fill_settle(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	pc_inode_leaf_lock(i);
+	run_drop(r, &i->counters.fill_dropped);
+	pc_inode_leaf_unlock(i);
+	for (u64 pos = r->start; r->nr_owned && pos < r->end;) {
+		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
+		if (!f) {
+			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
+			continue;
+		}
+		pos = pc_folio_pos(c, f) + pc_folio_bytes(c, f);
+		pc_inode_leaf_lock(i);
+		u32 st = pc_folio_state(f);
+		bool empty = !(st & (PC_F_UPTODATE | PC_F_LOCAL | PC_F_PINNED)) &&
+			     pc_missing_until(c, f, 0, pc_folio_bytes(c, f)) == pc_folio_bytes(c, f);
+		if (empty) {
+			r->nr_owned--;
+			pc_folio_remove(i, f);
+		} else {
+			unlock_owned(r, f);
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	PC_DEBUG_ASSERT(r->nr_owned == 0);
+}
+
+void pc_fill_submit(struct pc_request *r, uint32_t cls)
+{
+	pc_work_push_request(r->inode->volume, r, (int)cls);
+}
+
+/**
+ * pc_fill_quarantine() - exporters still hold the buffers of the call that just ended: they keep the old frames.
+ *
+ * Each owned folio that the call touched gets fresh memory with the same content; @frames receives the frames to give back
+ * with pc_shadow_put when the last exporter goes. A folio for which no memory can be had is given up instead: detached,
+ * its descriptor pinned for good by the exporter (@frames then has the folio id with the top bit set).
+ * Return: number of entries. Context: the fill owns the folios.
+ */
+int pc_fill_quarantine(struct pc_request *r, u32 *frames, u32 n)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u32 k = 0;
+	for (u64 pos = r->call_pos; pos < r->call_pos + r->call_len && k < n;) {
+		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
+		if (!f) {
+			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
+			continue;
+		}
+		pos = pc_folio_pos(c, f) + pc_folio_bytes(c, f);
+		u32 frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
+		if (pc_folio_replace_frame(i, f, true, 1)) {
+			frames[k++] = frame;
+			atomic_fetch_add_explicit(&c->quarantined, 1, memory_order_relaxed);
+			pc_trace_add(c, PC_T_QUARANTINE, i->id, pc_folio_index(f), frame);
+		} else if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED))) {
+			bool got = pc_folio_get(f);
+			PC_ASSERT(got);
+			frames[k++] = pc_folio_id(c, f) | 1u << 31;
+			pc_inode_leaf_lock(i);
+			r->nr_owned--;
+			pc_folio_remove(i, f);
+			run_drop(r, &i->counters.fill_dropped); /* what was read of the run counts no more */
+			pc_inode_leaf_unlock(i);
+		}
+	}
+	return (int)k;
+}

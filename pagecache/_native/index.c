@@ -1,0 +1,489 @@
+/*
+ * index.c - the radix index of an inode: where its folios are, and which of them are dirty, in flight, unstable, wanted.
+ *
+ *   root (slot, levels)
+ *     └ node: 64 slots, one 64-bit word per mark           each slot: 64^k * 16 pages
+ *         └ node: 64 slots of 16 pages                      a folio of 16 pages is one slot, of 512 pages 32 slots
+ *             └ leaf: 16 slots of one page, one 16-bit word per mark
+ *
+ * A slot is an id with a tag in its low two bits: empty, leaf, folio, node. A folio of more than one slot fills all its
+ * slots and carries its marks on all of them, so a range question needs no look to the left. A mark of an interior slot is
+ * the OR of the marks below it [I-2]: "is anything of this range in flight?" looks at one node per level, whatever is in
+ * flight, and a walk over dirty pages goes a word at a time. This is the only registry of requests: there is no list of
+ * ranges beside it.
+ *
+ * Locks: everything but pc_index_lookup needs the inode's leaf lock. Lookups take none: slots, root and ids are atomic,
+ * nodes are type-stable, and the caller compares the folio's identity. A negative answer without the lock may be stale and
+ * is good only for taking the slow path (contract 1.4).
+ *
+ * Idea of marks in the tree: the Linux XArray. Fixed bounds: at most 10 levels, no recursion.
+ */
+#include "internal.h"
+
+enum { PC_LEVELS_MAX = 10 };
+
+/* Pages covered by a tree of `levels` interior levels: 16 * 64^levels. */
+static u32 shift_of(u32 levels)
+{
+	return PC_LEAF_SHIFT + PC_NODE_SHIFT * levels;
+}
+
+static u32 slot_make(u32 id, u32 tag)
+{
+	return id << 2 | tag;
+}
+
+static struct pc_node *node_at(const struct pc_inode *i, u32 id)
+{
+	return pc_pool_at(&i->cache->nodes, id);
+}
+
+static struct pc_leaf *leaf_at(const struct pc_inode *i, u32 id)
+{
+	return pc_pool_at(&i->cache->leaves, id);
+}
+
+/**
+ * pc_index_lookup() - the folio at `index`, without a lock.
+ *
+ * Context: any thread. Return: folio id whose identity the caller must check, or 0 (which proves nothing).
+ * GIL: kept; O(levels).
+ */
+u32 pc_index_lookup(const struct pc_inode *i, u64 index)
+{
+	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_acquire);
+	u32 levels = root & 255, slot = (u32)(root >> 8);
+	u32 shift = shift_of(levels);
+	if (levels == 0 || levels > PC_LEVELS_MAX || (shift < 64 && index >> shift))
+		return 0;
+	const struct pc_pool *nodes = &i->cache->nodes, *leaves = &i->cache->leaves;
+	while ((slot & 3) == PC_TAG_NODE) {
+		if (shift < PC_LEAF_SHIFT + PC_NODE_SHIFT)
+			return 0; /* a recycled node led in a circle */
+		shift -= PC_NODE_SHIFT;
+		struct pc_node *n = pc_pool_at(nodes, slot >> 2);
+		slot = atomic_load_explicit(&n->slots[index >> shift & (PC_NODE_SLOTS - 1)], memory_order_acquire);
+	}
+	if ((slot & 3) == PC_TAG_LEAF) {
+		struct pc_leaf *l = pc_pool_at(leaves, slot >> 2);
+		slot = atomic_load_explicit(&l->slots[index & (PC_LEAF_SLOTS - 1)], memory_order_acquire);
+	}
+	return (slot & 3) == PC_TAG_FOLIO ? slot >> 2 : 0;
+}
+
+static u32 node_new(struct pc_inode *i, u32 parent, u32 offset, u32 shift)
+{
+	u32 id = pc_pool_alloc(&i->cache->nodes);
+	if (id) {
+		struct pc_node *n = node_at(i, id);
+		n->parent = parent;
+		n->offset = (u8)offset;
+		n->shift = (u8)shift;
+		n->count = 0;
+	}
+	return id;
+}
+
+static u32 leaf_new(struct pc_inode *i, u32 parent, u32 offset)
+{
+	u32 id = pc_pool_alloc(&i->cache->leaves);
+	if (id) {
+		struct pc_leaf *l = leaf_at(i, id);
+		l->parent = parent;
+		l->offset = (u8)offset;
+		l->count = 0;
+	}
+	return id;
+}
+
+/* Make the tree tall enough for `index`: new roots above the old one, which becomes their slot 0. */
+static int grow(struct pc_inode *i, u64 index)
+{
+	u64 root = atomic_load_explicit(&i->root, memory_order_relaxed);
+	u32 levels = root & 255, slot = (u32)(root >> 8);
+	while (levels == 0 || (shift_of(levels) < 64 && index >> shift_of(levels))) {
+		u32 id = node_new(i, 0, 0, shift_of(levels));
+		if (!id)
+			return -ENOMEM;
+		struct pc_node *n = node_at(i, id);
+		if (levels) {
+			struct pc_node *old = node_at(i, slot >> 2);
+			old->parent = id;
+			old->offset = 0;
+			n->count = 1;
+			for (int m = 0; m < PC_MARKS; m++)
+				atomic_store_explicit(&n->marks[m],
+						      atomic_load_explicit(&old->marks[m], memory_order_relaxed) != 0,
+						      memory_order_relaxed);
+			atomic_store_explicit(&n->slots[0], slot, memory_order_release);
+		}
+		slot = slot_make(id, PC_TAG_NODE);
+		levels++;
+		atomic_store_explicit(&i->root, (u64)slot << 8 | levels, memory_order_release);
+	}
+	return 0;
+}
+
+/* Where a walk down ended: the node (or leaf) that holds the slot(s) of a page. */
+struct place {
+	struct pc_node *node;
+	struct pc_leaf *leaf;
+	u32 id; /* of node or leaf */
+	u32 at; /* slot */
+};
+
+/* Down to the slot of `index`: the leaf's where there is one, else the node slot where the walk ends. */
+static bool descend(const struct pc_inode *i, u64 index, struct place *p)
+{
+	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_relaxed);
+	u32 levels = root & 255, slot = (u32)(root >> 8);
+	p->node = NULL;
+	p->leaf = NULL;
+	if (levels == 0 || (shift_of(levels) < 64 && index >> shift_of(levels)))
+		return false;
+	while ((slot & 3) == PC_TAG_NODE) {
+		p->id = slot >> 2;
+		p->node = node_at(i, p->id);
+		p->at = index >> p->node->shift & (PC_NODE_SLOTS - 1);
+		slot = atomic_load_explicit(&p->node->slots[p->at], memory_order_relaxed);
+	}
+	if ((slot & 3) == PC_TAG_LEAF) {
+		p->id = slot >> 2;
+		p->leaf = leaf_at(i, p->id);
+		p->at = index & (PC_LEAF_SLOTS - 1);
+	}
+	return true;
+}
+
+static u32 place_slot(const struct place *p)
+{
+	return atomic_load_explicit(p->leaf ? &p->leaf->slots[p->at] : &p->node->slots[p->at], memory_order_relaxed);
+}
+
+/* Free empty nodes upward from `id`; the root stays while anything else does. */
+static void prune(struct pc_inode *i, u32 id)
+{
+	while (id) {
+		struct pc_node *n = node_at(i, id);
+		if (n->count)
+			return;
+		u32 parent = n->parent, offset = n->offset;
+		if (parent) {
+			struct pc_node *up = node_at(i, parent);
+			atomic_store_explicit(&up->slots[offset], 0, memory_order_release);
+			up->count--;
+		} else {
+			atomic_store_explicit(&i->root, 0, memory_order_release);
+		}
+		pc_pool_free(&i->cache->nodes, id);
+		id = parent;
+	}
+}
+
+/* Return: 0; -EEXIST where a slot is taken; -ENOMEM. Nothing has changed after an error but the tree's height. */
+int pc_index_insert(struct pc_inode *i, u64 index, u32 order, u32 folio)
+{
+	PC_DEBUG_ASSERT((index & ((1ull << order) - 1)) == 0);
+	int err = grow(i, index + (1ull << order) - 1);
+	if (err)
+		return err;
+	if (!pc_index_empty(i, index, order))
+		return -EEXIST;
+	u32 id = (u32)(atomic_load_explicit(&i->root, memory_order_relaxed) >> 8) >> 2;
+	struct pc_node *n = node_at(i, id);
+	for (;;) {
+		u32 at = index >> n->shift & (PC_NODE_SLOTS - 1);
+		if (n->shift == PC_LEAF_SHIFT && order >= PC_LEAF_SHIFT) {
+			u32 nr = 1u << (order - PC_LEAF_SHIFT);
+			for (u32 k = 0; k < nr; k++)
+				atomic_store_explicit(&n->slots[at + k], slot_make(folio, PC_TAG_FOLIO), memory_order_release);
+			n->count = (u8)(n->count + nr);
+			return 0;
+		}
+		u32 slot = atomic_load_explicit(&n->slots[at], memory_order_relaxed);
+		bool last = n->shift == PC_LEAF_SHIFT;
+		if ((slot & 3) == PC_TAG_EMPTY) {
+			u32 child = last ? leaf_new(i, id, at) : node_new(i, id, at, n->shift - PC_NODE_SHIFT);
+			if (!child) {
+				prune(i, id);
+				return -ENOMEM;
+			}
+			slot = slot_make(child, last ? PC_TAG_LEAF : PC_TAG_NODE);
+			n->count++;
+			atomic_store_explicit(&n->slots[at], slot, memory_order_release);
+		}
+		id = slot >> 2;
+		if (last)
+			break;
+		n = node_at(i, id);
+	}
+	struct pc_leaf *l = leaf_at(i, id);
+	u32 at = index & (PC_LEAF_SLOTS - 1), nr = 1u << order;
+	for (u32 k = 0; k < nr; k++)
+		atomic_store_explicit(&l->slots[at + k], slot_make(folio, PC_TAG_FOLIO), memory_order_release);
+	l->count = (u8)(l->count + nr);
+	return 0;
+}
+
+/* The folio's marks must be clear: what is dirty, in flight or unstable never leaves the index. */
+void pc_index_erase(struct pc_inode *i, u64 index, u32 order)
+{
+	struct place p;
+	bool found = descend(i, index, &p);
+	PC_ASSERT(found);
+	if (p.leaf) {
+		u32 nr = 1u << order;
+		for (u32 k = 0; k < nr; k++)
+			atomic_store_explicit(&p.leaf->slots[p.at + k], 0, memory_order_release);
+		p.leaf->count = (u8)(p.leaf->count - nr);
+		if (p.leaf->count)
+			return;
+		u32 parent = p.leaf->parent;
+		struct pc_node *up = node_at(i, parent);
+		atomic_store_explicit(&up->slots[p.leaf->offset], 0, memory_order_release);
+		up->count--;
+		pc_pool_free(&i->cache->leaves, p.id);
+		prune(i, parent);
+		return;
+	}
+	u32 nr = 1u << (order - PC_LEAF_SHIFT);
+	for (u32 k = 0; k < nr; k++)
+		atomic_store_explicit(&p.node->slots[p.at + k], 0, memory_order_release);
+	p.node->count = (u8)(p.node->count - nr);
+	prune(i, p.id);
+}
+
+static void node_mark(struct pc_inode *i, u32 id, u64 bits, enum pc_mark mark, bool set)
+{
+	while (id) {
+		struct pc_node *n = node_at(i, id);
+		u64 old = atomic_load_explicit(&n->marks[mark], memory_order_relaxed);
+		u64 new = set ? old | bits : old & ~bits;
+		atomic_store_explicit(&n->marks[mark], new, memory_order_relaxed);
+		if (set ? old != 0 : new != 0)
+			return; /* the parent's bit stands as it is */
+		bits = 1ull << n->offset;
+		id = n->parent;
+	}
+}
+
+void pc_index_mark(struct pc_inode *i, u64 index, u32 order, enum pc_mark mark, bool set)
+{
+	struct place p;
+	bool found = descend(i, index, &p);
+	PC_ASSERT(found);
+	if (!p.leaf) {
+		u32 nr = 1u << (order - PC_LEAF_SHIFT);
+		node_mark(i, p.id, (nr == 64 ? ~0ull : (1ull << nr) - 1) << p.at, mark, set);
+		return;
+	}
+	u16 bits = (u16)(((1u << (1u << order)) - 1) << p.at);
+	u16 old = atomic_load_explicit(&p.leaf->marks[mark], memory_order_relaxed);
+	u16 new = set ? old | bits : old & (u16)~bits;
+	atomic_store_explicit(&p.leaf->marks[mark], new, memory_order_relaxed);
+	if (set ? old != 0 : new != 0)
+		return;
+	node_mark(i, p.leaf->parent, 1ull << p.leaf->offset, mark, set);
+}
+
+bool pc_index_marked(const struct pc_inode *i, u64 index, enum pc_mark mark)
+{
+	struct place p;
+	if (!descend(i, index, &p))
+		return false;
+	if (p.leaf)
+		return atomic_load_explicit(&p.leaf->marks[mark], memory_order_relaxed) >> p.at & 1;
+	return atomic_load_explicit(&p.node->marks[mark], memory_order_relaxed) >> p.at & 1;
+}
+
+bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order)
+{
+	struct place p;
+	if (!descend(i, index, &p) || place_slot(&p) != 0) {
+		if (!p.node)
+			return true;
+		return false;
+	}
+	if (p.leaf) {
+		for (u32 k = 0; k < (order < PC_LEAF_SHIFT ? 1u << order : PC_LEAF_SLOTS); k++)
+			if (atomic_load_explicit(&p.leaf->slots[(p.at & ~((1u << order) - 1)) + k], memory_order_relaxed))
+				return false;
+		return order < PC_LEAF_SHIFT;
+	}
+	if (p.node->shift > PC_LEAF_SHIFT || order <= PC_LEAF_SHIFT)
+		return true;
+	for (u32 k = 0; k < 1u << (order - PC_LEAF_SHIFT); k++)
+		if (atomic_load_explicit(&p.node->slots[p.at + k], memory_order_relaxed))
+			return false;
+	return true;
+}
+
+/* Bits of a word for the slots [from, to) of a node, where `first` and `last` are the pages wanted. */
+static u64 window(u64 base, u32 shift, u32 slots, u64 from, u64 last)
+{
+	u32 lo = from > base ? (u32)((from - base) >> shift) : 0;
+	u64 hi = (last - base) >> shift;
+	u64 mask = hi >= slots - 1 ? ~0ull : (1ull << (hi + 1)) - 1;
+	return lo >= 64 ? 0 : mask & (~0ull << lo);
+}
+
+static u64 node_word(const struct pc_node *n, int mark)
+{
+	if (mark >= 0)
+		return atomic_load_explicit(&((struct pc_node *)n)->marks[mark], memory_order_relaxed);
+	u64 word = 0;
+	for (u32 k = 0; k < PC_NODE_SLOTS; k++)
+		word |= (u64)(atomic_load_explicit(&((struct pc_node *)n)->slots[k], memory_order_relaxed) != 0) << k;
+	return word;
+}
+
+static u64 leaf_word(const struct pc_leaf *l, int mark)
+{
+	if (mark >= 0)
+		return atomic_load_explicit(&((struct pc_leaf *)l)->marks[mark], memory_order_relaxed);
+	u64 word = 0;
+	for (u32 k = 0; k < PC_LEAF_SLOTS; k++)
+		word |= (u64)(atomic_load_explicit(&((struct pc_leaf *)l)->slots[k], memory_order_relaxed) != 0) << k;
+	return word;
+}
+
+/* First folio with a page in [from, to) and the mark (-1: any folio). Down where a summary bit says so, up and right
+ * where a subtree is used up; each step consumes a bit, so it ends. */
+static u32 walk(const struct pc_inode *i, u64 from, u64 to, int mark, u32 *visited)
+{
+	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_relaxed);
+	u32 levels = root & 255;
+	if (levels == 0 || from >= to)
+		return 0;
+	if (shift_of(levels) < 64 && to > 1ull << shift_of(levels))
+		to = 1ull << shift_of(levels);
+	if (from >= to)
+		return 0;
+	u64 last = to - 1;
+	struct pc_node *n = node_at(i, (u32)(root >> 8) >> 2);
+	u64 base = 0; /* first page of n */
+	if (visited)
+		(*visited)++;
+	for (;;) {
+		u64 word = node_word(n, mark) & window(base, n->shift, PC_NODE_SLOTS, from, last);
+		if (!word) {
+			if (!n->parent)
+				return 0;
+			/* On to the right of this subtree. */
+			u64 end = base + ((u64)PC_NODE_SLOTS << n->shift);
+			if (end > last)
+				return 0;
+			from = pc_max(from, end);
+			n = node_at(i, n->parent);
+			base &= ~(((u64)PC_NODE_SLOTS << n->shift) - 1);
+			continue;
+		}
+		u32 at = (u32)__builtin_ctzll(word);
+		u32 slot = atomic_load_explicit(&n->slots[at], memory_order_relaxed);
+		u64 start = base + ((u64)at << n->shift);
+		if ((slot & 3) == PC_TAG_FOLIO)
+			return slot >> 2;
+		if (visited)
+			(*visited)++;
+		if ((slot & 3) == PC_TAG_NODE) {
+			n = node_at(i, slot >> 2);
+			base = start;
+			continue;
+		}
+		struct pc_leaf *l = leaf_at(i, slot >> 2);
+		word = leaf_word(l, mark) & window(start, 0, PC_LEAF_SLOTS, from, last) & 0xffff;
+		if (word)
+			return atomic_load_explicit(&l->slots[__builtin_ctzll(word)], memory_order_relaxed) >> 2;
+		from = pc_max(from, start + PC_LEAF_SLOTS);
+		if (from > last)
+			return 0;
+	}
+}
+
+u32 pc_index_next(const struct pc_inode *i, u64 from, u64 to)
+{
+	return walk(i, from, to, -1, NULL);
+}
+
+u32 pc_index_next_marked(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *visited)
+{
+	return walk(i, from, to, (int)mark, visited);
+}
+
+/* ---- checker: I-2 for interior marks, and the shape of the tree */
+
+static bool check_marks(const struct pc_inode *i, const struct pc_node *n, u32 at, u32 slot, struct pc_violation *out)
+{
+	for (int m = 0; m < PC_MARKS; m++) {
+		bool here = node_word(n, m) >> at & 1, below = false;
+		if ((slot & 3) == PC_TAG_FOLIO)
+			continue; /* compared with the folio's flags elsewhere */
+		if ((slot & 3) == PC_TAG_NODE)
+			below = node_word(node_at(i, slot >> 2), m) != 0;
+		if ((slot & 3) == PC_TAG_LEAF)
+			below = leaf_word(leaf_at(i, slot >> 2), m) != 0;
+		if (here != below)
+			return pc_violated(out, "I-2", "inode %llu: mark %d of slot %u at shift %u is %d, below it is %d",
+					   (unsigned long long)i->id, m, at, n->shift, here, below);
+	}
+	return true;
+}
+
+static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *out)
+{
+	struct pc_node *n = node_at(i, id);
+	u32 count = 0;
+	for (u32 at = 0; at < PC_NODE_SLOTS; at++) {
+		u32 slot = atomic_load_explicit(&n->slots[at], memory_order_relaxed);
+		count += slot != 0;
+		if (!check_marks(i, n, at, slot, out))
+			return false;
+		u32 parent = id, offset = at;
+		if ((slot & 3) == PC_TAG_NODE) {
+			parent = node_at(i, slot >> 2)->parent;
+			offset = node_at(i, slot >> 2)->offset;
+		} else if ((slot & 3) == PC_TAG_LEAF) {
+			const struct pc_leaf *l = leaf_at(i, slot >> 2);
+			parent = l->parent;
+			offset = l->offset;
+			if (l->count != __builtin_popcountll(leaf_word(l, -1)) || l->count == 0)
+				return pc_violated(out, "I-4", "leaf %u counts %u slots", slot >> 2, l->count);
+		}
+		if (parent != id || offset != at)
+			return pc_violated(out, "I-4", "child at slot %u of node %u points to %u, slot %u", at, id, parent,
+					   offset);
+	}
+	if (count != n->count || count == 0)
+		return pc_violated(out, "I-4", "node %u counts %u slots and has %u", id, n->count, count);
+	return true;
+}
+
+/* Every node, in order, without recursion: from each page on to the next slot in use. Leaf lock held. */
+bool pc_index_check(const struct pc_inode *i, struct pc_violation *out)
+{
+	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_relaxed);
+	u32 levels = root & 255;
+	if (levels == 0)
+		return true;
+	u32 stack[PC_LEVELS_MAX], at[PC_LEVELS_MAX], depth = 0;
+	stack[0] = (u32)(root >> 8) >> 2;
+	at[0] = 0;
+	if (!check_node(i, stack[0], out))
+		return false;
+	for (;;) {
+		struct pc_node *n = node_at(i, stack[depth]);
+		if (at[depth] == PC_NODE_SLOTS) {
+			if (depth-- == 0)
+				return true;
+			continue;
+		}
+		u32 slot = atomic_load_explicit(&n->slots[at[depth]++], memory_order_relaxed);
+		if ((slot & 3) != PC_TAG_NODE)
+			continue;
+		if (!check_node(i, slot >> 2, out))
+			return false;
+		depth++;
+		stack[depth] = slot >> 2;
+		at[depth] = 0;
+	}
+}

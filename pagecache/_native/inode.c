@@ -1,0 +1,393 @@
+/*
+ * inode.c - one cached object: sizes, limits, counts, the ring of recent invalidations.
+ *
+ * An inode is named by a 64-bit id that is never used again: slot in the cache's table (low 20 bits) and a generation. A
+ * folio carries that id, so whoever finds a folio through a stale pointer sees that it is not his.
+ *
+ * inval_seq advances with every event that makes storage differ from what a running fill may have read (truncate, punch,
+ * remote change); the ring remembers the last ranges, so that a fill elsewhere in the file need not be repeated [K12].
+ *
+ * Locks: leaf lock of the inode for all counts; the table lock (level 7) for slots. Sizes are atomic: readers sample them
+ * without a lock.
+ */
+#include <sched.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+/* Inodes are type-stable like folios: whoever unpins memory of a file that went away meanwhile may still take its lock. */
+static struct pc_inode *inode_alloc(struct pc_cache *c)
+{
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	struct pc_inode *i = c->free_inodes;
+	if (i)
+		c->free_inodes = i->next_free;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (!i)
+		return calloc(1, sizeof(*i));
+	memset((char *)i + sizeof(i->leaf), 0, sizeof(*i) - sizeof(i->leaf));
+	return i;
+}
+
+static void inode_free(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	i->next_free = c->free_inodes;
+	c->free_inodes = i;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+}
+
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable, struct pc_inode **out)
+{
+	struct pc_cache *c = v->cache;
+	struct pc_inode *i = inode_alloc(c);
+	if (!i)
+		return -ENOMEM;
+	i->cache = c;
+	i->volume = v;
+	atomic_store(&i->size, size);
+	atomic_store(&i->remote_size, size);
+	i->limits = *limits;
+	i->readable = readable;
+	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+	i->inval_seq = 1;
+	pc_list_init(&i->lock_queue);
+	pc_list_init(&i->token_queue);
+	pc_list_init(&i->pass_waiter.link);
+	pc_list_init(&i->commit_waiter.link);
+	pc_list_init(&i->pass.ready);
+	pc_list_init(&i->work_pass);
+	pc_list_init(&i->work_commit);
+	pc_list_init(&i->dirty_link);
+
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	u32 slot = c->inode_hint;
+	while (slot < PC_INODES_MAX && c->inodes[slot])
+		slot++;
+	for (u32 k = 0; slot == PC_INODES_MAX && k < PC_INODES_MAX; k++)
+		if (!c->inodes[k])
+			slot = k;
+	if (slot < PC_INODES_MAX) {
+		c->inode_hint = slot + 1;
+		c->inodes[slot] = i;
+		if (slot >= c->inode_slots)
+			c->inode_slots = slot + 1;
+		i->slot = slot;
+		i->id = ++c->inode_generation << PC_INODE_SLOT_BITS | slot;
+	}
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (slot == PC_INODES_MAX) {
+		inode_free(i);
+		return -ENFILE;
+	}
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_list_add_tail(&v->inodes, &i->volume_link);
+	v->nr_inodes++;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	*out = i;
+	return 0;
+}
+
+/**
+ * pc_inode_destroy() - drop what is clean and free the inode.
+ *
+ * The caller promises that no handle, operation or view refers to it any more; pinned memory lives on, detached.
+ * Return: 0; -EBUSY: it has local bytes, something uncommitted, or somebody works on it; nothing has changed then but that
+ * clean pages may be gone.
+ */
+int pc_inode_destroy(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_volume *v = i->volume;
+	pc_drop_clean(i, 0, UINT64_MAX);
+	pc_inode_leaf_lock(i);
+	bool busy = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE ||
+		    i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) || !pc_list_empty(&i->lock_queue) ||
+		    atomic_load(&i->lock_word) || !pc_work_forget(i);
+	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		if (pc_folio_trylock(f)) {
+			pc_folio_remove(i, f);
+			continue;
+		}
+		/* Nobody works on the inode, so only a passing reclaim can have it. */
+		pc_inode_leaf_unlock(i);
+		sched_yield();
+		pc_inode_leaf_lock(i);
+	}
+	i->dead = !busy;
+	if (!busy)
+		i->id = 0;
+	pc_inode_leaf_unlock(i);
+	if (busy)
+		return -EBUSY;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_list_del(&i->volume_link);
+	v->nr_inodes--;
+	pc_counters_add(&v->retired, &i->counters);
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	c->inodes[i->slot] = NULL;
+	if (i->slot < c->inode_hint)
+		c->inode_hint = i->slot;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	inode_free(i);
+	return 0;
+}
+
+void pc_inode_user_put(struct pc_inode *i)
+{
+	atomic_fetch_sub_explicit(&i->users, 1, memory_order_release);
+}
+
+uint64_t pc_inode_id(const struct pc_inode *i)
+{
+	return i->id;
+}
+
+uint64_t pc_inode_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->size, memory_order_acquire);
+}
+
+uint64_t pc_inode_remote_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->remote_size, memory_order_acquire);
+}
+
+void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits)
+{
+	pc_inode_leaf_lock(i);
+	i->limits = *limits;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_inode_set_readable(struct pc_inode *i, bool readable)
+{
+	pc_inode_leaf_lock(i);
+	i->readable = readable;
+	pc_inode_leaf_unlock(i);
+}
+
+/* After an open found another version, with nothing local: both sizes are storage's. */
+void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
+{
+	pc_inode_leaf_lock(i);
+	atomic_store(&i->remote_size, remote_size);
+	atomic_store(&i->size, size);
+	pc_inode_leaf_unlock(i);
+}
+
+static void usage_of(struct pc_inode *i, struct pc_usage *u)
+{
+	u32 shift = i->cache->page_shift;
+	u->cached += i->nr_pages << shift;
+	u->clean += (i->nr_pages - i->nr_local) << shift;
+	u->dirty += i->nr_dirty << shift;
+	u->writeback += i->nr_writeback << shift;
+	u->unstable += i->nr_unstable << shift;
+	u->failed += i->nr_failed << shift;
+	u->local += i->nr_local << shift;
+	u->pinned += i->nr_pinned << shift;
+	u->folios += i->nr_folios;
+	u->size = pc_inode_size(i);
+	u->remote_size = pc_inode_remote_size(i);
+}
+
+void pc_counters_add(struct pc_counters *to, const struct pc_counters *from)
+{
+	u64 *t = (u64 *)to;
+	const u64 *f = (const u64 *)from;
+	for (size_t k = 0; k < sizeof(*to) / sizeof(u64); k++)
+		t[k] += f[k];
+}
+
+void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters)
+{
+	memset(out, 0, sizeof(*out));
+	pc_inode_leaf_lock(i);
+	usage_of(i, out);
+	*counters = i->counters;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage)
+{
+	struct pc_cache *c = v->cache;
+	memset(usage, 0, sizeof(*usage));
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	*counters = v->retired;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	/* Inodes are destroyed only by the engine, which calls this under the same lock of its own. */
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		struct pc_inode *i = c->inodes[k];
+		if (!i || i->volume != v)
+			continue;
+		pc_inode_leaf_lock(i);
+		usage_of(i, usage);
+		pc_counters_add(counters, &i->counters);
+		pc_inode_leaf_unlock(i);
+	}
+}
+
+uint32_t pc_inode_event_seq(struct pc_inode *i)
+{
+	return atomic_load(&i->event.seq);
+}
+
+void pc_inode_wake(struct pc_inode *i)
+{
+	pc_event_wake(&i->event);
+}
+
+uint64_t pc_inode_fail_seq(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 seq = i->fail_seq;
+	pc_inode_leaf_unlock(i);
+	return seq;
+}
+
+uint64_t pc_inode_commit_seq(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 seq = i->commit_seq;
+	pc_inode_leaf_unlock(i);
+	return seq;
+}
+
+uint64_t pc_inode_dirtied_ns(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 ns = i->nr_dirty ? i->dirtied_ns : 0;
+	pc_inode_leaf_unlock(i);
+	return ns;
+}
+
+void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns)
+{
+	pc_inode_leaf_lock(i);
+	i->dirtied_ns = ns;
+	pc_inode_leaf_unlock(i);
+}
+
+/* Something that is no folio (creation, truncate, hole) waits for a commit (contract 2.17, stamp m). */
+void pc_inode_set_uncommitted(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+}
+
+bool pc_inode_has_local(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool local = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+	pc_inode_leaf_unlock(i);
+	return local;
+}
+
+void pc_count_throttled(struct pc_inode *i, uint64_t ns)
+{
+	pc_inode_leaf_lock(i);
+	i->counters.throttled_ns += ns;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_count_retry(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->counters.retries++;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
+{
+	i->user = (void *)object;
+}
+
+/* [I-13] On the dirty list iff something is local or uncommitted. Leaf lock held. */
+void pc_dirty_list_update(struct pc_inode *i)
+{
+	bool wanted = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+	if (wanted == i->on_dirty_list)
+		return;
+	pc_leaf_lock(&i->volume->leaf, PC_LEVEL_QUEUE);
+	if (wanted)
+		pc_list_add_tail(&i->volume->dirty, &i->dirty_link);
+	else
+		pc_list_del(&i->dirty_link);
+	i->on_dirty_list = wanted;
+	pc_leaf_unlock(&i->volume->leaf, PC_LEVEL_QUEUE);
+}
+
+/* Leaf lock held. */
+void pc_invalidated(struct pc_inode *i, u64 pos, u64 end)
+{
+	i->inval_seq++;
+	i->inval_ring[i->inval_seq % PC_INVAL_RING] = (struct pc_inval){i->inval_seq, pos, end};
+}
+
+/* Whether anything in [pos, end) was invalidated after `seq`; a ring that has turned over says yes. Leaf lock held. */
+bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end)
+{
+	if (i->inval_seq - seq > PC_INVAL_RING)
+		return true;
+	for (u64 s = seq + 1; s <= i->inval_seq; s++) {
+		const struct pc_inval *r = &i->inval_ring[s % PC_INVAL_RING];
+		if (r->pos < end && pos < r->end)
+			return true;
+	}
+	return false;
+}
+
+
+struct pc_request *pc_request_new(struct pc_inode *i, int kind)
+{
+	struct pc_cache *c = i->cache;
+	u32 id = pc_pool_alloc(&c->requests);
+	if (!id)
+		return NULL;
+	struct pc_request *r = pc_request_at(c, id);
+	memset(r, 0, offsetof(struct pc_request, inline_segs));
+	pc_list_init(&r->link);
+	r->inode = i;
+	r->id = id;
+	r->kind = (u8)kind;
+	r->state = PC_REQ_LIVE;
+	r->generation = atomic_load(&i->volume->generation);
+	r->segs = r->inline_segs;
+	r->cap_segs = PC_REQ_INLINE;
+	atomic_fetch_add(&i->users, 1);
+	return r;
+}
+
+void pc_request_delete(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	if (r->segs != r->inline_segs)
+		free(r->segs);
+	free(r->sink);
+	r->state = PC_REQ_FREE;
+	if (r->credit)
+		pc_credit_put(i->volume);
+	pc_pool_free(&i->cache->requests, r->id);
+	pc_inode_user_put(i);
+}
+
+uint64_t pc_request_pos(const struct pc_request *r)
+{
+	return r->call_pos;
+}
+
+uint64_t pc_request_len(const struct pc_request *r)
+{
+	return r->call_len;
+}
+
+struct pc_inode *pc_request_inode(const struct pc_request *r)
+{
+	return r->inode;
+}

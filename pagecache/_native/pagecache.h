@@ -1,0 +1,226 @@
+/*
+ * pagecache.h - what CORE offers: a write-back page cache as a state machine without I/O.
+ *
+ * CORE never sleeps (the waits of wait.c are calls of their own), never calls out, reads no clock and draws no random
+ * numbers. Calls come in five kinds (docs/architecture.md): *do* (pc_read, pc_write, ...: the work is done, or `need` says
+ * honestly what has to happen first), *next* (pc_fill_begin, pc_write_next, pc_call_next: requests for a backend whose
+ * segments point into the arena), *report* (pc_complete, pc_commit_end: what a backend answered), *wake* (events) and
+ * *time* (pc_tick).
+ *
+ * Units: `pos`, `len`, `end` are bytes, `index` pages, `nr_x` counts, `_ns` nanoseconds. Ranges are half-open. Errors are
+ * negative errno values. The part between the markers is read by the cffi builder and by the C tests: the only declaration
+ * source.
+ */
+#ifndef PAGECACHE_H
+#define PAGECACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef-begin */
+
+enum { PC_ABI = 1 };
+
+struct pc_cache;
+struct pc_volume;
+struct pc_inode;
+struct pc_request;
+struct pc_trace;
+
+/* Classes of work of a volume, most urgent first (contract 2.1.2). */
+enum {
+	PC_WORK_COMMIT,
+	PC_WORK_NAMES,
+	PC_WORK_FILL,
+	PC_WORK_INTEGRITY,
+	PC_WORK_BACKGROUND,
+	PC_WORK_READAHEAD,
+	PC_WORK_CLASSES
+};
+
+/* What a backend accepts, per object. Sizes are bytes; `boundary` 0: none. */
+struct pc_limits {
+	uint64_t max_read, max_write, read_unit, write_unit, boundary;
+	uint32_t max_vectors;
+	uint8_t durable_writes, commit_on_close, ordered_writes;
+};
+
+/* Counted per inode; an inode's numbers move to its volume when it goes. Bytes unless the name says otherwise. */
+struct pc_counters {
+	uint64_t hits, misses, evicted, lock_waits;
+	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, retries, short_writes;
+	uint64_t cow_copies, staged_copies, throttled_ns;
+	uint64_t handed_over, acknowledged, returned, cut_off; /* I-25 */
+	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
+};
+
+/* Byte counts of an inode or a volume at one moment. */
+struct pc_usage {
+	uint64_t cached, clean, dirty, writeback, unstable, failed, local, pinned, folios, size, remote_size;
+};
+
+/* Byte counts of a cache; exact numbers of metadata. */
+struct pc_cache_usage {
+	uint64_t capacity, used, local, folios, leaves, nodes, exts, requests, shadows;
+	uint64_t metadata_bytes, folio_bytes, index_bytes, ext_bytes, arena_bytes, ghost_bytes;
+	uint64_t evicted, evict_calls, evict_examined, evict_examined_max;
+	uint64_t frames_allocated, frames_freed, cow_copies, quarantined;
+};
+
+/* What has to happen before a call can go on. */
+enum { PC_NEED_NOTHING, PC_NEED_FILL, PC_NEED_FOLIO, PC_NEED_FLIGHT, PC_NEED_ROOM, PC_NEED_WRITEBACK, PC_NEED_INVALIDATE };
+struct pc_need {
+	uint32_t kind;
+	uint32_t folio;  /* FOLIO (locked), FLIGHT (in the hands of a call): id to wait for */
+	uint32_t owner;  /* FOLIO: request that owns the lock, 0: a section of C code */
+	uint64_t pos, len; /* FILL, WRITEBACK */
+	uint32_t readahead; /* READ: a marker was met at `marker` */
+	uint64_t marker;
+};
+
+/* Per handle (contract 2.6); pages. */
+struct pc_readahead {
+	uint64_t start, size, async_size, prev_index;
+	uint32_t max;
+	uint32_t thrashed;
+};
+
+/* One contiguous part of a backend call, in memory. */
+struct pc_part {
+	uint8_t *memory;
+	uint64_t len;
+	uint32_t frame; /* 0xffffffff: a sink, not cache memory */
+	uint32_t order;
+};
+
+struct pc_violation {
+	char invariant[8];
+	char text[248];
+};
+
+/* ---- cache */
+int pc_abi(void);
+bool pc_is_debug(void);
+int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
+void pc_cache_destroy(struct pc_cache *c);
+void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit, bool poison);
+int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
+void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *out);
+void pc_tick(struct pc_cache *c, uint64_t now_ns);
+bool pc_cache_over_background(struct pc_cache *c);
+uint32_t pc_cache_event_seq(struct pc_cache *c);
+void pc_cache_wake_all(struct pc_cache *c);
+uint32_t pc_flusher_seq(struct pc_cache *c);
+void pc_flusher_wake(struct pc_cache *c);
+int pc_check(struct pc_cache *c, struct pc_violation *out);
+size_t pc_trace_text(struct pc_cache *c, char *out, size_t size);
+void pc_forked(void);
+
+/* ---- volume */
+int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
+void pc_volume_destroy(struct pc_volume *v);
+void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
+uint64_t pc_volume_local(struct pc_volume *v);
+uint64_t pc_epoch_take(struct pc_volume *v);
+void pc_volume_abort(struct pc_volume *v);
+void pc_volume_resume(struct pc_volume *v);
+void pc_volume_stop(struct pc_volume *v);
+uint32_t pc_volume_inflight(struct pc_volume *v);
+void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage);
+size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n);
+void pc_job_push(struct pc_volume *v, uint32_t cls);
+
+
+/* ---- inode */
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable, struct pc_inode **out);
+int pc_inode_destroy(struct pc_inode *i);
+uint64_t pc_inode_id(const struct pc_inode *i);
+uint64_t pc_inode_size(const struct pc_inode *i);
+uint64_t pc_inode_remote_size(const struct pc_inode *i);
+void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
+void pc_inode_set_readable(struct pc_inode *i, bool readable);
+void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
+void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
+uint32_t pc_inode_event_seq(struct pc_inode *i);
+void pc_inode_wake(struct pc_inode *i);
+uint64_t pc_inode_fail_seq(struct pc_inode *i);
+uint64_t pc_inode_commit_seq(struct pc_inode *i);
+uint64_t pc_inode_dirtied_ns(struct pc_inode *i);
+void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns);
+void pc_inode_set_uncommitted(struct pc_inode *i);
+void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
+bool pc_inode_has_local(struct pc_inode *i);
+void pc_count_throttled(struct pc_inode *i, uint64_t ns);
+void pc_count_retry(struct pc_inode *i);
+
+/* ---- do */
+int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
+int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len);
+int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
+bool pc_dirty_room(struct pc_inode *i, uint64_t len);
+uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end);
+int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end);
+void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
+
+/* ---- truncate, punch, discard: the caller holds the token (and, but for discard, the inode lock X and invalidate X) */
+int pc_invalidate_lock(struct pc_inode *i);
+void pc_invalidate_unlock(struct pc_inode *i);
+uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need);
+void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
+void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
+size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size);
+
+/* ---- fills */
+int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
+bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
+bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift);
+uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
+int pc_fill_answer(struct pc_request *r, int64_t n);
+void pc_fill_submit(struct pc_request *r, uint32_t cls);
+
+/* ---- write-back: passes, requests, commits */
+enum { PC_PENDING_DIRTY = 1, PC_PENDING_WRITEBACK = 2, PC_PENDING_BACKOFF = 4, PC_PENDING_FAILED = 8 };
+uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
+uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
+bool pc_pass_background(struct pc_inode *i, uint64_t budget);
+int pc_write_next(struct pc_inode *i, struct pc_request **out);
+int pc_write_answer(struct pc_request *r, int64_t n);
+void pc_write_done(struct pc_request *r, bool ok, bool parked);
+bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
+void pc_commit_start(struct pc_inode *i);
+bool pc_commit_begin(struct pc_inode *i);
+void pc_commit_end(struct pc_inode *i, bool ok, bool kept);
+bool pc_commit_running(struct pc_inode *i);
+bool pc_pass_idle(struct pc_inode *i);
+void pc_uncommit(struct pc_inode *i);
+void pc_inode_aborted(struct pc_inode *i);
+size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);
+size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
+uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
+
+/* ---- any request */
+int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts);
+void pc_request_settle(struct pc_request *r);
+uint64_t pc_request_pos(const struct pc_request *r);
+uint64_t pc_request_len(const struct pc_request *r);
+struct pc_inode *pc_request_inode(const struct pc_request *r);
+
+/* ---- pins of views */
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n, struct pc_need *need);
+void pc_unpin(struct pc_cache *c, uint32_t folio);
+bool pc_pin_detached(struct pc_cache *c, uint32_t folio);
+
+/* ---- tests: sync points of debug builds, index walks that count their visits */
+void pc_sync_arm(const char *point, uint32_t skip);
+bool pc_sync_arrived(const char *point);
+void pc_sync_release(const char *point);
+bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
+
+/* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */
+int pc_install_types(void);
+
+/* cdef-end */
+
+#endif

@@ -1,0 +1,244 @@
+/*
+ * read.c - reading bytes that are there.
+ *
+ * The hot path takes no lock and no reference: find the descriptor, note its sequence, compare identity, check that the
+ * wanted bytes are valid, copy, and look whether the sequence still stands. It stands unless identity or memory changed or
+ * V shrank; a writer that changes content under the copy is a race of values, not of memory (contract 2.4, 2.5). Bytes of
+ * an attempt that failed are wiped from the caller's buffer.
+ *
+ * The size is looked at after the copy: a truncate publishes the new size before it zeroes the tail, so a copy that saw the
+ * zeros sees the size as well.
+ *
+ * What is missing is the caller's to fetch: `need` says which bytes, or which folio to wait for. Nothing here waits.
+ */
+#include "internal.h"
+
+enum { PC_OPTIMISTIC_TRIES = 4 };
+
+/* Seqlock copies race by design; the sequence decides whether what was copied counts. */
+#if defined(__SANITIZE_THREAD__)
+__attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to, const void *from, size_t n)
+{
+	volatile u8 *t = to;
+	const volatile u8 *f = from;
+	while (n--)
+		*t++ = *f++;
+}
+#else
+#define copy_racy(to, from, n) memcpy(to, from, n)
+#endif
+
+/* First touch after insertion, read-ahead marker, S3-FIFO counter. One try: a lost count is harmless. */
+static void touched(struct pc_folio *f, u32 st, struct pc_need *need)
+{
+	if (st & (PC_F_READAHEAD | PC_F_UNREAD)) {
+		u32 old = atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_READAHEAD | PC_F_UNREAD), memory_order_relaxed);
+		if (old & PC_F_READAHEAD && need) {
+			need->readahead = 1;
+			need->marker = pc_folio_index(f);
+		}
+		st = pc_folio_state(f);
+	}
+	if ((st & PC_F_ACCESS) != PC_F_ACCESS)
+		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT), memory_order_relaxed,
+							memory_order_relaxed);
+}
+
+static bool local_covers(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to)
+{
+	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+	return pc_local_count(c, f, b0, b1) == b1 - b0;
+}
+
+static bool usable(const struct pc_cache *c, const struct pc_folio *f, u32 st, u32 from, u32 to)
+{
+	if (PC_UNLIKELY(st & PC_F_STALE) && !local_covers(c, f, from, to))
+		return false;
+	return PC_LIKELY(st & PC_F_UPTODATE) || pc_valid_covers(c, f, from, to);
+}
+
+enum copy_result { COPY_DONE, COPY_MISSING, COPY_CHANGED };
+
+/* Copy up to `len` bytes at `pos` from one folio; *n says how many. */
+static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, u64 *n,
+				   struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	u32 seq = atomic_load_explicit(&f->seq, memory_order_acquire);
+	if (PC_UNLIKELY(seq & 1))
+		return COPY_CHANGED;
+	u64 key = pc_key(f);
+	u64 start = (key >> 4) << c->page_shift;
+	u32 size = c->page_size << (key & 15);
+	u32 st = pc_folio_state(f);
+	if (PC_UNLIKELY(atomic_load_explicit(&f->inode_id, memory_order_relaxed) != i->id || pos - start >= size))
+		return COPY_MISSING;
+	u32 from = (u32)(pos - start);
+	u32 part = (u32)pc_min(len, size - from);
+	if (PC_UNLIKELY(!usable(c, f, st, from, from + part)))
+		return COPY_MISSING;
+	const u8 *memory = pc_folio_memory(c, f) + from;
+	PC_SYNC("read_before_copy");
+	copy_racy(to, memory, part);
+	atomic_thread_fence(memory_order_acquire);
+	if (PC_UNLIKELY(atomic_load_explicit(&f->seq, memory_order_relaxed) != seq)) {
+		memset(to, 0, part);
+		return COPY_CHANGED;
+	}
+	if ((st & (PC_F_READAHEAD | PC_F_UNREAD)) || (st & PC_F_ACCESS) != PC_F_ACCESS)
+		touched(f, st, need);
+	*n = part;
+	return COPY_DONE;
+}
+
+/* The sequence would not hold still: copy with the folio locked. Return as copy_folio; COPY_CHANGED: it is locked. */
+static enum copy_result copy_locked(struct pc_inode *i, u32 id, u64 pos, u8 *to, u64 len, u64 *n, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_folio *f = pc_folio_at(c, id);
+	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
+	if (err == -EAGAIN) {
+		need->kind = PC_NEED_FOLIO;
+		need->folio = id;
+		need->owner = atomic_load(&f->owner);
+		return COPY_CHANGED;
+	}
+	if (err)
+		return COPY_MISSING;
+	enum copy_result got = copy_folio(i, f, pos, to, len, n, need);
+	pc_folio_unlock(c, f);
+	return got == COPY_CHANGED ? COPY_MISSING : got;
+}
+
+static void prefetch_next(struct pc_inode *i, u64 pos)
+{
+	u32 id = pc_index_lookup(i, pos >> i->cache->page_shift);
+	if (id) {
+		const u8 *memory = pc_folio_memory(i->cache, pc_folio_at(i->cache, id));
+		for (int line = 0; line < 4; line++)
+			__builtin_prefetch(memory + line * 64);
+	}
+}
+
+/* One folio's part at `pos`, however often it takes. Return: bytes, 0: see need. */
+static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	u64 n = 0;
+	for (int tries = 0; tries < PC_OPTIMISTIC_TRIES; tries++) {
+		u32 id = pc_index_lookup(i, pos >> c->page_shift);
+		if (!id)
+			break;
+		enum copy_result got = copy_folio(i, pc_folio_at(c, id), pos, to, len, &n, need);
+		if (PC_LIKELY(got == COPY_DONE))
+			return n;
+		if (got == COPY_MISSING)
+			break;
+		if (tries == PC_OPTIMISTIC_TRIES - 1 && copy_locked(i, id, pos, to, len, &n, need) == COPY_DONE)
+			return n;
+	}
+	if (need->kind == PC_NEED_NOTHING) {
+		need->kind = PC_NEED_FILL;
+		need->pos = pos;
+		need->len = len;
+	}
+	return 0;
+}
+
+/**
+ * pc_read() - copy what is valid of [pos, pos + len).
+ *
+ * Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING: the end of the file. Else need says what the
+ * byte after them waits for: FILL, or FOLIO. need->readahead: a marker was met. Context: any thread, no lock.
+ * GIL: kept; the caller releases it for large copies. Contract: 2.4, 2.5.
+ */
+int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need)
+{
+	u64 done = 0;
+	need->kind = PC_NEED_NOTHING;
+	need->readahead = 0;
+	u64 size = atomic_load_explicit(&i->size, memory_order_acquire);
+	if (PC_UNLIKELY(pos >= size))
+		return 0;
+	len = pc_min(len, size - pos);
+	while (done < len) {
+		u64 n = read_part(i, pos + done, (u8 *)to + done, len - done, need);
+		if (!n)
+			break;
+		done += n;
+		if (done < len)
+			prefetch_next(i, pos + done);
+	}
+	PC_SYNC("read_before_size");
+	size = atomic_load_explicit(&i->size, memory_order_acquire);
+	if (PC_UNLIKELY(pos + done >= size)) {
+		need->kind = PC_NEED_NOTHING;
+		return size > pos ? (int64_t)(size - pos) : 0;
+	}
+	return (int64_t)done;
+}
+
+/* Lay the valid bytes of one folio over `to`, from `pos` on. Return: bytes looked at; *laid counts those laid over. */
+static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, int64_t *laid)
+{
+	struct pc_cache *c = i->cache;
+	u8 keep[4096];
+	u64 n = 0;
+	/* A copy that failed means that somebody gave the folio another frame: it ends. */
+	for (;;) {
+		u32 from = (u32)(pos - pc_folio_pos(c, f));
+		if (!pc_folio_is(i, f, pos >> c->page_shift))
+			return len;
+		u32 until = pc_valid_until(c, f, from, from + (u32)len);
+		if (until == from) {
+			until = pc_missing_until(c, f, from, from + (u32)len);
+			return until > from ? until - from : len;
+		}
+		u64 chunk = pc_min(until - from, sizeof(keep));
+		enum copy_result got = copy_folio(i, f, pos, keep, chunk, &n, NULL);
+		if (got == COPY_CHANGED)
+			continue;
+		if (got == COPY_MISSING)
+			return chunk; /* stale: storage knows better */
+		memcpy(to, keep, n);
+		*laid += (int64_t)n;
+		return n;
+	}
+}
+
+/**
+ * pc_read_local() - lay the valid bytes of [pos, pos + len) over what an uncached read put there.
+ *
+ * What storage returned may be older than what is cached. Return: bytes laid over. Context: any thread, no lock.
+ */
+int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len)
+{
+	struct pc_cache *c = i->cache;
+	int64_t laid = 0;
+	for (u64 done = 0; done < len;) {
+		u64 at = pos + done, page_end = ((at >> c->page_shift) + 1) << c->page_shift;
+		u64 part = pc_min(page_end - at, len - done);
+		u32 id = pc_index_lookup(i, at >> c->page_shift);
+		done += id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
+	}
+	return laid;
+}
+
+/* The first byte of [pos, end) that is not cached and valid; `end` when all are. Context: any thread, no lock. */
+u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
+{
+	struct pc_cache *c = i->cache;
+	while (pos < end) {
+		u32 id = pc_index_lookup(i, pos >> c->page_shift);
+		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		if (!f || !pc_folio_is(i, f, pos >> c->page_shift))
+			return pos;
+		u64 start = pc_folio_pos(c, f);
+		u32 to = (u32)pc_min(end - start, pc_folio_bytes(c, f)), from = (u32)(pos - start);
+		u32 until = pc_folio_state(f) & PC_F_STALE ? from : pc_valid_until(c, f, from, to);
+		pos = start + until;
+		if (until < to)
+			break;
+	}
+	return pos;
+}

@@ -1,0 +1,178 @@
+/*
+ * readahead.c - how far to read beyond what was asked.
+ *
+ *   window  start          start + size - async_size        start + size
+ *           |-- asked now --|------------- read meanwhile ---|
+ *                           ^ marker: reading this folio starts the next window
+ *
+ * The state is the handle's (struct pc_readahead, pages): a window, how much of it is read asynchronously, and the last page
+ * read. A miss at the start of the file or right behind the last read opens a window; a hit on the marker moves it on and
+ * lets it grow; everything else is random access, which reads exactly what was asked. Windows are best effort: they stop at
+ * the memory limit, skip what is cached, and nobody hears of their errors. Modelled on Linux mm/readahead.c; constants from
+ * contract 2.6.
+ *
+ * Called by the C entry of a read, with no lock. pc_readahead_submit creates the requests; threads of the volume run them.
+ */
+#include "internal.h"
+
+static u32 pow2_up(u32 n)
+{
+	return n <= 1 ? 1 : 1u << (32 - __builtin_clz(n - 1));
+}
+
+static u64 initial_size(u64 nr, u32 max)
+{
+	u64 n = pow2_up((u32)pc_min(nr, max));
+	if (n <= max / 32)
+		return n * 4;
+	if (n <= max / 4)
+		return n * 2;
+	return max;
+}
+
+static u64 grown_size(u64 size, u32 max)
+{
+	if (size < max / 16)
+		return size * 4;
+	if (size <= max / 2)
+		return size * 2;
+	return max;
+}
+
+static bool cached(struct pc_inode *i, u64 index, u64 *next)
+{
+	u32 id = pc_index_lookup(i, index);
+	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+	if (!f || !pc_folio_is(i, f, index))
+		return false;
+	*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+	return true;
+}
+
+/* Pages cached in a row just before `index`, at most `most`. */
+static u64 run_before(struct pc_inode *i, u64 index, u64 most)
+{
+	u64 n = 0, next;
+	while (n < most && index > n && cached(i, index - n - 1, &next))
+		n++;
+	return n;
+}
+
+static u32 window_max(struct pc_inode *i, struct pc_readahead *ra)
+{
+	u32 evicted = atomic_load_explicit(&i->unread_evicted, memory_order_relaxed);
+	u32 max = ra->max;
+	if (evicted != ra->thrashed) {
+		ra->thrashed = evicted;
+		max = max / 2;
+	}
+	/* A window larger than an eighth of the cache would evict itself. */
+	return (u32)pc_min(max, atomic_load(&i->cache->arena.capacity) / 8);
+}
+
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
+{
+	ra->prev_index = (pos + (len ? len - 1 : 0)) >> page_shift;
+}
+
+/* A read of [pos, pos + len) missed. Return: whether a window was opened or moved; its async part is to be submitted. */
+bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len)
+{
+	u32 shift = i->cache->page_shift;
+	u64 index = pos >> shift, last = (pos + len - 1) >> shift, nr = last - index + 1;
+	u32 max = window_max(i, ra);
+	if (max == 0)
+		return false;
+	bool sequential = index == 0 || index == ra->prev_index + 1 || index == ra->prev_index;
+	if (sequential) {
+		ra->start = index;
+		ra->size = pc_max(initial_size(nr, max), 1);
+		ra->async_size = ra->size > nr ? ra->size - nr : 0;
+		if (ra->size < nr) {
+			ra->size = nr;
+			ra->async_size = 0;
+		}
+		return ra->async_size > 0;
+	}
+	u64 before = run_before(i, index, max);
+	if (before <= nr)
+		return false;
+	ra->start = index;
+	ra->size = pc_max(pc_min(before + nr, max), nr + 1);
+	ra->async_size = 1;
+	return true;
+}
+
+/* A read met the marker of a window. Return: whether there is a next window to submit. */
+bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker)
+{
+	u32 max = window_max(i, ra);
+	if (max == 0)
+		return false;
+	u64 expected = ra->start + ra->size - ra->async_size;
+	u64 slack = 1ull << (PC_ORDERS - 1);
+	if (ra->size && (marker == expected || (marker <= expected && expected - marker < slack))) {
+		ra->start += ra->size;
+		ra->size = grown_size(ra->size, max);
+	} else {
+		/* Another stream's marker: start at the next hole behind it. */
+		u64 hole = marker, next;
+		while (hole - marker <= max && cached(i, hole, &next))
+			hole = next;
+		if (hole - marker > max)
+			return false;
+		ra->start = hole;
+		ra->size = grown_size(pc_max(hole - marker, 1), max);
+	}
+	ra->size = pc_min(ra->size, max);
+	ra->async_size = ra->size;
+	return true;
+}
+
+static void set_marker(struct pc_inode *i, u64 index, u64 end)
+{
+	for (; index < end; index++) {
+		u32 id = pc_index_lookup(i, index);
+		struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+		if (!f || !pc_folio_is(i, f, index))
+			continue;
+		if (pc_folio_state(f) & PC_F_UNREAD) {
+			atomic_fetch_or_explicit(&f->state, PC_F_READAHEAD, memory_order_relaxed);
+			return;
+		}
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f)) - 1;
+	}
+}
+
+/**
+ * pc_readahead_submit() - create and queue the requests for the asynchronous part of the window.
+ *
+ * Stops where memory would have to be waited for, and while three quarters of the volume's calls are in flight.
+ * Return: requests queued.
+ */
+uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_volume *v = i->volume;
+	u64 pages = (pc_inode_size(i) + c->page_size - 1) >> c->page_shift;
+	u64 from = ra->start + ra->size - ra->async_size, end = pc_min(ra->start + ra->size, pages);
+	u32 queued = 0;
+	if (atomic_load(&v->inflight) * 4 > v->max_inflight * 3 && v->max_inflight > 1)
+		return 0;
+	u64 marker = from;
+	struct pc_request *window[8];
+	while (from < end && queued < 8) {
+		u64 stop;
+		struct pc_request *r = pc_fill_window(i, from, end, i->limits.max_read, &stop);
+		if (r)
+			window[queued++] = r;
+		if (stop == UINT64_MAX || stop <= from)
+			break;
+		from = stop;
+	}
+	if (queued)
+		set_marker(i, marker, end);
+	for (u32 k = 0; k < queued; k++)
+		pc_fill_submit(window[k], PC_WORK_READAHEAD);
+	return queued;
+}

@@ -1,0 +1,303 @@
+/*
+ * reclaim.c - which clean folio goes when memory is short: S3-FIFO over clean folios, bounded, never waiting.
+ *
+ *   new ──► probation ──(hit twice)──► main ──(hit: round again, one life less)──┐
+ *             │                         ▲   └────────────────────────────────────┘
+ *             └─(not hit)─► evicted ────┘ a remembered identity (ghost) goes straight to main
+ *
+ * A hit only advances a two-bit counter in the folio's state; queues move when something is evicted (J. Yang et al., "FIFO
+ * queues are all you need for cache eviction", SOSP 2023). The ghost is a table of fingerprints in which new ones overwrite
+ * old ones by hash.
+ *
+ * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
+ * that a cache in which everything was hit does not cost somebody a walk over all of it.
+ *
+ * Folios with local bytes and pinned folios are taken off their queue when they are met, and come back when they are clean
+ * or released (pc_reclaim_clean): no scan meets the same dirty folio twice, so the work stays bounded whatever is dirty.
+ *
+ * Locks: the queue lock (level 7) over links and queue bits. A victim's folio lock and leaf lock are only tried; a folio
+ * that somebody holds goes to the back. Nothing here waits, calls a backend or runs Python [2.23]; one call looks at no more
+ * than PC_EXAMINE folios.
+ */
+#include <sys/mman.h>
+
+#include "internal.h"
+
+enum { PC_EXAMINE = 32, PC_REPRIEVES = 16, PC_MERGES = 4 };
+
+static u64 identity_hash(u64 inode_id, u64 index)
+{
+	u64 h = (inode_id * 0x9e3779b97f4a7c15ull) ^ (index * 0xc2b2ae3d27d4eb4full);
+	h ^= h >> 29;
+	h *= 0xbf58476d1ce4e5b9ull;
+	return h ^ h >> 32;
+}
+
+/* Sized by what is cached now; growing forgets, which is harmless. */
+static void ghost_fit(struct pc_cache *c)
+{
+	while (c->ghost_mask + 1 < c->folios.used && c->ghost_mask < c->arena.frames_max / 2)
+		c->ghost_mask = c->ghost_mask * 2 + 1;
+}
+
+static void ghost_add(struct pc_cache *c, u64 h)
+{
+	ghost_fit(c);
+	c->ghost[h & c->ghost_mask] = (u32)(h >> 32) | 1;
+}
+
+static bool ghost_take(struct pc_cache *c, u64 h)
+{
+	u32 *slot = &c->ghost[h & c->ghost_mask];
+	bool hit = *slot == ((u32)(h >> 32) | 1);
+	if (hit)
+		*slot = 0;
+	return hit;
+}
+
+static struct pc_fifo *fifo_of(struct pc_cache *c, u32 state)
+{
+	return state & PC_F_SMALL ? &c->small : &c->main;
+}
+
+/* Links only; the queue bits say which queue, and are cleared last and set first: pc_reclaim_remove may look at them without
+ * the lock, and must never see a folio off the queues that is about to be linked again. */
+static void link_in(struct pc_cache *c, struct pc_fifo *q, struct pc_folio *f, bool soon)
+{
+	u32 id = pc_folio_id(c, f);
+	if (soon) {
+		f->prev = 0;
+		f->next = q->head;
+		if (q->head)
+			pc_folio_at(c, q->head)->prev = id;
+		else
+			q->tail = id;
+		q->head = id;
+	} else {
+		f->next = 0;
+		f->prev = q->tail;
+		if (q->tail)
+			pc_folio_at(c, q->tail)->next = id;
+		else
+			q->head = id;
+		q->tail = id;
+	}
+	q->pages += 1u << pc_folio_order(f);
+}
+
+static void link_out(struct pc_cache *c, struct pc_fifo *q, struct pc_folio *f)
+{
+	if (f->prev)
+		pc_folio_at(c, f->prev)->next = f->next;
+	else
+		q->head = f->next;
+	if (f->next)
+		pc_folio_at(c, f->next)->prev = f->prev;
+	else
+		q->tail = f->prev;
+	f->next = f->prev = 0;
+	q->pages -= 1u << pc_folio_order(f);
+}
+
+static void fifo_push(struct pc_cache *c, struct pc_folio *f, u32 which, bool soon)
+{
+	atomic_fetch_or_explicit(&f->state, which, memory_order_relaxed);
+	link_in(c, fifo_of(c, which), f, soon);
+}
+
+static void fifo_unlink(struct pc_cache *c, struct pc_folio *f)
+{
+	link_out(c, fifo_of(c, pc_folio_state(f)), f);
+	atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_SMALL | PC_F_MAIN), memory_order_relaxed);
+}
+
+/* A new folio, locked by its creator. */
+void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f)
+{
+	u64 h = identity_hash(atomic_load_explicit(&f->inode_id, memory_order_relaxed), pc_folio_index(f));
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+	fifo_push(c, f, ghost_take(c, h) ? PC_F_MAIN : PC_F_SMALL, false);
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+}
+
+/* The folio leaves the index or dies; its queue bits change under the queue lock only, and nobody can push it any more. */
+void pc_reclaim_remove(struct pc_cache *c, struct pc_folio *f)
+{
+	if (!(pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN)))
+		return;
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+	if (pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN))
+		fifo_unlink(c, f);
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+}
+
+/* The folio became clean, or lost its last pin: back on a queue, in front if reclaim had wanted it. Context: leaf lock. */
+void pc_reclaim_clean(struct pc_cache *c, struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f);
+	if (!(st & (PC_F_SMALL | PC_F_MAIN)) && !(st & (PC_F_PINNED | PC_F_DETACHED))) {
+		pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+		if (!(pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN)))
+			fifo_push(c, f, PC_F_MAIN, st & PC_F_RECLAIM && !(st & PC_F_ACCESS));
+		atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_RECLAIM, memory_order_relaxed);
+		pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+	}
+}
+
+static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
+{
+	u32 old = pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN);
+	link_out(c, fifo_of(c, old), f);
+	if (old != which) {
+		atomic_fetch_or_explicit(&f->state, which, memory_order_relaxed);
+		atomic_fetch_and_explicit(&f->state, ~old, memory_order_relaxed);
+	}
+	link_in(c, fifo_of(c, which), f, false);
+}
+
+/* Off the queues while it is local or pinned; who makes it clean sees that and brings it back. Both change the same word, so
+ * either he finds the bits cleared or this finds the folio clean: it cannot fall between. */
+static void set_aside(struct pc_cache *c, struct pc_folio *f)
+{
+	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_acq_rel) | PC_F_RECLAIM;
+	struct pc_fifo *q = fifo_of(c, st);
+	link_out(c, q, f);
+	while (st & (PC_F_LOCAL | PC_F_PINNED))
+		if (atomic_compare_exchange_weak(&f->state, &st, st & ~(u32)(PC_F_SMALL | PC_F_MAIN)))
+			return;
+	link_in(c, q, f, false);
+}
+
+/* [E9] Under the queue lock, everything else only tried. Return: pages freed. */
+static u32 evict(struct pc_cache *c, struct pc_folio *f)
+{
+	u16 one = 1;
+	if (!pc_folio_trylock(f))
+		return 0;
+	PC_SYNC("evict_locked");
+	/* On a queue and locked: it cannot leave the index, and an inode with a folio cannot go. */
+	u64 id = atomic_load_explicit(&f->inode_id, memory_order_acquire);
+	struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
+	if (!i || !pc_leaf_trylock(&i->leaf, PC_LEVEL_INODE)) {
+		pc_folio_unlock(c, f);
+		return 0;
+	}
+	PC_DEBUG_ASSERT(i->id == id);
+	u32 freed = 0, st = pc_folio_state(f);
+	if (!(st & (PC_F_LOCAL | PC_F_PINNED)) &&
+	    atomic_compare_exchange_strong_explicit(&f->refs, &one, 0, memory_order_acq_rel, memory_order_relaxed)) {
+		freed = 1u << pc_folio_order(f);
+		if (st & PC_F_UNREAD)
+			atomic_fetch_add_explicit(&i->unread_evicted, 1, memory_order_relaxed);
+		i->counters.evicted++;
+		atomic_fetch_add_explicit(&c->evicted, 1, memory_order_relaxed);
+		ghost_add(c, identity_hash(id, pc_folio_index(f)));
+		pc_trace_add(c, PC_T_EVICT, id, pc_folio_index(f), freed);
+		fifo_unlink(c, f);
+		pc_folio_detach(i, f);
+	} else {
+		pc_folio_unlock(c, f);
+	}
+	pc_inode_leaf_unlock(i);
+	if (freed)
+		pc_folio_freed(c, f);
+	return freed;
+}
+
+enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
+
+/* @force: no more reprieves for hits in this call. */
+static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
+{
+	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	if (st & (PC_F_LOCAL | PC_F_PINNED)) {
+		set_aside(c, f);
+		return STEP_MOVED;
+	}
+	if (st & PC_F_SMALL && access > 1 && !force) {
+		rotate(c, f, PC_F_MAIN);
+		atomic_fetch_and_explicit(&f->state, ~PC_F_ACCESS, memory_order_relaxed);
+		return STEP_MOVED;
+	}
+	if (st & PC_F_MAIN && access > 0 && !force) {
+		rotate(c, f, PC_F_MAIN);
+		/* Hits may race; a lost one is harmless, a borrow is not: only the value seen is lowered. */
+		u32 seen = pc_folio_state(f);
+		if (seen & PC_F_ACCESS)
+			atomic_compare_exchange_strong_explicit(&f->state, &seen, seen - (1u << PC_F_ACCESS_SHIFT),
+								memory_order_relaxed, memory_order_relaxed);
+		return STEP_MOVED;
+	}
+	u32 n = evict(c, f);
+	if (n) {
+		*freed += n;
+		return STEP_FREED;
+	}
+	rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
+	return STEP_STUCK;
+}
+
+/* Return: pages freed. *moved: whether the queues are nearer to a victim than before. */
+static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
+{
+	u32 freed = 0, examined = 0, spared = 0;
+	*moved = false;
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+	while (freed < wanted && examined < PC_EXAMINE && (c->small.head || c->main.head)) {
+		u64 total = c->small.pages + c->main.pages;
+		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total);
+		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
+		bool local = pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED);
+		examined++;
+		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
+		*moved |= step != STEP_STUCK;
+		spared += step == STEP_MOVED && !local;
+	}
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+	atomic_fetch_add_explicit(&c->evict_calls, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&c->evict_examined, examined, memory_order_relaxed);
+	if (examined > atomic_load_explicit(&c->evict_examined_max, memory_order_relaxed))
+		atomic_store_explicit(&c->evict_examined_max, examined, memory_order_relaxed);
+	return freed;
+}
+
+/**
+ * pc_reclaim() - free memory of clean folios, as many calls of bounded work as bring the queues nearer to a victim.
+ *
+ * Context: no leaf lock. Return: pages freed; 0: everything is local, pinned or held, and the flusher was asked.
+ */
+u32 pc_reclaim(struct pc_cache *c, u32 wanted)
+{
+	u32 freed = 0;
+	bool moved = true;
+	while (freed < wanted && moved)
+		freed += reclaim_some(c, wanted - freed, &moved);
+	if (freed < wanted && !atomic_exchange(&c->flusher_wanted, 1))
+		pc_event_wake(&c->flusher_event);
+	return freed;
+}
+
+/* A block of *order, or of less down to min_order, reclaiming where needed. */
+u32 pc_frame_get(struct pc_cache *c, u32 *order, u32 min_order)
+{
+	int merges = 0;
+	for (;;) {
+		u32 frame = pc_arena_alloc(&c->arena, *order);
+		if (PC_LIKELY(frame != PC_NO_FRAME))
+			return frame;
+		u32 used = atomic_load_explicit(&c->arena.used, memory_order_relaxed);
+		u32 capacity = atomic_load_explicit(&c->arena.capacity, memory_order_relaxed);
+		u32 pages = 1u << *order;
+		/* Short of frames: free some. Only fragmented: a smaller block costs less than evicting more. */
+		if (used + pages > capacity && pc_reclaim(c, used + pages - capacity) > 0)
+			continue;
+		if (*order > min_order) {
+			(*order)--;
+			continue;
+		}
+		/* Only fragmented, and smaller will not do: some tries, not the whole cache for one large block. */
+		if (used + pages <= capacity && merges++ < PC_MERGES && pc_reclaim(c, pages) > 0)
+			continue;
+		return PC_NO_FRAME;
+	}
+}

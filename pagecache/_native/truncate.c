@@ -1,0 +1,426 @@
+/*
+ * truncate.c - bytes that go: truncate, punch, discard, invalidation; and pins, which survive all of them.
+ *
+ * Truncate and punch come with the inode lock X, the token (nothing is in flight) and the invalidate lock X (no fill may
+ * start; the caller has waited for those that ran, pc_range_busy). So nobody but a passing reclaim holds a folio here, and
+ * nothing after the backend's call can wait: size, remote_size and inval_seq are published together, then the folios go.
+ *
+ * Pinned folios are detached: the view keeps its memory, the file does not see it any more.
+ *
+ * Contract 2.17, 2.18, 2.19; transitions E8, E10, E11, E12. Locks: leaf lock; content is zeroed with the folio locked.
+ */
+#include <sched.h>
+
+#include "internal.h"
+
+static u64 last_index(const struct pc_cache *c)
+{
+	return UINT64_MAX >> c->page_shift;
+}
+
+static void wait_for_passer_by(struct pc_inode *i)
+{
+	pc_inode_leaf_unlock(i);
+	sched_yield();
+	pc_inode_leaf_lock(i);
+}
+
+/* The first folio with a page in [*index, end), locked; *index moves behind it. Leaf lock held (given back in between). */
+static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
+{
+	for (;;) {
+		u32 id = pc_index_next(i, *index, end);
+		if (!id)
+			return NULL;
+		struct pc_folio *f = pc_folio_at(i->cache, id);
+		if (pc_folio_trylock(f)) {
+			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			return f;
+		}
+		wait_for_passer_by(i);
+	}
+}
+
+int pc_invalidate_lock(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	int err = atomic_load(&i->inval_x) ? -EBUSY : 0;
+	atomic_store(&i->inval_x, 1);
+	pc_inode_leaf_unlock(i);
+	return err;
+}
+
+void pc_invalidate_unlock(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	atomic_store(&i->inval_x, 0);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+}
+
+/* Is a folio of [pos, end) still owned by a fill? Return: 1 and need (FOLIO), 0. */
+uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
+	u32 busy = 0;
+	pc_inode_leaf_lock(i);
+	for (u32 id; !busy && (id = pc_index_next(i, index, last >> c->page_shift));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		need->owner = atomic_load(&f->owner);
+		if (pc_folio_state(f) & PC_F_LOCKED && need->owner) {
+			need->kind = PC_NEED_FOLIO;
+			need->folio = id;
+			busy = 1;
+		}
+	}
+	pc_inode_leaf_unlock(i);
+	return busy;
+}
+
+/* Stamp m covers what was uncommitted of the bytes that go (contract 2.17). */
+static void cover(struct pc_inode *i, const struct pc_folio *f)
+{
+	i->stamp_m = pc_min(i->stamp_m, pc_min(pc_stamp_get(&f->d), pc_stamp_get(&f->u)));
+}
+
+static void uncommitted_now(struct pc_inode *i)
+{
+	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
+}
+
+/* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, given back while zeroing. */
+static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool forget)
+{
+	struct pc_cache *c = i->cache;
+	pc_inode_leaf_unlock(i);
+	memset(pc_folio_memory(c, f) + from, 0, to - from);
+	pc_inode_leaf_lock(i);
+	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
+	if (forget && b0 < b1)
+		pc_folio_forget_local(i, f, b0, b1);
+}
+
+/**
+ * pc_truncate() - the file now ends at @size, here and in storage.
+ *
+ * @uncommitted: the backend's truncate needs a commit to be durable. Return when everything is published.
+ */
+void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = size >> c->page_shift;
+	pc_inode_leaf_lock(i);
+	PC_ASSERT(i->token == PC_TOKEN_CALLER);
+	u64 old = atomic_load(&i->size);
+	if (size < old)
+		atomic_store_explicit(&i->size, size, memory_order_release);
+	atomic_store_explicit(&i->remote_size, size, memory_order_release);
+	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
+	if (uncommitted)
+		uncommitted_now(i);
+	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
+	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
+		u64 start = pc_folio_pos(c, f);
+		if (uncommitted)
+			cover(i, f);
+		if (start >= size) {
+			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
+			pc_folio_remove(i, f);
+		} else {
+			u32 end = (u32)(size - start), block = end >> c->page_shift, from = block << c->page_shift;
+			zero_part(i, f, end, pc_folio_bytes(c, f), true);
+			/* A block that is dirty only behind the new end would be handed over without a byte. */
+			if (from < end && pc_missing_until(c, f, from, end) == end)
+				pc_folio_forget_local(i, f, block, block + 1);
+			pc_folio_ext_drop(i, f);
+			pc_folio_unlock(c, f);
+		}
+	}
+	if (size > old)
+		atomic_store_explicit(&i->size, size, memory_order_release);
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&c->event);
+}
+
+/* [pos, end), all of it below remote_size, is zeros now, in storage too. Folios wholly inside go, parts are zeroed. */
+void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift;
+	pc_inode_leaf_lock(i);
+	PC_ASSERT(i->token == PC_TOKEN_CALLER);
+	pc_invalidated(i, pos, end);
+	if (uncommitted)
+		uncommitted_now(i);
+	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
+		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+		if (uncommitted)
+			cover(i, f);
+		if (start >= pos && stop <= end) {
+			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
+			pc_folio_remove(i, f);
+		} else {
+			zero_part(i, f, (u32)(pc_max(pos, start) - start), (u32)(pc_min(end, stop) - start), true);
+			pc_folio_ext_drop(i, f);
+			pc_folio_unlock(c, f);
+		}
+	}
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&c->event);
+}
+
+/* V shrinks to the blocks of L: the rest is older than storage now. Folio lock and leaf lock held. */
+void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
+{
+	struct pc_cache *c = i->cache;
+	u32 blocks = 1u << pc_folio_order(f);
+	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
+		return; /* no memory to say what is left: it stays stale */
+	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
+	if (pc_local_count(c, f, 0, blocks) == blocks)
+		return;
+	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
+	for (u32 b = 0; b < blocks; b++)
+		if (!pc_local_count(c, f, b, b + 1))
+			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
+	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
+}
+
+/* As next_locked, but a fill may keep its folio: it touches only what is missing, and unlocks under the leaf lock, so it has
+ * the folio until this section ends. *locked: this call locked it. */
+static struct pc_folio *next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
+{
+	for (u32 id; (id = pc_index_next(i, *index, end));) {
+		struct pc_folio *f = pc_folio_at(i->cache, id);
+		*locked = pc_folio_trylock(f);
+		if (*locked || atomic_load(&f->owner)) {
+			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			return f;
+		}
+		wait_for_passer_by(i);
+	}
+	return NULL;
+}
+
+/**
+ * pc_discard() - [E12] give up L of [pos, end); @ranges receives (offset, length) pairs of what was lost.
+ *
+ * @cut_size: a local tail that goes takes the size with it. Context: token. Return: number of pairs, which may exceed n.
+ */
+size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1, tail = 0;
+	size_t used = 0;
+	pc_inode_leaf_lock(i);
+	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
+	bool locked;
+	for (struct pc_folio *f; (f = next_claimed(i, &index, last >> c->page_shift, &locked));) {
+		u64 start = pc_folio_pos(c, f);
+		u32 blocks = 1u << pc_folio_order(f);
+		for (u32 b = 0; b < blocks; b++) {
+			u64 from = start + ((u64)b << c->page_shift), to = from + c->page_size;
+			if (!pc_local_count(c, f, b, b + 1))
+				continue;
+			if (to <= pos || from >= end) {
+				tail = pc_max(tail, to);
+				continue;
+			}
+			u64 cut = pc_min(to, size);
+			if (used && used <= n && ranges[used * 2 - 2] + ranges[used * 2 - 1] == from)
+				ranges[used * 2 - 1] = cut - ranges[used * 2 - 2];
+			else if (used++ < n) {
+				ranges[used * 2 - 2] = from;
+				ranges[used * 2 - 1] = cut - from;
+			}
+			if (pc_set_count(c, f, PC_U, b, b + 1))
+				uncommitted_now(i);
+			pc_folio_forget_local(i, f, b, b + 1);
+		}
+		if (!locked) {
+			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
+		} else if (pc_folio_state(f) & PC_F_LOCAL) {
+			pc_folio_refresh(i, f);
+			pc_folio_unlock(c, f);
+		} else {
+			pc_folio_remove(i, f);
+		}
+	}
+	pc_invalidated(i, pos, end);
+	if (cut_size && size > remote && end >= size) {
+		u32 id;
+		for (u64 at = 0; (id = pc_index_next_marked(i, at, last_index(c), PC_MARK_DIRTY, NULL));) {
+			struct pc_folio *f = pc_folio_at(c, id);
+			at = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
+				if (pc_local_count(c, f, b, b + 1))
+					tail = pc_max(tail, pc_folio_pos(c, f) + ((u64)(b + 1) << c->page_shift));
+		}
+		atomic_store_explicit(&i->size, pc_min(size, pc_max(remote, tail)), memory_order_release);
+	}
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&c->event);
+	return used;
+}
+
+/* ---------------------------------------------------------------- invalidation */
+
+/* Drop clean folios wholly inside [pos, end) that nobody holds. Never blocks. Return: bytes freed. */
+uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = (pos + c->page_size - 1) >> c->page_shift, freed = 0;
+	u64 last = end >= UINT64_MAX - c->page_size ? last_index(c) : (end + c->page_size - 1) >> c->page_shift;
+	u64 size = pc_inode_size(i);
+	for (bool more = true; more;) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; k < 64; k++) {
+			u32 id = pc_index_next(i, index, last);
+			more = id != 0;
+			if (!more)
+				break;
+			struct pc_folio *f = pc_folio_at(c, id);
+			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+			u16 one = 1;
+			index = stop >> c->page_shift;
+			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED) ||
+			    !pc_folio_trylock(f))
+				continue;
+			if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)) &&
+			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
+				freed += pc_folio_bytes(c, f);
+				pc_folio_detach(i, f);
+				pc_folio_freed(c, f);
+			} else {
+				pc_folio_unlock(c, f);
+			}
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return freed;
+}
+
+/* Drop everything clean of [pos, end), pinned folios detached. Return: 0; -EBUSY: bytes of L are left. */
+int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
+	int err = 0;
+	pc_inode_leaf_lock(i);
+	pc_invalidated(i, pos, end);
+	for (u32 id; (id = pc_index_next(i, index, last >> c->page_shift));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		if (!pc_folio_trylock(f)) {
+			/* A fill reads again by inval_seq; a writer's section ends soon and leaves dirty bytes. */
+			atomic_fetch_or(&f->state, PC_F_STALE);
+			continue;
+		}
+		if (pc_folio_state(f) & PC_F_LOCAL) {
+			err = -EBUSY;
+			pc_folio_refresh(i, f);
+			pc_folio_unlock(c, f);
+		} else {
+			pc_folio_remove(i, f);
+		}
+	}
+	pc_inode_leaf_unlock(i);
+	return err;
+}
+
+/* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read from here on. Never blocks [K8]. */
+void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	pc_invalidate_range(i, pos, end);
+}
+
+/* ---------------------------------------------------------------- pins */
+
+/**
+ * pc_pin() - hold the memory of the folio at @pos for a view.
+ *
+ * Return: 0 with *memory at @pos and *n bytes of it (at most len); -EAGAIN: need says what is missing (FILL); -ENOMEM.
+ */
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
+	   struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	int err = -EAGAIN;
+	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};
+	pc_inode_leaf_lock(i);
+	u32 id = pc_index_lookup(i, pos >> c->page_shift);
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	if (f && pc_folio_is(i, f, pos >> c->page_shift)) {
+		u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
+		if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to))
+			err = pc_folio_ext_ensure(c, f);
+		if (!err) {
+			bool got = pc_folio_get(f);
+			PC_ASSERT(got);
+			struct pc_ext *e = pc_folio_ext(c, f);
+			if (e->pins++ == 0) {
+				atomic_fetch_or(&f->state, PC_F_PINNED);
+				i->nr_pinned += 1u << pc_folio_order(f);
+			}
+			*folio = id;
+			*memory = pc_folio_memory(c, f) + from;
+			*n = to - from;
+		}
+	}
+	pc_inode_leaf_unlock(i);
+	return err;
+}
+
+/* Any thread, any moment: a leaf lock and nothing else. */
+void pc_unpin(struct pc_cache *c, uint32_t folio)
+{
+	struct pc_folio *f = pc_folio_at(c, folio);
+	for (;;) {
+		u64 id = atomic_load(&f->inode_id);
+		struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
+		if (!i)
+			break;
+		/* The pin keeps the folio, the folio in the index keeps the inode: it can only be detached meanwhile. */
+		pc_inode_leaf_lock(i);
+		bool attached = atomic_load(&f->inode_id) == i->id;
+		if (attached) {
+			struct pc_ext *e = pc_folio_ext(c, f);
+			if (--e->pins == 0) {
+				atomic_fetch_and(&f->state, ~(u32)PC_F_PINNED);
+				i->nr_pinned -= 1u << pc_folio_order(f);
+				pc_folio_ext_drop(i, f);
+				if (!(pc_folio_state(f) & PC_F_LOCAL))
+					pc_reclaim_clean(c, f);
+			}
+		}
+		pc_inode_leaf_unlock(i);
+		if (attached)
+			break;
+	}
+	pc_folio_put(c, f);
+}
+
+bool pc_pin_detached(struct pc_cache *c, uint32_t folio)
+{
+	return pc_folio_state(pc_folio_at(c, folio)) & PC_F_DETACHED;
+}
+
+/* Tests and tools: is anything of [pos, end) under writeback? *visited counts index nodes. */
+bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited)
+{
+	struct pc_cache *c = i->cache;
+	*visited = 0;
+	pc_inode_leaf_lock(i);
+	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift, PC_MARK_WRITEBACK,
+				      visited);
+	pc_inode_leaf_unlock(i);
+	return id != 0;
+}

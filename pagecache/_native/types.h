@@ -1,0 +1,83 @@
+/*
+ * types.h - what op.c, views.c and handle.c, the Python types of CORE, share.
+ *
+ * They are compiled into the cffi module against the limited API of 3.11 and derive everything from heap types, so that one
+ * wheel serves all versions. Rules of these files: no Python call under a leaf lock; whatever a call owns in CORE is in an
+ * Op that the C entry holds and settles on every return, whatever exception passed through the engine (contract 2.1.3).
+ */
+#ifndef PC_TYPES_H
+#define PC_TYPES_H
+
+#if !defined(Py_GIL_DISABLED) && !defined(Py_LIMITED_API)
+#define Py_LIMITED_API 0x030B0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "internal.h"
+
+enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
+
+enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER };
+enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8 };
+
+/* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
+struct op {
+	PyObject_HEAD
+	struct pc_request *request;
+	struct pc_inode *inode;
+	PyObject *core;
+	PyObject *buf;    /* exporter of the current call's buffers */
+	PyObject *views;  /* tuple of the current call's memoryviews */
+	PyObject *memory; /* UNCACHED: a bytearray */
+	u64 pos, len, got;
+	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
+	struct pc_waiter waiter;
+	u32 holds;
+	u8 kind, settled, in_call, user;
+	u32 zeros;
+};
+
+/* Cache, frames and exporters share one owner of the mapping. */
+struct core {
+	PyObject_HEAD
+	struct pc_cache *cache;
+	PyObject *error; /* callable(kind, engine object or None, message) -> exception */
+};
+
+extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
+extern _Thread_local struct op *pc_tls_op;
+
+int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
+bool pc_is_forked(const struct pc_cache *c);
+int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
+int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
+int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
+int pc_wait_credit(struct pc_inode *i, PyObject *core);
+
+struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
+int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
+void pc_op_settle(struct op *op);
+int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
+int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
+
+PyObject *pc_buf_new(PyObject *core, bool readonly);
+PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
+bool pc_buf_exported(PyObject *buf);
+void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins);
+PyObject *pc_view_open(PyObject *module, PyObject *args);
+PyObject *pc_work(PyObject *module, PyObject *args);
+
+int pc_install_core(PyObject *module);
+int pc_install_op(PyObject *module);
+int pc_install_exporters(PyObject *module);
+int pc_install_handle(PyObject *module);
+
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back,
+	*pc_str_write_through;
+
+i64 pc_clock_ns(void);
+
+#endif

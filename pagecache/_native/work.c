@@ -1,0 +1,201 @@
+/*
+ * work.c - what the threads of a volume do next.
+ *
+ * One queue per class, most urgent first: commits, names, fills somebody waits for, integrity passes, background passes,
+ * read-ahead. A queue holds requests (fills), inodes (passes and commits: an inode is work, not a request; whoever takes it
+ * builds the next request) or just a count of jobs that the engine keeps itself. Calls that carry bytes take a credit of
+ * `max_inflight`; background and read-ahead together use all credits but one.
+ *
+ * An inode with a pass goes back to the end of its queue each time a request was taken from it, so files share the threads
+ * and several threads serve one file. Locks: the volume's leaf lock (level 7).
+ */
+#include "internal.h"
+
+static bool low(u32 cls)
+{
+	return cls == PC_WORK_BACKGROUND || cls == PC_WORK_READAHEAD;
+}
+
+static bool carries_bytes(u32 cls)
+{
+	return cls >= PC_WORK_FILL;
+}
+
+static u32 low_max(const struct pc_volume *v)
+{
+	return v->max_inflight > 1 ? v->max_inflight - 1 : 1;
+}
+
+static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
+{
+	pc_list_add_tail(&v->work[cls], l);
+	v->nr_work[cls]++;
+}
+
+void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	r->cls = (u8)cls;
+	r->state = PC_REQ_QUEUED;
+	push(v, &r->link, (u32)cls);
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
+/* A waiter takes over the fill that owns a folio of the inode, if no thread has started it. Requests are type-stable; one that
+ * names this inode is guarded by this volume's lock. Return: the request, now the caller's to run; NULL: too late. */
+struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
+{
+	struct pc_volume *v = i->volume;
+	struct pc_request *r = pc_request_at(i->cache, id);
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool mine = id && r->inode == i && r->state == PC_REQ_QUEUED;
+	if (mine) {
+		pc_list_del(&r->link);
+		v->nr_work[r->cls]--;
+		r->state = PC_REQ_LIVE;
+	}
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return mine ? r : NULL;
+}
+
+/* Queue the inode's pass, or move it up when it became urgent. Context: inode leaf lock. */
+void pc_work_push_pass(struct pc_inode *i)
+{
+	struct pc_volume *v = i->volume;
+	u32 cls = i->pass.integrity ? PC_WORK_INTEGRITY : PC_WORK_BACKGROUND;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	if (i->pass.queued && i->pass.queued != cls) {
+		pc_list_del(&i->work_pass);
+		v->nr_work[i->pass.queued]--;
+		i->pass.queued = 0;
+	}
+	bool pushed = !i->pass.queued;
+	if (pushed) {
+		i->pass.queued = (u8)cls;
+		push(v, &i->work_pass, cls);
+	}
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	if (pushed)
+		pc_event_wake(&v->event);
+}
+
+/* Its only folio left was in a writer's hands. */
+void pc_pass_again(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	if (i->pass.active)
+		pc_work_push_pass(i);
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_work_push_commit(struct pc_inode *i)
+{
+	struct pc_volume *v = i->volume;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	push(v, &i->work_commit, PC_WORK_COMMIT);
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
+/* The inode is about to go: a pass that ended may still be queued. Return: false when somebody works on it, or is about to:
+ * threads take work and count themselves as users under the same lock. Context: inode leaf lock. */
+bool pc_work_forget(struct pc_inode *i)
+{
+	struct pc_volume *v = i->volume;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool idle = atomic_load(&i->users) == 0;
+	if (idle && i->pass.queued) {
+		pc_list_del(&i->work_pass);
+		v->nr_work[i->pass.queued]--;
+		i->pass.queued = 0;
+	}
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return idle;
+}
+
+void pc_job_push(struct pc_volume *v, uint32_t cls)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	v->jobs[cls]++;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
+/* Credits. Callers that fill for themselves take one too. */
+bool pc_credit_try(struct pc_volume *v)
+{
+	u32 n = atomic_load_explicit(&v->inflight, memory_order_relaxed);
+	while (n < v->max_inflight)
+		if (atomic_compare_exchange_weak(&v->inflight, &n, n + 1))
+			return true;
+	return false;
+}
+
+void pc_credit_put(struct pc_volume *v)
+{
+	atomic_fetch_sub(&v->inflight, 1);
+	pc_event_wake(&v->event); /* always: a waiter looks at the sequence before he counts as one */
+}
+
+static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
+{
+	struct pc_list *l = v->work[cls].next;
+	pc_list_del(l);
+	v->nr_work[cls]--;
+	w->cls = cls;
+	if (cls == PC_WORK_COMMIT) {
+		w->kind = PC_WORK_COMMITTING;
+		w->inode = PC_ENTRY(l, struct pc_inode, work_commit);
+	} else if (cls == PC_WORK_INTEGRITY || cls == PC_WORK_BACKGROUND) {
+		w->kind = PC_WORK_PASS;
+		w->inode = PC_ENTRY(l, struct pc_inode, work_pass);
+		w->inode->pass.queued = 0;
+	} else {
+		w->kind = PC_WORK_REQUEST;
+		w->request = PC_ENTRY(l, struct pc_request, link);
+		w->request->state = PC_REQ_LIVE;
+		w->inode = w->request->inode;
+	}
+	atomic_fetch_add(&w->inode->users, 1);
+}
+
+/**
+ * pc_work_next() - the most urgent thing that may run now.
+ *
+ * Work that carries bytes comes with a credit (given back by the request's end, or pc_credit_put); the caller ends low
+ * classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's event.
+ */
+void pc_work_next(struct pc_volume *v, struct pc_work *w)
+{
+	*w = (struct pc_work){.kind = PC_WORK_NONE};
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	for (u32 cls = 0; cls < PC_WORK_CLASSES && w->kind == PC_WORK_NONE; cls++) {
+		if (v->jobs[cls]) {
+			v->jobs[cls]--;
+			w->kind = PC_WORK_JOB;
+			w->cls = cls;
+		} else if (v->nr_work[cls]) {
+			if (low(cls) && v->low_running >= low_max(v))
+				continue;
+			if (carries_bytes(cls) && !pc_credit_try(v))
+				break;
+			take(v, cls, w);
+			if (low(cls))
+				v->low_running++;
+		}
+	}
+	if (w->kind == PC_WORK_NONE && v->stopping)
+		w->kind = PC_WORK_STOP;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+}
+
+void pc_work_end(struct pc_volume *v, u32 cls)
+{
+	if (!low(cls))
+		return;
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	v->low_running--;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}

@@ -1,0 +1,244 @@
+/*
+ * write.c - bytes from the caller into folios.
+ *
+ * Per folio, locked: the method table of contract 2.7 decides.
+ *
+ *   a  range ⊆ V                              copy over
+ *   b  folio at or after remote_size, empty   zero the rest, copy, V = all
+ *   c  range is the whole folio               copy, V = all
+ *   d  touches valid bytes                    copy, extend the extent
+ *   e  a free extent slot                     copy, new ragged extent
+ *   f  backend readable                       the caller fills what makes a or d true, then starts again
+ *   g  else                                   the caller writes this folio back, then starts again
+ *
+ * Then V, D with stamp and marks, and the size are published, in that order, before the folio is unlocked: a size published
+ * later would let a write-back crop the tail. Bytes that a running call still reads are never touched: the folio gets a
+ * fresh frame and the call keeps the old one (copy on conflict); only above cow_limit, for pinned memory, or when no memory
+ * is left does the writer wait for the call.
+ *
+ * The caller holds the inode lock X, has room for dirty data, and hands in memory that cannot fault. Nothing here waits: a
+ * short count and `need` say what has to happen first.
+ */
+#include "internal.h"
+
+/* A new folio for a write covers what is written, and no more than one folio: 4 KiB writes get 4 KiB folios. */
+static u32 write_order(struct pc_cache *c, u64 index, u64 pos, u64 end)
+{
+	u32 order = 0;
+	u64 last = end >> c->page_shift; /* first page not wholly covered at the end */
+	if (pos & (c->page_size - 1))
+		return 0;
+	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= last)
+		order++;
+	return order;
+}
+
+static void wait_for(struct pc_need *need, struct pc_cache *c, struct pc_folio *f)
+{
+	need->kind = PC_NEED_FOLIO;
+	need->folio = pc_folio_id(c, f);
+	need->owner = atomic_load(&f->owner);
+}
+
+/* The folio of page `index`, locked; created where there is none. Return: 0; -EAGAIN see need. */
+static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, struct pc_folio **out, bool *created,
+			   struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	*created = false;
+	for (;;) {
+		u32 id = pc_index_lookup(i, index);
+		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		if (f && pc_folio_is(i, f, index)) {
+			int err = pc_folio_trylock_at(i, f, index);
+			if (err == -ENOENT)
+				continue;
+			if (err)
+				wait_for(need, c, f);
+			*out = f;
+			return err;
+		}
+		int err = pc_folio_create(i, index, write_order(c, index, pos, end), 0, out);
+		if (!err) {
+			*created = true;
+			return 0;
+		}
+		if (err != -EEXIST) {
+			need->kind = PC_NEED_ROOM;
+			return -EAGAIN;
+		}
+	}
+}
+
+/* Whether a running call reads the blocks of [from, to) in the frame that the folio has now. */
+static bool in_flight(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	if (!(pc_folio_state(f) & PC_F_WRITEBACK))
+		return false;
+	pc_inode_leaf_lock(i);
+	struct pc_ext *e = pc_folio_ext(c, f);
+	bool held = pc_folio_order(f) == 0 ? !(pc_folio_state(f) & PC_F_COPIED) : e && e->calls;
+	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+	held = held && pc_set_count(c, f, PC_W, b0, b1) != 0;
+	pc_inode_leaf_unlock(i);
+	return held;
+}
+
+/* Make the folio's memory free to change. Return: false: wait for its call. */
+static bool release_from_call(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	PC_SYNC("write_before_conflict");
+	if (!in_flight(i, f, from, to))
+		return true;
+	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
+	    pc_folio_replace_frame(i, f, true, 0)) {
+		atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
+		pc_inode_leaf_lock(i);
+		i->counters.cow_copies++;
+		pc_inode_leaf_unlock(i);
+		pc_trace_add(c, PC_T_COW, i->id, pc_folio_index(f), 0);
+		return true;
+	}
+	atomic_fetch_or(&f->state, PC_F_WRITER_WAITS);
+	return !(pc_folio_state(f) & PC_F_WRITEBACK);
+}
+
+/* Cases a to e: whether the range can be written without a fill; zeroes the rest of the folio in case b. */
+static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	u32 size = pc_folio_bytes(c, f);
+	if (pc_folio_state(f) & PC_F_UPTODATE || (from == 0 && to == size) || pc_valid_covers(c, f, from, to))
+		return true;
+	if (created && pc_folio_pos(c, f) >= atomic_load(&i->remote_size)) {
+		memset(pc_folio_memory(c, f), 0, from);
+		memset(pc_folio_memory(c, f) + to, 0, size - to);
+		return true;
+	}
+	return pc_valid_can_add(c, f, from, to);
+}
+
+/* What is written becomes valid, dirty and part of the file. Return: 0, -ENOMEM with nothing published. */
+static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	u32 size = pc_folio_bytes(c, f), v_from = from, v_to = to;
+	if (created && start >= atomic_load(&i->remote_size)) {
+		v_from = 0;
+		v_to = size;
+	}
+	pc_inode_leaf_lock(i);
+	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
+	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
+	if (!err && !pc_valid_add(c, f, v_from, v_to))
+		err = -ENOMEM;
+	if (!err) {
+		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_UNREAD | PC_F_READAHEAD), memory_order_relaxed);
+		pc_folio_dirty(i, f, from, to);
+		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed))
+			atomic_store_explicit(&i->size, start + to, memory_order_release);
+		pc_folio_ext_drop(i, f);
+	}
+	pc_inode_leaf_unlock(i);
+	return err;
+}
+
+/* Overwriting bytes that are valid, dirty and in no call changes nothing but content: no leaf lock (2.4: sequences do not
+ * move on content). The folio lock keeps hand-overs out. */
+static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	u32 st = pc_folio_state(f);
+	if ((st & (PC_F_UPTODATE | PC_F_DIRTY | PC_F_WRITEBACK | PC_F_STALE | PC_F_FAILED)) != (PC_F_UPTODATE | PC_F_DIRTY))
+		return false;
+	if (pc_folio_order(f) > 0) {
+		u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+		if (pc_set_next_clear(c, f, PC_D, b0, b1) < b1)
+			return false;
+	}
+	return pc_folio_pos(c, f) + to <= atomic_load_explicit(&i->size, memory_order_relaxed);
+}
+
+/* One folio's part. Return: bytes taken, 0: see need. */
+static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_folio *f;
+	bool created;
+	if (folio_for_write(i, pos >> c->page_shift, pos, pos + len, &f, &created, need))
+		return 0;
+	u64 start = pc_folio_pos(c, f);
+	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
+	u64 taken = 0;
+	if (PC_LIKELY(already_dirty(i, f, a, b))) {
+		memcpy(pc_folio_memory(c, f) + a, from, b - a);
+		taken = b - a;
+	} else {
+		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE)) {
+			pc_inode_leaf_lock(i);
+			pc_folio_refresh(i, f);
+			pc_inode_leaf_unlock(i);
+		}
+		if (!release_from_call(i, f, a, b)) {
+			wait_for(need, c, f);
+			need->kind = PC_NEED_FLIGHT;
+		} else if (!make_writable(i, f, created, a, b)) {
+			need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
+			need->pos = start;
+			need->len = pc_folio_bytes(c, f);
+		} else {
+			PC_SYNC("write_before_copy");
+			memcpy(pc_folio_memory(c, f) + a, from, b - a);
+			if (publish(i, f, created, a, b))
+				need->kind = PC_NEED_ROOM;
+			else
+				taken = b - a;
+			PC_SYNC("write_published");
+		}
+	}
+	if (PC_UNLIKELY(created && !taken)) {
+		pc_inode_leaf_lock(i);
+		pc_folio_remove(i, f); /* it gave nothing: as if it had never been */
+		pc_inode_leaf_unlock(i);
+	} else {
+		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE)) {
+			pc_inode_leaf_lock(i);
+			pc_folio_refresh(i, f);
+			pc_inode_leaf_unlock(i);
+		}
+		pc_folio_unlock(c, f);
+	}
+	return taken;
+}
+
+/**
+ * pc_write() - copy [from, from + len) to `pos`.
+ *
+ * Return: bytes accepted, all of them visible and dirty. Fewer than len: need says what has to happen first: FILL or
+ * WRITEBACK of [need->pos, +len), FOLIO, ROOM (no memory can be freed now).
+ * Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7.
+ */
+int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
+{
+	u64 done = 0;
+	need->kind = PC_NEED_NOTHING;
+	while (done < len) {
+		u64 n = write_folio(i, pos + done, (const u8 *)from + done, len - done, need);
+		if (!n)
+			break;
+		done += n;
+	}
+	return (int64_t)done;
+}
+
+/* Whether `len` more dirty bytes fit below the limit; one folio always does where nothing is local. */
+bool pc_dirty_room(struct pc_inode *i, uint64_t len)
+{
+	struct pc_cache *c = i->cache;
+	u64 local = atomic_load_explicit(&c->local, memory_order_relaxed);
+	u64 blocks = (len + c->page_size - 1) >> c->page_shift;
+	return local == 0 || local + blocks <= atomic_load_explicit(&c->dirty_limit, memory_order_relaxed);
+}

@@ -1,0 +1,304 @@
+"""Names below a directory, resolved so that nothing outside of it can be reached, and one name per object.
+
+`Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would, and
+follows symbolic links by itself. A name that is exchanged during the walk leads to an error or to another place below
+the root, never out of it: every step starts from a directory that is held open, and none follows a link it has not
+looked at.
+
+    key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<stat or None>)
+
+`Identities` says which objects are one and the same. A path without its links is enough as long as an object has one
+name; for objects with several names, and for those that are open, (st_dev, st_ino) is remembered with the path under
+which it was first seen, and that path, the *token*, is what every name of the object is mapped to. Why it cannot go
+wrong:
+
+* An open object cannot lose its inode number to another one, so its token holds, wherever its names went (*pinned*).
+* A token that is not pinned is used only after a look whether its path still leads to the same object; if an inode
+  number was reused, it does not, or the object is the one that has the path now.
+* A path that is the pinned token of an object which no longer lives there is not given to the next one: that one gets
+  "./path", which leads to the same place and is another token.
+* An object without names is forgotten by whoever took the last one.
+
+`Unsynced` remembers the directories whose names changed since they were last made durable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..errors import Key
+
+__all__ = ["Identities", "Object", "Place", "Tree", "Unsynced", "parts_of"]
+
+LINKS_MAX = 40  # as the kernel
+WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a key leads: a name in an open directory.
+
+    Attributes:
+        directory: descriptor, open as long as the place is in use.
+        name: in it; "." for the root itself.
+        path: from the root, without links; "" for the root itself.
+        found: what is there, links not followed; None: nothing.
+    """
+
+    directory: int
+    name: str
+    path: str
+    found: os.stat_result | None
+
+    @property
+    def parent(self) -> str:
+        """Path of the directory that has the name."""
+        return self.path.rpartition("/")[0]
+
+
+def parts_of(key: Key) -> list[str]:
+    """The components of a key.
+
+    Raises:
+        ValueError: no object below a root can have this key; names it and the rule.
+    """
+    path = os.fspath(key) if isinstance(key, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise ValueError(f"{key!r} is not a key of a directory: it must be a str or an os.PathLike of str")
+    if "\0" in path:
+        raise ValueError(f"{key!r} is not a key of a directory: it has a NUL character")
+    if path.startswith("/"):
+        raise ValueError(f"{key!r} is not a key of a directory: it is absolute")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"{key!r} is not a key of a directory: it has a '..'")
+    return parts
+
+
+class Tree:
+    """Everything below one directory."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+        self.fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @contextmanager
+    def locate(self, key: Key, *, follow: bool = True) -> Iterator[Place]:
+        """The place of a key; intermediate links are always followed, the last one if `follow`.
+
+        Raises:
+            ValueError: not a key.
+            FileNotFoundError, NotADirectoryError: of an intermediate component.
+            PermissionError: a link leads out of the root.
+            OSError: ELOOP: too many links.
+        """
+        todo = parts_of(key)[::-1]
+        held: list[tuple[int, str]] = [(os.dup(self.fd), "")]
+        try:
+            yield self._walk(key, todo, held, follow)
+        finally:
+            for fd, _ in held:
+                os.close(fd)
+
+    def _walk(self, key: Key, todo: list[str], held: list[tuple[int, str]], follow: bool) -> Place:
+        """Resolve the components in `todo`, the next one last; `held` is the chain of directories from the root."""
+        links = 0
+        while todo:
+            part, here = todo.pop(), held[-1][0]
+            if part == "..":  # of a link: of the key it was refused
+                if len(held) == 1:
+                    raise self._outside(key)
+                os.close(held.pop()[0])
+                continue
+            found = self._look(part, here, may_miss=not todo)
+            if found is not None and stat.S_ISLNK(found.st_mode) and (todo or follow):
+                links += 1
+                if links > LINKS_MAX:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), key)
+                todo += self._target(key, os.readlink(part, dir_fd=here), held)
+            elif not todo:
+                return Place(here, part, "/".join([*(name for _, name in held[1:]), part]), found)
+            else:
+                held.append((os.open(part, WALK, dir_fd=here), part))
+        here = held[-1][0]
+        return Place(here, ".", "/".join(name for _, name in held[1:]), os.stat(here))
+
+    def _look(self, name: str, directory: int, may_miss: bool) -> os.stat_result | None:
+        try:
+            return os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            if may_miss:
+                return None
+            raise
+
+    def _target(self, key: Key, target: str, held: list[tuple[int, str]]) -> list[str]:
+        """The components of a link's target, the next one last. An absolute one starts again from the root."""
+        if target.startswith("/"):
+            if target != self.root and not target.startswith(self.root.rstrip("/") + "/"):
+                raise self._outside(key)
+            target = target[len(self.root) :]
+            while len(held) > 1:
+                os.close(held.pop()[0])
+        return [part for part in target.split("/") if part not in ("", ".")][::-1]
+
+    def _outside(self, key: Key) -> PermissionError:
+        return PermissionError(errno.EACCES, f"a symbolic link leads out of the root {self.root!r}", key)
+
+
+@dataclass(slots=True, eq=False)
+class Object:
+    """What is remembered of one object."""
+
+    identity: tuple[int, int]  # st_dev, st_ino
+    token: str
+    pins: int = 0  # open files: while there are any, the inode number cannot be reused
+
+
+class Identities:
+    """The tokens of objects that are open or have several names. Thread-safe."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._lock = threading.RLock()  # re-entrant: a file that is collected in here unpins its object
+        self._objects: dict[tuple[int, int], Object] = {}
+        self._tokens: dict[str, Object] = {}
+
+    def token(self, place: Place) -> str:
+        """The key that stands for what is at a place, or would be if it were created."""
+        found = place.found
+        with self._lock:
+            if found is None or stat.S_ISDIR(found.st_mode):
+                return self._free_token(place.path)
+            known = self._known(found, place.path)
+            if known is None and found.st_nlink > 1:
+                known = self._add(found, place.path)
+            return self._free_token(place.path) if known is None else known.token
+
+    def pin(self, found: os.stat_result, path: str) -> Object:
+        """An object was opened; `found` is of its descriptor."""
+        with self._lock:
+            known = self._known(found, path) or self._add(found, path)
+            known.pins += 1
+            return known
+
+    def unpin(self, known: Object, links: int) -> None:
+        """An object is about to be closed and has so many names left."""
+        with self._lock:
+            known.pins -= 1
+            if known.pins == 0 and links <= 1:
+                self._drop(known)
+
+    def linked(self, found: os.stat_result, path: str) -> None:
+        """An object got a second name; the first one, which may have been given out, stands for it."""
+        with self._lock:
+            if self._known(found, path) is None:
+                self._add(found, path)
+
+    def gone(self, found: os.stat_result) -> None:
+        """An object lost its last name."""
+        with self._lock:
+            known = self._objects.get((found.st_dev, found.st_ino))
+            if known is not None:
+                self._drop(known)
+
+    def moved(self, src: str, dst: str) -> None:
+        """A name, and with it everything below, is another one now."""
+        with self._lock:
+            for known in list(self._objects.values()):
+                if known.token == src or known.token.startswith(src + "/"):
+                    del self._tokens[known.token]
+                    known.token = self._free_token(dst + known.token[len(src) :])
+                    self._tokens[known.token] = known
+
+    def _known(self, found: os.stat_result, path: str) -> Object | None:
+        known = self._objects.get((found.st_dev, found.st_ino))
+        if known is None or known.pins or known.token == path or self._lives_at(known):
+            return known
+        self._drop(known)
+        return None
+
+    def _add(self, found: os.stat_result, path: str) -> Object:
+        known = Object((found.st_dev, found.st_ino), self._free_token(path))
+        self._objects[known.identity] = self._tokens[known.token] = known
+        return known
+
+    def _drop(self, known: Object) -> None:
+        if self._objects.get(known.identity) is known:
+            del self._objects[known.identity]
+            del self._tokens[known.token]
+
+    def _free_token(self, path: str) -> str:
+        """The path, in the first spelling that is no other object's token."""
+        token = path
+        while (owner := self._tokens.get(token)) is not None:
+            if not owner.pins and not self._lives_at(owner):
+                self._drop(owner)
+                break
+            token = "./" + token
+        return token
+
+    def _lives_at(self, known: Object) -> bool:
+        try:
+            with self._tree.locate(known.token, follow=False) as place:
+                found = place.found
+        except OSError:
+            return False
+        return found is not None and (found.st_dev, found.st_ino) == known.identity
+
+
+class Unsynced:
+    """Directories that have to be synced before their names are durable. Thread-safe."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._lock = threading.Lock()  # guards the set, for moments
+        self._syncing = threading.Lock()  # held during the syncs: who finds nothing to do knows that it is done
+        self._paths: set[str] = set()
+
+    def add(self, *paths: str) -> None:
+        with self._lock:
+            self._paths.update(paths)
+
+    def moved(self, src: str, dst: str) -> None:
+        """A directory, and with it everything below, has another name now."""
+        with self._lock:
+            self._paths = {
+                dst + path[len(src) :] if path == src or path.startswith(src + "/") else path for path in self._paths
+            }
+
+    def sync(self, above: str | None = None) -> None:
+        """Make all names durable, or only those that lead to the path `above`."""
+        with self._syncing:
+            with self._lock:
+                paths = [path for path in self._paths if above is None or not path or above.startswith(path + "/")]
+            for path in paths:
+                with self._lock:  # before the sync: a name that changes from here on needs the next one
+                    self._paths.discard(path)
+                try:
+                    self._sync(path)
+                except BaseException:
+                    self.add(path)
+                    raise
+
+    def _sync(self, path: str) -> None:
+        try:
+            with self._tree.locate(path, follow=False) as place:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(place.name, flags, dir_fd=place.directory)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # removed, and its names with it

@@ -1,0 +1,439 @@
+"""Files below a directory of this machine.
+
+Bytes move with preadv and pwritev, straight between the caller's buffers and the kernel. What makes it a backend is
+durability and identity:
+
+* `commit` is fsync of the file, and of those directories above it whose names changed since they were last synced, so
+  that a new file is there after a crash. `sync` does the rest of the directories.
+* The version of an object is mtime_ns:size:ino. Where a clock tick is too coarse to tell two commits apart, the second
+  moves mtime on by a nanosecond.
+* Keys are paths relative to the root. They cannot leave it, and all names of one object have one canonical key: how is
+  told in `beneath.py`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from ..config import with_overrides
+from ..errors import Key
+from . import linux
+from .beneath import Identities, Place, Tree, Unsynced, parts_of
+from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
+
+__all__ = ["DirectoryBackend", "DirectoryFile"]
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+ZEROS = bytes(1 << 20)
+OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files do not care
+ONLY_READABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}"
+
+
+def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
+    kind: Literal["file", "dir", "symlink"] = "file"
+    if stat.S_ISDIR(found.st_mode):
+        kind = "dir"
+    elif stat.S_ISLNK(found.st_mode):
+        kind = "symlink"
+    return ObjectStat(
+        size=found.st_size,
+        version=_version(found),
+        mtime=found.st_mtime,
+        key=key,
+        kind=kind,
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        nlink=found.st_nlink,
+        atime_ns=found.st_atime_ns,
+        mtime_ns=found.st_mtime_ns,
+        ctime_ns=found.st_ctime_ns,
+    )
+
+
+@contextmanager
+def _about(key: Key, other: Key | None = None) -> Iterator[None]:
+    """Let errors name the key (or the other one, where they do already), not the component at which a walk ended."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, io.UnsupportedOperation) or (other is not None and error.filename == other):
+            raise
+        raise OSError(error.errno, error.strerror, key) from None
+
+
+def _exists(key: Key) -> OSError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+
+
+def _missing(key: Key) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+class DirectoryFile(BackendFile):
+    """One open file. Works on after its name was removed, renamed or replaced."""
+
+    def __init__(self, backend: DirectoryBackend, fd: int, path: str, key: Key, writable: bool) -> None:
+        self._backend = backend
+        self._path = path
+        self._key = key
+        self._writable = writable
+        self._changed = False  # since the last commit
+        self._closing = threading.Lock()
+        found = os.fstat(fd)
+        self._version = _version(found)
+        self._object = backend._identities.pin(found, path)
+        self._fd = fd  # from here on it is this file that closes it
+
+    def stat(self) -> ObjectStat:
+        return _object_stat(os.fstat(self._fd))
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return os.preadv(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._need_writable()
+        done = os.pwritev(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+        self._changed = True
+        return done
+
+    def truncate(self, size: int) -> None:
+        self._need_writable()
+        os.ftruncate(self._fd, size)
+        self._changed = True
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        self._need_writable()
+        end = min(offset + length, os.fstat(self._fd).st_size)
+        if offset < end and not linux.punch_hole(self._fd, offset, end - offset):
+            while offset < end:
+                offset += os.pwrite(self._fd, ZEROS[: end - offset], offset)
+        self._changed = True
+
+    def commit(self) -> str | None:
+        changed, self._changed = self._changed, False
+        try:
+            found = os.fstat(self._fd)
+            if changed and _version(found) == self._version:
+                # Changed within one tick of the file system's clock. A version that differs most of the time only
+                # would let the cache keep old data.
+                os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+            if self._writable:
+                os.fsync(self._fd)
+            self._backend._unsynced.sync(above=self._path)
+        except BaseException:
+            self._changed = changed
+            raise
+        self._version = _version(os.fstat(self._fd))
+        return self._version
+
+    def close(self) -> None:
+        """Idempotent, and the same at garbage collection."""
+        with self._closing:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._backend._identities.unpin(self._object, os.fstat(fd).st_nlink)
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+    def _need_writable(self) -> None:
+        if not self._writable:
+            raise PermissionError(errno.EACCES, "the file could be opened for reading only", self._key)
+
+
+class DirectoryBackend(NamespaceBackend):
+    """The files below `root`, by their path relative to it.
+
+    Args:
+        root: a directory that exists.
+        limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
+        overrides: fields of `BackendLimits`, such as ``read_only=True``.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: of `root`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], limits: BackendLimits | None = None, **overrides: Any) -> None:
+        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
+        self._tree = Tree(os.fspath(root))
+        self._identities = Identities(self._tree)
+        self._unsynced = Unsynced(self._tree)
+
+    @property
+    def root(self) -> str:
+        """The directory, as an absolute path without links."""
+        return self._tree.root
+
+    # ---------------------------------------------------------------------------------------- objects
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
+        with _about(key), self._tree.locate(key, follow=not (create and exclusive)) as place:
+            if place.found is not None and create and exclusive:
+                raise _exists(key)
+            if place.found is None:
+                if not create:
+                    raise _missing(key)
+                self._change_allowed(key)
+                try:
+                    fd = os.open(place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=place.directory)
+                except FileExistsError:
+                    if exclusive:
+                        raise
+                    fd, writable = self._open_existing(place)  # somebody else was faster
+                else:
+                    self._unsynced.add(place.parent)
+                    writable = True
+            else:
+                fd, writable = self._open_existing(place)
+            try:
+                self._need_regular(os.fstat(fd))
+                return DirectoryFile(self, fd, place.path, key, writable)
+            except BaseException:
+                os.close(fd)
+                raise
+
+    def _open_existing(self, place: Place) -> tuple[int, bool]:
+        if place.found is not None:
+            self._need_regular(place.found)  # before: opening a device or a FIFO does something
+        if not self.limits.read_only:
+            try:
+                return os.open(place.name, OPEN | os.O_RDWR, dir_fd=place.directory), True
+            except OSError as error:
+                if error.errno not in ONLY_READABLE:
+                    raise
+        return os.open(place.name, OPEN | os.O_RDONLY, dir_fd=place.directory), False
+
+    def _need_regular(self, found: os.stat_result) -> None:
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+
+    def _change_allowed(self, key: Key) -> None:
+        if self.limits.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), key)
+
+    def stat(self, key: Key, *, follow: bool = True) -> ObjectStat:
+        """Of what the key leads to; of a link itself where not `follow`."""
+        with _about(key), self._tree.locate(key, follow=follow) as place:
+            if place.found is None:
+                raise _missing(key)
+            return _object_stat(place.found)
+
+    def canonical(self, key: Key) -> Key:
+        """The path without links; of an object with several names, that of the first one seen.
+
+        Raises:
+            ValueError, PermissionError: the key leads out of the root; names key and rule.
+        """
+        try:
+            with _about(key), self._tree.locate(key) as place:
+                return self._identities.token(place)
+        except (FileNotFoundError, NotADirectoryError):
+            return "/".join(parts_of(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        """The regular files whose path starts with `prefix`, in order of directories."""
+        if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
+            return
+        todo = [prefix.rpartition("/")[0]]
+        while todo:
+            try:
+                entries = self._entries(todo.pop())
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed meanwhile, or there never was one
+            for path, found in entries:
+                if stat.S_ISDIR(found.st_mode) and (path.startswith(prefix) or prefix.startswith(path + "/")):
+                    todo.append(path)
+                elif stat.S_ISREG(found.st_mode) and path.startswith(prefix):
+                    yield _object_stat(found, path)
+
+    # ---------------------------------------------------------------------------------------- names
+
+    def remove(self, key: Key) -> None:
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            self._change_allowed(key)
+            with self._losing_a_name(place):
+                os.unlink(place.name, dir_fd=place.directory)
+            self._unsynced.add(place.parent)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with _about(src, dst), self._tree.locate(src, follow=False) as old:
+            self._change_allowed(src)
+            if old.found is None:
+                raise _missing(src)
+            with _about(dst), self._tree.locate(dst, follow=False) as new:
+                if new.found is not None and not replace:
+                    raise _exists(dst)
+                self._rename(old, new, replace)
+                self._unsynced.add(old.parent, new.parent)
+
+    def _rename(self, old: Place, new: Place, replace: bool) -> None:
+        assert old.found is not None
+        if not replace:
+            if not linux.rename_noreplace(old.directory, old.name, new.directory, new.name):
+                # A link fails where the name is taken; for directories there is no such way.
+                names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
+                os.link(old.name, new.name, **names, follow_symlinks=False)
+                os.unlink(old.name, dir_fd=old.directory)
+        elif new.found is not None and new.path != old.path and os.path.samestat(old.found, new.found):
+            os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
+        else:
+            with self._losing_a_name(new):
+                os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+        if new.path != old.path:
+            self._identities.moved(old.path, new.path)
+            self._unsynced.moved(old.path, new.path)
+
+    @contextmanager
+    def _losing_a_name(self, place: Place) -> Iterator[None]:
+        """Notice when the last name of an object is taken: its key is free then, while open files work on."""
+        if place.found is None or place.name == ".":
+            yield
+            return
+        fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+        try:
+            yield
+            if (found := os.fstat(fd)).st_nlink == 0:
+                self._identities.gone(found)
+        finally:
+            os.close(fd)
+
+    def link(self, src: Key, dst: Key) -> None:
+        with _about(src, dst), self._tree.locate(src) as old:
+            self._change_allowed(src)
+            if old.found is None:
+                raise _missing(src)
+            with _about(dst), self._tree.locate(dst, follow=False) as new:
+                names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
+                os.link(old.name, new.name, **names, follow_symlinks=False)
+                self._identities.linked(old.found, old.path)
+                self._unsynced.add(new.parent)
+
+    def symlink(self, target: str, key: Key) -> None:
+        """Make a symbolic link. One that leads out of the root can be made, and is refused when it is followed."""
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            self._change_allowed(key)
+            os.symlink(target, place.name, dir_fd=place.directory)
+            self._unsynced.add(place.parent)
+
+    def readlink(self, key: Key) -> str:
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            return os.readlink(place.name, dir_fd=place.directory)
+
+    # ---------------------------------------------------------------------------------------- directories
+
+    def mkdir(self, key: Key, mode: int = 0o777) -> None:
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            self._change_allowed(key)
+            if place.found is not None:
+                raise _exists(key)
+            os.mkdir(place.name, mode, dir_fd=place.directory)
+            self._unsynced.add(place.parent)
+
+    def rmdir(self, key: Key) -> None:
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            self._change_allowed(key)
+            os.rmdir(place.name, dir_fd=place.directory)
+            self._unsynced.add(place.parent)
+
+    def readdir(self, key: Key) -> Iterator[ObjectStat]:
+        return (_object_stat(found, path) for path, found in self._entries(key))
+
+    def _entries(self, key: Key) -> builtins.list[tuple[str, os.stat_result]]:
+        """Path and status of everything in a directory, links not followed, by name."""
+        entries = []
+        with _about(key), self._tree.locate(key) as place:
+            if place.found is None:
+                raise _missing(key)
+            fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
+            try:
+                for name in sorted(os.listdir(fd)):
+                    try:
+                        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # removed meanwhile
+                    entries.append((f"{place.path}/{name}" if place.path else name, found))
+            finally:
+                os.close(fd)
+        return entries
+
+    def statfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self._tree.fd)
+
+    # ---------------------------------------------------------------------------------------- attributes
+
+    @contextmanager
+    def _named_by_proc(self, key: Key, change: bool) -> Iterator[str]:
+        """A path that leads to the object and nowhere else: calls on attributes take no directory descriptor."""
+        with _about(key), self._tree.locate(key) as place:
+            if change:
+                self._change_allowed(key)
+            if place.found is None:
+                raise _missing(key)
+            fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+            try:
+                yield f"/proc/self/fd/{fd}"
+            finally:
+                os.close(fd)
+
+    def setattr(
+        self,
+        key: Key,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> ObjectStat:
+        with self._named_by_proc(key, change=True) as path:
+            if uid is not None or gid is not None:
+                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+            if mode is not None:  # after chown, which clears set-id bits
+                os.chmod(path, mode)
+            if atime_ns is not None or mtime_ns is not None:
+                found = os.stat(path)
+                atime = found.st_atime_ns if atime_ns is None else atime_ns
+                os.utime(path, ns=(atime, found.st_mtime_ns if mtime_ns is None else mtime_ns))
+            return _object_stat(os.stat(path))
+
+    def getxattr(self, key: Key, name: str) -> bytes:
+        with self._named_by_proc(key, change=False) as path:
+            return os.getxattr(path, name)
+
+    def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0) -> None:
+        with self._named_by_proc(key, change=True) as path:
+            os.setxattr(path, name, value, flags)
+
+    def listxattr(self, key: Key) -> Iterator[str]:
+        with self._named_by_proc(key, change=False) as path:
+            return iter(os.listxattr(path))
+
+    def removexattr(self, key: Key, name: str) -> None:
+        with self._named_by_proc(key, change=True) as path:
+            os.removexattr(path, name)
+
+    # ---------------------------------------------------------------------------------------- durability
+
+    def sync(self) -> None:
+        self._unsynced.sync()
+
+    def close(self) -> None:
+        """Names are not reachable any more; open files work on. Idempotent."""
+        self._tree.close()

@@ -1,0 +1,238 @@
+"""Objects in the memory of this process: for tests, examples, benchmarks, and data that may vanish.
+
+An object is a dict of chunks of up to 1 MiB:
+
+    index 0        index 1        index 7
+    [4 KiB....]    absent: zeros  [1 MiB...............]        size = 7.3 MiB
+
+Absent chunks and what lies past the end of a short one read as zeros, so holes cost nothing. A chunk starts as small as
+what is written to it and doubles by being replaced. Bytes past the size are always zero, in every chunk: extending
+needs no clean-up, truncating does it.
+
+Changes take the lock of the object. Reads take none: a chunk's memory never moves, and a reader that meets a change
+sees each byte before or after it, which is all that is promised to a read beside a write.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..config import with_overrides
+from ..errors import Key
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+
+__all__ = ["MemoryBackend", "MemoryFile"]
+
+CHUNK_BITS = 20
+CHUNK = 1 << CHUNK_BITS
+MASK = CHUNK - 1
+CHUNK_MIN = 4096
+MAPPED_MIN = 64 << 10  # from here on memory comes as a mapping: untouched pages of it cost nothing
+ZEROS = memoryview(bytes(CHUNK))
+
+
+def _zeroed(length: int) -> memoryview:
+    if length < MAPPED_MIN:
+        return memoryview(bytearray(length))
+    # Private: a child after fork() must not write into the parent's objects.
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+class MemoryFile(BackendFile):
+    """One object; the same for everybody who opens it. Works on after its name was removed or replaced."""
+
+    def __init__(self, serial: int) -> None:
+        self._serial = serial  # of the object: one made anew under an old name never has an old version
+        self._lock = threading.Lock()
+        self._chunks: dict[int, memoryview] = {}
+        self._size = 0
+        self._changes = 0
+        self._mtime = time.time()
+
+    def stat(self) -> ObjectStat:
+        with self._lock:
+            return ObjectStat(size=self._size, version=f"{self._serial}.{self._changes}", mtime=self._mtime)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        room = self._size - offset
+        done = 0
+        for buffer in buffers:
+            if room <= 0:
+                break
+            length = len(buffer)
+            begin = offset & MASK
+            if length <= room and begin + length <= CHUNK:
+                chunk = self._chunks.get(offset >> CHUNK_BITS)
+                if chunk is not None and begin + length <= len(chunk):
+                    buffer[:] = chunk[begin : begin + length]
+                else:
+                    self._copy_out(offset, buffer)
+            else:
+                length = min(length, room)
+                self._copy_out(offset, buffer[:length])
+            offset += length
+            done += length
+            room -= length
+        return done
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        start = offset
+        with self._lock:
+            for buffer in buffers:
+                length = len(buffer)
+                begin = offset & MASK
+                chunk = self._chunks.get(offset >> CHUNK_BITS)
+                if chunk is not None and begin + length <= len(chunk):
+                    chunk[begin : begin + length] = buffer
+                else:
+                    self._copy_in(offset, buffer)
+                offset += length
+            if offset > self._size and offset > start:
+                self._size = offset
+            self._changes += 1
+        return offset - start
+
+    def truncate(self, size: int) -> None:
+        with self._lock:
+            if size < self._size:
+                self._clear(size, self._size)
+            self._size = size
+            self._changed()
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        with self._lock:
+            self._clear(offset, min(offset + length, self._size))
+            self._changed()
+
+    def commit(self) -> str | None:
+        self._mtime = time.time()
+        return self.stat().version
+
+    def _changed(self) -> None:
+        self._changes += 1
+        self._mtime = time.time()
+
+    def _copy_out(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer`, all of it before the size, whatever chunks and holes it spans."""
+        done = 0
+        while done < len(buffer):
+            begin = (offset + done) & MASK
+            length = min(CHUNK - begin, len(buffer) - done)
+            chunk = self._chunks.get((offset + done) >> CHUNK_BITS, ZEROS[:0])
+            stored = max(0, min(length, len(chunk) - begin))
+            buffer[done : done + stored] = chunk[begin : begin + stored]
+            buffer[done + stored : done + length] = ZEROS[: length - stored]
+            done += length
+
+    def _copy_in(self, offset: int, buffer: memoryview) -> None:
+        """Store `buffer`, making and growing chunks; the lock is held."""
+        done = 0
+        while done < len(buffer):
+            index, begin = (offset + done) >> CHUNK_BITS, (offset + done) & MASK
+            length = min(CHUNK - begin, len(buffer) - done)
+            chunk = self._chunks.get(index, ZEROS[:0])
+            if begin + length > len(chunk):
+                grown = _zeroed(max(CHUNK_MIN, 1 << (begin + length - 1).bit_length()))
+                grown[: len(chunk)] = chunk
+                grown[begin : begin + length] = buffer[done : done + length]
+                self._chunks[index] = grown  # complete before a reader can see it
+            else:
+                chunk[begin : begin + length] = buffer[done : done + length]
+            done += length
+
+    def _clear(self, begin: int, end: int) -> None:
+        """Make [begin, end) a hole; the lock is held. Work is proportional to what is stored, not to the range."""
+        first, last = begin >> CHUNK_BITS, (end - 1) >> CHUNK_BITS
+        if begin >= end:
+            return
+        for index in [index for index in self._chunks if first <= index <= last]:
+            low, high = max(begin - index * CHUNK, 0), min(end - index * CHUNK, CHUNK)
+            chunk = self._chunks[index]
+            high = min(high, len(chunk))
+            if low == 0 and high == len(chunk):
+                del self._chunks[index]
+            elif low < high:
+                chunk[low:high] = ZEROS[: high - low]
+
+
+class MemoryBackend(Backend):
+    """A dict of objects. Any hashable is a key; a path and its text are the same key.
+
+    Args:
+        limits: of one call; default: those of `BackendLimits`, with parallel direct writes.
+        overrides: fields of `BackendLimits`, such as ``durable_writes=True`` or ``max_write="64KiB"``.
+
+    >>> backend = MemoryBackend()
+    >>> file = backend.open("greeting", create=True)
+    >>> file.write_from(0, [memoryview(b"hello")])
+    5
+    >>> backend.snapshot("greeting")
+    b'hello'
+    """
+
+    def __init__(self, limits: BackendLimits | None = None, **overrides: Any) -> None:
+        self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
+        self._serials = itertools.count(1)
+        self._lock = threading.Lock()
+        self._objects: dict[Key, MemoryFile] = {}
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+        name = self.canonical(key)
+        with self._lock:
+            found = self._objects.get(name)
+            if found is None:
+                if not create:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+                found = self._objects[name] = MemoryFile(next(self._serials))
+            elif create and exclusive:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            return found
+
+    def stat(self, key: Key) -> ObjectStat:
+        return self.open(key).stat()
+
+    def remove(self, key: Key) -> None:
+        with self._lock:
+            if self._objects.pop(self.canonical(key), None) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        old, new = self.canonical(src), self.canonical(dst)
+        with self._lock:
+            if old not in self._objects:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
+            if new in self._objects and not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
+            self._objects[new] = self._objects.pop(old)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        with self._lock:
+            objects = list(self._objects.items())
+        for key, found in objects:
+            if not prefix or (isinstance(key, str) and key.startswith(prefix)):
+                stat = found.stat()
+                yield ObjectStat(size=stat.size, version=stat.version, mtime=stat.mtime, key=key)
+
+    def canonical(self, key: Key) -> Key:
+        return os.fspath(key) if isinstance(key, os.PathLike) else key
+
+    def snapshot(self, key: Key) -> bytes:
+        """The content now, as one piece."""
+        found = self.open(key)
+        content = bytearray(found.stat().size)
+        done = found.read_into(0, [memoryview(content)])
+        return bytes(content[:done])
+
+    def put(self, key: Key, content: bytes) -> None:
+        """Replace the content, or make the object: what somebody else would do behind the cache's back."""
+        found = self.open(key, create=True)
+        found.truncate(0)
+        found.write_from(0, [memoryview(content)])
+        found.commit()

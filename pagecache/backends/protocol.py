@@ -1,0 +1,347 @@
+"""What the cache asks of a place that stores bytes, and what it promises in return.
+
+`Backend` is a shop of objects by key, `BackendFile` one object, `NamespaceBackend` a shop with directories, links and
+attributes, and the `Async` twins the same as coroutines. They are protocols: any class with these methods will do.
+Subclassing `Backend` saves the optional ones. `pagecache.testing.BackendConformance` checks a backend against this
+text.
+
+The caller promises:
+
+* calls come from threads of the volume, several at once, with no lock of the cache held;
+* `commit`, `truncate`, `punch_hole` and `rollback` of one object never run at the same time as each other or as
+  `write_from`; parallel direct writes may overlap `commit`; `read_into` may run beside anything;
+* no two `write_from` in flight on one object overlap;
+* one call has at most `max_read` or `max_write` bytes in at most `max_vectors` buffers, obeys the units, and crosses no
+  boundary; the limits are read again before each pass.
+
+The backend promises: buffers are not touched after the call returned; errors are `OSError` (the errno decides whether
+the call is repeated) or `BackendError` (says so itself), anything else counts as EIO; sending the same bytes twice does
+no harm. Optional methods of a `BackendFile` may simply be absent:
+
+    close(self) -> None                         nothing is called afterwards
+    punch_hole(self, offset, length) -> None    the range reads as zeros, the size stays
+    limits: BackendLimits                       overrides the backend's for this object
+    rollback(self) -> None                      forget what was acknowledged and not committed; required with
+                                                commit_on_close
+    stage(self, offset, buffers) -> int         like write_from, but the bytes stay readable and safe with the backend
+                                                until commit or rollback
+    read_staged(self, offset, buffers) -> int   those bytes back
+    kept(self) -> bool                          after a reconnect: is everything uncommitted still there?
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from abc import abstractmethod
+from collections.abc import AsyncIterable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..config import Size, named_options, parse_size
+from ..errors import Key
+from ..stats import ObjectStat
+
+__all__ = [
+    "AsyncBackend",
+    "AsyncBackendFile",
+    "Backend",
+    "BackendFile",
+    "BackendLimits",
+    "Key",
+    "NamespaceBackend",
+    "ObjectStat",
+]
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendLimits:
+    """What one call to a backend may look like. Sizes are kept as ints, whatever they were given as.
+
+    Attributes:
+        max_read: most bytes in one `read_into`; raised to `read_unit` where that is more.
+        max_write: most bytes in one `write_from`; raised to `write_unit` where that is more.
+        max_vectors: most buffers in one call.
+        read_unit: reads start at, and cover, whole multiples of this.
+        write_unit: writes do too (the end of file aside); the cache reads what is missing.
+        boundary: no call crosses a multiple of this; 0: none.
+        direct_unit: alignment of direct I/O.
+        max_inflight: calls at once, per volume.
+        durable_writes: acknowledged means durable; commit is not needed.
+        commit_on_close: an object becomes visible or valid by commit, and is never committed behind the application's
+            back.
+        ordered_writes: one call at a time per file, ascending.
+        parallel_direct_writes: direct writes of disjoint ranges may run side by side.
+        read_only: nothing can be changed.
+        trusted: False: sync waits for it at most `sync_timeout` seconds.
+    """
+
+    max_read: Size = "1MiB"
+    max_write: Size = "1MiB"
+    max_vectors: int = 512
+    read_unit: Size = 1
+    write_unit: Size = 1
+    boundary: Size = 0
+    direct_unit: Size = 1
+    max_inflight: int = 8
+    durable_writes: bool = False
+    commit_on_close: bool = False
+    ordered_writes: bool = False
+    parallel_direct_writes: bool = False
+    read_only: bool = False
+    trusted: bool = True
+    sync_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        least = {"max_read": 1, "max_write": 1, "max_vectors": 1, "max_inflight": 1, "boundary": 0}
+        least |= {"read_unit": 1, "write_unit": 1, "direct_unit": 1}
+        size = {}
+        for name, minimum in least.items():
+            size[name] = parse_size(getattr(self, name), name)
+            if size[name] < minimum:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is less than {minimum}")
+        for name in ("durable_writes", "commit_on_close", "ordered_writes", "parallel_direct_writes", "read_only"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not True or False")
+        if self.sync_timeout is not None and not self.sync_timeout >= 0:
+            raise ValueError(f"sync_timeout: {self.sync_timeout!r} is not a number of seconds of at least 0, or None")
+        for kind in ("read", "write"):
+            unit, most = size[f"{kind}_unit"], max(size[f"max_{kind}"], size[f"{kind}_unit"])
+            if size["boundary"] % unit:
+                raise ValueError(f"boundary: {self.boundary!r} is not a multiple of {kind}_unit ({unit})")
+            size[f"max_{kind}"] = most - most % unit
+        for name, value in size.items():
+            object.__setattr__(self, name, value)
+
+
+def _unsupported(backend: object, what: str) -> io.UnsupportedOperation:
+    return io.UnsupportedOperation(errno.ENOTSUP, f"{type(backend).__name__} cannot {what}")
+
+
+@runtime_checkable
+class BackendFile(Protocol):
+    """One object, shared by all handles of the cache on it. Optional methods: see the text of this module."""
+
+    @abstractmethod
+    def stat(self) -> ObjectStat:
+        """Size and version as the next call would find them."""
+        ...
+
+    @abstractmethod
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill the buffers in order.
+
+        Reflects every acknowledged truncate, hole and extension; may return older content only for bytes that were
+        not committed yet.
+
+        Returns:
+            Bytes read; 0 only at or past the end. A short answer is asked again for the rest.
+        """
+        ...
+
+    @abstractmethod
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Store the buffers in order; past the end this extends the object, and the gap reads as zeros.
+
+        Args:
+            offset: where the first byte goes.
+            buffers: read-only, valid and unchanging during the call only.
+
+        Returns:
+            Bytes acknowledged, more than 0. The rest is sent again; repeating a call must be harmless.
+        """
+        ...
+
+    @abstractmethod
+    def truncate(self, size: int) -> None:
+        """Cut, or extend by zeros."""
+        ...
+
+    @abstractmethod
+    def commit(self) -> str | None:
+        """Make everything acknowledged durable and visible.
+
+        Raising leaves it repeatable. A failed commit may forget acknowledged bytes (the cache sends them again), never
+        acknowledged truncates, holes and names.
+
+        Returns:
+            The new version, as `stat` would give it.
+        """
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Where the bytes live.
+
+    Required: `open` and `stat`. Subclassing gives the rest: `remove`, `rename` and `list` raise
+    io.UnsupportedOperation, `sync` and `close` do nothing, `canonical` returns the key.
+    """
+
+    limits: BackendLimits = BackendLimits()
+
+    @abstractmethod
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        """One object. On a `commit_on_close` backend `create` makes nothing visible before commit.
+
+        Raises:
+            FileNotFoundError: no such object, and not `create`.
+            FileExistsError: there is one, and `create` with `exclusive`.
+        """
+        ...
+
+    @abstractmethod
+    def stat(self, key: Key) -> ObjectStat:
+        """Size and version of an object that need not be open.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+        ...
+
+    def remove(self, key: Key) -> None:
+        """Take the name away; files open on the object should keep working."""
+        raise _unsupported(self, "remove objects")
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        """Give an object another name, atomically.
+
+        Raises:
+            FileNotFoundError: no `src`.
+            FileExistsError: `dst` exists, and not `replace`.
+        """
+        raise _unsupported(self, "rename objects")
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        """The objects whose key starts with `prefix`, each with its key."""
+        raise _unsupported(self, "list objects")
+
+    def canonical(self, key: Key) -> Key:
+        """One and the same key for every name of one object, whether it exists or not; it says which object is meant.
+
+        Names are changed by the key that was given, not by this one: of two links to an object one is removed.
+
+        Raises:
+            ValueError: no object can have this key.
+        """
+        return key
+
+    def sync(self) -> None:
+        """Make names (create, remove, rename) durable; called by `Volume.sync` after the files' own commits."""
+        return
+
+    def close(self) -> None:
+        """Give back what the backend holds."""
+        return
+
+
+@runtime_checkable
+class NamespaceBackend(Backend, Protocol):
+    """A backend with directories, links and attributes. Each method may raise io.UnsupportedOperation."""
+
+    def mkdir(self, key: Key, mode: int = 0o777) -> None:
+        """Make a directory; FileExistsError where the name is taken."""
+        raise _unsupported(self, "make directories")
+
+    def rmdir(self, key: Key) -> None:
+        """Remove an empty directory."""
+        raise _unsupported(self, "remove directories")
+
+    def readdir(self, key: Key) -> Iterable[ObjectStat]:
+        """The entries of a directory, each with its full key; links are not followed."""
+        raise _unsupported(self, "list directories")
+
+    def setattr(
+        self,
+        key: Key,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> ObjectStat:
+        """Change what is given; returns how it is now."""
+        raise _unsupported(self, "change attributes")
+
+    def symlink(self, target: str, key: Key) -> None:
+        """Make `key` a symbolic link to `target`."""
+        raise _unsupported(self, "make symbolic links")
+
+    def readlink(self, key: Key) -> str:
+        """The target of a symbolic link."""
+        raise _unsupported(self, "read symbolic links")
+
+    def link(self, src: Key, dst: Key) -> None:
+        """Give an object a second name."""
+        raise _unsupported(self, "make hard links")
+
+    def getxattr(self, key: Key, name: str) -> bytes:
+        """The value of an extended attribute; ENODATA where there is none."""
+        raise _unsupported(self, "read extended attributes")
+
+    def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; `flags` as in os.setxattr."""
+        raise _unsupported(self, "set extended attributes")
+
+    def listxattr(self, key: Key) -> Iterable[str]:
+        """The names of the extended attributes."""
+        raise _unsupported(self, "list extended attributes")
+
+    def removexattr(self, key: Key, name: str) -> None:
+        """Remove an extended attribute; ENODATA where there is none."""
+        raise _unsupported(self, "remove extended attributes")
+
+    def statfs(self) -> os.statvfs_result:
+        """Space used and left."""
+        raise _unsupported(self, "tell how much space there is")
+
+
+@runtime_checkable
+class AsyncBackendFile(Protocol):
+    """`BackendFile` as coroutines, run on the cache's own event loop. The optional methods are coroutines too."""
+
+    @abstractmethod
+    async def stat(self) -> ObjectStat: ...
+    @abstractmethod
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
+    @abstractmethod
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
+    @abstractmethod
+    async def truncate(self, size: int) -> None: ...
+    @abstractmethod
+    async def commit(self) -> str | None: ...
+
+
+@runtime_checkable
+class AsyncBackend(Protocol):
+    """`Backend` as coroutines, run on the cache's own event loop; `list` gives an async iterable, `canonical` is
+    plain.
+    """
+
+    limits: BackendLimits = BackendLimits()
+
+    @abstractmethod
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile: ...
+    @abstractmethod
+    async def stat(self, key: Key) -> ObjectStat: ...
+
+    async def remove(self, key: Key) -> None:
+        raise _unsupported(self, "remove objects")
+
+    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        raise _unsupported(self, "rename objects")
+
+    def list(self, prefix: str = "") -> AsyncIterable[ObjectStat]:
+        raise _unsupported(self, "list objects")
+
+    def canonical(self, key: Key) -> Key:
+        return key
+
+    async def sync(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return

@@ -1,0 +1,283 @@
+"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; the same beside Python files; appends.
+
+Every variant walks the whole working set in its own random order. Sequential rows walk it upwards. Overwrites make
+the whole file dirty; nothing is written back meanwhile, and everything before the next row.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pagecache import CachedFile
+from pagecache.bench.backends import BLOCK
+from pagecache.bench.harness import Variant
+from pagecache.bench.peers import Copied, Mapping, Peer, PythonFile
+from pagecache.bench.rows import Bench, Row, case, look, timed
+from pagecache.bench.subject import KIB, MIB, PAGE, Subject, cache_for_hits
+
+Run = Callable[[Sequence[Any]], object]
+
+SMALL, MIDDLE, LARGE = 4 * KIB, 64 * KIB, MIB
+NAMES = {SMALL: "4 KiB", MIDDLE: "64 KiB", LARGE: "1 MiB"}
+
+
+def pread_hits(file: CachedFile, size: int) -> Run:
+    """Read `size` bytes at each offset."""
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            file.pread(size, offset)
+
+    return run
+
+
+def pread_into_hits(file: CachedFile, size: int) -> Run:
+    """Read `size` bytes at each offset into one buffer."""
+    target = bytearray(size)
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            file.pread_into(target, offset)
+
+    return run
+
+
+def pwrite_hits(file: CachedFile, size: int) -> Run:
+    """Overwrite `size` bytes at each offset."""
+    data = BLOCK[:size]
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            file.pwrite(data, offset)
+
+    return run
+
+
+def peer_variant(bench: Bench, name: str, peer: Peer, size: int, *, write: bool = False) -> Variant:
+    """A peer doing `size` bytes at random offsets."""
+    run = peer.writes(size) if write else peer.reads(size)
+    return Variant(name=name, run=run, items=peer.items(bench.random_offsets(size)))
+
+
+def read_variant(bench: Bench, name: str, subject: Subject, size: int) -> Variant:
+    """A cache reading `size` bytes at random offsets."""
+    return Variant(name=name, run=pread_hits(subject.file, size), items=bench.random_offsets(size))
+
+
+def write_variant(bench: Bench, name: str, subject: Subject, size: int) -> Variant:
+    """A cache overwriting `size` bytes at random offsets."""
+    return Variant(name=name, run=pwrite_hits(subject.file, size), items=bench.random_offsets(size))
+
+
+READ_GOALS = ("P1/64K", "P1/4K", "P2/64K", "P2/4K", "P4/64K", "P4/1M", "P4/64K-memcpy", "P4/1M-memcpy")
+
+
+@case("reads", "random hits of 4 KiB, 64 KiB and 1 MiB against os.pread, mmap and memcpy", READ_GOALS)
+def random_reads(bench: Bench) -> Iterator[Row]:
+    """P1, P2, P4: one comparison per size, everything in it side by side."""
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+    mapping, copied = Mapping(bench.tmpfs_file()), Copied(bench.settings.size)
+    try:
+        for size in (SMALL, MIDDLE, LARGE):
+            variants = [
+                read_variant(bench, "64K", large, size),
+                read_variant(bench, "4K", small, size),
+                peer_variant(bench, "pread", system, size),
+                peer_variant(bench, "mmap", mapping, size),
+            ]
+            if size != SMALL:
+                into = Variant(name="into", run=pread_into_hits(large.file, size), items=bench.random_offsets(size))
+                variants += [into, peer_variant(bench, "memcpy", copied, size)]
+            result = bench.compare(variants)
+            if size == SMALL:
+                yield timed("reads", "P1/64K", result, "64K", "pread", large.note())
+                yield timed("reads", "P1/4K", result, "4K", "pread", small.note())
+                yield timed("reads", "P2/64K", result, "64K", "mmap")
+                yield timed("reads", "P2/4K", result, "4K", "mmap")
+                continue
+            key = "P4/64K" if size == MIDDLE else "P4/1M"
+            yield timed("reads", key, result, "64K", "pread", "64K folios")
+            yield timed("reads", f"{key}-memcpy", result, "into", "memcpy", "64K folios")
+            metric = f"{NAMES[size]} random hit"
+            yield look("reads", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+            yield look("reads", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
+    finally:
+        mapping.close()
+        copied.close()
+
+
+@case("sequential", "sequential hits of 4 KiB, 64 KiB and 1 MiB against os.pread and mmap", ("P3/pread", "P3/mmap"))
+def sequential_reads(bench: Bench) -> Iterator[Row]:
+    """P3, and the larger sizes as a look."""
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+    mapping = Mapping(bench.tmpfs_file())
+    try:
+        for size in (SMALL, MIDDLE, LARGE):
+            offsets = list(range(0, bench.settings.size, size))
+            result = bench.compare(
+                [
+                    Variant(name="64K", run=pread_hits(large.file, size), items=offsets),
+                    Variant(name="4K", run=pread_hits(small.file, size), items=offsets),
+                    Variant(name="pread", run=system.reads(size), items=offsets),
+                    Variant(name="mmap", run=mapping.reads(size), items=offsets),
+                ]
+            )
+            metric = f"{NAMES[size]} sequential hit"
+            if size == SMALL:
+                yield timed("sequential", "P3/pread", result, "64K", "pread")
+                yield timed("sequential", "P3/mmap", result, "64K", "mmap")
+            else:
+                yield look("sequential", f"{metric}, 64K folios", "os.pread", result, "64K", "pread")
+                yield look("sequential", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+            yield look("sequential", f"{metric}, 4K folios", "os.pread", result, "4K", "pread")
+    finally:
+        mapping.close()
+
+
+@case(
+    "overwrites",
+    "overwrites of 4 KiB, 64 KiB and 1 MiB against os.pwrite and mmap",
+    ("P5/64K", "P5/4K", "P6/64K", "P6/1M"),
+)
+def overwrites(bench: Bench) -> Iterator[Row]:
+    """P5, P6: random overwrites with dirty marking."""
+    large, small, system = bench.subject(MIDDLE), bench.subject(PAGE), bench.system_calls()
+    mapping = Mapping(bench.tmpfs_file())
+    try:
+        for size in (SMALL, MIDDLE, LARGE):
+            result = bench.compare(
+                [
+                    write_variant(bench, "64K", large, size),
+                    write_variant(bench, "4K", small, size),
+                    peer_variant(bench, "pwrite", system, size, write=True),
+                    peer_variant(bench, "mmap", mapping, size, write=True),
+                ]
+            )
+            metric = f"{NAMES[size]} random overwrite"
+            if size == SMALL:
+                yield timed("overwrites", "P5/64K", result, "64K", "pwrite")
+                yield timed("overwrites", "P5/4K", result, "4K", "pwrite")
+            else:
+                yield timed(
+                    "overwrites", "P6/64K" if size == MIDDLE else "P6/1M", result, "64K", "pwrite", "64K folios"
+                )
+                yield look("overwrites", f"{metric}, 4K folios", "os.pwrite", result, "4K", "pwrite")
+            yield look("overwrites", f"{metric}, 64K folios", "mmap slice", result, "64K", "mmap")
+        offsets = list(range(0, bench.settings.size, SMALL))
+        result = bench.compare(
+            [
+                Variant(name="64K", run=pwrite_hits(large.file, SMALL), items=offsets),
+                Variant(name="pwrite", run=system.writes(SMALL), items=offsets),
+            ]
+        )
+        yield look("overwrites", "4 KiB sequential overwrite, 64K folios", "os.pwrite", result, "64K", "pwrite")
+    finally:
+        mapping.close()
+        large.clean()
+        small.clean()
+
+
+@case("stream", "512 B sequential reads through the handle against os.pread and a buffered file", ("P8",))
+def small_stream(bench: Bench) -> Iterator[Row]:
+    """P8: `read(512)` at the handle's position, from the start of the file to its end."""
+    subject, system = bench.subject(MIDDLE), bench.system_calls()
+    buffered = PythonFile(bench.tmpfs_file(), buffered=True)
+    size = 512
+    offsets = range(0, min(bench.settings.size, 64 * MIB), size)
+
+    def through(file: Any) -> Run:
+        def run(some: Sequence[int]) -> None:
+            file.seek(some[0])
+            for _ in some:
+                file.read(size)
+
+        return run
+
+    try:
+        # A slice longer than the walk would meet the end of the file.
+        most = len(offsets)
+        result = bench.compare(
+            [
+                Variant(name="handle", run=through(subject.file), items=offsets, most=most),
+                Variant(name="pread", run=system.reads(size), items=list(offsets), most=most),
+                Variant(name="buffered", run=through(buffered.file), items=offsets, most=most),
+            ]
+        )
+    finally:
+        buffered.close()
+    yield timed("stream", "P8", result, "handle", "pread")
+    yield look("stream", "512 B sequential read()", "buffered Python file", result, "handle", "buffered")
+
+
+@case("files", "4 KiB random hits and overwrites against Python files, buffered and unbuffered")
+def python_files(bench: Bench) -> Iterator[Row]:
+    """What a program sees that replaces `open()`: seek and read against one positional call."""
+    subject = bench.subject(MIDDLE)
+    plain = PythonFile(bench.tmpfs_file(), buffered=False)
+    buffered = PythonFile(bench.tmpfs_file(), buffered=True)
+    try:
+        for write, verb in ((False, "hit"), (True, "overwrite")):
+            own = write_variant if write else read_variant
+            result = bench.compare(
+                [
+                    own(bench, "cache", subject, SMALL),
+                    peer_variant(bench, "unbuffered", plain, SMALL, write=write),
+                    peer_variant(bench, "buffered", buffered, SMALL, write=write),
+                ]
+            )
+            for name in ("unbuffered", "buffered"):
+                yield look("files", f"4 KiB random {verb}, 64K folios", f"{name} Python file", result, "cache", name)
+    finally:
+        plain.close()
+        buffered.close()
+        subject.clean()
+
+
+@case("appends", "appends of 512 B and 4 KiB against os.write and a buffered file")
+def appends(bench: Bench) -> Iterator[Row]:
+    """Appends to a file that is emptied, untimed, before each slice."""
+    path: Path = bench.folder / "appended"
+    most_bytes = 32 * MIB
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    with cache_for_hits(4 * most_bytes, 2 * MIB) as cache, open(path, "r+b") as buffered:
+        file = cache.attach("memory:").open("appended", "w+b")
+
+        def empty_buffered() -> None:
+            buffered.seek(0)
+            buffered.truncate(0)
+
+        try:
+            for size in (512, SMALL):
+                data = BLOCK[:size]
+
+                def append(some: Sequence[int], data: bytes = data) -> None:
+                    for _ in some:
+                        file.append(data)
+
+                def write(some: Sequence[int], data: bytes = data) -> None:
+                    put = os.write
+                    for _ in some:
+                        put(fd, data)
+
+                def buffer(some: Sequence[int], data: bytes = data) -> None:
+                    for _ in some:
+                        buffered.write(data)
+                    buffered.flush()
+
+                items, most = range(1024), most_bytes // size
+                empty_file, empty_path = lambda: file.truncate(0), lambda: os.ftruncate(fd, 0)
+                result = bench.compare(
+                    [
+                        Variant(name="cache", run=append, items=items, before=empty_file, most=most),
+                        Variant(name="write", run=write, items=items, before=empty_path, most=most),
+                        Variant(name="buffered", run=buffer, items=items, before=empty_buffered, most=most),
+                    ]
+                )
+                metric = f"append of {size} B" if size < KIB else f"append of {size // KIB} KiB"
+                yield look("appends", metric, "os.write, O_APPEND", result, "cache", "write")
+                yield look("appends", metric, "buffered Python file", result, "cache", "buffered")
+        finally:
+            os.close(fd)
+            file.truncate(0)
+            file.close()

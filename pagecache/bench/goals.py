@@ -1,0 +1,98 @@
+"""The goals of the engine: which number each row has to reach, a ratio to something in the same run or an exact count.
+
+A goal has an id `P<n>` and a part where it has several bounds. `pagecache bench --list` prints this table; what it
+means is in docs/performance.md. Cases refer to goals by their key (`P1/64K`), so a bound is written once.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sense = Literal["at least", "at most"]
+Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios"]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One bound. Reached when `value` is at least, or at most, `bound`."""
+
+    key: str
+    metric: str
+    against: str
+    sense: Sense
+    bound: float
+    unit: Unit
+    step: Literal["A", "B"] = "A"  # B: shown, not gated yet
+
+    @property
+    def id(self) -> str:
+        """The number without the part: `P1` of `P1/64K`."""
+        return self.key.partition("/")[0]
+
+    @property
+    def exact(self) -> bool:
+        """Counted, not timed: no spread excuses a miss."""
+        return not self.unit.startswith("×")
+
+    def reached(self, value: float, spread: float = 0.0) -> bool:
+        """Whether `value` reaches the goal, or misses it by no more than the relative `spread`."""
+        slack = 0.0 if self.exact else spread
+        if self.sense == "at least":
+            return value >= self.bound * (1 - slack)
+        return value <= self.bound * (1 + slack)
+
+    def text(self) -> str:
+        """The bound as a person writes it."""
+        sign = "≥" if self.sense == "at least" else "≤"
+        return f"{sign} {self.bound:g} {self.unit}"
+
+
+def _speed(key: str, metric: str, against: str, bound: float, step: Literal["A", "B"] = "A") -> Goal:
+    return Goal(key, metric, against, "at least", bound, "× speed", step)
+
+
+def _time(key: str, metric: str, against: str, bound: float) -> Goal:
+    return Goal(key, metric, against, "at most", bound, "× time")
+
+
+GOALS: tuple[Goal, ...] = (
+    _speed("P1/64K", "4 KiB random hit, 64K folios", "os.pread", 1.7),
+    _speed("P1/4K", "4 KiB random hit, 4K folios", "os.pread", 1.4),
+    _time("P2/64K", "4 KiB random hit, 64K folios", "mmap slice", 1.0),
+    _time("P2/4K", "4 KiB random hit, 4K folios", "mmap slice", 1.1),
+    _speed("P3/pread", "4 KiB sequential hit, 64K folios", "os.pread", 2.2),
+    _time("P3/mmap", "4 KiB sequential hit, 64K folios", "mmap slice", 1.15),
+    _speed("P4/64K", "64 KiB random hit", "os.pread", 1.7),
+    _speed("P4/1M", "1 MiB random hit", "os.pread", 1.7),
+    _time("P4/64K-memcpy", "64 KiB random hit into a buffer", "memcpy", 1.15),
+    _time("P4/1M-memcpy", "1 MiB random hit into a buffer", "memcpy", 1.15),
+    _speed("P5/64K", "4 KiB random overwrite, 64K folios", "os.pwrite", 2.4),
+    _speed("P5/4K", "4 KiB random overwrite, 4K folios", "os.pwrite", 1.5),
+    _speed("P6/64K", "64 KiB random overwrite", "os.pwrite", 2.0),
+    _speed("P6/1M", "1 MiB random overwrite", "os.pwrite", 2.0),
+    Goal("P7", "instructions of a 4 KiB hit above memcpy", "callgrind", "at most", 130, "instructions"),
+    _speed("P8", "512 B sequential read()", "os.pread", 6),
+    _speed("P9/read-diskcache", "4 KiB random read, 4K folios", "diskcache", 15),
+    _speed("P9/read-lmdb", "4 KiB random read, 4K folios", "py-lmdb", 2),
+    _speed("P9/read-cachetools", "4 KiB random read, 4K folios", "cachetools + lock", 1.8),
+    _speed("P9/read-fsspec", "4 KiB random read, 64K folios", "fsspec block cache", 2),
+    _speed("P9/write-diskcache", "4 KiB random write, 4K folios", "diskcache", 100),
+    _speed("P9/write-lmdb", "4 KiB random write, 4K folios", "py-lmdb", 30),
+    _speed("P9/write-cachetools", "4 KiB random write, 4K folios", "cachetools + lock + dirty set", 4.5),
+    _speed("P10", "4 KiB hits beside a spinning thread", "own speed alone", 0.40),
+    Goal("P11/4K", "metadata per page, 4K folios", "exact", "at most", 96, "bytes"),
+    Goal("P11/64K", "metadata per page, 64K folios", "exact", "at most", 8, "bytes"),
+    _speed("P12/lru", "miss bookkeeping of one streamed page", "OrderedDict LRU", 5),
+    _time("P12/growth", "miss bookkeeping, largest cache", "the smallest", 2.0),
+    Goal("P13", "folios examined by one eviction call", "exact", "at most", 64, "folios"),
+    _time("P14/noop", "4 KiB random miss, backend that does nothing", "the backend called directly", 3.0),
+    _time("P14/copy", "4 KiB random miss, backend that copies", "the backend called directly", 3.0),
+    Goal("P15/calls", "backend calls per contiguous dirty MiB", "exact", "at most", 1, "calls"),
+    Goal("P15/copies", "bytes copied by write-back per MiB", "exact", "at most", 0, "bytes"),
+    _speed("P16/tmpfs", "write-back of 256 scattered pages as one call, tmpfs", "256 calls", 1.4, "B"),
+    _speed("P16/disk", "write-back of 256 scattered pages as one call, disk", "256 calls", 3, "B"),
+    _speed("P16/5us", "write-back of 256 scattered pages as one call, 5 µs a call", "256 calls", 5, "B"),
+    _speed("P16/20us", "write-back of 256 scattered pages as one call, 20 µs a call", "256 calls", 15, "B"),
+    _speed("P16/1ms", "write-back of 256 scattered pages as one call, 1 ms a call", "256 calls", 150, "B"),
+)
+
+BY_KEY = {goal.key: goal for goal in GOALS}

@@ -1,0 +1,407 @@
+"""PageCache: one memory budget shared by any number of volumes.
+
+The cache owns CORE's memory, the flusher, and the hooks of the process: at interpreter exit what is dirty is written back
+for at most `exit_timeout` and the rest is listed on stderr; in a forked child every call raises ForkedError and touches
+nothing (contract 2.22).
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import itertools
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from .backends.protocol import Backend
+from .backends.url import backend_from_url
+from .config import CacheConfig, Size, VolumeOptions, parse_size, with_overrides
+from .engine.flusher import Flusher
+from .engine.park import Clock, Deadline, Park
+from .engine.volume import EngineVolume
+from .errors import (
+    DeadlockError,
+    FailedRange,
+    ForkedError,
+    LostRange,
+    PageCacheError,
+    ShutdownError,
+    UnsavedDataError,
+    WritebackError,
+)
+from .native import NativeCache, is_debug
+from .stats import CacheStats, Event
+from .volume import Volume
+
+__all__ = ["PageCache"]
+
+log = logging.getLogger("pagecache")
+
+_open: weakref.WeakSet[PageCache] = weakref.WeakSet()
+_numbers = itertools.count(1)
+
+
+def _error(kind: str, engine: Any, message: str) -> BaseException:
+    """The exceptions that C entries raise."""
+    key = getattr(engine, "key", None)
+    match kind:
+        case "shutdown":
+            reason = engine.volume.abort_reason if engine is not None else None
+            return ShutdownError(f"{message}{f': {reason}' if reason else ''}", key)
+        case "deadlock":
+            return DeadlockError(message, key)
+        case "forked":
+            return ForkedError(message, key)
+        case "timeout":
+            return TimeoutError(message)
+        case "too large":
+            return OSError(errno.EFBIG, message, key)
+    return PageCacheError(f"{kind}: {message}", key)
+
+
+@atexit.register
+def _at_exit() -> None:
+    for cache in list(_open):
+        cache.at_exit()
+
+
+class PageCache:
+    """One memory budget shared by any number of volumes. A context manager: leaving it is `close()`.
+
+    Args:
+        capacity: bytes of memory for cached data; at least 16 pages.
+        config: limits, intervals and policies; `overrides` are single fields of it.
+
+    Raises:
+        ValueError, TypeError: an option out of range or unknown; names value, rule or the nearest name.
+
+    >>> with PageCache("1MiB", dirty_limit="256KiB") as cache:
+    ...     cache.capacity
+    1048576
+    """
+
+    capacity: int
+    config: CacheConfig
+
+    def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Any) -> None:
+        if config is not None and not isinstance(config, CacheConfig):
+            raise TypeError(f"config must be a CacheConfig, not {type(config).__name__}")
+        self.config = with_overrides(config or CacheConfig(), overrides)
+        self.limits = self.config.resolve(capacity)
+        self.capacity = self.limits.capacity
+        self.native = NativeCache(self.limits, _error)
+        self.native.configure(self.limits, self.config.poison)
+        self.closed = False
+        self._lock = threading.RLock()
+        self._volumes: list[Volume] = []
+        self._retired: dict[str, int] = {}
+        self._subscribers: list[Callable[[Event], None]] = []
+        self._names = itertools.count(1)
+        self._number = next(_numbers)
+        self.clock, self.park = Clock(), Park()
+        self.flusher = Flusher(self, self.native, self.clock, self.park)
+        self.flusher.start()
+        _open.add(self)
+
+    def __repr__(self) -> str:
+        return f"<{'closed ' if self.closed else ''}pagecache.PageCache of {self.capacity} bytes>"
+
+    # -- for the other modules
+
+    def check_forked(self) -> None:
+        if self.native.forked:
+            raise ForkedError("the cache was created before fork() and is used in the child")
+
+    def check_open(self) -> None:
+        self.check_forked()
+        if self.closed:
+            raise ShutdownError("the cache is closed")
+
+    def engine_volumes(self) -> list[EngineVolume]:
+        with self._lock:
+            return [volume.engine for volume in self._volumes]
+
+    def emit(self, event: Event) -> None:
+        """Events go out from the flusher's thread, so that no callback runs inside a call."""
+        if self._subscribers:
+            self.flusher.defer(lambda: self._deliver(event))
+            self.flusher.wake()
+
+    def _deliver(self, event: Event) -> None:
+        for callback in list(self._subscribers):
+            try:
+                callback(event)
+            except Exception:
+                log.exception("a subscriber raised")
+
+    def forget(self, volume: Volume) -> None:
+        usage = volume.engine.native.usage()
+        with self._lock:
+            for name, value in usage.items():
+                self._retired[name] = self._retired.get(name, 0) + value
+            if volume in self._volumes:
+                self._volumes.remove(volume)
+
+    def counters(self, usage: Mapping[str, int]) -> dict[str, Any]:
+        """The fields of CacheStats from CORE's numbers."""
+        memory = self.native.usage()
+        names = (
+            "hits misses evicted read_requests read_bytes write_requests write_bytes commits retries short_writes cow_copies "
+            "staged_copies lock_waits clean dirty writeback unstable failed pinned folios"
+        ).split()
+        fields: dict[str, Any] = {name: usage.get(name, 0) for name in names}
+        fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
+        fields["capacity"] = self.capacity
+        fields["used"] = usage.get("cached", memory["used"])
+        fields["details"] = {
+            **{k: v for k, v in memory.items() if k not in fields},
+            **{k: v for k, v in usage.items() if k not in fields},
+        }
+        return fields
+
+    # -- volumes
+
+    def attach(
+        self,
+        backend: Backend | str,
+        *,
+        name: str | None = None,
+        options: VolumeOptions | None = None,
+        backend_options: Mapping[str, Any] | None = None,
+        mirror: Backend | str | None = None,
+        **overrides: Any,
+    ) -> Volume:
+        """See a backend through the cache.
+
+        Args:
+            backend: an object, or a URL: `memory:`, `dir:PATH`, or a scheme registered under `pagecache.backends`.
+            name: for messages and statistics; unique in the cache.
+            options: how it is seen; `overrides` are single fields of it.
+            backend_options: go to the constructor behind a URL.
+
+        Raises:
+            ValueError: URL, option, or a capacity that is too small for the backend's write unit.
+        """
+        self.check_open()
+        if mirror is not None:
+            raise NotImplementedError("mirror: not in this version")
+        if isinstance(backend, str):
+            resolved: Any = backend_from_url(backend, **dict(backend_options or {}))
+        elif backend_options is not None:
+            raise TypeError("backend_options go with a URL; this backend is already made")
+        else:
+            resolved = backend
+        for method in ("open", "stat", "canonical", "limits"):
+            if not hasattr(resolved, method):
+                raise TypeError(f"backend {resolved!r} has no {method}: it is not a Backend")
+        self._check_unit(resolved)
+        chosen = with_overrides(options or VolumeOptions(), overrides)
+        with self._lock:
+            self.check_open()
+            taken = {volume.name for volume in self._volumes}
+            label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
+            if label in taken:
+                raise ValueError(f"name: {label!r} is the name of another volume of this cache")
+            volume = Volume(self, resolved, label, chosen)
+            self._volumes.append(volume)
+        return volume
+
+    def _check_unit(self, backend: Backend) -> None:
+        unit = int(backend.limits.write_unit)
+        if self.capacity < 8 * unit:
+            raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
+        if unit > 1:
+            raise ValueError(f"write_unit: {unit} is not 1; whole write units are not in this version")
+
+    def volumes(self) -> tuple[Volume, ...]:
+        """Those attached, in the order of attaching."""
+        self.check_forked()
+        with self._lock:
+            return tuple(self._volumes)
+
+    # -- limits
+
+    def configure(self, **changes: Any) -> None:
+        """Change limits, intervals and policies of a running cache; `page_size` and `max_folio` are fixed."""
+        self.check_open()
+        for fixed in ("page_size", "max_folio"):
+            if fixed in changes:
+                raise ValueError(f"{fixed}: {changes[fixed]!r} cannot be changed while the cache lives")
+        with self._lock:
+            config = with_overrides(self.config, changes)
+            limits = config.resolve(self.capacity)
+            self.config, self.limits = config, limits
+            self.native.configure(limits, config.poison)
+        self.flusher.wake()
+
+    def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
+        """Grow, or give memory back to the system at once. Shrinking below what is local writes back and commits first.
+
+        Raises:
+            BlockingIOError: pinned or uncommitted data does not fit. TimeoutError: the deadline passed.
+        """
+        self.check_open()
+        limits = self.config.resolve(capacity)
+        deadline = Deadline(self.clock, timeout)
+        for attempt in range(4):
+            result = self.native.resize(limits.capacity)
+            if result == 0:
+                break
+            if result != -errno.EBUSY:
+                raise OSError(-result, f"capacity: {capacity!r} cannot be had (reserved for growth: 4 times the first capacity)")
+            if attempt == 3:
+                raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity!r} is less than what is pinned or cannot be saved")
+            self._save_for_resize(deadline)
+        with self._lock:
+            self.limits, self.capacity = limits, limits.capacity
+            self.native.configure(limits, self.config.poison)
+
+    def _save_for_resize(self, deadline: Deadline) -> None:
+        for volume in self.volumes():
+            if not volume.engine.backend.limits.commit_on_close:
+                volume.sync(None if deadline.at is None else deadline.left())
+
+    # -- the whole
+
+    def sync(self, timeout: float | None = None) -> None:
+        """`Volume.sync` on every volume side by side; a dead backend delays nobody else.
+
+        Raises:
+            WritebackError: with the ranges of all volumes. TimeoutError: I/O goes on.
+        """
+        self.check_open()
+        deadline = Deadline(self.clock, timeout)
+        errors: list[OSError] = []
+        tickets = []
+        for volume in self.volumes():
+            try:
+                tickets.append(volume.begin_sync())
+            except ShutdownError as error:
+                errors.append(error)
+        for ticket in tickets:
+            try:
+                ticket.wait(None if deadline.at is None else deadline.left())
+            except OSError as error:
+                errors.append(error)
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise WritebackError(
+                f"{len(errors)} volumes could not be saved; the first: {errors[0]}",
+                errno=errors[0].errno,
+                ranges=_ranges_of(errors),
+                exceptions=errors,
+            )
+
+    def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Events from one thread; returns the function that unsubscribes. Exceptions of the callback are logged."""
+        self.check_open()
+        if not callable(callback):
+            raise TypeError(f"callback {callback!r} is not callable")
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def stats(self) -> CacheStats:
+        """Counters and memory of the whole cache."""
+        self.check_forked()
+        total: dict[str, int] = dict(self._retired)
+        for engine in self.engine_volumes():
+            for name, value in engine.native.usage().items():
+                total[name] = total.get(name, 0) + value
+        total.pop("cached", None)
+        return CacheStats(**self.counters(total))
+
+    def check(self) -> None:
+        """Verify every internal invariant; AssertionError names the first one broken. For tests; stops the world."""
+        self.check_forked()
+        with self._lock:
+            broken = self.native.check()
+        if broken is not None:
+            invariant, what = broken
+            raise AssertionError(f"{invariant}: {what}\n{self.native.trace()}")
+
+    @staticmethod
+    def unchecked() -> tuple[str, ...]:
+        """Invariants of the contract that `check` cannot verify in this build, because what they speak of is not there."""
+        return () if is_debug() else ("I-15",)
+
+    # -- the end
+
+    def close(
+        self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
+    ) -> list[LostRange]:
+        """Write back, commit and detach everything. Idempotent.
+
+        Args:
+            on_failed: "raise": UnsavedDataError lists what could not be saved, the cache stays open, nothing is lost;
+                "discard": returns what was given up.
+        """
+        self.check_forked()
+        if on_failed not in ("raise", "discard"):
+            raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
+        if self.closed:
+            return []
+        deadline = Deadline(self.clock, timeout)
+        lost: list[LostRange] = []
+        unsaved: list[UnsavedDataError] = []
+        for volume in self.volumes():
+            try:
+                lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
+            except UnsavedDataError as error:
+                unsaved.append(error)
+        if unsaved:
+            raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
+        self.closed = True
+        self.flusher.stop()
+        _open.discard(self)
+        return lost
+
+    def __enter__(self) -> Self:
+        self.check_open()
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except OSError as error:
+            if e is None:
+                raise
+            log.error("%s", error)
+
+    def at_exit(self) -> None:
+        """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
+        if self.closed or self.native.forked:
+            return
+        try:
+            self.close(timeout=self.config.exit_timeout)
+        except OSError as error:
+            print(f"pagecache: at exit: {error}", file=sys.stderr)
+            for entry in getattr(error, "ranges", []):
+                print(
+                    f"pagecache: not saved: {entry.volume}: {entry.key!r} [{entry.offset}, {entry.offset + entry.length})",
+                    file=sys.stderr,
+                )
+
+
+def _ranges_of(errors: Iterable[OSError]) -> list[FailedRange]:
+    return [r for error in errors for r in getattr(error, "ranges", []) if isinstance(r, FailedRange)]
+
+
+def _all_unsaved(errors: list[UnsavedDataError]) -> UnsavedDataError:
+    return UnsavedDataError(
+        f"{len(errors)} volumes are not saved; the first: {errors[0]}",
+        errors[0].filename,
+        errno=errors[0].errno,
+        ranges=_ranges_of(errors),
+        exceptions=errors,
+    )

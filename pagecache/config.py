@@ -1,0 +1,310 @@
+"""What can be set, what it may be set to, and what sizes mean.
+
+Three immutable values: `CacheConfig` (a cache), `RetryPolicy` (a part of it) and `VolumeOptions` (a volume). A value
+that is out of range is a ValueError that names option, value and rule, raised where it was written and not where it
+is first used. An option that does not exist is a TypeError with the nearest name that does.
+
+Sizes may be given as text ("64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that they
+follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import operator
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, TypeVar, get_args
+
+__all__ = ["CacheConfig", "CacheLimits", "RetryPolicy", "Size", "VolumeOptions", "parse_size", "with_overrides"]
+
+Size = int | str
+"""Bytes: an int, or text with an IEC (KiB, MiB, GiB, TiB) or SI unit (kB, MB, GB, TB)."""
+
+OnConflict = Literal["fail", "rebase", "take_remote"]
+SourceMayFault = Literal["auto", "always", "never"]
+
+SIZE_MAX = 2**63 - 1
+PAGE_SIZE_MIN = 4096
+FOLIO_PAGES_MAX = 512  # the highest order of the buddy allocator is 9
+CACHE_PAGES_MIN = 16
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "b": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for suffix, base in (("ib", 1024), ("b", 1000))
+}
+
+
+def parse_size(value: object, what: str) -> int:
+    """Bytes from an int or a text such as "4096", "64KiB" or "1.5GB"; a fraction of a byte is dropped.
+
+    Args:
+        value: what was given.
+        what: the option it was given for; begins the error message.
+
+    Raises:
+        ValueError: neither; names the value and the rule.
+
+    >>> parse_size("1.5GiB", "capacity")
+    1610612736
+    """
+    size = -1
+    if isinstance(value, str):
+        if (match := _SIZE.fullmatch(value)) and (unit := _UNITS.get(match[2].lower())):
+            size = int(Fraction(match[1]) * unit)
+    elif not isinstance(value, bool):
+        try:
+            size = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    if not 0 <= size <= SIZE_MAX:
+        raise ValueError(f"{what}: {value!r} is not a size (an int from 0 to 2**63 - 1, or text like '64KiB', '1.5GB')")
+    return size
+
+
+def _power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+def _number(
+    value: object, what: str, *, low: float = 0.0, high: float = math.inf, above: bool = False, none: bool = False
+) -> float | None:
+    """A finite float from `low` (excluded if `above`) to `high`; None only where `none`."""
+    if value is None and none:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if low <= value <= high and not (above and value == low):
+            return float(value)
+    rule = f"{'above' if above else 'at least'} {low:g}" + ("" if high == math.inf else f" and at most {high:g}")
+    raise ValueError(f"{what}: {value!r} is not a number {rule}{', or None' if none else ''}")
+
+
+def _choice(value: object, what: str, choices: Collection[object]) -> None:
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        raise ValueError(f"{what}: {value!r} is not one of {', '.join(map(repr, choices))}")
+
+
+def _share_or_size(value: object, what: str) -> float | int:
+    """A float is a share of the capacity, anything else a size."""
+    if isinstance(value, float):
+        share = _number(value, what, high=1.0)
+        assert share is not None
+        return share
+    return parse_size(value, what)
+
+
+Options = TypeVar("Options")
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> TypeError:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return TypeError(f"{kind} has no option {name!r}; did you mean {nearest!r}?")
+
+
+def named_options(cls: type[Options]) -> type[Options]:
+    """Class decorator for dataclasses: a keyword that is no field is a TypeError with the nearest field."""
+    init = cls.__init__
+    known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+
+    @functools.wraps(init)
+    def checked(self: Options, *args: Any, **values: Any) -> None:
+        for name in values:
+            if name not in known:
+                raise _unknown(cls.__name__, name, known)
+        init(self, *args, **values)
+
+    cls.__init__ = checked  # type: ignore[assignment]
+    return cls
+
+
+def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
+    """The same options with some fields replaced, validated like new ones.
+
+    Raises:
+        TypeError: no such field; names the nearest.
+        ValueError: a value out of range; names value and rule.
+
+    >>> with_overrides(VolumeOptions(), {"read_ahead": "64KiB"}).read_ahead
+    65536
+    """
+    return dataclasses.replace(options, **overrides) if overrides else options  # type: ignore[type-var]
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how fast a failed backend call is repeated.
+
+    Attributes:
+        attempts: calls including the first; progress starts the count anew.
+        first_delay: seconds before the second call; doubled each time, full jitter.
+        max_delay: most seconds between two calls.
+        deadline: seconds after which trying ends (a running call is never ended); None: never.
+        failed_retry: parked data is tried again after so many seconds; None: only when asked.
+    """
+
+    attempts: int = 5
+    first_delay: float = 0.05
+    max_delay: float = 10.0
+    deadline: float | None = 120.0
+    failed_retry: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ValueError(f"attempts: {self.attempts!r} is not an int of at least 1")
+        _number(self.first_delay, "first_delay")
+        _number(self.max_delay, "max_delay")
+        _number(self.deadline, "deadline", above=True, none=True)
+        _number(self.failed_retry, "failed_retry", above=True, none=True)
+        if self.max_delay < self.first_delay:
+            raise ValueError(f"max_delay: {self.max_delay!r} is less than first_delay {self.first_delay!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLimits:
+    """The sizes of a CacheConfig in bytes, for one capacity: what the core is created and configured with."""
+
+    capacity: int
+    page_size: int
+    max_folio: int
+    dirty_background: int
+    dirty_limit: int
+    failed_limit: int
+    cow_limit: int
+    gil_release: int
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """Limits, intervals and policies of a cache. Sizes are kept as ints, whatever they were given as.
+
+    Attributes:
+        page_size: smallest index unit; a power of two, at least 4096.
+        max_folio: largest unit of memory; lowered to capacity / 8 where that is less.
+        dirty_background: above this the flusher works; a float is a share of the capacity, anything else a size.
+        dirty_limit: writers are slowed from the midpoint between the two and stopped here.
+        dirty_expire: seconds after which dirty data is written back even below `dirty_background`.
+        flush_interval: seconds between two looks of the flusher.
+        failed_limit: share of `dirty_limit`; above it, writes to a file with failed data raise its error at once.
+        throttle_timeout: seconds a throttled writer waits before BlockingIOError; None: as long as it takes.
+        cow_limit: largest folio that is copied when its bytes in flight are modified; above it the writer waits.
+        gil_release: copies of at least this size release the GIL.
+        retry: what happens after a failed backend call.
+        exit_timeout: seconds for writing back at interpreter exit.
+        stall_warn: seconds without a completion after which an event and a log line say so.
+        poison: overwrite freed frames and revoked backend buffers (debugging).
+    """
+
+    page_size: Size = 4096
+    max_folio: Size = "2MiB"
+    dirty_background: float | Size = 0.25
+    dirty_limit: float | Size = 0.50
+    dirty_expire: float = 30.0
+    flush_interval: float = 5.0
+    failed_limit: float = 0.5
+    throttle_timeout: float | None = None
+    cow_limit: Size = "2MiB"
+    gil_release: Size = "1MiB"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    exit_timeout: float = 5.0
+    stall_warn: float = 10.0
+    poison: bool = False
+
+    def __post_init__(self) -> None:
+        page, folio = parse_size(self.page_size, "page_size"), parse_size(self.max_folio, "max_folio")
+        if not _power_of_two(page) or page < PAGE_SIZE_MIN:
+            raise ValueError(f"page_size: {self.page_size!r} is not a power of two of at least {PAGE_SIZE_MIN}")
+        if not _power_of_two(folio) or not page <= folio <= page * FOLIO_PAGES_MAX:
+            rule = f"a power of two from one page ({page}) to {FOLIO_PAGES_MAX} pages ({page * FOLIO_PAGES_MAX})"
+            raise ValueError(f"max_folio: {self.max_folio!r} is not {rule}")
+        sizes: dict[str, float | int] = {"page_size": page, "max_folio": folio}
+        for name in ("dirty_background", "dirty_limit"):
+            sizes[name] = _share_or_size(getattr(self, name), name)
+        for name in ("cow_limit", "gil_release"):
+            sizes[name] = parse_size(getattr(self, name), name)
+        if not sizes["dirty_limit"]:
+            raise ValueError(f"dirty_limit: {self.dirty_limit!r} would let nobody write; it must be above 0")
+        for name, size in sizes.items():
+            object.__setattr__(self, name, size)
+        _number(self.dirty_expire, "dirty_expire")
+        _number(self.flush_interval, "flush_interval", above=True)
+        _number(self.failed_limit, "failed_limit", high=1.0)
+        _number(self.throttle_timeout, "throttle_timeout", none=True)
+        _number(self.exit_timeout, "exit_timeout")
+        _number(self.stall_warn, "stall_warn", above=True)
+        _choice(self.poison, "poison", (True, False))
+        if not isinstance(self.retry, RetryPolicy):
+            raise ValueError(f"retry: {self.retry!r} is not a RetryPolicy")
+
+    def resolve(self, capacity: Size) -> CacheLimits:
+        """The limits in bytes for a capacity.
+
+        A `dirty_background` that is not below `dirty_limit` counts as half of it, so that lowering the limit alone
+        just works; neither exceeds the capacity, and a writer can always have one page dirty.
+
+        Raises:
+            ValueError: capacity below 16 pages.
+        """
+        total, page = parse_size(capacity, "capacity"), int(self.page_size)
+        if total < CACHE_PAGES_MIN * page:
+            rule = f"less than {CACHE_PAGES_MIN} pages of {page} bytes"
+            raise ValueError(f"capacity: {capacity!r} is {rule} ({CACHE_PAGES_MIN * page})")
+        total -= total % page
+        limit = max(page, min(total, _bytes_of(self.dirty_limit, total)))
+        background = _bytes_of(self.dirty_background, total)
+        return CacheLimits(
+            capacity=total,
+            page_size=page,
+            max_folio=max(page, min(int(self.max_folio), 1 << ((total // 8).bit_length() - 1))),
+            dirty_background=background if background < limit else limit // 2,
+            dirty_limit=limit,
+            failed_limit=int(limit * self.failed_limit),
+            cow_limit=int(self.cow_limit),
+            gil_release=int(self.gil_release),
+        )
+
+
+def _bytes_of(value: float | Size, capacity: int) -> int:
+    return int(value * capacity) if isinstance(value, float) else int(value)
+
+
+@named_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeOptions:
+    """How one backend is seen through a cache.
+
+    Attributes:
+        read_ahead: largest window in bytes; 0 turns read-ahead off.
+        sync_on_close: commit when the last writable handle closes; None: as the backend's limits say.
+        on_conflict: what to do when the stored object changed under local data: raise ConflictError at commit
+            ("fail"), lay the local bytes over the new version ("rebase"), or give them up ("take_remote").
+        write_through: every write returns only when the backend acknowledged it.
+        read_only: opening for writing is a PermissionError.
+        dirty_share: share of the cache's `dirty_limit` that this volume may use.
+        source_may_fault: whether user memory that may fault while copying is staged first.
+    """
+
+    read_ahead: Size = "1MiB"
+    sync_on_close: bool | None = None
+    on_conflict: OnConflict = "fail"
+    write_through: bool = False
+    read_only: bool = False
+    dirty_share: float = 1.0
+    source_may_fault: SourceMayFault = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read_ahead", parse_size(self.read_ahead, "read_ahead"))
+        _choice(self.sync_on_close, "sync_on_close", (None, True, False))
+        _choice(self.on_conflict, "on_conflict", get_args(OnConflict))
+        _choice(self.write_through, "write_through", (True, False))
+        _choice(self.read_only, "read_only", (True, False))
+        _number(self.dirty_share, "dirty_share", high=1.0, above=True)
+        _choice(self.source_may_fault, "source_may_fault", get_args(SourceMayFault))

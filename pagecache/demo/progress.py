@@ -1,0 +1,55 @@
+"""Progress on stderr: a bar for a person, one line per phase where nobody watches a terminal."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+
+class Progress(Protocol):
+    """What a run reports to."""
+
+    def phase(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Enter a phase of `total` steps; the result is called with the number of steps done."""
+        ...
+
+
+class BarProgress:
+    """One live bar per phase."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        task = self._bars.add_task(name, total=total)
+        yield lambda steps: self._bars.advance(task, steps)
+
+
+class LineProgress:
+    """One line when a phase is done."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
+        start = time.monotonic()
+        yield lambda steps: None
+        self._console.print(f"{name}: {total} in {time.monotonic() - start:.1f} s", highlight=False)
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[Progress]:
+    """Show progress as fits what stderr is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield LineProgress(console)
+        return
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console) as bars:
+        yield BarProgress(bars)

@@ -1,0 +1,188 @@
+"""fsync, sync, tickets: waiting for exactly the earlier writes.
+
+Each takes an epoch s: everything dirtied before the call is stamped <= s, everything after it > s. A flush marks what is
+stamped <= s once and waits until none of it is dirty or in flight; later writes have later stamps and are not waited for.
+A commit follows if anything acknowledged is stamped <= s. Then everything is looked at again, because a failed commit
+makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing <= s is left.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import CommitError, DeadlockError, ShutdownError, WritebackError
+from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK, in_backend
+from .park import SLICE, Deadline, deadline_error
+from .retryer import Parked, decide, errno_of
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+    from .volume import EngineVolume
+
+__all__ = ["FileSync", "flush", "fsync", "sync_files"]
+
+
+def _writeback_error(file: EngineFile, what: str) -> WritebackError:
+    with file.lock:
+        worst = file.failures.worst()
+    ranges = file.failed_ranges()
+    message = f"{what} failed: {worst.message}" if worst else f"{what} failed"
+    error = WritebackError(message, file.key, errno=worst.errno if worst else errno.EIO, ranges=ranges)
+    if worst is not None:
+        error.exceptions.append(worst.error)
+        error.__cause__ = worst.error
+    return error
+
+
+class FileSync:
+    """One file on its way to "committed up to s": a state machine that is polled, so that one thread can drive many.
+
+    `poll` says whether it is done; between two polls somebody waits for the inode's event.
+    """
+
+    def __init__(self, file: EngineFile, stamp: int, start: int = 0, end: int = END, *, commit: bool = True) -> None:
+        self.file = file
+        self.stamp = stamp
+        self.start = start
+        self.end = end
+        self.commit = commit
+        self._cursor = file.native.cursor()
+        self._regress = -1
+        self._commit_seq: int | None = None
+        self._attempts = 0
+        self._since = file.volume.clock.now()
+        self._not_before = 0.0
+        file.refresh_limits()
+        file.resume(start, end)
+
+    def poll(self) -> bool:
+        """Do what can be done now; True: nothing up to the stamp is left.
+
+        Raises:
+            WritebackError, CommitError, ConflictError, ShutdownError.
+        """
+        self.file.volume.check_alive(self.file.key)
+        if not self._flushed():
+            return False
+        return not self.commit or self._committed()
+
+    def _flushed(self) -> bool:
+        native = self.file.native
+        found = native.flush_pending(self.stamp, self.start, self.end, self._cursor)
+        if not found & (DIRTY | WRITEBACK):
+            self._cursor = native.cursor()
+            self._regress = -1
+            found = native.flush_pending(self.stamp, self.start, self.end)
+            if found & FAILED and not found & (DIRTY | WRITEBACK):
+                raise _writeback_error(self.file, "write-back")
+            if not found:
+                return True
+        if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):
+            self._regress = int(self._cursor[1])
+            native.flush_start(self.stamp, self.start, self.end)
+        if found & BACKOFF:
+            self.file.volume.retry_later(self.file)
+        return False
+
+    def _committed(self) -> bool:
+        file, native = self.file, self.file.native
+        if self._commit_seq is not None and native.commit_seq() != self._commit_seq:
+            self._commit_seq = None
+            if (error := file.commit_error) is not None:
+                self._commit_failed(error)
+        if not native.commit_needed(self.stamp):
+            if native.commit_running():
+                return False
+            file.refresh_version()
+            return True
+        if file.volume.clock.now() < self._not_before:
+            return False
+        if self._commit_seq is None:
+            self._commit_seq = native.commit_seq()
+        native.start_commit()
+        return False
+
+    def _commit_failed(self, error: BaseException) -> None:
+        file = self.file
+        if file.conflict is not None:
+            raise file.conflict_error()
+        volume = file.volume
+        now = volume.clock.now()
+        self._attempts += 1
+        decision = decide(volume.retry, error, self._attempts, now - self._since, volume.random())
+        if isinstance(decision, Parked):
+            raise CommitError(
+                f"commit failed: {error}", file.key, errno=errno_of(error), ranges=file.failed_ranges(), exceptions=[error]
+            ) from error
+        file.native.count_retry()
+        self._not_before = now + decision.delay
+
+    def wait(self, seq: int, deadline: Deadline) -> None:
+        """Sleep until something may have changed since `seq`."""
+        left = deadline.left()
+        if self._not_before:
+            left = min(left, max(0.001, self._not_before - deadline.clock.now()))
+        self.file.volume.park.wait("inode", self.file.native.address, seq, min(left, SLICE))
+
+
+def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
+    native = sync.file.native
+    if in_backend(sync.file.volume.native.address):
+        raise DeadlockError(f"{what} from inside a backend call of the same volume", sync.file.key)
+    while True:
+        seq = native.event_seq()
+        if sync.poll():
+            return
+        if deadline.passed():
+            raise deadline_error(what)
+        sync.wait(seq, deadline)
+
+
+def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, timeout: float | None = None) -> None:
+    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight.
+
+    Raises:
+        WritebackError: it failed; it is still dirty.
+    """
+    _drive(FileSync(file, stamp, start, end, commit=False), Deadline(file.volume.clock, timeout), "flush")
+
+
+def fsync(file: EngineFile, timeout: float | None = None) -> None:
+    """Return once everything written to the file before the call is committed.
+
+    Raises:
+        WritebackError, CommitError: it is not, and is still dirty.
+        TimeoutError: the deadline passed; I/O goes on.
+    """
+    stamp = file.volume.native.take_epoch()
+    _drive(FileSync(file, stamp), Deadline(file.volume.clock, timeout), "fsync")
+
+
+def sync_files(volume: EngineVolume, syncs: Iterable[FileSync], deadline: Deadline) -> list[OSError]:
+    """Drive many files side by side; returns their errors.
+
+    Raises:
+        TimeoutError: the deadline passed; I/O goes on.
+    """
+    errors: list[OSError] = []
+    pending = list(syncs)
+    while pending:
+        first = pending[0]
+        seq = first.file.native.event_seq()
+        still = []
+        for sync in pending:
+            try:
+                if not sync.poll():
+                    still.append(sync)
+            except ShutdownError:
+                raise
+            except OSError as error:
+                errors.append(error)
+        pending = still
+        if pending and deadline.passed():
+            raise deadline_error("sync")
+        if pending and pending[0] is first:
+            first.wait(seq, deadline)
+    return errors

@@ -1,0 +1,99 @@
+"""What an answer means.
+
+Order of effects (contract 2.14): the error is recorded, then CORE changes sets, marks and stamps and wakes whoever waits,
+then events go out. Who is woken therefore sees the error.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError, PageCacheError
+from ..native import END, STAMP_MAX, Op
+from .retryer import Again, Failure, Parked, decide, errno_of
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["acknowledged", "as_os_error", "commit_failed", "committed", "failed"]
+
+log = logging.getLogger("pagecache")
+
+
+def as_os_error(error: BaseException) -> OSError:
+    """The error itself, or what it counts as."""
+    if isinstance(error, OSError):
+        return error
+    return PageCacheError(f"{type(error).__name__}: {error}", errno=errno_of(error))
+
+
+def acknowledged(file: EngineFile, op: Op) -> None:
+    start, end = op.extent
+    repaired = False
+    file.version_stale = True
+    if len(file.failures):
+        with file.lock:
+            repaired = file.failures.clear(start, end)
+    op.finish(True, False)
+    if repaired:
+        file.volume.emit("repaired", file.key, ((start, end - start),))
+
+
+def failed(file: EngineFile, op: Op, error: BaseException) -> None:
+    """Some of the request was not taken: dirty again, to be tried later or parked."""
+    volume = file.volume
+    now = volume.clock.now()
+    start, end = op.extent
+    progress = start < op.offset < end
+    start = op.offset if progress else start
+    with file.lock:
+        before = [] if progress else file.failures.overlapping(start, end)
+        attempts = 1 + max((f.attempts for f in before), default=0)
+        since = min((f.since for f in before), default=now)
+        decision = decide(volume.retry, error, attempts, now - since, volume.random())
+        parked = isinstance(decision, Parked)
+        wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
+        next_retry = None if wait is None else now + wait
+        file.failures.add(
+            Failure(start, end, errno_of(error), attempts, str(error), since, next_retry, parked, error)
+        )
+    if isinstance(error, BackendError) and error.max_write is not None:
+        file.lower_max_write(error.max_write)
+    op.finish(False, parked)
+    ranges = ((start, end - start),)
+    log.warning("%s: %r: write-back of [%d, %d) failed: %s", volume.name, file.key, start, end, error)
+    volume.emit("parked" if parked else "failed", file.key, ranges, as_os_error(error))
+    if isinstance(decision, Again) and decision.delay == 0.0:
+        file.native.count_retry()
+        file.native.retry(start, end)
+        file.native.flush_start(STAMP_MAX, start, end)
+    else:
+        volume.retry_later(file)
+
+
+def committed(file: EngineFile, op: Op, version: str | None) -> None:
+    with file.lock:
+        file.commit_error = None
+        file.commit_attempts = 0
+        file.commit_not_before = 0.0
+        if version is not None:
+            file.version = version
+            file.version_stale = False
+    op.finish(True, False)
+    file.volume.emit("committed", file.key)
+
+
+def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
+    """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them."""
+    volume = file.volume
+    now = volume.clock.now()
+    with file.lock:
+        file.commit_attempts += 1
+        file.commit_error = error
+        decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
+        delay = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
+        file.commit_not_before = now + delay
+    op.finish(False, bool(getattr(error, "kept", False)))
+    log.warning("%s: %r: commit failed: %s", volume.name, file.key, error)
+    volume.emit("failed", file.key, ((0, END),), as_os_error(error))

@@ -1,0 +1,226 @@
+"""What the engine knows of one cached object; the object whose methods C calls.
+
+`fill`, `write`, `commit`, `room`, `write_back`, `write_through`, `truncate` and `punch` are entered from C with an
+operation in hand, on a caller's thread or one of the volume's. They do what their modules say; what is kept here is the
+backend's file, its limits and version, and the ranges that failed.
+
+Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from ..backends.protocol import BackendFile, BackendLimits
+from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
+from ..native import END, STAMP_MAX, NativeInode, Op
+from . import issuer, reader, throttle
+from .retryer import Failure, Failures, errno_of, is_transient
+
+if TYPE_CHECKING:
+    from .volume import EngineVolume
+
+__all__ = ["EngineFile", "limits_of"]
+
+
+def limits_of(limits: BackendLimits, max_write: int | None = None) -> dict[str, int]:
+    """The limits as CORE wants them; `max_write` where the object asked for less."""
+    most = int(limits.max_write)
+    return {
+        "max_read": int(limits.max_read),
+        "max_write": most if max_write is None else max(1, min(most, max_write)),
+        "read_unit": int(limits.read_unit),
+        "write_unit": int(limits.write_unit),
+        "boundary": int(limits.boundary),
+        "max_vectors": min(int(limits.max_vectors), 1024),
+        "durable_writes": limits.durable_writes,
+        "commit_on_close": limits.commit_on_close,
+        "ordered_writes": limits.ordered_writes,
+    }
+
+
+class EngineFile:
+    """One object of a volume: its inode in CORE and its file in the backend."""
+
+    fill = reader.fill
+    write = issuer.write
+    commit = issuer.commit
+    room = throttle.room
+    write_back = issuer.write_back
+    write_through = issuer.write_through
+
+    def __init__(self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
+        self.volume = volume
+        self.key = key
+        self.lock = threading.Lock()
+        self.failures = Failures()
+        self.commit_error: BaseException | None = None
+        self.commit_attempts = 0
+        self.commit_not_before = 0.0
+        self.version = version
+        self.version_stale = False
+        self.conflict: tuple[str | None, str | None] | None = None
+        self.removed = False
+        self._max_write: int | None = None
+        self._seen_limits: BackendLimits | None = None
+        self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
+        self.native.set_user(self)
+        self.backend_file: BackendFile | None = None
+        self.read_into: Any = None
+        self.use(backend_file)
+
+    # -- the backend's file
+
+    def use(self, backend_file: BackendFile | None) -> None:
+        """From now on calls go to this file; None: it is closed until somebody opens the object again."""
+        self.backend_file = backend_file
+        self.read_into = backend_file.read_into if backend_file is not None else self._closed
+        if backend_file is not None:
+            self.refresh_limits()
+
+    def _closed(self, offset: int, buffers: object) -> int:
+        raise ShutdownError("the object is not open in the backend", self.key)
+
+    def opened(self) -> BackendFile:
+        if self.backend_file is None:
+            raise ShutdownError("the object is not open in the backend", self.key)
+        return self.backend_file
+
+    def limits(self) -> BackendLimits:
+        return getattr(self.backend_file, "limits", None) or self.volume.backend.limits
+
+    def refresh_limits(self) -> None:
+        """Limits are read before each pass: a backend may change them at any time."""
+        limits = self.limits()
+        if limits is not self._seen_limits:
+            self._seen_limits = limits
+            self.native.set_limits(limits_of(limits, self._max_write))
+
+    def lower_max_write(self, most: int) -> None:
+        self._max_write = max(1, most)
+        self.native.set_limits(limits_of(self.limits(), self._max_write))
+
+    def refresh_version(self) -> None:
+        """After our own writes: what storage says now is our doing."""
+        with self.lock:
+            stale, self.version_stale = self.version_stale, False
+        if stale and self.backend_file is not None:
+            try:
+                version = self.backend_file.stat().version
+            except OSError:
+                self.version_stale = True
+            else:
+                self.version = version
+
+    # -- what holds the inode lock, the token and the invalidate lock (contract 2.17)
+
+    def truncate(self, op: Op, size: int) -> None:
+        """Backend first, then publish. A definite refusal changes nothing."""
+        self.native.settle_fills(min(size, self.native.size))
+        durable = self.limits().durable_writes
+        try:
+            self.volume.call_with_retry(self, lambda: self.opened().truncate(size))
+        except BaseException as error:
+            if not self._truncated_all_the_same(size, error):
+                raise
+            self.native.truncate(size, not durable)
+            raise
+        self.native.truncate(size, not durable)
+        with self.lock:
+            self.failures.clear(size, END)
+            self.version_stale = True
+
+    def _truncated_all_the_same(self, size: int, error: BaseException) -> bool:
+        """Whether a call that ended without a definite refusal (interrupted, transport error) did its work."""
+        if not is_transient(error) or self.backend_file is None:
+            return False
+        try:
+            return self.backend_file.stat().size == size != self.native.remote_size
+        except OSError:
+            return False
+
+    def punch(self, op: Op, extent: tuple[int, int]) -> None:
+        start, end = extent
+        self.native.settle_fills(start, end)
+        durable = self.limits().durable_writes
+        punch_hole: Any = getattr(self.opened(), "punch_hole")  # noqa: B009 - optional in the protocol
+        self.volume.call_with_retry(self, lambda: punch_hole(start, end - start))
+        self.native.punch(start, end, not durable)
+        with self.lock:
+            self.version_stale = True
+
+    def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
+        """Give up what is local in a range; the token keeps passes and commits out."""
+        start, end, lost = extent
+        error = self.failures.worst()
+        ranges = self.native.discard(start, end)
+        with self.lock:
+            self.failures.clear(start, end)
+        code = error.errno if error else 0
+        lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
+
+    def forget_acknowledged(self, op: Op, argument: object) -> None:
+        """After a reconnect: what the old backend acknowledged and did not commit is dirty again."""
+        self.native.uncommit()
+
+    # -- failures
+
+    def resume(self, start: int = 0, end: int = END) -> None:
+        """Parked and waiting data is plain dirty again, and is sent."""
+        if self.conflict is not None:
+            return
+        with self.lock:
+            if not self.failures.overlapping(start, end):
+                return
+        self.native.retry(start, end, failed_too=True)
+        self.native.flush_start(STAMP_MAX, start, end)
+
+    def due(self, now: float) -> float | None:
+        """Resume what is due; returns the time of the next one."""
+        due: list[Failure] = []
+        with self.lock:
+            due = [f for f in self.failures if f.next_retry is not None and f.next_retry <= now]
+        for failure in due:
+            self.native.count_retry()
+            self.native.retry(failure.start, failure.end, failed_too=failure.parked)
+            self.native.flush_start(STAMP_MAX, failure.start, failure.end)
+        with self.lock:
+            for failure in due:
+                for current in self.failures.overlapping(failure.start, failure.end):
+                    if current is failure:
+                        self.failures.postpone(failure, now + self.volume.retry.max_delay)
+            return self.failures.next_retry()
+
+    def failed_ranges(self, everything: bool = False) -> list[FailedRange]:
+        """What failed for good (everything: whatever is local, of an aborted volume), cut at the size."""
+        now = self.volume.clock.now()
+        ranges = self.native.local_ranges() if everything else self.native.failed_ranges()
+        found = []
+        with self.lock:
+            for pos, length in ranges:
+                known = self.failures.overlapping(pos, pos + length)
+                worst = next((f for f in known if f.parked), known[0] if known else None)
+                found.append(self._failed_range(pos, length, worst, now))
+        return found
+
+    def _failed_range(self, pos: int, length: int, failure: Failure | None, now: float) -> FailedRange:
+        error = self.volume.abort_reason or self.commit_error
+        if failure is None:
+            code = errno_of(error) if error is not None else 0
+            return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, str(error or ""), 0.0)
+        wait = None if failure.next_retry is None else max(0.0, failure.next_retry - now)
+        since = max(0.0, now - failure.since)
+        return FailedRange(
+            self.key, pos, length, failure.errno, failure.attempts, wait, self.volume.name, failure.message, since
+        )
+
+    def conflict_error(self) -> ConflictError:
+        base, remote = self.conflict or (None, None)
+        return ConflictError(
+            f"{self.key!r}: the stored object changed while local data was not saved",
+            self.key,
+            base=base,
+            remote=remote,
+            ranges=self.native.local_ranges(),
+        )

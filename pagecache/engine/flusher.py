@@ -1,0 +1,156 @@
+"""What happens without anybody asking.
+
+One thread a cache. It decides and submits; it makes no backend call and waits for no credit, token, fill or lock, so a dead
+backend cannot stop it. Each turn it
+
+* tells CORE the time,
+* resumes failed data that is due,
+* starts background passes above `dirty_background`, and for data older than `dirty_expire` whatever the thresholds say,
+  oldest file first,
+* starts commits of what is only acknowledged where that fills the cache (never on commit_on_close volumes: an object would
+  be published half-written),
+* moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..native import NativeCache
+from .park import Clock, Park
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+    from .volume import EngineCache, EngineVolume
+
+__all__ = ["Flusher"]
+
+log = logging.getLogger("pagecache")
+
+PASS_BUDGET = 16 << 20
+BUSY = 0.02
+
+
+class Flusher:
+    """The background thread of one cache."""
+
+    def __init__(self, cache: EngineCache, native: NativeCache, clock: Clock, park: Park) -> None:
+        self._cache = cache
+        self._native = native
+        self._clock = clock
+        self._park = park
+        self._stop = False
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._thread = threading.Thread(target=self._loop, name="pagecache-flusher", daemon=True)
+
+    def start(self) -> None:
+        self._native.tick(self._clock.now())
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop = True
+        self._native.wake_flusher()
+        if self._thread is not threading.current_thread() and self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def defer(self, call: Callable[[], None]) -> None:
+        """Finalisers only queue: they run in any thread at any point, also inside our own calls."""
+        self._deferred.append(call)
+
+    def wake(self) -> None:
+        self._native.wake_flusher()
+
+    def _loop(self) -> None:
+        while not self._stop:
+            seq = self._native.flusher_seq()
+            try:
+                delay = self.turn()
+            except Exception:
+                log.exception("the flusher met an error that should not get here; it goes on")
+                delay = 1.0
+            if not self._stop and not self._deferred:
+                self._sleep(seq, delay)
+
+    def _sleep(self, seq: int, delay: float) -> None:
+        until = self._clock.now() + delay
+        while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
+            left = until - self._clock.now()
+            if left <= 0:
+                return
+            self._park.wait("flusher", self._native.address, seq, left)
+
+    def turn(self) -> float:
+        """One look at everything; returns the seconds until the next one is due."""
+        now = self._clock.now()
+        self._native.tick(now)
+        while self._deferred:
+            self._deferred.popleft()()
+        delay = self._cache.config.flush_interval
+        for volume in self._cache.engine_volumes():
+            if volume.aborted:
+                continue
+            delay = min(delay, self._retry(volume, now), self._expire(volume, now))
+            if volume.poll_tickets():
+                delay = min(delay, BUSY)
+            volume.close_idle()
+        if self._native.over_background():
+            self.make_room()
+            delay = min(delay, BUSY)
+        return delay
+
+    def _retry(self, volume: EngineVolume, now: float) -> float:
+        delay = self._cache.config.flush_interval
+        for file in volume.take_retries():
+            due = file.due(now)
+            if due is not None:
+                volume.keep_retry(file)
+                delay = min(delay, max(0.001, due - now))
+        return delay
+
+    def _expire(self, volume: EngineVolume, now: float) -> float:
+        """Write back what is older than dirty_expire; commit what has been unstable that long."""
+        expire = self._cache.config.dirty_expire
+        delay = self._cache.config.flush_interval
+        if volume.backend.limits.commit_on_close:
+            return delay
+        for file in volume.dirty_files():
+            dirtied = file.native.dirtied()
+            if not dirtied:
+                continue
+            if dirtied + expire <= now:
+                file.refresh_limits()
+                if file.native.pass_background(1 << 62):
+                    file.native.set_dirtied(now)
+            else:
+                delay = min(delay, dirtied + expire - now)
+        return delay
+
+    def make_room(self) -> None:
+        """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones."""
+        for volume in self._cache.engine_volumes():
+            if volume.aborted:
+                continue
+            files = volume.dirty_files()
+            for file in sorted(files, key=lambda f: f.native.dirtied() or float("inf")):
+                file.refresh_limits()
+                file.native.pass_background(PASS_BUDGET)
+            if not volume.backend.limits.commit_on_close:
+                self._commit_unstable(files)
+
+    def _commit_unstable(self, files: list[EngineFile]) -> None:
+        unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
+        total = sum(size for size, _, _ in unstable)
+        now = self._clock.now()
+        for size, _, file in unstable:
+            if total <= self._cache.limits.dirty_limit // 4 or size == 0:
+                return
+            if now >= file.commit_not_before:
+                file.native.start_commit()
+            total -= size

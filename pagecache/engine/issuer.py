@@ -1,0 +1,70 @@
+"""Write requests and commits, on the threads of the volume.
+
+CORE has built the request: contiguous bytes, segments that lie in cache memory, limits of the moment. `write` sends it,
+call by call, until every byte is acknowledged or something goes wrong; what that means is the collector's. The thread that
+sent a request collects its answer: no hop.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..errors import BackendProtocolError
+from ..native import Op
+from . import barrier, collector
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["commit", "write", "write_back", "write_through"]
+
+
+def write(self: EngineFile, op: Op) -> None:
+    """Send one request. Never raises for what the backend did: that is recorded."""
+    try:
+        write_from = self.opened().write_from
+        while (call := op.begin()) is not None:
+            answer = op.complete(write_from(call[0], call[1]))
+            if answer == 1:
+                break
+            if answer < 0:
+                raise _refused(self, op, answer)
+    except BaseException as error:
+        collector.failed(self, op, error)
+    else:
+        collector.acknowledged(self, op)
+
+
+def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
+    if answer == -errno.EIO:
+        return OSError(errno.EIO, "write_from made no progress three times", file.key)
+    return BackendProtocolError(
+        f"write_from({op.offset}, {op.length} bytes) did not answer with the number of bytes taken", file.key
+    )
+
+
+def commit(self: EngineFile, op: Op) -> None:
+    """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
+    try:
+        if self.conflict is not None:
+            raise self.conflict_error()
+        version = self.opened().commit()
+    except BaseException as error:
+        collector.commit_failed(self, op, error)
+    else:
+        collector.committed(self, op, version)
+
+
+def write_back(self: EngineFile, pos: int, length: int) -> None:
+    """A writer needs this range handed over before it can go on (method g of contract 2.7)."""
+    barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)
+
+
+def write_through(self: EngineFile, pos: int, length: int) -> None:
+    """Contract 2.8: the bytes are acknowledged when this returns.
+
+    Raises:
+        WritebackError: they are not; they stay dirty.
+    """
+    barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)

@@ -1,0 +1,73 @@
+"""How a thread waits.
+
+Every wait of the engine has one shape: note an event's sequence number, look at the condition, sleep while the sequence
+stands. Sleeps are slices, signal handlers run in between, and each look may raise (aborted, deadline): no wait is without
+a way out [K9]. Whoever changes a condition advances the event first, so nothing is missed.
+
+Clock and park are constructor arguments of the engine: a scheduler for tests puts its own in their place.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from .. import native
+
+__all__ = ["Clock", "Deadline", "Park", "deadline_error"]
+
+SLICE = 0.1
+
+
+class Clock:
+    """Monotonic seconds."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
+def deadline_error(what: str) -> TimeoutError:
+    return TimeoutError(f"{what}: the deadline passed; what was started goes on")
+
+
+class Deadline:
+    """A point in time by which a wait has to end, or never."""
+
+    __slots__ = ("at", "clock")
+
+    def __init__(self, clock: Clock, timeout: float | None) -> None:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout: {timeout!r} is not a number of seconds of at least 0, or None")
+        self.clock = clock
+        self.at = None if timeout is None else clock.now() + timeout
+
+    def left(self) -> float:
+        """Seconds left, 0.0 when it has passed."""
+        return SLICE if self.at is None else max(0.0, self.at - self.clock.now())
+
+    def passed(self) -> bool:
+        return self.at is not None and self.clock.now() >= self.at
+
+
+class Park:
+    """Where threads wait: for events of CORE, and for jobs."""
+
+    def wait(self, kind: str, address: int, seq: int, timeout: float) -> None:
+        """Sleep while an event of CORE stands at `seq`, at most a slice."""
+        native.wait(kind, address, seq, min(timeout, SLICE))
+
+    def until(self, done: Callable[[], bool], wait: Callable[[], None], deadline: Deadline, what: str) -> None:
+        """Repeat `wait` until `done`.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
+        while not done():
+            if deadline.passed():
+                raise deadline_error(what)
+            wait()
+
+    def event(self) -> threading.Event:
+        """A flag for one waiter; waiting for it can be interrupted."""
+        return threading.Event()

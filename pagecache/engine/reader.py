@@ -1,0 +1,66 @@
+"""Fills: which bytes CORE says are missing, out of the backend into its memory.
+
+`fill` is entered from C on the thread that waits for the bytes, on a thread of the volume (read-ahead, the rest of a long
+read), or on the thread of a waiter who took a queued fill over. The common case is four calls: begin, read_into, complete,
+return. Errors and short answers leave it; transient errors are tried again within the call, except for read-ahead, which
+nobody waits for.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..errors import BackendProtocolError
+from ..native import Op
+from .retryer import Parked, decide
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["fill"]
+
+
+def fill(self: EngineFile, op: Op) -> None:
+    """Run the fill to its end.
+
+    Raises:
+        BackendProtocolError: the backend answered what is no answer.
+        OSError: what the backend raised, once trying again is over.
+    """
+    while (call := op.begin()) is not None:
+        try:
+            answer = op.complete(self.read_into(call[0], call[1]))
+        except Exception as error:
+            _again(self, op, error)
+            continue
+        if answer == 1:
+            return
+        if answer < 0:
+            _refuse(self, op, answer)
+
+
+def _refuse(file: EngineFile, op: Op, answer: int) -> None:
+    if answer == -errno.ESTALE:
+        raise BlockingIOError(errno.EAGAIN, "invalidated again and again while it was read", file.key)
+    raise BackendProtocolError(
+        f"read_into({op.offset}, {op.length} bytes) did not answer with the number of bytes read", file.key
+    )
+
+
+def _again(file: EngineFile, op: Op, error: Exception) -> None:
+    """Wait until the call may be repeated, or raise."""
+    volume = file.volume
+    now = volume.clock.now()
+    attempts, since = volume.read_attempts.get(id(op), (0, now))
+    decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
+    if isinstance(decision, Parked) or op.ahead or op.settled:
+        volume.read_attempts.pop(id(op), None)
+        if isinstance(error, OSError):
+            if error.filename is None and error.errno is not None:
+                error.filename = file.key
+            raise error
+        raise OSError(errno.EIO, f"read_into raised {type(error).__name__}: {error}", file.key) from error
+    volume.read_attempts[id(op)] = (attempts + 1, since)
+    file.native.count_retry()
+    volume.sleep(file, decision.delay)

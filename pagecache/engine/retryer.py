@@ -1,0 +1,142 @@
+"""Whether and when to try again, and what has failed so far.
+
+`decide` is a pure function of policy, error, attempt, time and a random number. A transient error is tried again after an
+exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the attempts are used
+up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty, readable, and costing
+nothing until something resumes it (contract 2.14).
+
+`Failures` maps the ranges of one file that failed to what is known of them. Ranges are disjoint; a new failure replaces
+what it covers, an acknowledgement removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from sortedcontainers import SortedDict
+
+from ..config import RetryPolicy
+from ..errors import BackendError
+
+__all__ = ["Again", "Failure", "Failures", "Parked", "decide", "errno_of", "is_transient"]
+
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO EAGAIN EINTR ETIMEDOUT ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOBUFS ENOMEM "
+        "EBUSY"
+    ).split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Do not try again by yourself."""
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno of an error; EIO for what has none."""
+    code = getattr(error, "errno", None)
+    return code if isinstance(error, OSError) and isinstance(code, int) and code > 0 else errno.EIO
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: the backend says so itself, or the errno does; what is no OSError does not."""
+    if isinstance(error, BackendError):
+        return bool(error.retry)
+    if not isinstance(error, OSError):
+        return not isinstance(error, Exception)  # interrupted, not refused
+    return errno_of(error) in TRANSIENT
+
+
+def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:
+    """What to do after call number `attempts` failed, `elapsed` seconds after the first one.
+
+    Args:
+        random: from [0, 1), the jitter.
+    """
+    if not is_transient(error):
+        return Parked()
+    if isinstance(error, BackendError) and error.max_write is not None:
+        return Again(0.0)
+    if attempts >= policy.attempts or (policy.deadline is not None and elapsed >= policy.deadline):
+        return Parked()
+    after = getattr(error, "retry_after", None)
+    if after is not None:
+        return Again(float(after))
+    return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Bytes [start, end) whose last hand-over failed."""
+
+    start: int
+    end: int
+    errno: int
+    attempts: int
+    message: str
+    since: float
+    next_retry: float | None
+    parked: bool
+    error: BaseException
+
+
+class Failures:
+    """Disjoint failed ranges of one file, by start."""
+
+    def __init__(self) -> None:
+        self._map: SortedDict[int, Failure] = SortedDict()
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def __iter__(self) -> Iterator[Failure]:
+        return iter(list(self._map.values()))
+
+    def overlapping(self, start: int, end: int) -> list[Failure]:
+        """Failures that meet [start, end). Cost: O(log n + hits)."""
+        first = max(0, self._map.bisect_right(start) - 1)
+        found = []
+        for key in self._map.islice(first):
+            if key >= end:
+                break
+            if self._map[key].end > start:
+                found.append(self._map[key])
+        return found
+
+    def clear(self, start: int, end: int) -> bool:
+        """[start, end) is fine again; what sticks out remains. Returns whether anything was there."""
+        found = self.overlapping(start, end)
+        for failure in found:
+            del self._map[failure.start]
+            if failure.start < start:
+                self._map[failure.start] = replace(failure, end=start)
+            if failure.end > end:
+                self._map[end] = replace(failure, start=end)
+        return bool(found)
+
+    def add(self, failure: Failure) -> None:
+        self.clear(failure.start, failure.end)
+        self._map[failure.start] = failure
+
+    def postpone(self, failure: Failure, until: float) -> None:
+        """It is being tried now; look at it again at `until` should nothing be heard of it."""
+        self._map[failure.start] = replace(failure, next_retry=until)
+
+    def next_retry(self) -> float | None:
+        """The earliest time at which something is to be tried again."""
+        return min((f.next_retry for f in self if f.next_retry is not None), default=None)
+
+    def worst(self) -> Failure | None:
+        """One to report: the first parked one, else the first."""
+        return next((f for f in self if f.parked), next(iter(self), None))

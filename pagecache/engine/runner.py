@@ -1,0 +1,112 @@
+"""The threads of a volume.
+
+Everything but fills in the calling thread runs here: `max_inflight` threads for calls that carry bytes and one more, so
+that commits and names are never stuck behind them. They are daemons, started when the volume is attached (none can be
+started from an exit hook), and do one thing: ask CORE for the next piece of work. A hung backend hangs the threads of its
+own volume and nobody else's.
+
+Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
+what is most urgent. The caller waits; when he is interrupted the job still runs, and what it made is undone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from .. import native
+from ..native import NativeVolume
+from .park import SLICE, Park
+
+__all__ = ["Job", "ThreadRunner"]
+
+log = logging.getLogger("pagecache")
+T = TypeVar("T")
+
+IDLE = 60.0
+
+
+class Job(Generic[T]):
+    """One call of the engine's, run by a thread of the volume."""
+
+    def __init__(self, park: Park, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> None:
+        self._call = call
+        self._undo = undo
+        self._done = park.event()
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            result = self._call()
+        except BaseException as error:
+            self._error = error
+        else:
+            with self._lock:
+                abandoned = self._abandoned
+                self._result = result
+            if abandoned and self._undo is not None:
+                self._undo(result)
+        self._done.set()
+
+    def wait(self, alive: Callable[[], None]) -> T:
+        """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""
+        try:
+            while not self._done.wait(SLICE):
+                alive()
+        except BaseException:
+            with self._lock:
+                self._abandoned = True
+            if self._done.is_set() and self._error is None and self._undo is not None:
+                self._undo(self._result)  # type: ignore[arg-type]
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+
+class ThreadRunner:
+    """Daemon threads that work for one volume until it stops."""
+
+    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park) -> None:
+        self._volume = volume
+        self._park = park
+        self._jobs: dict[int, deque[Job[object]]] = {native.COMMIT: deque(), native.NAMES: deque()}
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"pagecache-{name}-{k}", daemon=True) for k in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                if self._volume.work(self._run_job, IDLE) is None:
+                    return
+            except BaseException:
+                log.exception("a thread of a volume met an error that should not get here; it goes on")
+
+    def _run_job(self, cls: int) -> None:
+        self._jobs[cls].popleft().run()
+
+    def submit(self, cls: int, job: Job[T]) -> Job[T]:
+        self._jobs[cls].append(job)  # type: ignore[arg-type]
+        self._volume.push_job(cls)
+        return job
+
+    def alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
+
+    def is_worker(self) -> bool:
+        return threading.current_thread() in self._threads
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the threads after the volume was stopped; False when some still run (a call hangs)."""
+        for thread in self._threads:
+            thread.join(timeout / len(self._threads))
+        return not self.alive()

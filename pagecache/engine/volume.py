@@ -1,0 +1,260 @@
+"""What the engine knows of one backend, and of the cache around it.
+
+`EngineVolume` owns the threads of a volume and gives every module of the engine what it needs to act: the backend and its
+limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
+
+Locks: `_lock` guards the registers (files, retries, tickets); it is held for moments and never across a call.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from .. import native as core
+from ..backends.protocol import Backend, BackendFile
+from ..config import CacheConfig, CacheLimits, RetryPolicy
+from ..errors import DeadlockError, Key, ShutdownError
+from ..native import NativeCache, NativeVolume
+from ..stats import Event
+from .park import SLICE, Clock, Park
+from .retryer import Parked, decide
+from .runner import Job, ThreadRunner
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+    from .flusher import Flusher
+
+__all__ = ["EngineCache", "EngineVolume", "Ticket"]
+
+T = TypeVar("T")
+EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
+
+IDLE_FILES_MAX = 64
+"""Files of the backend that stay open without handles and local data."""
+
+
+class EngineCache(Protocol):
+    """What the engine asks of a cache."""
+
+    native: NativeCache
+    config: CacheConfig
+    limits: CacheLimits
+    flusher: Flusher
+
+    def engine_volumes(self) -> list[EngineVolume]: ...
+    def emit(self, event: Event) -> None: ...
+
+
+class Ticket(Protocol):
+    """Something the flusher moves on until it is done."""
+
+    def poll(self) -> bool: ...
+
+
+class EngineVolume:
+    """One backend, its threads, its files."""
+
+    def __init__(
+        self,
+        cache: EngineCache,
+        backend: Backend,
+        name: str,
+        *,
+        clock: Clock | None = None,
+        park: Park | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.cache = cache
+        self.backend = backend
+        self.name = name
+        self.clock = clock or Clock()
+        self.park = park or Park()
+        self.random = (rng or random.Random()).random
+        self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
+        self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
+        self.aborted = False
+        self.abort_reason: BaseException | None = None
+        self.read_attempts: dict[int, tuple[int, float]] = {}
+        self.idle: dict[EngineFile, None] = {}
+        self._lock = threading.Lock()
+        self._files: dict[int, EngineFile] = {}
+        self._retries: set[EngineFile] = set()
+        self._resumed: dict[EngineFile, float] = {}
+        self._tickets: list[Ticket] = []
+
+    @property
+    def retry(self) -> RetryPolicy:
+        return self.cache.config.retry
+
+    # -- alive or not
+
+    def check_alive(self, key: Key | None = None) -> None:
+        """Raise ShutdownError where waiting has no point any more."""
+        if self.aborted:
+            reason = f": {self.abort_reason}" if self.abort_reason else ""
+            raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
+        if not self.runner.alive() or not self.cache.flusher.alive():
+            raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
+
+    def check_reentry(self, what: str, key: Key | None = None) -> None:
+        if core.in_backend(self.native.address):
+            raise DeadlockError(f"{what} from inside a backend call of the same volume", key)
+
+    # -- calls of the backend that carry no bytes
+
+    def call(self, call: Callable[[], T], what: str, key: Key | None = None, undo: Callable[[T], None] | None = None) -> T:
+        """Run a call of the backend on a thread of the volume and wait for it; an interrupt ends only the waiting."""
+        self.check_reentry(what, key)
+        self.check_alive(key)
+        job = self.runner.submit(core.NAMES, Job(self.park, call, undo))
+        return job.wait(lambda: self.check_alive(key))
+
+    def call_with_retry(self, file: EngineFile, call: Callable[[], object]) -> None:
+        """Truncate and punch: in the calling thread, which holds their locks; transient errors are tried again."""
+        attempts, since = 0, self.clock.now()
+        while True:
+            try:
+                call()
+            except Exception as error:
+                attempts += 1
+                decision = decide(self.retry, error, attempts, self.clock.now() - since, self.random())
+                if isinstance(decision, Parked):
+                    if isinstance(error, OSError):
+                        raise
+                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}", file.key) from error
+                self.sleep(file, decision.delay)
+            else:
+                return
+
+    def sleep(self, file: EngineFile, seconds: float) -> None:
+        """Wait for a time to pass; ended by an abort or a signal handler that raises."""
+        until = self.clock.now() + seconds
+        while (left := until - self.clock.now()) > 0:
+            self.check_alive(file.key)
+            self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
+
+    # -- files
+
+    def add(self, file: EngineFile) -> None:
+        with self._lock:
+            self._files[file.native.id] = file
+
+    def forget(self, file: EngineFile) -> None:
+        with self._lock:
+            self._files.pop(file.native.id, None)
+            self._retries.discard(file)
+            self._resumed.pop(file, None)
+            self.idle.pop(file, None)
+
+    def files(self) -> list[EngineFile]:
+        with self._lock:
+            return list(self._files.values())
+
+    def dirty_files(self) -> list[EngineFile]:
+        """Files with anything local or uncommitted, in the order in which they became so."""
+        ids = self.native.dirty_inodes()
+        with self._lock:
+            return [self._files[id] for id in ids if id in self._files]
+
+    # -- failed data
+
+    def retry_later(self, file: EngineFile) -> None:
+        with self._lock:
+            new = file not in self._retries
+            self._retries.add(file)
+        if new:
+            self.cache.flusher.wake()
+
+    def take_retries(self) -> list[EngineFile]:
+        with self._lock:
+            taken, self._retries = list(self._retries), set()
+        return taken
+
+    def keep_retry(self, file: EngineFile) -> None:
+        with self._lock:
+            self._retries.add(file)
+
+    def resume_parked(self, file: EngineFile) -> None:
+        """A new write to a file with parked data: worth a try, at most once per max_delay."""
+        now = self.clock.now()
+        with self._lock:
+            if now - self._resumed.get(file, float("-inf")) < self.retry.max_delay:
+                return
+            self._resumed[file] = now
+        file.resume()
+
+    # -- idle files of the backend
+
+    def close_idle(self, most: int = IDLE_FILES_MAX) -> None:
+        """Close files of the backend that nobody uses, oldest first, down to `most`; what is uncommitted is committed
+        first where that is ours to decide.
+        """
+        with self._lock:
+            excess = list(self.idle)[: max(0, len(self.idle) - most)]
+        for file in excess:
+            if file.native.has_local():
+                if not self.backend.limits.commit_on_close:
+                    file.native.flush_start(core.STAMP_MAX)
+                    if self.clock.now() >= file.commit_not_before:
+                        file.native.start_commit()
+                continue
+            with self._lock:
+                if self.idle.pop(file, file) is file:
+                    continue
+                backend_file, file_now = file.backend_file, file
+            file_now.use(None)
+            close_backend_file(backend_file)
+
+    # -- tickets, events
+
+    def add_ticket(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._tickets.append(ticket)
+        self.cache.flusher.wake()
+
+    def poll_tickets(self) -> bool:
+        """Move tickets on; returns whether any is left."""
+        with self._lock:
+            tickets = list(self._tickets)
+        done = [ticket for ticket in tickets if ticket.poll()]
+        with self._lock:
+            self._tickets = [ticket for ticket in self._tickets if ticket not in done]
+            return bool(self._tickets)
+
+    def emit(
+        self, kind: EventKind, key: Key | None = None, ranges: tuple[tuple[int, int], ...] = (), error: OSError | None = None
+    ) -> None:
+        self.cache.emit(Event(kind=kind, volume=self.name, key=key, ranges=ranges, error=error))
+
+    # -- the end
+
+    def abort(self, reason: BaseException | None) -> None:
+        self.aborted, self.abort_reason = True, reason
+        self.native.abort()
+        for file in self.files():
+            file.native.aborted()
+
+    def resume(self, backend: Backend) -> None:
+        self.backend = backend
+        self.aborted, self.abort_reason = False, None
+        self.native.set_inflight(int(backend.limits.max_inflight))
+        self.native.resume()
+
+    def stop(self, timeout: float) -> bool:
+        """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""
+        self.native.stop()
+        return self.runner.join(timeout)
+
+
+def close_backend_file(backend_file: BackendFile | None) -> None:
+    """`close` is optional, and its errors concern nobody: everything that matters was committed or reported before."""
+    close: Any = getattr(backend_file, "close", None)
+    if close is not None:
+        try:
+            close()
+        except OSError:
+            return

@@ -1,0 +1,368 @@
+"""CachedFile: a handle.
+
+Its hot verbs (pread, pwrite, read, write, append, ...) are methods of the C type it derives from; here is the rest: what
+makes durable, changes the size, gives hints, and ends. A handle is a complete io.RawIOBase that never answers short but at
+the end of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on it.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import warnings
+from collections.abc import Iterable
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .config import VolumeOptions
+from .engine import barrier
+from .errors import Key
+from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle
+from .stats import FileStats
+from .view import View
+
+if TYPE_CHECKING:
+    from .inode import Inode
+    from .volume import Volume
+
+__all__ = ["Advice", "CachedFile"]
+
+PREFETCH_STEP = 1 << 20
+FAULTS = {"auto": 0, "always": 1, "never": 2}
+
+
+class Advice(Enum):
+    """How a file will be used."""
+
+    NORMAL = "normal"
+    SEQUENTIAL = "sequential"
+    RANDOM = "random"
+    WILLNEED = "willneed"
+    DONTNEED = "dontneed"
+    NOREUSE = "noreuse"
+
+
+def extent(offset: int, length: int | None, size: int, what: str = "length") -> tuple[int, int]:
+    """[start, end) of a range whose length may be None, "to the end of the file"."""
+    start = _number(offset, "offset")
+    if length is None:
+        return start, max(start, size)
+    count = _number(length, what)
+    if start + count > FOREVER:
+        raise ValueError(f"offset {start} + {what} {count} is larger than 2**63 - 1")
+    return start, start + count
+
+
+def _number(value: int, what: str) -> int:
+    number = operator.index(value)
+    if not 0 <= number <= FOREVER:
+        raise ValueError(f"{what} {value!r} is not in the range 0 to 2**63 - 1")
+    return number
+
+
+class CachedFile(Handle):  # type: ignore[misc]
+    """One open of a cached object; made by `Volume.open`.
+
+    All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose
+    `characters_written` says how much was accepted (and is kept). Use after close: ValueError.
+
+    >>> import pagecache
+    >>> with pagecache.PageCache("1MiB") as cache:
+    ...     with cache.attach("memory:").open("greeting", "w+") as f:
+    ...         f.write(b"hello")
+    ...         f.pread(4, 1)
+    5
+    b'ello'
+    """
+
+    key: Key
+    name: str
+    mode: str
+    volume: Volume
+
+    def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
+        self.key = key
+        self.name = os.fsdecode(key) if isinstance(key, str | bytes | os.PathLike) else str(key)
+        self.mode = mode
+        self.volume = inode.volume
+        self._inode = inode
+        self._native = inode.native
+        self._readable = flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
+        self._writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+        self._loss_cursor = inode.loss_cursor()
+        self._closing = False
+        cache = inode.volume.cache
+        page = int(cache.config.page_size)
+        self._read_ahead = read_ahead // page
+        options: VolumeOptions = inode.volume.options
+        self._bind(
+            inode.native.core,
+            inode.native.address,
+            self._readable,
+            self._writable,
+            bool(flags & os.O_APPEND),
+            through,
+            FAULTS[options.source_may_fault],
+            self._read_ahead,
+            int(cache.config.gil_release),
+        )
+
+    # -- state
+
+    @property
+    def size(self) -> int:
+        """Bytes, local extensions included."""
+        self._check_open()
+        return self._native.size
+
+    def fileno(self) -> int:
+        """There is no file descriptor: io.UnsupportedOperation."""
+        raise io.UnsupportedOperation("fileno: a cached file has no descriptor")
+
+    def isatty(self) -> bool:
+        self._check_open()
+        return False
+
+    def stats(self) -> FileStats:
+        """Counters of this object, over all its handles."""
+        self._check_open()
+        return self.volume.file_stats(self._inode)
+
+    def __repr__(self) -> str:
+        state = "closed " if self.closed else ""
+        return f"<{state}pagecache.CachedFile {self.name!r} mode={self.mode!r} volume={self.volume.name!r}>"
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        self.volume.cache.check_forked()
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if not self._writable:
+            raise io.UnsupportedOperation("File not open for writing")
+
+    # -- size and space
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut the file, or extend it by zeros; None: at the file position. The position stays.
+
+        Raises:
+            OSError: the backend refused; nothing has changed.
+
+        Blocks: until what is in flight of this file has returned, and for the backend's call.
+        """
+        self._check_writable()
+        length = self.tell() if size is None else _number(size, "size")
+        self.volume.check_alive(self.key)
+        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", length)
+        return length
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays."""
+        self._check_writable()
+        self.volume.check_alive(self.key)
+        start, end = extent(offset, length, self._native.size)
+        end = min(end, self._native.size)
+        if start >= end:
+            return
+        stored = min(end, self._native.remote_size)
+        can_punch = hasattr(self._inode.engine.backend_file, "punch_hole")
+        if can_punch and start < stored:
+            self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (start, stored))
+            limits = self._inode.engine.limits()
+            start = stored
+            if not limits.durable_writes and not limits.commit_on_close:
+                barrier.fsync(self._inode.engine)
+        if start < end:
+            self._zero(start, end - start)
+
+    def zero_range(self, offset: int, length: int) -> None:
+        """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
+        self._check_writable()
+        start, end = extent(offset, length, self._native.size)
+        if start < end:
+            self._zero(start, end - start)
+
+    # -- hints and zero copy
+
+    def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
+        """Get a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait` only."""
+        self._check_open()
+        start, end = extent(offset, length, self._native.size)
+        end = min(end, self._native.size)
+        if not wait:
+            self._native.prefetch(start, end)
+            return
+        while start < end:
+            step = min(PREFETCH_STEP, end - start)
+            self._native.fill(start, step)
+            start += step
+
+    def prefetch_ranges(self, ranges: Iterable[tuple[int, int]], *, wait: bool = False) -> None:
+        """`prefetch` of several (offset, length) at once."""
+        wanted = list(ranges)
+        for offset, length in wanted:
+            self.prefetch(offset, length)
+        if wait:
+            for offset, length in wanted:
+                self.prefetch(offset, length, wait=True)
+
+    def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
+        """Say how the file (read-ahead) or a range (WILLNEED, DONTNEED, NOREUSE) will be used."""
+        self._check_open()
+        start, end = extent(offset, length, self._native.size)
+        match Advice(advice):
+            case Advice.NORMAL:
+                self._set_readahead(self._read_ahead)
+            case Advice.SEQUENTIAL:
+                self._set_readahead(self._read_ahead * 2)
+            case Advice.RANDOM:
+                self._set_readahead(0)
+            case Advice.WILLNEED:
+                self.prefetch(start, end - start)
+            case Advice.DONTNEED | Advice.NOREUSE:
+                self._native.drop_clean(start, END if length is None else end)
+
+    def view(self, offset: int, length: int, *, writable: bool = False) -> View:
+        """Cache memory of the range without a copy.
+
+        Raises:
+            ValueError: the range is not inside the file.
+            io.UnsupportedOperation: writable views.
+        """
+        self._check_open()
+        if writable:
+            raise io.UnsupportedOperation("writable views")
+        if not self._readable:
+            raise io.UnsupportedOperation("File not open for reading")
+        start, end = extent(offset, length, self._native.size)
+        if end > self._native.size:
+            raise ValueError(f"view [{start}, {end}) is not inside the file of {self._native.size} bytes")
+        return View(self._inode, start, end - start)
+
+    # -- durability
+
+    def _tell_loss(self) -> None:
+        error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
+        if error is not None:
+            raise error
+
+    def flush(self) -> None:
+        """Hand dirty data to the backend and wait for its acknowledgement. No commit; nothing dirty: no backend call.
+
+        Raises:
+            WritebackError: it failed; it stays dirty. DataLossError: data was given up (once).
+        """
+        if self._closing:
+            return
+        self._check_open()
+        if self._writable:
+            engine = self._inode.engine
+            stamp = self.volume.engine.native.take_epoch()
+            if engine.limits().commit_on_close:
+                engine.refresh_limits()
+                self._native.flush_start(stamp)
+            elif self._native.has_local():
+                barrier.flush(engine, stamp)
+                engine.refresh_version()
+        self._tell_loss()
+
+    def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
+        """Return only if every byte written to the file before the call is committed. Not delayed by later writes.
+
+        Raises:
+            WritebackError, CommitError: it is not, and is still dirty: call again once the cause is mended.
+            TimeoutError: the deadline passed; I/O goes on. DataLossError: data was given up (once).
+
+        Blocks: until storage answered, or `timeout`.
+        """
+        self._check_open()
+        self.volume.check_alive(self.key)
+        if self._inode.engine.conflict is not None:
+            raise self._inode.engine.conflict_error()
+        barrier.fsync(self._inode.engine, timeout)
+        self._tell_loss()
+
+    def sync_range(self, offset: int, length: int) -> None:
+        """Hand a range over and wait for its acknowledgement; no commit.
+
+        Raises:
+            WritebackError: it failed; it stays dirty.
+        """
+        self._check_open()
+        start, end = extent(offset, length, self._native.size)
+        if start < end:
+            barrier.flush(self._inode.engine, self.volume.engine.native.take_epoch(), start, end)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Close the handle; the last writable one flushes, and commits where `sync_on_close`. Errors are raised, the
+        handle is closed anyway, the data stays in the cache (`Volume.failed`). Idempotent.
+        """
+        if self.closed or self._closing:
+            return
+        self._closing = True
+        try:
+            if not self.volume.cache.native.forked:
+                self.volume.close_handle(self._inode, writable=self._writable)
+                self._tell_loss()
+        finally:
+            self._unbind()
+            super().close()
+
+    def abandon(self) -> None:
+        """Close without handing anything over; what this file has not committed is given up if no other writable handle
+        is open. Never waits.
+        """
+        if self.closed or self._closing:
+            return
+        self._closing = True
+        try:
+            if not self.volume.cache.native.forked:
+                self.volume.abandon_handle(self._inode, writable=self._writable)
+        finally:
+            self._unbind()
+            super().close()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if e is not None and self._inode.engine.limits().commit_on_close:
+            self.abandon()
+            return
+        try:
+            self.close()
+        except OSError:
+            if e is None:
+                raise  # the body's exception stays the primary one; the data stays in the cache
+
+    def __del__(self) -> None:
+        """A handle collected unclosed: only queue; this may run in any thread, also inside our own calls."""
+        try:
+            if self.closed or self._closing:
+                return
+            inode, writable = self._inode, self._writable
+        except AttributeError:
+            return  # never bound
+        self._closing = True
+        self._unbind()
+        volume = self.volume
+        if not volume.cache.native.forked:
+            volume.engine.cache.flusher.defer(lambda: volume.close_collected(inode, writable=writable))
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    # What C code of wrappers asks for by these names.
+    def __next__(self) -> bytes:
+        line: bytes = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def __getstate__(self) -> Any:
+        raise TypeError("cannot pickle a CachedFile: open the key again in the other process")

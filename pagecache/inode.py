@@ -1,0 +1,75 @@
+"""One cached object: who has it open, what was lost of it, when its backend file is closed.
+
+An `Inode` outlives its handles: its pages stay cached, and what is not saved keeps it alive. It is found by the canonical
+key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too, until it has
+neither handles nor pages nor anything local.
+
+Losses (discard, take_remote) go to an edge channel like the kernel's errseq: each handle open at that time raises
+DataLossError once, a loss that nobody saw is seen by the next opener (contract 2.16).
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING
+
+from .backends.protocol import BackendFile
+from .engine.file import EngineFile
+from .errors import DataLossError, Key, LostRange
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["Inode"]
+
+
+class Inode:
+    """One object of a volume, whatever it is called and however often it is open."""
+
+    def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
+        self.volume = volume
+        self.key = key
+        self.engine = EngineFile(volume.engine, key, backend_file, size, version)
+        self.native = self.engine.native
+        self.handles = 0
+        self.writers = 0
+        self.pins: weakref.WeakSet[object] = weakref.WeakSet()
+        self.abandoned = False
+        self._losses: list[tuple[int, list[LostRange]]] = []
+        self._loss_seq = itertools.count(1)
+        self._last_loss = 0
+        self._unseen_loss = 0
+
+    # -- the edge channel; under the volume's lock
+
+    def record_loss(self, lost: list[LostRange], *, seen: bool) -> None:
+        """`seen`: the caller of discard got the list, so later handles need not be told."""
+        if not lost:
+            return
+        self._last_loss = next(self._loss_seq)
+        self._losses.append((self._last_loss, lost))
+        if not self.handles and not seen:
+            self._unseen_loss = self._last_loss
+
+    def loss_cursor(self) -> int:
+        """Where a new handle starts to look: behind all that somebody has seen."""
+        if self._unseen_loss:
+            cursor, self._unseen_loss = self._unseen_loss - 1, 0
+            return cursor
+        return self._last_loss
+
+    def loss_since(self, cursor: int) -> tuple[DataLossError | None, int]:
+        """What a handle has not been told yet, and its new cursor."""
+        lost = [entry for seq, ranges in self._losses if seq > cursor for entry in ranges]
+        if not lost:
+            return None, self._last_loss
+        total = sum(entry.length for entry in lost)
+        return (
+            DataLossError(f"{total} bytes of {self.key!r} were given up and are gone", self.key, ranges=lost),
+            self._last_loss,
+        )
+
+    def idle(self) -> bool:
+        """Nobody has it open or looks at its memory."""
+        return self.handles == 0 and not len(self.pins)

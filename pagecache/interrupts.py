@@ -1,0 +1,36 @@
+"""Signals of the commands: SIGTERM unwinds the stack as Ctrl-C does, and cleaning up is not interrupted a second time.
+
+For the command line only: a library does not touch the signal handlers of its program.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, as shells have it
+
+
+def leave_on_sigterm() -> None:
+    """Make SIGTERM end the program like an exit, so that temporary files are removed."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM in the body: it cleans up after the first one, and ends soon."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,396 @@
+"""The only module that touches the extension: typed calls, buffer lifetimes, addresses.
+
+CORE speaks in structs, negative errno values and `need`s. What the engine calls is wrapped here in three small classes
+(`NativeCache`, `NativeVolume`, `NativeInode`), one method a C function, so that nothing above this module sees a
+pointer. Objects that are hot or own something are C types of the extension itself and pass through as they are:
+`Handle` (the hot verbs), `Op` (owner of what an operation holds), `Core` (owner of the memory).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ._native import _core  # type: ignore[attr-defined]
+
+if TYPE_CHECKING:
+    from .config import CacheLimits
+
+__all__ = [
+    "BACKOFF",
+    "COMMIT",
+    "DIRTY",
+    "FAILED",
+    "FOREVER",
+    "INVALIDATE",
+    "LOCK",
+    "NAMES",
+    "TOKEN",
+    "WRITEBACK",
+    "Handle",
+    "NativeCache",
+    "NativeInode",
+    "NativeVolume",
+    "Op",
+    "in_backend",
+    "is_debug",
+    "wait",
+]
+
+ABI = 1
+FOREVER = 2**63 - 1
+"""The end of the largest file, and of the longest sleep in nanoseconds."""
+END = 2**64 - 1
+STAMP_MAX = 2**48 - 2
+
+LOCK, TOKEN, INVALIDATE = 1, 2, 4
+"""Logical locks of an inode that `NativeInode.run` can hold."""
+
+DIRTY, WRITEBACK, BACKOFF, FAILED = 1, 2, 4, 8
+"""What `NativeInode.flush_pending` finds."""
+
+COMMIT, NAMES, FILL = 0, 1, 2
+"""Classes of a volume's work that the engine itself submits."""
+
+_ffi, _lib = _core.ffi, _core.lib
+if _lib.pc_install_types() or _lib.pc_abi() != ABI:
+    raise ImportError("pagecache: the extension does not fit this version; build it again")
+os.register_at_fork(after_in_child=_lib.pc_forked)
+
+Handle: Any = _core.Handle
+"""Base of CachedFile: io.RawIOBase with the hot verbs in C."""
+
+
+class Op(Protocol):
+    """An operation: see `_native/op.c`. Whoever gets one calls begin and complete; C settles it afterwards."""
+
+    offset: int
+    length: int
+    extent: tuple[int, int]
+    settled: bool
+    ahead: bool
+
+    def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
+        """Offset and buffers of the next backend call; None when nothing is left to do."""
+
+    def complete(self, n: object, /) -> int:
+        """Report the answer: 1 all done, 0 go on, negative errno: impossible, or no progress."""
+
+    def finish(self, ok: bool, flag: bool, /) -> None:
+        """End a write request (flag: parked) or a commit (flag: kept)."""
+
+
+def is_debug() -> bool:
+    """Whether the extension was built with its debug checks and sync points."""
+    return bool(_lib.pc_is_debug())
+
+
+def wait(kind: str, address: int, seq: int, timeout: float) -> None:
+    """Sleep while an event ("inode", "volume", "cache", "flusher") stands at `seq`, a slice of at most 0.1 s.
+
+    Signals are handled; whatever a handler raises comes out here.
+    """
+    _core.wait(kind, address, seq, int(min(timeout, 1.0) * 1e9))
+
+
+def in_backend(address: int) -> bool:
+    """Whether this thread is inside a backend call of the volume at `address`."""
+    return bool(_core.in_backend(address))
+
+
+def _fields(struct: Any) -> dict[str, int]:
+    return {name: int(getattr(struct, name)) for name, _ in _ffi.typeof(struct).fields}
+
+
+def _ranges(call: Callable[..., int], *args: Any) -> list[tuple[int, int]]:
+    """(offset, length) pairs from a function that fills an array and says how many there are."""
+    room = 64
+    while True:
+        pairs = _ffi.new("uint64_t[]", room * 2)
+        found = call(*args, pairs, room)
+        if found <= room:
+            return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
+        room = found + 16
+
+
+class NativeCache:
+    """One `struct pc_cache`. `error` makes the exceptions that C entries raise."""
+
+    __slots__ = ("_c", "address", "core")
+
+    def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
+        self.core = _core.Core(limits.capacity, limits.page_size, limits.max_folio, error)
+        self.address: int = self.core.address
+        self._c = _ffi.cast("struct pc_cache *", self.address)
+
+    @property
+    def forked(self) -> bool:
+        return bool(self.core.forked)
+
+    def configure(self, limits: CacheLimits, poison: bool) -> None:
+        _lib.pc_cache_configure(self._c, limits.dirty_background, limits.dirty_limit, limits.cow_limit, poison)
+
+    def resize(self, capacity: int) -> int:
+        return int(_lib.pc_cache_resize(self._c, capacity))
+
+    def usage(self) -> dict[str, int]:
+        out = _ffi.new("struct pc_cache_usage *")
+        _lib.pc_cache_usage_get(self._c, out)
+        return _fields(out[0])
+
+    def tick(self, seconds: float) -> None:
+        _lib.pc_tick(self._c, int(seconds * 1e9))
+
+    def over_background(self) -> bool:
+        return bool(_lib.pc_cache_over_background(self._c))
+
+    def event_seq(self) -> int:
+        return int(_lib.pc_cache_event_seq(self._c))
+
+    def flusher_seq(self) -> int:
+        return int(_lib.pc_flusher_seq(self._c))
+
+    def wake_flusher(self) -> None:
+        _lib.pc_flusher_wake(self._c)
+
+    def wake_all(self) -> None:
+        _lib.pc_cache_wake_all(self._c)
+
+    def check(self) -> tuple[str, str] | None:
+        """The first broken invariant and what was found, or None."""
+        out = _ffi.new("struct pc_violation *")
+        if not _lib.pc_check(self._c, out):
+            return None
+        return _ffi.string(out.invariant).decode(), _ffi.string(out.text).decode()
+
+    def trace(self) -> str:
+        """The last transitions, oldest first, one a line."""
+        out = _ffi.new("char[]", 128 << 10)
+        _lib.pc_trace_text(self._c, out, len(out))
+        return cast(str, _ffi.string(out).decode())
+
+
+class NativeVolume:
+    """One `struct pc_volume`."""
+
+    __slots__ = ("_v", "address", "cache")
+
+    def __init__(self, cache: NativeCache, max_inflight: int) -> None:
+        out = _ffi.new("struct pc_volume **")
+        if err := _lib.pc_volume_create(cache._c, max_inflight, out):
+            raise OSError(-err, os.strerror(-err))
+        self.cache = cache
+        self._v = out[0]
+        self.address = int(_ffi.cast("uintptr_t", out[0]))
+
+    def destroy(self) -> None:
+        _lib.pc_volume_destroy(self._v)
+
+    def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
+        """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
+        return cast("bool | None", _core.work(self.cache.core, self.address, job, int(timeout * 1e9)))
+
+    def push_job(self, cls: int) -> None:
+        _lib.pc_job_push(self._v, cls)
+
+    def stop(self) -> None:
+        _lib.pc_volume_stop(self._v)
+
+    def abort(self) -> None:
+        _lib.pc_volume_abort(self._v)
+
+    def resume(self) -> None:
+        _lib.pc_volume_resume(self._v)
+
+    def take_epoch(self) -> int:
+        return int(_lib.pc_epoch_take(self._v))
+
+    def local(self) -> int:
+        return int(_lib.pc_volume_local(self._v))
+
+    def inflight(self) -> int:
+        return int(_lib.pc_volume_inflight(self._v))
+
+    def set_inflight(self, n: int) -> None:
+        _lib.pc_volume_set_inflight(self._v, n)
+
+    def dirty_inodes(self) -> list[int]:
+        """Ids of the inodes with anything local or uncommitted."""
+        room = 256
+        while True:
+            ids = _ffi.new("uint64_t[]", room)
+            found = _lib.pc_volume_dirty_inodes(self._v, ids, room)
+            if found <= room:
+                return [int(ids[k]) for k in range(found)]
+            room = int(found) + 64
+
+    def usage(self) -> dict[str, int]:
+        counters, usage = _ffi.new("struct pc_counters *"), _ffi.new("struct pc_usage *")
+        _lib.pc_volume_counters(self._v, counters, usage)
+        return _fields(usage[0]) | _fields(counters[0])
+
+
+class NativeInode:
+    """One `struct pc_inode`. `user` is the object whose methods C calls: fill, write, commit, room, ..."""
+
+    __slots__ = ("_i", "address", "core", "id", "volume")
+
+    def __init__(self, volume: NativeVolume, size: int, limits: dict[str, int]) -> None:
+        out = _ffi.new("struct pc_inode **")
+        if err := _lib.pc_inode_create(volume._v, size, _ffi.new("struct pc_limits *", limits), True, out):
+            raise OSError(-err, os.strerror(-err))
+        self._i = out[0]
+        self.volume = volume
+        self.core = volume.cache.core
+        self.address = int(_ffi.cast("uintptr_t", out[0]))
+        self.id = int(_lib.pc_inode_id(out[0]))
+
+    def set_user(self, user: object) -> None:
+        """The object is borrowed: it must live until `destroy`."""
+        _lib.pc_inode_set_user(self._i, id(user))
+
+    def destroy(self) -> bool:
+        """Free it, with what is clean; False while anything is local or somebody is at work."""
+        return int(_lib.pc_inode_destroy(self._i)) == 0
+
+    # sizes, limits, numbers
+    @property
+    def size(self) -> int:
+        return int(_lib.pc_inode_size(self._i))
+
+    @property
+    def remote_size(self) -> int:
+        return int(_lib.pc_inode_remote_size(self._i))
+
+    def set_sizes(self, size: int, remote_size: int) -> None:
+        _lib.pc_inode_set_sizes(self._i, size, remote_size)
+
+    def set_limits(self, limits: dict[str, int]) -> None:
+        _lib.pc_inode_set_limits(self._i, _ffi.new("struct pc_limits *", limits))
+
+    def usage(self) -> dict[str, int]:
+        counters, usage = _ffi.new("struct pc_counters *"), _ffi.new("struct pc_usage *")
+        _lib.pc_inode_usage(self._i, usage, counters)
+        return _fields(usage[0]) | _fields(counters[0])
+
+    def event_seq(self) -> int:
+        return int(_lib.pc_inode_event_seq(self._i))
+
+    def wake(self) -> None:
+        _lib.pc_inode_wake(self._i)
+
+    def fail_seq(self) -> int:
+        return int(_lib.pc_inode_fail_seq(self._i))
+
+    def commit_seq(self) -> int:
+        return int(_lib.pc_inode_commit_seq(self._i))
+
+    def dirtied(self) -> float:
+        """When the oldest dirty byte was written, on the cache's clock; 0.0 when nothing is dirty."""
+        return int(_lib.pc_inode_dirtied_ns(self._i)) / 1e9
+
+    def set_dirtied(self, seconds: float) -> None:
+        _lib.pc_inode_set_dirtied_ns(self._i, int(seconds * 1e9))
+
+    def set_uncommitted(self) -> None:
+        _lib.pc_inode_set_uncommitted(self._i)
+
+    def has_local(self) -> bool:
+        return bool(_lib.pc_inode_has_local(self._i))
+
+    def count_throttled(self, seconds: float) -> None:
+        _lib.pc_count_throttled(self._i, int(seconds * 1e9))
+
+    def count_retry(self) -> None:
+        _lib.pc_count_retry(self._i)
+
+    def dirty_room(self, length: int) -> bool:
+        return bool(_lib.pc_dirty_room(self._i, length))
+
+    # write-back
+    def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
+        return int(_lib.pc_flush_start(self._i, stamp, pos, end))
+
+    def flush_pending(self, stamp: int, pos: int = 0, end: int = END, cursor: Any = None) -> int:
+        return int(_lib.pc_flush_pending(self._i, stamp, pos, end, _ffi.NULL if cursor is None else cursor))
+
+    @staticmethod
+    def cursor() -> Any:
+        """Where a walk of `flush_pending` goes on."""
+        return _ffi.new("uint64_t[2]")
+
+    def pass_background(self, budget: int) -> bool:
+        return bool(_lib.pc_pass_background(self._i, budget))
+
+    def pass_idle(self) -> bool:
+        return bool(_lib.pc_pass_idle(self._i))
+
+    def commit_needed(self, stamp: int) -> bool:
+        return bool(_lib.pc_commit_needed(self._i, stamp))
+
+    def commit_running(self) -> bool:
+        return bool(_lib.pc_commit_running(self._i))
+
+    def start_commit(self) -> None:
+        _lib.pc_commit_start(self._i)
+
+    def uncommit(self) -> None:
+        _lib.pc_uncommit(self._i)
+
+    def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
+        return int(_lib.pc_retry(self._i, pos, end, failed_too))
+
+    def aborted(self) -> None:
+        _lib.pc_inode_aborted(self._i)
+
+    def local_ranges(self) -> list[tuple[int, int]]:
+        return _ranges(_lib.pc_ranges_local, self._i)
+
+    def failed_ranges(self) -> list[tuple[int, int]]:
+        return _ranges(_lib.pc_ranges_failed, self._i)
+
+    # what holds logical locks
+    def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
+        """`user.<method>(op, argument)` with the locks `holds`, taken in order and released whatever happens."""
+        until = -1 if deadline is None else int(deadline * 1e9)
+        _core.run(self.core, self.address, holds, until, method, argument)
+
+    def settle_fills(self, pos: int, end: int = END) -> None:
+        """Wait until no fill owns a folio of the range; under the invalidate lock none starts meanwhile."""
+        _core.settle_fills(self.core, self.address, pos, end)
+
+    def truncate(self, size: int, uncommitted: bool) -> None:
+        _lib.pc_truncate(self._i, size, uncommitted)
+
+    def punch(self, pos: int, end: int, uncommitted: bool) -> None:
+        _lib.pc_punch(self._i, pos, end, uncommitted)
+
+    def discard(self, pos: int = 0, end: int = END, cut_size: bool = True) -> list[tuple[int, int]]:
+        room = 4096
+        pairs = _ffi.new("uint64_t[]", room * 2)
+        found = min(room, int(_lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
+        return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
+
+    def drop_clean(self, pos: int = 0, end: int = END) -> int:
+        return int(_lib.pc_drop_clean(self._i, pos, end))
+
+    def invalidate_range(self, pos: int, end: int) -> bool:
+        """Drop what is clean; False: local bytes are left."""
+        return int(_lib.pc_invalidate_range(self._i, pos, end)) == 0
+
+    def invalidate_remote(self, pos: int, end: int) -> None:
+        _lib.pc_invalidate_remote(self._i, pos, end)
+
+    def prefetch(self, pos: int, end: int) -> None:
+        """Queue fills for the range, as far as memory goes."""
+        _core.prefetch(self.core, self.address, pos, end, False)
+
+    def fill(self, pos: int, length: int) -> None:
+        """Fill what is missing of the range, here and now."""
+        _core.prefetch(self.core, self.address, pos, pos + length, True)
+
+    def pin(self, pos: int, length: int) -> list[Any]:
+        """Exporters of the pinned memory, ascending; fills what is missing."""
+        return cast("list[Any]", _core.pin(self.core, self.address, pos, length))
+

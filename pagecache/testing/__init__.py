@@ -1,0 +1,32 @@
+"""What one needs to test a backend, or a program on top of the cache: faults, delays, and a suite that checks promises.
+
+`BackendConformance` needs pytest, which nothing else here does; it is imported when it is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .faulty import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, Rule
+from .latency import LatencyBackend
+
+if TYPE_CHECKING:
+    from .conformance import BackendConformance
+
+__all__ = [
+    "OPERATIONS",
+    "TOO_MANY",
+    "BackendConformance",
+    "Call",
+    "FaultPlan",
+    "FaultyBackend",
+    "Gate",
+    "LatencyBackend",
+    "Rule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BackendConformance":
+        from .conformance import BackendConformance
+
+        return BackendConformance
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

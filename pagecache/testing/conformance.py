@@ -1,0 +1,196 @@
+"""A pytest suite that checks what a backend promises. Subclass it in a test module:
+
+    class TestMyBackend(BackendConformance):
+        def make_backend(self, tmp_path):
+            return MyBackend(tmp_path)
+
+Each test is one promise of `pagecache.backends.protocol`, and uses the backend as the cache does: within its limits,
+answering short answers by asking again, committing before it expects to see bytes. What a backend says it cannot do
+(io.UnsupportedOperation, a method that is absent, a limit) is skipped, with the reason.
+
+It cannot see whether committed bytes survive a power cut, nor what happens to objects changed by somebody else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from ..backends.protocol import Backend, BackendFile
+from .conformance_base import content, read, supported, together, transfer, write
+from .conformance_bytes import BytePromises
+from .conformance_names import NamePromises
+
+__all__ = ["BackendConformance"]
+
+
+class BackendConformance(NamePromises, BytePromises):
+    """Subclass it and define `make_backend`; `make_key` too where keys are not text."""
+
+    # --------------------------------------------------------------------------------------- commit
+
+    def test_commit_returns_the_version_that_stat_gives(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        file = opened(0, b"content")
+        version = file.commit()
+        assert version is None or isinstance(version, str)
+        assert backend.stat(self.make_key(0)).version == version
+        assert file.stat().version == version
+
+    @pytest.mark.parametrize("change", ["write", "truncate", "punch"])
+    def test_version_changes_with_the_content(
+        self, backend: Backend, opened: Callable[..., BackendFile], change: str
+    ) -> None:
+        file = opened(0, b"0" * 100)
+        versions = [file.commit()]
+        if versions == [None]:
+            pytest.skip("the backend has no versions")
+        for i in range(1, 6):
+            if change == "write":
+                write(backend, file, 0, str(i).encode() * 100)
+            elif change == "truncate":
+                file.truncate(100 - i)
+            elif hasattr(file, "punch_hole"):
+                file.punch_hole(i, 1)
+            else:
+                pytest.skip("no punch_hole")
+            versions.append(file.commit())
+        assert len(set(versions)) == len(versions)
+
+    def test_commit_can_be_repeated(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        file = opened(0, b"content")
+        for _ in range(3):
+            file.commit()
+        assert read(backend, file, 0, 10) == b"content"
+
+    def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        if not backend.limits.commit_on_close:
+            pytest.skip("not commit_on_close: bytes may be visible at once")
+        opened(0, b"old")
+        file = opened(0)
+        write(backend, file, 0, b"newer")
+        made = backend.open(self.make_key(1), create=True)
+        write(backend, made, 0, b"made")
+        assert backend.stat(self.make_key(0)).size == 3
+        with pytest.raises(FileNotFoundError):
+            backend.stat(self.make_key(1))
+        file.commit()
+        made.commit()
+        assert [backend.stat(self.make_key(i)).size for i in range(2)] == [5, 4]
+
+    def test_rollback_forgets(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        file = opened(0, b"old")
+        if not hasattr(file, "rollback"):
+            assert not backend.limits.commit_on_close, "rollback is required with commit_on_close"
+            pytest.skip("no rollback")
+        write(backend, file, 0, b"newer")
+        file.rollback()
+        file.commit()
+        assert read(backend, opened(0), 0, 10) == b"old"
+
+    def test_staged_bytes_are_readable_and_committed(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        file = opened(0, b"")
+        if not hasattr(file, "stage"):
+            pytest.skip("no stage")
+        data, back = content(2 * unit, 15), bytearray(2 * unit)
+        transfer(backend, file, "stage", 0, memoryview(data))
+        transfer(backend, file, "read_staged", 0, memoryview(back))
+        assert back == data
+        write(backend, file, 2 * unit, b"tail")
+        file.commit()
+        assert read(backend, opened(0), 0, 3 * unit) == data + b"tail"
+
+    def test_sync_after_everything(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        opened(0, b"content")
+        supported(backend.sync)
+        supported(backend.sync)
+
+    # --------------------------------------------------------------------------------------- side by side
+
+    def test_writes_of_disjoint_ranges_side_by_side(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        if backend.limits.ordered_writes:
+            pytest.skip("ordered_writes: the cache sends one call at a time")
+        file, rounds = opened(0, b""), 8
+        count = min(6, backend.limits.max_inflight)
+
+        def writer(me: int) -> None:
+            for i in range(rounds):
+                index = i * count + me
+                write(backend, file, index * unit, content(unit, index))
+
+        together([lambda me=me: writer(me) for me in range(count)])  # type: ignore[misc]
+        file.commit()
+        expected = b"".join(content(unit, index) for index in range(rounds * count))
+        assert read(backend, file, 0, len(expected) + 1) == expected
+
+    def test_read_beside_writes_sees_old_or_new(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        file, done = opened(0, bytes(unit)), threading.Event()
+        seen: set[int] = set()
+
+        def reader() -> None:
+            while not done.is_set():
+                seen.update(read(backend, file, 0, unit))
+
+        def writer() -> None:
+            try:
+                for value in range(1, 10):
+                    write(backend, file, 0, bytes([value]) * unit)
+            finally:
+                done.set()
+
+        together([reader, writer])
+        assert seen <= set(range(10))
+
+    def test_objects_side_by_side(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        def worker(i: int) -> None:
+            file = opened(i, b"")
+            write(backend, file, 0, content(unit, i))
+            file.commit()
+
+        together([lambda i=i: worker(i) for i in range(6)])  # type: ignore[misc]
+        for i in range(6):
+            assert read(backend, opened(i), 0, 2 * unit) == content(unit, i)
+
+    # --------------------------------------------------------------------------------------- all of it
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_random_operations_match_a_model(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, seed: int
+    ) -> None:
+        choose, model = random.Random(seed), bytearray()
+        file = opened(0, b"")
+        for _ in range(40):
+            verb = choose.choice(["write", "write", "write", "truncate", "punch", "commit", "reopen"])
+            offset, length = choose.randrange(8) * unit, choose.randrange(1, 3 * unit)
+            if verb == "write":
+                if offset + length < len(model):
+                    length += -length % int(backend.limits.write_unit)
+                data = choose.randbytes(length)
+                model.extend(bytes(max(0, offset - len(model))))
+                model[offset : offset + length] = data
+                write(backend, file, offset, data)
+            elif verb == "truncate":
+                size = offset + choose.randrange(unit)
+                model = model[:size] + bytearray(max(0, size - len(model)))
+                file.truncate(size)
+            elif verb == "punch" and hasattr(file, "punch_hole"):
+                end = min(offset + length, len(model))
+                model[offset:end] = bytes(max(0, end - offset))
+                file.punch_hole(offset, length)
+            else:
+                file.commit()
+                file = opened(0) if verb == "reopen" else file
+                assert backend.stat(self.make_key(0)).size == len(model)
+                assert read(backend, file, 0, len(model) + unit) == model
+        file.commit()
+        assert read(backend, opened(0), 0, len(model) + unit) == model

@@ -1,0 +1,140 @@
+"""How the conformance suite talks to a backend: as the cache does, within its limits, asking again after short
+answers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ..backends.protocol import Backend, BackendFile, BackendLimits
+from ..errors import Key
+
+__all__ = ["ConformanceBase", "content", "limits_of", "read", "supported", "together", "transfer", "write"]
+
+ZERO_ANSWERS_MAX = 3
+
+
+def content(length: int, seed: int) -> bytes:
+    """Bytes that differ at every position and for every seed."""
+    return random.Random(seed).randbytes(length)
+
+
+def limits_of(backend: Backend, file: BackendFile) -> BackendLimits:
+    """What one call on this file may look like."""
+    limits: BackendLimits = getattr(file, "limits", backend.limits)
+    return limits
+
+
+def supported(call: Callable[[], Any]) -> Any:
+    """The result of an optional operation, or a skip."""
+    try:
+        return call()
+    except io.UnsupportedOperation as error:
+        pytest.skip(f"the backend says: {error}")
+
+
+def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: memoryview) -> int:
+    """Move bytes as the cache does; returns how many, which is fewer only where a read met the end."""
+    limits, done = limits_of(backend, file), 0
+    boundary, most = int(limits.boundary), int(limits.max_write if verb != "read_into" else limits.max_read)
+    while done < len(data):
+        at = offset + done
+        room = min(most, boundary - at % boundary) if boundary else most
+        part = data[done : done + room]
+        for _ in range(ZERO_ANSWERS_MAX):
+            moved = getattr(file, verb)(at, [part])
+            assert isinstance(moved, int), f"{verb} answered {moved!r}, which is no count"
+            assert 0 <= moved <= len(part), f"{verb} answered {moved} for {len(part)} bytes"
+            if moved or verb == "read_into":
+                break
+        if not moved:
+            assert verb == "read_into", f"{verb} made no progress at {at} in {ZERO_ANSWERS_MAX} calls"
+            break
+        done += moved
+    return done
+
+
+def write(backend: Backend, file: BackendFile, offset: int, data: bytes) -> None:
+    """Write all of it."""
+    with memoryview(data) as view:
+        transfer(backend, file, "write_from", offset, view)
+
+
+def read(backend: Backend, file: BackendFile, offset: int, length: int) -> bytes:
+    """Read up to the end."""
+    buffer = bytearray(length)
+    with memoryview(buffer) as view:
+        done = transfer(backend, file, "read_into", offset, view)
+    return bytes(buffer[:done])
+
+
+def together(works: list[Callable[[], None]]) -> None:
+    """Run all of it at the same time; the first exception is raised."""
+    start, failed = threading.Barrier(len(works)), []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            start.wait(10.0)
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+        assert not thread.is_alive(), "a call to the backend did not return within a minute"
+    if failed:
+        raise failed[0]
+
+
+class ConformanceBase:
+    """Subclass it and define `make_backend`; `make_key` too where keys are not text."""
+
+    def make_backend(self, tmp_path: Any) -> Backend:
+        """A fresh, empty backend."""
+        raise NotImplementedError("define make_backend(self, tmp_path) in the subclass")
+
+    def make_key(self, i: int) -> Key:
+        """The i-th key; different for each i."""
+        return f"object-{i}"
+
+    @pytest.fixture
+    def backend(self, tmp_path: Any) -> Iterator[Backend]:
+        backend = self.make_backend(tmp_path)
+        if backend.limits.read_only:
+            pytest.skip("the backend is read-only: there is no way to put something in")
+        yield backend
+        backend.close()
+
+    @pytest.fixture
+    def opened(self, backend: Backend) -> Iterator[Callable[..., BackendFile]]:
+        """Opens, and closes at the end what was opened."""
+        files: list[BackendFile] = []
+
+        def opened(i: int = 0, data: bytes | None = None) -> BackendFile:
+            file = backend.open(self.make_key(i), create=data is not None)
+            files.append(file)
+            if data is not None:
+                if data:
+                    write(backend, file, 0, data)
+                file.commit()
+            return file
+
+        yield opened
+        for file in files:
+            if hasattr(file, "close"):
+                file.close()
+
+    @pytest.fixture
+    def unit(self, backend: Backend) -> int:
+        """Offsets and lengths of these tests are multiples of this; at least 4 KiB, so that something can go wrong."""
+        return math.lcm(int(backend.limits.read_unit), int(backend.limits.write_unit), 4096)

@@ -1,0 +1,189 @@
+"""The part of the conformance suite about content: reads, writes, buffers, size and holes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ..backends.protocol import Backend, BackendFile
+from .conformance_base import ConformanceBase, content, limits_of, read, transfer, write
+
+__all__ = ["BytePromises"]
+
+
+class BytePromises(ConformanceBase):
+    """Which bytes come back."""
+
+    def test_bytes_come_back(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        data = content(3 * unit + 17, 1)
+        file = opened(0, data)
+        assert read(backend, file, 0, len(data)) == data
+        assert read(backend, opened(0), 0, len(data)) == data
+        assert file.stat().size == backend.stat(self.make_key(0)).size == len(data)
+
+    def test_read_ends_at_the_end(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        data = content(unit + 5, 2)
+        file = opened(0, data)
+        assert read(backend, file, unit, unit) == data[unit:]
+        for offset in (2 * unit, 100 * unit):
+            assert file.read_into(offset, [memoryview(bytearray(unit))]) == 0
+
+    def test_read_leaves_neighbours_alone(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        file = opened(0, content(2 * unit, 3))
+        buffer = bytearray(b"#" * (unit + 20))
+        view = memoryview(buffer)
+        transfer(backend, file, "read_into", unit, view[10 : 10 + unit])
+        assert buffer[:10] == buffer[-10:] == b"#" * 10
+        assert buffer[10:-10] == content(2 * unit, 3)[unit:]
+
+    def test_write_past_the_end_leaves_zeros(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        file = opened(0, b"head")
+        write(backend, file, 3 * unit, b"tail")
+        file.commit()
+        assert read(backend, file, 0, 4 * unit) == b"head" + bytes(3 * unit - 4) + b"tail"
+
+    def test_write_changes_its_range_only(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        data = content(4 * unit, 4)
+        file = opened(0, data)
+        write(backend, file, unit, content(unit, 5))
+        file.commit()
+        assert read(backend, file, 0, 4 * unit) == data[:unit] + content(unit, 5) + data[2 * unit :]
+
+    def test_repeating_a_write_is_harmless(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        file = opened(0, b"")
+        for _ in range(3):
+            write(backend, file, unit, content(unit, 6))
+        write(backend, file, 0, content(unit, 7))
+        write(backend, file, unit, content(unit, 6))
+        file.commit()
+        assert read(backend, file, 0, 3 * unit) == content(unit, 7) + content(unit, 6)
+
+    @pytest.mark.parametrize("size", ["two", "uneven", "most"])
+    def test_buffers_are_taken_in_order(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, size: str
+    ) -> None:
+        file = opened(0, b"")
+        limits = limits_of(backend, file)
+        room = min(int(limits.max_read), int(limits.max_write), int(limits.boundary) or 1 << 62, 1 << 20)
+        count = min(limits.max_vectors, {"two": 2, "uneven": 5, "most": limits.max_vectors}[size])
+        if size == "most":
+            lengths = [max(1, room // count)] * min(count, room)
+        else:
+            lengths = [min(unit, room // count) - 3 * i for i in range(count)]
+        total = sum(lengths)
+        data = content(total, 8)
+        parts, at = [], 0
+        for length in lengths:
+            parts.append(memoryview(data)[at : at + length])
+            at += length
+        answer = file.write_from(0, parts)
+        assert 0 < answer <= total
+        rest = answer - answer % int(limits.write_unit)
+        write(backend, file, rest, data[rest:])
+        file.commit()
+        assert read(backend, file, 0, total + unit) == data
+        buffers = [bytearray(length) for length in lengths]
+        answer = file.read_into(0, [memoryview(buffer) for buffer in buffers])
+        assert 0 < answer <= total
+        assert b"".join(buffers)[:answer] == data[:answer]
+
+    def test_buffers_are_not_changed_and_not_kept(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
+    ) -> None:
+        data = bytearray(content(unit, 9))
+        file = opened(0, b"")
+        view = memoryview(data).toreadonly()
+        transfer(backend, file, "write_from", 0, view)
+        view.release()
+        assert data == content(unit, 9)
+        data[:] = b"!" * unit
+        data.clear()  # BufferError: somebody holds on to it
+        file.commit()
+        assert read(backend, file, 0, unit) == content(unit, 9)
+        buffer = bytearray(unit)
+        into = memoryview(buffer)
+        transfer(backend, file, "read_into", 0, into)
+        into.release()
+        buffer.clear()
+
+    def test_longest_call(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        file = opened(0, b"")
+        length = int(limits_of(backend, file).max_write)
+        data = content(min(length, 16 << 20), 10)
+        write(backend, file, 0, data)
+        file.commit()
+        assert read(backend, file, 0, len(data) + 1) == data
+
+    def test_second_open_sees_what_was_committed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        first = opened(0, b"one")
+        second = opened(0)
+        write(backend, first, 0, b"two")
+        first.commit()
+        assert backend.stat(self.make_key(0)).size == 3
+        if not backend.limits.commit_on_close:
+            assert read(backend, second, 0, 3) == b"two"
+        assert read(backend, opened(0), 0, 3) == b"two"
+
+    # --------------------------------------------------------------------------------------- size and space
+
+    def test_truncate_cuts(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        data = content(3 * unit, 11)
+        file = opened(0, data)
+        file.truncate(unit + 1)
+        assert read(backend, file, 0, 3 * unit) == data[: unit + 1]
+        file.commit()
+        assert read(backend, file, 0, 3 * unit) == data[: unit + 1]
+        assert backend.stat(self.make_key(0)).size == unit + 1
+
+    def test_truncate_extends_by_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        file = opened(0, b"head")
+        file.truncate(2 * unit)
+        assert read(backend, file, 0, 3 * unit) == b"head" + bytes(2 * unit - 4)
+        file.commit()
+        assert backend.stat(self.make_key(0)).size == 2 * unit
+
+    @pytest.mark.parametrize("commit_between", [False, True])
+    def test_cut_bytes_do_not_come_back(
+        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, commit_between: bool
+    ) -> None:
+        data = content(3 * unit, 12)
+        file = opened(0, data)
+        file.truncate(10)
+        if commit_between:
+            file.commit()
+        file.truncate(2 * unit)
+        assert read(backend, file, 0, 3 * unit) == data[:10] + bytes(2 * unit - 10)
+        write(backend, file, 2 * unit, b"end")
+        file.commit()
+        assert read(backend, file, 0, 3 * unit) == data[:10] + bytes(2 * unit - 10) + b"end"
+
+    def test_punched_hole_reads_as_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        data = content(4 * unit, 13)
+        file = opened(0, data)
+        if not hasattr(file, "punch_hole"):
+            pytest.skip("no punch_hole")
+        file.punch_hole(unit, unit)
+        file.punch_hole(2 * unit + 7, 11)
+        expected = data[:unit] + bytes(unit) + data[2 * unit : 2 * unit + 7] + bytes(11) + data[2 * unit + 18 :]
+        assert read(backend, file, 0, 5 * unit) == expected
+        file.commit()
+        assert read(backend, file, 0, 5 * unit) == expected
+
+    def test_hole_changes_no_size(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        file = opened(0, content(2 * unit, 14))
+        if not hasattr(file, "punch_hole"):
+            pytest.skip("no punch_hole")
+        file.punch_hole(unit, 10 * unit)
+        file.punch_hole(5 * unit, unit)
+        file.commit()
+        assert backend.stat(self.make_key(0)).size == 2 * unit
+        assert read(backend, file, 0, 3 * unit) == content(2 * unit, 14)[:unit] + bytes(unit)

@@ -1,0 +1,182 @@
+"""The part of the conformance suite about names: open, stat, remove, rename, list, canonical, directories and links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
+from .conformance_base import ConformanceBase, read, supported, together
+
+__all__ = ["NamePromises"]
+
+
+def namespace(backend: Backend) -> NamespaceBackend:
+    """The backend, if it has directories; asked by method, as decorators hand on what the inner backend has."""
+    if not hasattr(backend, "readdir"):
+        pytest.skip("no directories, links and attributes")
+    return cast(NamespaceBackend, backend)
+
+
+class NamePromises(ConformanceBase):
+    """Which object a key means, and how that changes."""
+
+    def test_limits_are_limits(self, backend: Backend) -> None:
+        assert isinstance(backend.limits, BackendLimits)
+
+    def test_missing_object_is_not_found(self, backend: Backend) -> None:
+        with pytest.raises(FileNotFoundError) as raised:
+            backend.open(self.make_key(0))
+        assert raised.value.errno is not None
+        with pytest.raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+
+    def test_created_object_is_empty(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        file = opened(0, b"")
+        assert file.stat().size == 0
+        assert backend.stat(self.make_key(0)).size == 0
+        assert read(backend, file, 0, unit) == b""
+
+    def test_create_keeps_an_existing_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        opened(0, b"kept")
+        again = backend.open(self.make_key(0), create=True)
+        assert read(backend, again, 0, 4) == b"kept"
+        if hasattr(again, "close"):
+            again.close()
+
+    def test_exclusive_create_refuses_an_existing_object(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        opened(0, b"kept")
+        with pytest.raises(FileExistsError):
+            backend.open(self.make_key(0), create=True, exclusive=True)
+        assert backend.stat(self.make_key(0)).size == 4
+
+    def test_one_of_many_exclusive_creators_wins(self, backend: Backend) -> None:
+        if backend.limits.commit_on_close:
+            pytest.skip("commit_on_close: creators meet at commit only")
+        won: list[BackendFile] = []
+        lost: list[FileExistsError] = []
+
+        def create() -> None:
+            try:
+                won.append(backend.open(self.make_key(0), create=True, exclusive=True))
+            except FileExistsError as error:
+                lost.append(error)
+
+        together([create] * 6)
+        assert (len(won), len(lost)) == (1, 5)
+        if hasattr(won[0], "close"):
+            won[0].close()
+
+    def test_removed_object_is_not_found(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        opened(0, b"here")
+        opened(1, b"stays")
+        supported(lambda: backend.remove(self.make_key(0)))
+        with pytest.raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+        with pytest.raises(FileNotFoundError):
+            backend.remove(self.make_key(0))
+        assert backend.stat(self.make_key(1)).size == 5
+
+    def test_object_made_anew_has_nothing_of_the_old_one(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        old = opened(0, b"old content").stat().version
+        supported(lambda: backend.remove(self.make_key(0)))
+        file = opened(0, b"new")
+        assert read(backend, file, 0, 20) == b"new"
+        assert old is None or backend.stat(self.make_key(0)).version != old
+
+    def test_rename_moves(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        opened(0, b"moved")
+        supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
+        with pytest.raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+        assert read(backend, opened(1), 0, 10) == b"moved"
+        with pytest.raises(FileNotFoundError):
+            backend.rename(self.make_key(0), self.make_key(2))
+
+    def test_rename_replaces_if_allowed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        opened(0, b"first")
+        opened(1, b"the second")
+        with pytest.raises(FileExistsError):
+            supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
+        assert [backend.stat(self.make_key(i)).size for i in range(2)] == [5, 10]
+        backend.rename(self.make_key(0), self.make_key(1))
+        assert read(backend, opened(1), 0, 20) == b"first"
+        with pytest.raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+
+    def test_rename_without_replacing_moves_to_a_free_name(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        opened(0, b"moved")
+        supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
+        assert backend.stat(self.make_key(1)).size == 5
+
+    def test_list_has_every_object_with_key_and_size(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        assert list(supported(lambda: list(backend.list()))) == []
+        for i in range(5):
+            opened(i, bytes(i))
+        found = {backend.canonical(stat.key): stat.size for stat in backend.list()}
+        assert found == {backend.canonical(self.make_key(i)): i for i in range(5)}
+
+    def test_list_obeys_the_prefix(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        keys = [self.make_key(i) for i in range(12)]
+        if not all(isinstance(key, str) for key in keys):
+            pytest.skip("keys are not text")
+        supported(lambda: list(backend.list()))
+        for i in range(12):
+            opened(i, b"x")
+        prefix = str(keys[1])
+        found = sorted(str(stat.key) for stat in backend.list(prefix))
+        assert found == sorted(str(key) for key in keys if str(key).startswith(prefix))
+        assert list(backend.list("no such prefix")) == []
+
+    def test_canonical_is_stable_and_keeps_objects_apart(
+        self, backend: Backend, opened: Callable[..., BackendFile]
+    ) -> None:
+        before = [backend.canonical(self.make_key(i)) for i in range(3)]
+        for i in range(3):
+            opened(i, b"x")
+        after = [backend.canonical(self.make_key(i)) for i in range(3)]
+        assert after == before
+        assert len(set(after)) == 3
+        assert [backend.canonical(key) for key in after] == after
+
+    def test_directories(self, backend: Backend) -> None:
+        tree = namespace(backend)
+        key = self.make_key(0)
+        supported(lambda: tree.mkdir(key))
+        assert backend.stat(key).kind == "dir"
+        with pytest.raises(FileExistsError):
+            tree.mkdir(key)
+        with pytest.raises(IsADirectoryError):
+            backend.open(key)
+        assert list(tree.readdir(key)) == []
+        tree.rmdir(key)
+        with pytest.raises(FileNotFoundError):
+            backend.stat(key)
+
+    def test_links(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        tree = namespace(backend)
+        opened(0, b"linked")
+        supported(lambda: tree.link(self.make_key(0), self.make_key(1)))
+        assert backend.canonical(self.make_key(0)) == backend.canonical(self.make_key(1))
+        target = os.path.relpath(str(self.make_key(0)), os.path.dirname(str(self.make_key(2))) or ".")
+        supported(lambda: tree.symlink(target, self.make_key(2)))
+        assert tree.readlink(self.make_key(2)) == target
+        assert backend.canonical(self.make_key(2)) == backend.canonical(self.make_key(0))
+
+    def test_attributes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        tree = namespace(backend)
+        opened(0, b"content")
+        changed: ObjectStat = supported(lambda: tree.setattr(self.make_key(0), mode=0o640, mtime_ns=10**18))
+        assert (changed.mode, changed.mtime_ns) == (0o640, 10**18)
+        assert backend.stat(self.make_key(0)).mtime_ns == 10**18

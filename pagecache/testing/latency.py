@@ -1,0 +1,101 @@
+"""A backend that takes its time, to see what a cache does about it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+from ..backends.protocol import Backend, BackendFile
+from ..errors import Key
+from .passing import PassingBackend, PassingFile
+
+__all__ = ["LatencyBackend"]
+
+SLEEP_SLACK = 150e-6  # a sleep may last so much longer than asked; the rest of a delay is spent looking at the clock
+
+
+class _LatencyFile(PassingFile):
+    def __init__(self, inner: BackendFile, backend: LatencyBackend) -> None:
+        super().__init__(inner)
+        self._backend = backend
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._backend._delay(self._backend.read)
+        return self.inner.read_into(offset, buffers)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._backend._delay(self._backend.write)
+        return self.inner.write_from(offset, buffers)
+
+    def commit(self) -> str | None:
+        self._backend._delay(self._backend.commit)
+        return self.inner.commit()
+
+    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._backend._delay(self._backend.write)
+        staged: int = self.inner.stage(offset, buffers)  # type: ignore[attr-defined]
+        return staged
+
+    def _read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._backend._delay(self._backend.read)
+        read: int = self.inner.read_staged(offset, buffers)  # type: ignore[attr-defined]
+        return read
+
+
+class LatencyBackend(PassingBackend):
+    """`inner`, with a delay before each call that carries bytes or commits. Calls are delayed side by side.
+
+    Delays below 150 µs are exact to about a microsecond, but spent looking at the clock, which keeps the GIL: calls
+    that short run one after the other.
+
+    Args:
+        inner: the backend that does the work.
+        read: seconds before each read.
+        write: seconds before each write.
+        commit: seconds before each commit.
+        jitter: share of each delay by which it varies; 0.5: from half to one and a half of it.
+        seed: of the jitter.
+
+    Raises:
+        ValueError: a negative delay, or a jitter outside of 0 to 1.
+    """
+
+    def __init__(
+        self,
+        inner: Backend,
+        *,
+        read: float = 0.0,
+        write: float = 0.0,
+        commit: float = 0.0,
+        jitter: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        for name, delay in (("read", read), ("write", write), ("commit", commit)):
+            if not delay >= 0:
+                raise ValueError(f"{name}: {delay!r} is not a number of seconds of at least 0")
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"jitter: {jitter!r} is not a share from 0 to 1")
+        self.read = read
+        self.write = write
+        self.commit = commit
+        self.jitter = jitter
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return _LatencyFile(self.inner.open(key, create=create, exclusive=exclusive), self)
+
+    def _delay(self, seconds: float) -> None:
+        if not seconds:
+            return
+        end = time.perf_counter() + seconds
+        if self.jitter:
+            with self._lock:
+                end += seconds * self.jitter * self._random.uniform(-1.0, 1.0)
+        if (left := end - time.perf_counter() - SLEEP_SLACK) > 0:
+            time.sleep(left)
+        while time.perf_counter() < end:
+            pass

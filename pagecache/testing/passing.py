@@ -1,0 +1,87 @@
+"""A backend around a backend, which hands every call on. The decorators of this package change what they are about.
+
+An optional method is there exactly when the inner object has it: callers ask with `hasattr` and `getattr`. A decorator
+that wants a say in one defines it with a leading underscore (`_punch_hole`); it is found when the inner object has the
+plain one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from ..errors import Key
+
+__all__ = ["PassingBackend", "PassingFile"]
+
+OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
+
+
+class PassingFile(BackendFile):
+    """An object of the inner backend, unchanged."""
+
+    def __init__(self, inner: BackendFile) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPTIONAL:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        plain = getattr(self.inner, name)
+        return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain
+
+    def stat(self) -> ObjectStat:
+        return self.inner.stat()
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.inner.read_into(offset, buffers)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.inner.write_from(offset, buffers)
+
+    def truncate(self, size: int) -> None:
+        self.inner.truncate(size)
+
+    def commit(self) -> str | None:
+        return self.inner.commit()
+
+
+class PassingBackend(Backend):
+    """The inner backend, unchanged; what is not of the protocol (`snapshot`, `mkdir`, ...) is reached as well."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        """Those of the inner backend at this moment."""
+        return self.inner.limits
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # not set yet: unpickling, or a constructor that failed
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return PassingFile(self.inner.open(key, create=create, exclusive=exclusive))
+
+    def stat(self, key: Key) -> ObjectStat:
+        return self.inner.stat(key)
+
+    def remove(self, key: Key) -> None:
+        self.inner.remove(key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self.inner.rename(src, dst, replace=replace)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        return self.inner.list(prefix)
+
+    def canonical(self, key: Key) -> Key:
+        return self.inner.canonical(key)
+
+    def sync(self) -> None:
+        self.inner.sync()
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,505 @@
+"""Files below a directory: no way out of it, one name per object, and names that are durable when they must be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from pagecache.backends import DirectoryBackend, beneath, directory, linux
+from pagecache.backends.directory import DirectoryFile
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root" / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"secret")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def backend(root: Path) -> Iterator[DirectoryBackend]:
+    backend = DirectoryBackend(root)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is synced from here on: "file" or "dir", in order."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def logged(fd: int) -> None:
+        done.append("dir" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", logged)
+    return done
+
+
+def put(backend: DirectoryBackend, key: str, data: bytes = b"data") -> DirectoryFile:
+    file = backend.open(key, create=True)
+    if data:
+        file.write_from(0, [memoryview(data)])
+    return file
+
+
+def content(backend: DirectoryBackend, key: str) -> bytes:
+    file, buffer = backend.open(key), bytearray(100)
+    done = file.read_into(0, [memoryview(buffer)])
+    file.close()
+    return bytes(buffer[:done])
+
+
+# ------------------------------------------------------------------------------------------------ no way out
+
+
+@pytest.mark.parametrize("key", ["/etc/passwd", "..", "../secret", "sub/../../secret", "sub/..", "a\0b", 7, b"a", None])
+def test_impossible_key_is_a_value_error_that_names_it(backend: DirectoryBackend, key: Any) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: backend.open(key, create=True),
+        lambda: backend.stat(key),
+        lambda: backend.remove(key),
+        lambda: backend.rename(key, "x"),
+        lambda: backend.rename("sub", key),
+        lambda: backend.canonical(key),
+        lambda: backend.mkdir(key),
+        lambda: backend.symlink("x", key),
+        lambda: backend.link("sub", key),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="not a key") as raised:
+            call()
+        assert repr(key) in str(raised.value)
+
+
+@pytest.mark.parametrize("target", ["/etc", "..", "../..", "sub/../../secret", "../secret", "/", "../root/../secret"])
+def test_link_out_of_the_root_is_refused(backend: DirectoryBackend, root: Path, target: str) -> None:
+    (root / "way").symlink_to(target)
+    (root / "second").symlink_to("way")
+    for key in ("way", "second", "way/passwd", "way/x/y"):
+        for call in (backend.stat, backend.open, backend.canonical, backend.readdir):
+            with pytest.raises(PermissionError, match="out of the root") as raised:
+                call(key)
+            assert raised.value.filename == key
+    with pytest.raises(PermissionError):
+        backend.open("way/new", create=True)
+
+
+def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path) -> None:
+    put(backend, "sub/file", b"inside").close()
+    (root / "relative").symlink_to("sub/../sub/./file")
+    (root / "sub" / "up").symlink_to("../sub")
+    (root / "absolute").symlink_to(root / "sub")
+    for key in ("relative", "sub/up/file", "sub/up/up/file", "absolute/file"):
+        assert content(backend, key) == b"inside"
+        assert backend.canonical(key) == "sub/file"
+
+
+def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links") as raised:
+        backend.stat("a")
+    assert (raised.value.errno, raised.value.filename) == (errno.ELOOP, "a")
+
+
+def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path) -> None:
+    (root / "link").symlink_to("sub/made")
+    assert backend.canonical("link") == "sub/made"
+    with pytest.raises(FileNotFoundError):
+        backend.open("link")
+    with pytest.raises(FileExistsError):
+        backend.open("link", create=True, exclusive=True)
+    put(backend, "link", b"x").close()
+    assert (root / "sub" / "made").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("swap", ["directory", "file"])
+def test_name_exchanged_during_the_walk_leads_nowhere_else(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, swap: str
+) -> None:
+    """The attacker puts a link to the outside where the walk has just looked."""
+    put(backend, "sub/secret", b"inside").close()
+    victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
+    look = beneath.Tree._look
+
+    def looked(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> os.stat_result | None:
+        found = look(self, name, fd, may_miss)
+        if name == victim.name and not victim.is_symlink():
+            victim.rename(root / "away")
+            victim.symlink_to(".." if swap == "directory" else "../../secret")
+        return found
+
+    monkeypatch.setattr(beneath.Tree, "_look", looked)
+    with pytest.raises(OSError):  # ELOOP or ENOTDIR, as the kernel likes
+        backend.open("sub/secret")
+
+
+# ------------------------------------------------------------------------------------------------ one name per object
+
+
+@pytest.mark.contract("T-67")
+def test_every_name_of_an_object_is_one_key(backend: DirectoryBackend, root: Path) -> None:
+    put(backend, "sub/a").close()
+    backend.link("sub/a", "hard")
+    backend.symlink("sub/a", "soft")
+    keys = ["sub/a", "./sub/a", "sub//a", "sub/./a", "sub/a/", "hard", "soft", PurePosixPath("sub/a")]
+    assert len({backend.canonical(key) for key in keys}) == 1
+
+
+@pytest.mark.contract("T-67")
+def test_hard_link_made_by_somebody_else_is_noticed(backend: DirectoryBackend, root: Path) -> None:
+    file = put(backend, "a")
+    os.link(root / "a", root / "b")
+    assert backend.canonical("b") == backend.canonical("a") == "a"
+    file.close()
+    assert backend.canonical("b") == backend.canonical("a")
+
+
+@pytest.mark.contract("T-67")
+def test_remaining_name_means_the_same_object_while_it_is_open(backend: DirectoryBackend) -> None:
+    file = put(backend, "a")
+    backend.link("a", "b")
+    before = backend.canonical("a")
+    backend.remove("a")
+    assert backend.canonical("b") == before
+    assert backend.canonical("a") != before, "a new object under the old name is another one"
+    other = put(backend, "a", b"other")
+    assert backend.canonical("a") != before
+    assert content(backend, str(backend.canonical("a"))) == b"other"
+    file.close()
+    assert backend.canonical("b") == "b"
+    other.close()
+
+
+def test_removed_object_gives_its_key_back_at_once(backend: DirectoryBackend) -> None:
+    file = put(backend, "a", b"old")
+    backend.remove("a")
+    assert backend.canonical("a") == "a"
+    put(backend, "a", b"new").close()
+    assert backend.canonical("a") == "a"
+    buffer = bytearray(3)
+    assert file.read_into(0, [memoryview(buffer)]) == 3
+    assert buffer == b"old", "open files work on"
+    file.close()
+
+
+def test_renamed_object_takes_its_new_name(backend: DirectoryBackend) -> None:
+    file, replaced = put(backend, "a", b"a"), put(backend, "b", b"b")
+    backend.rename("a", "b")
+    assert (backend.canonical("b"), backend.canonical("a")) == ("b", "a")
+    put(backend, "a", b"new").close()
+    assert (backend.canonical("b"), backend.canonical("a")) == ("b", "a")
+    assert content(backend, "b") == b"a"
+    file.close()
+    replaced.close()
+
+
+def test_objects_below_a_renamed_directory_take_their_new_names(backend: DirectoryBackend) -> None:
+    file = put(backend, "sub/a")
+    backend.rename("sub", "dir")
+    assert backend.canonical("dir/a") == "dir/a"
+    backend.mkdir("sub")
+    put(backend, "sub/a", b"other").close()
+    assert backend.canonical("sub/a") == "sub/a"
+    file.close()
+
+
+def test_renaming_one_of_two_links_over_the_other_leaves_one(backend: DirectoryBackend) -> None:
+    put(backend, "a", b"both").close()
+    backend.link("a", "b")
+    backend.rename("a", "b")
+    assert [found.key for found in backend.list()] == ["b"]
+    assert content(backend, "b") == b"both"
+
+
+def test_object_moved_away_by_somebody_else_keeps_its_key_while_open(backend: DirectoryBackend, root: Path) -> None:
+    file = put(backend, "a", b"old")
+    (root / "a").rename(root / "b")
+    assert backend.canonical("b") == "a"
+    assert backend.canonical("a") != "a", "the name is free, but not the key"
+    (root / "a").write_bytes(b"new")
+    fresh = backend.open("a")
+    assert len({backend.canonical("a"), backend.canonical("b")}) == 2
+    file.close()
+    assert backend.canonical("b") == "b"
+    fresh.close()
+
+
+def test_reused_inode_number_means_nothing(backend: DirectoryBackend, root: Path) -> None:
+    put(backend, "a").close()
+    backend.link("a", "b")
+    assert backend.canonical("b") == "a"
+    found = os.stat(root / "a")
+    # Somebody else removes both names; the next file with that number is not the old object.
+    os.unlink(root / "a")
+    os.unlink(root / "b")
+    put(backend, "c").close()
+    forged = os.stat_result(
+        (found.st_mode, found.st_ino, found.st_dev, 2, *os.stat(root / "c")[4:]),
+    )
+    with backend._tree.locate("c") as place:
+        assert backend._identities.token(beneath.Place(place.directory, "c", "c", forged)) == "c"
+
+
+def test_closed_objects_are_forgotten(backend: DirectoryBackend) -> None:
+    for i in range(50):
+        put(backend, f"file-{i}").close()
+    assert not backend._identities._objects
+    file = put(backend, "file-1")
+    assert len(backend._identities._objects) == 1
+    del file
+    assert not backend._identities._objects, "a file that is collected is closed"
+
+
+# ------------------------------------------------------------------------------------------------ durability
+
+
+def test_new_name_is_durable_after_the_first_commit(backend: DirectoryBackend, synced: list[str]) -> None:
+    file = put(backend, "sub/a")
+    file.commit()
+    assert synced == ["file", "dir"]
+    file.commit()
+    assert synced == ["file", "dir", "file"]
+    file.close()
+
+
+def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: DirectoryBackend, synced: list[str]) -> None:
+    backend.mkdir("x")
+    backend.mkdir("x/y")
+    backend.mkdir("other")
+    backend.mkdir("other/deep")
+    file = put(backend, "x/y/a")
+    file.commit()
+    assert synced == ["file", "dir", "dir", "dir"]
+    file.close()
+    backend.sync()
+    assert synced[4:] == ["dir"], "what is left: other/deep"
+
+
+def test_sync_makes_names_durable_once(backend: DirectoryBackend, synced: list[str]) -> None:
+    put(backend, "sub/a").close()
+    backend.rename("sub/a", "b")
+    backend.sync()
+    assert synced == ["dir", "dir"]
+    backend.remove("b")
+    backend.sync()
+    backend.sync()
+    assert synced == ["dir"] * 3
+
+
+def test_names_of_a_removed_or_moved_directory(backend: DirectoryBackend, synced: list[str]) -> None:
+    backend.mkdir("gone")
+    put(backend, "gone/a").close()
+    backend.remove("gone/a")
+    backend.rmdir("gone")
+    put(backend, "sub/a").close()
+    backend.rename("sub", "dir")
+    backend.sync()
+    assert synced == ["dir", "dir"], "the root and dir"
+
+
+def test_failed_sync_of_a_directory_is_repeated(
+    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(backend, "a").close()
+    logged = os.fsync
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "made up")
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="made up"):
+        backend.sync()
+    monkeypatch.setattr(os, "fsync", logged)
+    backend.sync()
+    assert synced == ["dir"]
+
+
+def test_version_differs_even_within_one_tick_of_the_clock(backend: DirectoryBackend, root: Path) -> None:
+    file = put(backend, "a", b"1111")
+    versions = [file.commit()]
+    tick = file.stat().mtime_ns
+    assert tick is not None
+    for data in (b"2222", b"3333"):
+        file.write_from(0, [memoryview(data)])
+        os.utime(root / "a", ns=(tick, tick))  # what a coarse clock would have said
+        tick = int(str(versions[-1]).partition(":")[0])
+        os.utime(root / "a", ns=(tick, tick))
+        versions.append(file.commit())
+    assert len(set(versions)) == 3
+    assert file.commit() == versions[-1], "nothing changed"
+    file.close()
+
+
+# ------------------------------------------------------------------------------------------------ what a kernel lacks
+
+
+def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux, "punch_hole", lambda fd, offset, length: False)
+    monkeypatch.setattr(directory, "ZEROS", bytes(3))
+    file = put(backend, "a", b"0123456789")
+    file.punch_hole(2, 5)
+    file.punch_hole(8, 100)
+    assert content(backend, "a") == b"01\0\0\0\0\x0007\0\0"[:2] + bytes(5) + b"7" + bytes(2)
+    file.close()
+
+
+def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux, "rename_noreplace", lambda *names: False)
+    put(backend, "a", b"a").close()
+    backend.rename("a", "b", replace=False)
+    assert content(backend, "b") == b"a"
+    put(backend, "a", b"a").close()
+    with pytest.raises(FileExistsError) as raised:
+        backend.rename("a", "b", replace=False)
+    assert raised.value.filename == "b"
+    assert sorted(str(found.key) for found in backend.list()) == ["a", "b"]
+
+
+def test_more_buffers_than_the_kernel_takes(backend: DirectoryBackend) -> None:
+    file = put(backend, "a", b"")
+    buffers = [memoryview(b"x")] * (directory.IOV_MAX + 5)
+    assert file.write_from(0, buffers) == directory.IOV_MAX
+    into = [memoryview(bytearray(1)) for _ in buffers]
+    assert file.read_into(0, into) == directory.IOV_MAX
+    file.close()
+
+
+# ------------------------------------------------------------------------------------------------ the rest
+
+
+def test_errors_name_the_key(backend: DirectoryBackend) -> None:
+    put(backend, "sub/a").close()
+    cases: list[tuple[Callable[[], Any], type[OSError], str]] = [
+        (lambda: backend.open("sub/none"), FileNotFoundError, "sub/none"),
+        (lambda: backend.open("none/deep/er", create=True), FileNotFoundError, "none/deep/er"),
+        (lambda: backend.open("sub"), IsADirectoryError, "sub"),
+        (lambda: backend.open(""), IsADirectoryError, ""),
+        (lambda: backend.stat("sub/a/b"), NotADirectoryError, "sub/a/b"),
+        (lambda: backend.rename("none", "x"), FileNotFoundError, "none"),
+        (lambda: backend.rename("sub/a", "no/where"), FileNotFoundError, "no/where"),
+        (lambda: backend.rename("sub/a", "sub", replace=False), FileExistsError, "sub"),
+        (lambda: backend.rmdir("sub"), OSError, "sub"),
+        (lambda: backend.readlink("sub"), OSError, "sub"),
+    ]
+    for call, error, key in cases:
+        with pytest.raises(error) as raised:
+            call()
+        assert raised.value.filename == key
+
+
+def test_special_files_are_not_opened(backend: DirectoryBackend, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        backend.open("fifo")
+    assert [found.key for found in backend.list()] == []
+
+
+def test_read_only_backend_changes_nothing(root: Path) -> None:
+    (root / "a").write_bytes(b"data")
+    backend = DirectoryBackend(root, read_only=True)
+    file = backend.open("a", create=True)
+    with pytest.raises(PermissionError):
+        file.write_from(0, [memoryview(b"x")])
+    with pytest.raises(PermissionError):
+        file.truncate(0)
+    calls: list[Callable[[], Any]] = [
+        lambda: backend.open("new", create=True),
+        lambda: backend.remove("a"),
+        lambda: backend.rename("a", "b"),
+        lambda: backend.mkdir("dir"),
+        lambda: backend.setattr("a", mode=0o600),
+    ]
+    for call in calls:
+        with pytest.raises(OSError, match="Read-only"):
+            call()
+    assert content(backend, "a") == b"data"
+    file.close()
+    backend.close()
+
+
+def test_namespace(backend: DirectoryBackend, root: Path) -> None:
+    put(backend, "sub/a").close()
+    backend.symlink("../outside", "sub/l")
+    assert [(found.key, found.kind) for found in backend.readdir("sub")] == [("sub/a", "file"), ("sub/l", "symlink")]
+    assert backend.readlink("sub/l") == "../outside"
+    assert backend.stat("sub/l", follow=False).kind == "symlink"
+    assert backend.setattr("sub/a", mode=0o600, atime_ns=5).atime_ns == 5
+    backend.setxattr("sub/a", "user.k", b"value")
+    assert (backend.getxattr("sub/a", "user.k"), list(backend.listxattr("sub/a"))) == (b"value", ["user.k"])
+    backend.removexattr("sub/a", "user.k")
+    with pytest.raises(OSError) as raised:
+        backend.getxattr("sub/a", "user.k")
+    assert (raised.value.errno, raised.value.filename) == (errno.ENODATA, "sub/a")
+    assert backend.statfs().f_bsize > 0
+
+
+def test_list_walks_what_the_prefix_needs(backend: DirectoryBackend) -> None:
+    for key in ("sub/a", "sub/ab", "subway", "x"):
+        put(backend, key).close()
+    backend.mkdir("sub/deep")
+    put(backend, "sub/deep/a").close()
+    for prefix, keys in [
+        ("", ["sub/a", "sub/ab", "sub/deep/a", "subway", "x"]),
+        ("sub", ["sub/a", "sub/ab", "sub/deep/a", "subway"]),
+        ("sub/", ["sub/a", "sub/ab", "sub/deep/a"]),
+        ("sub/a", ["sub/a", "sub/ab"]),
+        ("sub/deep/", ["sub/deep/a"]),
+        ("none/", []),
+        ("../", []),
+        ("/", []),
+    ]:
+        assert sorted(str(found.key) for found in backend.list(prefix)) == keys
+
+
+def test_names_changed_from_many_threads(backend: DirectoryBackend) -> None:
+    failed: list[BaseException] = []
+
+    def work(me: int) -> None:
+        try:
+            for i in range(20):
+                put(backend, f"sub/{me}").close()
+                backend.link(f"sub/{me}", f"link-{me}")
+                assert backend.canonical(f"link-{me}") == backend.canonical(f"sub/{me}")
+                backend.rename(f"sub/{me}", f"{me}-{i}")
+                backend.remove(f"link-{me}")
+                backend.remove(f"{me}-{i}")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert list(backend.list()) == []
+    assert not backend._identities._objects
+
+
+def test_root_must_be_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError):
+        DirectoryBackend(tmp_path / "none")
+    with pytest.raises(NotADirectoryError):
+        DirectoryBackend(tmp_path / "file")
+
+
+def test_close_leaves_open_files_alone(root: Path) -> None:
+    backend = DirectoryBackend(root)
+    file = put(backend, "a")
+    backend.close()
+    backend.close()
+    buffer = bytearray(4)
+    assert file.read_into(0, [memoryview(buffer)]) == 4
+    file.close()
+    file.close()

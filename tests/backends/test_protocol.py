@@ -1,0 +1,126 @@
+"""What subclassing `Backend` gives, and what the URL of a backend means."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.backends import (
+    Backend,
+    BackendLimits,
+    DirectoryBackend,
+    MemoryBackend,
+    NamespaceBackend,
+    ObjectStat,
+    backend_from_url,
+    url,
+)
+from pagecache.backends.memory import MemoryFile
+from pagecache.errors import Key
+
+
+class Least(Backend):
+    """Only what is required."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+        return MemoryFile(1)
+
+    def stat(self, key: Key) -> ObjectStat:
+        return ObjectStat(size=0)
+
+
+class LeastNamespace(NamespaceBackend, Least):
+    pass
+
+
+def test_subclass_gets_the_optional_methods() -> None:
+    backend = Least()
+    calls: list[Callable[[], Any]] = [
+        lambda: backend.remove("a"),
+        lambda: backend.rename("a", "b"),
+        lambda: backend.list(),
+    ]
+    for call in calls:
+        with pytest.raises(io.UnsupportedOperation, match="Least cannot") as raised:
+            call()
+        assert raised.value.errno == errno.ENOTSUP
+    backend.sync()
+    backend.close()
+    assert backend.canonical("key") == "key"
+    assert backend.limits == BackendLimits()
+
+
+def test_namespace_subclass_gets_methods_that_say_no() -> None:
+    backend = LeastNamespace()
+    calls: list[Callable[[], Any]] = [
+        lambda: backend.mkdir("a"),
+        lambda: backend.rmdir("a"),
+        lambda: backend.readdir("a"),
+        lambda: backend.setattr("a", mode=0),
+        lambda: backend.symlink("a", "b"),
+        lambda: backend.readlink("a"),
+        lambda: backend.link("a", "b"),
+        lambda: backend.getxattr("a", "x"),
+        lambda: backend.setxattr("a", "x", b""),
+        lambda: backend.listxattr("a"),
+        lambda: backend.removexattr("a", "x"),
+        lambda: backend.statfs(),
+    ]
+    for call in calls:
+        with pytest.raises(io.UnsupportedOperation):
+            call()
+
+
+def test_required_methods_are_required() -> None:
+    class Nothing(Backend):
+        pass
+
+    with pytest.raises(TypeError, match="open"):
+        Nothing()  # type: ignore[abstract]
+
+
+def test_structure_is_enough() -> None:
+    assert isinstance(MemoryBackend(), Backend)
+    assert not isinstance(MemoryBackend(), NamespaceBackend)
+    assert not isinstance(object(), Backend)
+
+
+def test_built_in_urls(tmp_path: Path) -> None:
+    assert isinstance(backend_from_url("memory:", durable_writes=True), MemoryBackend)
+    backend = backend_from_url(f"dir:{tmp_path}")
+    assert isinstance(backend, DirectoryBackend)
+    assert backend.root == str(tmp_path.resolve())
+    backend.close()
+
+
+@pytest.mark.parametrize("text", ["", "nothing", "ftp://host", "memory:x", "dir:", "s3://bucket", "fsspec:file:///x"])
+def test_other_urls_are_refused_with_the_known_schemes(text: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        backend_from_url(text)
+    assert repr(text) in str(raised.value)
+    if text.partition(":")[0] not in ("memory", "dir"):
+        for scheme in ("memory:", "dir:", "s3:", "fsspec:"):
+            assert scheme in str(raised.value)
+    if text.startswith("s3"):
+        assert "pagecache[s3]" in str(raised.value)
+
+
+def test_registered_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("mine", "tests.backends.test_protocol:Mine", url.GROUP)
+    monkeypatch.setattr(url, "entry_points", lambda group: EntryPoints([point]))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: lambda address, **options: Mine(address, options))
+    backend = backend_from_url("mine:somewhere", depth=3)
+    assert isinstance(backend, Mine)
+    assert (backend.address, backend.options) == ("mine:somewhere", {"depth": 3})
+
+
+class Mine(Least):
+    def __init__(self, address: str, options: dict[str, Any]) -> None:
+        self.address = address
+        self.options = options

@@ -1,0 +1,95 @@
+"""The comparison finds what differs, where, and in which words it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from pagecache.demo.report import describe, rate, size_text
+from pagecache.demo.tree import WrongInput, printable, scan
+from pagecache.demo.verify import Difference, compare_pieces, compare_trees, first_difference
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 100, 4097])
+def test_every_position_of_a_single_wrong_byte_is_found(length: int) -> None:
+    right = bytes(length)
+    for position in {0, length // 2, length - 1}:
+        wrong = bytearray(right)
+        wrong[position] = 1
+        assert first_difference(right, bytes(wrong)) == position
+
+
+def test_a_shorter_string_differs_where_it_ends() -> None:
+    assert first_difference(b"abc", b"ab") == 2
+    assert first_difference(b"", b"a") == 0
+    assert first_difference(b"same", b"same") is None
+
+
+def test_a_difference_in_a_piece_has_its_offset_in_the_file() -> None:
+    found = compare_pieces("key", [(0, 4), (100, 4)], [b"abcd", b"efgh"], [b"abcd", b"efXh"], "stage")
+    assert found == Difference("key", 102, b"gh", b"Xh", "stage")
+
+
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    for side in ("expected", "found"):
+        (tmp_path / side / "sub").mkdir(parents=True)
+        (tmp_path / side / "a").write_bytes(b"x" * 3_000_000)
+        (tmp_path / side / "sub" / "b").write_bytes(b"")
+    return tmp_path / "expected", tmp_path / "found"
+
+
+def compare(tmp_path: Path) -> Difference | None:
+    return compare_trees(tmp_path / "expected", tmp_path / "found", ["a", "sub/b"], "after", lambda: None)
+
+
+def test_equal_trees_have_no_difference(tmp_path: Path) -> None:
+    trees(tmp_path)
+    assert compare(tmp_path) is None
+
+
+def test_one_byte_far_inside_a_file_is_found(tmp_path: Path) -> None:
+    _, found = trees(tmp_path)
+    with open(found / "a", "r+b") as file:
+        file.seek(2_345_678)
+        file.write(b"y")
+    different = compare(tmp_path)
+    assert different == Difference("a", 2_345_678, b"x" * 16, b"y" + b"x" * 15, "after")
+
+
+def test_a_longer_a_missing_and_a_surplus_file_are_differences(tmp_path: Path) -> None:
+    expected, found = trees(tmp_path)
+    (found / "sub" / "b").write_bytes(b"z")
+    assert compare(tmp_path) == Difference("sub/b", 0, b"", b"z", "after")
+    (found / "sub" / "b").unlink()
+    assert (compare(tmp_path) or pytest.fail("no difference")).found == b"(no file)"
+    (expected / "sub" / "b").unlink()
+    (found / "more").touch()
+    assert (compare(tmp_path) or pytest.fail("no difference")).key == "more"
+
+
+def test_a_difference_is_told_in_one_line() -> None:
+    line = describe(Difference("lib/a.py", 4097, b"\x01\xff", b"", "read through the cache"))
+    assert line == (
+        "DIFFERENT: lib/a.py at offset 4097: expected 01 ff, found the end of the file (read through the cache)"
+    )
+
+
+def test_names_that_are_no_text_can_be_printed() -> None:
+    assert printable("a\udcffb") == "a\\xffb"
+
+
+def test_sizes_and_rates_have_a_fitting_unit() -> None:
+    assert [size_text(size) for size in (12, 2048, 5 << 20, 3 << 30)] == ["12 B", "2.0 KiB", "5.0 MiB", "3.0 GiB"]
+    assert rate(10 << 20, 2.0) == "5 MiB/s  2.00 s"
+    assert rate(None, 2.0) == "2.00 s"
+
+
+def test_only_regular_files_count_and_the_limit_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for number in range(10):
+        (tmp_path / "sub" / f"{number}").write_bytes(b"x" * 1000)
+    (tmp_path / "link").symlink_to("sub/1")
+    tree = scan(tmp_path, 4500, 1)
+    assert (len(tree.files), tree.left_over, tree.size) == (4, 6, 4000)
+    assert scan(tmp_path, 4500, 1).files == tree.files
+    with pytest.raises(WrongInput, match="no file fits into --limit 10"):
+        scan(tmp_path, 10, 1)

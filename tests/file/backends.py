@@ -1,0 +1,479 @@
+"""A backend that records every call, and does on request what a good one never would.
+
+`RecordingBackend` keeps two contents per object: `written` (acknowledged, what `read_into` answers) and `committed`
+(what would survive a crash). A test may put three things in the way of any operation:
+
+    gate   the call announces itself (`entered`) and goes on only after `release`
+    fault  the call raises, or answers what a function of the test says
+    limits the BackendLimits the cache has to keep
+
+The backend checks the duties of its caller too (limits kept, no forbidden overlap, buffers read-only): what was broken
+is listed in `violations`, which every rig asserts to be empty at its end.
+Operations: open stat remove rename list sync close (backend); read_into write_from truncate commit punch_hole file_stat
+file_close (object).
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pagecache
+from pagecache import BackendLimits, ObjectStat
+
+Key = Hashable
+PATIENCE = 30.0  # seconds: longer than anything a healthy run waits for
+
+Action = BaseException | Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the backend saw."""
+
+    op: str
+    key: Key
+    offset: int = 0
+    length: int = 0
+    nr_buffers: int = 0
+    thread: int = 0
+    data: bytes = b""
+    addresses: tuple[tuple[int, int], ...] = ()  # (address, length) of each buffer, when asked for
+
+
+@dataclass(slots=True)
+class Gate:
+    """Holds calls of one operation: each announces itself and waits."""
+
+    op: str
+    key: Key | None
+    left: int
+    entered: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+    nr_entered: int = 0
+
+    def wait_entered(self) -> None:
+        assert self.entered.wait(PATIENCE), f"no {self.op} reached the gate"
+
+    def open(self) -> None:
+        self.release.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.open()
+
+
+@dataclass(slots=True)
+class Fault:
+    """What the next matching calls do instead."""
+
+    op: str
+    key: Key | None
+    action: Action
+    left: float
+    skip: int = 0
+    nr_hit: int = 0
+
+    def clear(self) -> None:
+        self.left = 0
+
+
+class StoredObject:
+    """Content and version of one object."""
+
+    def __init__(self, content: bytes = b"", *, committed: bool = True) -> None:
+        self.written = bytearray(content)
+        self.safe = bytearray(content)  # what a failed commit may fall back to: no bytes, but truncates and extensions
+        self.committed: bytes | None = content if committed else None
+        self.version = 1
+        self.writers = 0
+        self.exclusive = ""
+        self.in_flight: list[tuple[int, int]] = []
+
+
+class RecordingFile:
+    """One open object of a RecordingBackend."""
+
+    def __init__(self, backend: RecordingBackend, key: Key, stored: StoredObject) -> None:
+        self.backend, self.key, self.stored = backend, key, stored
+
+    def stat(self) -> ObjectStat:
+        with self.backend.call("file_stat", self.key):
+            return self.backend.object_stat(self.stored)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        length = sum(len(buffer) for buffer in buffers)
+        with self.backend.call("read_into", self.key, offset, length, buffers) as action:
+            self.backend.check_transfer("read", offset, buffers)
+            if callable(action):
+                return action(self, offset, buffers)  # type: ignore[no-any-return]
+            return self.fill(offset, buffers)
+
+    def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        """Answer a read; at most `limit` bytes."""
+        with self.backend.lock:
+            end = len(self.stored.written) if limit is None else min(len(self.stored.written), offset + limit)
+            data = memoryview(bytes(self.stored.written[offset:end]))
+        done = 0
+        for buffer in buffers:
+            part = data[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        length = sum(len(buffer) for buffer in buffers)
+        with (
+            self.backend.writing(self.stored, offset, length),
+            self.backend.call("write_from", self.key, offset, length, buffers) as action,
+        ):
+            self.backend.check_transfer("write", offset, buffers)
+            if callable(action):
+                return action(self, offset, buffers)  # type: ignore[no-any-return]
+            return self.store(offset, buffers)
+
+    def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
+        """Take a write; at most `limit` bytes."""
+        data = b"".join(buffers)[:limit]
+        with self.backend.lock:
+            for content in (self.stored.written, self.stored.safe):
+                gap = offset + len(data) - len(content)
+                content.extend(bytes(max(gap, 0)))
+            self.stored.written[offset : offset + len(data)] = data
+            self.stored.version += 1
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        with (
+            self.backend.exclusive(self.stored, "truncate"),
+            self.backend.call("truncate", self.key, size),
+            self.backend.lock,
+        ):
+            for content in (self.stored.written, self.stored.safe):
+                content.extend(bytes(max(size - len(content), 0)))
+                del content[size:]
+            self.stored.version += 1
+
+    def commit(self) -> str | None:
+        with self.backend.exclusive(self.stored, "commit"), self.backend.call("commit", self.key) as action:
+            if callable(action):
+                return action(self)  # type: ignore[no-any-return]
+            return self.make_durable()
+
+    def make_durable(self) -> str:
+        with self.backend.lock:
+            self.stored.safe = bytearray(self.stored.written)
+            self.stored.committed = bytes(self.stored.written)
+            return str(self.stored.version)
+
+    def forget(self) -> None:
+        """Lose acknowledged bytes, as a failed commit may."""
+        with self.backend.lock:
+            self.stored.written = bytearray(self.stored.safe)
+            self.stored.version += 1
+
+    def close(self) -> None:
+        with self.backend.call("file_close", self.key):
+            pass
+
+
+class PunchingFile(RecordingFile):
+    """The same with holes."""
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        with (
+            self.backend.exclusive(self.stored, "punch_hole"),
+            self.backend.call("punch_hole", self.key, offset, length),
+            self.backend.lock,
+        ):
+            end = min(offset + length, len(self.stored.written))
+            for content in (self.stored.written, self.stored.safe):
+                content[offset:end] = bytes(max(end - offset, 0))
+            self.stored.version += 1
+
+
+class RecordingBackend(pagecache.Backend):
+    """See the top of this file."""
+
+    def __init__(
+        self, objects: dict[Key, bytes] | None = None, *, punch: bool = False, capture: bool = False, **limits: Any
+    ) -> None:
+        self.limits = BackendLimits(**limits)
+        self.objects: dict[Key, StoredObject] = {key: StoredObject(data) for key, data in (objects or {}).items()}
+        self.punch, self.capture = punch, capture
+        self.lock = threading.RLock()
+        self.calls: list[Call] = []
+        self.gates: list[Gate] = []
+        self.faults: list[Fault] = []
+        self.violations: list[str] = []
+        self.nr_transfers = self.nr_transfers_max = 0
+
+    # ---------------------------------------------------------------- what tests use
+
+    def gate(self, op: str, key: Key | None = None, *, times: int = 1) -> Gate:
+        gate = Gate(op, key, times)
+        with self.lock:
+            self.gates.append(gate)
+        return gate
+
+    def fault(self, op: str, action: Action, *, key: Key | None = None, times: float = 1, skip: int = 0) -> Fault:
+        fault = Fault(op, key, action, times, skip)
+        with self.lock:
+            self.faults.append(fault)
+        return fault
+
+    def open_all_gates(self) -> None:
+        with self.lock:
+            for gate in self.gates:
+                gate.left = 0
+                gate.open()
+
+    def clear_faults(self) -> None:
+        with self.lock:
+            self.faults.clear()
+
+    def seen(self, op: str, key: Key | None = None) -> list[Call]:
+        with self.lock:
+            return [call for call in self.calls if call.op == op and key in (None, call.key)]
+
+    def forget_calls(self) -> None:
+        with self.lock:
+            self.calls.clear()
+
+    def written(self, key: Key) -> bytes:
+        with self.lock:
+            return bytes(self.objects[key].written)
+
+    def committed(self, key: Key) -> bytes | None:
+        with self.lock:
+            return self.objects[key].committed if key in self.objects else None
+
+    def change_remotely(self, key: Key, content: bytes) -> None:
+        """Somebody else replaced the content."""
+        with self.lock:
+            stored = self.objects[key]
+            stored.written = bytearray(content)
+            stored.safe = bytearray(content)
+            stored.committed = content
+            stored.version += 1
+
+    # ---------------------------------------------------------------- the protocol
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
+        with self.call("open", key) as action:
+            if callable(action):
+                return action(self, key)  # type: ignore[no-any-return]
+            with self.lock:
+                if key not in self.objects:
+                    if not create:
+                        raise FileNotFoundError(2, "no such object", str(key))
+                    self.objects[key] = StoredObject(committed=False)
+                elif exclusive:
+                    raise FileExistsError(17, "object exists", str(key))
+                return (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self.call("stat", key), self.lock:
+            if key not in self.objects:
+                raise FileNotFoundError(2, "no such object", str(key))
+            return self.object_stat(self.objects[key])
+
+    def object_stat(self, stored: StoredObject) -> ObjectStat:
+        with self.lock:
+            return ObjectStat(size=len(stored.written), version=str(stored.version))
+
+    def remove(self, key: Key) -> None:
+        with self.call("remove", key), self.lock:
+            if key not in self.objects:
+                raise FileNotFoundError(2, "no such object", str(key))
+            del self.objects[key]
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with self.call("rename", src), self.lock:
+            if src not in self.objects:
+                raise FileNotFoundError(2, "no such object", str(src))
+            if dst in self.objects and not replace:
+                raise FileExistsError(17, "object exists", str(dst))
+            self.objects[dst] = self.objects.pop(src)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        with self.call("list", prefix), self.lock:
+            keys = sorted(str(key) for key in self.objects if str(key).startswith(prefix))
+            return iter(
+                [
+                    ObjectStat(size=len(self.objects[key].written), version=str(self.objects[key].version), key=key)
+                    for key in keys
+                ]
+            )
+
+    def sync(self) -> None:
+        with self.call("sync", None):
+            pass
+
+    def close(self) -> None:
+        with self.call("close", None):
+            pass
+
+    # ---------------------------------------------------------------- record, hold, fail, check
+
+    @contextmanager
+    def call(
+        self, op: str, key: Key, offset: int = 0, length: int = 0, buffers: Sequence[memoryview] = ()
+    ) -> Iterator[Action | None]:
+        """Record a call, wait at its gate, raise its fault; a fault that is a function is for the caller to use."""
+        keep = self.capture and op == "write_from"
+        transfer = op in ("read_into", "write_from")
+        with self.lock:
+            self.calls.append(
+                Call(
+                    op,
+                    key,
+                    offset,
+                    length,
+                    len(buffers),
+                    threading.get_ident(),
+                    b"".join(buffers) if keep else b"",
+                    tuple(address(buffer) for buffer in buffers) if keep else (),
+                )
+            )
+            gate = next((g for g in self.gates if g.op == op and g.left > 0 and g.key in (None, key)), None)
+            if gate is not None:
+                gate.left -= 1
+                gate.nr_entered += 1
+            self.nr_transfers += transfer
+            self.nr_transfers_max = max(self.nr_transfers_max, self.nr_transfers)
+        try:
+            if gate is not None:
+                gate.entered.set()
+                if not gate.release.wait(PATIENCE):
+                    raise OSError(5, "nobody opened the gate of the test")
+            with self.lock:
+                fault = next((f for f in self.faults if f.op == op and f.left > 0 and f.key in (None, key)), None)
+                if fault is not None and fault.skip > 0:
+                    fault.skip -= 1
+                    fault = None
+                if fault is not None:
+                    fault.left -= 1
+                    fault.nr_hit += 1
+            if fault is not None and isinstance(fault.action, BaseException):
+                raise copy.copy(fault.action)  # a kept traceback would keep the buffers
+            yield fault.action if fault is not None else None
+        finally:
+            with self.lock:
+                self.nr_transfers -= transfer
+
+    def check_transfer(self, kind: str, offset: int, buffers: Sequence[memoryview]) -> None:
+        length = sum(len(buffer) for buffer in buffers)
+        limits = self.limits
+        unit = int(limits.read_unit if kind == "read" else limits.write_unit)
+        with self.lock:
+            say = self.violations.append
+            if length == 0 or any(len(buffer) == 0 for buffer in buffers):
+                say(f"{kind} at {offset}: an empty buffer")
+            if length > as_bytes(limits.max_read if kind == "read" else limits.max_write):
+                say(f"{kind} at {offset}: {length} bytes in one call")
+            if len(buffers) > limits.max_vectors:
+                say(f"{kind} at {offset}: {len(buffers)} buffers in one call")
+            boundary = as_bytes(limits.boundary)
+            if boundary and offset // boundary != (offset + length - 1) // boundary:
+                say(f"{kind} at {offset}: {length} bytes cross a multiple of {boundary}")
+            if offset % unit:
+                say(f"{kind} at {offset}: not a multiple of {unit}")
+            if any(buffer.readonly != (kind == "write") for buffer in buffers):
+                say(f"{kind} at {offset}: a buffer with the wrong access")
+            if self.nr_transfers > limits.max_inflight:
+                say(f"{kind} at {offset}: {self.nr_transfers} calls at once")
+
+    @contextmanager
+    def writing(self, stored: StoredObject, offset: int, length: int) -> Iterator[None]:
+        """No overlapping writes, and none beside commit, truncate or punch."""
+        span = (offset, offset + length)
+        with self.lock:
+            if stored.exclusive:
+                self.violations.append(f"write at {offset} beside {stored.exclusive}")
+            if any(span[0] < end and begin < span[1] for begin, end in stored.in_flight):
+                self.violations.append(f"write at {offset}: overlaps another one in flight")
+            if self.limits.ordered_writes and stored.in_flight:
+                self.violations.append(f"write at {offset}: ordered writes run side by side")
+            stored.in_flight.append(span)
+        try:
+            yield
+        finally:
+            with self.lock:
+                stored.in_flight.remove(span)
+
+    @contextmanager
+    def exclusive(self, stored: StoredObject, op: str) -> Iterator[None]:
+        with self.lock:
+            if stored.in_flight:
+                self.violations.append(f"{op} beside writes at {stored.in_flight}")
+            if stored.exclusive:
+                self.violations.append(f"{op} beside {stored.exclusive}")
+            stored.exclusive = op
+        try:
+            yield
+        finally:
+            with self.lock:
+                stored.exclusive = ""
+
+
+def as_bytes(size: int | str) -> int:
+    """A size as BackendLimits takes it."""
+    if isinstance(size, int):
+        return size
+    for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)):
+        if size.endswith(unit):
+            return int(float(size.removesuffix(unit)) * factor)
+    return int(size)
+
+
+def address(buffer: memoryview) -> tuple[int, int]:
+    """Where a buffer lies in memory."""
+    import numpy
+
+    array = numpy.frombuffer(buffer, dtype=numpy.uint8)
+    return int(array.__array_interface__["data"][0]), len(array)
+
+
+# -------------------------------------------------------------------- answers for Fault.action
+
+
+def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
+    """Do only the first bytes of a transfer: a number, or a function of what was asked."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        asked = sum(len(buffer) for buffer in buffers)
+        limit = nr_bytes(asked) if callable(nr_bytes) else nr_bytes
+        if all(buffer.readonly for buffer in buffers):
+            return file.store(offset, buffers, limit)
+        return file.fill(offset, buffers, limit)
+
+    return answer
+
+
+def answering(value: object) -> Callable[..., object]:
+    """Touch nothing and answer `value`; a function gets the number of bytes asked for."""
+
+    def answer(_file: RecordingFile, *args: Any) -> object:
+        if callable(value):
+            return value(sum(len(buffer) for buffer in args[1]))
+        return value
+
+    return answer
+
+
+def failing_commit(error: BaseException, *, forget: bool = True) -> Callable[[RecordingFile], str]:
+    """A commit that fails and loses what was acknowledged since the last good one."""
+
+    def answer(file: RecordingFile) -> str:
+        if forget:
+            file.forget()
+        raise error
+
+    return answer

@@ -1,0 +1,51 @@
+"""Fixtures: rigs that are always closed, settings for hypothesis, contract ids from docstrings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from .rig import Rig, make_rig
+
+settings.register_profile("pagecache", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("pagecache-ci", parent=settings.get_profile("pagecache"), derandomize=True)
+settings.load_profile("pagecache-ci" if os.environ.get("CI") else "pagecache")
+
+HERE = Path(__file__).parent
+CONTRACT_IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:, (?:[A-Z]-?\d+[a-z]?|\d+\.\d+))*)\]\s*$")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The ids in brackets at the end of a test's docstring become its `contract` marker."""
+    for item in items:
+        if HERE in item.path.parents:
+            found = CONTRACT_IDS.search(getattr(getattr(item, "obj", None), "__doc__", None) or "")
+            if found is not None:
+                item.add_marker(pytest.mark.contract(*found.group(1).split(", ")))
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Rig]]:
+    """Makes rigs, as many as a test wants."""
+    rigs: list[Rig] = []
+
+    def maker(*args: object, **options: object) -> Rig:
+        rigs.append(make_rig(*args, **options))  # type: ignore[arg-type]
+        return rigs[-1]
+
+    yield maker
+    for rig in rigs:
+        rig.backend.open_all_gates()
+    for rig in reversed(rigs):
+        rig.finish()
+
+
+@pytest.fixture
+def rig(make: Callable[..., Rig]) -> Rig:
+    """An empty volume on a quiet cache."""
+    return make()

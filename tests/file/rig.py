@@ -1,0 +1,132 @@
+"""What the tests share: a cache with one recorded volume, threads with bounded waits, quiet settings."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy
+
+import pagecache
+from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+
+from .backends import PATIENCE, RecordingBackend
+
+T = TypeVar("T")
+
+PAGE = 4096
+KEY = "file"
+
+# Nothing is written back unless the test asks for it.
+QUIET: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9, "dirty_expire": 3600.0, "flush_interval": 3600.0}
+# Retries that cost no time worth mentioning.
+FAST = RetryPolicy(attempts=3, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
+# One try, then it is for good.
+ONCE = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
+
+
+@dataclass(slots=True)
+class Rig:
+    """A cache, its backend and one volume on it."""
+
+    cache: PageCache
+    volume: Volume
+    backend: RecordingBackend
+    handles: list[CachedFile] = field(default_factory=list)
+
+    def open(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> CachedFile:
+        """Open a file of the volume; closed with the rig."""
+        handle = self.volume.open(key, mode, **options)
+        self.handles.append(handle)
+        return handle
+
+    def finish(self) -> None:
+        """Close everything whatever the test did to it; the backend has seen no breach of its rules."""
+        self.backend.open_all_gates()
+        self.backend.clear_faults()
+        for handle in self.handles:
+            try:
+                handle.close()
+            except OSError:
+                pass  # the test has looked at the errors that it meant
+        try:
+            self.cache.check()
+        except pagecache.ShutdownError:
+            pass  # closed by the test
+        self.cache.close(timeout=PATIENCE, on_failed="discard")
+        assert self.backend.violations == []
+
+
+def make_rig(
+    objects: dict[Hashable, bytes] | None = None,
+    capacity: str | int = "8MiB",
+    *,
+    backend: RecordingBackend | None = None,
+    limits: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    **config: Any,
+) -> Rig:
+    """A quiet cache without read-ahead, unless told otherwise."""
+    if backend is None:
+        backend = RecordingBackend(objects, **(limits or {}))
+    cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
+    volume = cache.attach(backend, name="volume", **{"read_ahead": 0, **(options or {})})
+    return Rig(cache, volume, backend)
+
+
+class Task(Generic[T]):
+    """A function on a thread of its own."""
+
+    def __init__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> None:
+        self.value: T
+        self.error: BaseException | None = None
+        self.finished = threading.Event()
+        self.thread = threading.Thread(target=self.run, args=(function, args, kwargs), daemon=True)
+        self.thread.start()
+
+    def run(self, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self.value = function(*args, **kwargs)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.finished.set()
+
+    def result(self, timeout: float = PATIENCE) -> T:
+        """What the function returned or raised."""
+        assert self.finished.wait(timeout), "the call did not come back"
+        self.thread.join(timeout)
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def waits(self, moment: float = 0.1) -> bool:
+        """Still busy after a moment (a call that should wait is given the chance to be wrong)."""
+        return not self.finished.wait(moment)
+
+
+def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+    """Wait for something that has no event."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+
+
+def pattern(length: int, seed: int = 0) -> bytes:
+    """Bytes in which every position differs from its neighbours and from the same position in the next page."""
+    i = numpy.arange(length, dtype=numpy.uint64)
+    return (7 * i + 13 * (i >> 8) + 101 * (i >> 12) + seed * 31).astype(numpy.uint8).tobytes()
+
+
+def dirty_bytes(volume: Volume, key: Hashable = KEY) -> int:
+    """Bytes that are not safe yet."""
+    return sum(length for _offset, length in volume.dirty_ranges(key))
+
+
+def spread(total: int, ranges: list[tuple[int, int]]) -> set[int]:
+    """The offsets below `total` that (offset, length) ranges cover."""
+    return {i for offset, length in ranges for i in range(offset, min(offset + length, total))}

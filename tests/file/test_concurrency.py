@@ -1,0 +1,302 @@
+"""Many threads: bytes of the right file at the right place, whatever is evicted, copied and reused meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+
+import pytest
+
+from pagecache import Backend, BackendLimits, CachedFile, ObjectStat, PageCache, ShutdownError, Volume
+
+from .backends import RecordingBackend
+from .rig import PAGE, Rig, Task
+
+Make = Callable[..., Rig]
+WORD = struct.Struct("<HHIQ")  # file, page, version, check
+
+
+def tagged(file: int, page: int, version: int) -> bytes:
+    """A page that says everywhere which one it is."""
+    return WORD.pack(file, page, version, (file * 1_000_003 + page * 7919 + version) & 0xFFFF_FFFF) * (
+        PAGE // WORD.size
+    )
+
+
+def check_tags(data: bytes, file: int, offset: int) -> None:
+    """Each word of `data`, read at a word boundary, belongs to its place."""
+    for at in range(0, len(data) - WORD.size + 1, WORD.size):
+        name, page, version, check = WORD.unpack_from(data, at)
+        assert (name, page) == (file, (offset + at) // PAGE)
+        assert check == (file * 1_000_003 + page * 7919 + version) & 0xFFFF_FFFF
+
+
+def foreign_bytes(seconds: float, seed: int) -> None:
+    """Readers and writers of several files of two volumes on a cache that holds a tenth of them."""
+    pages = 60
+    backends = [
+        RecordingBackend({f"f{n}": b"".join(tagged(n, p, 0) for p in range(pages)) for n in (2 * v, 2 * v + 1)})
+        for v in range(2)
+    ]
+    over = threading.Event()
+    with PageCache(24 * PAGE, dirty_background=0.1, dirty_limit=0.4, flush_interval=0.01) as cache:
+        volumes = [cache.attach(backend, name=f"v{i}", read_ahead="16KiB") for i, backend in enumerate(backends)]
+
+        def reader(number: int) -> int:
+            rng, nr_reads = random.Random(seed + number), 0
+            handles = {n: volumes[n // 2].open(f"f{n}", "rb") for n in range(4)}
+            while not over.is_set():
+                file, offset = rng.randrange(4), rng.randrange(pages * PAGE // WORD.size) * WORD.size
+                length = rng.choice([WORD.size, PAGE, 3 * PAGE])
+                if rng.random() < 0.1 and offset + WORD.size * 4 <= pages * PAGE:
+                    with handles[file].view(offset, WORD.size * 4) as view:
+                        check_tags(view.tobytes(), file, offset)
+                else:
+                    check_tags(handles[file].pread(length, offset), file, offset)
+                nr_reads += 1
+            for handle in handles.values():
+                handle.close()
+            return nr_reads
+
+        def writer(file: int) -> dict[int, int]:
+            rng, versions = random.Random(seed * 31 + file), dict.fromkeys(range(pages), 0)
+            with volumes[file // 2].open(f"f{file}", "r+b") as handle:
+                while not over.is_set():
+                    page = rng.randrange(pages)
+                    versions[page] += 1
+                    handle.pwrite(tagged(file, page, versions[page]), page * PAGE)
+                    if rng.random() < 0.02:
+                        handle.fsync()
+                    if rng.random() < 0.02:
+                        volumes[file // 2].drop_clean(f"f{file}")
+            return versions
+
+        readers = [Task(reader, number) for number in range(3)]
+        writers = [Task(writer, file) for file in range(4)]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not any(task.finished.wait(0.2) for task in readers + writers):
+            cache.check()
+        over.set()
+        assert all(task.result() > 0 for task in readers)
+        versions = [task.result() for task in writers]
+        cache.check()
+        cache.sync(30)
+        for file, pages_of_file in enumerate(versions):
+            expected = b"".join(tagged(file, page, version) for page, version in pages_of_file.items())
+            assert backends[file // 2].committed(f"f{file}") == expected
+    assert [backend.violations for backend in backends] == [[], []]
+
+
+@pytest.mark.timeout(120)
+def test_a_reader_never_sees_bytes_of_another_page() -> None:
+    """Copy on conflict, eviction and reuse by another volume under readers, for a few seconds. [T-64, T-07, I-24]"""
+    foreign_bytes(3.0, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_a_reader_never_sees_bytes_of_another_page_for_long() -> None:
+    """The same for ten minutes. [T-64, I-24]"""
+    foreign_bytes(float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")), seed=int.from_bytes(os.urandom(4), "little"))
+
+
+class StackedFile:
+    """An object that is a file of another volume of the same cache."""
+
+    def __init__(self, below: CachedFile) -> None:
+        self.below = below
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=self.below.size)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.below.preadv(buffers, offset)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.below.pwritev(buffers, offset)
+
+    def truncate(self, size: int) -> None:
+        self.below.truncate(size)
+
+    def commit(self) -> str | None:
+        self.below.fsync()
+        return None
+
+
+class StackedBackend(Backend):
+    """Files of another volume of the same cache."""
+
+    limits = BackendLimits(max_inflight=1)
+
+    def __init__(self, below: Volume) -> None:
+        self.below = below
+
+    def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> StackedFile:
+        return StackedFile(self.below.open(key, "r+b"))
+
+    def stat(self, key: Hashable) -> ObjectStat:
+        return ObjectStat(size=self.below.stat(key).size)
+
+
+def test_stacked_volumes_do_not_starve_each_other(make: Make) -> None:
+    """A volume whose backend is a volume of the same cache, one call at a time each. [T-62, 2.1, 2.25]"""
+    pages = 100
+    content = b"".join(tagged(1, page, 0) for page in range(pages))
+    rig = make(
+        {"f": content},
+        capacity="256KiB",
+        limits={"max_inflight": 1},
+        options={"read_ahead": "32KiB"},
+        dirty_background=0.2,
+        dirty_limit=0.5,
+    )
+    upper = rig.cache.attach(StackedBackend(rig.volume), name="upper", read_ahead="32KiB")
+    file = upper.open("f", "r+b")
+
+    def reading(seed: int) -> None:
+        rng = random.Random(seed)
+        for i in range(150):
+            offset = (i if seed == 0 else rng.randrange(pages)) * PAGE % (pages * PAGE)
+            check_tags(file.pread(PAGE, offset), 1, offset)
+
+    tasks = [Task(reading, seed) for seed in range(4)]
+    for task in tasks:
+        task.result(60)
+    file.pwrite(tagged(1, 7, 1), 7 * PAGE)
+    Task(file.fsync).result()
+    assert rig.backend.committed("f") == content[: 7 * PAGE] + tagged(1, 7, 1) + content[8 * PAGE :]
+    file.close()
+    upper.detach()
+
+
+def test_threads_sharing_one_handle(make: Make) -> None:
+    """Positional calls share no state; each thread reads what it wrote. [2.5]"""
+    rig = make({"f": bytes(64 * PAGE)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
+    file = rig.open("r+b", key="f")
+
+    def worker(slot: int) -> None:
+        rng = random.Random(slot)
+        for i in range(300):
+            offset = (slot * 16 + rng.randrange(15)) * PAGE + rng.randrange(PAGE)
+            data = bytes([slot + 1, i & 0xFF]) * rng.randrange(1, 500)
+            file.pwrite(data, offset)
+            assert file.pread(len(data), offset) == data
+
+    for task in [Task(worker, slot) for slot in range(4)]:
+        task.result()
+    file.fsync()
+    assert rig.backend.committed("f") == file.pread(64 * PAGE, 0)
+
+
+def test_opening_and_closing_beside_everything_else(make: Make) -> None:
+    """Handles come and go in eight threads while the files are written and synced. [2.20]"""
+    rig = make({f"f{n}": bytes(4 * PAGE) for n in range(3)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
+
+    def worker(number: int) -> None:
+        rng = random.Random(number)
+        for i in range(60):
+            with rig.volume.open(f"f{rng.randrange(3)}", "r+b") as file:
+                file.pwrite(bytes([number]) * 100, rng.randrange(4 * PAGE - 100))
+                file.pread(PAGE, rng.randrange(4 * PAGE))
+                if i % 10 == 0:
+                    file.fsync()
+                if i % 17 == 0:
+                    rig.volume.sync(20)
+
+    for task in [Task(worker, number) for number in range(8)]:
+        task.result(60)
+    rig.volume.sync(20)
+    for n in range(3):
+        with rig.volume.open(f"f{n}", "rb") as file:
+            assert rig.backend.committed(f"f{n}") == file.pread(5 * PAGE, 0)
+
+
+def test_closing_a_handle_beside_its_readers(make: Make) -> None:
+    """The others get ValueError or their bytes, nothing else. [2.1]"""
+    rig = make({"f": b"\x07" * 64 * PAGE}, capacity="128KiB")
+    for _ in range(20):
+        file = rig.volume.open("f", "rb")
+
+        def reading() -> int:
+            for i in range(1000):
+                try:
+                    assert set(file.pread(100, i * 997 % (63 * PAGE))) == {7}  # noqa: B023
+                except ValueError:
+                    return i
+            return 1000
+
+        tasks = [Task(reading) for _ in range(3)]
+        file.close()
+        for task in tasks:
+            task.result()
+
+
+def test_closing_the_cache_beside_its_users() -> None:
+    """Every call ends, with an answer or with ShutdownError or ValueError; accepted bytes are stored. [2.22, I-23]"""
+    for round_number in range(10):
+        backend = RecordingBackend({"f": bytes(16 * PAGE)})
+        cache = PageCache("128KiB", dirty_background=0.2, dirty_limit=0.5)
+        volume = cache.attach(backend)
+        file = volume.open("f", "r+b")
+        accepted: dict[int, bytes] = {}
+
+        def writing(slot: int) -> None:
+            for i in range(2000):
+                data = bytes([slot + 1, i & 0xFF]) * 50
+                try:
+                    file.pwrite(data, slot * 4 * PAGE)  # noqa: B023
+                except (ShutdownError, ValueError):
+                    return
+                accepted[slot] = data  # noqa: B023
+
+        tasks = [Task(writing, slot) for slot in range(4)]
+        while len(accepted) < 4 and not all(task.finished.is_set() for task in tasks):
+            time.sleep(0.0005 * (round_number + 1))
+        assert cache.close(timeout=30) == []
+        for task in tasks:
+            task.result()
+        content = backend.committed("f") or b""
+        assert {slot: content[slot * 4 * PAGE : slot * 4 * PAGE + 100] for slot in accepted} == accepted
+        assert backend.violations == []
+
+
+def test_one_thread_in_every_verb(make: Make) -> None:
+    """Truncates, holes, appends, syncs and reads of one file side by side: no hang, and the invariants hold. [2.17]"""
+    rig = make(
+        {"f": bytes(16 * PAGE)},
+        capacity="128KiB",
+        dirty_background=0.2,
+        dirty_limit=0.5,
+        flush_interval=0.01,
+        limits={"punch": True},
+    )
+    file = rig.open("r+b", key="f")
+    verbs: list[Callable[[random.Random], object]] = [
+        lambda rng: file.truncate(rng.randrange(16 * PAGE)),
+        lambda rng: file.punch_hole(rng.randrange(16 * PAGE), 5000),
+        lambda rng: file.append(b"x" * rng.randrange(100)),
+        lambda rng: file.fsync(),
+        lambda rng: file.flush(),
+        lambda rng: file.pread(3 * PAGE, rng.randrange(16 * PAGE)),
+        lambda rng: file.pwrite(b"y" * 5000, rng.randrange(12 * PAGE)),
+        lambda rng: rig.volume.drop_clean(),
+        lambda rng: rig.volume.sync(20),
+        lambda rng: file.zero_range(rng.randrange(PAGE), 9000),
+    ]
+
+    def worker(number: int) -> None:
+        rng = random.Random(number)
+        for _ in range(80):
+            verbs[number](rng)
+
+    tasks = [Task(worker, number) for number in range(len(verbs))]
+    for task in tasks:
+        task.result(60)
+    rig.cache.check()
+    content = file.pread(64 * PAGE, 0)
+    file.fsync()
+    assert rig.backend.committed("f") == content

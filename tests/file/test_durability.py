@@ -1,0 +1,469 @@
+"""Nothing is clean before it is committed: flush, fsync, sync_range, sync, tickets, and what close does."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CommitError, SyncTicket, WritebackError
+
+from .backends import failing_commit
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern, spread
+
+Make = Callable[..., Rig]
+DATA = pattern(5 * PAGE + 17)
+
+
+@pytest.fixture
+def dirty(make: Make) -> Rig:
+    """A new file of five pages and a bit, all of it dirty."""
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.open("r+b").pwrite(DATA, 0)
+    return rig
+
+
+def ops(rig: Rig, *names: str) -> list[str]:
+    return [call.op for call in rig.backend.calls if call.op in (names or ("write_from", "commit"))]
+
+
+def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
+    """Acknowledged is not durable: the bytes stay local. [2.15, K2]"""
+    dirty.handles[0].flush()
+    assert dirty.backend.written(KEY) == DATA
+    assert ops(dirty) == ["write_from"]
+    assert dirty_bytes(dirty.volume) == len(DATA)
+    stats = dirty.cache.stats()
+    assert stats.dirty == stats.writeback == 0
+    assert stats.unstable > 0
+
+
+def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
+    """What lies far away stays, nothing is committed, and fsync sends only the rest. [2.15]"""
+    far = 4 << 20
+    dirty.handles[0].pwrite(b"far", far)
+    dirty.handles[0].sync_range(PAGE, PAGE)
+    sent = [(call.offset, call.length) for call in dirty.backend.seen("write_from")]
+    assert set(range(PAGE, 2 * PAGE)) <= spread(far + 3, sent) <= set(range(len(DATA)))
+    assert ops(dirty, "commit") == []
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA + bytes(far - len(DATA)) + b"far"
+    assert sum(call.length for call in dirty.backend.seen("write_from")) == len(DATA) + 3
+
+
+def test_fsync_writes_then_commits_once(dirty: Rig) -> None:
+    """Afterwards nothing is local. [2.15, I-18]"""
+    dirty.handles[0].fsync()
+    assert ops(dirty) == ["write_from", "commit"]
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty.volume.dirty_ranges(KEY) == []
+    stats = dirty.cache.stats()
+    assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
+
+
+def test_fsync_data_only_is_a_full_promise_for_the_bytes(dirty: Rig) -> None:
+    """fdatasync: the bytes are committed. [2.15]"""
+    dirty.handles[0].fsync(data_only=True)
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_fsync_after_flush_only_commits(dirty: Rig) -> None:
+    """What is acknowledged is not sent again. [2.15]"""
+    dirty.handles[0].flush()
+    dirty.backend.forget_calls()
+    dirty.handles[0].fsync()
+    assert ops(dirty) == ["commit"]
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_a_durable_backend_needs_no_commit(make: Make) -> None:
+    """Acknowledged means durable there. [K2]"""
+    rig = make({KEY: b""}, limits={"durable_writes": True})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    file.flush()
+    assert rig.volume.dirty_ranges(KEY) == []
+    file.fsync()
+    assert ops(rig) == ["write_from"]
+
+
+def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig) -> None:
+    """Also when the backend forgot what it had acknowledged; the next fsync repairs. [T-18, K2]"""
+    dirty.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
+    file = dirty.handles[0]
+    with pytest.raises(CommitError) as caught:
+        file.fsync()
+    assert caught.value.errno == errno.ENOSPC
+    assert dirty_bytes(dirty.volume) == len(DATA)
+    assert dirty.backend.committed(KEY) == b""
+    assert file.pread(len(DATA), 0) == DATA
+    dirty.backend.forget_calls()
+    file.fsync()
+    assert ops(dirty) == ["write_from", "commit"]
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty.volume.dirty_ranges(KEY) == []
+
+
+def test_a_failed_commit_is_known_to_every_handle_until_repaired(dirty: Rig) -> None:
+    """fsync is level-triggered. [T-18, K3]"""
+    other = dirty.open("r+b")
+    fault = dirty.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")), times=float("inf"))
+    for file in (dirty.handles[0], other, dirty.handles[0], other):
+        with pytest.raises(WritebackError):
+            file.fsync()
+    fault.clear()
+    other.fsync()
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_unstable_bytes_are_not_evicted(make: Make) -> None:
+    """Between acknowledgement and commit memory pressure takes something else. [T-18, I-8]"""
+    rig = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE, dirty_limit=0.99)
+    file, other = rig.open("r+b"), rig.open("rb", key="other")
+    file.pwrite(DATA, 0)
+    file.flush()
+    for page in range(64):
+        other.pread(PAGE, page * PAGE)
+    rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
+    with pytest.raises(CommitError):
+        file.fsync()
+    for page in range(64):
+        other.pread(PAGE, page * PAGE)
+    assert file.pread(len(DATA), 0) == DATA
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_a_transient_commit_error_is_repaired_within_fsync(make: Make) -> None:
+    """The bytes are sent again before the second commit. [T-18, 2.15]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "flaky")))
+    file.fsync()
+    assert ops(rig) == ["write_from", "commit", "write_from", "commit"]
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_fsync_success_covers_every_byte_written_before(make: Make) -> None:
+    """Random writes and failing calls; each success is checked against the store. [I-18]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    model = bytearray()
+    nr_good = 0
+    for i in range(60):
+        data, offset = pattern(1 + 997 * i % 9000, i), 1237 * i % 30_000
+        file.pwrite(data, offset)
+        model.extend(bytes(max(0, offset + len(data) - len(model))))
+        model[offset : offset + len(data)] = data
+        if i % 3 == 0:
+            rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), skip=i % 2)
+        if i % 4 == 0:
+            rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
+        try:
+            file.fsync()
+        except WritebackError:
+            continue
+        nr_good += 1
+        assert rig.backend.committed(KEY) == model
+    assert 0 < nr_good < 60
+
+
+def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
+    """Bytes written again while it runs belong to the next one. [T-42, 2.15]"""
+    file = dirty.handles[0]
+    gate = dirty.backend.gate("write_from")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    file.pwrite(b"later", 0)
+    gate.open()
+    sync.result()
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty_bytes(dirty.volume) > 0
+    file.fsync()
+    assert dirty.backend.committed(KEY) == b"later" + DATA[5:]
+
+
+def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
+    """The second one waits for the first one's commit and shares it. [2.15]"""
+    file = dirty.handles[0]
+    gate = dirty.backend.gate("commit")
+    first = Task(file.fsync)
+    gate.wait_entered()
+    second = Task(dirty.open("r+b").fsync)
+    assert second.waits()
+    gate.open()
+    first.result()
+    second.result()
+    assert len(dirty.backend.seen("commit")) == 1
+
+
+def test_many_fsyncs_share_commits(dirty: Rig) -> None:
+    """Eight callers at once do not make eight commits of the same bytes. [2.15]"""
+    gate = dirty.backend.gate("commit")
+    tasks = [Task(dirty.handles[0].fsync) for _ in range(8)]
+    gate.wait_entered()
+    gate.open()
+    for task in tasks:
+        task.result()
+    assert len(dirty.backend.seen("commit")) == 1
+
+
+def test_fsync_with_a_deadline_ends_and_the_io_goes_on(dirty: Rig) -> None:
+    """TimeoutError; nothing is lost, the call that hung completes later. [2.15, K7]"""
+    gate = dirty.backend.gate("write_from")
+    with pytest.raises(TimeoutError):
+        Task(dirty.handles[0].fsync, timeout=0.05).result()
+    gate.open()
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA
+    assert len(dirty.backend.seen("write_from")) == 1
+
+
+def test_a_created_file_is_committed_by_fsync(make: Make) -> None:
+    """Creation alone is something to make durable. [T-74, 2.17]"""
+    rig = make()
+    file = rig.open("xb")
+    file.fsync()
+    assert rig.backend.committed(KEY) == b""
+
+
+def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
+    """The last writable handle hands over; `sync_on_close` is off for such a backend. [2.20]"""
+    dirty.handles[0].close()
+    assert dirty.backend.written(KEY) == DATA
+    assert ops(dirty) == ["write_from"]
+    dirty.volume.sync()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_close_of_a_handle_that_is_not_the_last_writer_calls_nobody(dirty: Rig) -> None:
+    """The other writer goes on. [2.20]"""
+    other = dirty.open("r+b")
+    dirty.handles[0].close()
+    assert ops(dirty) == []
+    other.close()
+    assert ops(dirty) == ["write_from"]
+
+
+def test_abandon_hands_nothing_over(make: Make) -> None:
+    """What is not committed is given up; the store and the next opener have the old content. [2.20]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"half-written", 0)
+    file.abandon()
+    file.abandon()
+    assert file.closed
+    assert rig.open("rb").pread(len(DATA), 0) == DATA
+    rig.volume.sync(20)
+    assert rig.backend.written(KEY) == DATA
+    assert rig.backend.seen("write_from") == []
+
+
+def test_abandon_beside_another_writer_only_closes(make: Make) -> None:
+    """The bytes belong to the file, not to the handle. [2.20]"""
+    rig = make({KEY: DATA})
+    file, other = rig.open("r+b"), rig.open("r+b")
+    file.pwrite(b"kept", 0)
+    file.abandon()
+    assert other.pread(4, 0) == b"kept"
+    other.fsync()
+    assert rig.backend.committed(KEY) == b"kept" + DATA[4:]
+
+
+def test_sync_on_close_commits(make: Make) -> None:
+    """As the option says. [2.20]"""
+    rig = make({KEY: b""}, options={"sync_on_close": True})
+    with rig.open("r+b") as file:
+        file.pwrite(DATA, 0)
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_volume_sync_commits_every_file(make: Make) -> None:
+    """Open and closed ones, then the names once. [2.15, I-19]"""
+    rig = make()
+    for i in range(5):
+        handle = rig.open("w+b", key=f"file{i}")
+        handle.pwrite(pattern(3000, i), 0)
+        if i % 2:
+            handle.close()
+    rig.backend.forget_calls()
+    rig.volume.sync(20)
+    assert all(rig.backend.committed(f"file{i}") == pattern(3000, i) for i in range(5))
+    assert len(rig.backend.seen("sync")) == 1
+    assert rig.backend.calls[-1].op == "sync"
+
+
+def test_sync_of_an_idle_volume_is_at_most_one_call(make: Make) -> None:
+    """Nothing to do but the names. [T-40]"""
+    rig = make({KEY: DATA})
+    rig.open("rb").pread(PAGE, 0)
+    rig.backend.forget_calls()
+    rig.volume.sync(20)
+    assert [call.op for call in rig.backend.calls] in (["sync"], [])
+
+
+def test_sync_collects_the_errors_of_all_files(make: Make) -> None:
+    """Healthy files are committed; the error lists the ranges of the others. [2.15]"""
+    rig = make(retry=ONCE)
+    for i in range(4):
+        rig.open("w+b", key=f"file{i}").pwrite(pattern(3000, i), 0)
+    for i in (1, 3):
+        rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), key=f"file{i}", times=float("inf"))
+    with pytest.raises(WritebackError) as caught:
+        rig.volume.sync(20)
+    assert {failed.key for failed in caught.value.ranges} == {"file1", "file3"}
+    assert rig.backend.committed("file0") == pattern(3000, 0)
+    assert rig.backend.committed("file2") == pattern(3000, 2)
+    rig.backend.clear_faults()
+    rig.volume.sync(20)
+    assert rig.backend.committed("file3") == pattern(3000, 3)
+
+
+def test_sync_with_a_deadline(dirty: Rig) -> None:
+    """TimeoutError, nothing lost. [2.15]"""
+    gate = dirty.backend.gate("commit")
+    with pytest.raises(TimeoutError):
+        Task(dirty.volume.sync, 0.05).result()
+    with pytest.raises(TimeoutError):
+        Task(dirty.cache.sync, 0.05).result()
+    gate.open()
+    dirty.cache.sync(20)
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_sync_does_not_wait_for_later_writes(dirty: Rig) -> None:
+    """Its set is what was written before the call. [T-38]"""
+    gate = dirty.backend.gate("commit", KEY)
+    sync = Task(dirty.volume.sync, 20)
+    gate.wait_entered()
+    late = dirty.open("w+b", key="late")
+    late.pwrite(b"late", 0)
+    late_gate = dirty.backend.gate("write_from", "late", times=100)
+    gate.open()
+    sync.result()
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty.backend.committed("late") != b"late"
+    late_gate.open()
+
+
+def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
+    """begin_sync does not wait; later writes do not count. [2.15]"""
+    gate = dirty.backend.gate("write_from")
+    ticket: SyncTicket = dirty.volume.begin_sync()
+    assert ticket.total >= len(DATA)
+    assert ticket.remaining >= len(DATA)
+    assert not ticket.done()
+    with pytest.raises(TimeoutError):
+        ticket.wait(0.02)
+    gate.wait_entered()
+    gate.open()
+    ticket.wait(20)
+    assert ticket.done()
+    assert ticket.remaining == 0
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_a_ticket_raises_what_sync_would(dirty: Rig) -> None:
+    """WritebackError with the ranges. [2.15]"""
+    dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
+    with pytest.raises(WritebackError) as caught:
+        dirty.volume.begin_sync().wait(20)
+    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(DATA))]
+
+
+def test_the_flusher_writes_old_data_by_itself(make: Make) -> None:
+    """Older than `dirty_expire`, whatever the thresholds say. [2.11]"""
+    rig = make({KEY: b""}, dirty_expire=0.05, flush_interval=0.02)
+    rig.open("r+b").pwrite(DATA, 0)
+    eventually(lambda: rig.backend.written(KEY) == DATA)
+
+
+def test_the_flusher_starts_above_the_background_share(make: Make) -> None:
+    """Long before anybody asks. [2.24]"""
+    rig = make({KEY: b""}, capacity="1MiB", dirty_background=0.1, dirty_limit=0.9)
+    rig.open("r+b").pwrite(pattern(400_000), 0)
+    eventually(lambda: len(rig.backend.seen("write_from")) > 0)
+
+
+def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:
+    """Nothing is lost, nothing is cached afterwards. [2.18]"""
+    dirty.volume.invalidate(KEY)
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty.handles[0].try_pread(1, 0) is None
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+
+
+def test_invalidate_of_a_failing_file_raises_and_keeps(dirty: Rig) -> None:
+    """WritebackError, nothing lost. [2.18]"""
+    dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
+    with pytest.raises(WritebackError):
+        dirty.volume.invalidate(KEY)
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    dirty.handles[0].fsync()
+    dirty.volume.invalidate()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_drop_clean_leaves_local_bytes(dirty: Rig) -> None:
+    """It answers the bytes it freed, and never calls the backend. [2.18]"""
+    dirty.backend.forget_calls()
+    assert dirty.volume.drop_clean() == 0
+    dirty.handles[0].flush()
+    assert dirty.volume.drop_clean(KEY) == 0
+    dirty.handles[0].fsync()
+    dirty.backend.forget_calls()
+    assert dirty.volume.drop_clean(KEY, 0, PAGE) >= 0
+    assert dirty.volume.drop_clean() > 0
+    assert dirty.handles[0].try_pread(1, 0) is None
+    assert dirty.backend.calls == []
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+
+
+def test_concurrent_writers_and_fsyncs(make: Make) -> None:
+    """After each success the store has what the thread wrote before it. [I-18, T-43]"""
+    rig = make({KEY: bytes(16 * PAGE)})
+    problems: list[Any] = []
+
+    def worker(slot: int) -> None:
+        handle = rig.volume.open(KEY, "r+b")
+        for i in range(1, 60):
+            handle.pwrite(bytes([i]) * 3000, slot * 4 * PAGE + 500)
+            if i % 5 == slot:
+                handle.fsync()
+                content = rig.backend.committed(KEY)
+                assert content is not None
+                if content[slot * 4 * PAGE + 500 : slot * 4 * PAGE + 3500] != bytes([i]) * 3000:
+                    problems.append((slot, i))
+        handle.close()
+
+    for task in [Task(worker, slot) for slot in range(4)]:
+        task.result()
+    assert problems == []
+
+
+def test_an_extending_writer_beside_write_back_loses_no_tail(make: Make) -> None:
+    """Appends race flush and fsync; every acknowledged byte arrives. [T-43, 2.7]"""
+    rig = make({KEY: b""}, limits={"max_write": "16KiB"})
+    file = rig.open("r+b")
+    record = pattern(501)
+
+    def appending() -> None:
+        for _ in range(1500):
+            file.append(record)
+
+    task = Task(appending)
+    nr_rounds = 0
+    while not task.finished.is_set() or nr_rounds == 0:
+        size = file.size
+        (file.fsync if nr_rounds % 2 else file.flush)()
+        stored = rig.backend.written(KEY)
+        assert len(stored) >= size
+        assert stored[:size] == (record * (size // 501 + 1))[:size]
+        nr_rounds += 1
+    task.result()
+    file.fsync()
+    assert rig.backend.committed(KEY) == record * 1500

@@ -1,0 +1,381 @@
+"""Bad arguments: the message names the value and the rule, and nothing has changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import errno
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+
+from pagecache import (
+    BackendError,
+    BackendLimits,
+    BackendProtocolError,
+    CacheConfig,
+    CachedFile,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    DeadlockError,
+    Event,
+    FailedRange,
+    FileStat,
+    ForkedError,
+    LostRange,
+    ObjectStat,
+    PageCacheError,
+    RetryPolicy,
+    ShutdownError,
+    UnsavedDataError,
+    VolumeOptions,
+    WritebackError,
+)
+
+from .backends import StoredObject
+from .rig import KEY, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+HUGE = (1 << 63) - 1
+BAD = (ValueError, TypeError, OSError, OverflowError)
+
+OFFSETS: dict[str, Any] = {
+    "negative": -1,
+    "very negative": -(1 << 63),
+    "beyond 63 bits": 1 << 63,
+    "beyond 64 bits": 1 << 64,
+    "far beyond": 1 << 200,
+    "float": 1.5,
+    "text": "5",
+    "None": None,
+    "bytes": b"5",
+}
+POSITIONAL: dict[str, Callable[[CachedFile, Any], object]] = {
+    "pread": lambda f, x: f.pread(10, x),
+    "pread_into": lambda f, x: f.pread_into(bytearray(10), x),
+    "preadv": lambda f, x: f.preadv([bytearray(10)], x),
+    "pwrite": lambda f, x: f.pwrite(b"x", x),
+    "pwritev": lambda f, x: f.pwritev([b"x"], x),
+    "try_pread": lambda f, x: f.try_pread(10, x),
+    "try_pwrite": lambda f, x: f.try_pwrite(b"x", x),
+    "punch_hole": lambda f, x: f.punch_hole(x, 10),
+    "zero_range": lambda f, x: f.zero_range(x, 10),
+    "view": lambda f, x: f.view(x, 10),
+    "sync_range": lambda f, x: f.sync_range(x, 10),
+    "prefetch": lambda f, x: f.prefetch(x, 10),
+}
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    """A file of three pages with three dirty bytes."""
+    rig = make({KEY: DATA})
+    rig.open("r+b").pwrite(b"xyz", 100)
+    return rig
+
+
+def unchanged(rig: Rig) -> None:
+    """Content, size, what is dirty: all as before, and the invariants hold."""
+    file = rig.handles[0]
+    assert file.size == len(DATA)
+    assert rig.volume.dirty_ranges(KEY) == [(100, 3)]
+    rig.cache.check()
+    assert file.pread(4 * PAGE, 0) == DATA[:100] + b"xyz" + DATA[103:]
+    assert rig.cache.stats().pinned == 0
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("call", POSITIONAL)
+def test_a_bad_offset_is_refused(stored: Rig, call: str, offset: str) -> None:
+    """Negative, too large for 63 bits, not an integer. [T-59, 2.1]"""
+    with pytest.raises(BAD):
+        pytest.fail(f"answered {POSITIONAL[call](stored.handles[0], OFFSETS[offset])!r}")
+    unchanged(stored)
+
+
+@pytest.mark.parametrize("call", POSITIONAL)
+def test_a_negative_offset_is_a_value_error_that_names_it(stored: Rig, call: str) -> None:
+    """The promise of the interface for negative offsets. [T-59]"""
+    with pytest.raises(ValueError, match="-17"):
+        POSITIONAL[call](stored.handles[0], -17)
+
+
+@pytest.mark.parametrize("size", [name for name in OFFSETS if name != "None"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f, n: f.pread(n, 0),
+        lambda f, n: f.try_pread(n, 0),
+        lambda f, n: f.punch_hole(0, n),
+        lambda f, n: f.view(0, n),
+        lambda f, n: f.zero_range(0, n),
+        lambda f, n: f.sync_range(0, n),
+        lambda f, n: f.truncate(n),
+    ],
+    ids=["pread", "try_pread", "punch_hole", "view", "zero_range", "sync_range", "truncate"],
+)
+def test_a_bad_size_is_refused(stored: Rig, call: Callable[[CachedFile, Any], object], size: str) -> None:
+    """The same for lengths; None is left out, it has a meaning for some. [T-59]"""
+    with pytest.raises((*BAD, MemoryError)):
+        pytest.fail(f"answered {call(stored.handles[0], OFFSETS[size])!r}")
+    unchanged(stored)
+
+
+@pytest.mark.parametrize(
+    ("length", "offset"), [(1, HUGE), (2, HUGE - 1), (PAGE, HUGE - 5), (1 << 20, HUGE - (1 << 20) + 1)]
+)
+def test_a_write_beyond_the_largest_offset_is_refused(stored: Rig, length: int, offset: int) -> None:
+    """offset + length overflows: nothing is written, the size stays. [T-59, 2.1]"""
+    for call in (lambda f: f.pwrite(bytes(length), offset), lambda f: f.pwritev([bytes(length)], offset)):
+        with pytest.raises((ValueError, OverflowError, OSError)):
+            call(stored.handles[0])
+    unchanged(stored)
+
+
+def test_a_read_near_the_largest_offset_is_empty_or_refused(stored: Rig) -> None:
+    """No crash, no byte. [T-59]"""
+    for offset in (HUGE, HUGE - 1, HUGE - PAGE):
+        try:
+            assert stored.handles[0].pread(10, offset) == b""
+        except (ValueError, OverflowError, OSError):
+            pass
+    unchanged(stored)
+
+
+def test_an_enormous_read_size_costs_no_memory(stored: Rig) -> None:
+    """The size is cut at the end of the file before anything is allocated. [T-59, 2.5]"""
+    assert len(stored.handles[0].pread(1 << 40, 0)) == len(DATA)
+    assert len(stored.handles[0].pread(1 << 40, 2 * PAGE)) == PAGE
+
+
+NO_BUFFERS: dict[str, Any] = {"text": "text", "int": 5, "None": None, "list": [1, 2], "object": object(), "float": 1.0}
+
+
+@pytest.mark.parametrize("wrong", NO_BUFFERS)
+def test_what_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
+    """For sources and destinations. [T-59]"""
+    value = NO_BUFFERS[wrong]
+    file = stored.handles[0]
+    calls: list[Callable[[], object]] = [
+        lambda: file.pwrite(value, 0),
+        lambda: file.append(value),
+        lambda: file.try_pwrite(value, 0),
+        lambda: file.write(value),
+        lambda: file.pread_into(value, 0),
+        lambda: file.preadv([bytearray(5), value], 0),
+        lambda: file.readinto(value),
+        lambda: file.pwritev([b"good", value], 0),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(TypeError):
+            pytest.fail(f"call {number} answered {call()!r}")
+    unchanged(stored)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"read-only", memoryview(b"read-only"), numpy.frombuffer(b"read-only", dtype="u1")],
+    ids=lambda target: type(target).__name__,
+)
+def test_a_read_only_destination_is_refused(stored: Rig, target: Any) -> None:
+    """And keeps its bytes. [T-59]"""
+    file = stored.handles[0]
+    for call in (lambda: file.pread_into(target, 0), lambda: file.preadv([target], 0), lambda: file.readinto(target)):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            call()
+    assert bytes(target) == b"read-only"
+    unchanged(stored)
+
+
+def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
+    """A strided view is not bytes in a row. [T-59]"""
+    file = stored.handles[0]
+    strided = numpy.zeros(100, dtype="u1")[::2]
+    for call in (
+        lambda: file.pwrite(strided, 0),
+        lambda: file.pread_into(strided, 0),
+        lambda: file.pwrite(memoryview(bytearray(10))[::2], 0),
+    ):
+        with pytest.raises((ValueError, BufferError, TypeError)):
+            call()
+    unchanged(stored)
+
+
+def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
+    """io.UnsupportedOperation, as for any file. [T-59]"""
+    reader = stored.open("rb")
+    for call in (
+        lambda: reader.pwrite(b"x", 0),
+        lambda: reader.pwritev([b"x"], 0),
+        lambda: reader.append(b"x"),
+        lambda: reader.try_pwrite(b"x", 0),
+        lambda: reader.truncate(0),
+        lambda: reader.punch_hole(0, 5),
+        lambda: reader.zero_range(0, 5),
+        lambda: reader.write(b"x"),
+    ):
+        with pytest.raises(io.UnsupportedOperation):
+            call()
+    stored.backend.objects["sink"] = StoredObject(DATA)
+    writer = stored.volume.open("sink", "wb")
+    for call in (
+        lambda: writer.pread(1, 0),
+        lambda: writer.pread_into(bytearray(1), 0),
+        lambda: writer.preadv([bytearray(1)], 0),
+        lambda: writer.try_pread(1, 0),
+        lambda: writer.view(0, 0),
+        writer.readall,
+        lambda: writer.read(1),
+    ):
+        with pytest.raises(io.UnsupportedOperation):
+            call()
+    writer.close()
+    unchanged(stored)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: f.pread(),
+        lambda f: f.pread(1),
+        lambda f: f.pread(1, 2, 3),
+        lambda f: f.pwrite(b"x"),
+        lambda f: f.pwrite(),
+        lambda f: f.preadv(5, 0),
+        lambda f: f.pwritev(b"abc", 0),
+        lambda f: f.pwritev(None, 0),
+        lambda f: f.append(),
+        lambda f: f.advise("sequentially"),
+        lambda f: f.view(0),
+        lambda f: f.fsync(5),
+        lambda f: f.fsync(timeout="soon"),
+        lambda f: f.prefetch_ranges([5]),
+    ],
+)
+def test_a_wrong_signature_is_refused(stored: Rig, call: Callable[[Any], object]) -> None:
+    """TypeError or ValueError, nothing done. [T-59]"""
+    with pytest.raises((TypeError, ValueError)):
+        pytest.fail(f"answered {call(stored.handles[0])!r}")
+    unchanged(stored)
+
+
+def test_a_read_only_volume_refuses_writers(make: Make) -> None:
+    """PermissionError for every mode that could write and every change of names. [T-59]"""
+    for rig in (make({KEY: DATA}, options={"read_only": True}), make({KEY: DATA}, limits={"read_only": True})):
+        for mode in ("r+b", "wb", "w+b", "ab", "a+b", "xb"):
+            with pytest.raises(PermissionError):
+                rig.volume.open("new" if mode == "xb" else KEY, mode)
+        for method, arguments in (("remove", (KEY,)), ("rename", (KEY, "b")), ("truncate", (KEY, 0))):
+            with pytest.raises(PermissionError):
+                getattr(rig.volume, method)(*arguments)
+        assert rig.volume.open(KEY, "rb").pread(10, 0) == DATA[:10]
+        assert rig.backend.written(KEY) == DATA
+
+
+# ---------------------------------------------------------------- errors and values as objects
+
+FAILED = FailedRange(
+    key=KEY, offset=1, length=2, errno=28, attempts=3, next_retry=None, volume="v", message="m", since=1.0
+)
+LOST = LostRange(key=KEY, offset=1, length=2, errno=5, volume="v")
+ERRORS: dict[type[PageCacheError], int | None] = {
+    WritebackError: None,
+    CommitError: None,
+    UnsavedDataError: None,
+    ConflictError: errno.ESTALE,
+    DataLossError: errno.EIO,
+    ShutdownError: errno.ESHUTDOWN,
+    DeadlockError: errno.EDEADLK,
+    ForkedError: errno.EOWNERDEAD,
+    BackendProtocolError: errno.EPROTO,
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_is_an_os_error(kind: type[PageCacheError]) -> None:
+    """`except OSError` and `except PageCacheError` catch it. [T-66]"""
+    assert issubclass(kind, PageCacheError)
+    assert issubclass(kind, OSError)
+    assert issubclass(CommitError, WritebackError)
+    assert issubclass(UnsavedDataError, WritebackError)
+    assert issubclass(BackendError, OSError)
+
+
+def test_errors_that_happened_survive_pickling(make: Make) -> None:
+    """Class, errno, filename, text and ranges. [T-66]"""
+    rig = make({KEY: b""}, retry=RetryPolicy(attempts=1, failed_retry=None))
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
+    caught: list[OSError] = []
+    for call in (
+        file.fsync,
+        rig.cache.close,
+        lambda: (rig.volume.discard(KEY), file.fsync()),
+        lambda: rig.volume.open("none"),
+        lambda: (rig.volume.detach(), rig.volume.open(KEY)),
+    ):
+        with pytest.raises(OSError) as error:
+            call()
+        caught.append(error.value)
+    kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
+    for error, kind in zip(caught, kinds, strict=True):
+        assert type(error) is kind
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            again = pickle.loads(pickle.dumps(error, protocol))
+            assert type(again) is kind
+            assert (again.errno, again.filename, str(again)) == (error.errno, error.filename, str(error))
+            assert getattr(again, "ranges", None) == getattr(error, "ranges", None)
+        assert type(copy.copy(error)) is kind
+        assert ERRORS.get(kind) in (None, error.errno)
+
+
+def test_a_backend_error_pickles_with_its_advice() -> None:
+    """retry, retry_after, max_write, kept. [T-66]"""
+    error = BackendError(errno.EFBIG, "too big", retry=True, retry_after=1.5, max_write=4096, kept=True)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is BackendError
+    assert (again.errno, again.strerror) == (errno.EFBIG, "too big")
+    assert (again.retry, again.retry_after, again.max_write, again.kept) == (True, 1.5, 4096, True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        RetryPolicy(attempts=2),
+        CacheConfig(flush_interval=1.0),
+        VolumeOptions(read_ahead=0),
+        BackendLimits(max_write=4096),
+        ObjectStat(size=5, version="v"),
+        FileStat(size=5, dirty=1),
+        Event(kind="failed", volume="v", ranges=((0, 1),)),
+        LOST,
+        FAILED,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_public_value_pickles_and_is_frozen(value: Any) -> None:
+    """Equal after a round trip; attributes cannot be assigned. [T-66]"""
+    assert pickle.loads(pickle.dumps(value)) == value
+    assert copy.deepcopy(value) == value
+    with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
+        setattr(value, dataclasses.fields(value)[0].name, None)
+
+
+def test_statistics_pickle(stored: Rig) -> None:
+    """Of the cache, the volume and the file. [T-66]"""
+    for stats in (stored.cache.stats(), stored.volume.stats(), stored.handles[0].stats()):
+        assert pickle.loads(pickle.dumps(stats)).to_dict() == stats.to_dict()
+
+
+def test_handles_and_caches_do_not_pickle(stored: Rig) -> None:
+    """They are not values. [T-66]"""
+    for thing in (stored.cache, stored.volume, stored.handles[0]):
+        with pytest.raises((TypeError, pickle.PicklingError)):
+            pickle.dumps(thing)

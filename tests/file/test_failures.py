@@ -1,0 +1,403 @@
+"""Backends that answer wrongly: short, nothing, too much, odd types, odd exceptions, kept buffers."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+import pytest
+
+import pagecache
+from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, WritebackError
+
+from .backends import RecordingFile, answering, short
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE + 5)
+TRANSIENT = [
+    "EIO",
+    "EAGAIN",
+    "EINTR",
+    "ETIMEDOUT",
+    "ECONNRESET",
+    "ECONNREFUSED",
+    "ECONNABORTED",
+    "EHOSTUNREACH",
+    "ENETDOWN",
+    "ENETUNREACH",
+    "ENOBUFS",
+    "ENOMEM",
+    "EBUSY",
+]
+PERMANENT = ["ENOSPC", "EDQUOT", "EACCES", "EROFS", "EFBIG", "EINVAL", "EBADF"]
+
+
+@pytest.fixture
+def dirty(make: Make) -> Rig:
+    """A file of three pages and a bit, all of it dirty; one try per call."""
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.open("r+b").pwrite(DATA, 0)
+    return rig
+
+
+@pytest.mark.parametrize(
+    "step",
+    [lambda n: 1 if n < 200 else n - 1, lambda n: math.ceil(n / 2), lambda n: max(n - 1, 1), lambda n: min(n, 1000)],
+    ids=["one left out", "half", "all but one", "a thousand"],
+)
+def test_short_acknowledgements_lose_nothing(dirty: Rig, step: Callable[[int], int]) -> None:
+    """The rest is sent again without an error; acknowledged bytes are not. [T-17, 2.14]"""
+    dirty.backend.fault("write_from", short(step), times=float("inf"))
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA
+    assert dirty.cache.stats().short_writes > 0
+
+
+def test_one_byte_acknowledgements_arrive(make: Make) -> None:
+    """Progress of one byte is progress. [T-17]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(DATA[:500], 0)
+    rig.backend.fault("write_from", short(1), times=float("inf"))
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA[:500]
+    assert len(rig.backend.seen("write_from")) == 500
+
+
+def test_no_progress_three_times_is_eio(dirty: Rig) -> None:
+    """The data is kept. [T-17, 2.14]"""
+    fault = dirty.backend.fault("write_from", answering(0), times=float("inf"))
+    with pytest.raises(WritebackError) as caught:
+        dirty.handles[0].fsync()
+    assert caught.value.errno == errno.EIO
+    assert dirty_bytes(dirty.volume) == len(DATA)
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    fault.clear()
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+WRONG_ANSWERS: dict[str, object] = {
+    "None": None,
+    "negative": -1,
+    "too much": lambda n: n + 1,
+    "far too much": 1 << 70,
+    "a float": 7.0,
+    "text": "12",
+    "a tuple": (1,),
+    "bytes": b"x",
+}
+
+
+@pytest.mark.parametrize("answer", WRONG_ANSWERS)
+def test_a_wrong_answer_to_a_write_is_eproto(dirty: Rig, answer: str) -> None:
+    """WritebackError with that errno; the data is kept and repairable. [T-60, 2.14]"""
+    dirty.backend.fault("write_from", answering(WRONG_ANSWERS[answer]), times=float("inf"))
+    with pytest.raises(WritebackError) as caught:
+        dirty.handles[0].fsync()
+    assert caught.value.errno == errno.EPROTO
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    assert dirty_bytes(dirty.volume) == len(DATA)
+    dirty.backend.clear_faults()
+    dirty.handles[0].fsync()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+@pytest.mark.parametrize("answer", WRONG_ANSWERS)
+def test_a_wrong_answer_to_a_read_is_a_protocol_error(make: Make, answer: str) -> None:
+    """Nothing of it becomes valid; the next read is right. [T-60, 2.14]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    rig.backend.fault("read_into", answering(WRONG_ANSWERS[answer]))
+    with pytest.raises(BackendProtocolError) as caught:
+        file.pread(PAGE, 0)
+    assert caught.value.errno == errno.EPROTO
+    assert file.pread(len(DATA), 0) == DATA
+
+
+def test_nothing_twice_below_the_end_is_a_protocol_error(make: Make) -> None:
+    """A read that answers 0 where the stored size says there are bytes. [2.3]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    rig.backend.fault("read_into", answering(0), times=2)
+    with pytest.raises(BackendProtocolError):
+        file.pread(PAGE, 0)
+    assert file.pread(len(DATA), 0) == DATA
+    rig.volume.drop_clean()
+    rig.backend.fault("read_into", answering(0), times=1)
+    assert file.pread(len(DATA), 0) == DATA
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("odd"),
+        KeyError("odd"),
+        ZeroDivisionError("odd"),
+        MemoryError("odd"),
+        RuntimeError("odd"),
+        AssertionError("odd"),
+        EOFError("odd"),
+        UnicodeError("odd"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_other_exception_counts_as_eio(make: Make, error: Exception) -> None:
+    """Permanent, in reads and in write-back; the cause is chained or named. [T-60, 2.14]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    rig.backend.fault("read_into", error)
+    with pytest.raises(OSError) as reading:
+        file.pread(PAGE, 0)
+    assert reading.value.errno == errno.EIO
+    assert "odd" in f"{reading.value} {reading.value.__cause__}"
+    assert len(rig.backend.seen("read_into")) == 1
+    file.pwrite(b"new" * 1000, 0)
+    rig.backend.fault("write_from", error)
+    with pytest.raises(WritebackError) as writing:
+        file.fsync()
+    assert writing.value.errno == errno.EIO
+    assert len(rig.backend.seen("write_from")) == 1
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"new" * 1000 + DATA[3000:]
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_transient_errors_are_tried_again(make: Make, name: str) -> None:
+    """Nobody hears of two failures before a success. [2.14]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("write_from", OSError(getattr(errno, name), "passing"), times=2)
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
+    assert len(rig.backend.seen("write_from")) == 3
+    assert rig.cache.stats().retries >= 2
+    assert rig.volume.failed() == []
+
+
+@pytest.mark.parametrize("name", PERMANENT)
+def test_permanent_errors_are_reported_at_once(make: Make, name: str) -> None:
+    """One call, then the caller decides. [2.14]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("write_from", OSError(getattr(errno, name), "final"))
+    with pytest.raises(WritebackError) as caught:
+        file.fsync()
+    assert caught.value.errno == getattr(errno, name)
+    assert len(rig.backend.seen("write_from")) == 1
+
+
+def test_attempts_count_calls_including_the_first(make: Make) -> None:
+    """Exhausted tries end in the error. [2.14]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("write_from", OSError(errno.EIO, "always"), times=float("inf"))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    assert len(rig.backend.seen("write_from")) == 3
+    (failed,) = rig.volume.failed()
+    assert failed.attempts == 3
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_backend_error_says_itself_whether_to_try_again(make: Make, retry: bool) -> None:
+    """Against what the errno would say. [2.14]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    error = BackendError(errno.ENOSPC if retry else errno.EIO, "listen to me", retry=retry)
+    rig.backend.fault("write_from", error)
+    if retry:
+        file.fsync()
+    else:
+        with pytest.raises(WritebackError, match="listen to me"):
+            file.fsync()
+        file.fsync()
+    assert len(rig.backend.seen("write_from")) == 2
+    assert rig.backend.committed(KEY) == DATA
+
+
+def test_a_backend_may_lower_its_limit_by_an_error(make: Make) -> None:
+    """`max_write` in the error: sent again at once in smaller pieces. [2.14]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(bytes(16 * PAGE), 0)
+    rig.backend.fault("write_from", BackendError(errno.EFBIG, "smaller", retry=True, max_write=4 * PAGE))
+    file.fsync()
+    assert [call.length for call in rig.backend.seen("write_from")] == [16 * PAGE] + 4 * [4 * PAGE]
+    assert rig.backend.committed(KEY) == bytes(16 * PAGE)
+
+
+def test_a_failed_commit_that_kept_everything_is_only_repeated(make: Make) -> None:
+    """`kept`: nothing is sent twice. [2.14, M5]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    rig.backend.fault("commit", BackendError(errno.EIO, "again", retry=True, kept=True))
+    file.fsync()
+    assert [call.op for call in rig.backend.calls if call.op in ("write_from", "commit")] == [
+        "write_from",
+        "commit",
+        "commit",
+    ]
+    assert rig.backend.committed(KEY) == DATA
+
+
+def keeping(kept: list[Any], how: Callable[[memoryview], Any]) -> Callable[..., int]:
+    """An answer that does its job and keeps something of each buffer."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        reading = not buffers[0].readonly
+        count = file.fill(offset, buffers) if reading else file.store(offset, buffers)
+        kept.extend(how(buffer) for buffer in buffers)
+        return count
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda buffer: buffer,
+        lambda buffer: buffer[:100],
+        lambda buffer: buffer.cast("B")[1:],
+        lambda buffer: numpy.frombuffer(buffer, dtype=numpy.uint8),
+        lambda buffer: memoryview(buffer).toreadonly(),
+    ],
+    ids=["buffer", "slice", "cast", "array", "read-only"],
+)
+@pytest.mark.parametrize("op", ["read_into", "write_from"])
+def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
+    make: Make, op: str, how: Callable[[memoryview], Any]
+) -> None:
+    """What was kept is revoked, or its memory is not used for anything else. [T-60, I-24, 2.1]"""
+    rig = make({KEY: DATA, "other": pattern(64 * PAGE, seed=1)}, capacity="128KiB")
+    kept: list[Any] = []
+    file = rig.open("r+b")
+    rig.backend.fault(op, keeping(kept, how), times=float("inf"))
+    file.pwrite(b"written" * 100, 0)
+    file.pread(len(DATA), 0)
+    file.fsync()
+    rig.backend.clear_faults()
+    before = [content(item) for item in kept]
+    other = rig.open("rb", key="other")
+    for page in range(64):
+        assert other.pread(PAGE, page * PAGE) == pattern(64 * PAGE, seed=1)[page * PAGE : (page + 1) * PAGE]
+    for was, item in zip(before, kept, strict=True):
+        if was is not None:
+            assert content(item) in (None, was)
+    for item in kept:
+        try:
+            item[:] = b"\xee" * len(item) if isinstance(item, memoryview) else 0xEE
+        except (ValueError, TypeError):
+            pass  # revoked, or read-only
+    assert file.pread(len(DATA), 0) == b"written" * 100 + DATA[700:]
+    assert all(
+        other.pread(PAGE, page * PAGE) == pattern(64 * PAGE, seed=1)[page * PAGE : (page + 1) * PAGE]
+        for page in range(64)
+    )
+    kept.clear()
+
+
+def content(item: Any) -> bytes | None:
+    """The bytes of a kept buffer, None where it was taken back."""
+    try:
+        return bytes(item)
+    except ValueError:
+        return None
+
+
+def test_a_backend_whose_stat_is_nonsense(make: Make) -> None:
+    """Open refuses; nothing crashes later. [T-60]"""
+    for wrong in (None, 17, ObjectStat(size=-1)):
+        rig = make({KEY: DATA})
+        rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[assignment,method-assign,misc]
+        with pytest.raises(OSError):
+            rig.volume.open(KEY, "rb").pread(1, 0)
+        del rig.backend.object_stat  # type: ignore[method-assign]
+        assert rig.volume.open(KEY, "rb").pread(10, 0) == DATA[:10]
+
+
+@pytest.mark.parametrize("opened", [None, 5, object()])
+def test_a_backend_whose_open_answers_no_file(make: Make, opened: object) -> None:
+    """An OSError at open or at the first use, and the key works afterwards. [T-60]"""
+    rig = make({KEY: DATA})
+    rig.backend.fault("open", lambda _backend, _key: opened)
+    with pytest.raises(OSError):
+        rig.volume.open(KEY, "rb").pread(1, 0)
+    assert rig.volume.open(KEY, "rb").pread(10, 0) == DATA[:10]
+
+
+def test_something_that_is_no_backend_is_refused_at_attach() -> None:
+    """TypeError that names it, before anything is started. [T-60]"""
+    with PageCache("1MiB") as cache:
+        for wrong in (object(), None, 5, b"memory:"):
+            with pytest.raises((TypeError, ValueError)):
+                cache.attach(wrong)  # type: ignore[arg-type]
+        assert cache.volumes() == ()
+
+
+def test_a_backend_needs_no_more_than_open_and_stat() -> None:
+    """The base class gives the rest; the file object is any object with the right methods. [2.26]"""
+    content = bytearray(b"plain")
+
+    class File:
+        def stat(self) -> ObjectStat:
+            return ObjectStat(size=len(content))
+
+        def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+            data = bytes(content[offset : offset + len(buffers[0])])
+            buffers[0][: len(data)] = data
+            return len(data)
+
+        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+            content[offset : offset + len(buffers[0])] = buffers[0]
+            return len(buffers[0])
+
+        def truncate(self, size: int) -> None:
+            del content[size:]
+
+        def commit(self) -> str | None:
+            return None
+
+    class Plain(pagecache.Backend):
+        limits = pagecache.BackendLimits()
+
+        def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> File:
+            return File()
+
+        def stat(self, key: object) -> ObjectStat:
+            return ObjectStat(size=len(content))
+
+    with PageCache("1MiB") as cache, cache.attach(Plain()).open("x", "r+b") as file:  # type: ignore[abstract]
+        assert file.pread(10, 0) == b"plain"
+        file.pwrite(b"P", 0)
+        file.fsync()
+        assert content == b"Plain"
+
+
+def test_a_hung_write_hangs_nobody_else(make: Make) -> None:
+    """Reads, other files and other volumes go on beside it. [T-62, 2.1]"""
+    rig = make({KEY: b"", "other": DATA})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from", KEY)
+    hung = Task(file.fsync)
+    gate.wait_entered()
+    assert Task(file.pread, 10, 0).result() == DATA[:10]
+    other = rig.open("r+b", key="other")
+    assert Task(other.pread, 10, 0).result() == DATA[:10]
+    other.pwrite(b"x", 0)
+    Task(other.fsync).result()
+    elsewhere = make({KEY: DATA}).open("r+b")
+    elsewhere.pwrite(b"y", 0)
+    Task(elsewhere.fsync).result()
+    gate.open()
+    hung.result()

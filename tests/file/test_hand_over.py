@@ -1,0 +1,238 @@
+"""Write-back: into which calls dirty bytes are cut, and from which memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from .backends import address
+from .rig import KEY, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+MIB = 1 << 20
+
+
+def sent(rig: Rig) -> list[tuple[int, int]]:
+    return [(call.offset, call.length) for call in rig.backend.seen("write_from")]
+
+
+@pytest.mark.parametrize(("max_write", "nr_calls"), [("4KiB", 256), ("64KiB", 16), ("1MiB", 1)])
+@pytest.mark.parametrize("order", ["ascending", "shuffled"])
+def test_one_dirty_mib_is_as_few_calls_as_the_limit_allows(
+    make: Make, max_write: str, nr_calls: int, order: str
+) -> None:
+    """Contiguous dirty pages become one call up to `max_write`, in whatever order they were written. [T-08, 2.12]"""
+    rig = make({KEY: b""}, limits={"max_write": max_write})
+    file = rig.open("r+b")
+    data = pattern(MIB)
+    offsets = list(range(0, MIB, PAGE))
+    if order == "shuffled":
+        random.Random(4).shuffle(offsets)
+    for offset in offsets:
+        file.pwrite(data[offset : offset + PAGE], offset)
+    file.fsync()
+    assert len(sent(rig)) == nr_calls
+    assert sum(length for _offset, length in sent(rig)) == MIB
+    assert len(rig.backend.seen("commit")) == 1
+    assert rig.backend.committed(KEY) == data
+
+
+def test_one_large_write_is_one_call(make: Make) -> None:
+    """The size of the application's calls does not matter. [T-08]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(pattern(MIB), 0)
+    file.fsync()
+    assert sent(rig) == [(0, MIB)]
+
+
+# Writes as (offset, length) into a file of `size` bytes, limits, and the calls that must follow.
+SPLITS: dict[str, tuple[int, dict[str, object], list[tuple[int, int]], list[tuple[int, int]]]] = {
+    "a gap ends a call": (0, {}, [(0, PAGE), (2 * PAGE, PAGE)], [(0, PAGE), (2 * PAGE, PAGE)]),
+    "neighbours share a call": (0, {}, [(PAGE, PAGE), (0, PAGE), (2 * PAGE, PAGE)], [(0, 3 * PAGE)]),
+    "a gap of one byte": (2 * PAGE, {}, [(0, 100), (101, 100)], [(0, 100), (101, 100)]),
+    "max_write": (0, {"max_write": 2 * PAGE}, [(0, 5 * PAGE)], [(0, 2 * PAGE), (2 * PAGE, 2 * PAGE), (4 * PAGE, PAGE)]),
+    "boundary": (0, {"boundary": "16KiB"}, [(2 * PAGE, 6 * PAGE)], [(2 * PAGE, 2 * PAGE), (4 * PAGE, 4 * PAGE)]),
+    "the end of the file": (0, {}, [(0, 10_001)], [(0, 10_001)]),
+    "a partial head and tail": (4 * PAGE, {}, [(100, 2 * PAGE)], [(100, 2 * PAGE)]),
+    "two pieces of one page": (PAGE, {}, [(10, 10), (3000, 10)], [(10, 10), (3000, 10)]),
+    "write_unit widens": (4 * PAGE, {"write_unit": PAGE}, [(100, 10)], [(0, PAGE)]),
+    "write_unit of several pages": (16 * PAGE, {"write_unit": 4 * PAGE}, [(5 * PAGE + 1, 10)], [(4 * PAGE, 4 * PAGE)]),
+    "write_unit smaller than a page": (PAGE, {"write_unit": 512}, [(600, 1000)], [(512, 1536)]),
+}
+
+
+@pytest.mark.parametrize("case", SPLITS)
+def test_requests_end_where_they_must(make: Make, case: str) -> None:
+    """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file. [T-09, 2.12]"""
+    size, limits, writes, expected = SPLITS[case]
+    content = bytearray(pattern(size))
+    rig = make({KEY: bytes(content)}, limits=limits)
+    file = rig.open("r+b")
+    for seed, (offset, length) in enumerate(writes, 1):
+        data = pattern(length, seed)
+        file.pwrite(data, offset)
+        content.extend(bytes(max(0, offset + length - len(content))))
+        content[offset : offset + length] = data
+    file.fsync()
+    assert sorted(sent(rig)) == expected
+    assert rig.backend.committed(KEY) == content
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_write": 10_000},
+        {"max_write": 1000},
+        {"boundary": 512},
+        {"boundary": 5000, "max_write": 4097},
+    ],
+    ids=str,
+)
+def test_odd_limits_are_kept(make: Make, limits: dict[str, int]) -> None:
+    """Limits below or across the page size cut calls; every byte arrives. [T-09]"""
+    rig = make({KEY: b""}, limits=limits)
+    file = rig.open("r+b")
+    data = pattern(20_000)
+    file.pwrite(data, 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == data
+    assert sum(length for _offset, length in sent(rig)) == 20_000
+
+
+def test_no_call_has_more_buffers_than_allowed(make: Make) -> None:
+    """`max_vectors` counts segments of memory, not pages. [T-09]"""
+    rig = make({KEY: b""}, limits={"max_vectors": 3})
+    file = rig.open("r+b")
+    data = pattern(64 * PAGE)
+    for page in random.Random(5).sample(range(64), 64):
+        file.pwrite(data[page * PAGE : (page + 1) * PAGE], page * PAGE)
+    file.fsync()
+    assert all(call.nr_buffers <= 3 for call in rig.backend.seen("write_from"))
+    assert rig.backend.committed(KEY) == data
+
+
+def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
+    """A small change of a cached page sends bytes of that page only. [T-09, M6]"""
+    rig = make({KEY: pattern(3 * PAGE)})
+    file = rig.open("r+b")
+    file.pread(3 * PAGE, 0)
+    file.pwrite(b"!", PAGE + 5)
+    file.fsync()
+    ((offset, length),) = sent(rig)
+    assert PAGE <= offset <= PAGE + 5 < offset + length <= 2 * PAGE
+
+
+def test_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:
+    """With `write_unit` the end of the file may be short; growth makes that unit dirty again. [2.12]"""
+    rig = make({KEY: b""}, limits={"write_unit": 4 * PAGE})
+    file = rig.open("r+b")
+    file.pwrite(b"a" * 5 * PAGE, 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE
+    file.append(b"b" * 100)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE + b"b" * 100
+    assert all(offset % (4 * PAGE) == 0 for offset, _length in sent(rig))
+
+
+def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
+    """The clean bytes around are referenced for the call; they never become dirty. [2.12]"""
+    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE})
+    file = rig.open("r+b")
+    file.pwrite(b"x", 17 * PAGE)
+    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
+    file.flush()
+    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
+    file.fsync()
+    assert sent(rig) == [(16 * PAGE, 16 * PAGE)]
+
+
+def test_calls_of_a_file_go_up(make: Make) -> None:
+    """With `ordered_writes` one call at a time, ascending. [2.12]"""
+    rig = make({KEY: b""}, limits={"max_write": "16KiB", "ordered_writes": True})
+    file = rig.open("r+b")
+    data = pattern(32 * PAGE)
+    for page in random.Random(6).sample(range(32), 32):
+        file.pwrite(data[page * PAGE : (page + 1) * PAGE], page * PAGE)
+    file.fsync()
+    assert sent(rig) == [(offset, 4 * PAGE) for offset in range(0, 32 * PAGE, 4 * PAGE)]
+    assert rig.backend.committed(KEY) == data
+
+
+def test_calls_of_several_files_run_side_by_side(make: Make) -> None:
+    """One slow file does not keep others from being written. [2.12]"""
+    rig = make(limits={"max_inflight": 4})
+    handles = [rig.open("w+b", key=f"file{i}") for i in range(3)]
+    for handle in handles:
+        handle.pwrite(b"data" * PAGE, 0)
+    gates = [rig.backend.gate("write_from", key=f"file{i}") for i in range(3)]
+    ticket = rig.volume.begin_sync()
+    for gate in gates:
+        gate.wait_entered()
+    assert not ticket.done()
+    for gate in gates:
+        gate.open()
+    ticket.wait(20)
+    assert all(rig.backend.committed(f"file{i}") == b"data" * PAGE for i in range(3))
+
+
+def test_buffers_lie_in_cache_memory(make: Make) -> None:
+    """The backend gets the memory that a view shows, not a copy of it. [T-10]"""
+    rig = make({KEY: b""})
+    rig.backend.capture = True
+    file = rig.open("r+b")
+    data = pattern(MIB)
+    for offset in random.Random(7).sample(range(0, MIB, PAGE), MIB // PAGE):
+        file.pwrite(data[offset : offset + PAGE], offset)
+    with file.view(0, MIB) as view:
+        shown = [address(segment) for segment in view.segments]
+    file.fsync()
+    (call,) = rig.backend.seen("write_from")
+    assert call.data == data
+    assert merged(call.addresses) == merged(shown)
+    stats = rig.cache.stats()
+    assert (stats.staged_copies, stats.cow_copies) == (0, 0)
+
+
+def merged(spans: list[tuple[int, int]] | tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """(address, length) spans with neighbours in memory joined."""
+    result: list[tuple[int, int]] = []
+    for start, length in spans:
+        if result and sum(result[-1]) == start:
+            result[-1] = (result[-1][0], result[-1][1] + length)
+        else:
+            result.append((start, length))
+    return result
+
+
+def test_buffers_are_read_only(make: Make) -> None:
+    """A backend cannot change the cache through what it is given to store. [T-10, 2.26]"""
+    rig = make({KEY: b""})
+    seen: list[bool] = []
+
+    def look(file: object, offset: int, buffers: list[memoryview]) -> int:
+        seen.extend(buffer.readonly for buffer in buffers)
+        return file.store(offset, buffers)  # type: ignore[attr-defined,no-any-return]
+
+    rig.backend.fault("write_from", look)
+    file = rig.open("r+b")
+    file.pwrite(b"x" * PAGE, 0)
+    file.fsync()
+    assert seen
+    assert all(seen)
+
+
+def test_clean_data_is_not_sent_again(make: Make) -> None:
+    """flush and fsync without anything dirty call nobody. [2.15]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+    file.pwrite(b"x", 0)
+    file.fsync()
+    rig.backend.forget_calls()
+    file.flush()
+    file.fsync()
+    file.sync_range(0, PAGE)
+    assert [call.op for call in rig.backend.calls if call.op in ("write_from", "commit", "truncate")] == []

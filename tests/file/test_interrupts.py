@@ -1,0 +1,415 @@
+"""Ctrl-C: in every blocking wait, and at every bytecode of the engine. Nothing is lost, nothing stays locked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import PageCache, RetryPolicy
+
+from .backends import PATIENCE, Fault
+from .rig import KEY, PAGE, Rig, Task, eventually, make_rig, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(8 * PAGE)
+PACKAGE = Path(pagecache.__file__).parent
+
+
+@contextmanager
+def ctrl_c(ready: threading.Event) -> Iterator[None]:
+    """Once `ready`, the main thread is sent SIGINT until its body ended; the first one that gets through raises."""
+    armed, over = [True], threading.Event()
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        if armed[0]:
+            armed[0] = False
+            raise KeyboardInterrupt
+
+    def sender() -> None:
+        ready.wait(PATIENCE)
+        while not over.wait(0.03):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, handler)
+    thread = threading.Thread(target=sender, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        armed[0] = False
+        over.set()
+        thread.join(PATIENCE)
+        signal.signal(signal.SIGINT, before)
+
+
+# What waits, and the backend operation on which it waits.
+WAITS: dict[str, tuple[str, Callable[[Rig, Any], object]]] = {
+    "a fill of its own": ("read_into", lambda rig, file: file.pread(PAGE, 4 * PAGE)),
+    "a fill into a buffer": ("read_into", lambda rig, file: file.pread_into(bytearray(4 * PAGE), 4 * PAGE)),
+    "a view": ("read_into", lambda rig, file: file.view(4 * PAGE, PAGE)),
+    "a prefetch": ("read_into", lambda rig, file: file.prefetch(4 * PAGE, PAGE, wait=True)),
+    "flush": ("write_from", lambda rig, file: file.flush()),
+    "fsync in write-back": ("write_from", lambda rig, file: file.fsync()),
+    "fsync in commit": ("commit", lambda rig, file: file.fsync()),
+    "sync_range": ("write_from", lambda rig, file: file.sync_range(0, PAGE)),
+    "Volume.sync": ("commit", lambda rig, file: rig.volume.sync()),
+    "Volume.sync of names": ("sync", lambda rig, file: rig.volume.sync()),
+    "PageCache.sync": ("write_from", lambda rig, file: rig.cache.sync()),
+    "a ticket": ("write_from", lambda rig, file: rig.volume.begin_sync().wait()),
+    "truncate": ("truncate", lambda rig, file: file.truncate(10 * PAGE)),
+    "punch_hole": ("punch_hole", lambda rig, file: file.punch_hole(4 * PAGE, PAGE)),
+    "open": ("open", lambda rig, file: rig.volume.open("other", "rb")),
+    "create": ("open", lambda rig, file: rig.volume.open("new", "xb")),
+    "stat": ("stat", lambda rig, file: rig.volume.stat("other")),
+    "remove": ("remove", lambda rig, file: rig.volume.remove("other")),
+    "rename": ("rename", lambda rig, file: rig.volume.rename("other", "another")),
+    "invalidate": ("commit", lambda rig, file: rig.volume.invalidate()),
+    "close of the handle": ("write_from", lambda rig, file: file.close()),
+    "detach": ("commit", lambda rig, file: rig.volume.detach()),
+    "close of the cache": ("write_from", lambda rig, file: rig.cache.close()),
+    "resize": ("write_from", lambda rig, file: much_dirty(rig).resize("64KiB")),
+}
+
+
+def much_dirty(rig: Rig) -> PageCache:
+    """More local bytes than the smallest cache has room for."""
+    rig.open("r+b", key="other").pwrite(bytes(40 * PAGE), 0)
+    return rig.cache
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) -> None:
+    """KeyboardInterrupt while the call still hangs; afterwards everything goes on and every byte arrives. [T-51, K9]"""
+    op, call = WAITS[wait]
+    rig = make({KEY: DATA, "other": DATA}, limits={"punch": True})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty" * 100, 0)
+    gate = rig.backend.gate(op)
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        call(rig, file)
+    gate.open()
+    expected = b"dirty" * 100 + DATA[500:]
+    if wait in ("detach", "close of the cache"):
+        assert Task(call, rig, file).result() == []
+        assert rig.backend.committed(KEY) == expected
+        return
+    again = rig.volume.open(KEY, "r+b")
+    Task(again.fsync).result()
+    content = Task(again.pread, 8 * PAGE, 0).result()
+    assert content in (expected, expected[: 4 * PAGE] + bytes(PAGE) + expected[5 * PAGE :])
+    assert Task(again.pwrite, b"end", 7 * PAGE).result() == 3
+    Task(again.close).result()
+    rig.volume.sync(20)
+    rig.cache.check()
+    committed = rig.backend.committed(KEY) or b""
+    assert committed[: 8 * PAGE] == content[: 7 * PAGE] + b"end" + content[7 * PAGE + 3 :]
+
+
+def test_an_interrupted_waiter_leaves_the_fill_of_another_thread_alone(make: Make) -> None:
+    """Who waits for somebody else's read can go; the read goes on. [T-51]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    gate = rig.backend.gate("read_into")
+    owner = Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        file.pread(10, 5)
+    gate.open()
+    assert owner.result() == DATA[:PAGE]
+    assert file.pread(10, 5) == DATA[5:15]
+    assert len(rig.backend.seen("read_into")) == 1
+
+
+def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
+    """A cancelled fill is no error; one of those who waited for it reads instead. [T-51, 2.1]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    gate = rig.backend.gate("read_into")
+    waiters: list[Task[bytes]] = []
+
+    def join() -> None:
+        gate.wait_entered()
+        waiters.extend(Task(file.pread, 100, 10 * i) for i in range(3))
+        assert all(waiter.waits(0.02) for waiter in waiters)
+        ready.set()
+
+    ready = threading.Event()
+    helper = Task(join)
+    with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
+        file.pread(PAGE, 0)
+    helper.result()
+    gate.open()
+    assert [waiter.result() for waiter in waiters] == [DATA[10 * i : 10 * i + 100] for i in range(3)]
+
+
+def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
+    """What was accepted is kept, in order and without a gap. [T-51, 2.24]"""
+    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
+    file = rig.open("r+b")
+    gate = rig.backend.gate("write_from", times=1000)
+    data = pattern(512 * 1024)
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        file.pwrite(data, 0)
+    size = file.size
+    assert size < len(data)
+    assert file.pread(len(data), 0) == data[:size]
+    gate.open()
+    file.fsync()
+    assert rig.backend.committed(KEY) == data[:size]
+
+
+def test_a_writer_behind_a_truncate_can_be_interrupted(make: Make) -> None:
+    """Waiting for the file's lock. [T-51]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    gate = rig.backend.gate("truncate")
+    cut = Task(file.truncate, 4 * PAGE)
+    gate.wait_entered()
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        file.pwrite(b"late", 0)
+    gate.open()
+    cut.result()
+    assert Task(file.pwrite, b"next", 0).result() == 4
+    assert file.pread(10 * PAGE, 0) == b"next" + DATA[4 : 4 * PAGE]
+
+
+def test_fsync_behind_another_fsync_can_be_interrupted(make: Make) -> None:
+    """Waiting for the running commit of somebody else. [T-51]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    gate = rig.backend.gate("commit")
+    first = Task(file.fsync)
+    gate.wait_entered()
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        file.fsync()
+    gate.open()
+    first.result()
+    Task(file.fsync).result()
+    assert rig.backend.committed(KEY) == b"dirty" + DATA[5:]
+
+
+def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> None:
+    """In the back-off after a transient error. [T-51, 2.14]"""
+    rig = make(
+        {KEY: DATA},
+        retry=RetryPolicy(attempts=100, first_delay=600.0, max_delay=600.0, deadline=None, failed_retry=None),
+    )
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    fault = rig.backend.fault("write_from", OSError(5, "flaky"), times=float("inf"))
+    ready = threading.Event()
+    Task(set_after_hit, ready, fault)
+    with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
+        file.fsync()
+    rig.backend.clear_faults()
+    assert file.pread(5, 0) == b"dirty"
+    Task(rig.cache.close, timeout=0.1, on_failed="discard").result()  # it would wait its ten minutes
+
+
+def set_after_hit(event: threading.Event, fault: Fault) -> None:
+    """Once the backend failed."""
+    eventually(lambda: fault.nr_hit > 0)
+    event.set()
+
+
+# ---------------------------------------------------------------- at every bytecode
+
+
+def engine_code(frame: FrameType) -> bool:
+    """Code of the package below the public interface, backends and test helpers aside."""
+    path = Path(frame.f_code.co_filename)
+    return PACKAGE in path.parents and path.relative_to(PACKAGE).parts[0] not in ("backends", "testing")
+
+
+def interrupted_at(nth: int, call: Callable[[], object]) -> bool:
+    """Run `call`, interrupted at the nth bytecode of the engine in this thread; False where it has not so many."""
+    count = 0
+
+    def tracer(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal count
+        if not engine_code(frame):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            count += 1
+            if count == nth:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return tracer
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return count >= nth
+
+
+def a_miss(rig: Rig) -> None:
+    rig.handles[0].pread(2 * PAGE, 3 * PAGE + 5)
+
+
+def a_write_that_fills(rig: Rig) -> None:
+    file = rig.handles[0]
+    for i in range(12):
+        file.pwrite(b"x" * 10, 100 * i + PAGE)
+
+
+def an_fsync(rig: Rig) -> None:
+    rig.handles[0].fsync(timeout=20)
+
+
+def a_sync(rig: Rig) -> None:
+    rig.volume.sync(20)
+
+
+def a_truncate(rig: Rig) -> None:
+    rig.handles[0].truncate(5 * PAGE + 5)
+
+
+def an_open_and_close(rig: Rig) -> None:
+    rig.volume.open("other", "r+b").close()
+
+
+def an_invalidate(rig: Rig) -> None:
+    rig.volume.invalidate(KEY)
+
+
+def a_view(rig: Rig) -> None:
+    rig.handles[0].view(3 * PAGE, PAGE).release()
+
+
+CALLS = [a_miss, a_write_that_fills, an_fsync, a_sync, a_truncate, an_open_and_close, an_invalidate, a_view]
+
+
+def inject(call: Callable[[Rig], None], points: Iterator[int]) -> int:
+    """Interrupt one call at the given points, each on a fresh cache; afterwards all works and nothing is lost."""
+    nr_hit = 0
+    for nth in points:
+        rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
+        try:
+            rig.open("r+b").pwrite(b"dirty" * 100, 7)
+            hit = interrupted_at(nth, lambda: call(rig))  # noqa: B023
+            nr_hit += hit
+            Task(verify, rig).result()
+        finally:
+            Task(rig.finish).result()
+        if not hit:
+            break
+    return nr_hit
+
+
+def verify(rig: Rig) -> None:
+    """Nothing is locked, pinned or lost."""
+    file = rig.volume.open(KEY, "r+b")
+    expected = DATA[:7] + b"dirty" * 100 + DATA[507:]
+    content = file.pread(9 * PAGE, 0)
+    assert content[:PAGE] == expected[:PAGE]
+    assert content[3 * PAGE : 5 * PAGE] == expected[3 * PAGE : 5 * PAGE]
+    file.pwrite(b"after", 3 * PAGE)
+    file.truncate(6 * PAGE)
+    file.fsync(timeout=20)
+    rig.volume.sync(20)
+    assert (rig.backend.committed(KEY) or b"")[:PAGE] == expected[:PAGE]
+    assert rig.volume.dirty_ranges(KEY) == []
+    assert rig.cache.stats().pinned == 0
+    rig.cache.check()
+    file.close()
+
+
+needs_opcode_events = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="sys.settrace gives opcode events reliably on 3.11 only"
+)
+
+
+@needs_opcode_events
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
+    """A sample of the bytecodes of the engine. [T-51]"""
+    inject(call, iter(range(1, 4000, 53)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_opcode_events
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_an_interrupt_at_every_bytecode_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
+    """All of them. [T-51]"""
+    inject(call, iter(range(1, 100_000)))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_rain_of_interrupts(make: Make) -> None:
+    """A signal every 10 µs to 2 ms while the main thread reads, writes and syncs beside other threads. [T-51]"""
+    import random
+    import time
+
+    rig = make({KEY: DATA, "other": pattern(64 * PAGE)}, capacity="128KiB", options={"read_ahead": "16KiB"})
+    file, other = rig.open("r+b"), rig.open("rb", key="other")
+    rng = random.Random(12)
+    seconds = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "60"))
+    over = threading.Event()
+
+    def reading() -> None:
+        page = 0
+        while not over.is_set():
+            page = (page + 7) % 64
+            assert other.pread(PAGE, page * PAGE) == pattern(64 * PAGE)[page * PAGE : (page + 1) * PAGE]
+
+    readers = [Task(reading) for _ in range(2)]
+
+    nr_interrupts, armed = 0, False
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    def raining() -> None:
+        while not over.wait(rng.uniform(1e-5, 2e-3)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    end = time.monotonic() + seconds
+    rain = Task(raining)
+    try:
+        while time.monotonic() < end:
+            page = rng.randrange(64)
+            try:
+                armed = True
+                assert other.pread(PAGE, page * PAGE) == pattern(64 * PAGE)[page * PAGE : (page + 1) * PAGE]
+                file.pwrite(b"rain" * 10, 0)
+                file.fsync()
+                armed = False
+            except KeyboardInterrupt:
+                nr_interrupts += 1
+    finally:
+        armed = False
+        over.set()
+        rain.result()
+        signal.signal(signal.SIGUSR1, before)
+    for reader in readers:
+        reader.result()
+    file.fsync()
+    rig.cache.check()
+    assert nr_interrupts > 0
+    assert rig.backend.committed(KEY) == b"rain" * 10 + DATA[40:]

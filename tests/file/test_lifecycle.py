@@ -1,0 +1,435 @@
+"""Closing, detaching, aborting, reconnecting, re-entering, forking, exiting."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import DeadlockError, ForkedError, PageCache, ShutdownError, UnsavedDataError
+
+from .backends import RecordingBackend, RecordingFile
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+FULL = OSError(errno.ENOSPC, "no room")
+
+
+@pytest.fixture
+def dirty(make: Make) -> Rig:
+    """A new file with three dirty pages."""
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.open("r+b").pwrite(DATA, 0)
+    return rig
+
+
+def test_close_writes_back_and_commits(dirty: Rig) -> None:
+    """Open handles included; it answers what was lost: nothing. [2.22]"""
+    assert dirty.cache.close() == []
+    assert dirty.backend.committed(KEY) == DATA
+    assert len(dirty.backend.seen("close")) == 1
+
+
+def test_close_may_be_repeated(dirty: Rig) -> None:
+    """Idempotent. [2.22]"""
+    dirty.cache.close()
+    assert dirty.cache.close() == []
+    assert dirty.cache.close(on_failed="discard") == []
+
+
+def test_leaving_a_with_block_closes_the_cache() -> None:
+    """And makes everything durable. [2.22]"""
+    backend = RecordingBackend({KEY: b""})
+    with PageCache("1MiB", **QUIET) as cache:
+        cache.attach(backend).open(KEY, "r+b").pwrite(DATA, 0)
+    assert backend.committed(KEY) == DATA
+
+
+def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
+    """Even when the data could not be saved. [2.22]"""
+    backend = RecordingBackend({KEY: b""})
+    fault = backend.fault("write_from", FULL, times=float("inf"))
+    cache = PageCache("1MiB", retry=ONCE, **QUIET)
+    with pytest.raises(ZeroDivisionError), cache:
+        cache.attach(backend).open(KEY, "r+b").pwrite(DATA, 0)
+        raise ZeroDivisionError
+    fault.clear()
+    cache.close(on_failed="discard")
+
+
+@pytest.mark.parametrize("what", ["cache", "volume"])
+def test_what_cannot_be_saved_keeps_it_open(dirty: Rig, what: str) -> None:
+    """UnsavedDataError lists it, nothing is lost, the next try succeeds. [2.16, 2.22]"""
+    end = dirty.cache.close if what == "cache" else dirty.volume.detach
+    fault = dirty.backend.fault("write_from", FULL, times=float("inf"))
+    with pytest.raises(UnsavedDataError) as caught:
+        end()
+    assert [(r.key, r.offset, r.length, r.errno) for r in caught.value.ranges] == [(KEY, 0, len(DATA), errno.ENOSPC)]
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    dirty.handles[0].pwrite(b"still open", 0)
+    fault.clear()
+    assert end() == []
+    assert dirty.backend.committed(KEY) == b"still open" + DATA[10:]
+
+
+@pytest.mark.parametrize("what", ["cache", "volume"])
+def test_discarding_answers_what_was_given_up(dirty: Rig, what: str) -> None:
+    """`on_failed="discard"`: closed, and the caller has the list. [2.22]"""
+    end = dirty.cache.close if what == "cache" else dirty.volume.detach
+    dirty.backend.fault("write_from", FULL, times=float("inf"))
+    lost = end(on_failed="discard")
+    assert [(item.key, item.offset, item.length, item.volume) for item in lost] == [(KEY, 0, len(DATA), "volume")]
+    assert dirty.volume not in dirty.cache.volumes()
+
+
+def test_close_has_a_deadline(dirty: Rig) -> None:
+    """A hung backend: UnsavedDataError at the deadline, and everything is still there. [2.22, K9]"""
+    gate = dirty.backend.gate("write_from")
+    with pytest.raises(UnsavedDataError):
+        Task(dirty.cache.close, timeout=0.1).result()
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    gate.open()
+    assert Task(dirty.cache.close).result() == []
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_discarding_close_leaves_a_hung_backend_behind(make: Make) -> None:
+    """The deadline ends the waiting, never the call. [2.22, K7]"""
+    rig = make({KEY: b""})
+    rig.open("r+b").pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from")
+    lost = Task(rig.cache.close, timeout=0.1, on_failed="discard").result()
+    assert sum(item.length for item in lost) == len(DATA)
+    gate.open()
+
+
+def test_a_closed_cache_refuses_everything(make: Make) -> None:
+    """ShutdownError with ESHUTDOWN. [2.1]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    rig.cache.close()
+    calls: list[Callable[[], Any]] = [
+        lambda: rig.cache.attach("memory:"),
+        lambda: rig.volume.open(KEY),
+        lambda: rig.volume.stat(KEY),
+        rig.volume.sync,
+        lambda: rig.volume.remove(KEY),
+        lambda: rig.volume.truncate(KEY, 0),
+        lambda: file.pwrite(b"x", 0),
+        rig.cache.sync,
+        lambda: file.append(b"x"),
+        lambda: file.truncate(0),
+        file.fsync,
+        lambda: file.pread(1, 2 * PAGE),
+        lambda: rig.cache.resize("16MiB"),
+        lambda: file.view(0, 1),
+        lambda: rig.volume.begin_sync(),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises((ShutdownError, ValueError)) as caught:
+            pytest.fail(f"call {number} answered {call()!r}")
+        if isinstance(caught.value, ShutdownError):
+            assert caught.value.errno == errno.ESHUTDOWN
+    assert rig.backend.written(KEY) == DATA
+
+
+def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
+    """One backend less. [2.1]"""
+    rig = make({KEY: DATA})
+    other = rig.cache.attach(RecordingBackend({KEY: DATA}), name="other")
+    rig.volume.detach()
+    with pytest.raises(ShutdownError):
+        rig.volume.open(KEY)
+    assert rig.cache.volumes() == (other,)
+    with other.open(KEY, "r+b") as file:
+        assert file.pread(10, 0) == DATA[:10]
+        file.pwrite(b"x", 0)
+        file.fsync()
+
+
+def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
+    """The second of the same name is a ValueError that names it."""
+    rig = make()
+    with pytest.raises(ValueError, match="volume"):
+        rig.cache.attach("memory:", name="volume")
+    rig.volume.detach()
+    rig.cache.attach("memory:", name="volume").detach()
+
+
+@pytest.mark.parametrize("wait", ["fsync", "sync", "ticket", "read"])
+def test_abort_ends_every_wait(dirty: Rig, wait: str) -> None:
+    """ShutdownError for who waits; the data stays; the late answer cleans nothing. [T-13, I-23]"""
+    file = dirty.handles[0]
+    if wait == "read":
+        dirty.backend.objects["slow"] = type(dirty.backend.objects[KEY])(DATA)
+        slow = dirty.open("rb", key="slow")
+        gate = dirty.backend.gate("read_into")
+        owner = Task(slow.pread, 10, 0)
+        gate.wait_entered()
+        waiter = Task(slow.pread, 10, 0)
+    else:
+        gate = dirty.backend.gate("write_from")
+        call = {"fsync": file.fsync, "sync": dirty.volume.sync, "ticket": dirty.volume.begin_sync().wait}[wait]
+        owner = waiter = Task(call)
+        gate.wait_entered()
+    assert waiter.waits(0.05)
+    dirty.volume.abort()
+    with pytest.raises(ShutdownError):
+        waiter.result()
+    assert file.pread(len(DATA), 0) == DATA
+    gate.open()
+    if owner is not waiter:
+        try:
+            assert owner.result() == DATA[:10]  # its own call did answer
+        except ShutdownError:
+            pass
+    assert sum(length for _o, length in dirty.volume.dirty_ranges(KEY)) == len(DATA)
+
+
+def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
+    """In flight is in flight, whatever the waiting did. [T-13, K7]"""
+    gate = dirty.backend.gate("write_from")
+    with pytest.raises(TimeoutError):
+        Task(dirty.handles[0].fsync, timeout=0.05).result()
+    gate.wait_entered()
+    assert dirty.cache.stats().writeback >= len(DATA)
+    gate.open()
+    eventually(lambda: dirty.cache.stats().writeback == 0)
+
+
+def test_reconnect_brings_the_data_to_the_new_backend(dirty: Rig) -> None:
+    """What was aborted is written there. [2.22]"""
+    dirty.volume.abort(RuntimeError("cable pulled"))
+    with pytest.raises(ShutdownError):
+        dirty.volume.sync()
+    fresh = RecordingBackend({KEY: b""})
+    dirty.volume.reconnect(fresh, fenced=True)
+    dirty.volume.sync(20)
+    assert fresh.committed(KEY) == DATA
+    assert dirty.handles[0].pread(len(DATA), 0) == DATA
+    dirty.handles[0].pwrite(b"again", 0)
+    dirty.handles[0].fsync()
+    assert fresh.committed(KEY) == b"again" + DATA[5:]
+
+
+REENTRANT: dict[str, Callable[[Any, Any], object]] = {
+    "read": lambda file, volume: file.pread(10, 2 * PAGE),
+    "write": lambda file, volume: file.pwrite(b"x", 0),
+    "fsync": lambda file, volume: file.fsync(),
+    "sync": lambda file, volume: volume.sync(),
+    "truncate": lambda file, volume: file.truncate(0),
+    "same page": lambda file, volume: file.pread(10, PAGE),
+}
+
+
+@pytest.mark.parametrize("what", REENTRANT)
+def test_a_backend_that_calls_its_own_volume_is_told(make: Make, what: str) -> None:
+    """From inside read_into: what would fill, write, wait or sync is a DeadlockError. [T-49, 2.25]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pread(10, 0)
+    file.pwrite(b"d", 0)
+    seen: list[BaseException | None] = []
+
+    def answer(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        try:
+            REENTRANT[what](file, rig.volume)
+        except BaseException as error:
+            seen.append(error)
+        else:
+            seen.append(None)
+        return stored.fill(offset, buffers)
+
+    rig.backend.fault("read_into", answer)
+    assert Task(file.pread, 10, PAGE).result() == DATA[PAGE : PAGE + 10]
+    assert len(seen) == 1
+    assert isinstance(seen[0], DeadlockError)
+    assert seen[0].errno == errno.EDEADLK
+    assert file.pread(len(DATA), 0) == b"d" + DATA[1:]
+
+
+def test_a_backend_may_read_valid_bytes_statistics_and_other_volumes(make: Make) -> None:
+    """From inside read_into; also invalidate_remote, which never blocks. [T-49, 2.25]"""
+    rig = make({KEY: DATA})
+    other = rig.cache.attach(RecordingBackend({KEY: pattern(PAGE, seed=4)}), name="other").open(KEY, "r+b")
+    file = rig.open("r+b")
+    file.pread(10, 0)
+    seen: list[object] = []
+
+    def answer(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        seen.extend([file.pread(10, 0), rig.cache.stats().capacity, other.pread(10, 0), other.pwrite(b"w", 0)])
+        rig.volume.invalidate_remote("another")
+        return stored.fill(offset, buffers)
+
+    rig.backend.fault("read_into", answer)
+    assert Task(file.pread, 10, PAGE).result() == DATA[PAGE : PAGE + 10]
+    assert seen == [DATA[:10], 8 << 20, pattern(10, seed=4), 1]
+    other.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_is_refused_and_the_parent_goes_on(dirty: Rig) -> None:
+    """ForkedError with EOWNERDEAD for every object; no backend call in the child. [T-50, 2.22]"""
+    file = dirty.handles[0]
+    file.pread(10, 0)
+    nr_calls = len(dirty.backend.calls)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        verdict = b""
+        try:
+            for call in (
+                lambda: file.pread(10, 0),
+                lambda: file.pwrite(b"child", 0),
+                file.fsync,
+                dirty.volume.sync,
+                dirty.cache.stats,
+                lambda: dirty.volume.open(KEY),
+                file.close,
+                dirty.cache.close,
+            ):
+                try:
+                    call()
+                    verdict += b"-"
+                except ForkedError as error:
+                    verdict += b"F" if error.errno == errno.EOWNERDEAD else b"e"
+                except BaseException:
+                    verdict += b"?"
+            verdict += b"." if len(dirty.backend.calls) == nr_calls else b"!"
+        finally:
+            os.write(write_end, verdict)
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        verdict = pipe.read()
+    os.waitpid(child, 0)
+    assert verdict[:6] == b"FFFFFF"
+    assert set(verdict[6:8]) <= set(b"F-")
+    assert verdict[8:] == b"."
+    file.pwrite(b"parent", 0)
+    file.fsync()
+    assert dirty.backend.committed(KEY) == b"parent" + DATA[6:]
+
+
+def script(body: str, tmp_path: Path, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import os, sys, threading, time\nfrom pagecache import PageCache\n"
+        "from pagecache.backends import MemoryBackend, DirectoryBackend\n" + textwrap.dedent(body)
+    )
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "ignore", path, *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        check=False,
+    )
+
+
+def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
+    """Nobody called close: the exit hook writes back. [T-52, 2.22]"""
+    done = script(
+        """
+        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+        file = cache.attach(f"dir:{sys.argv[1]}").open("saved", "wb")
+        file.pwrite(b"saved at exit" * 1000, 0)
+        sys.exit(7)
+        """,
+        tmp_path,
+        str(tmp_path),
+    )
+    assert done.returncode == 7
+    assert (tmp_path / "saved").read_bytes() == b"saved at exit" * 1000
+
+
+HUNG = """
+    class Hung(MemoryBackend):
+        def open(self, key, **options):
+            file = super().open(key, **options)
+            class File:
+                stat, read_into, truncate, commit = file.stat, file.read_into, file.truncate, file.commit
+                def write_from(self, offset, buffers):
+                    threading.Event().wait()
+            return File()
+    cache = PageCache("1MiB", exit_timeout=0.5, flush_interval=3600, dirty_expire=3600)
+    file = cache.attach(Hung(), name="slowvolume").open("lostfile", "wb")
+    file.pwrite(b"x" * 5000, 0)
+    """
+
+
+@pytest.mark.parametrize("ending", ["sys.exit(3)", "raise SystemExit(3)", "pass", "1 / 0"])
+def test_exit_with_a_hung_backend_ends_and_says_what_was_lost(tmp_path: Path, ending: str) -> None:
+    """Within the deadline; listed on stderr; the exit status is the program's. [T-52, 2.22]"""
+    done = script(textwrap.dedent(HUNG) + ending + "\n", tmp_path)
+    assert done.returncode == {"pass": 0, "1 / 0": 1}.get(ending, 3)
+    assert "lostfile" in done.stderr
+
+
+def test_exit_while_a_call_hangs(tmp_path: Path) -> None:
+    """The flusher is inside a call that never returns. [T-52]"""
+    done = script(
+        textwrap.dedent(HUNG) + "threading.Thread(target=file.fsync, daemon=True).start()\ntime.sleep(0.2)\n", tmp_path
+    )
+    assert done.returncode == 0
+    assert "lostfile" in done.stderr
+
+
+def test_a_child_process_that_exits_does_no_io(tmp_path: Path) -> None:
+    """Its exit hook leaves the parent's data alone. [T-50]"""
+    done = script(
+        """
+        class Noting(DirectoryBackend):
+            def open(self, key, **options):
+                with open(sys.argv[1] + "/pids", "a") as log:
+                    log.write(f"{os.getpid()}\\n")
+                return super().open(key, **options)
+        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+        file = cache.attach(Noting(sys.argv[1])).open("kept", "wb")
+        file.pwrite(b"parent", 0)
+        child = os.fork()
+        if child == 0:
+            sys.exit(5)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+        with open(sys.argv[1] + "/kept", "rb") as stored:
+            assert stored.read() == b"", "written by the child"
+        cache.close()
+        with open(sys.argv[1] + "/pids") as log:
+            assert set(log.read().split()) == {str(os.getpid())}
+        """,
+        tmp_path,
+        str(tmp_path),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "kept").read_bytes() == b"parent"
+
+
+def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
+    """ResourceWarning from the collector; its bytes are written by the cache. [2.21]"""
+    rig = make({KEY: b""}, retry=FAST)
+    handles = [rig.volume.open(KEY, "r+b")]
+    handles[0].pwrite(DATA, 0)
+    with pytest.warns(ResourceWarning) as seen:
+        forget(handles, seen)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == DATA
+
+
+def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
+    """Drop the last references and collect, until somebody complains."""
+    things.clear()
+    gc.collect()
+    eventually(lambda: any(issubclass(warning.category, ResourceWarning) for warning in seen.list), timeout=10)

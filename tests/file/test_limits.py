@@ -1,0 +1,346 @@
+"""Memory: throttled writers, full caches, resizing, what a cache costs."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import ObjectStat, PageCache
+
+from .backends import RecordingBackend
+from .rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def rss() -> int:
+    """Resident bytes of this process."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_writer_stays_below_the_dirty_limit(make: Make) -> None:
+    """It waits for write-back; all of it arrives. [T-35, 2.24]"""
+    rig = make({KEY: b""}, capacity="1MiB", dirty_background=0.1, dirty_limit=0.3)
+    file = rig.open("r+b")
+    data = pattern(4 * MIB)
+    peak = 0
+    for offset in range(0, len(data), 3 * PAGE):
+        file.pwrite(data[offset : offset + 3 * PAGE], offset)
+        stats = rig.cache.stats()
+        peak = max(peak, stats.dirty + stats.writeback + stats.unstable)
+    assert peak <= 0.3 * MIB + 128 * KIB  # one folio above
+    file.fsync()
+    assert rig.backend.committed(KEY) == data
+
+
+def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
+    """At the limit it goes on when a call completes, and not before. [2.24]"""
+    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
+    file = rig.open("r+b")
+    gate = rig.backend.gate("write_from", times=1000)
+    data = pattern(512 * KIB)
+    writer = Task(file.pwrite, data, 0)
+    gate.wait_entered()
+    assert writer.waits()
+    assert Task(rig.cache.stats).result().used <= 256 * KIB
+    gate.open()
+    assert writer.result() == len(data)
+    file.fsync()
+    assert rig.backend.committed(KEY) == data
+    assert rig.cache.stats().throttled_seconds > 0
+
+
+def test_a_throttle_timeout_ends_the_wait(make: Make) -> None:
+    """BlockingIOError(EAGAIN) which says what was accepted. [2.24]"""
+    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05)
+    file = rig.open("r+b")
+    with rig.backend.gate("write_from", times=1000):
+        with pytest.raises(BlockingIOError) as caught:
+            Task(file.pwrite, bytes(512 * KIB), 0).result()
+        assert caught.value.errno == errno.EAGAIN
+        assert 0 <= caught.value.characters_written < 512 * KIB
+
+
+def test_a_failure_wakes_throttled_writers(make: Make) -> None:
+    """They get the error of the failed data instead of waiting for ever. [2.24, 2.16]"""
+    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", failed_limit=0.3)
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
+    with pytest.raises(OSError) as caught:
+        Task(file.pwrite, bytes(512 * KIB), 0).result()
+    assert caught.value.errno == errno.ENOSPC
+    accepted = caught.value.characters_written  # type: ignore[attr-defined]
+    assert file.size == accepted
+    rig.backend.clear_faults()
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(accepted)
+
+
+def test_a_slow_backend_and_a_full_memory_lose_nothing(make: Make) -> None:
+    """Four writers on a small cache over a backend that takes its time. [2.24]"""
+
+    def slow(file: object, offset: int, buffers: list[memoryview]) -> int:
+        time.sleep(0.001)
+        return file.store(offset, buffers)  # type: ignore[attr-defined,no-any-return]
+
+    rig = make(capacity="128KiB", dirty_background=0.2, dirty_limit=0.5, options={"read_ahead": "16KiB"})
+    rig.backend.fault("write_from", slow, times=float("inf"))
+
+    def writer(name: int) -> None:
+        with rig.volume.open(f"file{name}", "w+b") as file:
+            for page in range(100):
+                file.pwrite(bytes([name, page]) * 2048, (page * 37 % 100) * PAGE)
+            for page in range(100):
+                assert file.pread(PAGE, (page * 37 % 100) * PAGE) == bytes([name, page]) * 2048
+
+    for task in [Task(writer, name) for name in range(4)]:
+        task.result(60)
+    rig.volume.sync(60)
+    for name in range(4):
+        committed = rig.backend.committed(f"file{name}")
+        assert committed == b"".join(
+            bytes([name, page]) * 2048 for page in sorted(range(100), key=lambda p: p * 37 % 100)
+        )
+
+
+def test_a_stuck_volume_does_not_stop_readers_of_another(make: Make) -> None:
+    """All dirty memory is in the hands of a hung backend. [T-14, 2.23]"""
+    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="128KiB", throttle_timeout=0.05)
+    gate = rig.backend.gate("write_from", times=1000)
+    file = rig.open("r+b")
+    with pytest.raises(BlockingIOError):
+        Task(file.pwrite, bytes(512 * KIB), 0).result()
+    content = pattern(100 * PAGE)
+    other = rig.cache.attach(RecordingBackend({KEY: content}), name="other").open(KEY, "rb")
+    assert [Task(other.pread, PAGE, page * PAGE).result() for page in range(100)] == [
+        content[page * PAGE : (page + 1) * PAGE] for page in range(100)
+    ]
+    gate.open()
+    other.close()
+
+
+def test_the_smallest_cache_works(make: Make) -> None:
+    """Sixteen pages: everything is possible, if slowly. [T-59]"""
+    rig = make({KEY: pattern(200 * PAGE)}, capacity=16 * PAGE, dirty_background=0.25, dirty_limit=0.5)
+    file = rig.open("r+b")
+    model = bytearray(pattern(200 * PAGE))
+    for i in range(300):
+        offset, data = (i * 7919 * 613) % (200 * PAGE - 9000), bytes([i & 0xFF]) * (1 + i * 31 % 9000)
+        file.pwrite(data, offset)
+        model[offset : offset + len(data)] = data
+    assert file.pread(len(model), 0) == model
+    file.fsync()
+    assert rig.backend.committed(KEY) == model
+    assert rig.cache.stats().used <= 16 * PAGE
+
+
+def test_growing_makes_room(make: Make) -> None:
+    """`capacity` follows, and more stays cached. [T-57]"""
+    rig = make({KEY: pattern(200 * PAGE)}, capacity="256KiB")
+    file = rig.open("rb")
+    rig.cache.resize("2MiB")
+    assert rig.cache.capacity == 2 * MIB
+    file.pread(200 * PAGE, 0)
+    rig.backend.forget_calls()
+    assert file.pread(200 * PAGE, 0) == pattern(200 * PAGE)
+    assert rig.backend.seen("read_into") == []
+
+
+def test_shrinking_loses_nothing(make: Make) -> None:
+    """Dirty data is written back and committed first. [T-57]"""
+    rig = make({KEY: b""}, capacity="16MiB")
+    file = rig.open("r+b")
+    data = pattern(8 * MIB)
+    file.pwrite(data, 0)
+    rig.cache.resize("1MiB", timeout=30)
+    assert rig.cache.capacity == MIB
+    assert rig.cache.stats().used <= MIB
+    assert rig.backend.committed(KEY) == data
+    assert file.pread(MIB, 5 * MIB - 5) == data[5 * MIB - 5 : 6 * MIB - 5]
+
+
+def test_shrinking_gives_memory_back_at_once() -> None:
+    """The process gets smaller, by what was clean and by what was dirty. [T-57]"""
+    with PageCache("96MiB", **QUIET) as cache:
+        file = cache.attach(ZerosBackend(durable_writes=True), read_ahead=0).open("endless", "r+b")
+        file.pwrite(bytes(32 * MIB), 0)
+        for offset in range(40 * MIB, 72 * MIB, MIB):
+            file.pread(MIB, offset)
+        gc.collect()
+        before = rss()
+        cache.resize("1MiB", timeout=30)
+        assert before - rss() >= 48 * MIB
+        assert cache.stats().used <= MIB
+        file.close()
+
+
+def test_shrinking_under_load(make: Make) -> None:
+    """Writers and readers go on while the capacity moves. [T-57]"""
+    rig = make(capacity="4MiB", dirty_background=0.2, dirty_limit=0.5, options={"read_ahead": "64KiB"})
+    stop = False
+
+    def worker(name: int) -> bytes:
+        model = bytearray(MIB)
+        with rig.volume.open(f"file{name}", "w+b") as file:
+            file.truncate(MIB)
+            for i in range(400):
+                offset, data = (
+                    (i * 104_729 * (name + 1)) % (MIB - 20_000),
+                    bytes([name + 1, i & 0xFF]) * (1 + i * 37 % 9999),
+                )
+                file.pwrite(data, offset)
+                model[offset : offset + len(data)] = data
+                position = (i * 7_919) % MIB
+                assert file.pread(5000, position) == model[position : position + 5000]
+                if stop:
+                    break
+        return bytes(model)
+
+    tasks = [Task(worker, name) for name in range(3)]
+    try:
+        for capacity in ("512KiB", "3MiB", "128KiB", "4MiB", "256KiB", "2MiB") * 2:
+            rig.cache.resize(capacity, timeout=30)
+            assert rig.cache.stats().used <= rig.cache.capacity
+    finally:
+        stop = True
+    models = [task.result(60) for task in tasks]
+    rig.volume.sync(30)
+    assert [rig.backend.committed(f"file{name}") for name in range(3)] == models
+
+
+def test_shrinking_below_what_is_pinned_is_refused(make: Make) -> None:
+    """BlockingIOError; the capacity and the pinned bytes stay. [T-57]"""
+    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB")
+    file = rig.open("rb")
+    with file.view(0, 40 * PAGE) as view:
+        with pytest.raises(BlockingIOError):
+            rig.cache.resize("64KiB", timeout=5)
+        assert view.tobytes() == pattern(40 * PAGE)
+        assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
+    rig.cache.resize("64KiB", timeout=5)
+    assert rig.cache.capacity == 64 * KIB
+
+
+def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
+    """An OSError, and everything is still there. [T-57]"""
+    rig = make({KEY: b""}, capacity="1MiB")
+    file = rig.open("r+b")
+    file.pwrite(pattern(64 * PAGE), 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
+    with pytest.raises(OSError):
+        rig.cache.resize("64KiB", timeout=5)
+    assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
+    rig.backend.clear_faults()
+    file.fsync()
+    assert rig.backend.committed(KEY) == pattern(64 * PAGE)
+
+
+@pytest.mark.parametrize("capacity", ["10KiB", "63KiB", "much", -5])
+def test_a_nonsense_new_capacity_is_refused(make: Make, capacity: str | int) -> None:
+    """ValueError, the old one stays. [T-59]"""
+    rig = make(capacity="1MiB")
+    with pytest.raises(ValueError):
+        rig.cache.resize(capacity)
+    assert rig.cache.capacity == MIB
+
+
+def test_limits_may_change_while_a_writer_waits(make: Make) -> None:
+    """A throttled writer goes on as soon as the limit is raised. [2.24]"""
+    rig = make({KEY: b""}, capacity="4MiB", dirty_background="32KiB", dirty_limit="64KiB")
+    gate = rig.backend.gate("write_from", times=1000)
+    file = rig.open("r+b")
+    writer = Task(file.pwrite, bytes(512 * KIB), 0)
+    gate.wait_entered()
+    assert writer.waits()
+    rig.cache.configure(dirty_background="1MiB", dirty_limit="2MiB")
+    assert writer.result() == 512 * KIB
+    gate.open()
+
+
+def test_one_scan_does_not_empty_the_cache(make: Make) -> None:
+    """Pages that are used again and again survive a large sequential read. [2.23]"""
+    rig = make({KEY: pattern(40 * PAGE), "scan": bytes(1000 * PAGE)}, capacity=100 * PAGE)
+    hot, scan = rig.open("rb"), rig.open("rb", key="scan")
+    for _ in range(4):
+        for page in range(40):
+            hot.pread(PAGE, page * PAGE)
+    for page in range(1000):
+        scan.pread(PAGE, page * PAGE)
+    rig.backend.forget_calls()
+    for page in range(40):
+        hot.pread(PAGE, page * PAGE)
+    assert len(rig.backend.seen("read_into", KEY)) <= 20
+
+
+def test_nothing_stays_behind_after_many_caches() -> None:
+    """Memory and threads of closed caches are given back. [I-27]"""
+
+    def one() -> None:
+        with PageCache("16MiB") as cache, cache.attach("memory:").open("f", "w+b") as file:
+            file.pwrite(bytes(8 * MIB), 0)
+
+    one()
+    gc.collect()
+    before, threads = rss(), len(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        one()
+    gc.collect()
+    assert rss() - before < 32 * MIB
+    eventually(lambda: len(os.listdir("/proc/self/task")) <= threads)
+
+
+class Zeros:
+    """An endless object that costs nothing."""
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=1 << 40, version="1")
+
+    def read_into(self, offset: int, buffers: list[memoryview]) -> int:
+        return sum(len(buffer) for buffer in buffers)
+
+    def write_from(self, offset: int, buffers: list[memoryview]) -> int:
+        return sum(len(buffer) for buffer in buffers)
+
+    def truncate(self, size: int) -> None:
+        pass
+
+    def commit(self) -> str | None:
+        return "1"
+
+
+class ZerosBackend(RecordingBackend):
+    """A backend of endless objects."""
+
+    def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> Zeros:  # type: ignore[override]
+        return Zeros()
+
+    def stat(self, key: object) -> ObjectStat:
+        return ObjectStat(size=1 << 40, version="1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_million_pages_cost_what_is_documented() -> None:
+    """The whole process: capacity, 2.3 % for the index and descriptors, and a fixed 64 MiB. [T-58]"""
+    pages = 1_000_000
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 6 << 30:
+        pytest.skip("needs 6 GiB of memory")
+    gc.collect()
+    before = rss()
+    with PageCache(pages * PAGE, max_folio=PAGE, **QUIET) as cache:
+        volume = cache.attach(ZerosBackend(durable_writes=True), read_ahead=0)
+        with volume.open("endless", "r+b") as file:
+            page = bytes(PAGE)
+            for index in range(pages):
+                file.pwrite(page, index * 3 * PAGE) if index % 2 else file.pread(PAGE, index * 3 * PAGE)
+            assert cache.stats().folios >= pages * 0.99
+            assert rss() - before <= pages * PAGE * 1.023 + 64 * MIB
+            cache.check()
+            file.fsync()

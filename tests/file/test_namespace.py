@@ -1,0 +1,358 @@
+"""Names: open, stat, list, remove, rename, aliases, many files, and other people's changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import pagecache
+from pagecache import FileStat, PageCache, Volume
+
+from .rig import KEY, PAGE, Rig, Task, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Volume]:
+    """A volume on a directory of real files."""
+    (tmp_path / "root" / "sub").mkdir(parents=True)
+    (tmp_path / "root" / "a").write_bytes(DATA)
+    (tmp_path / "root" / "sub" / "b").write_bytes(b"b")
+    (tmp_path / "outside").write_bytes(b"secret")
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        yield cache.attach(f"dir:{tmp_path / 'root'}")
+
+
+def test_a_missing_object(make: Make) -> None:
+    """FileNotFoundError with the key; nothing is created. [2.20]"""
+    rig = make()
+    for call in (
+        lambda: rig.volume.open("none"),
+        lambda: rig.volume.open("none", "r+b"),
+        lambda: rig.volume.stat("none"),
+        lambda: rig.volume.remove("none"),
+        lambda: rig.volume.rename("none", "x"),
+        lambda: rig.volume.truncate("none", 5),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            call()
+        assert "none" in str(caught.value)
+    assert not rig.volume.exists("none")
+    assert rig.backend.objects == {}
+
+
+def test_exclusive_creation(make: Make) -> None:
+    """FileExistsError; the content stays. [2.20]"""
+    rig = make({KEY: DATA})
+    with pytest.raises(FileExistsError):
+        rig.volume.open(KEY, "xb")
+    assert rig.backend.written(KEY) == DATA
+
+
+def test_many_creators_one_winner(make: Make) -> None:
+    """Threads open one new key exclusively at the same time. [2.20]"""
+    rig = make()
+
+    def create() -> bool:
+        try:
+            rig.volume.open("new", "xb").close()
+        except FileExistsError:
+            return False
+        return True
+
+    assert sum(task.result() for task in [Task(create) for _ in range(8)]) == 1
+
+
+def test_stat_exists_and_list(make: Make) -> None:
+    """Sizes as a reader of the cache sees them; prefixes. [2.20]"""
+    rig = make({"a/1": b"1", "a/2": b"22", "b": b"333"})
+    rig.open("r+b", key="b").append(b"4444")
+    assert rig.volume.stat("b").size == 7
+    assert isinstance(rig.volume.stat("b"), FileStat)
+    assert rig.volume.exists("a/1")
+    assert not rig.volume.exists("a")
+    listed = {stat.key: stat.size for stat in rig.volume.list()}
+    assert listed == {"a/1": 1, "a/2": 2, "b": 7}
+    assert [stat.key for stat in rig.volume.list("a/")] == ["a/1", "a/2"]
+
+
+def test_a_created_file_is_there_before_it_is_committed(make: Make) -> None:
+    """For open, stat and exists of this cache. [2.20]"""
+    rig = make()
+    file = rig.open("xb", key="new")
+    file.pwrite(b"12345", 0)
+    assert rig.volume.exists("new")
+    assert rig.volume.stat("new").size == 5
+    assert rig.open("rb", key="new").pread(10, 0) == b"12345"
+
+
+def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
+    """Unwritten bytes too; a new file of that name is another file. [2.20]"""
+    rig = make({KEY: DATA})
+    old = rig.open("r+b")
+    old.pread(PAGE, 0)
+    old.pwrite(b"unwritten", 0)
+    rig.volume.remove(KEY)
+    assert not rig.volume.exists(KEY)
+    assert old.pread(PAGE, 0) == b"unwritten" + DATA[9:PAGE]
+    old.pwrite(b"more", 100)
+    new = rig.open("xb+")
+    new.pwrite(b"new file", 0)
+    assert old.pread(4, 100) == b"more"
+    assert new.pread(100, 0) == b"new file"
+    old.close()
+    new.fsync()
+    assert rig.backend.committed(KEY) == b"new file"
+
+
+def test_unwritten_bytes_of_a_removed_file_are_dropped_silently(make: Make) -> None:
+    """At the last close; nobody can want them any more. [2.20]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"x" * PAGE, 0)
+    rig.volume.remove(KEY)
+    file.close()
+    rig.volume.sync(20)
+    assert rig.cache.stats().dirty == 0
+    assert rig.cache.close() == []
+
+
+def test_rename_takes_content_and_dirty_bytes_along(make: Make) -> None:
+    """Open handles follow; the old name is free. [2.20]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    rig.volume.rename(KEY, "moved")
+    assert not rig.volume.exists(KEY)
+    file.pwrite(b"after", 5)
+    file.fsync()
+    assert rig.open("rb", key="moved").pread(20, 0) == b"dirtyafter" + DATA[10:20]
+    assert rig.backend.committed("moved") == b"dirtyafter" + DATA[10:]
+
+
+def test_rename_over_an_open_file_leaves_its_handles_the_old_one(make: Make) -> None:
+    """The destination behaves as removed. [2.20]"""
+    rig = make({"a": b"A" * 5000, "b": b"B" * 5000})
+    old = rig.open("r+b", key="b")
+    assert old.pread(5000, 0) == b"B" * 5000
+    rig.volume.rename("a", "b")
+    assert old.pread(5000, 0) == b"B" * 5000
+    assert rig.open("rb", key="b").pread(5000, 0) == b"A" * 5000
+    assert not rig.volume.exists("a")
+
+
+def test_rename_without_replace_is_refused(make: Make) -> None:
+    """FileExistsError, both stay. [2.20]"""
+    rig = make({"a": b"A", "b": b"B"})
+    with pytest.raises(FileExistsError):
+        rig.volume.rename("a", "b", replace=False)
+    assert rig.open("rb", key="a").pread(5, 0) == b"A"
+    assert rig.open("rb", key="b").pread(5, 0) == b"B"
+
+
+def test_keys_may_be_any_hashable(make: Make) -> None:
+    """Numbers, tuples, paths of bytes; they come back in stat and errors. [2.20]"""
+    rig = make({7: b"seven", ("bucket", "key"): b"pair"})
+    assert rig.open("rb", key=7).pread(10, 0) == b"seven"
+    file = rig.open("r+b", key=("bucket", "key"))
+    assert file.key == ("bucket", "key")
+    file.append(b"!")
+    file.fsync()
+    assert rig.backend.committed(("bucket", "key")) == b"pair!"
+    with pytest.raises(TypeError):
+        rig.volume.open(["no", "key"])  # type: ignore[arg-type]
+
+
+def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
+    """Other names are served meanwhile. [T-78, 2.20]"""
+    rig = make({"slow": DATA, "fast": DATA})
+    gate = rig.backend.gate("open", "slow")
+    slow = Task(rig.volume.open, "slow", "rb")
+    gate.wait_entered()
+    with Task(rig.volume.open, "fast", "rb").result() as fast:
+        assert fast.pread(10, 0) == DATA[:10]
+    assert slow.waits(0.02)
+    gate.open()
+    slow.result().close()
+
+
+def test_a_changed_version_drops_clean_pages_at_open(make: Make) -> None:
+    """close-to-open: who opens later sees what was stored later. [T-30, 2.20]"""
+    rig = make({KEY: DATA})
+    with rig.open("rb") as file:
+        file.pread(3 * PAGE, 0)
+    rig.backend.change_remotely(KEY, b"changed elsewhere")
+    assert rig.open("rb").pread(3 * PAGE, 0) == b"changed elsewhere"
+
+
+def test_an_unchanged_version_keeps_the_pages(make: Make) -> None:
+    """Opening again reads nothing. [T-30]"""
+    rig = make({KEY: DATA})
+    with rig.open("rb") as file:
+        file.pread(3 * PAGE, 0)
+    rig.backend.forget_calls()
+    assert rig.open("rb").pread(3 * PAGE, 0) == DATA
+    assert rig.backend.seen("read_into") == []
+
+
+def test_own_writes_are_no_remote_change(make: Make) -> None:
+    """After write and commit the pages are kept at the next open. [2.19]"""
+    rig = make({KEY: DATA})
+    with rig.open("r+b") as file:
+        file.pread(3 * PAGE, 0)
+        file.pwrite(b"own", 0)
+        file.fsync()
+    rig.backend.forget_calls()
+    assert rig.open("rb").pread(3 * PAGE, 0) == b"own" + DATA[3:]
+    assert rig.backend.seen("read_into") == []
+
+
+def test_keep_cache_does_not_look(make: Make) -> None:
+    """The cached pages are served whatever happened to the store. [T-30, 2.20]"""
+    rig = make({KEY: DATA})
+    with rig.open("rb") as file:
+        file.pread(3 * PAGE, 0)
+    rig.backend.change_remotely(KEY, pattern(3 * PAGE, seed=8))
+    assert rig.open("rb", keep_cache=True).pread(3 * PAGE, 0) == DATA
+
+
+def test_an_announced_remote_change_is_read_anew(make: Make) -> None:
+    """invalidate_remote on an open file: its clean bytes are not served any more. [2.19]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    file.pread(3 * PAGE, 0)
+    rig.backend.change_remotely(KEY, pattern(3 * PAGE, seed=8))
+    rig.volume.invalidate_remote(KEY)
+    assert file.pread(3 * PAGE, 0) == pattern(3 * PAGE, seed=8)
+
+
+@pytest.mark.parametrize("alias", ["./a", "sub/../a", "link", "hard", ".//a"])
+def test_two_names_of_one_object_are_one_file(tree: Volume, tmp_path: Path, alias: str) -> None:
+    """Spellings, symbolic and hard links reach the same cached object, or the name is refused. [T-67, 2.20]"""
+    (tmp_path / "root" / "link").symlink_to("a")
+    (tmp_path / "root" / "hard").hardlink_to(tmp_path / "root" / "a")
+    with tree.open("a", "r+b") as one:
+        one.pwrite(b"not written back", 0)
+        try:
+            two = tree.open(alias, "r+b")
+        except (ValueError, PermissionError):
+            assert ".." in alias, "only a name with .. may be refused"
+            return
+        with two:
+            assert two.pread(16, 0) == b"not written back"
+            two.pwrite(b"NOT", 0)
+            assert one.pread(16, 0) == b"NOT written back"
+    tree.sync(20)
+    assert (tmp_path / "root" / "a").read_bytes() == b"NOT written back" + DATA[16:]
+
+
+@pytest.mark.parametrize(
+    "key", ["../outside", "sub/../../outside", "way-out", "out-dir/outside", "absolute", "", "a\0b"]
+)
+def test_keys_cannot_leave_the_root(tree: Volume, tmp_path: Path, key: str) -> None:
+    """`..`, absolute paths and symbolic links out of it are refused, for every verb. [T-59]"""
+    key = str(tmp_path / "outside") if key == "absolute" else key
+    (tmp_path / "root" / "way-out").symlink_to(tmp_path / "outside")
+    (tmp_path / "root" / "out-dir").symlink_to(tmp_path)
+    for call in (
+        lambda: tree.open(key, "rb"),
+        lambda: tree.open(key, "r+b"),
+        lambda: tree.open(key, "wb"),
+        lambda: tree.truncate(key, 0),
+        lambda: tree.rename("a", key) if key != "way-out" else tree.open(key),
+    ):
+        with pytest.raises((OSError, ValueError)):
+            call()
+    assert (tmp_path / "outside").read_bytes() == b"secret"
+    assert (tmp_path / "root" / "a").read_bytes() == DATA
+
+
+def test_a_directory_is_no_file(tree: Volume) -> None:
+    """IsADirectoryError, reading and writing. [2.20]"""
+    for mode in ("rb", "r+b", "wb"):
+        with pytest.raises(IsADirectoryError):
+            tree.open("sub", mode)
+
+
+def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
+    """Handles go on as in POSIX; a new open says that it is gone. [2.20]"""
+    with tree.open("a", "r+b") as file:
+        assert file.pread(10, 0) == DATA[:10]
+        (tmp_path / "root" / "a").unlink()
+        assert file.pread(len(DATA), 0) == DATA
+        file.pwrite(b"x", 0)
+        file.fsync()
+    with pytest.raises(FileNotFoundError):
+        tree.open("a", "rb")
+    with tree.open("a", "xb") as file:
+        file.write(b"new")
+    tree.sync(20)
+    assert (tmp_path / "root" / "a").read_bytes() == b"new"
+
+
+def test_a_file_replaced_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
+    """The next open reads the new one. [2.19]"""
+    with tree.open("a", "rb") as file:
+        file.pread(len(DATA), 0)
+    (tmp_path / "root" / "new").write_bytes(b"replaced" * 1000)
+    (tmp_path / "root" / "new").replace(tmp_path / "root" / "a")
+    with tree.open("a", "rb") as file:
+        assert file.pread(20_000, 0) == b"replaced" * 1000
+
+
+def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
+    """An open handle gets zeros, a short read or an OSError: no hang, no crash; the next open is right. [2.3]"""
+    with tree.open("a", "rb") as file:
+        file.pread(10, 0)
+        os.truncate(tmp_path / "root" / "a", 100)
+        try:
+            data = Task(file.pread, PAGE, 2 * PAGE).result()
+        except OSError:
+            data = b""
+        assert set(data) <= {0}
+    with tree.open("a", "rb") as file:
+        assert file.pread(len(DATA), 0) == DATA[:100]
+
+
+def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
+    """1 500 opened, written and closed files with RLIMIT_NOFILE 256. [T-68, 2.20]"""
+    program = textwrap.dedent("""
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        from pagecache import PageCache
+        with PageCache("16MiB") as cache:
+            volume = cache.attach("dir:" + sys.argv[1])
+            for i in range(1500):
+                with volume.open(f"f{i}", "w+b") as file:
+                    file.pwrite(b"%d" % i * 100, 0)
+            volume.sync()
+            for i in range(0, 1500, 7):
+                with volume.open(f"f{i}", "rb") as file:
+                    assert file.pread(1000, 0) == b"%d" % i * 100
+        """)
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=100, env=env, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
+
+
+def test_many_files_on_a_cache_of_few_pages(make: Make) -> None:
+    """Objects cost descriptors, not pages. [2.20]"""
+    rig = make(capacity="64KiB", dirty_background=0.25, dirty_limit=0.5)
+    for i in range(300):
+        with rig.volume.open(f"f{i}", "xb") as file:
+            file.write(b"%d" % i * 50)
+    rig.volume.sync(20)
+    assert all(rig.backend.committed(f"f{i}") == b"%d" % i * 50 for i in range(300))
+    assert len(list(rig.volume.list())) == 300

@@ -1,0 +1,327 @@
+"""A handle is an io.RawIOBase: the same calls on an unbuffered file of the operating system give the same answers."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache import CachedFile, PageCache
+
+from .rig import KEY, PAGE, Rig, make_rig, pattern
+
+Make = Callable[..., Rig]
+START = pattern(10_000)
+MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
+
+
+def outcome(function: Callable[[], Any]) -> Any:
+    """What a call answers, or the kind of error it raises."""
+    try:
+        answer = function()
+    except FileNotFoundError:
+        return FileNotFoundError
+    except FileExistsError:
+        return FileExistsError
+    except (OSError, ValueError):
+        return "refused"  # FileIO itself is of two minds about which of them
+    return answer
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("mode", [m for mode in MODES for m in (mode, mode + "b", mode[0] + "b" + mode[1:])])
+def test_every_mode_does_what_open_does(make: Make, tmp_path: Path, mode: str, exists: bool) -> None:
+    """Creation, truncation, refusal, first position, what may be called, and the content afterwards. [T-59]"""
+    path = tmp_path / KEY
+    if exists:
+        path.write_bytes(START)
+    rig = make({KEY: START} if exists else {})
+    real = outcome(lambda: open(path, mode if "b" in mode else mode + "b", buffering=0))  # noqa: SIM115
+    ours = outcome(lambda: rig.open(mode))
+    if real == "refused" or isinstance(real, type):
+        assert ours == real
+        return
+    script: list[Callable[[Any], Any]] = [
+        lambda f: f.readable(),
+        lambda f: f.writable(),
+        lambda f: f.seekable(),
+        lambda f: f.isatty(),
+        lambda f: f.closed,
+        lambda f: f.tell(),
+        lambda f: f.read(5),
+        lambda f: f.write(b"written"),
+        lambda f: f.tell(),
+        lambda f: f.seek(2),
+        lambda f: f.write(b"more"),
+        lambda f: f.seek(0, os.SEEK_END),
+        lambda f: f.truncate(5000),
+        lambda f: f.tell(),
+        lambda f: f.seek(0),
+        lambda f: f.readall(),
+    ]
+    with real, ours:
+        for step, call in enumerate(script):
+            assert outcome(lambda call=call: call(ours)) == outcome(lambda call=call: call(real)), f"step {step}"
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == path.read_bytes()
+
+
+def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path) -> None:
+    """Every string of up to three letters; text mode is refused. [T-59]"""
+    rig = make({KEY: START})
+    (tmp_path / KEY).write_bytes(START)
+    for letters in itertools.chain.from_iterable(itertools.product("rwxa+btU", repeat=n) for n in range(4)):
+        mode = "".join(letters)
+        if "x" in mode or mode[:1] in ("b", "+"):
+            continue  # the file exists: see above; and the letters in another order may be accepted or not
+        try:
+            open(tmp_path / KEY, mode if "b" in mode else mode + "b", buffering=0).close()
+        except ValueError:
+            with pytest.raises(ValueError):
+                rig.volume.open(KEY, mode)
+        else:
+            rig.volume.open(KEY, mode).close()
+
+
+@pytest.mark.parametrize(
+    "mode", ["t", "rt", "wt", "r+t", "tr", "", "+", "b", "rw", "rr", "U", "wx", "rb+b", "x++", "r ", "R", "1"]
+)
+def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: str) -> None:
+    """And creates nothing. [T-59]"""
+    rig = make()
+    with pytest.raises(ValueError) as caught:
+        rig.volume.open("new", mode)
+    assert repr(mode) in str(caught.value)
+    assert not rig.volume.exists("new")
+
+
+@pytest.mark.parametrize(
+    ("flags", "readable", "writable"),
+    [
+        (os.O_RDONLY, True, False),
+        (os.O_WRONLY, False, True),
+        (os.O_RDWR, True, True),
+    ],
+)
+def test_flags_choose_the_access(make: Make, flags: int, readable: bool, writable: bool) -> None:
+    """`flags` instead of a mode string. [T-59]"""
+    rig = make({KEY: START})
+    with rig.volume.open(KEY, flags=flags) as file:
+        assert (file.readable(), file.writable()) == (readable, writable)
+        assert file.size == len(START)
+
+
+def test_flags_create_truncate_append_and_exclude(make: Make) -> None:
+    """O_CREAT, O_EXCL, O_TRUNC and O_APPEND as in os.open. [T-59]"""
+    rig = make({KEY: START})
+    with pytest.raises(FileNotFoundError):
+        rig.volume.open("new", flags=os.O_RDWR)
+    rig.volume.open("new", flags=os.O_RDWR | os.O_CREAT).close()
+    assert rig.volume.exists("new")
+    with pytest.raises(FileExistsError):
+        rig.volume.open("new", flags=os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    with rig.volume.open(KEY, flags=os.O_WRONLY | os.O_APPEND) as file:
+        file.write(b"tail")
+        file.seek(0)
+        file.write(b"more")
+    with rig.volume.open(KEY, flags=os.O_RDWR) as file:
+        assert file.pread(20_000, 0) == START + b"tailmore"
+    with rig.volume.open(KEY, flags=os.O_RDWR | os.O_TRUNC) as file:
+        assert file.size == 0
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("read"), st.integers(-1, 6000)),
+    st.tuples(st.just("readinto"), st.integers(0, 6000)),
+    st.tuples(st.just("readall")),
+    st.tuples(st.just("readline"), st.integers(-1, 50)),
+    st.tuples(st.just("write"), st.binary(max_size=20)),
+    st.tuples(st.just("write"), st.builds(lambda n: b"\n" * n, st.integers(0, 5000))),
+    st.tuples(st.just("seek"), st.integers(-10, 15_000), st.sampled_from([0, 0, 0, 1, 2])),
+    st.tuples(st.just("seek"), st.integers(-200, 200), st.sampled_from([1, 2])),
+    st.tuples(st.just("truncate"), st.one_of(st.none(), st.integers(-1, 15_000))),
+    st.tuples(st.just("tell")),
+)
+
+
+@settings(max_examples=60)
+@given(mode=st.sampled_from(["r+b", "w+b", "a+b", "rb", "ab"]), steps=st.lists(STEPS, max_size=25))
+def test_any_sequence_of_calls_answers_as_an_unbuffered_file(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, steps: list[tuple[Any, ...]]
+) -> None:
+    """read, readinto, readall, readline, write, seek, truncate, tell against FileIO. [T-59]"""
+    path = tmp_path_factory.mktemp("real") / KEY
+    path.write_bytes(START)
+    rig = make_rig({KEY: START}, capacity="64KiB")
+    try:
+        with open(path, mode, buffering=0) as real, rig.open(mode) as ours:
+            for name, *args in steps:
+                if name == "readinto":
+                    here, there = bytearray(args[0]), bytearray(args[0])
+                    assert outcome(lambda: ours.readinto(here)) == outcome(lambda: real.readinto(there))  # noqa: B023
+                    assert here == there
+                else:
+                    call = [outcome(lambda f=f: getattr(f, name)(*args)) for f in (ours, real)]  # noqa: B023
+                    assert call[0] == call[1], (name, args)
+                assert ours.tell() == real.tell()
+        rig.volume.sync(20)
+        assert rig.backend.committed(KEY) == path.read_bytes()
+    finally:
+        rig.finish()
+
+
+def test_positional_calls_do_not_move_the_position(make: Make) -> None:
+    """pread, pwrite, append and truncate leave `tell` alone; two handles have two positions."""
+    rig = make({KEY: START})
+    file, other = rig.open("r+b"), rig.open("r+b")
+    file.seek(77)
+    file.pread(100, 0)
+    file.pwrite(b"x", 5)
+    file.append(b"y")
+    file.truncate(50)
+    assert (file.tell(), other.tell()) == (77, 0)
+    assert file.read() == b""
+
+
+def test_read_of_everything_and_readall(make: Make) -> None:
+    """From the position to the end; empty at and beyond it."""
+    rig = make({KEY: START})
+    file = rig.open("rb")
+    file.seek(9000)
+    assert file.readall() == START[9000:]
+    assert file.readall() == b""
+    file.seek(9999)
+    assert file.read() == START[9999:]
+    file.seek(50_000)
+    assert file.read(10) == b""
+    assert file.tell() == 50_000
+
+
+def test_lines(make: Make) -> None:
+    """Iteration, readline, readlines, writelines."""
+    rig = make()
+    lines = [b"one\n", b"\n", b"x" * 5000 + b"\n", b"last"]
+    with rig.open("w+b") as file:
+        file.writelines(lines)
+        file.seek(0)
+        assert list(file) == lines
+        file.seek(0)
+        assert file.readline() == b"one\n"
+        assert file.readlines() == lines[1:]
+
+
+def test_a_closed_handle_refuses_everything(make: Make) -> None:
+    """ValueError, as for any closed file; close itself may be repeated. [2.1]"""
+    rig = make({KEY: START})
+    file = rig.open("r+b")
+    file.close()
+    file.close()
+    assert file.closed
+    calls: list[Callable[[CachedFile], object]] = [
+        lambda f: f.pread(1, 0),
+        lambda f: f.pread_into(bytearray(1), 0),
+        lambda f: f.preadv([bytearray(1)], 0),
+        lambda f: f.pwrite(b"x", 0),
+        lambda f: f.pwritev([b"x"], 0),
+        lambda f: f.try_pread(1, 0),
+        lambda f: f.try_pwrite(b"x", 0),
+        lambda f: f.append(b"x"),
+        lambda f: f.truncate(0),
+        lambda f: f.punch_hole(0, 1),
+        lambda f: f.zero_range(0, 1),
+        lambda f: f.prefetch(),
+        lambda f: f.view(0, 1),
+        lambda f: f.flush(),
+        lambda f: f.fsync(),
+        lambda f: f.sync_range(0, 1),
+        lambda f: f.read(1),
+        lambda f: f.readinto(bytearray(1)),
+        lambda f: f.readall(),
+        lambda f: f.write(b"x"),
+        lambda f: f.seek(0),
+        lambda f: f.tell(),
+        lambda f: f.readable(),
+        lambda f: f.writable(),
+        lambda f: f.seekable(),
+        lambda f: f.isatty(),
+        lambda f: f.__enter__(),
+        lambda f: next(f),
+        lambda f: f.readline(),
+        lambda f: f.size,
+        lambda f: f.pread(0, 0),
+        lambda f: f.pwrite(b"", 0),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(ValueError):
+            pytest.fail(f"call {number} answered {call(file)!r}")
+    assert rig.backend.written(KEY) == START
+
+
+def test_leaving_a_with_block_closes(make: Make) -> None:
+    """Also when the body raises; what was written stays. [2.20]"""
+    rig = make({KEY: START})
+    with rig.volume.open(KEY, "r+b") as file:
+        assert not file.closed
+    assert file.closed
+    with pytest.raises(ZeroDivisionError), rig.volume.open(KEY, "r+b") as file:
+        file.pwrite(b"kept", 0)
+        raise ZeroDivisionError
+    assert file.closed
+    assert rig.backend.written(KEY)[:4] == b"kept"
+
+
+def test_a_handle_is_what_it_says(make: Make) -> None:
+    """Attributes; no descriptor to be had; a RawIOBase for isinstance."""
+    rig = make({KEY: START})
+    file = rig.open("r+b")
+    assert isinstance(file, io.RawIOBase)
+    assert (file.key, file.volume, file.size) == (KEY, rig.volume, len(START))
+    assert KEY in str(file.name)
+    assert "r" in file.mode
+    assert "+" in file.mode
+    assert KEY in repr(file)
+    with pytest.raises(io.UnsupportedOperation):
+        file.fileno()
+
+
+@pytest.mark.parametrize("whence", [os.SEEK_SET, os.SEEK_CUR, os.SEEK_END])
+def test_seek_counts_from_start_position_or_end(make: Make, whence: int) -> None:
+    """A position before the start is refused and leaves the old one."""
+    rig = make({KEY: START})
+    file = rig.open("rb")
+    file.seek(100)
+    base = {os.SEEK_SET: 0, os.SEEK_CUR: 100, os.SEEK_END: len(START)}[whence]
+    assert file.seek(7, whence) == base + 7
+    file.seek(100)
+    with pytest.raises((ValueError, OSError)):
+        file.seek(-base - 1, whence)
+    assert file.tell() == 100
+
+
+@pytest.mark.parametrize("whence", [-1, 17, 1.5, "start", None])
+def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
+    """And the position stays. [T-59]"""
+    file = make({KEY: START}).open("rb")
+    file.seek(100)
+    with pytest.raises((ValueError, TypeError, OSError)):
+        file.seek(0, whence)
+    assert file.tell() == 100
+
+
+def test_the_whole_protocol_on_a_directory(tmp_path: Path) -> None:
+    """The same handle on real files: what is written is what another program reads."""
+    (tmp_path / "in").write_bytes(START)
+    with PageCache("256KiB") as cache:
+        volume = cache.attach(f"dir:{tmp_path}")
+        with volume.open("in", "rb") as source, volume.open("out", "xb") as target:
+            while piece := source.read(777):
+                assert target.write(piece) == len(piece)
+            target.truncate(PAGE)
+    assert (tmp_path / "out").read_bytes() == START[:PAGE]

@@ -1,0 +1,370 @@
+"""Reads: what is asked of the backend, what waits for it and what does not."""
+
+from __future__ import annotations
+
+import array
+import errno
+import random
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import numpy
+import pytest
+
+from pagecache import Advice
+
+from .backends import RecordingBackend, short
+from .rig import KEY, PAGE, Rig, Task, pattern
+
+Make = Callable[..., Rig]
+CONTENT = pattern(16 * PAGE)
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    """A volume with one file of 16 pages."""
+    return make({KEY: CONTENT})
+
+
+def asked(backend: RecordingBackend) -> list[tuple[int, int]]:
+    return [(call.offset, call.length) for call in backend.seen("read_into")]
+
+
+def test_a_page_is_read_from_the_backend_once(stored: Rig) -> None:
+    """The second read of the same bytes is a hit. [2.2]"""
+    file = stored.open("rb")
+    assert file.pread(100, 50) == CONTENT[50:150]
+    stored.backend.forget_calls()
+    assert file.pread(PAGE, 0) == CONTENT[:PAGE]
+    assert file.pread(1, PAGE - 1) == CONTENT[PAGE - 1 : PAGE]
+    assert stored.backend.calls == []
+
+
+def test_a_hit_runs_no_python_code(stored: Rig) -> None:
+    """One C call: the profiler sees no frame but that of the loop itself. [2.2]"""
+    file = stored.open("r+b")
+    buffer = bytearray(100)
+    file.pread(PAGE, 0)
+    frames: list[str] = []
+
+    def profiler(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call":
+            frames.append(frame.f_code.co_qualname)
+
+    sys.setprofile(profiler)
+    try:
+        file.pread(100, 10)
+        file.pread_into(buffer, 10)
+        file.try_pread(100, 10)
+        file.pwrite(b"written", 10)
+        file.try_pwrite(b"written", 10)
+        file.read(100)
+        file.readinto(buffer)
+        file.write(b"written")
+    finally:
+        sys.setprofile(None)
+    assert frames == []
+
+
+def test_another_handle_of_the_file_shares_its_pages(stored: Rig) -> None:
+    """Handles share the cached object, not copies of it. [2.20]"""
+    stored.open("rb").pread(PAGE, 0)
+    other = stored.open("rb")
+    stored.backend.forget_calls()
+    assert other.pread(PAGE, 0) == CONTENT[:PAGE]
+    assert asked(stored.backend) == []
+
+
+def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
+    """`read_ahead=0` reads no page that was not asked for. [2.6]"""
+    stored.open("rb").pread(3, 5 * PAGE - 1)
+    assert all(offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in asked(stored.backend))
+
+
+def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
+    """All or raise: what is missing is missing from the file. [K13]"""
+    file = make({KEY: CONTENT[:10_000]}).open("rb")
+    assert file.pread(20_000, 0) == CONTENT[:10_000]
+    assert file.pread(20_000, 9_990) == CONTENT[9_990:10_000]
+    assert file.pread(5, 10_000) == b""
+    assert file.pread(5, 1 << 40) == b""
+
+
+def test_a_read_of_nothing_calls_nobody(stored: Rig) -> None:
+    """Zero-length operations succeed and touch nothing. [2.1]"""
+    file = stored.open("rb")
+    stored.backend.forget_calls()
+    assert file.pread(0, 0) == b""
+    assert file.pread_into(bytearray(), 0) == 0
+    assert file.preadv([], 0) == 0
+    assert file.preadv([bytearray(), bytearray()], 5) == 0
+    assert stored.backend.calls == []
+
+
+@pytest.mark.parametrize("offset", [0, 1, PAGE - 3, 15 * PAGE + 5, 16 * PAGE - 1, 16 * PAGE])
+def test_pread_into_fills_any_buffer_and_leaves_the_rest_alone(stored: Rig, offset: int) -> None:
+    """Bytes beyond the end of the file keep what was in the buffer. [2.5]"""
+    file = stored.open("rb")
+    wanted = CONTENT[offset : offset + 8000]
+    for buffer in (bytearray(b"\xaa" * 8000), array.array("q", [-1] * 1000), numpy.full((10, 100), 0xAA, dtype="u8")):
+        before = bytes(memoryview(buffer).cast("B"))
+        assert file.pread_into(buffer, offset) == len(wanted)
+        assert bytes(memoryview(buffer).cast("B")) == wanted + before[len(wanted) :]
+
+
+def test_preadv_fills_buffers_in_order(stored: Rig) -> None:
+    """Segments are filled one after another; empty ones are skipped. [2.1]"""
+    file = stored.open("rb")
+    buffers = [bytearray(10), bytearray(), bytearray(PAGE), bytearray(7)]
+    assert file.preadv(buffers, 33) == PAGE + 17
+    assert b"".join(buffers) == CONTENT[33 : 33 + PAGE + 17]
+    buffers = [bytearray(3), bytearray(3), bytearray(3)]
+    assert file.preadv(buffers, 16 * PAGE - 4) == 4
+    assert buffers == [bytearray(CONTENT[-4:-1]), bytearray(CONTENT[-1:] + b"\0\0"), bytearray(3)]
+
+
+def test_try_pread_answers_only_from_memory(stored: Rig) -> None:
+    """None instead of a backend call, the bytes where they are valid. [2.5]"""
+    file = stored.open("rb")
+    stored.backend.forget_calls()
+    assert file.try_pread(10, 0) is None
+    assert stored.backend.calls == []
+    file.pread(10, 0)
+    assert file.try_pread(10, 0) == CONTENT[:10]
+    assert file.try_pread(2 * PAGE, 0) is None
+    assert file.try_pread(10, 16 * PAGE) == b""
+
+
+def test_prefetch_makes_the_following_reads_hits(stored: Rig) -> None:
+    """With `wait` the bytes are there when it returns. [2.6]"""
+    file = stored.open("rb")
+    file.prefetch(wait=True)
+    assert file.try_pread(16 * PAGE, 0) == CONTENT
+    stored.volume.drop_clean()
+    file.prefetch_ranges([(0, 10), (5 * PAGE, PAGE)], wait=True)
+    assert file.try_pread(10, 0) == CONTENT[:10]
+    assert file.try_pread(PAGE, 5 * PAGE) == CONTENT[5 * PAGE : 6 * PAGE]
+    assert file.try_pread(1, 10 * PAGE) is None
+
+
+def test_prefetch_beyond_the_end_is_harmless(stored: Rig) -> None:
+    """Windows are cut at the end of the file. [2.6]"""
+    stored.open("rb").prefetch(15 * PAGE, 100 * PAGE, wait=True)
+    assert all(offset + length <= 16 * PAGE for offset, length in asked(stored.backend))
+
+
+def test_advice_drops_and_fetches(stored: Rig) -> None:
+    """DONTNEED frees clean bytes; every other hint is accepted and changes no byte. [2.6]"""
+    file = stored.open("rb")
+    file.pread(16 * PAGE, 0)
+    file.advise(Advice.DONTNEED)
+    assert file.try_pread(1, 0) is None
+    for advice in Advice:
+        file.advise(advice)
+        assert file.pread(16 * PAGE, 0) == CONTENT
+
+
+def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
+    """1 MiB in pieces of one page takes a small number of backend calls, none beyond the end of the file. [2.6]"""
+    content = pattern(256 * PAGE - 100)
+    rig = make({KEY: content}, options={"read_ahead": "256KiB"})
+    file = rig.open("rb")
+    pieces = [file.pread(PAGE, offset) for offset in range(0, len(content), PAGE)]
+    assert b"".join(pieces) == content
+    assert len(asked(rig.backend)) <= 24
+    assert all(offset + length <= len(content) for offset, length in asked(rig.backend))
+    assert sum(length for _offset, length in asked(rig.backend)) == len(content)
+
+
+def test_random_advice_reads_no_more_than_asked(make: Make) -> None:
+    """RANDOM switches read-ahead off for the handle. [2.6]"""
+    rig = make({KEY: pattern(256 * PAGE)}, options={"read_ahead": "256KiB"})
+    file = rig.open("rb")
+    file.advise(Advice.RANDOM)
+    for page in (3, 4, 5, 77, 78, 79, 80):
+        file.pread(PAGE, page * PAGE)
+    assert sum(length for _offset, length in asked(rig.backend)) == 7 * PAGE
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_read": "4KiB"},
+        {"max_read": "64KiB"},
+        {"max_read": 10_000},
+        {"max_vectors": 1},
+        {"max_vectors": 3},
+        {"boundary": "16KiB"},
+        {"boundary": "16KiB", "max_read": 12_288},
+        {"read_unit": 512},
+        {"read_unit": 65_536},
+        {"max_inflight": 1},
+    ],
+    ids=str,
+)
+def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]) -> None:
+    """Fills and read-ahead are cut to what the backend takes; the recorder notes what breaks a limit. [2.3, 2.26]"""
+    content = pattern(100 * PAGE + 1234)
+    rig = make({KEY: content}, limits=limits, options={"read_ahead": "64KiB"})
+    file = rig.open("rb")
+    assert file.pread(1 << 20, 0) == content
+    rig.volume.drop_clean()
+    rng = random.Random(1)
+    for _ in range(50):
+        offset, length = rng.randrange(len(content)), rng.randrange(40_000)
+        assert file.pread(length, offset) == content[offset : offset + length]
+    assert rig.backend.violations == []
+
+
+@pytest.mark.parametrize("step", [lambda n: 1 + n // 3, lambda n: max(n - 1, 1), lambda n: min(n, 777)])
+def test_short_answers_are_asked_again_for_the_rest(make: Make, step: Callable[[int], int]) -> None:
+    """Random offsets with a backend whose every read is short. [T-54, 2.3]"""
+    content = pattern(20 * PAGE + 77)
+    rig = make({KEY: content}, options={"read_ahead": "32KiB"}, capacity="64KiB")
+    rig.backend.fault("read_into", short(step), times=float("inf"))
+    file = rig.open("rb")
+    rng = random.Random(2)
+    for _ in range(150):
+        offset, length = rng.randrange(len(content)), rng.randrange(3 * PAGE)
+        assert file.pread(length, offset) == content[offset : offset + length]
+
+
+def test_one_byte_answers_reach_the_end(make: Make) -> None:
+    """Progress of one byte a call is progress. [T-54]"""
+    rig = make({KEY: CONTENT[:700]})
+    rig.backend.fault("read_into", short(1), times=float("inf"))
+    assert rig.open("rb").pread(1000, 0) == CONTENT[:700]
+
+
+def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
+    """Who finds the page being read waits for it instead of reading it again. [2.3]"""
+    file = stored.open("rb")
+    gate = stored.backend.gate("read_into")
+    first = Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    others = [Task(file.pread, 100, 10 * i) for i in range(4)]
+    assert all(other.waits(0.02) for other in others)
+    gate.open()
+    assert first.result() == CONTENT[:PAGE]
+    assert [other.result() for other in others] == [CONTENT[10 * i : 10 * i + 100] for i in range(4)]
+    assert len(asked(stored.backend)) == 1
+
+
+def test_reads_of_valid_bytes_go_on_beside_a_slow_fill(stored: Rig) -> None:
+    """A fill delays only those who want its bytes. [T-06, 2.2]"""
+    file = stored.open("rb")
+    file.pread(PAGE, 0)
+    gate = stored.backend.gate("read_into")
+    slow = Task(file.pread, PAGE, 8 * PAGE)
+    gate.wait_entered()
+    assert Task(file.pread, PAGE, 0).result() == CONTENT[:PAGE]
+    assert Task(stored.open("rb").pread, PAGE, 0).result() == CONTENT[:PAGE]
+    gate.open()
+    assert slow.result() == CONTENT[8 * PAGE : 9 * PAGE]
+
+
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+def test_a_reader_of_a_valid_page_never_waits_for_write_back(stored: Rig, op: str) -> None:
+    """Pages being written back, committed or dirtied again are read at once. [T-06, 2.2]"""
+    file = stored.open("r+b")
+    file.pwrite(b"one" * 1000, 100)
+    file.pread(PAGE, 0)
+    gate = stored.backend.gate(op)
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    expected = bytearray(CONTENT)
+    expected[100:3100] = b"one" * 1000
+    assert Task(file.pread, PAGE, 0).result() == expected[:PAGE]
+    file.pwrite(b"two", 200)
+    expected[200:203] = b"two"
+    assert Task(file.pread, PAGE, 0).result() == expected[:PAGE]
+    assert sync.waits(0.02)
+    gate.open()
+    sync.result()
+    file.fsync()
+    assert stored.backend.committed(KEY) == expected
+
+
+def test_a_reader_of_a_valid_page_never_waits_for_a_truncate(stored: Rig) -> None:
+    """A truncate that waits for the backend keeps nobody from reading what is there. [T-06, 2.17]"""
+    file = stored.open("r+b")
+    file.pread(2 * PAGE, 0)
+    gate = stored.backend.gate("truncate")
+    cut = Task(file.truncate, PAGE)
+    gate.wait_entered()
+    assert Task(file.pread, 100, 0).result() == CONTENT[:100]
+    gate.open()
+    cut.result()
+    assert file.pread(2 * PAGE, 0) == CONTENT[:PAGE]
+
+
+def test_a_transient_error_is_tried_again_within_the_read(stored: Rig) -> None:
+    """EIO twice, then data: the reader sees the data. [2.3, 2.14]"""
+    stored.backend.fault("read_into", OSError(errno.EIO, "flaky"), times=2)
+    assert stored.open("rb").pread(PAGE, 0) == CONTENT[:PAGE]
+    assert stored.cache.stats().retries >= 2
+
+
+def test_a_permanent_error_reaches_the_reader_at_once(stored: Rig) -> None:
+    """One call, the backend's errno, and the next read tries again. [2.3, 2.14]"""
+    file = stored.open("rb")
+    stored.backend.fault("read_into", PermissionError(errno.EACCES, "not for you"))
+    with pytest.raises(OSError, match="not for you") as caught:
+        file.pread(PAGE, 0)
+    assert caught.value.errno == errno.EACCES
+    assert len(asked(stored.backend)) == 1
+    assert file.pread(PAGE, 0) == CONTENT[:PAGE]
+
+
+def test_a_waiter_of_a_failed_fill_tries_for_itself(stored: Rig) -> None:
+    """The error belongs to the call that got it. [2.3]"""
+    file = stored.open("rb")
+    gate = stored.backend.gate("read_into")
+    stored.backend.fault("read_into", OSError(errno.EACCES, "once"))
+    first = Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    second = Task(file.pread, PAGE, 0)
+    assert second.waits(0.02)
+    gate.open()
+    with pytest.raises(OSError, match="once"):
+        first.result()
+    assert second.result() == CONTENT[:PAGE]
+
+
+def test_a_file_larger_than_the_cache_reads_right_twice(make: Make) -> None:
+    """Clean pages make room for others; memory stays below the capacity. [2.23, I-7]"""
+    content = pattern(100 * PAGE + 5)
+    rig = make({KEY: content}, capacity="64KiB", options={"read_ahead": "16KiB"})
+    file = rig.open("rb")
+    for _ in range(2):
+        for offset in range(0, len(content), 3000):
+            assert file.pread(3000, offset) == content[offset : offset + 3000]
+            assert rig.cache.stats().used <= 65_536
+    assert rig.cache.stats().evicted > 0
+
+
+def test_one_read_may_be_larger_than_the_cache(make: Make) -> None:
+    """A read does not need its bytes in memory all at once. [2.2]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, capacity="64KiB")
+    assert rig.open("rb").pread(len(content), 0) == content
+
+
+def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
+    """Nothing free: readers read past the cache, with local bytes laid over. [2.2, T-14]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, capacity="64KiB", dirty_background=0.98, dirty_limit=0.99, throttle_timeout=0.05)
+    file = rig.open("r+b")
+    expected = bytearray(content)
+    with rig.backend.gate("write_from", times=1000):
+        for page in range(16):
+            try:
+                file.pwrite(b"dirty" * 100, page * PAGE)
+            except BlockingIOError as error:
+                expected[page * PAGE : page * PAGE + error.characters_written] = (b"dirty" * 100)[
+                    : error.characters_written
+                ]
+                break
+            expected[page * PAGE : page * PAGE + 500] = b"dirty" * 100
+        assert Task(file.pread, len(content), 0).result() == expected

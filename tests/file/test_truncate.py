@@ -1,0 +1,298 @@
+"""Truncate, holes and zeroed ranges: sizes, zeros, and no byte that comes back."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache import WritebackError
+
+from .backends import RecordingBackend, failing_commit
+from .rig import FAST, KEY, PAGE, Rig, Task, make_rig, pattern
+
+Make = Callable[..., Rig]
+CONTENT = pattern(8 * PAGE)
+
+
+@pytest.fixture(params=[False, True], ids=["no punch_hole", "punch_hole"])
+def stored(make: Make, request: pytest.FixtureRequest) -> Rig:
+    """One file of 8 pages, on a backend without and with `punch_hole`."""
+    return make({KEY: CONTENT}, limits={"punch": request.param})
+
+
+def zeroed(content: bytes, offset: int, length: int) -> bytes:
+    end = min(offset + length, len(content))
+    return content[:offset] + bytes(max(end - offset, 0)) + content[max(end, offset) :]
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 123])
+@pytest.mark.parametrize("cached", [False, True])
+def test_truncate_down_then_up_shows_zeros(stored: Rig, size: int, cached: bool) -> None:
+    """What was cut off does not come back, in the cache or on the backend. [T-44, 2.17]"""
+    file = stored.open("r+b")
+    if cached:
+        file.pread(8 * PAGE, 0)
+    assert file.truncate(size) == size
+    assert file.size == size
+    assert file.pread(9 * PAGE, 0) == CONTENT[:size]
+    assert file.truncate(9 * PAGE) == 9 * PAGE
+    assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT[:size] + bytes(9 * PAGE - size)
+    stored.volume.invalidate(KEY)
+    assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
+
+
+def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig) -> None:
+    """They are never handed over. [2.17]"""
+    file = stored.open("r+b")
+    file.pwrite(b"d" * 4 * PAGE, 4 * PAGE)
+    file.truncate(5 * PAGE + 10)
+    assert sum(length for _offset, length in stored.volume.dirty_ranges(KEY)) == PAGE + 10
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT[: 4 * PAGE] + b"d" * (PAGE + 10)
+
+
+def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig) -> None:
+    """Old bytes of the page that held the end of the file are not seen again. [T-44, M8]"""
+    file = stored.open("r+b")
+    file.pread(8 * PAGE, 0)
+    file.truncate(100)
+    file.pwrite(b"x", 3000)
+    assert file.pread(PAGE, 0) == CONTENT[:100] + bytes(2900) + b"x"
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT[:100] + bytes(2900) + b"x"
+
+
+def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(stored: Rig) -> None:
+    """Down and up again with a view held across both. [T-44, M8]"""
+    file = stored.open("r+b")
+    old = file.view(0, PAGE)
+    file.truncate(1000)
+    file.truncate(PAGE)
+    with file.view(0, PAGE) as new:
+        assert new.tobytes() == CONTENT[:1000] + bytes(PAGE - 1000)
+    old.release()
+    assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(PAGE - 1000)
+
+
+def test_truncate_up_reads_nothing(stored: Rig) -> None:
+    """The gap is zeros without a backend read; the backend knows the new size. [2.17]"""
+    file = stored.open("r+b")
+    file.truncate(20 * PAGE)
+    stored.backend.forget_calls()
+    assert file.pread(12 * PAGE, 8 * PAGE) == bytes(12 * PAGE)
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT + bytes(12 * PAGE)
+
+
+def test_truncate_without_a_size_cuts_at_the_position(stored: Rig) -> None:
+    """As for any io object; the position stays. [2.17]"""
+    file = stored.open("r+b")
+    file.seek(1234)
+    assert file.truncate() == 1234
+    assert (file.size, file.tell()) == (1234, 1234)
+
+
+def test_every_handle_sees_the_new_size(stored: Rig) -> None:
+    """And so do stat and Volume.truncate. [2.17]"""
+    file, other = stored.open("r+b"), stored.open("rb")
+    file.truncate(100)
+    assert other.size == stored.volume.stat(KEY).size == 100
+    stored.volume.truncate(KEY, 200)
+    assert file.size == other.size == stored.volume.stat(KEY).size == 200
+    assert other.pread(1000, 0) == CONTENT[:100] + bytes(100)
+
+
+def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
+    """A definite no of the backend: size and content as before. [2.17]"""
+    file = stored.open("r+b")
+    file.pwrite(b"dirty", 6 * PAGE)
+    stored.backend.fault("truncate", OSError(errno.EPERM, "append only"))
+    with pytest.raises(OSError, match="append only"):
+        file.truncate(10)
+    assert file.size == 8 * PAGE
+    expected = CONTENT[: 6 * PAGE] + b"dirty" + CONTENT[6 * PAGE + 5 :]
+    assert file.pread(8 * PAGE, 0) == expected
+    file.fsync()
+    assert stored.backend.committed(KEY) == expected
+
+
+def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
+    """No write lands after it; the recorder notes overlaps. [T-29, 2.17]"""
+    file = stored.open("r+b")
+    file.pwrite(b"d" * 8 * PAGE, 0)
+    gate = stored.backend.gate("write_from")
+    flush = Task(file.flush)
+    gate.wait_entered()
+    cut = Task(file.truncate, 10)
+    assert cut.waits()
+    gate.open()
+    flush.result()
+    cut.result()
+    file.fsync()
+    assert stored.backend.committed(KEY) == b"d" * 10
+
+
+@pytest.mark.parametrize("method", ["punch_hole", "zero_range"])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        (0, PAGE),
+        (100, 50),
+        (100, PAGE),
+        (PAGE, 2 * PAGE),
+        (PAGE - 1, 2 * PAGE + 2),
+        (7 * PAGE + 9, 5 * PAGE),
+        (9 * PAGE, 10),
+        (5, 0),
+    ],
+)
+@pytest.mark.parametrize("state", ["uncached", "cached", "dirty"])
+def test_zeroed_ranges_read_as_zeros_and_keep_the_size(
+    stored: Rig, method: str, offset: int, length: int, state: str
+) -> None:
+    """Whatever was cached or dirty there; on the backend too. [T-45, 2.17]"""
+    file = stored.open("r+b")
+    content = CONTENT
+    if state != "uncached":
+        file.pread(8 * PAGE, 0)
+    if state == "dirty":
+        content = pattern(8 * PAGE, seed=3)
+        file.pwrite(content, 0)
+    getattr(file, method)(offset, length)
+    assert file.size == 8 * PAGE
+    assert file.pread(9 * PAGE, 0) == zeroed(content, offset, length)
+    file.fsync()
+    assert stored.backend.committed(KEY) == zeroed(content, offset, length)
+    stored.volume.invalidate(KEY)
+    assert file.pread(9 * PAGE, 0) == zeroed(content, offset, length)
+
+
+def test_a_hole_in_a_local_tail_keeps_the_size(stored: Rig) -> None:
+    """The file was extended and not yet written back. [T-75, 2.17]"""
+    file = stored.open("r+b")
+    file.pwrite(b"t" * 4 * PAGE, 8 * PAGE)
+    file.punch_hole(6 * PAGE, 6 * PAGE)
+    assert file.size == 12 * PAGE
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT[: 6 * PAGE] + bytes(6 * PAGE)
+    file.close()
+    assert stored.open("rb").size == 12 * PAGE
+
+
+def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
+    """Uncommitted without a dirty byte. [2.17]"""
+    file = stored.open("r+b")
+    file.truncate(3)
+    file.fsync()
+    assert stored.backend.committed(KEY) == CONTENT[:3]
+
+
+def test_truncate_down_beside_write_back_of_another_thread(make: Make) -> None:
+    """A writer, a flusher and a truncater on one file: no cut byte comes back. [T-15, T-29]"""
+    rig = make({KEY: b""})
+    file = rig.open("r+b")
+
+    def flushing() -> None:
+        for _ in range(200):
+            file.flush()
+
+    task = Task(flushing)
+    for size in range(200):
+        file.pwrite(b"\xff" * 3 * PAGE, 0)
+        file.truncate(size)
+        assert file.pread(4 * PAGE, 0) == b"\xff" * size
+        file.truncate(2 * PAGE)
+        assert file.pread(4 * PAGE, 0) == b"\xff" * size + bytes(2 * PAGE - size)
+    task.result()
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"\xff" * 199 + bytes(2 * PAGE - 199)
+
+
+OFFSETS = st.one_of(st.integers(0, 6 * PAGE), st.sampled_from([0, 1, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 6 * PAGE]))
+LENGTHS = st.one_of(st.integers(0, 3 * PAGE), st.sampled_from([1, PAGE, 2 * PAGE]))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), OFFSETS, LENGTHS),
+        st.tuples(st.just("truncate"), OFFSETS, st.none()),
+        st.tuples(st.sampled_from(["punch_hole", "zero_range"]), OFFSETS, LENGTHS),
+        st.tuples(st.sampled_from(["flush", "fsync", "drop_clean", "read"]), st.none(), st.none()),
+        st.tuples(st.just("commit fails"), st.sampled_from([errno.EIO, errno.ENOSPC]), st.booleans()),
+        st.tuples(st.just("write fails"), st.sampled_from([errno.EIO, errno.ENOSPC]), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=150)
+@given(steps=STEPS, punch=st.booleans())
+def test_any_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
+    """Writes, truncates, holes and zeroed ranges with failing commits that forget bytes. [T-45, 2.17]"""
+    check_steps(steps, punch)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000)
+@given(steps=STEPS, punch=st.booleans())
+def test_any_long_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
+    """The same, many more times. [T-45, 2.17]"""
+    check_steps(steps, punch)
+
+
+def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
+    """Run one sequence against the model."""
+    rig = make_rig(
+        {KEY: CONTENT[: 4 * PAGE + 7]},
+        capacity="128KiB",
+        backend=RecordingBackend({KEY: CONTENT[: 4 * PAGE + 7]}, punch=punch),
+        retry=FAST,
+    )
+    model = bytearray(CONTENT[: 4 * PAGE + 7])
+    try:
+        file = rig.open("r+b")
+        for seed, (what, offset, length) in enumerate(steps):
+            if what == "write":
+                data = pattern(length, seed)
+                file.pwrite(data, offset)
+                if data:
+                    model.extend(bytes(max(0, offset + length - len(model))))
+                    model[offset : offset + length] = data
+            elif what == "truncate":
+                file.truncate(offset)
+                model.extend(bytes(max(0, offset - len(model))))
+                del model[offset:]
+            elif what in ("punch_hole", "zero_range"):
+                try:
+                    getattr(file, what)(offset, length)
+                except WritebackError:
+                    pass  # the hole is there, only its commit failed
+                model[:] = zeroed(bytes(model), offset, length)
+            elif what == "commit fails":
+                rig.backend.fault("commit", failing_commit(OSError(offset, "commit"), forget=length))
+            elif what == "write fails":
+                rig.backend.fault("write_from", OSError(offset, "write"))
+            elif what == "drop_clean":
+                rig.volume.drop_clean(KEY)
+            elif what in ("flush", "fsync"):
+                try:
+                    getattr(file, what)()
+                except WritebackError:
+                    pass  # data is kept; what follows shows it
+                else:
+                    if what == "fsync":
+                        assert rig.backend.committed(KEY) == model
+            assert file.size == len(model)
+            assert file.pread(20 * PAGE, 0) == model
+            rig.cache.check()
+        rig.backend.clear_faults()
+        file.fsync()
+        assert rig.backend.committed(KEY) == model
+        assert rig.volume.dirty_ranges(KEY) == []
+    finally:
+        rig.finish()

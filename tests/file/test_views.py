@@ -1,0 +1,232 @@
+"""Read-only views: cache memory without a copy."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import numpy
+import pytest
+
+from pagecache import View
+
+from .rig import KEY, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+CONTENT = pattern(64 * PAGE + 100)
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    """A file of 64 pages and a bit on a cache that holds 32 pages."""
+    return make({KEY: CONTENT}, capacity=32 * PAGE)
+
+
+def press(rig: Rig) -> None:
+    """Read enough other data to push everything out that may go."""
+    rig.volume.open("other", "w+b").close()
+    with rig.volume.open("other", "r+b") as other:
+        other.truncate(200 * PAGE)
+        for page in range(200):
+            other.pread(PAGE, page * PAGE)
+    with rig.volume.open(KEY, "rb") as file:
+        for page in range(20, 64):
+            file.pread(PAGE, page * PAGE)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, PAGE), (0, 10 * PAGE), (5, 1), (4090, 20), (7000, 30_000), (64 * PAGE, 100)]
+)
+def test_segments_are_the_range(stored: Rig, offset: int, length: int) -> None:
+    """Ascending, together exactly the range, read-only. [2.21]"""
+    with stored.open("rb").view(offset, length) as view:
+        assert isinstance(view, View)
+        assert len(view) == length
+        assert b"".join(view.segments) == view.tobytes() == CONTENT[offset : offset + length]
+        assert isinstance(view.segments, tuple)
+        assert all(isinstance(segment, memoryview) and segment.readonly for segment in view.segments)
+        assert not view.detached
+
+
+def test_a_range_within_a_page_is_one_segment(stored: Rig) -> None:
+    """One segment where one folio holds it. [2.21]"""
+    with stored.open("rb").view(100, 1000) as view:
+        assert len(view.segments) == 1
+
+
+def test_a_view_of_nothing(stored: Rig) -> None:
+    """Zero length is a view without bytes, also at the end of the file. [2.1]"""
+    for offset in (0, len(CONTENT)):
+        with stored.open("rb").view(offset, 0) as view:
+            assert len(view) == 0
+            assert view.tobytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [
+        (0, len(CONTENT) + 1),
+        (len(CONTENT), 1),
+        (len(CONTENT) + 1, 0),
+        (1 << 40, 1),
+        (-1, 5),
+        (5, -1),
+        (1 << 62, 1 << 62),
+    ],
+)
+def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, length: int) -> None:
+    """Nothing is pinned by the refused call. [T-59, 2.21]"""
+    file = stored.open("rb")
+    with pytest.raises(ValueError):
+        file.view(offset, length)
+    assert stored.cache.stats().pinned == 0
+
+
+def test_a_view_costs_no_copy_of_what_is_cached(stored: Rig) -> None:
+    """Two views of the same bytes show the same memory. [2.21]"""
+    file = stored.open("rb")
+    with file.view(PAGE, PAGE) as one, file.view(PAGE, PAGE) as two:
+        arrays = [numpy.frombuffer(view.segments[0], dtype=numpy.uint8) for view in (one, two)]
+        assert arrays[0].__array_interface__["data"] == arrays[1].__array_interface__["data"]
+        del arrays
+
+
+def test_content_stays_under_memory_pressure(stored: Rig) -> None:
+    """Pinned pages are not evicted and not reused. [T-47, 2.21, I-8]"""
+    view = stored.open("rb").view(100, 6 * PAGE)
+    press(stored)
+    assert view.tobytes() == CONTENT[100 : 100 + 6 * PAGE]
+    assert stored.cache.stats().pinned > 0
+    view.release()
+    assert stored.cache.stats().pinned == 0
+
+
+def test_a_slice_keeps_the_memory_after_release(stored: Rig) -> None:
+    """The memory stays valid until the last memoryview or slice is gone. [T-47, 2.21]"""
+    view = stored.open("rb").view(0, PAGE)
+    kept = view.segments[0][10:20]
+    view.release()
+    press(stored)
+    assert kept == CONTENT[10:20]
+    kept.release()
+    del view, kept
+    gc.collect()
+    assert stored.cache.stats().pinned == 0
+
+
+def test_an_array_keeps_the_memory_after_release(stored: Rig) -> None:
+    """numpy.frombuffer pins like a slice; release of the view does not raise. [T-47, 2.21]"""
+    view = stored.open("rb").view(0, 2 * PAGE)
+    arrays = [numpy.frombuffer(segment, dtype=numpy.uint8) for segment in view.segments]
+    view.release()
+    del view
+    press(stored)
+    assert numpy.concatenate(arrays).tobytes() == CONTENT[: 2 * PAGE]
+    del arrays
+    gc.collect()
+    assert stored.cache.stats().pinned == 0
+
+
+def test_release_may_be_repeated(stored: Rig) -> None:
+    """It never raises; afterwards the segments are gone. [2.21]"""
+    view = stored.open("rb").view(0, PAGE)
+    view.release()
+    view.release()
+    with pytest.raises(ValueError):
+        view.tobytes()
+
+
+def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
+    """Without release, the collector does it. [T-48, 2.21]"""
+    file = stored.open("rb")
+    for _ in range(100):
+        file.view(0, 3 * PAGE)
+    gc.collect()
+    assert stored.cache.stats().pinned == 0
+    assert file.pread(len(CONTENT), 0) == CONTENT
+
+
+def test_a_view_outlives_its_handle(stored: Rig) -> None:
+    """Closing the file takes nothing from a reader. [T-47]"""
+    file = stored.open("rb")
+    view = file.view(0, 100)
+    file.close()
+    assert view.tobytes() == CONTENT[:100]
+    view.release()
+
+
+def test_a_view_outlives_the_cache(make: Make) -> None:
+    """The memory is not given back while somebody looks at it. [T-47, 1.4]"""
+    rig = make({KEY: CONTENT})
+    view = rig.open("rb").view(0, 10 * PAGE)
+    kept = view.segments[0][:PAGE]
+    rig.cache.close()
+    assert view.tobytes() == CONTENT[: 10 * PAGE]
+    view.release()
+    assert kept == CONTENT[:PAGE]
+    kept.release()
+
+
+def test_a_view_shows_later_writes_but_never_other_bytes(stored: Rig) -> None:
+    """Content may change by writes to the same range. [2.21]"""
+    file = stored.open("r+b")
+    with file.view(0, 100) as view:
+        file.pwrite(b"changed", 10)
+        seen = view.tobytes()
+        assert seen[:10] + seen[17:] == CONTENT[:10] + CONTENT[17:100]
+        assert file.pread(100, 0) == CONTENT[:10] + b"changed" + CONTENT[17:100]
+
+
+@pytest.mark.parametrize("cut", ["truncate", "invalidate", "remove"])
+def test_a_view_cut_off_keeps_its_bytes(stored: Rig, cut: str) -> None:
+    """`detached` tells; the memory stays what it was. [T-47, 2.21]"""
+    file = stored.open("r+b")
+    view = file.view(10 * PAGE, PAGE)
+    if cut == "truncate":
+        file.truncate(PAGE)
+        assert view.detached
+    elif cut == "invalidate":
+        stored.volume.invalidate(KEY)
+        assert view.detached
+    else:
+        stored.volume.remove(KEY)
+    press_other = stored.open("w+b", key="new")
+    press_other.truncate(100 * PAGE)
+    for page in range(100):
+        press_other.pread(PAGE, page * PAGE)
+    assert view.tobytes() == CONTENT[10 * PAGE : 11 * PAGE]
+    view.release()
+
+
+def test_a_view_of_dirty_bytes_through_write_back(stored: Rig) -> None:
+    """Pinned for reading, a page is still written back and cleaned. [2.21]"""
+    file = stored.open("r+b")
+    file.pwrite(b"d" * PAGE, 0)
+    with file.view(0, PAGE) as view:
+        file.fsync()
+        assert stored.volume.dirty_ranges(KEY) == []
+        assert view.tobytes() == b"d" * PAGE
+    assert stored.backend.committed(KEY) == b"d" * PAGE + CONTENT[PAGE:]
+
+
+def test_a_view_of_a_hole_is_zeros(stored: Rig) -> None:
+    """Bytes that were never written. [2.21]"""
+    file = stored.open("r+b")
+    file.truncate(len(CONTENT) + 10 * PAGE)
+    with file.view(len(CONTENT), 5 * PAGE) as view:
+        assert view.tobytes() == bytes(5 * PAGE)
+
+
+def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:
+    """Pinning everything fails in the end with an OSError; what is pinned stays right. [2.21]"""
+    file = stored.open("rb")
+    views: list[View] = []
+    with pytest.raises(OSError):
+        for page in range(64):
+            views.append(file.view(page * PAGE, PAGE))
+    for page, view in enumerate(views):
+        assert view.tobytes() == CONTENT[page * PAGE : (page + 1) * PAGE]
+    for view in views:
+        view.release()
+    views.clear()
+    assert file.pread(len(CONTENT), 0) == CONTENT

@@ -1,0 +1,389 @@
+"""Writes: which need a read, what other handles see, what goes to the backend as which bytes."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+
+import pagecache
+from pagecache import PageCache
+
+from .backends import RecordingBackend
+from .rig import KEY, PAGE, Rig, Task, pattern, spread
+
+Make = Callable[..., Rig]
+CONTENT = pattern(8 * PAGE)
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    """A volume with one file of 8 pages, none of them cached."""
+    return make({KEY: CONTENT})
+
+
+def reads(backend: RecordingBackend) -> list[tuple[int, int]]:
+    return [(call.offset, call.length) for call in backend.seen("read_into")]
+
+
+def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
+    """Content after writes of (offset, bytes)."""
+    result = bytearray(content)
+    for offset, data in changes:
+        result.extend(bytes(max(0, offset + len(data) - len(result))))
+        result[offset : offset + len(data)] = data
+    return bytes(result)
+
+
+def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
+    """The written bytes are valid and dirty by themselves; reading them back is no backend call either. [T-01, M7]"""
+    file = stored.open("r+b")
+    assert file.pwrite(b"x" * 100, 1000) == 100
+    assert file.pread(100, 1000) == b"x" * 100
+    assert file.pread(30, 1050) == b"x" * 30
+    assert reads(stored.backend) == []
+
+
+def test_a_later_read_fills_only_what_is_missing(stored: Rig) -> None:
+    """The fill does not touch the dirty bytes in the middle of the page. [T-01, M2]"""
+    file = stored.open("r+b")
+    file.pwrite(b"x" * 100, 1000)
+    assert file.pread(PAGE, 0) == patched(CONTENT, (1000, b"x" * 100))[:PAGE]
+    assert all(offset + length <= PAGE for offset, length in reads(stored.backend))
+    stored.backend.forget_calls()
+    assert file.pread(PAGE, 0) == patched(CONTENT, (1000, b"x" * 100))[:PAGE]
+    assert reads(stored.backend) == []
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, (1000, b"x" * 100))
+
+
+def test_a_write_of_a_whole_page_reads_nothing(stored: Rig) -> None:
+    """The page is wholly valid at once. [T-02]"""
+    file = stored.open("r+b")
+    file.pwrite(b"y" * PAGE, 2 * PAGE)
+    assert file.pread(PAGE, 2 * PAGE) == b"y" * PAGE
+    file.fsync()
+    assert reads(stored.backend) == []
+    assert stored.backend.committed(KEY) == patched(CONTENT, (2 * PAGE, b"y" * PAGE))
+
+
+def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> None:
+    """Each byte is right before and after the gaps are filled. [T-03, M7]"""
+    file = stored.open("r+b")
+    changes = [(500 * i + 7, bytes([65 + i]) * (100 + i)) for i in range(8)]
+    for offset, data in changes:
+        file.pwrite(data, offset)
+    for offset, data in changes:
+        assert file.pread(len(data), offset) == data
+    assert reads(stored.backend) == []
+    assert file.pread(2 * PAGE, 0) == patched(CONTENT, *changes)[: 2 * PAGE]
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+
+
+def test_eight_separate_writes_reach_the_backend_without_a_read(stored: Rig) -> None:
+    """Write-back sends the written bytes, not the page around them. [T-03, 2.12]"""
+    file = stored.open("r+b")
+    changes = [(500 * i + 7, bytes([65 + i]) * 50) for i in range(8)]
+    for offset, data in changes:
+        file.pwrite(data, offset)
+    file.fsync()
+    assert reads(stored.backend) == []
+    assert {(call.offset, call.length) for call in stored.backend.seen("write_from")} == {
+        (offset, len(data)) for offset, data in changes
+    }
+    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+
+
+def test_a_ninth_separate_write_is_right_too(stored: Rig) -> None:
+    """Without a free extent the missing bytes are read; nothing written is lost. [T-03, 2.7]"""
+    file = stored.open("r+b")
+    changes = [(200 * i + 3, bytes([65 + i]) * 40) for i in range(16)]
+    for offset, data in changes:
+        file.pwrite(data, offset)
+    assert file.pread(PAGE, 0) == patched(CONTENT, *changes)[:PAGE]
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+
+
+def test_many_separate_writes_through_a_write_only_handle(stored: Rig) -> None:
+    """More gaps than extents on a handle that cannot read. [2.7]"""
+    file = stored.open("r+b")
+    only_writes = stored.volume.open(KEY, flags=1)  # os.O_WRONLY
+    changes = [(120 * i + 3, bytes([65 + i]) * 20) for i in range(30)]
+    for offset, data in changes:
+        only_writes.pwrite(data, offset)
+    only_writes.close()
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
+
+
+def test_a_write_beyond_the_stored_end_reads_nothing(stored: Rig) -> None:
+    """The gap is zeros in the cache and on the backend. [2.7]"""
+    file = stored.open("r+b")
+    file.pwrite(b"far", 20 * PAGE + 5)
+    assert file.size == 20 * PAGE + 8
+    assert file.pread(30 * PAGE, 8 * PAGE) == bytes(12 * PAGE + 5) + b"far"
+    assert reads(stored.backend) == []
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, (20 * PAGE + 5, b"far"))
+
+
+def test_extending_inside_the_last_page_leaves_zeros_between(make: Make) -> None:
+    """The old end of the file lies inside a page, the gap after it is zeros. [M8, 2.7]"""
+    rig = make({KEY: CONTENT[:1000]})
+    file = rig.open("r+b")
+    file.pwrite(b"end", 2000)
+    assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(1000) + b"end"
+    file.fsync()
+    assert rig.backend.committed(KEY) == CONTENT[:1000] + bytes(1000) + b"end"
+
+
+def test_a_write_is_seen_by_every_other_handle_at_once(stored: Rig) -> None:
+    """One object, one content. [2.5]"""
+    writer, reader = stored.open("r+b"), stored.open("rb")
+    reader.pread(PAGE, 0)
+    writer.pwrite(b"new", 10)
+    assert reader.pread(5, 9) == CONTENT[9:10] + b"new" + CONTENT[13:14]
+    writer.pwrite(b"longer", 8 * PAGE)
+    assert reader.size == 8 * PAGE + 6
+    assert reader.pread(10, 8 * PAGE) == b"longer"
+
+
+def test_nothing_reaches_the_backend_before_it_is_asked_for(stored: Rig) -> None:
+    """Write-back: the writer pays for memory only. [2.7]"""
+    file = stored.open("r+b")
+    file.pwrite(b"z" * PAGE, 0)
+    assert stored.backend.seen("write_from") == []
+    assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
+
+
+def test_a_write_of_nothing_changes_nothing(stored: Rig) -> None:
+    """No size change even far beyond the end. [2.1]"""
+    file = stored.open("r+b")
+    assert file.pwrite(b"", 1 << 40) == 0
+    assert file.pwritev([], 1 << 40) == 0
+    assert file.pwritev([b"", b""], 1 << 40) == 0
+    assert file.size == 8 * PAGE
+    assert stored.volume.dirty_ranges(KEY) == []
+
+
+def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
+    """Empty segments are skipped. [2.1]"""
+    file = stored.open("r+b")
+    parts = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
+    assert file.pwritev(parts, 4000) == PAGE + 87
+    assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"0123456789abcdef",
+        bytearray(b"0123456789abcdef"),
+        memoryview(b"__0123456789abcdef__")[2:18],
+        array.array("I", [1, 2, 3, 4]),
+        numpy.arange(16, dtype=numpy.uint8).reshape(4, 4),
+        (ctypes.c_char * 16)(*b"0123456789abcdef"),
+    ],
+    ids=lambda source: type(source).__name__,
+)
+def test_any_contiguous_buffer_can_be_written(stored: Rig, source: object) -> None:
+    """Lengths are bytes, whatever the item size. [2.7]"""
+    file = stored.open("r+b")
+    assert file.pwrite(source, 5) == 16  # type: ignore[arg-type]
+    assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))  # type: ignore[arg-type]
+
+
+def test_the_source_may_change_after_the_call(stored: Rig) -> None:
+    """A write copies; the caller's buffer is free at return. [2.7]"""
+    file = stored.open("r+b")
+    source = bytearray(b"first" * 1000)
+    file.pwrite(source, 0)
+    source[:] = b"other" * 1000
+    source.append(1)
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"first" * 1000))
+
+
+def test_a_view_of_a_file_can_be_written_to_the_same_page(stored: Rig) -> None:
+    """The source lies in the page that is written; overlapping bytes move as with memmove. [T-04, 2.7]"""
+    file = stored.open("r+b")
+    with file.view(0, 1000) as view:
+        file.pwrite(view.segments[0], 500)
+    assert file.pread(PAGE, 0) == patched(CONTENT, (500, CONTENT[:1000]))[:PAGE]
+    with file.view(100, 1000) as view:
+        file.pwrite(view.segments[0], 0)
+    assert file.pread(1000, 0) == patched(CONTENT, (500, CONTENT[:1000]))[100:1100]
+
+
+def test_a_view_of_one_page_can_be_written_to_an_uncached_one(stored: Rig) -> None:
+    """The destination needs a fill while the source is pinned. [T-04]"""
+    file = stored.open("r+b")
+    with file.view(0, PAGE) as view:
+        for segment in view.segments:
+            file.pwrite(segment, 3 * PAGE + 100)
+    assert file.pread(8 * PAGE, 0) == patched(CONTENT, (3 * PAGE + 100, CONTENT[:PAGE]))
+
+
+def test_a_file_mapping_of_the_same_file_can_be_written(tmp_path: Path) -> None:
+    """The source may fault while it is copied, and is the stored file itself. [T-04, K11]"""
+    (tmp_path / KEY).write_bytes(CONTENT)
+    with PageCache("1MiB") as cache, cache.attach(f"dir:{tmp_path}").open(KEY, "r+b") as file:
+        with (
+            (tmp_path / KEY).open("rb") as stored_file,
+            mmap.mmap(stored_file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
+        ):
+            assert Task(file.pwrite, mapped, 100).result() == len(CONTENT)
+        assert file.pread(10 * PAGE, 0) == patched(CONTENT, (100, CONTENT))
+    assert (tmp_path / KEY).read_bytes() == patched(CONTENT, (100, CONTENT))
+
+
+def test_an_anonymous_mapping_can_be_written_and_read_into(stored: Rig) -> None:
+    """Memory that may fault works as source and destination. [K11]"""
+    file = stored.open("r+b")
+    with mmap.mmap(-1, 2 * PAGE) as mapped:
+        mapped[:5] = b"hello"
+        file.pwrite(mapped, 10)
+        assert file.pread(5, 10) == b"hello"
+        assert file.pread_into(mapped, 2 * PAGE) == 2 * PAGE
+        assert mapped[:] == patched(CONTENT, (10, b"hello" + bytes(2 * PAGE - 5)))[2 * PAGE : 4 * PAGE]
+
+
+def test_a_bad_segment_refuses_the_whole_call(stored: Rig) -> None:
+    """Nothing before or after the segment that is no buffer is valid, dirty or longer. [T-05]"""
+    file = stored.open("r+b")
+    with pytest.raises(TypeError):
+        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)  # type: ignore[list-item]
+    assert file.size == 8 * PAGE
+    assert stored.volume.dirty_ranges(KEY) == []
+
+
+def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make) -> None:
+    """`characters_written` bytes are dirty and readable, nothing beyond them is. [T-05, 2.7, 2.24]"""
+    rig = make(
+        {KEY: bytes(100)}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05
+    )
+    file = rig.open("r+b")
+    data = pattern(1 << 20)
+    with rig.backend.gate("write_from", times=1000):
+        with pytest.raises(BlockingIOError) as caught:
+            Task(file.pwrite, data, 0).result()
+        accepted = caught.value.characters_written
+        assert 0 < accepted < len(data)
+        assert file.size == max(accepted, 100)
+        assert file.pread(1 << 20, 0) == data[:accepted]
+        assert spread(1 << 20, rig.volume.dirty_ranges(KEY)) == set(range(accepted))
+    rig.cache.sync(timeout=20)
+    assert rig.backend.committed(KEY) == data[:accepted]
+
+
+def test_a_write_to_a_page_in_flight_does_not_wait(stored: Rig) -> None:
+    """The bytes of the running call stay as they were; both versions arrive, in order. [T-11, M5]"""
+    stored.backend.capture = True
+    file = stored.open("r+b")
+    file.pwrite(b"1" * PAGE, 0)
+    gate = stored.backend.gate("write_from")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    assert Task(file.pwrite, b"2" * 100, 50).result() == 100
+    assert file.pread(PAGE, 0) == b"1" * 50 + b"2" * 100 + b"1" * (PAGE - 150)
+    gate.open()
+    sync.result()
+    file.fsync()
+    sent = stored.backend.seen("write_from")
+    assert sent[0].data == b"1" * PAGE
+    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"1" * PAGE), (50, b"2" * 100))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
+    """The older request succeeding or failing never cleans or resurrects anything. [T-19, M5]"""
+    file = stored.open("r+b")
+    file.pwrite(b"old" * 1000, 0)
+    gate = stored.backend.gate("write_from")
+    if fails:
+        stored.backend.fault("write_from", OSError(28, "full"))
+    flush = Task(file.flush)
+    gate.wait_entered()
+    file.pwrite(b"new" * 500, 0)
+    gate.open()
+    if fails:
+        with pytest.raises(pagecache.WritebackError):
+            flush.result()
+    else:
+        flush.result()
+    assert stored.volume.dirty_ranges(KEY) != []
+    assert file.pread(3000, 0) == b"new" * 500 + b"old" * 500
+    file.fsync()
+    assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"new" * 500 + b"old" * 500))
+    assert stored.volume.dirty_ranges(KEY) == []
+
+
+def test_append_returns_where_it_wrote(stored: Rig) -> None:
+    """At the end, whatever else the handle did. [2.7]"""
+    file, other = stored.open("r+b"), stored.open("r+b")
+    assert file.append(b"one") == 8 * PAGE
+    assert other.append(b"two!") == 8 * PAGE + 3
+    assert file.append(b"") == 8 * PAGE + 7
+    assert file.pread(100, 8 * PAGE) == b"onetwo!"
+
+
+def test_appends_of_many_threads_are_whole(make: Make) -> None:
+    """Records of several handles and threads stay in one piece, also across pages. [2.7]"""
+    rig = make({KEY: b""})
+
+    def appender(name: int) -> list[int]:
+        handle = rig.volume.open(KEY, "r+b")
+        try:
+            return [handle.append(bytes([name]) * 777) for _ in range(100)]
+        finally:
+            handle.close()
+
+    tasks = [Task(appender, name) for name in range(1, 5)]
+    offsets = {offset: name for name, task in enumerate(tasks, 1) for offset in task.result()}
+    file = rig.open("rb")
+    assert sorted(offsets) == [777 * i for i in range(400)]
+    content = file.pread(777 * 401, 0)
+    assert all(content[offset : offset + 777] == bytes([name]) * 777 for offset, name in offsets.items())
+
+
+def test_try_pwrite_never_waits(stored: Rig) -> None:
+    """It writes what needs no room and no backend, or answers None and has done nothing. [2.7]"""
+    file = stored.open("r+b")
+    assert file.try_pwrite(b"page" * 1024, 0) == PAGE
+    assert file.pread(PAGE, 0) == b"page" * 1024
+    gate = stored.backend.gate("truncate")
+    cut = Task(file.truncate, 8 * PAGE + 1)
+    gate.wait_entered()
+    assert file.try_pwrite(b"refused", 0) is None
+    gate.open()
+    cut.result()
+    assert file.pread(7, 0) == b"pagepag"
+
+
+def test_write_through_returns_when_the_backend_has_it(stored: Rig) -> None:
+    """Acknowledged, in as few calls as the limits allow, not committed. [2.8]"""
+    file = stored.open("r+b", write_through=True)
+    data = pattern(3 * PAGE, seed=5)
+    file.pwrite(data, PAGE)
+    assert stored.backend.written(KEY) == patched(CONTENT, (PAGE, data))
+    assert [(call.offset, call.length) for call in stored.backend.seen("write_from")] == [(PAGE, 3 * PAGE)]
+    assert stored.backend.seen("commit") == []
+
+
+def test_a_failed_write_through_keeps_the_bytes(make: Make) -> None:
+    """The call raises, the bytes are dirty like any others. [2.8]"""
+    rig = make({KEY: CONTENT}, options={"write_through": True})
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", OSError(28, "full"))
+    with pytest.raises(pagecache.WritebackError):
+        file.pwrite(b"kept", 0)
+    assert file.pread(4, 0) == b"kept"
+    file.fsync()
+    assert rig.backend.committed(KEY) == patched(CONTENT, (0, b"kept"))

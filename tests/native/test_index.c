@@ -1,0 +1,238 @@
+/* The radix index: random use against a plain array, far offsets, visits of range questions, memory per page. */
+#include "check.h"
+
+enum { PAGES = 4096 };
+
+/* ids are numbers only here: the index never looks into a folio */
+struct model {
+	u32 id[PAGES];
+	u8 order[PAGES], marks[PAGES]; /* per page, the same for all pages of a folio */
+};
+
+static u32 first_of(const struct model *m, u64 from, u64 to, int mark)
+{
+	for (u64 k = from; k < to && k < PAGES; k++)
+		if (m->id[k] && (mark < 0 || m->marks[k] >> mark & 1))
+			return m->id[k];
+	return 0;
+}
+
+static void compare(struct pc_inode *i, const struct model *m, u64 base)
+{
+	struct pc_violation v;
+	if (!pc_index_check(i, &v))
+		check_failed(__FILE__, __LINE__, v.text, 0, 0);
+	for (u64 k = 0; k < PAGES; k++) {
+		EQUAL(pc_index_lookup(i, base + k), m->id[k]);
+		for (int mark = 0; mark < PC_MARKS && k % 7 == 0; mark++)
+			EQUAL(pc_index_marked(i, base + k, (enum pc_mark)mark), m->id[k] ? m->marks[k] >> mark & 1 : 0);
+	}
+	for (int k = 0; k < 200; k++) {
+		u64 from = draw(PAGES), to = from + draw(PAGES - from) + 1;
+		int mark = (int)draw(PC_MARKS + 1) - 1;
+		u32 got = mark < 0 ? pc_index_next(i, base + from, base + to)
+				   : pc_index_next_marked(i, base + from, base + to, (enum pc_mark)mark, NULL);
+		EQUAL(got, first_of(m, from, to, mark));
+	}
+}
+
+static void set_all(struct model *m, u64 index, u32 order, u32 id, u8 marks)
+{
+	for (u64 k = index; k < index + (1u << order); k++) {
+		m->id[k] = id;
+		m->order[k] = (u8)order;
+		m->marks[k] = marks;
+	}
+}
+
+static bool taken(const struct model *m, u64 index, u32 order)
+{
+	for (u64 k = index; k < index + (1u << order); k++)
+		if (m->id[k])
+			return true;
+	return false;
+}
+
+static void random_use(u64 base, u32 steps)
+{
+	static struct model m;
+	struct rig r;
+	memset(&m, 0, sizeof(m));
+	rig_open(&r, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	for (u32 step = 0, id = 1; step < steps; step++) {
+		u32 order = draw(4) ? (u32)draw(3) : (u32)draw(PC_ORDERS);
+		u64 index = draw(PAGES) >> order << order;
+		pc_inode_leaf_lock(i);
+		EQUAL(pc_index_empty(i, base + index, order), !taken(&m, index, order));
+		if (draw(100) < 55) {
+			int err = pc_index_insert(i, base + index, order, id);
+			EQUAL(err, (u64)(taken(&m, index, order) ? -EEXIST : 0));
+			if (!err)
+				set_all(&m, index, order, id++, 0);
+		} else if (m.id[index]) {
+			order = m.order[index];
+			index = index >> order << order;
+			u8 marks = m.marks[index];
+			if (draw(3) == 0) {
+				for (int k = 0; k < PC_MARKS; k++)
+					if (marks >> k & 1)
+						pc_index_mark(i, base + index, order, (enum pc_mark)k, false);
+				pc_index_erase(i, base + index, order);
+				set_all(&m, index, order, 0, 0);
+			} else {
+				u32 mark = (u32)draw(PC_MARKS);
+				bool set = draw(2);
+				pc_index_mark(i, base + index, order, (enum pc_mark)mark, set);
+				set_all(&m, index, order, m.id[index], (u8)(set ? marks | 1 << mark : marks & ~(1 << mark)));
+			}
+		}
+		if (step % (steps / 20) == 0)
+			compare(i, &m, base);
+		pc_inode_leaf_unlock(i);
+	}
+	pc_inode_leaf_lock(i);
+	compare(i, &m, base);
+	for (u64 k = 0; k < PAGES; k++)
+		if (m.id[k]) {
+			for (int mark = 0; mark < PC_MARKS; mark++)
+				if (m.marks[k] >> mark & 1)
+					pc_index_mark(i, base + k, m.order[k], (enum pc_mark)mark, false);
+			u32 order = m.order[k];
+			pc_index_erase(i, base + k, order);
+			set_all(&m, k, order, 0, 0);
+		}
+	EQUAL(atomic_load(&i->root), 0);
+	pc_inode_leaf_unlock(i);
+	rig_close(&r);
+}
+
+static void check_random_use_matches_an_array(void)
+{
+	random_use(0, 40000);
+}
+
+static void check_far_offsets_match_an_array_too(void)
+{
+	random_use((1ull << 51) - PAGES, 8000);
+	random_use((1ull << 33) - PAGES / 2, 8000); /* across a boundary of high levels */
+}
+
+static void check_sparse_pages_up_to_the_last_are_found_in_order(void)
+{
+	struct rig r;
+	rig_open(&r, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	pc_inode_leaf_lock(i);
+	u64 last = UINT64_MAX >> 12;
+	EQUAL(pc_index_insert(i, last, 0, 100), 0);
+	for (u32 k = 0; k < 52; k++)
+		EQUAL(pc_index_insert(i, 1ull << k, 0, k + 1), 0);
+	EQUAL(pc_index_insert(i, 0, 0, 99), 0);
+	u64 from = 0;
+	EQUAL(pc_index_next(i, 0, last + 1), 99);
+	for (u32 k = 0; k < 52; k++) {
+		EQUAL(pc_index_next(i, from + 1, last + 1), k + 1);
+		from = 1ull << k;
+		EQUAL(pc_index_lookup(i, from), k + 1);
+		EQUAL(pc_index_lookup(i, from + 1), k == 0 ? 2 : 0);
+		pc_index_mark(i, from, 0, PC_MARK_DIRTY, true);
+		EQUAL(pc_index_next_marked(i, 0, last + 1, PC_MARK_DIRTY, NULL), k + 1);
+		pc_index_mark(i, from, 0, PC_MARK_DIRTY, false);
+	}
+	EQUAL(pc_index_next(i, from + 1, last + 1), 100);
+	EQUAL(pc_index_next(i, from + 1, last), 0);
+	EQUAL(pc_index_next(i, 5, 5), 0);
+	for (u32 k = 0; k < 52; k++)
+		pc_index_erase(i, 1ull << k, 0);
+	pc_index_erase(i, 0, 0);
+	pc_index_erase(i, last, 0);
+	EQUAL(atomic_load(&i->root), 0);
+	pc_inode_leaf_unlock(i);
+	rig_close(&r);
+}
+
+/* T-12: most nodes seen by "is anything of this MiB in flight?", aligned and not, with every stride-th page in flight. */
+static void visits(u32 pages, u32 stride, u32 *aligned, u32 *any)
+{
+	struct rig r;
+	rig_open(&r, 4 << 20, 2 << 20);
+	struct pc_inode *i = file_open(&r, 0, 0)->inode;
+	pc_inode_leaf_lock(i);
+	for (u32 k = 0; k < pages; k++) {
+		EQUAL(pc_index_insert(i, k, 0, k + 1), 0);
+		if (k % stride == stride - 1)
+			pc_index_mark(i, k, 0, PC_MARK_WRITEBACK, true);
+	}
+	pc_inode_leaf_unlock(i);
+	*aligned = *any = 0;
+	for (u32 k = 0; k + 256 <= pages; k += pages / 300 + 1) {
+		u32 seen, at = k / 256 * 256;
+		CHECK(pc_any_writeback(i, (u64)at * PAGE, (u64)(at + 256) * PAGE, &seen) == (at % stride + 256 >= stride));
+		*aligned = seen > *aligned ? seen : *aligned;
+		pc_any_writeback(i, (u64)k * PAGE, (u64)(k + 256) * PAGE, &seen);
+		*any = seen > *any ? seen : *any;
+	}
+	pc_inode_leaf_lock(i);
+	for (u32 k = 0; k < pages; k++) {
+		if (k % stride == stride - 1)
+			pc_index_mark(i, k, 0, PC_MARK_WRITEBACK, false);
+		pc_index_erase(i, k, 0);
+	}
+	pc_inode_leaf_unlock(i);
+	rig_close(&r);
+}
+
+static void check_a_range_question_visits_a_node_per_level(void)
+{
+	u32 strides[] = {1, 3, 64, 1000, 100000}, aligned, any;
+	for (u32 k = 0; k < 5; k++) {
+		visits(1000, strides[k], &aligned, &any);
+		CHECK(aligned <= 2 + 1 && any <= 2 * 3);
+		visits(k == 0 || k == 3 ? 1000000 : 100000, strides[k], &aligned, &any);
+		CHECK(aligned <= 3 + 1 && any <= 2 * 4);
+	}
+}
+
+/* Pages that hold nothing but their place: the arena's memory is never touched, so a million costs little. */
+static u64 metadata_per_page_x100(u64 pages, u32 order)
+{
+	struct rig r;
+	struct pc_cache_usage u;
+	rig_open(&r, pages * PAGE + (64 << 20), 2 << 20);
+	pc_cache_configure(r.cache, pages, pages, pages, false);
+	struct file *f = file_open(&r, 0, 0);
+	f->inode->size = f->inode->remote_size = pages * PAGE;
+	for (u64 k = 0; k < pages; k += 1ull << order) {
+		struct pc_folio *o;
+		EQUAL(pc_folio_create(f->inode, k, order, 0, &o), 0);
+		EQUAL(pc_folio_order(o), order);
+		pc_inode_leaf_lock(f->inode);
+		CHECK(pc_valid_add(r.cache, o, 0, pc_folio_bytes(r.cache, o)));
+		pc_folio_ext_drop(f->inode, o);
+		pc_folio_unlock(r.cache, o);
+		pc_inode_leaf_unlock(f->inode);
+	}
+	pc_cache_usage_get(r.cache, &u);
+	EQUAL(u.exts, 0);
+	rig_close(&r);
+	return u.metadata_bytes * 100 / pages;
+}
+
+static void check_metadata_of_a_million_pages_stays_small(void)
+{
+	u64 small = metadata_per_page_x100(1000000, 0), large = metadata_per_page_x100(1000000 / 16 * 16, 4);
+	printf("metadata per page: %.1f B in 4 KiB folios, %.2f B in 64 KiB folios\n", (double)small / 100, (double)large / 100);
+	CHECK(small <= 96 * 100);
+	CHECK(large <= 8 * 100);
+}
+
+int main(void)
+{
+	RUN(check_random_use_matches_an_array);
+	RUN(check_far_offsets_match_an_array_too);
+	RUN(check_sparse_pages_up_to_the_last_are_found_in_order);
+	RUN(check_a_range_question_visits_a_node_per_level);
+	RUN(check_metadata_of_a_million_pages_stays_small);
+	return 0;
+}

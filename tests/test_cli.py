@@ -1,0 +1,293 @@
+"""The commands as a person calls them: what they print, their exit status, and what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pagecache.cli import main
+from pagecache.demo.job import Job
+from pagecache.demo.plan import Piece
+from pagecache.demo.sides import CachedSide
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Forty files, from empty to larger than the cache."""
+    rng = Random(1)
+    root = tmp_path / "tree"
+    for number in range(40):
+        path = root / f"dir{number % 3}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.choice((0, 1, 4095, 4096, 30_000, 300_000))))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place for temporary files; empty again after every command."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return place
+
+
+def call(*arguments: str) -> Result:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(main, arguments)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def is_empty(place: Path) -> bool:
+    return not list(place.iterdir())
+
+
+def test_help_and_version_need_nothing_but_click() -> None:
+    code = "import sys; from pagecache.cli import main; print([m for m in ('rich', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "demo" in call("--help").output
+    assert "bench" in call("-h").output
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "pagecache", "--help"], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout
+
+
+def test_the_demo_verifies_a_tree_larger_than_the_cache(tree: Path, temporary: Path) -> None:
+    result = call("demo", str(tree), "--capacity", "256KiB")
+    assert result.exit_code == 0, result.output
+    assert "VERIFIED: 40 files" in result.stdout
+    assert "hit rate" in result.stdout
+    assert "copy: 40" in result.stderr
+    assert is_empty(temporary)
+
+
+def test_names_that_are_no_text_or_look_like_markup_are_fine(tmp_path: Path) -> None:
+    root = tmp_path / "odd?[bold]#%20"
+    (root / "sub dir").mkdir(parents=True)
+    for name in (b"a\xff.txt", "ünï[red].py".encode(), b"sub dir/new\nline"):
+        (Path(os.fsdecode(os.fsencode(root) + b"/" + name))).write_bytes(os.urandom(50_000))
+    (root / "link").symlink_to("/dev/zero")
+    os.mkfifo(root / "pipe")
+    result = call("demo", str(root))
+    assert "VERIFIED: 3 files" in result.stdout, result.output
+    assert "odd?[bold]#%20" in result.stdout
+
+
+def test_the_report_as_json_has_every_figure(tree: Path) -> None:
+    result = call("demo", str(tree), "--json", "--rounds", "1")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert report["verified"] is True
+    assert report["difference"] is None
+    assert report["files"] == 40
+    assert report["bytes"] == sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
+    assert report["capacity"] < report["bytes"]
+    assert 0 < report["hit_rate"] <= 1
+    assert 0 < report["backend_calls"] < report["page_by_page_calls"]
+    assert report["peak_used"] <= report["capacity"]
+    assert set(report["seconds"]) == {"cache", "plain files"}
+
+
+def test_the_same_seed_makes_the_same_copies_and_the_tree_is_only_read(tree: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+    contents = []
+    for name in ("one", "two"):
+        assert call("demo", str(tree), "--keep", str(tmp_path / name)).exit_code == 0
+        cached = tmp_path / name / "cached"
+        contents.append({str(path.relative_to(cached)): path.read_bytes() for path in cached.rglob("file*")})
+    assert contents[0] == contents[1]
+    assert before == {path: path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+def test_a_wrong_byte_on_the_disk_is_found_and_named(
+    tree: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The byte is changed behind the cache after it synced: only the last comparison can see it."""
+    sync = CachedSide.sync
+
+    def sync_and_spoil(self: CachedSide) -> None:
+        sync(self)
+        path = max(temporary.glob("*/cached/*/*"), key=lambda path: path.stat().st_size)
+        with open(path, "r+b") as file:
+            file.seek(12_345)
+            byte = file.read(1)
+            file.seek(12_345)
+            file.write(bytes([byte[0] ^ 1]))
+
+    monkeypatch.setattr(CachedSide, "sync", sync_and_spoil)
+    result = call("demo", str(tree))
+    assert result.exit_code == 1
+    assert "DIFFERENT: dir" in result.stdout
+    assert "at offset 12345: expected" in result.stdout
+    assert "in the files after close" in result.stdout
+    assert is_empty(temporary)
+
+
+def test_a_wrong_byte_out_of_the_cache_is_found_when_it_is_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = CachedSide.read
+
+    def read_and_spoil(self: CachedSide, file: object, pieces: Sequence[Piece]) -> list[bytes]:
+        return [data[:-1] + b"?" if len(data) == 4097 else data for data in read(self, file, pieces)]
+
+    monkeypatch.setattr(CachedSide, "read", read_and_spoil)
+    result = call("demo", str(tree), "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert report["difference"]["stage"] == "read through the cache"
+    assert report["difference"]["found"] == b"?".hex()
+
+
+def test_a_disk_that_fails_is_one_line_and_status_1(
+    tree: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: CachedSide) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CachedSide, "sync", fail)
+    result = call("demo", str(tree))
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert is_empty(temporary)
+
+
+def wrong_usage(*arguments: str) -> str:
+    """Call, expect status 2 and one line; return it."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"main {arguments[0]}: ")
+    return result.stderr
+
+
+def test_a_tree_that_cannot_be_used_is_one_line_and_status_2(tree: Path, tmp_path: Path, temporary: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no such directory" in wrong_usage("demo", str(tmp_path / "missing"))
+    assert "not a directory" in wrong_usage("demo", str(tree / "dir0" / "file0"))
+    assert "no regular file in it" in wrong_usage("demo", str(empty))
+    (empty / "nothing").touch()
+    assert "every file is empty" in wrong_usage("demo", str(empty))
+    assert is_empty(temporary)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_in_the_tree_is_named_before_anything_starts(tree: Path) -> None:
+    (tree / "dir0" / "file0").chmod(0)
+    assert "file0: cannot be read: Permission denied" in wrong_usage("demo", str(tree))
+
+
+def test_a_file_that_fails_when_read_is_named_before_anything_starts(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error of the disk, which root sees too."""
+    monkeypatch.setattr("pagecache.demo.tree.open", broken_open, raising=False)
+    assert "cannot be read: Input/output error" in wrong_usage("demo", str(tree))
+
+
+def broken_open(path: Path, *arguments: object, **options: object) -> object:
+    raise OSError(5, "Input/output error", str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--capacity", "4KiB"), "--capacity 4KiB: at least 64KiB"),
+        (("--capacity", "many"), "--capacity: 'many' is not a size"),
+        (("--limit", "x"), "--limit: 'x' is not a size"),
+        (("--rounds", "0"), "--rounds 0: at least 1"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(tree: Path, options: tuple[str, ...], text: str) -> None:
+    assert text in wrong_usage("demo", str(tree), *options)
+
+
+def test_a_directory_to_keep_has_to_be_empty_and_outside(tree: Path) -> None:
+    assert "not empty" in wrong_usage("demo", str(tree), "--keep", str(tree))
+    assert "lies in the tree" in wrong_usage("demo", str(tree), "--keep", str(tree / "dir0" / "new"))
+
+
+def test_a_source_that_changes_meanwhile_is_not_called_a_difference(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = CachedSide.copy
+
+    def copy_and_change(self: CachedSide, batch: object) -> None:
+        (tree / "dir1" / "file1").write_bytes(b"changed" * 1000)
+        copy(self, batch)  # type: ignore[arg-type]
+
+    (tree / "dir1" / "file1").write_bytes(b"before" * 1000)
+    monkeypatch.setattr(CachedSide, "copy", copy_and_change)
+    monkeypatch.setattr(Job, "in_turn", lambda self, *sides: sides[::-1])
+    assert "changed while the demo read it" in call("demo", str(tree)).stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing_behind(number: signal.Signals, status: int, tree: Path, temporary: Path) -> None:
+    """Interrupted as soon as the first copies exist."""
+    command = [sys.executable, "-m", "pagecache", "demo", str(tree), "--rounds", "1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while not list(temporary.glob("*/cached/*/*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    if number == signal.SIGINT:
+        assert stderr.splitlines()[-1] == "interrupted: temporary files are removed"
+    assert is_empty(temporary)
+
+
+def test_bench_lists_its_cases_and_goals() -> None:
+    assert "P16/1ms" in call("bench", "--list").output
+    cases = json.loads(call("bench", "--list", "--json").stdout)["cases"]
+    assert {"reads", "peers", "miss"} <= {case["name"] for case in cases}
+
+
+def test_bench_measures_what_was_chosen(temporary: Path) -> None:
+    result = call("bench", "--quick", "--only", "P15,memory", "--json")
+    assert result.exit_code == 0, result.output
+    outcome = json.loads(result.stdout)
+    assert {goal["key"] for goal in outcome["goals"]} == {"P15/calls", "P15/copies", "P11/4K", "P11/64K"}
+    assert outcome["machine"]["python"].startswith("CPython")
+    assert is_empty(temporary)
+
+
+def test_a_gate_fails_when_a_goal_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagecache.bench.goals.Goal.reached", lambda self, value, spread=0.0: False)
+    assert call("bench", "--quick", "--only", "P15", "--gate").exit_code == 1
+    assert call("bench", "--quick", "--only", "P15").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--only", "P99"), "--only P99: no such goal or case"),
+        (("--repeat", "0"), "--repeat 0: at least 1"),
+    ],
+)
+def test_wrong_options_of_bench_are_one_line(options: tuple[str, ...], text: str) -> None:
+    assert text in wrong_usage("bench", *options)
+
+
+def test_a_picture_into_nowhere_is_refused_before_measuring(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert "no such directory" in wrong_usage("bench", "--plot", str(tmp_path / "missing" / "x.svg"))

@@ -1,0 +1,184 @@
+"""What can be set, what is refused and in which words, and what sizes mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagecache.backends import BackendLimits
+from pagecache.config import CacheConfig, RetryPolicy, VolumeOptions, parse_size, with_overrides
+
+IEC = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+SI = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+@given(
+    number=st.decimals(min_value=0, max_value=10**5, places=3),
+    unit=st.sampled_from([*IEC, *SI]),
+    case=st.sampled_from([str, str.lower, str.upper]),
+    space=st.sampled_from(["", " "]),
+)
+def test_size_with_a_unit(number: Any, unit: str, case: Any, space: str) -> None:
+    expected = int(Fraction(number) * (IEC | SI)[unit])
+    assert parse_size(f"{number}{space}{case(unit)}", "size") == expected
+
+
+@given(st.integers(min_value=0, max_value=2**63 - 1))
+def test_size_in_bytes(size: int) -> None:
+    assert parse_size(size, "size") == parse_size(str(size), "size") == parse_size(f"{size}B", "size") == size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "MiB", "-1", "1K", "1 parsec", "1.5.5MiB", "1e3", "0x10", "1PiB", "inf", "٣MiB", "1,5MiB"),
+        *("99999999TiB", -1, 2**63, 1.5, 4096.0, None, True, b"1MiB", [1], object),
+    ],
+)
+def test_anything_else_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ValueError, match="capacity") as raised:
+        parse_size(value, "capacity")
+    assert repr(value) in str(raised.value)
+
+
+@given(st.text())
+def test_text_is_a_size_or_refused(text: str) -> None:
+    try:
+        assert 0 <= parse_size(text, "size") < 2**63
+    except ValueError as refused:
+        text_of_error = str(refused)
+        assert repr(text) in text_of_error
+
+
+BAD: list[tuple[type[Any], str, Any]] = [
+    (CacheConfig, "page_size", 2048),
+    (CacheConfig, "page_size", 4097),
+    (CacheConfig, "page_size", "12kB"),
+    (CacheConfig, "max_folio", "3MiB"),
+    (CacheConfig, "max_folio", 2048),
+    (CacheConfig, "max_folio", "1GiB"),
+    (CacheConfig, "dirty_background", 1.5),
+    (CacheConfig, "dirty_background", -0.1),
+    (CacheConfig, "dirty_limit", 0.0),
+    (CacheConfig, "dirty_limit", "half"),
+    (CacheConfig, "dirty_expire", -1),
+    (CacheConfig, "dirty_expire", float("nan")),
+    (CacheConfig, "flush_interval", 0),
+    (CacheConfig, "failed_limit", 2.0),
+    (CacheConfig, "throttle_timeout", -1),
+    (CacheConfig, "cow_limit", "2 MB/s"),
+    (CacheConfig, "gil_release", -5),
+    (CacheConfig, "retry", "always"),
+    (CacheConfig, "exit_timeout", None),
+    (CacheConfig, "stall_warn", 0),
+    (CacheConfig, "poison", "yes"),
+    (RetryPolicy, "attempts", 0),
+    (RetryPolicy, "attempts", 1.5),
+    (RetryPolicy, "first_delay", -1),
+    (RetryPolicy, "max_delay", 0.01),
+    (RetryPolicy, "deadline", 0),
+    (RetryPolicy, "failed_retry", "30"),
+    (VolumeOptions, "read_ahead", "1 parsec"),
+    (VolumeOptions, "sync_on_close", 2),
+    (VolumeOptions, "on_conflict", "merge"),
+    (VolumeOptions, "write_through", None),
+    (VolumeOptions, "read_only", "no"),
+    (VolumeOptions, "dirty_share", 0.0),
+    (VolumeOptions, "dirty_share", 1.1),
+    (VolumeOptions, "source_may_fault", True),
+    (BackendLimits, "max_write", 0),
+    (BackendLimits, "max_vectors", 0),
+    (BackendLimits, "boundary", -1),
+    (BackendLimits, "durable_writes", 1),
+    (BackendLimits, "sync_timeout", -1.0),
+]
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), BAD)
+def test_bad_value_is_refused_with_name_and_value(cls: type[Any], name: str, value: Any) -> None:
+    makers: list[Callable[[], Any]] = [lambda: cls(**{name: value}), lambda: with_overrides(cls(), {name: value})]
+    for make in makers:
+        with pytest.raises(ValueError, match=name) as raised:
+            make()
+        assert repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "wrong", "right"),
+    [
+        (CacheConfig, "dirty_limt", "dirty_limit"),
+        (VolumeOptions, "readahead", "read_ahead"),
+        (RetryPolicy, "retries", "failed_retry"),
+        (BackendLimits, "maxwrite", "max_write"),
+        (CacheConfig, "zzz", "did you mean"),
+    ],
+)
+def test_unknown_option_names_the_nearest(cls: type[Any], wrong: str, right: str) -> None:
+    makers: list[Callable[[], Any]] = [lambda: cls(**{wrong: 1}), lambda: with_overrides(cls(), {wrong: 1})]
+    for make in makers:
+        with pytest.raises(TypeError, match=right) as raised:
+            make()
+        assert wrong in str(raised.value)
+
+
+@pytest.mark.parametrize("cls", [CacheConfig, VolumeOptions, RetryPolicy, BackendLimits])
+def test_options_are_values(cls: type[Any]) -> None:
+    assert cls() == cls()
+    assert pickle.loads(pickle.dumps(cls())) == cls()
+    field = dataclasses.fields(cls)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(cls(), field, 1)
+    with pytest.raises(TypeError):
+        cls(1)
+
+
+def test_sizes_are_kept_as_ints() -> None:
+    config = CacheConfig(max_folio="64KiB", dirty_limit="10MB")
+    assert (config.max_folio, config.dirty_limit, config.dirty_background) == (65536, 10**7, 0.25)
+    assert VolumeOptions(read_ahead="0B").read_ahead == 0
+
+
+def test_resolving_for_a_capacity() -> None:
+    limits = CacheConfig().resolve("256MiB")
+    assert (limits.capacity, limits.page_size, limits.max_folio) == (256 << 20, 4096, 2 << 20)
+    assert (limits.dirty_background, limits.dirty_limit, limits.failed_limit) == (64 << 20, 128 << 20, 64 << 20)
+
+
+def test_folios_are_lowered_to_an_eighth_of_the_capacity() -> None:
+    assert CacheConfig().resolve("1MiB").max_folio == 128 << 10
+    assert CacheConfig().resolve(65536).max_folio == 8192
+    assert CacheConfig(page_size="64KiB").resolve("1MiB").max_folio == 128 << 10
+
+
+@pytest.mark.parametrize("capacity", [0, 65535, "1kB"])
+def test_capacity_below_sixteen_pages_is_refused(capacity: int | str) -> None:
+    with pytest.raises(ValueError, match="16 pages"):
+        CacheConfig().resolve(capacity)
+
+
+def test_background_stays_below_the_limit() -> None:
+    assert CacheConfig(dirty_limit=0.1).resolve(1 << 20).dirty_background == int(0.1 * (1 << 20)) // 2
+    assert CacheConfig(dirty_limit="8KiB").resolve(1 << 20).dirty_background == 4096
+    assert CacheConfig(dirty_limit=1e-9).resolve(1 << 20).dirty_limit == 4096
+    assert CacheConfig(dirty_limit="1TiB").resolve(1 << 20).dirty_limit == 1 << 20
+
+
+def test_limits_fit_the_units() -> None:
+    limits = BackendLimits(write_unit="8MiB", boundary="16MiB", max_read=10000, read_unit=4096)
+    assert (limits.max_write, limits.max_read) == (8 << 20, 8192)
+    with pytest.raises(ValueError, match="boundary"):
+        BackendLimits(write_unit=4096, boundary=6000)
+
+
+def test_overrides_leave_the_rest() -> None:
+    config = CacheConfig(dirty_expire=1.0)
+    changed = with_overrides(config, {"flush_interval": 2, "retry": RetryPolicy(attempts=1)})
+    assert (changed.dirty_expire, changed.flush_interval, changed.retry.attempts) == (1.0, 2, 1)
+    assert with_overrides(config, {}) is config

@@ -1,0 +1,113 @@
+"""The sdist builds itself into a wheel, and one wheel runs on every supported interpreter of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+VERSIONS = ((3, 11), (3, 12), (3, 13))
+
+SMOKE = """
+import pagecache, pagecache.testing
+from pagecache.backends import MemoryBackend
+store = MemoryBackend()
+with pagecache.PageCache("1MiB") as cache:
+    volume = cache.attach(store)
+    with volume.open("key", "w+b") as file:
+        assert file.pwrite(b"hello", 3) == 5
+        assert file.pread(100, 0) == bytes(3) + b"hello"
+        file.fsync()
+    assert store.snapshot("key") == bytes(3) + b"hello"
+print("fine")
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """The output of a command, which must succeed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PAGECACHE_"))}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def answer(interpreter: Path, expression: str) -> str:
+    """What an interpreter says, "" where it cannot run."""
+    try:
+        done = subprocess.run([interpreter, "-c", f"print({expression})"], capture_output=True, text=True, timeout=60)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def interpreters() -> dict[tuple[int, int], Path]:
+    """One interpreter with venv for each supported version that is found, this one first."""
+    found = {sys.version_info[:2]: Path(getattr(sys, "_base_executable", sys.executable))}
+    homes = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    homes += sorted(Path.home().glob(".pyenv/versions/3.*/bin"), reverse=True)
+    homes += sorted(Path.home().glob(".local/share/uv/python/*/bin"), reverse=True)
+    for version in VERSIONS:
+        for home in homes:
+            path = home / f"python{version[0]}.{version[1]}"
+            if version not in found and path.exists():
+                if answer(path, "[__import__('ensurepip'), __import__('sys').version_info[:2]][1]") == str(version):
+                    found[version] = path
+    return {version: found[version] for version in sorted(found)}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An sdist of a clean copy of the tree, and the wheel made from that sdist."""
+    tree, out = tmp_path_factory.mktemp("tree") / "pagecache", tmp_path_factory.mktemp("dist")
+    unwanted = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", ".*_cache", "__pycache__"
+    )
+    shutil.copytree(ROOT, tree, ignore=unwanted)
+    run(sys.executable, "-m", "build", "--outdir", out, tree)  # no choice given: the wheel comes from the sdist
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    return sdist, wheel
+
+
+def test_sdist_has_all_that_is_needed_to_build_and_to_test(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[0]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    tracked = [*ROOT.glob("pagecache/_native/*.[ch]"), *ROOT.glob("pagecache/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    wanted = {str(path.relative_to(ROOT)) for path in tracked if path.name != "_core.c"}
+    wanted |= {"Makefile", "LICENSE", "README.md", "setup.py", "pyproject.toml", "pagecache/py.typed"}
+    assert wanted <= names
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
+
+
+def test_wheel_has_the_extension_the_types_and_no_sources(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[1]) as wheel:
+        names = wheel.namelist()
+    assert "pagecache/py.typed" in names
+    assert len([name for name in names if name.startswith("pagecache/_native/_core") and name.endswith(".so")]) == 1
+    assert not [name for name in names if name.endswith((".c", ".h")) or name.startswith("tests/")]
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        assert "-cp311-abi3-" in built[1].name
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"{version[0]}.{version[1]}")
+def test_wheel_runs(built: tuple[Path, Path], tmp_path: Path, version: tuple[int, int]) -> None:
+    interpreter = interpreters().get(version)
+    if interpreter is None:
+        pytest.skip(f"no python{version[0]}.{version[1]} with venv here")
+    if "abi3" not in built[1].name and version != sys.version_info[:2]:
+        pytest.skip("the wheel is for one version")
+    run(interpreter, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", built[1])
+    assert run(python, "-c", SMOKE, cwd=tmp_path) == "fine\n"
+    run(tmp_path / "venv" / "bin" / "pagecache", "--help", cwd=tmp_path)
+    print(f"the wheel runs on {interpreter} ({version[0]}.{version[1]})")

@@ -1,0 +1,230 @@
+"""Faults happen where the plan says, as often as it says, and never depend on how threads interleave."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.backends import BackendFile, MemoryBackend
+from pagecache.errors import BackendError
+from pagecache.testing import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, Rule
+
+DATA = memoryview(bytes(range(100)))
+
+
+def faulty(*rules: Rule) -> tuple[FaultyBackend, BackendFile]:
+    """A backend with an object "a" of 100 bytes."""
+    inner = MemoryBackend()
+    inner.put("a", bytes(DATA))
+    backend = FaultyBackend(inner)
+    file = backend.open("a")
+    backend.clear_calls()
+    backend.use(rules)
+    return backend, file
+
+
+def test_nothing_happens_without_rules() -> None:
+    backend, file = faulty()
+    assert file.write_from(10, [DATA[:5], DATA[:3]]) == 8
+    assert file.stat().size == 100
+    assert file.commit() == backend.stat("a").version
+    assert backend.calls == [
+        Call("write", "a", 10, 8, 2),
+        Call("stat", "a"),
+        Call("commit", "a"),
+        Call("stat", "a"),
+    ]
+
+
+def every_call(backend: FaultyBackend, file: BackendFile) -> dict[str, Callable[[], Any]]:
+    return {
+        "open": lambda: backend.open("a"),
+        "stat": lambda: backend.stat("a"),
+        "read": lambda: file.read_into(0, [memoryview(bytearray(10))]),
+        "write": lambda: file.write_from(0, [DATA]),
+        "commit": lambda: file.commit(),
+        "truncate": lambda: file.truncate(10),
+        "punch": lambda: file.punch_hole(0, 10),  # type: ignore[attr-defined]
+        "list": lambda: list(backend.list()),
+        "sync": lambda: backend.sync(),
+        "rename": lambda: backend.rename("a", "a"),
+        "remove": lambda: backend.remove("a"),
+        "close": lambda: backend.close(),
+    }
+
+
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation != "rollback"])
+def test_rule_matches_its_operation_only(operation: str) -> None:
+    backend, file = faulty(Rule(operation, error=errno.ENOSPC))
+    for name, call in every_call(backend, file).items():
+        if name == operation:
+            with pytest.raises(OSError, match="No space"):
+                call()
+        else:
+            call()
+
+
+def test_nth_and_times_count_matching_calls() -> None:
+    backend, file = faulty(Rule("write", nth=(2, 3), error=errno.EIO), Rule("write", times=2, error=errno.ENOSPC))
+    seen = []
+    for _ in range(6):
+        try:
+            seen.append(file.write_from(0, [DATA[:1]]))
+        except OSError as error:
+            seen.append(-(error.errno or 0))
+    assert seen == [-errno.ENOSPC, -errno.EIO, -errno.EIO, -errno.ENOSPC, 1, 1]
+    assert len(backend.calls_of("write")) == 6
+
+
+def test_key_and_span() -> None:
+    backend, file = faulty(Rule("write", span=(50, 60), error=errno.EIO), Rule("stat", key="b", error=errno.EIO))
+    assert file.write_from(0, [DATA[:50]]) == 50
+    assert file.write_from(60, [DATA[:10]]) == 10
+    for offset in (41, 59, 55):
+        with pytest.raises(OSError):
+            file.write_from(offset, [DATA[:10]])
+    backend.stat("a")
+    with pytest.raises(OSError):
+        backend.stat("b")
+
+
+def test_errors_are_raised_as_given_and_fresh() -> None:
+    planned = BackendError(errno.EIO, "later", retry=True, max_write=10)
+    _backend, file = faulty(Rule("read", error=planned), Rule("write", error=KeyError), Rule("commit", error=errno.EIO))
+    raised = []
+    for _ in range(2):
+        with pytest.raises(BackendError) as caught:
+            file.read_into(0, [memoryview(bytearray(1))])
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert [error.max_write for error in raised] == [10, 10]
+    with pytest.raises(KeyError):
+        file.write_from(0, [DATA])
+    with pytest.raises(OSError) as by_number:
+        file.commit()
+    assert by_number.value.filename == "a"
+
+
+def test_lost_answer_has_done_its_work() -> None:
+    backend, file = faulty(Rule("write", error=errno.EIO, done=True))
+    with pytest.raises(OSError):
+        file.write_from(0, [memoryview(b"done")])
+    assert backend.snapshot("a")[:4] == b"done"
+
+
+@pytest.mark.parametrize(("short", "count"), [("half", 25), ("all but one", 49), (7, 7), (0, 0), (1000, 50)])
+def test_short_answers_move_exactly_so_much(short: Any, count: int) -> None:
+    backend, file = faulty(Rule(("read", "write"), short=short))
+    ones = memoryview(b"\xff" * 25)
+    assert file.write_from(0, [ones, ones]) == count
+    assert backend.snapshot("a") == b"\xff" * count + bytes(DATA[count:])
+    buffer = bytearray(50)
+    assert file.read_into(50, [memoryview(buffer)[:20], memoryview(buffer)[20:]]) == count
+    assert buffer[:count] == DATA[50 : 50 + count]
+    assert buffer[count:] == bytes(50 - count)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [(None, None), (TOO_MANY, 11), (-1, -1), ("10", "10"), (10**30, 10**30)]
+)
+def test_wrong_answers(answer: object, expected: object) -> None:
+    _, file = faulty(Rule(("read", "write"), answer=answer))
+    assert file.write_from(0, [DATA[:10]]) == expected
+    assert file.read_into(0, [memoryview(bytearray(10))]) == expected
+
+
+def test_gate_holds_calls_until_released() -> None:
+    with Gate() as gate:
+        _backend, file = faulty(Rule("commit", gate=gate))
+        done: list[str | None] = []
+        threads = [threading.Thread(target=lambda: done.append(file.commit()), daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        gate.wait_entered(calls=3)
+        assert (gate.entered, gate.waiting, done) == (3, 3, [])
+        assert file.write_from(0, [DATA]) == 100, "other calls pass"
+        gate.release()
+        for thread in threads:
+            thread.join(10)
+        assert len(done) == 3
+        file.commit()
+        assert (gate.entered, gate.waiting) == (4, 0)
+        gate.hold()
+        thread = threading.Thread(target=file.commit, daemon=True)
+        thread.start()
+        gate.wait_entered(calls=5)
+    thread.join(10)
+    assert not thread.is_alive(), "leaving the block releases"
+
+
+def test_gate_that_nobody_enters_times_out() -> None:
+    with pytest.raises(TimeoutError, match="0 of 1 calls"):
+        Gate().wait_entered(0.01)
+
+
+def test_kept_buffers_are_kept() -> None:
+    backend, file = faulty(Rule("write", keep=True))
+    data = bytearray(10)
+    view = memoryview(data)
+    file.write_from(0, [view])
+    assert backend.kept_buffers == [view]
+    with pytest.raises(BufferError):
+        data.clear()
+
+
+def test_use_changes_the_plan_and_counts_anew() -> None:
+    backend, file = faulty(Rule("write", nth=1, error=errno.EIO))
+    for _ in range(2):
+        with pytest.raises(OSError):
+            file.write_from(0, [DATA])
+        backend.use([Rule("write", nth=1, error=errno.EIO)])
+    backend.use([])
+    assert file.write_from(0, [DATA]) == 100
+
+
+def outcomes(seed: int, order: list[int]) -> dict[int, list[str]]:
+    inner = MemoryBackend()
+    inner.put("a", bytes(100_000))
+    opened = FaultyBackend(inner, "nasty", seed=seed).open("a")
+    seen: dict[int, list[str]] = {index: [] for index in order}
+    for _ in range(5):
+        for index in order:
+            try:
+                seen[index].append(str(opened.write_from(index * 1000, [DATA])))
+            except OSError as error:
+                seen[index].append(str(error))
+    return seen
+
+
+def test_seeded_faults_depend_on_the_calls_not_on_their_order() -> None:
+    order = list(range(60))
+    assert outcomes(7, order) == outcomes(7, order[::-1])
+    assert outcomes(7, order) != outcomes(8, order)
+    assert any("100" not in seen for answers in outcomes(7, order).values() for seen in answers)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.1, 0.9])
+def test_chance_is_a_probability(chance: float) -> None:
+    _, file = faulty(Rule("write", short=1, chance=chance))
+    fired = sum(file.write_from(0, [DATA]) == 1 for _ in range(2000))
+    assert abs(fired / 2000 - chance) < 0.04
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="nasty"):
+        FaultPlan.profile("nice")
+    with pytest.raises(ValueError, match="'wirte'"):
+        Rule("wirte")
+    with pytest.raises(ValueError, match="chance"):
+        Rule(chance=2)
+
+
+def test_optional_methods_are_those_of_the_inner_file() -> None:
+    _, file = faulty()
+    assert hasattr(file, "punch_hole")
+    for name in ("stage", "rollback", "close", "limits", "no_such_thing"):
+        assert not hasattr(file, name)
