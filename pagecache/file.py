@@ -311,8 +311,7 @@ class CachedFile(Handle):  # type: ignore[misc]
                 self.volume.close_handle(self._inode, writable=self._writable)
                 self._tell_loss()
         finally:
-            self._unbind()
-            super().close()
+            self._end()
 
     def abandon(self) -> None:
         """Close without handing anything over; what this file has not committed is given up if no other writable handle
@@ -325,8 +324,12 @@ class CachedFile(Handle):  # type: ignore[misc]
             if not self.volume.cache.native.forked:
                 self.volume.abandon_handle(self._inode, writable=self._writable)
         finally:
-            self._unbind()
-            super().close()
+            self._end()
+
+    def _end(self) -> None:
+        self._unbind()
+        super().close()  # calls flush, which has nothing to do any more
+        self._closing = False
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -350,12 +353,13 @@ class CachedFile(Handle):  # type: ignore[misc]
             inode, writable = self._inode, self._writable
         except AttributeError:
             return  # never bound
+        name = repr(self)
         self._closing = True
         self._unbind()
         volume = self.volume
         if not volume.cache.native.forked:
             volume.engine.cache.flusher.defer(lambda: volume.close_collected(inode, writable=writable))
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 
     # What C code of wrappers asks for by these names.
     def __next__(self) -> bytes:

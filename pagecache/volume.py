@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .backends.protocol import Backend, BackendFile, ObjectStat
 from .config import VolumeOptions, parse_size
@@ -21,6 +21,7 @@ from .engine import barrier
 from .engine.park import Deadline
 from .engine.volume import EngineVolume, close_backend_file
 from .errors import (
+    BackendProtocolError,
     ConflictError,
     FailedRange,
     Key,
@@ -32,7 +33,7 @@ from .errors import (
 )
 from .file import CachedFile, extent
 from .inode import Inode
-from .native import END, TOKEN
+from .native import END, FOREVER, TOKEN
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -82,6 +83,11 @@ def flags_mode(flags: int) -> str:
     if flags & os.O_EXCL:
         return "xb" if access == os.O_WRONLY else "xb+"
     return "wb" if access == os.O_WRONLY else "rb+"
+
+
+def _stat(backend_file: BackendFile) -> ObjectStat:
+    stat: Any = getattr(backend_file, "stat", None)
+    return stat() if callable(stat) else cast(ObjectStat, None)
 
 
 class Volume:
@@ -218,9 +224,12 @@ class Volume:
             if bits & os.O_CREAT and bits & os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if not keep_cache:
-                backend_file = inode.engine.backend_file
-                stat = self.engine.call(backend_file.stat, "open", key)
-                self._compare(inode, stat)
+                quiet = inode.engine.quiet()
+                stat = self._checked(self.engine.call(inode.engine.opened().stat, "open", key), key)
+                if quiet is not None and inode.engine.quiet() == quiet:
+                    self._compare(inode, stat)
+                elif inode.engine.conflict is not None:
+                    raise inode.engine.conflict_error()
             elif inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
             return inode
@@ -261,19 +270,33 @@ class Volume:
                         raise
                     created = False
                     backend_file = backend.open(key, create=True)
-            return backend_file, backend_file.stat(), created
+            return backend_file, _stat(backend_file), created
+
+        def checked() -> tuple[BackendFile, ObjectStat, bool]:
+            backend_file, stat, created = attempt()
+            for method in ("stat", "read_into", "write_from", "truncate", "commit"):
+                if not callable(getattr(backend_file, method, None)):
+                    raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
+            return backend_file, self._checked(stat, key), created
 
         def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
             close_backend_file(result[0])
 
         for last in (False, True):
             try:
-                return self.engine.call(attempt, "open", key, undo)
+                return self.engine.call(checked, "open", key, undo)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or last:
                     raise
                 self._free_descriptors()
         raise AssertionError("the second attempt returns or raises")
+
+    @staticmethod
+    def _checked(stat: ObjectStat, key: Key) -> ObjectStat:
+        size = getattr(stat, "size", None)
+        if not isinstance(size, int) or not 0 <= size <= FOREVER:
+            raise BackendProtocolError(f"stat() answered {stat!r}, which has no size of 0 or more", key)
+        return stat
 
     def _free_descriptors(self) -> None:
         """Out of file descriptors: save and close every idle file of the backend."""
@@ -289,7 +312,7 @@ class Volume:
         engine = inode.engine
         if engine.conflict is not None:
             raise engine.conflict_error()
-        if engine.version_stale or engine.volume.native.inflight() and inode.native.has_local():
+        if engine.version_stale:
             return  # our own writes changed it; what they left is read at the end of the flush
         if stat.version is not None and stat.version == engine.version and stat.size == inode.native.remote_size:
             return
@@ -427,7 +450,7 @@ class Volume:
             stat = self.engine.call(inode.engine.backend_file.stat, "stat", key)
         else:
             stat = self.engine.call(lambda: self.backend.stat(key), "stat", key)
-        return self._file_stat(stat, inode)
+        return self._file_stat(self._checked(stat, key), inode)
 
     def _file_stat(self, stat: ObjectStat, inode: Inode | None) -> FileStat:
         fields = {name: getattr(stat, name) for name in ObjectStat.__slots__}

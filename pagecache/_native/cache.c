@@ -158,8 +158,10 @@ void pc_cache_wake_all(struct pc_cache *c)
 	pc_event_wake(&c->flusher_event);
 }
 
+/* The flusher looks at everything after this: who crosses a threshold from here on wakes it again. */
 uint32_t pc_flusher_seq(struct pc_cache *c)
 {
+	atomic_store(&c->flusher_wanted, 0);
 	return atomic_load(&c->flusher_event.seq);
 }
 

@@ -59,7 +59,8 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 			return pc_violated(out, "I-1", "inode %llu page %llu: extent %u..%u", id_of(i), at(f), from, to);
 		for (u32 j = 0; r && j < k; j++) {
 			u64 other = atomic_load(&e->ragged[j]);
-			if (other && from <= (u32)other && (u32)(other >> 32) <= to)
+			bool same_block = from / c->page_size == (u32)(other >> 32) / c->page_size;
+			if (other && same_block && from <= (u32)other && (u32)(other >> 32) <= to)
 				return pc_violated(out, "I-1", "inode %llu page %llu: extents meet at %u", id_of(i), at(f), from);
 		}
 	}
@@ -115,24 +116,26 @@ static bool check_place(const struct pc_inode *i, const struct pc_folio *f, stru
 	return true;
 }
 
-/* I-9: valid bytes past the end of the file are zero, unless somebody is at work on the folio. */
-static bool check_tail(const struct pc_inode *i, const struct pc_folio *f, struct pc_violation *out)
+/* I-9: valid bytes past the end of the file are zero, unless somebody is at work on the folio. Its lock keeps writers out. */
+static bool check_tail(struct pc_inode *i, struct pc_folio *f, struct pc_violation *out)
 {
-	const struct pc_cache *c = i->cache;
+	struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f), size = pc_inode_size(i);
 	u32 end = pc_folio_bytes(c, f), from = size > start ? (u32)pc_min(size - start, end) : 0;
-	if (pc_folio_state(f) & PC_F_LOCKED || from == end)
+	if (from == end || !pc_folio_trylock(f))
 		return true;
 	const u8 *memory = pc_folio_memory(c, f);
-	while (from < end) {
+	bool ok = true;
+	while (ok && from < end) {
 		u32 valid = pc_valid_until(c, f, from, end);
-		for (; from < valid; from++)
+		for (; ok && from < valid; from++)
 			if (memory[from])
-				return pc_violated(out, "I-9", "inode %llu page %llu byte %u: not zero past the end %llu", id_of(i),
-						   at(f), from, (unsigned long long)size);
-		from = from < end ? pc_missing_until(c, f, from, end) : end;
+				ok = pc_violated(out, "I-9", "inode %llu page %llu byte %u: not zero past the end %llu", id_of(i),
+						 at(f), from, (unsigned long long)size);
+		from = ok && from < end ? pc_missing_until(c, f, from, end) : end;
 	}
-	return true;
+	pc_folio_unlock(c, f);
+	return ok;
 }
 
 /* I-10: a local size beyond storage's is carried by a local last byte. */
@@ -173,12 +176,12 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 	return true;
 }
 
-static bool check_counts(const struct pc_inode *i, struct pc_violation *out)
+static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
 	u64 folios = 0, pages = 0, d = 0, w = 0, u = 0, x = 0, local = 0, last = UINT64_MAX >> c->page_shift, index = 0;
 	for (u32 id; (id = pc_index_next(i, index, last));) {
-		const struct pc_folio *f = pc_folio_at(c, id);
+		struct pc_folio *f = pc_folio_at(c, id);
 		u32 blocks = 1u << pc_folio_order(f);
 		index = pc_folio_index(f) + blocks;
 		folios++;
@@ -200,7 +203,7 @@ static bool check_counts(const struct pc_inode *i, struct pc_violation *out)
 	return true;
 }
 
-static bool check_inode(const struct pc_inode *i, struct pc_violation *out)
+static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
 	return pc_index_check(i, out) && check_counts(i, out) && check_size(i, out) && check_inode_state(i, out);
 }

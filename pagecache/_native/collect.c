@@ -100,6 +100,7 @@ static void end_segs(struct pc_request *r, bool ok, int failure)
 		end_folio(r, s, end, ok, failure);
 		pc_inode_leaf_unlock(i);
 	}
+	PC_SYNC("completed_sets");
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		bool first = s == 0 || r->segs[s - 1].folio != r->segs[s].folio;
 		if (first && r->segs[s].frame != PC_NO_FRAME)
@@ -159,6 +160,7 @@ static struct pc_folio *first_unstable(struct pc_inode *i, u64 from)
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 {
 	bool needed = false, more = true;
+	stamp = pc_min(stamp, PC_STAMP_NONE - 1);
 	for (u64 index = 0; more && !needed;) {
 		pc_inode_leaf_lock(i);
 		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp;
@@ -173,6 +175,30 @@ bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 		pc_inode_leaf_unlock(i);
 	}
 	return needed;
+}
+
+/**
+ * pc_sync_done() - is everything dirtied or done up to @stamp committed?
+ *
+ * Bytes move on from D to W to U to clean unless a failure puts them back. So D and W are looked at before U, and the answer
+ * counts only if nothing went back meanwhile: a commit that fails between two separate questions makes both say "nothing".
+ * Context: no leaf lock. Contract: 2.15.
+ */
+bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
+{
+	for (;;) {
+		pc_inode_leaf_lock(i);
+		u64 seq = i->regress_seq;
+		pc_inode_leaf_unlock(i);
+		bool left = pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL) || pc_commit_needed(i, stamp);
+		pc_inode_leaf_lock(i);
+		bool same = seq == i->regress_seq, running = i->commit_running;
+		pc_inode_leaf_unlock(i);
+		if (left || running)
+			return false;
+		if (same)
+			return true;
+	}
 }
 
 /* Get a commit done by the volume's threads, when the token is free. */

@@ -54,6 +54,7 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 	int err = pc_folio_trylock_at(i, f, index);
 	if (err)
 		return err == -EAGAIN ? OWN_LOCKED : OWN_AGAIN;
+	PC_SYNC("fill_locked");
 	pc_inode_leaf_lock(i);
 	if (pc_folio_state(f) & PC_F_STALE)
 		pc_folio_refresh(i, f);

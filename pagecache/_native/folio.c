@@ -154,7 +154,10 @@ static void local_changed(struct pc_inode *i, i64 delta)
 		return;
 	i->nr_local += (u64)delta;
 	atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed);
-	atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed);
+	u64 local = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
+	if (delta > 0 && local > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) &&
+	    !atomic_exchange(&i->cache->flusher_wanted, 1))
+		pc_event_wake(&i->cache->flusher_event);
 	pc_dirty_list_update(i);
 }
 

@@ -306,11 +306,31 @@ static PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssi
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
+/* Every segment must be a buffer before the first one is touched: a bad one refuses the whole call. */
+static int check_segments(PyObject *buffers, int flags)
+{
+	Py_ssize_t n = PySequence_Size(buffers);
+	for (Py_ssize_t k = 0; k < n; k++) {
+		PyObject *buffer = PySequence_GetItem(buffers, k);
+		Py_buffer view;
+		int err = buffer ? PyObject_GetBuffer(buffer, &view, flags) : -1;
+		if (err && buffer && PyErr_ExceptionMatches(PyExc_BufferError))
+			PyErr_Format(PyExc_TypeError, "segment %zd is not a %scontiguous bytes-like object", k,
+				     flags & PyBUF_WRITABLE ? "writable, " : "");
+		Py_XDECREF(buffer);
+		if (err)
+			return -1;
+		PyBuffer_Release(&view);
+	}
+	return n < 0 ? -1 : 0;
+}
+
 static PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos, done = 0;
-	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
+	    check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
 		return NULL;
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
@@ -419,6 +439,14 @@ static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct
 	return n;
 }
 
+/* Pieces of a long write: each can have room below the dirty limit beside others. */
+static u64 piece_of(struct pc_inode *i, u64 len)
+{
+	struct pc_cache *c = i->cache;
+	u64 share = atomic_load_explicit(&c->dirty_limit, memory_order_relaxed) / 4 << c->page_shift;
+	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
+}
+
 /* engine.room(length, memory): wait for dirty budget, or for memory; engine.write_back(pos, len). */
 static int ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 {
@@ -474,7 +502,7 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
 	while (!err && done < len) {
-		u64 piece = pc_min(len - done, PC_PIECE);
+		u64 piece = piece_of(i, len - done);
 		if (!(op->holds & HOLD_LOCK_X) && !append && (!pc_dirty_room(i, piece) || i->nr_failed))
 			err = ask_engine(h, pc_str_room, piece, 0);
 		if (!err && !(op->holds & HOLD_LOCK_X)) {
@@ -607,7 +635,7 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len)
 	err = err ? err : lock_inode(op, h);
 	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
 	while (!err && pos < end) {
-		u64 piece = pc_min(end - pos, sizeof(zeros));
+		u64 piece = pc_min(piece_of(i, end - pos), sizeof(zeros));
 		if (!pc_dirty_room(i, piece) || i->nr_failed)
 			err = ask_engine(h, pc_str_room, piece, 0);
 		if (!err)
@@ -649,7 +677,8 @@ static PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_
 {
 	struct handle *h = handle_of(self);
 	u64 pos, done = 0;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
+	    check_segments(args[0], PyBUF_SIMPLE))
 		return NULL;
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
@@ -691,11 +720,14 @@ static PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssi
 	return PyLong_FromUnsignedLongLong(len);
 }
 
-static PyObject *handle_append(PyObject *self, PyObject *data)
+static PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
 {
+	static char *names[] = {"data", NULL};
 	struct handle *h = handle_of(self);
+	PyObject *data;
 	u64 pos;
-	if (check_writable(h) || append_buffer(h, data, &pos) < 0)
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
+	    append_buffer(h, data, &pos) < 0)
 		return NULL;
 	return PyLong_FromUnsignedLongLong(pos);
 }
@@ -843,7 +875,7 @@ static PyMethodDef methods[] = {
 	 "pwritev($self, buffers, offset, /)\n--\n\nWrite several buffers, one after another."},
 	{"try_pwrite", (PyCFunction)(void (*)(void))handle_try_pwrite, METH_FASTCALL,
 	 "try_pwrite($self, data, offset, /)\n--\n\nLike pwrite, or None where it would wait or call the backend."},
-	{"append", handle_append, METH_O, "append($self, data, /)\n--\n\nWrite atomically at the end; returns the offset."},
+	{"append", (PyCFunction)(void (*)(void))handle_append, METH_VARARGS | METH_KEYWORDS, "append($self, data)\n--\n\nWrite atomically at the end; returns the offset."},
 	{"read", (PyCFunction)(void (*)(void))handle_read, METH_FASTCALL,
 	 "read($self, size=-1, /)\n--\n\nRead at the file position; all that is left when size is negative."},
 	{"readall", handle_readall, METH_NOARGS, "readall($self, /)\n--\n\nRead from the file position to the end."},

@@ -96,17 +96,20 @@ static u32 leaf_new(struct pc_inode *i, u32 parent, u32 offset)
 	return id;
 }
 
-/* Make the tree tall enough for `index`: new roots above the old one, which becomes their slot 0. */
+/* Make the tree tall enough for `index`: new roots above the old one, which becomes their slot 0. An empty tree gets its
+ * root at that height at once: a chain below it would be nodes without a slot in use, which nobody frees. */
 static int grow(struct pc_inode *i, u64 index)
 {
 	u64 root = atomic_load_explicit(&i->root, memory_order_relaxed);
-	u32 levels = root & 255, slot = (u32)(root >> 8);
-	while (levels == 0 || (shift_of(levels) < 64 && index >> shift_of(levels))) {
+	u32 levels = root & 255, slot = (u32)(root >> 8), empty = levels == 0;
+	while (empty && shift_of(levels + 1) < 64 && index >> shift_of(levels + 1))
+		levels++;
+	while (empty || (shift_of(levels) < 64 && index >> shift_of(levels))) {
 		u32 id = node_new(i, 0, 0, shift_of(levels));
 		if (!id)
 			return -ENOMEM;
 		struct pc_node *n = node_at(i, id);
-		if (levels) {
+		if (!empty) {
 			struct pc_node *old = node_at(i, slot >> 2);
 			old->parent = id;
 			old->offset = 0;
@@ -119,6 +122,7 @@ static int grow(struct pc_inode *i, u64 index)
 		}
 		slot = slot_make(id, PC_TAG_NODE);
 		levels++;
+		empty = false;
 		atomic_store_explicit(&i->root, (u64)slot << 8 | levels, memory_order_release);
 	}
 	return 0;

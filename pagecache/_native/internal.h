@@ -124,9 +124,9 @@ struct pc_pool {
 	struct pc_leaf_lock lock;
 	u8 *base;
 	u32 size, link_at, max;
-	u32 fresh;     /* ids below this were handed out once */
-	u32 free_head; /* ids given back */
-	u32 used;
+	_Atomic u32 fresh; /* ids below this were handed out once */
+	u32 free_head;     /* ids given back */
+	_Atomic u32 used;  /* written under the lock, read without */
 	size_t committed, reserved; /* bytes */
 };
 

@@ -604,7 +604,6 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	if (pc_check_reentry(i, core, "bytes that are not cached were read from inside a backend call of the same volume") ||
 	    pc_wait_credit(i, core))
 		return -1;
-	bool window = ra && pc_readahead_miss(i, ra, pos, len);
 	int err = pc_fill_begin(i, pos, len, &need, &r);
 	if (!r) {
 		pc_credit_put(i->volume);
@@ -622,7 +621,8 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	}
 	if (r->end < pos + len)
 		submit(i, r->end, pos + len, PC_WORK_FILL, 16);
-	if (window)
+	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
+	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
 	return pc_op_run(op, pc_str_fill, NULL);
 }

@@ -189,6 +189,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out);
 int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
+bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 void pc_commit_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);
 void pc_commit_end(struct pc_inode *i, bool ok, bool kept);

@@ -19,7 +19,7 @@ int pc_pool_init(struct pc_pool *p, u32 size, u32 link_at, u32 max)
 	p->size = size;
 	p->link_at = link_at;
 	p->max = max;
-	p->fresh = 1; /* id 0 is "none" */
+	atomic_store(&p->fresh, 1); /* id 0 is "none" */
 	p->reserved = ((size_t)size * ((size_t)max + 1) + PC_POOL_STEP - 1) / PC_POOL_STEP * PC_POOL_STEP;
 	/* Readable as zeros from the start: a lock-free reader may pair a stale id with the pool of another size class. */
 	p->base = mmap(NULL, p->reserved, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -57,20 +57,20 @@ u32 pc_pool_alloc(struct pc_pool *p)
 				p->committed += step;
 		}
 		if (fits)
-			id = p->fresh++;
+			id = atomic_fetch_add_explicit(&p->fresh, 1, memory_order_relaxed);
 	}
 	if (id)
-		p->used++;
+		atomic_store_explicit(&p->used, p->used + 1, memory_order_relaxed);
 	pc_leaf_unlock(&p->lock, PC_LEVEL_FRAME);
 	return id;
 }
 
 void pc_pool_free(struct pc_pool *p, u32 id)
 {
-	PC_ASSERT(id && id < p->fresh);
 	pc_leaf_lock(&p->lock, PC_LEVEL_FRAME);
+	PC_ASSERT(id && id < p->fresh);
 	*link_of(p, id) = p->free_head;
 	p->free_head = id;
-	p->used--;
+	atomic_store_explicit(&p->used, p->used - 1, memory_order_relaxed);
 	pc_leaf_unlock(&p->lock, PC_LEVEL_FRAME);
 }

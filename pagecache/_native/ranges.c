@@ -5,7 +5,7 @@
  *                     |████|    |████|████|    |           |  ▒▒▒ |     |▒▒|
  *
  * V rounds inward, the other sets mean "the valid bytes of this block" [M6]. A ragged extent never crosses a block and
- * never touches another; extents that meet are merged, an extent that fills its block becomes a bit. For one-page folios
+ * touches no other of its block; extents that meet are merged, an extent that fills its block becomes a bit. For one-page folios
  * UPTODATE is the only block bit and the other sets are the flags themselves; larger folios keep bitmaps in their
  * extension; no extension means that V is all (UPTODATE) or nothing, and the other sets are empty.
  *

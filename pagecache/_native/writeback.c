@@ -336,7 +336,8 @@ static bool claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *bu
 	return false;
 }
 
-/* Build requests from the cursor on until one is full or a gap comes. Return: whether a writer held a folio back. */
+/* Build requests from the cursor on until one is full or a gap comes. A folio that cannot join the request under construction
+ * waits for the next turn: handed over now it would make a small request of its own. Return: whether a writer held one back. */
 static bool build_next(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;
@@ -345,10 +346,10 @@ static bool build_next(struct pc_inode *i, enum pc_mark mark)
 	struct build b = {.inode = i, .limit = limit ? limit : page};
 	u64 last = UINT64_MAX >> c->page_shift;
 	bool busy = false;
-	while (pc_list_empty(&p->ready) && !b.failed) {
+	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
 		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);
 		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || (b.r && b.r->end < pc_folio_pos(c, f))) {
+		if (!f || (b.r && !may_join(&b, pc_folio_pos(c, f), false))) {
 			if (b.r || p->wrapped)
 				break;
 			p->wrapped = 1;

@@ -64,6 +64,7 @@ class FileSync:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
         self.file.volume.check_alive(self.file.key)
+        self._look_at_commit()
         if not self._flushed():
             return False
         return not self.commit or self._committed()
@@ -86,12 +87,15 @@ class FileSync:
             self.file.volume.retry_later(self.file)
         return False
 
+    def _look_at_commit(self) -> None:
+        """A commit that this sync waited for has ended: a failure is judged before anything is sent again."""
+        if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
+            self._commit_seq = None
+            if (error := self.file.commit_error) is not None:
+                self._commit_failed(error)
+
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
-        if self._commit_seq is not None and native.commit_seq() != self._commit_seq:
-            self._commit_seq = None
-            if (error := file.commit_error) is not None:
-                self._commit_failed(error)
         if not native.commit_needed(self.stamp):
             if native.commit_running():
                 return False

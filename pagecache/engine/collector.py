@@ -77,6 +77,7 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
         file.commit_error = None
         file.commit_attempts = 0
         file.commit_not_before = 0.0
+        file.own_changes += 1
         if version is not None:
             file.version = version
             file.version_stale = False

@@ -60,6 +60,7 @@ class EngineFile:
         self.commit_not_before = 0.0
         self.version = version
         self.version_stale = False
+        self.own_changes = 0
         self.conflict: tuple[str | None, str | None] | None = None
         self.removed = False
         self._max_write: int | None = None
@@ -113,6 +114,13 @@ class EngineFile:
             else:
                 self.version = version
 
+    def quiet(self) -> int | None:
+        """A number that stands while nothing of our own changes storage; None while something is about to."""
+        with self.lock:
+            if self.version_stale or not self.native.pass_idle() or self.native.commit_running():
+                return None
+            return self.own_changes
+
     # -- what holds the inode lock, the token and the invalidate lock (contract 2.17)
 
     def truncate(self, op: Op, size: int) -> None:
@@ -130,6 +138,7 @@ class EngineFile:
         with self.lock:
             self.failures.clear(size, END)
             self.version_stale = True
+            self.own_changes += 1
 
     def _truncated_all_the_same(self, size: int, error: BaseException) -> bool:
         """Whether a call that ended without a definite refusal (interrupted, transport error) did its work."""
@@ -149,6 +158,7 @@ class EngineFile:
         self.native.punch(start, end, not durable)
         with self.lock:
             self.version_stale = True
+            self.own_changes += 1
 
     def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
         """Give up what is local in a range; the token keeps passes and commits out."""

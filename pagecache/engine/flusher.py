@@ -132,8 +132,12 @@ class Flusher:
                 delay = min(delay, dirtied + expire - now)
         return delay
 
-    def make_room(self) -> None:
-        """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones."""
+    def make_room(self, *, urgent: bool = False) -> None:
+        """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones.
+
+        Args:
+            urgent: a writer waits; then everything unstable is committed, not only what is above its share.
+        """
         for volume in self._cache.engine_volumes():
             if volume.aborted:
                 continue
@@ -142,14 +146,14 @@ class Flusher:
                 file.refresh_limits()
                 file.native.pass_background(PASS_BUDGET)
             if not volume.backend.limits.commit_on_close:
-                self._commit_unstable(files)
+                self._commit_unstable(files, 0 if urgent else self._cache.limits.dirty_limit // 4)
 
-    def _commit_unstable(self, files: list[EngineFile]) -> None:
+    def _commit_unstable(self, files: list[EngineFile], allowed: int) -> None:
         unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
         total = sum(size for size, _, _ in unstable)
         now = self._clock.now()
         for size, _, file in unstable:
-            if total <= self._cache.limits.dirty_limit // 4 or size == 0:
+            if total <= allowed or size == 0:
                 return
             if now >= file.commit_not_before:
                 file.native.start_commit()

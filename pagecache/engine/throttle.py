@@ -77,7 +77,7 @@ def room(self: EngineFile, length: int, memory: int) -> None:
         while memory or not self.native.dirty_room(length):
             volume.check_alive(self.key)
             seq = cache.native.event_seq()
-            cache.flusher.make_room()
+            cache.flusher.make_room(urgent=True)
             if not memory and self.native.dirty_room(length):
                 return
             why = _hopeless(self)

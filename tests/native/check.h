@@ -28,9 +28,9 @@
 #define SOUND(rig) check_sound(__FILE__, __LINE__, (rig)->cache)
 #define RUN(f) (check_name = #f, f())
 
-enum { PAGE = 4096, PARTS = 64, FILES = 8 };
+enum { PAGE = 4096, PARTS = 1024, FILES = 8 };
 #define ALL UINT64_MAX
-#define WAIT_MAX_NS 60000000000ll
+#define WAIT_MAX_NS 20000000000ll
 
 static MAYBE const char *check_name = "";
 static MAYBE struct pc_cache *check_cache;
@@ -92,7 +92,7 @@ struct store {
 	int write_error, read_error, commit_error; /* negative errno */
 	bool parked;                               /* write_error is for good */
 	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
-	bool holes;                                /* contents are not kept: for counting only */
+	u32 delay_us;                              /* a write takes so long, and its buffers must not change meanwhile */
 	u32 reads, writes, commits;
 	u64 read_bytes, write_bytes;
 };
@@ -144,23 +144,37 @@ static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *
 	return err ? err : (int64_t)done;
 }
 
+static MAYBE u64 sum_of(const struct pc_part *parts, size_t n)
+{
+	u64 sum = 0;
+	for (size_t k = 0; k < n; k++)
+		for (u64 b = 0; b < parts[k].len; b++)
+			sum = sum * 31 + parts[k].memory[b];
+	return sum;
+}
+
 static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
 {
 	u64 done = 0, len = 0;
+	if (s->delay_us) {
+		u64 sum = sum_of(parts, n);
+		usleep(s->delay_us);
+		EQUAL(sum_of(parts, n), sum);
+	}
 	pthread_mutex_lock(&s->lock);
 	s->writes++;
 	for (size_t k = 0; k < n; k++)
 		len += parts[k].len;
-	if (s->write_error && pos + len > s->write_fails_at) {
+	int err = s->write_error;
+	if (err && pos + len > s->write_fails_at) {
 		pthread_mutex_unlock(&s->lock);
-		return s->write_error;
+		return err;
 	}
 	u64 most = s->write_max && s->write_max < len ? s->write_max : len;
 	CHECK(pos + most <= s->room);
 	for (size_t k = 0; k < n; k++) {
 		u64 part = parts[k].len < most - done ? parts[k].len : most - done;
-		if (!s->holes)
-			memcpy(s->bytes + pos + done, parts[k].memory, part);
+		memcpy(s->bytes + pos + done, parts[k].memory, part);
 		done += part;
 	}
 	if (pos + done > s->size)
@@ -270,6 +284,18 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	return done == 1;
 }
 
+/* A commit of the file that the volume's queue offers now. Return: whether there is anything to commit. */
+static MAYBE bool begin_commit(struct file *f)
+{
+	struct pc_work w;
+	pc_commit_start(f->inode);
+	pc_work_next(f->inode->volume, &w);
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	CHECK(w.inode == f->inode);
+	pc_inode_user_put(w.inode);
+	return pc_commit_begin(f->inode);
+}
+
 static MAYBE void run_commit(struct file *f)
 {
 	if (pc_commit_begin(f->inode))
@@ -289,11 +315,15 @@ static MAYBE bool work(struct pc_volume *v)
 		w.request->credit = 1;
 		run_fill(f, w.request);
 	} else if (w.kind == PC_WORK_PASS) {
-		if (pc_write_next(w.inode, &r) == 1) {
+		int got = pc_write_next(w.inode, &r);
+		if (got == 1) {
 			r->credit = 1;
 			run_write(f, r);
 		} else {
 			pc_credit_put(v);
+			sched_yield();
+			if (got == -EAGAIN)
+				pc_pass_again(w.inode);
 		}
 	} else {
 		run_commit(f);
@@ -369,7 +399,7 @@ static MAYBE void take_token(struct file *f)
 	wait_word(f, &w);
 }
 
-/* Until nothing of the file up to the stamp is dirty or in flight; failed bytes end it too. Return: pc_flush_pending. */
+/* Until nothing of the range up to the stamp is dirty or in flight; what failed ends it too. Return: pc_flush_pending. */
 static MAYBE u32 flush_range(struct file *f, u64 stamp, u64 pos, u64 end)
 {
 	for (;;) {
@@ -390,25 +420,23 @@ static MAYBE u32 flush(struct file *f)
 	return flush_range(f, ALL, 0, ALL);
 }
 
-/* Rounds of the contract's fsync without its retries. Return: 0, or -EIO when something up to the stamp is not committed. */
+/* Rounds of the contract's fsync without its retries. Return: 0, or -EIO: a write or a commit failed. */
 static MAYBE int fsync_stamp(struct file *f, u64 stamp)
 {
-	if (flush_range(f, stamp, 0, ALL))
-		return -EIO;
 	u64 commits = pc_inode_commit_seq(f->inode);
-	while (pc_commit_needed(f->inode, stamp) || pc_commit_running(f->inode)) {
-		u32 seq = atomic_load(&f->inode->event.seq);
-		if (pc_inode_commit_seq(f->inode) >= commits + 2)
+	while (!pc_sync_done(f->inode, stamp)) {
+		if (flush_range(f, stamp, 0, ALL) || pc_inode_commit_seq(f->inode) >= commits + 2)
 			return -EIO;
-		pc_commit_start(f->inode);
+		u32 seq = atomic_load(&f->inode->event.seq);
 		if (!pc_commit_needed(f->inode, stamp) && !pc_commit_running(f->inode))
-			break;
+			continue;
+		pc_commit_start(f->inode);
 		if (check_threads)
 			wait_event(&f->inode->event, seq);
 		else if (!work(f->inode->volume))
 			return -EIO;
 	}
-	return pc_flush_pending(f->inode, stamp, 0, ALL, NULL) ? -EIO : 0;
+	return 0;
 }
 
 static MAYBE int file_sync(struct file *f)

@@ -5,15 +5,17 @@ enum { PAGES = 4096 };
 
 /* ids are numbers only here: the index never looks into a folio */
 struct model {
-	u32 id[PAGES];
-	u8 order[PAGES], marks[PAGES]; /* per page, the same for all pages of a folio */
+	struct {
+		u32 id;
+		u8 order, marks; /* the same for all pages of a folio */
+	} at[PAGES];
 };
 
 static u32 first_of(const struct model *m, u64 from, u64 to, int mark)
 {
 	for (u64 k = from; k < to && k < PAGES; k++)
-		if (m->id[k] && (mark < 0 || m->marks[k] >> mark & 1))
-			return m->id[k];
+		if (m->at[k].id && (mark < 0 || m->at[k].marks >> mark & 1))
+			return m->at[k].id;
 	return 0;
 }
 
@@ -23,9 +25,9 @@ static void compare(struct pc_inode *i, const struct model *m, u64 base)
 	if (!pc_index_check(i, &v))
 		check_failed(__FILE__, __LINE__, v.text, 0, 0);
 	for (u64 k = 0; k < PAGES; k++) {
-		EQUAL(pc_index_lookup(i, base + k), m->id[k]);
+		EQUAL(pc_index_lookup(i, base + k), m->at[k].id);
 		for (int mark = 0; mark < PC_MARKS && k % 7 == 0; mark++)
-			EQUAL(pc_index_marked(i, base + k, (enum pc_mark)mark), m->id[k] ? m->marks[k] >> mark & 1 : 0);
+			EQUAL(pc_index_marked(i, base + k, (enum pc_mark)mark), m->at[k].id ? m->at[k].marks >> mark & 1 : 0);
 	}
 	for (int k = 0; k < 200; k++) {
 		u64 from = draw(PAGES), to = from + draw(PAGES - from) + 1;
@@ -39,16 +41,16 @@ static void compare(struct pc_inode *i, const struct model *m, u64 base)
 static void set_all(struct model *m, u64 index, u32 order, u32 id, u8 marks)
 {
 	for (u64 k = index; k < index + (1u << order); k++) {
-		m->id[k] = id;
-		m->order[k] = (u8)order;
-		m->marks[k] = marks;
+		m->at[k].id = id;
+		m->at[k].order = (u8)order;
+		m->at[k].marks = marks;
 	}
 }
 
 static bool taken(const struct model *m, u64 index, u32 order)
 {
 	for (u64 k = index; k < index + (1u << order); k++)
-		if (m->id[k])
+		if (m->at[k].id)
 			return true;
 	return false;
 }
@@ -70,10 +72,10 @@ static void random_use(u64 base, u32 steps)
 			EQUAL(err, (u64)(taken(&m, index, order) ? -EEXIST : 0));
 			if (!err)
 				set_all(&m, index, order, id++, 0);
-		} else if (m.id[index]) {
-			order = m.order[index];
+		} else if (m.at[index].id) {
+			order = m.at[index].order;
 			index = index >> order << order;
-			u8 marks = m.marks[index];
+			u8 marks = m.at[index].marks;
 			if (draw(3) == 0) {
 				for (int k = 0; k < PC_MARKS; k++)
 					if (marks >> k & 1)
@@ -84,7 +86,7 @@ static void random_use(u64 base, u32 steps)
 				u32 mark = (u32)draw(PC_MARKS);
 				bool set = draw(2);
 				pc_index_mark(i, base + index, order, (enum pc_mark)mark, set);
-				set_all(&m, index, order, m.id[index], (u8)(set ? marks | 1 << mark : marks & ~(1 << mark)));
+				set_all(&m, index, order, m.at[index].id, (u8)(set ? marks | 1 << mark : marks & ~(1 << mark)));
 			}
 		}
 		if (step % (steps / 20) == 0)
@@ -94,11 +96,11 @@ static void random_use(u64 base, u32 steps)
 	pc_inode_leaf_lock(i);
 	compare(i, &m, base);
 	for (u64 k = 0; k < PAGES; k++)
-		if (m.id[k]) {
+		if (m.at[k].id) {
 			for (int mark = 0; mark < PC_MARKS; mark++)
-				if (m.marks[k] >> mark & 1)
-					pc_index_mark(i, base + k, m.order[k], (enum pc_mark)mark, false);
-			u32 order = m.order[k];
+				if (m.at[k].marks >> mark & 1)
+					pc_index_mark(i, base + k, m.at[k].order, (enum pc_mark)mark, false);
+			u32 order = m.at[k].order;
 			pc_index_erase(i, base + k, order);
 			set_all(&m, k, order, 0, 0);
 		}

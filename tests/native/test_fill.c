@@ -1,0 +1,372 @@
+/* Bringing bytes in: what is asked for, what is published, and what a short, failing, late or overtaken answer does. */
+#include "check.h"
+
+static struct rig rig;
+static struct file *file;
+static u8 got[1 << 20];
+
+static void start(u64 size, u64 max_folio, struct pc_limits limits)
+{
+	rig_open(&rig, 4 << 20, max_folio);
+	file = file_open_in(&rig, rig.volume, size, 1 << 20, limits);
+}
+
+static void reads_right(u64 pos, u64 len)
+{
+	u64 n = pc_inode_size(file->inode) - pos < len ? pc_inode_size(file->inode) - pos : len;
+	EQUAL(file_read(file, pos, got, len), n);
+	CHECK(memcmp(got, file->store.bytes + pos, n) == 0);
+}
+
+static struct pc_request *begin(u64 pos, u64 len)
+{
+	struct pc_need need = {0};
+	struct pc_request *r;
+	EQUAL(pc_fill_begin(file->inode, pos, len, &need, &r), 0);
+	return r;
+}
+
+static size_t next_call(struct pc_request *r, u64 *pos, struct pc_part *parts)
+{
+	size_t n = 0;
+	EQUAL(pc_call_next(r, pos, parts, PARTS, &n), 1);
+	return n;
+}
+
+static void check_a_range_is_one_call_into_large_folios(void)
+{
+	start(1 << 20, 2 << 20, limits_wide());
+	reads_right(0, 1 << 20);
+	EQUAL(file->store.reads, 1);
+	EQUAL(usage(file, NULL).folios, 1);
+	reads_right(0, 1 << 20);
+	EQUAL(file->store.reads, 1);
+	EQUAL(usage(file, NULL).clean, 1 << 20);
+	rig_close(&rig);
+}
+
+static void check_every_read_short_at_random_offsets(void)
+{
+	u32 most[] = {1, 7, 511, 4095, 5000};
+	for (u32 k = 0; k < 5; k++) {
+		start(100000, k % 2 ? PAGE : 64 << 10, limits_wide());
+		file->store.read_max = most[k];
+		for (int n = 0; n < 30; n++) {
+			pc_drop_clean(file->inode, draw(100000), ALL);
+			reads_right(draw(99000), 1 + draw(most[k] * 100 < 30000 ? most[k] * 100 : 30000));
+		}
+		rig_close(&rig);
+	}
+}
+
+static void check_units_and_limits_shape_the_calls(void)
+{
+	struct {
+		struct pc_limits l;
+		u64 pos, len;
+		u32 calls;
+	} rows[] = {
+		{{.max_read = 1 << 20, .read_unit = 1, .max_vectors = 64}, 0, 65536, 1},
+		{{.max_read = 16384, .read_unit = 1, .max_vectors = 64}, 0, 65536, 4},
+		{{.max_read = 1 << 20, .read_unit = 1, .max_vectors = 64, .boundary = 10000}, 0, 65536, 7},
+		{{.max_read = 1 << 20, .read_unit = 65536, .max_vectors = 64}, 70000, 100, 1},
+		{{.max_read = 1000, .read_unit = 1, .max_vectors = 64}, 0, 4096, 5},
+		{{.max_read = 1 << 20, .read_unit = 10000, .max_vectors = 64}, 4096, 40000, 1},
+	};
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		start(300001, PAGE, rows[k].l);
+		reads_right(rows[k].pos, rows[k].len);
+		EQUAL(file->store.reads, rows[k].calls);
+		reads_right(290000, 20000); /* across the end */
+		rig_close(&rig);
+	}
+}
+
+static void check_surplus_bytes_of_a_unit_go_to_a_sink(void)
+{
+	struct pc_limits l = limits_wide();
+	struct pc_part parts[PARTS];
+	u64 pos;
+	l.read_unit = 65536;
+	start(200000, PAGE, l);
+	struct pc_request *r = begin(8192, 4096);
+	EQUAL(next_call(r, &pos, parts), 3);
+	EQUAL(pos, 0);
+	EQUAL(parts[0].len, 8192);
+	EQUAL(parts[0].frame, PC_NO_FRAME);
+	EQUAL(parts[1].len, 4096);
+	EQUAL(parts[2].len, 65536 - 12288);
+	EQUAL(parts[2].frame, PC_NO_FRAME);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 3)), 0);
+	size_t n;
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	pc_request_settle(r);
+	EQUAL(usage(file, NULL).cached, PAGE);
+	reads_right(8192, 4096);
+	rig_close(&rig);
+}
+
+static void check_zeros_above_what_storage_has_need_no_call(void)
+{
+	start(10000, 64 << 10, limits_wide());
+	file_truncate(file, 10000);
+	EQUAL(file_write(file, 90000, "x", 1), 0); /* a hole up to there */
+	EQUAL(file_read(file, 30000, got, 30000), 30000);
+	for (u32 k = 0; k < 30000; k++)
+		EQUAL(got[k], 0);
+	EQUAL(file->store.reads, 0);
+	EQUAL(file_read(file, 0, got, 90001), 90001);
+	EQUAL(file->store.reads, 1);
+	EQUAL(file->store.read_bytes, 10000);
+	CHECK(memcmp(got, file->store.bytes, 10000) == 0);
+	for (u32 k = 10000; k < 90000; k++)
+		EQUAL(got[k], 0);
+	EQUAL(got[90000], 'x');
+	rig_close(&rig);
+}
+
+static void check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill(void)
+{
+	start(5000, 8192, limits_wide());
+	reads_right(0, 5000);
+	EQUAL(usage(file, NULL).folios, 1);
+	EQUAL(file_write(file, 0, "X", 1), 0);
+	pc_invalidate_remote(file->inode, 0, ALL); /* only the first block is left */
+	for (u32 k = 0; k < 8; k++)
+		EQUAL(file_write(file, 5100 + k * 300, "0123456789", 10), 0);
+	struct pc_counters n;
+	usage(file, &n);
+	EQUAL(n.read_requests, 1);
+	EQUAL(file_read(file, 0, got, 8192), 5100 + 7 * 300 + 10);
+	EQUAL(file->store.reads, 2);
+	CHECK(memcmp(got + 4096, file->store.bytes + 4096, 904) == 0);
+	for (u32 k = 5000; k < 7210; k++)
+		EQUAL(got[k], k < 5100 || (k - 5100) % 300 >= 10 ? 0 : '0' + (k - 5100) % 300);
+	rig_close(&rig);
+}
+
+static void check_no_answer_below_the_end_is_an_error_twice(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	start(8192, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 8192);
+	next_call(r, &pos, parts);
+	EQUAL(pc_fill_answer(r, 8193), (u64)-EPROTO);
+	EQUAL(pc_fill_answer(r, -1), (u64)-EPROTO);
+	EQUAL(pc_fill_answer(r, 0), 0);
+	next_call(r, &pos, parts);
+	EQUAL(pc_fill_answer(r, 0), (u64)-EPROTO);
+	pc_request_settle(r);
+	EQUAL(usage(file, NULL).folios, 0); /* what gave nothing is gone */
+	rig_close(&rig);
+}
+
+static void check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	start(65536, 16384, limits_wide());
+	EQUAL(file_write(file, 20000, "abc", 3), 0);
+	struct pc_request *r = begin(0, 65536);
+	next_call(r, &pos, parts);
+	memcpy(parts[0].memory, file->store.bytes, 16384);
+	EQUAL(pc_fill_answer(r, 17000), 0); /* one folio and a bit */
+	pc_request_settle(r);
+	EQUAL(usage(file, NULL).cached, 16384 + PAGE); /* the first folio, and the written one */
+	memcpy(file->store.bytes + 20000, "abc", 3);
+	reads_right(0, 65536);
+	rig_close(&rig);
+}
+
+static void check_a_fill_writes_only_what_is_missing(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	size_t n;
+	start(4096, PAGE, limits_wide());
+	EQUAL(file_write(file, 1000, "mine", 4), 0);
+	struct pc_request *r = begin(0, 4096);
+	EQUAL(next_call(r, &pos, parts), 1);
+	EQUAL(pos, 0);
+	EQUAL(parts[0].len, 1000); /* up to the valid bytes */
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 1)), 0);
+	EQUAL(next_call(r, &pos, parts), 1);
+	EQUAL(pos, 1004);
+	EQUAL(parts[0].len, 4096 - 1004);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 1)), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	pc_request_settle(r);
+	memcpy(file->store.bytes + 1000, "mine", 4);
+	reads_right(0, 4096);
+	rig_close(&rig);
+}
+
+/* T-46, K12: the object changes while a fill reads it. */
+static void check_an_invalidation_during_a_fill_makes_it_read_again(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	size_t n;
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 16384);
+	n = next_call(r, &pos, parts);
+	int64_t answer = store_read(&file->store, pos, parts, n);
+	memset(file->store.bytes, 0x77, 65536);
+	pc_invalidate_remote(file->inode, 0, ALL); /* from inside read_into, say */
+	EQUAL(pc_fill_answer(r, answer), 0);
+	EQUAL(usage(file, NULL).clean, 16384); /* still in the fill's hands, nothing valid */
+	u32 reads = file->store.reads;
+	run_fill(file, r);
+	EQUAL(file->store.reads, reads + 1);
+	reads_right(0, 65536);
+	rig_close(&rig);
+}
+
+static void check_an_invalidation_elsewhere_costs_nothing(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 16384);
+	size_t n = next_call(r, &pos, parts);
+	for (int k = 0; k < 7; k++)
+		pc_invalidate_remote(file->inode, 32768, ALL);
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, n)), 0);
+	run_fill(file, r);
+	EQUAL(file->store.reads, 1);
+	rig_close(&rig);
+}
+
+static void check_an_endless_stream_of_invalidations_ends_the_fill(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 4096);
+	int err = 0, answers = 0;
+	while (!err) {
+		size_t n = next_call(r, &pos, parts);
+		for (int k = 0; k < 9; k++) /* more than the ring remembers */
+			pc_invalidate_remote(file->inode, 0, 1);
+		err = pc_fill_answer(r, store_read(&file->store, pos, parts, n));
+		answers++;
+	}
+	EQUAL(err, (u64)-ESTALE);
+	EQUAL(answers, 4);
+	pc_request_settle(r);
+	reads_right(0, 4096);
+	rig_close(&rig);
+}
+
+/* An invalidation between the question whether anything moved and the publication: the folio is STALE when it is unlocked. */
+static void check_an_invalidation_between_two_folios_of_a_run(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 8192);
+	size_t n = next_call(r, &pos, parts);
+	int64_t answer = store_read(&file->store, pos, parts, n);
+	memset(file->store.bytes, 0x11, 65536);
+	pc_invalidate_remote(file->inode, 0, 65536);
+	CHECK(state_at(file, 0) & PC_F_STALE);
+	(void)answer;
+	pc_request_settle(r);
+	CHECK(!pc_index_lookup(file->inode, 0));
+	reads_right(0, 65536);
+	rig_close(&rig);
+}
+
+static void check_two_fills_meet_at_a_locked_folio(void)
+{
+	struct pc_need need = {0};
+	struct pc_request *first = NULL, *second = NULL;
+	start(65536, PAGE, limits_wide());
+	first = begin(8192, 4096);
+	second = begin(0, 16384); /* as far as it goes without waiting */
+	EQUAL(second->end, 8192);
+	struct pc_request *none;
+	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), (u64)-EAGAIN);
+	EQUAL(need.kind, PC_NEED_FOLIO);
+	EQUAL(need.owner, first->id);
+	run_fill(file, second);
+	run_fill(file, first);
+	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), 0);
+	CHECK(!none);
+	reads_right(0, 65536);
+	rig_close(&rig);
+}
+
+static void check_a_queued_fill_can_be_taken_over_by_who_waits(void)
+{
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 4096);
+	pc_fill_submit(r, PC_WORK_READAHEAD);
+	reads_right(0, 4096); /* wait_folio takes it over: nobody else runs */
+	EQUAL(file->store.reads, 1);
+	CHECK(!work(rig.volume));
+	rig_close(&rig);
+}
+
+static void check_kept_buffers_never_see_the_folio_again(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	u32 frames[PARTS];
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin(0, 8192);
+	size_t n = next_call(r, &pos, parts);
+	u8 *kept = parts[0].memory;
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 0)), 0); /* nothing came, but slices are left */
+	EQUAL(pc_fill_quarantine(r, frames, PARTS), 2);
+	memset(kept, 0xcc, PAGE);
+	SOUND(&rig);
+	run_fill(file, r);
+	memset(kept, 0xdd, PAGE);
+	reads_right(0, 8192);
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	EQUAL(u.shadows, 2);
+	for (u32 k = 0; k < 2; k++)
+		CHECK(pc_shadow_put(rig.cache, frames[k]));
+	CHECK(!pc_shadow_put(rig.cache, frames[0]));
+	(void)n;
+	rig_close(&rig);
+}
+
+static void check_no_memory_means_no_fill_and_no_trace_of_it(void)
+{
+	start(1 << 20, PAGE, limits_wide());
+	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
+	struct pc_request *r = begin(0, 16 * PAGE), *none;
+	struct pc_need need;
+	EQUAL(r->nr_owned, 16);
+	EQUAL(pc_fill_begin(file->inode, 100 * PAGE, PAGE, &need, &none), (u64)-ENOMEM);
+	SOUND(&rig);
+	run_fill(file, r);
+	reads_right(100 * PAGE, PAGE); /* clean pages make way */
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_a_range_is_one_call_into_large_folios);
+	RUN(check_every_read_short_at_random_offsets);
+	RUN(check_units_and_limits_shape_the_calls);
+	RUN(check_surplus_bytes_of_a_unit_go_to_a_sink);
+	RUN(check_zeros_above_what_storage_has_need_no_call);
+	RUN(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill);
+	RUN(check_no_answer_below_the_end_is_an_error_twice);
+	RUN(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest);
+	RUN(check_a_fill_writes_only_what_is_missing);
+	RUN(check_an_invalidation_during_a_fill_makes_it_read_again);
+	RUN(check_an_invalidation_elsewhere_costs_nothing);
+	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);
+	RUN(check_an_invalidation_between_two_folios_of_a_run);
+	RUN(check_two_fills_meet_at_a_locked_folio);
+	RUN(check_a_queued_fill_can_be_taken_over_by_who_waits);
+	RUN(check_kept_buffers_never_see_the_folio_again);
+	RUN(check_no_memory_means_no_fill_and_no_trace_of_it);
+	return 0;
+}

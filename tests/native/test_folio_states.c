@@ -1,0 +1,382 @@
+/*
+ * The states of a folio: each transition with its sets, flags, marks, stamps; answers cut at every byte, answers too late.
+ *
+ * pc_check compares flags, marks, stamps and counts with the sets after every step; here it is said which sets they must be.
+ */
+#include "check.h"
+
+enum { ROOM = 1 << 18 };
+
+static struct rig rig;
+static struct file *file;
+static u8 bytes[ROOM];
+
+static void start(u64 size, u64 max_folio, bool durable)
+{
+	struct pc_limits l = limits_wide();
+	l.durable_writes = durable;
+	rig_open(&rig, 2 << 20, max_folio);
+	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	for (u32 k = 0; k < ROOM; k++)
+		bytes[k] = (u8)(k * 31 + k / 256 + 3);
+}
+
+static void put(u64 pos, u64 len)
+{
+	EQUAL(file_write(file, pos, bytes + pos, len), 0);
+}
+
+/* Blocks of a set of the folio at pos, as bits. */
+static u64 set(u64 pos, enum pc_set s)
+{
+	struct pc_folio *f = folio_at(file, pos);
+	u64 bits = 0;
+	for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
+		bits |= (u64)pc_set_count(rig.cache, f, s, b, b + 1) << b;
+	return bits;
+}
+
+static u64 stamp(const struct pc_stamp *s)
+{
+	u64 v = pc_stamp_get(s);
+	return v == PC_STAMP_NONE ? 0 : v;
+}
+
+/* D, W, U, X and the stamps of the first three (0: none). */
+static void expect(u64 pos, u64 d, u64 w, u64 u, u64 x, u64 sd, u64 sw, u64 su)
+{
+	struct pc_folio *f = folio_at(file, pos);
+	EQUAL(set(pos, PC_D), d);
+	EQUAL(set(pos, PC_W), w);
+	EQUAL(set(pos, PC_U), u);
+	EQUAL(set(pos, PC_X), x);
+	EQUAL(stamp(&f->d), sd);
+	EQUAL(stamp(&f->w), sw);
+	EQUAL(stamp(&f->u), su);
+	SOUND(&rig);
+}
+
+static struct pc_request *hand_over(void)
+{
+	struct pc_request *r;
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	return r;
+}
+
+/* The pass ends when its last request is done and somebody looks for more. */
+static void pass_ends(void)
+{
+	struct pc_request *r;
+	EQUAL(pc_write_next(file->inode, &r), 0);
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+}
+
+static u64 answer(struct pc_request *r, u64 most)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	file->store.write_max = most;
+	int64_t got = store_write(&file->store, pos, parts, n);
+	file->store.write_max = 0;
+	bool all = pc_write_answer(r, got);
+	EQUAL(all, r->seg == r->nr_segs);
+	return (u64)got;
+}
+
+static void check_the_circle_of_a_byte(void)
+{
+	for (u32 order = 0; order <= 2; order++) {
+		u64 len = PAGE << order, all = (1ull << (1 << order)) - 1;
+		start(0, len, false);
+		EQUAL(pc_epoch_take(rig.volume), 1);
+		put(0, len); /* E1, E3 */
+		EQUAL(pc_folio_order(folio_at(file, 0)), order);
+		expect(0, all, 0, 0, 0, 2, 0, 0);
+		CHECK(state_at(file, 0) & PC_F_UPTODATE);
+		struct pc_request *r = hand_over(); /* E4 */
+		expect(0, 0, all, 0, 0, 0, 2, 0);
+		pc_epoch_take(rig.volume);
+		answer(r, 0);
+		pc_write_done(r, true, false); /* E5 */
+		expect(0, 0, 0, all, 0, 0, 0, 2);
+		EQUAL(pc_inode_remote_size(file->inode), len);
+		pass_ends();
+		CHECK(pc_commit_needed(file->inode, 2));
+		CHECK(!pc_commit_needed(file->inode, 1));
+		CHECK(begin_commit(file));
+		expect(0, 0, 0, all, 0, 0, 0, 2);
+		pc_commit_end(file->inode, false, false); /* E7, failed: the old stamp comes back */
+		expect(0, all, 0, 0, 0, 2, 0, 0);
+		EQUAL(file_sync(file), 0);
+		expect(0, 0, 0, 0, 0, 0, 0, 0);
+		EQUAL(usage(file, NULL).clean, len);
+		rig_close(&rig);
+	}
+}
+
+static void check_durable_writes_go_from_flight_to_clean(void)
+{
+	start(0, PAGE, true);
+	put(0, 3000);
+	struct pc_request *r = hand_over();
+	answer(r, 0);
+	pc_write_done(r, true, false);
+	expect(0, 0, 0, 0, 0, 0, 0, 0);
+	pass_ends();
+	CHECK(!pc_commit_needed(file->inode, ALL));
+	CHECK(!pc_inode_has_local(file->inode));
+	rig_close(&rig);
+}
+
+static void check_bytes_dirtied_in_flight_outlive_the_older_request(void)
+{
+	for (int ok = 0; ok <= 1; ok++) {
+		start(0, 4 * PAGE, false);
+		put(0, 16384);
+		struct pc_request *r = hand_over();
+		EQUAL(pc_epoch_take(rig.volume), 1);
+		bytes[5000] ^= 0xff;
+		put(5000, 1);
+		expect(0, 2, 15, 0, 0, 2, 1, 0); /* D and W overlap */
+		file->store.parked = !ok;
+		if (ok)
+			answer(r, 0);
+		pc_write_done(r, ok, !ok); /* E5 or E6 */
+		if (ok)
+			expect(0, 2, 0, 15, 0, 2, 0, 1);
+		else
+			expect(0, 15, 0, 0, 15, 1, 0, 0);
+		file->store.parked = false;
+		pass_ends();
+		pc_retry(file->inode, 0, ALL, true);
+		EQUAL(file_sync(file), 0);
+		CHECK(memcmp(file->store.stable, bytes, 16384) == 0);
+		rig_close(&rig);
+	}
+}
+
+/* T-17: an error after every possible number of acknowledged bytes; ragged extents share blocks. */
+static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32 step)
+{
+	for (u64 cut = 0, total = 1; cut < total; cut += step) {
+		start(40000, max_folio, false);
+		if (max_folio > PAGE) /* a large folio of which only the written blocks are valid */
+			fill_range(file, 0, 40000);
+		for (u32 k = 0; k < nr; k++)
+			put(writes[k][0], writes[k][1]);
+		pc_invalidate_remote(file->inode, 0, ALL);
+		u64 dirty = usage(file, NULL).dirty, taken = 0;
+		total = 0;
+		struct pc_request *r = hand_over(), *next;
+		while (r) {
+			u64 sum = 0, done = 0;
+			for (u32 s = 0; s < r->nr_segs; s++)
+				sum += r->segs[s].len;
+			total += sum;
+			while (done < sum && taken < cut) {
+				u64 n = answer(r, cut - taken);
+				done += n;
+				taken += n;
+			}
+			pc_write_done(r, done == sum, draw(2));
+			SOUND(&rig);
+			pc_write_next(file->inode, &next);
+			r = next;
+		}
+		struct pc_usage u = usage(file, NULL);
+		EQUAL(u.dirty + u.unstable, dirty);
+		EQUAL(u.writeback, 0);
+		u64 written = file->store.write_bytes;
+		EQUAL(written, cut);
+		pc_retry(file->inode, 0, ALL, true);
+		EQUAL(file_sync(file), 0);
+		for (u32 k = 0; k < nr; k++)
+			CHECK(memcmp(file->store.stable + writes[k][0], bytes + writes[k][0], writes[k][1]) == 0);
+		/* Of what was acknowledged only the block that was cut is sent twice. */
+		CHECK(file->store.write_bytes - written <= total - (cut > PAGE ? cut - PAGE : 0));
+		rig_close(&rig);
+	}
+}
+
+static void check_an_error_after_any_prefix_keeps_the_acknowledged_blocks(void)
+{
+	const u64 one[][2] = {{100, 50}, {300, 50}, {4000, 20}};
+	const u64 run[][2] = {{4096, 8192}};
+	const u64 mixed[][2] = {{10, 20}, {3000, 1500}, {4600, 100}, {8192, 5000}, {13500, 10}, {20480, 100}};
+	cut_at_every_byte(PAGE, one, 3, 1);
+	cut_at_every_byte(PAGE, run, 1, 97);
+	cut_at_every_byte(PAGE, mixed, 6, soak() ? 1 : 31);
+	cut_at_every_byte(4 * PAGE, run, 1, 97);
+	cut_at_every_byte(4 * PAGE, mixed, 6, soak() ? 1 : 31);
+	cut_at_every_byte(16 * PAGE, mixed, 6, soak() ? 1 : 31);
+}
+
+/* A folio whose blocks go as two requests: the stamps follow the blocks, also where extents of a block end one by one. */
+static void check_stamps_follow_the_bytes_of_each_request(void)
+{
+	start(0, 2 * PAGE, false);
+	struct pc_limits l = limits_wide();
+	l.max_write = PAGE;
+	pc_inode_set_limits(file->inode, &l);
+	put(0, 8192);
+	EQUAL(pc_epoch_take(rig.volume), 1);
+	struct pc_request *first = hand_over(), *second;
+	EQUAL(pc_write_next(file->inode, &second), 1);
+	expect(0, 0, 3, 0, 0, 0, 1, 0);
+	pc_write_done(first, false, false); /* nothing acknowledged */
+	expect(0, 1, 2, 0, 0, 1, 1, 0);
+	answer(second, 0);
+	pc_write_done(second, true, false);
+	expect(0, 1, 0, 2, 0, 1, 0, 1);
+	pass_ends();
+	rig_close(&rig);
+}
+
+static void check_extents_of_a_block_are_acknowledged_together(void)
+{
+	start(16384, 2 * PAGE, false);
+	struct pc_limits l = limits_wide();
+	l.max_write = PAGE;
+	pc_inode_set_limits(file->inode, &l);
+	struct pc_need need;
+	struct pc_request *fill;
+	EQUAL(pc_fill_begin(file->inode, 0, 8192, &need, &fill), 0); /* a folio of two pages, nothing valid */
+	struct pc_folio *f = folio_at(file, 0);
+	pc_inode_leaf_lock(file->inode);
+	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);
+	CHECK(pc_valid_add(rig.cache, f, 4096, 8192));
+	pc_inode_leaf_unlock(file->inode);
+	memset(pc_folio_memory(rig.cache, f) + 4096, 9, 4096);
+	pc_request_settle(fill);
+	put(100, 50);
+	put(300, 50);
+	memset(bytes + 4096, 9, 4096);
+	put(4096, 4096);
+	struct pc_request *first = hand_over(), *second;
+	EQUAL(first->nr_segs, 2);
+	EQUAL(pc_write_next(file->inode, &second), 1);
+	answer(first, 0); /* the first extent only: they are not contiguous */
+	pc_write_done(first, false, false);
+	expect(0, 1, 2, 0, 0, 1, 1, 0); /* no stamp of U without a block in U */
+	answer(second, 0);
+	pc_write_done(second, true, false);
+	expect(0, 1, 0, 2, 0, 1, 0, 1);
+	pass_ends();
+	pc_retry(file->inode, 0, ALL, true);
+	EQUAL(file_sync(file), 0);
+	CHECK(memcmp(file->store.stable + 100, bytes + 100, 50) == 0);
+	CHECK(memcmp(file->store.stable + 300, bytes + 300, 50) == 0);
+	rig_close(&rig);
+}
+
+/* T-13, T-75b: after an abort an answer, good or bad, only ends W; the token is free when the last one came. */
+static void check_late_answers_only_end_the_flight(void)
+{
+	for (int ok = 0; ok <= 1; ok++)
+		for (int more = 0; more <= 1; more++) {
+			start(0, 4 * PAGE, false);
+			struct pc_limits l = limits_wide();
+			l.max_write = more ? PAGE : 1 << 20;
+			pc_inode_set_limits(file->inode, &l);
+			put(0, 16384);
+			struct pc_request *r = hand_over();
+			pc_volume_abort(rig.volume);
+			pc_inode_aborted(file->inode); /* requests that nobody took go back */
+			SOUND(&rig);
+			EQUAL(pc_flush_start(file->inode, ALL, 0, ALL) == 0 || true, true);
+			SOUND(&rig); /* no mark without a pass */
+			expect(0, more ? 14 : 0, more ? 1 : 15, 0, 0, more ? 1 : 0, 1, 0);
+			if (ok)
+				answer(r, 0);
+			pc_write_done(r, ok, false);
+			expect(0, 15, 0, 0, 0, 1, 0, 0);
+			EQUAL(pc_inode_remote_size(file->inode), 0);
+			EQUAL(file->inode->token, PC_TOKEN_FREE); /* nobody takes work of an aborted volume */
+			struct pc_request *none;
+			EQUAL(pc_write_next(file->inode, &none), 0);
+			pc_volume_resume(rig.volume);
+			pc_retry(file->inode, 0, ALL, true);
+			EQUAL(file_sync(file), 0);
+			CHECK(memcmp(file->store.stable, bytes, 16384) == 0);
+			rig_close(&rig);
+		}
+}
+
+static void check_a_pass_granted_after_the_abort_gives_the_token_back(void)
+{
+	start(0, PAGE, false);
+	put(0, 100);
+	take_token(file);
+	pc_flush_start(file->inode, ALL, 0, ALL); /* queues for the token */
+	pc_volume_abort(rig.volume);
+	pc_inode_aborted(file->inode);
+	pc_token_release(file->inode);
+	while (work(rig.volume))
+		;
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	SOUND(&rig);
+	pc_volume_resume(rig.volume);
+	rig_close(&rig);
+}
+
+static void check_failed_bytes_are_kept_listed_and_retried(void)
+{
+	u64 ranges[8];
+	start(0, PAGE, false);
+	put(0, 10000);
+	put(20000, 100);
+	file->store.write_error = -ENOSPC;
+	file->store.write_fails_at = 4096;
+	file->store.parked = true;
+	u64 fails = pc_inode_fail_seq(file->inode);
+	EQUAL(flush(file), PC_PENDING_FAILED);
+	CHECK(pc_inode_fail_seq(file->inode) > fails);
+	EQUAL(pc_ranges_failed(file->inode, ranges, 4), 2);
+	EQUAL(ranges[0], 0);
+	EQUAL(ranges[1], 12288); /* rounded outward inside valid bytes: zeros behind the old end */
+	EQUAL(ranges[2], 16384); /* case b: the page is zeros up to 20000 */
+	EQUAL(pc_ranges_local(file->inode, ranges, 0), 2); /* a short array still counts */
+	EQUAL(pc_retry(file->inode, 0, ALL, false), 0); /* parked: only who asks for failed ones gets them */
+	file->store.write_error = 0;
+	EQUAL(pc_retry(file->inode, 0, ALL, true), 4 * PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(pc_ranges_failed(file->inode, ranges, 4), 0);
+	EQUAL(pc_ranges_local(file->inode, ranges, 4), 0);
+	rig_close(&rig);
+}
+
+static void check_loss_is_the_only_way_out_without_a_call(void)
+{
+	u64 ranges[8];
+	start(16384, 4 * PAGE, false);
+	put(0, 16384);
+	put(8192, 1);
+	struct pc_request *r = hand_over();
+	pc_write_done(r, false, true);
+	pass_ends();
+	expect(0, 15, 0, 0, 15, 1, 0, 0);
+	EQUAL(file_discard(file, 4096, 8192, ranges, 4), 1); /* E12 */
+	expect(0, 13, 0, 0, 13, 1, 0, 0);
+	EQUAL(file_discard(file, 0, ALL, ranges, 4), 2);
+	EQUAL(usage(file, NULL).cached, 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_the_circle_of_a_byte);
+	RUN(check_durable_writes_go_from_flight_to_clean);
+	RUN(check_bytes_dirtied_in_flight_outlive_the_older_request);
+	RUN(check_an_error_after_any_prefix_keeps_the_acknowledged_blocks);
+	RUN(check_stamps_follow_the_bytes_of_each_request);
+	RUN(check_extents_of_a_block_are_acknowledged_together);
+	RUN(check_late_answers_only_end_the_flight);
+	RUN(check_a_pass_granted_after_the_abort_gives_the_token_back);
+	RUN(check_failed_bytes_are_kept_listed_and_retried);
+	RUN(check_loss_is_the_only_way_out_without_a_call);
+	return 0;
+}

@@ -1,0 +1,283 @@
+/* Reading what is there: without any lock, past every race with removal, reuse, truncation and new memory. */
+#include "check.h"
+
+enum { SIZE = 64 << 10 };
+
+static struct rig rig;
+static struct file *file;
+static u8 got[SIZE];
+
+static void start(u64 max_folio)
+{
+	rig_open(&rig, 1 << 20, max_folio);
+	file = file_open(&rig, SIZE, SIZE);
+	EQUAL(file_read(file, 0, got, SIZE), SIZE);
+}
+
+static void right(u64 pos, u64 len)
+{
+	for (u64 k = 0; k < len; k++)
+		EQUAL(got[k], first_byte(pos + k));
+}
+
+/* ---------------------------------------------------------------- threads held at a point */
+
+struct job {
+	pthread_t thread;
+	int64_t result;
+	struct pc_need need;
+	u64 pos, len;
+	u8 bytes[8192];
+};
+
+static void *read_once(void *arg)
+{
+	struct job *j = arg;
+	memset(j->bytes, 0xee, sizeof(j->bytes));
+	j->result = pc_read(file->inode, j->pos, j->bytes, j->len, &j->need);
+	return NULL;
+}
+
+static void hold_at(struct job *j, const char *point, void *(*what)(void *))
+{
+	pc_sync_arm(point, 0);
+	pthread_create(&j->thread, NULL, what, j);
+	for (int k = 0; !pc_sync_arrived(point); k++) {
+		CHECK(k < 20000);
+		usleep(500);
+	}
+}
+
+static void let_go(struct job *j, const char *point)
+{
+	pc_sync_release(point);
+	pthread_join(j->thread, NULL);
+}
+
+/* ---------------------------------------------------------------- locks */
+
+static void *read_all(void *arg)
+{
+	struct pc_need need;
+	(void)arg;
+	return (void *)(uintptr_t)pc_read(file->inode, 0, got, SIZE, &need);
+}
+
+/* T-06: every lock of the inode is held, by others, while it is read. */
+static void check_a_reader_passes_every_lock_of_the_inode(void)
+{
+	u64 folios[] = {PAGE, 64 << 10};
+	for (u32 k = 0; k < 2; k++) {
+		start(folios[k]);
+		EQUAL(file_write(file, 5000, got + 5000, 100), 0); /* dirty as well */
+		struct pc_request *r;
+		pc_flush_start(file->inode, ALL, 0, ALL);
+		EQUAL(pc_write_next(file->inode, &r), 1); /* in flight, the token taken */
+		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+		EQUAL(pc_invalidate_lock(file->inode), 0);
+		for (u64 pos = 0; pos < SIZE; pos += pc_folio_bytes(rig.cache, folio_at(file, pos)))
+			CHECK(pc_folio_trylock(folio_at(file, pos)));
+		pc_leaf_lock(&rig.cache->queue_lock, PC_LEVEL_QUEUE - 1); /* the level does not matter to this test */
+		CHECK(pc_leaf_trylock(&file->inode->leaf, PC_LEVEL_INODE));
+		CHECK(pc_leaf_trylock(&rig.cache->arena.lock, PC_LEVEL_FRAME));
+		memset(got, 0, SIZE);
+		pthread_t t;
+		void *n;
+		pthread_create(&t, NULL, read_all, NULL);
+		pthread_join(t, &n);
+		EQUAL((u64)(uintptr_t)n, SIZE);
+		right(0, SIZE);
+		pc_leaf_unlock(&rig.cache->arena.lock, PC_LEVEL_FRAME);
+		pc_inode_leaf_unlock(file->inode);
+		pc_leaf_unlock(&rig.cache->queue_lock, PC_LEVEL_QUEUE - 1);
+		for (u64 pos = 0; pos < SIZE; pos += pc_folio_bytes(rig.cache, folio_at(file, pos)))
+			pc_folio_unlock(rig.cache, folio_at(file, pos));
+		pc_invalidate_unlock(file->inode);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		run_write(file, r);
+		rig_close(&rig);
+	}
+}
+
+/* ---------------------------------------------------------------- T-07: removed and recycled between lookup and copy */
+
+static void fill_the_cache_with(struct file *other)
+{
+	static u8 bytes[1 << 20];
+	EQUAL(file_read(other, 0, bytes, 1 << 20), 1 << 20);
+}
+
+static void check_a_reader_never_sees_the_bytes_of_another_object(void)
+{
+	for (int way = 0; way < 3; way++) {
+		static struct job j;
+		start(PAGE);
+		struct file *other = file_open(&rig, 1 << 20, 1 << 20);
+		memset(other->store.bytes, 0xaa, 1 << 20);
+		j.pos = 8192;
+		j.len = 4096;
+		hold_at(&j, "read_before_copy", read_once);
+		if (way == 0)
+			fill_the_cache_with(other); /* evicted; frame and descriptor carry other bytes now */
+		if (way == 1)
+			pc_drop_clean(file->inode, 0, ALL); /* poisoned */
+		if (way == 2)
+			file_truncate(file, 0);
+		let_go(&j, "read_before_copy");
+		/* Found out: nothing of it may be in the buffer. */
+		EQUAL(j.result, 0);
+		EQUAL(j.need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
+		for (u32 k = 0; k < 4096; k++)
+			CHECK(j.bytes[k] == 0 || j.bytes[k] == 0xee);
+		rig_close(&rig);
+	}
+}
+
+static void check_a_reader_follows_the_folio_to_its_new_frame(void)
+{
+	static struct job j;
+	start(PAGE);
+	struct pc_request *r;
+	EQUAL(file_write(file, 8192, "old", 3), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	j.pos = 8192;
+	j.len = 4096;
+	hold_at(&j, "read_before_copy", read_once);
+	EQUAL(file_write(file, 8192, "new", 3), 0); /* copy on conflict: the call keeps the old frame */
+	run_write(file, r);
+	let_go(&j, "read_before_copy");
+	EQUAL(j.result, 4096);
+	CHECK(memcmp(j.bytes, "new", 3) == 0);
+	CHECK(memcmp(file->store.bytes + 8192, "old", 3) == 0);
+	rig_close(&rig);
+}
+
+/* The size is looked at after the copy: zeros of a cut tail are never returned as data. */
+static void check_a_reader_sees_the_size_of_the_bytes_he_copied(void)
+{
+	static struct job j;
+	start(PAGE);
+	j.pos = 8192;
+	j.len = 4096;
+	hold_at(&j, "read_before_copy", read_once);
+	file_truncate(file, 8192 + 1000);
+	let_go(&j, "read_before_copy");
+	EQUAL(j.result, 1000);
+	memcpy(got, j.bytes, 1000);
+	right(8192, 1000);
+	EQUAL(j.need.kind, PC_NEED_NOTHING);
+
+	hold_at(&j, "read_before_size", read_once);
+	file_truncate(file, 8192);
+	let_go(&j, "read_before_size");
+	EQUAL(j.result, 0);
+	EQUAL(j.need.kind, PC_NEED_NOTHING);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- what is valid, what is not */
+
+static void check_valid_bytes_of_a_partial_folio_need_no_io(void)
+{
+	struct pc_need need;
+	start(PAGE);
+	pc_drop_clean(file->inode, 0, ALL);
+	u32 reads = file->store.reads;
+	EQUAL(file_write(file, 100, "abcdef", 6), 0);
+	EQUAL(pc_read(file->inode, 100, got, 6, &need), 6);
+	EQUAL(pc_read(file->inode, 103, got, 3, &need), 3);
+	CHECK(memcmp(got, "def", 3) == 0);
+	EQUAL(pc_read(file->inode, 99, got, 6, &need), 0);
+	EQUAL(need.kind, PC_NEED_FILL);
+	EQUAL(need.pos, 99);
+	EQUAL(need.len, 6);
+	EQUAL(file->store.reads, reads);
+	rig_close(&rig);
+}
+
+static void check_reads_end_where_the_file_ends(void)
+{
+	struct pc_need need;
+	start(16 << 10);
+	EQUAL(pc_read(file->inode, SIZE, got, 1, &need), 0);
+	EQUAL(need.kind, PC_NEED_NOTHING);
+	EQUAL(pc_read(file->inode, UINT64_MAX - 1, got, 1, &need), 0);
+	EQUAL(pc_read(file->inode, SIZE - 5, got, 100, &need), 5);
+	EQUAL(need.kind, PC_NEED_NOTHING);
+	EQUAL(pc_read(file->inode, 0, got, 0, &need), 0);
+	right(0, 0);
+	rig_close(&rig);
+}
+
+static void check_a_missing_page_is_asked_for_from_where_it_starts(void)
+{
+	struct pc_need need;
+	start(PAGE);
+	pc_drop_clean(file->inode, 8192, 12288);
+	EQUAL(pc_read(file->inode, 1000, got, 20000, &need), 8192 - 1000);
+	EQUAL(need.kind, PC_NEED_FILL);
+	EQUAL(need.pos, 8192);
+	EQUAL(need.len, 20000 - 7192);
+	memset(got, 0, sizeof(got));
+	EQUAL(file_read(file, 1000, got, 20000), 20000);
+	right(1000, 20000);
+	rig_close(&rig);
+}
+
+static void check_stale_bytes_satisfy_no_read_but_local_ones_do(void)
+{
+	struct pc_need need;
+	start(16 << 10);
+	EQUAL(file_write(file, 4096, got + 4096, 4096), 0);
+	struct pc_folio *f = folio_at(file, 0);
+	CHECK(pc_folio_trylock(f)); /* somebody is at work: only the flag can be set */
+	pc_invalidate_remote(file->inode, 0, ALL);
+	CHECK(pc_folio_state(f) & PC_F_STALE);
+	EQUAL(pc_read(file->inode, 0, got, 10, &need), 0);
+	EQUAL(pc_read(file->inode, 5000, got, 10, &need), 10);
+	EQUAL(pc_read(file->inode, 8190, got, 10, &need), 0);
+	pc_folio_unlock(rig.cache, f);
+	memset(file->store.bytes, 0x42, SIZE);
+	EQUAL(file_read(file, 0, got, 4096), 4096);
+	EQUAL(got[17], 0x42);
+	EQUAL(file_read(file, 5000, got, 1), 1);
+	EQUAL(got[0], first_byte(5000));
+	rig_close(&rig);
+}
+
+static void check_local_bytes_are_laid_over_what_storage_says(void)
+{
+	static u8 bytes[40000], over[40000];
+	u64 folios[] = {PAGE, 64 << 10};
+	for (u32 k = 0; k < 2; k++) {
+		start(folios[k]);
+		memset(bytes, 'm', sizeof(bytes));
+		EQUAL(file_write(file, 5000, bytes, 10), 0);
+		EQUAL(file_write(file, 9000, bytes, 20000), 0);
+		pc_invalidate_remote(file->inode, 0, ALL);
+		memset(over, '?', sizeof(over));
+		EQUAL(pc_read_local(file->inode, 3000, over, 30000), 8192 - 4096 + 28672 + 4096 - 8192);
+		for (u32 b = 0; b < 30000; b++) {
+			u64 pos = 3000 + b;
+			bool block = pos >= 4096 && pos < 32768;
+			bool mine = (pos >= 5000 && pos < 5010) || (pos >= 9000 && pos < 29000);
+			EQUAL(over[b], mine ? 'm' : block ? first_byte(pos) : '?');
+		}
+		rig_close(&rig);
+	}
+}
+
+int main(void)
+{
+	RUN(check_a_reader_passes_every_lock_of_the_inode);
+	RUN(check_a_reader_never_sees_the_bytes_of_another_object);
+	RUN(check_a_reader_follows_the_folio_to_its_new_frame);
+	RUN(check_a_reader_sees_the_size_of_the_bytes_he_copied);
+	RUN(check_valid_bytes_of_a_partial_folio_need_no_io);
+	RUN(check_reads_end_where_the_file_ends);
+	RUN(check_a_missing_page_is_asked_for_from_where_it_starts);
+	RUN(check_stale_bytes_satisfy_no_read_but_local_ones_do);
+	RUN(check_local_bytes_are_laid_over_what_storage_says);
+	return 0;
+}

@@ -1,0 +1,367 @@
+/*
+ * Everything at once, with real threads: readers, writers, flushers, truncaters, droppers, pins, failing and short answers, a
+ * cache much smaller than its files, folios of all sizes, two volumes that recycle each other's memory.
+ *
+ * Each 8 bytes of a file say whose they are: file, position, version. A reader knows the newest version that was complete
+ * when he began and the newest that had begun when he ended; zeros are right only where a cut may explain them. After an
+ * fsync the same question is put to what the store has committed [I-17, I-18, I-24].
+ */
+#include <time.h>
+
+#include "check.h"
+
+enum { NR_FILES = 4, CELLS = 16 << 10, BYTES = CELLS * 8, PIECE = 24 << 10 };
+
+struct cells {
+	_Atomic u64 version;         /* begun, under the inode lock X */
+	_Atomic u64 done[CELLS];     /* newest complete event of the cell */
+	_Atomic u64 cut[CELLS];      /* newest cut of the cell that had begun */
+};
+
+static struct rig rig;
+static struct file *files[NR_FILES];
+static struct cells cells[NR_FILES];
+static _Atomic bool stop, stop_work;
+static bool durable;
+static _Atomic u64 nr_read, nr_written, nr_synced, nr_cut, nr_short;
+
+static u64 cell(u32 file, u64 at, u64 version)
+{
+	return (u64)(file + 1) << 56 | at << 32 | version;
+}
+
+static void judge(u32 file, u64 at, u64 value, u64 done, u64 newest, const char *who)
+{
+	struct cells *c = &cells[file];
+	if (value == 0 && atomic_load(&c->cut[at]) >= done)
+		return;
+	u64 version = (u32)value;
+	if (value != cell(file, at, version) || version < done || version > newest) {
+		fprintf(stderr, "%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64 ", newest %" PRIu64
+			", cut %" PRIu64 "\n", who, file, at, at / 512, value, done, newest, atomic_load(&c->cut[at]));
+		check_failed(__FILE__, __LINE__, "a byte has a value it never had", at, value);
+	}
+}
+
+static void pause_for(int milliseconds)
+{
+	struct timespec t = {0, milliseconds * 1000000};
+	nanosleep(&t, NULL);
+}
+
+/* ---------------------------------------------------------------- readers */
+
+static void read_some(u32 file)
+{
+	static _Thread_local u64 buffer[PIECE / 8], before[PIECE / 8];
+	struct file *f = files[file];
+	u64 at = draw(CELLS), n = 1 + draw(draw(3) ? 64 : PIECE / 8);
+	n = at + n > CELLS ? CELLS - at : n;
+	for (u64 k = 0; k < n; k++)
+		before[k] = atomic_load(&cells[file].done[at + k]);
+	int64_t got = file_read(f, at * 8, buffer, n * 8);
+	if (got == -ENOMEM)
+		return; /* nothing can be evicted now */
+	CHECK(got >= 0);
+	u64 newest = atomic_load(&cells[file].version);
+	for (u64 k = 0; k < (u64)got / 8; k++)
+		judge(file, at + k, buffer[k], before[k], newest, "read");
+	for (u64 k = (u64)got / 8; k < n; k++) /* the end of the file was somewhere here */
+		CHECK(atomic_load(&cells[file].cut[at + k]) >= before[k]);
+	atomic_fetch_add(&nr_read, 1);
+}
+
+static void *reader(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop))
+		read_some((u32)draw(NR_FILES));
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- writers, truncaters */
+
+static void wait_for_room(struct file *f)
+{
+	for (;;) {
+		u32 seq = pc_cache_event_seq(rig.cache);
+		if (pc_dirty_room(f->inode, PIECE))
+			return;
+		pc_retry(f->inode, 0, ALL, true);
+		pc_flush_start(f->inode, ALL, 0, ALL);
+		for (u32 k = 0; k < NR_FILES; k++) {
+			pc_pass_background(files[k]->inode, 1 << 20);
+			pc_commit_start(files[k]->inode);
+		}
+		pc_futex_wait(&rig.cache->event.seq, seq, 5000000);
+	}
+}
+
+static void write_some(u32 file)
+{
+	static _Thread_local u64 buffer[PIECE / 8];
+	struct cells *c = &cells[file];
+	struct file *f = files[file];
+	struct pc_need need;
+	u64 at = draw(CELLS), n = 1 + draw(draw(2) ? 40 : PIECE / 8), done = 0;
+	if (draw(4) == 0) {
+		at = at / 512 * 512;
+		n = 512 * (1 + draw(6));
+	}
+	n = at + n > CELLS ? CELLS - at : n;
+	wait_for_room(f);
+	lock_inode(f, PC_EXCLUSIVE);
+	u64 version = atomic_fetch_add(&c->version, 1) + 1;
+	u64 old = pc_inode_size(f->inode) / 8;
+	for (u64 k = 0; k < n; k++)
+		buffer[k] = cell(file, at + k, version);
+	if (at > old) /* what lies between is a hole: zeros */
+		for (u64 k = old; k < at; k++)
+			atomic_store(&c->cut[k], version);
+	while (done < n * 8) {
+		done += (u64)pc_write(f->inode, at * 8 + done, (u8 *)buffer + done, n * 8 - done, &need);
+		if (done == n * 8)
+			break;
+		if (need.kind == PC_NEED_ROOM || provide(f, &need) == -ENOMEM) {
+			/* No frame can be had: give way. What was accepted is complete, and ends on a cell. */
+			pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+			pc_retry(f->inode, 0, ALL, true);
+			flush(f);
+			pc_commit_start(f->inode);
+			pause_for(1);
+			lock_inode(f, PC_EXCLUSIVE);
+			break;
+		}
+	}
+	for (u64 k = 0; k < done / 8; k++)
+		atomic_store(&c->done[at + k], version);
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+	atomic_fetch_add(&nr_written, 1);
+	atomic_fetch_add(&nr_short, done < n * 8);
+}
+
+static void *writer(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop))
+		write_some((u32)draw(NR_FILES));
+	return NULL;
+}
+
+/* Truncate or punch whole cells; the store and the cache both. */
+static void cut_some(u32 file)
+{
+	struct cells *c = &cells[file];
+	struct file *f = files[file];
+	bool punch = draw(2);
+	u64 at = draw(CELLS), end = punch ? at + 1 + draw(3000) : CELLS;
+	stop_the_file(f, punch ? at * 8 : 0, ALL);
+	u64 version = atomic_fetch_add(&c->version, 1) + 1, remote = pc_inode_remote_size(f->inode) / 8;
+	if (punch)
+		end = end < remote ? end : remote;
+	for (u64 k = at; k < end; k++)
+		atomic_store(&c->cut[k], version);
+	if (punch && at < end) {
+		pthread_mutex_lock(&f->store.lock);
+		memset(f->store.bytes + at * 8, 0, (end - at) * 8);
+		pthread_mutex_unlock(&f->store.lock);
+		pc_punch(f->inode, at * 8, end * 8, !durable);
+	} else if (!punch) {
+		store_truncate(&f->store, at * 8);
+		pc_truncate(f->inode, at * 8, !durable);
+	}
+	for (u64 k = at; k < end; k++)
+		atomic_store(&c->done[k], version);
+	let_the_file_go(f);
+	atomic_fetch_add(&nr_cut, 1);
+}
+
+static void *cutter(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop)) {
+		cut_some((u32)draw(NR_FILES));
+		pause_for(3);
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- fsync, with errors in between */
+
+static void sync_one(u32 file)
+{
+	static _Thread_local u64 before[CELLS];
+	struct file *f = files[file];
+	for (u64 k = 0; k < CELLS; k++)
+		before[k] = atomic_load(&cells[file].done[k]);
+	u64 stamp = pc_epoch_take(f->inode->volume);
+	u32 trouble = (u32)draw(6);
+	pthread_mutex_lock(&f->store.lock);
+	f->store.write_max = draw(2) ? 0 : 1000 + draw(60000);
+	f->store.write_error = trouble == 0 ? -EIO : 0;
+	f->store.write_fails_at = draw(BYTES);
+	f->store.commit_error = trouble == 1 ? -EIO : 0;
+	pthread_mutex_unlock(&f->store.lock);
+	bool clean = false;
+	for (int tries = 0; !clean; tries++) {
+		CHECK(tries < 100000);
+		clean = fsync_stamp(f, stamp) == 0;
+		if (!clean) {
+			pthread_mutex_lock(&f->store.lock);
+			f->store.write_error = f->store.commit_error = 0;
+			pthread_mutex_unlock(&f->store.lock);
+			pc_retry(f->inode, 0, ALL, true);
+		}
+	}
+	u64 newest = atomic_load(&cells[file].version);
+	pthread_mutex_lock(&f->store.lock);
+	newest = atomic_load(&cells[file].version);
+	const u64 *stable = (u64 *)(durable ? f->store.bytes : f->store.stable);
+	u64 end = (durable ? f->store.size : f->store.stable_size) / 8;
+	for (u64 k = 0; k < end; k++)
+		judge(file, k, stable[k], before[k], newest, "fsync");
+	for (u64 k = end; k < CELLS; k++)
+		CHECK(atomic_load(&cells[file].cut[k]) >= before[k]);
+	pthread_mutex_unlock(&f->store.lock);
+	atomic_fetch_add(&nr_synced, 1);
+}
+
+static void *syncer(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop))
+		sync_one((u32)draw(NR_FILES));
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- whatever else disturbs */
+
+static void *disturber(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	u32 pins[16];
+	u32 nr_pins = 0;
+	while (!atomic_load(&stop)) {
+		struct pc_inode *i = files[draw(NR_FILES)]->inode;
+		u64 pos = draw(BYTES), n;
+		u8 *memory;
+		struct pc_need need;
+		switch (draw(8)) {
+		case 0: pc_drop_clean(i, pos, pos + 100000); break;
+		case 1: pc_invalidate_remote(i, pos, pos + 20000); break;
+		case 2: pc_pass_background(i, 64 << 10); break;
+		case 3: pc_commit_start(i); break;
+		case 4:
+			if (nr_pins < 16 && pc_pin(i, pos, 100, &pins[nr_pins], &memory, &n, &need) == 0)
+				nr_pins++;
+			break;
+		case 5:
+			if (nr_pins)
+				pc_unpin(rig.cache, pins[--nr_pins]);
+			break;
+		case 6: {
+			struct pc_readahead ra = {.start = pos / PAGE, .size = 32, .async_size = 32, .max = 32};
+			pc_readahead_submit(i, &ra);
+			break;
+		}
+		default: pause_for(1); break;
+		}
+		if (draw(50) == 0)
+			SOUND(&rig);
+	}
+	while (nr_pins)
+		pc_unpin(rig.cache, pins[--nr_pins]);
+	return NULL;
+}
+
+static void *worker(void *volume)
+{
+	struct pc_volume *v = volume;
+	while (!atomic_load(&stop_work)) {
+		u32 seq = atomic_load(&v->event.seq);
+		if (work(v))
+			continue;
+		atomic_fetch_add(&v->event.waiters, 1);
+		pc_futex_wait(&v->event.seq, seq, 1000000000);
+		atomic_fetch_sub(&v->event.waiters, 1);
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- the test */
+
+static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
+{
+	void *(*roles[])(void *) = {reader, reader, writer, writer, cutter, syncer, disturber};
+	enum { ROLES = sizeof(roles) / sizeof(*roles), WORKERS = 4 };
+	pthread_t threads[ROLES], workers[WORKERS];
+	rig_open(&rig, capacity, max_folio);
+	pc_cache_configure(rig.cache, capacity / 4, capacity / 2, draw(2) ? max_folio : 4 * PAGE, true);
+	struct pc_volume *other = volume_open(&rig);
+	memset(cells, 0, sizeof(cells));
+	for (u32 k = 0; k < NR_FILES; k++) {
+		struct pc_limits l = limits_wide();
+		l.max_read = l.max_write = k % 2 ? 32 << 10 : 1 << 20;
+		l.durable_writes = durable;
+		files[k] = file_open_in(&rig, k % 2 ? other : rig.volume, BYTES, BYTES, l);
+		files[k]->store.delay_us = k < 2 ? 300 : 0;
+		for (u64 at = 0; at < CELLS; at++)
+			((u64 *)files[k]->store.bytes)[at] = cell(k, at, 0);
+		memcpy(files[k]->store.stable, files[k]->store.bytes, BYTES);
+	}
+	atomic_store(&stop, false);
+	atomic_store(&stop_work, false);
+	check_threads = true;
+	for (u32 k = 0; k < WORKERS; k++)
+		pthread_create(&workers[k], NULL, worker, k % 2 ? other : rig.volume);
+	for (u32 k = 0; k < ROLES; k++)
+		pthread_create(&threads[k], NULL, roles[k], (void *)(uintptr_t)(k + draw(1000000)));
+	for (int k = 0; k < seconds * 100; k++)
+		pause_for(10);
+	atomic_store(&stop, true);
+	for (u32 k = 0; k < ROLES; k++)
+		pthread_join(threads[k], NULL);
+	SOUND(&rig);
+	for (u32 k = 0; k < NR_FILES; k++)
+		sync_one(k);
+	atomic_store(&stop_work, true);
+	pc_flusher_wake(rig.cache);
+	for (u32 k = 0; k < WORKERS; k++)
+		pthread_join(workers[k], NULL);
+	check_threads = false;
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " short), %" PRIu64 " syncs, %" PRIu64 " cuts, %" PRIu64
+	       " evicted, %" PRIu64 " copied on conflict\n",
+	       atomic_load(&nr_read), atomic_load(&nr_written), atomic_load(&nr_short), atomic_load(&nr_synced),
+	       atomic_load(&nr_cut), u.evicted, u.cow_copies);
+	CHECK(u.evict_examined_max <= 64);
+	rig_close(&rig);
+}
+
+static void check_small_folios_in_a_small_cache(void)
+{
+	everything_at_once(soak() ? 120 : 1, 256 << 10, PAGE);
+}
+
+static void check_large_folios_in_a_small_cache(void)
+{
+	everything_at_once(soak() ? 120 : 1, 400 << 10, 64 << 10);
+}
+
+static void check_durable_writes_in_a_large_cache(void)
+{
+	durable = true;
+	everything_at_once(soak() ? 120 : 1, 2 << 20, 128 << 10);
+	durable = false;
+}
+
+int main(int argc, char **argv)
+{
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	seed(argc > 1 ? strtoull(argv[1], NULL, 10) : (u64)getpid());
+	RUN(check_small_folios_in_a_small_cache);
+	RUN(check_large_folios_in_a_small_cache);
+	RUN(check_durable_writes_in_a_large_cache);
+	return 0;
+}

@@ -1,0 +1,321 @@
+/* Truncate, punch, discard and invalidation against everything else: a random walk beside an array of bytes, and the races. */
+#include "check.h"
+
+enum { ROOM = 96 << 10 };
+
+static struct rig rig;
+static struct file *file;
+static u8 want[ROOM], got[ROOM];
+static u64 size;
+
+static void start(u64 len, u64 max_folio)
+{
+	rig_open(&rig, 1 << 20, max_folio);
+	file = file_open(&rig, len, ROOM);
+	memset(want, 0, sizeof(want));
+	memcpy(want, file->store.bytes, len);
+	size = len;
+}
+
+static void compare(u64 pos, u64 len)
+{
+	u64 n = pos < size ? (pos + len < size ? len : size - pos) : 0;
+	memset(got, 0xee, sizeof(got));
+	EQUAL(file_read(file, pos, got, len), n);
+	for (u64 k = 0; k < n; k++)
+		if (got[k] != want[pos + k])
+			check_failed(__FILE__, __LINE__, "byte differs: position, cached", pos + k, got[k]);
+}
+
+static void put(u64 pos, u64 len)
+{
+	static u8 byte;
+	for (u64 k = 0; k < len; k++)
+		want[pos + k] = (u8)(++byte | 1);
+	if (pos > size)
+		memset(want + size, 0, pos - size);
+	size = pos + len > size ? pos + len : size;
+	EQUAL(file_write(file, pos, want + pos, len), 0);
+}
+
+static void cut(u64 to)
+{
+	if (to > size)
+		memset(want + size, 0, to - size);
+	size = to;
+	file_truncate(file, to);
+	EQUAL(pc_inode_size(file->inode), to);
+	EQUAL(pc_inode_remote_size(file->inode), to);
+}
+
+/* Punch as the engine does: the backend's part below remote_size, dirty zeros above it. */
+static void punch(u64 pos, u64 end)
+{
+	u64 remote = pc_inode_remote_size(file->inode);
+	end = end < size ? end : size;
+	if (pos >= end)
+		return;
+	memset(want + pos, 0, end - pos);
+	u64 below = end < remote ? end : remote;
+	if (pos < below) {
+		stop_the_file(file, pos, below);
+		u64 stored = below < file->store.size ? below : file->store.size;
+		if (stored > pos)
+			memset(file->store.bytes + pos, 0, stored - pos);
+		pc_punch(file->inode, pos, below, true);
+		let_the_file_go(file);
+	}
+	if (end > remote) {
+		pos = pos > remote ? pos : remote;
+		EQUAL(file_write(file, pos, want + pos, end - pos), 0);
+	}
+}
+
+static void synced(void)
+{
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable_size, size);
+	for (u64 k = 0; k < size; k++)
+		if (file->store.stable[k] != want[k])
+			check_failed(__FILE__, __LINE__, "stored byte differs: position, stored", k, file->store.stable[k]);
+}
+
+static void flush_with_errors(void)
+{
+	switch (draw(4)) {
+	case 0: file->store.write_max = 1 + draw(6000); break;
+	case 1: file->store.write_error = -EIO, file->store.write_fails_at = draw(ROOM), file->store.parked = draw(2); break;
+	case 2: file->store.commit_error = -EIO; break;
+	}
+	draw(2) ? (void)flush_range(file, ALL, draw(size + 1), draw(2 * size + 1)) : (void)file_sync(file);
+	SOUND(&rig);
+	file->store.write_max = 0;
+	file->store.write_error = file->store.commit_error = 0;
+	pc_retry(file->inode, 0, ALL, true);
+}
+
+static void one_step(void)
+{
+	u64 pos = draw(ROOM - 1), len = 1 + draw(draw(3) ? 300 : 20000);
+	len = pos + len > ROOM ? ROOM - pos : len;
+	if (draw(3) == 0)
+		pos = pos / PAGE * PAGE;
+	switch (draw(16)) {
+	case 0: cut(draw(ROOM)); break;
+	case 1: cut(draw(2) ? size / PAGE * PAGE : size - (size > 0)); break;
+	case 2: cut(size + draw(ROOM - size + 1)); break;
+	case 3: punch(pos, pos + len); break;
+	case 4: punch(pos / PAGE * PAGE, pos / PAGE * PAGE + 3 * PAGE); break;
+	case 5: flush_with_errors(); break;
+	case 6: synced(); break;
+	case 7: pc_drop_clean(file->inode, pos, draw(2) ? ALL : pos + len); break;
+	case 8: pc_invalidate_remote(file->inode, pos, pos + len); break;
+	case 9: file->store.read_max = (draw(2) ? 0 : 1 + draw(5000)) * file->inode->limits.read_unit; break;
+	case 10:
+	case 11: compare(pos, len); break;
+	default: put(pos < size + 5000 ? pos : size, pos < size + 5000 ? len : (len < ROOM - size ? len : ROOM - size)); break;
+	}
+}
+
+static void check_a_random_walk_loses_and_invents_nothing(void)
+{
+	u64 folios[] = {PAGE, 4 * PAGE, 16 * PAGE, 2 << 20};
+	u32 walks = soak() ? 20000 : 300;
+	for (u32 walk = 0; walk < walks; walk++) {
+		seed(walk);
+		start(draw(3) ? draw(ROOM) : 0, folios[walk % 4]);
+		struct pc_limits l = limits_wide();
+		if (walk % 3 == 1)
+			l = (struct pc_limits){.max_read = 8192, .max_write = 8192, .read_unit = 512, .max_vectors = 2, .boundary = 12288};
+		if (walk % 5 == 2)
+			l.durable_writes = 0, l.ordered_writes = 1, l.max_write = 5000;
+		pc_inode_set_limits(file->inode, &l);
+		for (int step = 0; step < 150; step++) {
+			one_step();
+			if (step % 10 == 0)
+				SOUND(&rig);
+		}
+		compare(0, ROOM);
+		synced();
+		pc_drop_clean(file->inode, 0, ALL);
+		compare(0, ROOM);
+		rig_close(&rig);
+	}
+}
+
+static void check_a_block_dirty_only_behind_the_new_end_is_not_handed_over(void)
+{
+	start(8192, PAGE);
+	put(3000, 100); /* a ragged extent in an uncached page */
+	EQUAL(file->store.reads, 0);
+	cut(2900);
+	EQUAL(usage(file, NULL).dirty, 0);
+	synced();
+	EQUAL(file->store.writes, 0);
+	put(2800, 300);
+	cut(2900); /* part of the extent is left: it stays dirty */
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	synced();
+	rig_close(&rig);
+}
+
+static void check_the_tail_reads_as_zeros_after_down_and_up(void)
+{
+	start(20000, 4 * PAGE);
+	compare(0, 20000);
+	cut(5000);
+	cut(9000);
+	compare(0, 20000);
+	put(8000, 10);
+	cut(8005);
+	put(12000, 1);
+	compare(0, 20000);
+	synced();
+	rig_close(&rig);
+}
+
+/* T-15, both orders: what is in flight is waited for, and no byte of it comes back. */
+static void *truncate_thread(void *to)
+{
+	file_truncate(file, (u64)(uintptr_t)to);
+	return NULL;
+}
+
+static void check_truncate_waits_for_what_is_in_flight(void)
+{
+	start(0, 4 * PAGE);
+	put(0, 40000);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r;
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	check_threads = true;
+	pthread_t t;
+	pthread_create(&t, NULL, truncate_thread, (void *)5000);
+	for (int k = 0; k < 20; k++)
+		usleep(1000);
+	EQUAL(pc_inode_size(file->inode), 40000); /* it cannot begin */
+	run_write(file, r);
+	struct pc_request *none;
+	EQUAL(pc_write_next(file->inode, &none), 0); /* the pass ends: the token goes on */
+	pthread_join(t, NULL);
+	check_threads = false;
+	memset(want + 5000, 0, 35000);
+	size = 5000;
+	EQUAL(file->store.size, 5000);
+	compare(0, 40000);
+	synced();
+	rig_close(&rig);
+}
+
+static void check_truncate_waits_for_a_fill_and_a_fill_for_truncate(void)
+{
+	start(40000, 4 * PAGE);
+	struct pc_need need;
+	struct pc_request *r, *other;
+	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &r), 0);
+	stop_the_file(file, 30000, ALL); /* elsewhere: no need to wait */
+	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 1);
+	EQUAL(need.kind, PC_NEED_FOLIO);
+	EQUAL(need.owner, r->id);
+	EQUAL(pc_fill_begin(file->inode, 0, 100, &need, &other), (u64)-EAGAIN);
+	EQUAL(need.kind, PC_NEED_INVALIDATE);
+	run_fill(file, r);
+	EQUAL(pc_range_busy(file->inode, 0, ALL, &need), 0);
+	let_the_file_go(file);
+	compare(0, 40000);
+	rig_close(&rig);
+}
+
+static void check_discard_gives_up_what_it_lists(void)
+{
+	u64 lost[8];
+	start(16384, PAGE);
+	put(100, 200);
+	put(8192, 4096);
+	put(20000, 1000); /* a local tail */
+	EQUAL(file_discard(file, 8192, ALL, lost, 4), 2);
+	EQUAL(lost[0], 8192);
+	EQUAL(lost[1], 4096);
+	EQUAL(lost[2], 16384);
+	EQUAL(lost[3], 21000 - 16384);
+	EQUAL(pc_inode_size(file->inode), 16384);
+	size = 16384;
+	memcpy(want + 8192, file->store.bytes + 8192, 8192);
+	compare(0, ROOM);
+	EQUAL(usage(file, NULL).local, PAGE);
+	EQUAL(file_discard(file, 0, ALL, lost, 0), 1); /* a short array: still counted, still given up */
+	memcpy(want, file->store.bytes, size);
+	compare(0, ROOM);
+	rig_close(&rig);
+}
+
+static void check_discard_does_not_wait_for_a_fill(void)
+{
+	u64 lost[8];
+	start(16384, PAGE);
+	put(100, 200);
+	struct pc_need need;
+	struct pc_request *r;
+	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0); /* it owns the folio, its answer may take for ever */
+	EQUAL(file_discard(file, 0, ALL, lost, 4), 1);
+	EQUAL(usage(file, NULL).local, 0);
+	SOUND(&rig);
+	run_fill(file, r);
+	memcpy(want, file->store.bytes, size);
+	compare(0, ROOM);
+	rig_close(&rig);
+}
+
+static void check_a_pinned_folio_survives_detached(void)
+{
+	start(16384, PAGE);
+	compare(0, 16384);
+	struct pc_need need;
+	u32 folio;
+	u8 *memory;
+	u64 n;
+	EQUAL(pc_pin(file->inode, 4096, 100, &folio, &memory, &n, &need), 0);
+	EQUAL(n, 100);
+	EQUAL(pc_drop_clean(file->inode, 0, ALL), 3 * PAGE);
+	CHECK(!pc_pin_detached(rig.cache, folio));
+	EQUAL(usage(file, NULL).pinned, PAGE);
+	cut(0);
+	CHECK(pc_pin_detached(rig.cache, folio));
+	EQUAL(usage(file, NULL).pinned, 0);
+	CHECK(memory[0] == first_byte(4096));
+	SOUND(&rig);
+	pc_unpin(rig.cache, folio);
+	cut(16384);
+	compare(0, 16384);
+	rig_close(&rig);
+}
+
+static void check_a_remote_change_leaves_local_bytes_alone(void)
+{
+	start(16384, 4 * PAGE);
+	compare(0, 16384);
+	put(5000, 10);
+	memset(file->store.bytes, 0x55, 16384);
+	pc_invalidate_remote(file->inode, 0, ALL);
+	u8 mine[4096];
+	memcpy(mine, want + 4096, 4096); /* the whole block is local now */
+	memset(want, 0x55, 16384);
+	memcpy(want + 4096, mine, 4096);
+	compare(0, 16384);
+	synced();
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over);
+	RUN(check_the_tail_reads_as_zeros_after_down_and_up);
+	RUN(check_truncate_waits_for_what_is_in_flight);
+	RUN(check_truncate_waits_for_a_fill_and_a_fill_for_truncate);
+	RUN(check_discard_gives_up_what_it_lists);
+	RUN(check_discard_does_not_wait_for_a_fill);
+	RUN(check_a_pinned_folio_survives_detached);
+	RUN(check_a_remote_change_leaves_local_bytes_alone);
+	RUN(check_a_random_walk_loses_and_invents_nothing);
+	return 0;
+}

@@ -1,0 +1,403 @@
+/* Writing: the method table, partial pages without reads, copy on conflict, what is published when. */
+#include "check.h"
+
+enum { ROOM = 4 << 20 };
+
+static struct rig rig;
+static struct file *file;
+static u8 want[ROOM], got[ROOM];
+static u64 size;
+
+static void start(u64 len, u64 max_folio)
+{
+	rig_open(&rig, 16 << 20, max_folio);
+	file = file_open(&rig, len, ROOM);
+	memset(want, 0, ROOM);
+	memcpy(want, file->store.bytes, len);
+	size = len;
+}
+
+static void put(u64 pos, u64 len, u8 value)
+{
+	memset(want + pos, value, len);
+	size = pos + len > size ? pos + len : size;
+	EQUAL(file_write(file, pos, want + pos, len), 0);
+}
+
+static void right(void)
+{
+	EQUAL(file_read(file, 0, got, ROOM), size);
+	CHECK(memcmp(got, want, size) == 0);
+}
+
+static struct pc_request *hand_over(void)
+{
+	struct pc_request *r;
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	return r;
+}
+
+/* T-01, T-02, T-03: which writes into an uncached page need a read. */
+static void check_the_method_table(void)
+{
+	struct {
+		u64 stored;            /* what storage has of the file */
+		u64 writes[10][2];     /* position, length */
+		u32 reads_for_writing, reads_after;
+		bool uptodate;
+	} rows[] = {
+		{PAGE, {{0, PAGE}}, 0, 0, true},                   /* c: the whole page */
+		{PAGE, {{100, 50}}, 0, 2, false},                  /* e: a ragged extent; the gaps are read later */
+		{PAGE, {{100, 50}, {150, 50}}, 0, 2, false},       /* d: extends it */
+		{PAGE, {{0, 50}, {4000, 96}, {50, 3950}}, 0, 0, true},
+		{0, {{100, 50}}, 0, 0, true},                      /* b: behind the end of storage: zeros around it */
+		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}}, 0, 9, false},
+		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}, {1700, 1}}, 9, 9, true},
+	};
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		start(rows[k].stored, PAGE);
+		for (u32 n = 0; n < 10 && rows[k].writes[n][1]; n++)
+			put(rows[k].writes[n][0], rows[k].writes[n][1], (u8)(n + 1));
+		EQUAL(file->store.reads, rows[k].reads_for_writing);
+		EQUAL((state_at(file, 0) & PC_F_UPTODATE) != 0, rows[k].uptodate);
+		right();
+		EQUAL(file->store.reads, rows[k].reads_after);
+		SOUND(&rig);
+		rig_close(&rig);
+	}
+}
+
+static void check_without_a_readable_backend_the_folio_is_written_back(void)
+{
+	start(PAGE, PAGE);
+	pc_inode_set_readable(file->inode, false);
+	for (u32 k = 0; k < 8; k++)
+		put(k * 400 + 100, 10, 7);
+	struct pc_need need;
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 4000, "x", 1, &need), 0);
+	EQUAL(need.kind, PC_NEED_WRITEBACK);
+	EQUAL(need.pos, 0);
+	EQUAL(need.len, PAGE);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_large_writes_make_large_folios_and_small_ones_small(void)
+{
+	start(0, 2 << 20);
+	put(0, 3 << 20, 1);
+	EQUAL(usage(file, NULL).folios, 2);
+	EQUAL(pc_folio_order(folio_at(file, 0)), 9);
+	EQUAL(pc_folio_order(folio_at(file, 2 << 20)), 8);
+	put(3 << 20, 100, 2);
+	EQUAL(pc_folio_order(folio_at(file, 3 << 20)), 0);
+	right();
+	rig_close(&rig);
+}
+
+static void check_what_was_accepted_is_all_that_changes(void)
+{
+	start(0, PAGE);
+	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
+	struct pc_need need;
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	memset(want, 5, 20 * PAGE);
+	EQUAL(pc_write(file->inode, 10, want, 20 * PAGE, &need), 16 * PAGE - 10);
+	EQUAL(need.kind, PC_NEED_ROOM);
+	EQUAL(pc_inode_size(file->inode), 16 * PAGE);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(usage(file, NULL).dirty, 16 * PAGE);
+	SOUND(&rig);
+	EQUAL(pc_cache_resize(rig.cache, 16 << 20), 0);
+	rig_close(&rig);
+}
+
+static void check_a_folio_that_was_given_nothing_is_gone(void)
+{
+	start(0, 4 * PAGE);
+	put(0, 4 * PAGE, 3);
+	struct pc_need need;
+	CHECK(pc_folio_trylock(folio_at(file, 0)));
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 100, "y", 1, &need), 0);
+	EQUAL(need.kind, PC_NEED_FOLIO);
+	pc_folio_unlock(rig.cache, folio_at(file, 0));
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(usage(file, NULL).folios, 1);
+	right();
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- copy on conflict (T-11) */
+
+static void check_a_write_to_a_page_in_flight_takes_new_memory(void)
+{
+	u64 folios[] = {PAGE, 64 << 10};
+	for (u32 k = 0; k < 2; k++) {
+		start(0, folios[k]);
+		put(0, 64 << 10, 1);
+		struct pc_request *r = hand_over();
+		put(5000, 10, 2);
+		put(5001, 3, 3); /* the call has the old frame: no second copy */
+		put(60000, 1, 4);
+		struct pc_cache_usage u;
+		pc_cache_usage_get(rig.cache, &u);
+		EQUAL(u.cow_copies, k == 0 ? 2 : 1);
+		EQUAL(u.shadows, u.cow_copies);
+		SOUND(&rig);
+		run_write(file, r);
+		for (u32 b = 0; b < 64 << 10; b++)
+			EQUAL(file->store.bytes[b], 1); /* what it was when it was handed over */
+		pc_cache_usage_get(rig.cache, &u);
+		EQUAL(u.shadows, 0);
+		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+		right();
+		EQUAL(file_sync(file), 0);
+		CHECK(memcmp(file->store.stable, want, size) == 0);
+		rig_close(&rig);
+	}
+}
+
+static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
+{
+	start(0, 64 << 10);
+	struct pc_limits l = limits_wide();
+	l.max_write = 16 << 10;
+	pc_inode_set_limits(file->inode, &l);
+	put(0, 64 << 10, 1);
+	struct pc_request *r[4];
+	r[0] = hand_over();
+	for (u32 k = 1; k < 4; k++)
+		EQUAL(pc_write_next(file->inode, &r[k]), 1);
+	run_write(file, r[2]);
+	put(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	EQUAL(u.cow_copies, 0);
+	put(100, 1, 3); /* in flight: new memory; the old one serves the three calls that are left */
+	put(20000, 1, 4);
+	pc_cache_usage_get(rig.cache, &u);
+	EQUAL(u.cow_copies, 1);
+	for (u32 k = 0; k < 4; k++) {
+		SOUND(&rig);
+		pc_cache_usage_get(rig.cache, &u);
+		EQUAL(u.shadows, 1);
+		if (k != 2)
+			run_write(file, r[k]);
+	}
+	pc_cache_usage_get(rig.cache, &u);
+	EQUAL(u.shadows, 0);
+	for (u32 b = 0; b < 64 << 10; b++)
+		EQUAL(file->store.bytes[b], 1);
+	right();
+	EQUAL(file_sync(file), 0);
+	CHECK(memcmp(file->store.stable, want, size) == 0);
+	rig_close(&rig);
+}
+
+/* A second hand-over before the first call gave its frame back: each call keeps what it reads. */
+struct write_job {
+	pthread_t thread;
+	struct pc_request *r;
+};
+
+static void *end_write(void *arg)
+{
+	struct write_job *j = arg;
+	run_write(file, j->r);
+	return NULL;
+}
+
+static void check_a_second_hand_over_meets_the_end_of_the_first(void)
+{
+	start(0, PAGE);
+	put(0, 4096, 1);
+	put(8192, 4096, 1);
+	struct write_job j = {.r = hand_over()};
+	struct pc_request *second, *third;
+	EQUAL(pc_write_next(file->inode, &second), 1); /* the other page: keeps the pass alive */
+	pc_sync_arm("completed_sets", 0);
+	pthread_create(&j.thread, NULL, end_write, &j);
+	while (!pc_sync_arrived("completed_sets"))
+		usleep(200);
+	/* W of the first page has ended, its call has not yet let go of everything. */
+	put(0, 4096, 2);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &third), 1);
+	EQUAL(third->start, 0);
+	put(0, 4096, 3); /* the third call keeps the frame that the first one had */
+	pc_sync_release("completed_sets");
+	pthread_join(j.thread, NULL);
+	SOUND(&rig);
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	EQUAL(u.shadows, 1);
+	run_write(file, third);
+	EQUAL(file->store.bytes[0], 2);
+	run_write(file, second);
+	right();
+	EQUAL(file_sync(file), 0);
+	CHECK(memcmp(file->store.stable, want, size) == 0);
+	rig_close(&rig);
+}
+
+static void check_above_the_limit_and_pinned_the_writer_waits(void)
+{
+	for (int pinned = 0; pinned <= 1; pinned++) {
+		start(0, 64 << 10);
+		pc_cache_configure(rig.cache, 1 << 20, 2 << 20, pinned ? 1 << 20 : PAGE, true);
+		put(0, 64 << 10, 1);
+		struct pc_need need;
+		u32 folio;
+		u8 *memory;
+		u64 n;
+		if (pinned)
+			EQUAL(pc_pin(file->inode, 0, 10, &folio, &memory, &n, &need), 0);
+		struct pc_request *r = hand_over();
+		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
+		EQUAL(need.kind, PC_NEED_FLIGHT);
+		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS);
+		CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: nobody waits holding it */
+		u32 seq = atomic_load(&pc_folio_event(rig.cache, need.folio)->seq);
+		run_write(file, r);
+		CHECK(atomic_load(&pc_folio_event(rig.cache, need.folio)->seq) != seq);
+		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 1);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		if (pinned)
+			pc_unpin(rig.cache, folio);
+		rig_close(&rig);
+	}
+}
+
+/* The race of the decision: the call ends while the writer is about to look (both orders). */
+static void *put_once(void *arg)
+{
+	(void)arg;
+	EQUAL(file_write(file, 10, want + 10, 5), 0);
+	return NULL;
+}
+
+static void check_the_call_ends_while_the_writer_decides(void)
+{
+	for (u32 late = 0; late <= 1; late++) {
+		start(0, PAGE);
+		put(0, 4096, 1);
+		struct pc_request *r = hand_over();
+		memset(want + 10, 9, 5);
+		const char *point = late ? "write_before_copy" : "write_before_conflict";
+		pc_sync_arm(point, 0);
+		pthread_t t;
+		pthread_create(&t, NULL, put_once, NULL);
+		while (!pc_sync_arrived(point))
+			usleep(200);
+		run_write(file, r);
+		pc_sync_release(point);
+		pthread_join(t, NULL);
+		SOUND(&rig);
+		EQUAL(file->store.bytes[10], 1);
+		right();
+		EQUAL(file_sync(file), 0);
+		CHECK(memcmp(file->store.stable, want, 4096) == 0);
+		rig_close(&rig);
+	}
+}
+
+/* ---------------------------------------------------------------- sizes (T-43) */
+
+static void *extend_once(void *arg)
+{
+	(void)arg;
+	EQUAL(file_write(file, 5000, want + 5000, 1000), 0);
+	return NULL;
+}
+
+static void check_a_write_back_never_crops_what_is_being_appended(void)
+{
+	const char *points[] = {"write_before_copy", "write_published"};
+	for (u32 k = 0; k < 2; k++) {
+		start(5000, 8192);
+		right();
+		put(4990, 10, 1);
+		memset(want + 5000, 2, 1000);
+		size = 6000;
+		pc_sync_arm(points[k], 0);
+		pthread_t t;
+		pthread_create(&t, NULL, extend_once, NULL);
+		while (!pc_sync_arrived(points[k]))
+			usleep(200);
+		struct pc_request *r;
+		pc_flush_start(file->inode, ALL, 0, ALL);
+		EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN); /* the folio is in the writer's hands */
+		CHECK(!r);
+		pc_sync_release(points[k]);
+		pthread_join(t, NULL);
+		EQUAL(flush(file), 0);
+		EQUAL(file->store.size, 6000);
+		EQUAL(file_sync(file), 0);
+		CHECK(memcmp(file->store.stable, want, 6000) == 0);
+		rig_close(&rig);
+	}
+}
+
+static void check_the_gap_behind_the_old_end_is_zeros(void)
+{
+	u64 folios[] = {PAGE, 64 << 10};
+	for (u32 k = 0; k < 2; k++) {
+		start(5000, folios[k]);
+		right();
+		put(100000, 10, 1);
+		right();
+		put(7000, 10, 2);
+		right();
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable_size, 100010);
+		CHECK(memcmp(file->store.stable, want, size) == 0);
+		rig_close(&rig);
+	}
+}
+
+static void check_memory_of_another_volume_is_never_shown(void)
+{
+	start(0, PAGE);
+	struct pc_volume *other = volume_open(&rig);
+	put(0, 16 << 20 > ROOM ? ROOM : ROOM, 0xaa);
+	EQUAL(file_sync(file), 0);
+	pc_drop_clean(file->inode, 0, ALL);
+	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: what is left is the other's */
+	struct file *second = file_open_in(&rig, other, 1 << 20, 1 << 20, limits_wide());
+	for (u32 k = 0; k < 64; k++) {
+		struct pc_need need;
+		struct pc_request *r;
+		struct pc_part parts[PARTS];
+		u64 pos;
+		size_t n;
+		EQUAL(pc_fill_begin(second->inode, k * 16384, 4096, &need, &r), 0);
+		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+		for (u64 b = 0; b < parts[0].len; b++)
+			EQUAL(parts[0].memory[b], 0);
+		run_fill(second, r);
+	}
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_the_method_table);
+	RUN(check_without_a_readable_backend_the_folio_is_written_back);
+	RUN(check_large_writes_make_large_folios_and_small_ones_small);
+	RUN(check_what_was_accepted_is_all_that_changes);
+	RUN(check_a_folio_that_was_given_nothing_is_gone);
+	RUN(check_a_write_to_a_page_in_flight_takes_new_memory);
+	RUN(check_a_folio_in_several_requests_keeps_its_old_frame_for_all);
+	RUN(check_a_second_hand_over_meets_the_end_of_the_first);
+	RUN(check_above_the_limit_and_pinned_the_writer_waits);
+	RUN(check_the_call_ends_while_the_writer_decides);
+	RUN(check_a_write_back_never_crops_what_is_being_appended);
+	RUN(check_the_gap_behind_the_old_end_is_zeros);
+	RUN(check_memory_of_another_volume_is_never_shown);
+	return 0;
+}
