@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .config import VolumeOptions
 from .engine import barrier
-from .errors import Key
+from .errors import Key, ShutdownError
 from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle
 from .stats import FileStats
 from .view import View
@@ -138,6 +138,8 @@ class CachedFile(Handle):  # type: ignore[misc]
         if self.closed:
             raise ValueError("I/O operation on closed file")
         self.volume.cache.check_forked()
+        if self.volume.detached:
+            raise ShutdownError(f"the volume {self.volume.name!r} is detached", self.key)
 
     def _check_writable(self) -> None:
         self._check_open()
@@ -169,15 +171,16 @@ class CachedFile(Handle):  # type: ignore[misc]
         if start >= end:
             return
         stored = min(end, self._native.remote_size)
-        can_punch = hasattr(self._inode.engine.backend_file, "punch_hole")
-        if can_punch and start < stored:
+        engine = self._inode.engine
+        punched = hasattr(engine.backend_file, "punch_hole") and start < stored
+        if punched:
             self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (start, stored))
-            limits = self._inode.engine.limits()
-            start = stored
-            if not limits.durable_writes and not limits.commit_on_close:
-                barrier.fsync(self._inode.engine)
-        if start < end:
-            self._zero(start, end - start)
+        rest = stored if punched else start
+        if rest < end:
+            self._zero(rest, end - rest)
+        limits = engine.limits()
+        if punched and not limits.durable_writes and not limits.commit_on_close:
+            barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
 
     def zero_range(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
@@ -256,7 +259,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         Raises:
             WritebackError: it failed; it stays dirty. DataLossError: data was given up (once).
         """
-        if self._closing:
+        if self._closing or (self.volume.detached and not self.closed):
             return
         self._check_open()
         if self._writable:

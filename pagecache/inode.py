@@ -19,6 +19,7 @@ from .engine.file import EngineFile
 from .errors import DataLossError, Key, LostRange
 
 if TYPE_CHECKING:
+    from .file import CachedFile
     from .volume import Volume
 
 __all__ = ["Inode"]
@@ -34,6 +35,7 @@ class Inode:
         self.native = self.engine.native
         self.handles = 0
         self.writers = 0
+        self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self.abandoned = False
         self._losses: list[tuple[int, list[LostRange]]] = []

@@ -332,6 +332,10 @@ class NativeInode:
     def commit_running(self) -> bool:
         return bool(_lib.pc_commit_running(self._i))
 
+    def sync_done(self, stamp: int) -> bool:
+        """Whether nothing up to the stamp is dirty, in flight or uncommitted, seen at one moment."""
+        return bool(_lib.pc_sync_done(self._i, stamp))
+
     def start_commit(self) -> None:
         _lib.pc_commit_start(self._i)
 

@@ -36,6 +36,7 @@ class View:
     def __init__(self, inode: Inode, offset: int, length: int) -> None:
         self._inode = inode
         self._length = length
+        self._released = False
         self._pins: list[Any] = inode.native.pin(offset, length) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
         inode.pins.add(self)
@@ -46,7 +47,9 @@ class View:
         return any(pin.detached for pin in self._pins)
 
     def tobytes(self) -> bytes:
-        """The bytes as they are now."""
+        """The bytes as they are now. ValueError: the view is released."""
+        if self._released:
+            raise ValueError("the view is released")
         return b"".join(self.segments)
 
     def release(self) -> None:
@@ -57,6 +60,7 @@ class View:
             except BufferError:
                 continue  # an array or slice still looks at it: its last release unpins
         self._pins = []
+        self._released = True
         self._inode.pins.discard(self)
 
     def __len__(self) -> int:

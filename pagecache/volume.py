@@ -26,10 +26,8 @@ from .errors import (
     FailedRange,
     Key,
     LostRange,
-    PageCacheError,
     ShutdownError,
     UnsavedDataError,
-    WritebackError,
 )
 from .file import CachedFile, extent
 from .inode import Inode
@@ -200,6 +198,7 @@ class Volume:
                 raise
             with self._names:
                 inode.handles += 1
+                inode.open_handles.add(handle)
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
                 self.engine.idle.pop(inode.engine, None)
         try:
@@ -750,13 +749,12 @@ class Volume:
             if not self.engine.aborted:
                 self.sync(timeout)
             unsaved = self._unsaved()
-        except (PageCacheError, TimeoutError, OSError) as error:
-            if isinstance(error, ConflictError | WritebackError | TimeoutError | ShutdownError) or on_failed == "raise":
-                unsaved = self._unsaved() or [*getattr(error, "ranges", [])]
-                if on_failed == "raise":
-                    raise self._unsaved_error(unsaved, error) from error
-            else:
-                raise
+        except OSError as error:
+            unsaved = self._unsaved() or [*getattr(error, "ranges", [])]
+            if on_failed == "raise":
+                raise self._unsaved_error(unsaved, error) from error
+            if isinstance(error, TimeoutError):
+                self.engine.abort(error)  # what hangs would keep the token for ever
         if unsaved and on_failed == "raise":
             raise self._unsaved_error(unsaved, None)
         lost += self._give_up()
@@ -795,19 +793,22 @@ class Volume:
         return lost
 
     def _finish(self, timeout: float) -> None:
-        """Threads end, files close. What a hung call still uses is left alone until the process ends."""
+        """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process ends."""
         self.detached = True
-        stopped = self.engine.stop(timeout)
         with self._names:
             inodes = [*self._inodes.values(), *self._orphans]
             self._inodes.clear()
+        for inode in inodes:
+            for handle in inode.open_handles:
+                handle._shut()
+        stopped = self.engine.stop(timeout)
+        self.cache.forget(self)
         for inode in inodes:
             if stopped:
                 inode.native.drop_clean()
             close_backend_file(inode.engine.backend_file)
         if stopped:
             self.backend.close()
-        self.cache.forget(self)
 
     # -- numbers
 

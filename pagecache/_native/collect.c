@@ -190,7 +190,9 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 		pc_inode_leaf_lock(i);
 		u64 seq = i->regress_seq;
 		pc_inode_leaf_unlock(i);
-		bool left = pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL) || pc_commit_needed(i, stamp);
+		bool left = pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL) != 0;
+		PC_SYNC("sync_between");
+		left = left || pc_commit_needed(i, stamp);
 		pc_inode_leaf_lock(i);
 		bool same = seq == i->regress_seq, running = i->commit_running;
 		pc_inode_leaf_unlock(i);

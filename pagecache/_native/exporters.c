@@ -206,7 +206,10 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 		} else if (err) {
 			u64 size = (u64)1 << c->page_shift;
 			u64 part = pc_min(len, size - pos % size);
-			if (pc_run_fill(core, i, pos, part, NULL) < 0)
+			int filled = pc_run_fill(core, i, pos, part, NULL);
+			if (filled > 0)
+				pc_raise(core, i->user, "no memory", "all memory is pinned or holds data that is not saved");
+			if (filled)
 				Py_CLEAR(list);
 		} else {
 			PyObject *pin = pin_new(core, folio, memory, n);

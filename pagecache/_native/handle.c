@@ -32,6 +32,7 @@ struct handle {
 	u8 readable, writable, appends, through, closed, may_fault;
 };
 
+enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT };
 enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
 
 static struct handle *handle_of(PyObject *self)
@@ -43,6 +44,8 @@ static struct handle *handle_of(PyObject *self)
 
 static int check_open(struct handle *h)
 {
+	if (PC_UNLIKELY(h->inode && h->closed == HANDLE_SHUT))
+		return pc_raise(h->core, NULL, "shutdown", "the volume of this file is detached");
 	if (PC_UNLIKELY(!h->inode || h->closed)) {
 		PyErr_SetString(PyExc_ValueError, "I/O operation on closed file");
 		return -1;
@@ -840,7 +843,16 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 static PyObject *handle_unbind(PyObject *self, PyObject *unused)
 {
 	(void)unused;
-	handle_of(self)->closed = 1;
+	handle_of(self)->closed = HANDLE_CLOSED;
+	Py_RETURN_NONE;
+}
+
+/* The volume is detached: the handle is still to be closed, but leads nowhere. */
+static PyObject *handle_shut(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	if (handle_of(self)->closed == HANDLE_OPEN)
+		handle_of(self)->closed = HANDLE_SHUT;
 	Py_RETURN_NONE;
 }
 
@@ -857,7 +869,7 @@ static PyObject *handle_closed(PyObject *self, void *closure)
 {
 	struct handle *h = handle_of(self);
 	(void)closure;
-	return PyBool_FromLong(!h->inode || h->closed);
+	return PyBool_FromLong(!h->inode || h->closed == HANDLE_CLOSED);
 }
 
 static PyMethodDef methods[] = {
@@ -890,6 +902,7 @@ static PyMethodDef methods[] = {
 	{"_bind", handle_bind, METH_VARARGS, NULL},
 	{"_zero", handle_zero, METH_VARARGS, NULL},
 	{"_unbind", handle_unbind, METH_NOARGS, NULL},
+	{"_shut", handle_shut, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
 	{NULL, NULL, 0, NULL},
 };

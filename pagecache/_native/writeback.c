@@ -174,7 +174,6 @@ struct build {
 	struct pc_request *r;
 	u64 bytes;  /* in r */
 	u64 limit;  /* bytes per request, whole blocks */
-	bool split; /* more than one request exists */
 	bool failed;
 };
 
@@ -262,7 +261,6 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 	u64 start = pc_folio_pos(i->cache, f);
 	for (u32 from = *at; from < to; *at = from) {
 		if (!may_join(b, start + from, same_block)) {
-			b->split |= b->r != NULL;
 			build_finish(b);
 			b->r = pc_request_new(i, PC_REQ_WRITE);
 			if (!b->r)

@@ -9,7 +9,6 @@ makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: i
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import CommitError, DeadlockError, ShutdownError, WritebackError
@@ -19,9 +18,8 @@ from .retryer import Parked, decide, errno_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
-    from .volume import EngineVolume
 
-__all__ = ["FileSync", "flush", "fsync", "sync_files"]
+__all__ = ["FileSync", "commit", "flush", "fsync"]
 
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
@@ -42,8 +40,11 @@ class FileSync:
     `poll` says whether it is done; between two polls somebody waits for the inode's event.
     """
 
-    def __init__(self, file: EngineFile, stamp: int, start: int = 0, end: int = END, *, commit: bool = True) -> None:
+    def __init__(
+        self, file: EngineFile, stamp: int, start: int = 0, end: int = END, *, flush: bool = True, commit: bool = True
+    ) -> None:
         self.file = file
+        self.flush = flush
         self.stamp = stamp
         self.start = start
         self.end = end
@@ -55,7 +56,8 @@ class FileSync:
         self._since = file.volume.clock.now()
         self._not_before = 0.0
         file.refresh_limits()
-        file.resume(start, end)
+        if flush:
+            file.resume(start, end)
 
     def poll(self) -> bool:
         """Do what can be done now; True: nothing up to the stamp is left.
@@ -65,7 +67,7 @@ class FileSync:
         """
         self.file.volume.check_alive(self.file.key)
         self._look_at_commit()
-        if not self._flushed():
+        if self.flush and not self._flushed():
             return False
         return not self.commit or self._committed()
 
@@ -97,8 +99,8 @@ class FileSync:
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
         if not native.commit_needed(self.stamp):
-            if native.commit_running():
-                return False
+            if self.flush and not native.sync_done(self.stamp):
+                return False  # a commit runs, or somebody else's failed between two looks
             file.refresh_version()
             return True
         if file.volume.clock.now() < self._not_before:
@@ -153,6 +155,16 @@ def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, timeout:
     _drive(FileSync(file, stamp, start, end, commit=False), Deadline(file.volume.clock, timeout), "flush")
 
 
+def commit(file: EngineFile) -> None:
+    """Commit what is acknowledged and done, without handing anything over.
+
+    Raises:
+        CommitError: it stays to be committed.
+    """
+    stamp = file.volume.native.take_epoch()
+    _drive(FileSync(file, stamp, flush=False), Deadline(file.volume.clock, None), "commit")
+
+
 def fsync(file: EngineFile, timeout: float | None = None) -> None:
     """Return once everything written to the file before the call is committed.
 
@@ -162,31 +174,3 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
     """
     stamp = file.volume.native.take_epoch()
     _drive(FileSync(file, stamp), Deadline(file.volume.clock, timeout), "fsync")
-
-
-def sync_files(volume: EngineVolume, syncs: Iterable[FileSync], deadline: Deadline) -> list[OSError]:
-    """Drive many files side by side; returns their errors.
-
-    Raises:
-        TimeoutError: the deadline passed; I/O goes on.
-    """
-    errors: list[OSError] = []
-    pending = list(syncs)
-    while pending:
-        first = pending[0]
-        seq = first.file.native.event_seq()
-        still = []
-        for sync in pending:
-            try:
-                if not sync.poll():
-                    still.append(sync)
-            except ShutdownError:
-                raise
-            except OSError as error:
-                errors.append(error)
-        pending = still
-        if pending and deadline.passed():
-            raise deadline_error("sync")
-        if pending and pending[0] is first:
-            first.wait(seq, deadline)
-    return errors

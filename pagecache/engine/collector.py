@@ -63,7 +63,9 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     op.finish(False, parked)
     ranges = ((start, end - start),)
     log.warning("%s: %r: write-back of [%d, %d) failed: %s", volume.name, file.key, start, end, error)
-    volume.emit("parked" if parked else "failed", file.key, ranges, as_os_error(error))
+    volume.emit("failed", file.key, ranges, as_os_error(error))
+    if parked:
+        volume.emit("parked", file.key, ranges, as_os_error(error))
     if isinstance(decision, Again) and decision.delay == 0.0:
         file.native.count_retry()
         file.native.retry(start, end)

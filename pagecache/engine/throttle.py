@@ -40,11 +40,13 @@ def _check_failed(file: EngineFile) -> None:
     file.volume.resume_parked(file)
 
 
-def _hopeless(file: EngineFile) -> str | None:
+def _hopeless(file: EngineFile, memory: int) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if any(volume.native.inflight() for volume in volumes):
+        return None
+    if memory and sum(u["clean"] - u["pinned"] for _, u in usages) > 0:
         return None
     movable = sum(u["dirty"] - u["failed"] for _, u in usages)
     committable = sum(u["unstable"] for v, u in usages if not v.backend.limits.commit_on_close)
@@ -80,7 +82,7 @@ def room(self: EngineFile, length: int, memory: int) -> None:
             cache.flusher.make_room(urgent=True)
             if not memory and self.native.dirty_room(length):
                 return
-            why = _hopeless(self)
+            why = _hopeless(self, memory)
             hopeless = hopeless + 1 if why else 0
             if why and hopeless >= PATIENCE:
                 raise PageCacheError(f"the cache is full: {why}", self.key, errno=errno.ENOBUFS)

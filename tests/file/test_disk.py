@@ -73,6 +73,7 @@ def test_a_full_disk_at_close(small_disk: Path) -> None:
     (small_disk / "ballast").unlink()
     assert cache.close() == []
     assert (small_disk / "big").read_bytes() == data
+    file.close()
 
 
 def test_a_disk_that_is_full_for_good(small_disk: Path) -> None:

@@ -320,9 +320,9 @@ def test_a_backend_whose_stat_is_nonsense(make: Make) -> None:
         rig = make({KEY: DATA})
         rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[assignment,method-assign,misc]
         with pytest.raises(OSError):
-            rig.volume.open(KEY, "rb").pread(1, 0)
+            rig.open("rb").pread(1, 0)
         del rig.backend.object_stat  # type: ignore[method-assign]
-        assert rig.volume.open(KEY, "rb").pread(10, 0) == DATA[:10]
+        assert rig.open("rb").pread(10, 0) == DATA[:10]
 
 
 @pytest.mark.parametrize("opened", [None, 5, object()])
@@ -331,8 +331,8 @@ def test_a_backend_whose_open_answers_no_file(make: Make, opened: object) -> Non
     rig = make({KEY: DATA})
     rig.backend.fault("open", lambda _backend, _key: opened)
     with pytest.raises(OSError):
-        rig.volume.open(KEY, "rb").pread(1, 0)
-    assert rig.volume.open(KEY, "rb").pread(10, 0) == DATA[:10]
+        rig.open("rb").pread(1, 0)
+    assert rig.open("rb").pread(10, 0) == DATA[:10]
 
 
 def test_something_that_is_no_backend_is_refused_at_attach() -> None:

@@ -51,8 +51,10 @@ def test_leaving_a_with_block_closes_the_cache() -> None:
     """And makes everything durable. [2.22]"""
     backend = RecordingBackend({KEY: b""})
     with PageCache("1MiB", **QUIET) as cache:
-        cache.attach(backend).open(KEY, "r+b").pwrite(DATA, 0)
+        file = cache.attach(backend).open(KEY, "r+b")
+        file.pwrite(DATA, 0)
     assert backend.committed(KEY) == DATA
+    file.close()
 
 
 def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
@@ -61,9 +63,11 @@ def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
     fault = backend.fault("write_from", FULL, times=float("inf"))
     cache = PageCache("1MiB", retry=ONCE, **QUIET)
     with pytest.raises(ZeroDivisionError), cache:
-        cache.attach(backend).open(KEY, "r+b").pwrite(DATA, 0)
+        file = cache.attach(backend).open(KEY, "r+b")
+        file.pwrite(DATA, 0)
         raise ZeroDivisionError
     fault.clear()
+    file.close()
     cache.close(on_failed="discard")
 
 

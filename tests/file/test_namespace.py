@@ -28,7 +28,7 @@ def tree(tmp_path: Path) -> Iterator[Volume]:
     (tmp_path / "root" / "sub" / "b").write_bytes(b"b")
     (tmp_path / "outside").write_bytes(b"secret")
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        yield cache.attach(f"dir:{tmp_path / 'root'}")
+        yield cache.attach(f"dir:{tmp_path / 'root'}", read_ahead=0)
 
 
 def test_a_missing_object(make: Make) -> None:

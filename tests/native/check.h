@@ -284,38 +284,21 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	return done == 1;
 }
 
-/* A commit of the file that the volume's queue offers now. Return: whether there is anything to commit. */
-static MAYBE bool begin_commit(struct file *f)
-{
-	struct pc_work w;
-	pc_commit_start(f->inode);
-	pc_work_next(f->inode->volume, &w);
-	EQUAL(w.kind, PC_WORK_COMMITTING);
-	CHECK(w.inode == f->inode);
-	pc_inode_user_put(w.inode);
-	return pc_commit_begin(f->inode);
-}
-
 static MAYBE void run_commit(struct file *f)
 {
 	if (pc_commit_begin(f->inode))
 		pc_commit_end(f->inode, store_commit(&f->store) == 0, false);
 }
 
-/* One piece of work. Return: whether there was any. */
-static MAYBE bool work(struct pc_volume *v)
+static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
 {
-	struct pc_work w;
+	struct file *f = (struct file *)w->inode->user;
 	struct pc_request *r;
-	pc_work_next(v, &w);
-	if (w.kind == PC_WORK_NONE || w.kind == PC_WORK_STOP)
-		return false;
-	struct file *f = (struct file *)w.inode->user;
-	if (w.kind == PC_WORK_REQUEST) {
-		w.request->credit = 1;
-		run_fill(f, w.request);
-	} else if (w.kind == PC_WORK_PASS) {
-		int got = pc_write_next(w.inode, &r);
+	if (w->kind == PC_WORK_REQUEST) {
+		w->request->credit = 1;
+		run_fill(f, w->request);
+	} else if (w->kind == PC_WORK_PASS) {
+		int got = pc_write_next(w->inode, &r);
 		if (got == 1) {
 			r->credit = 1;
 			run_write(f, r);
@@ -323,14 +306,37 @@ static MAYBE bool work(struct pc_volume *v)
 			pc_credit_put(v);
 			sched_yield();
 			if (got == -EAGAIN)
-				pc_pass_again(w.inode);
+				pc_pass_again(w->inode);
 		}
 	} else {
 		run_commit(f);
 	}
-	pc_inode_user_put(w.inode);
-	pc_work_end(v, w.cls);
+	pc_inode_user_put(w->inode);
+	pc_work_end(v, w->cls);
+}
+
+/* One piece of work. Return: whether there was any. */
+static MAYBE bool work(struct pc_volume *v)
+{
+	struct pc_work w;
+	pc_work_next(v, &w);
+	if (w.kind == PC_WORK_NONE || w.kind == PC_WORK_STOP)
+		return false;
+	do_work(v, &w);
 	return true;
+}
+
+/* A commit of the file, taken from the volume's queue but not run. Return: whether there is anything to commit. */
+static MAYBE bool begin_commit(struct file *f)
+{
+	struct pc_work w;
+	pc_commit_start(f->inode);
+	for (pc_work_next(f->inode->volume, &w); w.kind != PC_WORK_COMMITTING; pc_work_next(f->inode->volume, &w)) {
+		CHECK(w.kind != PC_WORK_NONE);
+		do_work(f->inode->volume, &w);
+	}
+	pc_inode_user_put(w.inode);
+	return pc_commit_begin(f->inode);
 }
 
 /* ---------------------------------------------------------------- waits */

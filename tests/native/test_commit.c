@@ -1,0 +1,377 @@
+/*
+ * When is a byte safe: commits that succeed, fail, keep; stamps; and a random walk of two blocks in which every "yes" of an
+ * fsync is checked against what the store has committed (T-18, T-18a, T-75b).
+ */
+#include "check.h"
+
+enum { BLOCKS = 3, ROOM = BLOCKS * PAGE };
+
+static struct rig rig;
+static struct file *file;
+
+static void start(u64 max_folio, bool durable)
+{
+	struct pc_limits l = limits_wide();
+	l.durable_writes = durable;
+	rig_open(&rig, 1 << 20, max_folio);
+	file = file_open_in(&rig, rig.volume, 0, ROOM, l);
+}
+
+static void put(u32 block, u8 value)
+{
+	static u8 bytes[PAGE];
+	memset(bytes, value, PAGE);
+	EQUAL(file_write(file, (u64)block * PAGE, bytes, PAGE), 0);
+}
+
+static void check_a_failed_commit_makes_everything_dirty_again(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	EQUAL(flush(file), 0);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* not evicted in between */
+	CHECK(begin_commit(file));
+	CHECK(pc_commit_running(file->inode));
+	put(1, 2); /* nothing is acknowledged while it runs, but anybody may write */
+	u64 seq = pc_inode_commit_seq(file->inode);
+	pc_commit_end(file->inode, false, false);
+	EQUAL(pc_inode_commit_seq(file->inode), seq + 1);
+	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+	EQUAL(usage(file, NULL).unstable, 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[0], 1);
+	EQUAL(file->store.stable[PAGE], 2);
+	rig_close(&rig);
+}
+
+static void check_a_backend_that_kept_its_bytes_gets_another_try(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	EQUAL(flush(file), 0);
+	CHECK(begin_commit(file));
+	pc_commit_end(file->inode, false, true);
+	EQUAL(usage(file, NULL).dirty, 0);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	CHECK(pc_commit_needed(file->inode, 1));
+	u32 writes = file->store.writes;
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.writes, writes);
+	rig_close(&rig);
+}
+
+static void check_bytes_dirtied_while_unstable_are_both(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	EQUAL(flush(file), 0);
+	u64 s = pc_epoch_take(rig.volume);
+	put(0, 2);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	EQUAL(usage(file, NULL).local, PAGE);
+	CHECK(!pc_sync_done(file->inode, s));
+	CHECK(begin_commit(file));
+	EQUAL(store_commit(&file->store), 0);
+	pc_commit_end(file->inode, true, false);
+	CHECK(pc_sync_done(file->inode, s)); /* what came later is not waited for */
+	CHECK(!pc_sync_done(file->inode, s + 1));
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	EQUAL(file->store.stable[0], 1);
+	rig_close(&rig);
+}
+
+static void check_what_is_no_folio_waits_for_a_commit_too(void)
+{
+	start(PAGE, false);
+	pc_inode_set_uncommitted(file->inode); /* created */
+	CHECK(pc_inode_has_local(file->inode));
+	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
+	CHECK(pc_commit_needed(file->inode, 1));
+	CHECK(!pc_commit_needed(file->inode, 0));
+	CHECK(begin_commit(file));
+	CHECK(!pc_sync_done(file->inode, 1)); /* moved into the commit, not gone */
+	pc_commit_end(file->inode, false, false);
+	CHECK(pc_commit_needed(file->inode, 1));
+	EQUAL(file_sync(file), 0);
+	CHECK(!pc_inode_has_local(file->inode));
+	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 0);
+	put(0, 1);
+	u64 s = pc_epoch_take(rig.volume);
+	file_truncate(file, 0); /* the stamp of what it removed is the truncate's */
+	CHECK(!pc_sync_done(file->inode, s));
+	EQUAL(usage(file, NULL).local, 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable_size, 0);
+	rig_close(&rig);
+}
+
+static void check_nothing_to_commit_gives_the_token_back(void)
+{
+	start(PAGE, false);
+	CHECK(!begin_commit(file));
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	put(0, 1);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	pc_commit_start(file->inode); /* in line behind the pass */
+	pc_commit_start(file->inode);
+	while (work(rig.volume))
+		;
+	EQUAL(file->store.commits, 1);
+	EQUAL(file->store.stable[0], 1);
+	rig_close(&rig);
+}
+
+/* A commit that fails between the two questions of an fsync: D and W are empty before it, U after it. */
+static struct pc_request *none;
+
+static void *ask_whether_done(void *stamp)
+{
+	(void)none;
+	return (void *)(uintptr_t)pc_sync_done(file->inode, (u64)(uintptr_t)stamp);
+}
+
+static void check_a_commit_that_fails_between_two_questions_is_noticed(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	u64 s = pc_epoch_take(rig.volume);
+	EQUAL(flush(file), 0);
+	CHECK(begin_commit(file));
+	pc_sync_arm("sync_between", 0);
+	pthread_t t;
+	pthread_create(&t, NULL, ask_whether_done, (void *)(uintptr_t)s);
+	while (!pc_sync_arrived("sync_between"))
+		usleep(200);
+	pc_commit_end(file->inode, false, false);
+	pc_sync_release("sync_between");
+	void *done;
+	pthread_join(t, &done);
+	CHECK(!done);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- the walk */
+
+struct claim { /* one fsync: what it has to find committed when it says yes */
+	bool live, cut;
+	u64 stamp;
+	u32 version[BLOCKS];
+};
+
+static u32 version[BLOCKS], cut_at[BLOCKS], clock_now;
+static struct claim claims[2];
+
+static void judge(const struct claim *c)
+{
+	for (u32 b = 0; b < BLOCKS; b++) {
+		if (!c->version[b])
+			continue;
+		u32 stable = (u64)b * PAGE < file->store.stable_size ? *(u32 *)(file->store.stable + b * PAGE) : 0;
+		bool by_cut = stable == 0 && cut_at[b] >= c->version[b];
+		if (stable < c->version[b] && !by_cut)
+			check_failed(__FILE__, __LINE__, "fsync said yes: block's version wanted, committed", c->version[b], stable);
+	}
+}
+
+static struct pc_request *flying[8];
+static u32 nr_flying;
+static bool committing;
+static u64 lowest; /* size since the last commit: owed again after a reconnect */
+
+static void answer_one(void)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	if (!nr_flying)
+		return;
+	u32 k = (u32)draw(nr_flying);
+	struct pc_request *r = flying[k];
+	int done = 0;
+	file->store.write_max = draw(2) ? 0 : PAGE;
+	switch (draw(4)) {
+	case 0: break; /* nothing arrived */
+	case 1: /* arrived, or part of it, and then an error */
+		pc_call_next(r, &pos, parts, PARTS, &n);
+		done = pc_write_answer(r, store_write(&file->store, pos, parts, n)) == 1;
+		done = done && draw(2);
+		break;
+	default:
+		while (!done) {
+			pc_call_next(r, &pos, parts, PARTS, &n);
+			done = pc_write_answer(r, store_write(&file->store, pos, parts, n));
+		}
+	}
+	pc_write_done(r, done, draw(8) == 0);
+	flying[k] = flying[--nr_flying];
+}
+
+static void commit_step(void)
+{
+	struct pc_work w;
+	if (committing) {
+		bool ok = draw(3) && !atomic_load(&rig.volume->aborted);
+		if (ok) {
+			EQUAL(store_commit(&file->store), 0);
+			lowest = ALL;
+		} else if (draw(2)) /* a failed commit may have committed anything */
+			store_commit(&file->store);
+		pc_commit_end(file->inode, ok, !ok && draw(3) == 0);
+		committing = false;
+		return;
+	}
+	pc_commit_start(file->inode);
+	pc_work_next(rig.volume, &w);
+	if (w.kind == PC_WORK_COMMITTING)
+		committing = pc_commit_begin(file->inode);
+	if (w.kind == PC_WORK_PASS) {
+		pc_credit_put(rig.volume);
+		pc_pass_again(file->inode);
+	}
+	if (w.kind != PC_WORK_NONE) {
+		pc_inode_user_put(w.inode);
+		pc_work_end(rig.volume, w.cls);
+	}
+}
+
+static void write_step(void)
+{
+	u32 bytes[PAGE / 4] = {0}, b = (u32)draw(BLOCKS);
+	bytes[0] = ++clock_now;
+	EQUAL(file_write(file, (u64)b * PAGE, bytes, draw(2) ? PAGE : 4), 0);
+	version[b] = clock_now;
+}
+
+static void truncate_step(void)
+{
+	if (file->inode->token != PC_TOKEN_FREE || nr_flying)
+		return;
+	u32 b = (u32)draw(BLOCKS + 1);
+	clock_now++;
+	file_truncate(file, (u64)b * PAGE);
+	lowest = pc_min(lowest, (u64)b * PAGE);
+	for (; b < BLOCKS; b++)
+		version[b] = cut_at[b] = clock_now;
+}
+
+static void fsync_step(void)
+{
+	struct claim *c = &claims[draw(2)];
+	if (!c->live) {
+		c->live = true;
+		memcpy(c->version, version, sizeof(version));
+		c->stamp = pc_epoch_take(rig.volume);
+	}
+	if (pc_sync_done(file->inode, c->stamp)) {
+		judge(c);
+		c->live = false;
+	}
+}
+
+static void abort_step(void)
+{
+	if (atomic_load(&rig.volume->aborted)) {
+		/* Reconnected: nothing that was only acknowledged may count. The token waits for old calls. */
+		if (nr_flying || committing || file->inode->token != PC_TOKEN_FREE)
+			return;
+		pc_volume_resume(rig.volume);
+		memcpy(file->store.bytes, file->store.stable, ROOM);
+		file->store.size = file->store.stable_size;
+		if (lowest < ROOM)
+			store_truncate(&file->store, lowest);
+		store_truncate(&file->store, pc_inode_remote_size(file->inode));
+		pc_inode_set_uncommitted(file->inode);
+		CHECK(begin_commit(file));
+		pc_commit_end(file->inode, false, false);
+		return;
+	}
+	if (draw(4))
+		return;
+	pc_volume_abort(rig.volume);
+	pc_inode_aborted(file->inode);
+}
+
+static void step(void)
+{
+	struct pc_request *r;
+	switch (draw(12)) {
+	case 0:
+	case 1:
+	case 2: write_step(); break;
+	case 3: pc_flush_start(file->inode, ALL, 0, ALL); break;
+	case 4: pc_flush_start(file->inode, ALL, draw(BLOCKS) * PAGE, (1 + draw(BLOCKS)) * PAGE); break;
+	case 5:
+		if (nr_flying < 8 && pc_write_next(file->inode, &r) == 1)
+			flying[nr_flying++] = r;
+		break;
+	case 6: answer_one(); break;
+	case 7: commit_step(); break;
+	case 8:
+		if (!atomic_load(&rig.volume->aborted))
+			truncate_step();
+		break;
+	case 9: pc_retry(file->inode, 0, ALL, draw(2)); break;
+	case 10: abort_step(); break;
+	default: fsync_step(); break;
+	}
+}
+
+static void check_a_random_walk_never_gets_a_false_yes(void)
+{
+	u32 walks = soak() ? 200000 : 1500;
+	for (u32 walk = 0; walk < walks; walk++) {
+		seed(walk);
+		start(walk % 2 ? PAGE : 4 * PAGE, walk % 7 == 0);
+		struct pc_limits l = file->inode->limits;
+		l.max_write = draw(2) ? PAGE : 1 << 20;
+		pc_inode_set_limits(file->inode, &l);
+		memset(version, 0, sizeof(version));
+		memset(cut_at, 0, sizeof(cut_at));
+		memset(claims, 0, sizeof(claims));
+		clock_now = nr_flying = 0;
+		lowest = ALL;
+		committing = false;
+		for (int k = 0; k < 120; k++) {
+			step();
+			if (l.durable_writes) { /* acknowledged is safe there */
+				memcpy(file->store.stable, file->store.bytes, ROOM);
+				file->store.stable_size = file->store.size;
+			}
+			if (k % 8 == 0)
+				SOUND(&rig);
+		}
+		while (nr_flying)
+			answer_one();
+		if (committing)
+			commit_step();
+		for (; atomic_load(&rig.volume->aborted); abort_step())
+			commit_step();
+		while (work(rig.volume))
+			;
+		struct claim last = {.live = true};
+		memcpy(last.version, version, sizeof(version));
+		file->store.write_max = 0;
+		pc_retry(file->inode, 0, ALL, true);
+		EQUAL(file_sync(file), 0);
+		if (l.durable_writes) {
+			memcpy(file->store.stable, file->store.bytes, ROOM);
+			file->store.stable_size = file->store.size;
+		}
+		judge(&last);
+		rig_close(&rig);
+	}
+}
+
+int main(void)
+{
+	RUN(check_a_failed_commit_makes_everything_dirty_again);
+	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
+	RUN(check_bytes_dirtied_while_unstable_are_both);
+	RUN(check_what_is_no_folio_waits_for_a_commit_too);
+	RUN(check_nothing_to_commit_gives_the_token_back);
+	RUN(check_a_commit_that_fails_between_two_questions_is_noticed);
+	RUN(check_a_random_walk_never_gets_a_false_yes);
+	return 0;
+}
