@@ -59,8 +59,6 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
             return ForkedError(message, key)
         case "timeout":
             return TimeoutError(message)
-        case "no memory":
-            return PageCacheError(message, key, errno=errno.ENOMEM)
         case "too large":
             return OSError(errno.EFBIG, message, key)
     return PageCacheError(f"{kind}: {message}", key)

@@ -360,7 +360,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._closing = True
         self._unbind()
         volume = self.volume
-        if not volume.cache.native.forked:
+        if not volume.cache.native.forked and not volume.detached:
             volume.engine.cache.flusher.defer(lambda: volume.close_collected(inode, writable=writable))
             warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 

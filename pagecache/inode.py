@@ -37,7 +37,6 @@ class Inode:
         self.writers = 0
         self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
-        self.abandoned = False
         self._losses: list[tuple[int, list[LostRange]]] = []
         self._loss_seq = itertools.count(1)
         self._last_loss = 0

@@ -382,14 +382,14 @@ class Volume:
             self._release(inode, writable=writable)
 
     def abandon_handle(self, inode: Inode, *, writable: bool) -> None:
-        last = writable and inode.writers == 1
+        last = writable and inode.writers == 1 and inode.native.has_local()
+        inode.engine.abandoned |= last  # from here on nothing of it is handed over by anybody
         self._release(inode, writable=writable)
-        if last and inode.native.has_local():
+        if last:
             with self._names:
                 if self._inodes.get(inode.key) is inode:
                     del self._inodes[inode.key]
                 self._orphans.add(inode)
-                inode.abandoned = True
                 self.engine.idle.pop(inode.engine, None)
             if inode.handles == 0:
                 self.engine.cache.flusher.defer(lambda: self._bury(inode))
@@ -405,7 +405,7 @@ class Volume:
                 self.engine.cache.flusher.defer(lambda: self._bury(inode))
                 return
             rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-            if inode.abandoned and rollback is not None:
+            if inode.engine.abandoned and rollback is not None:
                 self.engine.call(rollback, "abandon", inode.key)
             self._drop_local(inode, 0, END)
         self._destroy(inode)

@@ -207,8 +207,12 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 			u64 size = (u64)1 << c->page_shift;
 			u64 part = pc_min(len, size - pos % size);
 			int filled = pc_run_fill(core, i, pos, part, NULL);
-			if (filled > 0)
-				pc_raise(core, i->user, "no memory", "all memory is pinned or holds data that is not saved");
+			/* No memory now: wait for some like a writer; where none can ever come that call says so. */
+			if (filled > 0) {
+				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 1);
+				filled = room ? 0 : -1;
+				Py_XDECREF(room);
+			}
 			if (filled)
 				Py_CLEAR(list);
 		} else {

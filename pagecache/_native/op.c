@@ -99,7 +99,12 @@ static int run_taken(PyObject *core, struct pc_request *r)
 		pc_request_settle(r);
 		return -1;
 	}
-	return pc_op_run(op, pc_str_fill, NULL);
+	if (pc_op_run(op, pc_str_fill, NULL) == 0)
+		return 0;
+	if (!PyErr_ExceptionMatches(PyExc_OSError))
+		return -1;
+	PyErr_Clear(); /* somebody else's fill: this caller tries for himself and gets his own error (contract 2.3) */
+	return 0;
 }
 
 /* Wait until the folio may be unlocked (or out of flight); a fill that no thread has started is run here. */

@@ -23,7 +23,7 @@
 
 #include "internal.h"
 
-enum { PC_EXAMINE = 32, PC_REPRIEVES = 16, PC_MERGES = 4 };
+enum { PC_EXAMINE = 64, PC_REPRIEVES = 56, PC_MERGES = 4 };
 
 static u64 identity_hash(u64 inode_id, u64 index)
 {

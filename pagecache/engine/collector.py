@@ -93,6 +93,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     now = volume.clock.now()
     with file.lock:
         file.commit_attempts += 1
+        file.own_changes += 1
+        file.version_stale = True  # it may have forgotten bytes that it had acknowledged
         file.commit_error = error
         decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
         delay = decision.delay if isinstance(decision, Again) else volume.retry.max_delay

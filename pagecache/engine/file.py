@@ -63,6 +63,7 @@ class EngineFile:
         self.own_changes = 0
         self.conflict: tuple[str | None, str | None] | None = None
         self.removed = False
+        self.abandoned = False
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
@@ -127,16 +128,20 @@ class EngineFile:
         """Backend first, then publish. A definite refusal changes nothing."""
         self.native.settle_fills(min(size, self.native.size))
         durable = self.limits().durable_writes
+        self._about_to_change()
         try:
             self.volume.call_with_retry(self, lambda: self.opened().truncate(size))
-        except BaseException as error:
-            if not self._truncated_all_the_same(size, error):
-                raise
             self.native.truncate(size, not durable)
+        except BaseException as error:
+            if self._truncated_all_the_same(size, error):
+                self.native.truncate(size, not durable)
             raise
-        self.native.truncate(size, not durable)
         with self.lock:
             self.failures.clear(size, END)
+
+    def _about_to_change(self) -> None:
+        """Whatever becomes of the call: another version in storage may be our doing."""
+        with self.lock:
             self.version_stale = True
             self.own_changes += 1
 
@@ -153,12 +158,10 @@ class EngineFile:
         start, end = extent
         self.native.settle_fills(start, end)
         durable = self.limits().durable_writes
+        self._about_to_change()
         punch_hole: Any = getattr(self.opened(), "punch_hole")  # noqa: B009 - optional in the protocol
         self.volume.call_with_retry(self, lambda: punch_hole(start, end - start))
         self.native.punch(start, end, not durable)
-        with self.lock:
-            self.version_stale = True
-            self.own_changes += 1
 
     def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
         """Give up what is local in a range; the token keeps passes and commits out."""

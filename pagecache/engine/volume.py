@@ -155,10 +155,11 @@ class EngineVolume:
             return list(self._files.values())
 
     def dirty_files(self) -> list[EngineFile]:
-        """Files with anything local or uncommitted, in the order in which they became so."""
+        """Files with anything local or uncommitted that is to be saved, in the order in which they became so."""
         ids = self.native.dirty_inodes()
         with self._lock:
-            return [self._files[id] for id in ids if id in self._files]
+            files = [self._files[id] for id in ids if id in self._files]
+        return [file for file in files if not file.abandoned]
 
     # -- failed data
 

@@ -73,7 +73,11 @@ def make_rig(
     if backend is None:
         backend = RecordingBackend(objects, **(limits or {}))
     cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
-    volume = cache.attach(backend, name="volume", **{"read_ahead": 0, **(options or {})})
+    try:
+        volume = cache.attach(backend, name="volume", **{"read_ahead": 0, **(options or {})})
+    except BaseException:
+        cache.close()
+        raise
     return Rig(cache, volume, backend)
 
 

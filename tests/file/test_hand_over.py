@@ -58,9 +58,6 @@ SPLITS: dict[str, tuple[int, dict[str, object], list[tuple[int, int]], list[tupl
     "the end of the file": (0, {}, [(0, 10_001)], [(0, 10_001)]),
     "a partial head and tail": (4 * PAGE, {}, [(100, 2 * PAGE)], [(100, 2 * PAGE)]),
     "two pieces of one page": (PAGE, {}, [(10, 10), (3000, 10)], [(10, 10), (3000, 10)]),
-    "write_unit widens": (4 * PAGE, {"write_unit": PAGE}, [(100, 10)], [(0, PAGE)]),
-    "write_unit of several pages": (16 * PAGE, {"write_unit": 4 * PAGE}, [(5 * PAGE + 1, 10)], [(4 * PAGE, 4 * PAGE)]),
-    "write_unit smaller than a page": (PAGE, {"write_unit": 512}, [(600, 1000)], [(512, 1536)]),
 }
 
 
@@ -123,31 +120,6 @@ def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
     file.fsync()
     ((offset, length),) = sent(rig)
     assert PAGE <= offset <= PAGE + 5 < offset + length <= 2 * PAGE
-
-
-def test_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:
-    """With `write_unit` the end of the file may be short; growth makes that unit dirty again. [2.12]"""
-    rig = make({KEY: b""}, limits={"write_unit": 4 * PAGE})
-    file = rig.open("r+b")
-    file.pwrite(b"a" * 5 * PAGE, 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE
-    file.append(b"b" * 100)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE + b"b" * 100
-    assert all(offset % (4 * PAGE) == 0 for offset, _length in sent(rig))
-
-
-def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
-    """The clean bytes around are referenced for the call; they never become dirty. [2.12]"""
-    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE})
-    file = rig.open("r+b")
-    file.pwrite(b"x", 17 * PAGE)
-    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
-    file.flush()
-    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
-    file.fsync()
-    assert sent(rig) == [(16 * PAGE, 16 * PAGE)]
 
 
 def test_calls_of_a_file_go_up(make: Make) -> None:

@@ -96,7 +96,6 @@ class CacheMachine(RuleBasedStateMachine):
                 {"max_vectors": 2},
                 {"max_read": PAGE},
                 {"boundary": 4 * PAGE},
-                {"write_unit": PAGE},
                 {"max_inflight": 1},
                 {"durable_writes": True},
                 {"read_unit": 512},

@@ -1,0 +1,66 @@
+"""Backends that take whole units only: the cache widens what is dirty and reads what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from .rig import KEY, PAGE, Rig, pattern
+
+Make = Callable[..., Rig]
+
+
+def sent(rig: Rig) -> list[tuple[int, int]]:
+    return [(call.offset, call.length) for call in rig.backend.seen("write_from")]
+
+
+# Size of the stored file, unit, a write as (offset, length), and the calls that must follow.
+UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
+    (4 * PAGE, PAGE, (100, 10), [(0, PAGE)]),
+    (16 * PAGE, 4 * PAGE, (5 * PAGE + 1, 10), [(4 * PAGE, 4 * PAGE)]),
+    (PAGE, 512, (600, 1000), [(512, 1536)]),
+    (4 * PAGE, PAGE, (PAGE - 1, 2), [(0, 2 * PAGE)]),
+    (5 * PAGE + 10, 4 * PAGE, (5 * PAGE, 5), [(4 * PAGE, PAGE + 10)]),
+]
+
+
+@pytest.mark.parametrize(("size", "unit", "write", "expected"), UNITS)
+def test_calls_are_whole_units(
+    make: Make, size: int, unit: int, write: tuple[int, int], expected: list[tuple[int, int]]
+) -> None:
+    """Widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
+    content = bytearray(pattern(size))
+    rig = make({KEY: bytes(content)}, limits={"write_unit": unit})
+    file = rig.open("r+b")
+    data = pattern(write[1], seed=1)
+    file.pwrite(data, write[0])
+    content[write[0] : sum(write)] = data
+    file.fsync()
+    assert sent(rig) == expected
+    assert rig.backend.committed(KEY) == content
+
+
+def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:
+    """With `write_unit` the end of the file may be short; growth makes that unit dirty again. [2.12]"""
+    rig = make({KEY: b""}, limits={"write_unit": 4 * PAGE})
+    file = rig.open("r+b")
+    file.pwrite(b"a" * 5 * PAGE, 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE
+    file.append(b"b" * 100)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE + b"b" * 100
+    assert all(offset % (4 * PAGE) == 0 for offset, _length in sent(rig))
+
+
+def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
+    """The clean bytes around are referenced for the call; they never become dirty. [2.12]"""
+    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE})
+    file = rig.open("r+b")
+    file.pwrite(b"x", 17 * PAGE)
+    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
+    file.flush()
+    assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
+    file.fsync()
+    assert sent(rig) == [(16 * PAGE, 16 * PAGE)]

@@ -1,0 +1,248 @@
+/* What goes when memory is short: bounded work, never local or pinned, never waiting, hits are kept over a scan. */
+#include "check.h"
+
+static struct rig rig;
+static struct file *file;
+static u8 bytes[8 << 20];
+
+static void start(u64 pages, u64 size)
+{
+	rig_open(&rig, pages * PAGE, PAGE);
+	pc_cache_configure(rig.cache, pages * PAGE, pages * PAGE, PAGE, false);
+	file = file_open(&rig, size, size);
+}
+
+static void touch(u64 page)
+{
+	EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
+}
+
+static bool cached(u64 page)
+{
+	u32 id = pc_index_lookup(file->inode, page);
+	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
+}
+
+static struct pc_cache_usage cache_usage(void)
+{
+	struct pc_cache_usage u;
+	pc_cache_usage_get(rig.cache, &u);
+	return u;
+}
+
+/* P13: whatever was hit, is dirty or pinned, one call looks at no more than 64 folios. */
+static void check_the_work_of_a_call_is_bounded(void)
+{
+	enum { N = 1500 };
+	for (int state = 0; state < 5; state++) {
+		start(N, 8 << 20);
+		u32 pins[N];
+		u8 *memory;
+		u64 n;
+		struct pc_need need;
+		for (u64 k = 0; k < N; k++) {
+			touch(k);
+			for (int hit = 0; state == 1 && hit < 4; hit++)
+				touch(k);
+			if (state == 2 || (state == 4 && k % 10))
+				EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
+			if (state == 3)
+				EQUAL(pc_pin(file->inode, k * PAGE, 1, &pins[k], &memory, &n, &need), 0);
+		}
+		EQUAL(cache_usage().used, N * PAGE);
+		u64 before = cache_usage().evict_examined;
+		bool freed = pc_reclaim(rig.cache, 1) > 0;
+		EQUAL(freed, state != 2 && state != 3);
+		u64 examined = cache_usage().evict_examined - before;
+		if (state < 2)
+			CHECK(examined <= 64); /* also when everything was hit */
+		CHECK(cache_usage().evict_examined_max <= 64);
+		before = cache_usage().evict_examined;
+		pc_reclaim(rig.cache, 1);
+		CHECK(cache_usage().evict_examined - before <= 64); /* what is local or pinned is met once */
+		SOUND(&rig);
+		for (u64 k = 0; state == 3 && k < N; k++)
+			pc_unpin(rig.cache, pins[k]);
+		rig_close(&rig);
+	}
+}
+
+static void check_local_and_pinned_pages_stay(void)
+{
+	start(64, 4 << 20);
+	struct pc_need need;
+	u32 pin;
+	u8 *memory;
+	u64 n;
+	for (u64 k = 0; k < 20; k++)
+		EQUAL(file_write(file, k * PAGE, bytes, 100), 0);
+	touch(30);
+	EQUAL(pc_pin(file->inode, 30 * PAGE, 1, &pin, &memory, &n, &need), 0);
+	struct pc_request *r; /* some in flight, some unstable, some dirty */
+	pc_flush_start(file->inode, ALL, 0, 5 * PAGE);
+	while (pc_write_next(file->inode, &r) == 1)
+		run_write(file, r);
+	pc_flush_start(file->inode, ALL, 5 * PAGE, 10 * PAGE);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	for (u64 k = 100; k < 1000; k++)
+		touch(k);
+	for (u64 k = 0; k < 20; k++)
+		CHECK(cached(k));
+	CHECK(cached(30));
+	EQUAL(memory[0], first_byte(30 * PAGE));
+	EQUAL(usage(file, NULL).local, 20 * PAGE);
+	run_write(file, r);
+	pc_unpin(rig.cache, pin);
+	EQUAL(file_sync(file), 0);
+	for (u64 k = 100; k < 1000; k++)
+		touch(k);
+	for (u64 k = 0; k < 20; k++) /* clean now: like all the others, they came back on a queue */
+		CHECK(!cached(k));
+	CHECK(!cached(30));
+	rig_close(&rig);
+}
+
+/* A page that becomes clean while reclaim takes it off its queue is not forgotten. */
+static void *clean_all(void *arg)
+{
+	(void)arg;
+	EQUAL(file_sync(file), 0);
+	return NULL;
+}
+
+static void check_pages_that_become_clean_are_found_again(void)
+{
+	for (int round = 0; round < 150; round++) {
+		start(256, 1 << 20);
+		for (u64 k = 0; k < 200; k++)
+			EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
+		pthread_t t;
+		pthread_create(&t, NULL, clean_all, NULL);
+		u32 freed = 0;
+		for (int k = 0; k < 200; k++)
+			freed += pc_reclaim(rig.cache, 1);
+		pthread_join(t, NULL);
+		while (pc_reclaim(rig.cache, 64))
+			;
+		EQUAL(usage(file, NULL).folios, 0);
+		rig_close(&rig);
+	}
+}
+
+static void check_hit_pages_survive_a_scan(void)
+{
+	start(1024, 8 << 20);
+	for (int hit = 0; hit < 4; hit++)
+		for (u64 k = 0; k < 300; k++)
+			touch(k);
+	for (u64 k = 400; k < 2000; k++) /* one pass over more than fits */
+		touch(k);
+	u32 kept = 0;
+	for (u64 k = 0; k < 300; k++)
+		kept += cached(k);
+	CHECK(kept >= 290);
+	rig_close(&rig);
+}
+
+static void check_pages_that_come_back_soon_are_remembered(void)
+{
+	start(256, 8 << 20);
+	for (u64 k = 0; k < 300; k++)
+		touch(k);
+	CHECK(!cached(0));
+	touch(0); /* seen not long ago: straight to the main queue */
+	CHECK(state_at(file, 0) & PC_F_MAIN);
+	touch(1900);
+	CHECK(state_at(file, 1900 * PAGE) & PC_F_SMALL);
+	rig_close(&rig);
+}
+
+/* T-14: everything of one file in flight on a stuck backend, its locks held: another file goes on. */
+static void check_a_stuck_file_stops_nobody_else(void)
+{
+	start(256, 1 << 20);
+	struct pc_volume *v = volume_open(&rig);
+	struct file *other = file_open_in(&rig, v, 4 << 20, 4 << 20, limits_wide());
+	for (u64 k = 0; k < 200; k++)
+		EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
+	struct pc_request *r;
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1); /* its answer does not come */
+	for (u64 k = 0; k < 1000; k++)
+		EQUAL(file_read(other, k * PAGE, bytes, PAGE), PAGE);
+	run_write(file, r);
+	EQUAL(file_sync(file), 0);
+	CHECK(pc_leaf_trylock(&file->inode->leaf, PC_LEVEL_INODE)); /* somebody holds its leaf lock: its pages are passed over */
+	for (int k = 0; k < 20; k++)
+		pc_reclaim(rig.cache, 1);
+	pc_inode_leaf_unlock(file->inode);
+	for (u64 k = 0; k < 200; k++) {
+		struct pc_folio *f = cached(k) ? folio_at(file, k * PAGE) : NULL;
+		CHECK(!f || pc_folio_trylock(f));
+	}
+	for (int k = 0; k < 50; k++)
+		pc_reclaim(rig.cache, 1); /* locked folios too */
+	for (u64 k = 0; k < 200; k++)
+		if (cached(k))
+			pc_folio_unlock(rig.cache, folio_at(file, k * PAGE));
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* T-57, without the threads: capacity goes down as far as clean pages allow, and the memory goes back. */
+static void check_capacity_shrinks_to_what_is_local(void)
+{
+	start(1024, 8 << 20);
+	for (u64 k = 0; k < 1000; k++)
+		touch(k);
+	for (u64 k = 0; k < 100; k++)
+		EQUAL(file_write(file, k * PAGE, bytes, 1), 0);
+	EQUAL(pc_cache_resize(rig.cache, 50 * PAGE), (u64)-EBUSY);
+	EQUAL(cache_usage().capacity, 1024 * PAGE);
+	EQUAL(usage(file, NULL).local, 100 * PAGE);
+	EQUAL(pc_cache_resize(rig.cache, 200 * PAGE), 0);
+	CHECK(cache_usage().used <= 200 * PAGE);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
+	CHECK(cache_usage().used <= 16 * PAGE);
+	touch(1500);
+	EQUAL(pc_cache_resize(rig.cache, 4096ull * PAGE), 0);
+	for (u64 k = 0; k < 2000; k++)
+		touch(k);
+	EQUAL(cache_usage().used, 2000 * PAGE);
+	EQUAL(pc_cache_resize(rig.cache, 1ull << 50), (u64)-EINVAL);
+	rig_close(&rig);
+}
+
+static void check_large_blocks_do_not_cost_the_whole_cache(void)
+{
+	rig_open(&rig, 4096 * PAGE, 2 << 20);
+	pc_cache_configure(rig.cache, 4096 * PAGE, 4096 * PAGE, 2 << 20, false);
+	file = file_open(&rig, 8 << 20, 8 << 20);
+	for (u64 k = 0; k < 2048; k += 2) /* every second page: no larger block is free */
+		touch(k);
+	for (u64 k = 1; k < 2048; k += 2)
+		touch(k);
+	for (u64 k = 0; k < 2048; k += 2)
+		pc_drop_clean(file->inode, k * PAGE, (k + 1) * PAGE);
+	u64 evicted = cache_usage().evicted;
+	u32 order = 9, frame = pc_frame_get(rig.cache, &order, 9);
+	CHECK(cache_usage().evicted - evicted <= 4 * 512 + 512);
+	if (frame != PC_NO_FRAME)
+		pc_arena_free(&rig.cache->arena, frame, 9);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_the_work_of_a_call_is_bounded);
+	RUN(check_local_and_pinned_pages_stay);
+	RUN(check_pages_that_become_clean_are_found_again);
+	RUN(check_hit_pages_survive_a_scan);
+	RUN(check_pages_that_come_back_soon_are_remembered);
+	RUN(check_a_stuck_file_stops_nobody_else);
+	RUN(check_capacity_shrinks_to_what_is_local);
+	RUN(check_large_blocks_do_not_cost_the_whole_cache);
+	return 0;
+}
