@@ -75,8 +75,8 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff an
 pytest: $(VENV)/.built $(VENV)/.dev                                   ## Python tests alone
 	$(PY) -m pytest -q -m "not slow and not soak"
 
-# C tests: each program of tests/native with those files of the core that know nothing of Python.
-CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]Python\.h' $(NATIVE)/*.c))
+# C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).
+CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]\(Python\|types\)\.h' $(NATIVE)/*.c))
 TESTS_C   := $(wildcard tests/native/test_*.c)
 CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
 VARIANTS  := plain asan tsan
@@ -109,6 +109,20 @@ $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 ctest: run-c-plain                                                    ## C tests
 ctest-asan: run-c-asan                                                ## C tests under ASan and UBSan
 ctest-tsan: run-c-tsan                                                ## C tests under TSan
+
+# Goal P7: instructions of a 4 KiB hit above its memcpy, exact: counts for N and 2N hits, less those of the bare copy.
+.PHONY: instructions
+instructions:                                                         ## instructions of a 4 KiB hit (goal P7)
+	$(call need,command -v valgrind,no valgrind here: apt install valgrind)
+	@mkdir -p build
+	@$(CC) -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE) tests/native/hit_instructions.c $(CORE_C) -o build/hit_instructions
+	@count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null \
+	  build/hit_instructions $$1 $$2 $$3 2>&1 | sed -n 's/.*Collected : //p'; }; \
+	for folio in 4096 65536; do \
+	  read=$$(( $$(count read 20000 $$folio) - $$(count read 10000 $$folio) )); \
+	  copy=$$(( $$(count copy 20000 $$folio) - $$(count copy 10000 $$folio) )); \
+	  echo "a 4 KiB hit in $$folio byte folios: $$(( (read - copy) / 10000 )) instructions above memcpy (goal: 130)"; \
+	done
 
 # ---------------------------------------------------------------------------------------------- the rest
 

@@ -496,7 +496,15 @@ static int lock_inode(struct op *op, struct handle *h)
 	return pc_op_acquire(op, HOLD_LOCK_X, -1);
 }
 
-/* Write with everything that may have to happen before and in between. *end_pos: NULL, or append: receives the offset. */
+/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. */
+static bool may_try(struct pc_inode *i, u64 len)
+{
+	return !pc_tls_op && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+}
+
+/* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
+ * `done` bytes of it are written already, with the inode lock, which is this call's then. */
 static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
 {
 	struct pc_inode *i = h->inode;
@@ -504,6 +512,10 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
+	if (append && done && op)
+		op->holds |= HOLD_LOCK_X;
+	else if (append && done)
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
 		if (!(op->holds & HOLD_LOCK_X) && !append && (!pc_dirty_room(i, piece) || i->nr_failed))
@@ -558,8 +570,7 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 		set_characters_written(0);
 		return -1;
 	}
-	if (PC_LIKELY(!pc_tls_op && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
-		      !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+	if (PC_LIKELY(may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
 		done = (u64)core_write(h, pos, from, len, &need);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
@@ -608,10 +619,22 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 pos)
 
 static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 {
-	*pos = pc_inode_size(h->inode);
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	u64 done = 0;
+	*pos = pc_inode_size(i);
 	if (len == 0)
 		return 0;
-	return write_slow(h, 0, from, len, 0, pos) ? -1 : write_through(h, *pos, len);
+	if (may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		*pos = pc_inode_size(i);
+		if (PC_LIKELY(*pos + len <= INT64_MAX))
+			done = (u64)core_write(h, *pos, from, len, &need);
+		if (done == len || done == 0)
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (done < len && write_slow(h, *pos, from, len, done, pos))
+		return -1;
+	return write_through(h, *pos, len);
 }
 
 static i64 append_buffer(struct handle *h, PyObject *object, u64 *pos)

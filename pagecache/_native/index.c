@@ -16,11 +16,13 @@
  * nodes are type-stable, and the caller compares the folio's identity. A negative answer without the lock may be stale and
  * is good only for taking the slow path (contract 1.4).
  *
- * Idea of marks in the tree: the Linux XArray. Fixed bounds: at most 10 levels, no recursion.
+ * Idea of marks in the tree: the Linux XArray. Fixed bounds: at most 8 levels, no recursion.
  */
 #include "internal.h"
 
-enum { PC_LEVELS_MAX = 10 };
+/* 16 * 64^8 pages are 2^64 bytes of the smallest pages. */
+enum { PC_LEVELS_MAX = 8 };
+_Static_assert(PC_LEAF_SHIFT + PC_NODE_SHIFT * PC_LEVELS_MAX + 12 >= 64, "every byte offset has a page");
 
 /* Pages covered by a tree of `levels` interior levels: 16 * 64^levels. */
 static u32 shift_of(u32 levels)
@@ -52,21 +54,18 @@ static struct pc_leaf *leaf_at(const struct pc_inode *i, u32 id)
 u32 pc_index_lookup(const struct pc_inode *i, u64 index)
 {
 	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_acquire);
-	u32 levels = root & 255, slot = (u32)(root >> 8);
-	u32 shift = shift_of(levels);
-	if (levels == 0 || levels > PC_LEVELS_MAX || (shift < 64 && index >> shift))
+	u32 levels = root & 255, slot = (u32)(root >> 8), shift = shift_of(levels);
+	if (PC_UNLIKELY(levels == 0 || index >> shift))
 		return 0;
-	const struct pc_pool *nodes = &i->cache->nodes, *leaves = &i->cache->leaves;
-	while ((slot & 3) == PC_TAG_NODE) {
-		if (shift < PC_LEAF_SHIFT + PC_NODE_SHIFT)
-			return 0; /* a recycled node led in a circle */
+	/* The types, not pc_pool_at: constant sizes are worth some twenty instructions of a hit. */
+	struct pc_node *nodes = (struct pc_node *)(void *)i->cache->nodes.base;
+	do {
 		shift -= PC_NODE_SHIFT;
-		struct pc_node *n = pc_pool_at(nodes, slot >> 2);
-		slot = atomic_load_explicit(&n->slots[index >> shift & (PC_NODE_SLOTS - 1)], memory_order_acquire);
-	}
+		slot = atomic_load_explicit(&nodes[slot >> 2].slots[index >> shift & (PC_NODE_SLOTS - 1)], memory_order_acquire);
+	} while ((slot & 3) == PC_TAG_NODE && shift > PC_LEAF_SHIFT); /* a recycled node may lead in a circle */
 	if ((slot & 3) == PC_TAG_LEAF) {
-		struct pc_leaf *l = pc_pool_at(leaves, slot >> 2);
-		slot = atomic_load_explicit(&l->slots[index & (PC_LEAF_SLOTS - 1)], memory_order_acquire);
+		struct pc_leaf *leaves = (struct pc_leaf *)(void *)i->cache->leaves.base;
+		slot = atomic_load_explicit(&leaves[slot >> 2].slots[index & (PC_LEAF_SLOTS - 1)], memory_order_acquire);
 	}
 	return (slot & 3) == PC_TAG_FOLIO ? slot >> 2 : 0;
 }
@@ -102,9 +101,9 @@ static int grow(struct pc_inode *i, u64 index)
 {
 	u64 root = atomic_load_explicit(&i->root, memory_order_relaxed);
 	u32 levels = root & 255, slot = (u32)(root >> 8), empty = levels == 0;
-	while (empty && shift_of(levels + 1) < 64 && index >> shift_of(levels + 1))
+	while (empty && index >> shift_of(levels + 1))
 		levels++;
-	while (empty || (shift_of(levels) < 64 && index >> shift_of(levels))) {
+	while (empty || index >> shift_of(levels)) {
 		u32 id = node_new(i, 0, 0, shift_of(levels));
 		if (!id)
 			return -ENOMEM;
@@ -143,7 +142,7 @@ static bool descend(const struct pc_inode *i, u64 index, struct place *p)
 	u32 levels = root & 255, slot = (u32)(root >> 8);
 	p->node = NULL;
 	p->leaf = NULL;
-	if (levels == 0 || (shift_of(levels) < 64 && index >> shift_of(levels)))
+	if (levels == 0 || index >> shift_of(levels))
 		return false;
 	while ((slot & 3) == PC_TAG_NODE) {
 		p->id = slot >> 2;
@@ -359,7 +358,7 @@ static u32 walk(const struct pc_inode *i, u64 from, u64 to, int mark, u32 *visit
 	u32 levels = root & 255;
 	if (levels == 0 || from >= to)
 		return 0;
-	if (shift_of(levels) < 64 && to > 1ull << shift_of(levels))
+	if (to > 1ull << shift_of(levels))
 		to = 1ull << shift_of(levels);
 	if (from >= to)
 		return 0;

@@ -1,0 +1,362 @@
+/* Leaf locks, the fair inode lock, the token, events: exclusion, order, giving up, and no lost wake-up. */
+#include "check.h"
+
+static struct rig rig;
+static struct file *file;
+
+static void start(void)
+{
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open(&rig, 0, 1 << 20);
+}
+
+/* ---------------------------------------------------------------- leaf locks */
+
+enum { TURNS = 40000, THREADS = 4 };
+
+static struct pc_leaf_lock leaf;
+static u64 counter; /* under `leaf` */
+
+static void *count_up(void *arg)
+{
+	(void)arg;
+	for (int k = 0; k < TURNS; k++) {
+		pc_leaf_lock(&leaf, PC_LEVEL_INODE);
+		counter++;
+		if (k % 64 == 0)
+			sched_yield(); /* others have to sleep now and then */
+		pc_leaf_unlock(&leaf, PC_LEVEL_INODE);
+	}
+	return NULL;
+}
+
+static void check_leaf_locks_exclude_and_wake(void)
+{
+	pthread_t t[THREADS];
+	for (int k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, count_up, NULL);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	EQUAL(counter, (u64)TURNS * THREADS);
+	EQUAL(atomic_load(&leaf.word), 0);
+}
+
+/* ---------------------------------------------------------------- the inode lock */
+
+static void check_shared_and_exclusive_holders_exclude(void)
+{
+	start();
+	struct pc_inode *i = file->inode;
+	CHECK(pc_inode_lock_try(i, PC_SHARED));
+	CHECK(pc_inode_lock_try(i, PC_SHARED));
+	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(pc_inode_lock_try(i, PC_EXCLUSIVE));
+	CHECK(!pc_inode_lock_try(i, PC_SHARED));
+	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	EQUAL(atomic_load(&i->lock_word), 0);
+	rig_close(&rig);
+}
+
+static bool granted(struct pc_waiter *w)
+{
+	return atomic_load(&w->word) == PC_GRANTED;
+}
+
+/* T-23: in the order of arrival, neighbours that share together; nobody overtakes. */
+static void check_the_queue_is_served_in_order(void)
+{
+	start();
+	struct pc_inode *i = file->inode;
+	struct pc_waiter s1 = {0}, s2 = {0}, x1 = {0}, s3 = {0}, x2 = {0};
+	CHECK(pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_enqueue(i, &s1, PC_SHARED);
+	pc_inode_lock_enqueue(i, &s2, PC_SHARED);
+	pc_inode_lock_enqueue(i, &x1, PC_EXCLUSIVE);
+	pc_inode_lock_enqueue(i, &s3, PC_SHARED);
+	pc_inode_lock_enqueue(i, &x2, PC_EXCLUSIVE);
+	CHECK(!granted(&s1));
+	SOUND(&rig);
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	CHECK(granted(&s1) && granted(&s2) && !granted(&x1) && !granted(&s3));
+	CHECK(!pc_inode_lock_try(i, PC_SHARED)); /* an endless stream of readers would starve x1 */
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(!granted(&x1));
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(granted(&x1) && !granted(&s3));
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	CHECK(granted(&s3) && !granted(&x2));
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(granted(&x2));
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	EQUAL(atomic_load(&i->lock_word), 0);
+	rig_close(&rig);
+}
+
+static void check_giving_up_answers_whether_the_lock_had_come(void)
+{
+	start();
+	struct pc_inode *i = file->inode;
+	struct pc_waiter x = {0}, s = {0};
+	CHECK(pc_inode_lock_try(i, PC_SHARED));
+	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE);
+	pc_inode_lock_enqueue(i, &s, PC_SHARED);
+	CHECK(!granted(&s));
+	CHECK(!pc_inode_lock_cancel(i, &x)); /* it stood before s, which fits now */
+	CHECK(granted(&s));
+	CHECK(pc_inode_lock_cancel(i, &s)); /* too late: it is the caller's */
+	pc_inode_lock_release(i, PC_SHARED);
+	pc_inode_lock_release(i, PC_SHARED);
+	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE); /* may be granted at once */
+	CHECK(granted(&x));
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static _Atomic int sharing, excluding;
+static u64 guarded;
+
+static void *lock_at_random(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	struct pc_inode *i = file->inode;
+	for (int k = 0; k < 6000; k++) {
+		int mode = draw(3) ? PC_SHARED : PC_EXCLUSIVE;
+		struct pc_waiter w = {0};
+		if (!pc_inode_lock_try(i, mode)) {
+			pc_inode_lock_enqueue(i, &w, mode);
+			if (draw(8) == 0) {
+				if (!pc_inode_lock_cancel(i, &w))
+					continue;
+			} else {
+				wait_word(file, &w);
+			}
+		}
+		if (mode == PC_EXCLUSIVE) {
+			EQUAL(atomic_fetch_add(&excluding, 1), 0);
+			EQUAL(atomic_load(&sharing), 0);
+			guarded++;
+			atomic_fetch_sub(&excluding, 1);
+		} else {
+			atomic_fetch_add(&sharing, 1);
+			EQUAL(atomic_load(&excluding), 0);
+			atomic_fetch_sub(&sharing, 1);
+		}
+		pc_inode_lock_release(i, mode);
+	}
+	return NULL;
+}
+
+static void check_the_inode_lock_under_threads(void)
+{
+	pthread_t t[THREADS];
+	start();
+	check_threads = true;
+	for (uintptr_t k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, lock_at_random, (void *)k);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	check_threads = false;
+	EQUAL(atomic_load(&file->inode->lock_word), 0);
+	CHECK(guarded > 0);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- the token */
+
+static bool queue_for_token(struct pc_waiter *w)
+{
+	pc_inode_leaf_lock(file->inode);
+	bool got = pc_token_take(file->inode, w, PC_TOKEN_CALLER);
+	pc_inode_leaf_unlock(file->inode);
+	return got;
+}
+
+static void check_the_token_goes_round_in_order(void)
+{
+	start();
+	struct pc_waiter a = {0}, b = {0}, c = {0};
+	EQUAL(file_write(file, 0, "abc", 3), 0);
+	CHECK(queue_for_token(&a));
+	pc_flush_start(file->inode, ALL, 0, ALL); /* a pass in line */
+	CHECK(!queue_for_token(&b));
+	pc_commit_start(file->inode); /* a commit in line */
+	CHECK(!queue_for_token(&c));
+	CHECK(!pc_token_cancel(file->inode, &b));
+	CHECK(!work(rig.volume)); /* nothing may run before its turn */
+	pc_token_release(file->inode);
+	EQUAL(file->inode->token, PC_TOKEN_PASS);
+	while (!granted(&c))
+		CHECK(work(rig.volume));
+	EQUAL(file->store.commits, 1);
+	EQUAL(file->store.stable[2], 'c');
+	CHECK(pc_token_cancel(file->inode, &c)); /* granted: the caller passes it on */
+	pc_token_release(file->inode);
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static _Atomic int in_token;
+
+static void *take_and_give(void *arg)
+{
+	(void)arg;
+	for (int k = 0; k < 4000; k++) {
+		take_token(file);
+		EQUAL(atomic_fetch_add(&in_token, 1), 0);
+		atomic_fetch_sub(&in_token, 1);
+		pc_token_release(file->inode);
+	}
+	return NULL;
+}
+
+static void check_the_token_under_threads(void)
+{
+	pthread_t t[THREADS];
+	start();
+	check_threads = true;
+	for (int k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, take_and_give, NULL);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	check_threads = false;
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- events: credits, folios */
+
+static void *borrow_credits(void *arg)
+{
+	(void)arg;
+	struct pc_volume *v = rig.volume;
+	for (int k = 0; k < 20000; k++) {
+		for (;;) {
+			u32 seq = atomic_load(&v->event.seq);
+			if (pc_credit_try(v))
+				break;
+			wait_event(&v->event, seq);
+		}
+		if (k % 16 == 0)
+			sched_yield();
+		pc_credit_put(v);
+	}
+	return NULL;
+}
+
+static void check_no_wake_up_of_a_credit_is_lost(void)
+{
+	pthread_t t[THREADS];
+	start();
+	pc_volume_set_inflight(rig.volume, 1);
+	for (int k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, borrow_credits, NULL);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	EQUAL(pc_volume_inflight(rig.volume), 0);
+	rig_close(&rig);
+}
+
+/* The window in which a waiter has read the sequence but does not count as one yet. */
+static void check_a_credit_given_back_moves_the_sequence_without_waiters(void)
+{
+	start();
+	u32 seq = atomic_load(&rig.volume->event.seq);
+	CHECK(pc_credit_try(rig.volume));
+	pc_credit_put(rig.volume);
+	CHECK(atomic_load(&rig.volume->event.seq) != seq);
+	rig_close(&rig);
+}
+
+static void *lock_the_folio(void *arg)
+{
+	(void)arg;
+	struct pc_folio *f = folio_at(file, 0);
+	for (int k = 0; k < 15000; k++) {
+		while (!pc_folio_trylock(f)) {
+			struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = pc_folio_id(rig.cache, f)};
+			wait_folio(file, &need);
+		}
+		guarded++;
+		if (k % 16 == 0)
+			sched_yield();
+		pc_folio_unlock(rig.cache, f);
+	}
+	return NULL;
+}
+
+static void check_no_wake_up_of_a_folio_is_lost(void)
+{
+	pthread_t t[THREADS];
+	start();
+	EQUAL(file_write(file, 0, "x", 1), 0);
+	guarded = 0;
+	check_threads = true;
+	for (int k = 0; k < THREADS; k++)
+		pthread_create(&t[k], NULL, lock_the_folio, NULL);
+	for (int k = 0; k < THREADS; k++)
+		pthread_join(t[k], NULL);
+	check_threads = false;
+	EQUAL(guarded, 15000 * THREADS);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- work of a volume */
+
+static void check_urgent_work_goes_first_and_low_work_leaves_a_credit(void)
+{
+	start();
+	struct file *f = file_open(&rig, 1 << 20, 1 << 20);
+	pc_volume_set_inflight(rig.volume, 2);
+	struct pc_need need;
+	struct pc_request *r;
+	struct pc_work w, first;
+	EQUAL(pc_fill_begin(f->inode, 0, PAGE, &need, &r), 0);
+	pc_fill_submit(r, PC_WORK_READAHEAD);
+	EQUAL(pc_fill_begin(f->inode, PAGE, PAGE, &need, &r), 0);
+	pc_fill_submit(r, PC_WORK_READAHEAD);
+	EQUAL(pc_fill_begin(f->inode, 2 * PAGE, PAGE, &need, &r), 0);
+	pc_fill_submit(r, PC_WORK_FILL);
+	EQUAL(file_write(file, 0, "x", 1), 0);
+	CHECK(pc_pass_background(file->inode, PAGE));
+	pc_job_push(rig.volume, PC_WORK_NAMES);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_JOB);
+	pc_work_next(rig.volume, &first);
+	EQUAL(first.kind, PC_WORK_REQUEST);
+	EQUAL(first.cls, PC_WORK_FILL);
+	do_work(rig.volume, &first);
+	pc_work_next(rig.volume, &first);
+	EQUAL(first.cls, PC_WORK_BACKGROUND);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_NONE); /* the last credit is for something more urgent */
+	do_work(rig.volume, &first);
+	while (work(rig.volume))
+		;
+	EQUAL(rig.volume->low_running, 0);
+	pc_volume_stop(rig.volume);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_STOP);
+	rig.volume->stopping = 0;
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_leaf_locks_exclude_and_wake);
+	RUN(check_shared_and_exclusive_holders_exclude);
+	RUN(check_the_queue_is_served_in_order);
+	RUN(check_giving_up_answers_whether_the_lock_had_come);
+	RUN(check_the_inode_lock_under_threads);
+	RUN(check_the_token_goes_round_in_order);
+	RUN(check_the_token_under_threads);
+	RUN(check_no_wake_up_of_a_credit_is_lost);
+	RUN(check_a_credit_given_back_moves_the_sequence_without_waiters);
+	RUN(check_no_wake_up_of_a_folio_is_lost);
+	RUN(check_urgent_work_goes_first_and_low_work_leaves_a_credit);
+	return 0;
+}
