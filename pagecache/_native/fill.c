@@ -17,7 +17,7 @@
 
 #include "internal.h"
 
-enum { PC_REREADS = 3, PC_ZEROS = 2, PC_LOOK_AGAIN = 8 };
+enum { PC_REREADS = 3, PC_ZEROS = 2, PC_PATIENCE = 32, PC_LOOK_AGAIN = 8 };
 
 static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
 {
@@ -445,8 +445,11 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 		return ++r->rereads > PC_REREADS ? -ESTALE : 0;
 	if (ended)
 		return 0;
-	if (got == 0)
-		return ++r->zeros >= PC_ZEROS ? -EPROTO : 0;
+	if (got == 0) {
+		/* Less than the head of a read unit is an answer too, but not for ever. */
+		r->zeros = (u8)(r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS));
+		return r->zeros >= PC_PATIENCE ? -EPROTO : 0;
+	}
 	r->zeros = 0;
 	r->run_got += got;
 	return publish_run(r);

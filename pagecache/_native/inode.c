@@ -356,7 +356,6 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 	r->inode = i;
 	r->id = id;
 	r->kind = (u8)kind;
-	r->state = PC_REQ_LIVE;
 	r->generation = atomic_load(&i->volume->generation);
 	r->segs = r->inline_segs;
 	r->cap_segs = PC_REQ_INLINE;
@@ -370,7 +369,6 @@ void pc_request_delete(struct pc_request *r)
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	free(r->sink);
-	r->state = PC_REQ_FREE;
 	if (r->credit)
 		pc_credit_put(i->volume);
 	pc_pool_free(&i->cache->requests, r->id);

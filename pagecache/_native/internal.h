@@ -323,7 +323,6 @@ struct pc_seg {
 };
 
 enum pc_request_kind { PC_REQ_FILL = 1, PC_REQ_WRITE = 2 };
-enum pc_request_state { PC_REQ_FREE, PC_REQ_QUEUED, PC_REQ_LIVE, PC_REQ_DONE };
 enum { PC_REQ_INLINE = 4 };
 
 /* Work handed to a backend. A fill owns the locks of the folios in [start, end) whose `owner` is its id; a write owns
@@ -333,7 +332,7 @@ struct pc_request {
 	struct pc_inode *inode;
 	u32 id;
 	u32 link_free;
-	u8 kind, state, cls, rereads, zeros, credit;
+	u8 kind, cls, rereads, zeros, credit;
 	_Atomic u8 settled;
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
 	u64 inval_seq;   /* fill: sampled before its first call */
@@ -349,6 +348,8 @@ struct pc_request {
 	u64 sink_size;
 	struct pc_seg *segs;
 	struct pc_seg inline_segs[PC_REQ_INLINE];
+	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by who has a stale id. */
+	_Atomic(struct pc_volume *) queue;
 };
 
 /* A frame that left its folio while calls or exporters still hold it. */

@@ -462,7 +462,9 @@ static int answer_uncached(struct op *op, int64_t n)
 		op->inode->counters.read_bytes += (u64)n;
 		if (fresh)
 			op->zeros = 0;
-		result = !fresh && ++op->zeros >= 2 ? -EPROTO : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
+		else
+			op->zeros += n ? 1 : 16;
+		result = op->zeros >= 32 ? -EPROTO : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
 	}
 	Py_DECREF(memory);
 	return result;

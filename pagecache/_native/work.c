@@ -36,24 +36,25 @@ void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	r->cls = (u8)cls;
-	r->state = PC_REQ_QUEUED;
+	atomic_store_explicit(&r->queue, v, memory_order_relaxed);
 	push(v, &r->link, (u32)cls);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
 }
 
-/* A waiter takes over the fill that owns a folio of the inode, if no thread has started it. Requests are type-stable; one that
- * names this inode is guarded by this volume's lock. Return: the request, now the caller's to run; NULL: too late. */
+/* A waiter takes over the fill that owns a folio of the inode, if no thread has started it. Requests are type-stable, and the id
+ * may be stale: only `queue` may be looked at before it says that this volume's lock guards the rest.
+ * Return: the request, now the caller's to run; NULL: too late. */
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
 {
 	struct pc_volume *v = i->volume;
 	struct pc_request *r = pc_request_at(i->cache, id);
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	bool mine = id && r->inode == i && r->state == PC_REQ_QUEUED;
+	bool mine = id && atomic_load_explicit(&r->queue, memory_order_relaxed) == v && r->inode == i;
 	if (mine) {
 		pc_list_del(&r->link);
 		v->nr_work[r->cls]--;
-		r->state = PC_REQ_LIVE;
+		atomic_store_explicit(&r->queue, NULL, memory_order_relaxed);
 	}
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	return mine ? r : NULL;
@@ -154,7 +155,7 @@ static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
 	} else {
 		w->kind = PC_WORK_REQUEST;
 		w->request = PC_ENTRY(l, struct pc_request, link);
-		w->request->state = PC_REQ_LIVE;
+		atomic_store_explicit(&w->request->queue, NULL, memory_order_relaxed);
 		w->inode = w->request->inode;
 	}
 	atomic_fetch_add(&w->inode->users, 1);

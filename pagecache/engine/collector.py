@@ -31,7 +31,6 @@ def as_os_error(error: BaseException) -> OSError:
 def acknowledged(file: EngineFile, op: Op) -> None:
     start, end = op.extent
     repaired = False
-    file.version_stale = True
     if len(file.failures):
         with file.lock:
             repaired = file.failures.clear(start, end)

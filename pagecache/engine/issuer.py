@@ -23,6 +23,7 @@ __all__ = ["commit", "write", "write_back", "write_through"]
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
     self.own_changes += 1
+    self.version_stale = True  # whatever becomes of it
     try:
         write_from = self.opened().write_from
         while (call := op.begin()) is not None:
