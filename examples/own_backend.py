@@ -1,53 +1,70 @@
-"""A backend of one's own: objects in an SQLite database, a row for each 64 KiB. commit is the commit of the database."""
+"""A backend of one's own: every object is a compressed file, which commit replaces as a whole."""
 
-import sqlite3
-import threading
+import os
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import pagecache
-from pagecache import Backend, BackendFile, BackendLimits, ObjectStat
-
-CHUNK = 65536
+from pagecache import Backend, BackendFile, BackendLimits, ObjectStat, PageCache
 
 
-class SqliteFile(BackendFile):
-    def __init__(self, backend, key):
-        self.ask, self.key, self.lock = backend.ask, key, backend.lock
-
-    def _chunk(self, offset):
-        row = self.ask("SELECT data FROM chunk WHERE key = ? AND nr = ?", self.key, offset // CHUNK)
-        return bytearray(row[0]) if row else bytearray(CHUNK)
-
-    def _store(self, offset, chunk, size):
-        self.ask("REPLACE INTO chunk VALUES (?, ?, ?)", self.key, offset // CHUNK, bytes(chunk))
-        self.ask("UPDATE object SET size = ?, changes = changes + 1 WHERE key = ?", size, self.key)
+class ZlibFile(BackendFile):
+    def __init__(self, path):
+        self.path, self.data = path, bytearray(zlib.decompress(path.read_bytes()) if path.exists() else b"")
 
     def stat(self):
-        size, changes = self.ask("SELECT size, changes FROM object WHERE key = ?", self.key)
-        return ObjectStat(size=size, version=str(changes))
+        return ObjectStat(size=len(self.data), version=f"{zlib.crc32(bytes(self.data)):08x}")
 
-    def read_into(self, offset, buffers):  # never crosses a boundary: one row a call
-        with self.lock:
-            there = memoryview(self._chunk(offset))[offset % CHUNK :][: max(0, self.stat().size - offset)]
+    def read_into(self, offset, buffers):
+        done = 0
         for buffer in buffers:
-            n = min(len(buffer), len(there))
-            buffer[:n], there = there[:n], there[n:]
-        return min(sum(map(len, buffers)), max(0, self.stat().size - offset))
+            part = bytes(self.data[offset + done : offset + done + len(buffer)])
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
 
     def write_from(self, offset, buffers):
-        data = b"".join(buffers)
-        with self.lock:
-            chunk, at = self._chunk(offset), offset % CHUNK
-            chunk[at : at + len(data)] = data
-            self._store(offset, chunk, max(self.stat().size, offset + len(data)))
-        return len(data)
+        new = b"".join(buffers)
+        self.data += bytes(max(0, offset - len(self.data)))  # a gap reads as zeros
+        self.data[offset : offset + len(new)] = new
+        return len(new)
 
     def truncate(self, size):
-        with self.lock:
-            self.ask("DELETE FROM chunk WHERE key = ? AND nr > ?", self.key, size // CHUNK)
-            self._store(size, self._chunk(size)[: size % CHUNK].ljust(CHUNK, b"\0"), size)
+        self.data = self.data[:size] + bytes(max(0, size - len(self.data)))
 
     def commit(self):
-        with self.lock:
-            self.ask("COMMIT")
-            self.ask("BEGIN")
+        with open(f"{self.path}.new", "wb", buffering=0) as file:
+            file.write(zlib.compress(self.data))
+            os.fsync(file.fileno())
+        os.replace(f"{self.path}.new", self.path)
         return self.stat().version
+
+
+class ZlibBackend(Backend):
+    limits = BackendLimits(ordered_writes=True)  # one write of an object at a time, so that it needs no lock
+
+    def __init__(self, root):
+        self.root, self.files = Path(root), {}
+
+    def open(self, key, *, create=False, exclusive=False):
+        path = self.root / f"{key}.z"
+        there = key in self.files or path.exists()
+        if there and exclusive:
+            raise FileExistsError(17, "there is such an object", key)
+        if not there and not create:
+            raise FileNotFoundError(2, "no such object", key)
+        return self.files.setdefault(key, ZlibFile(path))  # everybody who opens it gets the same one
+
+    def stat(self, key):
+        return self.open(key).stat()
+
+
+if __name__ == "__main__":
+    text = b"all work and no play makes jack a dull boy\n" * 10_000
+    with TemporaryDirectory() as folder:
+        with PageCache("4MiB") as cache, cache.attach(ZlibBackend(folder)).open("novel", "w") as file:
+            file.write(text)
+            file.fsync()
+        stored = (Path(folder) / "novel.z").read_bytes()
+    assert zlib.decompress(stored) == text
+    print(f"{len(text)} bytes written, {len(stored)} bytes stored")

@@ -16,6 +16,7 @@ def main() -> None:
         with pagecache.PageCache("16MiB") as cache:
             volume = cache.attach(f"dir:{folder}")
             with volume.open("data", "r+") as file:
+                file.prefetch(wait=True)  # in large calls; a view of missing bytes would get them in small ones
                 with file.view(0, SIZE) as view:
                     checksum = 0
                     for segment in view.segments:  # ascending; together exactly the range

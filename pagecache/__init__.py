@@ -1,11 +1,11 @@
-"""pagecache: an in-process write-back page cache.
+r"""pagecache: an in-process write-back page cache.
 
     import pagecache
 
     with pagecache.PageCache("256MiB") as cache:
         volume = cache.attach("dir:/srv/data")
         with volume.open("log", "a+") as f:
-            f.append(b"line\\n")
+            f.append(b"line\n")
             f.fsync()
 
 Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing` have their own.
@@ -81,6 +81,7 @@ __all__ = [
     "View",
     "Volume",
     "VolumeOptions",
+    "VolumeStats",
     "WritebackError",
     "__version__",
     "backend_from_url",

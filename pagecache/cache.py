@@ -1,13 +1,14 @@
 """PageCache: one memory budget shared by any number of volumes.
 
-The cache owns CORE's memory, the flusher, and the hooks of the process: at interpreter exit what is dirty is written back
-for at most `exit_timeout` and the rest is listed on stderr; in a forked child every call raises ForkedError and touches
-nothing (contract 2.22).
+The cache owns CORE's memory, the flusher, and the hooks of the process: at interpreter exit what is dirty is written
+back for at most `exit_timeout` and the rest is listed on stderr; in a forked child every call raises ForkedError and
+touches nothing (contract 2.22).
 """
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import errno
 import itertools
 import logging
@@ -20,7 +21,7 @@ from typing import Any, Literal, Self
 
 from .backends.protocol import Backend
 from .backends.url import backend_from_url
-from .config import CacheConfig, Size, VolumeOptions, parse_size, with_overrides
+from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
@@ -41,6 +42,9 @@ from .volume import Volume
 __all__ = ["PageCache"]
 
 log = logging.getLogger("pagecache")
+
+SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
+COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
 _numbers = itertools.count(1)
@@ -150,11 +154,7 @@ class PageCache:
     def counters(self, usage: Mapping[str, int]) -> dict[str, Any]:
         """The fields of CacheStats from CORE's numbers."""
         memory = self.native.usage()
-        names = (
-            "hits misses evicted read_requests read_bytes write_requests write_bytes commits retries short_writes cow_copies "
-            "staged_copies lock_waits clean dirty writeback unstable failed pinned folios"
-        ).split()
-        fields: dict[str, Any] = {name: usage.get(name, 0) for name in names}
+        fields: dict[str, Any] = {name: usage.get(name, 0) for name in COUNTERS}
         fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
         fields["capacity"] = self.capacity
         fields["used"] = usage.get("cached", memory["used"])
@@ -181,8 +181,10 @@ class PageCache:
         Args:
             backend: an object, or a URL: `memory:`, `dir:PATH`, or a scheme registered under `pagecache.backends`.
             name: for messages and statistics; unique in the cache.
-            options: how it is seen; `overrides` are single fields of it.
+            options: how it is seen.
             backend_options: go to the constructor behind a URL.
+            mirror: not in this version.
+            **overrides: single fields of the options.
 
         Raises:
             ValueError: URL, option, or a capacity that is too small for the backend's write unit.
@@ -253,9 +255,13 @@ class PageCache:
             if result == 0:
                 break
             if result != -errno.EBUSY:
-                raise OSError(-result, f"capacity: {capacity!r} cannot be had (reserved for growth: 4 times the first capacity)")
+                raise OSError(
+                    -result, f"capacity: {capacity!r} cannot be had (reserved for growth: 4 times the first capacity)"
+                )
             if attempt == 3:
-                raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity!r} is less than what is pinned or cannot be saved")
+                raise BlockingIOError(
+                    errno.EAGAIN, f"capacity: {capacity!r} is less than what is pinned or cannot be saved"
+                )
             self._save_for_resize(deadline)
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
@@ -332,7 +338,9 @@ class PageCache:
 
     @staticmethod
     def unchecked() -> tuple[str, ...]:
-        """Invariants of the contract that `check` cannot verify in this build, because what they speak of is not there."""
+        """Invariants of the contract that `check` cannot verify in this build, because what they speak of is not
+        there.
+        """
         return () if is_debug() else ("I-15",)
 
     # -- the end
@@ -343,6 +351,7 @@ class PageCache:
         """Write back, commit and detach everything. Idempotent.
 
         Args:
+            timeout: seconds for all of it; None: as long as it takes.
             on_failed: "raise": UnsavedDataError lists what could not be saved, the cache stays open, nothing is lost;
                 "discard": returns what was given up.
         """
@@ -387,10 +396,8 @@ class PageCache:
         except OSError as error:
             print(f"pagecache: at exit: {error}", file=sys.stderr)
             for entry in getattr(error, "ranges", []):
-                print(
-                    f"pagecache: not saved: {entry.volume}: {entry.key!r} [{entry.offset}, {entry.offset + entry.length})",
-                    file=sys.stderr,
-                )
+                where = f"[{entry.offset}, {entry.offset + entry.length})"
+                print(f"pagecache: not saved: {entry.volume}: {entry.key!r} {where}", file=sys.stderr)
 
 
 def _ranges_of(errors: Iterable[OSError]) -> list[FailedRange]:

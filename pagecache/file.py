@@ -1,8 +1,8 @@
 """CachedFile: a handle.
 
-Its hot verbs (pread, pwrite, read, write, append, ...) are methods of the C type it derives from; here is the rest: what
-makes durable, changes the size, gives hints, and ends. A handle is a complete io.RawIOBase that never answers short but at
-the end of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on it.
+Its hot verbs (pread, pwrite, read, write, append, ...) are methods of the C type it derives from; here is the rest:
+what makes durable, changes the size, gives hints, and ends. A handle is a complete io.RawIOBase that never answers
+short but at the end of the file, so buffered and text wrappers, zipfile, tarfile and numpy work on it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ class CachedFile(Handle):  # type: ignore[misc]
     # -- hints and zero copy
 
     def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
-        """Get a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait` only."""
+        """Get a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait`
+        only.
+        """
         self._check_open()
         start, end = extent(offset, length, self._native.size)
         end = min(end, self._native.size)

@@ -1,8 +1,8 @@
 """One cached object: who has it open, what was lost of it, when its backend file is closed.
 
-An `Inode` outlives its handles: its pages stay cached, and what is not saved keeps it alive. It is found by the canonical
-key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too, until it has
-neither handles nor pages nor anything local.
+An `Inode` outlives its handles: its pages stay cached, and what is not saved keeps it alive. It is found by the
+canonical key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too,
+until it has neither handles nor pages nor anything local.
 
 Losses (discard, take_remote) go to an edge channel like the kernel's errseq: each handle open at that time raises
 DataLossError once, a loss that nobody saw is seen by the next opener (contract 2.16).
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .backends.protocol import BackendFile
 from .engine.file import EngineFile
 from .errors import DataLossError, Key, LostRange
+from .native import NativeInode
 
 if TYPE_CHECKING:
     from .file import CachedFile
@@ -31,8 +32,8 @@ class Inode:
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
         self.volume = volume
         self.key = key
-        self.engine = EngineFile(volume.engine, key, backend_file, size, version)
-        self.native = self.engine.native
+        self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, size, version)
+        self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
         self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()

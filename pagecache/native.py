@@ -397,4 +397,3 @@ class NativeInode:
     def pin(self, pos: int, length: int) -> list[Any]:
         """Exporters of the pinned memory, ascending; fills what is missing."""
         return cast("list[Any]", _core.pin(self.core, self.address, pos, length))
-

@@ -1,9 +1,9 @@
 """Views: cache memory without a copy.
 
-A view pins the folios that hold its range: they are not evicted or used for anything else until the last memoryview, slice
-or array over them is gone, whatever happens to the file. Truncate and invalidate cut a pinned folio off (`detached`); its
-memory stays as it was. Reads through a view see later writes to the file, as a mapping would, but never another file's
-bytes.
+A view pins the folios that hold its range: they are not evicted or used for anything else until the last memoryview,
+slice or array over them is gone, whatever happens to the file. Truncate and invalidate cut a pinned folio off
+(`detached`); its memory stays as it was. Reads through a view see later writes to the file, as a mapping would, but
+never another file's bytes.
 """
 
 from __future__ import annotations

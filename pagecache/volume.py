@@ -1,12 +1,14 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-Names are under one lock a volume, held for moments: an operation marks the keys it concerns as busy (all at once, waiting
-for busy keys while holding none), lets go, calls the backend, publishes. So a slow open delays its own key and nothing
-else (contract 2.20). The table maps canonical keys to inodes; the backend is always called with the key that was given.
+Names are under one lock a volume, held for moments: an operation marks the keys it concerns as busy (all at once,
+waiting for busy keys while holding none), lets go, calls the backend, publishes. So a slow open delays its own key
+and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is always called with the key
+that was given.
 """
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
@@ -18,11 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from .backends.protocol import Backend, BackendFile, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
-from .engine.park import Deadline
 from .engine.volume import EngineVolume, close_backend_file
 from .errors import (
     BackendProtocolError,
-    ConflictError,
     FailedRange,
     Key,
     LostRange,
@@ -98,7 +98,7 @@ class Volume:
         self.cache = cache
         self.name = name
         self.options = options
-        self.engine = EngineVolume(cache, backend, name)
+        self.engine: EngineVolume = EngineVolume(cache, backend, name)
         self.detached = False
         self._names = threading.Condition(threading.Lock())
         self._busy: set[Key] = set()
@@ -170,9 +170,11 @@ class Volume:
             key: what the backend calls it.
             mode: as `open()` without buffering: r, r+, w, w+, x, x+, a, a+; 'b' may be left out.
             flags: `os.O_RDWR | os.O_CREAT ...` instead of a mode.
+            direct: not in this version.
             write_through: None: as the volume's options say.
             keep_cache: do not compare the backend's version (close-to-open) but use what is cached.
             read_ahead: largest window in bytes; None: as the volume's options say.
+            parallel_direct_writes: not in this version.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
@@ -399,7 +401,9 @@ class Volume:
         self._release(inode, writable=writable)
 
     def _bury(self, inode: Inode) -> None:
-        """An inode without name and handles: what is local is dropped, silently; tried again while somebody is at work."""
+        """An inode without name and handles: what is local is dropped, silently; tried again while somebody is at
+        work.
+        """
         if inode.native.has_local() and not self.engine.aborted:
             if not inode.native.pass_idle() or inode.native.commit_running():
                 self.engine.cache.flusher.defer(lambda: self._bury(inode))
@@ -573,7 +577,7 @@ class Volume:
 
     # -- invalidation, failed data
 
-    def _inodes_of(self, key: Key | None) -> list[Inode]:
+    def _inodes_of(self, key: Key | None) -> builtins.list[Inode]:
         if key is None:
             with self._names:
                 return list(self._inodes.values())
@@ -609,7 +613,9 @@ class Volume:
             freed += inode.native.drop_clean(start, END if length is None else end)
         return freed
 
-    def invalidate_remote(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
+    def invalidate_remote(
+        self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> None:
         """The stored object changed: nothing but local bytes of the range satisfies a read from here on. Callable from
         anywhere, also from inside a backend call; never blocks.
         """
@@ -621,17 +627,17 @@ class Volume:
                 inode.engine.version = version
             self.engine.emit("invalidated", inode.key, ((start, end - start),))
 
-    def _drop_local(self, inode: Inode, start: int, end: int) -> list[LostRange]:
-        lost: list[LostRange] = []
+    def _drop_local(self, inode: Inode, start: int, end: int) -> builtins.list[LostRange]:
+        lost: builtins.list[LostRange] = []
         inode.native.run(TOKEN, "drop_local", (start, end, lost))
         return lost
 
-    def discard(self, key: Key, offset: int = 0, length: int | None = None) -> list[LostRange]:
-        """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time raises
-        DataLossError once.
+    def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
+        """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
+        raises DataLossError once.
         """
         self.check_alive(key)
-        lost: list[LostRange] = []
+        lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
             dropped = self._drop_local(inode, start, END if length is None else end)
@@ -647,7 +653,7 @@ class Volume:
         if inode.engine.backend_file is not None:
             inode.native.run(7, "truncate", inode.native.size)
 
-    def failed(self) -> list[FailedRange]:
+    def failed(self) -> builtins.list[FailedRange]:
         """What could not be written back and waits for its cause to be mended."""
         self.cache.check_forked()
         return [r for file in self.engine.files() for r in file.failed_ranges(everything=self.engine.aborted)]
@@ -658,17 +664,17 @@ class Volume:
         for inode in self._inodes_of(key):
             inode.engine.resume()
 
-    def dirty_ranges(self, key: Key) -> list[tuple[int, int]]:
+    def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """(offset, length) of what is dirty, in flight or unstable."""
         self.cache.check_forked()
         return [r for inode in self._inodes_of(key) for r in inode.native.local_ranges()]
 
-    def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> list[LostRange]:
+    def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
         """Settle a ConflictError: write our whole version, lay our local bytes over the new one, or drop ours."""
         self.check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        lost: list[LostRange] = []
+        lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             if inode.engine.conflict is None:
                 continue
@@ -697,6 +703,7 @@ class Volume:
         """Go on with a new backend: what is not known to be committed is dirty again and is sent to it.
 
         Args:
+            backend: opens the same objects as the old one.
             fenced: calls still running on the old backend can no longer change the store.
 
         Raises:
@@ -706,7 +713,9 @@ class Volume:
         if not self.engine.aborted:
             self.engine.abort(None)
         if not fenced and self.engine.native.inflight():
-            raise BlockingIOError(errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them")
+            raise BlockingIOError(
+                errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them"
+            )
         self.engine.resume(backend)
         with self._names:
             inodes = [*self._inodes.values(), *self._orphans]
@@ -714,7 +723,9 @@ class Volume:
             self._reopen(inode)
 
     def _reopen(self, inode: Inode) -> None:
-        """Open the object in the new backend; its creation and size are owed where they are not known to be committed."""
+        """Open the object in the new backend; its creation and size are owed where they are not known to be
+        committed.
+        """
         local = inode.native.has_local()
         if not local and not inode.handles:
             inode.engine.use(None)
@@ -733,7 +744,7 @@ class Volume:
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
-    ) -> list[LostRange]:
+    ) -> builtins.list[LostRange]:
         """Write back, commit and let go of the backend.
 
         Raises:
@@ -744,7 +755,7 @@ class Volume:
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         if self.detached:
             return []
-        lost: list[LostRange] = []
+        lost: builtins.list[LostRange] = []
         try:
             if not self.engine.aborted:
                 self.sync(timeout)
@@ -761,10 +772,10 @@ class Volume:
         self._finish(1.0 if timeout is None else timeout)
         return lost
 
-    def _unsaved(self) -> list[FailedRange]:
+    def _unsaved(self) -> builtins.list[FailedRange]:
         return [r for file in self.engine.files() if not file.removed for r in file.failed_ranges(everything=True)]
 
-    def _unsaved_error(self, unsaved: list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
+    def _unsaved_error(self, unsaved: builtins.list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
         total = sum(r.length for r in unsaved)
         what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved"
         return UnsavedDataError(
@@ -774,8 +785,8 @@ class Volume:
             exceptions=[cause] if cause else [],
         )
 
-    def _give_up(self) -> list[LostRange]:
-        lost: list[LostRange] = []
+    def _give_up(self) -> builtins.list[LostRange]:
+        lost: builtins.list[LostRange] = []
         with self._names:
             inodes = [*self._inodes.values(), *self._orphans]
         for inode in inodes:
@@ -793,7 +804,9 @@ class Volume:
         return lost
 
     def _finish(self, timeout: float) -> None:
-        """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process ends."""
+        """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process
+        ends.
+        """
         self.detached = True
         with self._names:
             inodes = [*self._inodes.values(), *self._orphans]

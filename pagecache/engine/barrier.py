@@ -1,9 +1,10 @@
 """fsync, sync, tickets: waiting for exactly the earlier writes.
 
-Each takes an epoch s: everything dirtied before the call is stamped <= s, everything after it > s. A flush marks what is
-stamped <= s once and waits until none of it is dirty or in flight; later writes have later stamps and are not waited for.
-A commit follows if anything acknowledged is stamped <= s. Then everything is looked at again, because a failed commit
-makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing <= s is left.
+Each takes an epoch s: everything dirtied before the call is stamped <= s, everything after it > s. A flush marks what
+is stamped <= s once and waits until none of it is dirty or in flight; later writes have later stamps and are not
+waited for. A commit follows if anything acknowledged is stamped <= s. Then everything is looked at again, because a
+failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if
+nothing <= s is left.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ..errors import CommitError, DeadlockError, ShutdownError, WritebackError
+from ..errors import CommitError, DeadlockError, WritebackError
 from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK, in_backend
 from .park import SLICE, Deadline, deadline_error
 from .retryer import Parked, decide, errno_of
@@ -120,7 +121,11 @@ class FileSync:
         decision = decide(volume.retry, error, self._attempts, now - self._since, volume.random())
         if isinstance(decision, Parked):
             raise CommitError(
-                f"commit failed: {error}", file.key, errno=errno_of(error), ranges=file.failed_ranges(), exceptions=[error]
+                f"commit failed: {error}",
+                file.key,
+                errno=errno_of(error),
+                ranges=file.failed_ranges(),
+                exceptions=[error],
             ) from error
         file.native.count_retry()
         self._not_before = now + decision.delay

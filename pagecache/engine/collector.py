@@ -1,7 +1,7 @@
 """What an answer means.
 
-Order of effects (contract 2.14): the error is recorded, then CORE changes sets, marks and stamps and wakes whoever waits,
-then events go out. Who is woken therefore sees the error.
+Order of effects (contract 2.14): the error is recorded, then CORE changes sets, marks and stamps and wakes whoever
+waits, then events go out. Who is woken therefore sees the error.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         next_retry = None if wait is None else now + wait
-        file.failures.add(
-            Failure(start, end, errno_of(error), attempts, str(error), since, next_retry, parked, error)
-        )
+        file.failures.add(Failure(start, end, errno_of(error), attempts, str(error), since, next_retry, parked, error))
     if isinstance(error, BackendError) and error.max_write is not None:
         file.lower_max_write(error.max_write)
     op.finish(False, parked)

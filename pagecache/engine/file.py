@@ -50,7 +50,9 @@ class EngineFile:
     write_back = issuer.write_back
     write_through = issuer.write_through
 
-    def __init__(self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None) -> None:
+    def __init__(
+        self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
+    ) -> None:
         self.volume = volume
         self.key = key
         self.lock = threading.Lock()

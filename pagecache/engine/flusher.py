@@ -1,13 +1,14 @@
 """What happens without anybody asking.
 
-One thread a cache. It decides and submits; it makes no backend call and waits for no credit, token, fill or lock, so a dead
-backend cannot stop it. Each turn it
+One thread a cache. It decides and submits; it makes no backend call and waits for no credit, token, fill or lock, so
+a dead backend cannot stop it. Each turn it
 
 * tells CORE the time,
 * resumes failed data that is due,
 * starts background passes above `dirty_background`, and for data older than `dirty_expire` whatever the thresholds say,
   oldest file first,
-* starts commits of what is only acknowledged where that fills the cache (never on commit_on_close volumes: an object would
+* starts commits of what is only acknowledged where that fills the cache (never on commit_on_close volumes: an object
+would
   be published half-written),
 * moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
 """

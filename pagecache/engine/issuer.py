@@ -1,8 +1,8 @@
 """Write requests and commits, on the threads of the volume.
 
-CORE has built the request: contiguous bytes, segments that lie in cache memory, limits of the moment. `write` sends it,
-call by call, until every byte is acknowledged or something goes wrong; what that means is the collector's. The thread that
-sent a request collects its answer: no hop.
+CORE has built the request: contiguous bytes, segments that lie in cache memory, limits of the moment. `write` sends
+it, call by call, until every byte is acknowledged or something goes wrong; what that means is the collector's. The
+thread that sent a request collects its answer: no hop.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How a thread waits.
 
-Every wait of the engine has one shape: note an event's sequence number, look at the condition, sleep while the sequence
-stands. Sleeps are slices, signal handlers run in between, and each look may raise (aborted, deadline): no wait is without
-a way out [K9]. Whoever changes a condition advances the event first, so nothing is missed.
+Every wait of the engine has one shape: note an event's sequence number, look at the condition, sleep while the
+sequence stands. Sleeps are slices, signal handlers run in between, and each look may raise (aborted, deadline): no
+wait is without a way out [K9]. Whoever changes a condition advances the event first, so nothing is missed.
 
 Clock and park are constructor arguments of the engine: a scheduler for tests puts its own in their place.
 """

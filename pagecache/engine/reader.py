@@ -1,9 +1,9 @@
 """Fills: which bytes CORE says are missing, out of the backend into its memory.
 
-`fill` is entered from C on the thread that waits for the bytes, on a thread of the volume (read-ahead, the rest of a long
-read), or on the thread of a waiter who took a queued fill over. The common case is four calls: begin, read_into, complete,
-return. Errors and short answers leave it; transient errors are tried again within the call, except for read-ahead, which
-nobody waits for.
+`fill` is entered from C on the thread that waits for the bytes, on a thread of the volume (read-ahead, the rest of a
+long read), or on the thread of a waiter who took a queued fill over. The common case is four calls: begin, read_into,
+complete, return. Errors and short answers leave it; transient errors are tried again within the call, except for
+read-ahead, which nobody waits for.
 """
 
 from __future__ import annotations

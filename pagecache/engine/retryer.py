@@ -1,9 +1,9 @@
 """Whether and when to try again, and what has failed so far.
 
-`decide` is a pure function of policy, error, attempt, time and a random number. A transient error is tried again after an
-exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the attempts are used
-up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty, readable, and costing
-nothing until something resumes it (contract 2.14).
+`decide` is a pure function of policy, error, attempt, time and a random number. A transient error is tried again
+after an exponential delay with full jitter (M. Brooker, "Exponential backoff and jitter", AWS 2015), until the
+attempts are used up or the deadline has passed; then, and after a permanent error, the data is *parked*: dirty,
+readable, and costing nothing until something resumes it (contract 2.14).
 
 `Failures` maps the ranges of one file that failed to what is known of them. Ranges are disjoint; a new failure replaces
 what it covers, an acknowledgement removes it.
@@ -23,11 +23,21 @@ from ..errors import BackendError
 __all__ = ["Again", "Failure", "Failures", "Parked", "decide", "errno_of", "is_transient"]
 
 TRANSIENT = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EIO EAGAIN EINTR ETIMEDOUT ECONNABORTED ECONNREFUSED ECONNRESET EHOSTUNREACH ENETDOWN ENETUNREACH ENOBUFS ENOMEM "
-        "EBUSY"
-    ).split()
+    {
+        errno.EIO,
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.ETIMEDOUT,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EBUSY,
+    }
 )
 
 
@@ -59,9 +69,13 @@ def is_transient(error: BaseException) -> bool:
 
 
 def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:
-    """What to do after call number `attempts` failed, `elapsed` seconds after the first one.
+    """What to do after call number `attempts` failed.
 
     Args:
+        policy: how often and how fast.
+        error: what the call raised.
+        attempts: calls so far, this one included.
+        elapsed: seconds since the first of them.
         random: from [0, 1), the jitter.
     """
     if not is_transient(error):

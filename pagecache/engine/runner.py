@@ -1,9 +1,9 @@
 """The threads of a volume.
 
-Everything but fills in the calling thread runs here: `max_inflight` threads for calls that carry bytes and one more, so
-that commits and names are never stuck behind them. They are daemons, started when the volume is attached (none can be
-started from an exit hook), and do one thing: ask CORE for the next piece of work. A hung backend hangs the threads of its
-own volume and nobody else's.
+Everything but fills in the calling thread runs here: `max_inflight` threads for calls that carry bytes and one more,
+so that commits and names are never stuck behind them. They are daemons, started when the volume is attached (none can
+be started from an exit hook), and do one thing: ask CORE for the next piece of work. A hung backend hangs the threads
+of its own volume and nobody else's.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
 what is most urgent. The caller waits; when he is interrupted the job still runs, and what it made is undone.

@@ -1,9 +1,9 @@
 """Writers that have to wait: for room below the dirty limit, or for memory.
 
-Nobody waits here with a lock held (but an append, whose lock frees no memory). The flusher is asked to work, commits of
-what is only acknowledged are started where the volume allows them, and the writer sleeps until a completion, a commit, a
-discard or a new limit. Where nothing that runs or could run would ever make room, waiting would be for ever: ENOBUFS says
-so instead (contract 2.23, 2.24).
+Nobody waits here with a lock held (but an append, whose lock frees no memory). The flusher is asked to work, commits
+of what is only acknowledged are started where the volume allows them, and the writer sleeps until a completion, a
+commit, a discard or a new limit. Where nothing that runs or could run would ever make room, waiting would be for
+ever: ENOBUFS says so instead (contract 2.23, 2.24).
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def room(self: EngineFile, length: int, memory: int) -> None:
             if why and hopeless >= PATIENCE:
                 raise PageCacheError(f"the cache is full: {why}", self.key, errno=errno.ENOBUFS)
             if deadline.passed():
-                raise BlockingIOError(errno.EAGAIN, "throttled: no room for dirty data within throttle_timeout", self.key)
+                raise BlockingIOError(
+                    errno.EAGAIN, "throttled: no room for dirty data within throttle_timeout", self.key
+                )
             volume.park.wait("cache", cache.native.address, seq, min(deadline.left(), SLICE if not why else 0.01))
             if memory and not why:
                 return

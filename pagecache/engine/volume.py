@@ -1,7 +1,7 @@
 """What the engine knows of one backend, and of the cache around it.
 
-`EngineVolume` owns the threads of a volume and gives every module of the engine what it needs to act: the backend and its
-limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
+`EngineVolume` owns the threads of a volume and gives every module of the engine what it needs to act: the backend and
+its limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
 
 Locks: `_lock` guards the registers (files, retries, tickets); it is held for moments and never across a call.
 """
@@ -106,7 +106,9 @@ class EngineVolume:
 
     # -- calls of the backend that carry no bytes
 
-    def call(self, call: Callable[[], T], what: str, key: Key | None = None, undo: Callable[[T], None] | None = None) -> T:
+    def call(
+        self, call: Callable[[], T], what: str, key: Key | None = None, undo: Callable[[T], None] | None = None
+    ) -> T:
         """Run a call of the backend on a thread of the volume and wait for it; an interrupt ends only the waiting."""
         self.check_reentry(what, key)
         self.check_alive(key)
@@ -227,7 +229,11 @@ class EngineVolume:
             return bool(self._tickets)
 
     def emit(
-        self, kind: EventKind, key: Key | None = None, ranges: tuple[tuple[int, int], ...] = (), error: OSError | None = None
+        self,
+        kind: EventKind,
+        key: Key | None = None,
+        ranges: tuple[tuple[int, int], ...] = (),
+        error: OSError | None = None,
     ) -> None:
         self.cache.emit(Event(kind=kind, volume=self.name, key=key, ranges=ranges, error=error))
 

@@ -232,12 +232,12 @@ def engine_code(frame: FrameType) -> bool:
     return PACKAGE in path.parents and path.relative_to(PACKAGE).parts[0] not in ("backends", "testing")
 
 
-def interrupted_at(nth: int, call: Callable[[], object]) -> bool:
-    """Run `call`, interrupted at the nth bytecode of the engine in this thread; False where it has not so many."""
-    count = 0
+def interrupted_at(nth: int, call: Callable[[], object]) -> str:
+    """Run `call`, interrupted at the nth bytecode of the engine in this thread; where that was, "" if it has not so many."""
+    count, place = 0, ""
 
     def tracer(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal count
+        nonlocal count, place
         if not engine_code(frame):
             return None
         frame.f_trace_opcodes = True
@@ -246,6 +246,7 @@ def interrupted_at(nth: int, call: Callable[[], object]) -> bool:
             count += 1
             if count == nth:
                 sys.settrace(None)
+                place = f"bytecode {nth}: {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
                 raise KeyboardInterrupt
         return tracer
 
@@ -254,10 +255,10 @@ def interrupted_at(nth: int, call: Callable[[], object]) -> bool:
     try:
         call()
     except KeyboardInterrupt:
-        return True
+        pass
     finally:
         sys.settrace(before)
-    return count >= nth
+    return place
 
 
 def a_miss(rig: Rig) -> None:
@@ -299,18 +300,20 @@ CALLS = [a_miss, a_write_that_fills, an_fsync, a_sync, a_truncate, an_open_and_c
 
 def inject(call: Callable[[Rig], None], points: Iterator[int]) -> int:
     """Interrupt one call at the given points, each on a fresh cache; afterwards all works and nothing is lost."""
-    nr_hit = 0
+    nr_hit, problems = 0, []
     for nth in points:
         rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
-        try:
-            rig.open("r+b").pwrite(b"dirty" * 100, 7)
-            hit = interrupted_at(nth, lambda: call(rig))  # noqa: B023
-            nr_hit += hit
-            Task(verify, rig).result()
-        finally:
-            Task(rig.finish).result()
-        if not hit:
+        rig.open("r+b").pwrite(b"dirty" * 100, 7)
+        place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
+        for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
+            try:
+                Task(afterwards).result(10)
+            except (AssertionError, OSError) as error:
+                problems.append(f"{place}: {error!r}"[:400])
+        if not place or len(problems) > 4:
             break
+        nr_hit += 1
+    assert problems == []
     return nr_hit
 
 
