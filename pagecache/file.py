@@ -16,6 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from . import lifetimes
 from .config import VolumeOptions
 from .engine import barrier
 from .errors import Key, ShutdownError
@@ -313,7 +314,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                self.volume.close_handle(self._inode, writable=self._writable)
+                lifetimes.close_handle(self.volume, self._inode, writable=self._writable)
                 self._tell_loss()
         finally:
             self._end()
@@ -327,7 +328,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                self.volume.abandon_handle(self._inode, writable=self._writable)
+                lifetimes.abandon_handle(self.volume, self._inode, writable=self._writable)
         finally:
             self._end()
 
@@ -363,7 +364,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._unbind()
         volume = self.volume
         if not volume.cache.native.forked and not volume.detached:
-            volume.engine.cache.flusher.defer(lambda: volume.close_collected(inode, writable=writable))
+            volume.engine.cache.flusher.defer(lambda: lifetimes.close_collected(volume, inode, writable=writable))
             warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 
     # What C code of wrappers asks for by these names.

@@ -15,23 +15,22 @@ import os
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from .backends.protocol import Backend, BackendFile, ObjectStat
+from . import ending, lifetimes, opening
+from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
-from .engine.volume import EngineVolume, close_backend_file
+from .engine.volume import EngineVolume
 from .errors import (
-    BackendProtocolError,
     FailedRange,
     Key,
     LostRange,
     ShutdownError,
-    UnsavedDataError,
 )
 from .file import CachedFile, extent
 from .inode import Inode
-from .native import END, FOREVER, TOKEN
+from .native import END
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -40,52 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Volume"]
 
-MODES = {
-    "r": os.O_RDONLY,
-    "r+": os.O_RDWR,
-    "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
-    "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
-    "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
-    "x+": os.O_RDWR | os.O_CREAT | os.O_EXCL,
-    "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-    "a+": os.O_RDWR | os.O_CREAT | os.O_APPEND,
-}
 INVALIDATE_ROUNDS = 3
-IDLE_INODES_MAX = 4096
-
-
-def mode_flags(mode: str) -> int:
-    """Flags of `os.open` for a mode of `open()`.
-
-    Raises:
-        ValueError: names the mode and the rule.
-    """
-    if not isinstance(mode, str):
-        raise TypeError(f"mode must be a str, not {type(mode).__name__}")
-    if "t" in mode:
-        raise ValueError(f"mode {mode!r}: cached files are binary; wrap the handle in io.TextIOWrapper for text")
-    plain = mode.replace("b", "", 1)
-    plain = plain[0] + "+" if len(plain) == 2 and "+" in plain and plain[0] == plain[0].strip("+") else plain
-    if plain not in MODES:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with or without 'b'")
-    return MODES[plain]
-
-
-def flags_mode(flags: int) -> str:
-    """What `open()` would call these flags."""
-    access = flags & os.O_ACCMODE
-    if access == os.O_RDONLY:
-        return "rb"
-    if flags & os.O_APPEND:
-        return "ab" if access == os.O_WRONLY else "ab+"
-    if flags & os.O_EXCL:
-        return "xb" if access == os.O_WRONLY else "xb+"
-    return "wb" if access == os.O_WRONLY else "rb+"
-
-
-def _stat(backend_file: BackendFile) -> ObjectStat:
-    stat: Any = getattr(backend_file, "stat", None)
-    return stat() if callable(stat) else cast(ObjectStat, None)
 
 
 class Volume:
@@ -100,12 +54,12 @@ class Volume:
         self.options = options
         self.engine: EngineVolume = EngineVolume(cache, backend, name)
         self.detached = False
-        self._names = threading.Condition(threading.Lock())
-        self._busy: set[Key] = set()
-        self._inodes: dict[Key, Inode] = {}
-        self._orphans: set[Inode] = set()
+        self.names = threading.Condition(threading.Lock())
+        self.busy: set[Key] = set()
+        self.inodes: dict[Key, Inode] = {}
+        self.orphans: set[Inode] = set()
         self._sync_supported = True
-        self._names_changed = True
+        self.names_changed = True
 
     @property
     def backend(self) -> Backend:
@@ -136,21 +90,21 @@ class Volume:
     def _holding(self, *keys: Key) -> Generator[None, None, None]:
         """Mark keys as busy, all at once; nobody waits while he holds one."""
         wanted = set(keys)
-        with self._names:
-            while self._busy & wanted:
+        with self.names:
+            while self.busy & wanted:
                 self.check_alive()
-                self._names.wait(0.1)
-            self._busy |= wanted
+                self.names.wait(0.1)
+            self.busy |= wanted
         try:
             yield
         finally:
-            with self._names:
-                self._busy -= wanted
-                self._names.notify_all()
+            with self.names:
+                self.busy -= wanted
+                self.names.notify_all()
 
-    def _inode(self, key: Key) -> Inode | None:
-        with self._names:
-            return self._inodes.get(key)
+    def inode_at(self, key: Key) -> Inode | None:
+        with self.names:
+            return self.inodes.get(key)
 
     def open(
         self,
@@ -185,20 +139,20 @@ class Volume:
         self.check_alive(key)
         if direct or parallel_direct_writes:
             raise io.UnsupportedOperation("direct I/O")
-        bits = mode_flags(mode) if flags is None else int(flags)
+        bits = opening.mode_flags(mode) if flags is None else int(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
         canonical = self._canonical(key)
         with self._holding(canonical):
-            inode = self._open_inode(canonical, key, bits, keep_cache)
+            inode = opening.open_inode(self, canonical, key, bits, keep_cache)
             try:
                 through = self.options.write_through if write_through is None else bool(write_through)
-                name = mode if flags is None else flags_mode(bits)
+                name = mode if flags is None else opening.flags_mode(bits)
                 handle = CachedFile(inode, key, name, bits, through=through, read_ahead=window)
             except BaseException:
-                self._release(inode, writable=False, count=False)
+                lifetimes.release(self, inode, writable=False, count=False)
                 raise
-            with self._names:
+            with self.names:
                 inode.handles += 1
                 inode.open_handles.add(handle)
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
@@ -218,242 +172,19 @@ class Volume:
         if writes and (self.options.read_only or self.backend.limits.read_only):
             raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
 
-    def _open_inode(self, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
-        """The inode, its backend file open; the canonical key is busy."""
-        inode = self._inode(canonical)
-        if inode is not None and inode.engine.backend_file is not None:
-            if bits & os.O_CREAT and bits & os.O_EXCL:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-            if not keep_cache:
-                quiet = inode.engine.quiet()
-                stat = self._checked(self.engine.call(inode.engine.opened().stat, "open", key), key)
-                if quiet is not None and inode.engine.quiet() == quiet:
-                    self._compare(inode, stat)
-                elif inode.engine.conflict is not None:
-                    raise inode.engine.conflict_error()
-            elif inode.engine.conflict is not None:
-                raise inode.engine.conflict_error()
-            return inode
-        backend_file, stat, created = self._open_backend(key, bits)
-        if inode is None:
-            inode = Inode(self, canonical, backend_file, stat.size, stat.version)
-            if created:
-                inode.native.set_uncommitted()
-            with self._names:
-                self._inodes[canonical] = inode
-            self.engine.add(inode.engine)
-            self._names_changed |= created
-            return inode
-        inode.engine.use(backend_file)
-        if created or not keep_cache or stat.size != inode.native.remote_size:
-            self._compare(inode, stat)
-        return inode
-
-    def _open_backend(self, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:
-        """Open, create where wanted; says whether this created the object."""
-        create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
-        backend = self.backend
-
-        def attempt() -> tuple[BackendFile, ObjectStat, bool]:
-            created = False
-            try:
-                if exclusive:
-                    raise FileNotFoundError
-                backend_file = backend.open(key)
-            except FileNotFoundError:
-                if not create:
-                    raise
-                created = True
-                try:
-                    backend_file = backend.open(key, create=True, exclusive=True)
-                except FileExistsError:
-                    if exclusive:
-                        raise
-                    created = False
-                    backend_file = backend.open(key, create=True)
-            return backend_file, _stat(backend_file), created
-
-        def checked() -> tuple[BackendFile, ObjectStat, bool]:
-            backend_file, stat, created = attempt()
-            for method in ("stat", "read_into", "write_from", "truncate", "commit"):
-                if not callable(getattr(backend_file, method, None)):
-                    raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
-            return backend_file, self._checked(stat, key), created
-
-        def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
-            close_backend_file(result[0])
-
-        for last in (False, True):
-            try:
-                return self.engine.call(checked, "open", key, undo)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or last:
-                    raise
-                self._free_descriptors()
-        raise AssertionError("the second attempt returns or raises")
-
-    @staticmethod
-    def _checked(stat: ObjectStat, key: Key) -> ObjectStat:
-        size = getattr(stat, "size", None)
-        if not isinstance(size, int) or not 0 <= size <= FOREVER:
-            raise BackendProtocolError(f"stat() answered {stat!r}, which has no size of 0 or more", key)
-        return stat
-
-    def _free_descriptors(self) -> None:
-        """Out of file descriptors: save and close every idle file of the backend."""
-        with self._names:
-            idle = [i for i in self._inodes.values() if i.handles == 0 and i.engine.backend_file is not None]
-        for inode in idle:
-            if inode.native.has_local() and not inode.engine.limits().commit_on_close:
-                barrier.fsync(inode.engine)
-        self.engine.close_idle(0)
-
-    def _compare(self, inode: Inode, stat: ObjectStat) -> None:
-        """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20)."""
-        engine = inode.engine
-        if engine.conflict is not None:
-            raise engine.conflict_error()
-        if engine.version_stale:
-            return  # our own writes changed it; what they left is read at the end of the flush
-        if stat.version is not None and stat.version == engine.version and stat.size == inode.native.remote_size:
-            return
-        if stat.version is None and stat.size == inode.native.remote_size:
-            return
-        if inode.native.has_local():
-            self._remote_change(inode, stat)
-            return
-        inode.native.invalidate_remote(0, END)
-        inode.native.set_sizes(stat.size, stat.size)
-        inode.native.invalidate_remote(0, END)
-        engine.version = stat.version
-        self.engine.emit("invalidated", inode.key)
-
-    def _remote_change(self, inode: Inode, stat: ObjectStat) -> None:
-        """The stored object changed under local data."""
-        engine = inode.engine
-        inode.native.invalidate_remote(0, END)
-        policy = self.options.on_conflict
-        if policy == "fail":
-            engine.conflict = (engine.version, stat.version)
-            error = engine.conflict_error()
-            self.engine.emit("conflict", inode.key, tuple(error.ranges), error)
-            raise error
-        if policy == "take_remote":
-            lost = self._drop_local(inode, 0, END)
-            inode.record_loss(lost, seen=False)
-            inode.native.set_sizes(stat.size, stat.size)
-        else:
-            inode.native.set_sizes(max(stat.size, inode.native.size), stat.size)
-        engine.version = stat.version
-
     # -- handles
-
-    def _release(self, inode: Inode, *, writable: bool, count: bool = True) -> None:
-        """A handle is gone: an inode that nobody has open keeps its pages, and its backend file for a while."""
-        with self._names:
-            if count:
-                inode.handles -= 1
-                inode.writers -= writable
-            if inode.handles:
-                return
-            if inode in self._orphans:
-                doomed = True
-            else:
-                doomed = False
-                self.engine.idle[inode.engine] = None
-        if doomed:
-            self.engine.cache.flusher.defer(lambda: self._bury(inode))
-        else:
-            self.engine.close_idle()
-            self._prune()
-
-    def close_handle(self, inode: Inode, *, writable: bool) -> None:
-        """The last writable handle flushes, and commits where the volume says so; the handle is gone anyway."""
-        try:
-            if writable and inode.writers == 1 and inode not in self._orphans and not self.detached:
-                limits = inode.engine.limits()
-                commit = limits.commit_on_close if self.options.sync_on_close is None else self.options.sync_on_close
-                if inode.engine.conflict is not None:
-                    raise inode.engine.conflict_error()
-                if commit and inode.native.has_local():
-                    barrier.fsync(inode.engine)
-                elif not limits.commit_on_close and inode.native.has_local():
-                    barrier.flush(inode.engine, self.engine.native.take_epoch())
-                    inode.engine.refresh_version()
-        finally:
-            self._release(inode, writable=writable)
-
-    def abandon_handle(self, inode: Inode, *, writable: bool) -> None:
-        last = writable and inode.writers == 1 and inode.native.has_local()
-        inode.engine.abandoned |= last  # from here on nothing of it is handed over by anybody
-        self._release(inode, writable=writable)
-        if last:
-            with self._names:
-                if self._inodes.get(inode.key) is inode:
-                    del self._inodes[inode.key]
-                self._orphans.add(inode)
-                self.engine.idle.pop(inode.engine, None)
-            if inode.handles == 0:
-                self.engine.cache.flusher.defer(lambda: self._bury(inode))
-
-    def close_collected(self, inode: Inode, *, writable: bool) -> None:
-        """The flusher's part of a handle that was collected unclosed: pages stay dirty, nothing is published."""
-        self._release(inode, writable=writable)
-
-    def _bury(self, inode: Inode) -> None:
-        """An inode without name and handles: what is local is dropped, silently; tried again while somebody is at
-        work.
-        """
-        if inode.native.has_local() and not self.engine.aborted:
-            if not inode.native.pass_idle() or inode.native.commit_running():
-                self.engine.cache.flusher.defer(lambda: self._bury(inode))
-                return
-            rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-            if inode.engine.abandoned and rollback is not None:
-                self.engine.call(rollback, "abandon", inode.key)
-            self._drop_local(inode, 0, END)
-        self._destroy(inode)
-
-    def _destroy(self, inode: Inode) -> bool:
-        """Free an inode without handles, if nothing of it is local."""
-        inode.native.drop_clean()
-        if not inode.native.destroy():
-            return False
-        self.engine.forget(inode.engine)
-        backend_file = inode.engine.backend_file
-        inode.engine.use(None)
-        close_backend_file(backend_file)
-        with self._names:
-            self._orphans.discard(inode)
-            if self._inodes.get(inode.key) is inode:
-                del self._inodes[inode.key]
-        return True
-
-    def _prune(self) -> None:
-        """Forget inodes that nobody uses and that have little left to say, when there are many."""
-        with self._names:
-            if len(self._inodes) <= IDLE_INODES_MAX:
-                return
-            idle = [i for i in self._inodes.values() if i.idle()][: len(self._inodes) - IDLE_INODES_MAX]
-        for inode in idle:
-            if not inode.native.has_local() and inode.native.destroy():
-                self.engine.forget(inode.engine)
-                close_backend_file(inode.engine.backend_file)
-                with self._names:
-                    if self._inodes.get(inode.key) is inode:
-                        del self._inodes[inode.key]
 
     # -- the namespace
 
     def stat(self, key: Key) -> FileStat:
         """Size and times as a reader of the cache sees them (local extensions included)."""
         self.check_alive(key)
-        inode = self._inode(self._canonical(key))
+        inode = self.inode_at(self._canonical(key))
         if inode is not None and inode.engine.backend_file is not None:
             stat = self.engine.call(inode.engine.backend_file.stat, "stat", key)
         else:
             stat = self.engine.call(lambda: self.backend.stat(key), "stat", key)
-        return self._file_stat(self._checked(stat, key), inode)
+        return self._file_stat(opening.checked_stat(stat, key), inode)
 
     def _file_stat(self, stat: ObjectStat, inode: Inode | None) -> FileStat:
         fields = {name: getattr(stat, name) for name in ObjectStat.__slots__}
@@ -480,7 +211,7 @@ class Volume:
         for stat in self.engine.call(lambda: [*self.backend.list(prefix)], "list"):
             inode = None
             if stat.key is not None and stat.kind == "file":
-                inode = self._inode(self._canonical(stat.key))
+                inode = self.inode_at(self._canonical(stat.key))
             yield self._file_stat(stat, inode)
 
     def remove(self, key: Key) -> None:
@@ -493,29 +224,16 @@ class Volume:
         with self._holding(canonical):
             links = self._links(canonical)
             self.engine.call(lambda: self.backend.remove(key), "remove", key)
-            self._names_changed = True
+            self.names_changed = True
             if links <= 1:
-                self._unname(canonical)
+                lifetimes.unname(self, canonical)
 
     def _links(self, canonical: Key) -> int:
         """Names of a cached object: with others left it stays the same inode."""
-        inode = self._inode(canonical)
+        inode = self.inode_at(canonical)
         if inode is None or inode.engine.backend_file is None:
             return 1
         return self.engine.call(inode.engine.backend_file.stat, "stat", canonical).nlink or 1
-
-    def _unname(self, canonical: Key) -> None:
-        """The object has no name any more: open handles keep it, else it goes."""
-        with self._names:
-            inode = self._inodes.pop(canonical, None)
-            if inode is None:
-                return
-            self._orphans.add(inode)
-            inode.engine.removed = True
-            self.engine.idle.pop(inode.engine, None)
-            unused = inode.handles == 0
-        if unused:
-            self._bury(inode)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
@@ -524,16 +242,16 @@ class Volume:
         old, new = self._canonical(src), self._canonical(dst)
         with self._holding(old, new):
             self.engine.call(lambda: self.backend.rename(src, dst, replace=replace), "rename", src)
-            self._names_changed = True
+            self.names_changed = True
             if old == new:
                 return
-            with self._names:
-                inode = self._inodes.pop(old, None)
-            self._unname(new)
+            with self.names:
+                inode = self.inodes.pop(old, None)
+            lifetimes.unname(self, new)
             if inode is not None:
                 inode.key = inode.engine.key = self._canonical(dst)
-                with self._names:
-                    self._inodes[inode.key] = inode
+                with self.names:
+                    self.inodes[inode.key] = inode
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key."""
@@ -561,9 +279,9 @@ class Volume:
 
     def sync_names(self) -> None:
         """`Backend.sync`, once, where anything about names may have changed; a backend that cannot is remembered."""
-        if not self._sync_supported or not self._names_changed:
+        if not self._sync_supported or not self.names_changed:
             return
-        self._names_changed = False
+        self.names_changed = False
         try:
             self.engine.call(self.backend.sync, "sync")
         except io.UnsupportedOperation:
@@ -572,16 +290,16 @@ class Volume:
             if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
                 self._sync_supported = False
                 return
-            self._names_changed = True
+            self.names_changed = True
             raise
 
     # -- invalidation, failed data
 
     def _inodes_of(self, key: Key | None) -> builtins.list[Inode]:
         if key is None:
-            with self._names:
-                return list(self._inodes.values())
-        inode = self._inode(self._canonical(key))
+            with self.names:
+                return list(self.inodes.values())
+        inode = self.inode_at(self._canonical(key))
         return [] if inode is None else [inode]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
@@ -627,11 +345,6 @@ class Volume:
                 inode.engine.version = version
             self.engine.emit("invalidated", inode.key, ((start, end - start),))
 
-    def _drop_local(self, inode: Inode, start: int, end: int) -> builtins.list[LostRange]:
-        lost: builtins.list[LostRange] = []
-        inode.native.run(TOKEN, "drop_local", (start, end, lost))
-        return lost
-
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
         """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
         raises DataLossError once.
@@ -640,10 +353,10 @@ class Volume:
         lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
-            dropped = self._drop_local(inode, start, END if length is None else end)
+            dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
             if dropped and inode.native.size < max(entry.offset + entry.length for entry in dropped):
                 self._cut_backend(inode)
-            with self._names:
+            with self.names:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
         return lost
@@ -717,30 +430,10 @@ class Volume:
                 errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them"
             )
         self.engine.resume(backend)
-        with self._names:
-            inodes = [*self._inodes.values(), *self._orphans]
+        with self.names:
+            inodes = [*self.inodes.values(), *self.orphans]
         for inode in inodes:
-            self._reopen(inode)
-
-    def _reopen(self, inode: Inode) -> None:
-        """Open the object in the new backend; its creation and size are owed where they are not known to be
-        committed.
-        """
-        local = inode.native.has_local()
-        if not local and not inode.handles:
-            inode.engine.use(None)
-            return
-        backend_file = self.engine.call(lambda: self.backend.open(inode.key, create=local), "reconnect", inode.key)
-        remote = inode.native.remote_size
-        inode.engine.use(backend_file)
-        inode.native.run(TOKEN, "forget_acknowledged", None)
-        inode.native.retry(failed_too=True)
-        stat = self.engine.call(backend_file.stat, "reconnect", inode.key)
-        if stat.size != remote and local:
-            self.engine.call(lambda: backend_file.truncate(remote), "reconnect", inode.key)
-            inode.native.set_uncommitted()
-        inode.engine.version = None
-        inode.engine.version_stale = True
+            ending.reopen(self, inode)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
@@ -759,76 +452,25 @@ class Volume:
         try:
             if not self.engine.aborted:
                 self.sync(timeout)
-            unsaved = self._unsaved()
+            unsaved = ending.unsaved_ranges(self)
         except OSError as error:
-            unsaved = self._unsaved() or [*getattr(error, "ranges", [])]
+            unsaved = ending.unsaved_ranges(self) or [*getattr(error, "ranges", [])]
             if on_failed == "raise":
-                raise self._unsaved_error(unsaved, error) from error
+                raise ending.unsaved_error(self, unsaved, error) from error
             if isinstance(error, TimeoutError):
                 self.engine.abort(error)  # what hangs would keep the token for ever
         if unsaved and on_failed == "raise":
-            raise self._unsaved_error(unsaved, None)
-        lost += self._give_up()
-        self._finish(1.0 if timeout is None else timeout)
+            raise ending.unsaved_error(self, unsaved, None)
+        lost += ending.give_up(self)
+        ending.finish(self, 1.0 if timeout is None else timeout)
         return lost
-
-    def _unsaved(self) -> builtins.list[FailedRange]:
-        return [r for file in self.engine.files() if not file.removed for r in file.failed_ranges(everything=True)]
-
-    def _unsaved_error(self, unsaved: builtins.list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
-        total = sum(r.length for r in unsaved)
-        what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved"
-        return UnsavedDataError(
-            f"{self.name}: {what}{f': {cause}' if cause else ''}",
-            unsaved[0].key if unsaved else None,
-            ranges=unsaved,
-            exceptions=[cause] if cause else [],
-        )
-
-    def _give_up(self) -> builtins.list[LostRange]:
-        lost: builtins.list[LostRange] = []
-        with self._names:
-            inodes = [*self._inodes.values(), *self._orphans]
-        for inode in inodes:
-            if not inode.native.has_local():
-                continue
-            if self.engine.aborted:
-                ranges = inode.native.local_ranges()
-                entries = [LostRange(inode.key, pos, n, errno.EIO, self.name) for pos, n in ranges]
-            else:
-                entries = self._drop_local(inode, 0, END)
-            with self._names:
-                inode.record_loss(entries, seen=False)
-            if inode not in self._orphans:
-                lost += entries
-        return lost
-
-    def _finish(self, timeout: float) -> None:
-        """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process
-        ends.
-        """
-        self.detached = True
-        with self._names:
-            inodes = [*self._inodes.values(), *self._orphans]
-            self._inodes.clear()
-        for inode in inodes:
-            for handle in inode.open_handles:
-                handle._shut()
-        stopped = self.engine.stop(timeout)
-        self.cache.forget(self)
-        for inode in inodes:
-            if stopped:
-                inode.native.drop_clean()
-            close_backend_file(inode.engine.backend_file)
-        if stopped:
-            self.backend.close()
 
     # -- numbers
 
     def stats(self) -> VolumeStats:
         """Counters of this volume."""
         self.cache.check_forked()
-        with self._names:
+        with self.names:
             usage = self.engine.native.usage()
         return VolumeStats(**self.cache.counters(usage))
 

@@ -2,7 +2,7 @@
  * When is a byte safe: commits that succeed, fail, keep; stamps; and a random walk of two blocks in which every "yes" of an
  * fsync is checked against what the store has committed (T-18, T-18a, T-75b).
  */
-#include "check.h"
+#include "rig.h"
 
 enum { BLOCKS = 3, ROOM = BLOCKS * PAGE };
 
@@ -168,7 +168,8 @@ static void judge(const struct claim *c)
 		u32 stable = (u64)b * PAGE < file->store.stable_size ? *(u32 *)(file->store.stable + b * PAGE) : 0;
 		bool by_cut = stable == 0 && cut_at[b] >= c->version[b];
 		if (stable < c->version[b] && !by_cut)
-			check_failed(__FILE__, __LINE__, "fsync said yes: block's version wanted, committed", c->version[b], stable);
+			check_failed(__FILE__, __LINE__, "fsync said yes: block's version wanted, committed",
+				     c->version[b], stable);
 	}
 }
 

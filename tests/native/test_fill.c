@@ -1,5 +1,5 @@
 /* Bringing bytes in: what is asked for, what is published, and what a short, failing, late or overtaken answer does. */
-#include "check.h"
+#include "rig.h"
 
 static struct rig rig;
 static struct file *file;

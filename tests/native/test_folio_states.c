@@ -3,7 +3,7 @@
  *
  * pc_check compares flags, marks, stamps and counts with the sets after every step; here it is said which sets they must be.
  */
-#include "check.h"
+#include "rig.h"
 
 enum { ROOM = 1 << 18 };
 

@@ -1,5 +1,5 @@
 /* The radix index: random use against a plain array, far offsets, visits of range questions, memory per page. */
-#include "check.h"
+#include "rig.h"
 
 enum { PAGES = 4096 };
 
@@ -27,7 +27,8 @@ static void compare(struct pc_inode *i, const struct model *m, u64 base)
 	for (u64 k = 0; k < PAGES; k++) {
 		EQUAL(pc_index_lookup(i, base + k), m->at[k].id);
 		for (int mark = 0; mark < PC_MARKS && k % 7 == 0; mark++)
-			EQUAL(pc_index_marked(i, base + k, (enum pc_mark)mark), m->at[k].id ? m->at[k].marks >> mark & 1 : 0);
+			EQUAL(pc_index_marked(i, base + k, (enum pc_mark)mark),
+			      m->at[k].id ? m->at[k].marks >> mark & 1 : 0);
 	}
 	for (int k = 0; k < 200; k++) {
 		u64 from = draw(PAGES), to = from + draw(PAGES - from) + 1;
@@ -86,7 +87,8 @@ static void random_use(u64 base, u32 steps)
 				u32 mark = (u32)draw(PC_MARKS);
 				bool set = draw(2);
 				pc_index_mark(i, base + index, order, (enum pc_mark)mark, set);
-				set_all(&m, index, order, m.at[index].id, (u8)(set ? marks | 1 << mark : marks & ~(1 << mark)));
+				set_all(&m, index, order, m.at[index].id,
+					(u8)(set ? marks | 1 << mark : marks & ~(1 << mark)));
 			}
 		}
 		if (step % (steps / 20) == 0)
@@ -170,7 +172,8 @@ static void visits(u32 pages, u32 stride, u32 *aligned, u32 *any)
 	*aligned = *any = 0;
 	for (u32 k = 0; k + 256 <= pages; k += pages / 300 + 1) {
 		u32 seen, at = k / 256 * 256;
-		CHECK(pc_any_writeback(i, (u64)at * PAGE, (u64)(at + 256) * PAGE, &seen) == (at % stride + 256 >= stride));
+		CHECK(pc_any_writeback(i, (u64)at * PAGE, (u64)(at + 256) * PAGE, &seen) ==
+		      (at % stride + 256 >= stride));
 		*aligned = seen > *aligned ? seen : *aligned;
 		pc_any_writeback(i, (u64)k * PAGE, (u64)(k + 256) * PAGE, &seen);
 		*any = seen > *any ? seen : *any;
@@ -224,7 +227,8 @@ static u64 metadata_per_page_x100(u64 pages, u32 order)
 static void check_metadata_of_a_million_pages_stays_small(void)
 {
 	u64 small = metadata_per_page_x100(1000000, 0), large = metadata_per_page_x100(1000000 / 16 * 16, 4);
-	printf("metadata per page: %.1f B in 4 KiB folios, %.2f B in 64 KiB folios\n", (double)small / 100, (double)large / 100);
+	printf("metadata per page: %.1f B in 4 KiB folios, %.2f B in 64 KiB folios\n", (double)small / 100,
+	       (double)large / 100);
 	CHECK(small <= 96 * 100);
 	CHECK(large <= 8 * 100);
 }

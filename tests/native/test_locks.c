@@ -1,5 +1,5 @@
 /* Leaf locks, the fair inode lock, the token, events: exclusion, order, giving up, and no lost wake-up. */
-#include "check.h"
+#include "rig.h"
 
 static struct rig rig;
 static struct file *file;

@@ -1,5 +1,5 @@
 /* V, the block sets and the ragged extents of one folio against arrays of bytes and of blocks. */
-#include "check.h"
+#include "rig.h"
 
 enum { BYTES = 2 << 20, BLOCKS = 512 };
 
@@ -151,7 +151,8 @@ static void check_block_sets_match_an_array_at_every_order(void)
 		memset(in, 0, sizeof(in));
 		for (int step = 0; step < 1500; step++) {
 			enum pc_set s = (enum pc_set)(PC_D + draw(PC_SETS - 1));
-			u32 b0 = (u32)draw(blocks), b1 = b0 + (u32)draw(blocks - b0 + 1), changed = 0, count = 0, local = 0;
+			u32 b0 = (u32)draw(blocks), b1 = b0 + (u32)draw(blocks - b0 + 1), changed = 0, count = 0,
+			    local = 0;
 			bool add = draw(2);
 			for (u32 b = b0; b < b1; b++) {
 				changed += in[s][b] != add;

@@ -1,5 +1,5 @@
 /* Reading what is there: without any lock, past every race with removal, reuse, truncation and new memory. */
-#include "check.h"
+#include "rig.h"
 
 enum { SIZE = 64 << 10 };
 

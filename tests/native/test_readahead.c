@@ -1,5 +1,5 @@
 /* Read-ahead: the size of windows and how they grow, markers, interleaved streams, and what it must not do. */
-#include "check.h"
+#include "rig.h"
 
 enum { PAGES = 4096 };
 
@@ -54,8 +54,8 @@ static void check_the_first_window(void)
 	struct {
 		u32 max;
 		u64 nr, size, async;
-	} rows[] = {{128, 1, 4, 3}, {128, 4, 16, 12}, {128, 5, 16, 11}, {128, 32, 64, 32}, {128, 33, 128, 95}, {128, 200, 200, 0},
-		    {32, 1, 4, 3},  {32, 2, 4, 2},    {8, 1, 2, 1},	{1, 1, 1, 0}};
+	} rows[] = {{128, 1, 4, 3},     {128, 4, 16, 12}, {128, 5, 16, 11}, {128, 32, 64, 32}, {128, 33, 128, 95},
+		    {128, 200, 200, 0}, {32, 1, 4, 3},    {32, 2, 4, 2},    {8, 1, 2, 1},      {1, 1, 1, 0}};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(PAGES, PAGE);
 		struct pc_readahead ra = {.max = rows[k].max};

@@ -1,5 +1,5 @@
 /* What goes when memory is short: bounded work, never local or pinned, never waiting, hits are kept over a scan. */
-#include "check.h"
+#include "rig.h"
 
 static struct rig rig;
 static struct file *file;
@@ -172,7 +172,8 @@ static void check_a_stuck_file_stops_nobody_else(void)
 		EQUAL(file_read(other, k * PAGE, bytes, PAGE), PAGE);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
-	CHECK(pc_leaf_trylock(&file->inode->leaf, PC_LEVEL_INODE)); /* somebody holds its leaf lock: its pages are passed over */
+	CHECK(pc_leaf_trylock(&file->inode->leaf,
+			      PC_LEVEL_INODE)); /* somebody holds its leaf lock: its pages are passed over */
 	for (int k = 0; k < 20; k++)
 		pc_reclaim(rig.cache, 1);
 	pc_inode_leaf_unlock(file->inode);

@@ -8,7 +8,7 @@
  */
 #include <time.h>
 
-#include "check.h"
+#include "rig.h"
 
 enum { NR_FILES = 4, CELLS = 16 << 10, BYTES = CELLS * 8, PIECE = 24 << 10 };
 
@@ -37,8 +37,10 @@ static void judge(u32 file, u64 at, u64 value, u64 done, u64 newest, const char 
 		return;
 	u64 version = (u32)value;
 	if (value != cell(file, at, version) || version < done || version > newest) {
-		fprintf(stderr, "%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64 ", newest %" PRIu64
-			", cut %" PRIu64 "\n", who, file, at, at / 512, value, done, newest, atomic_load(&c->cut[at]));
+		fprintf(stderr,
+			"%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64
+			", newest %" PRIu64 ", cut %" PRIu64 "\n",
+			who, file, at, at / 512, value, done, newest, atomic_load(&c->cut[at]));
 		check_failed(__FILE__, __LINE__, "a byte has a value it never had", at, value);
 	}
 }
@@ -331,8 +333,8 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	check_threads = false;
 	struct pc_cache_usage u;
 	pc_cache_usage_get(rig.cache, &u);
-	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " short), %" PRIu64 " syncs, %" PRIu64 " cuts, %" PRIu64
-	       " evicted, %" PRIu64 " copied on conflict\n",
+	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " short), %" PRIu64 " syncs, %" PRIu64
+	       " cuts, %" PRIu64 " evicted, %" PRIu64 " copied on conflict\n",
 	       atomic_load(&nr_read), atomic_load(&nr_written), atomic_load(&nr_short), atomic_load(&nr_synced),
 	       atomic_load(&nr_cut), u.evicted, u.cow_copies);
 	CHECK(u.evict_examined_max <= 64);

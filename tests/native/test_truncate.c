@@ -1,5 +1,5 @@
 /* Truncate, punch, discard and invalidation against everything else: a random walk beside an array of bytes, and the races. */
-#include "check.h"
+#include "rig.h"
 
 enum { ROOM = 96 << 10 };
 
@@ -77,14 +77,17 @@ static void synced(void)
 	EQUAL(file->store.stable_size, size);
 	for (u64 k = 0; k < size; k++)
 		if (file->store.stable[k] != want[k])
-			check_failed(__FILE__, __LINE__, "stored byte differs: position, stored", k, file->store.stable[k]);
+			check_failed(__FILE__, __LINE__, "stored byte differs: position, stored", k,
+				     file->store.stable[k]);
 }
 
 static void flush_with_errors(void)
 {
 	switch (draw(4)) {
 	case 0: file->store.write_max = 1 + draw(6000); break;
-	case 1: file->store.write_error = -EIO, file->store.write_fails_at = draw(ROOM), file->store.parked = draw(2); break;
+	case 1:
+		file->store.write_error = -EIO, file->store.write_fails_at = draw(ROOM), file->store.parked = draw(2);
+		break;
 	case 2: file->store.commit_error = -EIO; break;
 	}
 	draw(2) ? (void)flush_range(file, ALL, draw(size + 1), draw(2 * size + 1)) : (void)file_sync(file);
@@ -113,7 +116,9 @@ static void one_step(void)
 	case 9: file->store.read_max = (draw(2) ? 0 : 1 + draw(5000)) * file->inode->limits.read_unit; break;
 	case 10:
 	case 11: compare(pos, len); break;
-	default: put(pos < size + 5000 ? pos : size, pos < size + 5000 ? len : (len < ROOM - size ? len : ROOM - size)); break;
+	default:
+		put(pos < size + 5000 ? pos : size, pos < size + 5000 ? len : (len < ROOM - size ? len : ROOM - size));
+		break;
 	}
 }
 
@@ -126,7 +131,11 @@ static void check_a_random_walk_loses_and_invents_nothing(void)
 		start(draw(3) ? draw(ROOM) : 0, folios[walk % 4]);
 		struct pc_limits l = limits_wide();
 		if (walk % 3 == 1)
-			l = (struct pc_limits){.max_read = 8192, .max_write = 8192, .read_unit = 512, .max_vectors = 2, .boundary = 12288};
+			l = (struct pc_limits){.max_read = 8192,
+					       .max_write = 8192,
+					       .read_unit = 512,
+					       .max_vectors = 2,
+					       .boundary = 12288};
 		if (walk % 5 == 2)
 			l.durable_writes = 0, l.ordered_writes = 1, l.max_write = 5000;
 		pc_inode_set_limits(file->inode, &l);

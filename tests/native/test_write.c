@@ -1,5 +1,5 @@
 /* Writing: the method table, partial pages without reads, copy on conflict, what is published when. */
-#include "check.h"
+#include "rig.h"
 
 enum { ROOM = 4 << 20 };
 
@@ -52,8 +52,16 @@ static void check_the_method_table(void)
 		{PAGE, {{100, 50}, {150, 50}}, 0, 2, false},       /* d: extends it */
 		{PAGE, {{0, 50}, {4000, 96}, {50, 3950}}, 0, 0, true},
 		{0, {{100, 50}}, 0, 0, true},                      /* b: behind the end of storage: zeros around it */
-		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}}, 0, 9, false},
-		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}, {1700, 1}}, 9, 9, true},
+		{PAGE,
+		 {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}},
+		 0,
+		 9,
+		 false},
+		{PAGE,
+		 {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}, {1700, 1}},
+		 9,
+		 9,
+		 true},
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(rows[k].stored, PAGE);

@@ -1,5 +1,5 @@
 /* Passes and requests: what goes into one call, who gets the token when, what is marked and for how long. */
-#include "check.h"
+#include "rig.h"
 
 enum { ROOM = 4 << 20 };
 
@@ -35,7 +35,11 @@ static void check_contiguous_dirty_pages_are_one_call(void)
 	struct {
 		u64 max_write, max_folio;
 		u32 calls;
-	} rows[] = {{1 << 20, PAGE, 1}, {64 << 10, PAGE, 16}, {PAGE, PAGE, 256}, {1 << 20, 64 << 10, 1}, {100000, 64 << 10, 11}};
+	} rows[] = {{1 << 20, PAGE, 1},
+		    {64 << 10, PAGE, 16},
+		    {PAGE, PAGE, 256},
+		    {1 << 20, 64 << 10, 1},
+		    {100000, 64 << 10, 11}};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		struct pc_limits l = limits_wide();
 		l.max_write = rows[k].max_write;
@@ -94,7 +98,8 @@ static void check_a_request_ends_where_it_must(void)
 			check_failed(__FILE__, __LINE__, rows[k].why, c.write_requests, file->store.writes);
 		EQUAL(file->store.write_bytes, bytes);
 		for (u32 n = 0; n < 4; n++)
-			CHECK(memcmp(file->store.bytes + rows[k].writes[n][0], want + rows[k].writes[n][0], rows[k].writes[n][1]) == 0);
+			CHECK(memcmp(file->store.bytes + rows[k].writes[n][0], want + rows[k].writes[n][0],
+				     rows[k].writes[n][1]) == 0);
 		rig_close(&rig);
 	}
 }

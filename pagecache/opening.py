@@ -1,0 +1,204 @@
+"""Opening an object: modes, the backend's file, close-to-open.
+
+`open_inode` finds or makes the inode of a key that the caller holds as busy. Unless the caller wants what is cached
+as it is, the backend's version is compared: what changed behind our back is not served from the cache, and what
+changed under local data is a conflict, settled as the volume's options say (contract 2.19, 2.20).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from . import lifetimes
+from .backends.protocol import BackendFile, ObjectStat
+from .engine import barrier
+from .engine.volume import close_backend_file
+from .errors import BackendProtocolError, Key
+from .inode import Inode
+from .native import END, FOREVER
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["checked_stat", "flags_mode", "mode_flags", "open_inode"]
+
+
+MODES = {
+    "r": os.O_RDONLY,
+    "r+": os.O_RDWR,
+    "w": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC,
+    "x": os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+    "x+": os.O_RDWR | os.O_CREAT | os.O_EXCL,
+    "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    "a+": os.O_RDWR | os.O_CREAT | os.O_APPEND,
+}
+
+
+def mode_flags(mode: str) -> int:
+    """Flags of `os.open` for a mode of `open()`.
+
+    Raises:
+        ValueError: names the mode and the rule.
+    """
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str, not {type(mode).__name__}")
+    if "t" in mode:
+        raise ValueError(f"mode {mode!r}: cached files are binary; wrap the handle in io.TextIOWrapper for text")
+    plain = mode.replace("b", "", 1)
+    plain = plain[0] + "+" if len(plain) == 2 and "+" in plain and plain[0] == plain[0].strip("+") else plain
+    if plain not in MODES:
+        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with or without 'b'")
+    return MODES[plain]
+
+
+def flags_mode(flags: int) -> str:
+    """What `open()` would call these flags."""
+    access = flags & os.O_ACCMODE
+    if access == os.O_RDONLY:
+        return "rb"
+    if flags & os.O_APPEND:
+        return "ab" if access == os.O_WRONLY else "ab+"
+    if flags & os.O_EXCL:
+        return "xb" if access == os.O_WRONLY else "xb+"
+    return "wb" if access == os.O_WRONLY else "rb+"
+
+
+def _stat(backend_file: BackendFile) -> ObjectStat:
+    stat: Any = getattr(backend_file, "stat", None)
+    return stat() if callable(stat) else cast(ObjectStat, None)
+
+
+def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
+    """The inode, its backend file open; the canonical key is busy."""
+    inode = volume.inode_at(canonical)
+    if inode is not None and inode.engine.backend_file is not None:
+        if bits & os.O_CREAT and bits & os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+        if not keep_cache:
+            quiet = inode.engine.quiet()
+            stat = checked_stat(volume.engine.call(inode.engine.opened().stat, "open", key), key)
+            if quiet is not None and inode.engine.quiet() == quiet:
+                compare(volume, inode, stat)
+            elif inode.engine.conflict is not None:
+                raise inode.engine.conflict_error()
+        elif inode.engine.conflict is not None:
+            raise inode.engine.conflict_error()
+        return inode
+    backend_file, stat, created = open_backend(volume, key, bits)
+    if inode is None:
+        inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
+        if created:
+            inode.native.set_uncommitted()
+        with volume.names:
+            volume.inodes[canonical] = inode
+        volume.engine.add(inode.engine)
+        volume.names_changed |= created
+        return inode
+    inode.engine.use(backend_file)
+    if created or not keep_cache or stat.size != inode.native.remote_size:
+        compare(volume, inode, stat)
+    return inode
+
+
+def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:
+    """Open, create where wanted; says whether this created the object."""
+    create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
+    backend = volume.backend
+
+    def attempt() -> tuple[BackendFile, ObjectStat, bool]:
+        created = False
+        try:
+            if exclusive:
+                raise FileNotFoundError
+            backend_file = backend.open(key)
+        except FileNotFoundError:
+            if not create:
+                raise
+            created = True
+            try:
+                backend_file = backend.open(key, create=True, exclusive=True)
+            except FileExistsError:
+                if exclusive:
+                    raise
+                created = False
+                backend_file = backend.open(key, create=True)
+        return backend_file, _stat(backend_file), created
+
+    def checked() -> tuple[BackendFile, ObjectStat, bool]:
+        backend_file, stat, created = attempt()
+        for method in ("stat", "read_into", "write_from", "truncate", "commit"):
+            if not callable(getattr(backend_file, method, None)):
+                raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
+        return backend_file, checked_stat(stat, key), created
+
+    def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
+        close_backend_file(result[0])
+
+    for last in (False, True):
+        try:
+            return volume.engine.call(checked, "open", key, undo)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or last:
+                raise
+            free_descriptors(volume)
+    raise AssertionError("the second attempt returns or raises")
+
+
+def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
+    size = getattr(stat, "size", None)
+    if not isinstance(size, int) or not 0 <= size <= FOREVER:
+        raise BackendProtocolError(f"stat() answered {stat!r}, which has no size of 0 or more", key)
+    return stat
+
+
+def free_descriptors(volume: Volume) -> None:
+    """Out of file descriptors: save and close every idle file of the backend."""
+    with volume.names:
+        idle = [i for i in volume.inodes.values() if i.handles == 0 and i.engine.backend_file is not None]
+    for inode in idle:
+        if inode.native.has_local() and not inode.engine.limits().commit_on_close:
+            barrier.fsync(inode.engine)
+    volume.engine.close_idle(0)
+
+
+def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
+    """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20)."""
+    engine = inode.engine
+    if engine.conflict is not None:
+        raise engine.conflict_error()
+    if engine.version_stale:
+        return  # our own writes changed it; what they left is read at the end of the flush
+    if stat.version is not None and stat.version == engine.version and stat.size == inode.native.remote_size:
+        return
+    if stat.version is None and stat.size == inode.native.remote_size:
+        return
+    if inode.native.has_local():
+        remote_change(volume, inode, stat)
+        return
+    inode.native.invalidate_remote(0, END)
+    inode.native.set_sizes(stat.size, stat.size)
+    inode.native.invalidate_remote(0, END)
+    engine.version = stat.version
+    volume.engine.emit("invalidated", inode.key)
+
+
+def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
+    """The stored object changed under local data."""
+    engine = inode.engine
+    inode.native.invalidate_remote(0, END)
+    policy = volume.options.on_conflict
+    if policy == "fail":
+        engine.conflict = (engine.version, stat.version)
+        error = engine.conflict_error()
+        volume.engine.emit("conflict", inode.key, tuple(error.ranges), error)
+        raise error
+    if policy == "take_remote":
+        lost = lifetimes.drop_local(volume, inode, 0, END)
+        inode.record_loss(lost, seen=False)
+        inode.native.set_sizes(stat.size, stat.size)
+    else:
+        inode.native.set_sizes(max(stat.size, inode.native.size), stat.size)
+    engine.version = stat.version

@@ -1,0 +1,439 @@
+/*
+ * rig.h - a cache, files, and the steps that the engine would take.
+ *
+ *   struct rig    a cache with one volume; rig_close() demands that nothing is left behind
+ *   struct file   an inode and its store
+ *   work()        one piece of the volume's work, as a thread of it would do it
+ *
+ * The helpers do what the engine does and no more: they ask the core, call the store, report the answer. In a program with
+ * one thread a wait means doing the work that ends it; with threads it is a sleep on the event, and a sleep that takes
+ * WAIT_MAX_NS is a lost wake-up or a hang: the program fails.
+ */
+#ifndef RIG_H
+#define RIG_H
+
+#include "check.h"
+
+#define SOUND(rig)  check_sound(__FILE__, __LINE__, (rig)->cache)
+#define WAIT_MAX_NS 20000000000ll
+
+enum { FILES = 8 };
+
+struct file {
+	struct pc_inode *inode;
+	struct store store;
+};
+
+struct rig {
+	struct pc_cache *cache;
+	struct pc_volume *volume;
+	struct file *files[FILES];
+	u32 nr_files;
+};
+
+/* ---------------------------------------------------------------- opening and closing */
+
+static MAYBE struct pc_limits limits_wide(void)
+{
+	return (struct pc_limits){
+		.max_read = 1 << 20, .max_write = 1 << 20, .read_unit = 1, .write_unit = 1, .max_vectors = 1024};
+}
+
+static MAYBE struct pc_volume *volume_open(struct rig *r)
+{
+	struct pc_volume *v;
+	EQUAL(pc_volume_create(r->cache, 8, &v), 0);
+	return v;
+}
+
+static MAYBE void rig_open(struct rig *r, u64 capacity, u64 max_folio)
+{
+	memset(r, 0, sizeof(*r));
+	EQUAL(pc_cache_create(capacity, PAGE, max_folio, &r->cache), 0);
+	check_cache = r->cache;
+	pc_cache_configure(r->cache, capacity / 4, capacity / 2, max_folio, true);
+	r->volume = volume_open(r);
+}
+
+static MAYBE struct file *file_open_in(struct rig *r, struct pc_volume *v, u64 size, u64 room, struct pc_limits limits)
+{
+	struct file *f = calloc(1, sizeof(*f));
+	CHECK(r->nr_files < FILES);
+	store_init(&f->store, size, room);
+	EQUAL(pc_inode_create(v, size, &limits, true, &f->inode), 0);
+	f->inode->user = f;
+	r->files[r->nr_files++] = f;
+	return f;
+}
+
+static MAYBE struct file *file_open(struct rig *r, u64 size, u64 room)
+{
+	return file_open_in(r, r->volume, size, room, limits_wide());
+}
+
+static MAYBE void file_forget(struct file *f)
+{
+	free(f->store.bytes);
+	free(f->store.stable);
+	free(f);
+}
+
+/* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
+
+static MAYBE int run_fill(struct file *f, struct pc_request *r)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	int more, err = 0;
+	while (!err && (more = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
+		int64_t got = store_read(&f->store, pos, parts, n);
+		err = got < 0 ? (int)got : pc_fill_answer(r, got);
+	}
+	pc_request_settle(r);
+	return err;
+}
+
+static MAYBE bool run_write(struct file *f, struct pc_request *r)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	int done = 0;
+	while (done == 0) {
+		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+		int64_t got = store_write(&f->store, pos, parts, n);
+		done = got < 0 ? (int)got : pc_write_answer(r, got);
+	}
+	pc_write_done(r, done == 1, done != 1 && f->store.parked);
+	return done == 1;
+}
+
+static MAYBE void run_commit(struct file *f)
+{
+	if (pc_commit_begin(f->inode))
+		pc_commit_end(f->inode, store_commit(&f->store) == 0, false);
+}
+
+static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
+{
+	struct file *f = (struct file *)w->inode->user;
+	struct pc_request *r;
+	if (w->kind == PC_WORK_REQUEST) {
+		w->request->credit = 1;
+		run_fill(f, w->request);
+	} else if (w->kind == PC_WORK_PASS) {
+		int got = pc_write_next(w->inode, &r);
+		if (got == 1) {
+			r->credit = 1;
+			run_write(f, r);
+		} else {
+			pc_credit_put(v);
+			sched_yield();
+			if (got == -EAGAIN)
+				pc_pass_again(w->inode);
+		}
+	} else {
+		run_commit(f);
+	}
+	pc_inode_user_put(w->inode);
+	pc_work_end(v, w->cls);
+}
+
+/* One piece of work. Return: whether there was any. */
+static MAYBE bool work(struct pc_volume *v)
+{
+	struct pc_work w;
+	pc_work_next(v, &w);
+	if (w.kind == PC_WORK_NONE || w.kind == PC_WORK_STOP)
+		return false;
+	do_work(v, &w);
+	return true;
+}
+
+/* A commit of the file, taken from the volume's queue but not run. Return: whether there is anything to commit. */
+static MAYBE bool begin_commit(struct file *f)
+{
+	struct pc_work w;
+	pc_commit_start(f->inode);
+	for (pc_work_next(f->inode->volume, &w); w.kind != PC_WORK_COMMITTING; pc_work_next(f->inode->volume, &w)) {
+		CHECK(w.kind != PC_WORK_NONE);
+		do_work(f->inode->volume, &w);
+	}
+	pc_inode_user_put(w.inode);
+	return pc_commit_begin(f->inode);
+}
+
+/* ---------------------------------------------------------------- waits */
+
+static MAYBE bool check_threads; /* somebody else works: sleep instead of working */
+
+static MAYBE void wait_event(struct pc_event *e, u32 seq)
+{
+	atomic_fetch_add(&e->waiters, 1);
+	int err = pc_futex_wait(&e->seq, seq, WAIT_MAX_NS);
+	atomic_fetch_sub(&e->waiters, 1);
+	CHECK(err != -ETIMEDOUT);
+}
+
+static MAYBE void wait_folio(struct file *f, const struct pc_need *need)
+{
+	struct pc_cache *c = f->inode->cache;
+	struct pc_folio *o = pc_folio_at(c, need->folio);
+	struct pc_event *e = pc_folio_event(c, need->folio);
+	bool flight = need->kind == PC_NEED_FLIGHT;
+	struct pc_request *r = need->owner ? pc_work_take_owner(f->inode, need->owner) : NULL;
+	if (r) {
+		run_fill(f, r);
+		return;
+	}
+	if (!pc_folio_get(o))
+		return;
+	for (;;) {
+		u32 seq = atomic_load(&e->seq);
+		u32 st = atomic_fetch_or(&o->state, flight ? PC_F_WRITER_WAITS : PC_F_WAITERS);
+		if (!(st & (flight ? PC_F_WRITEBACK : PC_F_LOCKED)))
+			break;
+		if (check_threads)
+			wait_event(e, seq);
+		else
+			CHECK(work(f->inode->volume));
+	}
+	pc_folio_put(c, o);
+}
+
+static MAYBE void wait_word(struct file *f, struct pc_waiter *w)
+{
+	while (atomic_load(&w->word) == PC_WAITING) {
+		if (check_threads)
+			CHECK(pc_futex_wait(&w->word, PC_WAITING, WAIT_MAX_NS) != -ETIMEDOUT);
+		else
+			CHECK(work(f->inode->volume));
+	}
+}
+
+static MAYBE void lock_inode(struct file *f, int mode)
+{
+	struct pc_waiter w = {0};
+	if (pc_inode_lock_try(f->inode, mode))
+		return;
+	pc_inode_lock_enqueue(f->inode, &w, mode);
+	wait_word(f, &w);
+}
+
+static MAYBE void take_token(struct file *f)
+{
+	struct pc_waiter w = {0};
+	pc_inode_leaf_lock(f->inode);
+	pc_token_take(f->inode, &w, PC_TOKEN_CALLER);
+	pc_inode_leaf_unlock(f->inode);
+	wait_word(f, &w);
+}
+
+/* Until nothing of the range up to the stamp is dirty or in flight; what failed ends it too. Return: pc_flush_pending. */
+static MAYBE u32 flush_range(struct file *f, u64 stamp, u64 pos, u64 end)
+{
+	for (;;) {
+		u32 seq = atomic_load(&f->inode->event.seq);
+		pc_flush_start(f->inode, stamp, pos, end);
+		u32 pending = pc_flush_pending(f->inode, stamp, pos, end, NULL);
+		if (!(pending & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)))
+			return pending;
+		if (check_threads)
+			wait_event(&f->inode->event, seq);
+		else
+			CHECK(work(f->inode->volume));
+	}
+}
+
+static MAYBE u32 flush(struct file *f)
+{
+	return flush_range(f, ALL, 0, ALL);
+}
+
+/* Rounds of the contract's fsync without its retries. Return: 0, or -EIO: a write or a commit failed. */
+static MAYBE int fsync_stamp(struct file *f, u64 stamp)
+{
+	u64 commits = pc_inode_commit_seq(f->inode);
+	while (!pc_sync_done(f->inode, stamp)) {
+		if (flush_range(f, stamp, 0, ALL) || pc_inode_commit_seq(f->inode) >= commits + 2)
+			return -EIO;
+		u32 seq = atomic_load(&f->inode->event.seq);
+		if (!pc_commit_needed(f->inode, stamp) && !pc_commit_running(f->inode))
+			continue;
+		pc_commit_start(f->inode);
+		if (check_threads)
+			wait_event(&f->inode->event, seq);
+		else if (!work(f->inode->volume))
+			return -EIO;
+	}
+	return 0;
+}
+
+static MAYBE int file_sync(struct file *f)
+{
+	return fsync_stamp(f, pc_epoch_take(f->inode->volume));
+}
+
+/* ---------------------------------------------------------------- reading and writing */
+
+/* One fill of what is missing at the start of the range. Return: 0, or the store's error. */
+static MAYBE int fill_range(struct file *f, u64 pos, u64 len)
+{
+	struct pc_need need = {0};
+	struct pc_request *r;
+	int err = pc_fill_begin(f->inode, pos, len, &need, &r);
+	if (err == -EAGAIN && need.kind == PC_NEED_FOLIO) {
+		wait_folio(f, &need);
+		return 0;
+	}
+	if (err == -EAGAIN) {
+		u32 seq = atomic_load(&f->inode->event.seq);
+		if (atomic_load(&f->inode->inval_x))
+			wait_event(&f->inode->event, seq);
+		return 0;
+	}
+	return err ? err : r ? run_fill(f, r) : 0;
+}
+
+static MAYBE int provide(struct file *f, const struct pc_need *need)
+{
+	switch (need->kind) {
+	case PC_NEED_FILL: return fill_range(f, need->pos, need->len);
+	case PC_NEED_WRITEBACK: return flush_range(f, ALL, need->pos, need->pos + need->len) ? -EIO : 0;
+	case PC_NEED_FOLIO:
+	case PC_NEED_FLIGHT: wait_folio(f, need); return 0;
+	case PC_NEED_ROOM: return flush(f) ? -EIO : file_sync(f);
+	default: return -EINVAL;
+	}
+}
+
+/* Return: bytes read, short at the end of the file only; or the store's error. */
+static MAYBE int64_t file_read(struct file *f, u64 pos, void *to, u64 len)
+{
+	struct pc_need need;
+	for (u64 done = 0;;) {
+		done += (u64)pc_read(f->inode, pos + done, (u8 *)to + done, len - done, &need);
+		if (done == len || need.kind == PC_NEED_NOTHING)
+			return (int64_t)done;
+		int err = provide(f, &need);
+		if (err)
+			return err;
+	}
+}
+
+/* The caller holds the inode lock X. */
+static MAYBE int file_write_locked(struct file *f, u64 pos, const void *from, u64 len)
+{
+	struct pc_need need;
+	for (u64 done = 0;;) {
+		done += (u64)pc_write(f->inode, pos + done, (const u8 *)from + done, len - done, &need);
+		if (done == len)
+			return 0;
+		int err = provide(f, &need);
+		if (err)
+			return err;
+	}
+}
+
+static MAYBE int file_write(struct file *f, u64 pos, const void *from, u64 len)
+{
+	lock_inode(f, PC_EXCLUSIVE);
+	int err = file_write_locked(f, pos, from, len);
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+	return err;
+}
+
+/* Everything that truncate and punch hold, in order. */
+static MAYBE void stop_the_file(struct file *f, u64 pos, u64 end)
+{
+	struct pc_need need;
+	lock_inode(f, PC_EXCLUSIVE);
+	take_token(f);
+	EQUAL(pc_invalidate_lock(f->inode), 0);
+	while (pc_range_busy(f->inode, pos, end, &need))
+		wait_folio(f, &need);
+}
+
+static MAYBE void let_the_file_go(struct file *f)
+{
+	pc_invalidate_unlock(f->inode);
+	pc_token_release(f->inode);
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+}
+
+static MAYBE void file_truncate(struct file *f, u64 size)
+{
+	stop_the_file(f, size, ALL);
+	store_truncate(&f->store, size);
+	pc_truncate(f->inode, size, true);
+	let_the_file_go(f);
+}
+
+static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, size_t n)
+{
+	take_token(f);
+	size_t used = pc_discard(f->inode, pos, end, ranges, n, true);
+	pc_token_release(f->inode);
+	return used;
+}
+
+/* The folio of a byte, which must be there. */
+static MAYBE struct pc_folio *folio_at(struct file *f, u64 pos)
+{
+	u32 id = pc_index_lookup(f->inode, pos / PAGE);
+	CHECK(id);
+	struct pc_folio *o = pc_folio_at(f->inode->cache, id);
+	CHECK(pc_folio_is(f->inode, o, pos / PAGE));
+	return o;
+}
+
+static MAYBE u32 state_at(struct file *f, u64 pos)
+{
+	return pc_folio_state(folio_at(f, pos));
+}
+
+static MAYBE struct pc_usage usage(struct file *f, struct pc_counters *counters)
+{
+	struct pc_usage u;
+	struct pc_counters ignored;
+	pc_inode_usage(f->inode, &u, counters ? counters : &ignored);
+	return u;
+}
+
+/* ---------------------------------------------------------------- the end: nothing may be left */
+
+static MAYBE void rig_close(struct rig *r)
+{
+	SOUND(r);
+	for (u32 k = 0; k < r->nr_files; k++) {
+		struct file *f = r->files[k];
+		f->store.write_error = f->store.commit_error = 0;
+		pc_retry(f->inode, 0, ALL, true);
+		EQUAL(file_sync(f), 0);
+		while (work(f->inode->volume))
+			;
+		struct pc_counters n;
+		usage(f, &n);
+		EQUAL(n.handed_over, n.acknowledged + n.returned);
+		EQUAL(n.fill_requested, n.fill_validated + n.fill_reread + n.fill_dropped + n.fill_zeroed);
+		struct pc_volume *v = f->inode->volume;
+		EQUAL(pc_inode_destroy(f->inode), 0);
+		if (v != r->volume && v->nr_inodes == 0)
+			pc_volume_destroy(v);
+		file_forget(f);
+	}
+	SOUND(r);
+	struct pc_cache_usage u;
+	pc_cache_usage_get(r->cache, &u);
+	EQUAL(u.used, 0);
+	EQUAL(u.folios + u.leaves + u.nodes + u.exts + u.requests + u.shadows, 0);
+	EQUAL(u.frames_allocated, u.frames_freed);
+	EQUAL(u.local, 0);
+	EQUAL(pc_volume_inflight(r->volume), 0);
+	pc_volume_destroy(r->volume);
+	pc_cache_destroy(r->cache);
+	check_cache = NULL;
+}
+
+#endif

@@ -1,0 +1,231 @@
+"""What the documentation shows is true: code is executed, printed output compared, links and names are checked.
+
+A fence ```python of a page is executed, all of one page in one namespace, in an empty directory. A fence ```output behind
+it is what it prints. A comment `<!-- no-run -->` in the line before a fence says that it is compiled only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import gc
+import importlib
+import importlib.util
+import inspect
+import io
+import logging
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache.testing import BackendConformance
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)")
+NO_RUN = "<!-- no-run -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fence of a page."""
+
+    language: str
+    text: str
+    line: int
+    run: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    text, found = page.read_text(encoding="utf-8"), []
+    for match in FENCE.finditer(text):
+        before = text[: match.start()].rstrip().rpartition("\n")[2].strip()
+        line = text.count("\n", 0, match.start()) + 1
+        body = inspect.cleandoc("\n" + match[3]) + "\n" if match[1] else match[3]
+        found.append(Block(match[2], body, line, before != NO_RUN))
+    return found
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """Pages may set the level of the logger; the next one finds it as it was."""
+    log = logging.getLogger("pagecache")
+    before = log.level
+    yield
+    log.setLevel(before)
+
+
+def open_caches(namespace: dict[str, Any]) -> list[pagecache.PageCache]:
+    return [value for value in namespace.values() if isinstance(value, pagecache.PageCache) and not value.closed]
+
+
+@pytest.mark.usefixtures("quiet_log")
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_code_of_a_page_runs_and_prints_what_is_shown(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": f"page_{page.stem.replace('-', '_')}"}
+    printed = ""
+    try:
+        for block in blocks(page):
+            if block.language == "output":
+                assert block.text == printed, f"{label(page)}:{block.line}"
+            if block.language != "python":
+                continue
+            # Blank lines before it make a traceback point at the line of the page.
+            code = compile("\n" * block.line + block.text, str(page), "exec")
+            if block.run:
+                with contextlib.redirect_stdout(io.StringIO()) as out:
+                    exec(code, namespace)
+                printed = out.getvalue()
+        left = open_caches(namespace)
+    finally:
+        for cache in open_caches(namespace):
+            cache.close(timeout=1.0, on_failed="discard")
+        namespace.clear()
+        gc.collect()  # a handle that nobody closed is an error here, not in some later test
+    assert left == [], f"{label(page)} leaves a cache open"
+
+
+def test_pages_show_code() -> None:
+    """A mistake in FENCE would find nothing, and everything would pass."""
+    tutorial = blocks(DOCS / "tutorial.md")
+    assert sum(block.language == "python" for block in tutorial) >= 10
+    assert sum(block.language == "output" for block in tutorial) >= 8
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs(example: Path, tmp_path: Path) -> None:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-W", "error", str(example)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("\n") >= 1
+    assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
+
+
+def example_module(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestBackendOfTheExample(BackendConformance):
+    """The backend that people will copy keeps the promises."""
+
+    def make_backend(self, tmp_path: Path) -> pagecache.Backend:
+        backend: pagecache.Backend = example_module("own_backend").ZlibBackend(tmp_path)
+        return backend
+
+
+def test_readme_names_the_two_commands() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_readme_begins_with_an_example_of_ten_lines_at_most() -> None:
+    first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert len(first.text.splitlines()) <= 10
+
+
+@pytest.mark.parametrize("name", [name for name in pagecache.__all__ if not name.startswith("__")])
+def test_public_name_has_a_docstring(name: str) -> None:
+    thing = getattr(pagecache, name)
+    if not (inspect.isclass(thing) or inspect.isfunction(thing)) or thing.__module__.partition(".")[0] != "pagecache":
+        pytest.skip("an alias: its text stands behind the assignment")
+    assert vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__, f"{name} has no docstring"
+
+
+def documented_modules() -> list[str]:
+    """Modules of the package with a doctest."""
+    found = []
+    for module in pkgutil.walk_packages(pagecache.__path__, "pagecache."):
+        path = ROOT.joinpath(*module.name.split("."))
+        source = path / "__init__.py" if module.ispkg else path.with_suffix(".py")
+        if source.exists() and ">>> " in source.read_text(encoding="utf-8"):
+            found.append(module.name)
+    return found
+
+
+@pytest.mark.parametrize("name", documented_modules())
+def test_doctests(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as mkdocs and forges make them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found = set()
+    for heading in re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", heading.replace("`", "")))
+        found.add(re.sub(r"[-\s]+", "-", plain).strip("-").lower())
+    return found
+
+
+@pytest.mark.parametrize("page", PROSE, ids=label)
+def test_links_resolve(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{label(page)} links to {target}"
+        if DOCS in page.parents:
+            assert there.is_relative_to(DOCS), f"{label(page)} links to {target}, which is outside of the documentation"
+        if anchor:
+            assert anchor in anchors(there), f"{label(page)} links to {target}; there are {sorted(anchors(there))}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [
+        str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if str(page.relative_to(DOCS)) not in navigation
+    ]
+    assert missing == []
+
+
+CONTRACT_ID = re.compile(r"\[((?:[KMEI]-?\d+[a-z]?|T-\d+[a-z]?)(?:, (?:[KMEIT]-?\d+[a-z]?|\d+\.\d+))*)\]")
+
+
+def test_ids_in_the_code_are_in_the_contract() -> None:
+    """Ids in brackets in the core, the engine and the tests point to docs/contract.md."""
+    contract = (DOCS / "contract.md").read_text(encoding="utf-8")
+    missing: dict[str, str] = {}
+    for folder, pattern in (("pagecache", "**/*.py"), ("pagecache/_native", "*.[ch]"), ("tests", "**/*.[pch]*")):
+        for path in sorted((ROOT / folder).glob(pattern)):
+            if path.suffix not in (".py", ".c", ".h") or path.name in ("_core.c", Path(__file__).name):
+                continue
+            for found in CONTRACT_ID.findall(path.read_text(encoding="utf-8")):
+                for one in found.split(", "):
+                    if not re.search(rf"\b{one}\b", contract):
+                        missing.setdefault(one, label(path))
+    assert missing == {}
