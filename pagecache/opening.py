@@ -90,7 +90,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     backend_file, stat, created = open_backend(volume, key, bits)
     if inode is None:
         inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
-        if created:
+        if created and not inode.engine.limits().durable_writes:
             inode.native.set_uncommitted()
         with volume.names:
             volume.inodes[canonical] = inode

@@ -772,7 +772,8 @@ static PyObject *handle_write(PyObject *self, PyObject *data)
 	i64 n = h->appends ? append_buffer(h, data, &pos) : write_buffer(h, data, pos);
 	if (n < 0)
 		return NULL;
-	h->position = pos + (u64)n;
+	if (n)
+		h->position = pos + (u64)n;
 	return PyLong_FromLongLong(n);
 }
 

@@ -20,7 +20,6 @@
 #define MAYBE       __attribute__((unused))
 #define CHECK(x)    ((x) ? (void)0 : check_failed(__FILE__, __LINE__, #x, 0, 0))
 #define EQUAL(a, b) check_equal(__FILE__, __LINE__, #a " == " #b, (u64)(a), (u64)(b))
-#define SOUND(rig)  check_sound(__FILE__, __LINE__, (rig)->cache)
 #define RUN(f)      (check_name = #f, f())
 
 enum { PAGE = 4096, PARTS = 1024 };

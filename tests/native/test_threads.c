@@ -199,7 +199,7 @@ static void sync_one(u32 file)
 	u64 stamp = pc_epoch_take(f->inode->volume);
 	u32 trouble = (u32)draw(6);
 	pthread_mutex_lock(&f->store.lock);
-	f->store.write_max = draw(2) ? 0 : 1000 + draw(60000);
+	f->store.write_max = draw(2) ? 0 : 8 * (125 + draw(8000)); /* whole cells */
 	f->store.write_error = trouble == 0 ? -EIO : 0;
 	f->store.write_fails_at = draw(BYTES);
 	f->store.commit_error = trouble == 1 ? -EIO : 0;
