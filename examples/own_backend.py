@@ -1,6 +1,7 @@
 """A backend of one's own: every object is a compressed file, which commit replaces as a whole."""
 
 import os
+import threading
 import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,16 +45,17 @@ class ZlibBackend(Backend):
     limits = BackendLimits(ordered_writes=True)  # one write of an object at a time, so that it needs no lock
 
     def __init__(self, root):
-        self.root, self.files = Path(root), {}
+        self.root, self.files, self.lock = Path(root), {}, threading.Lock()
 
     def open(self, key, *, create=False, exclusive=False):
         path = self.root / f"{key}.z"
-        there = key in self.files or path.exists()
-        if there and exclusive:
-            raise FileExistsError(17, "there is such an object", key)
-        if not there and not create:
-            raise FileNotFoundError(2, "no such object", key)
-        return self.files.setdefault(key, ZlibFile(path))  # everybody who opens it gets the same one
+        with self.lock:  # of many who create it exclusively one wins
+            there = key in self.files or path.exists()
+            if there and exclusive:
+                raise FileExistsError(17, "there is such an object", key)
+            if not there and not create:
+                raise FileNotFoundError(2, "no such object", key)
+            return self.files.setdefault(key, ZlibFile(path))  # everybody who opens it gets the same one
 
     def stat(self, key):
         return self.open(key).stat()

@@ -217,8 +217,6 @@ class PageCache:
         unit = int(backend.limits.write_unit)
         if self.capacity < 8 * unit:
             raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
-        if unit > 1:
-            raise ValueError(f"write_unit: {unit} is not 1; whole write units are not in this version")
 
     def volumes(self) -> tuple[Volume, ...]:
         """Those attached, in the order of attaching."""

@@ -1,7 +1,7 @@
 """What the documentation shows is true: code is executed, printed output compared, links and names are checked.
 
-A fence ```python of a page is executed, all of one page in one namespace, in an empty directory. A fence ```output behind
-it is what it prints. A comment `<!-- no-run -->` in the line before a fence says that it is compiled only.
+A fence ```python of a page is executed, all of one page in one namespace, in an empty directory. A fence ```output
+behind it is what it prints. A comment `<!-- no-run -->` in the line before a fence says that it is compiled only.
 """
 
 from __future__ import annotations
@@ -139,6 +139,18 @@ class TestBackendOfTheExample(BackendConformance):
 
     def make_backend(self, tmp_path: Path) -> pagecache.Backend:
         backend: pagecache.Backend = example_module("own_backend").ZlibBackend(tmp_path)
+        return backend
+
+
+class TestBackendOfThePage(BackendConformance):
+    """So does the one of the how-to page."""
+
+    def make_backend(self, tmp_path: Path) -> pagecache.Backend:
+        first = next(block for block in blocks(DOCS / "how-to" / "backend.md") if block.language == "python")
+        namespace: dict[str, Any] = {"__name__": "page_backend"}
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(first.text, namespace)
+        backend: pagecache.Backend = namespace["DictBackend"]()
         return backend
 
 

@@ -24,6 +24,7 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	struct pc_inode *i = r->inode;
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
+	n = r->unit ? pc_unit_acked(r, n) : n;
 	if (n == 0)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
 	r->zeros = 0;
@@ -137,6 +138,8 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	if (!ok && parked)
 		i->fail_seq++;
 	pc_inode_leaf_unlock(i);
+	if (r->unit)
+		pc_unit_collect(r);
 	end_segs(r, ok, parked ? PC_WB_FAILED : PC_WB_AGAIN);
 	pc_inode_leaf_lock(i);
 	PC_ASSERT(i->pass.inflight > 0);
@@ -398,6 +401,8 @@ size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n)
 
 int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
+	if (r->unit)
+		return pc_unit_call(r, parts, n, nr_parts, pos);
 	int more = r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts) : pc_write_call(r, parts, n, nr_parts);
 	*pos = r->call_pos;
 	return more;

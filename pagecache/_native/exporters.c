@@ -21,6 +21,7 @@ struct buf {
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
 	u32 *kept;
+	void *adopted; /* memory that goes with the last export */
 	int nr_kept;
 	u8 readonly, pins;
 };
@@ -42,6 +43,8 @@ static void give_back(struct buf *b)
 				pc_shadow_put(c, kept[k]);
 		}
 	free(kept);
+	free(b->adopted);
+	b->adopted = NULL;
 }
 
 static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
@@ -88,6 +91,7 @@ PyObject *pc_buf_new(PyObject *core, bool readonly)
 	b->len = 0;
 	atomic_init(&b->exports, 0);
 	b->kept = NULL;
+	b->adopted = NULL;
 	b->nr_kept = 0;
 	b->readonly = readonly;
 	b->pins = false;
@@ -107,6 +111,12 @@ PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len)
 bool pc_buf_exported(PyObject *buf)
 {
 	return atomic_load(&((struct buf *)buf)->exports) > 0;
+}
+
+/* Before pc_buf_keep. */
+void pc_buf_adopt(PyObject *buf, void *memory)
+{
+	((struct buf *)buf)->adopted = memory;
 }
 
 /* The call is over and somebody still exports: frames (or pins) go back with the last release. */

@@ -378,7 +378,8 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 		limit = limit < 3 ? 3 : limit;
 	u64 covered;
 	size_t k = part_add(parts, 0, r->sink, head, PC_NO_FRAME, 0);
-	k = fill_parts(r, from, to - from, parts, k, limit - (tail > 0), &covered);
+	/* A call that ends early for want of parts may need one for the rest of its read unit. */
+	k = fill_parts(r, from, to - from, parts, k, limit - (unit > 1 && limit > 1), &covered);
 	if (covered < to - from)
 		tail = (from + covered) % unit ? unit - (from + covered) % unit : 0;
 	if (tail && sink_ensure(r, head + tail))
@@ -388,9 +389,10 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	k = part_add(parts, k, r->sink + head, tail, PC_NO_FRAME, 0);
 	r->call_pos = from - head;
 	r->call_len = head + covered + tail;
+	r->call_stop = from + covered;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
-	i->counters.read_requests++;
+	i->counters.read_requests += !r->quiet;
 	pc_inode_leaf_unlock(i);
 	return 1;
 }
@@ -429,9 +431,9 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
 	u64 from = r->cursor + r->run_got;
-	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->run_end) - from : 0;
+	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->call_stop) - from : 0;
 	pc_inode_leaf_lock(i);
-	i->counters.read_bytes += (u64)n;
+	i->counters.read_bytes += r->quiet ? 0 : (u64)n;
 	bool moved = pc_inval_since(i, r->inval_seq, r->cursor, r->run_end);
 	bool ended = got == 0 && from >= atomic_load(&i->remote_size);
 	if (moved) {

@@ -369,6 +369,7 @@ void pc_request_delete(struct pc_request *r)
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	free(r->sink);
+	free(r->scratch);
 	if (r->credit)
 		pc_credit_put(i->volume);
 	pc_pool_free(&i->cache->requests, r->id);

@@ -319,11 +319,12 @@ struct pc_seg {
 	u32 len;   /* bytes */
 	u32 folio; /* id; the request holds a reference */
 	u32 frame; /* the folio's first frame at hand-over */
-	u32 off;   /* byte offset in the folio */
+	u32 off;   /* byte offset in the folio; PC_SEG_SCRATCH of units.c above it */
 };
 
 enum pc_request_kind { PC_REQ_FILL = 1, PC_REQ_WRITE = 2 };
 enum { PC_REQ_INLINE = 4 };
+enum { PC_SEG_SCRATCH = 1u << 31 }; /* in `off`: sent from the request's scratch, not from the frame */
 
 /* Work handed to a backend. A fill owns the locks of the folios in [start, end) whose `owner` is its id; a write owns
  * references to the folios of its segments. */
@@ -333,6 +334,8 @@ struct pc_request {
 	u32 id;
 	u32 link_free;
 	u8 kind, cls, rereads, zeros, credit;
+	u8 quiet;  /* fill: the bytes come from memory, no call is counted */
+	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
 	_Atomic u8 settled;
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
 	u64 inval_seq;   /* fill: sampled before its first call */
@@ -341,11 +344,14 @@ struct pc_request {
 	u64 run_end;     /* fill: the missing run [cursor, run_end) that is being read */
 	u64 run_got;     /* fill: bytes of it that are stored and not yet published */
 	u64 call_pos, call_len; /* the backend call that runs or comes next */
+	u64 call_stop; /* fill: end of what that call stores; behind it the sink takes the rest of a read unit */
 	u32 nr_owned;    /* fill: folios still locked */
-	u32 nr_segs, cap_segs;
+	u32 nr_segs, cap_segs, gather_seg;
 	u32 seg, seg_off; /* write: first segment not wholly acknowledged, and how much of it is */
 	u8 *sink;         /* fill: surplus bytes of whole read units */
 	u64 sink_size;
+	u64 unit;    /* write: whole units of so many bytes; 0: single bytes */
+	u8 *scratch; /* write of units: neighbours, laid out like [start, end) */
 	struct pc_seg *segs;
 	struct pc_seg inline_segs[PC_REQ_INLINE];
 	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by who has a stale id. */
@@ -371,6 +377,7 @@ struct pc_inval {
 struct pc_pass {
 	u64 cursor;         /* next page index to look at */
 	i64 budget;         /* bytes a background pass may still take */
+	u64 short_unit;     /* write_unit > 1: one more than the start of the last unit that was short */
 	struct pc_list ready; /* requests built and not yet taken */
 	u32 inflight;       /* requests taken and not yet completed */
 	u32 nr_issued;
@@ -653,6 +660,8 @@ enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMIT
 void pc_work_next(struct pc_volume *v, struct pc_work *w);
 void pc_work_end(struct pc_volume *v, u32 cls);
 bool pc_credit_try(struct pc_volume *v);
+bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);
+bool pc_seg_reserve(struct pc_request *r, u32 more);
 u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end);
 void pc_credit_put(struct pc_volume *v);
 void pc_work_push_pass(struct pc_inode *i);
@@ -666,6 +675,16 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind);
 void pc_request_delete(struct pc_request *r);
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
+
+/* units.c, gather.c: write_unit > 1 */
+bool pc_units_build(struct pc_inode *i, enum pc_mark mark);
+int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos);
+int64_t pc_unit_acked(const struct pc_request *r, int64_t n);
+void pc_unit_collect(struct pc_request *r);
+bool pc_unit_grow(struct pc_inode *i, u64 pos);
+int pc_gather_answer(struct pc_request *r, int64_t n);
+u8 *pc_scratch_leave(struct pc_request *r);
+
 void pc_fill_settle(struct pc_request *r);
 struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop);
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f);

@@ -21,7 +21,7 @@
 
 PyTypeObject *pc_core_type, *pc_op_type;
 _Thread_local struct op *pc_tls_op;
-PyObject *pc_str_fill, *pc_str_write, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back, *pc_str_write_through;
+PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back, *pc_str_write_through;
 
 i64 pc_clock_ns(void)
 {
@@ -285,6 +285,8 @@ static void end_call(struct op *op)
 	}
 	Py_DECREF(views);
 	if (op->buf && pc_buf_exported(op->buf)) {
+		if (op->request->scratch)
+			pc_buf_adopt(op->buf, pc_scratch_leave(op->request));
 		u32 kept[PC_PARTS_MAX];
 		int n = op->kind == OP_FILL ? pc_fill_quarantine(op->request, kept, PC_PARTS_MAX)
 					    : pc_write_hold(op->request, kept, PC_PARTS_MAX);
@@ -382,12 +384,18 @@ static PyObject *begin_request(struct op *op)
 	size_t n = 0;
 	uint64_t pos;
 	int more = pc_call_next(op->request, &pos, parts, PC_PARTS_MAX, &n);
+	if (more == -ESTALE) {
+		errno = EAGAIN;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
 	if (more < 0)
 		return PyErr_NoMemory();
-	if (!more)
+	if (!more) {
+		Py_CLEAR(op->buf);
 		Py_RETURN_NONE;
+	}
 	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind == OP_WRITE);
+		op->buf = pc_buf_new(op->core, op->kind == OP_WRITE && !op->request->gather);
 	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
 		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
@@ -479,7 +487,7 @@ static int answer(struct op *op, int64_t n)
 	}
 	end_call(op);
 	if (op->kind == OP_WRITE)
-		return pc_write_answer(op->request, n);
+		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);
 	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
 }
@@ -704,7 +712,7 @@ static void work_pass(PyObject *core, struct pc_inode *i)
 	struct op *op = pc_op_new(core, i, OP_WRITE, r);
 	if (!op)
 		pc_request_settle(r);
-	if (!op || pc_op_run(op, pc_str_write, NULL))
+	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL))
 		unraisable(i);
 }
 
@@ -961,6 +969,7 @@ int pc_install_op(PyObject *module)
 {
 	pc_str_fill = PyUnicode_InternFromString("fill");
 	pc_str_write = PyUnicode_InternFromString("write");
+	pc_str_write_units = PyUnicode_InternFromString("write_units");
 	pc_str_commit = PyUnicode_InternFromString("commit");
 	pc_str_room = PyUnicode_InternFromString("room");
 	pc_str_release = PyUnicode_InternFromString("release");

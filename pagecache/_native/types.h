@@ -66,6 +66,7 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
+void pc_buf_adopt(PyObject *buf, void *memory);
 void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
@@ -75,7 +76,7 @@ int pc_install_op(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
-extern PyObject *pc_str_fill, *pc_str_write, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back,
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back,
 	*pc_str_write_through;
 
 i64 pc_clock_ns(void);

@@ -120,7 +120,8 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, 
 	return pc_valid_can_add(c, f, from, to);
 }
 
-/* What is written becomes valid, dirty and part of the file. Return: 0, -ENOMEM with nothing published. */
+/* What is written becomes valid, dirty and part of the file. Return: 0; -ENOMEM, or -ENODATA: the last byte of the file has
+ * to be read first; nothing is published then. */
 static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -133,6 +134,9 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	pc_inode_leaf_lock(i);
 	bool whole = pc_folio_state(f) & PC_F_UPTODATE || (v_from == 0 && v_to == size);
 	int err = !whole || pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
+	if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && i->limits.write_unit > 1 &&
+	    !pc_unit_grow(i, start + from))
+		err = -ENODATA;
 	if (!err && !pc_valid_add(c, f, v_from, v_to))
 		err = -ENOMEM;
 	if (!err) {
@@ -192,10 +196,16 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		} else {
 			PC_SYNC("write_before_copy");
 			memcpy(pc_folio_memory(c, f) + a, from, b - a);
-			if (publish(i, f, created, a, b))
+			int err = publish(i, f, created, a, b);
+			if (err == -ENODATA) {
+				need->kind = PC_NEED_FILL;
+				need->pos = pc_inode_size(i) - 1;
+				need->len = 1;
+			} else if (err) {
 				need->kind = PC_NEED_ROOM;
-			else
+			} else {
 				taken = b - a;
+			}
 			PC_SYNC("write_published");
 		}
 	}

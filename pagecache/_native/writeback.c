@@ -187,7 +187,7 @@ static void build_finish(struct build *b)
 }
 
 /* Room for `more` segments. */
-static bool seg_reserve(struct pc_request *r, u32 more)
+bool pc_seg_reserve(struct pc_request *r, u32 more)
 {
 	if (r->nr_segs + more <= r->cap_segs)
 		return true;
@@ -268,7 +268,7 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 			b->r->start = start + from;
 		}
 		/* Where memory runs out it does so between blocks: a block is in a request whole or not at all. */
-		if (!same_block && !seg_reserve(b->r, PC_RAGGED + 1))
+		if (!same_block && !pc_seg_reserve(b->r, PC_RAGGED + 1))
 			return false;
 		u32 n = (u32)fitting(b, start + from, to - from);
 		if (same_block) {
@@ -313,7 +313,7 @@ static void hand_over(struct build *b, struct pc_folio *f)
 }
 
 /* Whether the folio may be handed over now. *locked: this call locked it. */
-static bool claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy)
+bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy)
 {
 	u32 st = pc_folio_state(f);
 	*locked = false;
@@ -355,7 +355,7 @@ static bool build_next(struct pc_inode *i, enum pc_mark mark)
 			continue;
 		}
 		bool locked;
-		if (claim(i, f, &locked, &busy)) {
+		if (pc_pass_claim(i, f, &locked, &busy)) {
 			hand_over(&b, f);
 			p->budget -= pc_folio_bytes(c, f);
 			if (locked)
@@ -417,11 +417,12 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	bool give_way = !pc_list_empty(&i->token_queue) && (!p->integrity || p->nr_issued >= PC_INTEGRITY_TURN);
 	*busy = false;
 	if (pc_list_empty(&p->ready) && !give_way) {
+		bool (*build)(struct pc_inode *, enum pc_mark) = i->limits.write_unit > 1 ? pc_units_build : build_next;
 		if (p->integrity)
-			*busy = build_next(i, PC_MARK_TOWRITE);
+			*busy = build(i, PC_MARK_TOWRITE);
 		if (pc_list_empty(&p->ready) && p->background && p->budget > 0 && !*busy) {
 			p->wrapped = 1; /* once over the file is enough */
-			build_next(i, PC_MARK_DIRTY);
+			build(i, PC_MARK_DIRTY);
 		}
 	}
 	if (pc_list_empty(&p->ready))
@@ -536,7 +537,7 @@ int pc_write_hold(struct pc_request *r, u32 *folios, u32 n)
 		struct pc_need need;
 		u8 *memory;
 		u64 len;
-		if (g->pos + g->len <= r->call_pos || g->pos >= r->call_pos + r->call_len)
+		if (!g->folio || g->pos + g->len <= r->call_pos || g->pos >= r->call_pos + r->call_len)
 			continue;
 		if (pc_pin(i, g->pos, g->len, &folios[k], &memory, &len, &need) == 0)
 			k++;

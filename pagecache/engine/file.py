@@ -1,8 +1,8 @@
 """What the engine knows of one cached object; the object whose methods C calls.
 
-`fill`, `write`, `commit`, `room`, `write_back`, `write_through`, `truncate` and `punch` are entered from C with an
-operation in hand, on a caller's thread or one of the volume's. They do what their modules say; what is kept here is the
-backend's file, its limits and version, and the ranges that failed.
+`fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate` and `punch` are entered
+from C with an operation in hand, on a caller's thread or one of the volume's. They do what their modules say; what is
+kept here is the backend's file, its limits and version, and the ranges that failed.
 
 Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
 """
@@ -45,6 +45,7 @@ class EngineFile:
 
     fill = reader.fill
     write = issuer.write
+    write_units = issuer.write_units
     commit = issuer.commit
     room = throttle.room
     write_back = issuer.write_back

@@ -17,7 +17,7 @@ from . import barrier, collector
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["commit", "write", "write_back", "write_through"]
+__all__ = ["commit", "write", "write_back", "write_through", "write_units"]
 
 
 def write(self: EngineFile, op: Op) -> None:
@@ -36,6 +36,20 @@ def write(self: EngineFile, op: Op) -> None:
         collector.failed(self, op, error)
     else:
         collector.acknowledged(self, op)
+
+
+def write_units(self: EngineFile, op: Op) -> None:
+    """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
+    try:
+        while (call := op.begin()) is not None:
+            offset, buffers = call
+            if op.complete(self.read_into(offset, buffers)) < 0:
+                message = f"read_into({offset}) for a write unit did not answer with the number of bytes read"
+                raise BackendProtocolError(message, self.key)
+    except BaseException as error:
+        collector.failed(self, op, error)
+    else:
+        write(self, op)
 
 
 def _refused(file: EngineFile, op: Op, answer: int) -> OSError:

@@ -233,7 +233,7 @@ def engine_code(frame: FrameType) -> bool:
 
 
 def interrupted_at(nth: int, call: Callable[[], object]) -> str:
-    """Run `call`, interrupted at the nth bytecode of the engine in this thread; where that was, "" if it has not so many."""
+    """Run `call`, interrupted at the nth bytecode of the engine; answers where, or "" if it has not so many."""
     count, place = 0, ""
 
     def tracer(frame: FrameType, event: str, _arg: object) -> Any:
@@ -313,7 +313,7 @@ def inject(call: Callable[[Rig], None], points: Iterator[int]) -> int:
         if not place or len(problems) > 4:
             break
         nr_hit += 1
-    assert problems == []
+    assert not problems, "\n".join(problems)
     return nr_hit
 
 

@@ -82,6 +82,7 @@ struct store {
 	u8 *bytes, *stable;
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
+	u64 unit;                /* writes are whole units of so many bytes, the end of the file aside; 0: any */
 	int write_error, read_error, commit_error; /* negative errno */
 	bool parked;                               /* write_error is for good */
 	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
@@ -146,6 +147,7 @@ static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part 
 	s->writes++;
 	for (size_t k = 0; k < n; k++)
 		len += parts[k].len;
+	CHECK(!s->unit || (pos % s->unit == 0 && ((pos + len) % s->unit == 0 || pos + len >= s->size)));
 	int err = s->write_error;
 	if (err && pos + len > s->write_fails_at) {
 		pthread_mutex_unlock(&s->lock);

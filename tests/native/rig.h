@@ -94,12 +94,26 @@ static MAYBE int run_fill(struct file *f, struct pc_request *r)
 	return err;
 }
 
+/* What is missing of a request of whole units. Return: 0, or the store's error. */
+static MAYBE int run_gather(struct file *f, struct pc_request *r)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	int err = 0;
+	while (r->gather && !err && (err = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
+		int64_t got = store_read(&f->store, pos, parts, n);
+		err = got < 0 ? (int)got : pc_gather_answer(r, got);
+	}
+	return err;
+}
+
 static MAYBE bool run_write(struct file *f, struct pc_request *r)
 {
 	struct pc_part parts[PARTS];
 	size_t n;
 	u64 pos;
-	int done = 0;
+	int done = run_gather(f, r);
 	while (done == 0) {
 		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
 		int64_t got = store_write(&f->store, pos, parts, n);

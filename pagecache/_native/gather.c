@@ -1,0 +1,292 @@
+/*
+ * gather.c - the calls of a request of whole units: reads of what it lacks, then writes.
+ *
+ *   request   |--unit--|--unit--|--unit--|     built by units.c; neighbours are segments without a folio
+ *   scratch   |~~~~~~  |        | ~~~~~~~|     laid out like the request; written only where there are neighbours
+ *   reads       |==|              |=|          what is not cached of them; the surplus of read units goes behind the scratch
+ *   writes    |========|=================|     whole units, within max_write and max_vectors
+ *
+ * Neighbours are copied first and read where the cache has nothing, each byte at the moment it is looked at: a byte that is
+ * missing and written meanwhile is dirty, and will be sent again after this request. A remote change since the first look
+ * (inval_seq) means looking at everything again [K12].
+ *
+ * Contract 2.12. Locks: none, but for moments the leaf lock. Runs on the thread that sends the request.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2 };
+
+/* ---------------------------------------------------------------- neighbours */
+
+static u8 *scratch_at(const struct pc_request *r, u64 pos)
+{
+	return r->scratch + (pos - r->start);
+}
+
+/* Two read units behind the bytes of the request take what the backend reads before and after what is wanted. */
+static u8 *scratch_new(const struct pc_request *r)
+{
+	return malloc(r->end - r->start + 2 * r->sink_size);
+}
+
+/* Somebody still holds buffers of a call that is over: the memory is his to free, the request goes on with a copy. */
+u8 *pc_scratch_leave(struct pc_request *r)
+{
+	u8 *old = r->scratch, *copy = scratch_new(r);
+	PC_ASSERT(copy);
+	memcpy(copy, old, r->end - r->start);
+	r->scratch = copy;
+	return old;
+}
+
+/* End of the bytes at `pos` that are not cached. */
+static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
+{
+	const struct pc_cache *c = i->cache;
+	while (pos < end) {
+		u32 id = pc_index_lookup(i, pos >> c->page_shift);
+		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		if (!f || !pc_folio_is(i, f, pos >> c->page_shift)) {
+			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
+			continue;
+		}
+		u64 base = pc_folio_pos(c, f);
+		u32 from = (u32)(pos - base), to = pc_folio_bytes(c, f);
+		u32 until = pc_folio_state(f) & PC_F_STALE ? to : pc_missing_until(c, f, from, to);
+		pos = base + until;
+		if (until < to)
+			break;
+	}
+	return pc_min(pos, end);
+}
+
+/* Go on copying neighbours. Return: whether [cursor, run_end) has to be read from the backend. */
+static bool gather_run(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	for (; r->gather_seg < r->nr_segs; r->gather_seg++) {
+		const struct pc_seg *g = &r->segs[r->gather_seg];
+		u64 end = g->pos + g->len;
+		if (!(g->off & PC_SEG_SCRATCH))
+			continue;
+		if (g->folio) {
+			const u8 *frame = pc_arena_at(&i->cache->arena, g->frame);
+			memcpy(scratch_at(r, g->pos), frame + (g->off & ~PC_SEG_SCRATCH), g->len);
+			continue;
+		}
+		r->cursor = pc_max(r->cursor, g->pos);
+		while (r->cursor < end) {
+			u64 remote = atomic_load(&i->remote_size),
+			    part = pc_first_missing(i, r->cursor, end) - r->cursor;
+			if (part) {
+				/* What was taken out of the cache in between is looked for again. */
+				if (pc_read_local(i, r->cursor, scratch_at(r, r->cursor), part) == (int64_t)part)
+					r->cursor += part;
+				continue;
+			}
+			r->run_end = missing_end(i, r->cursor, end);
+			if (r->cursor < remote) {
+				r->run_end = pc_min(r->run_end, remote);
+				return true;
+			}
+			memset(scratch_at(r, r->cursor), 0, r->run_end - r->cursor);
+			pc_read_local(i, r->cursor, scratch_at(r, r->cursor), r->run_end - r->cursor);
+			r->cursor = r->run_end;
+		}
+	}
+	return false;
+}
+
+/* What was read may as well stay in the cache: the next change in the unit needs it. Only where there is room, nobody is in
+ * the way and nothing was invalidated since. The unit is in flight: no newer bytes can have reached storage meanwhile. */
+static void keep_part(struct pc_request *r, const struct pc_seg *g, struct pc_request *fill)
+{
+	struct pc_part parts[4];
+	size_t n;
+	int err = 0;
+	fill->inval_seq = r->inval_seq;
+	fill->quiet = 1;
+	while (!err && pc_fill_call(fill, parts, 4, &n) > 0) {
+		u64 at = fill->call_pos, end = g->pos + g->len;
+		for (size_t k = 0; k < n && at < end; at += parts[k++].len) {
+			if (parts[k].frame == PC_NO_FRAME)
+				continue;
+			if (at < g->pos)
+				break;
+			u64 part = pc_min(parts[k].len, end - at);
+			memcpy(parts[k].memory, scratch_at(r, at), part);
+			if (part < parts[k].len) {
+				at += part;
+				break;
+			}
+		}
+		u64 got = pc_min(at, end) - fill->call_pos;
+		err = got < fill->call_len ? 1 : 0;
+		int answer = pc_fill_answer(fill, (int64_t)got);
+		err = err || answer || fill->rereads; /* what was invalidated is no use now */
+	}
+	pc_request_settle(fill);
+}
+
+static void keep(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_need need;
+	struct pc_request *fill;
+	u64 step = pc_max(i->limits.max_read, i->cache->page_size);
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		const struct pc_seg *g = &r->segs[s];
+		for (u64 at = g->pos; !g->folio && at < g->pos + g->len; at += step)
+			if (pc_fill_begin(i, at, pc_min(step, g->pos + g->len - at), &need, &fill) == 0 && fill)
+				keep_part(r, g, fill);
+	}
+}
+
+/* Return: 1 and a read, 0: everything is there, -ENOMEM, -ESTALE: invalidated again and again. */
+static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts)
+{
+	struct pc_inode *i = r->inode;
+	if (!r->scratch) {
+		r->sink_size = pc_max(i->limits.read_unit, 1);
+		r->scratch = scratch_new(r);
+		if (!r->scratch)
+			return -ENOMEM;
+		pc_inode_leaf_lock(i);
+		r->inval_seq = i->inval_seq;
+		pc_inode_leaf_unlock(i);
+	}
+	while (r->run_end <= r->cursor && !gather_run(r)) {
+		pc_inode_leaf_lock(i);
+		bool moved = pc_inval_since(i, r->inval_seq, r->start, r->end);
+		r->inval_seq = moved ? i->inval_seq : r->inval_seq;
+		pc_inode_leaf_unlock(i);
+		if (moved && ++r->rereads > PC_REREADS)
+			return -ESTALE;
+		r->gather_seg = 0;
+		r->cursor = r->run_end = 0;
+		if (moved)
+			continue;
+		if (r->gather > 1)
+			keep(r);
+		r->gather = r->zeros = 0;
+		return 0;
+	}
+	u64 unit = r->sink_size, head = r->cursor % unit, len = r->end - r->start;
+	u64 to = pc_min(r->run_end, r->cursor - head + pc_max(i->limits.max_read / unit * unit, unit));
+	if (i->limits.boundary)
+		to = pc_min(to, (r->cursor / i->limits.boundary + 1) * i->limits.boundary);
+	u64 tail = to % unit ? unit - to % unit : 0;
+	size_t k = 0;
+	if (head)
+		parts[k++] = (struct pc_part){r->scratch + len, head, PC_NO_FRAME, 0};
+	parts[k++] = (struct pc_part){scratch_at(r, r->cursor), to - r->cursor, PC_NO_FRAME, 0};
+	if (tail)
+		parts[k++] = (struct pc_part){r->scratch + len + unit, tail, PC_NO_FRAME, 0};
+	r->run_end = to;
+	r->run_got = head + (to - r->cursor) + tail; /* asked for; the call's own numbers are those of writing */
+	r->gather = 2;
+	*nr_parts = k;
+	pc_inode_leaf_lock(i);
+	i->counters.read_requests++;
+	pc_inode_leaf_unlock(i);
+	return 1;
+}
+
+/**
+ * pc_gather_answer() - the backend returned from a read of pc_call_next.
+ *
+ * Return: 0 go on; -EPROTO n is impossible, or 0 below the end of the file twice.
+ */
+int pc_gather_answer(struct pc_request *r, int64_t n)
+{
+	struct pc_inode *i = r->inode;
+	u64 head = r->cursor % r->sink_size;
+	if (n < 0 || (u64)n > r->run_got)
+		return -EPROTO;
+	u64 got = (u64)n > head ? pc_min((u64)n - head, r->run_end - r->cursor) : 0;
+	pc_inode_leaf_lock(i);
+	i->counters.read_bytes += (u64)n;
+	pc_inode_leaf_unlock(i);
+	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS)); /* as fills count */
+	if (r->zeros >= PC_PATIENCE)
+		return -EPROTO;
+	if (got) {
+		/* Over it what was written meanwhile, and what is local in a stale folio. */
+		pc_read_local(i, r->cursor, scratch_at(r, r->cursor), got);
+		r->cursor += got;
+	}
+	r->run_end = r->cursor;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- calls and answers */
+
+static u64 call_max(const struct pc_request *r)
+{
+	const struct pc_limits *l = &r->inode->limits;
+	u64 max = l->max_write;
+	if (l->boundary)
+		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
+	return pc_max(max / r->unit * r->unit, r->unit);
+}
+
+/* The next call of a request of units: a read while neighbours are missing, then whole units from the first that is not
+ * acknowledged. Return: 1 and parts; 0: nothing left (to read, or to write); negative: see gather_call. */
+int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos)
+{
+	struct pc_inode *i = r->inode;
+	if (r->gather) {
+		int more = gather_call(r, parts, nr_parts);
+		*pos = more > 0 ? r->cursor - r->cursor % r->sink_size : 0;
+		return more;
+	}
+	if (r->seg >= r->nr_segs)
+		return 0;
+	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(i->limits.max_vectors, 1));
+	u64 len = 0, whole = 0, whole_part = 0;
+	u32 s = r->seg, off = r->seg_off;
+	r->call_pos = r->segs[s].pos + off;
+	u64 max = call_max(r);
+	while (s < r->nr_segs && len < max && r->segs[s].pos + off == r->call_pos + len) {
+		const struct pc_seg *g = &r->segs[s];
+		u64 at = g->pos + off, step = pc_min(g->len - off, (at / r->unit + 1) * r->unit - at);
+		PC_ASSERT(k < n || whole); /* no unit has more pieces than one call: unit_settle */
+		u8 *memory = g->off & PC_SEG_SCRATCH ? scratch_at(r, at)
+						     : pc_arena_at(&i->cache->arena, g->frame) + g->off + off;
+		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
+			parts[k - 1].len += step;
+		else if (k == most && whole)
+			break;
+		else
+			parts[k++] = (struct pc_part){memory, step, g->frame, 0};
+		len += step;
+		off += (u32)step;
+		if (off == g->len) {
+			s++;
+			off = 0;
+		}
+		if ((at + step) % r->unit == 0) {
+			whole = len;
+			whole_k = k;
+			whole_part = parts[k - 1].len;
+		}
+	}
+	bool inside = s < r->nr_segs && (r->call_pos + len) % r->unit && r->segs[s].pos + off == r->call_pos + len;
+	if (inside) {
+		len = whole;
+		k = whole_k;
+		parts[k - 1].len = whole_part;
+	}
+	r->call_len = len;
+	*pos = r->call_pos;
+	*nr_parts = k;
+	return 1;
+}
+
+/* An answer counts in whole units: the next call begins at one. */
+int64_t pc_unit_acked(const struct pc_request *r, int64_t n)
+{
+	return n > 0 && (u64)n < r->call_len ? n - n % (int64_t)r->unit : n;
+}

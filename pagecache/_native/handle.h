@@ -1,0 +1,99 @@
+/*
+ * handle.h - a handle's own fields, and the checks that every verb begins with (handle.c, handle_read.c, handle_write.c).
+ */
+#ifndef PC_HANDLE_H
+#define PC_HANDLE_H
+
+#include "types.h"
+
+enum { PC_PIECE = 4 << 20, PC_ROUNDS_CACHED = 16 };
+
+struct handle {
+	struct pc_inode *inode;
+	PyObject *core; /* borrowed: the subclass keeps it (and the inode's object) alive in its attributes */
+	u64 position;
+	u64 gil_release;
+	struct pc_readahead ra;
+	u8 readable, writable, appends, through, closed, may_fault;
+};
+
+enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT };
+enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
+
+extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of io.RawIOBase */
+extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
+
+int pc_refused(struct handle *h);
+int pc_to_u64_slow(PyObject *value, const char *what, u64 *out);
+int pc_check_segments(PyObject *buffers, int flags);
+bool pc_may_fault(const struct handle *h, PyObject *object);
+void *pc_bounce_new(struct handle *h, u64 len);
+void pc_copy_released(void *to, const void *from, u64 len);
+
+static inline struct handle *handle_of(PyObject *self)
+{
+	return (struct handle *)((char *)self + pc_handle_base);
+}
+
+static inline int check_open(struct handle *h)
+{
+	return PC_LIKELY(h->inode && !h->closed && !pc_is_forked(h->inode->cache)) ? 0 : pc_refused(h);
+}
+
+static inline int check_readable(struct handle *h)
+{
+	if (check_open(h))
+		return -1;
+	if (PC_LIKELY(h->readable))
+		return 0;
+	PyErr_SetString(pc_unsupported, "File not open for reading");
+	return -1;
+}
+
+static inline int check_writable(struct handle *h)
+{
+	if (check_open(h))
+		return -1;
+	if (PC_LIKELY(h->writable))
+		return 0;
+	PyErr_SetString(pc_unsupported, "File not open for writing");
+	return -1;
+}
+
+static inline int check_nargs(const char *name, Py_ssize_t nargs, Py_ssize_t wanted)
+{
+	if (PC_LIKELY(nargs == wanted))
+		return 0;
+	PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", name, wanted, nargs);
+	return -1;
+}
+
+/* A byte count or offset: an int that is not negative and fits 63 bits. */
+static inline int to_u64(PyObject *value, const char *what, u64 *out)
+{
+	if (PC_LIKELY(PyLong_Check(value))) {
+		int overflow;
+		long long n = PyLong_AsLongLongAndOverflow(value, &overflow);
+		*out = (u64)n;
+		if (PC_LIKELY(n >= 0 && !overflow))
+			return 0;
+	}
+	return pc_to_u64_slow(value, what, out);
+}
+
+/* handle_read.c, handle_write.c */
+PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_readall(PyObject *self, PyObject *unused);
+PyObject *handle_readinto(PyObject *self, PyObject *buffer);
+PyObject *handle_zero(PyObject *self, PyObject *args);
+PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *handle_write(PyObject *self, PyObject *data);
+
+#endif

@@ -1,0 +1,244 @@
+/*
+ * handle_read.c - the reading verbs of a handle.
+ *
+ * A hit is one optimistic copy. What is missing is fetched by the calling thread through the engine (op.c); a read that met
+ * the marker of a read-ahead window starts the next one. A read is short only at the end of the file [K13].
+ */
+#include "handle.h"
+
+#include <stdlib.h>
+
+static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need *need)
+{
+	i64 n;
+	if (PC_LIKELY(len < h->gil_release))
+		return pc_read(h->inode, pos, to, len, need);
+	Py_BEGIN_ALLOW_THREADS
+	n = pc_read(h->inode, pos, to, len, need);
+	Py_END_ALLOW_THREADS
+	return n;
+}
+
+static void met_marker(struct handle *h, struct pc_need *need)
+{
+	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
+		pc_readahead_submit(h->inode, &h->ra);
+	need->readahead = 0;
+}
+
+/* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
+static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
+{
+	if (need->kind == PC_NEED_FOLIO)
+		return pc_wait_folio(h->inode, h->core, need);
+	if (round > PC_ROUNDS_CACHED)
+		return 1; /* what is read is evicted before it is copied */
+	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);
+}
+
+/* The read was not a plain hit: `got` bytes are there and need says why. Return: bytes of [pos, pos + len), -1. */
+static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct pc_need *need)
+{
+	struct pc_inode *i = h->inode;
+	u64 done = (u64)got;
+	bool missed = false;
+	met_marker(h, need);
+	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
+		missed |= need->kind == PC_NEED_FILL;
+		int next = provide(h, pos + done, len - done, need, round);
+		if (next < 0)
+			return -1;
+		if (next > 0) {
+			u64 size = pc_inode_size(i), rest = size > pos + done ? pc_min(len - done, size - pos - done) : 0;
+			u64 part = pc_min(rest, PC_PIECE);
+			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
+				return -1;
+			done += part;
+			if (!part)
+				break;
+			round = 0;
+		}
+		if (done == len)
+			break;
+		got = core_read(h, pos + done, to + done, len - done, need);
+		met_marker(h, need);
+		done += (u64)got;
+		if (got)
+			round = 0;
+	}
+	if (missed)
+		i->counters.misses++;
+	else
+		i->counters.hits++;
+	pc_readahead_seen(&h->ra, pos, done, i->cache->page_shift);
+	return (i64)done;
+}
+
+static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
+{
+	struct pc_need need;
+	i64 got = core_read(h, pos, to, len, &need);
+	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !need.readahead)) {
+		h->inode->counters.hits++;
+		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
+		return got;
+	}
+	return read_slow(h, pos, to, len, got, &need);
+}
+
+static u64 clip(struct handle *h, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(h->inode);
+	return pos >= size ? 0 : pc_min(len, size - pos);
+}
+
+static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
+{
+	len = clip(h, pos, len);
+	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
+	if (PC_UNLIKELY(!bytes))
+		return NULL;
+	i64 n = read_into(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	if (PC_LIKELY(n == (i64)len))
+		return bytes;
+	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
+	Py_DECREF(bytes);
+	return shorter;
+}
+
+PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	if (check_nargs("pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
+	    to_u64(args[1], "offset", &pos))
+		return NULL;
+	return read_bytes(h, pos, size);
+}
+
+/* Return: bytes read into the buffer, -1. */
+static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
+{
+	Py_buffer view;
+	if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)) {
+		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+			PyErr_Clear();
+			PyErr_Format(PyExc_TypeError, "a writable, contiguous bytes-like object is required, not '%s'",
+				     PyObject_CheckBuffer(object) ? "a read-only or strided one" : "this object");
+		}
+		return -1;
+	}
+	u64 len = clip(h, pos, (u64)view.len);
+	i64 n = -1;
+	if (PC_LIKELY(!pc_may_fault(h, object))) {
+		n = read_into(h, pos, view.buf, len);
+	} else {
+		void *bounce = pc_bounce_new(h, len);
+		if (bounce)
+			n = read_into(h, pos, bounce, len);
+		if (n > 0)
+			pc_copy_released(view.buf, bounce, (u64)n);
+		free(bounce);
+	}
+	PyBuffer_Release(&view);
+	return n;
+}
+
+PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos))
+		return NULL;
+	i64 n = read_buffer(h, args[0], pos);
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
+}
+
+PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos, done = 0;
+	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
+	    pc_check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
+		return NULL;
+	Py_ssize_t n = PySequence_Size(args[0]);
+	for (Py_ssize_t k = 0; k < n; k++) {
+		PyObject *buffer = PySequence_GetItem(args[0], k);
+		if (!buffer)
+			return NULL;
+		i64 got = read_buffer(h, buffer, pos + done);
+		Py_DECREF(buffer);
+		if (got < 0)
+			return NULL;
+		done += (u64)got;
+	}
+	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
+}
+
+PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	struct pc_need need;
+	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
+	    to_u64(args[1], "offset", &pos))
+		return NULL;
+	u64 len = clip(h, pos, size);
+	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
+	if (!bytes)
+		return NULL;
+	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
+	if (n == (i64)len) {
+		h->inode->counters.hits++;
+		return bytes;
+	}
+	bool eof = need.kind == PC_NEED_NOTHING;
+	PyObject *shorter = eof ? PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n) : NULL;
+	Py_DECREF(bytes);
+	if (eof)
+		return shorter;
+	Py_RETURN_NONE;
+}
+
+PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size = INT64_MAX;
+	if (nargs > 1) {
+		PyErr_Format(PyExc_TypeError, "read() takes at most 1 argument (%zd given)", nargs);
+		return NULL;
+	}
+	if (check_readable(h))
+		return NULL;
+	if (nargs == 1 && args[0] != Py_None) {
+		PyObject *index = PyNumber_Index(args[0]);
+		long long n = index ? PyLong_AsLongLong(index) : -1;
+		Py_XDECREF(index);
+		if (n == -1 && PyErr_Occurred())
+			return NULL;
+		size = n < 0 ? INT64_MAX : (u64)n;
+	}
+	PyObject *bytes = read_bytes(h, h->position, size);
+	if (PC_LIKELY(bytes != NULL))
+		h->position += (u64)PyBytes_Size(bytes);
+	return bytes;
+}
+
+PyObject *handle_readall(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	return handle_read(self, NULL, 0);
+}
+
+PyObject *handle_readinto(PyObject *self, PyObject *buffer)
+{
+	struct handle *h = handle_of(self);
+	if (check_readable(h))
+		return NULL;
+	i64 n = read_buffer(h, buffer, h->position);
+	if (n < 0)
+		return NULL;
+	h->position += (u64)n;
+	return PyLong_FromLongLong(n);
+}
+

@@ -1,0 +1,371 @@
+/*
+ * handle_write.c - the writing verbs of a handle.
+ *
+ * A short write without obstacles is one try of the inode lock and one call of CORE. Everything else, waiting for dirty
+ * budget or memory, bytes that a folio lacks, a folio in flight, runs with an Op that owns the inode lock and gives it back
+ * whatever happens. All or raise [K13]: the exception says how much was accepted (`characters_written`).
+ */
+#include "handle.h"
+
+#include <stdlib.h>
+
+/* The exception that ends a write says how much was accepted (and is kept). */
+static void set_characters_written(u64 done)
+{
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	PyObject *n = PyLong_FromUnsignedLongLong(done);
+	if (value && n && PyObject_IsInstance(value, PyExc_OSError) == 1 &&
+	    PyObject_SetAttrString(value, "characters_written", n))
+		PyErr_Clear();
+	Py_XDECREF(n);
+	PyErr_Restore(type, value, traceback);
+}
+
+static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
+{
+	i64 n;
+	if (PC_LIKELY(len < h->gil_release))
+		return pc_write(h->inode, pos, from, len, need);
+	Py_BEGIN_ALLOW_THREADS
+	n = pc_write(h->inode, pos, from, len, need);
+	Py_END_ALLOW_THREADS
+	return n;
+}
+
+/* Pieces of a long write: each can have room below the dirty limit beside others. */
+static u64 piece_of(struct pc_inode *i, u64 len)
+{
+	struct pc_cache *c = i->cache;
+	u64 share = atomic_load_explicit(&c->dirty_limit, memory_order_relaxed) / 4 << c->page_shift;
+	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
+}
+
+/* engine.room(length, memory): wait for dirty budget, or for memory; engine.write_back(pos, len). */
+static int ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
+{
+	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
+	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
+	Py_XDECREF(x);
+	Py_XDECREF(y);
+	Py_XDECREF(result);
+	return result ? 0 : -1;
+}
+
+/* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
+static int provide_locked(struct handle *h, const struct pc_need *need)
+{
+	if (need->kind == PC_NEED_FILL) {
+		int next = pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
+		return next > 0 ? 1 : next;
+	}
+	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
+		return pc_wait_folio(h->inode, h->core, need);
+	return 1;
+}
+
+/* Take the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
+static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need, int *err)
+{
+	u64 done = 0;
+	*err = 0;
+	while (done < len && *err == 0) {
+		i64 n = core_write(h, pos + done, from + done, len - done, need);
+		done += (u64)n;
+		if (done < len)
+			*err = provide_locked(h, need);
+	}
+	return done;
+}
+
+static int lock_inode(struct op *op, struct handle *h)
+{
+	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
+		op->holds |= HOLD_LOCK_X;
+		return 0;
+	}
+	return pc_op_acquire(op, HOLD_LOCK_X, -1);
+}
+
+/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. */
+static bool may_try(struct pc_inode *i, u64 len)
+{
+	return !pc_tls_op && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+}
+
+/* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
+ * `done` bytes of it are written already, with the inode lock, which is this call's then. */
+static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
+	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
+	bool append = append_pos != NULL;
+	if (append && done && op)
+		op->holds |= HOLD_LOCK_X;
+	else if (append && done)
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	while (!err && done < len) {
+		u64 piece = piece_of(i, len - done);
+		if (!(op->holds & HOLD_LOCK_X) && !append && (!pc_dirty_room(i, piece) || i->nr_failed))
+			err = ask_engine(h, pc_str_room, piece, 0);
+		if (!err && !(op->holds & HOLD_LOCK_X)) {
+			err = lock_inode(op, h);
+			if (!err && append && done == 0)
+				*append_pos = pos = pc_inode_size(i);
+		}
+		if (!err && append && (!pc_dirty_room(i, piece) || i->nr_failed))
+			err = ask_engine(h, pc_str_room, piece, 0);
+		if (!err && pos + len > INT64_MAX) {
+			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
+			err = -1;
+		}
+		if (err)
+			break;
+		done += write_locked(h, pos + done, from + done, piece, &need, &err);
+		if (!append && op->holds & HOLD_LOCK_X) {
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
+			op->holds &= ~(u32)HOLD_LOCK_X;
+		}
+		if (err == 1) {
+			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
+			bool back = need.kind == PC_NEED_WRITEBACK;
+			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len) : ask_engine(h, pc_str_room, 0, 1);
+		}
+	}
+	if (op) {
+		pc_op_settle(op);
+		Py_DECREF(op);
+	}
+	if (err)
+		set_characters_written(done);
+	return err;
+}
+
+static int write_through(struct handle *h, u64 pos, u64 len)
+{
+	return PC_UNLIKELY(h->through) && len ? ask_engine(h, pc_str_write_through, pos, len) : 0;
+}
+
+/* Return: 0 and everything is accepted, -1. */
+static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	u64 done = 0;
+	if (len == 0)
+		return 0;
+	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
+		pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
+		set_characters_written(0);
+		return -1;
+	}
+	if (PC_LIKELY(may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+		struct pc_need need;
+		done = (u64)core_write(h, pos, from, len, &need);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (PC_UNLIKELY(done < len) && write_slow(h, pos, from, len, done, NULL))
+		return -1;
+	return write_through(h, pos, len);
+}
+
+/* A source that may fault is copied first, with nothing held. */
+static const u8 *source(struct handle *h, PyObject *object, Py_buffer *view, void **bounce)
+{
+	*bounce = NULL;
+	if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE)) {
+		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+			PyErr_Clear();
+			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+		}
+		return NULL;
+	}
+	if (PC_LIKELY(!pc_may_fault(h, object)))
+		return view->buf ? view->buf : (const u8 *)"";
+	*bounce = pc_bounce_new(h, (u64)view->len);
+	if (!*bounce) {
+		PyBuffer_Release(view);
+		return NULL;
+	}
+	pc_copy_released(*bounce, view->buf, (u64)view->len);
+	return *bounce;
+}
+
+/* Return: bytes written (all of them), -1. */
+static i64 write_buffer(struct handle *h, PyObject *object, u64 pos)
+{
+	Py_buffer view;
+	void *bounce;
+	const u8 *from = source(h, object, &view, &bounce);
+	if (!from)
+		return -1;
+	i64 len = view.len;
+	int err = write_all(h, pos, from, (u64)len);
+	free(bounce);
+	PyBuffer_Release(&view);
+	return err ? -1 : len;
+}
+
+static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	u64 done = 0;
+	*pos = pc_inode_size(i);
+	if (len == 0)
+		return 0;
+	if (may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		*pos = pc_inode_size(i);
+		if (PC_LIKELY(*pos + len <= INT64_MAX))
+			done = (u64)core_write(h, *pos, from, len, &need);
+		if (done == len || done == 0)
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (done < len && write_slow(h, *pos, from, len, done, pos))
+		return -1;
+	return write_through(h, *pos, len);
+}
+
+static i64 append_buffer(struct handle *h, PyObject *object, u64 *pos)
+{
+	Py_buffer view;
+	void *bounce;
+	const u8 *from = source(h, object, &view, &bounce);
+	if (!from)
+		return -1;
+	i64 len = view.len;
+	int err = append_bytes(h, from, (u64)len, pos);
+	free(bounce);
+	PyBuffer_Release(&view);
+	return err ? -1 : len;
+}
+
+/* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
+static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len)
+{
+	static const u8 zeros[64 << 10];
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
+	err = err ? err : lock_inode(op, h);
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
+	while (!err && pos < end) {
+		u64 piece = pc_min(piece_of(i, end - pos), sizeof(zeros));
+		if (!pc_dirty_room(i, piece) || i->nr_failed)
+			err = ask_engine(h, pc_str_room, piece, 0);
+		if (!err)
+			pos += write_locked(h, pos, zeros, piece, &need, &err);
+		if (err == 1)
+			err = ask_engine(h, pc_str_room, 0, 1);
+	}
+	return err;
+}
+
+PyObject *handle_zero(PyObject *self, PyObject *args)
+{
+	struct handle *h = handle_of(self);
+	unsigned long long pos, len;
+	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
+		return NULL;
+	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	int err = write_zeros(h, op, pos, len);
+	pc_op_settle(op);
+	Py_DECREF(op);
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+		return NULL;
+	i64 n = write_buffer(h, args[0], pos);
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
+}
+
+PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos, done = 0;
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
+	    pc_check_segments(args[0], PyBUF_SIMPLE))
+		return NULL;
+	Py_ssize_t n = PySequence_Size(args[0]);
+	for (Py_ssize_t k = 0; k < n; k++) {
+		PyObject *buffer = PySequence_GetItem(args[0], k);
+		i64 got = buffer ? write_buffer(h, buffer, pos + done) : -1;
+		Py_XDECREF(buffer);
+		if (got < 0)
+			return NULL;
+		done += (u64)got;
+	}
+	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
+}
+
+PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+		return NULL;
+	struct pc_inode *i = h->inode;
+	Py_buffer view;
+	void *bounce;
+	const u8 *from = source(h, args[0], &view, &bounce);
+	if (!from)
+		return NULL;
+	u64 len = (u64)view.len, done = 0;
+	struct pc_need need;
+	bool room = len <= PC_PIECE && pos + len <= INT64_MAX && !h->through && pc_dirty_room(i, len) && !i->nr_failed;
+	if (room && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		/* All or nothing: every folio must take its part at once. What was taken of a write that stops half way is
+		 * bytes that the caller meant to write: they stay, and the call says that it would wait. */
+		done = (u64)core_write(h, pos, from, len, &need);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	free(bounce);
+	PyBuffer_Release(&view);
+	if (len && done < len)
+		Py_RETURN_NONE;
+	return PyLong_FromUnsignedLongLong(len);
+}
+
+PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"data", NULL};
+	struct handle *h = handle_of(self);
+	PyObject *data;
+	u64 pos;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
+	    append_buffer(h, data, &pos) < 0)
+		return NULL;
+	return PyLong_FromUnsignedLongLong(pos);
+}
+
+PyObject *handle_write(PyObject *self, PyObject *data)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_writable(h))
+		return NULL;
+	if (PyUnicode_Check(data)) {
+		PyErr_SetString(PyExc_TypeError, "a bytes-like object is required, not 'str'");
+		return NULL;
+	}
+	pos = h->position;
+	i64 n = h->appends ? append_buffer(h, data, &pos) : write_buffer(h, data, pos);
+	if (n < 0)
+		return NULL;
+	if (n)
+		h->position = pos + (u64)n;
+	return PyLong_FromLongLong(n);
+}
+

@@ -1,0 +1,393 @@
+/*
+ * units.c - hand-over in whole write units, for backends that take nothing less.
+ *
+ *   D           ····██···|·█·······|·········|···██····|      blocks that are dirty
+ *   requests    |=================|           |=========|      whole units around them, cut at the end of the file
+ *   segments    |~~~||~~~~~||~~~~~|           |~~||~~~~~|      | from the folios' frames, ~ from the request's scratch
+ *
+ * Only the dirty blocks go to W, as everywhere. The rest of a unit, its neighbours, is copied into memory of the request
+ * (scratch, laid out like the request): from the cache where it is valid, else read from the backend by the thread that will
+ * send the request. So the added bytes never enter D, W or U, need no folio, no reference and no protection from writers, and
+ * write-back never needs cache memory: a cache full of dirty bytes can always be written. A failed read is a failed call of
+ * this request, and goes the way of all failures. What was read stays in the cache where it has room (keep).
+ *
+ * A neighbour may be dirty itself: a writer holds its folio, it is in back-off, or it reaches into the unit from before. Its
+ * newest bytes go along and it stays dirty. It is sent later: a unit of which anything is in W is in no second request. Every
+ * unit in flight has a block in W, and W ends after the call, so the marks still are the only registry of what is in flight.
+ *
+ * All of a folio's D moves to W in one section, so a folio that sticks out of its unit draws the next unit in; after
+ * PC_CHAIN bytes that chain ends and the folio counts as a neighbour. With units of a power of two there is no chain.
+ *
+ * Blocks that lie in two units keep these in one request: an answer for a request is an answer for whole blocks.
+ *
+ * What a request lacks is gathered, and its calls are made, in gather.c. Contract 2.12. Locks: leaf lock.
+ */
+#include "internal.h"
+
+enum { PC_CHAIN = 2 << 20 };
+
+struct units {
+	struct pc_inode *inode;
+	struct pc_request *r; /* under construction */
+	struct pc_folio *last; /* handed over, may stick out of the unit */
+	enum pc_mark mark;
+	u64 unit, limit, eof;
+	u64 taken;      /* bytes of folios in this chain */
+	u32 last_folio; /* of r: the folio of its last segment that has one */
+	bool failed, busy;
+};
+
+static u64 unit_start(const struct units *b, u64 pos)
+{
+	return pos - pos % b->unit;
+}
+
+static u64 unit_end(const struct units *b, u64 pos)
+{
+	return pc_min(unit_start(b, pos) + b->unit, b->eof);
+}
+
+static u64 folio_end(const struct pc_cache *c, const struct pc_folio *f)
+{
+	return pc_folio_pos(c, f) + pc_folio_bytes(c, f);
+}
+
+static u64 pages_end(const struct pc_cache *c, u64 end)
+{
+	return ((end - 1) >> c->page_shift) + 1;
+}
+
+static u64 after(const struct pc_folio *f)
+{
+	return pc_folio_index(f) + (1ull << pc_folio_order(f));
+}
+
+/* The first run of valid bytes in blocks of a set, at or after `from`, before the end of the file. */
+static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set s, u64 from, u64 *start, u64 *end)
+{
+	const struct pc_cache *c = b->inode->cache;
+	u64 base = pc_folio_pos(c, f);
+	u32 shift = c->page_shift, blocks = 1u << pc_folio_order(f);
+	u32 to = b->eof > base ? (u32)pc_min(b->eof - base, pc_folio_bytes(c, f)) : 0;
+	u32 at = from > base ? (u32)pc_min(from - base, to) : 0;
+	while (at < to) {
+		u32 block = pc_set_next(c, f, s, at >> shift, blocks);
+		at = block << shift > at ? block << shift : at;
+		if (block == blocks || at >= to)
+			break;
+		u32 stop = (u32)pc_min((u64)pc_set_next_clear(c, f, s, block, blocks) << shift, to);
+		u32 valid = pc_valid_until(c, f, at, stop);
+		if (valid > at) {
+			*start = base + at;
+			*end = base + valid;
+			return true;
+		}
+		at = pc_missing_until(c, f, at, stop);
+	}
+	return false;
+}
+
+/* ---------------------------------------------------------------- what may go */
+
+static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
+{
+	const struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift;
+	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_WRITEBACK, NULL));) {
+		const struct pc_folio *f = pc_folio_at(c, id);
+		u64 base = pc_folio_pos(c, f);
+		u32 b0 = (u32)((pc_max(pos, base) - base) >> c->page_shift);
+		u32 b1 = (u32)pages_end(c, pc_min(end, folio_end(c, f)) - base);
+		if (pc_set_next(c, f, PC_W, b0, b1) < b1)
+			return true;
+		index = after(f);
+	}
+	return false;
+}
+
+/* The last unit was short when it was handed over and is in flight still: what lies behind it by now, because the file grew,
+ * must not arrive before it, or it would be a piece in the middle. */
+static bool behind_short(const struct units *b, u64 pos)
+{
+	u64 at = b->inode->pass.short_unit;
+	return at && pos >= at && in_flight(b->inode, at - 1, at - 1 + b->unit);
+}
+
+/* Whether the units of the folio's dirty bytes from `from` on may be sent now. A last unit that is short would be sent again
+ * when the file grows: what publishes only whole objects keeps it for the commit, while there is room. */
+static bool sendable(const struct units *b, const struct pc_folio *f, u64 from)
+{
+	struct pc_inode *i = b->inode;
+	bool keep_short = b->mark == PC_MARK_DIRTY && i->limits.commit_on_close && !pc_cache_over_background(i->cache);
+	for (u64 start, end, at = from; run_of(b, f, PC_D, at, &start, &end); at = end) {
+		if (in_flight(i, unit_start(b, start), unit_end(b, end - 1)) || behind_short(b, end - 1))
+			return false;
+		if (keep_short && unit_end(b, end - 1) % b->unit)
+			return false;
+	}
+	return true;
+}
+
+/* D to W, if nothing is in the way. The folio lock may go at once: whoever wants to change what is in W needs the leaf lock
+ * first, which is held until its segments exist. */
+static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy)
+{
+	struct pc_inode *i = b->inode;
+	bool locked;
+	if (!sendable(b, f, from) || !pc_pass_claim(i, f, &locked, busy))
+		return false;
+	pc_folio_begin_writeback(i, f);
+	if (locked)
+		pc_folio_unlock(i->cache, f);
+	i->pass.budget -= pc_folio_bytes(i->cache, f);
+	b->taken += pc_folio_bytes(i->cache, f);
+	if (!b->last || pc_folio_index(f) > pc_folio_index(b->last))
+		b->last = f;
+	return true;
+}
+
+/* Take along what else is dirty in the unit. */
+static void take_unit(struct units *b, u64 pos, u64 end)
+{
+	struct pc_inode *i = b->inode;
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, start, stop;
+	bool ignored;
+	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = after(f);
+		if (pc_folio_pos(c, f) < pos || !run_of(b, f, PC_D, 0, &start, &stop) || start >= end)
+			continue;
+		bool inside = pc_min(folio_end(c, f), b->eof) <= end;
+		if (inside || (b->taken < PC_CHAIN && pc_index_marked(i, pc_folio_index(f), b->mark)))
+			take(b, f, end, &ignored);
+	}
+}
+
+/* ---------------------------------------------------------------- requests */
+
+static void finish(struct units *b)
+{
+	if (b->r)
+		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
+	b->r = NULL;
+	b->last_folio = 0;
+}
+
+static bool may_join(const struct units *b, u64 pos, u64 end)
+{
+	const struct pc_limits *l = &b->inode->limits;
+	const struct pc_request *r = b->r;
+	return r && r->end == pos && end - r->start <= b->limit && r->nr_segs < l->max_vectors &&
+	       !(l->boundary && pos % l->boundary == 0);
+}
+
+/* f: the bytes lie in W of this folio; NULL: neighbours. */
+static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
+{
+	struct pc_request *r = b->r;
+	struct pc_cache *c = b->inode->cache;
+	struct pc_seg *g = &r->segs[r->nr_segs++];
+	*g = (struct pc_seg){.pos = pos, .len = (u32)(end - pos), .frame = PC_NO_FRAME, .off = PC_SEG_SCRATCH};
+	if (!f) {
+		r->gather = 1;
+		return;
+	}
+	g->folio = pc_folio_id(c, f);
+	g->frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
+	g->off = (u32)(pos - pc_folio_pos(c, f));
+	if (pc_folio_order(f) > 0 && b->last_folio != g->folio)
+		pc_folio_ext(c, f)->calls++;
+	b->last_folio = g->folio;
+	bool got = pc_folio_get(f);
+	PC_ASSERT(got);
+}
+
+/* The segments of a unit: W of its folios, neighbours between. Return: how many; `add`: put them into the request. */
+static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
+{
+	struct pc_inode *i = b->inode;
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, at = pos, start, stop;
+	u32 n = 0;
+	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_WRITEBACK, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = after(f);
+		while (at < end && run_of(b, f, PC_W, at, &start, &stop) && start < end) {
+			stop = pc_min(stop, end);
+			n += 1 + (start > at);
+			if (add && start > at)
+				seg_add(b, NULL, at, start);
+			if (add)
+				seg_add(b, f, start, stop);
+			at = stop;
+		}
+	}
+	if (add && at < end)
+		seg_add(b, NULL, at, end);
+	return n + (at < end);
+}
+
+/* More pieces than a call may have buffers: the unit is sent from scratch as a whole. Else a piece that goes on where the
+ * unit before ended becomes one with it. */
+static void unit_settle(struct units *b, u32 first)
+{
+	struct pc_request *r = b->r;
+	struct pc_seg *g = &r->segs[first];
+	u32 n = r->nr_segs - first;
+	if (n > pc_max(b->inode->limits.max_vectors, 1)) {
+		for (u32 k = 0; k < n; k++)
+			g[k].off |= PC_SEG_SCRATCH;
+		r->gather = 1;
+	} else if (first && g->folio && g[-1].folio == g->folio && !(g[-1].off & PC_SEG_SCRATCH) &&
+		   g[-1].pos + g[-1].len == g->pos) {
+		g[-1].len += g->len;
+		pc_folio_put(b->inode->cache, pc_folio_at(b->inode->cache, g->folio));
+		memmove(g, g + 1, (n - 1) * sizeof(*g));
+		r->nr_segs--;
+	}
+}
+
+/* Out of memory for a request: what is in none is simply dirty again. */
+static void give_back(struct units *b, u64 pos)
+{
+	struct pc_inode *i = b->inode;
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, start, stop;
+	b->failed = true;
+	for (u32 id; (id = pc_index_next_marked(i, index, after(b->last), PC_MARK_WRITEBACK, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = after(f);
+		if (!run_of(b, f, PC_W, pos, &start, &stop))
+			continue;
+		pc_folio_end_writeback(i, f, (u32)((start - pc_folio_pos(c, f)) >> c->page_shift),
+				       1u << pc_folio_order(f), PC_WB_AGAIN);
+		atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
+	}
+}
+
+/* The unit of W byte `at` into a request. Return: its end, 0: out of memory. */
+static u64 unit_add(struct units *b, u64 at)
+{
+	struct pc_inode *i = b->inode;
+	u64 pos = unit_start(b, at), end = unit_end(b, at);
+	bool same_block = b->r && (b->r->end - 1) >> i->cache->page_shift == at >> i->cache->page_shift;
+	take_unit(b, pos, end);
+	u32 n = unit_segs(b, pos, end, false);
+	if (!same_block && !may_join(b, pos, end))
+		finish(b);
+	if (!b->r) {
+		b->r = pc_request_new(i, PC_REQ_WRITE);
+		if (b->r) {
+			b->r->start = b->r->end = pos;
+			b->r->unit = b->unit;
+		}
+	}
+	if (!b->r || !pc_seg_reserve(b->r, n)) {
+		PC_ASSERT(!same_block); /* half a block cannot be taken back */
+		give_back(b, pos);
+		return 0;
+	}
+	u32 first = b->r->nr_segs;
+	unit_segs(b, pos, end, true);
+	b->r->end = end;
+	if (end % b->unit)
+		i->pass.short_unit = pos + 1;
+	unit_settle(b, first);
+	return end;
+}
+
+/**
+ * pc_units_build() - requests for the next marked folio and what goes on behind it, as build_next does for single bytes.
+ *
+ * Context: leaf lock, token. Return: whether a writer held a folio back.
+ */
+bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_pass *p = &i->pass;
+	u64 unit = i->limits.write_unit, last = UINT64_MAX >> c->page_shift;
+	struct units b = {.inode = i, .mark = mark, .unit = unit, .eof = atomic_load(&i->size)};
+	b.limit = pc_max(i->limits.max_write / unit * unit, unit);
+	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
+		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);
+		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		u64 at = 0, stop, end;
+		bool any = f && run_of(&b, f, PC_D, 0, &at, &stop);
+		if (!f || (b.r && any && !may_join(&b, unit_start(&b, at), unit_end(&b, at)))) {
+			if (b.r || p->wrapped)
+				break;
+			p->wrapped = 1;
+			p->cursor = 0;
+			continue;
+		}
+		b.taken = 0;
+		b.last = NULL;
+		if (any && take(&b, f, 0, &b.busy)) {
+			do
+				end = unit_add(&b, at);
+			while (end && run_of(&b, b.last, PC_W, end, &at, &stop));
+			f = b.last;
+		} else if (b.r) {
+			break;
+		}
+		p->cursor = after(f);
+		if (mark == PC_MARK_DIRTY && p->budget <= 0)
+			break;
+	}
+	if (b.r && b.r->nr_segs == 0) {
+		pc_request_delete(b.r);
+		b.r = NULL;
+	}
+	finish(&b);
+	return b.busy;
+}
+
+/* ---------------------------------------------------------------- collecting */
+
+/* Only what is in W is collected: neighbours leave the request. */
+void pc_unit_collect(struct pc_request *r)
+{
+	u32 kept = 0, seg = r->nr_segs;
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		if (s == r->seg) {
+			seg = kept;
+			r->seg_off = r->segs[s].folio ? r->seg_off : 0;
+		}
+		if (!r->segs[s].folio)
+			continue;
+		r->segs[kept] = r->segs[s];
+		r->segs[kept++].off &= ~PC_SEG_SCRATCH;
+	}
+	r->seg = r->seg < r->nr_segs ? seg : kept;
+	r->nr_segs = kept;
+}
+
+/* ---------------------------------------------------------------- growth */
+
+/**
+ * pc_unit_grow() - the file grows beyond the unit of its old end, which storage may have short: that unit is dirty again.
+ *
+ * Context: leaf lock. Return: false: its last byte is not cached; it has to be read first.
+ */
+bool pc_unit_grow(struct pc_inode *i, u64 pos)
+{
+	struct pc_cache *c = i->cache;
+	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
+	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
+		return true; /* whole, or sent again with what is written now */
+	u32 id = pc_index_lookup(i, (size - 1) >> c->page_shift);
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	if (!f || !pc_folio_is(i, f, (size - 1) >> c->page_shift))
+		return false;
+	u32 at = (u32)(size - 1 - pc_folio_pos(c, f)), block = at >> c->page_shift;
+	if (pc_set_count(c, f, PC_D, block, block + 1))
+		return true;
+	bool local = pc_local_count(c, f, block, block + 1);
+	if ((pc_folio_state(f) & PC_F_STALE && !local) || !pc_valid_covers(c, f, at, at + 1))
+		return false;
+	if (pc_folio_order(f) > 0 && pc_folio_ext_ensure(c, f))
+		return false;
+	pc_folio_dirty(i, f, at, at + 1);
+	return true;
+}

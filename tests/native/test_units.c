@@ -1,0 +1,331 @@
+/* Hand-over in whole write units: what is sent, what stays dirty, what is read for it. Contract 2.12. */
+#include "rig.h"
+
+enum { ROOM = 2 << 20 };
+
+static struct rig rig;
+static struct file *file;
+static u8 want[ROOM];
+static u64 want_size;
+
+static struct pc_limits limits_unit(u64 unit, u64 max_write)
+{
+	struct pc_limits l = limits_wide();
+	l.write_unit = unit;
+	l.max_write = max_write;
+	return l;
+}
+
+static void start(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
+{
+	rig_open(&rig, capacity, max_folio);
+	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	file->store.unit = l.write_unit;
+	memset(want, 0, ROOM);
+	for (u64 k = 0; k < size; k++)
+		want[k] = first_byte(k);
+	want_size = size;
+}
+
+static int put(u64 pos, u64 len)
+{
+	for (u64 k = 0; k < len; k++)
+		want[pos + k] = (u8)(draw(255) + 1);
+	want_size = want_size > pos + len ? want_size : pos + len;
+	return file_write(file, pos, want + pos, len);
+}
+
+static void finish(void)
+{
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, want_size);
+	CHECK(memcmp(file->store.bytes, want, want_size) == 0);
+	rig_close(&rig);
+}
+
+static struct pc_request *next(void)
+{
+	struct pc_request *r;
+	pc_write_next(file->inode, &r);
+	return r;
+}
+
+/* One small write into each kind of unit: the request is the unit, what is dirty stays one block. */
+static void check_a_change_is_sent_as_its_units(void)
+{
+	struct {
+		u64 unit, pos, len, from, to;
+	} rows[] = {
+		{512, 600, 1000, 512, 2048},          {512, 4000, 200, 3584, 4608},    {4096, 5000, 10, 4096, 8192},
+		{5000, 4990, 20, 0, 10000},           {12288, 20000, 5, 12288, 24576}, {65536, 70000, 1, 65536, 131072},
+		{65536, 199990, 100, 196608, 200090}, {262144, 10, 10, 0, 200000},
+	};
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
+		for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
+			start(200000, 1 << 20, folio, limits_unit(rows[k].unit, 1 << 20));
+			EQUAL(put(rows[k].pos, rows[k].len), 0);
+			CHECK(usage(file, NULL).dirty <= 2 * PAGE);
+			pc_flush_start(file->inode, ALL, 0, ALL);
+			struct pc_request *r = next();
+			EQUAL(r->start, rows[k].from);
+			EQUAL(r->end, rows[k].to);
+			struct pc_usage u = usage(file, NULL);
+			CHECK(u.writeback <= 2 * PAGE && u.dirty == 0);
+			CHECK(!next());
+			run_write(file, r);
+			CHECK(!next());
+			EQUAL(file->store.write_bytes, rows[k].to - rows[k].from);
+			EQUAL(usage(file, NULL).unstable, u.writeback);
+			finish();
+		}
+}
+
+/* Every block goes once, whatever the sizes; calls keep max_write and max_vectors. */
+static void check_whole_units_that_are_dirty_are_sent_once_and_read_nothing(void)
+{
+	u64 units[] = {512, 4096, 12288, 65536, 131072}, writes[] = {1, 65536, 1 << 20};
+	for (u32 k = 0; k < 5; k++)
+		for (u32 m = 0; m < 3; m++)
+			for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
+				start(0, 8 << 20, folio, limits_unit(units[k], writes[m]));
+				EQUAL(put(0, 786432), 0);
+				EQUAL(flush(file), 0);
+				EQUAL(file->store.write_bytes, 786432);
+				EQUAL(file->store.reads, 0);
+				finish();
+			}
+}
+
+static void check_scattered_pieces_become_one_buffer(void)
+{
+	struct pc_limits l = limits_unit(65536, 1 << 20);
+	l.max_vectors = 2;
+	start(300000, 1 << 20, PAGE, l);
+	for (u32 k = 0; k < 32; k++)
+		EQUAL(put(k * 8192, 100), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	struct pc_request *r = next();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	EQUAL(n, 1);
+	run_write(file, r);
+	while (work(rig.volume))
+		;
+	finish();
+}
+
+/* What was read for a hand-over is there for the next one. */
+static void check_neighbours_are_read_once(void)
+{
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	EQUAL(flush(file), 0);
+	u64 bytes = file->store.read_bytes;
+	CHECK(bytes >= 65536 - PAGE && bytes <= 65536);
+	EQUAL(put(70010, 10), 0);
+	EQUAL(flush(file), 0);
+	EQUAL(file->store.read_bytes, bytes);
+	u8 got[65536];
+	EQUAL(file_read(file, 65536, got, 65536), 65536);
+	CHECK(memcmp(got, want + 65536, 65536) == 0);
+	EQUAL(file->store.read_bytes, bytes);
+	finish();
+}
+
+/* A cache in which everything is dirty can be written: neighbours need no room in it. */
+static void check_a_full_cache_can_be_written(void)
+{
+	start(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
+	u64 k = 0;
+	struct pc_need need;
+	for (; k < 256; k++) {
+		memset(want + k * 8192, (int)k, PAGE);
+		if (pc_write(file->inode, k * 8192, want + k * 8192, PAGE, &need) < PAGE)
+			break;
+	}
+	CHECK(k > 200);
+	EQUAL(flush(file), 0);
+	memcpy(want + k * 8192, file->store.bytes + k * 8192, k < 256 ? PAGE : 0);
+	finish();
+}
+
+static void check_a_failed_read_is_a_failed_hand_over(void)
+{
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	file->store.read_error = -EIO;
+	CHECK(flush(file) & PC_PENDING_BACKOFF);
+	EQUAL(file->store.writes, 0);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	SOUND(&rig);
+	file->store.read_error = 0;
+	pc_retry(file->inode, 0, ALL, true);
+	finish();
+}
+
+/* Bytes that changed in storage while they were read are read again. */
+static void check_an_invalidated_unit_is_read_again(void)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	u8 got[65536];
+	EQUAL(file_read(file, 131072, got, 65536), 65536); /* all of the unit is cached */
+	EQUAL(put(140000, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next();
+	file->store.bytes[131072] = want[131072] = 99;
+	pc_invalidate_remote(file->inode, 131072, 131073);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	EQUAL(pc_gather_answer(r, store_read(&file->store, pos, parts, n)), 0);
+	file->store.bytes[131073] = want[131073] = 98;
+	pc_invalidate_remote(file->inode, 131072, 131074);
+	u32 reads = file->store.reads;
+	run_write(file, r);
+	CHECK(file->store.reads > reads);
+	finish();
+}
+
+/* A writer changes neighbours and dirty bytes of a unit in flight: the call keeps what it had, both arrive in order. */
+static void check_a_unit_in_flight_is_in_no_second_request(void)
+{
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(put(70000, 10), 0);
+	EQUAL(put(90000, 10), 0);
+	EQUAL(put(10, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *other = next();
+	EQUAL(other->start, 0);
+	CHECK(!next());
+	run_write(file, r);
+	run_write(file, other);
+	while (work(rig.volume))
+		;
+	EQUAL(usage(file, NULL).dirty, 0);
+	finish();
+}
+
+static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
+{
+	start(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(0, 70000), 0);
+	EQUAL(flush(file), 0);
+	EQUAL(put(70000, 5), 0); /* in the same unit */
+	EQUAL(flush(file), 0);
+	EQUAL(file->store.size, 70005);
+	EQUAL(file_sync(file), 0);
+	pc_drop_clean(file->inode, 0, ALL);
+	u64 bytes = file->store.write_bytes;
+	EQUAL(put(200000, 10), 0); /* beyond it: its last byte is read first */
+	CHECK(file->store.reads > 0);
+	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+	EQUAL(flush(file), 0);
+	EQUAL(file->store.write_bytes - bytes, 65536 + 200010 - 196608);
+	finish();
+}
+
+static void check_answers_count_in_whole_units(void)
+{
+	start(262144, 1 << 20, PAGE, limits_unit(8192, 1 << 20));
+	EQUAL(put(8192, 65536), 0);
+	EQUAL(put(20, 3), 0);
+	file->store.write_max = 20000;
+	EQUAL(flush(file), 0);
+	finish();
+}
+
+/* ---------------------------------------------------------------- anything */
+
+static void step(u64 unit)
+{
+	u64 pos = draw(3) ? draw(300000) : draw(40) * PAGE, len = draw(4) ? 1 + draw(9000) : 1 + draw(100000);
+	switch (draw(14)) {
+	case 0: flush(file); break;
+	case 1: EQUAL(file_sync(file), 0); break;
+	case 2: pc_drop_clean(file->inode, 0, ALL); break;
+	case 3:
+		pos = draw(2) ? draw(300000) : draw(300000) / unit * unit;
+		file_truncate(file, pos);
+		if (pos < want_size)
+			memset(want + pos, 0, want_size - pos);
+		want_size = pos;
+		break;
+	case 4: flush_range(file, ALL, pos, pos + len); break;
+	case 5: pc_pass_background(file->inode, draw(1 << 18)); break;
+	case 6:
+		while (draw(4) && work(rig.volume))
+			;
+		break;
+	case 7:
+		file->store.write_max = draw(2) ? 0 : unit + draw(50000);
+		file->store.read_max = draw(2) ? 0 : 9000 + draw(5000);
+		break;
+	case 8:
+		file->store.write_error = draw(2) ? -EIO : 0;
+		file->store.read_error = draw(4) ? 0 : -EIO;
+		file->store.write_fails_at = draw(300000);
+		file->store.commit_error = draw(2) ? -EIO : 0;
+		draw(2) ? (void)flush(file) : (void)file_sync(file);
+		file->store.write_error = file->store.read_error = file->store.commit_error = 0;
+		pc_retry(file->inode, 0, ALL, true);
+		break;
+	default: EQUAL(put(pos, len), 0);
+	}
+}
+
+static void check_any_history(void)
+{
+	u64 units[] = {512, 1000, 4096, 5000, 12288, 40960, 65536, 100000};
+	static u8 got[ROOM];
+	u32 rounds = soak() ? 4000 : 160;
+	for (u32 k = 0; k < rounds; k++) {
+		seed(k);
+		u64 unit = units[draw(8)];
+		struct pc_limits l = limits_unit(unit, draw(2) ? 1 << 20 : 1 + draw(200000));
+		l.max_vectors = draw(2) ? 1024 : 1 + (u32)draw(6);
+		l.boundary = draw(3) ? 0 : unit * (1 + draw(10));
+		l.read_unit = draw(2) ? 1 : 1 + draw(9000);
+		l.max_read = draw(2) ? 1 << 20 : 1 + draw(20000);
+		l.commit_on_close = draw(2);
+		l.durable_writes = draw(4) == 0;
+		start(draw(2) ? 0 : draw(300000), (256 << 10) << draw(4), draw(2) ? PAGE : 65536, l);
+		for (u32 n = 0; n < 150; n++) {
+			step(unit);
+			if (n % 10 == 0) {
+				SOUND(&rig);
+				u64 pos = draw(300000), len = draw(100000),
+				    have = pos < want_size ? want_size - pos : 0;
+				have = have < len ? have : len;
+				EQUAL(file_read(file, pos, got, len), have);
+				CHECK(memcmp(got, want + pos, have) == 0);
+			}
+		}
+		file->store.write_max = 0;
+		finish();
+	}
+}
+
+int main(void)
+{
+	RUN(check_a_change_is_sent_as_its_units);
+	RUN(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing);
+	RUN(check_scattered_pieces_become_one_buffer);
+	RUN(check_neighbours_are_read_once);
+	RUN(check_a_full_cache_can_be_written);
+	RUN(check_a_failed_read_is_a_failed_hand_over);
+	RUN(check_an_invalidated_unit_is_read_again);
+	RUN(check_a_unit_in_flight_is_in_no_second_request);
+	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
+	RUN(check_answers_count_in_whole_units);
+	RUN(check_any_history);
+	return 0;
+}
