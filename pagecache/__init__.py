@@ -11,6 +11,8 @@ r"""pagecache: an in-process write-back page cache.
 Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing` have their own.
 """
 
+import logging
+
 from .backends.protocol import (
     AsyncBackend,
     AsyncBackendFile,
@@ -44,6 +46,8 @@ from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 from .view import View
 from .volume import Volume
+
+logging.getLogger("pagecache").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

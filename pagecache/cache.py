@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import errno
+import inspect
 import itertools
 import logging
 import sys
@@ -201,6 +202,8 @@ class PageCache:
         for method in ("open", "stat", "canonical", "limits"):
             if not hasattr(resolved, method):
                 raise TypeError(f"backend {resolved!r} has no {method}: it is not a Backend")
+        if inspect.iscoroutinefunction(resolved.open):
+            raise NotImplementedError(f"backend {resolved!r} is asynchronous: not in this version")
         self._check_unit(resolved)
         chosen = with_overrides(options or VolumeOptions(), overrides)
         with self._lock:
@@ -237,6 +240,8 @@ class PageCache:
             limits = config.resolve(self.capacity)
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)
+            for volume in self._volumes:
+                volume.set_limits()
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
@@ -264,6 +269,8 @@ class PageCache:
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
             self.native.configure(limits, self.config.poison)
+            for volume in self._volumes:
+                volume.set_limits()
 
     def _save_for_resize(self, deadline: Deadline) -> None:
         for volume in self.volumes():

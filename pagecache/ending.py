@@ -94,4 +94,6 @@ def finish(volume: Volume, timeout: float) -> None:
             inode.native.drop_clean()
         close_backend_file(inode.engine.backend_file)
     if stopped:
-        volume.backend.close()
+        close = getattr(volume.backend, "close", None)
+        if close is not None:
+            close()

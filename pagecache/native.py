@@ -206,6 +206,9 @@ class NativeVolume:
     def take_epoch(self) -> int:
         return int(_lib.pc_epoch_take(self._v))
 
+    def set_dirty_limit(self, size: int) -> None:
+        _lib.pc_volume_set_dirty_limit(self._v, size)
+
     def local(self) -> int:
         return int(_lib.pc_volume_local(self._v))
 

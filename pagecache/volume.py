@@ -54,6 +54,7 @@ class Volume:
         self.options = options
         self.engine: EngineVolume = EngineVolume(cache, backend, name)
         self.detached = False
+        self.set_limits()
         self.names = threading.Condition(threading.Lock())
         self.busy: set[Key] = set()
         self.inodes: dict[Key, Inode] = {}
@@ -68,6 +69,10 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"<pagecache.Volume {self.name!r} {'detached' if self.detached else type(self.backend).__name__}>"
+
+    def set_limits(self) -> None:
+        """The volume's share of the cache's limit; called again when that changes."""
+        self.engine.native.set_dirty_limit(int(self.cache.limits.dirty_limit * self.options.dirty_share))
 
     # -- alive
 
@@ -193,7 +198,7 @@ class Volume:
         usage = inode.native.usage()
         if usage["local"] or usage["size"] > usage["remote_size"]:
             fields["size"] = usage["size"]
-        return FileStat(**fields, dirty=usage["local"], cached=usage["cached"])
+        return FileStat(**fields, dirty=min(usage["local"], usage["size"]), cached=min(usage["cached"], usage["size"]))
 
     def exists(self, key: Key) -> bool:
         """Whether `open(key)` would find an object."""
@@ -282,8 +287,12 @@ class Volume:
         if not self._sync_supported or not self.names_changed:
             return
         self.names_changed = False
+        sync = getattr(self.backend, "sync", None)
+        if sync is None:
+            self._sync_supported = False
+            return
         try:
-            self.engine.call(self.backend.sync, "sync")
+            self.engine.call(sync, "sync")
         except io.UnsupportedOperation:
             self._sync_supported = False
         except OSError as error:

@@ -211,6 +211,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	atomic_store(&v->epoch, 1);
 	atomic_store(&v->generation, 1);
+	atomic_store(&v->dirty_limit, UINT64_MAX);
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
 	pc_list_init(&v->inodes);
@@ -251,6 +252,12 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
+}
+
+void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes)
+{
+	atomic_store(&v->dirty_limit, pc_max(bytes >> v->cache->page_shift, 1));
+	pc_event_wake(&v->cache->event);
 }
 
 uint64_t pc_volume_local(struct pc_volume *v)

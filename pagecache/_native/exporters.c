@@ -202,7 +202,6 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &len))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
-	struct pc_cache *c = ((struct core *)core)->cache;
 	PyObject *list = PyList_New(0);
 	while (list && len) {
 		u32 folio;
@@ -214,9 +213,7 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 			PyErr_NoMemory();
 			Py_CLEAR(list);
 		} else if (err) {
-			u64 size = (u64)1 << c->page_shift;
-			u64 part = pc_min(len, size - pos % size);
-			int filled = pc_run_fill(core, i, pos, part, NULL);
+			int filled = pc_run_fill(core, i, pos, len, NULL);
 			/* No memory now: wait for some like a writer; where none can ever come that call says so. */
 			if (filled > 0) {
 				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 1);
@@ -228,7 +225,7 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 		} else {
 			PyObject *pin = pin_new(core, folio, memory, n);
 			if (!pin)
-				pc_unpin(c, folio);
+				pc_unpin(i->cache, folio);
 			if (!pin || PyList_Append(list, pin))
 				Py_CLEAR(list);
 			Py_XDECREF(pin);

@@ -38,7 +38,9 @@ static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct
 static u64 piece_of(struct pc_inode *i, u64 len)
 {
 	struct pc_cache *c = i->cache;
-	u64 share = atomic_load_explicit(&c->dirty_limit, memory_order_relaxed) / 4 << c->page_shift;
+	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
+			   atomic_load_explicit(&i->volume->dirty_limit, memory_order_relaxed));
+	u64 share = limit / 4 << c->page_shift;
 	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
 }
 

@@ -439,6 +439,7 @@ struct pc_volume {
 	u16 tag;
 	_Atomic u64 epoch;
 	_Atomic u64 local;         /* blocks */
+	_Atomic u64 dirty_limit;   /* blocks: its share of the cache's */
 	_Atomic u64 generation;
 	_Atomic u32 aborted;
 	struct pc_event event;

@@ -121,6 +121,7 @@ void pc_forked(void);
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
+void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes);
 uint64_t pc_volume_local(struct pc_volume *v);
 uint64_t pc_epoch_take(struct pc_volume *v);
 void pc_volume_abort(struct pc_volume *v);

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import CommitError, DeadlockError, WritebackError
 from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK, in_backend
 from .park import SLICE, Deadline, deadline_error
-from .retryer import Parked, decide, errno_of
+from .retryer import Parked, decide, errno_of, text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -121,7 +121,7 @@ class FileSync:
         decision = decide(volume.retry, error, self._attempts, now - self._since, volume.random())
         if isinstance(decision, Parked):
             raise CommitError(
-                f"commit failed: {error}",
+                f"commit failed: {text_of(error)}",
                 file.key,
                 errno=errno_of(error),
                 ranges=file.failed_ranges(),

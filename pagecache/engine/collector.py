@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError, PageCacheError
 from ..native import END, STAMP_MAX, Op
-from .retryer import Again, Failure, Parked, decide, errno_of
+from .retryer import Again, Failure, Parked, decide, errno_of, text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -54,7 +54,9 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         next_retry = None if wait is None else now + wait
-        file.failures.add(Failure(start, end, errno_of(error), attempts, str(error), since, next_retry, parked, error))
+        file.failures.add(
+            Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
+        )
     if isinstance(error, BackendError) and error.max_write is not None:
         file.lower_max_write(error.max_write)
     op.finish(False, parked)

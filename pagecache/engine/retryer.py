@@ -20,7 +20,7 @@ from sortedcontainers import SortedDict
 from ..config import RetryPolicy
 from ..errors import BackendError
 
-__all__ = ["Again", "Failure", "Failures", "Parked", "decide", "errno_of", "is_transient"]
+__all__ = ["Again", "Failure", "Failures", "Parked", "decide", "errno_of", "is_transient", "text_of"]
 
 TRANSIENT = frozenset(
     {
@@ -57,6 +57,14 @@ def errno_of(error: BaseException) -> int:
     """The errno of an error; EIO for what has none."""
     code = getattr(error, "errno", None)
     return code if isinstance(error, OSError) and isinstance(code, int) and code > 0 else errno.EIO
+
+
+def text_of(error: BaseException) -> str:
+    """What went wrong, without the code and the file name that an OSError puts around it."""
+    text = getattr(error, "strerror", None)
+    if text:
+        return str(text)
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def is_transient(error: BaseException) -> bool:

@@ -325,6 +325,21 @@ class ZerosBackend(RecordingBackend):
         return ObjectStat(size=1 << 40, version="1")
 
 
+def test_a_volume_stops_at_its_share_of_the_dirty_limit(make: Make) -> None:
+    """Another volume of the same cache goes on. [2.24]"""
+    rig = make({KEY: b""}, capacity="4MiB", dirty_background="1MiB", dirty_limit="2MiB", options={"dirty_share": 0.125})
+    gate = rig.backend.gate("write_from", times=1000)
+    writer = Task(rig.open("r+b").pwrite, bytes(512 * KIB), 0)
+    gate.wait_entered()
+    assert writer.waits()
+    assert rig.cache.native.usage()["local"] <= 256 * KIB
+    other = rig.cache.attach(RecordingBackend({"free": b""}), name="other")
+    with other.open("free", "r+b") as file:
+        assert file.pwrite(bytes(512 * KIB), 0) == 512 * KIB
+    gate.open()
+    assert writer.result() == 512 * KIB
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_million_pages_cost_what_is_documented() -> None:
