@@ -28,16 +28,18 @@ def fill(self: EngineFile, op: Op) -> None:
         BackendProtocolError: the backend answered what is no answer.
         OSError: what the backend raised, once trying again is over.
     """
+    failed: tuple[int, float] | None = None
     while (call := op.begin()) is not None:
         try:
             answer = op.complete(self.read_into(call[0], call[1]))
         except Exception as error:
-            _again(self, op, error)
+            failed = _again(self, op, error, failed)
             continue
         if answer == 1:
             return
         if answer < 0:
             _refuse(self, op, answer)
+        failed = None  # progress starts the count anew
 
 
 def _refuse(file: EngineFile, op: Op, answer: int) -> None:
@@ -48,19 +50,18 @@ def _refuse(file: EngineFile, op: Op, answer: int) -> None:
     )
 
 
-def _again(file: EngineFile, op: Op, error: Exception) -> None:
-    """Wait until the call may be repeated, or raise."""
+def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float]:
+    """Wait until the call may be repeated, or raise; `failed`: calls that failed so far, and since when."""
     volume = file.volume
     now = volume.clock.now()
-    attempts, since = volume.read_attempts.get(id(op), (0, now))
+    attempts, since = failed or (0, now)
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
     if isinstance(decision, Parked) or op.ahead or op.settled:
-        volume.read_attempts.pop(id(op), None)
         if isinstance(error, OSError):
             if error.filename is None and error.errno is not None:
                 error.filename = file.key
             raise error
         raise OSError(errno.EIO, f"read_into raised {type(error).__name__}: {error}", file.key) from error
-    volume.read_attempts[id(op)] = (attempts + 1, since)
     file.native.count_retry()
     volume.sleep(file, decision.delay)
+    return attempts + 1, since

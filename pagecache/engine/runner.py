@@ -92,7 +92,14 @@ class ThreadRunner:
                 log.exception("a thread of a volume met an error that should not get here; it goes on")
 
     def _run_job(self, cls: int) -> None:
-        self._jobs[cls].popleft().run()
+        jobs = self._jobs[cls]
+        try:
+            job = jobs.popleft()
+        except IndexError:
+            return  # counted twice: see below
+        if jobs:
+            self._volume.push_job(cls)  # an interrupt may have struck between a job's place and its count
+        job.run()
 
     def submit(self, cls: int, job: Job[T]) -> Job[T]:
         self._jobs[cls].append(job)  # type: ignore[arg-type]

@@ -78,7 +78,6 @@ class EngineVolume:
         self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
         self.aborted = False
         self.abort_reason: BaseException | None = None
-        self.read_attempts: dict[int, tuple[int, float]] = {}
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
