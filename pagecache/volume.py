@@ -21,6 +21,7 @@ from . import ending, lifetimes, opening
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
+from .engine.park import Signal
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -55,8 +56,8 @@ class Volume:
         self.engine: EngineVolume = EngineVolume(cache, backend, name)
         self.detached = False
         self.set_limits()
-        self.names = threading.Condition(threading.Lock())
-        self.busy: set[Key] = set()
+        self.names = threading.Lock()
+        self.busy: dict[Key, Signal] = {}
         self.inodes: dict[Key, Inode] = {}
         self.orphans: set[Inode] = set()
         self._sync_supported = True
@@ -94,18 +95,27 @@ class Volume:
     @contextmanager
     def _holding(self, *keys: Key) -> Generator[None, None, None]:
         """Mark keys as busy, all at once; nobody waits while he holds one."""
-        wanted = set(keys)
-        with self.names:
-            while self.busy & wanted:
-                self.check_alive()
-                self.names.wait(0.1)
-            self.busy |= wanted
+        wanted, done = set(keys), self.engine.park.signal()
         try:
+            while (other := self._claim(wanted, done)) is not None:
+                self.check_alive()
+                other.wait(0.1)
             yield
         finally:
             with self.names:
-                self.busy -= wanted
-                self.names.notify_all()
+                for key in wanted:
+                    if self.busy.get(key) is done:
+                        del self.busy[key]
+            done.set()
+
+    def _claim(self, wanted: set[Key], done: Signal) -> Signal | None:
+        """Make the keys ours, unless somebody has one of them: then his signal."""
+        with self.names:
+            for key in wanted:
+                if key in self.busy:
+                    return self.busy[key]
+            self.busy.update(dict.fromkeys(wanted, done))
+            return None
 
     def inode_at(self, key: Key) -> Inode | None:
         with self.names:

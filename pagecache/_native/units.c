@@ -11,9 +11,10 @@
  * write-back never needs cache memory: a cache full of dirty bytes can always be written. A failed read is a failed call of
  * this request, and goes the way of all failures. What was read stays in the cache where it has room (keep).
  *
- * A neighbour may be dirty itself: a writer holds its folio, or it reaches into the unit from before. Its
- * newest bytes go along and it stays dirty. It is sent later: a unit of which anything is in W is in no second request. Every
- * unit in flight has a block in W, and W ends after the call, so the marks still are the only registry of what is in flight.
+ * A neighbour may be dirty itself: a writer holds its folio, it is in back-off, or it reaches into the unit from before.
+ * Its newest bytes go along and it stays dirty, to be sent later; so an answer for the unit says nothing about a failure of
+ * its own (engine/collector.py). A unit of which anything is in W is in no second request. Every unit in flight has a block in
+ * W, and W ends after the call, so the marks still are the only registry of what is in flight.
  *
  * All of a folio's D moves to W in one section, so a folio that sticks out of its unit draws the next unit in; after
  * PC_CHAIN bytes that chain ends and the folio counts as a neighbour. With units of a power of two there is no chain.
@@ -146,8 +147,7 @@ static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy)
 	return true;
 }
 
-/* Take along what else is dirty in the unit. Its back-off ends, also where it cannot come along: the bytes are sent now, and an
- * acknowledgement of the unit ends what the engine knows of a failure in it, so nobody would wake them any more. */
+/* Take along what else is dirty in the unit. */
 static void take_unit(struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
@@ -157,11 +157,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		index = after(f);
-		if (!run_of(b, f, PC_D, pos, &start, &stop) || start >= end)
-			continue;
-		if (pc_folio_state(f) & PC_F_BACKOFF)
-			pc_folio_clear_failed(i, f);
-		if (pc_folio_pos(c, f) < pos)
+		if (pc_folio_pos(c, f) < pos || !run_of(b, f, PC_D, 0, &start, &stop) || start >= end)
 			continue;
 		bool inside = pc_min(folio_end(c, f), b->eof) <= end;
 		if (inside || (b->taken < PC_CHAIN && pc_index_marked(i, pc_folio_index(f), b->mark)))

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import BackendError, PageCacheError
-from ..native import END, STAMP_MAX, Op
+from ..native import BACKOFF, END, FAILED, STAMP_MAX, Op
 from .retryer import Again, Failure, Parked, decide, errno_of, text_of
 
 if TYPE_CHECKING:
@@ -33,10 +33,17 @@ def acknowledged(file: EngineFile, op: Op) -> None:
     repaired = False
     if len(file.failures):
         with file.lock:
-            repaired = file.failures.clear(start, end)
+            repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
     op.finish(True, False)
     if repaired:
         file.volume.emit("repaired", file.key, ((start, end - start),))
+
+
+def _neighbour_waits(file: EngineFile, start: int, end: int) -> bool:
+    """Whether bytes that only went along in their unit wait after a failure: what is known of it wakes them."""
+    if file.limits().write_unit == 1:
+        return False
+    return bool(file.native.flush_pending(STAMP_MAX, start, end) & (BACKOFF | FAILED))
 
 
 def failed(file: EngineFile, op: Op, error: BaseException) -> None:

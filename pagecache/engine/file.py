@@ -197,6 +197,9 @@ class EngineFile:
         due: list[Failure] = []
         with self.lock:
             due = [f for f in self.failures if f.next_retry is not None and f.next_retry <= now]
+            for failure in due:
+                if not self.native.flush_pending(STAMP_MAX, failure.start, failure.end):
+                    self.failures.clear(failure.start, failure.end)  # it arrived with its neighbours
         for failure in due:
             self.native.count_retry()
             self.native.retry(failure.start, failure.end, failed_too=failure.parked)

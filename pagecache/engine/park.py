@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .. import native
 
-__all__ = ["Clock", "Deadline", "Park", "deadline_error"]
+__all__ = ["Clock", "Deadline", "Park", "Signal", "deadline_error"]
 
 SLICE = 0.1
 
@@ -50,6 +50,31 @@ class Deadline:
         return self.at is not None and self.clock.now() >= self.at
 
 
+class Signal:
+    """A flag, set once. Made of one lock and nothing in Python: threading.Condition can lose its lock to an interrupt
+    that strikes between acquiring it and the block that would release it.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        self._lock.release()
+
+    def is_set(self) -> bool:
+        return not self._lock.locked()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is set, after waiting at most `timeout` seconds; signal handlers run."""
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        self._lock.release()
+        return True
+
+
 class Park:
     """Where threads wait: for events of CORE, and for jobs."""
 
@@ -68,6 +93,6 @@ class Park:
                 raise deadline_error(what)
             wait()
 
-    def event(self) -> threading.Event:
-        """A flag for one waiter; waiting for it can be interrupted."""
-        return threading.Event()
+    def signal(self) -> Signal:
+        """Something to wait for, from Python to Python."""
+        return Signal()

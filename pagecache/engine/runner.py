@@ -35,7 +35,7 @@ class Job(Generic[T]):
     def __init__(self, park: Park, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> None:
         self._call = call
         self._undo = undo
-        self._done = park.event()
+        self._done = park.signal()
         self._lock = threading.Lock()
         self._abandoned = False
         self._result: T | None = None
