@@ -123,7 +123,7 @@ def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> No
 def pattern(length: int, seed: int = 0) -> bytes:
     """Bytes in which every position differs from its neighbours and from the same position in the next page."""
     i = numpy.arange(length, dtype=numpy.uint64)
-    return (7 * i + 13 * (i >> 8) + 101 * (i >> 12) + seed * 31).astype(numpy.uint8).tobytes()
+    return bytes((7 * i + 13 * (i >> 8) + 101 * (i >> 12) + seed * 31).astype(numpy.uint8).tobytes())
 
 
 def dirty_bytes(volume: Volume, key: Hashable = KEY) -> int:

@@ -114,10 +114,12 @@ class StackedFile:
         return ObjectStat(size=self.below.size)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self.below.preadv(buffers, offset)
+        count: int = self.below.preadv(buffers, offset)
+        return count
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self.below.pwritev(buffers, offset)
+        count: int = self.below.pwritev(buffers, offset)
+        return count
 
     def truncate(self, size: int) -> None:
         self.below.truncate(size)

@@ -133,7 +133,11 @@ def test_a_bad_size_is_refused(stored: Rig, call: Callable[[CachedFile, Any], ob
 )
 def test_a_write_beyond_the_largest_offset_is_refused(stored: Rig, length: int, offset: int) -> None:
     """offset + length overflows: nothing is written, the size stays. [T-59, 2.1]"""
-    for call in (lambda f: f.pwrite(bytes(length), offset), lambda f: f.pwritev([bytes(length)], offset)):
+    calls: list[Callable[[CachedFile], object]] = [
+        lambda f: f.pwrite(bytes(length), offset),
+        lambda f: f.pwritev([bytes(length)], offset),
+    ]
+    for call in calls:
         with pytest.raises((ValueError, OverflowError, OSError)):
             call(stored.handles[0])
     unchanged(stored)
@@ -187,7 +191,12 @@ def test_what_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
 def test_a_read_only_destination_is_refused(stored: Rig, target: Any) -> None:
     """And keeps its bytes. [T-59]"""
     file = stored.handles[0]
-    for call in (lambda: file.pread_into(target, 0), lambda: file.preadv([target], 0), lambda: file.readinto(target)):
+    calls: list[Callable[[], object]] = [
+        lambda: file.pread_into(target, 0),
+        lambda: file.preadv([target], 0),
+        lambda: file.readinto(target),
+    ]
+    for call in calls:
         with pytest.raises((TypeError, ValueError, BufferError)):
             call()
     assert bytes(target) == b"read-only"
@@ -198,11 +207,12 @@ def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
     """A strided view is not bytes in a row. [T-59]"""
     file = stored.handles[0]
     strided = numpy.zeros(100, dtype="u1")[::2]
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: file.pwrite(strided, 0),
         lambda: file.pread_into(strided, 0),
         lambda: file.pwrite(memoryview(bytearray(10))[::2], 0),
-    ):
+    ]
+    for call in calls:
         with pytest.raises((ValueError, BufferError, TypeError)):
             call()
     unchanged(stored)
@@ -314,17 +324,27 @@ def test_errors_that_happened_survive_pickling(make: Make) -> None:
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
-    caught: list[OSError] = []
-    for call in (
+
+    def discard_and_sync() -> None:
+        rig.volume.discard(KEY)
+        file.fsync()
+
+    def detach_and_open() -> None:
+        rig.volume.detach()
+        rig.volume.open(KEY)
+
+    calls: list[Callable[[], object]] = [
         file.fsync,
         rig.cache.close,
-        lambda: (rig.volume.discard(KEY), file.fsync()),
+        discard_and_sync,
         lambda: rig.volume.open("none"),
-        lambda: (rig.volume.detach(), rig.volume.open(KEY)),
-    ):
-        with pytest.raises(OSError) as error:
+        detach_and_open,
+    ]
+    caught: list[OSError] = []
+    for call in calls:
+        with pytest.raises(OSError) as raised:
             call()
-        caught.append(error.value)
+        caught.append(raised.value)
     kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
     for error, kind in zip(caught, kinds, strict=True):
         assert type(error) is kind

@@ -318,10 +318,10 @@ def test_a_backend_whose_stat_is_nonsense(make: Make) -> None:
     """Open refuses; nothing crashes later. [T-60]"""
     for wrong in (None, 17, ObjectStat(size=-1)):
         rig = make({KEY: DATA})
-        rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[assignment,method-assign,misc]
+        rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[method-assign]
         with pytest.raises(OSError):
             rig.open("rb").pread(1, 0)
-        del rig.backend.object_stat  # type: ignore[method-assign]
+        del rig.backend.object_stat
         assert rig.open("rb").pread(10, 0) == DATA[:10]
 
 
@@ -376,7 +376,7 @@ def test_a_backend_needs_no_more_than_open_and_stat() -> None:
         def stat(self, key: object) -> ObjectStat:
             return ObjectStat(size=len(content))
 
-    with PageCache("1MiB") as cache, cache.attach(Plain()).open("x", "r+b") as file:  # type: ignore[abstract]
+    with PageCache("1MiB") as cache, cache.attach(Plain()).open("x", "r+b") as file:
         assert file.pread(10, 0) == b"plain"
         file.pwrite(b"P", 0)
         file.fsync()

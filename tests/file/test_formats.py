@@ -76,7 +76,7 @@ def test_text_wrapper(volume: Volume) -> None:
 def test_csv_and_json(volume: Volume) -> None:
     """Text formats on top of the text wrapper."""
     rows = [[str(i), "x" * (i % 50), "a,b"] for i in range(2000)]
-    with io.TextIOWrapper(volume.open("t.csv", "w+b"), encoding="utf-8", newline="") as text:  # type: ignore[type-var]
+    with io.TextIOWrapper(volume.open("t.csv", "w+b"), encoding="utf-8", newline="") as text:
         csv.writer(text).writerows(rows)
         text.flush()
         text.seek(0)

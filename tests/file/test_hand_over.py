@@ -75,7 +75,7 @@ def test_requests_end_where_they_must(make: Make, case: str) -> None:
         content[offset : offset + length] = data
     file.fsync()
     assert sorted(sent(rig)) == expected
-    assert rig.backend.committed(KEY) == content
+    assert rig.backend.committed(KEY) == bytes(content)
 
 
 @pytest.mark.parametrize(

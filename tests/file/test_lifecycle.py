@@ -183,8 +183,12 @@ def test_abort_ends_every_wait(dirty: Rig, wait: str) -> None:
         waiter = Task(slow.pread, 10, 0)
     else:
         gate = dirty.backend.gate("write_from")
-        call = {"fsync": file.fsync, "sync": dirty.volume.sync, "ticket": dirty.volume.begin_sync().wait}[wait]
-        owner = waiter = Task(call)
+        calls: dict[str, Callable[[], Any]] = {
+            "fsync": file.fsync,
+            "sync": dirty.volume.sync,
+            "ticket": dirty.volume.begin_sync().wait,
+        }
+        owner = waiter = Task(calls[wait])
         gate.wait_entered()
     assert waiter.waits(0.05)
     dirty.volume.abort()

@@ -137,7 +137,7 @@ def test_the_smallest_cache_works(make: Make) -> None:
         model[offset : offset + len(data)] = data
     assert file.pread(len(model), 0) == model
     file.fsync()
-    assert rig.backend.committed(KEY) == model
+    assert rig.backend.committed(KEY) == bytes(model)
     assert rig.cache.stats().used <= 16 * PAGE
 
 

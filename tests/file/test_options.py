@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -141,8 +141,8 @@ def test_sizes_are_numbers_or_text(size: str | int, value: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "nearest", "call"),
     [
-        ("dirty_limt", "dirty_limit", lambda _, name: PageCache("1MiB", **{name: 0.5})),
-        ("flush_intervall", "flush_interval", lambda _, name: PageCache("1MiB", **{name: 0.5})),
+        ("dirty_limt", "dirty_limit", lambda _, name: PageCache("1MiB", **cast(Any, {name: 0.5}))),
+        ("flush_intervall", "flush_interval", lambda _, name: PageCache("1MiB", **cast(Any, {name: 0.5}))),
         ("read_ahaed", "read_ahead", lambda cache, name: cache.attach("memory:", **{name: 0})),
         ("sync_onclose", "sync_on_close", lambda cache, name: cache.attach("memory:", **{name: True})),
         ("dirty_exipre", "dirty_expire", lambda cache, name: cache.configure(**{name: 5.0})),
@@ -189,7 +189,7 @@ def test_options_of_a_volume_are_checked() -> None:
             {"source_may_fault": "maybe"},
         ):
             with pytest.raises(ValueError) as caught:
-                cache.attach("memory:", **wrong)  # type: ignore[arg-type]
+                cache.attach("memory:", **wrong)
             assert str(next(iter(wrong.values()))) in str(caught.value)
         for limits in (
             {"write_unit": "256KiB"},
@@ -199,7 +199,7 @@ def test_options_of_a_volume_are_checked() -> None:
             {"write_unit": 0},
         ):
             with pytest.raises(ValueError):
-                cache.attach(RecordingBackend(**limits))  # type: ignore[arg-type]
+                cache.attach(RecordingBackend(**limits))
         assert cache.volumes() == ()
 
 

@@ -6,8 +6,9 @@ import io
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -68,7 +69,7 @@ def test_every_mode_does_what_open_does(make: Make, tmp_path: Path, mode: str, e
     ]
     with real, ours:
         for step, call in enumerate(script):
-            assert outcome(lambda call=call: call(ours)) == outcome(lambda call=call: call(real)), f"step {step}"
+            assert outcome(partial(call, ours)) == outcome(partial(call, real)), f"step {step}"
     rig.volume.sync(20)
     assert rig.backend.committed(KEY) == path.read_bytes()
 
@@ -161,14 +162,14 @@ def test_any_sequence_of_calls_answers_as_an_unbuffered_file(
     path.write_bytes(START)
     rig = make_rig({KEY: START}, capacity="64KiB")
     try:
-        with open(path, mode, buffering=0) as real, rig.open(mode) as ours:
+        with cast(io.FileIO, open(path, mode, buffering=0)) as real, rig.open(mode) as ours:
             for name, *args in steps:
                 if name == "readinto":
                     here, there = bytearray(args[0]), bytearray(args[0])
                     assert outcome(lambda: ours.readinto(here)) == outcome(lambda: real.readinto(there))  # noqa: B023
                     assert here == there
                 else:
-                    call = [outcome(lambda f=f: getattr(f, name)(*args)) for f in (ours, real)]  # noqa: B023
+                    call = [outcome(partial(getattr(f, name), *args)) for f in (ours, real)]
                     assert call[0] == call[1], (name, args)
                 assert ours.tell() == real.tell()
         rig.volume.sync(20)

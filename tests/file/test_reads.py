@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import numpy
 import pytest
@@ -107,7 +108,12 @@ def test_pread_into_fills_any_buffer_and_leaves_the_rest_alone(stored: Rig, offs
     """Bytes beyond the end of the file keep what was in the buffer. [2.5]"""
     file = stored.open("rb")
     wanted = CONTENT[offset : offset + 8000]
-    for buffer in (bytearray(b"\xaa" * 8000), array.array("q", [-1] * 1000), numpy.full((10, 100), 0xAA, dtype="u8")):
+    buffers: list[Any] = [
+        bytearray(b"\xaa" * 8000),
+        array.array("q", [-1] * 1000),
+        numpy.full((10, 100), 0xAA, dtype="u8"),
+    ]
+    for buffer in buffers:
         before = bytes(memoryview(buffer).cast("B"))
         assert file.pread_into(buffer, offset) == len(wanted)
         assert bytes(memoryview(buffer).cast("B")) == wanted + before[len(wanted) :]
@@ -283,7 +289,7 @@ def test_a_reader_of_a_valid_page_never_waits_for_write_back(stored: Rig, op: st
     gate.open()
     sync.result()
     file.fsync()
-    assert stored.backend.committed(KEY) == expected
+    assert stored.backend.committed(KEY) == bytes(expected)
 
 
 def test_a_reader_of_a_valid_page_never_waits_for_a_truncate(stored: Rig) -> None:

@@ -343,7 +343,7 @@ class CacheMachine(RuleBasedStateMachine):
     def stored(self, name: str) -> None:
         durable = self.rig.backend.limits.durable_writes
         content = self.rig.backend.written(name) if durable else self.rig.backend.committed(name)
-        assert content == self.names[name].content
+        assert content == bytes(self.names[name].content)
 
     @rule(key=st.one_of(st.none(), keys))
     def drop_clean(self, key: str | None) -> None:

@@ -38,7 +38,7 @@ def test_calls_are_whole_units(
     content[write[0] : sum(write)] = data
     file.fsync()
     assert sent(rig) == expected
-    assert rig.backend.committed(KEY) == content
+    assert rig.backend.committed(KEY) == bytes(content)
 
 
 def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:

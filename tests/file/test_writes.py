@@ -176,7 +176,7 @@ def test_a_write_of_nothing_changes_nothing(stored: Rig) -> None:
 def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
     """Empty segments are skipped. [2.1]"""
     file = stored.open("r+b")
-    parts = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
+    parts: list[bytes | bytearray | memoryview] = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
     assert file.pwritev(parts, 4000) == PAGE + 87
     assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
 
@@ -189,14 +189,14 @@ def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
         memoryview(b"__0123456789abcdef__")[2:18],
         array.array("I", [1, 2, 3, 4]),
         numpy.arange(16, dtype=numpy.uint8).reshape(4, 4),
-        (ctypes.c_char * 16)(*b"0123456789abcdef"),
+        (ctypes.c_char * 16).from_buffer_copy(b"0123456789abcdef"),
     ],
     ids=lambda source: type(source).__name__,
 )
 def test_any_contiguous_buffer_can_be_written(stored: Rig, source: object) -> None:
     """Lengths are bytes, whatever the item size. [2.7]"""
     file = stored.open("r+b")
-    assert file.pwrite(source, 5) == 16  # type: ignore[arg-type]
+    assert file.pwrite(source, 5) == 16
     assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))  # type: ignore[arg-type]
 
 
@@ -259,7 +259,7 @@ def test_a_bad_segment_refuses_the_whole_call(stored: Rig) -> None:
     """Nothing before or after the segment that is no buffer is valid, dirty or longer. [T-05]"""
     file = stored.open("r+b")
     with pytest.raises(TypeError):
-        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)  # type: ignore[list-item]
+        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)
     assert file.size == 8 * PAGE
     assert stored.volume.dirty_ranges(KEY) == []
 
