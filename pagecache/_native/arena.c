@@ -153,7 +153,8 @@ int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift)
 	for (u32 k = 0; k < PC_ORDERS; k++)
 		bitmap_layout(&a->free[k], (a->frames_max >> k) + 1, &words);
 	a->tables_size = words * 8 + ((size_t)a->frames_max / 16 + 1) * sizeof(u16);
-	a->tables = mmap(NULL, a->tables_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	a->tables =
+		mmap(NULL, a->tables_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (a->tables == MAP_FAILED) {
 		munmap(a->base, a->reserved);
 		return -ENOMEM;
@@ -184,7 +185,8 @@ void pc_arena_give_back(struct pc_arena *a)
 			if (!word)
 				bit |= 63;
 			else if (word & 1)
-				(void)madvise(pc_arena_at(a, bit << k), (size_t)1 << (k + a->page_shift), MADV_DONTNEED);
+				(void)madvise(pc_arena_at(a, bit << k), (size_t)1 << (k + a->page_shift),
+					      MADV_DONTNEED);
 		}
 	pc_leaf_unlock(&a->lock, PC_LEVEL_FRAME);
 }
@@ -298,17 +300,20 @@ bool pc_arena_check(const struct pc_arena *a, struct pc_violation *out)
 			count++;
 			free_frames += 1u << k;
 			if (k < PC_ORDERS - 1 && bitmap_test(&a->free[k], bit ^ 1))
-				return pc_violated(out, "I-6", "frames %u: free buddies of order %u are not merged", bit << k, k);
+				return pc_violated(out, "I-6", "frames %u: free buddies of order %u are not merged",
+						   bit << k, k);
 			for (u32 up = k + 1; up < PC_ORDERS; up++)
 				if (bitmap_test(&a->free[up], bit >> (up - k)))
-					return pc_violated(out, "I-6", "frames %u: free in order %u and in %u", bit << k, k, up);
+					return pc_violated(out, "I-6", "frames %u: free in order %u and in %u",
+							   bit << k, k, up);
 		}
 		if (count != a->free[k].set)
-			return pc_violated(out, "I-6", "order %u counts %u free blocks and has %u", k, a->free[k].set, count);
+			return pc_violated(out, "I-6", "order %u counts %u free blocks and has %u", k, a->free[k].set,
+					   count);
 	}
 	u32 used = atomic_load(&((struct pc_arena *)a)->used);
 	if (free_frames + used != a->frames)
-		return pc_violated(out, "I-6", "%llu frames free and %u in use of %u", (unsigned long long)free_frames, used,
-				   a->frames);
+		return pc_violated(out, "I-6", "%llu frames free and %u in use of %u", (unsigned long long)free_frames,
+				   used, a->frames);
 	return true;
 }

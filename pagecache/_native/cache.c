@@ -29,7 +29,9 @@ static int init_pools(struct pc_cache *c)
 	int err = pc_pool_init(&c->folios, sizeof(struct pc_folio), offsetof(struct pc_folio, next), n);
 	err = err ? err : pc_pool_init(&c->leaves, sizeof(struct pc_leaf), offsetof(struct pc_leaf, parent), n);
 	err = err ? err : pc_pool_init(&c->nodes, sizeof(struct pc_node), offsetof(struct pc_node, parent), n);
-	err = err ? err : pc_pool_init(&c->requests, sizeof(struct pc_request), offsetof(struct pc_request, link_free), 1 << 20);
+	err = err ? err
+		  : pc_pool_init(&c->requests, sizeof(struct pc_request), offsetof(struct pc_request, link_free),
+				 1 << 20);
 	err = err ? err : pc_pool_init(&c->shadows, sizeof(struct pc_shadow), offsetof(struct pc_shadow, link), n);
 	for (u32 k = 0; k < PC_EXT_CLASSES && !err; k++)
 		err = pc_pool_init(&c->exts[k], (u32)(sizeof(struct pc_ext) + PC_SETS * 8 * (1u << k)),
@@ -107,7 +109,8 @@ void pc_cache_destroy(struct pc_cache *c)
 	free(c);
 }
 
-void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit, bool poison)
+void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
+			bool poison)
 {
 	atomic_store(&c->dirty_background, dirty_background >> c->page_shift);
 	atomic_store(&c->dirty_limit, pc_max(dirty_limit >> c->page_shift, 1));

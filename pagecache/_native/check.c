@@ -47,21 +47,25 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 		u32 from = b << c->page_shift, to = from + c->page_size;
 		bool any_valid = pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
 		if (pc_local_count(c, f, b, b + 1) && !any_valid)
-			return pc_violated(out, "I-1", "inode %llu page %llu+%u: local and nothing valid", id_of(i), at(f), b);
+			return pc_violated(out, "I-1", "inode %llu page %llu+%u: local and nothing valid", id_of(i),
+					   at(f), b);
 		if (pc_set_count(c, f, PC_X, b, b + 1) && !pc_set_count(c, f, PC_D, b, b + 1))
-			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f), b);
+			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f),
+					   b);
 	}
 	struct pc_ext *e = pc_folio_ext(c, f);
 	for (u32 k = 0; e && k < PC_RAGGED && !(pc_folio_state(f) & PC_F_UPTODATE); k++) {
 		u64 r = atomic_load(&e->ragged[k]);
 		u32 from = (u32)(r >> 32), to = (u32)r;
 		if (r && (from >= to || from / c->page_size != (to - 1) / c->page_size))
-			return pc_violated(out, "I-1", "inode %llu page %llu: extent %u..%u", id_of(i), at(f), from, to);
+			return pc_violated(out, "I-1", "inode %llu page %llu: extent %u..%u", id_of(i), at(f), from,
+					   to);
 		for (u32 j = 0; r && j < k; j++) {
 			u64 other = atomic_load(&e->ragged[j]);
 			bool same_block = from / c->page_size == (u32)(other >> 32) / c->page_size;
 			if (other && same_block && from <= (u32)other && (u32)(other >> 32) <= to)
-				return pc_violated(out, "I-1", "inode %llu page %llu: extents meet at %u", id_of(i), at(f), from);
+				return pc_violated(out, "I-1", "inode %llu page %llu: extents meet at %u", id_of(i),
+						   at(f), from);
 		}
 	}
 	return true;
@@ -85,18 +89,19 @@ static bool check_flags(const struct pc_inode *i, const struct pc_folio *f, stru
 	for (int k = 0; k < 4; k++) {
 		bool any = pc_set_count(c, f, rows[k].set, 0, blocks) != 0, flag = st & rows[k].flag;
 		if (any != flag)
-			return pc_violated(out, "I-2", "inode %llu page %llu: set %d is %d, its flag %d", id_of(i), at(f), k, any,
-					   flag);
+			return pc_violated(out, "I-2", "inode %llu page %llu: set %d is %d, its flag %d", id_of(i),
+					   at(f), k, any, flag);
 		for (u32 b = 0; rows[k].mark >= 0 && b < blocks; b++)
 			if (pc_index_marked(i, pc_folio_index(f) + b, (enum pc_mark)rows[k].mark) != flag)
-				return pc_violated(out, "I-2", "inode %llu page %llu+%u: mark %d is not %d", id_of(i), at(f), b,
-						   rows[k].mark, flag);
+				return pc_violated(out, "I-2", "inode %llu page %llu+%u: mark %d is not %d", id_of(i),
+						   at(f), b, rows[k].mark, flag);
 		if (k == 3)
 			break;
 		u64 stamp = pc_stamp_get(stamps[k]);
 		if ((stamp == PC_STAMP_NONE) == flag || (flag && stamp > epoch))
-			return pc_violated(out, "I-3", "inode %llu page %llu: set %d is %d, its stamp %llu, epoch %llu", id_of(i),
-					   at(f), k, flag, (unsigned long long)stamp, (unsigned long long)epoch);
+			return pc_violated(out, "I-3", "inode %llu page %llu: set %d is %d, its stamp %llu, epoch %llu",
+					   id_of(i), at(f), k, flag, (unsigned long long)stamp,
+					   (unsigned long long)epoch);
 	}
 	return true;
 }
@@ -112,7 +117,8 @@ static bool check_place(const struct pc_inode *i, const struct pc_folio *f, stru
 		if (pc_index_lookup(i, pc_folio_index(f) + k) != id)
 			return pc_violated(out, "I-4", "inode %llu page %llu+%u: not found", id_of(i), at(f), k);
 	if (atomic_load(&((struct pc_folio *)f)->refs) == 0)
-		return pc_violated(out, "I-5", "inode %llu page %llu: in the index without a reference", id_of(i), at(f));
+		return pc_violated(out, "I-5", "inode %llu page %llu: in the index without a reference", id_of(i),
+				   at(f));
 	return true;
 }
 
@@ -130,8 +136,8 @@ static bool check_tail(struct pc_inode *i, struct pc_folio *f, struct pc_violati
 		u32 valid = pc_valid_until(c, f, from, end);
 		for (; ok && from < valid; from++)
 			if (memory[from])
-				ok = pc_violated(out, "I-9", "inode %llu page %llu byte %u: not zero past the end %llu", id_of(i),
-						 at(f), from, (unsigned long long)size);
+				ok = pc_violated(out, "I-9", "inode %llu page %llu byte %u: not zero past the end %llu",
+						 id_of(i), at(f), from, (unsigned long long)size);
 		from = ok && from < end ? pc_missing_until(c, f, from, end) : end;
 	}
 	pc_folio_unlock(c, f);
@@ -149,7 +155,8 @@ static bool check_size(const struct pc_inode *i, struct pc_violation *out)
 	const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
 	u32 b = f ? (u32)(((size - 1) >> c->page_shift) - pc_folio_index(f)) : 0;
 	if (!f || !(pc_set_count(c, f, PC_D, b, b + 1) + pc_set_count(c, f, PC_W, b, b + 1)))
-		return pc_violated(out, "I-10", "inode %llu: size %llu, in storage %llu, and the last byte is not dirty", id_of(i),
+		return pc_violated(out, "I-10",
+				   "inode %llu: size %llu, in storage %llu, and the last byte is not dirty", id_of(i),
 				   (unsigned long long)size, (unsigned long long)remote);
 	return true;
 }
@@ -163,7 +170,8 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 		return pc_violated(out, "I-11", "inode %llu: %llu blocks in flight without a call", id_of(i),
 				   (unsigned long long)i->nr_writeback);
 	if (i->token == PC_TOKEN_FREE && (p->inflight || p->active || i->commit_running || i->nr_writeback))
-		return pc_violated(out, "I-12", "inode %llu: token free with %u requests in flight", id_of(i), p->inflight);
+		return pc_violated(out, "I-12", "inode %llu: token free with %u requests in flight", id_of(i),
+				   p->inflight);
 	bool wanted = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
 	if (wanted != i->on_dirty_list)
 		return pc_violated(out, "I-13", "inode %llu: %llu local blocks, on the dirty list: %d", id_of(i),
@@ -191,15 +199,17 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 		u += pc_set_count(c, f, PC_U, 0, blocks);
 		x += pc_set_count(c, f, PC_X, 0, blocks);
 		local += pc_local_count(c, f, 0, blocks);
-		if (!check_place(i, f, out) || !check_bytes(i, f, out) || !check_flags(i, f, out) || !check_tail(i, f, out))
+		if (!check_place(i, f, out) || !check_bytes(i, f, out) || !check_flags(i, f, out) ||
+		    !check_tail(i, f, out))
 			return false;
 	}
-	if (folios != i->nr_folios || pages != i->nr_pages || d != i->nr_dirty || w != i->nr_writeback || u != i->nr_unstable ||
-	    x != i->nr_failed || local != i->nr_local)
-		return pc_violated(out, "I-2", "inode %llu: counts differ: pages %llu/%llu D %llu/%llu W %llu/%llu U %llu/%llu",
-				   id_of(i), (unsigned long long)pages, (unsigned long long)i->nr_pages, (unsigned long long)d,
-				   (unsigned long long)i->nr_dirty, (unsigned long long)w, (unsigned long long)i->nr_writeback,
-				   (unsigned long long)u, (unsigned long long)i->nr_unstable);
+	if (folios != i->nr_folios || pages != i->nr_pages || d != i->nr_dirty || w != i->nr_writeback ||
+	    u != i->nr_unstable || x != i->nr_failed || local != i->nr_local)
+		return pc_violated(
+			out, "I-2", "inode %llu: counts differ: pages %llu/%llu D %llu/%llu W %llu/%llu U %llu/%llu",
+			id_of(i), (unsigned long long)pages, (unsigned long long)i->nr_pages, (unsigned long long)d,
+			(unsigned long long)i->nr_dirty, (unsigned long long)w, (unsigned long long)i->nr_writeback,
+			(unsigned long long)u, (unsigned long long)i->nr_unstable);
 	return true;
 }
 
@@ -216,14 +226,15 @@ static bool check_queue(const struct pc_cache *c, const struct pc_fifo *q, u32 f
 	for (u32 id = q->head; id; id = pc_folio_at(c, id)->next) {
 		const struct pc_folio *f = pc_folio_at(c, id);
 		u32 st = pc_folio_state(f);
-		if ((st & (PC_F_SMALL | PC_F_MAIN)) != flag || f->prev != prev || st & PC_F_DETACHED || ++n > c->folios.used)
+		if ((st & (PC_F_SMALL | PC_F_MAIN)) != flag || f->prev != prev || st & PC_F_DETACHED ||
+		    ++n > c->folios.used)
 			return pc_violated(out, "I-8", "folio %u on a reclaim queue: state %x", id, st);
 		pages += 1u << pc_folio_order(f);
 		prev = id;
 	}
 	if (pages != q->pages || prev != q->tail)
-		return pc_violated(out, "I-8", "a reclaim queue counts %llu pages and has %llu", (unsigned long long)q->pages,
-				   (unsigned long long)pages);
+		return pc_violated(out, "I-8", "a reclaim queue counts %llu pages and has %llu",
+				   (unsigned long long)q->pages, (unsigned long long)pages);
 	return true;
 }
 
@@ -259,10 +270,11 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 	if (!pc_arena_check(a, out))
 		return false;
 	if (total + atomic_load(&a->transit) != atomic_load(&a->used))
-		return pc_violated(out, "I-7", "%llu frames owned and %u in transit of %u in use", (unsigned long long)total,
-				   atomic_load(&a->transit), atomic_load(&a->used));
+		return pc_violated(out, "I-7", "%llu frames owned and %u in transit of %u in use",
+				   (unsigned long long)total, atomic_load(&a->transit), atomic_load(&a->used));
 	if (atomic_load(&a->used) > atomic_load(&a->capacity))
-		return pc_violated(out, "I-7", "%u frames in use of %u", atomic_load(&a->used), atomic_load(&a->capacity));
+		return pc_violated(out, "I-7", "%u frames in use of %u", atomic_load(&a->used),
+				   atomic_load(&a->capacity));
 	return true;
 }
 
@@ -274,8 +286,8 @@ static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 		if (c->inodes[k])
 			local += c->inodes[k]->nr_local;
 	if (local != atomic_load(&c->local))
-		return pc_violated(out, "I-2", "%llu local blocks in inodes, %llu in the cache", (unsigned long long)local,
-				   (unsigned long long)atomic_load(&c->local));
+		return pc_violated(out, "I-2", "%llu local blocks in inodes, %llu in the cache",
+				   (unsigned long long)local, (unsigned long long)atomic_load(&c->local));
 	return true;
 }
 

@@ -15,8 +15,7 @@
 PyTypeObject *pc_buf_type, *pc_pin_type;
 
 struct buf {
-	PyObject_HEAD
-	PyObject *core;
+	PyObject_HEAD PyObject *core;
 	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
@@ -136,8 +135,7 @@ void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins)
 /* ---------------------------------------------------------------- pins of views */
 
 struct pin {
-	PyObject_HEAD
-	PyObject *core;
+	PyObject_HEAD PyObject *core;
 	u8 *memory;
 	Py_ssize_t len;
 	u32 folio;
@@ -251,8 +249,11 @@ static PyGetSetDef pin_getset[] = {
 	{NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot pin_slots[] = {
-	{Py_tp_dealloc, pin_dealloc},	    {Py_bf_getbuffer, pin_getbuffer}, {Py_bf_releasebuffer, pin_releasebuffer},
-	{Py_tp_getset, pin_getset},	    {Py_tp_doc, "Exporter of one pinned folio's memory."},
+	{Py_tp_dealloc, pin_dealloc},
+	{Py_bf_getbuffer, pin_getbuffer},
+	{Py_bf_releasebuffer, pin_releasebuffer},
+	{Py_tp_getset, pin_getset},
+	{Py_tp_doc, "Exporter of one pinned folio's memory."},
 	{0, NULL},
 };
 static PyType_Spec pin_spec = {"pagecache._native._core.Pin", sizeof(struct pin), 0,

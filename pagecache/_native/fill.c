@@ -89,8 +89,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 				if (atomic_load(&i->inval_x))
 					return -EBUSY;
 				break;
-			default:
-				return 0;
+			default: return 0;
 			}
 		}
 		struct pc_folio *f;
@@ -326,7 +325,8 @@ static size_t part_add(struct pc_part *parts, size_t k, u8 *memory, u64 len, u32
 {
 	if (len == 0)
 		return k;
-	if (k && frame != PC_NO_FRAME && parts[k - 1].frame != PC_NO_FRAME && parts[k - 1].memory + parts[k - 1].len == memory) {
+	if (k && frame != PC_NO_FRAME && parts[k - 1].frame != PC_NO_FRAME &&
+	    parts[k - 1].memory + parts[k - 1].len == memory) {
 		parts[k - 1].len += len; /* neighbours in the arena too */
 		return k;
 	}
@@ -335,7 +335,8 @@ static size_t part_add(struct pc_part *parts, size_t k, u8 *memory, u64 len, u32
 }
 
 /* Buffers for [pos, pos + len) of owned folios. Return: parts; *covered may be less than len when n does not suffice. */
-static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part *parts, size_t k, size_t n, u64 *covered)
+static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part *parts, size_t k, size_t n,
+			 u64 *covered)
 {
 	struct pc_cache *c = r->inode->cache;
 	u64 at = pos;

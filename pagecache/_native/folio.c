@@ -23,7 +23,8 @@
  */
 #include "internal.h"
 
-static const enum pc_mark mark_of[PC_SETS] = {[PC_D] = PC_MARK_DIRTY, [PC_W] = PC_MARK_WRITEBACK, [PC_U] = PC_MARK_UNSTABLE};
+static const enum pc_mark mark_of[PC_SETS] = {
+	[PC_D] = PC_MARK_DIRTY, [PC_W] = PC_MARK_WRITEBACK, [PC_U] = PC_MARK_UNSTABLE};
 
 static u32 blocks_of(const struct pc_folio *f)
 {
@@ -575,7 +576,8 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 	pc_arena_claim(&c->arena, new_frame, order, i->volume->tag);
 	u32 old_frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
 	if (copy)
-		memcpy(pc_arena_at(&c->arena, new_frame), pc_arena_at(&c->arena, old_frame), (size_t)c->page_size << order);
+		memcpy(pc_arena_at(&c->arena, new_frame), pc_arena_at(&c->arena, old_frame),
+		       (size_t)c->page_size << order);
 	else
 		memset(pc_arena_at(&c->arena, new_frame), 0, (size_t)c->page_size << order);
 	atomic_fetch_add_explicit(&c->frames_allocated, 1u << order, memory_order_relaxed);

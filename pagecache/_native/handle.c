@@ -31,7 +31,8 @@ int pc_refused(struct handle *h)
 		PyErr_SetString(PyExc_ValueError, "I/O operation on closed file");
 		return -1;
 	}
-	return pc_raise(h->core, h->inode->user, "forked", "the cache was created before fork() and is used in the child");
+	return pc_raise(h->core, h->inode->user, "forked",
+			"the cache was created before fork() and is used in the child");
 }
 
 /* What is no plain int in range: an index, or an error that names value and rule. */
@@ -78,8 +79,8 @@ static bool has_name(PyObject *object, const char *module, const char *name)
 {
 	PyObject *m = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__module__");
 	PyObject *n = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
-	bool same = m && n && PyUnicode_Check(m) && PyUnicode_Check(n) && PyUnicode_CompareWithASCIIString(m, module) == 0 &&
-		    PyUnicode_CompareWithASCIIString(n, name) == 0;
+	bool same = m && n && PyUnicode_Check(m) && PyUnicode_Check(n) &&
+		    PyUnicode_CompareWithASCIIString(m, module) == 0 && PyUnicode_CompareWithASCIIString(n, name) == 0;
 	Py_XDECREF(m);
 	Py_XDECREF(n);
 	PyErr_Clear();
@@ -90,7 +91,8 @@ static bool has_name(PyObject *object, const char *module, const char *name)
 static bool is_plain(PyObject *object)
 {
 	bool plain = false;
-	if (PyBytes_Check(object) || PyByteArray_Check(object) || Py_TYPE(object) == pc_buf_type || Py_TYPE(object) == pc_pin_type)
+	if (PyBytes_Check(object) || PyByteArray_Check(object) || Py_TYPE(object) == pc_buf_type ||
+	    Py_TYPE(object) == pc_pin_type)
 		return true;
 	if (Py_IS_TYPE(object, &PyMemoryView_Type)) {
 		PyObject *base = PyObject_GetAttrString(object, "obj");
@@ -126,8 +128,7 @@ void *pc_bounce_new(struct handle *h, u64 len)
 
 void pc_copy_released(void *to, const void *from, u64 len)
 {
-	Py_BEGIN_ALLOW_THREADS
-	memcpy(to, from, len);
+	Py_BEGIN_ALLOW_THREADS memcpy(to, from, len);
 	Py_END_ALLOW_THREADS
 }
 
@@ -156,11 +157,13 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 	}
 	u64 base = whence == 0 ? 0 : whence == 1 ? h->position : pc_inode_size(h->inode);
 	if (offset < 0 && (u64)-offset > base) {
-		PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)", offset, (unsigned long long)base);
+		PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)", offset,
+			     (unsigned long long)base);
 		return NULL;
 	}
 	if (offset > 0 && (u64)offset > (u64)INT64_MAX - base) {
-		PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)", offset, (unsigned long long)base);
+		PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)", offset,
+			     (unsigned long long)base);
 		return NULL;
 	}
 	h->position = base + (u64)offset;
@@ -202,8 +205,8 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 	unsigned long long address, gil_release;
 	int readable, writable, appends, through, fault;
 	unsigned int pages;
-	if (!PyArg_ParseTuple(args, "O!KppppiIK", pc_core_type, &core, &address, &readable, &writable, &appends, &through, &fault,
-			      &pages, &gil_release))
+	if (!PyArg_ParseTuple(args, "O!KppppiIK", pc_core_type, &core, &address, &readable, &writable, &appends,
+			      &through, &fault, &pages, &gil_release))
 		return NULL;
 	h->core = core;
 	h->readable = (u8)readable;
@@ -265,11 +268,13 @@ static PyMethodDef methods[] = {
 	 "pwritev($self, buffers, offset, /)\n--\n\nWrite several buffers, one after another."},
 	{"try_pwrite", (PyCFunction)(void (*)(void))handle_try_pwrite, METH_FASTCALL,
 	 "try_pwrite($self, data, offset, /)\n--\n\nLike pwrite, or None where it would wait or call the backend."},
-	{"append", (PyCFunction)(void (*)(void))handle_append, METH_VARARGS | METH_KEYWORDS, "append($self, data)\n--\n\nWrite atomically at the end; returns the offset."},
+	{"append", (PyCFunction)(void (*)(void))handle_append, METH_VARARGS | METH_KEYWORDS,
+	 "append($self, data)\n--\n\nWrite atomically at the end; returns the offset."},
 	{"read", (PyCFunction)(void (*)(void))handle_read, METH_FASTCALL,
 	 "read($self, size=-1, /)\n--\n\nRead at the file position; all that is left when size is negative."},
 	{"readall", handle_readall, METH_NOARGS, "readall($self, /)\n--\n\nRead from the file position to the end."},
-	{"readinto", handle_readinto, METH_O, "readinto($self, buffer, /)\n--\n\nRead into buffer at the file position."},
+	{"readinto", handle_readinto, METH_O,
+	 "readinto($self, buffer, /)\n--\n\nRead into buffer at the file position."},
 	{"write", handle_write, METH_O, "write($self, data, /)\n--\n\nWrite all of data at the file position."},
 	{"seek", (PyCFunction)(void (*)(void))handle_seek, METH_FASTCALL,
 	 "seek($self, offset, whence=0, /)\n--\n\nMove the file position; returns it."},
@@ -297,7 +302,8 @@ int pc_install_handle(PyObject *module)
 		{Py_tp_doc, "The hot verbs of an open cached file."},
 		{0, NULL},
 	};
-	static PyType_Spec spec = {"pagecache._native._core.Handle", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+	static PyType_Spec spec = {"pagecache._native._core.Handle", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+				   slots};
 	PyObject *io = PyImport_ImportModule("io");
 	PyObject *raw = io ? PyObject_GetAttrString(io, "RawIOBase") : NULL;
 	PyObject *size = raw ? PyObject_GetAttrString(raw, "__basicsize__") : NULL;
@@ -320,8 +326,8 @@ int pc_install_types(void)
 {
 	PyGILState_STATE gil = PyGILState_Ensure();
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
-	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_exporters(module) ||
-		  pc_install_handle(module);
+	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_functions(module) ||
+		  pc_install_exporters(module) || pc_install_handle(module);
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);

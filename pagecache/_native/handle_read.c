@@ -13,10 +13,8 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 	i64 n;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_read(h->inode, pos, to, len, need);
-	Py_BEGIN_ALLOW_THREADS
-	n = pc_read(h->inode, pos, to, len, need);
-	Py_END_ALLOW_THREADS
-	return n;
+	Py_BEGIN_ALLOW_THREADS n = pc_read(h->inode, pos, to, len, need);
+	Py_END_ALLOW_THREADS return n;
 }
 
 static void met_marker(struct handle *h, struct pc_need *need)
@@ -49,7 +47,8 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		if (next < 0)
 			return -1;
 		if (next > 0) {
-			u64 size = pc_inode_size(i), rest = size > pos + done ? pc_min(len - done, size - pos - done) : 0;
+			u64 size = pc_inode_size(i),
+			    rest = size > pos + done ? pc_min(len - done, size - pos - done) : 0;
 			u64 part = pc_min(rest, PC_PIECE);
 			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
 				return -1;
@@ -241,4 +240,3 @@ PyObject *handle_readinto(PyObject *self, PyObject *buffer)
 	h->position += (u64)n;
 	return PyLong_FromLongLong(n);
 }
-

@@ -28,10 +28,8 @@ static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct
 	i64 n;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_write(h->inode, pos, from, len, need);
-	Py_BEGIN_ALLOW_THREADS
-	n = pc_write(h->inode, pos, from, len, need);
-	Py_END_ALLOW_THREADS
-	return n;
+	Py_BEGIN_ALLOW_THREADS n = pc_write(h->inode, pos, from, len, need);
+	Py_END_ALLOW_THREADS return n;
 }
 
 /* Pieces of a long write: each can have room below the dirty limit beside others. */
@@ -135,7 +133,8 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 		if (err == 1) {
 			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
 			bool back = need.kind == PC_NEED_WRITEBACK;
-			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len) : ask_engine(h, pc_str_room, 0, 1);
+			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len)
+				   : ask_engine(h, pc_str_room, 0, 1);
 		}
 	}
 	if (op) {
@@ -370,4 +369,3 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 		h->position = pos + (u64)n;
 	return PyLong_FromLongLong(n);
 }
-

@@ -61,11 +61,13 @@ u32 pc_index_lookup(const struct pc_inode *i, u64 index)
 	struct pc_node *nodes = (struct pc_node *)(void *)i->cache->nodes.base;
 	do {
 		shift -= PC_NODE_SHIFT;
-		slot = atomic_load_explicit(&nodes[slot >> 2].slots[index >> shift & (PC_NODE_SLOTS - 1)], memory_order_acquire);
+		slot = atomic_load_explicit(&nodes[slot >> 2].slots[index >> shift & (PC_NODE_SLOTS - 1)],
+					    memory_order_acquire);
 	} while ((slot & 3) == PC_TAG_NODE && shift > PC_LEAF_SHIFT); /* a recycled node may lead in a circle */
 	if ((slot & 3) == PC_TAG_LEAF) {
 		struct pc_leaf *leaves = (struct pc_leaf *)(void *)i->cache->leaves.base;
-		slot = atomic_load_explicit(&leaves[slot >> 2].slots[index & (PC_LEAF_SLOTS - 1)], memory_order_acquire);
+		slot = atomic_load_explicit(&leaves[slot >> 2].slots[index & (PC_LEAF_SLOTS - 1)],
+					    memory_order_acquire);
 	}
 	return (slot & 3) == PC_TAG_FOLIO ? slot >> 2 : 0;
 }
@@ -199,7 +201,8 @@ int pc_index_insert(struct pc_inode *i, u64 index, u32 order, u32 folio)
 		if (n->shift == PC_LEAF_SHIFT && order >= PC_LEAF_SHIFT) {
 			u32 nr = 1u << (order - PC_LEAF_SHIFT);
 			for (u32 k = 0; k < nr; k++)
-				atomic_store_explicit(&n->slots[at + k], slot_make(folio, PC_TAG_FOLIO), memory_order_release);
+				atomic_store_explicit(&n->slots[at + k], slot_make(folio, PC_TAG_FOLIO),
+						      memory_order_release);
 			n->count = (u8)(n->count + nr);
 			return 0;
 		}
@@ -309,7 +312,8 @@ bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order)
 	}
 	if (p.leaf) {
 		for (u32 k = 0; k < (order < PC_LEAF_SHIFT ? 1u << order : PC_LEAF_SLOTS); k++)
-			if (atomic_load_explicit(&p.leaf->slots[(p.at & ~((1u << order) - 1)) + k], memory_order_relaxed))
+			if (atomic_load_explicit(&p.leaf->slots[(p.at & ~((1u << order) - 1)) + k],
+						 memory_order_relaxed))
 				return false;
 		return order < PC_LEAF_SHIFT;
 	}
@@ -426,7 +430,8 @@ static bool check_marks(const struct pc_inode *i, const struct pc_node *n, u32 a
 		if ((slot & 3) == PC_TAG_LEAF)
 			below = leaf_word(leaf_at(i, slot >> 2), m) != 0;
 		if (here != below)
-			return pc_violated(out, "I-2", "inode %llu: mark %d of slot %u at shift %u is %d, below it is %d",
+			return pc_violated(out, "I-2",
+					   "inode %llu: mark %d of slot %u at shift %u is %d, below it is %d",
 					   (unsigned long long)i->id, m, at, n->shift, here, below);
 	}
 	return true;
@@ -453,8 +458,8 @@ static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *ou
 				return pc_violated(out, "I-4", "leaf %u counts %u slots", slot >> 2, l->count);
 		}
 		if (parent != id || offset != at)
-			return pc_violated(out, "I-4", "child at slot %u of node %u points to %u, slot %u", at, id, parent,
-					   offset);
+			return pc_violated(out, "I-4", "child at slot %u of node %u points to %u, slot %u", at, id,
+					   parent, offset);
 	}
 	if (count != n->count || count == 0)
 		return pc_violated(out, "I-4", "node %u counts %u slots and has %u", id, n->count, count);

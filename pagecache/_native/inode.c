@@ -38,7 +38,8 @@ static void inode_free(struct pc_inode *i)
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 }
 
-int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable, struct pc_inode **out)
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
+		    struct pc_inode **out)
 {
 	struct pc_cache *c = v->cache;
 	struct pc_inode *i = inode_alloc(c);
@@ -342,7 +343,6 @@ bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end)
 	}
 	return false;
 }
-
 
 struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 {

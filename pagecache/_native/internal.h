@@ -44,7 +44,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t i64;
 
-#define PC_LIKELY(x) __builtin_expect(!!(x), 1)
+#define PC_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define PC_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 /* ---------------------------------------------------------------- assertions, sync points */
@@ -62,11 +62,11 @@ void pc_debug_trylock(int level);
 void pc_debug_unlock(int level);
 void pc_debug_unlocked(const char *where);
 #else
-#define PC_DEBUG_ASSERT(c) ((void)0)
-#define PC_SYNC(point) ((void)0)
-#define pc_debug_lock(level) ((void)0)
-#define pc_debug_trylock(level) ((void)0)
-#define pc_debug_unlock(level) ((void)0)
+#define PC_DEBUG_ASSERT(c)       ((void)0)
+#define PC_SYNC(point)           ((void)0)
+#define pc_debug_lock(level)     ((void)0)
+#define pc_debug_trylock(level)  ((void)0)
+#define pc_debug_unlock(level)   ((void)0)
 #define pc_debug_unlocked(where) ((void)0)
 #endif
 
@@ -215,7 +215,7 @@ enum pc_folio_flag {
 };
 
 #define PC_F_ACCESS (3u << PC_F_ACCESS_SHIFT)
-#define PC_F_LOCAL (PC_F_DIRTY | PC_F_WRITEBACK | PC_F_UNSTABLE)
+#define PC_F_LOCAL  (PC_F_DIRTY | PC_F_WRITEBACK | PC_F_UNSTABLE)
 
 /* Block sets. For one-page folios all but V are the flags themselves; larger folios keep bitmaps in their extension. */
 enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_T, PC_SETS };
@@ -698,8 +698,22 @@ static inline struct pc_request *pc_request_at(const struct pc_cache *c, u32 id)
 
 /* trace.c */
 enum pc_trace_kind {
-	PC_T_INSERT = 1, PC_T_REMOVE, PC_T_DIRTY, PC_T_HANDOVER, PC_T_ACK, PC_T_AGAIN, PC_T_COMMIT, PC_T_UNCOMMIT,
-	PC_T_FILL, PC_T_EVICT, PC_T_COW, PC_T_TRUNCATE, PC_T_PASS, PC_T_PASS_END, PC_T_ABORT, PC_T_QUARANTINE
+	PC_T_INSERT = 1,
+	PC_T_REMOVE,
+	PC_T_DIRTY,
+	PC_T_HANDOVER,
+	PC_T_ACK,
+	PC_T_AGAIN,
+	PC_T_COMMIT,
+	PC_T_UNCOMMIT,
+	PC_T_FILL,
+	PC_T_EVICT,
+	PC_T_COW,
+	PC_T_TRUNCATE,
+	PC_T_PASS,
+	PC_T_PASS_END,
+	PC_T_ABORT,
+	PC_T_QUARANTINE
 };
 void pc_inode_user_put(struct pc_inode *i);
 int pc_fill_quarantine(struct pc_request *r, u32 *frames, u32 n);

@@ -16,7 +16,7 @@
  */
 #include "internal.h"
 
-#define LOCK_X (1u << 31)
+#define LOCK_X      (1u << 31)
 #define LOCK_QUEUED (1u << 30)
 #define LOCK_SHARED (LOCK_QUEUED - 1)
 

@@ -69,7 +69,15 @@ struct pc_cache_usage {
 };
 
 /* What has to happen before a call can go on. */
-enum { PC_NEED_NOTHING, PC_NEED_FILL, PC_NEED_FOLIO, PC_NEED_FLIGHT, PC_NEED_ROOM, PC_NEED_WRITEBACK, PC_NEED_INVALIDATE };
+enum {
+	PC_NEED_NOTHING,
+	PC_NEED_FILL,
+	PC_NEED_FOLIO,
+	PC_NEED_FLIGHT,
+	PC_NEED_ROOM,
+	PC_NEED_WRITEBACK,
+	PC_NEED_INVALIDATE
+};
 struct pc_need {
 	uint32_t kind;
 	uint32_t folio;  /* FOLIO (locked), FLIGHT (in the hands of a call): id to wait for */
@@ -104,7 +112,8 @@ int pc_abi(void);
 bool pc_is_debug(void);
 int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
 void pc_cache_destroy(struct pc_cache *c);
-void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit, bool poison);
+void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
+			bool poison);
 int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
 void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *out);
 void pc_tick(struct pc_cache *c, uint64_t now_ns);
@@ -132,9 +141,9 @@ void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struc
 size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n);
 void pc_job_push(struct pc_volume *v, uint32_t cls);
 
-
 /* ---- inode */
-int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable, struct pc_inode **out);
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
+		    struct pc_inode **out);
 int pc_inode_destroy(struct pc_inode *i);
 uint64_t pc_inode_id(const struct pc_inode *i);
 uint64_t pc_inode_size(const struct pc_inode *i);
@@ -210,7 +219,8 @@ uint64_t pc_request_len(const struct pc_request *r);
 struct pc_inode *pc_request_inode(const struct pc_request *r);
 
 /* ---- pins of views */
-int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n, struct pc_need *need);
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
+	   struct pc_need *need);
 void pc_unpin(struct pc_cache *c, uint32_t folio);
 bool pc_pin_detached(struct pc_cache *c, uint32_t folio);
 

@@ -15,7 +15,8 @@
  */
 #include "internal.h"
 
-static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY, PC_F_WRITEBACK, PC_F_UNSTABLE, PC_F_FAILED, PC_F_STAGED};
+static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY,  PC_F_WRITEBACK,
+				     PC_F_UNSTABLE, PC_F_FAILED, PC_F_STAGED};
 
 static u32 nr_words(const struct pc_ext *e)
 {
@@ -29,7 +30,8 @@ static _Atomic u64 *words_of(struct pc_ext *e, enum pc_set s)
 
 static bool bit_of(struct pc_ext *e, enum pc_set s, u32 block)
 {
-	return atomic_load_explicit(&words_of(e, s)[(block / 64) % nr_words(e)], memory_order_acquire) >> (block % 64) & 1;
+	return atomic_load_explicit(&words_of(e, s)[(block / 64) % nr_words(e)], memory_order_acquire) >> (block % 64) &
+	       1;
 }
 
 static bool block_valid(const struct pc_folio *f, struct pc_ext *e, u32 block)
@@ -231,7 +233,8 @@ void pc_valid_cut(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 	if (pc_folio_order(f) > 0) {
 		for (u32 k = 0; k < nr_words(e); k++) {
 			if (whole)
-				atomic_store_explicit(&words_of(e, PC_V)[k], mask_of(k, 0, blocks), memory_order_relaxed);
+				atomic_store_explicit(&words_of(e, PC_V)[k], mask_of(k, 0, blocks),
+						      memory_order_relaxed);
 			atomic_fetch_and_explicit(&words_of(e, PC_V)[k], ~mask_of(k, b0, b1), memory_order_relaxed);
 		}
 	}

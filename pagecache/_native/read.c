@@ -35,7 +35,8 @@ __attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to,
 static void touched(struct pc_folio *f, u32 st, struct pc_need *need)
 {
 	if (st & (PC_F_READAHEAD | PC_F_UNREAD)) {
-		u32 old = atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_READAHEAD | PC_F_UNREAD), memory_order_relaxed);
+		u32 old = atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_READAHEAD | PC_F_UNREAD),
+						    memory_order_relaxed);
 		if (old & PC_F_READAHEAD && need) {
 			need->readahead = 1;
 			need->marker = pc_folio_index(f);
@@ -43,8 +44,8 @@ static void touched(struct pc_folio *f, u32 st, struct pc_need *need)
 		st = pc_folio_state(f);
 	}
 	if ((st & PC_F_ACCESS) != PC_F_ACCESS)
-		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT), memory_order_relaxed,
-							memory_order_relaxed);
+		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT),
+							memory_order_relaxed, memory_order_relaxed);
 }
 
 static bool local_covers(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to)

@@ -22,10 +22,21 @@ struct pc_trace {
 };
 
 static const char *const names[] = {
-	[PC_T_INSERT] = "insert",	[PC_T_REMOVE] = "remove",     [PC_T_DIRTY] = "dirty",	  [PC_T_HANDOVER] = "hand-over",
-	[PC_T_ACK] = "acknowledged",	[PC_T_AGAIN] = "again",	      [PC_T_COMMIT] = "committed", [PC_T_UNCOMMIT] = "commit failed",
-	[PC_T_FILL] = "filled",		[PC_T_EVICT] = "evicted",     [PC_T_COW] = "copied on conflict",
-	[PC_T_TRUNCATE] = "truncate",	[PC_T_PASS] = "pass",	      [PC_T_PASS_END] = "pass ends", [PC_T_ABORT] = "abort",
+	[PC_T_INSERT] = "insert",
+	[PC_T_REMOVE] = "remove",
+	[PC_T_DIRTY] = "dirty",
+	[PC_T_HANDOVER] = "hand-over",
+	[PC_T_ACK] = "acknowledged",
+	[PC_T_AGAIN] = "again",
+	[PC_T_COMMIT] = "committed",
+	[PC_T_UNCOMMIT] = "commit failed",
+	[PC_T_FILL] = "filled",
+	[PC_T_EVICT] = "evicted",
+	[PC_T_COW] = "copied on conflict",
+	[PC_T_TRUNCATE] = "truncate",
+	[PC_T_PASS] = "pass",
+	[PC_T_PASS_END] = "pass ends",
+	[PC_T_ABORT] = "abort",
 	[PC_T_QUARANTINE] = "quarantined",
 };
 
@@ -61,11 +72,12 @@ size_t pc_trace_text(struct pc_cache *c, char *out, size_t size)
 	for (u64 k = end - n; k < end; k++) {
 		struct pc_trace_record *r = &c->trace->records[k % PC_TRACE_RECORDS];
 		u64 sk = atomic_load_explicit(&r->seq_kind, memory_order_relaxed);
-		int len = snprintf(out + at, size - at, "%llu %s inode %llu page %llu: %llu\n", (unsigned long long)(sk >> 8),
-				   (sk & 255) < sizeof(names) / sizeof(*names) && names[sk & 255] ? names[sk & 255] : "?",
-				   (unsigned long long)atomic_load_explicit(&r->inode, memory_order_relaxed),
-				   (unsigned long long)atomic_load_explicit(&r->index, memory_order_relaxed),
-				   (unsigned long long)atomic_load_explicit(&r->value, memory_order_relaxed));
+		int len = snprintf(
+			out + at, size - at, "%llu %s inode %llu page %llu: %llu\n", (unsigned long long)(sk >> 8),
+			(sk & 255) < sizeof(names) / sizeof(*names) && names[sk & 255] ? names[sk & 255] : "?",
+			(unsigned long long)atomic_load_explicit(&r->inode, memory_order_relaxed),
+			(unsigned long long)atomic_load_explicit(&r->index, memory_order_relaxed),
+			(unsigned long long)atomic_load_explicit(&r->value, memory_order_relaxed));
 		if (len < 0 || at + (size_t)len >= size)
 			break;
 		at += (size_t)len;

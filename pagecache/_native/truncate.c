@@ -291,8 +291,8 @@ uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 			u16 one = 1;
 			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED) ||
-			    !pc_folio_trylock(f))
+			if (start < pos || (stop > end && end < size) ||
+			    pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED) || !pc_folio_trylock(f))
 				continue;
 			if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)) &&
 			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
@@ -419,8 +419,8 @@ bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *
 	struct pc_cache *c = i->cache;
 	*visited = 0;
 	pc_inode_leaf_lock(i);
-	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift, PC_MARK_WRITEBACK,
-				      visited);
+	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift,
+				      PC_MARK_WRITEBACK, visited);
 	pc_inode_leaf_unlock(i);
 	return id != 0;
 }

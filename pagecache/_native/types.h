@@ -23,8 +23,7 @@ enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8 };
 
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
 struct op {
-	PyObject_HEAD
-	struct pc_request *request;
+	PyObject_HEAD struct pc_request *request;
 	struct pc_inode *inode;
 	PyObject *core;
 	PyObject *buf;    /* exporter of the current call's buffers */
@@ -40,8 +39,7 @@ struct op {
 
 /* Cache, frames and exporters share one owner of the mapping. */
 struct core {
-	PyObject_HEAD
-	struct pc_cache *cache;
+	PyObject_HEAD struct pc_cache *cache;
 	PyObject *error; /* callable(kind, engine object or None, message) -> exception */
 };
 
@@ -71,13 +69,22 @@ void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
+void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
+
+/* The engine's object of a file; borrowed. Context: GIL. */
+static inline PyObject *engine_of(struct pc_inode *i)
+{
+	return (PyObject *)i->user;
+}
+
 int pc_install_core(PyObject *module);
 int pc_install_op(PyObject *module);
+int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
-extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release, *pc_str_write_back,
-	*pc_str_write_through;
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
+	*pc_str_write_back, *pc_str_write_through;
 
 i64 pc_clock_ns(void);
 

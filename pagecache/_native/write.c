@@ -156,7 +156,8 @@ static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 
 {
 	struct pc_cache *c = i->cache;
 	u32 st = pc_folio_state(f);
-	if ((st & (PC_F_UPTODATE | PC_F_DIRTY | PC_F_WRITEBACK | PC_F_STALE | PC_F_FAILED)) != (PC_F_UPTODATE | PC_F_DIRTY))
+	if ((st & (PC_F_UPTODATE | PC_F_DIRTY | PC_F_WRITEBACK | PC_F_STALE | PC_F_FAILED)) !=
+	    (PC_F_UPTODATE | PC_F_DIRTY))
 		return false;
 	if (pc_folio_order(f) > 0) {
 		u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;

@@ -43,7 +43,8 @@ static bool aborted(const struct pc_inode *i)
 static void forget_marks(struct pc_inode *i)
 {
 	u64 index = 0;
-	for (u32 id; (id = pc_index_next_marked(i, index, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL));) {
+	for (u32 id;
+	     (id = pc_index_next_marked(i, index, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL));) {
 		struct pc_folio *f = pc_folio_at(i->cache, id);
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
 		index = after(f);
@@ -107,7 +108,8 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 bool pc_pass_background(struct pc_inode *i, uint64_t budget)
 {
 	pc_inode_leaf_lock(i);
-	bool start = !aborted(i) && i->nr_dirty && !i->pass.active && i->token == PC_TOKEN_FREE && pc_list_empty(&i->token_queue);
+	bool start = !aborted(i) && i->nr_dirty && !i->pass.active && i->token == PC_TOKEN_FREE &&
+		     pc_list_empty(&i->token_queue);
 	if (start) {
 		i->pass.background = 1;
 		i->pass.budget = (i64)budget;
@@ -235,7 +237,8 @@ static bool may_join(const struct build *b, u64 pos, bool same_block)
 		return false;
 	if (same_block)
 		return true;
-	return r->end == pos && b->bytes < b->limit && r->nr_segs < l->max_vectors && !(l->boundary && pos % l->boundary == 0);
+	return r->end == pos && b->bytes < b->limit && r->nr_segs < l->max_vectors &&
+	       !(l->boundary && pos % l->boundary == 0);
 }
 
 /* How much of [pos, pos + len) fits: whole blocks up to the limit or a boundary; a block that is larger goes in whole. */

@@ -295,7 +295,7 @@ FAILED = FailedRange(
     key=KEY, offset=1, length=2, errno=28, attempts=3, next_retry=None, volume="v", message="m", since=1.0
 )
 LOST = LostRange(key=KEY, offset=1, length=2, errno=5, volume="v")
-ERRORS: dict[type[PageCacheError], int | None] = {
+ERRORS: dict[type[OSError], int | None] = {
     WritebackError: None,
     CommitError: None,
     UnsavedDataError: None,

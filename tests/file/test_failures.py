@@ -318,7 +318,7 @@ def test_a_backend_whose_stat_is_nonsense(make: Make) -> None:
     """Open refuses; nothing crashes later. [T-60]"""
     for wrong in (None, 17, ObjectStat(size=-1)):
         rig = make({KEY: DATA})
-        rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[method-assign]
+        rig.backend.object_stat = lambda _stored, wrong=wrong: wrong  # type: ignore[method-assign,misc]
         with pytest.raises(OSError):
             rig.open("rb").pread(1, 0)
         del rig.backend.object_stat

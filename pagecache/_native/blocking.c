@@ -1,0 +1,229 @@
+/*
+ * blocking.c - where callers sleep: for folios, truncates, credits, and logical locks.
+ *
+ * CORE never waits; what it says has to happen first is waited for here, on the caller's thread, without the GIL, in slices,
+ * with signal handlers run in between and an aborted volume as a way out [K9]. A fill that nobody has started is run by who
+ * waits for it. A wait that could only wait for the call it was made from is a DeadlockError (contract 2.25).
+ */
+#include "types.h"
+
+#include <time.h>
+
+i64 pc_clock_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+bool pc_is_forked(const struct pc_cache *c)
+{
+	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
+}
+
+/* Raise what the engine's factory makes of (kind, engine object, message). Return: -1. */
+int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message)
+{
+	PyObject *factory = ((struct core *)core)->error;
+	PyObject *error =
+		factory ? PyObject_CallFunction(factory, "sOs", kind, engine ? engine : Py_None, message) : NULL;
+	if (error) {
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		Py_DECREF(error);
+	} else if (!PyErr_Occurred()) {
+		PyErr_Format(PyExc_OSError, "%s: %s", kind, message);
+	}
+	return -1;
+}
+
+/* Sleep while the event stands at `seq`, at most timeout_ns. Return: 0, -1 with an exception (a signal handler raised). */
+int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns)
+{
+	if (timeout_ns > PC_WAIT_SLICE_NS)
+		timeout_ns = PC_WAIT_SLICE_NS;
+	Py_BEGIN_ALLOW_THREADS atomic_fetch_add(&e->waiters, 1);
+	pc_futex_wait(&e->seq, seq, timeout_ns);
+	atomic_fetch_sub(&e->waiters, 1);
+	Py_END_ALLOW_THREADS return PyErr_CheckSignals();
+}
+
+static int check_alive(struct pc_inode *i, PyObject *core)
+{
+	if (atomic_load(&i->volume->aborted))
+		return pc_raise(core, engine_of(i), "shutdown", "the volume was aborted");
+	return 0;
+}
+
+/* From inside a backend call of the same volume nothing may fill, write or wait. */
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
+{
+	for (struct op *op = pc_tls_op; op; op = op->outer)
+		if (op->inode->volume == i->volume)
+			return pc_raise(core, engine_of(i), "deadlock", what);
+	return check_alive(i, core);
+}
+
+static bool folio_busy(struct pc_folio *f, u32 kind)
+{
+	u32 flag = kind == PC_NEED_FLIGHT ? PC_F_WRITER_WAITS : PC_F_WAITERS;
+	u32 busy = kind == PC_NEED_FLIGHT ? PC_F_WRITEBACK : PC_F_LOCKED;
+	return atomic_fetch_or(&f->state, flag) & busy;
+}
+
+static int run_taken(PyObject *core, struct pc_request *r)
+{
+	struct op *op = pc_op_new(core, r->inode, OP_FILL, r);
+	if (!op) {
+		pc_request_settle(r);
+		return -1;
+	}
+	if (pc_op_run(op, pc_str_fill, NULL) == 0)
+		return 0;
+	if (!PyErr_ExceptionMatches(PyExc_OSError))
+		return -1;
+	PyErr_Clear(); /* somebody else's fill: this caller tries for himself and gets his own error (contract 2.3) */
+	return 0;
+}
+
+/* Wait until the folio may be unlocked (or out of flight); a fill that no thread has started is run here. */
+int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_folio *f = pc_folio_at(c, need->folio);
+	struct pc_event *e = pc_folio_event(c, need->folio);
+	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
+		return -1;
+	if (need->kind == PC_NEED_FOLIO && need->owner) {
+		struct pc_request *r = pc_work_take_owner(i, need->owner);
+		if (r)
+			return run_taken(core, r);
+	}
+	int err = 0;
+	if (!pc_folio_get(f))
+		return 0;
+	i->counters.lock_waits++;
+	while (!err) {
+		u32 seq = atomic_load(&e->seq);
+		if (!folio_busy(f, need->kind))
+			break;
+		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+	}
+	pc_folio_put(c, f);
+	return err;
+}
+
+int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
+{
+	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
+	while (!err) {
+		u32 seq = atomic_load(&i->event.seq);
+		if (!atomic_load(&i->inval_x))
+			break;
+		err = pc_wait_event(&i->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+	}
+	return err;
+}
+
+int pc_wait_credit(struct pc_inode *i, PyObject *core)
+{
+	struct pc_volume *v = i->volume;
+	int err = 0;
+	while (!err) {
+		u32 seq = atomic_load(&v->event.seq);
+		if (pc_credit_try(v))
+			return 0;
+		err = pc_wait_event(&v->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+	}
+	return err;
+}
+
+/* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; then the place in line is given up. */
+static int wait_granted(struct op *op, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
+{
+	struct pc_inode *i = op->inode;
+	int err = 0;
+	while (!err && atomic_load(&op->waiter.word) != PC_GRANTED) {
+		i64 left = PC_WAIT_SLICE_NS;
+		if (deadline_ns >= 0) {
+			i64 rest = deadline_ns - pc_clock_ns();
+			left = rest < left ? rest : left;
+			if (left <= 0) {
+				err = 1;
+				break;
+			}
+		}
+		Py_BEGIN_ALLOW_THREADS pc_futex_wait(&op->waiter.word, PC_WAITING, left);
+		Py_END_ALLOW_THREADS err = PyErr_CheckSignals();
+		err = err ? err : check_alive(i, op->core);
+	}
+	if (err && cancel(i, &op->waiter))
+		return err < 0 ? -2 : 2; /* granted in the last moment: the caller holds it and passes it on */
+	return err;
+}
+
+static int timed_out(struct op *op)
+{
+	return pc_raise(op->core, engine_of(op->inode), "timeout",
+			"the deadline passed while waiting for the file's lock");
+}
+
+static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
+{
+	struct pc_inode *i = op->inode;
+	int err = 0;
+	if (!pc_inode_lock_try(i, mode)) {
+		pc_inode_lock_enqueue(i, &op->waiter, mode);
+		err = wait_granted(op, deadline_ns, pc_inode_lock_cancel);
+		if (err == 2 || err == -2)
+			pc_inode_lock_release(i, mode);
+	}
+	if (!err)
+		op->holds |= hold;
+	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
+}
+
+static int acquire_token(struct op *op, i64 deadline_ns)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	bool got = pc_token_take(i, &op->waiter, PC_TOKEN_CALLER);
+	pc_inode_leaf_unlock(i);
+	int err = got ? 0 : wait_granted(op, deadline_ns, pc_token_cancel);
+	if (err == 2 || err == -2)
+		pc_token_release(i);
+	if (!err)
+		op->holds |= HOLD_TOKEN;
+	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
+}
+
+static int acquire_invalidate(struct op *op)
+{
+	int err = 0;
+	while (!err) {
+		u32 seq = atomic_load(&op->inode->event.seq);
+		if (!pc_invalidate_lock(op->inode)) {
+			op->holds |= HOLD_INVALIDATE;
+			return 0;
+		}
+		err = pc_wait_event(&op->inode->event, seq, PC_WAIT_SLICE_NS);
+	}
+	return err;
+}
+
+/* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; what was taken is settled later. */
+int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
+{
+	int err = 0;
+	if (holds & HOLD_LOCK_X)
+		err = acquire_lock(op, PC_EXCLUSIVE, HOLD_LOCK_X, deadline_ns);
+	if (!err && holds & HOLD_LOCK_S)
+		err = acquire_lock(op, PC_SHARED, HOLD_LOCK_S, deadline_ns);
+	if (!err && holds & HOLD_TOKEN)
+		err = acquire_token(op, deadline_ns);
+	if (!err && holds & HOLD_INVALIDATE)
+		err = acquire_invalidate(op);
+	return err;
+}

@@ -1,0 +1,214 @@
+/*
+ * module.c - what the extension offers beside the cffi functions: the owner of a cache's memory, and calls for the engine.
+ */
+#include "types.h"
+
+PyTypeObject *pc_core_type;
+
+/* run(core, inode, holds, deadline_ns, method, argument): engine.<method>(op, argument) with logical locks held. */
+static PyObject *run_holding(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address;
+	unsigned int holds;
+	long long deadline_ns;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KILOO", pc_core_type, &core, &address, &holds, &deadline_ns, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	if (pc_op_acquire(op, holds, deadline_ns)) {
+		pc_op_settle(op);
+		Py_DECREF(op);
+		return NULL;
+	}
+	if (pc_op_run(op, method, argument))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* settle_fills(core, inode, pos, end): wait until no fill owns a folio of the range (under the invalidate lock). */
+static PyObject *settle_fills(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, end;
+	struct pc_need need;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &end))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	struct op *chain = pc_tls_op;
+	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation is no backend call yet */
+	int err = 0;
+	while (!err && pc_range_busy(i, pos, end, &need))
+		err = pc_wait_folio(i, core, &need);
+	pc_tls_op = chain;
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* prefetch(core, inode, pos, end, wait): get a range in. Without `wait` the volume's threads do it, as far as memory goes. */
+static PyObject *prefetch(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, end;
+	int wait, again = 0;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &end, &wait))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	end = pc_min(end, pc_inode_size(i));
+	if (!wait) {
+		pc_submit_fills(i, pos, end, PC_WORK_READAHEAD, 256);
+		Py_RETURN_NONE;
+	}
+	while (pos < end) {
+		u64 missing = pc_first_missing(i, pos, end);
+		again = missing == pos ? again + 1 : 0;
+		pos = missing;
+		if (pos >= end || again > 16)
+			break; /* what comes in is evicted at once: there is no point in going on */
+		int err = pc_run_fill(core, i, pos, end - pos, NULL);
+		if (err < 0)
+			return NULL;
+		if (err > 0)
+			break;
+	}
+	Py_RETURN_NONE;
+}
+
+static struct pc_event *event_of(char kind, unsigned long long address)
+{
+	switch (kind) {
+	case 'i': return &((struct pc_inode *)(uintptr_t)address)->event;
+	case 'v': return &((struct pc_volume *)(uintptr_t)address)->event;
+	case 'c': return &((struct pc_cache *)(uintptr_t)address)->event;
+	default: return &((struct pc_cache *)(uintptr_t)address)->flusher_event;
+	}
+}
+
+/* wait(kind, address, seq, timeout_ns): sleep while the event ("inode", "volume", "cache", "flusher") stands at seq. */
+static PyObject *wait_for_event(PyObject *module, PyObject *args)
+{
+	const char *kind;
+	unsigned long long address;
+	unsigned int seq;
+	long long timeout_ns;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "sKIL", &kind, &address, &seq, &timeout_ns))
+		return NULL;
+	if (timeout_ns > 0 && pc_wait_event(event_of(kind[0], address), seq, timeout_ns))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* in_backend(volume): is this thread inside a backend call of the volume? */
+static PyObject *in_backend(PyObject *module, PyObject *arg)
+{
+	(void)module;
+	void *volume = PyLong_AsVoidPtr(arg);
+	if (!volume && PyErr_Occurred())
+		return NULL;
+	for (struct op *op = pc_tls_op; op; op = op->outer)
+		if (op->inode->volume == volume)
+			Py_RETURN_TRUE;
+	Py_RETURN_FALSE;
+}
+
+static PyMethodDef functions[] = {
+	{"work", pc_work, METH_VARARGS,
+	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
+	{"run", run_holding, METH_VARARGS,
+	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
+	 "held."},
+	{"settle_fills", settle_fills, METH_VARARGS,
+	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
+	{"prefetch", prefetch, METH_VARARGS,
+	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
+	{"wait", wait_for_event, METH_VARARGS,
+	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
+	{"in_backend", in_backend, METH_O,
+	 "in_backend($module, volume, /)\n--\n\nWhether this thread is inside a call of the volume."},
+	{"pin", pc_view_open, METH_VARARGS,
+	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
+	{NULL, NULL, 0, NULL},
+};
+
+/* ---------------------------------------------------------------- Core */
+
+static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	unsigned long long capacity, max_folio;
+	unsigned int page_size;
+	PyObject *error;
+	(void)kwargs;
+	if (!PyArg_ParseTuple(args, "KIKO", &capacity, &page_size, &max_folio, &error))
+		return NULL;
+	struct core *core = PyObject_New(struct core, type);
+	if (!core)
+		return NULL;
+	core->cache = NULL;
+	Py_INCREF(error);
+	core->error = error;
+	int err = pc_cache_create(capacity, page_size, max_folio, &core->cache);
+	if (err) {
+		Py_DECREF(core);
+		return err == -ENOMEM ? PyErr_NoMemory()
+				      : PyErr_Format(PyExc_ValueError, "capacity %llu with pages of %u bytes", capacity,
+						     page_size);
+	}
+	return (PyObject *)core;
+}
+
+static void core_dealloc(PyObject *self)
+{
+	struct core *core = (struct core *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	if (core->cache && !pc_is_forked(core->cache))
+		pc_cache_destroy(core->cache);
+	Py_XDECREF(core->error);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+static PyObject *core_address(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyLong_FromVoidPtr(((struct core *)self)->cache);
+}
+
+static PyObject *core_forked(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyBool_FromLong(pc_is_forked(((struct core *)self)->cache));
+}
+
+static PyGetSetDef core_getset[] = {
+	{"address", core_address, NULL, "Address of the struct pc_cache.", NULL},
+	{"forked", core_forked, NULL, "True in a child process that inherited the cache.", NULL},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot core_slots[] = {
+	{Py_tp_new, core_new},
+	{Py_tp_dealloc, core_dealloc},
+	{Py_tp_getset, core_getset},
+	{Py_tp_doc, "Owner of one cache's memory: it is unmapped when nobody refers to this."},
+	{0, NULL},
+};
+static PyType_Spec core_spec = {"pagecache._native._core.Core", sizeof(struct core), 0, Py_TPFLAGS_DEFAULT, core_slots};
+
+int pc_install_core(PyObject *module)
+{
+	pc_core_type = (PyTypeObject *)PyType_FromSpec(&core_spec);
+	return pc_core_type ? PyModule_AddObjectRef(module, "Core", (PyObject *)pc_core_type) : -1;
+}
+
+int pc_install_functions(PyObject *module)
+{
+	return PyModule_AddFunctions(module, functions);
+}
