@@ -37,7 +37,7 @@ def release(volume: Volume, inode: Inode, *, writable: bool, count: bool = True)
             doomed = False
             volume.engine.idle[inode.engine] = None
     if doomed:
-        volume.engine.cache.flusher.defer(lambda: bury(volume, inode))
+        bury(volume, inode)
     else:
         volume.engine.close_idle()
         prune(volume)
@@ -85,7 +85,7 @@ def bury(volume: Volume, inode: Inode) -> None:
     """
     if inode.native.has_local() and not volume.engine.aborted:
         if not inode.native.pass_idle() or inode.native.commit_running():
-            volume.engine.cache.flusher.defer(lambda: bury(volume, inode))
+            volume.engine.cache.flusher.defer_again(lambda: bury(volume, inode))
             return
         rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
         if inode.engine.abandoned and rollback is not None:

@@ -46,6 +46,7 @@ class Flusher:
         self._park = park
         self._stop = False
         self._deferred: deque[Callable[[], None]] = deque()
+        self._later: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._loop, name="pagecache-flusher", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +65,11 @@ class Flusher:
     def defer(self, call: Callable[[], None]) -> None:
         """Finalisers only queue: they run in any thread at any point, also inside our own calls."""
         self._deferred.append(call)
+        self._native.wake_flusher()
+
+    def defer_again(self, call: Callable[[], None]) -> None:
+        """Something stood in the way: once more in a moment, not in this turn."""
+        self._later.append(call)
 
     def wake(self) -> None:
         self._native.wake_flusher()
@@ -91,9 +97,12 @@ class Flusher:
         """One look at everything; returns the seconds until the next one is due."""
         now = self._clock.now()
         self._native.tick(now)
+        again, self._later = self._later, deque()
+        for call in again:
+            call()
         while self._deferred:
             self._deferred.popleft()()
-        delay = self._cache.config.flush_interval
+        delay = BUSY if self._later else self._cache.config.flush_interval
         for volume in self._cache.engine_volumes():
             if volume.aborted:
                 continue
