@@ -44,6 +44,7 @@ __all__ = ["PageCache"]
 
 log = logging.getLogger("pagecache")
 
+RESIZE_ROUNDS = 50
 SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
 COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
@@ -253,24 +254,30 @@ class PageCache:
         self.check_open()
         limits = self.config.resolve(capacity)
         deadline = Deadline(self.clock, timeout)
-        for attempt in range(4):
-            result = self.native.resize(limits.capacity)
-            if result == 0:
-                break
-            if result != -errno.EBUSY:
-                raise OSError(
-                    -result, f"capacity: {capacity!r} cannot be had (reserved for growth: 4 times the first capacity)"
-                )
-            if attempt == 3:
-                raise BlockingIOError(
-                    errno.EAGAIN, f"capacity: {capacity!r} is less than what is pinned or cannot be saved"
-                )
-            self._save_for_resize(deadline)
+        # The new dirty limits first: who writes on meanwhile is slowed to what will fit.
+        self.native.configure(limits, self.config.poison)
+        try:
+            self._resize(limits.capacity, deadline)
+        except BaseException:
+            self.native.configure(self.limits, self.config.poison)
+            raise
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
-            self.native.configure(limits, self.config.poison)
             for volume in self._volumes:
                 volume.set_limits()
+
+    def _resize(self, capacity: int, deadline: Deadline) -> None:
+        for attempt in range(RESIZE_ROUNDS):
+            result = self.native.resize(capacity)
+            if result == 0:
+                return
+            if result != -errno.EBUSY:
+                what = "cannot be had (reserved for growth: 4 times the first capacity, at least 64 GiB)"
+                raise OSError(-result, f"capacity: {capacity} {what}")
+            if attempt > 2 and self.stats().pinned > capacity:
+                break
+            self._save_for_resize(deadline)
+        raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity} is less than what is pinned or cannot be saved")
 
     def _save_for_resize(self, deadline: Deadline) -> None:
         for volume in self.volumes():
