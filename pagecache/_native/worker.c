@@ -9,6 +9,8 @@
 
 #include <stdlib.h>
 
+enum { PC_UNCACHED_ROUNDS = 16 };
+
 /* Queue fills for [pos, end), at most `windows` requests, as far as memory goes. */
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 {
@@ -60,12 +62,8 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	return pc_op_run(op, pc_str_fill, NULL);
 }
 
-/* Read past the cache into `to`, with what is cached laid over it: no memory can be had for it. Return: 0, -1. */
-int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
-	if (pc_check_reentry(i, core,
-			     "bytes that are not cached were read from inside a backend call of the same volume"))
-		return -1;
 	struct op *op = pc_op_new(core, i, OP_UNCACHED, NULL);
 	if (!op)
 		return -1;
@@ -85,6 +83,32 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 		pc_read_local(i, pos, to, len);
 	}
 	Py_DECREF(memory);
+	return err;
+}
+
+/* Bytes acknowledged and then evicted between the backend's answer and the look into the cache would come out old: both
+ * have to happen, so two counters that stand tell that nothing of the kind did. Context: GIL. */
+static u64 turnover(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 n = i->counters.acknowledged + i->counters.evicted;
+	pc_inode_leaf_unlock(i);
+	return n;
+}
+
+/* Read past the cache into `to`, with what is cached laid over it: no memory can be had for it. Return: 0, -1. */
+int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+{
+	if (pc_check_reentry(i, core,
+			     "bytes that are not cached were read from inside a backend call of the same volume"))
+		return -1;
+	int err = 0;
+	for (int round = 0; !err && round < PC_UNCACHED_ROUNDS; round++) {
+		u64 before = turnover(i);
+		err = read_past(core, i, pos, len, to);
+		if (before == turnover(i))
+			break;
+	}
 	return err;
 }
 

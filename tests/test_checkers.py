@@ -1,0 +1,33 @@
+"""`PageCache.check` has a checker for every invariant whose state exists; what it cannot verify in a build is listed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pagecache
+from pagecache.native import is_debug
+
+NATIVE = Path(pagecache.__file__).parent / "_native"
+CHECKED = {f"I-{number}" for number in range(1, 17)}
+
+
+def reported() -> set[str]:
+    """Invariants that some checker of the core can name."""
+    text = "".join(path.read_text(encoding="utf-8") for path in NATIVE.glob("*.c"))
+    return set(re.findall(r'pc_violated\(out, "(I-\d+)"', text))
+
+
+def test_every_invariant_has_a_checker_or_is_listed_as_unchecked() -> None:
+    """I-15 is the order of locks: debug builds assert it at every lock, others cannot see it."""
+    assert CHECKED - reported() == {"I-15"}
+    assert pagecache.PageCache.unchecked() == (() if is_debug() else ("I-15",))
+
+
+def test_check_finds_nothing_in_a_cache_that_was_used() -> None:
+    with pagecache.PageCache("1MiB") as cache, cache.attach("memory:").open("k", "w+") as file:
+        file.pwrite(b"x" * 10_000, 5_000)
+        cache.check()
+        file.fsync()
+        file.truncate(6_000)
+        cache.check()
