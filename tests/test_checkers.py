@@ -1,4 +1,4 @@
-"""`PageCache.check` has a checker for every invariant whose state exists; what it cannot verify in a build is listed."""
+"""`PageCache.check` has a checker for every invariant whose state exists; what a build cannot verify is listed."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
-from ..native import END, STAMP_MAX, NativeInode, Op
+from ..native import BACKOFF, END, STAMP_MAX, NativeInode, Op
 from . import issuer, reader, throttle
 from .retryer import Failure, Failures, errno_of, is_transient
 
@@ -140,7 +140,9 @@ class EngineFile:
                 self.native.truncate(size, not durable)
             raise
         with self.lock:
-            self.failures.clear(size, END)
+            # The block that holds the new end may still wait, or have failed, as a whole.
+            page = int(self.volume.cache.config.page_size)
+            self.failures.clear(-(-size // page) * page, END)
 
     def _about_to_change(self) -> None:
         """Whatever becomes of the call: another version in storage may be our doing."""
@@ -187,8 +189,9 @@ class EngineFile:
         if self.conflict is not None:
             return
         with self.lock:
-            if not self.failures.overlapping(start, end):
-                return
+            known = bool(self.failures.overlapping(start, end))
+        if not known and not self.native.usage()["failed"]:
+            return
         self.native.retry(start, end, failed_too=True)
         self.native.flush_start(STAMP_MAX, start, end)
 
@@ -209,7 +212,12 @@ class EngineFile:
                 for current in self.failures.overlapping(failure.start, failure.end):
                     if current is failure:
                         self.failures.postpone(failure, now + self.volume.retry.max_delay)
-            return self.failures.next_retry()
+            next_retry = self.failures.next_retry()
+        if next_retry is None and self.native.flush_pending(STAMP_MAX) & BACKOFF:
+            # CORE's state is the truth: what waits without anything known of it is woken here.
+            self.native.retry()
+            self.native.flush_start(STAMP_MAX)
+        return next_retry
 
     def failed_ranges(self, everything: bool = False) -> list[FailedRange]:
         """What failed for good (everything: whatever is local, of an aborted volume), cut at the size."""
