@@ -70,6 +70,19 @@ static bool folio_busy(struct pc_folio *f, u32 kind)
 	return atomic_fetch_or(&f->state, flag) & busy;
 }
 
+/* A queued fill of the folio's owner, with a credit of the volume like every call that carries bytes. */
+static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
+{
+	if (need->kind != PC_NEED_FOLIO || !need->owner || !pc_credit_try(i->volume))
+		return NULL;
+	struct pc_request *r = pc_work_take_owner(i, need->owner);
+	if (r)
+		r->credit = 1;
+	else
+		pc_credit_put(i->volume);
+	return r;
+}
+
 static int run_taken(PyObject *core, struct pc_request *r)
 {
 	struct op *op = pc_op_new(core, r->inode, OP_FILL, r);
@@ -93,24 +106,20 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 	struct pc_event *e = pc_folio_event(c, need->folio);
 	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return -1;
-	if (need->kind == PC_NEED_FOLIO && need->owner) {
-		struct pc_request *r = pc_work_take_owner(i, need->owner);
-		if (r)
-			return run_taken(core, r);
-	}
 	int err = 0;
+	struct pc_request *taken = NULL;
 	if (!pc_folio_get(f))
 		return 0;
 	i->counters.lock_waits++;
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
-		if (!folio_busy(f, need->kind))
+		if (!folio_busy(f, need->kind) || (taken = take_over(i, need)))
 			break;
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
 	}
 	pc_folio_put(c, f);
-	return err;
+	return taken ? run_taken(core, taken) : err;
 }
 
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core)

@@ -96,6 +96,8 @@ void pc_op_settle(struct op *op)
 		pc_commit_end(op->inode, false, false);
 	else if (r)
 		pc_request_settle(r);
+	if (op->credit)
+		pc_credit_put(op->inode->volume);
 	release_holds(op);
 	Py_CLEAR(op->buf);
 	Py_CLEAR(op->memory);

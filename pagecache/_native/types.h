@@ -33,7 +33,8 @@ struct op {
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
 	u32 holds;
-	u8 kind, settled, in_call, user;
+	u8 kind, settled, in_call;
+	u8 credit; /* UNCACHED: one of the volume's calls is this one */
 	u32 zeros;
 };
 

@@ -67,6 +67,11 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	struct op *op = pc_op_new(core, i, OP_UNCACHED, NULL);
 	if (!op)
 		return -1;
+	if (pc_wait_credit(i, core)) {
+		Py_DECREF(op);
+		return -1;
+	}
+	op->credit = 1;
 	op->pos = pos;
 	op->len = len;
 	op->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
