@@ -119,8 +119,8 @@ instructions:                                                         ## instruc
 	@count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null \
 	  build/hit_instructions $$1 $$2 $$3 2>&1 | sed -n 's/.*Collected : //p'; }; \
 	for folio in 4096 65536; do \
-	  read=$$(( $$(count read 20000 $$folio) - $$(count read 10000 $$folio) )); \
-	  copy=$$(( $$(count copy 20000 $$folio) - $$(count copy 10000 $$folio) )); \
+	  read=$$(( $$(count hit 20000 $$folio) - $$(count hit 10000 $$folio) )); \
+	  copy=$$(( $$(count memcpy 20000 $$folio) - $$(count memcpy 10000 $$folio) )); \
 	  echo "a 4 KiB hit in $$folio byte folios: $$(( (read - copy) / 10000 )) instructions above memcpy (goal: 130)"; \
 	done
 

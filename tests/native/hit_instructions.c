@@ -1,7 +1,7 @@
 /*
  * hit_instructions.c - goal P7: what a 4 KiB hit costs above its memcpy, in instructions.
  *
- *   hit_instructions read|copy|none <hits> <folio bytes>
+ *   hit_instructions hit|memcpy|none <hits> <folio bytes>
  *
  * `make instructions` runs it under valgrind with N and 2N hits; the difference of the counts, less that of the same loop
  * with a bare memcpy, is exact. Release flags: no debug checks, no sync points. Random pages of 32 MiB.
@@ -18,7 +18,7 @@ static u8 buffer[PAGE];
 
 int main(int argc, char **argv)
 {
-	const char *what = argc > 1 ? argv[1] : "read";
+	const char *what = argc > 1 ? argv[1] : "hit";
 	u64 hits = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000, folio = argc > 3 ? strtoull(argv[3], NULL, 10) : PAGE;
 	struct pc_limits l = {.max_read = 1 << 20, .max_write = 1 << 20, .max_vectors = 64};
 	struct pc_cache *c;
@@ -40,7 +40,7 @@ int main(int argc, char **argv)
 	}
 	for (u32 k = 0; k < 4 * PAGES; k++) /* every access counter is full, as it is in a warm cache */
 		pc_read(i, (u64)(k % PAGES) * PAGE, buffer, PAGE, &need);
-	bool read = strcmp(what, "read") == 0, copy = strcmp(what, "copy") == 0;
+	bool read = strcmp(what, "hit") == 0, copy = strcmp(what, "memcpy") == 0;
 	u64 x = 88172645463325252ull, sum = 0;
 	for (u64 k = 0; k < hits; k++) {
 		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
