@@ -332,6 +332,16 @@ class CachedFile(Handle):  # type: ignore[misc]
         finally:
             self._end()
 
+    def leave(self) -> None:
+        """Close without handing anything over: what is dirty stays dirty in the cache. Never waits."""
+        if self.closed or self._closing:
+            return
+        self._closing = True
+        try:
+            lifetimes.release(self.volume, self._inode, writable=self._writable)
+        finally:
+            self._end()
+
     def _end(self) -> None:
         self._unbind()
         super().close()  # calls flush, which has nothing to do any more

@@ -8,6 +8,7 @@ pointer. Objects that are hot or own something are C types of the extension itse
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -120,7 +121,12 @@ class NativeCache:
     __slots__ = ("_c", "address", "core")
 
     def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
-        self.core = _core.Core(limits.capacity, limits.page_size, limits.max_folio, error)
+        arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
+        try:
+            self.core = _core.Core(*arguments)
+        except MemoryError:
+            gc.collect()  # closed caches that nobody refers to hold address space until they are collected
+            self.core = _core.Core(*arguments)
         self.address: int = self.core.address
         self._c = _ffi.cast("struct pc_cache *", self.address)
 

@@ -9,6 +9,8 @@ that was given.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -195,11 +197,16 @@ class Volume:
         """Size and times as a reader of the cache sees them (local extensions included)."""
         self.check_alive(key)
         inode = self.inode_at(self._canonical(key))
-        if inode is not None and inode.engine.backend_file is not None:
-            stat = self.engine.call(inode.engine.backend_file.stat, "stat", key)
-        else:
+        if inode is None or inode.engine.backend_file is None:
             stat = self.engine.call(lambda: self.backend.stat(key), "stat", key)
-        return self._file_stat(opening.checked_stat(stat, key), inode)
+            return self._file_stat(opening.checked_stat(stat, key), inode)
+        quiet = inode.engine.quiet()
+        stat = opening.checked_stat(self.engine.call(inode.engine.backend_file.stat, "stat", key), key)
+        found = self._file_stat(stat, inode)
+        if quiet is None or inode.engine.quiet() != quiet:
+            # Our own write-back went on meanwhile: the answer may be older than what it stored.
+            found = dataclasses.replace(found, size=inode.native.size)
+        return found
 
     def _file_stat(self, stat: ObjectStat, inode: Inode | None) -> FileStat:
         fields = {name: getattr(stat, name) for name in ObjectStat.__slots__}
@@ -269,8 +276,10 @@ class Volume:
                     self.inodes[inode.key] = inode
 
     def truncate(self, key: Key, size: int) -> None:
-        """`CachedFile.truncate` by key."""
-        with self.open(key, "r+") as handle:
+        """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
+        with contextlib.ExitStack() as stack:
+            handle = self.open(key, "r+")
+            stack.callback(handle.close if self.backend.limits.commit_on_close else handle.leave)
             handle.truncate(size)
 
     # -- sync

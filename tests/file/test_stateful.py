@@ -97,6 +97,9 @@ class CacheMachine(RuleBasedStateMachine):
                 {"max_read": PAGE},
                 {"boundary": 4 * PAGE},
                 {"max_inflight": 1},
+                {"write_unit": PAGE},
+                {"write_unit": 2 * PAGE},
+                {"write_unit": 512},
                 {"durable_writes": True},
                 {"read_unit": 512},
             ]
@@ -246,7 +249,7 @@ class CacheMachine(RuleBasedStateMachine):
         try:
             call()
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOSPC):
+            if error.errno not in (errno.EAGAIN, errno.ENOSPC, errno.ENOBUFS):
                 raise
             return data[: getattr(error, "characters_written", 0)]
         return data
