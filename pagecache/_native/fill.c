@@ -27,14 +27,29 @@ static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
 	return order;
 }
 
-/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them. */
-static struct pc_folio *owned_at(const struct pc_request *r, u64 index)
+static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index)
 {
+	return atomic_load_explicit(&f->owner, memory_order_relaxed) == r->id && pc_folio_is(r->inode, f, index);
+}
+
+/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them; most questions are
+ * about the one that was found last. */
+static struct pc_folio *owned_at(struct pc_request *r, u64 index)
+{
+	struct pc_cache *c = r->inode->cache;
+	if (r->recent && owns(r, pc_folio_at(c, r->recent), index))
+		return pc_folio_at(c, r->recent);
 	u32 id = pc_index_lookup(r->inode, index);
-	struct pc_folio *f = id ? pc_folio_at(r->inode->cache, id) : NULL;
-	if (!f || !pc_folio_is(r->inode, f, index) || atomic_load_explicit(&f->owner, memory_order_relaxed) != r->id)
+	if (!id || !owns(r, pc_folio_at(c, id), index))
 		return NULL;
-	return f;
+	r->recent = id;
+	return pc_folio_at(c, id);
+}
+
+/* x mod unit; most units are 1 and a division costs as much as a lookup. */
+static u64 beyond(u64 x, u64 unit)
+{
+	return unit <= 1 ? 0 : x % unit;
 }
 
 enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN };
@@ -112,9 +127,7 @@ static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
 		return NULL;
 	r->start = r->end = pos >> i->cache->page_shift << i->cache->page_shift;
 	r->cursor = r->start;
-	pc_inode_leaf_lock(i);
-	r->inval_seq = i->inval_seq;
-	pc_inode_leaf_unlock(i);
+	r->inval_seq = atomic_load_explicit(&i->inval_seq, memory_order_acquire);
 	return r;
 }
 
@@ -292,12 +305,8 @@ static int next_run(struct pc_request *r)
 	}
 	r->run_end = pc_max(run_end, r->cursor);
 	r->run_got = 0;
-	if (r->run_end > r->cursor) {
-		pc_inode_leaf_lock(i);
-		i->counters.fill_requested += r->run_end - r->cursor;
-		pc_inode_leaf_unlock(i);
-	}
-	return r->run_end > r->cursor;
+	r->run_new = r->run_end > r->cursor;
+	return r->run_new;
 }
 
 /* What is left of the run will not become valid by it; *why counts it [I-26]. Leaf lock held. */
@@ -366,12 +375,12 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 		if (found <= 0)
 			return found;
 	}
-	u64 unit = pc_max(i->limits.read_unit, 1);
-	u64 from = r->cursor + r->run_got, head = from % unit;
-	u64 to = pc_min(r->run_end, from - head + pc_max(i->limits.max_read / unit * unit, unit));
+	u64 unit = pc_max(i->limits.read_unit, 1), max = i->limits.max_read;
+	u64 from = r->cursor + r->run_got, head = beyond(from, unit);
+	u64 to = pc_min(r->run_end, from - head + pc_max(max - beyond(max, unit), unit));
 	if (i->limits.boundary)
 		to = pc_min(to, (from / i->limits.boundary + 1) * i->limits.boundary);
-	u64 tail = to % unit ? unit - to % unit : 0;
+	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;
 	if (sink_ensure(r, head + tail))
 		return -ENOMEM;
 	size_t limit = n < i->limits.max_vectors ? n : i->limits.max_vectors;
@@ -382,7 +391,7 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	/* A call that ends early for want of parts may need one for the rest of its read unit. */
 	k = fill_parts(r, from, to - from, parts, k, limit - (unit > 1 && limit > 1), &covered);
 	if (covered < to - from)
-		tail = (from + covered) % unit ? unit - (from + covered) % unit : 0;
+		tail = beyond(from + covered, unit) ? unit - beyond(from + covered, unit) : 0;
 	if (tail && sink_ensure(r, head + tail))
 		return -ENOMEM;
 	if (head)
@@ -393,6 +402,9 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	r->call_stop = from + covered;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
+	if (r->run_new)
+		i->counters.fill_requested += r->run_end - r->cursor;
+	r->run_new = 0;
 	i->counters.read_requests += !r->quiet;
 	pc_inode_leaf_unlock(i);
 	return 1;
@@ -463,9 +475,11 @@ void pc_fill_settle(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	pc_inode_leaf_lock(i);
-	run_drop(r, &i->counters.fill_dropped);
-	pc_inode_leaf_unlock(i);
+	if (r->run_end > r->cursor && !r->run_new) {
+		pc_inode_leaf_lock(i);
+		run_drop(r, &i->counters.fill_dropped);
+		pc_inode_leaf_unlock(i);
+	}
 	for (u64 pos = r->start; r->nr_owned && pos < r->end;) {
 		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
 		if (!f) {

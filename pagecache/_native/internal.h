@@ -335,6 +335,7 @@ struct pc_request {
 	u32 link_free;
 	u8 kind, cls, rereads, zeros, credit;
 	u8 quiet;  /* fill: the bytes come from memory, no call is counted */
+	u8 run_new; /* fill: the run is not counted yet [I-26] */
 	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
 	_Atomic u8 settled;
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
@@ -346,6 +347,7 @@ struct pc_request {
 	u64 call_pos, call_len; /* the backend call that runs or comes next */
 	u64 call_stop; /* fill: end of what that call stores; behind it the sink takes the rest of a read unit */
 	u32 nr_owned;    /* fill: folios still locked */
+	u32 recent;      /* fill: id of the folio that was looked at last */
 	u32 nr_segs, cap_segs, gather_seg;
 	u32 seg, seg_off; /* write: first segment not wholly acknowledged, and how much of it is */
 	u8 *sink;         /* fill: surplus bytes of whole read units */
@@ -404,7 +406,7 @@ struct pc_inode {
 	u8 on_dirty_list, pass_wanted;
 	_Atomic u32 users; /* requests and workers that hold a pointer */
 	struct pc_pass pass;
-	u64 inval_seq;
+	_Atomic u64 inval_seq; /* changed under the leaf lock */
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
 	u64 dirtied_ns;  /* when the oldest dirty byte was written, as far as known */
