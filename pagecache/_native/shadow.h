@@ -1,0 +1,26 @@
+/*
+ * shadow.h - frames that left their folio while calls or exporters still hold them (shadow.c).
+ */
+#ifndef PC_SHADOW_H
+#define PC_SHADOW_H
+
+#include "base.h"
+
+struct pc_cache;
+struct pc_folio;
+struct pc_inode;
+
+enum { PC_SHADOW_BUCKETS = 64 };
+
+struct pc_shadow {
+	u32 link; /* free link, or next in the hash chain */
+	u32 frame;
+	u32 holds;
+	u8 order;
+};
+
+void pc_shadow_add(struct pc_cache *c, u32 frame, u32 order, u32 holds);
+bool pc_shadow_put(struct pc_cache *c, u32 frame);
+bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds);
+
+#endif
