@@ -13,7 +13,7 @@
  *   1      inode lock        logical  content order of writers, truncate     lock.c pc_inode_lock_*
  *   3      token             logical  the right to create requests, commit   lock.c pc_token_*
  *   4      invalidate        logical  `inval_x`: no fill may start           truncate.c
- *   5      folio lock        logical  PC_F_LOCKED: V, identity, membership   folio.c pc_folio_trylock
+ *   5      folio lock        logical  PC_F_LOCKED: V, identity, membership   descriptor.c pc_folio_trylock
  *   6      inode leaf        leaf     sets, stamps, marks, sizes, index, token queue, pass state
  *   7      reclaim queue     leaf     S3-FIFO links, queue bits, ghost       reclaim.c (trylocks 5 and 6 of a victim)
  *   7      volume leaf       leaf     work queues, dirty list

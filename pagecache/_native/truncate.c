@@ -185,11 +185,11 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
+	pc_seq_begin(f);
 	for (u32 b = 0; b < blocks; b++)
 		if (!pc_local_count(c, f, b, b + 1))
 			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
+	pc_seq_end(f);
 }
 
 /* As next_locked, but a fill may keep its folio: it touches only what is missing, and unlocks under the leaf lock, so it has
