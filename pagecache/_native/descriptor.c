@@ -11,8 +11,8 @@
  * Sequence: odd while identity, frame or a shrinking V changes (a seqlock; H.-J. Boehm, "Can seqlocks get along with
  * programming language memory models?", 2012); the pair pc_seq_begin, pc_seq_end is in folio.h.
  *
- * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by whoever owns it. What a folio's bytes
- * are, its sets, marks and stamps, is not touched here: that is folio.c.
+ * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by whoever owns it. Sets, marks and
+ * counts are not touched here: that is folio.c.
  */
 #include "internal.h"
 

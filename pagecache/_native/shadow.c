@@ -5,8 +5,8 @@
  *   folio ── frame B                  with as many holds as there are holders
  *   shadow ─ frame A ── call          the last hold frees it
  *
- * A shadow is known by the number of its frame, in a small hash table. Who ends a hold need not know whether the frame left its
- * folio meanwhile: he asks here first. A frame between two owners counts as in transit, so that the checker can account
+ * A shadow is known by the number of its frame, in a small hash table. Who ends a hold need not know whether the frame left
+ * its folio meanwhile: he asks here first. A frame between two owners counts as in transit, so that the checker can account
  * for every one.
  *
  * Locks: `shadow_lock` (level 8) for the table and the holds; a folio's frame changes under folio lock and inode leaf lock.
