@@ -9,12 +9,24 @@
  *   freed     the last reference is gone: frame, extension, id go back      pc_folio_freed, pc_descriptor_free
  *
  * Sequence: odd while identity, frame or a shrinking V changes (a seqlock; H.-J. Boehm, "Can seqlocks get along with
- * programming language memory models?", 2012); the pair pc_seq_begin, pc_seq_end is in folio.h.
+ * programming language memory models?", 2012).
  *
  * Locks: the folio lock (level 5) is a bit of the state word, taken here and released by whoever owns it. Sets, marks and
  * counts are not touched here: that is folio.c.
  */
 #include "internal.h"
+
+/* Around a change that optimistic readers must not miss: they look again. Context: folio lock, or nobody else sees it. */
+void pc_seq_begin(struct pc_folio *f)
+{
+	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
+	atomic_thread_fence(memory_order_release);
+}
+
+void pc_seq_end(struct pc_folio *f)
+{
+	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
+}
 
 /* ---------------------------------------------------------------- memory */
 

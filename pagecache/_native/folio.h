@@ -99,18 +99,9 @@ static inline u8 *pc_folio_memory(const struct pc_cache *c, const struct pc_foli
 	return pc_arena_at(&c->arena, atomic_load_explicit(&((struct pc_folio *)f)->frame, memory_order_relaxed));
 }
 
-/* Around a change of identity, frame or a V that shrinks: optimistic readers look again. Context: folio lock. */
-static inline void pc_seq_begin(struct pc_folio *f)
-{
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
-	atomic_thread_fence(memory_order_release);
-}
-static inline void pc_seq_end(struct pc_folio *f)
-{
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
-}
-
-/* descriptor.c: memory, lock, references, identity */
+/* descriptor.c: sequence, memory, lock, references, identity */
+void pc_seq_begin(struct pc_folio *f);
+void pc_seq_end(struct pc_folio *f);
 struct pc_folio *pc_descriptor_new(struct pc_inode *i, u64 index, u32 order, u32 frame, u32 owner);
 void pc_descriptor_free(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_trylock(struct pc_folio *f);
