@@ -35,6 +35,7 @@ struct pc_cache {
 	size_t ghost_reserved;
 	_Atomic u64 evicted, evict_examined_max, evict_calls, evict_examined;
 	struct pc_leaf_lock shadow_lock; /* level 8 */
+	u64 held_pages; /* of the frames in the table */
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
 	struct pc_inode **inodes;

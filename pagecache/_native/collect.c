@@ -29,8 +29,13 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
 	r->zeros = 0;
 	pc_inode_leaf_lock(i);
-	i->counters.write_bytes += (u64)n;
-	i->counters.short_writes += (u64)n < r->call_len;
+	if (r->kind == PC_REQ_MIRROR) {
+		i->counters.mirror_requests++;
+		i->counters.mirror_bytes += (u64)n;
+	} else {
+		i->counters.write_bytes += (u64)n;
+		i->counters.short_writes += (u64)n < r->call_len;
+	}
 	pc_inode_leaf_unlock(i);
 	while (n > 0) {
 		struct pc_seg *g = &r->segs[r->seg];
@@ -413,8 +418,10 @@ void pc_request_settle(struct pc_request *r)
 {
 	if (r->kind == PC_REQ_WRITE) {
 		pc_write_done(r, false, false);
-		return;
+	} else if (r->kind == PC_REQ_MIRROR) {
+		pc_mirror_end(r);
+	} else {
+		pc_fill_settle(r);
+		pc_request_delete(r);
 	}
-	pc_fill_settle(r);
-	pc_request_delete(r);
 }

@@ -36,8 +36,13 @@ void pc_descriptor_free(struct pc_cache *c, struct pc_folio *f)
 	u32 order = pc_folio_order(f), ext = atomic_load_explicit(&f->ext, memory_order_relaxed);
 	if (ext)
 		pc_pool_free(&c->exts[pc_ext_class(order)], ext);
-	pc_arena_free(&c->arena, atomic_load_explicit(&f->frame, memory_order_relaxed), order);
-	atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
+	u32 frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
+	if (!pc_shadow_leave(c, f, frame, order, 0)) {
+		if (atomic_load_explicit(&c->poison, memory_order_relaxed))
+			memset(pc_arena_at(&c->arena, frame), 0xdb, (size_t)c->page_size << order);
+		pc_arena_free(&c->arena, frame, order);
+		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
+	}
 	atomic_store_explicit(&f->ext, 0, memory_order_relaxed);
 	pc_pool_free(&c->folios, pc_folio_id(c, f));
 }
@@ -80,8 +85,6 @@ void pc_folio_freed(struct pc_cache *c, struct pc_folio *f)
 	PC_DEBUG_ASSERT(!(pc_folio_state(f) & PC_F_LOCAL));
 	atomic_fetch_add_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
 	pc_reclaim_remove(c, f);
-	if (atomic_load_explicit(&c->poison, memory_order_relaxed))
-		memset(pc_folio_memory(c, f), 0xdb, (size_t)c->page_size << order);
 	pc_descriptor_free(c, f);
 }
 

@@ -3,8 +3,8 @@
  *
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
- * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames (or
- * the pins) it needs: pc_buf_keep.
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames
+ * it needs: pc_buf_keep.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
  */
@@ -22,7 +22,7 @@ struct buf {
 	u32 *kept;
 	void *adopted; /* memory that goes with the last export */
 	int nr_kept;
-	u8 readonly, pins;
+	u8 readonly;
 };
 
 static void give_back(struct buf *b)
@@ -34,9 +34,7 @@ static void give_back(struct buf *b)
 	b->nr_kept = 0;
 	if (!pc_is_forked(c))
 		for (int k = 0; k < n; k++) {
-			if (b->pins)
-				pc_unpin(c, kept[k]);
-			else if (kept[k] >> 31)
+			if (kept[k] >> 31)
 				pc_folio_put(c, pc_folio_at(c, kept[k] & 0x7fffffff));
 			else
 				pc_shadow_put(c, kept[k]);
@@ -93,7 +91,6 @@ PyObject *pc_buf_new(PyObject *core, bool readonly)
 	b->adopted = NULL;
 	b->nr_kept = 0;
 	b->readonly = readonly;
-	b->pins = false;
 	return (PyObject *)b;
 }
 
@@ -118,8 +115,8 @@ void pc_buf_adopt(PyObject *buf, void *memory)
 	((struct buf *)buf)->adopted = memory;
 }
 
-/* The call is over and somebody still exports: frames (or pins) go back with the last release. */
-void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins)
+/* The call is over and somebody still exports: the frames go back with the last release. */
+void pc_buf_keep(PyObject *buf, const u32 *frames, int n)
 {
 	struct buf *b = (struct buf *)buf;
 	u32 *kept = malloc((size_t)(n ? n : 1) * sizeof(*kept));
@@ -127,7 +124,6 @@ void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins)
 	memcpy(kept, frames, (size_t)n * sizeof(*kept));
 	b->kept = kept;
 	b->nr_kept = n;
-	b->pins = pins;
 	if (!pc_buf_exported(buf))
 		give_back(b);
 }

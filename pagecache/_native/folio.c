@@ -173,7 +173,9 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 	pc_reclaim_remove(c, f);
 	pc_seq_begin(f);
 	atomic_store_explicit(&f->inode_id, 0, memory_order_relaxed);
-	u32 old = atomic_exchange(&f->state, PC_F_DETACHED | (st & PC_F_PINNED));
+	u32 old = pc_folio_state(f);
+	while (!atomic_compare_exchange_weak(&f->state, &old, PC_F_DETACHED | (old & (PC_F_PINNED | PC_F_HELD))))
+		;
 	atomic_store_explicit(&f->owner, 0, memory_order_relaxed);
 	pc_seq_end(f);
 	if (old & PC_F_WAITERS)

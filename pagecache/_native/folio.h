@@ -24,13 +24,16 @@ enum pc_folio_flag {
 	PC_F_PINNED = 1 << 14,    /* a view holds its memory */
 	PC_F_WRITER_WAITS = 1 << 15,
 	PC_F_COPIED = 1 << 16,    /* one-page folio: the running call has the old frame */
+	PC_F_HELD = 1
+		<< 17, /* somebody holds its frame by number (shadow.c): bytes that are valid do not change in place */
 	PC_F_ACCESS_SHIFT = 20, /* two bits */
-	PC_F_SMALL = 1 << 22,   /* on the probation queue */
-	PC_F_MAIN = 1 << 23,    /* on the main queue */
+	PC_F_SMALL = 1 << 22, /* on the probation queue */
+	PC_F_MAIN = 1 << 23, /* on the main queue */
 };
 
-#define PC_F_ACCESS (3u << PC_F_ACCESS_SHIFT)
-#define PC_F_LOCAL  (PC_F_DIRTY | PC_F_WRITEBACK | PC_F_UNSTABLE)
+#define PC_F_ACCESS      (3u << PC_F_ACCESS_SHIFT)
+#define PC_F_LOCAL       (PC_F_DIRTY | PC_F_WRITEBACK | PC_F_UNSTABLE)
+#define PC_F_UNEVICTABLE (PC_F_LOCAL | PC_F_PINNED | PC_F_HELD)
 
 /* Epochs are stored in 48 bits: at a million fsyncs a second they last for nine years. */
 struct pc_stamp {
@@ -44,10 +47,10 @@ struct pc_folio {
 	_Atomic u64 inode_id;
 	_Atomic u64 key; /* index << 4 | order */
 	_Atomic u32 frame;
-	_Atomic u32 ext;   /* extension id, 0: none */
-	u32 next, prev;    /* reclaim queue; `next` is the free link */
+	_Atomic u32 ext; /* extension id, 0: none */
+	u32 next, prev; /* reclaim queue; `next` is the free link */
 	_Atomic u32 owner; /* folio lock: id of the fill request that owns it, 0: a section of C code */
-	_Atomic u16 refs;  /* index, running calls, pins, passers-by */
+	_Atomic u16 refs; /* index, running calls, pins, passers-by */
 	struct pc_stamp d, w, u;
 };
 _Static_assert(sizeof(struct pc_folio) == 64, "a folio descriptor is one cache line");

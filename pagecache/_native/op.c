@@ -61,8 +61,8 @@ static void end_call(struct op *op)
 			pc_buf_adopt(op->buf, pc_scratch_leave(op->request));
 		u32 kept[PC_PARTS_MAX];
 		int n = op->kind == OP_FILL ? pc_fill_quarantine(op->request, kept, PC_PARTS_MAX)
-					    : pc_write_hold(op->request, kept, PC_PARTS_MAX);
-		pc_buf_keep(op->buf, kept, n, op->kind == OP_WRITE);
+					    : pc_call_hold(op->request, kept, PC_PARTS_MAX);
+		pc_buf_keep(op->buf, kept, n);
 		Py_CLEAR(op->buf);
 	}
 }
@@ -134,7 +134,7 @@ static int not_settled(struct op *op)
 static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 {
 	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind == OP_WRITE && !op->request->gather);
+		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
 	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
 		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
@@ -250,7 +250,7 @@ static int answer(struct op *op, int64_t n)
 		return answer_uncached(op, n);
 	}
 	end_call(op);
-	if (op->kind == OP_WRITE)
+	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
 		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);
 	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
@@ -370,11 +370,37 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		struct pc_request *r = op->request;
 		op->request = NULL;
 		pc_write_done(r, ok, flag);
+	} else if (op->kind == OP_MIRROR) {
+		pc_op_settle(op);
 	} else {
 		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
 		return NULL;
 	}
 	Py_RETURN_NONE;
+}
+
+/* mirror(last) -> the Op of the second stream that has this request's bytes now: `last` where they could join it, or a new
+ * one; None without memory. */
+static PyObject *op_mirror(PyObject *self, PyObject *last)
+{
+	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
+	if (not_settled(op))
+		return NULL;
+	if (op->kind != OP_WRITE || (joined && joined->kind != OP_MIRROR)) {
+		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
+		return NULL;
+	}
+	if (joined && (joined->settled || joined->in_call))
+		joined = NULL;
+	struct pc_request *old = joined ? joined->request : NULL, *m = pc_mirror_take(op->request, old);
+	if (!m)
+		Py_RETURN_NONE;
+	if (m == old)
+		return Py_NewRef(last);
+	struct op *made = pc_op_new(op->core, op->inode, OP_MIRROR, m);
+	if (!made)
+		pc_mirror_end(m);
+	return (PyObject *)made;
 }
 
 static PyObject *op_offset(PyObject *self, void *closure)
@@ -418,6 +444,8 @@ static PyMethodDef op_methods[] = {
 	{"begin", op_begin, METH_NOARGS, "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
 	{"complete", op_complete, METH_O,
 	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
+	{"mirror", op_mirror, METH_O,
+	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
 	{NULL, NULL, 0, NULL},
 };

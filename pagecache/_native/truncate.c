@@ -95,6 +95,8 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 {
 	struct pc_cache *c = i->cache;
 	pc_inode_leaf_unlock(i);
+	if (pc_folio_state(f) & PC_F_HELD)
+		pc_mirror_leave(i, f);
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
@@ -291,10 +293,10 @@ uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 			u16 one = 1;
 			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) ||
-			    pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED) || !pc_folio_trylock(f))
+			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
+			    !pc_folio_trylock(f))
 				continue;
-			if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)) &&
+			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
 			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
 				freed += pc_folio_bytes(c, f);
 				pc_folio_detach(i, f);

@@ -28,6 +28,7 @@ struct pc_volume {
 	u32 low_running;           /* background passes and read-ahead */
 	u32 max_inflight;
 	u8 stopping;
+	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes, dirty;
 	u32 nr_inodes;
 	struct pc_counters retired; /* of inodes that are gone */

@@ -502,14 +502,15 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	u64 max = pc_max(i->limits.max_write, 1), len = 0;
-	size_t k = 0, most = pc_min(n, pc_max(i->limits.max_vectors, 1));
+	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
+	u64 max = pc_max(l->max_write, 1), len = 0;
+	size_t k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)
 		return 0;
 	u32 off = r->seg_off;
 	r->call_pos = r->segs[r->seg].pos + off;
-	if (i->limits.boundary)
-		max = pc_min(max, (r->call_pos / i->limits.boundary + 1) * i->limits.boundary - r->call_pos);
+	if (l->boundary)
+		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
 	for (u32 s = r->seg; s < r->nr_segs && len < max; s++, off = 0) {
 		struct pc_seg *g = &r->segs[s];
 		if (g->pos + off != r->call_pos + len)
@@ -529,21 +530,21 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 	return 1;
 }
 
-/* Exporters still hold the buffers of the call that just ended: they pin its folios, so that the memory is not used again.
- * Return: number of folio ids, each to be given back with pc_unpin. */
-int pc_write_hold(struct pc_request *r, u32 *folios, u32 n)
+/* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
+ * the memory is not used again. Return: number of frames, each to be given back with pc_shadow_put. */
+int pc_call_hold(struct pc_request *r, u32 *frames, u32 n)
 {
-	struct pc_inode *i = r->inode;
+	struct pc_cache *c = r->inode->cache;
 	u32 k = 0;
+	pc_inode_leaf_lock(r->inode);
 	for (u32 s = 0; s < r->nr_segs && k < n; s++) {
-		struct pc_seg *g = &r->segs[s];
-		struct pc_need need;
-		u8 *memory;
-		u64 len;
-		if (!g->folio || g->pos + g->len <= r->call_pos || g->pos >= r->call_pos + r->call_len)
+		const struct pc_seg *g = &r->segs[s];
+		bool called = g->pos < r->call_pos + r->call_len && r->call_pos < g->pos + g->len;
+		if (!g->folio || g->off & PC_SEG_SCRATCH || !called)
 			continue;
-		if (pc_pin(i, g->pos, g->len, &folios[k], &memory, &len, &need) == 0)
-			k++;
+		pc_frame_hold(c, pc_folio_at(c, g->folio), g->frame);
+		frames[k++] = g->frame;
 	}
+	pc_inode_leaf_unlock(r->inode);
 	return (int)k;
 }
