@@ -31,8 +31,8 @@ def reopen(volume: Volume, inode: Inode) -> None:
         return
     backend_file = volume.engine.call(lambda: volume.backend.open(inode.key, create=local), "reconnect", inode.key)
     remote = inode.native.remote_size
+    inode.native.run(TOKEN, "forget_acknowledged", None)  # before a commit can reach the new backend
     inode.engine.use(backend_file)
-    inode.native.run(TOKEN, "forget_acknowledged", None)
     inode.native.retry(failed_too=True)
     stat = volume.engine.call(backend_file.stat, "reconnect", inode.key)
     if stat.size != remote and local:

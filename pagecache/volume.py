@@ -465,9 +465,11 @@ class Volume:
             raise BlockingIOError(
                 errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them"
             )
-        self.engine.resume(backend)
         with self.names:
             inodes = [*self.inodes.values(), *self.orphans]
+        for inode in inodes:
+            inode.engine.use(None)  # no answer of the old backend is believed from here on
+        self.engine.resume(backend)
         for inode in inodes:
             ending.reopen(self, inode)
 

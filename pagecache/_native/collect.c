@@ -223,14 +223,15 @@ void pc_commit_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Under the token. Return: whether there is anything to commit; if not, the token is free again. */
+/* Under the token. Return: whether there is anything to commit; if not, or after an abort, the token is free again. */
 bool pc_commit_begin(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
-	bool wanted = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	bool wanted = (i->nr_unstable || i->stamp_m != PC_STAMP_NONE) && !atomic_load(&i->volume->aborted);
 	if (wanted) {
 		i->commit_running = 1;
+		i->commit_generation = atomic_load(&i->volume->generation);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		i->counters.commits++;
@@ -244,11 +245,14 @@ bool pc_commit_begin(struct pc_inode *i)
 
 /**
  * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again (all of it stays unstable when the
- * backend says `kept`).
+ * backend says `kept`). An answer that comes after an abort is a failure whatever it says: the server may have forgotten what
+ * it had acknowledged before it made the rest durable.
  */
 void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 {
-	bool more = true;
+	bool more = true, late = i->commit_generation != atomic_load(&i->volume->generation);
+	ok = ok && !late;
+	kept = kept && !late;
 	for (u64 index = 0; more && (ok || !kept);) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; k < PC_CHUNK; k++) {

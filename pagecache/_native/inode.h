@@ -41,6 +41,7 @@ struct pc_inode {
 	u64 fail_seq;    /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
+	u64 commit_generation; /* of the volume, when the running commit began */
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_staged; /* blocks */
