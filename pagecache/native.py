@@ -285,6 +285,11 @@ class NativeInode:
     def remote_size(self) -> int:
         return int(_lib.pc_inode_remote_size(self._i))
 
+    @property
+    def cut_to(self) -> int:
+        """The lowest size of a truncate that is not known to be committed; END: there is none."""
+        return int(_lib.pc_inode_cut_to(self._i))
+
     def set_sizes(self, size: int, remote_size: int) -> None:
         _lib.pc_inode_set_sizes(self._i, size, remote_size)
 

@@ -273,6 +273,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 	if (!ok) {
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		i->regress_seq++;
+	} else {
+		i->cut_to = UINT64_MAX; /* truncates hold the token: none came while it ran */
 	}
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = 0;

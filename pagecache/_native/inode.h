@@ -37,6 +37,7 @@ struct pc_inode {
 	_Atomic u64 inval_seq; /* changed under the leaf lock */
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
+	u64 cut_to;      /* lowest size of a truncate that is not committed; UINT64_MAX: none */
 	u64 dirtied_ns;  /* when the oldest dirty byte was written, as far as known */
 	u64 fail_seq;    /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */

@@ -120,8 +120,10 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		atomic_store_explicit(&i->size, size, memory_order_release);
 	atomic_store_explicit(&i->remote_size, size, memory_order_release);
 	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
-	if (uncommitted)
+	if (uncommitted) {
 		uncommitted_now(i);
+		i->cut_to = pc_min(i->cut_to, size);
+	}
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);

@@ -291,6 +291,20 @@ def test_a_sync_beside_a_reconnect_believes_no_answer_of_the_old_backend(dirty: 
     assert fresh.committed(KEY) == DATA
 
 
+def test_reconnect_repeats_a_truncate_that_was_not_committed(make: Make) -> None:
+    """Also where the file has its old size again: what was cut off stays zeros. [2.17, 2.22]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.truncate(0)
+    file.pwrite(b"tail", len(DATA) - 4)
+    file.flush()
+    fresh = RecordingBackend({KEY: DATA})  # the server starts anew, with what was committed
+    rig.volume.abort()
+    rig.volume.reconnect(fresh)
+    file.fsync()
+    assert fresh.committed(KEY) == bytes(len(DATA) - 4) + b"tail"
+
+
 REENTRANT: dict[str, Callable[[Any, Any], object]] = {
     "read": lambda file, volume: file.pread(10, 2 * PAGE),
     "write": lambda file, volume: file.pwrite(b"x", 0),
