@@ -96,7 +96,7 @@ def test_every_byte_reaches_both_under_limits_of_their_own(pairs: Any) -> None:
 
 def test_requests_that_follow_one_another_join_in_the_mirror(pairs: Any) -> None:
     """Small requests of the backend become large ones of the mirror. [T-31]"""
-    pair = pairs(backend={"max_write": "16KiB", "max_inflight": 1}, mirror={"max_write": "1MiB"})
+    pair = pairs(backend={"max_write": "16KiB", "max_inflight": 1}, mirror={"max_write": "1MiB", "max_inflight": 1})
     data = pattern(256 << 10)
     gate = pair.mirror.gate("write_from")
     with pair.volume.open(KEY, "w+b") as file:
