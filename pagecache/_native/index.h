@@ -35,6 +35,7 @@ void pc_index_mark(struct pc_inode *i, u64 index, u32 order, enum pc_mark mark, 
 bool pc_index_marked(const struct pc_inode *i, u64 index, enum pc_mark mark);
 u32 pc_index_next(const struct pc_inode *i, u64 from, u64 to);
 u32 pc_index_next_marked(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *visited);
+u32 pc_index_collect(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *ids, u32 n);
 bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order);
 bool pc_index_check(const struct pc_inode *i, struct pc_violation *out);
 

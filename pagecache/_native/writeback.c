@@ -83,12 +83,10 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 	bool more = true;
 	while (more) {
 		pc_inode_leaf_lock(i);
-		for (u32 k = 0; more && k < PC_SWEEP; k++) {
-			u32 id = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
+		u32 ids[PC_SWEEP], n = pc_index_collect(i, index, last, PC_MARK_DIRTY, ids, PC_SWEEP);
+		more = n == PC_SWEEP;
+		for (u32 k = 0; k < n; k++) {
+			struct pc_folio *f = pc_folio_at(c, ids[k]);
 			index = after(f);
 			if (pc_stamp_get(&f->d) > stamp || pc_folio_state(f) & PC_F_BACKOFF)
 				continue;
