@@ -151,6 +151,20 @@ static int write_through(struct handle *h, u64 pos, u64 len)
 	return PC_UNLIKELY(h->through) && len ? ask_engine(h, pc_str_write_through, pos, len) : 0;
 }
 
+/* Writes keep the interpreter lock, so a thread that does nothing else keeps it for a whole switch interval (5 ms), once for
+ * each step of the calls that carry its data to the backend. While such calls run, a writer steps aside now and then. */
+static void step_aside(struct handle *h)
+{
+	static _Thread_local i64 last;
+	if (PC_LIKELY(pc_volume_inflight(h->inode->volume) == 0))
+		return;
+	i64 now = pc_clock_ns();
+	if (now - last < PC_TURN_NS)
+		return;
+	Py_BEGIN_ALLOW_THREADS pc_nap(PC_ASIDE_NS);
+	Py_END_ALLOW_THREADS last = pc_clock_ns();
+}
+
 /* Return: 0 and everything is accepted, -1. */
 static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
@@ -170,6 +184,7 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 	}
 	if (PC_UNLIKELY(done < len) && write_slow(h, pos, from, len, done, NULL))
 		return -1;
+	step_aside(h);
 	return write_through(h, pos, len);
 }
 
@@ -212,6 +227,7 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 	}
 	if (done < len && write_slow(h, *pos, from, len, done, pos))
 		return -1;
+	step_aside(h);
 	return write_through(h, *pos, len);
 }
 

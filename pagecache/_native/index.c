@@ -421,7 +421,8 @@ static inline u32 walk(const struct pc_inode *i, u64 from, u64 to, int mark, u32
 				prefetch_leaf(i, at, word);
 			word = leaf_word(l, mark) & window(start, 0, PC_LEAF_SLOTS, from, last) & 0xffff;
 			for (; word; word &= word - 1) {
-				u32 id = atomic_load_explicit(&l->slots[__builtin_ctzll(word)], memory_order_relaxed) >> 2;
+				u32 id = atomic_load_explicit(&l->slots[__builtin_ctzll(word)], memory_order_relaxed) >>
+					 2;
 				if (!k || ids[k - 1] != id)
 					ids[k++] = id;
 				if (k == n)

@@ -88,5 +88,6 @@ extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit
 	*pc_str_write_back, *pc_str_write_through;
 
 i64 pc_clock_ns(void);
+void pc_nap(i64 ns);
 
 #endif
