@@ -229,10 +229,11 @@ int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint
 void pc_unpin(struct pc_cache *c, uint32_t folio);
 bool pc_pin_detached(struct pc_cache *c, uint32_t folio);
 
-/* ---- tests: sync points of debug builds, index walks that count their visits */
+/* ---- tests: sync points and removed fixes of debug builds, index walks that count their visits */
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
+void pc_fix_remove(const char *fix);
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */
