@@ -199,6 +199,7 @@ enum { PC_PENDING_DIRTY = 1, PC_PENDING_WRITEBACK = 2, PC_PENDING_BACKOFF = 4, P
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
 bool pc_pass_background(struct pc_inode *i, uint64_t budget);
+bool pc_pass_partial(struct pc_inode *i, uint64_t budget);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);
 int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);

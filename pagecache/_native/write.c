@@ -93,6 +93,8 @@ static bool release_from_call(struct pc_inode *i, struct pc_folio *f, u32 from, 
 	if (!in_flight(i, f, from, to)) {
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
 			pc_mirror_leave(i, f);
+		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))
+			atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 		return true;
 	}
 	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&

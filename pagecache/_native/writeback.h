@@ -18,6 +18,7 @@ struct pc_pass {
 	u32 inflight;       /* requests taken and not yet completed */
 	u32 nr_issued;
 	u8 active, integrity, background, queued, wrapped;
+	u8 partial; /* background on commit_on_close: write units that are not wholly dirty too */
 };
 
 /* writeback.c */
