@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 from .backends.protocol import Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
+from .engine import throttle
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
@@ -131,6 +132,10 @@ class PageCache:
         with self._lock:
             return [volume.engine for volume in self._volumes]
 
+    def divide_limit(self) -> None:
+        """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
+        throttle.divide(self.engine_volumes(), self.limits.dirty_limit)
+
     def emit(self, event: Event) -> None:
         """Events go out from the flusher's thread, so that no callback runs inside a call."""
         if self._subscribers:
@@ -151,6 +156,7 @@ class PageCache:
                 self._retired[name] = self._retired.get(name, 0) + value
             if volume in self._volumes:
                 self._volumes.remove(volume)
+        self.divide_limit()
 
     def counters(self, usage: Mapping[str, int]) -> dict[str, Any]:
         """The fields of CacheStats from CORE's numbers."""
@@ -209,6 +215,7 @@ class PageCache:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
             volume = Volume(self, resolved, label, chosen, second)
             self._volumes.append(volume)
+        self.divide_limit()
         return volume
 
     def _check_unit(self, backend: Backend) -> None:
@@ -235,8 +242,7 @@ class PageCache:
             limits = config.resolve(self.capacity)
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)
-            for volume in self._volumes:
-                volume.set_limits()
+        self.divide_limit()
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
@@ -257,8 +263,7 @@ class PageCache:
             raise
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
-            for volume in self._volumes:
-                volume.set_limits()
+        self.divide_limit()
 
     def _resize(self, capacity: int, deadline: Deadline) -> None:
         for attempt in range(RESIZE_ROUNDS):

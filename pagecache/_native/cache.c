@@ -114,6 +114,7 @@ void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t 
 {
 	atomic_store(&c->dirty_background, dirty_background >> c->page_shift);
 	atomic_store(&c->dirty_limit, pc_max(dirty_limit >> c->page_shift, 1));
+	atomic_store(&c->dirty_free, (dirty_background + pc_max(dirty_limit, dirty_background)) >> c->page_shift >> 1);
 	c->cow_pages = (u32)pc_min(cow_limit >> c->page_shift, 1u << (PC_ORDERS - 1));
 	atomic_store(&c->poison, poison);
 	pc_event_wake(&c->event);
@@ -141,11 +142,6 @@ int pc_cache_resize(struct pc_cache *c, uint64_t capacity)
 void pc_tick(struct pc_cache *c, uint64_t now_ns)
 {
 	atomic_store_explicit(&c->now_ns, now_ns, memory_order_relaxed);
-}
-
-bool pc_cache_over_background(struct pc_cache *c)
-{
-	return atomic_load(&c->local) > atomic_load(&c->dirty_background);
 }
 
 uint32_t pc_cache_event_seq(struct pc_cache *c)
@@ -214,7 +210,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	atomic_store(&v->epoch, 1);
 	atomic_store(&v->generation, 1);
-	atomic_store(&v->dirty_limit, UINT64_MAX);
+	pc_room_init(&v->room);
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
 	pc_list_init(&v->inodes);
@@ -261,12 +257,6 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
-}
-
-void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes)
-{
-	atomic_store(&v->dirty_limit, pc_max(bytes >> v->cache->page_shift, 1));
-	pc_event_wake(&v->cache->event);
 }
 
 uint64_t pc_volume_local(struct pc_volume *v)

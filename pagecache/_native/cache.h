@@ -22,6 +22,9 @@ struct pc_cache {
 	u32 cow_pages;
 	_Atomic u64 local;                      /* blocks of L in the whole cache */
 	_Atomic u64 dirty_limit, dirty_background; /* blocks */
+	_Atomic u64 dirty_free;                    /* blocks: the midpoint between these two */
+	_Atomic u64 reserved;                      /* blocks, of all volumes */
+	struct pc_leaf_lock room_lock;             /* level 7: reservations, lines */
 	_Atomic u64 now_ns;
 	_Atomic u32 poison;
 	_Atomic u32 flusher_wanted;

@@ -210,7 +210,7 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 			int filled = pc_run_fill(core, i, pos, len, NULL);
 			/* No memory now: wait for some like a writer; where none can ever come that call says so. */
 			if (filled > 0) {
-				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 1);
+				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 0);
 				filled = room ? 0 : -1;
 				Py_XDECREF(room);
 			}

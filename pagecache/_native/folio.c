@@ -37,11 +37,11 @@ static void local_changed(struct pc_inode *i, i64 delta)
 	if (!delta)
 		return;
 	i->nr_local += (u64)delta;
-	atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed);
-	u64 local = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
-	if (delta > 0 && local > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) &&
-	    !atomic_exchange(&i->cache->flusher_wanted, 1))
-		pc_event_wake(&i->cache->flusher_event);
+	u64 own = atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed) + (u64)delta;
+	u64 all = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
+	if (delta > 0 && (all > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) ||
+			  own > atomic_load_explicit(&i->volume->room.background, memory_order_relaxed)))
+		pc_room_counted(i, delta, all, own);
 	pc_dirty_list_update(i);
 }
 
@@ -265,6 +265,7 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 		i->counters.returned += bytes;
 	} else {
 		i->counters.acknowledged += bytes;
+		atomic_fetch_add_explicit(&i->volume->acked, bytes >> c->page_shift, memory_order_relaxed);
 	}
 	set_del(i, f, PC_W, b0, b1);
 	if (!(pc_folio_state(f) & PC_F_WRITEBACK)) {

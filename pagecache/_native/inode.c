@@ -376,6 +376,7 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 void pc_request_delete(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	free(r->sink);

@@ -244,6 +244,7 @@ static int answer_uncached(struct op *op, int64_t n)
 
 static int answer(struct op *op, int64_t n)
 {
+	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
 	if (op->kind == OP_UNCACHED) {
 		Py_CLEAR(op->views);
 		op->in_call = 0;

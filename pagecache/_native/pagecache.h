@@ -26,6 +26,7 @@ struct pc_cache;
 struct pc_volume;
 struct pc_inode;
 struct pc_request;
+struct pc_place;
 struct pc_trace;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
@@ -118,7 +119,6 @@ void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t 
 int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
 void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *out);
 void pc_tick(struct pc_cache *c, uint64_t now_ns);
-bool pc_cache_over_background(struct pc_cache *c);
 uint64_t pc_cache_held(struct pc_cache *c);
 uint32_t pc_cache_event_seq(struct pc_cache *c);
 void pc_cache_wake_all(struct pc_cache *c);
@@ -133,7 +133,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
-void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes);
+void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
 uint64_t pc_volume_local(struct pc_volume *v);
 uint64_t pc_epoch_take(struct pc_volume *v);
 void pc_volume_abort(struct pc_volume *v);
@@ -172,7 +172,22 @@ void pc_count_retry(struct pc_inode *i);
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len);
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
+
+/* ---- dirty budget: the caller of a slow write owns a place */
+/* How a volume is doing. Bytes unless the name says otherwise. */
+struct pc_pressure {
+	uint64_t local, limit, acked, answers;
+	uint32_t position; /* of its writers between midpoint (0) and limit (1000), whichever limit is nearer */
+	uint32_t over_background, asking, running;
+};
 bool pc_dirty_room(struct pc_inode *i, uint64_t len);
+void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_t len);
+void pc_place_close(struct pc_inode *i, struct pc_place *p);
+bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused);
+bool pc_room_fits(struct pc_inode *i, struct pc_place *p);
+bool pc_line_first(struct pc_inode *i, struct pc_place *p);
+void pc_room_grant(struct pc_volume *v, uint64_t bytes);
+void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out);
 uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end);
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);

@@ -249,14 +249,3 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 	}
 	return (int64_t)done;
 }
-
-/* Whether `len` more dirty bytes fit below the limit and the volume's share of it, each one page at least. */
-bool pc_dirty_room(struct pc_inode *i, uint64_t len)
-{
-	struct pc_cache *c = i->cache;
-	u64 local = atomic_load_explicit(&c->local, memory_order_relaxed);
-	u64 share = atomic_load_explicit(&i->volume->local, memory_order_relaxed);
-	u64 blocks = (len + c->page_size - 1) >> c->page_shift;
-	return local + blocks <= atomic_load_explicit(&c->dirty_limit, memory_order_relaxed) &&
-	       share + blocks <= atomic_load_explicit(&i->volume->dirty_limit, memory_order_relaxed);
-}

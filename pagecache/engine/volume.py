@@ -25,6 +25,7 @@ from .mirror import Mirror
 from .park import SLICE, Clock, Park
 from .retryer import Parked, decide
 from .runner import Job, ThreadRunner
+from .throttle import Pace, Stall
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -81,6 +82,9 @@ class EngineVolume:
         self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
         self.aborted = False
         self.abort_reason: BaseException | None = None
+        self.pace = Pace()
+        self.stall = Stall()
+        self.dirty_share = 1.0
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
