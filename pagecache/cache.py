@@ -384,6 +384,7 @@ class PageCache:
             raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
         self.closed = True
         self.flusher.stop()
+        self.native.close()
         _open.discard(self)
         return lost
 

@@ -44,6 +44,8 @@ static void give_back(struct buf *b)
 	free(kept);
 	free(b->adopted);
 	b->adopted = NULL;
+	if (!pc_is_forked(c))
+		pc_core_release(b->core);
 }
 
 static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
@@ -163,8 +165,10 @@ static void pin_dealloc(PyObject *self)
 	struct pin *p = (struct pin *)self;
 	PyTypeObject *type = Py_TYPE(self);
 	struct pc_cache *c = ((struct core *)p->core)->cache;
-	if (!pc_is_forked(c))
+	if (!pc_is_forked(c)) {
 		pc_unpin(c, p->folio);
+		pc_core_release(p->core);
+	}
 	Py_DECREF(p->core);
 	PyObject_Free(self);
 	Py_DECREF(type);

@@ -13,8 +13,11 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 	i64 n;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_read(h->inode, pos, to, len, need);
+	struct pc_cache *c = h->inode->cache;
+	atomic_fetch_add(&c->copies, 1);
 	Py_BEGIN_ALLOW_THREADS n = pc_read(h->inode, pos, to, len, need);
-	Py_END_ALLOW_THREADS return n;
+	Py_END_ALLOW_THREADS if (atomic_fetch_sub(&c->copies, 1) == 1) pc_core_release(h->core);
+	return n;
 }
 
 static void met_marker(struct handle *h, struct pc_need *need)

@@ -64,12 +64,12 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
 	u32 slot = c->inode_hint;
-	while (slot < PC_INODES_MAX && c->inodes[slot])
+	while (slot < c->inodes_max && c->inodes[slot])
 		slot++;
-	for (u32 k = 0; slot == PC_INODES_MAX && k < PC_INODES_MAX; k++)
+	for (u32 k = 0; slot >= c->inodes_max && k < c->inodes_max; k++)
 		if (!c->inodes[k])
 			slot = k;
-	if (slot < PC_INODES_MAX) {
+	if (slot < c->inodes_max) {
 		c->inode_hint = slot + 1;
 		c->inodes[slot] = i;
 		if (slot >= c->inode_slots)
@@ -77,8 +77,9 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 		i->slot = slot;
 		i->id = ++c->inode_generation << PC_INODE_SLOT_BITS | slot;
 	}
+	bool full = slot >= c->inodes_max;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-	if (slot == PC_INODES_MAX) {
+	if (full) {
 		inode_free(i);
 		return -ENFILE;
 	}

@@ -132,6 +132,8 @@ struct pc_pool {
 
 int pc_pool_init(struct pc_pool *p, u32 size, u32 link_at, u32 max);
 void pc_pool_destroy(struct pc_pool *p);
+u32 pc_pool_close(struct pc_pool *p);
+void pc_pool_trim(struct pc_pool *p, u32 ids);
 u32 pc_pool_alloc(struct pc_pool *p);
 void pc_pool_free(struct pc_pool *p, u32 id);
 
@@ -167,10 +169,13 @@ struct pc_arena {
 	u16 *owner_tag; /* per 16 frames: volume tag whose bytes lie there; 0 untouched, 0xffff mixed */
 	void *tables;
 	size_t tables_size;
+	u8 closed; /* no frame is handed out any more */
 };
 
-int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift);
+int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve);
 void pc_arena_destroy(struct pc_arena *a);
+void pc_arena_close(struct pc_arena *a);
+void pc_arena_release(struct pc_arena *a);
 int pc_arena_resize(struct pc_arena *a, u64 capacity);
 void pc_arena_give_back(struct pc_arena *a);
 u32 pc_arena_alloc(struct pc_arena *a, u32 order);
@@ -486,6 +491,7 @@ struct pc_cache {
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
 	struct pc_inode **inodes;
+	u32 inodes_max; /* room in `inodes` */
 	struct pc_inode *free_inodes;
 	u32 inode_slots, inode_hint;
 	u64 inode_generation;
@@ -493,6 +499,9 @@ struct pc_cache {
 	u32 nr_volumes;
 	u16 next_tag;
 	u32 fork_epoch;
+	_Atomic u32
+		copies; /* optimistic copies that run without the interpreter's lock: frames stay mapped meanwhile */
+	_Atomic u8 closed;
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
 };

@@ -102,6 +102,7 @@ void pc_op_settle(struct op *op)
 	Py_CLEAR(op->buf);
 	Py_CLEAR(op->memory);
 	pc_inode_user_put(op->inode);
+	pc_core_release(op->core);
 	PyErr_Restore(type, value, traceback);
 }
 

@@ -78,6 +78,16 @@ static inline PyObject *engine_of(struct pc_inode *i)
 	return (PyObject *)i->user;
 }
 
+/* A frame, a view or an operation of a closed cache is gone: perhaps it was the last. Context: GIL, no leaf lock. */
+static inline void pc_core_release(PyObject *core)
+{
+#ifndef Py_GIL_DISABLED
+	pc_cache_release(((struct core *)core)->cache);
+#else
+	(void)core;
+#endif
+}
+
 int pc_install_core(PyObject *module);
 int pc_install_op(PyObject *module);
 int pc_install_functions(PyObject *module);
