@@ -11,12 +11,16 @@ a dead backend cannot stop it. Each turn it
 would
   be published half-written),
 * moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
+
+It does not keep its cache alive. A cache that nobody refers to any more and that nobody closed hands itself over
+(`adopt`) and is ended from here, by a thread of its own: ending waits, and the flusher does not.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -40,7 +44,10 @@ class Flusher:
     """The background thread of one cache."""
 
     def __init__(self, cache: EngineCache, native: NativeCache, clock: Clock, park: Park) -> None:
-        self._cache = cache
+        self._cache = weakref.ref(cache)
+        self._adopted: EngineCache | None = None
+        self._ending: threading.Thread | None = None
+        self._ended = 0.0
         self._native = native
         self._clock = clock
         self._park = park
@@ -55,9 +62,15 @@ class Flusher:
 
     def stop(self) -> None:
         self._stop = True
+        self._adopted = None
         self._native.wake_flusher()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(1.0)
+
+    def adopt(self, cache: EngineCache) -> None:
+        """The cache was dropped without being closed: it lives on until what it has is saved. For its finaliser."""
+        self._adopted = cache
+        self._native.wake_flusher()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -95,6 +108,9 @@ class Flusher:
 
     def turn(self) -> float:
         """One look at everything; returns the seconds until the next one is due."""
+        cache = self._adopted or self._cache()
+        if cache is None:
+            return 1.0  # its finaliser is about to hand it over
         now = self._clock.now()
         self._native.tick(now)
         again, self._later = self._later, deque()
@@ -102,8 +118,8 @@ class Flusher:
             call()
         while self._deferred:
             self._deferred.popleft()()
-        delay = BUSY if self._later else self._cache.config.flush_interval
-        for volume in self._cache.engine_volumes():
+        delay = BUSY if self._later else cache.config.flush_interval
+        for volume in cache.engine_volumes():
             if volume.aborted:
                 continue
             delay = min(delay, self._retry(volume, now), self._expire(volume, now))
@@ -113,10 +129,23 @@ class Flusher:
         if self._native.over_background():
             self.make_room()
             delay = min(delay, BUSY)
+        if self._adopted is not None:
+            self._end(self._adopted, now)
         return delay
 
+    def _end(self, cache: EngineCache, now: float) -> None:
+        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""
+        if self._ending is not None:
+            pause = cache.config.retry.failed_retry
+            lost = all(volume.aborted for volume in cache.engine_volumes())  # nobody can reconnect it
+            if self._ending.is_alive() or pause is None or lost or now < self._ended + pause:
+                return
+        self._ended = now
+        self._ending = threading.Thread(target=cache.end, name="pagecache-end", daemon=True)
+        self._ending.start()
+
     def _retry(self, volume: EngineVolume, now: float) -> float:
-        delay = self._cache.config.flush_interval
+        delay = volume.cache.config.flush_interval
         for file in volume.take_retries():
             due = file.due(now)
             if due is not None:
@@ -126,8 +155,8 @@ class Flusher:
 
     def _expire(self, volume: EngineVolume, now: float) -> float:
         """Write back what is older than dirty_expire; commit what has been unstable that long."""
-        expire = self._cache.config.dirty_expire
-        delay = self._cache.config.flush_interval
+        expire = volume.cache.config.dirty_expire
+        delay = volume.cache.config.flush_interval
         if volume.backend.limits.commit_on_close:
             return delay
         for file in volume.dirty_files():
@@ -148,7 +177,8 @@ class Flusher:
         Args:
             urgent: a writer waits; then everything unstable is committed, not only what is above its share.
         """
-        for volume in self._cache.engine_volumes():
+        cache = self._adopted or self._cache()
+        for volume in cache.engine_volumes() if cache is not None else []:
             if volume.aborted:
                 continue
             files = volume.dirty_files()
@@ -156,7 +186,7 @@ class Flusher:
                 file.refresh_limits()
                 file.native.pass_background(PASS_BUDGET)
             if not volume.backend.limits.commit_on_close:
-                self._commit_unstable(files, 0 if urgent else self._cache.limits.dirty_limit // 4)
+                self._commit_unstable(files, 0 if urgent else volume.cache.limits.dirty_limit // 4)
 
     def _commit_unstable(self, files: list[EngineFile], allowed: int) -> None:
         unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
