@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import lifetimes
-from .backends.protocol import Backend
+from .backends.protocol import Backend, BackendLimits
 from .backends.url import backend_from_url
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine.flusher import Flusher
@@ -224,6 +224,8 @@ class PageCache:
         return volume
 
     def _check_unit(self, backend: Backend) -> None:
+        if not isinstance(backend.limits, BackendLimits):
+            raise TypeError(f"limits: {backend.limits!r} is not a BackendLimits")
         unit = int(backend.limits.write_unit)
         if self.capacity < 8 * unit:
             raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
