@@ -70,6 +70,8 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
             return ForkedError(message, key)
         case "timeout":
             return TimeoutError(message)
+        case "pins":
+            return OSError(errno.ENOMEM, message, key)
         case "too large":
             return OSError(errno.EFBIG, message, key)
     return PageCacheError(f"{kind}: {message}", key)

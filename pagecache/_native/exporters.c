@@ -3,8 +3,8 @@
  *
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
- * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames (or
- * the pins) it needs: pc_buf_keep.
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames,
+ * pins and plain memory that it needs: pc_buf_keep, pc_buf_adopt.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
  */
@@ -19,28 +19,22 @@ struct buf {
 	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
-	u32 *kept;
+	struct pc_kept *kept;
 	void *adopted; /* memory that goes with the last export */
-	int nr_kept;
-	u8 readonly, pins;
+	u32 nr_kept;
+	u8 readonly;
 };
 
 static void give_back(struct buf *b)
 {
 	struct pc_cache *c = ((struct core *)b->core)->cache;
-	u32 *kept = b->kept;
-	int n = b->nr_kept;
+	struct pc_kept *kept = b->kept;
+	u32 n = b->nr_kept;
 	b->kept = NULL;
 	b->nr_kept = 0;
 	if (!pc_is_forked(c))
-		for (int k = 0; k < n; k++) {
-			if (b->pins)
-				pc_unpin(c, kept[k]);
-			else if (kept[k] >> 31)
-				pc_folio_put(c, pc_folio_at(c, kept[k] & 0x7fffffff));
-			else
-				pc_shadow_put(c, kept[k]);
-		}
+		for (u32 k = 0; k < n; k++)
+			pc_kept_put(c, &kept[k]);
 	free(kept);
 	free(b->adopted);
 	b->adopted = NULL;
@@ -95,7 +89,6 @@ PyObject *pc_buf_new(PyObject *core, bool readonly)
 	b->adopted = NULL;
 	b->nr_kept = 0;
 	b->readonly = readonly;
-	b->pins = false;
 	return (PyObject *)b;
 }
 
@@ -120,16 +113,12 @@ void pc_buf_adopt(PyObject *buf, void *memory)
 	((struct buf *)buf)->adopted = memory;
 }
 
-/* The call is over and somebody still exports: frames (or pins) go back with the last release. */
-void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins)
+/* The call is over and somebody still exports: what is in `kept`, and the array, go back with the last release. */
+void pc_buf_keep(PyObject *buf, struct pc_kept *kept, u32 n)
 {
 	struct buf *b = (struct buf *)buf;
-	u32 *kept = malloc((size_t)(n ? n : 1) * sizeof(*kept));
-	PC_ASSERT(kept);
-	memcpy(kept, frames, (size_t)n * sizeof(*kept));
 	b->kept = kept;
 	b->nr_kept = n;
-	b->pins = pins;
 	if (!pc_buf_exported(buf))
 		give_back(b);
 }
@@ -213,6 +202,9 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 		int err = pc_pin(i, pos, len, &folio, &memory, &n, &need);
 		if (err == -ENOMEM) {
 			PyErr_NoMemory();
+			Py_CLEAR(list);
+		} else if (err == -EMLINK) {
+			pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
 			Py_CLEAR(list);
 		} else if (err) {
 			int filled = pc_run_fill(core, i, pos, len, NULL);

@@ -585,11 +585,13 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 	struct pc_ext *e = pc_folio_ext(c, f);
 	u32 st = pc_folio_state(f);
 	u32 calls = order > 0 ? (e ? e->calls : 0) : (st & (PC_F_WRITEBACK | PC_F_COPIED)) == PC_F_WRITEBACK;
-	u32 holds = extra_holds + calls;
+	u32 holds = extra_holds + calls + (st & PC_F_KEPT ? 1 : 0);
 	if (order > 0 && e)
 		e->calls = 0;
 	if (order == 0 && calls)
 		atomic_fetch_or(&f->state, PC_F_COPIED);
+	if (st & PC_F_KEPT)
+		atomic_fetch_and(&f->state, ~(u32)PC_F_KEPT);
 	seq_begin(f);
 	atomic_store_explicit(&f->frame, new_frame, memory_order_relaxed);
 	seq_end(f);
@@ -602,4 +604,12 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
 	}
 	return true;
+}
+
+/* Bytes that are missing are about to become valid: not in memory to which a backend may still store. Context: folio lock, no
+ * leaf lock; may reclaim. Return: false: no memory can be had, or a view looks at what the folio has. */
+bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f);
+	return !(st & PC_F_KEPT) || (!(st & PC_F_PINNED) && pc_folio_replace_frame(i, f, true, 0));
 }

@@ -69,9 +69,9 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 			round = 0;
 	}
 	if (missed)
-		i->counters.misses++;
+		pc_count(i, &i->counters.misses, 1);
 	else
-		i->counters.hits++;
+		pc_count_hit(i);
 	pc_readahead_seen(&h->ra, pos, done, i->cache->page_shift);
 	return (i64)done;
 }
@@ -81,7 +81,7 @@ static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
 	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !need.readahead)) {
-		h->inode->counters.hits++;
+		pc_count_hit(h->inode);
 		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
 		return got;
 	}
@@ -191,7 +191,7 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
 	if (n == (i64)len) {
-		h->inode->counters.hits++;
+		pc_count_hit(h->inode);
 		return bytes;
 	}
 	bool eof = need.kind == PC_NEED_NOTHING;

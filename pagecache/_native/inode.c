@@ -293,16 +293,12 @@ bool pc_inode_has_local(struct pc_inode *i)
 
 void pc_count_throttled(struct pc_inode *i, uint64_t ns)
 {
-	pc_inode_leaf_lock(i);
-	i->counters.throttled_ns += ns;
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.throttled_ns, ns);
 }
 
 void pc_count_retry(struct pc_inode *i)
 {
-	pc_inode_leaf_lock(i);
-	i->counters.retries++;
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.retries, 1);
 }
 
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object)

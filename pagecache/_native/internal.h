@@ -214,6 +214,7 @@ enum pc_folio_flag {
 	PC_F_PINNED = 1 << 14,    /* a view holds its memory */
 	PC_F_WRITER_WAITS = 1 << 15,
 	PC_F_COPIED = 1 << 16,    /* one-page folio: the running call has the old frame */
+	PC_F_KEPT = 1 << 17,      /* a backend may still store to what is missing: that needs another frame first */
 	PC_F_ACCESS_SHIFT = 20, /* two bits */
 	PC_F_SMALL = 1 << 22,   /* on the probation queue */
 	PC_F_MAIN = 1 << 23,    /* on the main queue */
@@ -246,6 +247,7 @@ struct pc_folio {
 _Static_assert(sizeof(struct pc_folio) == 64, "a folio descriptor is one cache line");
 
 enum { PC_RAGGED = 8, PC_EXT_CLASSES = 4 };
+enum { PC_PINS_MAX = 60000 }; /* of one folio: leaves room in `refs` for calls and passers-by */
 
 /* Extension of a folio: exists iff the folio is not uptodate, is pinned, or has more than one page and local bytes. */
 struct pc_ext {
@@ -642,6 +644,7 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 void pc_folio_detach(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_remove(struct pc_inode *i, struct pc_folio *f);
 bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds);
+bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
 enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_AGAIN, PC_WB_FAILED };
 
@@ -700,6 +703,14 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
 
+/* Count what happens off the hot path; `counter` is one of the inode's. Context: no leaf lock. */
+static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
+{
+	pc_inode_leaf_lock(i);
+	*counter += n;
+	pc_inode_leaf_unlock(i);
+}
+
 static inline struct pc_request *pc_request_at(const struct pc_cache *c, u32 id)
 {
 	return pc_pool_at(&c->requests, id);
@@ -725,8 +736,18 @@ enum pc_trace_kind {
 	PC_T_QUARANTINE
 };
 void pc_inode_user_put(struct pc_inode *i);
-int pc_fill_quarantine(struct pc_request *r, u32 *frames, u32 n);
-int pc_write_hold(struct pc_request *r, u32 *folios, u32 n);
+
+/* What the exporter of a buffer holds once its call is over: a pin, a folio, the frame that was left to it, or (a folio and
+ * its frame) both, as PC_F_KEPT says. */
+struct pc_kept {
+	u32 folio, frame; /* 0, PC_NO_FRAME: none */
+	bool pin;
+};
+u32 pc_kept_max(const struct pc_request *r);
+u32 pc_fill_quarantine(struct pc_request *r, struct pc_kept *kept);
+u8 *pc_sink_leave(struct pc_request *r);
+u32 pc_write_hold(struct pc_request *r, struct pc_kept *kept);
+void pc_kept_put(struct pc_cache *c, const struct pc_kept *k);
 struct pc_trace *pc_trace_create(void);
 void pc_trace_destroy(struct pc_trace *t);
 void pc_trace_add(struct pc_cache *c, int kind, u64 inode, u64 index, u64 value);

@@ -66,7 +66,7 @@ PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
 void pc_buf_adopt(PyObject *buf, void *memory);
-void pc_buf_keep(PyObject *buf, const u32 *frames, int n, bool pins);
+void pc_buf_keep(PyObject *buf, struct pc_kept *kept, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
@@ -85,6 +85,17 @@ static inline void pc_core_release(PyObject *core)
 	pc_cache_release(((struct core *)core)->cache);
 #else
 	(void)core;
+#endif
+}
+
+/* The one number that every hit counts: under the interpreter's lock, or without one as an atomic. The others are counted
+ * under the leaf lock (pc_count). */
+static inline void pc_count_hit(struct pc_inode *i)
+{
+#ifdef Py_GIL_DISABLED
+	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
+#else
+	i->counters.hits++;
 #endif
 }
 

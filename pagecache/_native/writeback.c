@@ -530,20 +530,27 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 }
 
 /* Exporters still hold the buffers of the call that just ended: they pin its folios, so that the memory is not used again.
- * Return: number of folio ids, each to be given back with pc_unpin. */
-int pc_write_hold(struct pc_request *r, u32 *folios, u32 n)
+ * @kept: room for pc_kept_max entries. Return: number of entries, each to be given back with pc_kept_put. */
+u32 pc_write_hold(struct pc_request *r, struct pc_kept *kept)
 {
 	struct pc_inode *i = r->inode;
 	u32 k = 0;
-	for (u32 s = 0; s < r->nr_segs && k < n; s++) {
+	for (u32 s = 0; s < r->nr_segs; s++) {
 		struct pc_seg *g = &r->segs[s];
 		struct pc_need need;
 		u8 *memory;
 		u64 len;
 		if (!g->folio || g->pos + g->len <= r->call_pos || g->pos >= r->call_pos + r->call_len)
 			continue;
-		if (pc_pin(i, g->pos, g->len, &folios[k], &memory, &len, &need) == 0)
-			k++;
+		kept[k] = (struct pc_kept){.folio = g->folio, .frame = PC_NO_FRAME};
+		kept[k].pin = pc_pin(i, g->pos, g->len, &kept[k].folio, &memory, &len, &need) == 0;
+		if (!kept[k].pin) {
+			/* No memory for a pin: the folio keeps its frame at least until somebody writes to it in flight. */
+			kept[k].folio = g->folio;
+			bool got = pc_folio_get(pc_folio_at(i->cache, g->folio));
+			PC_ASSERT(got);
+		}
+		k++;
 	}
-	return (int)k;
+	return k;
 }

@@ -99,7 +99,7 @@ def test_a_cache_without_volumes_is_dropped_by_its_last_reference() -> None:
 
 @pytest.mark.parametrize("close", [False, True], ids=["handle collected", "handle closed"])
 def test_dirty_data_of_a_dropped_cache_is_saved(said: list[str], close: bool) -> None:
-    """A ResourceWarning names the cache; its bytes are written back and committed; then its threads end. [2.21, 2.22]"""
+    """A ResourceWarning names the cache; its bytes are written back and committed; its threads end. [2.21, 2.22]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     collect(said, backend, DATA, close=close)
     eventually(lambda: ended(before))
@@ -110,7 +110,7 @@ def test_dirty_data_of_a_dropped_cache_is_saved(said: list[str], close: bool) ->
 def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Logged with its ranges, kept, tried again by the policy for failed data; then the threads end. [K1, 2.16, 2.21]"""
+    """Logged with its ranges, kept, tried again by the policy for failed data; the threads end. [K1, 2.16, 2.21]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
     policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
@@ -135,7 +135,8 @@ def test_what_nobody_published_is_listed_and_never_published(said: list[str], ca
     assert backend.committed(KEY) == b"as it was"
     assert backend.seen("commit") == []
     assert len(backend.seen("rollback")) == 1
-    assert "gone" in caplog.text and KEY in caplog.text
+    assert "gone" in caplog.text
+    assert KEY in caplog.text
 
 
 def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture) -> None:

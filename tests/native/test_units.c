@@ -259,6 +259,73 @@ static void check_answers_count_in_whole_units(void)
 	finish();
 }
 
+/* ---------------------------------------------------------------- memory that is not there */
+
+static size_t refused_from = SIZE_MAX, refused_after;
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+void *__libc_malloc(size_t size);
+void *malloc(size_t size)
+{
+	return size >= refused_from && refused_after-- == 0 ? (refused_after = 0, NULL) : __libc_malloc(size);
+}
+#define CAN_REFUSE true
+#else
+#define CAN_REFUSE false
+#endif
+
+/* Units that end inside a block, many pieces each: the request cannot grow for the second unit of a block. */
+static void check_no_memory_for_the_second_unit_of_a_block(void)
+{
+	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
+		for (u32 after = 0; after < 3; after++) {
+			start(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
+			for (u64 pos = 0; pos < 60000; pos += 700)
+				EQUAL(put(pos, 100), 0);
+			u64 dirty = usage(file, NULL).dirty;
+			refused_from = 8 * sizeof(struct pc_seg);
+			refused_after = after;
+			pc_flush_start(file->inode, ALL, 0, ALL);
+			struct pc_request *r = next();
+			refused_from = SIZE_MAX;
+			SOUND(&rig);
+			struct pc_usage u = usage(file, NULL);
+			EQUAL(u.dirty + u.writeback, dirty);
+			if (r)
+				run_write(file, r);
+			while (work(rig.volume))
+				;
+			finish();
+		}
+}
+
+/* A backend keeps buffers of a unit, and there is no memory for a copy: the request begins anew or fails, nothing is lost. */
+static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;
+	refused_after = 0;
+	u8 *kept = pc_scratch_leave(r);
+	CHECK(!CAN_REFUSE || (!r->scratch && r->gather));
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n) == -ENOMEM, CAN_REFUSE);
+	refused_from = SIZE_MAX;
+	EQUAL(run_gather(file, r), 0);
+	memset(kept, 0xdd, 65536);
+	run_write(file, r);
+	free(kept);
+	while (work(rig.volume))
+		;
+	finish();
+}
+
 /* ---------------------------------------------------------------- anything */
 
 static void step(u64 unit)
@@ -342,6 +409,8 @@ int main(void)
 	RUN(check_an_invalidated_unit_is_read_again);
 	RUN(check_a_unit_in_flight_is_in_no_second_request);
 	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
+	RUN(check_no_memory_for_the_second_unit_of_a_block);
+	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
 	RUN(check_answers_count_in_whole_units);
 	RUN(check_any_history);
 	return 0;
