@@ -110,12 +110,18 @@ ctest: run-c-plain                                                    ## C tests
 ctest-asan: run-c-asan                                                ## C tests under ASan and UBSan
 ctest-tsan: run-c-tsan                                                ## C tests under TSan
 
+# The C programs that `pagecache bench --native` asks, with the flags of the wheel.
+NATIVE_C := -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE)
+.PHONY: native
+native:                                                               ## the C programs of the bench
+	@mkdir -p build
+	@$(CC) $(NATIVE_C) tests/native/hit_instructions.c $(CORE_C) -o build/hit_instructions
+	@$(CC) $(NATIVE_C) tests/native/mark_times.c $(CORE_C) -o build/mark_times
+
 # Goal P7: instructions of a 4 KiB hit above its memcpy, exact: counts for N and 2N hits, less those of the bare copy.
 .PHONY: instructions
-instructions:                                                         ## instructions of a 4 KiB hit (goal P7)
+instructions: native                                                  ## instructions of a 4 KiB hit (goal P7)
 	$(call need,command -v valgrind,no valgrind here: apt install valgrind)
-	@mkdir -p build
-	@$(CC) -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE) tests/native/hit_instructions.c $(CORE_C) -o build/hit_instructions
 	@count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null \
 	  build/hit_instructions $$1 $$2 $$3 2>&1 | sed -n 's/.*Collected : //p'; }; \
 	for folio in 4096 65536; do \
@@ -127,8 +133,8 @@ instructions:                                                         ## instruc
 # ---------------------------------------------------------------------------------------------- the rest
 
 .PHONY: bench docs fmt clean help
-bench: $(VENV)/.built $(VENV)/.bench                                  ## paired measurements against peers
-	@$(RUN)/pagecache bench
+bench: $(VENV)/.built $(VENV)/.bench native                           ## paired measurements against peers
+	@$(RUN)/pagecache bench --native build/hit_instructions
 
 docs: .venv-docs/.installed                                           ## build the documentation into build/docs
 	.venv-docs/bin/mkdocs build -q --strict -d build/docs

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import errno
-import inspect
 import itertools
 import logging
 import sys
@@ -24,7 +23,7 @@ from typing import Any, Literal, Self
 
 from . import lifetimes
 from .backends.protocol import Backend, BackendLimits
-from .backends.url import backend_from_url
+from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
@@ -193,27 +192,23 @@ class PageCache:
             name: for messages and statistics; unique in the cache.
             options: how it is seen.
             backend_options: go to the constructor behind a URL.
-            mirror: not in this version.
+            mirror: a best-effort second copy of everything that is written back; an object or a URL. Nobody waits for
+                it, and its failures are not the volume's: a copy that cannot follow is removed there, and starts
+                anew when the file is created or truncated to nothing.
             **overrides: single fields of the options.
 
         Raises:
             ValueError: URL, option, or a capacity that is too small for the backend's write unit.
         """
         self.check_open()
-        if mirror is not None:
-            raise NotImplementedError("mirror: not in this version")
-        if isinstance(backend, str):
-            resolved: Any = backend_from_url(backend, **dict(backend_options or {}))
-        elif backend_options is not None:
+        if backend_options is not None and not isinstance(backend, str):
             raise TypeError("backend_options go with a URL; this backend is already made")
-        else:
-            resolved = backend
-        for method in ("open", "stat", "canonical", "limits"):
-            if not hasattr(resolved, method):
-                raise TypeError(f"backend {resolved!r} has no {method}: it is not a Backend")
-        if inspect.iscoroutinefunction(resolved.open):
-            raise NotImplementedError(f"backend {resolved!r} is asynchronous: not in this version")
-        self._check_unit(resolved)
+        resolved = as_backend(backend, "backend", dict(backend_options or {}))
+        second = None if mirror is None else as_backend(mirror, "mirror", {})
+        self._check_limits(resolved)
+        if second is not None:
+            self._check_limits(second)
+            check_mirror(resolved, second)
         chosen = with_overrides(options or VolumeOptions(), overrides)
         with self._lock:
             self.check_open()
@@ -221,11 +216,11 @@ class PageCache:
             label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
             if label in taken:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
-            volume = Volume(self, resolved, label, chosen)
+            volume = Volume(self, resolved, label, chosen, second)
             self._volumes.append(volume)
         return volume
 
-    def _check_unit(self, backend: Backend) -> None:
+    def _check_limits(self, backend: Backend) -> None:
         if not isinstance(backend.limits, BackendLimits):
             raise TypeError(f"limits: {backend.limits!r} is not a BackendLimits")
         unit = int(backend.limits.write_unit)

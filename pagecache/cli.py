@@ -79,6 +79,7 @@ def demo(
 
 
 @main.command()
+@click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
 @click.option("--only", metavar="P1,P5", help="Run only these goals or cases.")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and their goals, run nothing.")
 @click.option("--quick", is_flag=True, help="A look: 11 rounds on a quarter of the working set.")
@@ -94,6 +95,7 @@ def demo(
 @click.option("--seed", default=1, show_default=True, help="Order of offsets and rounds.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine, goals and rows as JSON.")
 def bench(
+    group: str | None,
     only: str | None,
     list_cases: bool,
     quick: bool,
@@ -104,7 +106,10 @@ def bench(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Measure against os.pread, mmap, Python files, dictionaries and other caches, side by side in one run."""
+    """Measure against os.pread, mmap, Python files, dictionaries and other caches, side by side in one run.
+
+    GROUP: hits (reads, writes, misses, memory), or writeback (the way from dirty to durable). Without it: both.
+    """
     from pagecache.bench import UnknownCase, run, settings_for
     from pagecache.bench.report import as_dict, list_as_dict, print_list, print_report
     from pagecache.bench.suite import select
@@ -115,7 +120,7 @@ def bench(
     if plot is not None:
         check_plot(plot)
     try:
-        cases = select(only.split(",") if only else [])
+        cases = select(only.split(",") if only else [], group)
     except UnknownCase as error:
         raise WrongUsage(str(error)) from None
     if list_cases:

@@ -30,14 +30,16 @@ def reopen(volume: Volume, inode: Inode) -> None:
         inode.engine.use(None)
         return
     backend_file = volume.engine.call(lambda: volume.backend.open(inode.key, create=local), "reconnect", inode.key)
-    remote = inode.native.remote_size
-    inode.engine.use(backend_file)
-    inode.native.run(TOKEN, "forget_acknowledged", None)
-    inode.native.retry(failed_too=True)
+    inode.native.run(TOKEN, "forget_acknowledged", None)  # before a commit can reach the new backend
+    remote, cut_to = inode.native.remote_size, inode.native.cut_to
     stat = volume.engine.call(backend_file.stat, "reconnect", inode.key)
-    if stat.size != remote and local:
+    if local and cut_to < stat.size:
+        volume.engine.call(lambda: backend_file.truncate(cut_to), "reconnect", inode.key)
+    if local and (stat.size != remote or cut_to < stat.size):
         volume.engine.call(lambda: backend_file.truncate(remote), "reconnect", inode.key)
         inode.native.set_uncommitted()
+    inode.engine.use(backend_file)
+    inode.native.retry(failed_too=True)
     inode.engine.version = None
     inode.engine.version_stale = True
 

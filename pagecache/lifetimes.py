@@ -74,6 +74,8 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     last = writable and inode.writers == 1 and inode.native.has_local()
     inode.engine.abandoned |= last  # from here on nothing of it is handed over by anybody
     release(volume, inode, writable=writable)
+    if last and volume.engine.mirror is not None:
+        volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
     if last:
         with volume.names:
             if volume.inodes.get(inode.key) is inode:

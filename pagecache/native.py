@@ -78,6 +78,11 @@ class Op(Protocol):
     def complete(self, n: object, /) -> int:
         """Report the answer: 1 all done, 0 go on, negative errno: impossible, or no progress."""
 
+    def mirror(self, last: Op | None, /) -> Op | None:
+        """The operation of the second stream that has this write request's bytes now: `last`, where they could join
+        it, or a new one; None without memory.
+        """
+
     def finish(self, ok: bool, flag: bool, /) -> None:
         """End a write request (flag: parked) or a commit (flag: kept)."""
 
@@ -155,6 +160,10 @@ class NativeCache:
     def over_background(self) -> bool:
         return bool(_lib.pc_cache_over_background(self._c))
 
+    def held(self) -> int:
+        """Bytes of frames that calls, exporters or mirrors hold by number, in a folio or out of it."""
+        return int(_lib.pc_cache_held(self._c))
+
     def event_seq(self) -> int:
         return int(_lib.pc_cache_event_seq(self._c))
 
@@ -216,6 +225,10 @@ class NativeVolume:
     def take_epoch(self) -> int:
         return int(_lib.pc_epoch_take(self._v))
 
+    def set_mirror(self, limits: dict[str, int]) -> None:
+        """What the second stream accepts; before anything is handed over."""
+        _lib.pc_volume_set_mirror(self._v, _ffi.new("struct pc_limits *", limits))
+
     def set_dirty_limit(self, size: int) -> None:
         _lib.pc_volume_set_dirty_limit(self._v, size)
 
@@ -275,6 +288,11 @@ class NativeInode:
     @property
     def remote_size(self) -> int:
         return int(_lib.pc_inode_remote_size(self._i))
+
+    @property
+    def cut_to(self) -> int:
+        """The lowest size of a truncate that is not known to be committed; END: there is none."""
+        return int(_lib.pc_inode_cut_to(self._i))
 
     def set_sizes(self, size: int, remote_size: int) -> None:
         _lib.pc_inode_set_sizes(self._i, size, remote_size)
@@ -357,6 +375,10 @@ class NativeInode:
 
     def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
         return int(_lib.pc_retry(self._i, pos, end, failed_too))
+
+    def mirror_spoiled(self) -> bool:
+        """Whether bytes changed in place under a request of the mirror since this was last asked."""
+        return bool(_lib.pc_mirror_spoiled(self._i))
 
     def aborted(self) -> None:
         _lib.pc_inode_aborted(self._i)

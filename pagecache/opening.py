@@ -96,6 +96,8 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
             volume.inodes[canonical] = inode
         volume.engine.add(inode.engine)
         volume.names_changed |= created
+        if created and volume.engine.mirror is not None:
+            volume.engine.mirror.created(canonical)
         return inode
     inode.engine.use(backend_file)
     if created or not keep_cache or stat.size != inode.native.remote_size:
@@ -175,6 +177,8 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
         return
     if stat.version is None and stat.size == inode.native.remote_size:
         return
+    if volume.engine.mirror is not None:
+        volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
     if inode.native.has_local():
         remote_change(volume, inode, stat)
         return

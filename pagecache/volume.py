@@ -51,11 +51,13 @@ class Volume:
     name: str
     options: VolumeOptions
 
-    def __init__(self, cache: PageCache, backend: Backend, name: str, options: VolumeOptions) -> None:
+    def __init__(
+        self, cache: PageCache, backend: Backend, name: str, options: VolumeOptions, mirror: Backend | None = None
+    ) -> None:
         self.cache = cache
         self.name = name
         self.options = options
-        self.engine: EngineVolume = EngineVolume(cache, backend, name)
+        self.engine: EngineVolume = EngineVolume(cache, backend, name, mirror=mirror)
         self.detached = False
         self.set_limits()
         self.names = threading.Lock()
@@ -249,6 +251,8 @@ class Volume:
             self.names_changed = True
             if links <= 1:
                 lifetimes.unname(self, canonical)
+                if self.engine.mirror is not None:
+                    self.engine.mirror.removed(canonical)
 
     def _links(self, canonical: Key) -> int:
         """Names of a cached object: with others left it stays the same inode."""
@@ -274,6 +278,8 @@ class Volume:
                 inode.key = inode.engine.key = self._canonical(dst)
                 with self.names:
                     self.inodes[inode.key] = inode
+            if self.engine.mirror is not None:
+                self.engine.mirror.renamed(old, new)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
@@ -371,6 +377,8 @@ class Volume:
             inode.native.invalidate_remote(start, END if length is None else end)
             if version is not None:
                 inode.engine.version = version
+            if self.engine.mirror is not None:
+                self.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
             self.engine.emit("invalidated", inode.key, ((start, end - start),))
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
@@ -457,9 +465,11 @@ class Volume:
             raise BlockingIOError(
                 errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them"
             )
-        self.engine.resume(backend)
         with self.names:
             inodes = [*self.inodes.values(), *self.orphans]
+        for inode in inodes:
+            inode.engine.use(None)  # no answer of the old backend is believed from here on
+        self.engine.resume(backend)
         for inode in inodes:
             ending.reopen(self, inode)
 

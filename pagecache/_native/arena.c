@@ -12,8 +12,9 @@
  * (a page fault costs more than the copy that follows it); `resize` and frames above the capacity are given back. A closed
  * arena hands nothing out: the reserve goes at once, the frames when the last one is free.
  *
- * Locks: `lock` (level 8) for all but `used`, `capacity` and `transit`, which are read without it. Called by folio.c and
- * reclaim.c. Does not know folios, and zeroes nothing: pc_arena_claim says whether bytes of another volume may show.
+ * Locks: `lock` (level 8) for all but `used`, `capacity` and `transit`, which are read without it. Called by descriptor.c,
+ * shadow.c and reclaim.c. Does not know folios, and zeroes nothing: pc_arena_claim says whether bytes of another volume
+ * may show.
  */
 #include <sys/mman.h>
 

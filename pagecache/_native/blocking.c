@@ -16,6 +16,13 @@ i64 pc_clock_ns(void)
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+/* Context: without the interpreter lock. */
+void pc_nap(i64 ns)
+{
+	struct timespec ts = {.tv_sec = 0, .tv_nsec = ns};
+	nanosleep(&ts, NULL);
+}
+
 bool pc_is_forked(const struct pc_cache *c)
 {
 	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);

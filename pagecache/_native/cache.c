@@ -351,6 +351,12 @@ void pc_volume_destroy(struct pc_volume *v)
 	free(v);
 }
 
+/* What the second stream accepts; before anything is handed over. */
+void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits)
+{
+	v->mirror_limits = *limits;
+}
+
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);

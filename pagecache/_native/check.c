@@ -250,6 +250,16 @@ static bool own(const struct pc_cache *c, u8 *owned, u32 frame, u32 order, u64 *
 	return true;
 }
 
+/* I-5: a frame that is held in its folio is known by the folio's flag. */
+static bool check_held(const struct pc_cache *c, const struct pc_shadow *s, struct pc_violation *out)
+{
+	struct pc_folio *f = pc_folio_at(c, s->folio);
+	if (s->holds && atomic_load(&f->refs) && atomic_load(&f->frame) == s->frame && pc_folio_state(f) & PC_F_HELD)
+		return true;
+	return pc_violated(out, "I-5", "frame %u has %u holds as that of folio %u, whose frame is %u, state %x",
+			   s->frame, s->holds, s->folio, atomic_load(&f->frame), pc_folio_state(f));
+}
+
 /* I-6, I-7: every frame has one owner. */
 static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violation *out)
 {
@@ -263,7 +273,7 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 	for (u32 k = 0; k < PC_SHADOW_BUCKETS; k++)
 		for (u32 id = c->shadow_heads[k]; id;) {
 			const struct pc_shadow *s = pc_pool_at(&c->shadows, id);
-			if (!own(c, owned, s->frame, s->order, &total, out))
+			if (s->folio ? !check_held(c, s, out) : !own(c, owned, s->frame, s->order, &total, out))
 				return false;
 			id = s->link;
 		}

@@ -29,8 +29,13 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
 	r->zeros = 0;
 	pc_inode_leaf_lock(i);
-	i->counters.write_bytes += (u64)n;
-	i->counters.short_writes += (u64)n < r->call_len;
+	if (r->kind == PC_REQ_MIRROR) {
+		i->counters.mirror_requests++;
+		i->counters.mirror_bytes += (u64)n;
+	} else {
+		i->counters.write_bytes += (u64)n;
+		i->counters.short_writes += (u64)n < r->call_len;
+	}
 	pc_inode_leaf_unlock(i);
 	while (n > 0) {
 		struct pc_seg *g = &r->segs[r->seg];
@@ -218,14 +223,15 @@ void pc_commit_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Under the token. Return: whether there is anything to commit; if not, the token is free again. */
+/* Under the token. Return: whether there is anything to commit; if not, or after an abort, the token is free again. */
 bool pc_commit_begin(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
-	bool wanted = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	bool wanted = (i->nr_unstable || i->stamp_m != PC_STAMP_NONE) && !atomic_load(&i->volume->aborted);
 	if (wanted) {
 		i->commit_running = 1;
+		i->commit_generation = atomic_load(&i->volume->generation);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		i->counters.commits++;
@@ -239,11 +245,14 @@ bool pc_commit_begin(struct pc_inode *i)
 
 /**
  * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again (all of it stays unstable when the
- * backend says `kept`).
+ * backend says `kept`). An answer that comes after an abort is a failure whatever it says: the server may have forgotten what
+ * it had acknowledged before it made the rest durable.
  */
 void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 {
-	bool more = true;
+	bool more = true, late = i->commit_generation != atomic_load(&i->volume->generation);
+	ok = ok && !late;
+	kept = kept && !late;
 	for (u64 index = 0; more && (ok || !kept);) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; k < PC_CHUNK; k++) {
@@ -264,6 +273,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 	if (!ok) {
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		i->regress_seq++;
+	} else {
+		i->cut_to = UINT64_MAX; /* truncates hold the token: none came while it ran */
 	}
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = 0;
@@ -413,8 +424,10 @@ void pc_request_settle(struct pc_request *r)
 {
 	if (r->kind == PC_REQ_WRITE) {
 		pc_write_done(r, false, false);
-		return;
+	} else if (r->kind == PC_REQ_MIRROR) {
+		pc_mirror_end(r);
+	} else {
+		pc_fill_settle(r);
+		pc_request_delete(r);
 	}
-	pc_fill_settle(r);
-	pc_request_delete(r);
 }

@@ -3,8 +3,8 @@
  *
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
- * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames,
- * pins and plain memory that it needs: pc_buf_keep, pc_buf_adopt.
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames and
+ * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
  */
@@ -19,7 +19,7 @@ struct buf {
 	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
-	struct pc_kept *kept;
+	u32 *kept; /* frames */
 	void *adopted; /* memory that goes with the last export */
 	u32 nr_kept;
 	u8 readonly;
@@ -28,13 +28,13 @@ struct buf {
 static void give_back(struct buf *b)
 {
 	struct pc_cache *c = ((struct core *)b->core)->cache;
-	struct pc_kept *kept = b->kept;
+	u32 *kept = b->kept;
 	u32 n = b->nr_kept;
 	b->kept = NULL;
 	b->nr_kept = 0;
 	if (!pc_is_forked(c))
 		for (u32 k = 0; k < n; k++)
-			pc_kept_put(c, &kept[k]);
+			pc_shadow_put(c, kept[k]);
 	free(kept);
 	free(b->adopted);
 	b->adopted = NULL;
@@ -113,11 +113,11 @@ void pc_buf_adopt(PyObject *buf, void *memory)
 	((struct buf *)buf)->adopted = memory;
 }
 
-/* The call is over and somebody still exports: what is in `kept`, and the array, go back with the last release. */
-void pc_buf_keep(PyObject *buf, struct pc_kept *kept, u32 n)
+/* The call is over and somebody still exports: the frames, and the array, go back with the last release. */
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
 {
 	struct buf *b = (struct buf *)buf;
-	b->kept = kept;
+	b->kept = frames;
 	b->nr_kept = n;
 	if (!pc_buf_exported(buf))
 		give_back(b);

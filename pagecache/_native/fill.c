@@ -27,14 +27,29 @@ static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
 	return order;
 }
 
-/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them. */
-static struct pc_folio *owned_at(const struct pc_request *r, u64 index)
+static bool owns(const struct pc_request *r, const struct pc_folio *f, u64 index)
 {
+	return atomic_load_explicit(&f->owner, memory_order_relaxed) == r->id && pc_folio_is(r->inode, f, index);
+}
+
+/* The folio at index belongs to r. Owned folios stay in the index, so a lookup without lock finds them; most questions are
+ * about the one that was found last. */
+static struct pc_folio *owned_at(struct pc_request *r, u64 index)
+{
+	struct pc_cache *c = r->inode->cache;
+	if (r->recent && owns(r, pc_folio_at(c, r->recent), index))
+		return pc_folio_at(c, r->recent);
 	u32 id = pc_index_lookup(r->inode, index);
-	struct pc_folio *f = id ? pc_folio_at(r->inode->cache, id) : NULL;
-	if (!f || !pc_folio_is(r->inode, f, index) || atomic_load_explicit(&f->owner, memory_order_relaxed) != r->id)
+	if (!id || !owns(r, pc_folio_at(c, id), index))
 		return NULL;
-	return f;
+	r->recent = id;
+	return pc_folio_at(c, id);
+}
+
+/* x mod unit; most units are 1 and a division costs as much as a lookup. */
+static u64 beyond(u64 x, u64 unit)
+{
+	return unit <= 1 ? 0 : x % unit;
 }
 
 enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN, OWN_FULL };
@@ -117,9 +132,7 @@ static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
 		return NULL;
 	r->start = r->end = pos >> i->cache->page_shift << i->cache->page_shift;
 	r->cursor = r->start;
-	pc_inode_leaf_lock(i);
-	r->inval_seq = i->inval_seq;
-	pc_inode_leaf_unlock(i);
+	r->inval_seq = atomic_load_explicit(&i->inval_seq, memory_order_acquire);
 	return r;
 }
 
@@ -297,12 +310,8 @@ static int next_run(struct pc_request *r)
 	}
 	r->run_end = pc_max(run_end, r->cursor);
 	r->run_got = 0;
-	if (r->run_end > r->cursor) {
-		pc_inode_leaf_lock(i);
-		i->counters.fill_requested += r->run_end - r->cursor;
-		pc_inode_leaf_unlock(i);
-	}
-	return r->run_end > r->cursor;
+	r->run_new = r->run_end > r->cursor;
+	return r->run_new;
 }
 
 /* What is left of the run will not become valid by it; *why counts it [I-26]. Leaf lock held. */
@@ -371,12 +380,12 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 		if (found <= 0)
 			return found;
 	}
-	u64 unit = pc_max(i->limits.read_unit, 1);
-	u64 from = r->cursor + r->run_got, head = from % unit;
-	u64 to = pc_min(r->run_end, from - head + pc_max(i->limits.max_read / unit * unit, unit));
+	u64 unit = pc_max(i->limits.read_unit, 1), max = i->limits.max_read;
+	u64 from = r->cursor + r->run_got, head = beyond(from, unit);
+	u64 to = pc_min(r->run_end, from - head + pc_max(max - beyond(max, unit), unit));
 	if (i->limits.boundary)
 		to = pc_min(to, (from / i->limits.boundary + 1) * i->limits.boundary);
-	u64 tail = to % unit ? unit - to % unit : 0;
+	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;
 	if (sink_ensure(r, head + tail))
 		return -ENOMEM;
 	size_t limit = n < i->limits.max_vectors ? n : i->limits.max_vectors;
@@ -387,7 +396,7 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	/* A call that ends early for want of parts may need one for the rest of its read unit. */
 	k = fill_parts(r, from, to - from, parts, k, limit - (unit > 1 && limit > 1), &covered);
 	if (covered < to - from)
-		tail = (from + covered) % unit ? unit - (from + covered) % unit : 0;
+		tail = beyond(from + covered, unit) ? unit - beyond(from + covered, unit) : 0;
 	if (tail && sink_ensure(r, head + tail))
 		return -ENOMEM;
 	if (head)
@@ -398,6 +407,9 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	r->call_stop = from + covered;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
+	if (r->run_new)
+		i->counters.fill_requested += r->run_end - r->cursor;
+	r->run_new = 0;
 	i->counters.read_requests += !r->quiet;
 	pc_inode_leaf_unlock(i);
 	return 1;
@@ -470,9 +482,11 @@ void pc_fill_settle(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	pc_inode_leaf_lock(i);
-	run_drop(r, &i->counters.fill_dropped);
-	pc_inode_leaf_unlock(i);
+	if (r->run_end > r->cursor && !r->run_new) {
+		pc_inode_leaf_lock(i);
+		run_drop(r, &i->counters.fill_dropped);
+		pc_inode_leaf_unlock(i);
+	}
 	for (u64 pos = r->start; r->nr_owned && pos < r->end;) {
 		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
 		if (!f) {
@@ -516,18 +530,16 @@ u8 *pc_sink_leave(struct pc_request *r)
 	return sink;
 }
 
-/* No fresh memory for the folio, or a view looks at what it has. What is clean leaves the file, with its frame; local bytes
- * stay where they are, and nothing that is missing becomes valid beside them before the frame is another (PC_F_KEPT). */
-static struct pc_kept keep_in_place(struct pc_request *r, struct pc_folio *f)
+/* No fresh memory for the folio, or a view looks at what it has: the exporter holds its frame. What is clean leaves the file
+ * with it; local bytes stay where they are, and nothing that is missing becomes valid beside them before the frame is
+ * another (PC_F_KEPT). */
+static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
 {
 	struct pc_inode *i = r->inode;
-	struct pc_kept kept = {.folio = pc_folio_id(i->cache, f), .frame = PC_NO_FRAME};
-	bool got = pc_folio_get(f);
-	PC_ASSERT(got);
 	pc_inode_leaf_lock(i);
 	run_drop(r, &i->counters.fill_dropped); /* what was read of the run counts no more */
+	pc_frame_hold(i->cache, f, frame);
 	if (pc_folio_state(f) & PC_F_LOCAL) {
-		kept.frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
 		atomic_fetch_or(&f->state, PC_F_KEPT);
 		unlock_owned(r, f);
 	} else {
@@ -535,17 +547,16 @@ static struct pc_kept keep_in_place(struct pc_request *r, struct pc_folio *f)
 		pc_folio_remove(i, f);
 	}
 	pc_inode_leaf_unlock(i);
-	return kept;
 }
 
 /**
  * pc_fill_quarantine() - exporters still hold the buffers of the call that just ended: they keep the old frames.
  *
  * Each owned folio that the call touched gets fresh memory with the same content; where that cannot be, see keep_in_place.
- * @kept: room for pc_kept_max entries, each to be given back with pc_kept_put when the last exporter goes.
+ * @frames: room for pc_kept_max numbers, each to be given back with pc_shadow_put when the last exporter goes.
  * Return: number of entries. Context: the fill owns the folios.
  */
-u32 pc_fill_quarantine(struct pc_request *r, struct pc_kept *kept)
+u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
@@ -558,42 +569,11 @@ u32 pc_fill_quarantine(struct pc_request *r, struct pc_kept *kept)
 		}
 		pos = pc_folio_pos(c, f) + pc_folio_bytes(c, f);
 		u32 frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
-		if (!(pc_folio_state(f) & PC_F_PINNED) && pc_folio_replace_frame(i, f, true, 1))
-			kept[k] = (struct pc_kept){.frame = frame};
-		else
-			kept[k] = keep_in_place(r, f);
-		k++;
+		if (pc_folio_state(f) & PC_F_PINNED || !pc_folio_replace_frame(i, f, true, 1))
+			keep_in_place(r, f, frame);
+		frames[k++] = frame;
 		atomic_fetch_add_explicit(&c->quarantined, 1, memory_order_relaxed);
 		pc_trace_add(c, PC_T_QUARANTINE, i->id, pos >> c->page_shift, frame);
 	}
 	return k;
-}
-
-/* The last exporter is gone. Any thread, any moment: leaf locks and nothing else. */
-void pc_kept_put(struct pc_cache *c, const struct pc_kept *k)
-{
-	struct pc_inode *i = NULL;
-	struct pc_folio *f = pc_folio_at(c, k->folio);
-	if (k->pin) {
-		pc_unpin(c, k->folio);
-		return;
-	}
-	/* The folio's frame changes under the leaf lock of its inode; a folio that left its file keeps what it has. */
-	while (k->folio && !i) {
-		u64 id = atomic_load(&f->inode_id);
-		i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
-		if (!i)
-			break;
-		pc_inode_leaf_lock(i);
-		if (atomic_load(&f->inode_id) != i->id) {
-			pc_inode_leaf_unlock(i);
-			i = NULL;
-		}
-	}
-	if (k->frame != PC_NO_FRAME && !pc_shadow_put(c, k->frame) && k->folio)
-		atomic_fetch_and(&f->state, ~(u32)PC_F_KEPT);
-	if (i)
-		pc_inode_leaf_unlock(i);
-	if (k->folio)
-		pc_folio_put(c, f);
 }

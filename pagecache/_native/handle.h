@@ -6,7 +6,7 @@
 
 #include "types.h"
 
-enum { PC_PIECE = 4 << 20, PC_ROUNDS_CACHED = 16 };
+enum { PC_PIECE = 4 << 20, PC_ROUNDS_CACHED = 16, PC_TURN_NS = 1000 * 1000, PC_ASIDE_NS = 20 * 1000 };
 
 struct handle {
 	struct pc_inode *inode;

@@ -151,6 +151,20 @@ static int write_through(struct handle *h, u64 pos, u64 len)
 	return PC_UNLIKELY(h->through) && len ? ask_engine(h, pc_str_write_through, pos, len) : 0;
 }
 
+/* Writes keep the interpreter lock, so a thread that does nothing else keeps it for a whole switch interval (5 ms), once for
+ * each step of the calls that carry its data to the backend. While such calls run, a writer steps aside now and then. */
+static void step_aside(struct handle *h)
+{
+	static _Thread_local i64 last;
+	if (PC_LIKELY(pc_volume_inflight(h->inode->volume) == 0))
+		return;
+	i64 now = pc_clock_ns();
+	if (now - last < PC_TURN_NS)
+		return;
+	Py_BEGIN_ALLOW_THREADS pc_nap(PC_ASIDE_NS);
+	Py_END_ALLOW_THREADS last = pc_clock_ns();
+}
+
 /* Return: 0 and everything is accepted, -1. */
 static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
@@ -170,6 +184,7 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 	}
 	if (PC_UNLIKELY(done < len) && write_slow(h, pos, from, len, done, NULL))
 		return -1;
+	step_aside(h);
 	return write_through(h, pos, len);
 }
 
@@ -195,21 +210,6 @@ static const u8 *source(struct handle *h, PyObject *object, Py_buffer *view, voi
 	return *bounce;
 }
 
-/* Return: bytes written (all of them), -1. */
-static i64 write_buffer(struct handle *h, PyObject *object, u64 pos)
-{
-	Py_buffer view;
-	void *bounce;
-	const u8 *from = source(h, object, &view, &bounce);
-	if (!from)
-		return -1;
-	i64 len = view.len;
-	int err = write_all(h, pos, from, (u64)len);
-	free(bounce);
-	PyBuffer_Release(&view);
-	return err ? -1 : len;
-}
-
 static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 {
 	struct pc_inode *i = h->inode;
@@ -227,10 +227,12 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 	}
 	if (done < len && write_slow(h, *pos, from, len, done, pos))
 		return -1;
+	step_aside(h);
 	return write_through(h, *pos, len);
 }
 
-static i64 append_buffer(struct handle *h, PyObject *object, u64 *pos)
+/* Write or append a whole buffer; an append stores where it began. Return: bytes written (all of them), -1. */
+static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
 {
 	Py_buffer view;
 	void *bounce;
@@ -238,7 +240,7 @@ static i64 append_buffer(struct handle *h, PyObject *object, u64 *pos)
 	if (!from)
 		return -1;
 	i64 len = view.len;
-	int err = append_bytes(h, from, (u64)len, pos);
+	int err = append ? append_bytes(h, from, (u64)len, pos) : write_all(h, *pos, from, (u64)len);
 	free(bounce);
 	PyBuffer_Release(&view);
 	return err ? -1 : len;
@@ -288,7 +290,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	u64 pos;
 	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
 		return NULL;
-	i64 n = write_buffer(h, args[0], pos);
+	i64 n = write_buffer(h, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
@@ -302,7 +304,8 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(args[0], k);
-		i64 got = buffer ? write_buffer(h, buffer, pos + done) : -1;
+		u64 at = pos + done;
+		i64 got = buffer ? write_buffer(h, buffer, &at, false) : -1;
 		Py_XDECREF(buffer);
 		if (got < 0)
 			return NULL;
@@ -346,7 +349,7 @@ PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
 	PyObject *data;
 	u64 pos;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
-	    append_buffer(h, data, &pos) < 0)
+	    write_buffer(h, data, &pos, true) < 0)
 		return NULL;
 	return PyLong_FromUnsignedLongLong(pos);
 }
@@ -362,7 +365,7 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 		return NULL;
 	}
 	pos = h->position;
-	i64 n = h->appends ? append_buffer(h, data, &pos) : write_buffer(h, data, pos);
+	i64 n = write_buffer(h, data, &pos, h->appends);
 	if (n < 0)
 		return NULL;
 	if (n)

@@ -52,6 +52,7 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	i->limits = *limits;
 	i->readable = readable;
 	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+	i->cut_to = UINT64_MAX;
 	i->inval_seq = 1;
 	pc_list_init(&i->lock_queue);
 	pc_list_init(&i->token_queue);
@@ -281,6 +282,15 @@ void pc_inode_set_uncommitted(struct pc_inode *i)
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
+}
+
+/* What a reconnect has to repeat: the lowest size of truncates that are not known to be committed, or UINT64_MAX. */
+uint64_t pc_inode_cut_to(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 size = i->cut_to;
+	pc_inode_leaf_unlock(i);
+	return size;
 }
 
 bool pc_inode_has_local(struct pc_inode *i)

@@ -6,7 +6,7 @@
  * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as an
  * object with begin() and complete(); used too late it says that it is settled.
  *
- *   caller's thread   pread ─► Op(FILL) ─► engine.fill(op): begin → backend.read_into → complete ─► settle ─► copy
+ *   caller's thread   pread ─► Op(FILL) ─► backend.read_into, answer ─► settle ─► copy
  *   volume's thread   work  ─► Op(WRITE) ─► engine.write(op): begin → backend.write_from → complete, finish ─► settle
  *
  * Ops that run in a thread form a chain (pc_tls_op): a backend that comes back to its own volume for bytes that are not
@@ -20,6 +20,7 @@ PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through;
+static PyObject *pc_str_read_into;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -46,7 +47,10 @@ static void end_call(struct op *op)
 	if (!views)
 		return;
 	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
-		PyObject *done = PyObject_CallMethodObjArgs(PyTuple_GetItem(views, k), pc_str_release, NULL);
+		PyObject *view = PyTuple_GetItem(views, k);
+		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
+			continue; /* goes with the tuple */
+		PyObject *done = PyObject_CallMethodObjArgs(view, pc_str_release, NULL);
 		if (!done)
 			PyErr_Clear();
 		Py_XDECREF(done);
@@ -58,9 +62,9 @@ static void end_call(struct op *op)
 			pc_buf_adopt(op->buf, pc_scratch_leave(r));
 		else if (r->sink)
 			pc_buf_adopt(op->buf, pc_sink_leave(r));
-		struct pc_kept *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
 		PC_ASSERT(kept);
-		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_write_hold(r, kept));
+		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
 		Py_CLEAR(op->buf);
 	}
 }
@@ -121,28 +125,6 @@ static void op_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* Call engine.<method>(op[, argument]) with the operation on this thread's chain, then settle it. Steals the reference.
- * Return: 0, -1 with an exception. */
-int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
-{
-	PyObject *engine = engine_of(op->inode), *result = NULL;
-	if (engine) {
-		Py_INCREF(engine);
-		op->outer = pc_tls_op;
-		pc_tls_op = op;
-		result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
-		pc_tls_op = op->outer;
-		op->outer = NULL;
-	} else {
-		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
-	}
-	pc_op_settle(op);
-	Py_DECREF(op);
-	Py_XDECREF(engine);
-	Py_XDECREF(result);
-	return result ? 0 : -1;
-}
-
 static int not_settled(struct op *op)
 {
 	if (!op->settled)
@@ -151,51 +133,49 @@ static int not_settled(struct op *op)
 	return -1;
 }
 
-static PyObject *begin_request(struct op *op)
+/* The buffers of a call become op->views. Return: 1, -1 exception. */
+static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 {
-	struct pc_part parts[PC_PARTS_MAX];
-	size_t n = 0;
-	uint64_t pos;
-	int more = pc_call_next(op->request, &pos, parts, PC_PARTS_MAX, &n);
-	if (more == -ESTALE) {
-		errno = EAGAIN;
-		return PyErr_SetFromErrno(PyExc_OSError);
-	}
-	if (more < 0)
-		return PyErr_NoMemory();
-	if (!more) {
-		Py_CLEAR(op->buf);
-		Py_RETURN_NONE;
-	}
 	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind == OP_WRITE && !op->request->gather);
+		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
 	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
 		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
 		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
 			Py_CLEAR(views);
 	}
-	if (!views)
-		return NULL;
-	PyObject *offset = PyLong_FromUnsignedLongLong(pos);
-	PyObject *result = offset ? PyTuple_Pack(2, offset, views) : NULL;
-	Py_XDECREF(offset);
-	if (!result) {
-		Py_DECREF(views);
-		return NULL;
-	}
 	op->views = views;
-	op->in_call = 1;
-	return result;
+	op->in_call = views != NULL;
+	return views ? 1 : -1;
 }
 
-static PyObject *begin_uncached(struct op *op)
+static int begin_request(struct op *op, u64 *pos)
+{
+	struct pc_part parts[PC_PARTS_MAX];
+	size_t n = 0;
+	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
+	if (more > 0)
+		return begin_call(op, parts, n);
+	if (more == -ESTALE) {
+		errno = EAGAIN;
+		PyErr_SetFromErrno(PyExc_OSError);
+		return -1;
+	}
+	if (more < 0) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	Py_CLEAR(op->buf);
+	return 0;
+}
+
+static int begin_uncached(struct op *op, u64 *at)
 {
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
 	u64 unit = pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
 	if (pos >= end)
-		Py_RETURN_NONE;
+		return 0;
 	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
 	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
@@ -204,29 +184,41 @@ static PyObject *begin_uncached(struct op *op)
 	Py_CLEAR(op->buf);
 	op->buf = memory;
 	if (!views)
-		return NULL;
+		return -1;
 	op->views = views;
 	op->in_call = 1;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
-	return Py_BuildValue("KO", (unsigned long long)(pos - head), views);
+	*at = pos - head;
+	return 1;
+}
+
+/* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
+static int op_next(struct op *op, u64 *pos)
+{
+	if (not_settled(op))
+		return -1;
+	if (op->in_call)
+		end_call(op);
+	if (op->kind == OP_UNCACHED)
+		return begin_uncached(op, pos);
+	if (op->request)
+		return begin_request(op, pos);
+	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
+	return -1;
 }
 
 /* begin() -> (offset, buffers) of the next backend call, or None. */
 static PyObject *op_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
+	u64 pos;
 	(void)unused;
-	if (not_settled(op))
+	int more = op_next(op, &pos);
+	if (more < 0)
 		return NULL;
-	if (op->in_call)
-		end_call(op);
-	if (op->kind == OP_UNCACHED)
-		return begin_uncached(op);
-	if (!op->request) {
-		PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
-		return NULL;
-	}
-	return begin_request(op);
+	if (!more)
+		Py_RETURN_NONE;
+	return Py_BuildValue("KO", (unsigned long long)pos, op->views);
 }
 
 static int answer_uncached(struct op *op, int64_t n)
@@ -264,27 +256,108 @@ static int answer(struct op *op, int64_t n)
 	end_call(op);
 	if (scratch && !op->request->scratch)
 		return -ENOMEM;
-	if (op->kind == OP_WRITE)
+	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
 		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);
 	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
+}
+
+/* What a backend gave as its answer; nothing else than an int is one. */
+static int answer_object(struct op *op, PyObject *value)
+{
+	int overflow = 0;
+	int64_t n = -1;
+	if (PyLong_Check(value))
+		n = PyLong_AsLongLongAndOverflow(value, &overflow);
+	return answer(op, overflow ? -1 : n);
 }
 
 /* complete(n) -> 1 all done; 0 go on with begin(); a negative errno: the answer is impossible, or no progress is made. */
 static PyObject *op_complete(PyObject *self, PyObject *value)
 {
 	struct op *op = (struct op *)self;
-	int overflow = 0;
-	int64_t n = -1;
 	if (not_settled(op))
 		return NULL;
 	if (!op->in_call) {
 		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
 		return NULL;
 	}
-	if (PyLong_Check(value))
-		n = PyLong_AsLongLongAndOverflow(value, &overflow);
-	return PyLong_FromLong(answer(op, overflow ? -1 : n));
+	return PyLong_FromLong(answer_object(op, value));
+}
+
+/* ---------------------------------------------------------------- running */
+
+/* One call of a fill as long as all goes well: the file's read_into, and its answer into CORE.
+ * Return: 1 done; 0 go on; -1 exception; -2 the engine has to see to *met, an exception or a negative errno. */
+static int fill_step(struct op *op, PyObject *engine, PyObject **met)
+{
+	u64 pos;
+	int more = op_next(op, &pos);
+	if (more <= 0)
+		return more < 0 ? -1 : 1;
+	PyObject *read_into = PyObject_GetAttr(engine, pc_str_read_into);
+	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
+	Py_XDECREF(read_into);
+	Py_XDECREF(offset);
+	if (PC_LIKELY(n != NULL)) {
+		int result = not_settled(op) ? 1 : answer_object(op, n);
+		Py_DECREF(n);
+		if (PyErr_Occurred())
+			return -1;
+		*met = result < 0 ? PyLong_FromLong(result) : NULL;
+		return result < 0 ? -2 : result;
+	}
+	if (!PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	PyObject *type, *traceback;
+	PyErr_Fetch(&type, met, &traceback);
+	PyErr_NormalizeException(&type, met, &traceback);
+	if (traceback)
+		PyException_SetTraceback(*met, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return -2;
+}
+
+/* A fill needs the engine only when a call failed or answered what is no answer: engine.fill(op, met). */
+static PyObject *run_fill(struct op *op, PyObject *engine)
+{
+	PyObject *met = NULL;
+	int step = fill_step(op, engine, &met);
+	while (step == 0)
+		step = PyErr_CheckSignals() ? -1 : fill_step(op, engine, &met);
+	if (step == 1)
+		Py_RETURN_NONE;
+	PyObject *result = NULL;
+	if (step == -2 && met)
+		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
+	Py_XDECREF(met);
+	return result;
+}
+
+/* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
+ * reference. Return: 0, -1 with an exception. */
+int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
+{
+	PyObject *engine = engine_of(op->inode), *result = NULL;
+	if (engine) {
+		Py_INCREF(engine);
+		op->outer = pc_tls_op;
+		pc_tls_op = op;
+		result = method == pc_str_fill
+				 ? run_fill(op, engine)
+				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+		pc_tls_op = op->outer;
+		op->outer = NULL;
+	} else {
+		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
+	}
+	pc_op_settle(op);
+	Py_DECREF(op);
+	Py_XDECREF(engine);
+	Py_XDECREF(result);
+	return result ? 0 : -1;
 }
 
 /* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, kept) a commit. */
@@ -303,11 +376,37 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		struct pc_request *r = op->request;
 		op->request = NULL;
 		pc_write_done(r, ok, flag);
+	} else if (op->kind == OP_MIRROR) {
+		pc_op_settle(op);
 	} else {
 		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
 		return NULL;
 	}
 	Py_RETURN_NONE;
+}
+
+/* mirror(last) -> the Op of the second stream that has this request's bytes now: `last` where they could join it, or a new
+ * one; None without memory. */
+static PyObject *op_mirror(PyObject *self, PyObject *last)
+{
+	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
+	if (not_settled(op))
+		return NULL;
+	if (op->kind != OP_WRITE || (joined && joined->kind != OP_MIRROR)) {
+		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
+		return NULL;
+	}
+	if (joined && (joined->settled || joined->in_call))
+		joined = NULL;
+	struct pc_request *old = joined ? joined->request : NULL, *m = pc_mirror_take(op->request, old);
+	if (!m)
+		Py_RETURN_NONE;
+	if (m == old)
+		return Py_NewRef(last);
+	struct op *made = pc_op_new(op->core, op->inode, OP_MIRROR, m);
+	if (!made)
+		pc_mirror_end(m);
+	return (PyObject *)made;
 }
 
 static PyObject *op_offset(PyObject *self, void *closure)
@@ -351,6 +450,8 @@ static PyMethodDef op_methods[] = {
 	{"begin", op_begin, METH_NOARGS, "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
 	{"complete", op_complete, METH_O,
 	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
+	{"mirror", op_mirror, METH_O,
+	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
 	{NULL, NULL, 0, NULL},
 };
@@ -382,8 +483,9 @@ int pc_install_op(PyObject *module)
 	pc_str_release = PyUnicode_InternFromString("release");
 	pc_str_write_back = PyUnicode_InternFromString("write_back");
 	pc_str_write_through = PyUnicode_InternFromString("write_through");
+	pc_str_read_into = PyUnicode_InternFromString("read_into");
 	pc_op_type = (PyTypeObject *)PyType_FromSpec(&op_spec);
-	if (!pc_op_type || !pc_str_write_through)
+	if (!pc_op_type || !pc_str_read_into)
 		return -1;
 	return PyModule_AddObjectRef(module, "Op", (PyObject *)pc_op_type);
 }

@@ -51,6 +51,7 @@ struct pc_counters {
 	uint64_t hits, misses, evicted, lock_waits;
 	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, retries, short_writes;
 	uint64_t cow_copies, staged_copies, throttled_ns;
+	uint64_t mirror_requests, mirror_bytes;
 	uint64_t handed_over, acknowledged, returned, cut_off; /* I-25 */
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
@@ -120,6 +121,7 @@ int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
 void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *out);
 void pc_tick(struct pc_cache *c, uint64_t now_ns);
 bool pc_cache_over_background(struct pc_cache *c);
+uint64_t pc_cache_held(struct pc_cache *c);
 uint32_t pc_cache_event_seq(struct pc_cache *c);
 void pc_cache_wake_all(struct pc_cache *c);
 uint32_t pc_flusher_seq(struct pc_cache *c);
@@ -132,6 +134,7 @@ void pc_forked(void);
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
+void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes);
 uint64_t pc_volume_local(struct pc_volume *v);
 uint64_t pc_epoch_take(struct pc_volume *v);
@@ -152,6 +155,7 @@ uint64_t pc_inode_size(const struct pc_inode *i);
 uint64_t pc_inode_remote_size(const struct pc_inode *i);
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
 void pc_inode_set_readable(struct pc_inode *i, bool readable);
+uint64_t pc_inode_cut_to(struct pc_inode *i);
 void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
 uint32_t pc_inode_event_seq(struct pc_inode *i);
@@ -211,6 +215,7 @@ void pc_uncommit(struct pc_inode *i);
 void pc_inode_aborted(struct pc_inode *i);
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);
 size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
+bool pc_mirror_spoiled(struct pc_inode *i);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
 
 /* ---- any request */

@@ -345,3 +345,50 @@ u32 pc_set_next_clear(const struct pc_cache *c, const struct pc_folio *f, enum p
 	}
 	return b1;
 }
+
+/* ---- extensions */
+
+static u32 ext_new(struct pc_cache *c, u32 order)
+{
+	u32 cls = pc_ext_class(order), id = pc_pool_alloc(&c->exts[cls]);
+	if (!id)
+		return 0;
+	struct pc_ext *e = pc_pool_at(&c->exts[cls], id);
+	e->pins = 0;
+	e->calls = 0;
+	atomic_store_explicit(&e->words, 1u << cls, memory_order_relaxed);
+	for (u32 k = 0; k < PC_RAGGED; k++)
+		atomic_store_explicit(&e->ragged[k], 0, memory_order_relaxed);
+	for (u32 k = 0; k < PC_SETS * (1u << cls); k++)
+		atomic_store_explicit(&e->sets[k], 0, memory_order_relaxed);
+	return id;
+}
+
+/* Return: 0, -ENOMEM. Context: leaf lock, or a folio that nobody else can see. */
+int pc_folio_ext_ensure(struct pc_cache *c, struct pc_folio *f)
+{
+	if (atomic_load_explicit(&f->ext, memory_order_relaxed))
+		return 0;
+	u32 id = ext_new(c, pc_folio_order(f));
+	if (!id)
+		return -ENOMEM;
+	struct pc_ext *e = pc_pool_at(&c->exts[pc_ext_class(pc_folio_order(f))], id);
+	if (pc_folio_order(f) > 0 && pc_folio_state(f) & PC_F_UPTODATE)
+		for (u32 k = 0; k < 1u << pc_ext_class(pc_folio_order(f)); k++)
+			atomic_store_explicit(&e->sets[k], ~0ull, memory_order_relaxed);
+	atomic_store_explicit(&f->ext, id, memory_order_release);
+	return 0;
+}
+
+/* Give the extension back where it says nothing any more. V is all then, so a reader with a stale pointer cannot be misled
+ * into bytes that are not valid. */
+void pc_folio_ext_drop(struct pc_inode *i, struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f), id = atomic_load_explicit(&f->ext, memory_order_relaxed);
+	if (!id || !(st & PC_F_UPTODATE) || st & (PC_F_PINNED | PC_F_WRITEBACK))
+		return;
+	if (pc_folio_order(f) > 0 && st & (PC_F_LOCAL | PC_F_FAILED))
+		return;
+	atomic_store_explicit(&f->ext, 0, memory_order_release);
+	pc_pool_free(&i->cache->exts[pc_ext_class(pc_folio_order(f))], id);
+}

@@ -12,7 +12,7 @@
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache in which everything was hit does not cost somebody a walk over all of it.
  *
- * Folios with local bytes and pinned folios are taken off their queue when they are met, and come back when they are clean
+ * Folios with local bytes, pinned folios and held frames are taken off their queue when they are met, and come back when they are clean
  * or released (pc_reclaim_clean): no scan meets the same dirty folio twice, so the work stays bounded whatever is dirty.
  *
  * Locks: the queue lock (level 7) over links and queue bits. A victim's folio lock and leaf lock are only tried; a folio
@@ -162,7 +162,7 @@ static void set_aside(struct pc_cache *c, struct pc_folio *f)
 	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_acq_rel) | PC_F_RECLAIM;
 	struct pc_fifo *q = fifo_of(c, st);
 	link_out(c, q, f);
-	while (st & (PC_F_LOCAL | PC_F_PINNED))
+	while (st & PC_F_UNEVICTABLE)
 		if (atomic_compare_exchange_weak(&f->state, &st, st & ~(u32)(PC_F_SMALL | PC_F_MAIN)))
 			return;
 	link_in(c, q, f, false);
@@ -184,7 +184,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 	}
 	PC_DEBUG_ASSERT(i->id == id);
 	u32 freed = 0, st = pc_folio_state(f);
-	if (!(st & (PC_F_LOCAL | PC_F_PINNED)) &&
+	if (!(st & PC_F_UNEVICTABLE) &&
 	    atomic_compare_exchange_strong_explicit(&f->refs, &one, 0, memory_order_acq_rel, memory_order_relaxed)) {
 		freed = 1u << pc_folio_order(f);
 		if (st & PC_F_UNREAD)
@@ -210,7 +210,7 @@ enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
 	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
-	if (st & (PC_F_LOCAL | PC_F_PINNED)) {
+	if (st & PC_F_UNEVICTABLE) {
 		set_aside(c, f);
 		return STEP_MOVED;
 	}
@@ -247,7 +247,7 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 		u64 total = c->small.pages + c->main.pages;
 		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total);
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
-		bool local = pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED);
+		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE;
 		examined++;
 		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
 		*moved |= step != STEP_STUCK;

@@ -95,6 +95,8 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 {
 	struct pc_cache *c = i->cache;
 	pc_inode_leaf_unlock(i);
+	if (pc_folio_state(f) & PC_F_HELD)
+		pc_mirror_leave(i, f);
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
@@ -118,8 +120,10 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		atomic_store_explicit(&i->size, size, memory_order_release);
 	atomic_store_explicit(&i->remote_size, size, memory_order_release);
 	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
-	if (uncommitted)
+	if (uncommitted) {
 		uncommitted_now(i);
+		i->cut_to = pc_min(i->cut_to, size);
+	}
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
@@ -185,11 +189,11 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
+	pc_seq_begin(f);
 	for (u32 b = 0; b < blocks; b++)
 		if (!pc_local_count(c, f, b, b + 1))
 			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
-	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
+	pc_seq_end(f);
 }
 
 /* As next_locked, but a fill may keep its folio: it touches only what is missing, and unlocks under the leaf lock, so it has
@@ -291,10 +295,10 @@ uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 			u16 one = 1;
 			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) ||
-			    pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED) || !pc_folio_trylock(f))
+			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
+			    !pc_folio_trylock(f))
 				continue;
-			if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)) &&
+			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
 			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
 				freed += pc_folio_bytes(c, f);
 				pc_folio_detach(i, f);

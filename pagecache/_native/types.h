@@ -18,7 +18,7 @@
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
-enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER };
+enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
 enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8 };
 
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
@@ -66,7 +66,7 @@ PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
 void pc_buf_adopt(PyObject *buf, void *memory);
-void pc_buf_keep(PyObject *buf, struct pc_kept *kept, u32 n);
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
@@ -109,5 +109,6 @@ extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit
 	*pc_str_write_back, *pc_str_write_through;
 
 i64 pc_clock_ns(void);
+void pc_nap(i64 ns);
 
 #endif

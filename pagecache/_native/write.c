@@ -90,8 +90,11 @@ static bool release_from_call(struct pc_inode *i, struct pc_folio *f, u32 from, 
 {
 	struct pc_cache *c = i->cache;
 	PC_SYNC("write_before_conflict");
-	if (!in_flight(i, f, from, to))
+	if (!in_flight(i, f, from, to)) {
+		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
+			pc_mirror_leave(i, f);
 		return true;
+	}
 	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
 	    pc_folio_replace_frame(i, f, true, 0)) {
 		atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);

@@ -83,12 +83,10 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 	bool more = true;
 	while (more) {
 		pc_inode_leaf_lock(i);
-		for (u32 k = 0; more && k < PC_SWEEP; k++) {
-			u32 id = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
+		u32 ids[PC_SWEEP], n = pc_index_collect(i, index, last, PC_MARK_DIRTY, ids, PC_SWEEP);
+		more = n == PC_SWEEP;
+		for (u32 k = 0; k < n; k++) {
+			struct pc_folio *f = pc_folio_at(c, ids[k]);
 			index = after(f);
 			if (pc_stamp_get(&f->d) > stamp || pc_folio_state(f) & PC_F_BACKOFF)
 				continue;
@@ -502,14 +500,15 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	u64 max = pc_max(i->limits.max_write, 1), len = 0;
-	size_t k = 0, most = pc_min(n, pc_max(i->limits.max_vectors, 1));
+	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
+	u64 max = pc_max(l->max_write, 1), len = 0;
+	size_t k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)
 		return 0;
 	u32 off = r->seg_off;
 	r->call_pos = r->segs[r->seg].pos + off;
-	if (i->limits.boundary)
-		max = pc_min(max, (r->call_pos / i->limits.boundary + 1) * i->limits.boundary - r->call_pos);
+	if (l->boundary)
+		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
 	for (u32 s = r->seg; s < r->nr_segs && len < max; s++, off = 0) {
 		struct pc_seg *g = &r->segs[s];
 		if (g->pos + off != r->call_pos + len)
@@ -529,28 +528,22 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 	return 1;
 }
 
-/* Exporters still hold the buffers of the call that just ended: they pin its folios, so that the memory is not used again.
- * @kept: room for pc_kept_max entries. Return: number of entries, each to be given back with pc_kept_put. */
-u32 pc_write_hold(struct pc_request *r, struct pc_kept *kept)
+/* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
+ * the memory is not used again. @frames: room for pc_kept_max numbers. Return: how many, each to be given back with
+ * pc_shadow_put. */
+u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {
-	struct pc_inode *i = r->inode;
+	struct pc_cache *c = r->inode->cache;
 	u32 k = 0;
+	pc_inode_leaf_lock(r->inode);
 	for (u32 s = 0; s < r->nr_segs; s++) {
-		struct pc_seg *g = &r->segs[s];
-		struct pc_need need;
-		u8 *memory;
-		u64 len;
-		if (!g->folio || g->pos + g->len <= r->call_pos || g->pos >= r->call_pos + r->call_len)
+		const struct pc_seg *g = &r->segs[s];
+		bool called = g->pos < r->call_pos + r->call_len && r->call_pos < g->pos + g->len;
+		if (!g->folio || g->off & PC_SEG_SCRATCH || !called)
 			continue;
-		kept[k] = (struct pc_kept){.folio = g->folio, .frame = PC_NO_FRAME};
-		kept[k].pin = pc_pin(i, g->pos, g->len, &kept[k].folio, &memory, &len, &need) == 0;
-		if (!kept[k].pin) {
-			/* No memory for a pin: the folio keeps its frame at least until somebody writes to it in flight. */
-			kept[k].folio = g->folio;
-			bool got = pc_folio_get(pc_folio_at(i->cache, g->folio));
-			PC_ASSERT(got);
-		}
-		k++;
+		pc_frame_hold(c, pc_folio_at(c, g->folio), g->frame);
+		frames[k++] = g->frame;
 	}
+	pc_inode_leaf_unlock(r->inode);
 	return k;
 }

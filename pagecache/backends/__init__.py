@@ -13,6 +13,8 @@ from .protocol import (
     NamespaceBackend,
     ObjectStat,
 )
+from .transform import TransformBackend
+from .units import Transform
 from .url import backend_from_url
 
 __all__ = [
@@ -25,5 +27,7 @@ __all__ = [
     "MemoryBackend",
     "NamespaceBackend",
     "ObjectStat",
+    "Transform",
+    "TransformBackend",
     "backend_from_url",
 ]

@@ -10,6 +10,7 @@ extra are known here, so that the error says what to install instead of "unknown
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
@@ -18,7 +19,7 @@ from .directory import DirectoryBackend
 from .memory import MemoryBackend
 from .protocol import AsyncBackend, Backend
 
-__all__ = ["backend_from_url"]
+__all__ = ["as_backend", "backend_from_url", "check_mirror"]
 
 GROUP = "pagecache.backends"
 EXTRAS = {"s3": "s3", "fsspec": "fsspec"}  # scheme: extra of this package
@@ -67,3 +68,33 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
         raise ValueError(f"{url!r}: {need} (known schemes: {known})")
     what = f"no backend for the scheme {scheme + ':'!r}" if colon else "not a URL of the form SCHEME:REST"
     raise ValueError(f"{url!r}: {what} (known schemes: {known})")
+
+
+def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
+    """A backend, given as one or as a URL; `what`: the name of the argument, for errors.
+
+    Raises:
+        TypeError: it is no backend. NotImplementedError: it is an asynchronous one.
+    """
+    made = backend_from_url(backend, **options) if isinstance(backend, str) else backend
+    for method in ("open", "stat", "canonical", "limits"):
+        if not hasattr(made, method):
+            raise TypeError(f"{what} {made!r} has no {method}: it is not a Backend")
+    if inspect.iscoroutinefunction(made.open):
+        raise NotImplementedError(f"{what} {made!r} is asynchronous: not in this version")
+    return made
+
+
+def check_mirror(backend: Any, mirror: Any) -> None:
+    """What a second stream can be.
+
+    Raises:
+        ValueError: names the value and the rule.
+    """
+    if mirror is backend:
+        raise ValueError("mirror: it is the backend itself; a second copy needs a second place")
+    unit = int(mirror.limits.write_unit)
+    if unit != 1:
+        raise ValueError(f"mirror: write_unit {unit} is not 1; a mirror gets single bytes, never what lies beside them")
+    if mirror.limits.read_only:
+        raise ValueError("mirror: it is read-only")

@@ -71,7 +71,6 @@ def goal_table(outcome: Outcome) -> Table:
         if row.goal is None:
             continue
         state = verdict(row, outcome.spread)
-        later = "" if row.goal.step == "A" else " (later)"
         table.add_row(
             row.goal.key,
             row.metric,
@@ -79,7 +78,7 @@ def goal_table(outcome: Outcome) -> Table:
             row.goal.text(),
             number(row.value),
             percent(row.spread),
-            Text((state or "–") + later, style=STYLE.get(state or "", "dim")),
+            Text(state or "–", style=STYLE.get(state or "", "dim")),
             duration(row.nanoseconds),
             remark(row),
         )
@@ -110,7 +109,7 @@ def look_table(rows: Sequence[Row]) -> Table:
 def summary(outcome: Outcome) -> list[str]:
     """The machine, how it was measured, and what was reached."""
     where, settings = outcome.machine, outcome.settings
-    states = [verdict(row, outcome.spread) for row in outcome.rows if row.goal is not None and row.goal.step == "A"]
+    states = [verdict(row, outcome.spread) for row in outcome.rows if row.goal is not None]
     skipped = states.count(None)
     lines = [
         f"pagecache {where.package}, {where.python}, {where.cpus} CPUs ({where.model}), kernel {where.kernel}",
@@ -164,7 +163,7 @@ def row_dict(row: Row, spread: float) -> dict[str, Any]:
     return {
         "id": row.goal.id,
         "key": row.goal.key,
-        "goal": {"sense": row.goal.sense, "bound": row.goal.bound, "step": row.goal.step},
+        "goal": {"sense": row.goal.sense, "bound": row.goal.bound, "group": row.goal.group},
         "reached": verdict(row, spread),
         **result,
     }

@@ -190,22 +190,27 @@ class Case:
         title: One line for `--list`.
         goals: Keys of the goals it measures.
         run: Yields its rows.
+        group: "hits", or "writeback": what `pagecache bench writeback` runs.
     """
 
     name: str
     title: str
     goals: tuple[str, ...]
     run: Callable[[Bench], Iterator[Row]]
+    group: str = "hits"
 
     def answers_to(self, word: str) -> bool:
         """Whether `word` names this case or one of its goals."""
         return word == self.name or any(word in (key, BY_KEY[key].id) for key in self.goals)
 
 
-def case(name: str, title: str, goals: Iterable[str] = ()) -> Callable[[Callable[[Bench], Iterator[Row]]], Case]:
-    """Make a case of a function that yields rows."""
+def case(
+    name: str, title: str, goals: Iterable[str] = (), group: str | None = None
+) -> Callable[[Callable[[Bench], Iterator[Row]]], Case]:
+    """Make a case of a function that yields rows; the group is that of its goals."""
 
     def make(run: Callable[[Bench], Iterator[Row]]) -> Case:
-        return Case(name, title, tuple(goals), run)
+        keys = tuple(goals)
+        return Case(name, title, keys, run, group or (BY_KEY[keys[0]].group if keys else "hits"))
 
     return make

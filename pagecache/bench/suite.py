@@ -47,17 +47,16 @@ class Outcome:
         return [
             row
             for row in self.rows
-            if row.goal is not None
-            and row.goal.step == "A"
-            and row.value is not None
-            and not row.goal.reached(row.value, self.spread)
+            if row.goal is not None and row.value is not None and not row.goal.reached(row.value, self.spread)
         ]
 
 
 def all_cases() -> tuple[Case, ...]:
     """Every case, in the order in which they run: what shares memory first, threads after what they would disturb."""
     from pagecache.bench import (
+        cases_flow,
         cases_hits,
+        cases_marks,
         cases_memory,
         cases_miss,
         cases_native,
@@ -82,24 +81,34 @@ def all_cases() -> tuple[Case, ...]:
         cases_memory.metadata,
         cases_writeback.counts,
         cases_writeback.scattered,
+        cases_flow.write_path,
+        cases_flow.in_flight,
+        cases_flow.copies,
+        cases_flow.write_through,
+        cases_flow.sync_beside_a_writer,
+        cases_flow.resent,
+        cases_flow.full,
+        cases_marks.marks,
         cases_native.hit_instructions,
     )
 
 
-def select(words: Iterable[str]) -> list[Case]:
-    """Return the cases that any of `words` names; all of them without a word.
+def select(words: Iterable[str], group: str | None = None) -> list[Case]:
+    """Return the cases of the group (None: of all) that any of `words` names; all of them without a word.
 
     Raises:
         UnknownCase: A word names nothing; the text lists what there is.
     """
     cases = all_cases()
+    if group is not None:
+        cases = tuple(case for case in cases if case.group == group)
     wanted = [word.strip() for word in words if word.strip()]
     if not wanted:
         return list(cases)
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P16, cases {names}")
+            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P24, cases {names}")
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 

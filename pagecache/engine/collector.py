@@ -90,6 +90,8 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
             file.version = version
             file.version_stale = False
     op.finish(True, False)
+    if file.volume.mirror is not None:
+        file.volume.mirror.committed(file.key)
     file.volume.emit("committed", file.key)
 
 

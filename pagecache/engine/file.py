@@ -141,11 +141,17 @@ class EngineFile:
         except BaseException as error:
             if self._truncated_all_the_same(size, error):
                 self.native.truncate(size, not durable)
+                self._truncated_copy(size)
             raise
+        self._truncated_copy(size)
         with self.lock:
             # The block that holds the new end may still wait, or have failed, as a whole.
             page = int(self.volume.cache.config.page_size)
             self.failures.clear(-(-size // page) * page, END)
+
+    def _truncated_copy(self, size: int) -> None:
+        if self.volume.mirror is not None and not self.removed:
+            self.volume.mirror.truncated(self.key, size)
 
     def _about_to_change(self) -> None:
         """Whatever becomes of the call: another version in storage may be our doing."""
@@ -170,12 +176,16 @@ class EngineFile:
         punch_hole: Any = getattr(self.opened(), "punch_hole")  # noqa: B009 - optional in the protocol
         self.volume.call_with_retry(self, lambda: punch_hole(start, end - start))
         self.native.punch(start, end, not durable)
+        if self.volume.mirror is not None and not self.removed:
+            self.volume.mirror.punched(self.key, start, end)
 
     def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
         """Give up what is local in a range; the token keeps passes and commits out."""
         start, end, lost = extent
         error = self.failures.worst()
         ranges = self.native.discard(start, end)
+        if self.volume.mirror is not None and ranges and not self.removed:
+            self.volume.mirror.invalidate(self.key, "local data was given up")
         with self.lock:
             self.failures.clear(start, end)
         code = error.errno if error else 0

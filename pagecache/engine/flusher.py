@@ -126,6 +126,8 @@ class Flusher:
             if volume.poll_tickets():
                 delay = min(delay, BUSY)
             volume.close_idle()
+            if volume.mirror is not None:
+                volume.mirror.check(now)
         if self._native.over_background():
             self.make_room()
             delay = min(delay, BUSY)

@@ -24,8 +24,11 @@ def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
     self.own_changes += 1
     self.version_stale = True  # whatever becomes of it
+    mirror = self.volume.mirror
     try:
         write_from = self.opened().write_from
+        if mirror is not None:
+            mirror.take(self, op)
         while (call := op.begin()) is not None:
             answer = op.complete(write_from(call[0], call[1]))
             if answer == 1:

@@ -1,15 +1,15 @@
-"""Fills: which bytes CORE says are missing, out of the backend into its memory.
+"""Fills that met trouble: errors tried again, answers that are none refused.
 
-`fill` is entered from C on the thread that waits for the bytes, on a thread of the volume (read-ahead, the rest of a
-long read), or on the thread of a waiter who took a queued fill over. The common case is four calls: begin, read_into,
-complete, return. Errors and short answers leave it; transient errors are tried again within the call, except for
-read-ahead, which nobody waits for.
+C calls the file's `read_into` itself, call after call, on the thread that waits for the bytes, on a thread of the
+volume (read-ahead, the rest of a long read), or on the thread of a waiter who took a queued fill over. `fill` is
+entered when such a call raised or did not answer with a number of bytes, and goes on from there: transient errors are
+tried again within the call, except for read-ahead, which nobody waits for.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import BackendProtocolError
 from ..native import Op
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["fill"]
 
 
-def fill(self: EngineFile, op: Op) -> None:
-    """Run the fill to its end.
+def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
+    """Run the fill to its end; `met`: what its last call raised, or the errno (negative) that its answer deserves.
 
     Raises:
         BackendProtocolError: the backend answered what is no answer.
         OSError: what the backend raised, once trying again is over.
     """
-    failed: tuple[int, float] | None = None
+    if isinstance(met, int):
+        _refuse(self, op, met)
+    failed: tuple[int, float] | None = _again(self, op, met, None)
     while (call := op.begin()) is not None:
         try:
             answer = op.complete(self.read_into(call[0], call[1]))
@@ -42,7 +44,7 @@ def fill(self: EngineFile, op: Op) -> None:
         failed = None  # progress starts the count anew
 
 
-def _refuse(file: EngineFile, op: Op, answer: int) -> None:
+def _refuse(file: EngineFile, op: Op, answer: int) -> NoReturn:
     if answer == -errno.ESTALE:
         raise BlockingIOError(errno.EAGAIN, "invalidated again and again while it was read", file.key)
     raise BackendProtocolError(

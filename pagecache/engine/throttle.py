@@ -22,6 +22,9 @@ __all__ = ["room"]
 PATIENCE = 20
 """Looks without any possible progress before a wait is given up: the flusher has had its turn by then."""
 
+MIRROR_GRACE = 1.0
+"""Seconds that a writer waits for memory before mirrors have to give up what they hold."""
+
 
 def _check_failed(file: EngineFile) -> None:
     """Above failed_limit, new writes to a file with failed data raise its error at once (contract 2.16)."""
@@ -86,6 +89,10 @@ def room(self: EngineFile, length: int, memory: int) -> None:
             hopeless = hopeless + 1 if why else 0
             if why and hopeless >= PATIENCE:
                 raise PageCacheError(f"the cache is full: {why}", self.key, errno=errno.ENOBUFS)
+            if memory and volume.clock.now() - began > MIRROR_GRACE:
+                for other in cache.engine_volumes():
+                    if other.mirror is not None:
+                        other.mirror.make_room()
             if deadline.passed():
                 raise BlockingIOError(
                     errno.EAGAIN, "throttled: no room for dirty data within throttle_timeout", self.key

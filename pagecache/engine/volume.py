@@ -20,6 +20,8 @@ from ..config import CacheConfig, CacheLimits, RetryPolicy
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..stats import Event
+from .file import limits_of
+from .mirror import Mirror
 from .park import SLICE, Clock, Park
 from .retryer import Parked, decide
 from .runner import Job, ThreadRunner
@@ -68,6 +70,7 @@ class EngineVolume:
         clock: Clock | None = None,
         park: Park | None = None,
         rng: random.Random | None = None,
+        mirror: Backend | None = None,
     ) -> None:
         self.cache = cache
         self.backend = backend
@@ -85,6 +88,10 @@ class EngineVolume:
         self._retries: set[EngineFile] = set()
         self._resumed: dict[EngineFile, float] = {}
         self._tickets: list[Ticket] = []
+        self.mirror: Mirror | None = None
+        if mirror is not None:
+            self.native.set_mirror(limits_of(mirror.limits))
+            self.mirror = Mirror(self, mirror)
 
     @property
     def retry(self) -> RetryPolicy:
@@ -254,7 +261,8 @@ class EngineVolume:
     def stop(self, timeout: float) -> bool:
         """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""
         self.native.stop()
-        return self.runner.join(timeout)
+        stopped = self.runner.join(timeout)
+        return (self.mirror is None or self.mirror.stop(timeout)) and stopped
 
 
 def close_backend_file(backend_file: BackendFile | None) -> None:

@@ -46,8 +46,9 @@ def test_keys_of_goals_are_unique_and_every_goal_is_measured_by_one_case() -> No
     assert sorted(measured) == sorted(BY_KEY)
 
 
-def test_every_goal_of_step_a_is_in_the_table() -> None:
-    assert {goal.id for goal in GOALS if goal.step == "A"} == {f"P{number}" for number in range(1, 16)}
+def test_every_goal_is_in_the_table() -> None:
+    """P21 is a comparison with another system and has no bound."""
+    assert {goal.id for goal in GOALS} == {f"P{number}" for number in range(1, 25)} - {"P21"}
 
 
 @pytest.mark.parametrize(
@@ -70,9 +71,9 @@ def test_verdicts(key: str, value: float | None, expected: str | None) -> None:
     assert report.verdict(row(key, value), 0.02) == expected
 
 
-def test_what_misses_by_no_more_than_the_spread_or_belongs_to_a_later_step_fails_no_gate() -> None:
+def test_what_misses_by_no_more_than_the_spread_fails_no_gate() -> None:
     rows = (row("P1/64K", 1.68), row("P1/4K", 1.0), row("P16/1ms", 2.0), row("P8", 9.0), skipped("x", "P7", "why"))
-    assert [missed.goal and missed.goal.key for missed in outcome(*rows).missed()] == ["P1/4K"]
+    assert [missed.goal and missed.goal.key for missed in outcome(*rows).missed()] == ["P1/4K", "P16/1ms"]
 
 
 def test_the_middle_of_several_repetitions_counts() -> None:
@@ -101,6 +102,11 @@ def test_words_select_by_case_goal_and_part() -> None:
     assert [case.name for case in suite.select(["P1"])] == ["reads"]
     assert [case.name for case in suite.select(["P1/4K", " memory "])] == ["reads", "memory"]
     assert suite.select([]) == list(suite.all_cases())
+    groups = {group: suite.select([], group) for group in ("hits", "writeback")}
+    assert sorted(case.name for cases in groups.values() for case in cases) == sorted(
+        case.name for case in suite.all_cases()
+    )
+    assert "marks" in [case.name for case in groups["writeback"]]
     with pytest.raises(suite.UnknownCase, match="P99"):
         suite.select(["P99"])
 

@@ -457,3 +457,32 @@ def test_a_hung_write_hangs_nobody_else(make: Make) -> None:
     Task(elsewhere.fsync).result()
     gate.open()
     hung.result()
+
+
+def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make: Make) -> None:
+    """The page has fresh memory by then; the old is the keeper's until he lets go. [T-60, T-11, I-24]"""
+    rig = make(capacity="256KiB", max_folio=PAGE)
+    kept: list[Any] = []
+    gate = rig.backend.gate("write_from")
+
+    def keep(file: Any, offset: int, buffers: Any) -> int:
+        kept.extend(numpy.frombuffer(buffer, numpy.uint8) for buffer in buffers)
+        return int(file.store(offset, buffers))
+
+    rig.backend.fault("write_from", keep)
+    file = rig.open("w+b")
+    file.write(b"a" * PAGE)
+    flusher = Task(file.flush)
+    gate.wait_entered()
+    file.pwrite(b"b" * PAGE, 0)
+    gate.open()
+    flusher.result()
+    for i in range(1, 200):
+        file.pwrite(bytes([i % 251]) * PAGE, i * PAGE)
+        if i % 10 == 0:
+            file.fsync()
+    assert {bytes(array) for array in kept} == {b"a" * PAGE}
+    rig.cache.check()
+    kept.clear()
+    file.fsync()
+    assert rig.cache.native.held() == 0

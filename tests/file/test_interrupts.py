@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -262,11 +263,13 @@ def interrupted_at(nth: int, call: Callable[[], object]) -> str:
     return place
 
 
-def a_miss(rig: Rig) -> None:
+def a_miss_that_is_tried_again(rig: Rig) -> None:
+    rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"))
     rig.handles[0].pread(2 * PAGE, 3 * PAGE + 5)
 
 
-def a_write_that_fills(rig: Rig) -> None:
+def a_write_that_fills_and_tries_again(rig: Rig) -> None:
+    rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"))
     file = rig.handles[0]
     for i in range(12):
         file.pwrite(b"x" * 10, 100 * i + PAGE)
@@ -296,7 +299,16 @@ def a_view(rig: Rig) -> None:
     rig.handles[0].view(3 * PAGE, PAGE).release()
 
 
-CALLS = [a_miss, a_write_that_fills, an_fsync, a_sync, a_truncate, an_open_and_close, an_invalidate, a_view]
+CALLS = [
+    a_miss_that_is_tried_again,
+    a_write_that_fills_and_tries_again,
+    an_fsync,
+    a_sync,
+    a_truncate,
+    an_open_and_close,
+    an_invalidate,
+    a_view,
+]
 
 
 def inject(call: Callable[[Rig], None], points: Iterator[int]) -> int:

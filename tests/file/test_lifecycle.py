@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -16,9 +17,11 @@ import pytest
 
 import pagecache
 from pagecache import DeadlockError, ForkedError, PageCache, ShutdownError, UnsavedDataError
+from pagecache.engine.runner import Job
+from pagecache.native import NAMES
 
 from .backends import RecordingBackend, RecordingFile
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -228,6 +231,78 @@ def test_reconnect_brings_the_data_to_the_new_backend(dirty: Rig) -> None:
     dirty.handles[0].pwrite(b"again", 0)
     dirty.handles[0].fsync()
     assert fresh.committed(KEY) == b"again" + DATA[5:]
+
+
+def test_a_commit_that_succeeds_after_an_abort_makes_nothing_clean(dirty: Rig) -> None:
+    """It may be the success of a server that had forgotten meanwhile what it had acknowledged. [T-75b, 2.22]"""
+    file = dirty.handles[0]
+    gate = dirty.backend.gate("commit")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    dirty.volume.abort()
+    with pytest.raises(ShutdownError):
+        sync.result()
+    dirty.backend.objects[KEY].written = bytearray()  # the server starts anew
+    gate.open()
+    eventually(lambda: not file._inode.native.commit_running())
+    assert dirty_bytes(dirty.volume) == len(DATA)
+    dirty.volume.reconnect(dirty.backend)
+    file.fsync()
+    assert dirty.backend.committed(KEY) == DATA
+
+
+def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
+    """One that waited for the token when the volume was aborted is not made any more. [2.22]"""
+    file = dirty.handles[0]
+    file.flush()
+    gate = dirty.backend.gate("write_from")
+    file.pwrite(b"more", 0)
+    flush = Task(file.flush)
+    gate.wait_entered()
+    native = file._inode.native
+    native.start_commit()  # queues behind the pass
+    dirty.volume.abort()
+    with pytest.raises(ShutdownError):
+        flush.result()
+    gate.open()
+    eventually(native.pass_idle)
+    done = dirty.volume.engine.runner.submit(NAMES, Job(dirty.volume.engine.park, lambda: None, None))
+    done.wait(lambda: None)  # whatever was queued before this has run
+    assert dirty.backend.seen("commit") == []
+    assert dirty_bytes(dirty.volume) == len(DATA)
+
+
+def test_a_sync_beside_a_reconnect_believes_no_answer_of_the_old_backend(dirty: Rig) -> None:
+    """What the old backend acknowledged is dirty again before anything can be committed. [T-75b, 2.22]"""
+    file = dirty.handles[0]
+    file.flush()
+    fresh = RecordingBackend({KEY: b""})
+    dirty.volume.abort()
+    with fresh.gate("open") as gate:
+        reconnect = Task(dirty.volume.reconnect, fresh)
+        gate.wait_entered()
+        sync = Task(file.fsync)
+        sync.waits()
+        gate.open()
+        reconnect.result()
+    with contextlib.suppress(OSError):  # it came too early
+        sync.result()
+    file.fsync()
+    assert fresh.committed(KEY) == DATA
+
+
+def test_reconnect_repeats_a_truncate_that_was_not_committed(make: Make) -> None:
+    """Also where the file has its old size again: what was cut off stays zeros. [2.17, 2.22]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.truncate(0)
+    file.pwrite(b"tail", len(DATA) - 4)
+    file.flush()
+    fresh = RecordingBackend({KEY: DATA})  # the server starts anew, with what was committed
+    rig.volume.abort()
+    rig.volume.reconnect(fresh)
+    file.fsync()
+    assert fresh.committed(KEY) == bytes(len(DATA) - 4) + b"tail"
 
 
 REENTRANT: dict[str, Callable[[Any, Any], object]] = {

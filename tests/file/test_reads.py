@@ -68,6 +68,24 @@ def test_a_hit_runs_no_python_code(stored: Rig) -> None:
     assert frames == []
 
 
+def test_a_plain_miss_runs_no_python_code_but_the_backends(stored: Rig) -> None:
+    """C calls read_into itself; the engine is entered only for what failed. [2.3]"""
+    file = stored.open("rb")
+    entered: set[str] = set()
+
+    def profiler(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call":
+            entered.add(frame.f_code.co_filename)
+
+    sys.setprofile(profiler)
+    try:
+        file.pread(PAGE, 2 * PAGE)
+    finally:
+        sys.setprofile(None)
+    assert len(stored.backend.seen("read_into")) == 1
+    assert not [name for name in entered if "/pagecache/engine/" in name]
+
+
 def test_another_handle_of_the_file_shares_its_pages(stored: Rig) -> None:
     """Handles share the cached object, not copies of it. [2.20]"""
     stored.open("rb").pread(PAGE, 0)

@@ -313,7 +313,7 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 {
 	u64 pos;
 	struct pc_part parts[PARTS];
-	struct pc_kept left[PARTS];
+	u32 left[PARTS];
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 8192);
 	size_t n = next_call(r, &pos, parts);
@@ -329,8 +329,8 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 	pc_cache_usage_get(rig.cache, &u);
 	EQUAL(u.shadows, 2);
 	for (u32 k = 0; k < 2; k++)
-		pc_kept_put(rig.cache, &left[k]);
-	CHECK(!pc_shadow_put(rig.cache, left[0].frame));
+		pc_shadow_put(rig.cache, left[k]);
+	CHECK(!pc_shadow_put(rig.cache, left[0]));
 	(void)n;
 	rig_close(&rig);
 }
@@ -343,7 +343,7 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 	u32 pins[15], nr;
 	u8 *memory, bytes[100];
 	struct pc_part parts[PARTS];
-	struct pc_kept left[PARTS];
+	u32 left[PARTS];
 	struct pc_need need;
 	struct pc_request *none;
 	for (u32 pinned = 0; pinned < 2; pinned++) {
@@ -381,7 +381,7 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 		memset(parts[0].memory, 0xdd, parts[0].len); /* late */
 		reads_right(0, PAGE);
 		SOUND(&rig);
-		pc_kept_put(rig.cache, left);
+		pc_shadow_put(rig.cache, left[0]);
 		pc_unpin(rig.cache, pins[0]);
 		rig_close(&rig);
 	}
@@ -394,7 +394,7 @@ static void check_kept_buffers_of_pinned_pages(void)
 	u32 view;
 	u8 *memory;
 	struct pc_part parts[PARTS];
-	struct pc_kept left[PARTS];
+	u32 left[PARTS];
 	struct pc_need need;
 	u8 bytes[100] = {7};
 	start(65536, PAGE, limits_wide());
@@ -407,7 +407,7 @@ static void check_kept_buffers_of_pinned_pages(void)
 	run_fill(file, r);
 	CHECK(pc_pin_detached(rig.cache, view));
 	reads_right(0, PAGE);
-	pc_kept_put(rig.cache, left);
+	pc_shadow_put(rig.cache, left[0]);
 	pc_drop_clean(file->inode, 0, ALL);
 	EQUAL(memory[0], 7);
 	EQUAL(memory[99], 0);

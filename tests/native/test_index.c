@@ -19,6 +19,24 @@ static u32 first_of(const struct model *m, u64 from, u64 to, int mark)
 	return 0;
 }
 
+/* A walk by handfuls finds what a walk one by one finds. */
+static void compare_walks(struct pc_inode *i, const struct model *m, u64 base, u64 from, u64 to, enum pc_mark mark)
+{
+	u32 ids[5], last = 0;
+	u64 at = from;
+	for (u32 n; (n = pc_index_collect(i, base + at, base + to, mark, ids, 5));)
+		for (u32 k = 0; k < n; k++) {
+			u32 want = first_of(m, at, to, (int)mark);
+			EQUAL(ids[k], want);
+			CHECK(ids[k] != last);
+			last = ids[k];
+			while (at < PAGES && m->at[at].id != want)
+				at++;
+			at = (at >> m->at[at].order << m->at[at].order) + (1ull << m->at[at].order);
+		}
+	EQUAL(first_of(m, at, to, (int)mark), 0);
+}
+
 static void compare(struct pc_inode *i, const struct model *m, u64 base)
 {
 	struct pc_violation v;
@@ -36,6 +54,8 @@ static void compare(struct pc_inode *i, const struct model *m, u64 base)
 		u32 got = mark < 0 ? pc_index_next(i, base + from, base + to)
 				   : pc_index_next_marked(i, base + from, base + to, (enum pc_mark)mark, NULL);
 		EQUAL(got, first_of(m, from, to, mark));
+		if (mark >= 0)
+			compare_walks(i, m, base, from, to, (enum pc_mark)mark);
 	}
 }
 

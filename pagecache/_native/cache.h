@@ -1,0 +1,61 @@
+/*
+ * cache.h - all that the volumes of one cache share: memory, pools, reclaim queues, limits, tables of inodes and volumes.
+ */
+#ifndef PC_CACHE_H
+#define PC_CACHE_H
+
+#include "arena.h"
+#include "pool.h"
+#include "reclaim.h"
+#include "shadow.h"
+
+struct pc_trace;
+
+enum { PC_EXT_CLASSES = 4 };
+enum { PC_INODES_MAX = 1 << 20, PC_INODE_SLOT_BITS = 20 };
+enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
+
+struct pc_cache {
+	struct pc_arena arena;
+	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
+	u32 page_shift, page_size, max_order;
+	u32 cow_pages;
+	_Atomic u64 local;                      /* blocks of L in the whole cache */
+	_Atomic u64 dirty_limit, dirty_background; /* blocks */
+	_Atomic u64 now_ns;
+	_Atomic u32 poison;
+	_Atomic u32 flusher_wanted;
+	struct pc_event event;         /* room */
+	struct pc_event flusher_event; /* the engine's flusher sleeps here */
+	struct pc_event folio_events[PC_FOLIO_EVENTS];
+	struct pc_leaf_lock queue_lock; /* level 7: queues, ghost */
+	struct pc_fifo small, main;
+	u32 *ghost;
+	u32 ghost_mask;
+	size_t ghost_reserved;
+	_Atomic u64 evicted, evict_examined_max, evict_calls, evict_examined;
+	struct pc_leaf_lock shadow_lock; /* level 8 */
+	u64 held_pages; /* of the frames in the table */
+	u32 shadow_heads[PC_SHADOW_BUCKETS];
+	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
+	struct pc_inode **inodes;
+	u32 inodes_max; /* room in `inodes` */
+	struct pc_inode *free_inodes;
+	u32 inode_slots, inode_hint;
+	u64 inode_generation;
+	struct pc_volume *volumes[PC_VOLUMES_MAX];
+	u32 nr_volumes;
+	u16 next_tag;
+	u32 fork_epoch;
+	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
+	_Atomic u8 closed;
+	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
+	struct pc_trace *trace;
+};
+
+static inline u64 pc_now(const struct pc_cache *c)
+{
+	return atomic_load_explicit(&((struct pc_cache *)c)->now_ns, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,78 @@
+/*
+ * inode.h - all that one file can be: sizes, locks, index, pass, counts (inode.c).
+ */
+#ifndef PC_INODE_H
+#define PC_INODE_H
+
+#include "volume.h"
+#include "writeback.h"
+
+enum { PC_INVAL_RING = 8 };
+
+struct pc_inval {
+	u64 seq, pos, end;
+};
+
+struct pc_inode {
+	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
+	_Atomic u32 lock_word;    /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
+	_Atomic u64 root;         /* slot << 8 | levels, one word for lock-free readers */
+	_Atomic u64 size;         /* writers: leaf lock and inode lock X */
+	_Atomic u64 remote_size;
+	u64 id;
+	u32 slot;
+	struct pc_inode *next_free;
+	void *user; /* the engine's object, for the C types; under the GIL */
+	struct pc_cache *cache;
+	struct pc_volume *volume;
+	struct pc_event event;
+	struct pc_list lock_queue, token_queue;
+	struct pc_waiter pass_waiter, commit_waiter;
+	u8 token, commit_running, commit_queued, dead, readable;
+	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
+	u8 on_dirty_list, pass_wanted;
+	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
+	_Atomic u32 users; /* requests and workers that hold a pointer */
+	struct pc_pass pass;
+	_Atomic u64 inval_seq; /* changed under the leaf lock */
+	struct pc_inval inval_ring[PC_INVAL_RING];
+	u64 stamp_m, stamp_m_moved;
+	u64 cut_to;      /* lowest size of a truncate that is not committed; UINT64_MAX: none */
+	u64 dirtied_ns;  /* when the oldest dirty byte was written, as far as known */
+	u64 fail_seq;    /* permanent failures so far */
+	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
+	u64 commit_seq;
+	u64 commit_generation; /* of the volume, when the running commit began */
+	u32 nr_folios;
+	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
+	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_staged; /* blocks */
+	struct pc_list work_pass, work_commit; /* volume leaf */
+	struct pc_list dirty_link;             /* volume leaf */
+	struct pc_list volume_link;            /* volume leaf */
+	struct pc_limits limits;
+	struct pc_counters counters;
+};
+
+static inline void pc_inode_leaf_lock(struct pc_inode *i)
+{
+	pc_leaf_lock(&i->leaf, PC_LEVEL_INODE);
+}
+static inline void pc_inode_leaf_unlock(struct pc_inode *i)
+{
+	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
+}
+
+/* Count what happens off the hot path; `counter` is one of the inode's. Context: no leaf lock. */
+static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
+{
+	pc_inode_leaf_lock(i);
+	*counter += n;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
+bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
+void pc_inode_user_put(struct pc_inode *i);
+void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
+
+#endif

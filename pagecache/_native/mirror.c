@@ -1,0 +1,90 @@
+/*
+ * mirror.c - stream 1: what is handed over to the backend goes to a second place too, best effort.
+ *
+ *   stream 0   |----request----|----request----|      W, token, stamps, commits: all of them follow stream 0
+ *   frames      [  A  ][  B  ]  [  C  ][  D  ]
+ *   stream 1   |-------------request-----------|      only holds on frames (shadow.c); own limits, own calls
+ *
+ * A request of the mirror is made from one of stream 0 while that is in flight, so its bytes stand still; the holds keep them so
+ * afterwards: a writer who wants to change a held frame gets a fresh one (copy on conflict). Where he cannot (a view has
+ * pinned the memory, the folio is too large, no memory is left) he does not wait for a mirror: he changes the bytes in place and
+ * the mirror's copy of the file is spoiled, which the engine asks for and then gives that copy up.
+ *
+ * Contract 2.13. Locks: leaf lock. No waiting here.
+ */
+#include "internal.h"
+
+/**
+ * pc_mirror_leave() - the folio's bytes are about to change in place: give the mirror's requests the old frame, or spoil them.
+ *
+ * Context: folio lock, no leaf lock; may reclaim.
+ */
+void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f)
+{
+	struct pc_cache *c = i->cache;
+	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
+	    pc_folio_replace_frame(i, f, true, 0)) {
+		atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
+		pc_inode_leaf_lock(i);
+		i->counters.cow_copies++;
+		pc_inode_leaf_unlock(i);
+		return;
+	}
+	atomic_store(&i->mirror_spoiled, 1);
+}
+
+/* Whether a mirror's copy was spoiled since the last time this was asked. */
+bool pc_mirror_spoiled(struct pc_inode *i)
+{
+	return atomic_exchange(&i->mirror_spoiled, 0);
+}
+
+static bool joins(const struct pc_request *m, const struct pc_request *r)
+{
+	const struct pc_limits *l = &r->inode->volume->mirror_limits;
+	return m && m->kind == PC_REQ_MIRROR && m->inode == r->inode && m->end == r->start && m->seg == 0 &&
+	       m->seg_off == 0 && r->end - m->start <= l->max_write;
+}
+
+/**
+ * pc_mirror_take() - a request of stream 1 for the bytes of @r, a request of stream 0 that is in flight.
+ *
+ * @last: a request of the mirror that no call was made for, or NULL; where the bytes follow it they join it.
+ * Return: the request that has the bytes now (@last or a new one); NULL without memory.
+ * Context: @r is the caller's: it cannot complete meanwhile.
+ */
+struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	struct pc_request *m = joins(last, r) ? last : pc_request_new(i, PC_REQ_MIRROR);
+	if (!m || !pc_seg_reserve(m, r->nr_segs)) {
+		if (m && m != last)
+			pc_request_delete(m);
+		return NULL;
+	}
+	if (m != last)
+		m->start = r->start;
+	pc_inode_leaf_lock(i);
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		const struct pc_seg *g = &r->segs[s];
+		if (!g->folio || g->off & PC_SEG_SCRATCH)
+			continue; /* a neighbour that only goes along in its unit */
+		struct pc_folio *f = pc_folio_at(c, g->folio);
+		pc_frame_hold(c, f, g->frame);
+		m->segs[m->nr_segs++] = *g;
+	}
+	m->end = r->end;
+	pc_inode_leaf_unlock(i);
+	return m;
+}
+
+/* Sent, or given up: its holds end. */
+void pc_mirror_end(struct pc_request *r)
+{
+	struct pc_cache *c = r->inode->cache;
+	for (u32 s = 0; s < r->nr_segs; s++)
+		pc_shadow_put(c, r->segs[s].frame);
+	pc_request_delete(r);
+	pc_event_wake(&c->event);
+}

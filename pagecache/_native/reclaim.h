@@ -1,0 +1,23 @@
+/*
+ * reclaim.h - the reclaim queues, and frames for whoever needs one (reclaim.c).
+ */
+#ifndef PC_RECLAIM_H
+#define PC_RECLAIM_H
+
+#include "base.h"
+
+struct pc_cache;
+struct pc_folio;
+
+struct pc_fifo {
+	u32 head, tail; /* folio ids; evicted from the head */
+	u64 pages;
+};
+
+void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f);
+void pc_reclaim_remove(struct pc_cache *c, struct pc_folio *f);
+void pc_reclaim_clean(struct pc_cache *c, struct pc_folio *f);
+u32 pc_reclaim(struct pc_cache *c, u32 order);
+u32 pc_frame_get(struct pc_cache *c, u32 *order, u32 min_order);
+
+#endif

@@ -1,0 +1,239 @@
+/*
+ * shadow.c - frames that somebody holds by their number: calls, exporters, the mirror.
+ *
+ *   folio ── frame A ── call          the folio gets frame B, frame A becomes a shadow
+ *   folio ── frame B                  with as many holds as there are holders
+ *   shadow ─ frame A ── call          the last hold frees it
+ *
+ *   folio ── frame C ── mirror        a held frame that is still its folio's: nobody changes or evicts it (PC_F_HELD);
+ *                                     when it leaves the folio, by copy or with it, it becomes a shadow
+ *
+ * Holds are kept in a small hash table by frame. The one call of stream 0 that reads a folio's current frame is not in it: that
+ * is what W says. Who ends a hold need not know whether the frame left its folio meanwhile: he asks here. A frame
+ * between two owners counts as in transit, so that the checker can account for every one.
+ *
+ * Locks: `shadow_lock` (level 8) for the table and the holds; a folio's frame changes under folio lock and inode leaf lock.
+ */
+#include "internal.h"
+
+static u32 *shadow_bucket(struct pc_cache *c, u32 frame)
+{
+	return &c->shadow_heads[frame % PC_SHADOW_BUCKETS];
+}
+
+/* The link that leads to the frame's entry, or to the end of its chain. Shadow lock held. */
+static u32 *shadow_find(struct pc_cache *c, u32 frame)
+{
+	u32 *at = shadow_bucket(c, frame);
+	while (*at && ((struct pc_shadow *)pc_pool_at(&c->shadows, *at))->frame != frame)
+		at = &((struct pc_shadow *)pc_pool_at(&c->shadows, *at))->link;
+	return at;
+}
+
+/* Shadow lock held. @folio: whose frame it is, 0: nobody's any more. */
+static void shadow_new(struct pc_cache *c, u32 id, u32 frame, u32 order, u32 holds, u32 folio)
+{
+	struct pc_shadow *s = pc_pool_at(&c->shadows, id);
+	s->frame = frame;
+	s->order = (u8)order;
+	s->holds = holds;
+	s->folio = folio;
+	s->link = *shadow_bucket(c, frame);
+	*shadow_bucket(c, frame) = id;
+	c->held_pages += 1u << order;
+}
+
+/**
+ * pc_shadow_leave() - the frame, in transit, leaves its folio; @holds: the calls and exporters that keep it from now on.
+ *
+ * Return: whether anybody holds it: it is a shadow then, and the table owns it.
+ */
+bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 order, u32 holds)
+{
+	bool held = pc_folio_state(f) & PC_F_HELD;
+	if (!holds && !held)
+		return false;
+	u32 id = pc_pool_alloc(&c->shadows);
+	PC_ASSERT(id); /* as many as frames are reserved */
+	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
+	u32 *at = held ? shadow_find(c, frame) : &(u32){0};
+	if (*at) {
+		struct pc_shadow *s = pc_pool_at(&c->shadows, *at);
+		s->holds += holds;
+		s->folio = 0;
+		holds = s->holds;
+	} else if (holds) {
+		shadow_new(c, id, frame, order, holds, 0);
+		id = 0;
+	}
+	atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
+	if (holds)
+		atomic_fetch_sub_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
+	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+	if (id)
+		pc_pool_free(&c->shadows, id);
+	return holds != 0;
+}
+
+/**
+ * pc_frame_hold() - one hold more on a frame that is the folio's, or a shadow that somebody holds.
+ *
+ * Context: the inode's leaf lock. Ended by pc_shadow_put.
+ */
+void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame)
+{
+	u32 id = pc_pool_alloc(&c->shadows);
+	PC_ASSERT(id);
+	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
+	u32 *at = shadow_find(c, frame);
+	if (*at) {
+		((struct pc_shadow *)pc_pool_at(&c->shadows, *at))->holds++;
+	} else {
+		PC_ASSERT(atomic_load_explicit(&f->frame, memory_order_relaxed) == frame);
+		shadow_new(c, id, frame, pc_folio_order(f), 1, pc_folio_id(c, f));
+		atomic_fetch_or(&f->state, PC_F_HELD);
+		id = 0;
+	}
+	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+	if (id)
+		pc_pool_free(&c->shadows, id);
+}
+
+/* The last hold of a frame that nobody owns: it is free. It is in transit. */
+static void frame_freed(struct pc_cache *c, u32 frame, u32 order)
+{
+	if (atomic_load_explicit(&c->poison, memory_order_relaxed))
+		memset(pc_arena_at(&c->arena, frame), 0xdb, (size_t)c->page_size << order);
+	pc_arena_free(&c->arena, frame, order);
+	atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
+}
+
+/* One hold less, unless it is the last of a folio's own frame: then *folio says whose. Shadow lock held.
+ * Return: whether the frame is known. */
+static bool put_one(struct pc_cache *c, u32 frame, u32 *folio, u32 *gone, u32 *order)
+{
+	u32 *at = shadow_find(c, frame);
+	if (!*at)
+		return false;
+	struct pc_shadow *s = pc_pool_at(&c->shadows, *at);
+	*folio = s->holds == 1 ? s->folio : 0;
+	if (*folio)
+		return true;
+	if (--s->holds == 0) {
+		*gone = *at;
+		*order = s->order;
+		*at = s->link;
+		c->held_pages -= 1u << s->order;
+		atomic_fetch_add_explicit(&c->arena.transit, 1u << s->order, memory_order_relaxed);
+	}
+	return true;
+}
+
+/* The last hold on a folio's own frame ends: the folio may change and go again. Return: false: look again. */
+static bool put_last(struct pc_cache *c, u32 frame, u32 folio)
+{
+	struct pc_folio *f = pc_folio_at(c, folio);
+	u64 id = atomic_load(&f->inode_id);
+	struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
+	u32 gone = 0;
+	if (i)
+		pc_inode_leaf_lock(i);
+	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
+	u32 *at = shadow_find(c, frame);
+	struct pc_shadow *s = *at ? pc_pool_at(&c->shadows, *at) : NULL;
+	/* Still this folio's, and its inode is the one that is locked: it cannot leave the index here. A detached one has none. */
+	if (s && s->folio == folio && s->holds == 1 && atomic_load(&f->inode_id) == (i ? i->id : 0)) {
+		gone = *at;
+		*at = s->link;
+		c->held_pages -= 1u << s->order;
+		atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
+	}
+	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+	if (gone) {
+		pc_pool_free(&c->shadows, gone);
+		if (i && !(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED)))
+			pc_reclaim_clean(c, f);
+	}
+	if (i)
+		pc_inode_leaf_unlock(i);
+	return gone != 0;
+}
+
+/* One hold less. Any thread, any moment: leaf locks and nothing else. Return: false when nobody holds the frame by number. */
+bool pc_shadow_put(struct pc_cache *c, u32 frame)
+{
+	bool found;
+	u32 folio;
+	do {
+		u32 gone = 0, order = 0;
+		folio = 0;
+		pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
+		found = put_one(c, frame, &folio, &gone, &order);
+		pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+		if (gone) {
+			pc_pool_free(&c->shadows, gone);
+			frame_freed(c, frame, order);
+		}
+	} while (folio && !put_last(c, frame, folio));
+	return found;
+}
+
+/* Bytes of frames that somebody holds by number, in a folio or out of it. */
+uint64_t pc_cache_held(struct pc_cache *c)
+{
+	pc_leaf_lock(&c->shadow_lock, PC_LEVEL_FRAME);
+	u64 pages = c->held_pages;
+	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
+	return pages << c->page_shift;
+}
+
+/**
+ * pc_folio_replace_frame() - give the folio fresh memory; running calls (and @extra_holds exporters) keep the old frame.
+ *
+ * @copy: carry the content over. Context: folio lock, no leaf lock; may reclaim.
+ * Return: false when no memory of that size can be had; nothing has changed then.
+ */
+bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds)
+{
+	struct pc_cache *c = i->cache;
+	u32 order = pc_folio_order(f), got = order;
+	u32 new_frame = pc_frame_get(c, &got, order);
+	if (new_frame == PC_NO_FRAME)
+		return false;
+	pc_arena_claim(&c->arena, new_frame, order, i->volume->tag);
+	u32 old_frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
+	if (copy)
+		memcpy(pc_arena_at(&c->arena, new_frame), pc_arena_at(&c->arena, old_frame),
+		       (size_t)c->page_size << order);
+	else
+		memset(pc_arena_at(&c->arena, new_frame), 0, (size_t)c->page_size << order);
+	atomic_fetch_add_explicit(&c->frames_allocated, 1u << order, memory_order_relaxed);
+	pc_inode_leaf_lock(i);
+	struct pc_ext *e = pc_folio_ext(c, f);
+	u32 st = pc_folio_state(f);
+	u32 calls = order > 0 ? (e ? e->calls : 0) : (st & (PC_F_WRITEBACK | PC_F_COPIED)) == PC_F_WRITEBACK;
+	u32 holds = extra_holds + calls;
+	if (order > 0 && e)
+		e->calls = 0;
+	if (order == 0 && calls)
+		atomic_fetch_or(&f->state, PC_F_COPIED);
+	pc_seq_begin(f);
+	atomic_store_explicit(&f->frame, new_frame, memory_order_relaxed);
+	pc_seq_end(f);
+	/* Transit: the new frame left it, the old one is in it until the shadow or the free list has it. */
+	bool held = pc_shadow_leave(c, f, old_frame, order, holds);
+	pc_inode_leaf_unlock(i);
+	if (!held) {
+		pc_arena_free(&c->arena, old_frame, order);
+		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
+	}
+	return true;
+}
+
+/* Bytes that are missing are about to become valid: not in memory to which a backend may still store. Context: folio lock, no
+ * leaf lock; may reclaim. Return: false: no memory can be had, or a view looks at what the folio has. */
+bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f);
+	return !(st & PC_F_KEPT) || (!(st & PC_F_PINNED) && pc_folio_replace_frame(i, f, true, 0));
+}

@@ -1,0 +1,60 @@
+/*
+ * volume.h - a volume: the work queues, credits and dirty list of one backend (cache.c, work.c).
+ */
+#ifndef PC_VOLUME_H
+#define PC_VOLUME_H
+
+#include "list.h"
+#include "lock.h"
+
+struct pc_inode;
+struct pc_request;
+
+struct pc_volume {
+	struct pc_leaf_lock leaf; /* level 7 */
+	struct pc_cache *cache;
+	u32 slot;
+	u16 tag;
+	_Atomic u64 epoch;
+	_Atomic u64 local;         /* blocks */
+	_Atomic u64 dirty_limit;   /* blocks: its share of the cache's */
+	_Atomic u64 generation;
+	_Atomic u32 aborted;
+	struct pc_event event;
+	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
+	u32 nr_work[PC_WORK_CLASSES];
+	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */
+	_Atomic u32 inflight;      /* calls that carry bytes */
+	u32 low_running;           /* background passes and read-ahead */
+	u32 max_inflight;
+	u8 stopping;
+	struct pc_limits mirror_limits; /* set before the first pass */
+	struct pc_list inodes, dirty;
+	u32 nr_inodes;
+	struct pc_counters retired; /* of inodes that are gone */
+};
+
+struct pc_work {
+	int kind;
+	u32 cls;
+	struct pc_request *request;
+	struct pc_inode *inode;
+};
+enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
+
+/* work.c */
+void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
+struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
+void pc_work_push_pass(struct pc_inode *i);
+void pc_work_push_commit(struct pc_inode *i);
+void pc_pass_again(struct pc_inode *i);
+bool pc_work_forget(struct pc_inode *i);
+void pc_work_next(struct pc_volume *v, struct pc_work *w);
+void pc_work_end(struct pc_volume *v, u32 cls);
+bool pc_credit_try(struct pc_volume *v);
+void pc_credit_put(struct pc_volume *v);
+
+/* inode.c */
+void pc_dirty_list_update(struct pc_inode *i);
+
+#endif

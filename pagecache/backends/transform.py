@@ -1,0 +1,120 @@
+"""A backend around a backend that stores content in another form: encrypted, with checksums.
+
+The cache is told to read and write whole units of the transform (`read_unit`, `write_unit`), which it does by adding
+what is missing. It knows nothing else of this: its buffers do not change while a call has them, so that a unit is
+encoded once, from bytes that hold still, and encoded again whenever it is sent again.
+
+Where units lie is told in `units.py`, what happens to one object in `transform_file.py`. Names are not transformed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ..errors import Key
+from .protocol import Backend, BackendLimits, ObjectStat
+from .transform_file import TransformFile
+from .units import Transform, Units
+
+__all__ = ["TransformBackend"]
+
+# Methods of a NamespaceBackend, there where the inner backend has them.
+NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "statfs"})
+NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
+WITH_SIZES = frozenset({"readdir", "setattr"})
+
+
+class TransformBackend(Backend):
+    """`inner`, with the content of its objects transformed unit by unit.
+
+    Sizes are those of the content; names, versions and times are those of `inner`. A unit is stored in place: where
+    the backend below can be torn by a crash in the middle of a write, a unit can be half old and half new afterwards,
+    and a transform that checks its units says so. A backend that publishes objects as a whole (`commit_on_close`) has
+    no such moment. Nobody else may write an object while it is open for writing here.
+
+    Args:
+        inner: where the encoded bytes go.
+        transform: how they are encoded.
+
+    Raises:
+        TypeError, ValueError: one of them is not what it should be.
+
+    >>> class Reversed:
+    ...     unit, overhead = 4096, 0
+    ...     def encode(self, index, data):
+    ...         return data[::-1]
+    ...     decode = encode
+    >>> from pagecache.backends import MemoryBackend
+    >>> store = MemoryBackend()
+    >>> file = TransformBackend(store, Reversed()).open("key", create=True)
+    >>> file.write_from(0, [memoryview(b"abc")])
+    3
+    >>> store.snapshot("key")
+    b'cba'
+    """
+
+    def __init__(self, inner: Backend, transform: Transform) -> None:
+        for method in ("open", "stat", "canonical", "limits"):
+            if not hasattr(inner, method):
+                raise TypeError(f"inner: {inner!r} has no {method}: it is not a Backend")
+        if inspect.iscoroutinefunction(inner.open):
+            raise TypeError(f"inner: {inner!r} is asynchronous")
+        self._units = Units(transform)
+        self._derived: tuple[BackendLimits, BackendLimits] | None = None
+        self.inner = inner
+
+    @property
+    def transform(self) -> Transform:
+        """The one that was given."""
+        return self._units.transform
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        """Those of the inner backend at this moment, in units of content."""
+        inner, derived = self.inner.limits, self._derived
+        if derived is None or derived[0] is not inner:
+            derived = self._derived = inner, self._units.limits(inner)
+        return derived[1]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in NAMES:
+            return getattr(self.inner, name)
+        if name in WITH_SIZES and hasattr(self.inner, name):
+            return getattr(self, f"_{name}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> TransformFile:
+        return TransformFile(self.inner.open(key, create=create, exclusive=exclusive), self.inner, self._units, key)
+
+    def stat(self, key: Key) -> ObjectStat:
+        return self._outside(self.inner.stat(key))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        return map(self._outside, self.inner.list(prefix))
+
+    def remove(self, key: Key) -> None:
+        self.inner.remove(key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self.inner.rename(src, dst, replace=replace)
+
+    def canonical(self, key: Key) -> Key:
+        return self.inner.canonical(key)
+
+    def sync(self) -> None:
+        self.inner.sync()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def _readdir(self, key: Key) -> Iterable[ObjectStat]:
+        return map(self._outside, self.inner.readdir(key))  # type: ignore[attr-defined]
+
+    def _setattr(self, key: Key, **attributes: Any) -> ObjectStat:
+        return self._outside(self.inner.setattr(key, **attributes))  # type: ignore[attr-defined]
+
+    def _outside(self, stat: ObjectStat) -> ObjectStat:
+        return replace(stat, size=self._units.content_size(stat.size)) if stat.kind == "file" else stat

@@ -1,0 +1,499 @@
+"""One object of a `TransformBackend`.
+
+Everything is done in whole *groups*: the fewest units whose slots are whole write units of the backend below, which is
+one unit where that has no write unit. Changes of a group wait for each other, and what is read beside a change is read
+again: a unit that is half old and half new would not decode.
+
+Three things can only be done by storing units that the cache did not send: a cut in the middle of a unit, the edges of
+a hole, and making the short last unit a whole one when something is written behind it. What of that the backend below
+may lose is remembered:
+
+    _own     units stored for one of those reasons since the last commit. A failed commit may forget bytes, but the cut,
+             the hole and the size that they belong to must stay.
+    _owed    units that are not, or not certainly, stored as they should be: of a call that failed half way, or of a
+             failed commit. They are read from here, and stored before the next commit, or with the unit.
+
+Both map the number of a unit to its content, which ends where the object ends at the time it is looked at.
+
+Units that become short, or were, are kept in `_own` as well: of those a failed commit leaves zeros, or less or more
+than was encoded. A backend with `commit_on_close` may even answer reads with what was last committed, cut and extended
+as it is now, and then `_own` is what is read. Where such a backend cannot read back a unit that we have to change
+(`_sent` tells), the next commit fails once, so that the cache sends everything again.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from ..errors import BackendError, BackendProtocolError, Key
+from .changes import EVERYTHING, Changes
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from .units import Units, up
+
+__all__ = ["TransformFile"]
+
+OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
+ZERO_ANSWERS_MAX = 3
+
+
+class TransformFile(BackendFile):
+    """One open object. An optional method is there exactly when the inner file has it."""
+
+    def __init__(self, inner: BackendFile, backend: Backend, units: Units, key: Key) -> None:
+        self.inner = inner
+        self._backend = backend
+        self._units = units
+        self._key = key
+        self._changes = Changes()
+        self._sizing = threading.Lock()  # guards _end; held across a stat of the inner file
+        self._end: int | None = None  # size of the content; None: ask
+        self._max_write: int | None = None  # where the inner file asked for less than its limits say
+        # Changed by whoever changes these units. Look-ups need no lock.
+        self._own: dict[int, bytes] = {}
+        self._owed: dict[int, bytes] = {}
+        self._sent: dict[int, int] = {}  # commit_on_close: units since the last commit, with a checksum of their slot
+        self._resend = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPTIONAL:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        plain = getattr(self.inner, name)
+        return getattr(self, f"_{name}") if name != "kept" else plain
+
+    # ---------------------------------------------------------------------------------------- what the cache calls
+
+    def stat(self) -> ObjectStat:
+        stat = self.inner.stat()
+        return replace(stat, size=self._units.content_size(stat.size))
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._read("read_into", offset, buffers)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._write("write_from", offset, buffers)
+
+    def truncate(self, size: int) -> None:
+        going = threading.Lock()
+        with going:
+            self._changes.begin(0, EVERYTHING, going)
+            old = self._size()
+            try:
+                self._cut(size, old) if size < old else self._extend(size, old)
+            finally:
+                self._know_size(None)
+            self._forget(-(-size // self._units.unit), EVERYTHING)
+
+    def commit(self) -> str | None:
+        self._settle()
+        if self._resend:
+            self._sent.clear()
+            self._resend = False
+            raise BackendError(
+                errno.EAGAIN, "sent bytes that cannot be read back are needed again", retry=True, retry_after=0.0
+            )
+        self._owed |= self._own  # a commit that fails may forget them while somebody reads
+        try:
+            version = self.inner.commit()
+        except BaseException as error:
+            self._know_size(None)
+            if getattr(error, "kept", False):
+                self._owed.clear()
+            else:
+                self._sent.clear()
+            raise
+        going = threading.Lock()
+        with going:
+            self._changes.begin(0, EVERYTHING, going)  # who has read what was there before reads again
+            self._know_size(None)
+            for known in (self._own, self._owed, self._sent):
+                known.clear()
+        return version
+
+    @property
+    def _limits(self) -> BackendLimits:
+        return self._units.limits(self._inner_limits())
+
+    def _punch_hole(self, offset: int, length: int) -> None:
+        going = threading.Lock()
+        with going:
+            self._changes.begin(0, EVERYTHING, going)
+            size = self._size()
+            end = min(offset + length, size)
+            if offset < end:
+                self._punch(offset, end, size)
+
+    def _rollback(self) -> None:
+        going = threading.Lock()
+        with going:
+            self._changes.begin(0, EVERYTHING, going)
+            self._optional("rollback")()
+            for known in (self._own, self._owed, self._sent):
+                known.clear()
+            self._resend = False
+            self._know_size(None)
+
+    def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._write("stage", offset, buffers)
+
+    def _read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self._read("read_staged", offset, buffers)
+
+    def _close(self) -> None:
+        try:
+            if not self._inner_limits().commit_on_close:
+                self._settle()
+        finally:
+            self._optional("close")()
+
+    def _optional(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    # ---------------------------------------------------------------------------------------- sizes
+
+    def _inner_limits(self) -> BackendLimits:
+        return getattr(self.inner, "limits", None) or self._backend.limits
+
+    def _span(self) -> int:
+        """Bytes of content in a group."""
+        limits = self._inner_limits()
+        return self._units.span(limits.read_unit, limits.write_unit)
+
+    def _size(self) -> int:
+        """Of the content. Asked for after whatever may have changed it unseen, remembered between writes."""
+        with self._sizing:
+            if self._end is None:
+                self._end = self._units.content_size(self.inner.stat().size)
+            return self._end
+
+    def _stored_end(self) -> int:
+        """End of the last unit of which anything is stored."""
+        try:
+            return -(-self.inner.stat().size // self._units.slot) * self._units.unit
+        except OSError:
+            return EVERYTHING
+
+    def _know_size(self, size: int | None) -> None:
+        with self._sizing:
+            self._end = size
+
+    def _grown(self, size: int) -> None:
+        with self._sizing:
+            if self._end is not None:
+                self._end = max(self._end, size)
+
+    # ---------------------------------------------------------------------------------------- reads
+
+    def _read(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
+        span = self._units.span(self._inner_limits().read_unit)
+        begin, end = offset - offset % span, up(offset + sum(map(len, buffers)), span)
+        while True:
+            since = self._changes.quiet(begin, end)
+            try:
+                content = self._load(begin, end, method)
+            except BackendError:
+                if self._changes.unchanged(begin, end, since):
+                    raise
+            if self._changes.unchanged(begin, end, since):
+                break
+        done = offset - begin
+        for buffer in buffers:
+            part = content[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return max(0, min(done, len(content)) - (offset - begin))
+
+    def _load(self, begin: int, end: int, method: str = "read_into") -> bytearray:
+        """Content of whole units, up to the end of the object."""
+        units, first = self._units, begin // self._units.unit
+        slots = self._fetch(method, first * units.slot, (end - begin) // units.unit * units.slot)
+        content = bytearray()
+        for index in range(first, end // units.unit):
+            at = (index - first) * units.slot
+            slot = bytes(slots[at : at + units.slot])
+            known = self._known(index) if method == "read_into" else None
+            if known is not None:
+                content += known
+            elif len(slot) > units.overhead:
+                content += units.decode(self._key, index, slot)
+            if len(content) < (index + 1) * units.unit - begin:
+                break
+        return content
+
+    def _known(self, index: int) -> bytes | None:
+        """Content of a unit that cannot be read from the backend below, up to the end of the object."""
+        known = self._owed.get(index)
+        if known is None and self._own and self._inner_limits().commit_on_close:
+            known = self._own.get(index)
+        if known is None:
+            return None
+        length = max(0, min(self._units.unit, self._size() - index * self._units.unit))
+        return known[:length].ljust(length, b"\0")
+
+    def _fetch(self, method: str, position: int, length: int) -> bytearray:
+        """Stored bytes, fewer at the end; asks again after short answers, in whole read units."""
+        stored, done = bytearray(length), 0
+        read = getattr(self.inner, method)
+        with memoryview(stored) as view:
+            while done < length:
+                limits = self._inner_limits()
+                at = done - done % int(limits.read_unit)
+                room = _room(position + at, length - at, int(limits.max_read), int(limits.boundary))
+                answer = read(position + at, [view[at : at + room]])
+                if at + self._counted(method, answer, room) <= done:
+                    break
+                done = at + answer
+        del stored[done:]
+        return stored
+
+    def _counted(self, method: str, answer: object, asked: int) -> int:
+        if not isinstance(answer, int) or not 0 <= answer <= asked:
+            raise BackendProtocolError(
+                f"{method} of the inner backend answered {answer!r} for {asked} bytes", self._key
+            )
+        return answer
+
+    # ---------------------------------------------------------------------------------------- writes
+
+    def _write(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
+        content, span = b"".join(buffers), self._span()
+        begin, end = offset - offset % span, offset + len(content)
+        with self._changing(begin, up(end, span)) as size:
+            if size < begin and size % self._units.unit:
+                self._lengthen(size)
+            if begin < offset or (end % span and end < size):
+                # Not whole units: what is stored around stays.
+                around = self._load(begin, up(end, span))
+                content = bytes(around[: offset - begin].ljust(offset - begin, b"\0") + content + around[end - begin :])
+            done = self._store(begin, content, size, method)
+            self._grown(begin + done)
+        return min(begin + done, end) - offset
+
+    @contextmanager
+    def _changing(self, begin: int, end: int) -> Iterator[int]:
+        """Change [begin, end) and, where the object has a short last unit before it, that group too; gives the size."""
+        while True:
+            low, going = self._lowest(begin), threading.Lock()
+            with going:
+                self._changes.begin(low, end, going)
+                if self._lowest(begin) >= low:  # another write may have made a short last unit meanwhile
+                    yield self._size()
+                    return
+
+    def _lowest(self, begin: int) -> int:
+        size = self._size()
+        return min(begin, size - size % self._span()) if size % self._units.unit else begin
+
+    def _lengthen(self, size: int) -> None:
+        """The last unit, which is short, becomes a whole one: something is about to be stored behind it."""
+        span = self._span()
+        begin = size - size % span
+        before = self._editable(begin)
+        self._replace({begin: before}, {begin: before.ljust(span, b"\0")}, size)
+
+    def _editable(self, begin: int) -> bytes:
+        """Content of a group that will be stored again."""
+        units, span = self._units, self._span()
+        if self._sent:
+            first = begin // units.unit
+            slots = self._fetch("read_into", first * units.slot, span // units.unit * units.slot)
+            for index in range(first, first + span // units.unit):
+                slot = slots[(index - first) * units.slot : (index - first + 1) * units.slot]
+                if index in self._sent and self._known(index) is None:
+                    self._resend |= zlib.crc32(slot) != self._sent[index]
+        return bytes(self._load(begin, begin + span))
+
+    def _replace(
+        self,
+        before: dict[int, bytes],
+        after: dict[int, bytes],
+        size: int,
+        *,
+        pad: int = 0,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Store groups for a reason of our own. What was there is owed until all of it is done, whatever happens.
+
+        Args:
+            before: content of the groups, by where they begin.
+            after: what it shall be.
+            size: of the object before.
+            pad: zeros to store behind a group, for the write unit of the inner file.
+            then: the call of the inner file that goes with it.
+        """
+        units = self._units
+        slots = {begin: bytes(units.encode(self._key, begin // units.unit, after[begin])) for begin in after}
+        self._know_size(None)
+        for begin, content in before.items():
+            self._keep(self._owed, begin, content)
+        for begin in after:
+            _sent, error = self._send("write_from", begin // units.unit * units.slot, slots[begin] + bytes(pad))
+            if error is not None:
+                raise error
+        if then is not None:
+            then()
+        for begin, content in after.items():
+            self._keep(self._own, begin, content)
+            self._stored(begin, content, slots[begin], size)
+
+    def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
+        unit = self._units.unit
+        if known is self._own and self._inner_limits().durable_writes:
+            return
+        for at in range(0, len(content), unit):
+            known[(begin + at) // unit] = content[at : at + unit]
+
+    def _store(self, begin: int, content: bytes, size: int, method: str) -> int:
+        """Encode and store whole groups; returns how much content is acknowledged, which is less after an error.
+
+        Args:
+            begin: of the content; the start of a group.
+            content: ends with a group, or with the object.
+            size: of the object before.
+            method: of the inner file.
+        """
+        units = self._units
+        first = begin // units.unit
+        slots = bytes(units.encode(self._key, first, content))
+        sent, error = self._send(method, first * units.slot, slots)
+        done = len(content)
+        if sent < len(slots):
+            done = min(done, sent // units.slot * units.unit)
+            done -= done % self._span()
+        self._stored(begin, content[:done], slots, size)
+        if error is not None:
+            self._know_size(None)
+            if method == "write_from":
+                # What the object had before must not be lost with what was to be stored, nor what is there only in part
+                # be taken for its end.
+                end = max(up(size, units.unit), self._stored_end())
+                self._keep(self._owed, begin + done, content[done : max(done, end - begin)])
+            if not done or not isinstance(error, Exception):
+                raise error
+        return done
+
+    def _stored(self, begin: int, content: bytes, slots: bytes, size: int) -> None:
+        """Units are acknowledged."""
+        units, limits = self._units, self._inner_limits()
+        for at in range(0, len(content), units.unit):
+            index, data = (begin + at) // units.unit, content[at : at + units.unit]
+            self._owed.pop(index, None)
+            # Of other lengths than before: only with all of it, or without, would what is stored decode.
+            short = len(data) < units.unit or begin + at < size < begin + at + units.unit
+            if index in self._own or (short and not limits.durable_writes):
+                self._own[index] = data
+            if limits.commit_on_close:
+                start = at // units.unit * units.slot
+                self._sent[index] = zlib.crc32(slots[start : start + len(data) + units.overhead])
+
+    def _send(self, method: str, position: int, slots: bytes) -> tuple[int, BaseException | None]:
+        """Calls within the limits of the inner file, until all is acknowledged or one fails; how much is."""
+        put, done, empty = getattr(self.inner, method), 0, 0
+        view = memoryview(slots).toreadonly()
+        try:
+            while done < len(slots):
+                limits = self._inner_limits()
+                unit = int(limits.write_unit)
+                most = min(int(limits.max_write), self._max_write or int(limits.max_write))
+                at = done - done % unit
+                room = _room(position + at, len(slots) - at, max(unit, most - most % unit), int(limits.boundary))
+                try:
+                    answer = put(position + at, [view[at : at + room]])
+                except BackendError as error:
+                    if not error.max_write or not unit <= error.max_write < room:
+                        raise
+                    self._max_write = error.max_write
+                    continue
+                at += self._counted(method, answer, room)
+                empty = 0 if at > done else empty + 1
+                if empty == ZERO_ANSWERS_MAX:
+                    raise OSError(errno.EIO, f"{method} of the inner backend made no progress", self._key)
+                done = max(done, at)
+        except BaseException as error:
+            return done, error
+        return done, None
+
+    # ---------------------------------------------------------------------------------------- size and space
+
+    def _cut(self, size: int, old: int) -> None:
+        units, span = self._units, self._span()
+        begin = size - size % span
+        if size % units.unit == 0:
+            self.inner.truncate(units.stored_size(size))
+            return
+        before = self._editable(begin)
+        # Stored before the object is cut, so that a refusal of either call leaves everything as it was. The inner
+        # backend may want whole write units until then.
+        begins, ends = units.stored_size(begin), units.stored_size(size)
+        padded = min(up(ends - begins, int(self._inner_limits().write_unit)), units.stored_size(old) - begins)
+        self._replace(
+            {begin: before},
+            {begin: before[: size - begin]},
+            old,
+            pad=padded - (ends - begins),
+            then=lambda: self.inner.truncate(ends),
+        )
+
+    def _extend(self, size: int, old: int) -> None:
+        units, span = self._units, self._span()
+        groups: dict[int, bytes] = {}
+        for end in (old, size):
+            if old < size and end % units.unit:
+                begin = end - end % span
+                content = self._editable(begin) if begin < old else b""
+                groups[begin] = content.ljust(min(span, size - begin), b"\0")
+        for begin, content in groups.items():
+            self._keep(self._owed, begin, content)  # as far as the object goes, whether it becomes longer or not
+        self.inner.truncate(units.stored_size(size))
+        try:
+            self._replace({}, groups, size)
+        except BaseException:
+            with suppress(OSError):
+                self.inner.truncate(units.stored_size(old))
+            raise
+
+    def _punch(self, offset: int, end: int, size: int) -> None:
+        units, span = self._units, self._span()
+        first, last = -(-offset // units.unit), end // units.unit
+        before = {at - at % span: b"" for at in (offset, end) if at % units.unit}
+        after = {}
+        for begin in before:
+            content = before[begin] = self._editable(begin)
+            low, high = max(offset - begin, 0), min(end - begin, len(content))
+            after[begin] = content[:low] + bytes(high - low) + content[high:]
+
+        def punch() -> None:
+            if first < last:
+                self._optional("punch_hole")(first * units.slot, (last - first) * units.slot)
+
+        self._replace(before, after, size, then=punch)
+        self._forget(first, last)
+
+    def _forget(self, first: int, last: int) -> None:
+        """Nothing is left of units [first, last)."""
+        for known in (self._own, self._owed, self._sent):
+            for index in [index for index in known if first <= index < last]:
+                del known[index]
+
+    def _settle(self) -> None:
+        """Store what is owed."""
+        while self._owed:
+            unit, span = self._units.unit, self._span()
+            begin = min(self._owed) * unit // span * span
+            going = threading.Lock()
+            with going:
+                self._changes.begin(begin, begin + span, going)
+                content = bytes(self._load(begin, begin + span))
+                self._store(begin, content, self._size(), "write_from")
+                for index in range(begin // unit, (begin + span) // unit):
+                    self._owed.pop(index, None)  # behind the end
+
+
+def _room(position: int, length: int, most: int, boundary: int) -> int:
+    """How long a call at `position` may be."""
+    return min(length, most, boundary - position % boundary if boundary else length)

@@ -1,0 +1,442 @@
+"""The second stream: a best-effort copy of everything that is written back.
+
+Each request to the backend is taken into the mirror while it is in flight: CORE holds the frames, so nothing is copied,
+and requests that follow one another join up to the mirror's own limits. A file's copy is a queue in the order of the
+hand-overs: writes run side by side where they do not overlap, everything else (truncate, commit, rename, remove) is a
+step that runs alone.
+
+Nobody waits for the mirror, and the mirror never makes the upload fail. Where it fails, is too slow for its share of
+memory or its deadline, or where bytes had to change under one of its calls, the copy of that file is given up: what
+is queued is dropped, and the object is removed from the mirror as soon as no call of it runs, so that a wrong copy is
+never taken for a right one. It starts anew when the file does: when it is created or truncated to nothing.
+
+Contract 2.13. Locks: `_lock` guards queues and totals; never held across a call of a backend.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from ..backends.protocol import Backend, BackendFile
+from ..errors import Key
+from ..native import Op
+from .park import SLICE, Deadline
+from .retryer import text_of
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+    from .volume import EngineVolume
+
+__all__ = ["Mirror", "MirrorError"]
+
+log = logging.getLogger("pagecache")
+
+SHARE = 8
+"""One part in so many of the cache's capacity may be held by mirrors (and by calls whose pages were written again)."""
+
+OPEN_MAX = 64
+"""Objects of the mirror that stay open without anything to do for them."""
+
+
+class MirrorError(OSError):
+    """Why a copy was given up."""
+
+
+class Write:
+    """A request of the second stream."""
+
+    def __init__(self, file: EngineFile, op: Op) -> None:
+        self.file = file
+        self.op = op
+        self.since: float | None = None
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.op.extent
+
+
+class Step:
+    """Anything but a write; runs alone."""
+
+    def __init__(self, call: Callable[[MirrorFile], None]) -> None:
+        self.call = call
+
+
+class MirrorFile:
+    """The copy of one object: what is still to be done for it, in order."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.valid = True
+        self.moving: Key | None = None  # where it goes by a rename that is still in the queue
+        self.opened: BackendFile | None = None
+        self.uncommitted = False
+        self.queue: deque[Write | Step] = deque()
+        self.running: list[Write | tuple[Step, float]] = []
+
+    def writes(self) -> list[Write]:
+        """Writes whose calls run."""
+        return [item for item in self.running if isinstance(item, Write)]
+
+    def queued(self) -> int:
+        """Bytes of writes that no call was made for."""
+        return sum(end - start for start, end in (w.extent for w in self.queue if isinstance(w, Write)))
+
+    def next(self) -> Write | Step | None:
+        """What may run now, taken from the queue; the mirror's lock is held."""
+        if not self.queue:
+            return None
+        head = self.queue[0]
+        if isinstance(head, Step) or self.opened is None:
+            if self.running:
+                return None
+        else:
+            start, end = head.extent
+            if any(not isinstance(item, Write) for item in self.running):
+                return None
+            if any(start < other.extent[1] and other.extent[0] < end for other in self.writes()):
+                return None
+        return self.queue.popleft()
+
+
+class Mirror:
+    """The second stream of one volume, with threads of its own."""
+
+    def __init__(self, volume: EngineVolume, backend: Backend) -> None:
+        self.volume = volume
+        self.backend = backend
+        self.lost = 0
+        self._lock = threading.Lock()
+        self._files: dict[Key, MirrorFile] = {}
+        self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(
+                target=_work,
+                args=(weakref.ref(self), self._ready),
+                name=f"pagecache-{volume.name}-mirror-{k}",
+                daemon=True,
+            )
+            for k in range(int(backend.limits.max_inflight))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # -- what is to be done
+
+    def take(self, file: EngineFile, op: Op) -> None:
+        """The bytes of a request to the backend, whose first call has not begun."""
+        if file.removed or file.abandoned:
+            return
+        with self._lock:
+            copy = self._copy(file.key)
+            if not copy.valid:
+                return
+            last = copy.queue[-1] if copy.queue else None
+            mirrored = op.mirror(last.op if isinstance(last, Write) else None)
+            if mirrored is not None and not (isinstance(last, Write) and mirrored is last.op):
+                copy.queue.append(Write(file, mirrored))
+            share = self.volume.cache.limits.capacity // SHARE
+            largest = self._largest() if self.volume.cache.native.held() > share else None
+        if mirrored is None:
+            self._give_up(copy, MirrorError("there was no memory for its request"))
+        elif largest is not None:
+            self._give_up(largest, MirrorError(f"mirrors hold more than their share of memory, {share} bytes"))
+        self._ready.put(copy)
+
+    def then(self, key: Key, call: Callable[[MirrorFile], None]) -> None:
+        """After what is queued for the file."""
+        with self._lock:
+            copy = self._copy(key)
+            if copy.valid:
+                copy.queue.append(Step(call))
+        self._ready.put(copy)
+
+    def truncated(self, key: Key, size: int) -> None:
+        """The file ends at `size` now; with 0 a copy that was given up starts anew."""
+        if size == 0:
+            self.created(key)
+        else:
+            self.then(key, lambda copy: self._open(copy).truncate(size))
+
+    def punched(self, key: Key, start: int, end: int) -> None:
+        def punch(copy: MirrorFile) -> None:
+            opened: Any = self._open(copy)
+            end_now = min(end, opened.stat().size)
+            if end_now > start:
+                opened.punch_hole(start, end_now - start)
+
+        self.then(key, punch)
+
+    def created(self, key: Key) -> None:
+        """The file is empty: whatever the mirror had of it is worth nothing, and its copy is right from here on."""
+        with self._lock:
+            copy = self._copy(key)
+            dropped = self._drop(copy)
+            copy.valid = True
+            copy.queue.append(Step(self._remove))
+            copy.queue.append(Step(self._open_step))
+        _end(dropped)
+        self._ready.put(copy)
+
+    def committed(self, key: Key) -> None:
+        self.then(key, lambda copy: self._commit(copy))
+
+    def removed(self, key: Key) -> None:
+        with self._lock:
+            copy = self._copy(key)
+            dropped = self._drop(copy)
+            copy.queue.append(Step(self._remove))
+        _end(dropped)
+        self._ready.put(copy)
+
+    def renamed(self, src: Key, dst: Key) -> None:
+        """The copy goes along; where the destination's copy is busy it is given up instead."""
+        with self._lock:
+            copy, other = self._copy(src), self._files.pop(dst, None)
+            dropped = self._drop(other) if other is not None else []
+            busy = other is not None and bool(other.running)
+            if not busy:
+                del self._files[src]
+                self._files[dst] = copy
+                copy.moving = dst
+                copy.queue.append(Step(self._rename if copy.valid else self._remove))
+            elif other is not None:
+                self._files[dst] = other
+                other.valid = False
+                other.queue.append(Step(self._remove))
+        _end(dropped)
+        if busy:
+            self.removed(src)
+        self._ready.put(copy)
+        if other is not None:
+            self._ready.put(other)
+
+    def invalidate(self, key: Key, why: str) -> None:
+        """The copy does not follow the object any more."""
+        with self._lock:
+            copy = self._files.get(key)
+        if copy is not None:
+            self._give_up(copy, MirrorError(why))
+
+    # -- memory and time
+
+    def _largest(self) -> MirrorFile | None:
+        """The copy with the most bytes in its queue; the lock is held."""
+        return max((copy for copy in self._files.values() if copy.queued()), key=MirrorFile.queued, default=None)
+
+    def make_room(self) -> None:
+        """Memory is short: what is queued is given up."""
+        with self._lock:
+            copies = [c for c in self._files.values() if any(isinstance(item, Write) for item in c.queue)]
+        for copy in copies:
+            self._give_up(copy, MirrorError("its memory was needed"))
+
+    def check(self, now: float) -> None:
+        """Give up what is past its deadline. Called by the flusher: makes no call of a backend."""
+        deadline = self.volume.retry.deadline
+        if deadline is None:
+            return
+        with self._lock:
+            late = [
+                copy
+                for copy in self._files.values()
+                if copy.valid and any(_since(item) + deadline <= now for item in copy.running)
+            ]
+        for copy in late:
+            self._give_up(copy, MirrorError(f"a call took longer than {deadline} s"))
+
+    # -- giving up
+
+    def _drop(self, copy: MirrorFile) -> list[Write]:
+        """Empty the queue; the lock is held, the writes are to be ended without it."""
+        dropped = [item for item in copy.queue if isinstance(item, Write)]
+        copy.queue.clear()
+        return dropped
+
+    def _give_up(self, copy: MirrorFile, error: BaseException) -> None:
+        with self._lock:
+            if not copy.valid:
+                return
+            copy.valid = False
+            self.lost += 1
+            dropped = self._drop(copy)
+            copy.queue.append(Step(self._remove))
+        _end(dropped)
+        log.warning("%s: %r: the mirror's copy is given up: %s", self.volume.name, copy.key, text_of(error))
+        self._ready.put(copy)
+
+    # -- calls of the backend, on the mirror's threads
+
+    def _copy(self, key: Key) -> MirrorFile:
+        """The lock is held."""
+        return self._files.setdefault(key, MirrorFile(key))
+
+    def _open(self, copy: MirrorFile) -> BackendFile:
+        if copy.opened is None:
+            copy.opened = self.backend.open(copy.key, create=True)
+        return copy.opened
+
+    def _open_step(self, copy: MirrorFile) -> None:
+        self._open(copy)
+
+    def _close(self, copy: MirrorFile) -> None:
+        opened: Any = copy.opened
+        if copy.uncommitted:
+            self._commit(copy)
+        copy.opened = None
+        close = getattr(opened, "close", None)
+        if close is not None:
+            close()
+
+    def _commit(self, copy: MirrorFile) -> None:
+        if copy.opened is not None:
+            copy.opened.commit()
+        copy.uncommitted = False
+
+    def _remove(self, copy: MirrorFile) -> None:
+        rollback: Any = getattr(copy.opened, "rollback", None)
+        if rollback is not None:
+            rollback()
+        copy.uncommitted = False
+        self._close(copy)
+        keys = [copy.key] if copy.moving is None else [copy.key, copy.moving]
+        copy.key, copy.moving = keys[-1], None
+        for key in keys:
+            self._remove_object(key)
+
+    def _remove_object(self, key: Key) -> None:
+        try:
+            self.backend.remove(key)
+        except FileNotFoundError:
+            return
+        except io.UnsupportedOperation:
+            emptied = self.backend.open(key, create=True)
+            emptied.truncate(0)
+            emptied.commit()
+
+    def _rename(self, copy: MirrorFile) -> None:
+        self._commit(copy)
+        self._close(copy)
+        if copy.moving is None:
+            return
+        try:
+            self.backend.rename(copy.key, copy.moving, replace=True)
+        except FileNotFoundError:
+            self._remove_object(copy.moving)  # nothing was mirrored yet
+        copy.key, copy.moving = copy.moving, None
+
+    def _write(self, copy: MirrorFile, write: Write) -> None:
+        write_from = self._open(copy).write_from
+        copy.uncommitted = True
+        while (call := write.op.begin()) is not None:
+            answer = write.op.complete(write_from(call[0], call[1]))
+            if answer == 1:
+                break
+            if answer < 0:
+                raise MirrorError(-answer, "write_from did not answer with the number of bytes taken")
+        if write.file.native.mirror_spoiled():
+            raise MirrorError("its bytes had to change in place")
+
+    # -- threads
+
+    def serve(self, copy: MirrorFile) -> None:
+        """Do what may be done next for the copy."""
+        with self._lock:
+            item = copy.next()
+            if item is None:
+                return
+            now = self.volume.clock.now()
+            if isinstance(item, Write):
+                item.since = now
+                copy.running.append(item)
+            else:
+                copy.running.append((item, now))
+            more = bool(copy.queue)
+        if more:
+            self._ready.put(copy)
+        self._run(copy, item)
+
+    def _run(self, copy: MirrorFile, item: Write | Step) -> None:
+        failed: BaseException | None = None
+        try:
+            if isinstance(item, Write):
+                self._write(copy, item)
+            else:
+                item.call(copy)
+        except BaseException as error:
+            failed = error
+        if isinstance(item, Write):
+            _end([item])
+        with self._lock:
+            copy.running = [r for r in copy.running if r is not item and not (isinstance(r, tuple) and r[0] is item)]
+            idle = not copy.running and not copy.queue and copy.valid and copy.opened is None
+            if idle and self._files.get(copy.key) is copy:
+                del self._files[copy.key]
+        if failed is not None:
+            self._give_up(copy, failed)
+        self._close_idle()
+        self._ready.put(copy)
+
+    def _close_idle(self) -> None:
+        with self._lock:
+            idle = [c for c in self._files.values() if c.opened is not None and not c.running and not c.queue]
+            for copy in idle[OPEN_MAX:]:
+                copy.queue.append(Step(self._close))
+        for copy in idle[OPEN_MAX:]:
+            self._ready.put(copy)
+
+    # -- the end
+
+    def drained(self) -> bool:
+        with self._lock:
+            return not any(copy.queue or copy.running for copy in self._files.values())
+
+    def stop(self, timeout: float) -> bool:
+        """Let it catch up, at most so long; what is left is given up. False when a call hangs: its thread stays."""
+        deadline = Deadline(self.volume.clock, timeout)
+        while not self.drained() and not deadline.passed():
+            self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
+        if not self.drained():
+            self.make_room()
+        for _ in self._threads:
+            self._ready.put(None)
+        for thread in self._threads:
+            thread.join(SLICE)
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        with self._lock:
+            copies = list(self._files.values())
+        for copy in copies:
+            self._close(copy)
+        close = getattr(self.backend, "close", None)
+        if close is not None:
+            close()
+        return True
+
+
+def _work(mirror: weakref.ref[Mirror], ready: SimpleQueue[MirrorFile | None]) -> None:
+    """What a thread of a mirror does; while it waits it keeps neither mirror nor cache alive."""
+    while (copy := ready.get()) is not None:
+        if (found := mirror()) is None:
+            return
+        found.serve(copy)
+        del found, copy
+
+
+def _since(item: Write | tuple[Step, float]) -> float:
+    since = item.since if isinstance(item, Write) else item[1]
+    return float("inf") if since is None else since
+
+
+def _end(writes: list[Write]) -> None:
+    """Their holds on memory end."""
+    for write in writes:
+        if not write.op.settled:
+            write.op.finish(False, False)

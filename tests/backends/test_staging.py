@@ -1,0 +1,198 @@
+"""The backend of the tests that publishes whole objects keeps the promises, and its faults are those it claims."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache
+from pagecache.backends import Backend
+from pagecache.errors import BackendError
+from pagecache.testing import BackendConformance
+from tests.staging import StagingBackend, StagingFile, StagingFileWithStage
+
+
+class Checked(StagingBackend):
+    """Notices at the end what the suite did against the protocol."""
+
+    def close(self) -> None:
+        assert self.violations == []
+
+
+class TestStaging(BackendConformance):
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Checked(tmp_path)
+
+
+class TestStagingOfUnits(BackendConformance):
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Checked(tmp_path, write_unit="4KiB", read_back=False)
+
+
+class TestStagingOfLargeUnitsWithoutStage(BackendConformance):
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Checked(tmp_path, write_unit="64KiB", can_stage=False)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> StagingBackend:
+    return StagingBackend(tmp_path)
+
+
+def put(file: StagingFile, offset: int, data: bytes) -> None:
+    assert file.write_from(offset, [memoryview(data)]) == len(data)
+
+
+def get(read: Callable[..., int], offset: int, length: int) -> bytes:
+    buffer = bytearray(length)
+    return bytes(buffer[: read(offset, [memoryview(buffer)])])
+
+
+@pytest.fixture
+def file(backend: StagingBackend) -> StagingFileWithStage:
+    """An object with `old content`."""
+    file = backend.open("key", create=True)
+    assert isinstance(file, StagingFileWithStage)
+    put(file, 0, b"old content")
+    file.commit()
+    return file
+
+
+def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    file.truncate(5)
+    put(file, 0, b"NEW")
+    put(file, 8, b"!")
+    backend.fail_commits()
+    with pytest.raises(BackendError) as raised:
+        file.commit()
+    assert raised.value.kept is False
+    assert file.kept() is False
+    assert get(file.read_into, 0, 20) == b"old c" + bytes(4)
+    assert backend.visible("key") == b"old content"
+    put(file, 0, b"NEW")
+    put(file, 8, b"!")
+    file.commit()
+    assert backend.visible("key") == b"NEW c" + bytes(3) + b"!"
+
+
+def test_failed_commit_that_kept_everything_needs_the_commit_only(
+    backend: StagingBackend, file: StagingFileWithStage
+) -> None:
+    put(file, 0, b"NEW")
+    backend.fail_commits(2, kept=True)
+    for _ in range(2):
+        with pytest.raises(BackendError) as raised:
+            file.commit()
+        assert raised.value.kept is True
+    assert file.kept()
+    assert backend.visible("key") == b"old content"
+    file.commit()
+    assert backend.visible("key") == b"NEW content"
+
+
+def test_lost_answer_of_a_commit(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    put(file, 0, b"NEW")
+    backend.fail_commits(done=True)
+    with pytest.raises(BackendError):
+        file.commit()
+    assert backend.visible("key") == b"NEW content"
+    assert file.commit() == backend.stat("key").version
+
+
+def test_staged_bytes_survive_a_failed_commit(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    assert file.stage(0, [memoryview(b"STAGED")]) == 6
+    put(file, 2, b"--")  # newer than what is staged
+    backend.fail_commits()
+    with pytest.raises(BackendError):
+        file.commit()
+    assert get(file.read_staged, 0, 10) == b"ST"
+    assert get(file.read_staged, 4, 10) == b"ED"
+    file.commit()
+    assert backend.visible("key") == b"STd EDntent"
+
+
+def test_lost_staging_is_told_until_the_bytes_are_there_again(
+    backend: StagingBackend, file: StagingFileWithStage
+) -> None:
+    file.stage(0, [memoryview(b"STAGED")])
+    backend.lose_staging()
+    assert file.kept() is False
+    with pytest.raises(FileNotFoundError):
+        get(file.read_staged, 0, 6)
+    with pytest.raises(FileNotFoundError):
+        file.commit()
+    file.stage(0, [memoryview(b"AGAIN!")])
+    file.commit()
+    assert backend.visible("key") == b"AGAIN!ntent"
+
+
+def test_crash_leaves_what_is_committed(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    put(file, 0, b"NEW")
+    backend.open("made", create=True)
+    backend.crash()
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ECONNRESET
+    assert [stat.key for stat in backend.list()] == ["key"]
+    assert get(backend.open("key").read_into, 0, 20) == b"old content"
+
+
+def test_version_of_somebody_else_is_not_overwritten(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    other = backend.open("key")
+    put(other, 0, b"other")
+    other.commit()
+    put(file, 0, b"mine")
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ESTALE
+    file.rollback()
+    assert get(file.read_into, 0, 20) == b"otherontent"
+
+
+def test_changes_side_by_side_are_violations(backend: StagingBackend, file: StagingFileWithStage) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def wait(_file: StagingFile) -> None:
+        backend.in_transfer = lambda file: None
+        entered.set()
+        assert go.wait(30)
+
+    backend.in_transfer = wait
+    writer = threading.Thread(target=put, args=(file, 0, b"slow"), daemon=True)
+    writer.start()
+    assert entered.wait(30)
+    put(file, 2, b"overlap")
+    file.commit()
+    file.truncate(3)
+    go.set()
+    writer.join(30)
+    assert [violation.partition(" ")[2].split(" ")[0] for violation in backend.violations] == [
+        "write_from",
+        "commit",
+        "truncate",
+    ]
+
+
+@pytest.mark.parametrize("unit", [1, "4KiB", "64KiB"])
+@pytest.mark.parametrize("read_back", [True, False])
+def test_cache_above_it_publishes_at_close_only(tmp_path: Path, unit: int | str, read_back: bool) -> None:
+    backend = StagingBackend(tmp_path, write_unit=unit, read_back=read_back)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("key", "w+") as file:
+            for i in range(30):
+                file.pwrite(bytes([i]) * 5000, 7000 * i)
+            file.flush()
+            assert backend.visible("key") is None
+        first = backend.visible("key")
+        with volume.open("key", "r+") as file:
+            file.pwrite(b"middle", 100_000)
+            backend.fail_commits()
+            file.truncate(150_000)
+        assert first is not None
+        assert backend.visible("key") == first[:100_000] + b"middle" + first[100_006:150_000]
+    assert backend.violations == []

@@ -1,0 +1,358 @@
+"""A cache over a TransformBackend: whatever happens, what is stored decodes to what was written."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache import CommitError, PageCache, RetryPolicy, WritebackError
+from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, Transform, TransformBackend
+from pagecache.backends.units import Units
+from pagecache.testing import FaultyBackend, Rule
+
+from ..backends.transforms import Checksums, Sealed, XorStream
+from ..staging import StagingBackend
+from .backends import PATIENCE, RecordingBackend, RecordingFile, failing_commit, short
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
+
+UNIT = 4 * PAGE
+SLOT = UNIT + Sealed.overhead
+
+
+def plain(backend: Backend, transform: Transform, key: str = KEY) -> bytes:
+    """The content as somebody else would decode it."""
+    file = TransformBackend(backend, transform).open(key)
+    size = file.stat().size
+    buffer = bytearray(size + 1)
+    with memoryview(buffer) as view:
+        done = file.read_into(0, [view])
+    assert done == size
+    return bytes(buffer[:done])
+
+
+def store(backend: Backend, transform: Transform, content: bytes) -> None:
+    file = TransformBackend(backend, transform).open(KEY, create=True)
+    if content:
+        assert file.write_from(0, [memoryview(content)]) == len(content)
+    file.commit()
+
+
+@contextmanager
+def sealed(content: bytes = b"", *, retry: RetryPolicy = FAST, unit: int = UNIT, **options: Any) -> Iterator[Rig]:
+    """A cache over sealed units in a RecordingBackend."""
+    recording = RecordingBackend(**options)
+    store(recording, Sealed(unit), content)
+    recording.forget_calls()
+    cache = PageCache("8MiB", **{**QUIET, "retry": retry})
+    rig = Rig(cache, cache.attach(TransformBackend(recording, Sealed(unit)), name="volume", read_ahead=0), recording)
+    try:
+        yield rig
+    finally:
+        rig.finish()
+
+
+def decoded(slots: bytes, first: int = 0) -> bytes:
+    transform = Sealed(UNIT)
+    return b"".join(
+        transform.decode(first + i, slots[i * SLOT : (i + 1) * SLOT]) for i in range(-(-len(slots) // SLOT))
+    )
+
+
+def test_bytes_are_stable_in_flight_and_the_newest_arrive() -> None:
+    """A write is held in flight while the writer changes the bytes: the units stored are old, then new. [T-37]"""
+    old, new = pattern(2 * UNIT, 1), pattern(2 * UNIT, 2)
+    with sealed(bytes(2 * UNIT), capture=True) as rig:
+        file = rig.open()
+        file.pwrite(old, 0)
+        with rig.backend.gate("write_from") as gate:
+            first = Task(file.fsync)
+            gate.wait_entered()
+            file.pwrite(new[:UNIT], 0)  # returns while the call is in flight
+            file.pwrite(new[UNIT + 10 : UNIT + PAGE], UNIT + 10)
+        first.result()
+        newest = new[:UNIT] + old[UNIT : UNIT + 10] + new[UNIT + 10 : UNIT + PAGE] + old[UNIT + PAGE :]
+        assert decoded(rig.backend.seen("write_from")[0].data) == old
+        file.fsync()
+        assert plain(rig.backend, Sealed(UNIT)) == newest
+        assert decoded(rig.backend.committed(KEY) or b"") == newest
+
+
+@pytest.mark.parametrize("stored_all_the_same", [False, True])
+def test_failed_call_is_encoded_anew_with_the_newest_bytes(stored_all_the_same: bool) -> None:
+    """The bytes change while a call is in flight that fails; it is tried again. [T-37]"""
+    old, new = pattern(2 * UNIT, 1), pattern(PAGE, 2)
+    with sealed(bytes(2 * UNIT), capture=True) as rig:
+        file = rig.open()
+        file.pwrite(old, 0)
+
+        def fail(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+            if stored_all_the_same:
+                below.store(offset, buffers)
+            raise OSError(errno.EIO, "made up")
+
+        rig.backend.fault("write_from", fail)
+        with rig.backend.gate("write_from") as gate:
+            first = Task(file.fsync)
+            gate.wait_entered()
+            file.pwrite(new, UNIT + PAGE)
+        first.result()
+        file.fsync()
+        newest = old[: UNIT + PAGE] + new + old[UNIT + 2 * PAGE :]
+        sent = [call.data for call in rig.backend.seen("write_from")]
+        assert len(sent) >= 2
+        assert len({bytes(data[:8]) for data in sent}) == len(sent), "a nonce was used twice"
+        assert decoded(rig.backend.committed(KEY) or b"") == newest
+
+
+@pytest.mark.parametrize("bytes_stored", [1, 100, SLOT - 1])
+def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored: int) -> None:
+    """They are clean, so that the cache does not have them any more when it tries again. [T-37, 2.12]"""
+    content = pattern(3 * UNIT, 1)
+    with sealed(content, retry=ONCE) as rig:
+        file = rig.open()
+        file.pwrite(b"new", UNIT + PAGE)
+        rig.backend.fault("write_from", short(bytes_stored))
+        rig.backend.fault("write_from", OSError(errno.ENOSPC, "made up"))
+        with pytest.raises(WritebackError):
+            file.fsync()
+        rig.volume.drop_clean(KEY)
+        expected = content[: UNIT + PAGE] + b"new" + content[UNIT + PAGE + 3 :]
+        assert file.pread(3 * UNIT, 0) == expected
+        rig.volume.drop_clean(KEY)
+        rig.volume.retry_failed()
+        file.fsync()
+        assert plain(rig.backend, Sealed(UNIT)) == expected
+
+
+def test_cut_in_a_unit_survives_a_commit_that_forgets() -> None:
+    """The cut unit was stored by nobody but the wrapper, so that nobody else would send it again. [K2, 2.17]"""
+    content = pattern(3 * UNIT, 1)
+    with sealed(content) as rig:
+        file = rig.open()
+        file.truncate(UNIT + 100)
+        rig.backend.fault("commit", failing_commit(OSError(errno.EROFS, "made up")))
+        with pytest.raises(CommitError):
+            file.fsync()
+        rig.volume.drop_clean(KEY)
+        assert file.pread(2 * UNIT, 0) == content[: UNIT + 100]
+        file.fsync()
+        assert plain(rig.backend, Sealed(UNIT)) == content[: UNIT + 100]
+
+
+def test_read_of_a_unit_waits_for_the_write_of_it() -> None:
+    """Half old and half new it would not decode. [2.13]"""
+    content = pattern(2 * UNIT, 1)
+    entered, go = threading.Event(), threading.Event()
+
+    def by_halves(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        below.store(offset, buffers, limit=SLOT // 2)
+        entered.set()
+        assert go.wait(PATIENCE)
+        return below.store(offset, buffers)
+
+    with sealed(content) as rig:
+        file = rig.open()
+        file.pwrite(pattern(PAGE, 2), 0)
+        rig.backend.fault("write_from", by_halves)
+        syncing = Task(file.fsync)
+        assert entered.wait(PATIENCE)
+        rig.volume.drop_clean(KEY)
+        assert file.pread(PAGE, UNIT) == content[UNIT : UNIT + PAGE]  # another unit
+        reading = Task(file.pread, PAGE, PAGE)
+        assert reading.waits()
+        go.set()
+        syncing.result()
+        assert reading.result() == content[PAGE : 2 * PAGE]
+        file.fsync()
+
+
+def test_read_that_a_write_overtook_is_done_again() -> None:
+    content = pattern(UNIT, 1)
+    entered, go = threading.Event(), threading.Event()
+
+    def by_halves(below: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        below.fill(offset, buffers, limit=SLOT // 2)
+        entered.set()
+        assert go.wait(PATIENCE)
+        return below.fill(offset + SLOT // 2, [buffers[0][SLOT // 2 :]]) + SLOT // 2
+
+    recording = RecordingBackend()
+    store(recording, Sealed(UNIT), content)
+    file = TransformBackend(recording, Sealed(UNIT)).open(KEY)
+    recording.fault("read_into", by_halves)
+    buffer = bytearray(UNIT)
+    reading = Task(file.read_into, 0, [memoryview(buffer)])
+    assert entered.wait(PATIENCE)
+    assert file.write_from(0, [memoryview(pattern(UNIT, 2))]) == UNIT
+    go.set()
+    assert reading.result() == UNIT
+    assert buffer == pattern(UNIT, 2)
+
+
+def test_failed_check_is_an_error_at_once() -> None:
+    """Reading it again would not help, so that it is read once. [2.14]"""
+    with sealed(pattern(2 * UNIT, 1)) as rig:
+        stored = rig.backend.objects[KEY]
+        stored.written[SLOT + 50] ^= 1
+        file = rig.open()
+        rig.backend.forget_calls()
+        with pytest.raises(OSError, match=r"unit 1 .*wrong tag") as raised:
+            file.pread(10, UNIT + 5)
+        assert (raised.value.errno, raised.value.filename) == (errno.EIO, KEY)
+        assert len(rig.backend.seen("read_into")) == 1
+        assert file.pread(10, 0) == pattern(10, 1)
+
+
+def test_failed_encoding_keeps_the_bytes_dirty() -> None:
+    transform = Sealed(UNIT)
+    with PageCache("1MiB", **QUIET) as cache:
+        inner = MemoryBackend()
+        volume = cache.attach(TransformBackend(inner, transform))
+        with volume.open(KEY, "w+") as file:
+            file.write(b"content")
+            encode, transform.encode = transform.encode, lambda index, data: data  # type: ignore[method-assign]
+            with pytest.raises(WritebackError, match=r"unit 0 .*answered 7 bytes for 7, not 31"):
+                file.fsync()
+            assert [failed.length for failed in volume.failed()] == [7]
+            transform.encode = encode  # type: ignore[method-assign]
+            volume.retry_failed()
+            file.fsync()
+        assert plain(inner, Sealed(UNIT)) == b"content"
+
+
+# -------------------------------------------------------------------- against a model
+
+LIMIT = 40 * PAGE
+offsets = st.one_of(st.integers(0, LIMIT), st.sampled_from([0, PAGE, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT]))
+lengths = st.one_of(st.integers(1, 3 * PAGE), st.sampled_from([1, PAGE, UNIT, UNIT + 1, 2 * UNIT]))
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), offsets, lengths),
+        st.tuples(st.just("write"), offsets, lengths),
+        st.tuples(st.just("truncate"), offsets, st.just(0)),
+        st.tuples(st.just("punch"), offsets, lengths),
+        st.tuples(st.just("read"), offsets, lengths),
+        st.tuples(st.sampled_from(["flush", "fsync", "drop", "reopen", "fail"]), st.integers(1, 3), st.just(0)),
+    ),
+    max_size=25,
+)
+transforms = st.sampled_from(
+    [
+        lambda: XorStream(PAGE),
+        lambda: Checksums(PAGE),
+        lambda: Sealed(UNIT),
+        lambda: Sealed(UNIT - 24),  # slots of a round size, units that are not
+        lambda: Checksums(1000),
+    ]
+)
+
+
+def run(inner: Backend, fail: Callable[[int], None], make: Callable[[], Transform], steps: list[Any]) -> None:
+    """The steps on a cache of few pages and on a bytearray."""
+    model, seed = bytearray(), 0
+    patient = RetryPolicy(attempts=100, first_delay=0.0005, max_delay=0.002, deadline=PATIENCE, failed_retry=None)
+    quick = {"dirty_background": 0.1, "dirty_limit": 0.6, "flush_interval": 0.01}
+    with PageCache(64 * PAGE, **{**QUIET, **quick}, retry=patient) as cache, ExitStack() as opened:
+        volume = cache.attach(TransformBackend(inner, make()), read_ahead="16KiB")
+        whole = volume.backend.limits.commit_on_close
+        file = opened.enter_context(volume.open(KEY, "w+"))
+        for verb, offset, length in steps:
+            seed += 1
+            if verb == "write":
+                if offset + length - len(model) > 0:
+                    model.extend(bytes(offset + length - len(model)))
+                model[offset : offset + length] = pattern(length, seed)
+                file.pwrite(pattern(length, seed), offset)
+            elif verb == "truncate":
+                model = model[:offset] + bytearray(max(0, offset - len(model)))
+                file.truncate(offset)
+            elif verb == "punch":
+                end = min(offset + length, len(model))
+                model[offset:end] = bytes(max(0, end - offset))
+                file.punch_hole(offset, length)
+            elif verb == "read":
+                assert file.pread(length, offset) == model[offset : offset + length]
+            elif verb == "drop":
+                volume.drop_clean(KEY)
+            elif verb == "flush":
+                file.flush()
+            elif verb == "fail":
+                fail(offset)
+            else:
+                file.fsync()
+                if not whole or verb == "fsync":
+                    assert plain(inner, make()) == model
+                if verb == "reopen":
+                    file.close()
+                    file = opened.enter_context(volume.open(KEY, "r+"))
+        assert file.pread(LIMIT * 2, 0) == model
+        file.fsync()
+        assert plain(inner, make()) == model
+
+
+FAULTS = [
+    Rule("write", short=1, times=1),
+    Rule("write", short="half", times=2),
+    Rule("read", short="half", times=2),
+]
+
+
+@settings(max_examples=60)
+@given(steps=operations, make=transforms, faults=st.booleans())
+def test_content_is_that_of_a_model_over_memory(steps: list[Any], make: Callable[[], Transform], faults: bool) -> None:
+    """[T-37, T-45]"""
+    faulty = FaultyBackend(MemoryBackend())
+
+    def fail(times: int) -> None:
+        if faults:
+            lost = Rule(("write", "commit"), error=errno.EAGAIN, done=True, times=times)
+            torn = [Rule("write", short=700, nth=1), Rule("write", error=errno.EAGAIN, nth=2)]
+            faulty.use([*torn, lost, *FAULTS])
+
+    run(faulty, fail, make, steps)
+
+
+@settings(max_examples=25)
+@given(steps=operations, make=transforms)
+def test_content_is_that_of_a_model_over_a_directory(steps: list[Any], make: Callable[[], Transform]) -> None:
+    """[T-37, T-45]"""
+    with tempfile.TemporaryDirectory() as root:
+        inner = DirectoryBackend(root)
+        run(inner, lambda times: None, make, steps)
+        inner.close()
+
+
+@settings(max_examples=60)
+@given(steps=operations, make=transforms)
+def test_content_is_that_of_a_model_with_commits_that_forget(steps: list[Any], make: Callable[[], Transform]) -> None:
+    """[K2, T-45]"""
+    recording = RecordingBackend(punch=True)
+
+    def fail(times: int) -> None:
+        recording.fault("commit", failing_commit(OSError(errno.EAGAIN, "made up")), times=times)
+
+    run(recording, fail, make, steps)
+    assert recording.violations == []
+
+
+@settings(max_examples=60)
+@given(steps=operations, make=transforms, read_back=st.booleans(), kept=st.booleans(), in_pairs=st.booleans())
+def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
+    steps: list[Any], make: Callable[[], Transform], read_back: bool, kept: bool, in_pairs: bool
+) -> None:
+    """Also where reads show what was committed last, failed commits forget, and two slots are one unit below.
+    [T-45, 2.26]
+    """
+    slot = Units(make()).slot
+    with tempfile.TemporaryDirectory() as root:
+        inner = StagingBackend(root, read_back=read_back, write_unit=2 * slot if in_pairs else 1)
+        run(inner, lambda times: inner.fail_commits(times, kept=kept), make, steps)
+        assert inner.violations == []

@@ -1,0 +1,265 @@
+"""All states that a scenario can reach, and what has to hold in each of them.
+
+Breadth first, so the trace to the first violation is a shortest one. Three kinds of properties:
+
+    of a state     sets, stamps, token, sizes; every byte is committed, or somebody remembers that it is not
+    of a step      found by the system itself: success of an fsync or sync, the order of what lands
+    of the graph   where nothing can happen, nobody waits; and no fair run goes round for ever while somebody waits.
+                   Fair: whoever could go on all the time does so one day. The environment (`!`) and loops need not.
+
+What it cannot see: bytes within a block, sizes within a block, several folios, time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .state import ALL, BITS, FREE, INF, PASS, Rules, Scenario, State, first_state
+from .system import System
+
+__all__ = ["PROPERTIES", "Result", "explore"]
+
+
+def sets_are_right(s: State) -> str:
+    """M1, M5: L within V, X within D, T within U; a block in flight is in one call."""
+    if (s.D | s.W | s.U) & ~s.V or s.X & ~s.D or s.T & ~s.U:
+        return "M1: a set is larger than what it is a part of"
+    if s.pinned & ~s.D:
+        return "M1: a write-pinned block is not dirty"
+    return ""
+
+
+def calls_are_right(s: State) -> str:
+    in_flight = 0
+    for call in s.calls:
+        in_flight |= call.blocks if call.kind != "direct" else 0
+    return "I-11: W is not what calls carry" if in_flight != s.W else ""
+
+
+def stamps_are_right(s: State) -> str:
+    for bits, stamp in ((s.D, s.d), (s.W, s.w), (s.U, s.u), (s.S, s.staged_stamp)):
+        if bool(bits) != (stamp != INF) or (stamp != INF and stamp > s.epoch):
+            return "I-3: a stamp without bytes, bytes without a stamp, or one of the future"
+    return ""
+
+
+def token_is_right(s: State) -> str:
+    if s.token != PASS and any(call.kind != "direct" for call in s.calls):
+        return "I-12: requests in flight, and no pass holds the token"
+    return ""
+
+
+def marks_are_right(s: State) -> str:
+    return "I-14: TOWRITE without a pass" if s.towrite and s.token != PASS and PASS not in s.queue else ""
+
+
+def tail_is_right(s: State) -> str:
+    if s.size > s.remote_size and not (s.D | s.W) & BITS[s.size - 1]:
+        return "I-10: the size lies beyond remote_size, and its last byte is not on its way"
+    return ""
+
+
+def nothing_is_forgotten(s: State) -> str:
+    """Every block is committed, or in L or S, or covered by m: else no fsync will ever care."""
+    covered = s.D | s.W | s.U | s.S
+    if min(s.m, s.m_moved) < INF:
+        covered |= s.direct | s.direct_moved | s.holes | (2 if s.truncated else 0)
+    for b in (0, 1):
+        if s.committed[b] < s.latest[b] and not covered & BITS[b]:
+            return (
+                f"I-22: block {b} is clean in version {s.latest[b]}, a crash would leave {s.committed[b]}, "
+                "and nobody was told"
+            )
+    return ""
+
+
+def clean_is_stored(s: State) -> str:
+    """A clean byte is what storage answers; one that is not clean is the latest."""
+    busy = 0
+    for call in s.calls:
+        busy |= call.blocks if call.kind == "direct" else 0
+    for b in (0, 1):
+        bit = BITS[b]
+        if not s.V & bit or busy & bit or s.aborted:
+            continue
+        if (s.D | s.W | s.U) & bit:
+            if s.memory[b] != s.latest[b]:
+                return f"I-17: block {b} is local in version {s.memory[b]}, not {s.latest[b]}"
+        elif s.memory[b] != (s.staged[b] if s.S & bit else s.written[b]):
+            return f"T-75a: block {b} is clean in version {s.memory[b]}, storage has {s.written[b]}"
+    return ""
+
+
+PROPERTIES: dict[str, Callable[[State], str]] = {
+    "M1": sets_are_right,
+    "I-11": calls_are_right,
+    "I-3": stamps_are_right,
+    "I-12": token_is_right,
+    "I-14": marks_are_right,
+    "I-10": tail_is_right,
+    "I-22": nothing_is_forgotten,
+    "T-75a": clean_is_stored,
+}
+
+
+@dataclass(slots=True)
+class Result:
+    """What came out: `violation` is empty where everything holds, else `trace` leads there."""
+
+    states: int
+    steps: int
+    violation: str
+    trace: list[str]
+
+    def __str__(self) -> str:
+        if not self.violation:
+            return f"{self.states} states, {self.steps} steps"
+        return "\n  ".join([f"{self.violation} ({self.states} states)", *self.trace])
+
+
+class Search:
+    """The graph as it is found. States are numbered in the order of their discovery."""
+
+    def __init__(self, scenario: Scenario, rules: Rules, without: frozenset[str]) -> None:
+        self.scenario = scenario
+        self.system = System(scenario, rules)
+        self.without = without
+        self.checks = [check for name, check in PROPERTIES.items() if name not in without]
+        self.number: dict[State, int] = {}
+        self.states: list[State] = []
+        self.parent: list[tuple[int, str]] = []
+        self.edges: list[list[tuple[int, str]]] = []
+        self.steps = 0
+
+    def add(self, state: State, parent: int, label: str) -> int:
+        number = len(self.states)
+        self.number[state] = number
+        self.states.append(state)
+        self.parent.append((parent, label))
+        return number
+
+    def broken(self, state: State) -> str:
+        if state.broken and state.broken.partition(":")[0] not in self.without:
+            return state.broken
+        for check in self.checks:
+            if found := check(state):
+                return found
+        return ""
+
+    def run(self, most: int) -> Result:
+        self.add(first_state(self.scenario), -1, "")
+        for state in self.states:  # grows
+            number = len(self.edges)
+            edges = []
+            for label, after in self.system.steps(state):
+                known = self.number.get(after)
+                if known is None:
+                    known = self.add(after, number, label)
+                    if found := self.broken(after):
+                        return self.result(found, known)
+                edges.append((known, label))
+            self.edges.append(edges)
+            self.steps += len(edges)
+            if not edges and (found := self.waits(state)):
+                return self.result(f"deadlock: {found}", number)
+            assert len(self.states) < most, f"more than {most} states: make the scenario smaller"
+        return self.fair_cycles()
+
+    def result(self, violation: str, number: int) -> Result:
+        trace = []
+        end = self.states[number]
+        while number > 0:
+            number, label = self.parent[number]
+            trace.append(label)
+        return Result(len(self.states), self.steps, violation, [*reversed(trace), repr(end)] if violation else [])
+
+    def waiting(self, state: State) -> set[str]:
+        """Actors that are not through; those that loop have nothing to wait for."""
+        return {
+            name
+            for (name, program), actor in zip(self.scenario.programs.items(), state.actors, strict=True)
+            if actor.at < len(program) and name not in self.scenario.loops
+        }
+
+    def waits(self, state: State) -> str:
+        if waiting := self.waiting(state):
+            return f"{', '.join(sorted(waiting))} waits, and nothing can happen"
+        if state.token != FREE or state.queue or state.calls or state.towrite or state.lock != FREE:
+            return "at rest, with a token, a lock, a call or a mark left"
+        return ""
+
+    # ------------------------------------------------------------------------------ cycles
+
+    def fair_cycles(self) -> Result:
+        """A strongly connected part in which somebody waits in every state, and which a fair run need never leave."""
+        for part in components(self.edges):
+            inside = set(part)
+            if len(part) == 1 and all(after not in inside for after, _ in self.edges[part[0]]):
+                continue
+            waiting = set.intersection(*(self.waiting(self.states[n]) for n in part))
+            if waiting and self.is_fair(part, inside):
+                names = ", ".join(sorted(waiting))
+                return self.result(f"endless: {names} may wait for ever, in a circle of {len(part)} states", part[0])
+        return self.result("", 0)
+
+    def is_fair(self, part: list[int], inside: set[int]) -> bool:
+        """Each process that could always step does step within."""
+        steps: set[str] = set()
+        always: set[str] | None = None
+        for number in part:
+            able = set()
+            for after, label in self.edges[number]:
+                who = label.partition(":")[0]
+                if "!" in label or who in self.scenario.loops:
+                    continue
+                able.add(who)
+                if after in inside:
+                    steps.add(who)
+            always = able if always is None else always & able
+        return (always or set()) <= steps
+
+
+def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
+    """Strongly connected components (Tarjan, without recursion)."""
+    index = [-1] * len(edges)
+    low = [0] * len(edges)
+    on_stack = bytearray(len(edges))
+    stack: list[int] = []
+    found: list[list[int]] = []
+    count = 0
+    for root in range(len(edges)):
+        if index[root] >= 0:
+            continue
+        work = [(root, 0)]
+        while work:
+            node, at = work.pop()
+            if index[node] < 0:
+                index[node] = low[node] = count
+                count += 1
+                stack.append(node)
+                on_stack[node] = 1
+            for k in range(at, len(edges[node])):
+                after = edges[node][k][0]
+                if index[after] < 0:
+                    work.append((node, k))  # to be looked at once more when `after` is through
+                    work.append((after, 0))
+                    break
+                if on_stack[after]:
+                    low[node] = min(low[node], low[after])
+            else:
+                if low[node] == index[node]:
+                    part = []
+                    while True:
+                        part.append(stack.pop())
+                        on_stack[part[-1]] = 0
+                        if part[-1] == node:
+                            break
+                    found.append(part)
+    return found
+
+
+def explore(scenario: Scenario, rules: Rules, without: frozenset[str] = frozenset(), most: int = 400_000) -> Result:
+    """Look at every state of a scenario, or at those up to the first violation."""
+    assert sum(BITS) == ALL
+    return Search(scenario, rules, without).run(most)

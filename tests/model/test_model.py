@@ -1,0 +1,34 @@
+"""Every state of every scenario: under the rules of the contract nothing is lost, promised wrongly, or waited for
+for ever.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from .checker import explore
+from .conftest import RecordProperty
+from .scenarios import LARGE, SCENARIOS
+from .state import RIGHT, Scenario
+
+
+def look_at(scenario: Scenario, record_property: RecordProperty, most: int = 400_000) -> None:
+    result = explore(scenario, RIGHT, most=most)
+    assert not result.violation, str(result)
+    record_property("model", f"{scenario.name}: {result}")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_interleaving_breaks_a_promise(name: str, record_property: RecordProperty) -> None:
+    """Two blocks, a few actors, every order of their steps and of the backend's answers and failures.
+    [I-3, I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
+    """
+    look_at(SCENARIOS[name], record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", LARGE)
+def test_no_interleaving_of_many_actors_breaks_a_promise(name: str, record_property: RecordProperty) -> None:
+    """The same with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
+    look_at(LARGE[name], record_property, most=4_000_000)

@@ -1,0 +1,311 @@
+/* The second stream: holds on frames, in their folio and out of it; who changes or frees a held frame, and when. */
+#include "rig.h"
+
+enum { ROOM = 1 << 20 };
+
+static struct rig rig;
+static struct file *file;
+
+static void start(u64 max_folio)
+{
+	rig_open(&rig, 4 << 20, max_folio);
+	struct pc_limits l = limits_wide();
+	pc_volume_set_mirror(rig.volume, &l);
+	file = file_open(&rig, 0, ROOM);
+}
+
+static void put(u64 pos, u8 byte, u64 len)
+{
+	u8 *bytes = malloc(len);
+	memset(bytes, byte, len);
+	EQUAL(file_write(file, pos, bytes, len), 0);
+	free(bytes);
+}
+
+/* A request of stream 0 in flight and its bytes in the mirror. */
+static struct pc_request *hand_over(struct pc_request **mirrored, struct pc_request *last)
+{
+	struct pc_request *r;
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	*mirrored = pc_mirror_take(r, last);
+	CHECK(*mirrored);
+	return r;
+}
+
+static void expect_mirror(struct pc_request *m, u64 pos, u8 byte, u64 len)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 at, sent = 0;
+	int done = 0;
+	while (!done) {
+		EQUAL(pc_call_next(m, &at, parts, PARTS, &n), 1);
+		EQUAL(at, pos + sent);
+		for (size_t k = 0; k < n; k++) {
+			for (u64 b = 0; b < parts[k].len; b++)
+				EQUAL(parts[k].memory[b], byte);
+			sent += parts[k].len;
+		}
+		done = pc_write_answer(m, (int64_t)m->call_len);
+	}
+	EQUAL(sent, len);
+}
+
+static u64 held(void)
+{
+	SOUND(&rig);
+	return pc_cache_held(rig.cache);
+}
+
+/* Both orders: the mirror ends before the upload, and after it. */
+static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
+{
+	for (int order = 0; order < 4; order++) {
+		start(order & 2 ? 64 << 10 : PAGE);
+		put(0, 'a', 64 << 10);
+		struct pc_request *m, *r = hand_over(&m, NULL);
+		EQUAL(held(), 64 << 10);
+		CHECK(state_at(file, 0) & PC_F_HELD);
+		if (order & 1) {
+			pc_request_settle(m);
+			EQUAL(held(), 0);
+			run_write(file, r);
+		} else {
+			run_write(file, r);
+			EQUAL(held(), 64 << 10);
+			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
+			EQUAL(file_sync(file), 0);
+			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* held memory does not go */
+			expect_mirror(m, 0, 'a', 64 << 10);
+			pc_request_settle(m);
+			EQUAL(held(), 0);
+			CHECK(!(state_at(file, 0) & PC_F_HELD));
+			EQUAL(pc_drop_clean(file->inode, 0, ALL), 64 << 10);
+		}
+		rig_close(&rig);
+	}
+}
+
+/* The bytes of the mirror stand still: while the upload runs as well, and after it. */
+static void check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old(void)
+{
+	for (int k = 0; k < 4; k++) {
+		start(k & 2 ? 64 << 10 : PAGE);
+		put(0, 'a', 64 << 10);
+		struct pc_request *m, *r = hand_over(&m, NULL);
+		if (k & 1)
+			run_write(file, r);
+		put(PAGE, 'b', 100);
+		put(PAGE, 'c', 100);
+		struct pc_counters n;
+		usage(file, &n);
+		EQUAL(n.cow_copies, 1);
+		if (!(k & 1))
+			run_write(file, r);
+		expect_mirror(m, 0, 'a', 64 << 10);
+		CHECK(held() > 0);
+		pc_request_settle(m);
+		EQUAL(held(), 0);
+		CHECK(!pc_mirror_spoiled(file->inode));
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.bytes[PAGE], 'c');
+		EQUAL(file->store.bytes[PAGE + 100], 'a');
+		rig_close(&rig);
+	}
+}
+
+static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_waits(void)
+{
+	start(PAGE);
+	put(0, 'a', PAGE);
+	struct pc_request *m, *r = hand_over(&m, NULL);
+	run_write(file, r);
+	u32 folio;
+	u8 *memory;
+	u64 n;
+	struct pc_need need;
+	EQUAL(pc_pin(file->inode, 0, PAGE, &folio, &memory, &n, &need), 0);
+	put(0, 'b', PAGE);
+	EQUAL(memory[0], 'b');
+	CHECK(pc_mirror_spoiled(file->inode));
+	CHECK(!pc_mirror_spoiled(file->inode));
+	pc_request_settle(m);
+	pc_unpin(rig.cache, folio);
+	EQUAL(held(), 0);
+	rig_close(&rig);
+}
+
+/* Truncate: folios beyond the end go, the one with the end is zeroed; what is held stays as it was. */
+static void check_truncate_leaves_the_mirror_what_it_holds(void)
+{
+	for (int k = 0; k < 2; k++) {
+		start(k ? 64 << 10 : PAGE);
+		put(0, 'a', 64 << 10);
+		struct pc_request *m, *r = hand_over(&m, NULL);
+		run_write(file, r);
+		file_truncate(file, PAGE + 10);
+		file_truncate(file, 64 << 10);
+		put(8 * PAGE, 'b', PAGE);
+		CHECK(held() >= 64 << 10);
+		expect_mirror(m, 0, 'a', 64 << 10);
+		pc_request_settle(m);
+		EQUAL(held(), 0);
+		CHECK(!pc_mirror_spoiled(file->inode));
+		rig_close(&rig);
+	}
+}
+
+static void check_requests_that_follow_join_until_the_mirrors_limit(void)
+{
+	struct pc_limits l = limits_wide();
+	l.max_write = 2 * PAGE;
+	rig_open(&rig, 4 << 20, PAGE);
+	struct pc_limits wide = limits_wide();
+	wide.max_write = 3 * PAGE;
+	pc_volume_set_mirror(rig.volume, &wide);
+	file = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	put(0, 'a', 5 * PAGE);
+	struct pc_request *first, *second, *third, *r;
+	r = hand_over(&first, NULL);
+	run_write(file, r);
+	r = hand_over(&second, first);
+	CHECK(second != first); /* four pages would be more than three */
+	run_write(file, r);
+	r = hand_over(&third, second);
+	EQUAL(third, second);
+	run_write(file, r);
+	expect_mirror(first, 0, 'a', 2 * PAGE);
+	expect_mirror(second, 2 * PAGE, 'a', 3 * PAGE);
+	pc_request_settle(first);
+	pc_request_settle(second);
+	EQUAL(held(), 0);
+	rig_close(&rig);
+}
+
+static void check_held_memory_is_no_victim_and_comes_back(void)
+{
+	start(PAGE);
+	put(0, 'a', 16 * PAGE);
+	struct pc_request *m, *r = hand_over(&m, NULL);
+	run_write(file, r);
+	EQUAL(file_sync(file), 0);
+	static u8 bytes[PAGE];
+	struct file *other = file_open_in(&rig, rig.volume, 8 << 20, 8 << 20, limits_wide());
+	for (u64 pos = 0; pos < 8 << 20; pos += PAGE)
+		EQUAL(file_read(other, pos, bytes, PAGE), PAGE);
+	EQUAL(held(), 16 * PAGE);
+	expect_mirror(m, 0, 'a', 16 * PAGE);
+	CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
+	pc_request_settle(m);
+	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* to be evicted like any other */
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- threads: holds end while frames leave their folios */
+
+static _Atomic bool stop;
+
+static void *writer(void *unused)
+{
+	(void)unused;
+	for (u32 k = 0; !atomic_load(&stop); k++)
+		put(draw(8) * PAGE, (u8)k, PAGE);
+	return NULL;
+}
+
+static void *truncater(void *unused)
+{
+	(void)unused;
+	static u8 byte = 'z';
+	while (!atomic_load(&stop)) {
+		file_truncate(file, draw(8) * PAGE + 5);
+		EQUAL(file_write(file, 8 * PAGE - 1, &byte, 1), 0);
+		sched_yield();
+	}
+	return NULL;
+}
+
+static u32 bytes_of(const struct pc_request *m)
+{
+	u32 sum = 0;
+	for (u32 s = 0; s < m->nr_segs; s++) {
+		const u8 *memory = pc_arena_at(&rig.cache->arena, m->segs[s].frame) + m->segs[s].off;
+		for (u32 b = 0; b < m->segs[s].len; b++)
+			sum = sum * 31 + memory[b];
+	}
+	return sum;
+}
+
+/* The bytes of a request stay what they are until it ends, whatever is written meanwhile. */
+static void expect_still(const struct pc_request *m)
+{
+	u32 sum = bytes_of(m);
+	for (int k = 0; k < 20; k++)
+		sched_yield();
+	EQUAL(bytes_of(m), sum);
+}
+
+static void check_holds_end_in_any_thread_while_writers_and_truncates_go_on(void)
+{
+	start(PAGE);
+	check_threads = true;
+	pthread_t threads[2];
+	atomic_store(&stop, false);
+	put(0, 'a', 8 * PAGE);
+	pthread_create(&threads[0], NULL, writer, NULL);
+	pthread_create(&threads[1], NULL, truncater, NULL);
+	u32 taken = 0;
+	for (u32 turn = 0; taken < 400 && turn < 400000; turn++) {
+		struct pc_work w;
+		pc_flush_start(file->inode, ALL, 0, ALL);
+		pc_work_next(rig.volume, &w);
+		if (w.kind == PC_WORK_NONE) {
+			sched_yield();
+			continue;
+		}
+		if (w.kind != PC_WORK_PASS) {
+			do_work(rig.volume, &w);
+			continue;
+		}
+		struct pc_request *r, *m = NULL;
+		if (pc_write_next(w.inode, &r) == 1) {
+			r->credit = 1;
+			m = pc_mirror_take(r, NULL);
+			run_write(file, r);
+		} else {
+			pc_credit_put(rig.volume);
+			pc_pass_again(w.inode);
+			sched_yield();
+		}
+		pc_inode_user_put(w.inode);
+		pc_work_end(rig.volume, w.cls);
+		if (m) {
+			expect_still(m);
+			pc_request_settle(m);
+			taken++;
+		}
+	}
+	CHECK(taken > 20);
+	atomic_store(&stop, true);
+	/* Whoever waits for work to be done is served until both have seen the flag. */
+	for (u32 k = 0; k < 2; k++)
+		while (pthread_tryjoin_np(threads[k], NULL))
+			if (!work(rig.volume))
+				sched_yield();
+	check_threads = false;
+	EQUAL(held(), 0);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_a_hold_outlives_the_upload_and_ends_with_the_request);
+	RUN(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old);
+	RUN(check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_waits);
+	RUN(check_truncate_leaves_the_mirror_what_it_holds);
+	RUN(check_requests_that_follow_join_until_the_mirrors_limit);
+	RUN(check_held_memory_is_no_victim_and_comes_back);
+	RUN(check_holds_end_in_any_thread_while_writers_and_truncates_go_on);
+	return 0;
+}
