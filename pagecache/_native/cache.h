@@ -42,6 +42,7 @@ struct pc_cache {
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
 	struct pc_inode **inodes;
+	u32 inodes_max; /* room in `inodes` */
 	struct pc_inode *free_inodes;
 	u32 inode_slots, inode_hint;
 	u64 inode_generation;
@@ -49,6 +50,8 @@ struct pc_cache {
 	u32 nr_volumes;
 	u16 next_tag;
 	u32 fork_epoch;
+	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
+	_Atomic u8 closed;
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
 };

@@ -113,6 +113,8 @@ struct pc_violation {
 int pc_abi(void);
 bool pc_is_debug(void);
 int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
+void pc_cache_close(struct pc_cache *c);
+void pc_cache_release(struct pc_cache *c);
 void pc_cache_destroy(struct pc_cache *c);
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
 			bool poison);

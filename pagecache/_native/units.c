@@ -290,6 +290,27 @@ static void give_back(struct units *b, u64 pos)
 	}
 }
 
+/* Out of memory within a block of two units, whose first is in the request already: the request is given up with it. */
+static void drop_request(struct units *b)
+{
+	struct pc_request *r = b->r;
+	struct pc_cache *c = b->inode->cache;
+	u32 last = 0;
+	give_back(b, r->start);
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		if (!r->segs[s].folio)
+			continue;
+		struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
+		if (pc_folio_order(f) > 0 && r->segs[s].folio != last)
+			pc_folio_ext(c, f)->calls--;
+		last = r->segs[s].folio;
+		pc_folio_put(c, f);
+	}
+	pc_request_delete(r);
+	b->r = NULL;
+	b->last_folio = 0;
+}
+
 /* The unit of W byte `at` into a request. Return: its end, 0: out of memory. */
 static u64 unit_add(struct units *b, u64 at)
 {
@@ -308,8 +329,10 @@ static u64 unit_add(struct units *b, u64 at)
 		}
 	}
 	if (!b->r || !pc_seg_reserve(b->r, n)) {
-		PC_ASSERT(!same_block); /* half a block cannot be taken back */
-		give_back(b, pos);
+		if (same_block)
+			drop_request(b);
+		else
+			give_back(b, pos);
 		return 0;
 	}
 	u32 first = b->r->nr_segs;

@@ -195,6 +195,9 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		if (!release_from_call(i, f, a, b)) {
 			wait_for(need, c, f);
 			need->kind = PC_NEED_FLIGHT;
+		} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
+			   !pc_folio_unkeep(i, f)) {
+			need->kind = PC_NEED_ROOM;
 		} else if (!make_writable(i, f, created, a, b)) {
 			need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
 			need->pos = start;

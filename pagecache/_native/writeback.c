@@ -549,13 +549,14 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 }
 
 /* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
- * the memory is not used again. Return: number of frames, each to be given back with pc_shadow_put. */
-int pc_call_hold(struct pc_request *r, u32 *frames, u32 n)
+ * the memory is not used again. @frames: room for pc_kept_max numbers. Return: how many, each to be given back with
+ * pc_shadow_put. */
+u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {
 	struct pc_cache *c = r->inode->cache;
 	u32 k = 0;
 	pc_inode_leaf_lock(r->inode);
-	for (u32 s = 0; s < r->nr_segs && k < n; s++) {
+	for (u32 s = 0; s < r->nr_segs; s++) {
 		const struct pc_seg *g = &r->segs[s];
 		bool called = g->pos < r->call_pos + r->call_len && r->call_pos < g->pos + g->len;
 		if (!g->folio || g->off & PC_SEG_SCRATCH || !called)
@@ -564,5 +565,5 @@ int pc_call_hold(struct pc_request *r, u32 *frames, u32 n)
 		frames[k++] = g->frame;
 	}
 	pc_inode_leaf_unlock(r->inode);
-	return (int)k;
+	return k;
 }

@@ -11,12 +11,16 @@ a dead backend cannot stop it. Each turn it
   object would be published half-written),
 * measures what the backends complete, divides the dirty limit between volumes by that, says when one stalls,
 * moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
+
+It does not keep its cache alive. A cache that nobody refers to any more and that nobody closed hands itself over
+(`adopt`) and is ended from here, by a thread of its own: ending waits, and the flusher does not.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -43,7 +47,10 @@ class Flusher:
     """The background thread of one cache."""
 
     def __init__(self, cache: EngineCache, native: NativeCache, clock: Clock, park: Park) -> None:
-        self._cache = cache
+        self._cache = weakref.ref(cache)
+        self._adopted: EngineCache | None = None
+        self._ending: threading.Thread | None = None
+        self._ended = 0.0
         self._native = native
         self._clock = clock
         self._park = park
@@ -59,9 +66,15 @@ class Flusher:
 
     def stop(self) -> None:
         self._stop = True
+        self._adopted = None
         self._native.wake_flusher()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(1.0)
+
+    def adopt(self, cache: EngineCache) -> None:
+        """The cache was dropped without being closed: it lives on until what it has is saved. For its finaliser."""
+        self._adopted = cache
+        self._native.wake_flusher()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -99,6 +112,9 @@ class Flusher:
 
     def turn(self) -> float:
         """One look at everything; returns the seconds until the next one is due."""
+        cache = self._adopted or self._cache()
+        if cache is None:
+            return 1.0  # its finaliser is about to hand it over
         now = self._clock.now()
         self._native.tick(now)
         again, self._later = self._later, deque()
@@ -107,12 +123,12 @@ class Flusher:
         while self._deferred:
             self._deferred.popleft()()
         # What is dirtied right after this look is due in `dirty_expire` seconds.
-        delay = min(self._cache.config.flush_interval, max(self._cache.config.dirty_expire, BUSY))
+        delay = min(cache.config.flush_interval, max(cache.config.dirty_expire, BUSY))
         if self._later:
             delay = BUSY
-        divide(self._cache.engine_volumes(), self._cache.limits.dirty_limit)
+        divide(cache.engine_volumes(), cache.limits.dirty_limit)
         over = False
-        for volume in self._cache.engine_volumes():
+        for volume in cache.engine_volumes():
             pressure = volume.native.pressure()
             volume.pace.look(pressure, now)
             delay = min(delay, self._stalled(volume, pressure, now))
@@ -132,19 +148,32 @@ class Flusher:
         if over:
             self.make_room()
             delay = min(delay, BUSY)
+        if self._adopted is not None:
+            self._end(self._adopted, now)
         return delay
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         """Say once when nothing has ended for too long while calls run; returns the seconds until the next look."""
-        limit = self._cache.config.stall_warn
+        limit = volume.cache.config.stall_warn
         stalled, left = volume.stall.look(pressure, now, limit)
         if stalled:
             log.warning("%s: %d calls run, and none has ended for %g seconds", volume.name, pressure.running, limit)
             volume.emit("stalled")
         return left
 
+    def _end(self, cache: EngineCache, now: float) -> None:
+        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""
+        if self._ending is not None:
+            pause = cache.config.retry.failed_retry
+            lost = all(volume.aborted for volume in cache.engine_volumes())  # nobody can reconnect it
+            if self._ending.is_alive() or pause is None or lost or now < self._ended + pause:
+                return
+        self._ended = now
+        self._ending = threading.Thread(target=cache.end, name="pagecache-end", daemon=True)
+        self._ending.start()
+
     def _retry(self, volume: EngineVolume, now: float) -> float:
-        delay = self._cache.config.flush_interval
+        delay = volume.cache.config.flush_interval
         for file in volume.take_retries():
             due = file.due(now)
             if due is not None:
@@ -159,8 +188,8 @@ class Flusher:
         ahead of other background work, file by file in turn. Where only a commit makes bytes visible, age does not
         count: a hand-over would protect nothing.
         """
-        expire = self._cache.config.dirty_expire
-        delay = self._cache.config.flush_interval
+        expire = volume.cache.config.dirty_expire
+        delay = volume.cache.config.flush_interval
         if volume.backend.limits.commit_on_close:
             return delay
         stamp = None
@@ -189,7 +218,8 @@ class Flusher:
                 nothing else moves, units that are not wholly dirty are sent where only commits make bytes visible: a
                 backend may be able to keep them.
         """
-        volumes = [volume for volume in self._cache.engine_volumes() if not volume.aborted]
+        cache = self._adopted or self._cache()
+        volumes = [volume for volume in (cache.engine_volumes() if cache is not None else []) if not volume.aborted]
         if urgent:
             self._still = 0 if any(v.native.pressure().running for v in volumes) else self._still + 1
         partial = urgent and self._still >= STILL

@@ -50,6 +50,7 @@ class EngineCache(Protocol):
 
     def engine_volumes(self) -> list[EngineVolume]: ...
     def emit(self, event: Event) -> None: ...
+    def end(self) -> None: ...
 
 
 class Ticket(Protocol):
@@ -171,7 +172,7 @@ class EngineVolume:
         ids = self.native.dirty_inodes()
         with self._lock:
             files = [self._files[id] for id in ids if id in self._files]
-        return [file for file in files if not file.abandoned]
+        return [file for file in files if not (file.abandoned or file.withheld)]
 
     # -- failed data
 
