@@ -304,215 +304,216 @@ static void check_background_work_takes_wholly_dirty_units(void)
 			EQUAL(usage(file, NULL).dirty, 0);
 			finish();
 		}
+}
 
-	/* ---------------------------------------------------------------- memory that is not there */
+/* A unit counts when its last byte is written, in whatever order; elsewhere a background pass takes what is dirty. */
+static void check_a_unit_goes_when_it_is_full(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(4 * U, 4 << 20, PAGE, l);
+	for (u32 n = 0; n < 16; n++) {
+		EQUAL(put(U + (n * 7 % 16) * PAGE, PAGE), 0);
+		EQUAL(sent_in_background(false), n == 15 ? U : 0);
+	}
+	EQUAL(put(0, 10), 0);
+	l.commit_on_close = 0;
+	pc_inode_set_limits(file->inode, &l);
+	EQUAL(sent_in_background(false), U);
+	finish();
+}
 
-	static size_t refused_from = SIZE_MAX, refused_after;
+/* Whoever looks for whole units is woken when as much is dirty as makes one, not by every write. */
+static void check_the_flusher_hears_of_units_as_they_fill(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(4 * U, 4 << 20, PAGE, l);
+	for (u32 n = 0; n < 32; n++) {
+		u32 seq = pc_flusher_seq(rig.cache);
+		EQUAL(put(n * PAGE, PAGE), 0);
+		EQUAL(pc_flusher_seq(rig.cache) != seq, n % 16 == 15);
+	}
+	finish();
+}
+
+/* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
+static void check_a_short_last_unit_goes_with_the_commit(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(0, 4 << 20, PAGE, l);
+	EQUAL(put(0, U + 100), 0);
+	EQUAL(sent_in_background(false), U);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, U + 100);
+	EQUAL(put(U + 100, U - 100), 0); /* full now */
+	EQUAL(usage(file, NULL).dirty, U);
+	EQUAL(sent_in_background(false), U);
+	EQUAL(put(2 * U, 100), 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(put(4 * U, 100), 0); /* beyond it: that unit is sent again, whole */
+	CHECK(usage(file, NULL).dirty > PAGE);
+	finish();
+}
+
+/* ---------------------------------------------------------------- memory that is not there */
+
+static size_t refused_from = SIZE_MAX, refused_after;
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-	void *__libc_malloc(size_t size);
-	void *malloc(size_t size)
-	{
-		return size >= refused_from && refused_after-- == 0 ? (refused_after = 0, NULL) : __libc_malloc(size);
-	}
+void *__libc_malloc(size_t size);
+void *malloc(size_t size)
+{
+	return size >= refused_from && refused_after-- == 0 ? (refused_after = 0, NULL) : __libc_malloc(size);
+}
 #define CAN_REFUSE true
 #else
 #define CAN_REFUSE false
 #endif
 
-	/* Units that end inside a block, many pieces each: the request cannot grow for the second unit of a block. */
-	static void check_no_memory_for_the_second_unit_of_a_block(void)
-	{
-		for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
-			for (u32 after = 0; after < 3; after++) {
-				start(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
-				for (u64 pos = 0; pos < 60000; pos += 700)
-					EQUAL(put(pos, 100), 0);
-				u64 dirty = usage(file, NULL).dirty;
-				refused_from = 8 * sizeof(struct pc_seg);
-				refused_after = after;
-				pc_flush_start(file->inode, ALL, 0, ALL);
-				struct pc_request *r = next();
-				refused_from = SIZE_MAX;
-				SOUND(&rig);
-				struct pc_usage u = usage(file, NULL);
-				EQUAL(u.dirty + u.writeback, dirty);
-				if (r)
-					run_write(file, r);
-				while (work(rig.volume))
-					;
-				finish();
-			}
-	}
-
-	/* A unit counts when its last byte is written, in whatever order; elsewhere a background pass takes what is dirty. */
-	static void check_a_unit_goes_when_it_is_full(void)
-	{
-		struct pc_limits l = limits_unit(U, 1 << 20);
-		l.commit_on_close = 1;
-		start(4 * U, 4 << 20, PAGE, l);
-		for (u32 n = 0; n < 16; n++) {
-			EQUAL(put(U + (n * 7 % 16) * PAGE, PAGE), 0);
-			EQUAL(sent_in_background(false), n == 15 ? U : 0);
-		}
-		EQUAL(put(0, 10), 0);
-		l.commit_on_close = 0;
-		pc_inode_set_limits(file->inode, &l);
-		EQUAL(sent_in_background(false), U);
-		finish();
-	}
-
-	/* Whoever looks for whole units is woken when as much is dirty as makes one, not by every write. */
-	static void check_the_flusher_hears_of_units_as_they_fill(void)
-	{
-		struct pc_limits l = limits_unit(U, 1 << 20);
-		l.commit_on_close = 1;
-		start(4 * U, 4 << 20, PAGE, l);
-		for (u32 n = 0; n < 32; n++) {
-			u32 seq = pc_flusher_seq(rig.cache);
-			EQUAL(put(n * PAGE, PAGE), 0);
-			EQUAL(pc_flusher_seq(rig.cache) != seq, n % 16 == 15);
-		}
-		finish();
-	}
-
-	/* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
-	static void check_a_short_last_unit_goes_with_the_commit(void)
-	{
-		struct pc_limits l = limits_unit(U, 1 << 20);
-		l.commit_on_close = 1;
-		start(0, 4 << 20, PAGE, l);
-		EQUAL(put(0, U + 100), 0);
-		EQUAL(sent_in_background(false), U);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.size, U + 100);
-		EQUAL(put(U + 100, U - 100), 0); /* full now */
-		EQUAL(usage(file, NULL).dirty, U);
-		EQUAL(sent_in_background(false), U);
-		EQUAL(put(2 * U, 100), 0);
-		EQUAL(file_sync(file), 0);
-		EQUAL(put(4 * U, 100), 0); /* beyond it: that unit is sent again, whole */
-		CHECK(usage(file, NULL).dirty > PAGE);
-		finish();
-	}
-
-	/* A backend keeps buffers of a unit, and there is no memory for a copy: the request begins anew or fails, nothing is lost. */
-	static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
-	{
-		struct pc_part parts[PARTS];
-		size_t n;
-		u64 pos;
-		start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-		EQUAL(put(70000, 10), 0);
-		pc_flush_start(file->inode, ALL, 0, ALL);
-		struct pc_request *r = next();
-		EQUAL(run_gather(file, r), 0);
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-		refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;
-		refused_after = 0;
-		u8 *kept = pc_scratch_leave(r);
-		CHECK(!CAN_REFUSE || (!r->scratch && r->gather));
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n) == -ENOMEM, CAN_REFUSE);
-		refused_from = SIZE_MAX;
-		EQUAL(run_gather(file, r), 0);
-		memset(kept, 0xdd, 65536);
-		run_write(file, r);
-		free(kept);
-		while (work(rig.volume))
-			;
-		finish();
-	}
-
-	/* ---------------------------------------------------------------- anything */
-
-	static void step(u64 unit)
-	{
-		u64 pos = draw(3) ? draw(300000) : draw(40) * PAGE, len = draw(4) ? 1 + draw(9000) : 1 + draw(100000);
-		switch (draw(14)) {
-		case 0: flush(file); break;
-		case 1: EQUAL(file_sync(file), 0); break;
-		case 2: pc_drop_clean(file->inode, 0, ALL); break;
-		case 3:
-			pos = draw(2) ? draw(300000) : draw(300000) / unit * unit;
-			file_truncate(file, pos);
-			if (pos < want_size)
-				memset(want + pos, 0, want_size - pos);
-			want_size = pos;
-			break;
-		case 4: flush_range(file, ALL, pos, pos + len); break;
-		case 5: pc_pass_background(file->inode, draw(1 << 18)); break;
-		case 6:
-			while (draw(4) && work(rig.volume))
+/* Units that end inside a block, many pieces each: the request cannot grow for the second unit of a block. */
+static void check_no_memory_for_the_second_unit_of_a_block(void)
+{
+	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
+		for (u32 after = 0; after < 3; after++) {
+			start(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
+			for (u64 pos = 0; pos < 60000; pos += 700)
+				EQUAL(put(pos, 100), 0);
+			u64 dirty = usage(file, NULL).dirty;
+			refused_from = 8 * sizeof(struct pc_seg);
+			refused_after = after;
+			pc_flush_start(file->inode, ALL, 0, ALL);
+			struct pc_request *r = next();
+			refused_from = SIZE_MAX;
+			SOUND(&rig);
+			struct pc_usage u = usage(file, NULL);
+			EQUAL(u.dirty + u.writeback, dirty);
+			if (r)
+				run_write(file, r);
+			while (work(rig.volume))
 				;
-			break;
-		case 7:
-			file->store.write_max = draw(2) ? 0 : unit + draw(50000);
-			file->store.read_max = draw(2) ? 0 : 9000 + draw(5000);
-			break;
-		case 8:
-			file->store.write_error = draw(2) ? -EIO : 0;
-			file->store.read_error = draw(4) ? 0 : -EIO;
-			file->store.write_fails_at = draw(300000);
-			file->store.commit_error = draw(2) ? -EIO : 0;
-			draw(2) ? (void)flush(file) : (void)file_sync(file);
-			file->store.write_error = file->store.read_error = file->store.commit_error = 0;
-			pc_retry(file->inode, 0, ALL, true);
-			break;
-		default: EQUAL(put(pos, len), 0);
-		}
-	}
-
-	static void check_any_history(void)
-	{
-		u64 units[] = {512, 1000, 4096, 5000, 12288, 40960, 65536, 100000};
-		static u8 got[ROOM];
-		u32 rounds = soak() ? 4000 : 160;
-		for (u32 k = 0; k < rounds; k++) {
-			seed(k);
-			u64 unit = units[draw(8)];
-			struct pc_limits l = limits_unit(unit, draw(2) ? 1 << 20 : 1 + draw(200000));
-			l.max_vectors = draw(2) ? 1024 : 1 + (u32)draw(6);
-			l.boundary = draw(3) ? 0 : unit * (1 + draw(10));
-			l.read_unit = draw(2) ? 1 : 1 + draw(9000);
-			l.max_read = draw(2) ? 1 << 20 : 1 + draw(20000);
-			l.commit_on_close = draw(2);
-			l.durable_writes = draw(4) == 0;
-			start(draw(2) ? 0 : draw(300000), (256 << 10) << draw(4), draw(2) ? PAGE : 65536, l);
-			for (u32 n = 0; n < 150; n++) {
-				step(unit);
-				if (n % 10 == 0) {
-					SOUND(&rig);
-					u64 pos = draw(300000), len = draw(100000),
-					    have = pos < want_size ? want_size - pos : 0;
-					have = have < len ? have : len;
-					EQUAL(file_read(file, pos, got, len), have);
-					CHECK(memcmp(got, want + pos, have) == 0);
-				}
-			}
-			file->store.write_max = 0;
 			finish();
 		}
-	}
+}
 
-	int main(void)
-	{
-		RUN(check_a_change_is_sent_as_its_units);
-		RUN(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing);
-		RUN(check_scattered_pieces_become_one_buffer);
-		RUN(check_neighbours_are_read_once);
-		RUN(check_a_full_cache_can_be_written);
-		RUN(check_a_failed_read_is_a_failed_hand_over);
-		RUN(check_back_off_of_a_neighbour_goes_on);
-		RUN(check_an_invalidated_unit_is_read_again);
-		RUN(check_a_unit_in_flight_is_in_no_second_request);
-		RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
-		RUN(check_no_memory_for_the_second_unit_of_a_block);
-		RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
-		RUN(check_answers_count_in_whole_units);
-		RUN(check_background_work_takes_wholly_dirty_units);
-		RUN(check_a_unit_goes_when_it_is_full);
-		RUN(check_the_flusher_hears_of_units_as_they_fill);
-		RUN(check_a_short_last_unit_goes_with_the_commit);
-		RUN(check_any_history);
-		return 0;
+/* A backend keeps buffers of a unit, and there is no memory for a copy: the request begins anew or fails, nothing is lost. */
+static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;
+	refused_after = 0;
+	u8 *kept = pc_scratch_leave(r);
+	CHECK(!CAN_REFUSE || (!r->scratch && r->gather));
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n) == -ENOMEM, CAN_REFUSE);
+	refused_from = SIZE_MAX;
+	EQUAL(run_gather(file, r), 0);
+	memset(kept, 0xdd, 65536);
+	run_write(file, r);
+	free(kept);
+	while (work(rig.volume))
+		;
+	finish();
+}
+
+/* ---------------------------------------------------------------- anything */
+
+static void step(u64 unit)
+{
+	u64 pos = draw(3) ? draw(300000) : draw(40) * PAGE, len = draw(4) ? 1 + draw(9000) : 1 + draw(100000);
+	switch (draw(14)) {
+	case 0: flush(file); break;
+	case 1: EQUAL(file_sync(file), 0); break;
+	case 2: pc_drop_clean(file->inode, 0, ALL); break;
+	case 3:
+		pos = draw(2) ? draw(300000) : draw(300000) / unit * unit;
+		file_truncate(file, pos);
+		if (pos < want_size)
+			memset(want + pos, 0, want_size - pos);
+		want_size = pos;
+		break;
+	case 4: flush_range(file, ALL, pos, pos + len); break;
+	case 5: pc_pass_background(file->inode, draw(1 << 18)); break;
+	case 6:
+		while (draw(4) && work(rig.volume))
+			;
+		break;
+	case 7:
+		file->store.write_max = draw(2) ? 0 : unit + draw(50000);
+		file->store.read_max = draw(2) ? 0 : 9000 + draw(5000);
+		break;
+	case 8:
+		file->store.write_error = draw(2) ? -EIO : 0;
+		file->store.read_error = draw(4) ? 0 : -EIO;
+		file->store.write_fails_at = draw(300000);
+		file->store.commit_error = draw(2) ? -EIO : 0;
+		draw(2) ? (void)flush(file) : (void)file_sync(file);
+		file->store.write_error = file->store.read_error = file->store.commit_error = 0;
+		pc_retry(file->inode, 0, ALL, true);
+		break;
+	default: EQUAL(put(pos, len), 0);
 	}
+}
+
+static void check_any_history(void)
+{
+	u64 units[] = {512, 1000, 4096, 5000, 12288, 40960, 65536, 100000};
+	static u8 got[ROOM];
+	u32 rounds = soak() ? 4000 : 160;
+	for (u32 k = 0; k < rounds; k++) {
+		seed(k);
+		u64 unit = units[draw(8)];
+		struct pc_limits l = limits_unit(unit, draw(2) ? 1 << 20 : 1 + draw(200000));
+		l.max_vectors = draw(2) ? 1024 : 1 + (u32)draw(6);
+		l.boundary = draw(3) ? 0 : unit * (1 + draw(10));
+		l.read_unit = draw(2) ? 1 : 1 + draw(9000);
+		l.max_read = draw(2) ? 1 << 20 : 1 + draw(20000);
+		l.commit_on_close = draw(2);
+		l.durable_writes = draw(4) == 0;
+		start(draw(2) ? 0 : draw(300000), (256 << 10) << draw(4), draw(2) ? PAGE : 65536, l);
+		for (u32 n = 0; n < 150; n++) {
+			step(unit);
+			if (n % 10 == 0) {
+				SOUND(&rig);
+				u64 pos = draw(300000), len = draw(100000),
+				    have = pos < want_size ? want_size - pos : 0;
+				have = have < len ? have : len;
+				EQUAL(file_read(file, pos, got, len), have);
+				CHECK(memcmp(got, want + pos, have) == 0);
+			}
+		}
+		file->store.write_max = 0;
+		finish();
+	}
+}
+
+int main(void)
+{
+	RUN(check_a_change_is_sent_as_its_units);
+	RUN(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing);
+	RUN(check_scattered_pieces_become_one_buffer);
+	RUN(check_neighbours_are_read_once);
+	RUN(check_a_full_cache_can_be_written);
+	RUN(check_a_failed_read_is_a_failed_hand_over);
+	RUN(check_back_off_of_a_neighbour_goes_on);
+	RUN(check_an_invalidated_unit_is_read_again);
+	RUN(check_a_unit_in_flight_is_in_no_second_request);
+	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
+	RUN(check_no_memory_for_the_second_unit_of_a_block);
+	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
+	RUN(check_answers_count_in_whole_units);
+	RUN(check_background_work_takes_wholly_dirty_units);
+	RUN(check_a_unit_goes_when_it_is_full);
+	RUN(check_the_flusher_hears_of_units_as_they_fill);
+	RUN(check_a_short_last_unit_goes_with_the_commit);
+	RUN(check_any_history);
+	return 0;
+}
