@@ -1,4 +1,4 @@
-"""The end of a volume, and its second life: detach, give up, reconnect.
+"""The end of a volume: detach, give up.
 
 Detaching saves first and refuses where that fails, unless the caller gives data up on purpose; threads that hang in a
 dead backend are left behind with all that they may still touch.
@@ -12,36 +12,12 @@ from typing import TYPE_CHECKING
 from . import lifetimes
 from .engine.volume import close_backend_file
 from .errors import FailedRange, LostRange, UnsavedDataError
-from .inode import Inode
-from .native import END, TOKEN
+from .native import END
 
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["finish", "give_up", "reopen", "unsaved_error", "unsaved_ranges"]
-
-
-def reopen(volume: Volume, inode: Inode) -> None:
-    """Open the object in the new backend; its creation and size are owed where they are not known to be
-    committed.
-    """
-    local = inode.native.has_local()
-    if not local and not inode.handles:
-        inode.engine.use(None)
-        return
-    backend_file = volume.engine.call(lambda: volume.backend.open(inode.key, create=local), "reconnect", inode.key)
-    inode.native.run(TOKEN, "forget_acknowledged", None)  # before a commit can reach the new backend
-    remote, cut_to = inode.native.remote_size, inode.native.cut_to
-    stat = volume.engine.call(backend_file.stat, "reconnect", inode.key)
-    if local and cut_to < stat.size:
-        volume.engine.call(lambda: backend_file.truncate(cut_to), "reconnect", inode.key)
-    if local and (stat.size != remote or cut_to < stat.size):
-        volume.engine.call(lambda: backend_file.truncate(remote), "reconnect", inode.key)
-        inode.native.set_uncommitted()
-    inode.engine.use(backend_file)
-    inode.native.retry(failed_too=True)
-    inode.engine.version = None
-    inode.engine.version_stale = True
+__all__ = ["finish", "give_up", "unsaved_error", "unsaved_ranges"]
 
 
 def unsaved_ranges(volume: Volume) -> list[FailedRange]:

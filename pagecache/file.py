@@ -171,12 +171,12 @@ class CachedFile(Handle):  # type: ignore[misc]
         end = min(end, self._native.size)
         if start >= end:
             return
-        stored = min(end, self._native.remote_size)
         engine = self._inode.engine
-        punched = hasattr(engine.backend_file, "punch_hole") and start < stored
-        if punched:
-            self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (start, stored))
-        rest = stored if punched else start
+        done = [start, start if not hasattr(engine.backend_file, "punch_hole") else end]
+        if done[1] > start:
+            self._native.run(LOCK | TOKEN | INVALIDATE, "punch", done)
+        rest = done[1]
+        punched = rest > start
         if rest < end:
             self._zero(rest, end - rest)
         limits = engine.limits()

@@ -72,6 +72,7 @@ class Op(Protocol):
     length: int
     extent: tuple[int, int]
     settled: bool
+    stopped: bool
     ahead: bool
 
     def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
@@ -87,6 +88,9 @@ class Op(Protocol):
 
     def finish(self, ok: bool, flag: bool, /) -> None:
         """End a write request (flag: parked) or a commit (flag: kept)."""
+
+    def call(self, function: Callable[[], object], /) -> object:
+        """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +241,10 @@ class NativeVolume:
     def resume(self) -> None:
         _lib.pc_volume_resume(self._v)
 
+    def revoke(self, fenced: bool) -> None:
+        """After an abort: end the fills that still run; `fenced`: writes and commits too."""
+        _core.revoke(self.address, fenced)
+
     def take_epoch(self) -> int:
         return int(_lib.pc_epoch_take(self._v))
 
@@ -314,11 +322,6 @@ class NativeInode:
     def remote_size(self) -> int:
         return int(_lib.pc_inode_remote_size(self._i))
 
-    @property
-    def cut_to(self) -> int:
-        """The lowest size of a truncate that is not known to be committed; END: there is none."""
-        return int(_lib.pc_inode_cut_to(self._i))
-
     def set_sizes(self, size: int, remote_size: int) -> None:
         _lib.pc_inode_set_sizes(self._i, size, remote_size)
 
@@ -349,8 +352,26 @@ class NativeInode:
     def set_dirtied(self, seconds: float) -> None:
         _lib.pc_inode_set_dirtied_ns(self._i, int(seconds * 1e9))
 
-    def set_uncommitted(self) -> None:
-        _lib.pc_inode_set_uncommitted(self._i)
+    def set_uncommitted(self, created: bool = False, lowest: int = END) -> None:
+        """Something that is no folio waits for a commit; `lowest`: a size that storage was or will be cut to."""
+        _lib.pc_inode_set_uncommitted(self._i, created, lowest)
+
+    def undone(self) -> dict[str, int]:
+        """What is uncommitted and is no folio: lowest (END: none), hole_pos, hole_end, created, resized."""
+        out = _ffi.new("struct pc_undone_report *")
+        _lib.pc_inode_undone(self._i, out)
+        return _fields(out[0])
+
+    def forget_holes(self) -> None:
+        _lib.pc_inode_forget_holes(self._i)
+
+    def in_old_hands(self) -> bool:
+        """Whether a call that an abort, an interrupt or a deadline left behind still runs on the file."""
+        return bool(_lib.pc_inode_in_old_hands(self._i))
+
+    def fence(self) -> None:
+        """Calls left behind can no longer land: they hold up nobody."""
+        _lib.pc_inode_fence(self._i)
 
     def has_local(self) -> bool:
         return bool(_lib.pc_inode_has_local(self._i))
@@ -445,7 +466,7 @@ class NativeInode:
         _lib.pc_punch(self._i, pos, end, uncommitted)
 
     def discard(self, pos: int = 0, end: int = END, cut_size: bool = True) -> list[tuple[int, int]]:
-        room = 4096
+        room = 64 + 2 * self.usage()["local"] // 4096  # no block makes two
         pairs = _ffi.new("uint64_t[]", room * 2)
         found = min(room, int(_lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from . import ending, lifetimes, opening
+from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
@@ -213,7 +213,7 @@ class Volume:
         if inode is None:
             return FileStat(**fields)
         usage = inode.native.usage()
-        if usage["local"] or usage["size"] > usage["remote_size"]:
+        if inode.native.has_local():
             fields["size"] = usage["size"]
         return FileStat(**fields, dirty=min(usage["local"], usage["size"]), cached=min(usage["cached"], usage["size"]))
 
@@ -388,17 +388,10 @@ class Volume:
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
-            if dropped and inode.native.size < max(entry.offset + entry.length for entry in dropped):
-                self._cut_backend(inode)
             with self.names:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
         return lost
-
-    def _cut_backend(self, inode: Inode) -> None:
-        """A failed hand-over may have been stored beyond what counts now."""
-        if inode.engine.backend_file is not None:
-            inode.native.run(7, "truncate", inode.native.size)
 
     def failed(self) -> builtins.list[FailedRange]:
         """What could not be written back and waits for its cause to be mended."""
@@ -453,23 +446,18 @@ class Volume:
             backend: opens the same objects as the old one.
             fenced: calls still running on the old backend can no longer change the store.
 
+        Files in the hands of a call of the old backend are not written, truncated or committed before it returned,
+        unless `fenced`. Holes that were not committed are a loss: handles raise DataLossError once.
+
         Raises:
-            BlockingIOError: such calls run, and it is not fenced.
+            OSError: an object cannot be opened there; nothing has changed, the volume stays aborted.
+
+        Blocks: until the objects that are open or not saved are open in the new backend.
         """
         self.cache.check_forked()
-        if not self.engine.aborted:
-            self.engine.abort(None)
-        if not fenced and self.engine.native.inflight():
-            raise BlockingIOError(
-                errno.EAGAIN, "reconnect: calls of the old backend still run; wait for them, or fence them"
-            )
-        with self.names:
-            inodes = [*self.inodes.values(), *self.orphans]
-        for inode in inodes:
-            inode.engine.use(None)  # no answer of the old backend is believed from here on
-        self.engine.resume(backend)
-        for inode in inodes:
-            ending.reopen(self, inode)
+        if self.detached:
+            raise ShutdownError(f"the volume {self.name!r} is detached")
+        reconnecting.reconnect(self, backend, fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"

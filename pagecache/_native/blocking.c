@@ -80,13 +80,14 @@ static bool folio_busy(struct pc_folio *f, u32 kind)
 /* A queued fill of the folio's owner, with a credit of the volume like every call that carries bytes. */
 static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
 {
-	if (need->kind != PC_NEED_FOLIO || !need->owner || !pc_credit_try(i->volume))
+	u32 credit;
+	if (need->kind != PC_NEED_FOLIO || !need->owner || !(credit = pc_credit_try(i->volume)))
 		return NULL;
 	struct pc_request *r = pc_work_take_owner(i, need->owner);
 	if (r)
-		r->credit = 1;
+		r->credit = credit;
 	else
-		pc_credit_put(i->volume);
+		pc_credit_put(i->volume, credit);
 	return r;
 }
 
@@ -97,7 +98,7 @@ static int run_taken(PyObject *core, struct pc_request *r)
 		pc_request_settle(r);
 		return -1;
 	}
-	if (pc_op_run(op, pc_str_fill, NULL) == 0)
+	if (pc_op_run(op, pc_str_fill, NULL) >= 0)
 		return 0;
 	if (!PyErr_ExceptionMatches(PyExc_OSError))
 		return -1;
@@ -142,13 +143,13 @@ int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
 	return err;
 }
 
-int pc_wait_credit(struct pc_inode *i, PyObject *core)
+int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 {
 	struct pc_volume *v = i->volume;
 	int err = 0;
 	while (!err) {
 		u32 seq = atomic_load(&v->event.seq);
-		if (pc_credit_try(v))
+		if ((*credit = pc_credit_try(v)))
 			return 0;
 		err = pc_wait_event(&v->event, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
@@ -225,6 +226,7 @@ static int acquire_invalidate(struct op *op)
 			return 0;
 		}
 		err = pc_wait_event(&op->inode->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(op->inode, op->core);
 	}
 	return err;
 }

@@ -313,6 +313,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	atomic_store(&v->epoch, 1);
 	atomic_store(&v->generation, 1);
 	pc_room_init(&v->room);
+	atomic_store(&v->credits, 1ull << 32);
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
 	pc_list_init(&v->inodes);
@@ -374,7 +375,7 @@ uint64_t pc_epoch_take(struct pc_volume *v)
 
 uint32_t pc_volume_inflight(struct pc_volume *v)
 {
-	return atomic_load(&v->inflight);
+	return (u32)atomic_load(&v->credits);
 }
 
 static void wake_everybody(struct pc_volume *v)
@@ -396,8 +397,14 @@ void pc_volume_abort(struct pc_volume *v)
 	wake_everybody(v);
 }
 
+/* Another backend: calls that still run on the old one take nothing from its limits. */
 void pc_volume_resume(struct pc_volume *v)
 {
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	atomic_store(&v->credits, ((atomic_load(&v->credits) >> 32) + 1) << 32);
+	v->low_running = 0;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	atomic_fetch_add(&v->generation, 1);
 	atomic_store(&v->aborted, 0);
 	wake_everybody(v);
 }

@@ -126,7 +126,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	bool late = r->generation != atomic_load(&i->volume->generation);
+	bool late = pc_stopped(i, r->generation);
 	u64 acked_end = r->seg ? r->segs[r->seg - 1].pos + r->segs[r->seg - 1].len : 0;
 	if (r->seg < r->nr_segs && r->seg_off)
 		acked_end = r->segs[r->seg].pos + r->seg_off;
@@ -228,10 +228,14 @@ bool pc_commit_begin(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
-	bool wanted = (i->nr_unstable || i->stamp_m != PC_STAMP_NONE) && !atomic_load(&i->volume->aborted);
+	u64 generation = atomic_load(&i->volume->generation);
+	bool wanted = !pc_stopped(i, generation) && (i->nr_unstable || i->stamp_m != PC_STAMP_NONE);
 	if (wanted) {
 		i->commit_running = 1;
-		i->commit_generation = atomic_load(&i->volume->generation);
+		i->commit_generation = generation;
+		i->commit_size = atomic_load(&i->remote_size);
+		i->undone_moved = i->undone;
+		i->undone = (struct pc_undone){.lowest = UINT64_MAX};
 		atomic_fetch_add_explicit(&i->volume->committing, 1, memory_order_relaxed);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
@@ -251,9 +255,9 @@ bool pc_commit_begin(struct pc_inode *i)
  */
 void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 {
-	bool more = true, late = i->commit_generation != atomic_load(&i->volume->generation);
-	ok = ok && !late;
-	kept = kept && !late;
+	bool more = true;
+	if (pc_stopped(i, i->commit_generation))
+		ok = kept = false;
 	for (u64 index = 0; more && (ok || !kept);) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; k < PC_CHUNK; k++) {
@@ -271,12 +275,14 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 		pc_inode_leaf_unlock(i);
 	}
 	pc_inode_leaf_lock(i);
-	if (!ok) {
-		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
-		i->regress_seq++;
+	if (ok) {
+		i->committed_size = i->commit_size;
 	} else {
-		i->cut_to = UINT64_MAX; /* truncates hold the token: none came while it ran */
+		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
+		pc_undone_merge(&i->undone, &i->undone_moved);
+		i->regress_seq++;
 	}
+	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = 0;
 	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
@@ -288,7 +294,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 	pc_event_wake(&i->cache->event);
 }
 
-/* After a reconnect: what the old backend acknowledged and never committed is dirty again. The caller holds the token. */
+/* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
+ * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
 	bool more = true;

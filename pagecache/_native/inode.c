@@ -52,7 +52,8 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	i->limits = *limits;
 	i->readable = readable;
 	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
-	i->cut_to = UINT64_MAX;
+	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
+	i->committed_size = size;
 	i->inval_seq = 1;
 	pc_list_init(&i->lock_queue);
 	pc_list_init(&i->token_queue);
@@ -179,6 +180,7 @@ void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
 	pc_inode_leaf_lock(i);
 	atomic_store(&i->remote_size, remote_size);
 	atomic_store(&i->size, size);
+	i->committed_size = remote_size;
 	pc_inode_leaf_unlock(i);
 }
 
@@ -275,22 +277,52 @@ void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Something that is no folio (creation, truncate, hole) waits for a commit (contract 2.17, stamp m). */
-void pc_inode_set_uncommitted(struct pc_inode *i)
+/* Something that is no folio waits for a commit (contract 2.17, stamp m): a creation, or what a backend is owed again.
+ * @lowest: a size that storage was or will be cut to; UINT64_MAX: none. */
+void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest)
 {
 	pc_inode_leaf_lock(i);
+	i->undone.created |= created;
+	i->undone.lowest = pc_min(i->undone.lowest, lowest);
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 }
 
-/* What a reconnect has to repeat: the lowest size of truncates that are not known to be committed, or UINT64_MAX. */
-uint64_t pc_inode_cut_to(struct pc_inode *i)
+/* What is not known to be committed and is no folio, a commit that runs included. */
+void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 {
 	pc_inode_leaf_lock(i);
-	u64 size = i->cut_to;
+	struct pc_undone u = i->undone;
+	pc_undone_merge(&u, &i->undone_moved);
+	*out = (struct pc_undone_report){
+		.lowest = u.lowest,
+		.hole_pos = u.hole_pos,
+		.hole_end = u.hole_end,
+		.created = u.created,
+		.resized = u.lowest != UINT64_MAX || atomic_load(&i->remote_size) != i->committed_size,
+	};
 	pc_inode_leaf_unlock(i);
-	return size;
+}
+
+/* The holes were reported as lost: nobody repeats them. */
+void pc_inode_forget_holes(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->undone.hole_pos = i->undone.hole_end = 0;
+	i->undone_moved.hole_pos = i->undone_moved.hole_end = 0;
+	pc_inode_leaf_unlock(i);
+}
+
+void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
+{
+	to->lowest = pc_min(to->lowest, from->lowest);
+	to->created |= from->created;
+	if (from->hole_pos < from->hole_end) {
+		bool empty = to->hole_pos >= to->hole_end;
+		to->hole_pos = empty ? from->hole_pos : pc_min(to->hole_pos, from->hole_pos);
+		to->hole_end = empty ? from->hole_end : pc_max(to->hole_end, from->hole_end);
+	}
 }
 
 bool pc_inode_has_local(struct pc_inode *i)
@@ -379,7 +411,7 @@ void pc_request_delete(struct pc_request *r)
 	free(r->sink);
 	free(r->scratch);
 	if (r->credit)
-		pc_credit_put(i->volume);
+		pc_credit_put(i->volume, r->credit);
 	pc_pool_free(&i->cache->requests, r->id);
 	pc_inode_user_put(i);
 }

@@ -13,6 +13,13 @@ struct pc_inval {
 	u64 seq, pos, end;
 };
 
+/* What needs a commit and is no folio (contract 2.17): what a reconnect has to repeat, or to report as lost. */
+struct pc_undone {
+	u64 lowest;             /* smallest size that a truncate gave it; UINT64_MAX: none */
+	u64 hole_pos, hole_end; /* hull of the holes; empty: none */
+	u8 created;
+};
+
 struct pc_inode {
 	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
 	_Atomic u32 lock_word;    /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
@@ -37,12 +44,16 @@ struct pc_inode {
 	_Atomic u64 inval_seq; /* changed under the leaf lock */
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
-	u64 cut_to;      /* lowest size of a truncate that is not committed; UINT64_MAX: none */
+	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
+	u64 committed_size; /* remote_size at the last successful commit */
+	u64 commit_size;    /* the same at the start of the one that runs */
+	u64 commit_generation; /* of the volume, when the running commit began */
+	u8 token_lent;  /* a backend call runs under the token on another thread than its holder's */
+	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
 	u64 dirtied_ns;  /* when the oldest dirty byte was written, as far as known */
 	u64 fail_seq;    /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
-	u64 commit_generation; /* of the volume, when the running commit began */
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_staged; /* blocks */
@@ -71,6 +82,8 @@ static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
+void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
+bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);

@@ -134,9 +134,7 @@ void pc_token_release_locked(struct pc_inode *i)
 		pc_list_del(&w->link);
 		i->token = w->mode;
 		if (w->mode == PC_TOKEN_PASS) {
-			i->pass_wanted = 0;
-			i->pass.active = 1;
-			pc_work_push_pass(i);
+			pc_pass_begin(i);
 		} else if (w->mode == PC_TOKEN_COMMIT) {
 			pc_work_push_commit(i);
 		}
@@ -145,6 +143,28 @@ void pc_token_release_locked(struct pc_inode *i)
 			pc_futex_wake(&w->word, 1);
 	}
 	pc_event_wake(&i->event);
+}
+
+/* Is the file in the hands of a call that an abort, an interrupt or a deadline left behind? */
+bool pc_inode_in_old_hands(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool old = i->token == PC_TOKEN_STRAY || i->token_lent ||
+		   (i->pass.active && pc_stopped(i, i->pass.generation)) ||
+		   (i->commit_running && pc_stopped(i, i->commit_generation));
+	pc_inode_leaf_unlock(i);
+	return old;
+}
+
+/* Calls left behind can no longer land: what they hold of the token is free. */
+void pc_inode_fence(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->token_turn++;
+	i->token_lent = 0;
+	if (i->token == PC_TOKEN_STRAY)
+		pc_token_release_locked(i);
+	pc_inode_leaf_unlock(i);
 }
 
 void pc_token_release(struct pc_inode *i)

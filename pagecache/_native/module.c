@@ -26,7 +26,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 		Py_DECREF(op);
 		return NULL;
 	}
-	if (pc_op_run(op, method, argument))
+	if (pc_op_run(op, method, argument) < 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -130,6 +130,8 @@ static PyMethodDef functions[] = {
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
 	{"prefetch", prefetch, METH_VARARGS,
 	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
+	{"revoke", pc_revoke, METH_VARARGS,
+	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
 	{"in_backend", in_backend, METH_O,

@@ -18,6 +18,7 @@
 
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
+static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through;
 static PyObject *pc_str_read_into;
@@ -33,7 +34,10 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	op->inode = i;
 	op->kind = (u8)kind;
 	op->request = r;
+	op->generation = atomic_load(&i->volume->generation);
+	op->inode_id = i->id;
 	pc_list_init(&op->waiter.link);
+	pc_list_init(&op->running);
 	atomic_fetch_add(&i->users, 1);
 	return op;
 }
@@ -69,13 +73,41 @@ static void end_call(struct op *op)
 	}
 }
 
+/* The token of an operation whose backend call still runs elsewhere stays that call's, unless a fence cut it off. */
+static void leave_token(struct op *op)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	if (op->lent && op->turn == i->token_turn) {
+		i->token = PC_TOKEN_STRAY;
+		pc_event_wake(&i->event);
+	} else {
+		pc_token_release_locked(i);
+	}
+	pc_inode_leaf_unlock(i);
+}
+
+/* The call returned: the token is the operation's again, or nobody's where that is settled. A fenced one was taken away. */
+static void take_back(struct op *op)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	bool stray = op->settled && i->id == op->inode_id && op->turn == i->token_turn;
+	op->lent = 0;
+	if (i->id == op->inode_id && op->turn == i->token_turn)
+		i->token_lent = 0;
+	if (stray)
+		pc_token_release_locked(i);
+	pc_inode_leaf_unlock(i);
+}
+
 static void release_holds(struct op *op)
 {
 	struct pc_inode *i = op->inode;
 	if (op->holds & HOLD_INVALIDATE)
 		pc_invalidate_unlock(i);
 	if (op->holds & HOLD_TOKEN)
-		pc_token_release(i);
+		leave_token(op);
 	if (op->holds & HOLD_LOCK_S)
 		pc_inode_lock_release(i, PC_SHARED);
 	if (op->holds & HOLD_LOCK_X)
@@ -103,7 +135,7 @@ void pc_op_settle(struct op *op)
 	else if (r)
 		pc_request_settle(r);
 	if (op->credit)
-		pc_credit_put(op->inode->volume);
+		pc_credit_put(op->inode->volume, op->credit);
 	release_holds(op);
 	Py_CLEAR(op->buf);
 	Py_CLEAR(op->memory);
@@ -123,6 +155,15 @@ static void op_dealloc(PyObject *self)
 	Py_XDECREF(op->core);
 	PyObject_Free(self);
 	Py_DECREF(type);
+}
+
+/* The volume was aborted since the operation began: it makes no call any more, and its answers only end what it holds. */
+static bool stopped(const struct op *op)
+{
+	u64 generation = op->kind == OP_WRITE && op->request ? op->request->generation
+			 : op->kind == OP_COMMIT             ? op->inode->commit_generation
+							     : op->generation;
+	return op->settled || (op->kind != OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
 static int not_settled(struct op *op)
@@ -197,6 +238,8 @@ static int op_next(struct op *op, u64 *pos)
 {
 	if (not_settled(op))
 		return -1;
+	if (stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 	if (op->in_call)
 		end_call(op);
 	if (op->kind == OP_UNCACHED)
@@ -338,7 +381,7 @@ static PyObject *run_fill(struct op *op, PyObject *engine)
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
- * reference. Return: 0, -1 with an exception. */
+ * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again. */
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 {
 	PyObject *engine = engine_of(op->inode), *result = NULL;
@@ -346,19 +389,26 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		Py_INCREF(engine);
 		op->outer = pc_tls_op;
 		pc_tls_op = op;
+		pc_list_add_tail(&running, &op->running);
 		result = method == pc_str_fill
 				 ? run_fill(op, engine)
 				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+		pc_list_del(&op->running);
 		pc_tls_op = op->outer;
 		op->outer = NULL;
 	} else {
 		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
 	}
+	int ran = result ? 0 : -1;
+	if (op->revoked && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
+		PyErr_Clear();
+		ran = PC_RUN_REVOKED;
+	}
 	pc_op_settle(op);
 	Py_DECREF(op);
 	Py_XDECREF(engine);
 	Py_XDECREF(result);
-	return result ? 0 : -1;
+	return ran;
 }
 
 /* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, kept) a commit. */
@@ -410,6 +460,60 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 	return (PyObject *)made;
 }
 
+/* call(function) -> what it returns: a backend call under this operation's token, on another thread. When the operation ends
+ * first the token stays that of the call until it returns. */
+static PyObject *op_call(PyObject *self, PyObject *function)
+{
+	struct op *op = (struct op *)self;
+	if (not_settled(op))
+		return NULL;
+	if (stopped(op)) {
+		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+		return NULL;
+	}
+	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is inside a call of the volume */
+	pc_inode_leaf_lock(op->inode);
+	op->lent = op->inode->token_lent = 1;
+	op->turn = op->inode->token_turn;
+	pc_inode_leaf_unlock(op->inode);
+	pc_tls_op = &frame;
+	PyObject *result = PyObject_CallNoArgs(function);
+	pc_tls_op = frame.outer;
+	take_back(op);
+	return result;
+}
+
+static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
+{
+	for (struct pc_list *l = running.next; l != &running; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, running);
+		bool reads = op->kind == OP_FILL || op->kind == OP_UNCACHED;
+		if (op->inode->volume == v && stopped(op) && !op->settled &&
+		    (reads || (fenced && op->kind != OP_CALLER && op->kind != OP_MIRROR)))
+			return op;
+	}
+	return NULL;
+}
+
+/* revoke(volume, fenced): operations of an aborted volume end now, what they hold is settled, their buffers stay those of the
+ * calls that still run. Fills always; writes and commits only where those calls can no longer land. */
+PyObject *pc_revoke(PyObject *module, PyObject *args)
+{
+	unsigned long long address;
+	int fenced;
+	struct op *op;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "Kp", &address, &fenced))
+		return NULL;
+	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
+		Py_INCREF((PyObject *)op);
+		op->revoked = 1;
+		pc_op_settle(op);
+		Py_DECREF((PyObject *)op);
+	}
+	Py_RETURN_NONE;
+}
+
 static PyObject *op_offset(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
@@ -447,6 +551,12 @@ static PyObject *op_is_settled(PyObject *self, void *closure)
 	return PyBool_FromLong(((struct op *)self)->settled);
 }
 
+static PyObject *op_is_stopped(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyBool_FromLong(stopped((struct op *)self));
+}
+
 static PyMethodDef op_methods[] = {
 	{"begin", op_begin, METH_NOARGS, "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
 	{"complete", op_complete, METH_O,
@@ -454,6 +564,7 @@ static PyMethodDef op_methods[] = {
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef op_getset[] = {
@@ -462,6 +573,8 @@ static PyGetSetDef op_getset[] = {
 	{"extent", op_extent, NULL, "(first byte, end) of the whole operation.", NULL},
 	{"ahead", op_ahead, NULL, "True for read-ahead: nobody waits for it yet.", NULL},
 	{"settled", op_is_settled, NULL, "True when it owns nothing any more.", NULL},
+	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
+	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot op_slots[] = {

@@ -57,6 +57,13 @@ struct pc_counters {
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
 
+/* Of an inode, not known to be committed: smallest size of its truncates (UINT64_MAX: none), hull of its holes, and whether it
+ * was created or has another size in storage than the last commit left. */
+struct pc_undone_report {
+	uint64_t lowest, hole_pos, hole_end;
+	uint8_t created, resized;
+};
+
 /* Byte counts of an inode or a volume at one moment. */
 struct pc_usage {
 	uint64_t cached, clean, dirty, writeback, unstable, failed, local, pinned, folios, size, remote_size;
@@ -155,7 +162,6 @@ uint64_t pc_inode_size(const struct pc_inode *i);
 uint64_t pc_inode_remote_size(const struct pc_inode *i);
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
 void pc_inode_set_readable(struct pc_inode *i, bool readable);
-uint64_t pc_inode_cut_to(struct pc_inode *i);
 void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
 uint32_t pc_inode_event_seq(struct pc_inode *i);
@@ -164,7 +170,11 @@ uint64_t pc_inode_fail_seq(struct pc_inode *i);
 uint64_t pc_inode_commit_seq(struct pc_inode *i);
 uint64_t pc_inode_dirtied_ns(struct pc_inode *i);
 void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns);
-void pc_inode_set_uncommitted(struct pc_inode *i);
+void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
+void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
+void pc_inode_forget_holes(struct pc_inode *i);
+bool pc_inode_in_old_hands(struct pc_inode *i);
+void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
 bool pc_inode_has_local(struct pc_inode *i);
 void pc_count_throttled(struct pc_inode *i, uint64_t ns);

@@ -157,7 +157,7 @@ uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra)
 	u64 pages = (pc_inode_size(i) + c->page_size - 1) >> c->page_shift;
 	u64 from = ra->start + ra->size - ra->async_size, end = pc_min(ra->start + ra->size, pages);
 	u32 queued = 0;
-	if (atomic_load(&v->inflight) * 4 > v->max_inflight * 3 && v->max_inflight > 1)
+	if (pc_volume_inflight(v) * 4 > v->max_inflight * 3 && v->max_inflight > 1)
 		return 0;
 	u64 marker = from;
 	struct pc_request *window[8];

@@ -30,11 +30,12 @@ struct pc_request {
 	struct pc_inode *inode;
 	u32 id;
 	u32 link_free;
-	u8 kind, cls, rereads, zeros, credit;
+	u8 kind, cls, rereads, zeros;
 	u8 quiet;  /* fill: the bytes come from memory, no call is counted */
 	u8 run_new; /* fill: the run is not counted yet [I-26] */
 	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
 	_Atomic u8 settled;
+	u32 credit;      /* era of the volume's credit that it has, 0: none */
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
 	u64 inval_seq;   /* fill: sampled before its first call */
 	u64 start, end;  /* fill: page-aligned range of owned folios; write: first byte, end of the last segment */

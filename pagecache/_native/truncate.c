@@ -122,7 +122,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
 	if (uncommitted) {
 		uncommitted_now(i);
-		i->cut_to = pc_min(i->cut_to, size);
+		i->undone.lowest = pc_min(i->undone.lowest, size);
 	}
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
@@ -158,8 +158,10 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_inode_leaf_lock(i);
 	PC_ASSERT(i->token == PC_TOKEN_CALLER);
 	pc_invalidated(i, pos, end);
-	if (uncommitted)
+	if (uncommitted) {
 		uncommitted_now(i);
+		pc_undone_merge(&i->undone, &(struct pc_undone){UINT64_MAX, pos, end, 0});
+	}
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 		if (uncommitted)
@@ -243,8 +245,10 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				ranges[used * 2 - 2] = from;
 				ranges[used * 2 - 1] = cut - from;
 			}
-			if (pc_set_count(c, f, PC_U, b, b + 1))
+			if (pc_set_count(c, f, PC_U, b, b + 1)) {
 				uncommitted_now(i);
+				cover(i, f);
+			}
 			pc_folio_forget_local(i, f, b, b + 1);
 		}
 		if (!locked) {

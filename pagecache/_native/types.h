@@ -19,6 +19,7 @@
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
 enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
+enum { PC_RUN_REVOKED = 2 };
 enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8 };
 
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
@@ -32,9 +33,15 @@ struct op {
 	u64 pos, len, got;
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
+	struct pc_list running; /* all operations that run in some thread; under the GIL */
+	u64 generation;         /* of the volume, when it was made */
+	u64 inode_id;
 	u32 holds;
+	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
-	u8 credit; /* UNCACHED: one of the volume's calls is this one */
+	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
+	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
+	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */
 	u32 zeros;
 };
 
@@ -53,7 +60,7 @@ int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
 int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
-int pc_wait_credit(struct pc_inode *i, PyObject *core);
+int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
@@ -69,6 +76,7 @@ void pc_buf_adopt(PyObject *buf, void *memory);
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
+PyObject *pc_revoke(PyObject *module, PyObject *args);
 
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
 

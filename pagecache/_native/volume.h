@@ -28,7 +28,7 @@ struct pc_volume {
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];
 	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */
-	_Atomic u32 inflight;      /* calls that carry bytes */
+	_Atomic u64 credits;       /* era << 32 | calls that carry bytes; a reconnect begins a new era */
 	u32 low_running;           /* background passes and read-ahead */
 	u32 max_inflight;
 	u8 stopping;
@@ -43,6 +43,7 @@ struct pc_work {
 	u32 cls;
 	struct pc_request *request;
 	struct pc_inode *inode;
+	u32 credit; /* era */
 };
 enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
 
@@ -52,11 +53,12 @@ struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
 void pc_work_push_pass(struct pc_inode *i);
 void pc_work_push_commit(struct pc_inode *i);
 void pc_pass_again(struct pc_inode *i);
+void pc_pass_begin(struct pc_inode *i);
 bool pc_work_forget(struct pc_inode *i);
 void pc_work_next(struct pc_volume *v, struct pc_work *w);
-void pc_work_end(struct pc_volume *v, u32 cls);
-bool pc_credit_try(struct pc_volume *v);
-void pc_credit_put(struct pc_volume *v);
+void pc_work_end(struct pc_volume *v, const struct pc_work *w);
+u32 pc_credit_try(struct pc_volume *v);
+void pc_credit_put(struct pc_volume *v, u32 credit);
 
 /* inode.c */
 void pc_dirty_list_update(struct pc_inode *i);

@@ -123,19 +123,21 @@ void pc_job_push(struct pc_volume *v, uint32_t cls)
 	pc_event_wake(&v->event);
 }
 
-/* Credits. Callers that fill for themselves take one too. */
-bool pc_credit_try(struct pc_volume *v)
+/* Credits. Callers that fill for themselves take one too. Return: its era, 0 there is none. */
+u32 pc_credit_try(struct pc_volume *v)
 {
-	u32 n = atomic_load_explicit(&v->inflight, memory_order_relaxed);
-	while (n < v->max_inflight)
-		if (atomic_compare_exchange_weak(&v->inflight, &n, n + 1))
-			return true;
-	return false;
+	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
+	while ((u32)word < v->max_inflight)
+		if (atomic_compare_exchange_weak(&v->credits, &word, word + 1))
+			return (u32)(word >> 32);
+	return 0;
 }
 
-void pc_credit_put(struct pc_volume *v)
+void pc_credit_put(struct pc_volume *v, u32 credit)
 {
-	atomic_fetch_sub(&v->inflight, 1);
+	u64 word = atomic_load_explicit(&v->credits, memory_order_relaxed);
+	while ((u32)(word >> 32) == credit && !atomic_compare_exchange_weak(&v->credits, &word, word - 1))
+		;
 	pc_event_wake(&v->event); /* always: a waiter looks at the sequence before he counts as one */
 }
 
@@ -179,7 +181,7 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 		} else if (v->nr_work[cls]) {
 			if (low(cls) && v->low_running >= low_max(v))
 				continue;
-			if (carries_bytes(cls) && !pc_credit_try(v))
+			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			take(v, cls, w);
 			if (low(cls))
@@ -191,12 +193,13 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 }
 
-void pc_work_end(struct pc_volume *v, u32 cls)
+void pc_work_end(struct pc_volume *v, const struct pc_work *w)
 {
-	if (!low(cls))
+	if (!low(w->cls))
 		return;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	v->low_running--;
+	if (w->credit == (u32)(atomic_load(&v->credits) >> 32))
+		v->low_running--;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
 }

@@ -35,20 +35,21 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
+	u32 credit = 0;
 	if (pc_check_reentry(i, core,
 			     "bytes that are not cached were read from inside a backend call of the same volume") ||
-	    pc_wait_credit(i, core))
+	    pc_wait_credit(i, core, &credit))
 		return -1;
 	int err = pc_fill_begin(i, pos, len, &need, &r);
 	if (!r) {
-		pc_credit_put(i->volume);
+		pc_credit_put(i->volume, credit);
 		if (err == -ENOMEM)
 			return 1;
 		if (need.kind == PC_NEED_FOLIO)
 			return pc_wait_folio(i, core, &need);
 		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : 0;
 	}
-	r->credit = 1;
+	r->credit = credit;
 	struct op *op = pc_op_new(core, i, OP_FILL, r);
 	if (!op) {
 		pc_request_settle(r);
@@ -59,7 +60,8 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
 	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
-	return pc_op_run(op, pc_str_fill, NULL);
+	int ran = pc_op_run(op, pc_str_fill, NULL);
+	return ran == PC_RUN_REVOKED ? 0 : ran;
 }
 
 static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
@@ -67,11 +69,10 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	struct op *op = pc_op_new(core, i, OP_UNCACHED, NULL);
 	if (!op)
 		return -1;
-	if (pc_wait_credit(i, core)) {
+	if (pc_wait_credit(i, core, &op->credit)) {
 		Py_DECREF(op);
 		return -1;
 	}
-	op->credit = 1;
 	op->pos = pos;
 	op->len = len;
 	op->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
@@ -111,8 +112,12 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 	for (int round = 0; !err && round < PC_UNCACHED_ROUNDS; round++) {
 		u64 before = turnover(i);
 		err = read_past(core, i, pos, len, to);
-		if (before == turnover(i))
+		if (err == PC_RUN_REVOKED) {
+			round--; /* another backend took over meanwhile, or the volume is aborted */
+			err = pc_check_reentry(i, core, "");
+		} else if (before == turnover(i)) {
 			break;
+		}
 	}
 	return err;
 }
@@ -124,14 +129,15 @@ static void unraisable(struct pc_inode *i)
 	PyErr_WriteUnraisable(engine_of(i));
 }
 
-static void work_fill(PyObject *core, struct pc_request *r)
+static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 {
 	struct pc_inode *i = r->inode;
-	r->credit = 1;
-	struct op *op = pc_op_new(core, i, OP_FILL, r);
+	r->credit = credit;
+	bool gone = atomic_load(&i->volume->aborted);
+	struct op *op = gone ? NULL : pc_op_new(core, i, OP_FILL, r);
 	if (!op)
 		pc_request_settle(r);
-	if (op && pc_op_run(op, pc_str_fill, NULL) == 0)
+	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) >= 0))
 		return;
 	/* Whoever waits for these bytes tries for himself and gets his own error (contract 2.3). */
 	if (PyErr_ExceptionMatches(PyExc_OSError))
@@ -140,12 +146,12 @@ static void work_fill(PyObject *core, struct pc_request *r)
 		unraisable(i);
 }
 
-static void work_pass(PyObject *core, struct pc_inode *i)
+static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
 {
 	struct pc_request *r;
 	int got = pc_write_next(i, &r);
 	if (got <= 0) {
-		pc_credit_put(i->volume);
+		pc_credit_put(i->volume, credit);
 		if (got == -EAGAIN) {
 			/* A writer's section is short; sleeping lets it run. */
 			Py_BEGIN_ALLOW_THREADS _Atomic u32 word = 0;
@@ -154,11 +160,11 @@ static void work_pass(PyObject *core, struct pc_inode *i)
 		}
 		return;
 	}
-	r->credit = 1;
+	r->credit = credit;
 	struct op *op = pc_op_new(core, i, OP_WRITE, r);
 	if (!op)
 		pc_request_settle(r);
-	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL))
+	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) < 0)
 		unraisable(i);
 }
 
@@ -169,7 +175,7 @@ static void work_commit(PyObject *core, struct pc_inode *i)
 	struct op *op = pc_op_new(core, i, OP_COMMIT, NULL);
 	if (!op)
 		pc_commit_end(i, false, false);
-	if (!op || pc_op_run(op, pc_str_commit, NULL))
+	if (!op || pc_op_run(op, pc_str_commit, NULL) < 0)
 		unraisable(i);
 }
 
@@ -204,12 +210,12 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		Py_RETURN_TRUE;
 	}
 	if (w.kind == PC_WORK_REQUEST)
-		work_fill(core, w.request);
+		work_fill(core, w.request, w.credit);
 	else if (w.kind == PC_WORK_PASS)
-		work_pass(core, w.inode);
+		work_pass(core, w.inode, w.credit);
 	else
 		work_commit(core, w.inode);
 	pc_inode_user_put(w.inode);
-	pc_work_end(v, w.cls);
+	pc_work_end(v, &w);
 	Py_RETURN_TRUE;
 }

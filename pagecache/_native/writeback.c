@@ -39,6 +39,12 @@ static bool aborted(const struct pc_inode *i)
 	return atomic_load(&i->volume->aborted);
 }
 
+/* The volume was aborted, or was since `generation`: what belongs to that time only waits for its answers. */
+bool pc_stopped(const struct pc_inode *i, u64 generation)
+{
+	return aborted(i) || generation != atomic_load(&i->volume->generation);
+}
+
 /* After an abort nobody will write what was wanted: no mark without a live pass [I-14]. Leaf lock held. */
 static void forget_marks(struct pc_inode *i)
 {
@@ -49,6 +55,15 @@ static void forget_marks(struct pc_inode *i)
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
 		index = after(f);
 	}
+}
+
+/* The pass has the token. Leaf lock held. */
+void pc_pass_begin(struct pc_inode *i)
+{
+	i->pass_wanted = 0;
+	i->pass.active = 1;
+	i->pass.generation = atomic_load(&i->volume->generation);
+	pc_work_push_pass(i);
 }
 
 /* Take the token for a pass, or queue for it; a pass that runs takes the new marks along. Leaf lock held. */
@@ -63,8 +78,7 @@ static void pass_kick(struct pc_inode *i)
 		pc_work_push_pass(i);
 	} else if (!i->pass_wanted) {
 		if (pc_token_take(i, &i->pass_waiter, PC_TOKEN_PASS)) {
-			i->pass.active = 1;
-			pc_work_push_pass(i);
+			pc_pass_begin(i);
 		} else {
 			i->pass_wanted = 1;
 		}
@@ -415,7 +429,7 @@ static void pass_end(struct pc_inode *i)
 void pc_pass_turn(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
-	if (p->active && aborted(i) && p->inflight == 0 && pc_list_empty(&p->ready)) {
+	if (p->active && pc_stopped(i, p->generation) && p->inflight == 0 && pc_list_empty(&p->ready)) {
 		pass_end(i);
 	} else if (p->active) {
 		if (p->integrity)
@@ -465,7 +479,8 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	bool busy = false;
 	*out = NULL;
 	pc_inode_leaf_lock(i);
-	if (p->active && !aborted(i) && p->inflight < file_share(i)) {
+	bool stopped = pc_stopped(i, p->generation);
+	if (p->active && !stopped && p->inflight < file_share(i)) {
 		*out = next_request(i, &busy);
 		if (*out) {
 			p->inflight++;
@@ -476,8 +491,8 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 		} else if (p->inflight == 0 && !busy) {
 			pass_end(i);
 		}
-	} else if (p->active && aborted(i) && p->inflight == 0 && pc_list_empty(&p->ready)) {
-		pass_end(i); /* it got the token after the abort */
+	} else if (p->active && stopped && p->inflight == 0 && pc_list_empty(&p->ready)) {
+		pass_end(i); /* it got the token after the abort, or the last answer came */
 	}
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("hand_over_done");

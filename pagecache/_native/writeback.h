@@ -13,6 +13,7 @@ struct pc_folio;
 struct pc_pass {
 	u64 cursor;         /* next page index to look at */
 	i64 budget;         /* bytes a background pass may still take */
+	u64 generation;     /* volume generation at its start: after an abort it only waits for its answers */
 	u64 short_unit;     /* write_unit > 1: one more than the start of the last unit that was short */
 	struct pc_list ready; /* requests built and not yet taken */
 	u32 inflight;       /* requests taken and not yet completed */

@@ -28,7 +28,23 @@ def as_os_error(error: BaseException) -> OSError:
     return PageCacheError(f"{type(error).__name__}: {error}", errno=errno_of(error))
 
 
+def _late(file: EngineFile, op: Op) -> bool:
+    """Whether the answer comes after an abort. Good or bad, it only ends what is in flight: the bytes are dirty, and
+    another backend gets them. Where a fence came first not even that is left to do.
+    """
+    if not op.stopped:
+        return False
+    if not op.settled:
+        start, end = op.extent
+        op.finish(False, False)
+        if start < end:
+            file.native.retry(start, end)
+    return True
+
+
 def acknowledged(file: EngineFile, op: Op) -> None:
+    if _late(file, op):
+        return
     start, end = op.extent
     repaired = False
     if len(file.failures):
@@ -48,6 +64,8 @@ def _neighbour_waits(file: EngineFile, start: int, end: int) -> bool:
 
 def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     """Some of the request was not taken: dirty again, to be tried later or parked."""
+    if _late(file, op):
+        return
     volume = file.volume
     now = volume.clock.now()
     start, end = op.extent
@@ -81,6 +99,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
 
 
 def committed(file: EngineFile, op: Op, version: str | None) -> None:
+    if _late(file, op):
+        return
     with file.lock:
         file.commit_error = None
         file.commit_attempts = 0
@@ -97,6 +117,8 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them."""
+    if _late(file, op):
+        return
     volume = file.volume
     now = volume.clock.now()
     with file.lock:

@@ -1,9 +1,10 @@
 """What the engine knows of one cached object; the object whose methods C calls.
 
-`fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate` and `punch` are entered
-from C with an operation in hand, on a caller's thread or one of the volume's. They do what their modules say; what is
-kept here is the backend's file, its limits and version, and the ranges that failed. What `abandoned` or `withheld` says
-is not handed over by anybody but an fsync or close of its own: nothing is published behind the application's back.
+`fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch` and `drop_local`
+are entered from C with an operation in hand, on a caller's thread or one of the volume's. They do what their modules
+say; what is kept here is the backend's file, its limits and version, and the ranges that failed. What `abandoned` or
+`withheld` says is not handed over by anybody but an fsync or close of its own: nothing is published behind the
+application's back.
 
 Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
 """
@@ -14,10 +15,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendFile, BackendLimits
-from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
-from ..native import BACKOFF, END, STAMP_MAX, NativeInode, Op
-from . import issuer, reader, throttle
-from .retryer import Failure, Failures, errno_of, is_transient
+from ..errors import ConflictError, FailedRange, Key, ShutdownError
+from ..native import BACKOFF, END, STAMP_MAX, NativeInode
+from . import issuer, reader, sizes, throttle
+from .owed import Owed
+from .retryer import Failure, Failures, errno_of
 
 if TYPE_CHECKING:
     from .volume import EngineVolume
@@ -51,6 +53,9 @@ class EngineFile:
     room = throttle.room
     write_back = issuer.write_back
     write_through = issuer.write_through
+    truncate = sizes.truncate
+    punch = sizes.punch
+    drop_local = sizes.drop_local
 
     def __init__(
         self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
@@ -76,6 +81,7 @@ class EngineFile:
         self.native.set_user(self)
         self.backend_file: BackendFile | None = None
         self.read_into: Any = None
+        self.owed = Owed(self)
         self.use(backend_file)
 
     # -- the backend's file
@@ -83,9 +89,20 @@ class EngineFile:
     def use(self, backend_file: BackendFile | None) -> None:
         """From now on calls go to this file; None: it is closed until somebody opens the object again."""
         self.backend_file = backend_file
-        self.read_into = backend_file.read_into if backend_file is not None else self._closed
+        self.bind_reads()
         if backend_file is not None:
             self.refresh_limits()
+
+    def bind_reads(self) -> None:
+        """What C calls for a fill: the backend's method itself, unless something has to happen first."""
+        if self.backend_file is None:
+            self.read_into = self._closed
+        else:
+            self.read_into = self._read_later if len(self.owed) else self.backend_file.read_into
+
+    def _read_later(self, offset: int, buffers: Any) -> int:
+        self.owed.pay()
+        return self.opened().read_into(offset, buffers)
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)
@@ -124,76 +141,17 @@ class EngineFile:
     def quiet(self) -> int | None:
         """A number that stands while nothing of our own changes storage; None while something is about to."""
         with self.lock:
-            if self.version_stale or not self.native.pass_idle() or self.native.commit_running():
+            if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_running():
                 return None
             return self.own_changes
 
-    # -- what holds the inode lock, the token and the invalidate lock (contract 2.17)
+    # -- changes
 
-    def truncate(self, op: Op, size: int) -> None:
-        """Backend first, then publish. A definite refusal changes nothing."""
-        self.native.settle_fills(min(size, self.native.size))
-        durable = self.limits().durable_writes
-        self._about_to_change()
-        try:
-            self.volume.call_with_retry(self, lambda: self.opened().truncate(size))
-            self.native.truncate(size, not durable)
-        except BaseException as error:
-            if self._truncated_all_the_same(size, error):
-                self.native.truncate(size, not durable)
-                self._truncated_copy(size)
-            raise
-        self._truncated_copy(size)
-        with self.lock:
-            # The block that holds the new end may still wait, or have failed, as a whole.
-            page = int(self.volume.cache.config.page_size)
-            self.failures.clear(-(-size // page) * page, END)
-
-    def _truncated_copy(self, size: int) -> None:
-        if self.volume.mirror is not None and not self.removed:
-            self.volume.mirror.truncated(self.key, size)
-
-    def _about_to_change(self) -> None:
+    def about_to_change(self) -> None:
         """Whatever becomes of the call: another version in storage may be our doing."""
         with self.lock:
             self.version_stale = True
             self.own_changes += 1
-
-    def _truncated_all_the_same(self, size: int, error: BaseException) -> bool:
-        """Whether a call that ended without a definite refusal (interrupted, transport error) did its work."""
-        if not is_transient(error) or self.backend_file is None:
-            return False
-        try:
-            return self.backend_file.stat().size == size != self.native.remote_size
-        except OSError:
-            return False
-
-    def punch(self, op: Op, extent: tuple[int, int]) -> None:
-        start, end = extent
-        self.native.settle_fills(start, end)
-        durable = self.limits().durable_writes
-        self._about_to_change()
-        punch_hole: Any = getattr(self.opened(), "punch_hole")  # noqa: B009 - optional in the protocol
-        self.volume.call_with_retry(self, lambda: punch_hole(start, end - start))
-        self.native.punch(start, end, not durable)
-        if self.volume.mirror is not None and not self.removed:
-            self.volume.mirror.punched(self.key, start, end)
-
-    def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
-        """Give up what is local in a range; the token keeps passes and commits out."""
-        start, end, lost = extent
-        error = self.failures.worst()
-        ranges = self.native.discard(start, end)
-        if self.volume.mirror is not None and ranges and not self.removed:
-            self.volume.mirror.invalidate(self.key, "local data was given up")
-        with self.lock:
-            self.failures.clear(start, end)
-        code = error.errno if error else 0
-        lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
-
-    def forget_acknowledged(self, op: Op, argument: object) -> None:
-        """After a reconnect: what the old backend acknowledged and did not commit is dirty again."""
-        self.native.uncommit()
 
     # -- failures
 

@@ -26,7 +26,10 @@ def write(self: EngineFile, op: Op) -> None:
     self.version_stale = True  # whatever becomes of it
     mirror = self.volume.mirror
     try:
+        # The method before `begin`, which refuses after an abort: so no request goes to a later backend.
         write_from = self.opened().write_from
+        if len(self.owed):
+            self.owed.pay()
         if mirror is not None:
             mirror.take(self, op)
         while (call := op.begin()) is not None:
@@ -77,7 +80,10 @@ def commit(self: EngineFile, op: Op) -> None:
     try:
         if self.conflict is not None:
             raise self.conflict_error()
-        version = self.opened().commit()
+        call = self.opened().commit
+        if len(self.owed):
+            self.owed.pay()
+        version = None if op.stopped else call()
     except BaseException as error:
         collector.commit_failed(self, op, error)
     else:

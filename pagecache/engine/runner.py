@@ -37,22 +37,38 @@ class Job(Generic[T]):
         self._undo = undo
         self._done = park.signal()
         self._lock = threading.Lock()
-        self._abandoned = False
+        self._abandoned = self._finished = False
         self._result: T | None = None
         self._error: BaseException | None = None
 
+    @property
+    def error(self) -> BaseException | None:
+        """What the call raised."""
+        return self._error
+
     def run(self) -> None:
+        """Unless nobody waits any more: who was told that it did not happen shall not find it done later."""
+        if self._abandoned:
+            return
         try:
             result = self._call()
         except BaseException as error:
             self._error = error
         else:
             with self._lock:
+                self._result, self._finished = result, True
                 abandoned = self._abandoned
-                self._result = result
             if abandoned and self._undo is not None:
                 self._undo(result)
         self._done.set()
+
+    def abandon(self) -> None:
+        """Nobody waits any more: it is not begun, and what it made is undone."""
+        with self._lock:
+            self._abandoned = True
+            finished = self._finished
+        if finished and self._undo is not None:
+            self._undo(self._result)  # type: ignore[arg-type]
 
     def wait(self, alive: Callable[[], None]) -> T:
         """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""
@@ -60,10 +76,7 @@ class Job(Generic[T]):
             while not self._done.wait(SLICE):
                 alive()
         except BaseException:
-            with self._lock:
-                self._abandoned = True
-            if self._done.is_set() and self._error is None and self._undo is not None:
-                self._undo(self._result)  # type: ignore[arg-type]
+            self.abandon()
             raise
         if self._error is not None:
             raise self._error
@@ -76,15 +89,28 @@ class ThreadRunner:
     def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park) -> None:
         self._volume = volume
         self._park = park
+        self._name = name
+        self._era = 0
         self._jobs: dict[int, deque[Job[object]]] = {native.COMMIT: deque(), native.NAMES: deque()}
-        self._threads = [
-            threading.Thread(target=self._loop, name=f"pagecache-{name}-{k}", daemon=True) for k in range(threads)
+        self._threads: list[threading.Thread] = []
+        self._start(threads)
+
+    def _start(self, threads: int) -> None:
+        started = [
+            threading.Thread(target=self._loop, args=(self._era,), name=f"pagecache-{self._name}-{k}", daemon=True)
+            for k in range(threads)
         ]
-        for thread in self._threads:
+        self._threads = [thread for thread in self._threads if thread.is_alive()] + started
+        for thread in started:
             thread.start()
 
-    def _loop(self) -> None:
-        while True:
+    def renew(self, threads: int) -> None:
+        """Fresh threads: those before may hang in a backend that is gone. They end when their call returns."""
+        self._era += 1
+        self._start(threads)
+
+    def _loop(self, era: int) -> None:
+        while era == self._era:
             try:
                 if self._volume.work(self._run_job, IDLE) is None:
                     return

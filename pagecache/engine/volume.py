@@ -8,7 +8,6 @@ Locks: `_lock` guards the registers (files, retries, tickets); it is held for mo
 
 from __future__ import annotations
 
-import errno
 import random
 import threading
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from ..stats import Event
 from .file import limits_of
 from .mirror import Mirror
 from .park import SLICE, Clock, Park
-from .retryer import Parked, decide
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 
@@ -86,6 +84,7 @@ class EngineVolume:
         self.pace = Pace()
         self.stall = Stall()
         self.dirty_share = 1.0
+        self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
@@ -125,23 +124,6 @@ class EngineVolume:
         self.check_alive(key)
         job = self.runner.submit(core.NAMES, Job(self.park, call, undo))
         return job.wait(lambda: self.check_alive(key))
-
-    def call_with_retry(self, file: EngineFile, call: Callable[[], object]) -> None:
-        """Truncate and punch: in the calling thread, which holds their locks; transient errors are tried again."""
-        attempts, since = 0, self.clock.now()
-        while True:
-            try:
-                call()
-            except Exception as error:
-                attempts += 1
-                decision = decide(self.retry, error, attempts, self.clock.now() - since, self.random())
-                if isinstance(decision, Parked):
-                    if isinstance(error, OSError):
-                        raise
-                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}", file.key) from error
-                self.sleep(file, decision.delay)
-            else:
-                return
 
     def sleep(self, file: EngineFile, seconds: float) -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""
@@ -257,9 +239,11 @@ class EngineVolume:
             file.native.aborted()
 
     def resume(self, backend: Backend) -> None:
+        """The volume lives again, on another backend; its files have been given theirs."""
         self.backend = backend
-        self.aborted, self.abort_reason = False, None
+        self.reconnects += 1
         self.native.set_inflight(int(backend.limits.max_inflight))
+        self.aborted, self.abort_reason = False, None
         self.native.resume()
 
     def stop(self, timeout: float) -> bool:

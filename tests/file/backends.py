@@ -213,6 +213,9 @@ class RecordingBackend(pagecache.Backend):
         self.faults: list[Fault] = []
         self.violations: list[str] = []
         self.nr_transfers = self.nr_transfers_max = 0
+        self.nr_running = self.nr_ended = 0
+        self.keep_buffers: list[memoryview] | None = None
+        self.kept: bool | None = None  # what files answer to kept(); None: they have no such method
 
     # ---------------------------------------------------------------- what tests use
 
@@ -263,6 +266,31 @@ class RecordingBackend(pagecache.Backend):
             stored.committed = content
             stored.version += 1
 
+    def successor(self, *, lose: bool = True, shared: bool = True, **options: Any) -> RecordingBackend:
+        """The same store after a crash. `lose`: only what was committed is left; `shared`: calls that still run here
+        land in it all the same.
+        """
+        with self.lock:
+            fresh = RecordingBackend(punch=self.punch, capture=self.capture)
+            fresh.limits = self.limits
+            fresh.kept = options.pop("kept", None)
+            assert not options
+            if shared:
+                fresh.lock = self.lock
+            for key, stored in self.objects.items():
+                if lose and stored.committed is None:
+                    continue
+                kept = stored
+                if not shared:
+                    kept = StoredObject(bytes(stored.written), committed=False)
+                    kept.committed, kept.version = stored.committed, stored.version
+                if lose:
+                    assert stored.committed is not None
+                    kept.version += kept.written != stored.committed
+                    kept.written, kept.safe = bytearray(stored.committed), bytearray(stored.committed)
+                fresh.objects[key] = kept
+            return fresh
+
     # ---------------------------------------------------------------- the protocol
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
@@ -276,7 +304,10 @@ class RecordingBackend(pagecache.Backend):
                     self.objects[key] = StoredObject(committed=False)
                 elif exclusive:
                     raise FileExistsError(17, "object exists", str(key))
-                return (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
+                file = (PunchingFile if self.punch else RecordingFile)(self, key, self.objects[key])
+                if self.kept is not None:
+                    file.kept = lambda: self.kept  # type: ignore[attr-defined]
+                return file
 
     def stat(self, key: Key) -> ObjectStat:
         with self.call("stat", key), self.lock:
@@ -347,6 +378,9 @@ class RecordingBackend(pagecache.Backend):
                 gate.left -= 1
                 gate.nr_entered += 1
             self.nr_transfers += transfer
+            self.nr_running += 1
+            if self.keep_buffers is not None:
+                self.keep_buffers.extend(buffer[:] for buffer in buffers)
             self.nr_transfers_max = max(self.nr_transfers_max, self.nr_transfers)
         try:
             if gate is not None:
@@ -367,9 +401,14 @@ class RecordingBackend(pagecache.Backend):
         finally:
             with self.lock:
                 self.nr_transfers -= transfer
+                self.nr_running -= 1
+                self.nr_ended += 1
 
     def check_transfer(self, kind: str, offset: int, buffers: Sequence[memoryview]) -> None:
-        length = sum(len(buffer) for buffer in buffers)
+        try:
+            length = sum(len(buffer) for buffer in buffers)
+        except ValueError:
+            return  # taken back while the call was held: nothing of it is wanted any more
         limits = self.limits
         unit = int(limits.read_unit if kind == "read" else limits.write_unit)
         with self.lock:

@@ -134,15 +134,15 @@ static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
 	struct file *f = (struct file *)w->inode->user;
 	struct pc_request *r;
 	if (w->kind == PC_WORK_REQUEST) {
-		w->request->credit = 1;
+		w->request->credit = w->credit;
 		run_fill(f, w->request);
 	} else if (w->kind == PC_WORK_PASS) {
 		int got = pc_write_next(w->inode, &r);
 		if (got == 1) {
-			r->credit = 1;
+			r->credit = w->credit;
 			run_write(f, r);
 		} else {
-			pc_credit_put(v);
+			pc_credit_put(v, w->credit);
 			sched_yield();
 			if (got == -EAGAIN)
 				pc_pass_again(w->inode);
@@ -151,7 +151,7 @@ static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
 		run_commit(f);
 	}
 	pc_inode_user_put(w->inode);
-	pc_work_end(v, w->cls);
+	pc_work_end(v, w);
 }
 
 /* One piece of work. Return: whether there was any. */

@@ -85,7 +85,7 @@ static void check_bytes_dirtied_while_unstable_are_both(void)
 static void check_what_is_no_folio_waits_for_a_commit_too(void)
 {
 	start(PAGE, false);
-	pc_inode_set_uncommitted(file->inode); /* created */
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX); /* created */
 	CHECK(pc_inode_has_local(file->inode));
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
 	CHECK(pc_commit_needed(file->inode, 1));
@@ -226,7 +226,7 @@ static void commit_step(void)
 		committing = pc_commit_begin(file->inode);
 	if (w.kind == PC_WORK_PASS) {
 		struct pc_request *none;
-		pc_credit_put(rig.volume);
+		pc_credit_put(rig.volume, w.credit);
 		if (atomic_load(&rig.volume->aborted))
 			EQUAL(pc_write_next(file->inode, &none), 0); /* it got the token after the abort: ends */
 		else
@@ -234,7 +234,7 @@ static void commit_step(void)
 	}
 	if (w.kind != PC_WORK_NONE) {
 		pc_inode_user_put(w.inode);
-		pc_work_end(rig.volume, w.cls);
+		pc_work_end(rig.volume, &w);
 	}
 }
 
@@ -285,7 +285,7 @@ static void abort_step(void)
 		if (lowest < ROOM)
 			store_truncate(&file->store, lowest);
 		store_truncate(&file->store, pc_inode_remote_size(file->inode));
-		pc_inode_set_uncommitted(file->inode);
+		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
 		CHECK(begin_commit(file));
 		pc_commit_end(file->inode, false, false);
 		return;

@@ -243,7 +243,7 @@ static void *borrow_credits(void *arg)
 		}
 		if (k % 16 == 0)
 			sched_yield();
-		pc_credit_put(v);
+		pc_credit_put(v, 1);
 	}
 	return NULL;
 }
@@ -267,7 +267,7 @@ static void check_a_credit_given_back_moves_the_sequence_without_waiters(void)
 	start();
 	u32 seq = atomic_load(&rig.volume->event.seq);
 	CHECK(pc_credit_try(rig.volume));
-	pc_credit_put(rig.volume);
+	pc_credit_put(rig.volume, 1);
 	CHECK(atomic_load(&rig.volume->event.seq) != seq);
 	rig_close(&rig);
 }

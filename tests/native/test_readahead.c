@@ -205,7 +205,7 @@ static void check_a_busy_backend_gets_no_read_ahead(void)
 	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
 	EQUAL(pc_readahead_submit(file->inode, &ra), 0); /* 7 of 8 in flight */
 	for (int k = 0; k < 7; k++)
-		pc_credit_put(rig.volume);
+		pc_credit_put(rig.volume, 1);
 	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
 	rig_close(&rig);
 }

@@ -1,0 +1,96 @@
+"""What a file owes its backend before anything else of it may be called.
+
+A truncate or a hole whose outcome nobody knows (transport error, abort) was published as done, so it has to be done
+again; after a reconnect the same holds for every size that is not known to be committed (contract 2.17). Such calls
+are kept here, in order. Whoever is about to hand over, commit, truncate, punch, discard or fill pays first: the first
+one makes the calls, the others wait for him.
+
+Nothing is paid while a call that was left behind may still run on the file: it could land later than what is paid.
+Passes, commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
+
+Locks: `_paying` is held over the calls, by threads of the volume alone: no interrupt can strike there.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..native import COMMIT
+from .park import SLICE
+from .runner import Job
+
+if TYPE_CHECKING:
+    from ..backends.protocol import BackendFile
+    from .file import EngineFile
+
+__all__ = ["Owed", "Step"]
+
+
+class Step(NamedTuple):
+    """One call of the backend's file."""
+
+    method: str
+    arguments: tuple[int, ...]
+
+    def call(self, backend_file: BackendFile) -> None:
+        getattr(backend_file, self.method)(*self.arguments)
+
+
+class Owed:
+    """The calls that one file owes."""
+
+    def __init__(self, file: EngineFile) -> None:
+        self._file = file
+        self._steps: deque[Step] = deque()
+        self._paying = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, step: Step) -> None:
+        self._steps.append(step)
+        self._file.bind_reads()
+
+    def replace(self, steps: Iterable[Step]) -> None:
+        """After a reconnect: what was owed to the old backend is part of what is owed to the new one."""
+        self._steps = deque(steps)
+        self._file.bind_reads()
+
+    def pay(self) -> None:
+        """Return once nothing is owed.
+
+        Raises:
+            OSError: a call failed; it stays owed. ShutdownError: the volume was aborted.
+        """
+        file, volume = self._file, self._file.volume
+        while self._steps:
+            volume.check_alive(file.key)
+            seq = file.native.event_seq()
+            if volume.runner.is_worker():
+                if file.native.in_old_hands():
+                    message = "a call that was left behind still runs on this file"
+                    raise BlockingIOError(errno.EAGAIN, message, file.key)
+                self.pay_now()
+            elif file.native.in_old_hands():
+                volume.park.wait("inode", file.native.address, seq, SLICE)
+            else:
+                volume.runner.submit(COMMIT, Job(volume.park, self.pay_now)).wait(lambda: volume.check_alive(file.key))
+
+    def pay_now(self) -> None:
+        """The calls, on a thread of the volume, by who knows that no call left behind runs."""
+        while self._steps:
+            self._file.volume.check_alive(self._file.key)
+            if not self._paying.acquire(timeout=SLICE):
+                continue
+            try:
+                steps = self._steps
+                while steps:
+                    steps[0].call(self._file.opened())
+                    steps.popleft()
+                self._file.bind_reads()
+            finally:
+                self._paying.release()

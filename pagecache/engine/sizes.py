@@ -1,0 +1,197 @@
+"""Truncate, punch, discard: what changes storage without handing bytes over (contract 2.17, 2.18).
+
+The caller holds the locks, a thread of the volume makes the backend's call: so an abort, a deadline or Ctrl-C ends the
+waiting, and the token stays with the call until it returns. The backend goes first, then the change is published:
+
+    the backend did it            published, uncommitted until the next commit
+    it refused                    nothing has changed
+    nobody knows                  published as done, and owed again before the next call of the file (owed.py)
+
+Nobody knows after an error of the transport, and after a wait that ended while the call ran.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError, LostRange
+from ..native import COMMIT, END, Op
+from .owed import Step
+from .retryer import Parked, decide, errno_of, is_transient
+from .runner import Job
+
+if TYPE_CHECKING:
+    from ..backends.protocol import BackendFile
+    from .file import EngineFile
+
+__all__ = ["drop_local", "punch", "truncate"]
+
+log = logging.getLogger("pagecache")
+
+NOT_SENT = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+"""Worth another try, and yet a definite no: nothing was carried out."""
+
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the backend certainly did nothing."""
+    if isinstance(error, BackendError) and not error.retry:
+        return True
+    return isinstance(error, Exception) and (not is_transient(error) or errno_of(error) in NOT_SENT)
+
+
+class _Change:
+    """One change of storage, tried until done or given up. `perhaps_done`: the backend may have carried it out."""
+
+    def __init__(self, file: EngineFile, step: Step) -> None:
+        self._file = file
+        self._step = step
+        self._lock = threading.Lock()  # between the thread that calls and the one that may stop waiting
+        self._left = False
+        self.perhaps_done = False
+
+    def leave(self) -> bool:
+        """Nobody waits any more: a call that has not begun does not begin. Whether the change may be done."""
+        with self._lock:
+            self._left = True
+            return self.perhaps_done
+
+    def begin(self, op: Op) -> None:
+        """On a thread of the volume. The file first: `op.call` refuses after an abort, so it is no later backend's."""
+        backend_file = self._file.opened()
+        op.call(lambda: self._call(backend_file))
+
+    def _call(self, backend_file: BackendFile) -> None:
+        self._file.owed.pay_now()
+        with self._lock:
+            if self._left:
+                return
+            before, self.perhaps_done = self.perhaps_done, True
+        try:
+            self._step.call(backend_file)
+        except BaseException as error:
+            if _refused(error):
+                self.perhaps_done = before
+            raise
+
+    def run(self, op: Op) -> None:
+        """Until the backend has done it; transient errors are tried again."""
+        file, volume = self._file, self._file.volume
+        attempts, since = 0, volume.clock.now()
+        while True:
+            job = Job(volume.park, lambda: self.begin(op))
+            try:
+                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
+            except Exception as error:
+                if error is not job.error:
+                    raise  # the waiting ended, not the call
+                attempts += 1
+                decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
+                if isinstance(decision, Parked):
+                    if isinstance(error, OSError):
+                        raise
+                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}", file.key) from error
+                volume.sleep(file, decision.delay)
+            else:
+                return
+
+
+def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None]) -> None:
+    """Backend first, then publish. A definite refusal changes nothing."""
+    durable = file.limits().durable_writes
+    file.about_to_change()
+    change = _Change(file, step)
+    try:
+        change.run(op)
+        publish(not durable)
+    except BaseException:
+        if change.leave():
+            file.owed.add(step)
+            publish(True)
+        raise
+
+
+def truncate(self: EngineFile, op: Op, size: int) -> None:
+    """Under the inode lock, the token and the invalidate lock."""
+    self.native.settle_fills(min(size, self.native.size))
+
+    def publish(uncommitted: bool) -> None:
+        self.native.truncate(size, uncommitted)
+        if self.volume.mirror is not None and not self.removed:
+            self.volume.mirror.truncated(self.key, size)
+        page = int(self.volume.cache.config.page_size)
+        with self.lock:
+            # The block that holds the new end may still wait, or have failed, as a whole.
+            self.failures.clear(-(-size // page) * page, END)
+
+    _change(self, op, Step("truncate", (size,)), publish)
+
+
+def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
+    """Under the same locks. `extent` is [start, end): afterwards its end is that of what the backend punched."""
+    start, end = extent[0], min(extent[1], self.native.remote_size)
+    extent[1] = start
+    if start >= end:
+        return
+    self.native.settle_fills(start, end)
+
+    def publish(uncommitted: bool) -> None:
+        self.native.punch(start, end, uncommitted)
+        if self.volume.mirror is not None and not self.removed:
+            self.volume.mirror.punched(self.key, start, end)
+
+    try:
+        _change(self, op, Step("punch_hole", (start, end - start)), publish)
+    except OSError as error:
+        if isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED:
+            return
+        raise
+    extent[1] = end
+
+
+def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
+    """Give up what is local in a range; the token keeps passes and commits out."""
+    start, end, lost = extent
+    error = self.failures.worst()
+    ranges = self.native.discard(start, end)
+    if self.volume.mirror is not None and ranges and not self.removed:
+        self.volume.mirror.invalidate(self.key, "local data was given up")
+    with self.lock:
+        self.failures.clear(start, end)
+    code = error.errno if error else 0
+    lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
+    if ranges and self.native.size < sum(ranges[-1]) and self.backend_file is not None:
+        _cut_tail(self, op)
+
+
+def _cut_tail(file: EngineFile, op: Op) -> None:
+    """A hand-over that failed may have been stored all the same, beyond what counts now. The list of what was lost
+    matters more than this call: where it fails without a refusal it is owed.
+    """
+    size = file.native.remote_size
+
+    def publish(uncommitted: bool) -> None:
+        if uncommitted:
+            file.native.set_uncommitted(lowest=size)
+
+    try:
+        _change(file, op, Step("truncate", (size,)), publish)
+    except OSError as error:
+        log.warning("%s: %r: cutting the tail that was given up failed: %s", file.volume.name, file.key, error)

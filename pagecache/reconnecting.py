@@ -1,0 +1,167 @@
+"""A volume's second life: another backend for the one that is gone (contract 2.17, 2.22).
+
+    1  objects are opened in the new backend, while the volume is still aborted; an error here changes nothing
+    2  operations that hang in the old backend end: fills always, writes and commits where they can no longer land
+    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes are a loss
+    4  the volume lives
+
+A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
+is repeated. Files in the hands of an old call wait for it by their token: nothing here takes one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .backends.protocol import Backend, BackendFile, ObjectStat
+from .engine.owed import Step
+from .engine.runner import Job
+from .engine.volume import close_backend_file
+from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
+from .inode import Inode
+from .native import END, NAMES
+from .opening import checked_stat, compare
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["reconnect"]
+
+
+class _Opened(NamedTuple):
+    backend_file: BackendFile
+    stat: ObjectStat
+    kept: bool
+
+
+def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
+    engine = volume.engine
+    if not engine.aborted:
+        engine.abort(None)
+    engine.runner.renew(int(backend.limits.max_inflight) + 1)
+    with volume.names:
+        inodes = [*volume.inodes.values()]
+        orphans = [*volume.orphans]
+    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
+    engine.native.revoke(fenced)
+    for inode in (*inodes, *orphans):
+        _adopt(inode, opened.get(inode), fenced)
+    engine.resume(backend)
+    engine.native.revoke(fenced)  # those that began meanwhile
+    for inode in inodes:
+        if inode.engine.conflict is None:
+            inode.native.retry(failed_too=True)
+        elif inode in opened:
+            inode.engine.native.retry()
+    for inode, found in opened.items():
+        _look_at_version(volume, inode, found)
+    volume.names_changed = True
+    volume.cache.flusher.wake()
+
+
+def _wanted(inode: Inode) -> bool:
+    return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
+
+
+def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Inode, _Opened]:
+    """Side by side. An object that is gone, with nothing of it local, stays closed."""
+
+    def check_attached() -> None:
+        if volume.detached or volume.engine.backend is backend:
+            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by somebody else")
+
+    jobs: dict[Inode, Job[_Opened | None]] = {}
+    opened: dict[Inode, _Opened] = {}
+    try:
+        for inode in inodes:
+            job = Job(volume.engine.park, lambda inode=inode: _open(backend, inode), _close)  # type: ignore[misc]
+            jobs[inode] = volume.engine.runner.submit(NAMES, job)
+        for inode, job in jobs.items():
+            found = job.wait(check_attached)
+            if found is not None:
+                opened[inode] = found
+    except BaseException:
+        for inode, job in jobs.items():
+            if inode in opened:
+                close_backend_file(opened[inode].backend_file)
+            else:
+                job.abandon()
+        raise
+    return opened
+
+
+def _open(backend: Backend, inode: Inode) -> _Opened | None:
+    try:
+        backend_file = backend.open(inode.key, create=inode.native.has_local())
+    except FileNotFoundError:
+        return None
+    for method in ("stat", "read_into", "write_from", "truncate", "commit"):
+        if not callable(getattr(backend_file, method, None)):
+            raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", inode.key)
+    kept: Any = getattr(backend_file, "kept", None)
+    return _Opened(backend_file, checked_stat(backend_file.stat(), inode.key), kept is not None and bool(kept()))
+
+
+def _close(opened: _Opened | None) -> None:
+    if opened is not None:
+        close_backend_file(opened.backend_file)
+
+
+def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
+    """The file goes on with what was opened for it."""
+    file, native = inode.engine, inode.native
+    if fenced:
+        native.fence()
+    with file.lock:
+        file.commit_error, file.commit_attempts, file.commit_not_before = None, 0, 0.0
+        if file.conflict is None:
+            file.failures.clear(0, END)
+    if opened is None or not opened.kept:
+        if (
+            native.usage()["unstable"]
+            or len(file.owed)
+            or any(native.undone()[what] for what in ("created", "resized", "hole_end"))
+        ):
+            file.about_to_change()  # what the store forgets of it is no change of somebody else's
+        native.uncommit()
+        _lose_holes(inode)
+        file.owed.replace(_owed(inode))
+        if len(file.owed):
+            native.set_uncommitted()
+    file.use(None if opened is None else opened.backend_file)
+
+
+def _lose_holes(inode: Inode) -> None:
+    """Later writes may lie in them: so they are not made again but reported, and read again."""
+    undone = inode.native.undone()
+    start, end = undone["hole_pos"], min(undone["hole_end"], inode.native.size)
+    inode.native.forget_holes()
+    if start < end:
+        inode.native.invalidate_remote(start, end)
+        volume = inode.volume
+        with volume.names:
+            inode.record_loss([LostRange(inode.key, start, end - start, errno.EIO, volume.name)], seen=False)
+
+
+def _owed(inode: Inode) -> list[Step]:
+    undone, native = inode.native.undone(), inode.native
+    durable = inode.engine.limits().durable_writes
+    steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
+    if steps or undone["created"] or (undone["resized"] and not durable):
+        steps.append(Step("truncate", (native.remote_size,)))
+    return steps
+
+
+def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
+    """Clean pages are kept only where nothing has changed the object, not even what we had sent to the old backend."""
+    file = inode.engine
+    if opened.kept:
+        return
+    if not file.version_stale and not len(file.owed):
+        with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
+            compare(volume, inode, opened.stat)
+        return
+    inode.native.invalidate_remote(0, END)
+    file.version, file.version_stale = opened.stat.version, True

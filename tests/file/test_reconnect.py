@@ -1,0 +1,574 @@
+"""Abort and reconnect: late answers in every order, what is sent again, what is owed, what is lost."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import DataLossError, ShutdownError
+
+from .backends import RecordingFile, failing_commit
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, make_rig, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(4 * PAGE)
+NEW = pattern(4 * PAGE, seed=1)
+NEWER = pattern(PAGE, seed=2)
+
+
+def overlay(content: bytes, offset: int, data: bytes) -> bytes:
+    return content[:offset] + data + content[offset + len(data) :]
+
+
+# -------------------------------------------------------------------- every order
+
+HUNG = ("write", "two writes", "commit", "truncate", "punch_hole")
+ANSWERS = ("done", "refused", "done, answer lost")
+
+
+def orders(lates: int) -> Iterator[tuple[str, ...]]:
+    """Abort comes before reconnect; late answers anywhere."""
+    events = ["abort", "reconnect", *(f"late {k}" for k in range(lates))]
+    for order in itertools.permutations(events):
+        if order.index("abort") < order.index("reconnect"):
+            yield order
+
+
+CASES = [
+    (hung, answer, order, lose, fenced)
+    for hung in HUNG
+    for answer in ANSWERS
+    for order in orders(2 if hung == "two writes" else 1)
+    for lose in (True, False)
+    for fenced in (False, True)
+    if not (fenced and not lose)
+]
+
+
+class Story:
+    """One file, calls that hang, and what happens to them."""
+
+    def __init__(self, hung: str, answer: str, *, lose: bool, fenced: bool) -> None:
+        limits = {"max_write": PAGE, "punch": True}
+        self.rig = make_rig({KEY: OLD}, limits=limits, retry=ONCE)
+        self.old, self.now = self.rig.backend, self.rig.backend
+        self.hung, self.answer, self.lose, self.fenced = hung, answer, lose, fenced
+        self.file = self.rig.open("r+b")
+        self.model = OLD
+        self.came = 0
+        self.write(PAGE, NEW[PAGE : 2 * PAGE])
+        if hung in ("truncate", "punch_hole"):
+            self.file.fsync()
+        if hung == "two writes":
+            self.write(3 * PAGE, NEW[3 * PAGE :])
+        op = {"write": "write_from", "two writes": "write_from"}.get(hung, hung)
+        self.gates = [self.old.gate(op) for _ in range(2 if hung == "two writes" else 1)]
+        self.fault(op)
+        calls: dict[str, Callable[[], Any]] = {
+            "truncate": lambda: self.file.truncate(2 * PAGE + 5),
+            "punch_hole": lambda: self.file.punch_hole(PAGE, PAGE),
+        }
+        self.waiter = Task(calls.get(hung, self.file.fsync))
+        for gate in self.gates:
+            gate.wait_entered()
+        if hung == "truncate":
+            self.changed = OLD[: 2 * PAGE + 5]
+            self.changed = overlay(self.changed, PAGE, NEW[PAGE : 2 * PAGE])
+        elif hung == "punch_hole":
+            self.changed = overlay(OLD, PAGE, bytes(PAGE))
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.file.pwrite(data, offset)
+        self.model = overlay(self.model, offset, data)
+
+    def fault(self, op: str) -> None:
+        """How the hung calls will answer: the whole effect and an error, no effect and an error, or all well."""
+        error = OSError(errno.ECONNRESET, "the line went dead")
+
+        def lost(file: RecordingFile, *args: Any) -> Any:
+            if op == "write_from":
+                file.store(*args)
+            else:
+                file.make_durable()
+            raise error
+
+        if self.answer == "refused":
+            self.old.fault(op, OSError(errno.EACCES, "no"), times=2)
+        elif self.answer == "done, answer lost" and op in ("write_from", "commit"):
+            self.old.fault(op, lost, times=2)
+
+    def step(self, event: str) -> None:
+        if event == "abort":
+            self.rig.volume.abort()
+        elif event == "reconnect":
+            self.now = self.old.successor(lose=self.lose, shared=not self.fenced)
+            self.rig.volume.reconnect(self.now, fenced=self.fenced)
+        else:
+            self.late(int(event.split()[1]))
+
+    def late(self, k: int) -> None:
+        ended = self.old.nr_ended
+        self.gates[k].open()
+        eventually(lambda: self.old.nr_ended > ended)
+        self.came += 1
+
+    def in_old_hands(self) -> bool:
+        return not self.fenced and self.came < len(self.gates)
+
+    def nothing_clean_that_is_not_stored(self) -> None:
+        """Every page that is cached and not local is what the store would keep over a crash."""
+        local = {
+            page
+            for offset, n in self.rig.volume.dirty_ranges(KEY)
+            for page in range(offset // PAGE, -(-(offset + n) // PAGE))
+        }
+        stored = self.now.committed(KEY)
+        assert stored is not None
+        for page in range(4):
+            cached = self.file.try_pread(PAGE, page * PAGE)
+            if page not in local and cached is not None:
+                assert cached == stored[page * PAGE : page * PAGE + len(cached)], f"page {page}"
+
+
+@pytest.mark.parametrize("hung", HUNG)
+@pytest.mark.parametrize("fenced", [False, True])
+def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:
+    """Nothing is clean that is not stored; old hands are left alone; the newest bytes arrive. [T-75b, 2.22]"""
+    cases = [case for case in CASES if case[0] == hung and case[4] == fenced]
+    assert cases
+    for _hung, answer, order, lose, _fenced in cases:
+        story = Story(hung, answer, lose=lose, fenced=fenced)
+        try:
+            tell(story, order)
+        except BaseException as error:
+            error.add_note(f"{answer=} {order=} {lose=}")
+            raise
+        finally:
+            story.rig.finish()
+
+
+def tell(story: Story, order: tuple[str, ...]) -> None:
+    calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by a stamp that is none of theirs
+    published = False
+    for event in order:
+        story.step(event)
+        if event.startswith("late") and story.came == len(story.gates) and "abort" not in order[: order.index(event)]:
+            try:
+                story.waiter.result()
+            except OSError:
+                pass  # the answer was an error
+            else:
+                published = not calm
+            published |= not calm and story.answer != "refused"
+        elif event == "abort" and not story.waiter.finished.is_set():
+            with pytest.raises(ShutdownError):
+                story.waiter.result()
+            published = not calm
+        if calm and not (event == "late 0" and order[0] == event):
+            story.nothing_clean_that_is_not_stored()
+    if published:
+        story.model = story.changed
+    if published and story.hung == "punch_hole" and "late" not in order[0]:
+        # a hole is not made again: it is a loss, and the bytes are read again
+        with pytest.raises(DataLossError):
+            story.file.fsync()
+    story.rig.cache.check()
+    story.write(0, NEWER)
+    Task(story.file.fsync).result()
+    content = story.now.committed(KEY)
+    assert story.file.pread(5 * PAGE, 0) == content
+    if story.hung != "punch_hole":
+        assert content == story.model
+    assert story.rig.volume.dirty_ranges(KEY) == []
+    assert story.now.violations == []
+
+
+# -------------------------------------------------------------------- files in the hands of an old call
+
+
+@pytest.mark.parametrize("hung", ["write_from", "commit", "truncate"])
+def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make, hung: str) -> None:
+    """Not written, truncated or committed before it returned; other files go on at once. [2.22]"""
+    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
+    file, other = rig.open("r+b"), rig.open("r+b", key="other")
+    file.pwrite(NEW[:PAGE], 0)
+    other.pwrite(NEW[:PAGE], 0)
+    gate = rig.backend.gate(hung, KEY)
+    stuck = Task(file.fsync if hung != "truncate" else lambda: file.truncate(3 * PAGE))
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        stuck.result()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    Task(other.fsync).result()
+    assert fresh.committed("other") == NEW[:PAGE] + OLD[PAGE:]
+    file.pwrite(NEWER, PAGE)
+    saving = Task(file.fsync)
+    cutting = Task(file.truncate, 2 * PAGE)
+    assert saving.waits()
+    assert not cutting.finished.is_set()
+    assert not [call for call in fresh.calls if call.key == KEY and call.op in ("write_from", "truncate", "commit")]
+    gate.open()
+    saving.result()
+    cutting.result()
+    file.fsync()
+    assert fresh.committed(KEY) == NEW[:PAGE] + NEWER
+    assert fresh.violations == []
+
+
+def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
+    """Writes of every thread and a commit hang for good: all files can be saved in the new backend. [2.22]"""
+    keys = [f"file {k}" for k in range(8)]
+    rig = make(dict.fromkeys([*keys, "committing", "cut"], OLD), retry=ONCE, limits={"max_inflight": 8})
+    files = [rig.open("r+b", key=key) for key in keys]
+    committing, cut = rig.open("r+b", key="committing"), rig.open("r+b", key="cut")
+    committing.pwrite(NEW, 0)
+    gates = [rig.backend.gate("commit", "committing")]
+    stuck = [Task(committing.fsync)]
+    gates[0].wait_entered()
+    for key, file in zip(keys, files, strict=True):
+        file.pwrite(NEW, 0)
+        gates.append(rig.backend.gate("write_from", key))
+        stuck.append(Task(file.fsync))
+        gates[-1].wait_entered()
+    rig.volume.abort()
+    for task in stuck:
+        with pytest.raises(ShutdownError):
+            task.result()
+    fresh = rig.backend.successor(shared=False)
+    rig.volume.reconnect(fresh, fenced=True)
+    for file in (*files, committing):
+        file.pwrite(NEWER, PAGE)
+        Task(file.fsync).result()
+    cut.truncate(10)
+    Task(rig.volume.sync).result()
+    for key in (*keys, "committing"):
+        assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
+    assert fresh.committed("cut") == OLD[:10]
+    rig.cache.check()
+    for gate in gates:
+        gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    eventually(lambda: rig.cache.stats().writeback == 0)
+    rig.cache.check()
+    for key in (*keys, "committing"):
+        assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
+
+
+def deadline_then_newer_bytes(rig: Rig, *, fenced: bool) -> bytes:
+    """A call outlives a deadline and an abort, newer bytes are saved, then it lands."""
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    gate = rig.backend.gate("write_from")
+    rig.backend.fault("write_from", lambda stored, offset, _buffers: stored.store(offset, [memoryview(NEW[:PAGE])]))
+    with pytest.raises(TimeoutError):
+        Task(file.fsync, timeout=0.05).result()
+    gate.wait_entered()
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh, fenced=fenced)
+    file.pwrite(NEWER, 0)
+    saving = Task(file.fsync)
+    saving.waits(0.2)
+    gate.open()
+    saving.result()
+    eventually(lambda: rig.backend.nr_running == 0)
+    file.fsync()
+    return fresh.written(KEY)[:PAGE]
+
+
+def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
+    """The deadline ended the waiting, not the call: what follows waits for it. [T-63, K7]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    assert deadline_then_newer_bytes(rig, fenced=False) == NEWER
+
+
+def test_without_the_wait_for_old_calls_older_bytes_would_win(make: Make) -> None:
+    """The same race with the wait taken out by a fence that does not hold. [T-63]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    assert deadline_then_newer_bytes(rig, fenced=True) == NEW[:PAGE]
+    rig.backend.violations.clear()  # two writes of one page at once: the lie
+
+
+def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
+    """fsync again while the first call hangs: the page is not sent a second time before that returned. [T-63, I-20]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    gate = rig.backend.gate("write_from")
+    with pytest.raises(TimeoutError):
+        Task(file.fsync, timeout=0.05).result()
+    gate.wait_entered()
+    file.pwrite(NEWER, 0)
+    saving = Task(file.fsync)
+    assert saving.waits()
+    assert len(rig.backend.seen("write_from")) == 1
+    gate.open()
+    saving.result()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEWER)
+
+
+def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) -> None:
+    """Its folios are filled afresh; what it writes into its buffers later is seen by nobody. [2.22, K7]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    gate = rig.backend.gate("read_into")
+    kept: list[memoryview] = []
+
+    def foreign(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        for buffer in kept:
+            buffer[:] = b"\xee" * len(buffer)
+        return sum(map(len, buffers))
+
+    rig.backend.fault("read_into", foreign)
+    rig.backend.keep_buffers = kept
+    hung = Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    assert Task(file.pread, PAGE, 0).result() == OLD[:PAGE]
+    gate.open()
+    try:
+        assert hung.result() == OLD[:PAGE]
+    except ShutdownError:
+        pass  # either is an answer for who asked the old backend
+    kept.clear()
+    assert file.pread(PAGE, 0) == OLD[:PAGE]
+    rig.cache.check()
+
+
+# -------------------------------------------------------------------- what is sent again, owed, lost
+
+
+def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -> None:
+    """A ticket taken before ends; the bytes, acknowledged or not, arrive in the new backend. [2.22, M5]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    ticket = rig.volume.begin_sync()
+    file.flush()
+    file.pwrite(NEWER, PAGE)
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        ticket.wait(5)
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    assert file.pread(4 * PAGE, 0) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
+    file.fsync()
+    assert fresh.committed(KEY) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
+
+
+@pytest.mark.parametrize("commit_failed", [False, True])
+def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
+    """The smallest size, then the size: no byte that was cut comes back. [2.17]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.truncate(100)
+    if commit_failed:
+        rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no")))
+        with pytest.raises(pagecache.CommitError):
+            file.fsync()
+    file.truncate(2 * PAGE)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    assert fresh.written(KEY) == OLD
+    rig.volume.reconnect(fresh)
+    assert file.pread(4 * PAGE, 0) == OLD[:100] + bytes(2 * PAGE - 100)
+    assert [call.offset for call in fresh.seen("truncate")] == [100, 2 * PAGE]
+    file.fsync()
+    assert fresh.committed(KEY) == OLD[:100] + bytes(2 * PAGE - 100)
+
+
+def test_what_is_owed_is_paid_once_before_anything_else(make: Make) -> None:
+    """Readers, writers and commits at the same moment: each truncate is one call, before any other. [2.17]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.truncate(3 * PAGE)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    file.pwrite(NEWER, 0)
+    gate = fresh.gate("truncate")
+    tasks = [Task(file.pread, PAGE, k * PAGE) for k in (1, 2)] + [Task(file.fsync), Task(file.flush)]
+    gate.wait_entered()
+    assert all(task.waits(0.05) for task in tasks)
+    gate.open()
+    for task in tasks:
+        task.result()
+    calls = [
+        call.op
+        for call in fresh.calls
+        if call.key == KEY and call.op in ("truncate", "read_into", "write_from", "commit")
+    ]
+    assert calls[:2] == ["truncate", "truncate"]
+    assert calls.count("truncate") == 2
+    assert fresh.committed(KEY) == NEWER + OLD[PAGE : 3 * PAGE]
+
+
+def test_what_is_owed_stays_owed_while_the_call_fails(make: Make) -> None:
+    """The hand-over fails with its error, and nothing is sent past it. [2.17]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.truncate(10)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    fresh.fault("truncate", OSError(errno.EACCES, "not yet"))
+    file.pwrite(b"x", 5)
+    with pytest.raises(pagecache.WritebackError, match="not yet"):
+        file.fsync()
+    assert fresh.written(KEY) == OLD
+    file.fsync()
+    assert fresh.committed(KEY) == OLD[:5] + b"x" + OLD[6:10]
+
+
+def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
+    """The object is gone from the store; creation and bytes arrive. [2.17, T-74]"""
+    rig = make()
+    rig.open("w+b").pwrite(NEW, 0)
+    rig.open("w+b", key="empty")
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    assert fresh.objects == {}
+    rig.volume.reconnect(fresh)
+    rig.volume.sync(20)
+    assert fresh.committed(KEY) == NEW
+    assert fresh.committed("empty") == b""
+
+
+def test_a_hole_that_was_not_committed_is_a_loss(make: Make) -> None:
+    """Reported once to each handle that was open, with the hull; the bytes are read again. [2.17, 2.16]"""
+    rig = make({KEY: OLD}, limits={"punch": True}, retry=ONCE)
+    file, other = rig.open("r+b"), rig.open("r+b")
+    rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
+    for offset in (PAGE + 10, 3 * PAGE):
+        with pytest.raises(pagecache.CommitError):
+            file.punch_hole(offset, 20)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    for handle in (file, other):
+        with pytest.raises(DataLossError) as caught:
+            handle.fsync()
+        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(PAGE + 10, 2 * PAGE + 10)]
+        handle.fsync()
+    assert file.pread(4 * PAGE, 0) == OLD
+
+
+def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> None:
+    """A commit settles them. [2.17]"""
+    rig = make({KEY: OLD}, limits={"punch": True})
+    file = rig.open("r+b")
+    file.punch_hole(0, PAGE)
+    file.truncate(2 * PAGE)
+    file.fsync()
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    file.pwrite(b"x", PAGE)
+    file.fsync()
+    assert fresh.seen("truncate") == []
+    assert fresh.committed(KEY) == bytes(PAGE) + b"x" + OLD[PAGE + 1 : 2 * PAGE]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_store_that_kept_what_was_acknowledged_is_not_sent_it_again(make: Make, kept: bool) -> None:
+    """`kept()` on a commit_on_close backend: only the commit is missing. [2.17, 2.22]"""
+    rig = make(limits={"commit_on_close": True, "punch": True})
+    file = rig.open("w+b")
+    file.pwrite(NEW, 0)
+    file.sync_range(0, len(NEW))
+    file.punch_hole(0, 100)
+    rig.volume.abort()
+    fresh = rig.backend.successor(lose=not kept, kept=kept)
+    rig.volume.reconnect(fresh)
+    file.fsync() if kept else told_of_a_loss(file)
+    expected = bytes(100) + NEW[100:]
+    if kept:
+        assert fresh.seen("write_from") == fresh.seen("truncate") == []
+        assert fresh.committed(KEY) == expected
+    else:
+        assert fresh.seen("write_from") != []
+        assert fresh.committed(KEY) == file.pread(5 * PAGE, 0)
+
+
+def told_of_a_loss(file: pagecache.CachedFile) -> None:
+    with pytest.raises(DataLossError):
+        file.fsync()
+
+
+def test_reconnect_that_fails_changes_nothing(make: Make) -> None:
+    """The volume stays aborted, data stays, another try works. [2.22]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(NEWER, 0)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    fresh.fault("open", OSError(errno.ECONNREFUSED, "still down"))
+    with pytest.raises(OSError, match="still down"):
+        rig.volume.reconnect(fresh)
+    with pytest.raises(ShutdownError):
+        file.fsync()
+    assert dirty_bytes(rig.volume) == PAGE
+    rig.volume.reconnect(fresh)
+    file.fsync()
+    assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
+
+
+def test_clean_pages_are_read_again_where_the_store_changed_meanwhile(make: Make) -> None:
+    """Somebody else replaced the object while the line was down. [2.19, 2.22]"""
+    rig = make({KEY: OLD, "same": OLD})
+    file, same = rig.open("r+b"), rig.open("r+b", key="same")
+    file.pread(4 * PAGE, 0)
+    same.pread(4 * PAGE, 0)
+    rig.volume.abort()
+    fresh = rig.backend.successor(lose=False)
+    fresh.change_remotely(KEY, NEW[: 2 * PAGE])
+    rig.volume.reconnect(fresh)
+    assert file.pread(4 * PAGE, 0) == NEW[: 2 * PAGE]
+    assert same.pread(4 * PAGE, 0) == OLD
+    assert fresh.seen("read_into", "same") == []
+
+
+def test_reconnect_without_abort_aborts_first(make: Make) -> None:
+    """A backend may be replaced while it works. [2.22]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(NEWER, 0)
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    file.fsync()
+    assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
+    assert rig.backend.seen("write_from") == []
+
+
+def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
+    """Each time with calls in flight that answer after the next reconnect. [2.22]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    backend, gates, model = rig.backend, [], OLD
+    for turn in range(5):
+        data = pattern(PAGE, seed=turn + 10)
+        file.pwrite(data, turn % 4 * PAGE)
+        model = overlay(model, turn % 4 * PAGE, data)
+        gates.append(backend.gate("write_from"))
+        hung = Task(file.flush)
+        gates[-1].wait_entered()
+        rig.volume.abort()
+        with pytest.raises(ShutdownError):
+            hung.result()
+        backend = backend.successor(shared=False)
+        rig.volume.reconnect(backend, fenced=True)
+    file.fsync()
+    for gate in gates:
+        gate.open()
+    file.fsync()
+    assert backend.committed(KEY) == file.pread(5 * PAGE, 0) == model
+    rig.cache.check()
