@@ -466,7 +466,8 @@ class NativeInode:
         _lib.pc_punch(self._i, pos, end, uncommitted)
 
     def discard(self, pos: int = 0, end: int = END, cut_size: bool = True) -> list[tuple[int, int]]:
-        room = 64 + 2 * self.usage()["local"] // 4096  # no block makes two
+        usage = self.usage()
+        room = 64 + 9 * usage["folios"] + usage["local"] // 4096  # a folio has eight extents besides its blocks
         pairs = _ffi.new("uint64_t[]", room * 2)
         found = min(room, int(_lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]

@@ -214,6 +214,28 @@ static struct pc_folio *next_claimed(struct pc_inode *i, u64 *index, u64 end, bo
 	return NULL;
 }
 
+/* The valid bytes of [from, to) of a folio, joined to the last pair where they follow it. */
+static void list_valid(const struct pc_cache *c, const struct pc_folio *f, u64 from, u64 to, u64 *ranges, size_t n,
+		       size_t *used)
+{
+	u64 start = pc_folio_pos(c, f);
+	while (from < to) {
+		u64 end = start + pc_valid_until(c, f, (u32)(from - start), (u32)(to - start));
+		if (end == from) {
+			from = start + pc_missing_until(c, f, (u32)(from - start), (u32)(to - start));
+			continue;
+		}
+		u64 *last = ranges + *used * 2;
+		if (*used && *used <= n && last[-2] + last[-1] == from) {
+			last[-1] = end - last[-2];
+		} else if ((*used)++ < n) {
+			last[0] = from;
+			last[1] = end - from;
+		}
+		from = end;
+	}
+}
+
 /**
  * pc_discard() - [E12] give up L of [pos, end); @ranges receives (offset, length) pairs of what was lost.
  *
@@ -238,13 +260,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				tail = pc_max(tail, to);
 				continue;
 			}
-			u64 cut = pc_min(to, size);
-			if (used && used <= n && ranges[used * 2 - 2] + ranges[used * 2 - 1] == from)
-				ranges[used * 2 - 1] = cut - ranges[used * 2 - 2];
-			else if (used++ < n) {
-				ranges[used * 2 - 2] = from;
-				ranges[used * 2 - 1] = cut - from;
-			}
+			list_valid(c, f, from, pc_min(to, size), ranges, n, &used);
 			if (pc_set_count(c, f, PC_U, b, b + 1)) {
 				uncommitted_now(i);
 				cover(i, f);

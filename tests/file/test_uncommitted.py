@@ -1,0 +1,276 @@
+"""Uncommitted without being a folio: creation, truncate, holes, discards count wherever stamps count."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, CommitError, DataLossError, LostRange, WritebackError
+
+from .backends import failing_commit
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(4 * PAGE)
+NO = OSError(errno.EACCES, "no")
+
+
+def discard_acknowledged(rig: Rig, file: CachedFile) -> None:
+    """Bytes that the backend has acknowledged and that count no more."""
+    file.pwrite(b"given up", PAGE)
+    file.flush()
+    assert rig.volume.discard(KEY) == [LostRange(KEY, PAGE, len(b"given up"), 0, "volume")]
+    with pytest.raises(DataLossError):
+        file.flush()
+
+
+CHANGES: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "create": lambda rig, file: None,
+    "truncate down": lambda rig, file: file.truncate(10),
+    "truncate up": lambda rig, file: file.truncate(6 * PAGE),
+    "truncate to the same size": lambda rig, file: file.truncate(file.size),
+    "punch": lambda rig, file: punch(rig, file),
+    "discard of acknowledged bytes": discard_acknowledged,
+}
+
+
+def punch(rig: Rig, file: CachedFile) -> None:
+    """A hole whose own commit fails: it stays, and waits for the next one."""
+    rig.backend.fault("commit", failing_commit(NO, forget=False))
+    with pytest.raises(CommitError):
+        file.punch_hole(0, 2 * PAGE)
+
+
+def changed(make: Make, what: str, **options: Any) -> tuple[Rig, CachedFile]:
+    objects = {} if what == "create" else {KEY: OLD}
+    rig = make(objects, limits={"punch": True, **options.pop("limits", {})}, retry=ONCE, **options)
+    file = rig.open("w+b" if what == "create" else "r+b")
+    CHANGES[what](rig, file)
+    rig.backend.forget_calls()
+    return rig, file
+
+
+SAVING: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "fsync": lambda rig, file: file.fsync(),
+    "sync": lambda rig, file: rig.volume.sync(20),
+    "ticket": lambda rig, file: rig.volume.begin_sync().wait(20),
+    "cache.sync": lambda rig, file: rig.cache.sync(20),
+    "detach": lambda rig, file: rig.volume.detach(timeout=20),
+    "cache.close": lambda rig, file: rig.cache.close(timeout=20),
+}
+
+
+@pytest.mark.parametrize("saving", SAVING)
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_saves_commits_it(make: Make, what: str, saving: str) -> None:
+    """Once; afterwards there is nothing left to commit. [T-74, 2.17]"""
+    rig, file = changed(make, what)
+    expected = file.pread(9 * PAGE, 0)
+    SAVING[saving](rig, file)
+    assert len(rig.backend.seen("commit")) == 1
+    assert rig.backend.committed(KEY) == expected
+    if saving not in ("detach", "cache.close"):
+        SAVING[saving](rig, file)
+        assert len(rig.backend.seen("commit")) == 1
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_close_commits_it_where_close_commits_bytes(make: Make, what: str) -> None:
+    """`sync_on_close`, and nowhere else. [T-74, 2.17, 2.20]"""
+    for sync_on_close in (True, False):
+        rig, file = changed(make, what, options={"sync_on_close": sync_on_close})
+        file.close()
+        assert len(rig.backend.seen("commit")) == sync_on_close
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_failed_commit_gives_it_back(make: Make, what: str) -> None:
+    """fsync fails as long as it is not committed. [2.17, K3]"""
+    rig, file = changed(make, what)
+    rig.backend.fault("commit", failing_commit(NO), times=2)
+    for _ in range(2):
+        with pytest.raises(CommitError):
+            file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == file.pread(9 * PAGE, 0)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_commit_that_an_abort_overtook_gives_it_back(make: Make, what: str) -> None:
+    """Its answer comes late and counts as none. [2.17, 2.22]"""
+    rig, file = changed(make, what)
+    gate = rig.backend.gate("commit")
+    saving = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    fresh = rig.backend.successor(lose=False)
+    rig.volume.reconnect(fresh)
+    gate.open()
+    with pytest.raises(OSError):
+        saving.result()
+    again(file)
+    assert len(fresh.seen("commit")) >= 1
+    assert fresh.committed(KEY) == file.pread(9 * PAGE, 0)
+
+
+def again(file: CachedFile) -> None:
+    """fsync, past the loss that a reconnect makes of a hole."""
+    try:
+        file.fsync()
+    except OSError:
+        file.fsync()
+
+
+@pytest.mark.parametrize("what", [what for what in CHANGES if what != "discard of acknowledged bytes"])
+def test_with_durable_writes_none_of_this_exists(make: Make, what: str) -> None:
+    """No commit is ever asked for. [2.17, K2]"""
+    objects = {} if what == "create" else {KEY: OLD}
+    rig = make(objects, limits={"punch": True, "durable_writes": True})
+    file = rig.open("w+b" if what == "create" else "r+b")
+    if what == "punch":
+        file.punch_hole(0, PAGE)
+    else:
+        CHANGES[what](rig, file)
+    file.fsync()
+    rig.volume.sync(20)
+    assert rig.backend.seen("commit") == []
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
+    """Its stamp is that of the moment it was published, or of the bytes that it removed. [1.3, 2.17]"""
+    objects = {KEY: OLD, "first": b""}
+    rig = make(objects, limits={"punch": True}, retry=ONCE)
+    first = rig.open("r+b", key="first")
+    first.pwrite(b"x", 0)
+    ticket = rig.volume.begin_sync()
+    gate = rig.backend.gate("commit", KEY, times=9)
+    if what == "punch":
+        Task(rig.open("r+b").punch_hole, 0, PAGE)
+        gate.wait_entered()
+    else:
+        CHANGES[what](rig, rig.open("w+b" if what == "create" else "r+b"))
+    ticket.wait(20)
+    gate.open()
+
+
+def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
+    """A ticket that covers bytes is not done when they were cut off: the cut is what it waits for. [1.3, 2.17]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(b"x" * PAGE, 2 * PAGE)
+    gate = rig.backend.gate("commit")
+    ticket = rig.volume.begin_sync()
+    file.truncate(10)
+    waiting = Task(ticket.wait, 20)
+    gate.wait_entered()
+    assert waiting.waits()
+    gate.open()
+    waiting.result()
+    assert rig.backend.committed(KEY) == OLD[:10]
+
+
+def test_punch_hole_commits_before_it_returns(make: Make) -> None:
+    """Rare, and it saves a list of holes. [2.17]"""
+    rig = make({KEY: OLD}, limits={"punch": True})
+    file = rig.open("r+b")
+    file.punch_hole(PAGE, PAGE)
+    assert rig.backend.committed(KEY) == OLD[:PAGE] + bytes(PAGE) + OLD[2 * PAGE :]
+
+
+@pytest.mark.parametrize("limits", [{"durable_writes": True}, {"commit_on_close": True}])
+def test_punch_hole_does_not_commit_where_that_is_not_its_affair(make: Make, limits: dict[str, Any]) -> None:
+    """Durable already, or to be published by close alone. [2.17]"""
+    rig = make({KEY: OLD}, limits={"punch": True, **limits})
+    file = rig.open("r+b")
+    file.punch_hole(PAGE, PAGE)
+    assert rig.backend.seen("commit") == []
+    file.close()
+    assert len(rig.backend.seen("commit")) == ("commit_on_close" in limits)
+
+
+def test_a_hole_whose_commit_fails_stays_and_the_next_commit_covers_it(make: Make) -> None:
+    """punch_hole raises; readers see zeros; fsync repairs. [2.17]"""
+    rig, file = changed(make, "punch")
+    assert file.pread(2 * PAGE, 0) == bytes(2 * PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(2 * PAGE) + OLD[2 * PAGE :]
+
+
+def test_a_hole_in_a_local_tail_keeps_the_size_on_flush_and_reopening(make: Make) -> None:
+    """Part of it is stored, part of it is not yet: the rest becomes zeros that carry the size. [T-75, 2.17]"""
+    rig = make({KEY: OLD[: PAGE + 7]}, limits={"punch": True})
+    file = rig.open("r+b")
+    file.pwrite(b"t" * 3 * PAGE, 2 * PAGE)
+    file.punch_hole(100, 5 * PAGE)
+    assert file.size == 5 * PAGE
+    file.flush()
+    file.close()
+    rig.volume.sync(20)
+    rig.volume.invalidate(KEY)
+    with rig.open("rb") as again:
+        assert again.size == 5 * PAGE
+        assert again.pread(9 * PAGE, 0) == OLD[:100] + bytes(5 * PAGE - 100)
+
+
+def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
+    """punch_hole is there and says that it cannot. [2.17]"""
+    rig = make({KEY: OLD}, limits={"punch": True})
+    rig.backend.fault("punch_hole", OSError(errno.EOPNOTSUPP, "not on this file system"))
+    file = rig.open("r+b")
+    file.punch_hole(100, PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == OLD[:100] + bytes(PAGE) + OLD[100 + PAGE :]
+
+
+def test_discard_of_a_failed_tail_cuts_the_backend_to_what_it_is_known_to_have(make: Make) -> None:
+    """The hand-over had failed, and was stored all the same. [2.17, 2.18]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"tail" * PAGE, 4 * PAGE)
+
+    def stored_and_failed(stored: Any, offset: int, buffers: Any) -> int:
+        stored.store(offset, buffers)
+        raise OSError(errno.ENOSPC, "no room, says it")
+
+    rig.backend.fault("write_from", stored_and_failed)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    assert len(rig.backend.written(KEY)) == 8 * PAGE
+    lost = rig.volume.discard(KEY)
+    assert [(entry.offset, entry.length) for entry in lost] == [(4 * PAGE, 4 * PAGE)]
+    assert rig.backend.written(KEY) == OLD
+    assert file.size == 4 * PAGE
+    with pytest.raises(OSError, match="given up"):
+        file.fsync()
+    assert rig.backend.committed(KEY) == OLD
+
+
+def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
+    """The backend is cut to the size of the moment of the discard, not to one seen earlier. [2.18]"""
+    rig = make({KEY: OLD}, retry=FAST)
+    file = rig.open("r+b")
+    file.pwrite(b"x" * 10, 4 * PAGE)
+    gate = rig.backend.gate("truncate")
+    discarding = Task(rig.volume.discard, KEY)
+    gate.wait_entered()
+    file.append(b"appended")
+    gate.open()
+    assert [(entry.offset, entry.length) for entry in discarding.result()] == [(4 * PAGE, 10)]
+    with pytest.raises(OSError, match="given up"):
+        file.fsync()
+    assert rig.backend.committed(KEY) == OLD + b"appended"
+
+
+def test_stat_tells_the_size_that_is_not_committed(make: Make) -> None:
+    """Also while the backend still has another one. [2.20]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    rig.backend.fault("truncate", OSError(errno.ECONNRESET, "answer lost"))
+    with pytest.raises(OSError, match="answer lost"):
+        file.truncate(10)
+    assert len(rig.backend.written(KEY)) == 4 * PAGE
+    assert file.size == rig.volume.stat(KEY).size == 10
