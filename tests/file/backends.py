@@ -159,6 +159,7 @@ class RecordingFile:
                 content.extend(bytes(max(size - len(content), 0)))
                 del content[size:]
             self.stored.version += 1
+            self.backend.raise_after()
 
     def commit(self) -> str | None:
         with self.backend.exclusive(self.stored, "commit"), self.backend.call("commit", self.key) as action:
@@ -196,6 +197,7 @@ class PunchingFile(RecordingFile):
             for content in (self.stored.written, self.stored.safe):
                 content[offset:end] = bytes(max(end - offset, 0))
             self.stored.version += 1
+            self.backend.raise_after()
 
 
 class RecordingBackend(pagecache.Backend):
@@ -214,6 +216,7 @@ class RecordingBackend(pagecache.Backend):
         self.violations: list[str] = []
         self.nr_transfers = self.nr_transfers_max = 0
         self.nr_running = self.nr_ended = 0
+        self.after: BaseException | None = None  # truncate and punch_hole do their work, then raise this
         self.keep_buffers: list[memoryview] | None = None
         self.kept: bool | None = None  # what files answer to kept(); None: they have no such method
 
@@ -244,6 +247,11 @@ class RecordingBackend(pagecache.Backend):
     def seen(self, op: str, key: Key | None = None) -> list[Call]:
         with self.lock:
             return [call for call in self.calls if call.op == op and key in (None, call.key)]
+
+    def raise_after(self) -> None:
+        """The answer gets lost."""
+        if self.after is not None:
+            raise copy.copy(self.after)
 
     def forget_calls(self) -> None:
         with self.lock:

@@ -1,0 +1,243 @@
+"""Abort ends waits of every kind, each verb in each thing that it can wait for."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, ShutdownError, Volume
+
+from .backends import Gate
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(4 * PAGE)
+Verb = Callable[[Rig, CachedFile], Any]
+
+VERBS: dict[str, Verb] = {
+    "pread": lambda rig, file: file.pread(PAGE, 2 * PAGE),
+    "pread_into": lambda rig, file: file.pread_into(bytearray(PAGE), 2 * PAGE),
+    "preadv": lambda rig, file: file.preadv([bytearray(PAGE)], 2 * PAGE),
+    "read": lambda rig, file: (file.seek(2 * PAGE), file.read(10)),
+    "view": lambda rig, file: file.view(2 * PAGE, PAGE),
+    "prefetch": lambda rig, file: file.prefetch(2 * PAGE, PAGE, wait=True),
+    "prefetch_ranges": lambda rig, file: file.prefetch_ranges([(2 * PAGE, PAGE)], wait=True),
+    "pwrite": lambda rig, file: file.pwrite(b"x", 0),
+    "append": lambda rig, file: file.append(b"x"),
+    "flush": lambda rig, file: file.flush(),
+    "fsync": lambda rig, file: file.fsync(),
+    "fsync with a deadline": lambda rig, file: file.fsync(timeout=60),
+    "sync_range": lambda rig, file: file.sync_range(0, 4 * PAGE),
+    "close": lambda rig, file: file.close(),
+    "truncate": lambda rig, file: file.truncate(10),
+    "punch_hole": lambda rig, file: file.punch_hole(2 * PAGE, PAGE),
+    "zero_range": lambda rig, file: file.zero_range(0, PAGE),
+    "sync": lambda rig, file: rig.volume.sync(),
+    "cache.sync": lambda rig, file: rig.cache.sync(),
+    "ticket": lambda rig, file: rig.volume.begin_sync().wait(),
+    "invalidate": lambda rig, file: rig.volume.invalidate(KEY),
+    "discard": lambda rig, file: rig.volume.discard(KEY),
+    "open": lambda rig, file: rig.volume.open(KEY),
+    "stat": lambda rig, file: rig.volume.stat(KEY),
+    "exists": lambda rig, file: rig.volume.exists("other"),
+    "list": lambda rig, file: list(rig.volume.list()),
+    "rename": lambda rig, file: rig.volume.rename("other", "another"),
+    "remove": lambda rig, file: rig.volume.remove("other"),
+    "volume.truncate": lambda rig, file: rig.volume.truncate("other", 3),
+    "create": lambda rig, file: rig.volume.open("fresh", "xb"),
+}
+
+
+@dataclass(slots=True)
+class Stuck:
+    """A volume in which something hangs, and what keeps it."""
+
+    rig: Rig
+    file: CachedFile
+    gates: list[Gate]
+    helpers: list[Task[Any]]
+
+
+def filling(make: Make) -> Stuck:
+    """Somebody else's fill of the page hangs."""
+    rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
+    file = rig.open("r+b")
+    gate = rig.backend.gate("read_into", times=9)
+    reader = Task(rig.open("rb").pread, PAGE, 2 * PAGE)
+    gate.wait_entered()
+    return Stuck(rig, file, [gate], [reader])
+
+
+def hanging(op: str, setup: Callable[[CachedFile], Any] | None = None) -> Callable[[Make], Stuck]:
+    """The verb's own call of the backend hangs, on a thread of the volume."""
+
+    def build(make: Make) -> Stuck:
+        rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
+        file = rig.open("r+b")
+        if setup is not None:
+            setup(file)
+        return Stuck(rig, file, [rig.backend.gate(op, times=9)], [])
+
+    return build
+
+
+def hung_pass(make: Make) -> Stuck:
+    """A write-back of the file hangs: it has the token."""
+    stuck = hanging("write_from", lambda file: file.pwrite(b"dirty", 0))(make)
+    stuck.helpers.append(Task(stuck.rig.handles[0].fsync))
+    stuck.gates[0].wait_entered()
+    return stuck
+
+
+def locked(make: Make) -> Stuck:
+    """Somebody else's truncate hangs: it has the inode lock, the token and the invalidate lock."""
+    stuck = hanging("truncate")(make)
+    stuck.helpers.append(Task(stuck.rig.open("r+b").truncate, 3 * PAGE))
+    stuck.gates[0].wait_entered()
+    return stuck
+
+
+def throttled(make: Make) -> Stuck:
+    """No room for dirty data, and the backend takes none."""
+    limits = {"dirty_background": 16 * PAGE, "dirty_limit": 32 * PAGE}
+    rig = make({KEY: OLD, "other": OLD, "big": b""}, capacity=128 * PAGE, retry=ONCE, **limits)
+    file = rig.open("r+b")
+    gate = rig.backend.gate("write_from", times=99)
+    writer = Task(rig.open("r+b", key="big").pwrite, bytes(64 * PAGE), 0)
+    gate.wait_entered()
+    assert writer.waits()
+    return Stuck(rig, file, [gate], [writer])
+
+
+def busy_name(make: Make) -> Stuck:
+    """Somebody else's rename of the keys hangs."""
+    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    gates = [rig.backend.gate("rename")]
+    helper = Task(rig.volume.rename, "other", "elsewhere")
+    gates[0].wait_entered()
+    return Stuck(rig, file, gates, [helper])
+
+
+def dirty(file: CachedFile) -> None:
+    file.pwrite(b"dirty", 0)
+
+
+TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
+    (filling, "a fill", ("pread", "pread_into", "preadv", "read", "view", "prefetch", "prefetch_ranges", "truncate")),
+    (filling, "a fill below", ("punch_hole",)),
+    (
+        hung_pass,
+        "a pass",
+        ("flush", "fsync", "fsync with a deadline", "sync_range", "close", "truncate", "punch_hole")
+        + ("sync", "cache.sync", "ticket", "invalidate", "discard"),
+    ),
+    (locked, "a truncate", ("pwrite", "append", "truncate", "punch_hole", "zero_range", "pread", "view", "prefetch")),
+    (throttled, "room", ("pwrite", "append", "zero_range")),
+    (hanging("commit", dirty), "a commit", ("fsync", "sync", "cache.sync", "ticket", "invalidate", "punch_hole")),
+    (hanging("truncate"), "its truncate", ("truncate", "volume.truncate")),
+    (hanging("punch_hole"), "its hole", ("punch_hole",)),
+    (hanging("open"), "open", ("create", "volume.truncate")),
+    (hanging("file_stat"), "stat of an open object", ("open", "stat")),
+    (hanging("stat"), "stat", ("exists",)),
+    (hanging("list"), "list", ("list",)),
+    (hanging("rename"), "rename", ("rename",)),
+    (hanging("remove"), "remove", ("remove",)),
+    (hanging("sync", dirty), "names", ("sync", "cache.sync", "ticket")),
+    (busy_name, "a busy name", ("rename", "remove", "volume.truncate")),
+]
+CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, what, verbs in TABLE for verb in verbs]
+
+
+@pytest.mark.parametrize(("build", "verb"), CASES)
+def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: str) -> None:
+    """ShutdownError with ESHUTDOWN while the call still hangs; data stays; the late answer hurts nobody. [T-13, I-23]"""
+    stuck = build(make)
+    rig = stuck.rig
+    waiter = Task(VERBS[verb], rig, stuck.file)
+    if not stuck.helpers:
+        stuck.gates[0].wait_entered()
+    assert waiter.waits(0.05)
+    local = dirty_bytes(rig.volume)
+    rig.volume.abort(ConnectionError("cable pulled"))
+    with pytest.raises(ShutdownError, match="cable pulled|detached") as caught:
+        waiter.result()
+    assert caught.value.errno == errno.ESHUTDOWN
+    assert dirty_bytes(rig.volume) >= min(local, 1)
+    for gate in stuck.gates:
+        gate.open()
+    for helper in stuck.helpers:
+        assert helper.finished.wait(30)
+    eventually(lambda: rig.backend.nr_running == 0)
+    eventually(lambda: rig.cache.stats().writeback == 0)
+    rig.cache.check()
+    assert dirty_bytes(rig.volume) >= min(local, 1)
+
+
+def test_every_blocking_verb_is_in_the_table() -> None:
+    """Public methods of handles and volumes that may wait. [I-23]"""
+    quick = {
+        *("try_pread", "try_pwrite", "tell", "seek", "seekable", "readable", "writable", "isatty", "fileno", "stats"),
+        *("advise", "abandon", "leave", "detach", "readlines", "writelines"),
+        # the same C functions as a verb of the table
+        *("pwritev", "readall", "readinto", "readline", "write"),
+    }
+    done = {verb.split()[0] for _build, _what, verbs in TABLE for verb in verbs}
+    missing = {name for name in vars(CachedFile) | vars(CachedFile.__base__) if not name.startswith("_")} - quick
+    missing = {name for name in missing if callable(getattr(CachedFile, name))} - done
+    assert missing == set()
+    instant = {
+        *("drop_clean", "invalidate_remote", "failed", "retry_failed", "dirty_ranges", "abort", "stats", "begin_sync"),
+        *("reconnect", "detach", "resolve"),  # of test_reconnect and test_lifecycle
+        *("check_alive", "set_limits", "inode_at", "sync_names", "file_stats"),  # not public
+    }
+    done = {verb.split()[0].removeprefix("volume.") for _build, _what, verbs in TABLE for verb in verbs}
+    missing = {name for name in vars(Volume) if not name.startswith("_") and callable(getattr(Volume, name))}
+    assert missing - instant - done == set()
+
+
+def test_nothing_new_starts_after_an_abort(make: Make) -> None:
+    """Every verb that would call the backend raises; what is cached is read and written on. [2.22]"""
+    rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pread(PAGE, 0)
+    file.pwrite(b"dirty", 0)
+    rig.volume.abort()
+    rig.backend.forget_calls()
+    for name, verb in VERBS.items():
+        if name in ("pwrite", "append", "zero_range", "close"):
+            continue
+        with pytest.raises(ShutdownError):
+            pytest.fail(f"{name} answered {verb(rig, file)!r}")
+    assert file.pread(PAGE, 0) == b"dirty" + OLD[5:PAGE]
+    assert [call.op for call in rig.backend.calls if call.op != "file_close"] == []
+
+
+def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
+    """Read-ahead, passes and commits that waited for a thread make no call. [2.22]"""
+    rig = make(
+        {KEY: OLD * 64, "other": OLD}, limits={"max_inflight": 2, "max_read": PAGE}, options={"read_ahead": "1MiB"}
+    )
+    file, other = rig.open("r+b"), rig.open("r+b", key="other")
+    other.pwrite(b"dirty", 0)
+    gate = rig.backend.gate("read_into", times=99)
+    reader = Task(file.pread, PAGE, 0)
+    file_reads = Task(file.prefetch)
+    gate.wait_entered()
+    saving = Task(other.fsync)
+    file_reads.result()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        saving.result()
+    calls = len(rig.backend.calls)
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    with pytest.raises(ShutdownError):
+        file.pread(PAGE, 100 * PAGE)
+    assert reader.finished.wait(30)
+    assert len(rig.backend.calls) == calls
+    rig.cache.check()
