@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -42,6 +42,7 @@ from .errors import (
 from .inode import Inode
 from .native import NativeCache, is_debug
 from .stats import CacheStats, Event
+from .ticket import SyncTicket
 from .volume import Volume
 
 __all__ = ["PageCache"]
@@ -385,7 +386,7 @@ class PageCache:
         deadline = Deadline(self.clock, timeout)
         lost: list[LostRange] = []
         unsaved: list[UnsavedDataError] = []
-        for volume in self.volumes():
+        for volume in self._soonest_first(deadline):
             try:
                 lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
             except UnsavedDataError as error:
@@ -398,6 +399,25 @@ class PageCache:
         _open.discard(self)
         _dropped.discard(self)
         return lost
+
+    def _soonest_first(self, deadline: Deadline) -> Iterator[Volume]:
+        """The volumes as they become saved, then those that do not: a hung one costs no other its time."""
+        tickets: dict[Volume, SyncTicket | None] = {}
+        for volume in self.volumes():
+            try:
+                tickets[volume] = volume.begin_sync()
+            except OSError:
+                tickets[volume] = None  # aborted: detaching says so
+        while tickets:
+            over = [volume for volume, ticket in tickets.items() if ticket is None or ticket.done()]
+            if not over and deadline.passed():
+                over = list(tickets)
+            for volume in over:
+                del tickets[volume]
+                yield volume
+            if not over:
+                seq = self.native.event_seq()
+                self.park.wait("cache", self.native.address, seq, min(0.01, deadline.left()))
 
     def __enter__(self) -> Self:
         self.check_open()

@@ -6,25 +6,63 @@ dead backend are left behind with all that they may still touch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import lifetimes
+from .engine.park import Deadline
+from .engine.runner import Job
 from .engine.volume import close_backend_file
 from .errors import FailedRange, LostRange, UnsavedDataError
-from .native import END
+from .inode import Inode
+from .native import END, NAMES
 
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["finish", "give_up", "unsaved_error", "unsaved_ranges"]
+__all__ = ["detach"]
+
+PATIENCE = 1.0
 
 
-def unsaved_ranges(volume: Volume) -> list[FailedRange]:
-    return [r for file in volume.engine.files() if not file.removed for r in file.failed_ranges(everything=True)]
+def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+    if volume.detached:
+        return []
+    deadline = Deadline(volume.engine.clock, timeout)
+    cause: OSError | None = None
+    try:
+        if not volume.engine.aborted:
+            volume.sync(timeout)
+    except OSError as error:
+        cause = error
+    unsaved = _unsaved(volume)
+    if cause is not None and not unsaved:
+        unsaved = [*getattr(cause, "ranges", [])]
+    if (unsaved or cause is not None) and on_failed == "raise":
+        raise _unsaved_error(volume, unsaved, cause) from cause
+    if isinstance(cause, TimeoutError):
+        volume.engine.abort(cause)  # what hangs would keep the token for ever
+    lost = _give_up(volume, deadline)
+    _finish(volume, deadline)
+    return lost
 
 
-def unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
+def _unsaved(volume: Volume) -> list[FailedRange]:
+    """What is local; an object of which only its creation, size or holes are uncommitted counts with no bytes."""
+    found: list[FailedRange] = []
+    for file in volume.engine.files():
+        if file.removed or file.abandoned:
+            continue
+        ranges = file.failed_ranges(everything=True)
+        if not ranges and file.native.has_local():
+            ranges = [file.uncommitted_range()]
+        found += ranges
+    return found
+
+
+def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
     total = sum(r.length for r in unsaved)
     what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved"
     return UnsavedDataError(
@@ -35,7 +73,7 @@ def unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcepti
     )
 
 
-def give_up(volume: Volume) -> list[LostRange]:
+def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     lost: list[LostRange] = []
     with volume.names:
         inodes = [*volume.inodes.values(), *volume.orphans]
@@ -43,18 +81,48 @@ def give_up(volume: Volume) -> list[LostRange]:
         if not inode.native.has_local():
             continue
         if volume.engine.aborted:
-            ranges = inode.native.local_ranges()
+            ranges = inode.native.local_ranges() or [(inode.native.size, 0)]
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
         else:
-            entries = lifetimes.drop_local(volume, inode, 0, END)
+            _roll_back(volume, inode, deadline)
+            entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None)
         with volume.names:
-            inode.record_loss(entries, seen=False)
+            inode.record_loss(entries, seen=True)
         if inode not in volume.orphans:
             lost += entries
     return lost
 
 
-def finish(volume: Volume, timeout: float) -> None:
+def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> None:
+    """What was uploaded and is never to be published shall not stay behind."""
+    rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+    if rollback is not None and inode.engine.limits().commit_on_close and inode.native.pass_idle():
+        _within(volume, rollback, deadline)
+
+
+def _within(volume: Volume, call: Callable[[], object], deadline: Deadline) -> None:
+    """A call whose outcome changes nothing any more: on a thread of the volume, waited for until the deadline."""
+
+    def alive() -> None:
+        if deadline.passed():
+            raise TimeoutError
+
+    with contextlib.suppress(OSError):
+        volume.engine.runner.submit(NAMES, Job(volume.engine.park, call)).wait(alive)
+
+
+def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
+    """Whether no call of the backend runs any more, after a moment for read-ahead to end."""
+    native = volume.engine.native
+    moment = Deadline(deadline.clock, PATIENCE)
+    while native.inflight() or any(i.native.in_old_hands() or i.native.commit_running() for i in inodes):
+        if moment.passed() or deadline.passed():
+            return False
+        volume.engine.park.wait("volume", native.address, native.event_seq(), 0.01)
+    return True
+
+
+def _finish(volume: Volume, deadline: Deadline) -> None:
     """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process
     ends.
     """
@@ -65,13 +133,18 @@ def finish(volume: Volume, timeout: float) -> None:
     for inode in inodes:
         for handle in inode.open_handles:
             handle._shut()
-    stopped = volume.engine.stop(timeout)
+
+    def close_all() -> None:
+        for inode in inodes:
+            close_backend_file(inode.engine.backend_file)
+        close = getattr(volume.backend, "close", None)
+        if close is not None:
+            close()
+
+    if _quiet(volume, inodes, deadline):
+        _within(volume, close_all, deadline)
+    stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
     volume.cache.forget(volume)
     for inode in inodes:
         if stopped:
             inode.native.drop_clean()
-        close_backend_file(inode.engine.backend_file)
-    if stopped:
-        close = getattr(volume.backend, "close", None)
-        if close is not None:
-            close()

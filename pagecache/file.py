@@ -252,7 +252,8 @@ class CachedFile(Handle):  # type: ignore[misc]
     # -- durability
 
     def _tell_loss(self) -> None:
-        error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
+        with self.volume.names:
+            error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
         if error is not None:
             raise error
 
@@ -289,6 +290,7 @@ class CachedFile(Handle):  # type: ignore[misc]
         if self._inode.engine.conflict is not None:
             raise self._inode.engine.conflict_error()
         barrier.fsync(self._inode.engine, timeout)
+        self._inode.engine.unclosed = False
         self._tell_loss()
 
     def sync_range(self, offset: int, length: int) -> None:
@@ -373,7 +375,10 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._unbind()
         volume = self.volume
         if not volume.cache.native.forked and not volume.detached:
-            volume.engine.cache.flusher.defer(lambda: lifetimes.close_collected(volume, inode, writable=writable))
+            cursor = self._loss_cursor
+            volume.engine.cache.flusher.defer(
+                lambda: lifetimes.close_collected(volume, inode, writable=writable, loss_cursor=cursor)
+            )
             warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 
     # What C code of wrappers asks for by these names.

@@ -10,8 +10,8 @@ DataLossError once, a loss that nobody saw is seen by the next opener (contract 
 
 from __future__ import annotations
 
-import itertools
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .backends.protocol import BackendFile
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["Inode"]
 
 
+@dataclass(slots=True)
+class _Loss:
+    seq: int
+    ranges: list[LostRange]
+    seen: bool
+
+
 class Inode:
     """One object of a volume, whatever it is called and however often it is open."""
 
@@ -38,10 +45,8 @@ class Inode:
         self.writers = 0
         self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
-        self._losses: list[tuple[int, list[LostRange]]] = []
-        self._loss_seq = itertools.count(1)
+        self._losses: list[_Loss] = []
         self._last_loss = 0
-        self._unseen_loss = 0
 
     # -- the edge channel; under the volume's lock
 
@@ -49,28 +54,36 @@ class Inode:
         """`seen`: the caller of discard got the list, so later handles need not be told."""
         if not lost:
             return
-        self._last_loss = next(self._loss_seq)
-        self._losses.append((self._last_loss, lost))
-        if not self.handles and not seen:
-            self._unseen_loss = self._last_loss
+        told = min((handle._loss_cursor for handle in self.open_handles), default=self._last_loss)
+        self._losses = [loss for loss in self._losses if loss.seq > told or not loss.seen]
+        self._last_loss += 1
+        self._losses.append(_Loss(self._last_loss, lost, seen))
 
     def loss_cursor(self) -> int:
         """Where a new handle starts to look: behind all that somebody has seen."""
-        if self._unseen_loss:
-            cursor, self._unseen_loss = self._unseen_loss - 1, 0
-            return cursor
-        return self._last_loss
+        return min((loss.seq for loss in self._losses if not loss.seen), default=self._last_loss + 1) - 1
 
     def loss_since(self, cursor: int) -> tuple[DataLossError | None, int]:
-        """What a handle has not been told yet, and its new cursor."""
-        lost = [entry for seq, ranges in self._losses if seq > cursor for entry in ranges]
-        if not lost:
+        """What a handle has not been told yet, and its new cursor. Told is seen."""
+        losses = [loss for loss in self._losses if loss.seq > cursor]
+        if not losses:
             return None, self._last_loss
+        for loss in losses:
+            loss.seen = True
+        lost = [entry for loss in losses for entry in loss.ranges]
         total = sum(entry.length for entry in lost)
         return (
             DataLossError(f"{total} bytes of {self.key!r} were given up and are gone", self.key, ranges=lost),
             self._last_loss,
         )
+
+    def losses_since(self, cursor: int) -> list[LostRange]:
+        """The same without telling anybody."""
+        return [entry for loss in self._losses if loss.seq > cursor for entry in loss.ranges]
+
+    def untold(self) -> bool:
+        """Whether a loss waits for the next opener."""
+        return any(not loss.seen for loss in self._losses)
 
     def idle(self) -> bool:
         """Nobody has it open or looks at its memory."""

@@ -7,6 +7,7 @@ is tried again by the flusher.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from .engine import barrier
@@ -17,6 +18,8 @@ from .native import END, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
+
+log = logging.getLogger("pagecache")
 
 __all__ = [
     "abandon_handle",
@@ -86,9 +89,15 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
             volume.engine.cache.flusher.defer(lambda: bury(volume, inode))
 
 
-def close_collected(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    """The flusher's part of a handle that was collected unclosed: pages stay dirty, nothing is published."""
-    inode.engine.unclosed |= writable
+def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor: int) -> None:
+    """The flusher's part of a handle that was collected unclosed: pages stay dirty, nothing is published; what it was
+    to be told goes to the log, and to the next opener where nobody else has heard of it.
+    """
+    with volume.names:
+        inode.engine.unclosed |= writable and inode.native.has_local()
+        for entry in inode.losses_since(loss_cursor):
+            where = f"[{entry.offset}, {entry.offset + entry.length})"
+            log.error("%s: %r %s is lost; its handle was not closed", volume.name, entry.key, where)
     release(volume, inode, writable=writable)
 
 
@@ -150,7 +159,9 @@ def prune(volume: Volume) -> None:
     with volume.names:
         if len(volume.inodes) <= IDLE_INODES_MAX:
             return
-        idle = [i for i in volume.inodes.values() if i.idle()][: len(volume.inodes) - IDLE_INODES_MAX]
+        idle = [i for i in volume.inodes.values() if i.idle() and not i.untold()][
+            : len(volume.inodes) - IDLE_INODES_MAX
+        ]
     for inode in idle:
         if not inode.native.has_local() and inode.native.destroy():
             volume.engine.forget(inode.engine)
@@ -174,7 +185,8 @@ def unname(volume: Volume, canonical: Key) -> None:
         bury(volume, inode)
 
 
-def drop_local(volume: Volume, inode: Inode, start: int, end: int) -> list[LostRange]:
+def drop_local(volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True) -> list[LostRange]:
+    """Give up what is local. `cut`: the backend too, where a tail goes that it may have stored in part."""
     lost: list[LostRange] = []
-    inode.native.run(TOKEN, "drop_local", (start, end, lost))
+    inode.native.run(TOKEN, "drop_local", (start, end, lost, cut))
     return lost

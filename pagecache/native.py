@@ -26,8 +26,10 @@ __all__ = [
     "FAILED",
     "FOREVER",
     "INVALIDATE",
+    "KEPT",
     "LOCK",
     "NAMES",
+    "PARKED",
     "TOKEN",
     "WRITEBACK",
     "Handle",
@@ -49,6 +51,9 @@ STAMP_MAX = 2**48 - 2
 
 LOCK, TOKEN, INVALIDATE = 1, 2, 4
 """Logical locks of an inode that `NativeInode.run` can hold."""
+
+KEPT, PARKED = 1, 2
+"""What a failed commit left: everything where it was, or nothing that is worth another try."""
 
 DIRTY, WRITEBACK, BACKOFF, FAILED = 1, 2, 4, 8
 """What `NativeInode.flush_pending` finds."""
@@ -86,8 +91,8 @@ class Op(Protocol):
         it, or a new one; None without memory.
         """
 
-    def finish(self, ok: bool, flag: bool, /) -> None:
-        """End a write request (flag: parked) or a commit (flag: kept)."""
+    def finish(self, ok: bool, flag: int, /) -> None:
+        """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
 
     def call(self, function: Callable[[], object], /) -> object:
         """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
@@ -264,6 +269,9 @@ class NativeVolume:
     def grant(self, size: int) -> None:
         """So many bytes may be dirtied above the midpoint before a writer has to pause again."""
         _lib.pc_room_grant(self._v, size)
+
+    def event_seq(self) -> int:
+        return int(_lib.pc_volume_event_seq(self._v))
 
     def local(self) -> int:
         return int(_lib.pc_volume_local(self._v))

@@ -105,7 +105,7 @@ class SyncTicket:
             else:
                 engine.park.wait("volume", engine.native.address, 0, min(deadline.left(), SLICE))
         self._raise()
-        self._volume.sync_names()
+        self._volume.sync_names(deadline)
 
     def _raise(self) -> None:
         if not self._errors:

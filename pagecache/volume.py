@@ -23,7 +23,7 @@ from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
-from .engine.park import Signal
+from .engine.park import Deadline, Signal
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -295,9 +295,9 @@ class Volume:
             WritebackError: with the errors of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        self.begin_sync(timeout=timeout).wait(timeout)
+        self.begin_sync().wait(timeout)
 
-    def begin_sync(self, *, timeout: float | None = None) -> SyncTicket:
+    def begin_sync(self) -> SyncTicket:
         """The same without waiting: a ticket for "everything written so far"."""
         self.check_alive()
         self.engine.check_reentry("sync")
@@ -305,7 +305,7 @@ class Volume:
         self.engine.add_ticket(ticket)
         return ticket
 
-    def sync_names(self) -> None:
+    def sync_names(self, deadline: Deadline) -> None:
         """`Backend.sync`, once, where anything about names may have changed; a backend that cannot is remembered."""
         if not self._sync_supported or not self.names_changed:
             return
@@ -315,7 +315,7 @@ class Volume:
             self._sync_supported = False
             return
         try:
-            self.engine.call(sync, "sync")
+            self.engine.call(sync, "sync", deadline=deadline)
         except io.UnsupportedOperation:
             self._sync_supported = False
         except OSError as error:
@@ -346,7 +346,7 @@ class Volume:
             whole = length is None
             for _ in range(INVALIDATE_ROUNDS):
                 if inode.native.has_local():
-                    if inode.engine.limits().commit_on_close and inode.writers:
+                    if inode.engine.limits().commit_on_close and (inode.writers or inode.engine.unclosed):
                         raise BlockingIOError(errno.EAGAIN, "invalidate: the object is open for writing", inode.key)
                     barrier.fsync(inode.engine)
                 if inode.native.invalidate_range(start, END if whole else end):
@@ -470,24 +470,7 @@ class Volume:
         self.cache.check_forked()
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
-        if self.detached:
-            return []
-        lost: builtins.list[LostRange] = []
-        try:
-            if not self.engine.aborted:
-                self.sync(timeout)
-            unsaved = ending.unsaved_ranges(self)
-        except OSError as error:
-            unsaved = ending.unsaved_ranges(self) or [*getattr(error, "ranges", [])]
-            if on_failed == "raise":
-                raise ending.unsaved_error(self, unsaved, error) from error
-            if isinstance(error, TimeoutError):
-                self.engine.abort(error)  # what hangs would keep the token for ever
-        if unsaved and on_failed == "raise":
-            raise ending.unsaved_error(self, unsaved, None)
-        lost += ending.give_up(self)
-        ending.finish(self, 1.0 if timeout is None else timeout)
-        return lost
+        return ending.detach(self, timeout, on_failed)
 
     # -- numbers
 

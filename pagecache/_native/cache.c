@@ -362,6 +362,11 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	pc_event_wake(&v->event);
 }
 
+uint32_t pc_volume_event_seq(struct pc_volume *v)
+{
+	return atomic_load(&v->event.seq);
+}
+
 uint64_t pc_volume_local(struct pc_volume *v)
 {
 	return atomic_load(&v->local) << v->cache->page_shift;

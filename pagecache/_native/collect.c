@@ -249,16 +249,20 @@ bool pc_commit_begin(struct pc_inode *i)
 }
 
 /**
- * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again (all of it stays unstable when the
- * backend says `kept`). An answer that comes after an abort is a failure whatever it says: the server may have forgotten what
- * it had acknowledged before it made the rest durable.
+ * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again.
+ *
+ * @how: of a failure. PC_COMMIT_KEPT: the backend has what it acknowledged, all of it stays unstable; PC_COMMIT_PARKED: for
+ * good, the bytes are failed and nothing sends them until somebody asks. An answer after an abort is a plain
+ * failure whatever it says: the server may have forgotten what it had acknowledged before it made the rest durable.
  */
-void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
+void pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
 	bool more = true;
-	if (pc_stopped(i, i->commit_generation))
-		ok = kept = false;
-	for (u64 index = 0; more && (ok || !kept);) {
+	if (pc_stopped(i, i->commit_generation)) {
+		ok = false;
+		how = PC_COMMIT_AGAIN;
+	}
+	for (u64 index = 0; more && (ok || how != PC_COMMIT_KEPT);) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; k < PC_CHUNK; k++) {
 			struct pc_folio *f = first_unstable(i, index);
@@ -269,7 +273,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 			if (ok)
 				pc_folio_committed(i, f);
 			else
-				pc_folio_uncommitted(i, f);
+				pc_folio_uncommitted(i, f, how == PC_COMMIT_PARKED);
 			pc_folio_ext_drop(i, f);
 		}
 		pc_inode_leaf_unlock(i);
@@ -281,6 +285,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
 		i->regress_seq++;
+		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
@@ -304,7 +309,7 @@ void pc_uncommit(struct pc_inode *i)
 		struct pc_folio *f = first_unstable(i, 0);
 		more = f != NULL;
 		if (more)
-			pc_folio_uncommitted(i, f);
+			pc_folio_uncommitted(i, f, false);
 		pc_inode_leaf_unlock(i);
 	}
 }

@@ -281,12 +281,16 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 
 /* ---------------------------------------------------------------- E7 */
 
-static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed)
+static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed, bool parked)
 {
 	struct pc_cache *c = i->cache;
 	u32 blocks = blocks_of(f), before = pc_local_count(c, f, 0, blocks);
 	if (!committed) {
 		set_copy(i, f, PC_U, PC_D, 0, blocks);
+		if (parked) {
+			set_copy(i, f, PC_U, PC_X, 0, blocks);
+			atomic_fetch_or(&f->state, PC_F_BACKOFF);
+		}
 		stamp_lower(&f->d, pc_stamp_get(&f->u));
 		i->regress_seq++;
 	}
@@ -301,12 +305,13 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed)
 
 void pc_folio_committed(struct pc_inode *i, struct pc_folio *f)
 {
-	unstable_end(i, f, true);
+	unstable_end(i, f, true, false);
 }
 
-void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f)
+/* @parked: failed for good (X). */
+void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
 {
-	unstable_end(i, f, false);
+	unstable_end(i, f, false, parked);
 }
 
 /* A retry was asked for: the bytes are plain dirty again. */

@@ -411,12 +411,12 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	return ran;
 }
 
-/* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, kept) a commit. */
+/* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
 static PyObject *op_finish(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
 	int ok, flag;
-	if (!PyArg_ParseTuple(args, "pp", &ok, &flag) || not_settled(op))
+	if (!PyArg_ParseTuple(args, "pi", &ok, &flag) || not_settled(op))
 		return NULL;
 	end_call(op);
 	if (op->kind == OP_COMMIT) {
@@ -426,7 +426,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 	} else if (op->kind == OP_WRITE) {
 		struct pc_request *r = op->request;
 		op->request = NULL;
-		pc_write_done(r, ok, flag);
+		pc_write_done(r, ok, flag != 0);
 	} else if (op->kind == OP_MIRROR) {
 		pc_op_settle(op);
 	} else {

@@ -56,6 +56,7 @@ class FileSync:
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._not_before = 0.0
+        self._began = file.volume.reconnects
         file.refresh_limits()
         if flush:
             file.resume(start, end)
@@ -66,7 +67,7 @@ class FileSync:
         Raises:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
-        self.file.volume.check_alive(self.file.key)
+        self.file.volume.check_alive(self.file.key, self._began)
         self._look_at_commit()
         if self.flush and not self._flushed():
             return False

@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import BackendError, PageCacheError
-from ..native import BACKOFF, END, FAILED, STAMP_MAX, Op
-from .retryer import Again, Failure, Parked, decide, errno_of, text_of
+from ..native import BACKOFF, END, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -116,11 +116,16 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
 
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
-    """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them."""
+    """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them; and failed where
+    another try would not help (contract 2.16.4).
+    """
     if _late(file, op):
         return
     volume = file.volume
     now = volume.clock.now()
+    local = file.native.local_ranges()
+    kept = bool(getattr(error, "kept", False))
+    parked = bool(local) and not kept and not is_transient(error)
     with file.lock:
         file.commit_attempts += 1
         file.own_changes += 1
@@ -129,6 +134,19 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
         delay = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
         file.commit_not_before = now + delay
-    op.finish(False, bool(getattr(error, "kept", False)))
+        if parked:
+            file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now))
+    op.finish(False, KEPT if kept else PARKED if parked else 0)
     log.warning("%s: %r: commit failed: %s", volume.name, file.key, error)
     volume.emit("failed", file.key, ((0, END),), as_os_error(error))
+    if parked:
+        volume.emit("parked", file.key, tuple(local), as_os_error(error))
+        volume.retry_later(file)
+
+
+def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: float) -> Failure:
+    before = file.failures.overlapping(start, end)
+    since = min((f.since for f in before), default=now)
+    wait = file.volume.retry.failed_retry
+    next_retry = None if wait is None else now + wait
+    return Failure(start, end, errno_of(error), file.commit_attempts, text_of(error), since, next_retry, True, error)

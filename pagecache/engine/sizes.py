@@ -94,11 +94,11 @@ class _Change:
     def run(self, op: Op) -> None:
         """Until the backend has done it; transient errors are tried again."""
         file, volume = self._file, self._file.volume
-        attempts, since = 0, volume.clock.now()
+        attempts, since, began = 0, volume.clock.now(), volume.reconnects
         while True:
             job = Job(volume.park, lambda: self.begin(op))
             try:
-                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
+                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key, began))
             except Exception as error:
                 if error is not job.error:
                     raise  # the waiting ended, not the call
@@ -166,9 +166,9 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
     extent[1] = end
 
 
-def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
+def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool]) -> None:
     """Give up what is local in a range; the token keeps passes and commits out."""
-    start, end, lost = extent
+    start, end, lost, cut = extent
     error = self.failures.worst()
     ranges = self.native.discard(start, end)
     if self.volume.mirror is not None and ranges and not self.removed:
@@ -177,7 +177,7 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
         self.failures.clear(start, end)
     code = error.errno if error else 0
     lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
-    if ranges and self.native.size < sum(ranges[-1]) and self.backend_file is not None:
+    if cut and ranges and self.native.size < sum(ranges[-1]) and self.backend_file is not None:
         _cut_tail(self, op)
 
 

@@ -21,7 +21,7 @@ from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
 from .mirror import Mirror
-from .park import SLICE, Clock, Park
+from .park import SLICE, Clock, Deadline, Park, deadline_error
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 
@@ -102,8 +102,10 @@ class EngineVolume:
 
     # -- alive or not
 
-    def check_alive(self, key: Key | None = None) -> None:
-        """Raise ShutdownError where waiting has no point any more."""
+    def check_alive(self, key: Key | None = None, since: int | None = None) -> None:
+        """Raise ShutdownError where waiting has no point any more; `since`: `reconnects` when the waiting began."""
+        if since is not None and since != self.reconnects:
+            raise ShutdownError(f"the volume {self.name!r} was aborted, and reconnected since", key)
         if self.aborted:
             reason = f": {self.abort_reason}" if self.abort_reason else ""
             raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
@@ -117,13 +119,28 @@ class EngineVolume:
     # -- calls of the backend that carry no bytes
 
     def call(
-        self, call: Callable[[], T], what: str, key: Key | None = None, undo: Callable[[T], None] | None = None
+        self,
+        call: Callable[[], T],
+        what: str,
+        key: Key | None = None,
+        undo: Callable[[T], None] | None = None,
+        *,
+        deadline: Deadline | None = None,
     ) -> T:
-        """Run a call of the backend on a thread of the volume and wait for it; an interrupt ends only the waiting."""
+        """Run a call of the backend on a thread of the volume and wait for it; an interrupt, an abort or the deadline
+        ends only the waiting.
+        """
         self.check_reentry(what, key)
         self.check_alive(key)
+        began = self.reconnects
         job = self.runner.submit(core.NAMES, Job(self.park, call, undo))
-        return job.wait(lambda: self.check_alive(key))
+
+        def alive() -> None:
+            self.check_alive(key, began)
+            if deadline is not None and deadline.passed():
+                raise deadline_error(what)
+
+        return job.wait(alive)
 
     def sleep(self, file: EngineFile, seconds: float) -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""

@@ -133,8 +133,10 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (
         hung_pass,
         "a pass",
-        ("flush", "fsync", "fsync with a deadline", "sync_range", "close", "truncate", "punch_hole")
-        + ("sync", "cache.sync", "ticket", "invalidate", "discard"),
+        (
+            *("flush", "fsync", "fsync with a deadline", "sync_range", "close", "truncate", "punch_hole"),
+            *("sync", "cache.sync", "ticket", "invalidate", "discard"),
+        ),
     ),
     (locked, "a truncate", ("pwrite", "append", "truncate", "punch_hole", "zero_range", "pread", "view", "prefetch")),
     (throttled, "room", ("pwrite", "append", "zero_range")),
@@ -155,7 +157,7 @@ CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, wha
 
 @pytest.mark.parametrize(("build", "verb"), CASES)
 def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: str) -> None:
-    """ShutdownError with ESHUTDOWN while the call still hangs; data stays; the late answer hurts nobody. [T-13, I-23]"""
+    """ShutdownError with ESHUTDOWN while the call hangs; data stays; the late answer hurts nobody. [T-13, I-23]"""
     stuck = build(make)
     rig = stuck.rig
     waiter = Task(VERBS[verb], rig, stuck.file)
@@ -164,7 +166,7 @@ def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: s
     assert waiter.waits(0.05)
     local = dirty_bytes(rig.volume)
     rig.volume.abort(ConnectionError("cable pulled"))
-    with pytest.raises(ShutdownError, match="cable pulled|detached") as caught:
+    with pytest.raises(ShutdownError, match="cable pulled") as caught:
         waiter.result()
     assert caught.value.errno == errno.ESHUTDOWN
     assert dirty_bytes(rig.volume) >= min(local, 1)

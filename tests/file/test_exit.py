@@ -1,0 +1,219 @@
+"""The end of the interpreter: bounded, listed, status unchanged, whatever hangs; and children that share nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import pagecache
+
+from .backends import RecordingBackend
+from .rig import FAST, KEY, QUIET, Task
+
+PRELUDE = """
+    import gc, os, sys, threading, time
+    from pagecache import PageCache, Backend
+    from pagecache.backends import MemoryBackend, DirectoryBackend
+
+    never = threading.Event()
+
+    class Hung(MemoryBackend):
+        '''Calls of one kind do not come back.'''
+        def __init__(self, *hung):
+            super().__init__()
+            self.hung = hung
+        def open(self, key, **options):
+            inner, hung = super().open(key, **options), self.hung
+            class File:
+                def __getattr__(self, name):
+                    if name in hung:
+                        return lambda *args: never.wait()
+                    return getattr(inner, name)
+                def close(self):
+                    if "file_close" in hung:
+                        never.wait()
+            return File()
+        def sync(self):
+            if "sync" in self.hung:
+                never.wait()
+        def close(self):
+            if "close" in self.hung:
+                never.wait()
+
+    def attach(*hung, name="volume", **config):
+        global cache
+        cache = PageCache("1MiB", exit_timeout=0.5, flush_interval=3600, dirty_expire=3600, **config)
+        return cache.attach(Hung(*hung), name=name)
+"""
+
+
+def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body))
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", path, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,  # what hangs for ever fails here
+        env=env,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("hung", ["write_from", "commit", "sync", "file_close", "close"])
+def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
+    """Not saved is listed, what was saved is not; the status is the program's. [T-52, 2.22]"""
+    body = f"""
+        file = attach("{hung}").open("thefile", "wb")
+        file.pwrite(b"x" * 5000, 0)
+        sys.exit(6)
+    """
+    done = run(body, tmp_path)
+    assert done.returncode == 6
+    assert ("not saved: volume: 'thefile' [0, 5000)" in done.stderr) == (hung in ("write_from", "commit"))
+
+
+@pytest.mark.parametrize(
+    ("hung", "call"),
+    [
+        ("read_into", "file.pread(10, 0)"),
+        ("write_from", "file.fsync()"),
+        ("commit", "file.fsync()"),
+        ("truncate", "file.truncate(3)"),
+        ("sync", "cache.sync()"),
+        ("stat", "volume.stat('thefile')"),
+    ],
+)
+def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: str) -> None:
+    """A thread of the program is inside the cache when it ends. [T-52]"""
+    body = f"""
+        volume = attach()
+        with volume.open("thefile", "wb") as first:
+            first.pwrite(b"y" * 9000, 0)
+        cache.sync()
+        volume.invalidate("thefile")
+        volume.backend.hung = ("{hung}",)
+        for inode in volume.inodes.values():
+            inode.engine.use(volume.backend.open("thefile"))
+        file = volume.open("thefile", "r+b", keep_cache=True)
+        file.pwrite(b"x" * 5000, 4096)
+        threading.Thread(target=lambda: {call}, daemon=True).start()
+        time.sleep(0.2)
+        sys.exit(6)
+    """
+    done = run(body, tmp_path)
+    assert done.returncode == 6, done.stderr
+    if hung in ("write_from", "commit", "truncate"):
+        assert "not saved: volume: 'thefile'" in done.stderr
+
+
+def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
+    """Volumes are saved side by side. [T-52, T-62]"""
+    body = """
+        file = attach("write_from", name="hung").open("lost", "wb")
+        file.pwrite(b"x" * 5000, 0)
+        healthy = cache.attach(DirectoryBackend(sys.argv[1]), name="healthy").open("saved", "wb")
+        healthy.pwrite(b"z" * 5000, 0)
+        healthy.append(b"end")
+    """
+    done = run(body, tmp_path, str(tmp_path))
+    assert done.returncode == 0
+    assert (tmp_path / "saved").read_bytes() == b"z" * 5000 + b"end"
+    assert "'lost'" in done.stderr
+    assert "'saved'" not in done.stderr
+
+
+def test_an_object_that_was_only_created_is_listed(tmp_path: Path) -> None:
+    """Not a byte of it, but it is not saved. [2.17, 2.22]"""
+    done = run("file = attach('commit').open('empty', 'wb')", tmp_path)
+    assert done.returncode == 0
+    assert "not saved: volume: 'empty'" in done.stderr
+
+
+def test_an_aborted_volume_is_listed(tmp_path: Path) -> None:
+    """With the reason of the abort. [2.22]"""
+    body = """
+        volume = attach()
+        file = volume.open("thefile", "wb")
+        file.pwrite(b"x" * 5000, 0)
+        volume.abort(ConnectionError("cable pulled"))
+    """
+    done = run(body, tmp_path)
+    assert done.returncode == 0
+    assert "not saved: volume: 'thefile' [0, 5000)" in done.stderr
+
+
+def test_closing_with_a_deadline_is_bounded_whatever_hangs() -> None:
+    """`close(timeout)` of a running program, giving up: seconds, not for ever. [2.22, K9]"""
+    for op in ("write_from", "commit", "sync", "close", "file_close"):
+        backend = RecordingBackend({KEY: b""})
+        cache = pagecache.PageCache("1MiB", retry=FAST, **QUIET)
+        file = cache.attach(backend, name="volume").open(KEY, "r+b")
+        file.pwrite(b"x" * 100, 0)
+        gate = backend.gate(op, times=9)
+        began = time.monotonic()
+        Task(cache.close, timeout=0.2, on_failed="discard").result()
+        assert time.monotonic() - began < 25
+        assert cache.closed
+        gate.open()
+        backend.open_all_gates()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_collects_closes_and_exits_without_a_call(tmp_path: Path) -> None:
+    """Handles, views, tickets and the cache itself, collected, closed or left to the exit hook. [T-50, 2.22]"""
+    body = """
+        calls = []
+        class Noting(MemoryBackend):
+            def open(self, key, **options):
+                inner = super().open(key, **options)
+                class File:
+                    def __getattr__(self, name):
+                        calls.append((os.getpid(), name))
+                        return getattr(inner, name)
+                return File()
+            def sync(self):
+                calls.append((os.getpid(), "sync"))
+        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+        volume = cache.attach(Noting(), name="volume")
+        file = volume.open("thefile", "w+b")
+        file.pwrite(b"x" * 5000, 0)
+        view, ticket = file.view(0, 100), volume.begin_sync()
+        ticket.wait()
+        file.pwrite(b"y" * 5000, 0)
+        child = os.fork()
+        if child == 0:
+            from pagecache import ForkedError
+            before = len(calls)
+            for call in (ticket.wait, ticket.done, lambda: file.view(0, 1), lambda: file.truncate(0),
+                         lambda: volume.reconnect(MemoryBackend()), volume.abort, volume.detach,
+                         lambda: volume.discard("thefile"), cache.close):
+                try:
+                    call()
+                except ForkedError:
+                    pass
+                else:
+                    if call != ticket.done and call != ticket.wait:
+                        os._exit(9)
+            view.release()
+            del view, ticket, file, volume, cache
+            gc.collect()
+            if [pid for pid, _ in calls if pid == os.getpid()] or len(calls) != before:
+                os._exit(8)
+            sys.exit(5)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status == 5, status
+        file.fsync()
+        assert volume.backend.snapshot("thefile") == b"y" * 5000
+        cache.close()
+    """
+    done = run(body, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

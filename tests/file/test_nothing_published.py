@@ -1,0 +1,231 @@
+"""On a commit_on_close volume nothing is published that its writer did not ask for."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import CachedFile, PageCache, UnsavedDataError, lifetimes
+
+from .backends import RecordingBackend, RecordingFile
+from .rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(PAGE)
+NEW = pattern(3 * PAGE, seed=1)
+
+
+@pytest.fixture
+def objects(make: Make) -> Rig:
+    """An object store with one object, and room for new ones."""
+    return make({KEY: OLD}, limits={"commit_on_close": True}, retry=FAST)
+
+
+def store() -> tuple[PageCache, RecordingBackend, CachedFile]:
+    backend = RecordingBackend({KEY: OLD}, commit_on_close=True)
+    cache = PageCache("1MiB", retry=FAST, **QUIET)
+    file = cache.attach(backend, name="store").open(KEY, "r+b")
+    file.pwrite(NEW, 0)
+    return cache, backend, file
+
+
+def test_an_exception_in_the_with_block_of_the_cache_publishes_nothing() -> None:
+    """What was written half way is listed as not saved; the exception stays the primary one. [T-77, 2.22]"""
+    cache, backend, file = store()
+    with pytest.raises(ZeroDivisionError), cache:
+        raise ZeroDivisionError
+    assert backend.committed(KEY) == OLD
+    assert backend.seen("commit") == []
+    assert not cache.closed
+    assert file.pread(len(NEW), 0) == NEW
+    lost = cache.close(on_failed="discard", timeout=20)
+    assert lost == [] or backend.committed(KEY) == OLD
+    file.close()
+
+
+def test_closing_the_cache_on_purpose_publishes(make: Make) -> None:
+    """No exception: the application asked for it. [T-77, 2.22]"""
+    for how in ("with", "close", "detach"):
+        cache, backend, file = store()
+        if how == "with":
+            with cache:
+                pass
+        elif how == "close":
+            cache.close()
+        else:
+            cache.volumes()[0].detach()
+        assert backend.committed(KEY) == NEW
+        file.close()
+        cache.close()
+
+
+def test_an_exception_in_the_with_block_of_the_handle_publishes_nothing(objects: Rig) -> None:
+    """The handle is abandoned: the object is as it was, for every later opener too. [T-77]"""
+    with pytest.raises(ZeroDivisionError), objects.volume.open(KEY, "r+b") as file:
+        file.pwrite(NEW, 0)
+        file.sync_range(0, len(NEW))
+        raise ZeroDivisionError
+    eventually(lambda: objects.volume.dirty_ranges(KEY) == [])
+    objects.volume.sync(20)
+    assert objects.backend.committed(KEY) == OLD
+    assert objects.backend.seen("commit") == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
+    """Nor does what follows: an exception, resize, the flusher. An explicit sync does. [T-77, 2.21]"""
+    handles = [objects.volume.open(KEY, "r+b")]
+    handles[0].pwrite(NEW, 0)
+    held = handles[0]._inode
+    handles.clear()
+    gc.collect()
+    eventually(lambda: held.handles == 0)
+    objects.cache.resize("4MiB")
+    objects.cache.configure(dirty_expire=0.001, flush_interval=0.01, dirty_background=PAGE)
+    objects.cache.flusher.wake()
+    for inode in lifetimes.withhold(objects.volume):
+        assert inode is held
+    with pytest.raises(UnsavedDataError) as caught:
+        objects.cache.close(timeout=20)
+    held.engine.withheld = False
+    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(NEW))]
+    assert objects.backend.seen("commit") == []
+    assert objects.backend.committed(KEY) == OLD
+    objects.volume.sync(20)
+    assert objects.backend.committed(KEY) == NEW
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_object_whose_writer_was_collected_is_not_dropped_by_invalidate(objects: Rig) -> None:
+    """It would have to be committed first. [2.18, 2.22]"""
+    handles = [objects.volume.open(KEY, "r+b")]
+    handles[0].pwrite(NEW, 0)
+    inode = handles[0]._inode
+    handles.clear()
+    gc.collect()
+    eventually(lambda: inode.handles == 0)
+    with pytest.raises(BlockingIOError):
+        objects.volume.invalidate(KEY)
+    assert objects.backend.seen("commit") == []
+
+
+def test_resize_leaves_objects_uncommitted(make: Make) -> None:
+    """Also when what is not committed does not fit: BlockingIOError. [T-77, 2.22]"""
+    rig = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True})
+    file = rig.open("r+b")
+    file.pwrite(bytes(100 * PAGE), 0)
+    with pytest.raises(BlockingIOError):
+        Task(rig.cache.resize, 32 * PAGE).result()
+    assert rig.backend.seen("commit") == []
+    file.close()
+    assert rig.backend.committed(KEY) == bytes(100 * PAGE)
+    rig.cache.resize(32 * PAGE)
+
+
+def test_memory_pressure_and_age_publish_nothing(make: Make) -> None:
+    """The flusher hands over at most. [2.11, 2.24]"""
+    rig = make({KEY: b""}, capacity=128 * PAGE, limits={"commit_on_close": True}, dirty_background=PAGE)
+    rig.cache.configure(dirty_expire=0.001, flush_interval=0.01)
+    file = rig.open("r+b")
+    file.pwrite(bytes(40 * PAGE), 0)
+    eventually(lambda: rig.backend.seen("write_from"))
+    file.flush()
+    assert rig.backend.seen("commit") == []
+    file.close()
+    assert rig.backend.committed(KEY) == bytes(40 * PAGE)
+
+
+ASKING: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "fsync": lambda rig, file: file.fsync(),
+    "close": lambda rig, file: file.close(),
+    "sync": lambda rig, file: rig.volume.sync(20),
+    "ticket": lambda rig, file: rig.volume.begin_sync().wait(20),
+    "cache.sync": lambda rig, file: rig.cache.sync(20),
+    "detach": lambda rig, file: rig.volume.detach(),
+    "cache.close": lambda rig, file: rig.cache.close(),
+}
+
+
+@pytest.mark.parametrize("asking", ASKING)
+def test_who_asks_gets_it_published(objects: Rig, asking: str) -> None:
+    """The list is complete: fsync, close, sync and tickets, close of the volume or the cache. [T-77, 2.22]"""
+    file = objects.open("r+b")
+    file.pwrite(NEW, 0)
+    ASKING[asking](objects, file)
+    assert objects.backend.committed(KEY) == NEW
+
+
+def test_giving_up_an_object_rolls_its_upload_back(objects: Rig) -> None:
+    """`on_failed="discard"`: nothing of it stays behind in the store. [2.22, 2.26]"""
+    rolled: list[RecordingFile] = []
+    RecordingFile.rollback = lambda self: rolled.append(self)  # type: ignore[attr-defined]
+    try:
+        file = objects.open("r+b")
+        file.pwrite(NEW, 0)
+        file.sync_range(0, len(NEW))
+        objects.backend.fault("commit", PermissionError(13, "no"), times=9)
+        lost = objects.volume.detach(on_failed="discard")
+    finally:
+        del RecordingFile.rollback  # type: ignore[attr-defined]
+    assert [(entry.offset, entry.length) for entry in lost] == [(0, len(NEW))]
+    assert len(rolled) == 1
+
+
+def program(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import gc, os, sys, threading, time\nfrom pagecache import PageCache\n"
+        "from pagecache.backends import MemoryBackend\n" + textwrap.dedent(body)
+    )
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", path], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+
+
+STORE = """
+    class Store(MemoryBackend):
+        def open(self, key, **options):
+            file = super().open(key, **options)
+            class File:
+                stat, read_into, truncate, write_from = file.stat, file.read_into, file.truncate, file.write_from
+                def commit(self):
+                    os.write(1, f"published {key}\\n".encode())
+                    return file.commit()
+            return File()
+    cache = PageCache("1MiB", exit_timeout=5, flush_interval=3600, dirty_expire=3600)
+    volume = cache.attach(Store(commit_on_close=True), name="store")
+    closed = volume.open("closed", "wb")
+    closed.pwrite(b"x" * 5000, 0)
+    closed.close()
+    file = volume.open("halfway", "wb")
+    file.pwrite(b"x" * 5000, 0)
+    """
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        ("", 0),
+        ("sys.exit(4)", 4),
+        ("1 / 0", 1),
+        ("del file; gc.collect(); time.sleep(0.2)", 0),
+        ("with cache:\n    1 / 0", 1),
+    ],
+)
+def test_exit_publishes_nothing(tmp_path: Path, ending: str, status: int) -> None:
+    """The object is listed on stderr; the exit status is the program's. [T-77, T-52, 2.22]"""
+    done = program(textwrap.dedent(STORE) + ending + "\n", tmp_path)
+    assert done.returncode == status
+    assert done.stdout == "published closed\n"
+    assert "not saved: store: 'halfway' [0, 5000)" in done.stderr
