@@ -141,6 +141,8 @@ def _lose_holes(inode: Inode) -> None:
     if start < end:
         inode.native.invalidate_remote(start, end)
         volume = inode.volume
+        if volume.engine.mirror is not None and not inode.engine.removed:
+            volume.engine.mirror.invalidate(inode.key, "a hole was lost with the backend")
         with volume.names:
             inode.record_loss([LostRange(inode.key, start, end - start, errno.EIO, volume.name)], seen=False)
 

@@ -270,16 +270,16 @@ static void check_holds_end_in_any_thread_while_writers_and_truncates_go_on(void
 		}
 		struct pc_request *r, *m = NULL;
 		if (pc_write_next(w.inode, &r) == 1) {
-			r->credit = 1;
+			r->credit = w.credit;
 			m = pc_mirror_take(r, NULL);
 			run_write(file, r);
 		} else {
-			pc_credit_put(rig.volume);
+			pc_credit_put(rig.volume, w.credit);
 			pc_pass_again(w.inode);
 			sched_yield();
 		}
 		pc_inode_user_put(w.inode);
-		pc_work_end(rig.volume, w.cls);
+		pc_work_end(rig.volume, &w);
 		if (m) {
 			expect_still(m);
 			pc_request_settle(m);
