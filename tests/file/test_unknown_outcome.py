@@ -200,3 +200,23 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
     file.fsync()
     assert rig.backend.seen("truncate") == []
     assert rig.backend.written(KEY) == OLD
+
+
+def test_a_fill_waits_for_a_truncate_that_was_left_behind(make: Make) -> None:
+    """What is owed is paid after it, so it cannot land later; and bytes are read after what is owed. [2.17, 2.22]"""
+    rig, file = punching(make)
+    gate = rig.backend.gate("truncate")
+    hung = Task(file.truncate, CUT)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        hung.result()
+    rig.volume.reconnect(rig.backend)
+    rig.volume.drop_clean(KEY)
+    reading = Task(file.pread, 9 * PAGE, 0)
+    assert reading.waits()
+    assert len(rig.backend.seen("truncate")) == 1
+    gate.open()
+    assert reading.result() == OLD[:CUT]
+    assert len(rig.backend.seen("truncate")) == 3
+    assert rig.backend.violations == []
