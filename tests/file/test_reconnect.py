@@ -12,7 +12,7 @@ import pytest
 import pagecache
 from pagecache import DataLossError, ShutdownError
 
-from .backends import RecordingFile, failing_commit
+from .backends import PATIENCE, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -242,12 +242,13 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         with pytest.raises(ShutdownError):
             task.result()
     fresh = rig.backend.successor(shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    Task(rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)  # before the gates give up
     for file in (*files, committing):
         file.pwrite(NEWER, PAGE)
-        Task(file.fsync).result()
+        Task(file.fsync).result(PATIENCE / 3)
     cut.truncate(10)
-    Task(rig.volume.sync).result()
+    Task(rig.volume.sync).result(PATIENCE / 3)
+    assert rig.backend.nr_running == len(gates)
     for key in (*keys, "committing"):
         assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
     assert fresh.committed("cut") == OLD[:10]
@@ -333,7 +334,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     rig.volume.abort()
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
-    assert Task(file.pread, PAGE, 0).result() == OLD[:PAGE]
+    assert Task(file.pread, PAGE, 0).result(PATIENCE / 3) == OLD[:PAGE]
     gate.open()
     try:
         assert hung.result() == OLD[:PAGE]
@@ -342,6 +343,41 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     kept.clear()
     assert file.pread(PAGE, 0) == OLD[:PAGE]
     rig.cache.check()
+
+
+def test_a_late_error_is_nobodys(make: Make) -> None:
+    """Of the old backend, after the reconnect: nothing is failed or in back-off, the bytes are plain dirty. [2.22]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(NEWER, 0)
+    gate = rig.backend.gate("write_from")
+    hung = Task(file.flush)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        hung.result()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    rig.backend.fault("write_from", OSError(errno.EACCES, "from beyond"))
+    gate.open()
+    eventually(lambda: rig.cache.stats().writeback == 0)
+    assert rig.volume.failed() == []
+    file._inode.native.pass_background(1 << 30)  # skips what failed or waits
+    eventually(lambda: fresh.written(KEY) == overlay(OLD, 0, NEWER))
+
+
+def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> None:
+    """Not even where the reconnect comes before anybody looked. [2.22, I-23]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(NEWER, 0)
+    gate = rig.backend.gate("write_from")
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+    rig.volume.reconnect(rig.backend.successor())
+    gate.open()
+    with pytest.raises(ShutdownError):
+        ticket.wait(20)
 
 
 # -------------------------------------------------------------------- what is sent again, owed, lost
