@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile, ShutdownError, Volume
 
-from .backends import Gate
+from .backends import Gate, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -242,4 +242,25 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
         file.pread(PAGE, 100 * PAGE)
     assert reader.finished.wait(30)
     assert len(rig.backend.calls) == calls
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("op", ["read_into", "write_from"])
+def test_a_request_that_was_answered_short_makes_no_further_call(make: Make, op: str) -> None:
+    """The rest is asked for again after a short answer, but not after an abort. [2.22]"""
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open("r+b")
+    rig.backend.fault(op, short(PAGE), times=99)
+    if op == "write_from":
+        file.pwrite(pattern(4 * PAGE, seed=1), 0)
+    gate = rig.backend.gate(op)
+    waiter: Task[Any] = Task(file.fsync) if op == "write_from" else Task(file.pread, 4 * PAGE, 0)
+    gate.wait_entered()
+    rig.volume.abort()
+    gate.open()
+    with pytest.raises(ShutdownError):
+        waiter.result()
+    eventually(lambda: rig.backend.nr_running == 0)
+    eventually(lambda: rig.cache.stats().writeback == 0)
+    assert len(rig.backend.seen(op)) == 1
     rig.cache.check()

@@ -367,8 +367,100 @@ static void check_a_random_walk_never_gets_a_false_yes(void)
 	}
 }
 
+static void check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says(void)
+{
+	struct pc_undone_report undone;
+	for (int resumed = 0; resumed < 2; resumed++) {
+		start(PAGE, false);
+		put(0, 1);
+		EQUAL(flush(file), 0);
+		pc_inode_set_uncommitted(file->inode, true, 7);
+		CHECK(begin_commit(file));
+		pc_volume_abort(rig.volume);
+		CHECK(pc_inode_in_old_hands(file->inode));
+		if (resumed)
+			pc_volume_resume(rig.volume);
+		CHECK(pc_inode_in_old_hands(file->inode));
+		pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
+		CHECK(!pc_inode_in_old_hands(file->inode));
+		EQUAL(usage(file, NULL).dirty, PAGE);
+		EQUAL(usage(file, NULL).unstable, 0);
+		CHECK(pc_commit_needed(file->inode, PC_STAMP_NONE));
+		pc_inode_undone(file->inode, &undone);
+		EQUAL(undone.lowest, 7);
+		CHECK(undone.created);
+		pc_volume_resume(rig.volume);
+		EQUAL(file_sync(file), 0);
+		pc_inode_undone(file->inode, &undone);
+		EQUAL(undone.lowest, ALL);
+		CHECK(!undone.created && !undone.resized);
+		rig_close(&rig);
+	}
+}
+
+static void check_no_commit_begins_after_an_abort(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	EQUAL(flush(file), 0);
+	pc_commit_start(file->inode);
+	pc_volume_abort(rig.volume);
+	struct pc_work w;
+	for (pc_work_next(rig.volume, &w); w.kind == PC_WORK_PASS; pc_work_next(rig.volume, &w)) {
+		pc_credit_put(rig.volume, w.credit); /* a pass that ended may still be queued */
+		pc_inode_user_put(w.inode);
+		pc_work_end(rig.volume, &w);
+	}
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	CHECK(!pc_commit_begin(file->inode)); /* and the token is free */
+	pc_inode_user_put(w.inode);
+	pc_work_end(rig.volume, &w);
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	pc_volume_resume(rig.volume);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_a_commit_that_failed_for_good_parks_its_bytes(void)
+{
+	start(PAGE, false);
+	put(0, 1);
+	EQUAL(flush(file), 0);
+	CHECK(begin_commit(file));
+	pc_commit_end(file->inode, false, PC_COMMIT_PARKED);
+	EQUAL(usage(file, NULL).failed, PAGE);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* nobody sends it */
+	CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(usage(file, NULL).failed, 0);
+	rig_close(&rig);
+}
+
+static void check_credits_of_an_older_era_count_for_nothing(void)
+{
+	start(PAGE, false);
+	u32 old = pc_credit_try(rig.volume);
+	CHECK(old && pc_credit_try(rig.volume) == old);
+	EQUAL(pc_volume_inflight(rig.volume), 2);
+	pc_volume_abort(rig.volume);
+	pc_volume_resume(rig.volume);
+	EQUAL(pc_volume_inflight(rig.volume), 0);
+	u32 fresh = pc_credit_try(rig.volume);
+	CHECK(fresh && fresh != old);
+	pc_credit_put(rig.volume, old);
+	EQUAL(pc_volume_inflight(rig.volume), 1);
+	pc_credit_put(rig.volume, fresh);
+	EQUAL(pc_volume_inflight(rig.volume), 0);
+	rig_close(&rig);
+}
+
 int main(void)
 {
+	RUN(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says);
+	RUN(check_no_commit_begins_after_an_abort);
+	RUN(check_a_commit_that_failed_for_good_parks_its_bytes);
+	RUN(check_credits_of_an_older_era_count_for_nothing);
 	RUN(check_a_failed_commit_makes_everything_dirty_again);
 	RUN(check_a_backend_that_kept_its_bytes_gets_another_try);
 	RUN(check_bytes_dirtied_while_unstable_are_both);
