@@ -94,7 +94,9 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
 
 
 def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> None:
-    """What was uploaded and is never to be published shall not stay behind."""
+    """What was uploaded and is never to be published shall not stay behind; who abandons sees to it himself."""
+    if inode.engine.abandoned:
+        return
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
     if rollback is not None and inode.engine.limits().commit_on_close and inode.native.pass_idle():
         _within(volume, rollback, deadline)

@@ -117,7 +117,7 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
     """Nobody can publish the object any more: what is local of it goes, and is what this returns."""
     inode.engine.abandoned = True
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-    lost = drop_local(volume, inode, 0, END)
+    lost = drop_local(volume, inode, 0, END, cut=rollback is None)
     if rollback is not None:
         volume.engine.call(rollback, "rollback", inode.key)
     return lost
