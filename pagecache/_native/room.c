@@ -236,6 +236,6 @@ void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out)
 		.over_background = atomic_load(&v->local) > atomic_load(&v->room.background) ||
 				   atomic_load(&c->local) > atomic_load(&c->dirty_background),
 		.asking = atomic_load(&v->room.asking),
-		.running = atomic_load(&v->inflight) + atomic_load(&v->committing),
+		.running = pc_volume_inflight(v) + atomic_load(&v->committing),
 	};
 }

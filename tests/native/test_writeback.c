@@ -556,9 +556,9 @@ static void check_a_big_file_does_not_starve_a_small_one(void)
 	for (pc_work_next(rig.volume, &w); w.kind != PC_WORK_NONE; pc_work_next(rig.volume, &w)) {
 		CHECK(w.inode == file->inode);
 		if (pc_write_next(w.inode, &r[n]) == 1)
-			r[n++]->credit = 1;
+			r[n++]->credit = w.credit;
 		else
-			pc_credit_put(rig.volume);
+			pc_credit_put(rig.volume, w.credit);
 		pc_inode_user_put(w.inode);
 	}
 	EQUAL(n, 7);
@@ -566,7 +566,7 @@ static void check_a_big_file_does_not_starve_a_small_one(void)
 	pc_work_next(rig.volume, &w);
 	CHECK(w.kind == PC_WORK_PASS && w.inode == small->inode);
 	CHECK(pc_write_next(w.inode, &r[n]) == 1);
-	r[n++]->credit = 1;
+	r[n++]->credit = w.credit;
 	pc_inode_user_put(w.inode);
 	for (u32 k = 0; k < n; k++)
 		run_write(k < 7 ? file : small, r[k]);
