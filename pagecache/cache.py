@@ -37,6 +37,7 @@ from .errors import (
 )
 from .native import NativeCache, is_debug
 from .stats import CacheStats, Event
+from .ticket import SyncTicket
 from .volume import Volume
 
 __all__ = ["PageCache"]
@@ -289,15 +290,11 @@ class PageCache:
         self.check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = []
-        for volume in self.volumes():
+        tickets = self._begin_syncs(errors)
+        waits = [(ticket, ticket.deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
+        for ticket, until in waits:
             try:
-                tickets.append(volume.begin_sync())
-            except ShutdownError as error:
-                errors.append(error)
-        for ticket in tickets:
-            try:
-                ticket.wait(None if deadline.at is None else deadline.left())
+                ticket.wait_until(until)
             except OSError as error:
                 errors.append(error)
         if len(errors) == 1:
@@ -309,6 +306,16 @@ class PageCache:
                 ranges=_ranges_of(errors),
                 exceptions=errors,
             )
+
+    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
+        """One ticket a volume, all under way at once; those that are gone go to `errors`."""
+        tickets = []
+        for volume in self.volumes():
+            try:
+                tickets.append(volume.begin_sync())
+            except ShutdownError as error:
+                errors.append(error)
+        return tickets
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Events from one thread; returns the function that unsubscribes. Exceptions of the callback are logged."""
@@ -369,7 +376,9 @@ class PageCache:
         deadline = Deadline(self.clock, timeout)
         lost: list[LostRange] = []
         unsaved: list[UnsavedDataError] = []
-        for volume in self.volumes():
+        self._begin_syncs([])  # side by side: a dead backend delays nobody else's data
+        # What was attached later may store into what was attached before.
+        for volume in reversed(self.volumes()):
             try:
                 lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
             except UnsavedDataError as error:

@@ -91,11 +91,11 @@ def finish(volume: Volume, timeout: float) -> None:
             handle._shut()
     stopped = volume.engine.stop(timeout)
     volume.cache.forget(volume)
+    if not stopped:
+        return  # nor can anything be asked of that backend
     for inode in inodes:
-        if stopped:
-            inode.native.drop_clean()
+        inode.native.drop_clean()
         close_backend_file(inode.engine.backend_file)
-    if stopped:
-        close = getattr(volume.backend, "close", None)
-        if close is not None:
-            close()
+    close = getattr(volume.backend, "close", None)
+    if close is not None:
+        close()

@@ -272,8 +272,7 @@ class CachedFile(Handle):  # type: ignore[misc]
                 engine.refresh_limits()
                 self._native.flush_start(stamp)
             elif self._native.has_local():
-                barrier.flush(engine, stamp)
-                engine.refresh_version()
+                barrier.flush(engine, stamp, version=True)
         self._tell_loss()
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:

@@ -54,8 +54,7 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine)
             elif not limits.commit_on_close and inode.native.has_local():
-                barrier.flush(inode.engine, volume.engine.native.take_epoch())
-                inode.engine.refresh_version()
+                barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:
         release(volume, inode, writable=writable)
 

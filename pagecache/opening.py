@@ -95,9 +95,10 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         with volume.names:
             volume.inodes[canonical] = inode
         volume.engine.add(inode.engine)
-        volume.names_changed |= created
         if created and volume.engine.mirror is not None:
             volume.engine.mirror.created(canonical)
+        if created:
+            volume.engine.names.changed()
         return inode
     inode.engine.use(backend_file)
     if created or not keep_cache or stat.size != inode.native.remote_size:

@@ -64,8 +64,6 @@ class Volume:
         self.busy: dict[Key, Signal] = {}
         self.inodes: dict[Key, Inode] = {}
         self.orphans: set[Inode] = set()
-        self._sync_supported = True
-        self.names_changed = True
 
     @property
     def backend(self) -> Backend:
@@ -247,8 +245,9 @@ class Volume:
         canonical = self._canonical(key)
         with self._holding(canonical):
             links = self._links(canonical)
+            self.engine.names.changed()
             self.engine.call(lambda: self.backend.remove(key), "remove", key)
-            self.names_changed = True
+            self.engine.names.changed()
             if links <= 1:
                 lifetimes.unname(self, canonical)
                 if self.engine.mirror is not None:
@@ -267,8 +266,9 @@ class Volume:
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
         with self._holding(old, new):
+            self.engine.names.changed()
             self.engine.call(lambda: self.backend.rename(src, dst, replace=replace), "rename", src)
-            self.names_changed = True
+            self.engine.names.changed()
             if old == new:
                 return
             with self.names:
@@ -297,35 +297,15 @@ class Volume:
             WritebackError: with the errors of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        self.begin_sync(timeout=timeout).wait(timeout)
+        self.begin_sync().wait(timeout)
 
-    def begin_sync(self, *, timeout: float | None = None) -> SyncTicket:
+    def begin_sync(self) -> SyncTicket:
         """The same without waiting: a ticket for "everything written so far"."""
         self.check_alive()
         self.engine.check_reentry("sync")
         ticket = SyncTicket(self)
         self.engine.add_ticket(ticket)
         return ticket
-
-    def sync_names(self) -> None:
-        """`Backend.sync`, once, where anything about names may have changed; a backend that cannot is remembered."""
-        if not self._sync_supported or not self.names_changed:
-            return
-        self.names_changed = False
-        sync = getattr(self.backend, "sync", None)
-        if sync is None:
-            self._sync_supported = False
-            return
-        try:
-            self.engine.call(sync, "sync")
-        except io.UnsupportedOperation:
-            self._sync_supported = False
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
-                self._sync_supported = False
-                return
-            self.names_changed = True
-            raise
 
     # -- invalidation, failed data
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
-from ..native import BACKOFF, END, STAMP_MAX, NativeInode, Op
+from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import issuer, reader, throttle
 from .retryer import Failure, Failures, errno_of, is_transient
+from .runner import Job
 
 if TYPE_CHECKING:
     from .volume import EngineVolume
@@ -106,17 +107,25 @@ class EngineFile:
         self._max_write = max(1, most)
         self.native.set_limits(limits_of(self.limits(), self._max_write))
 
-    def refresh_version(self) -> None:
-        """After our own writes: what storage says now is our doing."""
+    def start_version(self) -> Job[None] | None:
+        """After our own writes: ask what storage calls the object now, on a thread of the volume. None: it is known.
+
+        On commit_on_close backends acknowledgements change no version, and a commit answers its own (contract 2.19).
+        """
+        if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
+            return None
+        return self.volume.runner.submit(NAMES, Job(self.volume.park, self._read_version))
+
+    def _read_version(self) -> None:
+        """What storage says while nothing of ours changes it is our own doing."""
         with self.lock:
-            stale, self.version_stale = self.version_stale, False
-        if stale and self.backend_file is not None:
-            try:
-                version = self.backend_file.stat().version
-            except OSError:
-                self.version_stale = True
-            else:
-                self.version = version
+            changes = self.own_changes
+        if self.native.usage()["writeback"] or self.native.commit_running():
+            return  # the end of that asks again
+        version = self.opened().stat().version
+        with self.lock:
+            if self.own_changes == changes:
+                self.version, self.version_stale = version, False
 
     def quiet(self) -> int | None:
         """A number that stands while nothing of our own changes storage; None while something is about to."""

@@ -54,6 +54,14 @@ class Job(Generic[T]):
                 self._undo(result)
         self._done.set()
 
+    def finished(self) -> bool:
+        """Whether the call is over, well or not."""
+        return self._done.is_set()
+
+    def rest(self, timeout: float) -> bool:
+        """Sleep until it is over, at most `timeout` seconds; whether it is."""
+        return self._done.wait(timeout)
+
     def wait(self, alive: Callable[[], None]) -> T:
         """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""
         try:

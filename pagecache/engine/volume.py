@@ -4,6 +4,7 @@
 its limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
 
 Locks: `_lock` guards the registers (files, retries, tickets); it is held for moments and never across a call.
+`_advancing` is held while tickets are moved on, which neither waits nor calls the backend.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
 from .mirror import Mirror
+from .names import NameSync
 from .park import SLICE, Clock, Park
 from .retryer import Parked, decide
 from .runner import Job, ThreadRunner
@@ -54,7 +56,7 @@ class EngineCache(Protocol):
 class Ticket(Protocol):
     """Something the flusher moves on until it is done."""
 
-    def poll(self) -> bool: ...
+    def advance(self, *, first: bool) -> bool: ...
 
 
 class EngineVolume:
@@ -91,6 +93,8 @@ class EngineVolume:
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
             self.mirror = Mirror(self, mirror)
+        self._advancing = threading.RLock()  # a signal handler may abort the volume in between
+        self.names = NameSync(self)
 
     @property
     def retry(self) -> RetryPolicy:
@@ -226,13 +230,17 @@ class EngineVolume:
         self.cache.flusher.wake()
 
     def poll_tickets(self) -> bool:
-        """Move tickets on; returns whether any is left."""
-        with self._lock:
-            tickets = list(self._tickets)
-        done = [ticket for ticket in tickets if ticket.poll()]
-        with self._lock:
-            self._tickets = [ticket for ticket in self._tickets if ticket not in done]
-            return bool(self._tickets)
+        """Move the tickets on, in their order; returns whether any is left. Nothing in here waits."""
+        with self._advancing:
+            with self._lock:
+                tickets = list(self._tickets)
+            left: list[Ticket] = []
+            for ticket in tickets:
+                if not ticket.advance(first=not left):
+                    left.append(ticket)
+            with self._lock:
+                self._tickets = left + self._tickets[len(tickets) :]
+                return bool(self._tickets)
 
     def emit(
         self,
@@ -250,9 +258,11 @@ class EngineVolume:
         self.native.abort()
         for file in self.files():
             file.native.aborted()
+        self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend) -> None:
         self.backend = backend
+        self.names.reset()
         self.aborted, self.abort_reason = False, None
         self.native.set_inflight(int(backend.limits.max_inflight))
         self.native.resume()
