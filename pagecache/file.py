@@ -286,9 +286,9 @@ class CachedFile(Handle):  # type: ignore[misc]
         """
         self._check_open()
         self.volume.check_alive(self.key)
-        if self._inode.engine.conflict is not None:
-            raise self._inode.engine.conflict_error()
-        barrier.fsync(self._inode.engine, timeout)
+        engine = self._inode.engine
+        if not (engine.removed and engine.limits().commit_on_close):  # no name under which it could be published
+            barrier.fsync(engine, timeout)
         self._tell_loss()
 
     def sync_range(self, offset: int, length: int) -> None:

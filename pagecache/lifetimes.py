@@ -2,7 +2,8 @@
 
 An inode without handles keeps its pages and, for a while, its backend file; one without a name (removed, abandoned)
 is an orphan that is buried with its last handle, silently. Nothing is freed while somebody is at work on it: burying
-is tried again by the flusher.
+is tried again by the flusher. Nothing here waits but a close: what needs the token or a call of the backend is left to
+the volume's threads.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .engine import barrier
-from .engine.volume import close_backend_file
+from .engine.park import Signal
 from .errors import Key, LostRange
 from .inode import Inode
-from .native import END, TOKEN
+from .native import TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -35,7 +36,7 @@ def release(volume: Volume, inode: Inode, *, writable: bool, count: bool = True)
             doomed = True
         else:
             doomed = False
-            volume.engine.idle[inode.engine] = None
+            volume.engine.rest(inode.engine)
     if doomed:
         bury(volume, inode)
     else:
@@ -60,19 +61,33 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
 
 
 def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    last = writable and inode.writers == 1 and inode.native.has_local()
-    inode.engine.abandoned |= last  # from here on nothing of it is handed over by anybody
-    release(volume, inode, writable=writable)
-    if last and volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
+    """Never waits: what is not committed is given up once the file's token is free, and the key is busy until then, so
+    that nothing of the old file can follow what is written to a new one.
+    """
+    last = writable and inode.writers == 1 and inode.native.has_local() and not inode.engine.removed
     if last:
+        inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
+        gone = volume.engine.park.signal()
         with volume.names:
+            volume.orphans.add(inode)
             if volume.inodes.get(inode.key) is inode:
                 del volume.inodes[inode.key]
-            volume.orphans.add(inode)
-            volume.engine.idle.pop(inode.engine, None)
-        if inode.handles == 0:
-            volume.engine.cache.flusher.defer(lambda: bury(volume, inode))
+                volume.busy.setdefault(inode.key, gone)
+        inode.engine.settle(lambda: _rollback(volume, inode, gone))
+        if volume.engine.mirror is not None:
+            volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
+    release(volume, inode, writable=writable)
+
+
+def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
+    """The token is held, on a thread of the volume."""
+    try:
+        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+        if rollback is not None:
+            rollback()
+    finally:
+        inode.engine.give_up()
+        volume.release_names({inode.key}, gone)
 
 
 def close_collected(volume: Volume, inode: Inode, *, writable: bool) -> None:
@@ -81,34 +96,40 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool) -> None:
 
 
 def bury(volume: Volume, inode: Inode) -> None:
-    """An inode without name and handles: what is local is dropped, silently; tried again while somebody is at
-    work.
-    """
-    if inode.native.has_local() and not volume.engine.aborted:
-        if not inode.native.pass_idle() or inode.native.commit_running():
-            volume.engine.cache.flusher.defer_again(lambda: bury(volume, inode))
-            return
-        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-        if inode.engine.abandoned and rollback is not None:
-            volume.engine.call(rollback, "abandon", inode.key)
-        drop_local(volume, inode, 0, END)
+    """An inode without name and handles: what is local is dropped, silently, once its token is free. Never waits."""
+    if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
+        inode.engine.abandoned = True
+        inode.engine.settle(lambda: _drop(inode))
     destroy(volume, inode)
 
 
-def destroy(volume: Volume, inode: Inode) -> bool:
-    """Free an inode without handles, if nothing of it is local."""
+def _drop(inode: Inode) -> None:
+    inode.engine.give_up()
+
+
+def destroy(volume: Volume, inode: Inode) -> None:
+    """Free an inode without name and handles; tried again by the flusher while somebody is at work on it."""
+    if volume.detached or inode.handles:
+        return
     inode.native.drop_clean()
     if not inode.native.destroy():
-        return False
+        if not volume.engine.aborted:
+            volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
+            volume.engine.cache.flusher.wake()
+        return
+    forget(volume, inode)
+
+
+def forget(volume: Volume, inode: Inode) -> None:
+    """CORE has let go of it."""
     volume.engine.forget(inode.engine)
     backend_file = inode.engine.backend_file
     inode.engine.use(None)
-    close_backend_file(backend_file)
+    volume.engine.close_later(backend_file)
     with volume.names:
         volume.orphans.discard(inode)
         if volume.inodes.get(inode.key) is inode:
             del volume.inodes[inode.key]
-    return True
 
 
 def prune(volume: Volume) -> None:
@@ -116,14 +137,16 @@ def prune(volume: Volume) -> None:
     with volume.names:
         if len(volume.inodes) <= IDLE_INODES_MAX:
             return
-        idle = [i for i in volume.inodes.values() if i.idle()][: len(volume.inodes) - IDLE_INODES_MAX]
-    for inode in idle:
-        if not inode.native.has_local() and inode.native.destroy():
-            volume.engine.forget(inode.engine)
-            close_backend_file(inode.engine.backend_file)
-            with volume.names:
-                if volume.inodes.get(inode.key) is inode:
-                    del volume.inodes[inode.key]
+        unused = [i for k, i in volume.inodes.items() if i.idle() and k not in volume.busy]
+        unused = unused[: len(volume.inodes) - IDLE_INODES_MAX]
+        signals = [volume.engine.park.signal() for _ in unused]
+        volume.busy.update({inode.key: done for inode, done in zip(unused, signals, strict=True)})
+    for inode, done in zip(unused, signals, strict=True):
+        try:
+            if not inode.native.has_local() and inode.native.destroy():
+                forget(volume, inode)
+        finally:
+            volume.release_names({inode.key}, done)
 
 
 def unname(volume: Volume, canonical: Key) -> None:
@@ -134,7 +157,7 @@ def unname(volume: Volume, canonical: Key) -> None:
             return
         volume.orphans.add(inode)
         inode.engine.removed = True
-        volume.engine.idle.pop(inode.engine, None)
+        volume.engine.keep(inode.engine)
         unused = inode.handles == 0
     if unused:
         bury(volume, inode)

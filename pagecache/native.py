@@ -366,6 +366,10 @@ class NativeInode:
     def start_commit(self) -> None:
         _lib.pc_commit_start(self._i)
 
+    def settle_start(self) -> None:
+        """Have `user.commit` entered under the token, though there may be nothing to commit."""
+        _lib.pc_settle_start(self._i)
+
     def uncommit(self) -> None:
         _lib.pc_uncommit(self._i)
 
@@ -390,6 +394,10 @@ class NativeInode:
         """`user.<method>(op, argument)` with the locks `holds`, taken in order and released whatever happens."""
         until = -1 if deadline is None else int(deadline * 1e9)
         _core.run(self.core, self.address, holds, until, method, argument)
+
+    def run_both(self, other: NativeInode, method: str, argument: object) -> None:
+        """`user.<method>(op, argument)` with the tokens of both inodes, taken in their order."""
+        _core.run_both(self.core, self.address, other.address, method, argument)
 
     def settle_fills(self, pos: int, end: int = END) -> None:
         """Wait until no fill owns a folio of the range; under the invalidate lock none starts meanwhile."""

@@ -74,7 +74,30 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
 def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
     """The inode, its backend file open; the canonical key is busy."""
     inode = volume.inode_at(canonical)
-    if inode is not None and inode.engine.backend_file is not None:
+    if inode is not None:
+        volume.engine.keep(inode.engine)
+        try:
+            return _open_known(volume, inode, key, bits, keep_cache)
+        except BaseException:
+            lifetimes.release(volume, inode, writable=False, count=False)
+            raise
+    backend_file, stat, created = open_backend(volume, key, bits)
+    inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
+    if created and not inode.engine.limits().durable_writes:
+        inode.native.set_uncommitted()
+    with volume.names:
+        volume.inodes[canonical] = inode
+    volume.engine.add(inode.engine)
+    if created:
+        volume.engine.names.changed()
+        if volume.engine.mirror is not None:
+            volume.engine.mirror.created(canonical)
+    return inode
+
+
+def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> Inode:
+    """An inode that is there, its backend file open or not; it is not idle."""
+    if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         if not keep_cache:
@@ -88,19 +111,9 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
             raise inode.engine.conflict_error()
         return inode
     backend_file, stat, created = open_backend(volume, key, bits)
-    if inode is None:
-        inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
-        if created and not inode.engine.limits().durable_writes:
-            inode.native.set_uncommitted()
-        with volume.names:
-            volume.inodes[canonical] = inode
-        volume.engine.add(inode.engine)
-        if created and volume.engine.mirror is not None:
-            volume.engine.mirror.created(canonical)
-        if created:
-            volume.engine.names.changed()
-        return inode
     inode.engine.use(backend_file)
+    if created:
+        volume.engine.names.changed()
     if created or not keep_cache or stat.size != inode.native.remote_size:
         compare(volume, inode, stat)
     return inode
@@ -164,7 +177,13 @@ def free_descriptors(volume: Volume) -> None:
     for inode in idle:
         if inode.native.has_local() and not inode.engine.limits().commit_on_close:
             barrier.fsync(inode.engine)
-    volume.engine.close_idle(0)
+    taken = volume.engine.take_idle(0)
+
+    def close() -> None:
+        for backend_file in taken:
+            close_backend_file(backend_file)
+
+    volume.engine.call(close, "open")
 
 
 def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:

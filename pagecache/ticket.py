@@ -75,6 +75,8 @@ class SyncTicket:
         everything = now >= self._looked + SLICE
         still, errors = [], list(self._errors)
         for sync in self._pending:
+            if sync.file.removed:
+                continue  # its name went meanwhile: nobody can want it any more
             seq = sync.file.native.event_seq()
             if seq == sync.seen and not everything and not sync.due(now):
                 still.append(sync)
@@ -86,8 +88,7 @@ class SyncTicket:
             except ShutdownError:
                 raise
             except OSError as error:
-                if not sync.file.removed:  # its name went meanwhile: nobody can want it any more
-                    errors.append(error)
+                errors.append(error)
         self._looked = now if everything else self._looked
         self._pending, self._errors = still, errors
 

@@ -15,7 +15,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +23,8 @@ from . import ending, lifetimes, opening
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier
-from .engine.park import Signal
+from .engine.park import SLICE, Signal
+from .engine.runner import Job
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -33,7 +34,7 @@ from .errors import (
 )
 from .file import CachedFile, extent
 from .inode import Inode
-from .native import END
+from .native import END, STAMP_MAX, TOKEN
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -99,15 +100,52 @@ class Volume:
         """Mark keys as busy, all at once; nobody waits while he holds one."""
         wanted, done = set(keys), self.engine.park.signal()
         try:
-            while (other := self._claim(wanted, done)) is not None:
-                self.check_alive()
-                other.wait(0.1)
+            self._claim_all(wanted, done)
             yield
         finally:
-            with self.names:
-                for key in wanted:
-                    if self.busy.get(key) is done:
-                        del self.busy[key]
+            self.release_names(wanted, done)
+
+    def _named(
+        self,
+        call: Callable[[], None],
+        what: str,
+        *keys: Key,
+        within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
+    ) -> None:
+        """Mark keys as busy and run a call, publishing included, on a thread of the volume. An interrupt ends only the
+        waiting: what has begun is finished there, and the keys are busy until then. `within`: holds what the call needs
+        while it is waited for.
+        """
+        self.engine.check_reentry(what, keys[0])
+        wanted, done = set(keys), self.engine.park.signal()
+
+        def run() -> None:
+            try:
+                call()
+            finally:
+                self.release_names(wanted, done)
+
+        job = Job(self.engine.park, run)
+        try:
+            self._claim_all(wanted, done)
+            within(lambda: self.engine.run(job, keys[0]))
+        except BaseException:
+            if job.cancel():
+                self.release_names(wanted, done)
+            raise
+
+    def _claim_all(self, wanted: set[Key], done: Signal) -> None:
+        while (other := self._claim(wanted, done)) is not None:
+            self.check_alive()
+            other.wait(SLICE)
+
+    def release_names(self, wanted: set[Key], done: Signal) -> None:
+        """The keys are free again, as far as they were busy by `done`."""
+        with self.names:
+            for key in wanted:
+                if self.busy.get(key) is done:
+                    del self.busy[key]
+        if not done.is_set():
             done.set()
 
     def _claim(self, wanted: set[Key], done: Signal) -> Signal | None:
@@ -173,7 +211,6 @@ class Volume:
                 inode.handles += 1
                 inode.open_handles.add(handle)
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
-                self.engine.idle.pop(inode.engine, None)
         try:
             if bits & os.O_TRUNC and inode.native.size:
                 inode.native.run(7, "truncate", 0)
@@ -188,8 +225,6 @@ class Volume:
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.backend.limits.read_only):
             raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
-
-    # -- handles
 
     # -- the namespace
 
@@ -243,43 +278,71 @@ class Volume:
         self.check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        with self._holding(canonical):
-            links = self._links(canonical)
-            self.engine.names.changed()
-            self.engine.call(lambda: self.backend.remove(key), "remove", key)
-            self.engine.names.changed()
-            if links <= 1:
-                lifetimes.unname(self, canonical)
-                if self.engine.mirror is not None:
-                    self.engine.mirror.removed(canonical)
+        self._named(lambda: self._remove(key, canonical), "remove", canonical)
 
-    def _links(self, canonical: Key) -> int:
-        """Names of a cached object: with others left it stays the same inode."""
+    def _remove(self, key: Key, canonical: Key) -> None:
+        """On a thread of the volume; the key is busy."""
         inode = self.inode_at(canonical)
-        if inode is None or inode.engine.backend_file is None:
-            return 1
-        return self.engine.call(inode.engine.backend_file.stat, "stat", canonical).nlink or 1
+        backend_file = None if inode is None else inode.engine.backend_file
+        links = 1 if backend_file is None else backend_file.stat().nlink or 1
+        with self._names_change():
+            self.backend.remove(key)
+        if links <= 1:  # with other names left it stays the same object
+            lifetimes.unname(self, canonical)
+            if self.engine.mirror is not None:
+                self.engine.mirror.removed(canonical)
+
+    @contextmanager
+    def _names_change(self) -> Generator[None, None, None]:
+        """A sync that begins meanwhile covers the change only if it comes after it; one that failed may have been."""
+        self.engine.names.changed()
+        try:
+            yield
+        finally:
+            self.engine.names.changed()
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
         self.check_alive(src)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
-        with self._holding(old, new):
-            self.engine.names.changed()
-            self.engine.call(lambda: self.backend.rename(src, dst, replace=replace), "rename", src)
-            self.engine.names.changed()
-            if old == new:
-                return
+        self._named(
+            lambda: self._rename(src, dst, old, new, replace),
+            "rename",
+            old,
+            new,
+            within=lambda call: self._with_tokens(old, new, call),
+        )
+
+    def _with_tokens(self, old: Key, new: Key, call: Callable[[], None]) -> None:
+        """With the tokens of both objects: nothing of them is in flight."""
+        cached = [inode.native for key in (old, new) if (inode := self.inode_at(key)) is not None]
+        if len(cached) == 2 and cached[0] is not cached[1]:
+            cached[0].run_both(cached[1], "holding", call)
+        elif cached:
+            cached[0].run(TOKEN, "holding", call)
+        else:
+            call()
+
+    def _rename(self, src: Key, dst: Key, old: Key, new: Key, replace: bool) -> None:
+        """On a thread of the volume; the keys are busy, and the caller holds the tokens."""
+        with self._names_change():
+            self.backend.rename(src, dst, replace=replace)
+        if old == new:
+            return
+        with self.names:
+            inode = self.inodes.pop(old, None)
+        lifetimes.unname(self, new)
+        if inode is not None:
+            inode.key = inode.engine.key = self._canonical(dst)
             with self.names:
-                inode = self.inodes.pop(old, None)
-            lifetimes.unname(self, new)
-            if inode is not None:
-                inode.key = inode.engine.key = self._canonical(dst)
-                with self.names:
-                    self.inodes[inode.key] = inode
-            if self.engine.mirror is not None:
-                self.engine.mirror.renamed(old, new)
+                self.inodes[inode.key] = inode
+            if inode.engine.limits().commit_on_close and not inode.native.commit_needed(STAMP_MAX):
+                # Nothing was uploaded that would have to follow: what will be goes to the new name.
+                self.engine.close_later(inode.engine.backend_file)
+                inode.engine.use(self.backend.open(dst))
+        if self.engine.mirror is not None:
+            self.engine.mirror.renamed(old, new)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""

@@ -223,18 +223,30 @@ void pc_commit_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Under the token. Return: whether there is anything to commit; if not, or after an abort, the token is free again. */
+/* Have the engine entered as for a commit, under the token, though there may be nothing to commit. */
+void pc_settle_start(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->settle = 1;
+	pc_inode_leaf_unlock(i);
+	pc_commit_start(i);
+}
+
+/* Under the token. Return: whether there is anything to commit or to settle; if not, or after an abort, the token is free
+ * again. */
 bool pc_commit_begin(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
-	bool wanted = (i->nr_unstable || i->stamp_m != PC_STAMP_NONE) && !atomic_load(&i->volume->aborted);
+	bool commits = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	bool wanted = (commits || i->settle) && !atomic_load(&i->volume->aborted);
 	if (wanted) {
+		i->settle = 0;
 		i->commit_running = 1;
 		i->commit_generation = atomic_load(&i->volume->generation);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
-		i->counters.commits++;
+		i->counters.commits += commits;
 	} else {
 		pc_token_release_locked(i);
 	}

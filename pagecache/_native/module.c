@@ -31,6 +31,33 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* run_both(core, inode, other, method, argument): engine.<method>(op, argument) of `inode` with both tokens held, taken in the
+ * order of the inodes: the only operation that waits for a second one (contract 2.20). */
+static PyObject *run_both(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address, other;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKOO", pc_core_type, &core, &address, &other, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *j = (struct pc_inode *)(uintptr_t)other;
+	const char *why = "this call could only wait for the backend call that it was made from";
+	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL), *second = pc_op_new(core, j, OP_CALLER, NULL);
+	bool i_first = i->id < j->id;
+	int err = !op || !second || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
+		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, -1);
+	if (!err)
+		err = pc_op_run(op, method, argument);
+	else if (op)
+		Py_DECREF(op); /* settled with its last reference */
+	Py_XDECREF(second);
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
 /* settle_fills(core, inode, pos, end): wait until no fill owns a folio of the range (under the invalidate lock). */
 static PyObject *settle_fills(PyObject *module, PyObject *args)
 {
@@ -125,6 +152,9 @@ static PyMethodDef functions[] = {
 	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
 	{"run", run_holding, METH_VARARGS,
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
+	 "held."},
+	{"run_both", run_both, METH_VARARGS,
+	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two inodes "
 	 "held."},
 	{"settle_fills", settle_fills, METH_VARARGS,
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},

@@ -205,6 +205,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 void pc_commit_start(struct pc_inode *i);
+void pc_settle_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);
 void pc_commit_end(struct pc_inode *i, bool ok, bool kept);
 bool pc_commit_running(struct pc_inode *i);

@@ -63,6 +63,7 @@ class FileSync:
         self._cursor = file.native.cursor()
         self._regress = -1
         self._commit_seq: int | None = None
+        self._commits_failed = 0
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._not_before = 0.0
@@ -114,7 +115,8 @@ class FileSync:
         """A commit that this sync waited for has ended: a failure is judged before anything is sent again."""
         if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
             self._commit_seq = None
-            if (error := self.file.commit_error) is not None:
+            error = self.file.commit_error
+            if error is not None and self.file.commits_failed != self._commits_failed:
                 self._commit_failed(error)
 
     def _committed(self) -> bool:
@@ -125,6 +127,7 @@ class FileSync:
         if file.volume.clock.now() < self._not_before:
             return False
         if self._commit_seq is None:
+            self._commits_failed = file.commits_failed
             self._commit_seq = native.commit_seq()
         native.start_commit()
         return False

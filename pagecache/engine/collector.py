@@ -101,6 +101,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     now = volume.clock.now()
     with file.lock:
         file.commit_attempts += 1
+        file.commits_failed += 1
         file.own_changes += 1
         file.version_stale = True  # it may have forgotten bytes that it had acknowledged
         file.commit_error = error

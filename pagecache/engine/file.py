@@ -9,7 +9,10 @@ Locks: `lock` guards `failures`, `commit_error` and the version; it is held for 
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendFile, BackendLimits
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from .volume import EngineVolume
 
 __all__ = ["EngineFile", "limits_of"]
+
+log = logging.getLogger("pagecache")
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None) -> dict[str, int]:
@@ -61,6 +66,7 @@ class EngineFile:
         self.failures = Failures()
         self.commit_error: BaseException | None = None
         self.commit_attempts = 0
+        self.commits_failed = 0
         self.commit_not_before = 0.0
         self.version = version
         self.version_stale = False
@@ -68,6 +74,7 @@ class EngineFile:
         self.conflict: tuple[str | None, str | None] | None = None
         self.removed = False
         self.abandoned = False
+        self.settling: deque[Callable[[], None]] = deque()
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
@@ -134,6 +141,28 @@ class EngineFile:
                 return None
             return self.own_changes
 
+    # -- work of the engine's own that needs the token, and that nobody waits for
+
+    def settle(self, job: Callable[[], None]) -> None:
+        """Have a job run under the token, on a thread of the volume, once the token is free."""
+        self.settling.append(job)
+        self.native.settle_start()
+
+    def run_settling(self) -> bool:
+        """The token is held: do what was asked for; False: nothing was."""
+        if not self.settling:
+            return False
+        while self.settling:
+            try:
+                self.settling.popleft()()
+            except Exception:
+                log.exception("%r: work under the file's token failed", self.key)
+        return True
+
+    def holding(self, op: Op, call: Callable[[], None]) -> None:
+        """Whatever needs the locks that are held."""
+        call()
+
     # -- what holds the inode lock, the token and the invalidate lock (contract 2.17)
 
     def truncate(self, op: Op, size: int) -> None:
@@ -188,14 +217,19 @@ class EngineFile:
     def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange]]) -> None:
         """Give up what is local in a range; the token keeps passes and commits out."""
         start, end, lost = extent
-        error = self.failures.worst()
+        lost.extend(self.give_up(start, end))
+
+    def give_up(self, start: int = 0, end: int = END) -> list[LostRange]:
+        """What is local in a range is gone; the token is held."""
+        with self.lock:
+            error = self.failures.worst()
         ranges = self.native.discard(start, end)
         if self.volume.mirror is not None and ranges and not self.removed:
             self.volume.mirror.invalidate(self.key, "local data was given up")
         with self.lock:
             self.failures.clear(start, end)
         code = error.errno if error else 0
-        lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
+        return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
 
     def forget_acknowledged(self, op: Op, argument: object) -> None:
         """After a reconnect: what the old backend acknowledged and did not commit is dirty again."""

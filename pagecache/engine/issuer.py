@@ -22,6 +22,9 @@ __all__ = ["commit", "write", "write_back", "write_through", "write_units"]
 
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
+    if self.abandoned:
+        op.finish(False, True)  # nothing of it is handed over any more
+        return
     self.own_changes += 1
     self.version_stale = True  # whatever becomes of it
     mirror = self.volume.mirror
@@ -65,6 +68,12 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
+    if self.run_settling():
+        op.finish(False, True)  # nothing was committed; who wants that asks again
+        return
+    if self.removed and self.limits().commit_on_close:
+        op.finish(False, True)  # it has no name under which it could be published
+        return
     try:
         if self.conflict is not None:
             raise self.conflict_error()

@@ -37,11 +37,16 @@ class Job(Generic[T]):
         self._undo = undo
         self._done = park.signal()
         self._lock = threading.Lock()
+        self._started = False
         self._abandoned = False
         self._result: T | None = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._started = True
         try:
             result = self._call()
         except BaseException as error:
@@ -53,6 +58,12 @@ class Job(Generic[T]):
             if abandoned and self._undo is not None:
                 self._undo(result)
         self._done.set()
+
+    def cancel(self) -> bool:
+        """Not to be run any more; False: it has begun."""
+        with self._lock:
+            self._abandoned |= not self._started
+            return not self._started
 
     def finished(self) -> bool:
         """Whether the call is over, well or not."""

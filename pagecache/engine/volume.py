@@ -10,6 +10,7 @@ Locks: `_lock` guards the registers (files, retries, tickets); it is held for mo
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineCache", "EngineVolume", "Ticket"]
 
+log = logging.getLogger("pagecache")
 T = TypeVar("T")
 EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
 
@@ -121,9 +123,24 @@ class EngineVolume:
     ) -> T:
         """Run a call of the backend on a thread of the volume and wait for it; an interrupt ends only the waiting."""
         self.check_reentry(what, key)
+        return self.run(Job(self.park, call, undo), key)
+
+    def run(self, job: Job[T], key: Key | None = None) -> T:
+        """Have a job done by a thread of the volume, and wait for it."""
         self.check_alive(key)
-        job = self.runner.submit(core.NAMES, Job(self.park, call, undo))
+        self.runner.submit(core.NAMES, job)
         return job.wait(lambda: self.check_alive(key))
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have a call of the backend made on a thread of the volume; nobody waits for it."""
+
+        def run() -> None:
+            try:
+                call()
+            except Exception:
+                log.exception("%s: a call that nobody waits for failed", self.name)
+
+        self.runner.submit(core.NAMES, Job(self.park, run))
 
     def call_with_retry(self, file: EngineFile, call: Callable[[], object]) -> None:
         """Truncate and punch: in the calling thread, which holds their locks; transient errors are tried again."""
@@ -202,10 +219,21 @@ class EngineVolume:
 
     # -- idle files of the backend
 
-    def close_idle(self, most: int = IDLE_FILES_MAX) -> None:
-        """Close files of the backend that nobody uses, oldest first, down to `most`; what is uncommitted is committed
-        first where that is ours to decide.
+    def rest(self, file: EngineFile) -> None:
+        """Nobody has the file open: its backend file may be closed."""
+        with self._lock:
+            self.idle[file] = None
+
+    def keep(self, file: EngineFile) -> None:
+        """Somebody is about to use the file: its backend file stays as it is, open or closed."""
+        with self._lock:
+            self.idle.pop(file, None)
+
+    def take_idle(self, most: int = IDLE_FILES_MAX) -> list[BackendFile]:
+        """Files of the backend that nobody uses, oldest first, down to `most`: the caller has them closed. What is
+        uncommitted is committed first where that is ours to decide.
         """
+        taken: list[BackendFile] = []
         with self._lock:
             excess = list(self.idle)[: max(0, len(self.idle) - most)]
         for file in excess:
@@ -217,10 +245,21 @@ class EngineVolume:
                 continue
             with self._lock:
                 if self.idle.pop(file, file) is file:
-                    continue
-                backend_file, file_now = file.backend_file, file
-            file_now.use(None)
-            close_backend_file(backend_file)
+                    continue  # somebody uses it
+                backend_file = file.backend_file
+                file.use(None)
+            if backend_file is not None:
+                taken.append(backend_file)
+        return taken
+
+    def close_idle(self) -> None:
+        """Have the files closed that are too many; nobody waits for it."""
+        for backend_file in self.take_idle():
+            self.close_later(backend_file)
+
+    def close_later(self, backend_file: BackendFile | None) -> None:
+        if getattr(backend_file, "close", None) is not None:
+            self.post(lambda: close_backend_file(backend_file))
 
     # -- tickets, events
 
@@ -266,6 +305,9 @@ class EngineVolume:
         self.aborted, self.abort_reason = False, None
         self.native.set_inflight(int(backend.limits.max_inflight))
         self.native.resume()
+        for file in self.files():
+            if file.settling:
+                file.native.settle_start()
 
     def stop(self, timeout: float) -> bool:
         """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""

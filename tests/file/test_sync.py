@@ -328,19 +328,19 @@ def test_an_extending_writer_loses_no_byte_to_fsync_and_close(make: Make, end: s
 
 @pytest.fixture
 def dead(make: Make) -> Iterator[Rig]:
-    """A rig whose own volume has a dirty file, an open one, and a backend of which no call comes back."""
-    rig = make({KEY: DATA, "dirty": b""}, dirty_expire=0.05, flush_interval=0.02)
+    """A rig whose own volume has a dirty file, open ones, and a backend of which no call comes back."""
+    rig = make(dict.fromkeys((KEY, "dirty", "abandoned"), DATA), dirty_expire=0.05, flush_interval=0.02)
     rig.open("r+b", key="dirty").pwrite(DATA, 0)
     rig.open("rb")
+    rig.open("r+b", key="abandoned").pwrite(DATA, 0)
     hang(rig.backend)
     yield rig
     rig.backend.open_all_gates()
 
 
 def hung_users(rig: Rig) -> list[Task[Any]]:
-    """Somebody waits in every verb of the volume, and a collected handle and an abandoned one are to be seen to."""
-    dirty, clean = rig.handles[:2]
-    abandoned = rig.volume.open("dirty", "r+b", keep_cache=True)
+    """Somebody waits in every verb of the volume, and an abandoned file is to be seen to."""
+    dirty, clean, abandoned = rig.handles
     users: list[Task[Any]] = [
         Task(clean.pread, 10, 2 * PAGE),
         Task(dirty.fsync),
@@ -350,7 +350,7 @@ def hung_users(rig: Rig) -> list[Task[Any]]:
         Task(rig.volume.begin_sync().wait),
         Task(rig.volume.rename, "nobody", "nowhere"),
     ]
-    abandoned.leave()
+    abandoned.abandon()
     return users
 
 
