@@ -26,6 +26,7 @@ from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
 from .errors import (
+    ConflictError,
     DeadlockError,
     FailedRange,
     ForkedError,
@@ -59,6 +60,8 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
         case "shutdown":
             reason = engine.volume.abort_reason if engine is not None else None
             return ShutdownError(f"{message}{f': {reason}' if reason else ''}", key)
+        case "replaced":
+            return ConflictError(message, key, base=None if engine is None else engine.version)
         case "deadlock":
             return DeadlockError(message, key)
         case "forked":

@@ -125,7 +125,8 @@ def forget(volume: Volume, inode: Inode) -> None:
     volume.engine.forget(inode.engine)
     backend_file = inode.engine.backend_file
     inode.engine.use(None)
-    volume.engine.close_later(backend_file)
+    for old in (*inode.engine.retired, backend_file):
+        volume.engine.close_later(old)
     with volume.names:
         volume.orphans.discard(inode)
         if volume.inodes.get(inode.key) is inode:

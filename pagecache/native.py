@@ -415,6 +415,14 @@ class NativeInode:
         found = min(room, int(_lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
 
+    def rebase(self, remote_size: int, forgotten: bool) -> None:
+        """What is local lies over another version from here on; under the token."""
+        _lib.pc_rebase(self._i, remote_size, forgotten)
+
+    def dirty_all(self) -> bool:
+        """Every byte is to be handed over; False: not all of them are cached. Under the token."""
+        return bool(_lib.pc_dirty_all(self._i))
+
     def drop_clean(self, pos: int = 0, end: int = END) -> int:
         return int(_lib.pc_drop_clean(self._i, pos, end))
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from . import ending, lifetimes, opening
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
-from .engine import barrier
+from .engine import barrier, remote
 from .engine.park import SLICE, Signal
 from .engine.runner import Job
 from .engine.volume import EngineVolume
@@ -58,7 +58,9 @@ class Volume:
         self.cache = cache
         self.name = name
         self.options = options
-        self.engine: EngineVolume = EngineVolume(cache, backend, name, mirror=mirror)
+        self.engine: EngineVolume = EngineVolume(
+            cache, backend, name, mirror=mirror, on_conflict=options.on_conflict
+        )
         self.detached = False
         self.set_limits()
         self.names = threading.Lock()
@@ -416,10 +418,10 @@ class Volume:
         """
         self.cache.check_forked()
         for inode in self._inodes_of(key):
+            if version is not None and version == inode.engine.version and not inode.engine.version_stale:
+                continue  # our own doing, or known
             start, end = extent(offset, length, inode.native.size)
-            inode.native.invalidate_remote(start, END if length is None else end)
-            if version is not None:
-                inode.engine.version = version
+            remote.announced(inode.engine, version, start, END if length is None else end)
             if self.engine.mirror is not None:
                 self.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
             self.engine.emit("invalidated", inode.key, ((start, end - start),))
@@ -438,6 +440,8 @@ class Volume:
             with self.names:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
+            if inode.engine.conflict is not None and not inode.native.usage()["local"]:
+                inode.engine.settled(lambda file=inode.engine: remote.take(file))  # type: ignore[misc]
         return lost
 
     def _cut_backend(self, inode: Inode) -> None:
@@ -470,19 +474,29 @@ class Volume:
         for inode in self._inodes_of(key):
             if inode.engine.conflict is None:
                 continue
-            inode.engine.version = inode.engine.conflict[1]
-            inode.engine.conflict = None
-            if how == "discard":
-                lost += self.discard(key)
-            stat = self.engine.call(inode.engine.opened().stat, "resolve", key)
-            if how == "force":
-                inode.native.set_sizes(inode.native.size, stat.size)
-                inode.native.run(7, "truncate", inode.native.size)
-            else:
-                inode.native.set_sizes(max(stat.size, inode.native.size if how == "rebase" else 0), stat.size)
-                inode.native.invalidate_remote(0, END)
-            inode.engine.resume()
+            lost += self._resolve(inode, how)
         return lost
+
+    def _resolve(self, inode: Inode, how: str) -> builtins.list[LostRange]:
+        engine = inode.engine
+        if how == "discard":
+            lost = engine.settled(lambda: remote.take(engine))
+            with self.names:
+                inode.record_loss(lost, seen=True)
+            return lost
+        if how == "force" and engine.limits().commit_on_close:
+            self._fill_all(inode)
+        engine.settled(lambda: remote.force(engine) if how == "force" else remote.rebase(engine))
+        return []
+
+    def _fill_all(self, inode: Inode) -> None:
+        """Our whole version into memory, while what lies under it can still be read."""
+        engine = inode.engine
+        engine.read_into = engine.opened().read_into
+        try:
+            inode.native.fill(0, inode.native.size)
+        finally:
+            engine.use(engine.backend_file)
 
     # -- abort, reconnect, detach
 

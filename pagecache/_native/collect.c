@@ -291,10 +291,13 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = 0;
 	i->commit_seq++;
+	bool settle = i->settle; /* asked for while this commit ran */
 	pc_dirty_list_update(i);
 	pc_token_release_locked(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->cache->event);
+	if (settle)
+		pc_commit_start(i);
 }
 
 /* After a reconnect: what the old backend acknowledged and never committed is dirty again. The caller holds the token. */

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineFile", "limits_of"]
 
+T = TypeVar("T")
 log = logging.getLogger("pagecache")
 
 
@@ -72,6 +73,12 @@ class EngineFile:
         self.version_stale = False
         self.own_changes = 0
         self.conflict: tuple[str | None, str | None] | None = None
+        self.remote_version: str | None = None
+        self.base_lost = False
+        self.rebase_asked = False
+        self.rebases = 0
+        self.retired: list[BackendFile] = []
+        self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
         self.removed = False
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
@@ -88,9 +95,18 @@ class EngineFile:
     def use(self, backend_file: BackendFile | None) -> None:
         """From now on calls go to this file; None: it is closed until somebody opens the object again."""
         self.backend_file = backend_file
-        self.read_into = backend_file.read_into if backend_file is not None else self._closed
+        if backend_file is None:
+            self.read_into = self._closed
+        elif self.base_lost or (self.conflict is not None and self.limits().commit_on_close):
+            self.read_into = self.refuse_read
+        else:
+            self.read_into = backend_file.read_into
         if backend_file is not None:
             self.refresh_limits()
+
+    def refuse_read(self, offset: int, buffers: object) -> int:
+        """In the place of read_into while the version that this file is laid over cannot be read, or must not be."""
+        raise self.conflict_error()
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)
@@ -147,6 +163,13 @@ class EngineFile:
         """Have a job run under the token, on a thread of the volume, once the token is free."""
         self.settling.append(job)
         self.native.settle_start()
+
+    def settled(self, job: Callable[[], T]) -> T:
+        """`settle`, and wait for what comes of it."""
+        self.volume.check_reentry("settling a conflict", self.key)
+        work = Job(self.volume.park, job)
+        self.settle(work.run)
+        return work.wait(lambda: self.volume.check_alive(self.key))
 
     def run_settling(self) -> bool:
         """The token is held: do what was asked for; False: nothing was."""
@@ -220,7 +243,23 @@ class EngineFile:
         lost.extend(self.give_up(start, end))
 
     def give_up(self, start: int = 0, end: int = END) -> list[LostRange]:
-        """What is local in a range is gone; the token is held."""
+        """What is local in a range is gone; the token is held. A backend that keeps what it acknowledged aside has it
+        still: it forgets all of that, and what is left of it here is sent again (contract 2.19).
+        """
+        before = self.native.usage()["unstable"]
+        lost = self.drop(start, end)
+        rollback: Any = getattr(self.backend_file, "rollback", None)
+        if rollback is not None and self.native.usage()["unstable"] < before:
+            size = self.native.size
+            rollback()
+            stored = self.opened().stat().size
+            if size < stored:
+                self.opened().truncate(size)
+            self.native.rebase(min(size, stored), size >= stored)
+        return lost
+
+    def drop(self, start: int, end: int) -> list[LostRange]:
+        """Take a range out of what is local, and say what was lost; the token is held."""
         with self.lock:
             error = self.failures.worst()
         ranges = self.native.discard(start, end)
@@ -296,9 +335,9 @@ class EngineFile:
         )
 
     def conflict_error(self) -> ConflictError:
-        base, remote = self.conflict or (None, None)
+        base, remote = self.conflict or (self.version, self.remote_version)
         return ConflictError(
-            f"{self.key!r}: the stored object changed while local data was not saved",
+            f"{self.key!r}: the stored object is another version than that under this one",
             self.key,
             base=base,
             remote=remote,

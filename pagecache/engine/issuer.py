@@ -11,8 +11,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..errors import BackendProtocolError
-from ..native import Op
-from . import barrier, collector
+from ..native import STAMP_MAX, Op
+from . import barrier, collector, remote
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -26,9 +26,11 @@ def write(self: EngineFile, op: Op) -> None:
         op.finish(False, True)  # nothing of it is handed over any more
         return
     self.own_changes += 1
-    self.version_stale = True  # whatever becomes of it
+    self.version_stale |= not self.limits().commit_on_close  # whatever becomes of it
     mirror = self.volume.mirror
     try:
+        if self.conflict is not None:
+            raise self.conflict_error()
         write_from = self.opened().write_from
         if mirror is not None:
             mirror.take(self, op)
@@ -39,7 +41,7 @@ def write(self: EngineFile, op: Op) -> None:
             if answer < 0:
                 raise _refused(self, op, answer)
     except BaseException as error:
-        collector.failed(self, op, error)
+        _not_sent(self, op, error)
     else:
         collector.acknowledged(self, op)
 
@@ -47,15 +49,28 @@ def write(self: EngineFile, op: Op) -> None:
 def write_units(self: EngineFile, op: Op) -> None:
     """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
     try:
+        if self.conflict is not None:
+            raise self.conflict_error()
         while (call := op.begin()) is not None:
             offset, buffers = call
             if op.complete(self.read_into(offset, buffers)) < 0:
                 message = f"read_into({offset}) for a write unit did not answer with the number of bytes read"
                 raise BackendProtocolError(message, self.key)
     except BaseException as error:
-        collector.failed(self, op, error)
+        _not_sent(self, op, error)
     else:
         write(self, op)
+
+
+def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
+    """A hand-over failed, unless another version is stored: then it is dirty again, for what `on_conflict` says."""
+    if remote.is_remote_change(error):
+        remote.refused(file)
+        if file.conflict is None:
+            op.finish(False, False)
+            return
+        error = file.conflict_error()
+    collector.failed(file, op, error)
 
 
 def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
@@ -68,7 +83,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
-    if self.run_settling():
+    if self.run_settling() or not self.native.commit_needed(STAMP_MAX):
         op.finish(False, True)  # nothing was committed; who wants that asks again
         return
     if self.removed and self.limits().commit_on_close:
@@ -79,6 +94,14 @@ def commit(self: EngineFile, op: Op) -> None:
             raise self.conflict_error()
         version = self.opened().commit()
     except BaseException as error:
+        if remote.is_remote_change(error):
+            remote.refused(self)
+            if self.rebase_asked and self.rebases < self.volume.retry.attempts:
+                self.rebases += 1
+                self.run_settling()
+                op.finish(False, True)  # nothing was committed, and nothing is acknowledged any more
+                return
+            error = self.conflict_error()
         collector.commit_failed(self, op, error)
     else:
         collector.committed(self, op, version)

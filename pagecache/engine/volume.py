@@ -74,10 +74,12 @@ class EngineVolume:
         park: Park | None = None,
         rng: random.Random | None = None,
         mirror: Backend | None = None,
+        on_conflict: str = "fail",
     ) -> None:
         self.cache = cache
         self.backend = backend
         self.name = name
+        self.on_conflict = on_conflict
         self.clock = clock or Clock()
         self.park = park or Park()
         self.random = (rng or random.Random()).random
