@@ -376,6 +376,8 @@ class PageCache:
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         if self.closed:
             return []
+        for engine in self.engine_volumes():
+            engine.check_wait("close")
         deadline = Deadline(self.clock, timeout)
         lost: list[LostRange] = []
         unsaved: list[UnsavedDataError] = []

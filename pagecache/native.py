@@ -34,7 +34,7 @@ __all__ = [
     "NativeInode",
     "NativeVolume",
     "Op",
-    "in_backend",
+    "inside",
     "is_debug",
     "wait",
 ]
@@ -100,9 +100,9 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     _core.wait(kind, address, seq, int(min(timeout, 1.0) * 1e9))
 
 
-def in_backend(address: int) -> bool:
-    """Whether this thread is inside a backend call of the volume at `address`."""
-    return bool(_core.in_backend(address))
+def inside() -> list[int]:
+    """Addresses of the volumes whose backend calls this thread is in, innermost first."""
+    return cast("list[int]", _core.inside())
 
 
 def _fields(struct: Any) -> dict[str, int]:

@@ -112,7 +112,7 @@ class SyncTicket:
             WritebackError: with the ranges of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        self._engine.check_reentry("sync")
+        self._engine.check_wait("sync")
         self.wait_until(self.deadline(timeout))
 
     def deadline(self, timeout: float | None = None) -> Deadline:

@@ -199,6 +199,7 @@ class Volume:
         bits = opening.mode_flags(mode) if flags is None else int(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
+        self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
         with self._holding(canonical):
             inode = opening.open_inode(self, canonical, key, bits, keep_cache)
@@ -543,6 +544,7 @@ class Volume:
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         if self.detached:
             return []
+        self.engine.check_wait("detach")
         lost: builtins.list[LostRange] = []
         try:
             if not self.engine.aborted:

@@ -91,7 +91,7 @@ static int lock_inode(struct op *op, struct handle *h)
 /* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. */
 static bool may_try(struct pc_inode *i, u64 len)
 {
-	return !pc_tls_op && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
+	return !pc_tls_op && !pc_tls_worker && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 

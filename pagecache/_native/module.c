@@ -134,17 +134,28 @@ static PyObject *wait_for_event(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* in_backend(volume): is this thread inside a backend call of the volume? */
-static PyObject *in_backend(PyObject *module, PyObject *arg)
+static int add_address(PyObject *list, struct pc_volume *v)
+{
+	PyObject *address = PyLong_FromVoidPtr(v);
+	int err = address ? PyList_Append(list, address) : -1;
+	Py_XDECREF(address);
+	return err;
+}
+
+/* inside(): addresses of the volumes whose backend calls this thread is in, innermost first. */
+static PyObject *inside(PyObject *module, PyObject *unused)
 {
 	(void)module;
-	void *volume = PyLong_AsVoidPtr(arg);
-	if (!volume && PyErr_Occurred())
-		return NULL;
-	for (struct op *op = pc_tls_op; op; op = op->outer)
-		if (op->inode->volume == volume)
-			Py_RETURN_TRUE;
-	Py_RETURN_FALSE;
+	(void)unused;
+	PyObject *list = PyList_New(0);
+	int err = list ? 0 : -1;
+	for (struct op *op = pc_tls_op; !err && op; op = op->outer)
+		err = add_address(list, op->inode->volume);
+	if (!err && pc_tls_worker)
+		err = add_address(list, pc_tls_worker);
+	if (err)
+		Py_CLEAR(list);
+	return list;
 }
 
 static PyMethodDef functions[] = {
@@ -162,8 +173,8 @@ static PyMethodDef functions[] = {
 	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
-	{"in_backend", in_backend, METH_O,
-	 "in_backend($module, volume, /)\n--\n\nWhether this thread is inside a call of the volume."},
+	{"inside", inside, METH_NOARGS,
+	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls this thread is inside of."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

@@ -12,8 +12,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ..errors import CommitError, DeadlockError, WritebackError
-from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK, in_backend
+from ..errors import CommitError, WritebackError
+from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK
 from .park import SLICE, Deadline, deadline_error
 from .retryer import Parked, decide, errno_of, text_of
 from .runner import Job
@@ -168,8 +168,7 @@ class FileSync:
 
 def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
     native = sync.file.native
-    if in_backend(sync.file.volume.native.address):
-        raise DeadlockError(f"{what} from inside a backend call of the same volume", sync.file.key)
+    sync.file.volume.check_wait(what, sync.file.key)
     while True:
         seq = native.event_seq()
         if sync.poll():

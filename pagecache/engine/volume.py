@@ -10,6 +10,7 @@ Locks: `_lock` guards the registers (files, retries, tickets); it is held for mo
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import random
 import threading
@@ -37,6 +38,7 @@ __all__ = ["EngineCache", "EngineVolume", "Ticket"]
 
 log = logging.getLogger("pagecache")
 T = TypeVar("T")
+_numbers = itertools.count(1)
 EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
 
 IDLE_FILES_MAX = 64
@@ -79,6 +81,7 @@ class EngineVolume:
         self.cache = cache
         self.backend = backend
         self.name = name
+        self.number = next(_numbers)
         self.on_conflict = on_conflict
         self.clock = clock or Clock()
         self.park = park or Park()
@@ -115,8 +118,19 @@ class EngineVolume:
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
 
     def check_reentry(self, what: str, key: Key | None = None) -> None:
-        if core.in_backend(self.native.address):
+        """What may wait for anything of this volume is not for its own backend's calls (contract 2.25)."""
+        if self.native.address in core.inside():
             raise DeadlockError(f"{what} from inside a backend call of the same volume", key)
+
+    def check_wait(self, what: str, key: Key | None = None) -> None:
+        """Write-back may be waited for by backend calls of volumes attached later only: an order, so no circle."""
+        inside = core.inside()
+        if not inside:
+            return
+        self.check_reentry(what, key)
+        for volume in self.cache.engine_volumes():
+            if volume.native.address in inside and volume.number < self.number:
+                raise DeadlockError(f"{what} from inside a backend call of {volume.name!r}, attached earlier", key)
 
     # -- calls of the backend that carry no bytes
 
