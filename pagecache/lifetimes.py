@@ -14,7 +14,7 @@ from .engine import barrier
 from .engine.park import Signal
 from .errors import Key, LostRange
 from .inode import Inode
-from .native import TOKEN
+from .native import END, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -80,13 +80,9 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
 
 
 def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
-    """The token is held, on a thread of the volume."""
     try:
-        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-        if rollback is not None:
-            rollback()
+        _drop(inode)
     finally:
-        inode.engine.give_up()
         volume.release_names({inode.key}, gone)
 
 
@@ -104,7 +100,13 @@ def bury(volume: Volume, inode: Inode) -> None:
 
 
 def _drop(inode: Inode) -> None:
-    inode.engine.give_up()
+    """Nobody wants it any more; the token is held, on a thread of the volume."""
+    try:
+        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+        if rollback is not None:
+            rollback()
+    finally:
+        inode.engine.drop(0, END)
 
 
 def destroy(volume: Volume, inode: Inode) -> None:

@@ -58,9 +58,7 @@ class Volume:
         self.cache = cache
         self.name = name
         self.options = options
-        self.engine: EngineVolume = EngineVolume(
-            cache, backend, name, mirror=mirror, on_conflict=options.on_conflict
-        )
+        self.engine: EngineVolume = EngineVolume(cache, backend, name, mirror=mirror, on_conflict=options.on_conflict)
         self.detached = False
         self.set_limits()
         self.names = threading.Lock()

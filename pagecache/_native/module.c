@@ -165,7 +165,8 @@ static PyMethodDef functions[] = {
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
 	 "held."},
 	{"run_both", run_both, METH_VARARGS,
-	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two inodes "
+	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two "
+	 "inodes "
 	 "held."},
 	{"settle_fills", settle_fills, METH_VARARGS,
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},

@@ -341,8 +341,10 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	}
 	atomic_store_explicit(&i->remote_size, remote, memory_order_release);
 	atomic_store_explicit(&i->size, end, memory_order_release);
-	if (forgotten)
+	if (forgotten) {
 		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+		i->cut_to = UINT64_MAX;
+	}
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);

@@ -250,12 +250,15 @@ class EngineFile:
         lost = self.drop(start, end)
         rollback: Any = getattr(self.backend_file, "rollback", None)
         if rollback is not None and self.native.usage()["unstable"] < before:
-            size = self.native.size
+            size, lowest = self.native.size, self.native.cut_to
             rollback()
             stored = self.opened().stat().size
-            if size < stored:
+            forgotten = lowest >= stored
+            if not forgotten:
+                self.opened().truncate(lowest)
                 self.opened().truncate(size)
-            self.native.rebase(min(size, stored), size >= stored)
+                stored = size
+            self.native.rebase(stored, forgotten)
         return lost
 
     def drop(self, start: int, end: int) -> list[LostRange]:

@@ -144,6 +144,8 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> 
         file.conflict, file.remote_version = None, None
         file.base_lost = file.rebase_asked = False
         file.own_changes += 1
+    if file.volume.mirror is not None and not file.removed:
+        file.volume.mirror.invalidate(file.key, "the object was changed by somebody else")
     if fresh is not None and file.backend_file is not None:
         file.retired.append(file.backend_file)
     file.use(fresh or file.backend_file)

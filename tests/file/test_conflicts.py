@@ -471,6 +471,23 @@ def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> N
     assert backend.committed(KEY) == DATA[: 2 * PAGE] + MINE + DATA[3 * PAGE :]
 
 
+def test_discarding_uploaded_bytes_keeps_what_was_truncated(make: Make) -> None:
+    """The backend forgets that with the upload, so it is told again. [2.17, 2.19]"""
+    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.truncate(PAGE)
+    file.truncate(3 * PAGE)
+    file.pwrite(MINE, PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == PAGE)
+    rig.volume.discard(KEY)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == DATA[:PAGE] + bytes(2 * PAGE)
+
+
 @pytest.mark.parametrize("notice", ["nobody", "announced"])
 def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: str) -> None:
     """ConflictError on its next miss, the new version after reopening. [2.19]"""
