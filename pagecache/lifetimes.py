@@ -67,12 +67,12 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     last = writable and inode.writers == 1 and inode.native.has_local() and not inode.engine.removed
     if last:
         inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
-        gone = volume.engine.park.signal()
         with volume.names:
             volume.orphans.add(inode)
-            if volume.inodes.get(inode.key) is inode:
+            named = volume.inodes.get(inode.key) is inode
+            gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
+            if named:
                 del volume.inodes[inode.key]
-                volume.busy.setdefault(inode.key, gone)
         inode.engine.settle(lambda: _rollback(volume, inode, gone))
         if volume.engine.mirror is not None:
             volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
@@ -83,7 +83,7 @@ def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
     try:
         _drop(inode)
     finally:
-        volume.release_names({inode.key}, gone)
+        volume.busy.free([inode.key], gone)
 
 
 def close_collected(volume: Volume, inode: Inode, *, writable: bool) -> None:
@@ -142,14 +142,13 @@ def prune(volume: Volume) -> None:
             return
         unused = [i for k, i in volume.inodes.items() if i.idle() and k not in volume.busy]
         unused = unused[: len(volume.inodes) - IDLE_INODES_MAX]
-        signals = [volume.engine.park.signal() for _ in unused]
-        volume.busy.update({inode.key: done for inode, done in zip(unused, signals, strict=True)})
+        signals = [volume.busy.take(inode.key) for inode in unused]
     for inode, done in zip(unused, signals, strict=True):
         try:
             if not inode.native.has_local() and inode.native.destroy():
                 forget(volume, inode)
         finally:
-            volume.release_names({inode.key}, done)
+            volume.busy.free([inode.key], done)
 
 
 def unname(volume: Volume, canonical: Key) -> None:

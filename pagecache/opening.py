@@ -102,7 +102,7 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
     if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        if not keep_cache:
+        if not keep_cache or inode.engine.base_lost:
             quiet = inode.engine.quiet()
             stat = stored_stat(volume, inode, key)
             if stat is None:

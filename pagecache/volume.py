@@ -1,9 +1,8 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-Names are under one lock a volume, held for moments: an operation marks the keys it concerns as busy (all at once,
-waiting for busy keys while holding none), lets go, calls the backend, publishes. So a slow open delays its own key
-and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is always called with the key
-that was given.
+Names are under one lock a volume, held for moments; an operation on some of them marks these keys as busy (keys.py), so
+a slow open delays its own key and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is
+always called with the key that was given.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from . import ending, lifetimes, opening
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
 from .engine import barrier, remote
-from .engine.park import SLICE, Signal
-from .engine.runner import Job
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -34,6 +31,7 @@ from .errors import (
 )
 from .file import CachedFile, extent
 from .inode import Inode
+from .keys import BusyKeys
 from .native import END, STAMP_MAX, TOKEN
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
@@ -62,7 +60,7 @@ class Volume:
         self.detached = False
         self.set_limits()
         self.names = threading.Lock()
-        self.busy: dict[Key, Signal] = {}
+        self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
         self.orphans: set[Inode] = set()
 
@@ -94,68 +92,6 @@ class Volume:
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
         return self.backend.canonical(key)
-
-    @contextmanager
-    def _holding(self, *keys: Key) -> Generator[None, None, None]:
-        """Mark keys as busy, all at once; nobody waits while he holds one."""
-        wanted, done = set(keys), self.engine.park.signal()
-        try:
-            self._claim_all(wanted, done)
-            yield
-        finally:
-            self.release_names(wanted, done)
-
-    def _named(
-        self,
-        call: Callable[[], None],
-        what: str,
-        *keys: Key,
-        within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
-    ) -> None:
-        """Mark keys as busy and run a call, publishing included, on a thread of the volume. An interrupt ends only the
-        waiting: what has begun is finished there, and the keys are busy until then. `within`: holds what the call needs
-        while it is waited for.
-        """
-        self.engine.check_reentry(what, keys[0])
-        wanted, done = set(keys), self.engine.park.signal()
-
-        def run() -> None:
-            try:
-                call()
-            finally:
-                self.release_names(wanted, done)
-
-        job = Job(self.engine.park, run)
-        try:
-            self._claim_all(wanted, done)
-            within(lambda: self.engine.run(job, keys[0]))
-        except BaseException:
-            if job.cancel():
-                self.release_names(wanted, done)
-            raise
-
-    def _claim_all(self, wanted: set[Key], done: Signal) -> None:
-        while (other := self._claim(wanted, done)) is not None:
-            self.check_alive()
-            other.wait(SLICE)
-
-    def release_names(self, wanted: set[Key], done: Signal) -> None:
-        """The keys are free again, as far as they were busy by `done`."""
-        with self.names:
-            for key in wanted:
-                if self.busy.get(key) is done:
-                    del self.busy[key]
-        if not done.is_set():
-            done.set()
-
-    def _claim(self, wanted: set[Key], done: Signal) -> Signal | None:
-        """Make the keys ours, unless somebody has one of them: then his signal."""
-        with self.names:
-            for key in wanted:
-                if key in self.busy:
-                    return self.busy[key]
-            self.busy.update(dict.fromkeys(wanted, done))
-            return None
 
     def inode_at(self, key: Key) -> Inode | None:
         with self.names:
@@ -199,7 +135,7 @@ class Volume:
         self._check_may_write(key, bits)
         self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
-        with self._holding(canonical):
+        with self.busy.holding(canonical):
             inode = opening.open_inode(self, canonical, key, bits, keep_cache)
             try:
                 through = self.options.write_through if write_through is None else bool(write_through)
@@ -279,7 +215,7 @@ class Volume:
         self.check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        self._named(lambda: self._remove(key, canonical), "remove", canonical)
+        self.busy.run(lambda: self._remove(key, canonical), "remove", canonical)
 
     def _remove(self, key: Key, canonical: Key) -> None:
         """On a thread of the volume; the key is busy."""
@@ -307,7 +243,7 @@ class Volume:
         self.check_alive(src)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
-        self._named(
+        self.busy.run(
             lambda: self._rename(src, dst, old, new, replace),
             "rename",
             old,
