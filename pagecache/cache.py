@@ -2,7 +2,8 @@
 
 The cache owns CORE's memory, the flusher, and the hooks of the process: at interpreter exit what is dirty is written
 back for at most `exit_timeout` and the rest is listed on stderr; in a forked child every call raises ForkedError and
-touches nothing (contract 2.22).
+touches nothing (contract 2.22). A cache that is dropped without `close` lives on in `_dropped` until it has saved what
+it has; then its threads end.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import itertools
 import logging
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .backends.protocol import Backend
+from . import lifetimes
+from .backends.protocol import Backend, BackendLimits
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
+from .engine import throttle
 from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
@@ -36,6 +40,7 @@ from .errors import (
     UnsavedDataError,
     WritebackError,
 )
+from .inode import Inode
 from .native import NativeCache, is_debug
 from .stats import CacheStats, Event
 from .ticket import SyncTicket
@@ -50,6 +55,7 @@ SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
 COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
 _open: weakref.WeakSet[PageCache] = weakref.WeakSet()
+_dropped: set[PageCache] = set()
 _numbers = itertools.count(1)
 
 
@@ -68,6 +74,8 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
             return ForkedError(message, key)
         case "timeout":
             return TimeoutError(message)
+        case "pins":
+            return OSError(errno.ENOMEM, message, key)
         case "too large":
             return OSError(errno.EFBIG, message, key)
     return PageCacheError(f"{kind}: {message}", key)
@@ -75,7 +83,7 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
 
 @atexit.register
 def _at_exit() -> None:
-    for cache in list(_open):
+    for cache in {*_open, *_dropped}:
         cache.at_exit()
 
 
@@ -106,6 +114,7 @@ class PageCache:
         self.native = NativeCache(self.limits, _error)
         self.native.configure(self.limits, self.config.poison)
         self.closed = False
+        self._exited = False
         self._lock = threading.RLock()
         self._volumes: list[Volume] = []
         self._retired: dict[str, int] = {}
@@ -135,6 +144,10 @@ class PageCache:
         with self._lock:
             return [volume.engine for volume in self._volumes]
 
+    def divide_limit(self) -> None:
+        """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
+        throttle.divide(self.engine_volumes(), self.limits.dirty_limit)
+
     def emit(self, event: Event) -> None:
         """Events go out from the flusher's thread, so that no callback runs inside a call."""
         if self._subscribers:
@@ -155,6 +168,7 @@ class PageCache:
                 self._retired[name] = self._retired.get(name, 0) + value
             if volume in self._volumes:
                 self._volumes.remove(volume)
+        self.divide_limit()
 
     def counters(self, usage: Mapping[str, int]) -> dict[str, Any]:
         """The fields of CacheStats from CORE's numbers."""
@@ -201,8 +215,9 @@ class PageCache:
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
         second = None if mirror is None else as_backend(mirror, "mirror", {})
-        self._check_unit(resolved)
+        self._check_limits(resolved)
         if second is not None:
+            self._check_limits(second)
             check_mirror(resolved, second)
         chosen = with_overrides(options or VolumeOptions(), overrides)
         with self._lock:
@@ -213,9 +228,12 @@ class PageCache:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
             volume = Volume(self, resolved, label, chosen, second)
             self._volumes.append(volume)
+        self.divide_limit()
         return volume
 
-    def _check_unit(self, backend: Backend) -> None:
+    def _check_limits(self, backend: Backend) -> None:
+        if not isinstance(backend.limits, BackendLimits):
+            raise TypeError(f"limits: {backend.limits!r} is not a BackendLimits")
         unit = int(backend.limits.write_unit)
         if self.capacity < 8 * unit:
             raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
@@ -239,8 +257,7 @@ class PageCache:
             limits = config.resolve(self.capacity)
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)
-            for volume in self._volumes:
-                volume.set_limits()
+        self.divide_limit()
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
@@ -261,8 +278,7 @@ class PageCache:
             raise
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
-            for volume in self._volumes:
-                volume.set_limits()
+        self.divide_limit()
 
     def _resize(self, capacity: int, deadline: Deadline) -> None:
         for attempt in range(RESIZE_ROUNDS):
@@ -392,7 +408,9 @@ class PageCache:
             raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
         self.closed = True
         self.flusher.stop()
+        self.native.close()
         _open.discard(self)
+        _dropped.discard(self)
         return lost
 
     def __enter__(self) -> Self:
@@ -400,17 +418,56 @@ class PageCache:
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        withheld = self._withhold() if e is not None else []
         try:
             self.close()
         except OSError as error:
             if e is None:
                 raise
             log.error("%s", error)
+        finally:
+            for _, inode in withheld:
+                inode.engine.withheld = False  # who syncs or closes after this does it on purpose
+
+    def _withhold(self) -> list[tuple[Volume, Inode]]:
+        return [(volume, inode) for volume in self.volumes() for inode in lifetimes.withhold(volume)]
+
+    def __del__(self) -> None:
+        """Dropped without close: only queue; this may run in any thread at any point, also inside our own calls."""
+        try:
+            flusher = self.flusher
+            if self.closed or self._exited or self.native.forked:
+                return
+        except AttributeError:
+            return  # never made
+        _dropped.add(self)
+        name = repr(self)
+        unsaved = any(volume.engine.native.dirty_inodes() for volume in self.volumes())
+        flusher.adopt(self)  # from here on it may be closed at any moment
+        if unsaved:
+            warnings.warn(f"unclosed {name} with unsaved data", ResourceWarning, stacklevel=2, source=self)
+
+    def end(self) -> None:
+        """Close a cache that was dropped, on a thread of its own. What cannot be saved stays, and is tried again; what
+        only its writer could publish is listed and given up, because he is gone.
+        """
+        name = repr(self)  # a log record that held more would keep the cache
+        try:
+            for volume, inode in self._withhold():
+                for lost in lifetimes.forsake(volume, inode):
+                    log.error("%s was dropped unclosed; not published, and gone: %s", name, lost)
+            self.close()
+        except OSError as error:
+            log.error("%s was dropped unclosed; not saved yet: %s", name, str(error))
+            for entry in getattr(error, "ranges", []):
+                log.error("not saved yet: %s", entry)
 
     def at_exit(self) -> None:
         """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
+        self._exited = True
         if self.closed or self.native.forked:
             return
+        self._withhold()
         try:
             self.close(timeout=self.config.exit_timeout)
         except OSError as error:

@@ -267,12 +267,11 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._check_open()
         if self._writable:
             engine = self._inode.engine
-            stamp = self.volume.engine.native.take_epoch()
             if engine.limits().commit_on_close:
                 engine.refresh_limits()
-                self._native.flush_start(stamp)
+                self._native.pass_background(FOREVER)
             elif self._native.has_local():
-                barrier.flush(engine, stamp, version=True)
+                barrier.flush(engine, self.volume.engine.native.take_epoch(), version=True)
         self._tell_loss()
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:

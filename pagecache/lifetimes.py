@@ -19,7 +19,16 @@ from .native import END, TOKEN
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["abandon_handle", "close_collected", "close_handle", "drop_local", "release", "unname"]
+__all__ = [
+    "abandon_handle",
+    "close_collected",
+    "close_handle",
+    "drop_local",
+    "forsake",
+    "release",
+    "unname",
+    "withhold",
+]
 
 IDLE_INODES_MAX = 4096
 
@@ -52,6 +61,7 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
             if inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
+            inode.engine.withheld = inode.engine.unclosed = False
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine)
             elif not limits.commit_on_close and inode.native.has_local():
@@ -88,7 +98,30 @@ def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
 
 def close_collected(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """The flusher's part of a handle that was collected unclosed: pages stay dirty, nothing is published."""
+    inode.engine.unclosed |= writable
     release(volume, inode, writable=writable)
+
+
+def withhold(volume: Volume) -> list[Inode]:
+    """What only its writer may publish, and he has not: his handle is open, or was collected unclosed. From here on
+    nobody else does (contract 2.22).
+    """
+    with volume.names:
+        inodes = [i for i in volume.inodes.values() if i.writers or i.engine.unclosed]
+    found = [i for i in inodes if i.engine.limits().commit_on_close and i.native.has_local()]
+    for inode in found:
+        inode.engine.withheld = True
+    return found
+
+
+def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
+    """Nobody can publish the object any more: what is local of it goes, and is what this returns."""
+    inode.engine.abandoned = True
+    rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+    lost = drop_local(volume, inode, 0, END)
+    if rollback is not None:
+        volume.engine.call(rollback, "rollback", inode.key)
+    return lost
 
 
 def bury(volume: Volume, inode: Inode) -> None:

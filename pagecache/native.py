@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ._native import _core  # type: ignore[attr-defined]
@@ -34,6 +35,7 @@ __all__ = [
     "NativeInode",
     "NativeVolume",
     "Op",
+    "Pressure",
     "inside",
     "is_debug",
     "wait",
@@ -85,6 +87,22 @@ class Op(Protocol):
 
     def finish(self, ok: bool, flag: bool, /) -> None:
         """End a write request (flag: parked) or a commit (flag: kept)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How a volume is doing: bytes, but for answers (calls that ended) and running (calls that have not)."""
+
+    local: int
+    limit: int
+    acked: int
+    answers: int
+    position: int
+    """Of its writers: 0 up to the midpoint, 1000 at the limit."""
+    over_background: int
+    asking: int
+    """Writers that are slowed down."""
+    running: int
 
 
 def is_debug() -> bool:
@@ -145,6 +163,10 @@ class NativeCache:
     def resize(self, capacity: int) -> int:
         return int(_lib.pc_cache_resize(self._c, capacity))
 
+    def close(self) -> None:
+        """Give back the memory and address space that nobody looks at any more; the rest follows with its last user."""
+        self.core.close()
+
     def usage(self) -> dict[str, int]:
         out = _ffi.new("struct pc_cache_usage *")
         _lib.pc_cache_usage_get(self._c, out)
@@ -152,9 +174,6 @@ class NativeCache:
 
     def tick(self, seconds: float) -> None:
         _lib.pc_tick(self._c, int(seconds * 1e9))
-
-    def over_background(self) -> bool:
-        return bool(_lib.pc_cache_over_background(self._c))
 
     def held(self) -> int:
         """Bytes of frames that calls, exporters or mirrors hold by number, in a folio or out of it."""
@@ -225,8 +244,18 @@ class NativeVolume:
         """What the second stream accepts; before anything is handed over."""
         _lib.pc_volume_set_mirror(self._v, _ffi.new("struct pc_limits *", limits))
 
-    def set_dirty_limit(self, size: int) -> None:
-        _lib.pc_volume_set_dirty_limit(self._v, size)
+    def set_dirty_limit(self, size: int, floor: int) -> None:
+        """The share of the dirty limit, and what the volume may have whatever others hold."""
+        _lib.pc_volume_set_dirty_limit(self._v, size, floor)
+
+    def pressure(self) -> Pressure:
+        out = _ffi.new("struct pc_pressure *")
+        _lib.pc_volume_pressure(self._v, out)
+        return Pressure(**_fields(out[0]))
+
+    def grant(self, size: int) -> None:
+        """So many bytes may be dirtied above the midpoint before a writer has to pause again."""
+        _lib.pc_room_grant(self._v, size)
 
     def local(self) -> int:
         return int(_lib.pc_volume_local(self._v))
@@ -332,8 +361,18 @@ class NativeInode:
     def count_retry(self) -> None:
         _lib.pc_count_retry(self._i)
 
-    def dirty_room(self, length: int) -> bool:
-        return bool(_lib.pc_dirty_room(self._i, length))
+    # dirty budget, for the writer who owns the place (an address of C)
+    def room_take(self, place: int, paused: bool = False) -> bool:
+        """Whether what the place asks for is reserved now; `paused`: its writer needs no grant."""
+        return bool(_lib.pc_room_take(self._i, _ffi.cast("struct pc_place *", place), paused))
+
+    def room_fits(self, place: int) -> bool:
+        """Whether only a grant is missing: there is room below the limits and nobody stands in line."""
+        return bool(_lib.pc_room_fits(self._i, _ffi.cast("struct pc_place *", place)))
+
+    def line_first(self, place: int) -> bool:
+        """Stand in line; whether nobody is before this writer."""
+        return bool(_lib.pc_line_first(self._i, _ffi.cast("struct pc_place *", place)))
 
     # write-back
     def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
@@ -349,6 +388,10 @@ class NativeInode:
 
     def pass_background(self, budget: int) -> bool:
         return bool(_lib.pc_pass_background(self._i, budget))
+
+    def pass_partial(self, budget: int) -> bool:
+        """The same, and write units that are not wholly dirty too, where a commit is what makes bytes visible."""
+        return bool(_lib.pc_pass_partial(self._i, budget))
 
     def pass_idle(self) -> bool:
         return bool(_lib.pc_pass_idle(self._i))

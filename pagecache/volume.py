@@ -56,9 +56,17 @@ class Volume:
         self.cache = cache
         self.name = name
         self.options = options
-        self.engine: EngineVolume = EngineVolume(cache, backend, name, mirror=mirror, on_conflict=options.on_conflict)
+        self.engine: EngineVolume = EngineVolume(
+            cache,
+            backend,
+            name,
+            mirror=mirror,
+            on_conflict=options.on_conflict,
+            clock=cache.clock,
+            park=cache.park,
+        )
+        self.engine.dirty_share = options.dirty_share
         self.detached = False
-        self.set_limits()
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
@@ -71,10 +79,6 @@ class Volume:
 
     def __repr__(self) -> str:
         return f"<pagecache.Volume {self.name!r} {'detached' if self.detached else type(self.backend).__name__}>"
-
-    def set_limits(self) -> None:
-        """The volume's share of the cache's limit; called again when that changes."""
-        self.engine.native.set_dirty_limit(int(self.cache.limits.dirty_limit * self.options.dirty_share))
 
     # -- alive
 

@@ -9,7 +9,8 @@
  * Each order is a bitmap with 64-way summaries: the lowest free block is found in `levels` steps, splitting clears one bit
  * and sets one per order, merging tests the buddy's bit. No list runs through the frames, so a free frame's memory is never
  * touched, and the whole allocator costs some 0.27 bytes per frame. Frames are recycled without returning to the system
- * (a page fault costs more than the copy that follows it); `resize` and frames above the capacity are given back.
+ * (a page fault costs more than the copy that follows it); `resize` and frames above the capacity are given back. A closed
+ * arena hands nothing out: the reserve goes at once, the frames when the last one is free.
  *
  * Locks: `lock` (level 8) for all but `used`, `capacity` and `transit`, which are read without it. Called by descriptor.c,
  * shadow.c and reclaim.c. Does not know folios, and zeroes nothing: pc_arena_claim says whether bytes of another volume
@@ -105,6 +106,8 @@ static void release_range(struct pc_arena *a, u32 frame, u32 order)
 
 static int commit_frames(struct pc_arena *a, u32 frames)
 {
+	if (a->closed)
+		return -ESHUTDOWN;
 	if (frames <= a->frames)
 		return 0;
 	if (frames > a->frames_max)
@@ -130,19 +133,17 @@ static int commit_frames(struct pc_arena *a, u32 frames)
 	return 0;
 }
 
-int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift)
+/* @reserve: bytes of address space, the bound of pc_arena_resize. Return: 0, -ENOMEM; nothing is mapped then. */
+int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve)
 {
 	memset(a, 0, sizeof(*a));
 	a->page_shift = page_shift;
-	u64 want = pc_max(capacity * 4, 64ull << 30);
-	u8 *base = MAP_FAILED;
-	/* Address space is free where it is not limited; where it is, less head-room for resize will do. */
-	for (; base == MAP_FAILED && want >= capacity; want /= 2) {
-		a->reserved = (want + PC_HUGE - 1) / PC_HUGE * PC_HUGE + PC_HUGE;
-		base = mmap(NULL, a->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	}
-	if (base == MAP_FAILED)
+	a->reserved = (reserve + PC_HUGE - 1) / PC_HUGE * PC_HUGE + PC_HUGE;
+	u8 *base = mmap(NULL, a->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (base == MAP_FAILED) {
+		a->reserved = 0;
 		return -ENOMEM;
+	}
 	u8 *aligned = (u8 *)(((uintptr_t)base + PC_HUGE - 1) / PC_HUGE * PC_HUGE);
 	if (aligned != base)
 		munmap(base, (size_t)(aligned - base));
@@ -157,7 +158,8 @@ int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift)
 	a->tables =
 		mmap(NULL, a->tables_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (a->tables == MAP_FAILED) {
-		munmap(a->base, a->reserved);
+		a->tables_size = 0;
+		pc_arena_destroy(a);
 		return -ENOMEM;
 	}
 	u64 *at = a->tables;
@@ -172,8 +174,42 @@ int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift)
 
 void pc_arena_destroy(struct pc_arena *a)
 {
-	munmap(a->base, a->reserved);
-	munmap(a->tables, a->tables_size);
+	if (a->reserved)
+		munmap(a->base, a->reserved);
+	if (a->tables_size)
+		munmap(a->tables, a->tables_size);
+	a->reserved = a->tables_size = 0;
+}
+
+/* No frame is handed out any more, so the address space behind those that ever were can go. */
+void pc_arena_close(struct pc_arena *a)
+{
+	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
+	size_t keep = (size_t)a->frames << a->page_shift;
+	if (!a->closed)
+		munmap(a->base + keep, a->reserved - keep);
+	a->closed = 1;
+	a->reserved = keep;
+	a->frames_max = a->frames;
+	pc_leaf_unlock(&a->lock, PC_LEVEL_FRAME);
+	pc_arena_give_back(a);
+}
+
+/**
+ * pc_arena_release() - unmap the frames of a closed arena, unless one is in use.
+ *
+ * Calls, views and kept buffers only look at frames that are in use. Context: no optimistic copy runs (see pc_cache_release).
+ */
+void pc_arena_release(struct pc_arena *a)
+{
+	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
+	if (a->closed && !atomic_load(&a->used)) {
+		a->frames = 0;
+		for (u32 k = 0; k < PC_ORDERS; k++)
+			a->free[k].bits = a->free[k].set = 0;
+		pc_arena_destroy(a);
+	}
+	pc_leaf_unlock(&a->lock, PC_LEVEL_FRAME);
 }
 
 /* Return the memory of all free frames to the system. */
@@ -216,7 +252,7 @@ u32 pc_arena_alloc(struct pc_arena *a, u32 order)
 	u32 n = 1u << order, frame = PC_NO_FRAME;
 	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
 	u32 used = atomic_load_explicit(&a->used, memory_order_relaxed);
-	if (used + n <= atomic_load_explicit(&a->capacity, memory_order_relaxed)) {
+	if (used + n <= atomic_load_explicit(&a->capacity, memory_order_relaxed) && !a->closed) {
 		u32 k = order;
 		while (k < PC_ORDERS && !a->free[k].set)
 			k++;

@@ -31,10 +31,13 @@ struct pc_arena {
 	u16 *owner_tag; /* per 16 frames: volume tag whose bytes lie there; 0 untouched, 0xffff mixed */
 	void *tables;
 	size_t tables_size;
+	u8 closed; /* no frame is handed out any more */
 };
 
-int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift);
+int pc_arena_init(struct pc_arena *a, u64 capacity, u32 page_shift, u64 reserve);
 void pc_arena_destroy(struct pc_arena *a);
+void pc_arena_close(struct pc_arena *a);
+void pc_arena_release(struct pc_arena *a);
 int pc_arena_resize(struct pc_arena *a, u64 capacity);
 void pc_arena_give_back(struct pc_arena *a);
 u32 pc_arena_alloc(struct pc_arena *a, u32 order);

@@ -117,7 +117,7 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 	struct pc_request *taken = NULL;
 	if (!pc_folio_get(f))
 		return 0;
-	i->counters.lock_waits++;
+	pc_count(i, &i->counters.lock_waits, 1);
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
 		if (!folio_busy(f, need->kind) || (taken = take_over(i, need)))

@@ -1,13 +1,21 @@
 /*
  * cache.c - a cache, its volumes, and its numbers.
  *
- * A cache is one arena, the pools of descriptors, and the limits that all volumes share. Nothing is unmapped before
- * pc_cache_destroy, which the owner calls when no handle, view, running call or thread can reach it any more.
+ * A cache is one arena, the pools of descriptors, and the limits that all volumes share. Its address space goes in three
+ * steps:
+ *
+ *   pc_cache_close    what was never used: nothing points there, and nothing new is handed out from here on
+ *   pc_cache_release  the frames, once none is in use and no optimistic copy runs: views, running calls and kept buffers
+ *                     use theirs, so the last of them to end is the last that can look
+ *   pc_cache_destroy  descriptors, index, inodes: when nobody refers to the owner of the memory any more. Whatever a closed
+ *                     handle, file or volume still asks finds them, empty
  */
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "internal.h"
+
+enum { PC_TRIM = 64 << 10 };
 
 int pc_abi(void)
 {
@@ -31,7 +39,7 @@ static int init_pools(struct pc_cache *c)
 	err = err ? err : pc_pool_init(&c->nodes, sizeof(struct pc_node), offsetof(struct pc_node, parent), n);
 	err = err ? err
 		  : pc_pool_init(&c->requests, sizeof(struct pc_request), offsetof(struct pc_request, link_free),
-				 1 << 20);
+				 n < 1 << 20 ? n : 1 << 20); /* each holds a folio at least */
 	err = err ? err : pc_pool_init(&c->shadows, sizeof(struct pc_shadow), offsetof(struct pc_shadow, link), n);
 	for (u32 k = 0; k < PC_EXT_CLASSES && !err; k++)
 		err = pc_pool_init(&c->exts[k], (u32)(sizeof(struct pc_ext) + PC_SETS * 8 * (1u << k)),
@@ -43,6 +51,57 @@ static void *reserve(size_t size)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
+}
+
+static void unmap(struct pc_cache *c)
+{
+	pc_pool_destroy(&c->folios);
+	pc_pool_destroy(&c->leaves);
+	pc_pool_destroy(&c->nodes);
+	pc_pool_destroy(&c->requests);
+	pc_pool_destroy(&c->shadows);
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		pc_pool_destroy(&c->exts[k]);
+	if (c->ghost)
+		munmap(c->ghost, c->ghost_reserved);
+	if (c->inodes)
+		munmap(c->inodes, c->inodes_max * sizeof(struct pc_inode *));
+	c->ghost = NULL;
+	c->inodes = NULL;
+	pc_arena_destroy(&c->arena);
+}
+
+/* All address space of a cache whose arena may grow to `reserve` bytes. Return: 0, -ENOMEM; nothing is mapped then. */
+static int map(struct pc_cache *c, u64 capacity, u64 reserved)
+{
+	int err = pc_arena_init(&c->arena, capacity, c->page_shift, reserved);
+	if (err)
+		return err;
+	c->ghost_mask = 1023;
+	c->ghost_reserved = (size_t)c->arena.frames_max * sizeof(u32) * 2 + 8192;
+	c->ghost = reserve(c->ghost_reserved);
+	c->inodes_max = PC_INODES_MAX;
+	c->inodes = reserve(PC_INODES_MAX * sizeof(struct pc_inode *));
+	err = init_pools(c);
+	if (!err && c->ghost && c->inodes)
+		return 0;
+	unmap(c);
+	return -ENOMEM;
+}
+
+/* Address space is free where it is not limited. Where it is, some quarter of what there is must do as head-room for resize:
+ * threads and other caches need some too. */
+static int map_most(struct pc_cache *c, u64 capacity)
+{
+	u64 want = pc_max(capacity * 4, 64ull << 30);
+	if (!map(c, capacity, want))
+		return 0;
+	while ((want /= 2) >= capacity && map(c, capacity, want))
+		;
+	if (want < capacity)
+		return -ENOMEM;
+	unmap(c);
+	return map(c, capacity, pc_max(want / 4, capacity));
 }
 
 /**
@@ -63,20 +122,12 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 	while (c->max_order < PC_ORDERS - 1 && (u64)page_size << (c->max_order + 1) <= max_folio)
 		c->max_order++;
 	c->fork_epoch = atomic_load(&pc_fork_epoch);
-	int err = pc_arena_init(&c->arena, capacity, c->page_shift);
+	c->trace = pc_trace_create();
+	int err = c->trace ? map_most(c, capacity) : -ENOMEM;
 	if (err) {
+		pc_trace_destroy(c->trace);
 		free(c);
 		return err;
-	}
-	c->ghost_mask = 1023;
-	c->ghost_reserved = (size_t)c->arena.frames_max * sizeof(u32) * 2 + 8192;
-	c->ghost = reserve(c->ghost_reserved);
-	c->inodes = reserve(PC_INODES_MAX * sizeof(struct pc_inode *));
-	c->trace = pc_trace_create();
-	err = init_pools(c);
-	if (err || !c->ghost || !c->inodes || !c->trace) {
-		pc_cache_destroy(c);
-		return -ENOMEM;
 	}
 	pc_cache_configure(c, capacity / 4, capacity / 2, max_folio, false);
 	*out = c;
@@ -93,20 +144,71 @@ void pc_cache_destroy(struct pc_cache *c)
 	}
 	for (u32 k = 0; k < PC_VOLUMES_MAX; k++)
 		free(c->volumes[k]);
-	pc_pool_destroy(&c->folios);
-	pc_pool_destroy(&c->leaves);
-	pc_pool_destroy(&c->nodes);
-	pc_pool_destroy(&c->requests);
-	pc_pool_destroy(&c->shadows);
-	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
-		pc_pool_destroy(&c->exts[k]);
-	if (c->ghost)
-		munmap(c->ghost, c->ghost_reserved);
-	if (c->inodes)
-		munmap(c->inodes, PC_INODES_MAX * sizeof(struct pc_inode *));
+	unmap(c);
 	pc_trace_destroy(c->trace);
-	pc_arena_destroy(&c->arena);
 	free(c);
+}
+
+/* The end of a table: whole pages behind the first `used` bytes. Return: bytes that are left. */
+static size_t trim(void *base, size_t used, size_t reserved)
+{
+	size_t keep = (used + PC_TRIM - 1) / PC_TRIM * PC_TRIM;
+	if (keep >= reserved)
+		return reserved;
+	munmap((u8 *)base + keep, reserved - keep);
+	return keep;
+}
+
+/* Address space that only growth needs. An id of one extension pool may be looked up in another by a reader with a stale
+ * descriptor: all of them stay as long as the longest. */
+static void trim_tables(struct pc_cache *c)
+{
+	struct pc_pool *pools[] = {&c->folios, &c->leaves, &c->nodes, &c->requests, &c->shadows};
+	u32 exts = 0, fresh;
+	for (size_t k = 0; k < sizeof(pools) / sizeof(*pools); k++)
+		pc_pool_trim(pools[k], pc_pool_close(pools[k]));
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		if ((fresh = pc_pool_close(&c->exts[k])) > exts)
+			exts = fresh;
+	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
+		pc_pool_trim(&c->exts[k], exts);
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE); /* grows with frames_max, which is final */
+	c->ghost_reserved = trim(c->ghost, ((size_t)c->arena.frames_max + c->ghost_mask + 1) * 4, c->ghost_reserved);
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	size_t slots = trim(c->inodes, c->inode_slots * sizeof(*c->inodes), c->inodes_max * sizeof(*c->inodes));
+	c->inodes_max = (u32)(slots / sizeof(*c->inodes));
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+}
+
+/**
+ * pc_cache_close() - no volume is attached any more: nothing is handed out, and address space that was never used goes.
+ *
+ * Idempotent. A call that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock.
+ */
+void pc_cache_close(struct pc_cache *c)
+{
+	if (atomic_exchange(&c->closed, 1))
+		return;
+	pc_arena_close(&c->arena);
+	trim_tables(c);
+}
+
+/**
+ * pc_cache_release() - unmap the frames of a closed cache, if none is in use.
+ *
+ * For whoever gave a frame back that nobody else will: views, buffers, operations. Context: no leaf lock; the interpreter's
+ * lock, which every optimistic copy holds too, or counts itself in `copies`. Without one (free-threaded builds) frames stay
+ * until pc_cache_destroy.
+ */
+void pc_cache_release(struct pc_cache *c)
+{
+	if (PC_LIKELY(!atomic_load_explicit(&c->closed, memory_order_relaxed)) || atomic_load(&c->copies))
+		return;
+	for (u32 k = 0; k < c->inode_slots && atomic_load(&c->arena.used); k++)
+		if (c->inodes[k])
+			pc_drop_clean(c->inodes[k], 0, UINT64_MAX);
+	pc_arena_release(&c->arena);
 }
 
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
@@ -114,6 +216,7 @@ void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t 
 {
 	atomic_store(&c->dirty_background, dirty_background >> c->page_shift);
 	atomic_store(&c->dirty_limit, pc_max(dirty_limit >> c->page_shift, 1));
+	atomic_store(&c->dirty_free, (dirty_background + pc_max(dirty_limit, dirty_background)) >> c->page_shift >> 1);
 	c->cow_pages = (u32)pc_min(cow_limit >> c->page_shift, 1u << (PC_ORDERS - 1));
 	atomic_store(&c->poison, poison);
 	pc_event_wake(&c->event);
@@ -141,11 +244,6 @@ int pc_cache_resize(struct pc_cache *c, uint64_t capacity)
 void pc_tick(struct pc_cache *c, uint64_t now_ns)
 {
 	atomic_store_explicit(&c->now_ns, now_ns, memory_order_relaxed);
-}
-
-bool pc_cache_over_background(struct pc_cache *c)
-{
-	return atomic_load(&c->local) > atomic_load(&c->dirty_background);
 }
 
 uint32_t pc_cache_event_seq(struct pc_cache *c)
@@ -214,7 +312,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	atomic_store(&v->epoch, 1);
 	atomic_store(&v->generation, 1);
-	atomic_store(&v->dirty_limit, UINT64_MAX);
+	pc_room_init(&v->room);
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
 	pc_list_init(&v->inodes);
@@ -261,12 +359,6 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	v->max_inflight = max_inflight ? max_inflight : 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
-}
-
-void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes)
-{
-	atomic_store(&v->dirty_limit, pc_max(bytes >> v->cache->page_shift, 1));
-	pc_event_wake(&v->cache->event);
 }
 
 uint64_t pc_volume_local(struct pc_volume *v)

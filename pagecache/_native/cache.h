@@ -22,6 +22,9 @@ struct pc_cache {
 	u32 cow_pages;
 	_Atomic u64 local;                      /* blocks of L in the whole cache */
 	_Atomic u64 dirty_limit, dirty_background; /* blocks */
+	_Atomic u64 dirty_free;                    /* blocks: the midpoint between these two */
+	_Atomic u64 reserved;                      /* blocks, of all volumes */
+	struct pc_leaf_lock room_lock;             /* level 7: reservations, lines */
 	_Atomic u64 now_ns;
 	_Atomic u32 poison;
 	_Atomic u32 flusher_wanted;
@@ -39,6 +42,7 @@ struct pc_cache {
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
 	struct pc_inode **inodes;
+	u32 inodes_max; /* room in `inodes` */
 	struct pc_inode *free_inodes;
 	u32 inode_slots, inode_hint;
 	u64 inode_generation;
@@ -46,6 +50,8 @@ struct pc_cache {
 	u32 nr_volumes;
 	u16 next_tag;
 	u32 fork_epoch;
+	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
+	_Atomic u8 closed;
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
 };

@@ -244,6 +244,7 @@ bool pc_commit_begin(struct pc_inode *i)
 		i->settle = 0;
 		i->commit_running = 1;
 		i->commit_generation = atomic_load(&i->volume->generation);
+		atomic_fetch_add_explicit(&i->volume->committing, 1, memory_order_relaxed);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		i->counters.commits += commits;
@@ -290,6 +291,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, bool kept)
 	}
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = 0;
+	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	i->commit_seq++;
 	bool settle = i->settle; /* asked for while this commit ran */
 	pc_dirty_list_update(i);

@@ -3,8 +3,8 @@
  *
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
- * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames
- * it needs: pc_buf_keep.
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames and
+ * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
  */
@@ -19,9 +19,9 @@ struct buf {
 	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
 	Py_ssize_t len;
 	_Atomic Py_ssize_t exports;
-	u32 *kept;
+	u32 *kept; /* frames */
 	void *adopted; /* memory that goes with the last export */
-	int nr_kept;
+	u32 nr_kept;
 	u8 readonly;
 };
 
@@ -29,19 +29,17 @@ static void give_back(struct buf *b)
 {
 	struct pc_cache *c = ((struct core *)b->core)->cache;
 	u32 *kept = b->kept;
-	int n = b->nr_kept;
+	u32 n = b->nr_kept;
 	b->kept = NULL;
 	b->nr_kept = 0;
 	if (!pc_is_forked(c))
-		for (int k = 0; k < n; k++) {
-			if (kept[k] >> 31)
-				pc_folio_put(c, pc_folio_at(c, kept[k] & 0x7fffffff));
-			else
-				pc_shadow_put(c, kept[k]);
-		}
+		for (u32 k = 0; k < n; k++)
+			pc_shadow_put(c, kept[k]);
 	free(kept);
 	free(b->adopted);
 	b->adopted = NULL;
+	if (!pc_is_forked(c))
+		pc_core_release(b->core);
 }
 
 static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
@@ -115,14 +113,11 @@ void pc_buf_adopt(PyObject *buf, void *memory)
 	((struct buf *)buf)->adopted = memory;
 }
 
-/* The call is over and somebody still exports: the frames go back with the last release. */
-void pc_buf_keep(PyObject *buf, const u32 *frames, int n)
+/* The call is over and somebody still exports: the frames, and the array, go back with the last release. */
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
 {
 	struct buf *b = (struct buf *)buf;
-	u32 *kept = malloc((size_t)(n ? n : 1) * sizeof(*kept));
-	PC_ASSERT(kept);
-	memcpy(kept, frames, (size_t)n * sizeof(*kept));
-	b->kept = kept;
+	b->kept = frames;
 	b->nr_kept = n;
 	if (!pc_buf_exported(buf))
 		give_back(b);
@@ -159,8 +154,10 @@ static void pin_dealloc(PyObject *self)
 	struct pin *p = (struct pin *)self;
 	PyTypeObject *type = Py_TYPE(self);
 	struct pc_cache *c = ((struct core *)p->core)->cache;
-	if (!pc_is_forked(c))
+	if (!pc_is_forked(c)) {
 		pc_unpin(c, p->folio);
+		pc_core_release(p->core);
+	}
 	Py_DECREF(p->core);
 	PyObject_Free(self);
 	Py_DECREF(type);
@@ -206,11 +203,14 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 		if (err == -ENOMEM) {
 			PyErr_NoMemory();
 			Py_CLEAR(list);
+		} else if (err == -EMLINK) {
+			pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
+			Py_CLEAR(list);
 		} else if (err) {
 			int filled = pc_run_fill(core, i, pos, len, NULL);
 			/* No memory now: wait for some like a writer; where none can ever come that call says so. */
 			if (filled > 0) {
-				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 1);
+				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 0);
 				filled = room ? 0 : -1;
 				Py_XDECREF(room);
 			}

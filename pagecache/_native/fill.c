@@ -52,7 +52,7 @@ static u64 beyond(u64 x, u64 unit)
 	return unit <= 1 ? 0 : x % unit;
 }
 
-enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN };
+enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN, OWN_FULL };
 
 /* A folio that is there: own it if something of [from, to) is missing in it. */
 static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64 index, u64 pos, u64 end, u64 *next)
@@ -70,6 +70,10 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 	if (err)
 		return err == -EAGAIN ? OWN_LOCKED : OWN_AGAIN;
 	PC_SYNC("fill_locked");
+	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_folio_unkeep(i, f)) {
+		pc_folio_unlock(c, f);
+		return OWN_FULL;
+	}
 	pc_inode_leaf_lock(i);
 	if (pc_folio_state(f) & PC_F_STALE)
 		pc_folio_refresh(i, f);
@@ -104,6 +108,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 				if (atomic_load(&i->inval_x))
 					return -EBUSY;
 				break;
+			case OWN_FULL: return -ENOMEM;
 			default: return 0;
 			}
 		}
@@ -443,6 +448,8 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	struct pc_inode *i = r->inode;
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
+	if (r->run_end <= r->cursor)
+		return 0; /* its buffers were kept, and no memory could be had for another copy */
 	u64 from = r->cursor + r->run_got;
 	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->call_stop) - from : 0;
 	pc_inode_leaf_lock(i);
@@ -507,20 +514,54 @@ void pc_fill_submit(struct pc_request *r, uint32_t cls)
 	pc_work_push_request(r->inode->volume, r, (int)cls);
 }
 
+/* ---------------------------------------------------------------- buffers that outlive their call */
+
+u32 pc_kept_max(const struct pc_request *r)
+{
+	return r->kind == PC_REQ_FILL ? r->nr_owned : r->nr_segs;
+}
+
+/* The surplus of read units, too: the memory is the exporter's to free. */
+u8 *pc_sink_leave(struct pc_request *r)
+{
+	u8 *sink = r->sink;
+	r->sink = NULL;
+	r->sink_size = 0;
+	return sink;
+}
+
+/* No fresh memory for the folio, or a view looks at what it has: the exporter holds its frame. What is clean leaves the file
+ * with it; local bytes stay where they are, and nothing that is missing becomes valid beside them before the frame is
+ * another (PC_F_KEPT). */
+static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
+{
+	struct pc_inode *i = r->inode;
+	pc_inode_leaf_lock(i);
+	run_drop(r, &i->counters.fill_dropped); /* what was read of the run counts no more */
+	pc_frame_hold(i->cache, f, frame);
+	if (pc_folio_state(f) & PC_F_LOCAL) {
+		atomic_fetch_or(&f->state, PC_F_KEPT);
+		unlock_owned(r, f);
+	} else {
+		r->nr_owned--;
+		pc_folio_remove(i, f);
+	}
+	pc_inode_leaf_unlock(i);
+}
+
 /**
  * pc_fill_quarantine() - exporters still hold the buffers of the call that just ended: they keep the old frames.
  *
- * Each owned folio that the call touched gets fresh memory with the same content; @frames receives the frames to give back
- * with pc_shadow_put when the last exporter goes. A folio for which no memory can be had is given up instead: detached,
- * its descriptor pinned for good by the exporter (@frames then has the folio id with the top bit set).
+ * Each owned folio that the call touched gets fresh memory with the same content; where that cannot be, see keep_in_place.
+ * @frames: room for pc_kept_max numbers, each to be given back with pc_shadow_put when the last exporter goes.
  * Return: number of entries. Context: the fill owns the folios.
  */
-int pc_fill_quarantine(struct pc_request *r, u32 *frames, u32 n)
+u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	u32 k = 0;
-	for (u64 pos = r->call_pos; pos < r->call_pos + r->call_len && k < n;) {
+	for (u64 pos = r->call_pos; pos < r->call_pos + r->call_len;) {
 		struct pc_folio *f = owned_at(r, pos >> c->page_shift);
 		if (!f) {
 			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
@@ -528,20 +569,11 @@ int pc_fill_quarantine(struct pc_request *r, u32 *frames, u32 n)
 		}
 		pos = pc_folio_pos(c, f) + pc_folio_bytes(c, f);
 		u32 frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
-		if (pc_folio_replace_frame(i, f, true, 1)) {
-			frames[k++] = frame;
-			atomic_fetch_add_explicit(&c->quarantined, 1, memory_order_relaxed);
-			pc_trace_add(c, PC_T_QUARANTINE, i->id, pc_folio_index(f), frame);
-		} else if (!(pc_folio_state(f) & (PC_F_LOCAL | PC_F_PINNED))) {
-			bool got = pc_folio_get(f);
-			PC_ASSERT(got);
-			frames[k++] = pc_folio_id(c, f) | 1u << 31;
-			pc_inode_leaf_lock(i);
-			r->nr_owned--;
-			pc_folio_remove(i, f);
-			run_drop(r, &i->counters.fill_dropped); /* what was read of the run counts no more */
-			pc_inode_leaf_unlock(i);
-		}
+		if (pc_folio_state(f) & PC_F_PINNED || !pc_folio_replace_frame(i, f, true, 1))
+			keep_in_place(r, f, frame);
+		frames[k++] = frame;
+		atomic_fetch_add_explicit(&c->quarantined, 1, memory_order_relaxed);
+		pc_trace_add(c, PC_T_QUARANTINE, i->id, pos >> c->page_shift, frame);
 	}
-	return (int)k;
+	return k;
 }

@@ -37,11 +37,11 @@ static void local_changed(struct pc_inode *i, i64 delta)
 	if (!delta)
 		return;
 	i->nr_local += (u64)delta;
-	atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed);
-	u64 local = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
-	if (delta > 0 && local > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) &&
-	    !atomic_exchange(&i->cache->flusher_wanted, 1))
-		pc_event_wake(&i->cache->flusher_event);
+	u64 own = atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed) + (u64)delta;
+	u64 all = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
+	if (delta > 0 && (all > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) ||
+			  own > atomic_load_explicit(&i->volume->room.background, memory_order_relaxed)))
+		pc_room_counted(i, delta, all, own);
 	pc_dirty_list_update(i);
 }
 
@@ -190,6 +190,14 @@ void pc_folio_remove(struct pc_inode *i, struct pc_folio *f)
 
 /* ---------------------------------------------------------------- E3 */
 
+/* As many bytes are dirty as make another unit: the flusher looks whether one is whole (contract 2.11). */
+static void unit_filled(struct pc_inode *i, u64 fresh)
+{
+	u64 unit = pc_max(i->limits.write_unit >> i->cache->page_shift, 1);
+	if (i->nr_dirty / unit != (i->nr_dirty - fresh) / unit)
+		pc_event_wake(&i->cache->flusher_event);
+}
+
 /**
  * pc_folio_dirty() - [E3] the valid bytes of [from, to) are newer than storage.
  *
@@ -200,8 +208,10 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	struct pc_cache *c = i->cache;
 	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
 	u32 before = pc_local_count(c, f, b0, b1);
-	set_add(i, f, PC_D, b0, b1);
+	u64 fresh = set_add(i, f, PC_D, b0, b1);
 	stamp_lower(&f->d, atomic_load_explicit(&i->volume->epoch, memory_order_acquire));
+	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)
+		unit_filled(i, fresh);
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
 	pc_trace_add(c, PC_T_DIRTY, i->id, pc_folio_index(f), pc_stamp_get(&f->d));
 }
@@ -214,6 +224,8 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	struct pc_cache *c = i->cache;
 	u32 blocks = blocks_of(f);
 	PC_ASSERT(!(pc_folio_state(f) & PC_F_WRITEBACK));
+	atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS,
+				  memory_order_relaxed); /* left by one who gave up */
 	u32 n = set_copy(i, f, PC_D, PC_W, 0, blocks);
 	set_del(i, f, PC_D, 0, blocks);
 	set_del(i, f, PC_X, 0, blocks);
@@ -253,11 +265,12 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 		i->counters.returned += bytes;
 	} else {
 		i->counters.acknowledged += bytes;
+		atomic_fetch_add_explicit(&i->volume->acked, bytes >> c->page_shift, memory_order_relaxed);
 	}
 	set_del(i, f, PC_W, b0, b1);
 	if (!(pc_folio_state(f) & PC_F_WRITEBACK)) {
 		pc_stamp_set(&f->w, PC_STAMP_NONE);
-		if (atomic_fetch_and(&f->state, ~(u32)(PC_F_WRITER_WAITS | PC_F_COPIED)) & PC_F_WRITER_WAITS)
+		if (atomic_fetch_and(&f->state, ~(u32)PC_F_COPIED) & PC_F_WRITER_WAITS)
 			pc_event_wake(pc_folio_event(c, pc_folio_id(c, f)));
 	}
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);

@@ -26,6 +26,7 @@ enum pc_folio_flag {
 	PC_F_COPIED = 1 << 16,    /* one-page folio: the running call has the old frame */
 	PC_F_HELD = 1
 		<< 17, /* somebody holds its frame by number (shadow.c): bytes that are valid do not change in place */
+	PC_F_KEPT = 1 << 18, /* a backend may still store to what is missing: that needs another frame first */
 	PC_F_ACCESS_SHIFT = 20, /* two bits */
 	PC_F_SMALL = 1 << 22, /* on the probation queue */
 	PC_F_MAIN = 1 << 23, /* on the main queue */
@@ -53,6 +54,7 @@ struct pc_folio {
 	_Atomic u16 refs; /* index, running calls, pins, passers-by */
 	struct pc_stamp d, w, u;
 };
+enum { PC_PINS_MAX = 60000 }; /* of one folio: leaves room in `refs` for calls and passers-by */
 _Static_assert(sizeof(struct pc_folio) == 64, "a folio descriptor is one cache line");
 
 static inline u64 pc_stamp_get(const struct pc_stamp *s)
@@ -113,6 +115,7 @@ void pc_folio_unlock(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_get(struct pc_folio *f);
 void pc_folio_put(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_is(const struct pc_inode *i, const struct pc_folio *f, u64 index);
+bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
 
 /* folio.c: every transition */

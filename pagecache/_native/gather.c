@@ -31,12 +31,15 @@ static u8 *scratch_new(const struct pc_request *r)
 	return malloc(r->end - r->start + 2 * r->sink_size);
 }
 
-/* Somebody still holds buffers of a call that is over: the memory is his to free, the request goes on with a copy. */
+/* Somebody still holds buffers of a call that is over: the memory is his to free, the request goes on with a copy; without
+ * memory for one it gathers anew, once there is some. */
 u8 *pc_scratch_leave(struct pc_request *r)
 {
 	u8 *old = r->scratch, *copy = scratch_new(r);
-	PC_ASSERT(copy);
-	memcpy(copy, old, r->end - r->start);
+	if (copy)
+		memcpy(copy, old, r->end - r->start);
+	else
+		r->gather = 1, r->gather_seg = 0, r->cursor = r->run_end = 0;
 	r->scratch = copy;
 	return old;
 }

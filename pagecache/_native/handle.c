@@ -125,7 +125,7 @@ void *pc_bounce_new(struct handle *h, u64 len)
 	if (!p)
 		PyErr_NoMemory();
 	else
-		h->inode->counters.staged_copies++;
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
 	return p;
 }
 

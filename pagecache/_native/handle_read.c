@@ -13,8 +13,11 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 	i64 n;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_read(h->inode, pos, to, len, need);
+	struct pc_cache *c = h->inode->cache;
+	atomic_fetch_add(&c->copies, 1);
 	Py_BEGIN_ALLOW_THREADS n = pc_read(h->inode, pos, to, len, need);
-	Py_END_ALLOW_THREADS return n;
+	Py_END_ALLOW_THREADS if (atomic_fetch_sub(&c->copies, 1) == 1) pc_core_release(h->core);
+	return n;
 }
 
 static void met_marker(struct handle *h, struct pc_need *need)
@@ -66,9 +69,9 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 			round = 0;
 	}
 	if (missed)
-		i->counters.misses++;
+		pc_count(i, &i->counters.misses, 1);
 	else
-		i->counters.hits++;
+		pc_count_hit(i);
 	pc_readahead_seen(&h->ra, pos, done, i->cache->page_shift);
 	return (i64)done;
 }
@@ -78,7 +81,7 @@ static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
 	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !need.readahead)) {
-		h->inode->counters.hits++;
+		pc_count_hit(h->inode);
 		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
 		return got;
 	}
@@ -188,7 +191,7 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
 	if (n == (i64)len) {
-		h->inode->counters.hits++;
+		pc_count_hit(h->inode);
 		return bytes;
 	}
 	bool eof = need.kind == PC_NEED_NOTHING;

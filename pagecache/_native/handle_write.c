@@ -37,12 +37,12 @@ static u64 piece_of(struct pc_inode *i, u64 len)
 {
 	struct pc_cache *c = i->cache;
 	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
-			   atomic_load_explicit(&i->volume->dirty_limit, memory_order_relaxed));
+			   atomic_load_explicit(&i->volume->room.limit, memory_order_relaxed));
 	u64 share = limit / 4 << c->page_shift;
 	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
 }
 
-/* engine.room(length, memory): wait for dirty budget, or for memory; engine.write_back(pos, len). */
+/* engine.write_back(pos, len), engine.write_through(pos, len), engine.room(length, place): see room_for. */
 static int ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 {
 	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
@@ -51,6 +51,25 @@ static int ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 	Py_XDECREF(y);
 	Py_XDECREF(result);
 	return result ? 0 : -1;
+}
+
+/* Wait until the piece has dirty budget, which is the place's then. Return: 0, -1 exception; close the place in any case. */
+static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	pc_place_open(i, place, pos, len);
+	if (PC_LIKELY(pc_room_take(i, place, false) && !i->nr_failed))
+		return 0;
+	atomic_fetch_add(&i->volume->room.asking, 1);
+	int err = ask_engine(h, pc_str_room, len, (uintptr_t)place);
+	atomic_fetch_sub(&i->volume->room.asking, 1);
+	return err;
+}
+
+/* Wait until memory may be free. */
+static int memory_for(struct handle *h)
+{
+	return ask_engine(h, pc_str_room, 0, 0);
 }
 
 /* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
@@ -88,11 +107,13 @@ static int lock_inode(struct op *op, struct handle *h)
 	return pc_op_acquire(op, HOLD_LOCK_X, -1);
 }
 
-/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. */
-static bool may_try(struct pc_inode *i, u64 len)
+/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
+ * while it copies has to reserve what it dirties, so that many at once do not pass the limit. */
+static bool may_try(const struct handle *h, u64 len)
 {
-	return !pc_tls_op && !pc_tls_worker && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
-	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+	struct pc_inode *i = h->inode;
+	return !pc_tls_op && !pc_tls_worker && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) &&
+	       !i->nr_failed && !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
 /* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
@@ -101,6 +122,7 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 {
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
+	struct pc_place place;
 	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
@@ -110,22 +132,25 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
-		if (!(op->holds & HOLD_LOCK_X) && !append && (!pc_dirty_room(i, piece) || i->nr_failed))
-			err = ask_engine(h, pc_str_room, piece, 0);
+		pc_place_open(i, &place, 0, 0);
+		if (!append)
+			err = room_for(h, &place, pos + done, piece);
 		if (!err && !(op->holds & HOLD_LOCK_X)) {
 			err = lock_inode(op, h);
 			if (!err && append && done == 0)
 				*append_pos = pos = pc_inode_size(i);
 		}
-		if (!err && append && (!pc_dirty_room(i, piece) || i->nr_failed))
-			err = ask_engine(h, pc_str_room, piece, 0);
+		if (!err && append)
+			err = room_for(h, &place, pos + done, piece);
 		if (!err && pos + len > INT64_MAX) {
 			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
 			err = -1;
 		}
-		if (err)
+		if (!err)
+			done += write_locked(h, pos + done, from + done, piece, &need, &err);
+		pc_place_close(i, &place);
+		if (err < 0)
 			break;
-		done += write_locked(h, pos + done, from + done, piece, &need, &err);
 		if (!append && op->holds & HOLD_LOCK_X) {
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
 			op->holds &= ~(u32)HOLD_LOCK_X;
@@ -133,8 +158,7 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 		if (err == 1) {
 			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
 			bool back = need.kind == PC_NEED_WRITEBACK;
-			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len)
-				   : ask_engine(h, pc_str_room, 0, 1);
+			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len) : memory_for(h);
 		}
 	}
 	if (op) {
@@ -177,7 +201,7 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 		set_characters_written(0);
 		return -1;
 	}
-	if (PC_LIKELY(may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
 		done = (u64)core_write(h, pos, from, len, &need);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
@@ -218,7 +242,7 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 	*pos = pc_inode_size(i);
 	if (len == 0)
 		return 0;
-	if (may_try(i, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+	if (may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		*pos = pc_inode_size(i);
 		if (PC_LIKELY(*pos + len <= INT64_MAX))
 			done = (u64)core_write(h, *pos, from, len, &need);
@@ -252,17 +276,18 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len)
 	static const u8 zeros[64 << 10];
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
+	struct pc_place place;
 	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
 	err = err ? err : lock_inode(op, h);
 	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
 	while (!err && pos < end) {
 		u64 piece = pc_min(piece_of(i, end - pos), sizeof(zeros));
-		if (!pc_dirty_room(i, piece) || i->nr_failed)
-			err = ask_engine(h, pc_str_room, piece, 0);
+		err = room_for(h, &place, pos, piece);
 		if (!err)
 			pos += write_locked(h, pos, zeros, piece, &need, &err);
+		pc_place_close(i, &place);
 		if (err == 1)
-			err = ask_engine(h, pc_str_room, 0, 1);
+			err = memory_for(h);
 	}
 	return err;
 }

@@ -65,12 +65,12 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
 	u32 slot = c->inode_hint;
-	while (slot < PC_INODES_MAX && c->inodes[slot])
+	while (slot < c->inodes_max && c->inodes[slot])
 		slot++;
-	for (u32 k = 0; slot == PC_INODES_MAX && k < PC_INODES_MAX; k++)
+	for (u32 k = 0; slot >= c->inodes_max && k < c->inodes_max; k++)
 		if (!c->inodes[k])
 			slot = k;
-	if (slot < PC_INODES_MAX) {
+	if (slot < c->inodes_max) {
 		c->inode_hint = slot + 1;
 		c->inodes[slot] = i;
 		if (slot >= c->inode_slots)
@@ -78,8 +78,9 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 		i->slot = slot;
 		i->id = ++c->inode_generation << PC_INODE_SLOT_BITS | slot;
 	}
+	bool full = slot >= c->inodes_max;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-	if (slot == PC_INODES_MAX) {
+	if (full) {
 		inode_free(i);
 		return -ENFILE;
 	}
@@ -302,16 +303,12 @@ bool pc_inode_has_local(struct pc_inode *i)
 
 void pc_count_throttled(struct pc_inode *i, uint64_t ns)
 {
-	pc_inode_leaf_lock(i);
-	i->counters.throttled_ns += ns;
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.throttled_ns, ns);
 }
 
 void pc_count_retry(struct pc_inode *i)
 {
-	pc_inode_leaf_lock(i);
-	i->counters.retries++;
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.retries, 1);
 }
 
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
@@ -376,6 +373,7 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 void pc_request_delete(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	free(r->sink);

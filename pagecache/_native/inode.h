@@ -63,6 +63,14 @@ static inline void pc_inode_leaf_unlock(struct pc_inode *i)
 	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
 }
 
+/* Count what happens off the hot path; `counter` is one of the inode's. Context: no leaf lock. */
+static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
+{
+	pc_inode_leaf_lock(i);
+	*counter += n;
+	pc_inode_leaf_unlock(i);
+}
+
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);

@@ -17,6 +17,7 @@
  *   6      inode leaf        leaf     sets, stamps, marks, sizes, index, token queue, pass state
  *   7      reclaim queue     leaf     S3-FIFO links, queue bits, ghost       reclaim.c (trylocks 5 and 6 of a victim)
  *   7      volume leaf       leaf     work queues, dirty list
+ *   7      room              leaf     reservations of dirty budget, writers in line  room.c
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
  *
  * Waits and who ends them:
@@ -42,6 +43,7 @@
 #include "ranges.h"
 #include "reclaim.h"
 #include "request.h"
+#include "room.h"
 #include "shadow.h"
 #include "trace.h"
 #include "volume.h"

@@ -230,6 +230,22 @@ static PyObject *core_forked(PyObject *self, void *closure)
 	return PyBool_FromLong(pc_is_forked(((struct core *)self)->cache));
 }
 
+/* close(): nobody is to use the cache any more; its address space goes as far as nobody looks at it. */
+static PyObject *core_close(PyObject *self, PyObject *unused)
+{
+	struct core *core = (struct core *)self;
+	(void)unused;
+	if (!pc_is_forked(core->cache)) {
+		pc_cache_close(core->cache);
+		pc_core_release(self);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef core_methods[] = {
+	{"close", core_close, METH_NOARGS, "close($self, /)\n--\n\nGive back memory that nobody looks at any more."},
+	{NULL, NULL, 0, NULL},
+};
 static PyGetSetDef core_getset[] = {
 	{"address", core_address, NULL, "Address of the struct pc_cache.", NULL},
 	{"forked", core_forked, NULL, "True in a child process that inherited the cache.", NULL},
@@ -238,8 +254,9 @@ static PyGetSetDef core_getset[] = {
 static PyType_Slot core_slots[] = {
 	{Py_tp_new, core_new},
 	{Py_tp_dealloc, core_dealloc},
+	{Py_tp_methods, core_methods},
 	{Py_tp_getset, core_getset},
-	{Py_tp_doc, "Owner of one cache's memory: it is unmapped when nobody refers to this."},
+	{Py_tp_doc, "Owner of one cache's memory: what is left after close() is unmapped when nobody refers to this."},
 	{0, NULL},
 };
 static PyType_Spec core_spec = {"pagecache._native._core.Core", sizeof(struct core), 0, Py_TPFLAGS_DEFAULT, core_slots};

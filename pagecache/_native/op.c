@@ -58,12 +58,14 @@ static void end_call(struct op *op)
 	}
 	Py_DECREF(views);
 	if (op->buf && pc_buf_exported(op->buf)) {
-		if (op->request->scratch)
-			pc_buf_adopt(op->buf, pc_scratch_leave(op->request));
-		u32 kept[PC_PARTS_MAX];
-		int n = op->kind == OP_FILL ? pc_fill_quarantine(op->request, kept, PC_PARTS_MAX)
-					    : pc_call_hold(op->request, kept, PC_PARTS_MAX);
-		pc_buf_keep(op->buf, kept, n);
+		struct pc_request *r = op->request;
+		if (r->scratch)
+			pc_buf_adopt(op->buf, pc_scratch_leave(r));
+		else if (r->sink)
+			pc_buf_adopt(op->buf, pc_sink_leave(r));
+		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		PC_ASSERT(kept);
+		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
 		Py_CLEAR(op->buf);
 	}
 }
@@ -107,6 +109,7 @@ void pc_op_settle(struct op *op)
 	Py_CLEAR(op->buf);
 	Py_CLEAR(op->memory);
 	pc_inode_user_put(op->inode);
+	pc_core_release(op->core);
 	PyErr_Restore(type, value, traceback);
 }
 
@@ -185,7 +188,7 @@ static int begin_uncached(struct op *op, u64 *at)
 		return -1;
 	op->views = views;
 	op->in_call = 1;
-	op->inode->counters.read_requests++;
+	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
 	return 1;
 }
@@ -230,7 +233,7 @@ static int answer_uncached(struct op *op, int64_t n)
 		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
 		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
 		op->got += fresh;
-		op->inode->counters.read_bytes += (u64)n;
+		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
 		if (fresh)
 			op->zeros = 0;
 		else
@@ -245,12 +248,16 @@ static int answer_uncached(struct op *op, int64_t n)
 
 static int answer(struct op *op, int64_t n)
 {
+	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
 	if (op->kind == OP_UNCACHED) {
 		Py_CLEAR(op->views);
 		op->in_call = 0;
 		return answer_uncached(op, n);
 	}
+	bool scratch = op->request->scratch;
 	end_call(op);
+	if (scratch && !op->request->scratch)
+		return -ENOMEM;
 	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
 		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);

@@ -26,6 +26,7 @@ struct pc_cache;
 struct pc_volume;
 struct pc_inode;
 struct pc_request;
+struct pc_place;
 struct pc_trace;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
@@ -112,13 +113,14 @@ struct pc_violation {
 int pc_abi(void);
 bool pc_is_debug(void);
 int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
+void pc_cache_close(struct pc_cache *c);
+void pc_cache_release(struct pc_cache *c);
 void pc_cache_destroy(struct pc_cache *c);
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
 			bool poison);
 int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
 void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *out);
 void pc_tick(struct pc_cache *c, uint64_t now_ns);
-bool pc_cache_over_background(struct pc_cache *c);
 uint64_t pc_cache_held(struct pc_cache *c);
 uint32_t pc_cache_event_seq(struct pc_cache *c);
 void pc_cache_wake_all(struct pc_cache *c);
@@ -133,7 +135,7 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
-void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes);
+void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
 uint64_t pc_volume_local(struct pc_volume *v);
 uint64_t pc_epoch_take(struct pc_volume *v);
 void pc_volume_abort(struct pc_volume *v);
@@ -172,7 +174,22 @@ void pc_count_retry(struct pc_inode *i);
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len);
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
+
+/* ---- dirty budget: the caller of a slow write owns a place */
+/* How a volume is doing. Bytes unless the name says otherwise. */
+struct pc_pressure {
+	uint64_t local, limit, acked, answers;
+	uint32_t position; /* of its writers between midpoint (0) and limit (1000), whichever limit is nearer */
+	uint32_t over_background, asking, running;
+};
 bool pc_dirty_room(struct pc_inode *i, uint64_t len);
+void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_t len);
+void pc_place_close(struct pc_inode *i, struct pc_place *p);
+bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused);
+bool pc_room_fits(struct pc_inode *i, struct pc_place *p);
+bool pc_line_first(struct pc_inode *i, struct pc_place *p);
+void pc_room_grant(struct pc_volume *v, uint64_t bytes);
+void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out);
 uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end);
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
@@ -202,6 +219,7 @@ enum { PC_PENDING_DIRTY = 1, PC_PENDING_WRITEBACK = 2, PC_PENDING_BACKOFF = 4, P
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
 bool pc_pass_background(struct pc_inode *i, uint64_t budget);
+bool pc_pass_partial(struct pc_inode *i, uint64_t budget);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);
 int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);
@@ -233,10 +251,11 @@ int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint
 void pc_unpin(struct pc_cache *c, uint32_t folio);
 bool pc_pin_detached(struct pc_cache *c, uint32_t folio);
 
-/* ---- tests: sync points of debug builds, index walks that count their visits */
+/* ---- tests: sync points and removed fixes of debug builds, index walks that count their visits */
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
+void pc_fix_remove(const char *fix);
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */

@@ -5,6 +5,8 @@
  * from its object for ever and memory follows what was really needed. Objects given back keep their bytes but for the free
  * link: a lock-free reader with a stale id reads old or new content of the same type, never something else.
  *
+ * A closed pool hands out what was given back and nothing fresh, so that the unused end of its reserve can go.
+ *
  * Lock: the pool's own (level 8). Growing is the only system call. Fresh objects are zero.
  */
 #include <sys/mman.h>
@@ -23,13 +25,40 @@ int pc_pool_init(struct pc_pool *p, u32 size, u32 link_at, u32 max)
 	p->reserved = ((size_t)size * ((size_t)max + 1) + PC_POOL_STEP - 1) / PC_POOL_STEP * PC_POOL_STEP;
 	/* Readable as zeros from the start: a lock-free reader may pair a stale id with the pool of another size class. */
 	p->base = mmap(NULL, p->reserved, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return p->base == MAP_FAILED ? -ENOMEM : 0;
+	if (p->base != MAP_FAILED)
+		return 0;
+	p->reserved = 0;
+	return -ENOMEM;
 }
 
 void pc_pool_destroy(struct pc_pool *p)
 {
 	if (p->reserved)
 		munmap(p->base, p->reserved);
+	p->reserved = 0;
+}
+
+/* No fresh object any more. Return: ids below this were handed out. */
+u32 pc_pool_close(struct pc_pool *p)
+{
+	pc_leaf_lock(&p->lock, PC_LEVEL_FRAME);
+	u32 fresh = p->fresh;
+	p->max = fresh - 1;
+	pc_leaf_unlock(&p->lock, PC_LEVEL_FRAME);
+	return fresh;
+}
+
+/* Give the address space behind `ids` objects of a closed pool back; what is below stays readable. */
+void pc_pool_trim(struct pc_pool *p, u32 ids)
+{
+	pc_leaf_lock(&p->lock, PC_LEVEL_FRAME);
+	size_t keep = ((size_t)p->size * ids + PC_POOL_STEP - 1) / PC_POOL_STEP * PC_POOL_STEP;
+	keep = keep < p->committed ? p->committed : keep;
+	if (keep < p->reserved) {
+		munmap(p->base + keep, p->reserved - keep);
+		p->reserved = keep;
+	}
+	pc_leaf_unlock(&p->lock, PC_LEVEL_FRAME);
 }
 
 static u32 *link_of(struct pc_pool *p, u32 id)

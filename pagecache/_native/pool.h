@@ -21,6 +21,8 @@ int pc_pool_init(struct pc_pool *p, u32 size, u32 link_at, u32 max);
 void pc_pool_destroy(struct pc_pool *p);
 u32 pc_pool_alloc(struct pc_pool *p);
 void pc_pool_free(struct pc_pool *p, u32 id);
+u32 pc_pool_close(struct pc_pool *p);
+void pc_pool_trim(struct pc_pool *p, u32 ids);
 
 static inline void *pc_pool_at(const struct pc_pool *p, u32 id)
 {

@@ -210,6 +210,8 @@ enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
 	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	while (!PC_FIX("reclaim_never_waits") && pc_folio_state(f) & PC_F_WRITEBACK)
+		;
 	if (st & PC_F_UNEVICTABLE) {
 		set_aside(c, f);
 		return STEP_MOVED;

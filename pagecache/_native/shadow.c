@@ -66,7 +66,7 @@ bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 orde
 		shadow_new(c, id, frame, order, holds, 0);
 		id = 0;
 	}
-	atomic_fetch_and(&f->state, ~(u32)PC_F_HELD);
+	atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
 	if (holds)
 		atomic_fetch_sub_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
 	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
@@ -146,7 +146,7 @@ static bool put_last(struct pc_cache *c, u32 frame, u32 folio)
 		gone = *at;
 		*at = s->link;
 		c->held_pages -= 1u << s->order;
-		atomic_fetch_and(&f->state, ~(u32)PC_F_HELD);
+		atomic_fetch_and(&f->state, ~(u32)(PC_F_HELD | PC_F_KEPT));
 	}
 	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
 	if (gone) {
@@ -228,4 +228,12 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
 	}
 	return true;
+}
+
+/* Bytes that are missing are about to become valid: not in memory to which a backend may still store. Context: folio lock, no
+ * leaf lock; may reclaim. Return: false: no memory can be had, or a view looks at what the folio has. */
+bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f)
+{
+	u32 st = pc_folio_state(f);
+	return !(st & PC_F_KEPT) || (!(st & PC_F_PINNED) && pc_folio_replace_frame(i, f, true, 0));
 }

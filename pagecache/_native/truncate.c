@@ -459,7 +459,8 @@ void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
 /**
  * pc_pin() - hold the memory of the folio at @pos for a view.
  *
- * Return: 0 with *memory at @pos and *n bytes of it (at most len); -EAGAIN: need says what is missing (FILL); -ENOMEM.
+ * Return: 0 with *memory at @pos and *n bytes of it (at most len); -EAGAIN: need says what is missing (FILL); -ENOMEM;
+ * -EMLINK: PC_PINS_MAX pins hold the folio.
  */
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
 	   struct pc_need *need)
@@ -474,6 +475,8 @@ int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint
 		u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
 		if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to))
 			err = pc_folio_ext_ensure(c, f);
+		if (!err && pc_folio_ext(c, f)->pins >= PC_PINS_MAX)
+			err = -EMLINK;
 		if (!err) {
 			bool got = pc_folio_get(f);
 			PC_ASSERT(got);

@@ -67,7 +67,7 @@ PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
 void pc_buf_adopt(PyObject *buf, void *memory);
-void pc_buf_keep(PyObject *buf, const u32 *frames, int n);
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
@@ -77,6 +77,27 @@ void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 static inline PyObject *engine_of(struct pc_inode *i)
 {
 	return (PyObject *)i->user;
+}
+
+/* A frame, a view or an operation of a closed cache is gone: perhaps it was the last. Context: GIL, no leaf lock. */
+static inline void pc_core_release(PyObject *core)
+{
+#ifndef Py_GIL_DISABLED
+	pc_cache_release(((struct core *)core)->cache);
+#else
+	(void)core;
+#endif
+}
+
+/* The one number that every hit counts: under the interpreter's lock, or without one as an atomic. The others are counted
+ * under the leaf lock (pc_count). */
+static inline void pc_count_hit(struct pc_inode *i)
+{
+#ifdef Py_GIL_DISABLED
+	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
+#else
+	i->counters.hits++;
+#endif
 }
 
 int pc_install_core(PyObject *module);

@@ -114,28 +114,51 @@ static bool behind_short(const struct units *b, u64 pos)
 	return at && pos >= at && in_flight(b->inode, at - 1, at - 1 + b->unit);
 }
 
-/* Whether the units of the folio's dirty bytes from `from` on may be sent now. A last unit that is short would be sent again
- * when the file grows: what publishes only whole objects keeps it for the commit, while there is room. */
-static bool sendable(const struct units *b, const struct pc_folio *f, u64 from)
+/* Every byte of [pos, end) is dirty, and it is no short last unit. */
+static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
-	bool keep_short = b->mark == PC_MARK_DIRTY && i->limits.commit_on_close && !pc_cache_over_background(i->cache);
+	const struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, start, stop;
+	if (end % b->unit)
+		return false;
+	while (pos < end) {
+		u32 id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL);
+		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		if (!f || !run_of(b, f, PC_D, pos, &start, &stop) || start != pos)
+			return false;
+		pos = stop;
+		index = pos < folio_end(c, f) ? pc_folio_index(f) : after(f);
+	}
+	return true;
+}
+
+/* Whether the units of the folio's dirty bytes from `from` on may be sent now. Where bytes become visible by a commit alone,
+ * sending a unit that may still change protects nothing: background work takes it when it is whole, and a last one that is
+ * short goes with the commit. *skip: end of the first unit that waits for that. */
+static bool sendable(const struct units *b, const struct pc_folio *f, u64 from, u64 *skip)
+{
+	struct pc_inode *i = b->inode;
+	bool whole = b->mark == PC_MARK_DIRTY && i->limits.commit_on_close && !i->pass.partial;
 	for (u64 start, end, at = from; run_of(b, f, PC_D, at, &start, &end); at = end) {
 		if (in_flight(i, unit_start(b, start), unit_end(b, end - 1)) || behind_short(b, end - 1))
 			return false;
-		if (keep_short && unit_end(b, end - 1) % b->unit)
-			return false;
+		for (u64 unit = unit_start(b, start); whole && unit < end; unit += b->unit)
+			if (!wholly_dirty(b, unit, unit_end(b, unit))) {
+				*skip = pc_max(*skip, unit_end(b, unit));
+				return false;
+			}
 	}
 	return true;
 }
 
 /* D to W, if nothing is in the way. The folio lock may go at once: whoever wants to change what is in W needs the leaf lock
  * first, which is held until its segments exist. */
-static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy)
+static bool take(struct units *b, struct pc_folio *f, u64 from, bool *busy, u64 *skip)
 {
 	struct pc_inode *i = b->inode;
 	bool locked;
-	if (!sendable(b, f, from) || !pc_pass_claim(i, f, &locked, busy))
+	if (!sendable(b, f, from, skip) || !pc_pass_claim(i, f, &locked, busy))
 		return false;
 	pc_folio_begin_writeback(i, f);
 	if (locked)
@@ -152,7 +175,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 {
 	struct pc_inode *i = b->inode;
 	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, start, stop;
+	u64 index = pos >> c->page_shift, start, stop, nowhere = 0;
 	bool ignored;
 	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
@@ -161,7 +184,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 			continue;
 		bool inside = pc_min(folio_end(c, f), b->eof) <= end;
 		if (inside || (b->taken < PC_CHAIN && pc_index_marked(i, pc_folio_index(f), b->mark)))
-			take(b, f, end, &ignored);
+			take(b, f, end, &ignored, &nowhere);
 	}
 }
 
@@ -267,6 +290,27 @@ static void give_back(struct units *b, u64 pos)
 	}
 }
 
+/* Out of memory within a block of two units, whose first is in the request already: the request is given up with it. */
+static void drop_request(struct units *b)
+{
+	struct pc_request *r = b->r;
+	struct pc_cache *c = b->inode->cache;
+	u32 last = 0;
+	give_back(b, r->start);
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		if (!r->segs[s].folio)
+			continue;
+		struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
+		if (pc_folio_order(f) > 0 && r->segs[s].folio != last)
+			pc_folio_ext(c, f)->calls--;
+		last = r->segs[s].folio;
+		pc_folio_put(c, f);
+	}
+	pc_request_delete(r);
+	b->r = NULL;
+	b->last_folio = 0;
+}
+
 /* The unit of W byte `at` into a request. Return: its end, 0: out of memory. */
 static u64 unit_add(struct units *b, u64 at)
 {
@@ -285,8 +329,10 @@ static u64 unit_add(struct units *b, u64 at)
 		}
 	}
 	if (!b->r || !pc_seg_reserve(b->r, n)) {
-		PC_ASSERT(!same_block); /* half a block cannot be taken back */
-		give_back(b, pos);
+		if (same_block)
+			drop_request(b);
+		else
+			give_back(b, pos);
 		return 0;
 	}
 	u32 first = b->r->nr_segs;
@@ -313,7 +359,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
 		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);
 		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		u64 at = 0, stop, end;
+		u64 at = 0, stop, end, skip = 0;
 		bool any = f && run_of(&b, f, PC_D, 0, &at, &stop);
 		if (!f || (b.r && any && !may_join(&b, unit_start(&b, at), unit_end(&b, at)))) {
 			if (b.r || p->wrapped)
@@ -324,7 +370,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 		}
 		b.taken = 0;
 		b.last = NULL;
-		if (any && take(&b, f, 0, &b.busy)) {
+		if (any && take(&b, f, 0, &b.busy, &skip)) {
 			do
 				end = unit_add(&b, at);
 			while (end && run_of(&b, b.last, PC_W, end, &at, &stop));
@@ -332,7 +378,8 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 		} else if (b.r) {
 			break;
 		}
-		p->cursor = after(f);
+		/* Nothing of a unit that waits can go: on behind it, not folio by folio through it. */
+		p->cursor = pc_max(after(f), skip >> c->page_shift);
 		if (mark == PC_MARK_DIRTY && p->budget <= 0)
 			break;
 	}

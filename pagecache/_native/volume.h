@@ -6,6 +6,7 @@
 
 #include "list.h"
 #include "lock.h"
+#include "room.h"
 
 struct pc_inode;
 struct pc_request;
@@ -17,7 +18,10 @@ struct pc_volume {
 	u16 tag;
 	_Atomic u64 epoch;
 	_Atomic u64 local;         /* blocks */
-	_Atomic u64 dirty_limit;   /* blocks: its share of the cache's */
+	struct pc_room room;
+	_Atomic u64 acked;         /* blocks acknowledged so far */
+	_Atomic u64 answers;       /* calls that ended, one way or another */
+	_Atomic u32 committing;    /* commits that run */
 	_Atomic u64 generation;
 	_Atomic u32 aborted;
 	struct pc_event event;

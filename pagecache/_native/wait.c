@@ -189,7 +189,25 @@ void pc_sync_release(const char *point)
 	}
 	pthread_mutex_unlock(&sync_mutex);
 }
+
+static const char *_Atomic fix_removed;
+
+bool pc_fix_present(const char *fix)
+{
+	const char *removed = atomic_load_explicit(&fix_removed, memory_order_relaxed);
+	return !removed || strcmp(removed, fix) != 0;
+}
+
+/* One at a time; for a child process that is expected to fail. */
+void pc_fix_remove(const char *fix)
+{
+	atomic_store(&fix_removed, fix);
+}
 #else
+void pc_fix_remove(const char *fix)
+{
+	(void)fix;
+}
 void pc_sync_arm(const char *point, uint32_t skip)
 {
 	(void)point, (void)skip;

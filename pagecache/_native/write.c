@@ -93,6 +93,8 @@ static bool release_from_call(struct pc_inode *i, struct pc_folio *f, u32 from, 
 	if (!in_flight(i, f, from, to)) {
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
 			pc_mirror_leave(i, f);
+		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))
+			atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 		return true;
 	}
 	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
@@ -193,6 +195,9 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		if (!release_from_call(i, f, a, b)) {
 			wait_for(need, c, f);
 			need->kind = PC_NEED_FLIGHT;
+		} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
+			   !pc_folio_unkeep(i, f)) {
+			need->kind = PC_NEED_ROOM;
 		} else if (!make_writable(i, f, created, a, b)) {
 			need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
 			need->pos = start;
@@ -246,15 +251,4 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 		done += n;
 	}
 	return (int64_t)done;
-}
-
-/* Whether `len` more dirty bytes fit below the limit and the volume's share of it, each one page at least. */
-bool pc_dirty_room(struct pc_inode *i, uint64_t len)
-{
-	struct pc_cache *c = i->cache;
-	u64 local = atomic_load_explicit(&c->local, memory_order_relaxed);
-	u64 share = atomic_load_explicit(&i->volume->local, memory_order_relaxed);
-	u64 blocks = (len + c->page_size - 1) >> c->page_shift;
-	return local + blocks <= atomic_load_explicit(&c->dirty_limit, memory_order_relaxed) &&
-	       share + blocks <= atomic_load_explicit(&i->volume->dirty_limit, memory_order_relaxed);
 }

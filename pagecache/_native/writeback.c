@@ -102,19 +102,32 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 	return marked;
 }
 
-/* A background pass of at most `budget` bytes, if nobody has or wants the token. Return: whether it started. */
-bool pc_pass_background(struct pc_inode *i, uint64_t budget)
+static bool pass_background(struct pc_inode *i, u64 budget, bool partial)
 {
 	pc_inode_leaf_lock(i);
 	bool start = !aborted(i) && i->nr_dirty && !i->pass.active && i->token == PC_TOKEN_FREE &&
 		     pc_list_empty(&i->token_queue);
 	if (start) {
 		i->pass.background = 1;
+		i->pass.partial = partial;
 		i->pass.budget = (i64)budget;
 		pass_kick(i);
 	}
 	pc_inode_leaf_unlock(i);
 	return start;
+}
+
+/* A background pass of at most `budget` bytes, if nobody has or wants the token; where bytes become visible by a commit alone it
+ * takes wholly dirty write units only. Return: whether it started. */
+bool pc_pass_background(struct pc_inode *i, uint64_t budget)
+{
+	return pass_background(i, budget, false);
+}
+
+/* The same, and partly dirty units too: no other memory can be freed. */
+bool pc_pass_partial(struct pc_inode *i, uint64_t budget)
+{
+	return pass_background(i, budget, true);
 }
 
 /**
@@ -317,14 +330,17 @@ static void hand_over(struct build *b, struct pc_folio *f)
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy)
 {
 	u32 st = pc_folio_state(f);
+	bool wanted = pc_index_marked(i, pc_folio_index(f), PC_MARK_TOWRITE);
 	*locked = false;
 	if (st & PC_F_WRITEBACK)
 		return false;
 	if (st & PC_F_BACKOFF) {
-		if (pc_index_marked(i, pc_folio_index(f), PC_MARK_TOWRITE))
+		if (wanted)
 			pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
 		return false;
 	}
+	if (st & PC_F_WRITER_WAITS && !wanted)
+		return false; /* a writer waited for it to land: background work lets him in first */
 	if (pc_folio_trylock(f)) {
 		*locked = true;
 		return true;
@@ -379,7 +395,7 @@ static void pass_end(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
 	PC_DEBUG_ASSERT(p->inflight == 0 && pc_list_empty(&p->ready));
-	p->active = p->integrity = p->background = p->wrapped = 0;
+	p->active = p->integrity = p->background = p->wrapped = p->partial = 0;
 	p->cursor = 0;
 	p->nr_issued = 0;
 	pc_trace_add(i->cache, PC_T_PASS_END, i->id, 0, 0);
@@ -399,29 +415,33 @@ static void pass_end(struct pc_inode *i)
 void pc_pass_turn(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
-	if (p->active && aborted(i) && p->inflight == 0 && pc_list_empty(&p->ready))
+	if (p->active && aborted(i) && p->inflight == 0 && pc_list_empty(&p->ready)) {
 		pass_end(i);
-	else if (p->active)
+	} else if (p->active) {
+		if (p->integrity)
+			p->wrapped = 0; /* what was marked while it was in flight is behind the cursor */
 		pc_work_push_pass(i);
+	}
 }
 
+/* Requests of one file in flight: fewer than the volume may have, so that no file keeps all others out. */
 static u32 file_share(const struct pc_inode *i)
 {
 	u32 n = i->volume->max_inflight;
-	return i->limits.ordered_writes ? 1 : n > 2 ? n - 1 : n;
+	return i->limits.ordered_writes || n < 3 ? 1 : n - 1;
 }
 
 /* Leaf lock held. Return: a request, or NULL; *busy: only a writer's section stands in the way. */
 static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 {
 	struct pc_pass *p = &i->pass;
-	bool give_way = !pc_list_empty(&i->token_queue) && (!p->integrity || p->nr_issued >= PC_INTEGRITY_TURN);
+	bool queued = !pc_list_empty(&i->token_queue);
 	*busy = false;
-	if (pc_list_empty(&p->ready) && !give_way) {
+	if (pc_list_empty(&p->ready)) {
 		bool (*build)(struct pc_inode *, enum pc_mark) = i->limits.write_unit > 1 ? pc_units_build : build_next;
-		if (p->integrity)
+		if (p->integrity && !(queued && p->nr_issued >= PC_INTEGRITY_TURN))
 			*busy = build(i, PC_MARK_TOWRITE);
-		if (pc_list_empty(&p->ready) && p->background && p->budget > 0 && !*busy) {
+		if (pc_list_empty(&p->ready) && p->background && p->budget > 0 && !queued && !*busy) {
 			p->wrapped = 1; /* once over the file is enough */
 			build(i, PC_MARK_DIRTY);
 		}
@@ -529,13 +549,14 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 }
 
 /* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
- * the memory is not used again. Return: number of frames, each to be given back with pc_shadow_put. */
-int pc_call_hold(struct pc_request *r, u32 *frames, u32 n)
+ * the memory is not used again. @frames: room for pc_kept_max numbers. Return: how many, each to be given back with
+ * pc_shadow_put. */
+u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {
 	struct pc_cache *c = r->inode->cache;
 	u32 k = 0;
 	pc_inode_leaf_lock(r->inode);
-	for (u32 s = 0; s < r->nr_segs && k < n; s++) {
+	for (u32 s = 0; s < r->nr_segs; s++) {
 		const struct pc_seg *g = &r->segs[s];
 		bool called = g->pos < r->call_pos + r->call_len && r->call_pos < g->pos + g->len;
 		if (!g->folio || g->off & PC_SEG_SCRATCH || !called)
@@ -544,5 +565,5 @@ int pc_call_hold(struct pc_request *r, u32 *frames, u32 n)
 		frames[k++] = g->frame;
 	}
 	pc_inode_leaf_unlock(r->inode);
-	return (int)k;
+	return k;
 }

@@ -18,6 +18,7 @@ struct pc_pass {
 	u32 inflight;       /* requests taken and not yet completed */
 	u32 nr_issued;
 	u8 active, integrity, background, queued, wrapped;
+	u8 partial; /* background on commit_on_close: write units that are not wholly dirty too */
 };
 
 /* writeback.c */
@@ -25,7 +26,7 @@ void pc_pass_turn(struct pc_inode *i);
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);
 bool pc_seg_reserve(struct pc_request *r, u32 more);
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
-int pc_call_hold(struct pc_request *r, u32 *frames, u32 n);
+u32 pc_call_hold(struct pc_request *r, u32 *frames);
 
 /* mirror.c */
 struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last);

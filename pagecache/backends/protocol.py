@@ -55,6 +55,12 @@ __all__ = [
 ]
 
 
+UNIT_MAX = (1 << 31) - 1
+"""Bytes: a unit is moved as a whole."""
+INFLIGHT_MAX = 1024
+"""Calls at once: each has a thread."""
+
+
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendLimits:
@@ -64,11 +70,11 @@ class BackendLimits:
         max_read: most bytes in one `read_into`; raised to `read_unit` where that is more.
         max_write: most bytes in one `write_from`; raised to `write_unit` where that is more.
         max_vectors: most buffers in one call.
-        read_unit: reads start at, and cover, whole multiples of this.
+        read_unit: reads start at, and cover, whole multiples of this; units are less than 2 GiB.
         write_unit: writes do too (the end of file aside); the cache reads what is missing.
         boundary: no call crosses a multiple of this; 0: none.
         direct_unit: alignment of direct I/O.
-        max_inflight: calls at once, per volume.
+        max_inflight: calls at once, per volume; at most 1024.
         durable_writes: acknowledged means durable; commit is not needed.
         commit_on_close: an object becomes visible or valid by commit, and is never committed behind the application's
             back.
@@ -97,21 +103,33 @@ class BackendLimits:
     def __post_init__(self) -> None:
         least = {"max_read": 1, "max_write": 1, "max_vectors": 1, "max_inflight": 1, "boundary": 0}
         least |= {"read_unit": 1, "write_unit": 1, "direct_unit": 1}
+        most = dict.fromkeys(("read_unit", "write_unit", "direct_unit"), UNIT_MAX) | {"max_inflight": INFLIGHT_MAX}
         size = {}
         for name, minimum in least.items():
             size[name] = parse_size(getattr(self, name), name)
             if size[name] < minimum:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is less than {minimum}")
-        for name in ("durable_writes", "commit_on_close", "ordered_writes", "parallel_direct_writes", "read_only"):
+            if size[name] > most.get(name, size[name]):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is more than {most[name]}")
+        flags = (
+            "durable_writes",
+            "commit_on_close",
+            "ordered_writes",
+            "parallel_direct_writes",
+            "read_only",
+            "trusted",
+        )
+        for name in flags:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not True or False")
-        if self.sync_timeout is not None and not self.sync_timeout >= 0:
-            raise ValueError(f"sync_timeout: {self.sync_timeout!r} is not a number of seconds of at least 0, or None")
+        wait = self.sync_timeout
+        if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0):
+            raise ValueError(f"sync_timeout: {wait!r} is not a number of seconds of at least 0, or None")
         for kind in ("read", "write"):
-            unit, most = size[f"{kind}_unit"], max(size[f"max_{kind}"], size[f"{kind}_unit"])
+            unit, longest = size[f"{kind}_unit"], max(size[f"max_{kind}"], size[f"{kind}_unit"])
             if size["boundary"] % unit:
                 raise ValueError(f"boundary: {self.boundary!r} is not a multiple of {kind}_unit ({unit})")
-            size[f"max_{kind}"] = most - most % unit
+            size[f"max_{kind}"] = longest - longest % unit
         for name, value in size.items():
             object.__setattr__(self, name, value)
 

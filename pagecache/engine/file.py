@@ -2,7 +2,8 @@
 
 `fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate` and `punch` are entered
 from C with an operation in hand, on a caller's thread or one of the volume's. They do what their modules say; what is
-kept here is the backend's file, its limits and version, and the ranges that failed.
+kept here is the backend's file, its limits and version, and the ranges that failed. What `abandoned` or `withheld` says
+is not handed over by anybody but an fsync or close of its own: nothing is published behind the application's back.
 
 Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
 """
@@ -82,6 +83,8 @@ class EngineFile:
         self.removed = False
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
+        self.withheld = False
+        self.unclosed = False
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))

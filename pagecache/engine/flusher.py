@@ -7,22 +7,27 @@ a dead backend cannot stop it. Each turn it
 * resumes failed data that is due,
 * starts background passes above `dirty_background`, and for data older than `dirty_expire` whatever the thresholds say,
   oldest file first,
-* starts commits of what is only acknowledged where that fills the cache (never on commit_on_close volumes: an object
-would
-  be published half-written),
+* starts commits of what is only acknowledged where that fills half the limit (never on commit_on_close volumes: an
+  object would be published half-written),
+* measures what the backends complete, divides the dirty limit between volumes by that, says when one stalls,
 * moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
+
+It does not keep its cache alive. A cache that nobody refers to any more and that nobody closed hands itself over
+(`adopt`) and is ended from here, by a thread of its own: ending waits, and the flusher does not.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..native import NativeCache
+from ..native import NativeCache, Pressure
 from .park import Clock, Park
+from .throttle import divide
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -34,17 +39,23 @@ log = logging.getLogger("pagecache")
 
 PASS_BUDGET = 16 << 20
 BUSY = 0.02
+STILL = 3
+"""Looks of waiting writers in which nothing ran, before partly dirty units are sent."""
 
 
 class Flusher:
     """The background thread of one cache."""
 
     def __init__(self, cache: EngineCache, native: NativeCache, clock: Clock, park: Park) -> None:
-        self._cache = cache
+        self._cache = weakref.ref(cache)
+        self._adopted: EngineCache | None = None
+        self._ending: threading.Thread | None = None
+        self._ended = 0.0
         self._native = native
         self._clock = clock
         self._park = park
         self._stop = False
+        self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._loop, name="pagecache-flusher", daemon=True)
@@ -55,9 +66,15 @@ class Flusher:
 
     def stop(self) -> None:
         self._stop = True
+        self._adopted = None
         self._native.wake_flusher()
         if self._thread is not threading.current_thread() and self._thread.is_alive():
             self._thread.join(1.0)
+
+    def adopt(self, cache: EngineCache) -> None:
+        """The cache was dropped without being closed: it lives on until what it has is saved. For its finaliser."""
+        self._adopted = cache
+        self._native.wake_flusher()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -77,16 +94,16 @@ class Flusher:
     def _loop(self) -> None:
         while not self._stop:
             seq = self._native.flusher_seq()
+            began = self._clock.now()
             try:
                 delay = self.turn()
             except Exception:
                 log.exception("the flusher met an error that should not get here; it goes on")
                 delay = 1.0
             if not self._stop and not self._deferred:
-                self._sleep(seq, delay)
+                self._sleep(seq, began + delay)
 
-    def _sleep(self, seq: int, delay: float) -> None:
-        until = self._clock.now() + delay
+    def _sleep(self, seq: int, until: float) -> None:
         while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
             left = until - self._clock.now()
             if left <= 0:
@@ -95,6 +112,9 @@ class Flusher:
 
     def turn(self) -> float:
         """One look at everything; returns the seconds until the next one is due."""
+        cache = self._adopted or self._cache()
+        if cache is None:
+            return 1.0  # its finaliser is about to hand it over
         now = self._clock.now()
         self._native.tick(now)
         again, self._later = self._later, deque()
@@ -102,23 +122,58 @@ class Flusher:
             call()
         while self._deferred:
             self._deferred.popleft()()
-        delay = BUSY if self._later else self._cache.config.flush_interval
-        for volume in self._cache.engine_volumes():
+        # What is dirtied right after this look is due in `dirty_expire` seconds.
+        delay = min(cache.config.flush_interval, max(cache.config.dirty_expire, BUSY))
+        if self._later:
+            delay = BUSY
+        divide(cache.engine_volumes(), cache.limits.dirty_limit)
+        over = False
+        for volume in cache.engine_volumes():
+            pressure = volume.native.pressure()
+            volume.pace.look(pressure, now)
+            delay = min(delay, self._stalled(volume, pressure, now))
             if volume.aborted:
                 continue
-            delay = min(delay, self._retry(volume, now), self._expire(volume, now))
+            over |= bool(pressure.over_background)
+            delay = min(delay, self._retry(volume, now), self._age(volume, now))
+            if volume.backend.limits.commit_on_close:
+                self._start_whole_units(volume)
+            elif pressure.local > pressure.limit // 2:
+                self._commit_unstable(volume.dirty_files(), pressure.limit // 2)
             if volume.poll_tickets():
                 delay = min(delay, BUSY)
             volume.close_idle()
             if volume.mirror is not None:
                 volume.mirror.check(now)
-        if self._native.over_background():
+        if over:
             self.make_room()
             delay = min(delay, BUSY)
+        if self._adopted is not None:
+            self._end(self._adopted, now)
         return delay
 
+    def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
+        """Say once when nothing has ended for too long while calls run; returns the seconds until the next look."""
+        limit = volume.cache.config.stall_warn
+        stalled, left = volume.stall.look(pressure, now, limit)
+        if stalled:
+            log.warning("%s: %d calls run, and none has ended for %g seconds", volume.name, pressure.running, limit)
+            volume.emit("stalled")
+        return left
+
+    def _end(self, cache: EngineCache, now: float) -> None:
+        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""
+        if self._ending is not None:
+            pause = cache.config.retry.failed_retry
+            lost = all(volume.aborted for volume in cache.engine_volumes())  # nobody can reconnect it
+            if self._ending.is_alive() or pause is None or lost or now < self._ended + pause:
+                return
+        self._ended = now
+        self._ending = threading.Thread(target=cache.end, name="pagecache-end", daemon=True)
+        self._ending.start()
+
     def _retry(self, volume: EngineVolume, now: float) -> float:
-        delay = self._cache.config.flush_interval
+        delay = volume.cache.config.flush_interval
         for file in volume.take_retries():
             due = file.due(now)
             if due is not None:
@@ -126,41 +181,61 @@ class Flusher:
                 delay = min(delay, max(0.001, due - now))
         return delay
 
-    def _expire(self, volume: EngineVolume, now: float) -> float:
-        """Write back what is older than dirty_expire; commit what has been unstable that long."""
-        expire = self._cache.config.dirty_expire
-        delay = self._cache.config.flush_interval
+    def _age(self, volume: EngineVolume, now: float) -> float:
+        """Write back what is older than dirty_expire, whatever the thresholds say; oldest first.
+
+        It goes as what an fsync wants does: marked, so that all of it is issued whoever gets the token in between, and
+        ahead of other background work, file by file in turn. Where only a commit makes bytes visible, age does not
+        count: a hand-over would protect nothing.
+        """
+        expire = volume.cache.config.dirty_expire
+        delay = volume.cache.config.flush_interval
         if volume.backend.limits.commit_on_close:
             return delay
-        for file in volume.dirty_files():
-            dirtied = file.native.dirtied()
-            if not dirtied:
-                continue
-            if dirtied + expire <= now:
-                file.refresh_limits()
-                if file.native.pass_background(1 << 62):
-                    file.native.set_dirtied(now)
-            else:
-                delay = min(delay, dirtied + expire - now)
+        stamp = None
+        for dirtied, file in _oldest_first(volume.dirty_files()):
+            if dirtied + expire > now:
+                return min(delay, dirtied + expire - now)
+            stamp = volume.native.take_epoch() if stamp is None else stamp
+            file.refresh_limits()
+            file.native.set_dirtied(now)
+            file.native.flush_start(stamp)
         return delay
+
+    def _start_whole_units(self, volume: EngineVolume) -> None:
+        """An object that grows is sent while it does: each write unit as soon as all of it is dirty."""
+        for file in volume.dirty_files():
+            unit = int(file.limits().write_unit)
+            if 1 < unit <= file.native.usage()["dirty"]:
+                file.refresh_limits()
+                file.native.pass_background(PASS_BUDGET)
 
     def make_room(self, *, urgent: bool = False) -> None:
         """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones.
 
         Args:
-            urgent: a writer waits; then everything unstable is committed, not only what is above its share.
+            urgent: a writer waits. Then everything unstable is committed, not only what is above its share, and when
+                nothing else moves, units that are not wholly dirty are sent where only commits make bytes visible: a
+                backend may be able to keep them.
         """
-        for volume in self._cache.engine_volumes():
-            if volume.aborted:
-                continue
+        cache = self._adopted or self._cache()
+        volumes = [volume for volume in (cache.engine_volumes() if cache is not None else []) if not volume.aborted]
+        if urgent:
+            self._still = 0 if any(v.native.pressure().running for v in volumes) else self._still + 1
+        partial = urgent and self._still >= STILL
+        for volume in volumes:
             files = volume.dirty_files()
-            for file in sorted(files, key=lambda f: f.native.dirtied() or float("inf")):
+            for _, file in _oldest_first(files):
                 file.refresh_limits()
-                file.native.pass_background(PASS_BUDGET)
+                if partial:
+                    file.native.pass_partial(PASS_BUDGET)
+                else:
+                    file.native.pass_background(PASS_BUDGET)
             if not volume.backend.limits.commit_on_close:
-                self._commit_unstable(files, 0 if urgent else self._cache.limits.dirty_limit // 4)
+                self._commit_unstable(files, 0 if urgent else volume.native.pressure().limit // 2)
 
     def _commit_unstable(self, files: list[EngineFile], allowed: int) -> None:
+        """Commit the files that hold most of what is only acknowledged, until no more than `allowed` is left."""
         unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
         total = sum(size for size, _, _ in unstable)
         now = self._clock.now()
@@ -170,3 +245,9 @@ class Flusher:
             if now >= file.commit_not_before:
                 file.native.start_commit()
             total -= size
+
+
+def _oldest_first(files: list[EngineFile]) -> list[tuple[float, EngineFile]]:
+    """Files with dirty bytes, and when the oldest of these was written."""
+    dirtied = [(file.native.dirtied(), file) for file in files]
+    return sorted(((when, file) for when, file in dirtied if when), key=lambda entry: entry[0])

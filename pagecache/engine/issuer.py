@@ -53,7 +53,10 @@ def write_units(self: EngineFile, op: Op) -> None:
             raise self.conflict_error()
         while (call := op.begin()) is not None:
             offset, buffers = call
-            if op.complete(self.read_into(offset, buffers)) < 0:
+            answer = op.complete(self.read_into(offset, buffers))
+            if answer == -errno.ENOMEM:
+                raise _no_memory(self)
+            if answer < 0:
                 message = f"read_into({offset}) for a write unit did not answer with the number of bytes read"
                 raise BackendProtocolError(message, self.key)
     except BaseException as error:
@@ -73,7 +76,13 @@ def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
     collector.failed(file, op, error)
 
 
+def _no_memory(file: EngineFile) -> OSError:
+    return OSError(errno.ENOMEM, "no memory for a copy of the buffers that the backend kept", file.key)
+
+
 def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
+    if answer == -errno.ENOMEM:
+        return _no_memory(file)
     if answer == -errno.EIO:
         return OSError(errno.EIO, "write_from made no progress three times", file.key)
     return BackendProtocolError(

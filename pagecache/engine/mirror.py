@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -116,7 +117,12 @@ class Mirror:
         self._files: dict[Key, MirrorFile] = {}
         self._ready: SimpleQueue[MirrorFile | None] = SimpleQueue()
         self._threads = [
-            threading.Thread(target=self._loop, name=f"pagecache-{volume.name}-mirror-{k}", daemon=True)
+            threading.Thread(
+                target=_work,
+                args=(weakref.ref(self), self._ready),
+                name=f"pagecache-{volume.name}-mirror-{k}",
+                daemon=True,
+            )
             for k in range(int(backend.limits.max_inflight))
         ]
         for thread in self._threads:
@@ -340,22 +346,22 @@ class Mirror:
 
     # -- threads
 
-    def _loop(self) -> None:
-        while (copy := self._ready.get()) is not None:
-            with self._lock:
-                item = copy.next()
-                if item is None:
-                    continue
-                now = self.volume.clock.now()
-                if isinstance(item, Write):
-                    item.since = now
-                    copy.running.append(item)
-                else:
-                    copy.running.append((item, now))
-                more = bool(copy.queue)
-            if more:
-                self._ready.put(copy)
-            self._run(copy, item)
+    def serve(self, copy: MirrorFile) -> None:
+        """Do what may be done next for the copy."""
+        with self._lock:
+            item = copy.next()
+            if item is None:
+                return
+            now = self.volume.clock.now()
+            if isinstance(item, Write):
+                item.since = now
+                copy.running.append(item)
+            else:
+                copy.running.append((item, now))
+            more = bool(copy.queue)
+        if more:
+            self._ready.put(copy)
+        self._run(copy, item)
 
     def _run(self, copy: MirrorFile, item: Write | Step) -> None:
         failed: BaseException | None = None
@@ -413,6 +419,15 @@ class Mirror:
         if close is not None:
             close()
         return True
+
+
+def _work(mirror: weakref.ref[Mirror], ready: SimpleQueue[MirrorFile | None]) -> None:
+    """What a thread of a mirror does; while it waits it keeps neither mirror nor cache alive."""
+    while (copy := ready.get()) is not None:
+        if (found := mirror()) is None:
+            return
+        found.serve(copy)
+        del found, copy
 
 
 def _since(item: Write | tuple[Step, float]) -> float:

@@ -1,8 +1,12 @@
 """Writers that have to wait: for room below the dirty limit, or for memory.
 
-Nobody waits here with a lock held (but an append, whose lock frees no memory). The flusher is asked to work, commits
-of what is only acknowledged are started where the volume allows them, and the writer sleeps until a completion, a
-commit, a discard or a new limit. Where nothing that runs or could run would ever make room, waiting would be for
+Below the midpoint between `dirty_background` and `dirty_limit` nobody comes here. Above it a writer pauses, so that he
+becomes as fast as the backend is measured to be; at the limit he stands in line, first come first served, until a
+completion, a commit, a discard or a new limit lets him go on. Nobody waits here with a lock held (but an append, whose
+lock frees no memory). What he may dirty is reserved in CORE before he writes, and given back there whatever happens.
+
+The limit is divided between volumes by what each completes, so that a slow or dead one does not fill it; each keeps a
+floor that the others cannot take. Where nothing that runs or could run would ever make room, waiting would be for
 ever: ENOBUFS says so instead (contract 2.23, 2.24).
 """
 
@@ -13,18 +17,105 @@ from typing import TYPE_CHECKING
 
 from .. import native
 from ..errors import PageCacheError, WritebackError
+from ..native import Pressure
 from .park import SLICE, Deadline
 
 if TYPE_CHECKING:
     from .file import EngineFile
+    from .volume import EngineVolume
 
-__all__ = ["room"]
+__all__ = ["Pace", "Stall", "divide", "room"]
 
 PATIENCE = 20
 """Looks without any possible progress before a wait is given up: the flusher has had its turn by then."""
 
 MIRROR_GRACE = 1.0
 """Seconds that a writer waits for memory before mirrors have to give up what they hold."""
+
+PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
+"""Seconds of one pause."""
+
+WINDOW_MIN, WINDOW_MAX, MEMORY = 0.05, 0.5, 0.5
+"""A rate is measured over so many seconds, and remembered for about as many. A longer look has idle time in it."""
+
+FLOORS = 8
+"""One part in so many of the limit is kept for those who complete nothing."""
+
+
+class Pace:
+    """What a volume completes: bytes a second, and of late beside the others."""
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self.done = 0.0
+        self.share = (0, 0)
+        self._acked = 0
+        self._since: float | None = None
+
+    def look(self, pressure: Pressure, now: float) -> None:
+        """Measure what was acknowledged since the last look."""
+        if self._since is None:
+            self._since = now
+        elapsed = now - self._since
+        if elapsed < WINDOW_MIN:
+            return
+        fresh = pressure.acked - self._acked
+        self.done += fresh
+        if elapsed <= WINDOW_MAX and (fresh or pressure.running):
+            rate = fresh / elapsed
+            weight = elapsed / (elapsed + MEMORY)
+            self.rate = rate if self.rate is None else self.rate + (rate - self.rate) * weight
+        self._acked, self._since = pressure.acked, now
+
+    def pause(self, length: int, pressure: Pressure) -> tuple[float, int]:
+        """How long a writer of `length` bytes pauses, and how much may be dirtied before the next pause.
+
+        At the limit all writers together become as fast as completions are; half way they are twice as fast.
+        """
+        if self.rate is None:
+            return PAUSE_MIN, length
+        speed = max(self.rate, 1.0) * 1000 / (max(pressure.position, 1) * max(pressure.asking, 1))
+        seconds = length / speed
+        if seconds < PAUSE_MIN:
+            return PAUSE_MIN, int(PAUSE_MIN * speed)
+        return min(seconds, PAUSE_MAX), length
+
+
+class Stall:
+    """Watches for calls that run and never end."""
+
+    def __init__(self) -> None:
+        self._answers = -1
+        self._since = 0.0
+        self._told = False
+
+    def look(self, pressure: Pressure, now: float, limit: float) -> tuple[bool, float]:
+        """Whether it has to be said now that nothing ended for `limit` seconds, and when to look again."""
+        if not pressure.running or pressure.answers != self._answers:
+            self._answers, self._since, self._told = pressure.answers, now, False
+        left = self._since + limit - now
+        if not pressure.running or self._told:
+            return False, limit
+        self._told = left <= 0
+        return self._told, left if left > 0 else limit
+
+
+def divide(volumes: list[EngineVolume], limit: int) -> None:
+    """Set each volume's share of the limit, by what it completed of late; the shares sum up to the limit."""
+    if not volumes:
+        return
+    floor = limit // (FLOORS * len(volumes))
+    total = sum(volume.pace.done for volume in volumes)
+    for volume in volumes:
+        part = volume.pace.done / total if total else 1 / len(volumes)
+        share = min(floor + int((limit - floor * len(volumes)) * part), int(limit * volume.dirty_share))
+        old, old_floor = volume.pace.share
+        # Small moves are not worth waking every writer.
+        if abs(share - old) > old // 64 or floor != old_floor:
+            volume.pace.share = (share, floor)
+            volume.native.set_dirty_limit(share, min(floor, share))
+        if total > limit:
+            volume.pace.done /= 2  # old completions count less and less
 
 
 def _check_failed(file: EngineFile) -> None:
@@ -44,7 +135,7 @@ def _check_failed(file: EngineFile) -> None:
     file.volume.resume_parked(file)
 
 
-def _hopeless(file: EngineFile, memory: int) -> str | None:
+def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
@@ -64,8 +155,92 @@ def _hopeless(file: EngineFile, memory: int) -> str | None:
     return "what fills it is pinned by views"
 
 
-def room(self: EngineFile, length: int, memory: int) -> None:
-    """Wait until `length` more dirty bytes fit, or (memory) until frames may be free.
+class _Wait:
+    """One writer's wait, with what ends it."""
+
+    def __init__(self, file: EngineFile, inside: bool) -> None:
+        self.file = file
+        self.inside = inside
+        self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
+        self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
+        self._hopeless = 0
+
+    def look(self) -> int:
+        """Raise what ends the wait; returns the event's number to sleep on."""
+        self.volume.check_alive(self.file.key)
+        _check_failed(self.file)
+        return self.cache.native.event_seq()
+
+    def make_room(self, memory: bool) -> bool:
+        """Ask for what makes room; whether there is hope left.
+
+        Raises:
+            PageCacheError: ENOBUFS, there is none for long enough.
+        """
+        self.cache.flusher.make_room(urgent=True)
+        why = _hopeless(self.file, memory)
+        if self.inside and why is None:
+            why = "this write comes from inside a backend call, which what fills it may wait for"
+        self._hopeless = self._hopeless + 1 if why else 0
+        if why and self._hopeless >= PATIENCE:
+            raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
+        return why is None
+
+    def sleep(self, seq: int, most: float) -> None:
+        if self.deadline.passed():
+            message = "throttled: no room for dirty data within throttle_timeout"
+            raise BlockingIOError(errno.EAGAIN, message, self.file.key)
+        self.volume.park.wait("cache", self.cache.native.address, seq, min(self.deadline.left(), most))
+
+    def pause(self, length: int, place: int) -> bool:
+        """Between midpoint and limit. There is room: the deadline makes it shorter, and no error.
+
+        Returns: whether the place has what it asks for.
+        """
+        pressure = self.volume.native.pressure()
+        now = self.volume.clock.now()
+        seconds, grant = self.volume.pace.pause(length, pressure)
+        while (left := now + seconds - self.volume.clock.now()) > 0 and not self.deadline.passed():
+            seq = self.look()
+            if self.native.room_take(place):
+                return True
+            self.volume.park.wait("cache", self.cache.native.address, seq, min(left, self.deadline.left()))
+        self.volume.native.grant(grant)
+        return self.native.room_take(place, True)
+
+    def for_room(self, length: int, place: int) -> None:
+        native = self.native
+        while True:
+            seq = self.look()
+            if native.room_take(place):
+                return
+            if native.room_fits(place):
+                if self.pause(length, place):
+                    return
+            elif not native.line_first(place):
+                self.sleep(seq, SLICE)
+            else:
+                hope = self.make_room(memory=False)
+                if native.room_take(place):
+                    return
+                self.sleep(seq, SLICE if hope else PAUSE_MIN)
+
+    def for_memory(self) -> None:
+        began = self.volume.clock.now()
+        while True:
+            seq = self.look()
+            hope = self.make_room(memory=True)
+            if self.volume.clock.now() - began > MIRROR_GRACE:
+                for other in self.cache.engine_volumes():
+                    if other.mirror is not None:
+                        other.mirror.make_room()
+            self.sleep(seq, SLICE if hope else PAUSE_MIN)
+            if hope:
+                return
+
+
+def room(self: EngineFile, length: int, place: int) -> None:
+    """Wait until what the place asks for (`length` bytes) is reserved; place 0: until memory may be free.
 
     Raises:
         BlockingIOError: throttle_timeout passed.
@@ -73,37 +248,15 @@ def room(self: EngineFile, length: int, memory: int) -> None:
         WritebackError: the file's failed data is above failed_limit.
     """
     _check_failed(self)
-    cache, volume = self.volume.cache, self.volume
     inside = bool(native.inside())  # a backend call that waits for room may be what makes it (contract 2.25)
-    if not memory and (inside or self.native.dirty_room(length)):
+    if place and (inside or self.native.room_take(place)):
         return
-    deadline = Deadline(volume.clock, cache.config.throttle_timeout)
-    began = volume.clock.now()
-    hopeless = 0
+    began = self.volume.clock.now()
     try:
-        while memory or not self.native.dirty_room(length):
-            volume.check_alive(self.key)
-            seq = cache.native.event_seq()
-            cache.flusher.make_room(urgent=True)
-            if not memory and self.native.dirty_room(length):
-                return
-            why = _hopeless(self, memory)
-            if inside and not why:
-                why = "this write comes from inside a backend call, which what fills it may wait for"
-            hopeless = hopeless + 1 if why else 0
-            if why and hopeless >= PATIENCE:
-                raise PageCacheError(f"the cache is full: {why}", self.key, errno=errno.ENOBUFS)
-            if memory and volume.clock.now() - began > MIRROR_GRACE:
-                for other in cache.engine_volumes():
-                    if other.mirror is not None:
-                        other.mirror.make_room()
-            if deadline.passed():
-                raise BlockingIOError(
-                    errno.EAGAIN, "throttled: no room for dirty data within throttle_timeout", self.key
-                )
-            volume.park.wait("cache", cache.native.address, seq, min(deadline.left(), SLICE if not why else 0.01))
-            if memory and not why:
-                return
+        wait = _Wait(self, inside)
+        if place:
+            wait.for_room(length, place)
+        else:
+            wait.for_memory()
     finally:
-        self.native.count_throttled(volume.clock.now() - began)
-        _check_failed(self)
+        self.native.count_throttled(self.volume.clock.now() - began)

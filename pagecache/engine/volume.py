@@ -29,6 +29,7 @@ from .names import NameSync
 from .park import SLICE, Clock, Park
 from .retryer import Parked, decide
 from .runner import Job, ThreadRunner
+from .throttle import Pace, Stall
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -55,6 +56,7 @@ class EngineCache(Protocol):
 
     def engine_volumes(self) -> list[EngineVolume]: ...
     def emit(self, event: Event) -> None: ...
+    def end(self) -> None: ...
 
 
 class Ticket(Protocol):
@@ -90,6 +92,9 @@ class EngineVolume:
         self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
         self.aborted = False
         self.abort_reason: BaseException | None = None
+        self.pace = Pace()
+        self.stall = Stall()
+        self.dirty_share = 1.0
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
@@ -204,7 +209,7 @@ class EngineVolume:
         ids = self.native.dirty_inodes()
         with self._lock:
             files = [self._files[id] for id in ids if id in self._files]
-        return [file for file in files if not file.abandoned]
+        return [file for file in files if not (file.abandoned or file.withheld)]
 
     # -- failed data
 

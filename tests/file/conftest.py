@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .clock import HandClock
 from .rig import Rig, make_rig
 
 settings.register_profile("pagecache", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
@@ -43,6 +44,14 @@ def make() -> Iterator[Callable[..., Rig]]:
         rig.backend.open_all_gates()
     for rig in reversed(rigs):
         rig.finish()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    """Caches that the test makes live in this time."""
+    clock = HandClock()
+    monkeypatch.setattr("pagecache.cache.Clock", lambda: clock)
+    return clock
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from pagecache import Backend, BackendLimits, CachedFile, ObjectStat, PageCache, ShutdownError, Volume
 
 from .backends import RecordingBackend
-from .rig import PAGE, Rig, Task
+from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
 WORD = struct.Struct("<HHIQ")  # file, page, version, check
@@ -302,3 +302,20 @@ def test_one_thread_in_every_verb(make: Make) -> None:
     content = file.pread(64 * PAGE, 0)
     file.fsync()
     assert rig.backend.committed("f") == content
+
+
+def test_hits_and_misses_are_exact(make: Make) -> None:
+    """Every read counts once, whatever ran beside it. [2.27]"""
+    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", gil_release=PAGE)
+    file = rig.open("rb")
+    before = rig.volume.stats()
+
+    def read(first: int) -> None:
+        for number in range(2000):
+            file.pread(PAGE * (1 + number % 2), (first * 7 + number) % 62 * PAGE)
+
+    for task in [Task(read, number) for number in range(8)]:
+        task.result()
+    after = rig.volume.stats()
+    assert after.hits + after.misses - before.hits - before.misses == 8 * 2000
+    assert after.misses <= 64 * 8

@@ -390,7 +390,7 @@ def change_under_units(rig: Rig) -> bytes:
     file = rig.open()
     for unit in range(3):
         file.pwrite(MINE, unit * UNIT + PAGE)
-    file.flush()
+    file.sync_range(0, 3 * UNIT)
     eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
     rig.backend.put(KEY, BIG_OTHER)  # type: ignore[attr-defined]
     expected = bytearray(BIG_OTHER)

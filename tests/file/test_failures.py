@@ -306,6 +306,62 @@ def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
     kept.clear()
 
 
+def late(kept: list[memoryview], value: int) -> None:
+    """Store to what was kept, long after its call."""
+    for item in kept:
+        item[:] = bytes([value]) * len(item)
+
+
+@pytest.mark.parametrize("viewed", [False, True], ids=["dirty", "dirty and viewed"])
+def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) -> None:
+    """No memory for a copy: late bytes reach neither file nor store; writers go on when there is. [T-60, I-24, 2.1]"""
+    other = pattern(64 * PAGE, seed=1)
+    rig = make({KEY: DATA, "other": other}, capacity=16 * PAGE)
+    file, rest = rig.open("r+b"), rig.open("rb", key="other")
+    file.pwrite(b"dirty", 0)
+    views = [rest.view(page * PAGE, PAGE) for page in range(15)]
+    if viewed:
+        views.append(file.view(0, 5))
+    kept: list[memoryview] = []
+    expected = b"dirty" + DATA[5:]
+    rig.backend.fault("read_into", keeping(kept, lambda buffer: buffer[:]), times=float("inf"))
+    assert file.pread(PAGE, 0) == expected[:PAGE]
+    rig.backend.clear_faults()
+    late(kept, 0xEE)
+    assert file.pread(len(DATA), 0) == expected
+    while len(views) > viewed:
+        views.pop(0).release()
+    assert file.pread(len(DATA), 0) == expected
+    while views:
+        views.pop().release()
+    file.pwrite(b"more", 2000)
+    late(kept, 0xDD)
+    expected = expected[:2000] + b"more" + expected[2004:]
+    assert file.pread(len(DATA), 0) == expected
+    file.fsync()
+    assert rig.backend.committed(KEY) == expected
+    assert rest.pread(len(other), 0) == other
+    late(kept, 0xCC)
+    assert (file.pread(len(DATA), 0), rest.pread(len(other), 0)) == (expected, other)
+    rig.cache.check()
+    kept.clear()
+
+
+def test_kept_surplus_of_read_units(make: Make) -> None:
+    """What a backend reads before and after what is wanted is memory of its own until it lets go. [T-60, I-24]"""
+    rig = make({KEY: DATA}, limits={"read_unit": 3000})
+    file = rig.open("r+b")
+    file.pwrite(b"x" * 10, 500)
+    kept: list[memoryview] = []
+    rig.backend.fault("read_into", keeping(kept, lambda buffer: buffer[:]), times=float("inf"))
+    assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
+    noise = [bytearray(b"n" * len(item)) for item in kept for _ in range(50)]  # takes what was freed
+    late(kept, 0xEE)
+    assert all(item.count(b"n") == len(item) for item in noise)
+    assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
+    kept.clear()
+
+
 def content(item: Any) -> bytes | None:
     """The bytes of a kept buffer, None where it was taken back."""
     try:

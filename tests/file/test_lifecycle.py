@@ -462,6 +462,38 @@ def test_exit_with_a_hung_backend_ends_and_says_what_was_lost(tmp_path: Path, en
     assert "lostfile" in done.stderr
 
 
+@pytest.mark.parametrize("handle", ["open", "closed"])
+def test_exit_publishes_nothing_in_its_writers_name(tmp_path: Path, handle: str) -> None:
+    """commit_on_close: an open object is listed and left as it was; one that was closed is whole. [T-77, 2.22]"""
+    done = script(
+        f"""
+        from pagecache import BackendLimits
+        class Multipart(MemoryBackend):
+            def open(self, key, **options):
+                file = super().open(key, **options)
+                class File:
+                    stat, read_into, truncate, write_from = file.stat, file.read_into, file.truncate, file.write_from
+                    def commit(self):
+                        print("published", key)
+                        return file.commit()
+                    def rollback(self):
+                        pass
+                return File()
+        backend = Multipart(limits=BackendLimits(commit_on_close=True))
+        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
+        file = cache.attach(backend).open("lostfile", "wb")
+        file.pwrite(b"x" * 5000, 0)
+        if {handle!r} == "closed":
+            file.close()
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0
+    assert ("lostfile" in done.stderr, "published" in done.stdout) == (
+        (True, False) if handle == "open" else (False, True)
+    )
+
+
 def test_exit_while_a_call_hangs(tmp_path: Path) -> None:
     """The flusher is inside a call that never returns. [T-52]"""
     done = script(

@@ -194,10 +194,10 @@ def test_writes_from_inside_a_backend_call_are_not_throttled(make: Make) -> None
     upper = below.cache.attach(backend, name="upper", read_ahead=0)
     file = upper.open(KEY, "r+b")
     lower = below.open()
-    file.pwrite(pattern(100 * 1024), 0)
     lower.pwrite(pattern(150 * 1024), 0)
     hung = below.backend.gate("write_from", times=100)  # nothing makes room
     backend.inside = ("write_from", lambda: (lower.pwrite(pattern(200 * 1024), 0), None)[1])
+    file.pwrite(pattern(100 * 1024), 0)
     Task(file.flush).result()
     hung.open()
     lower.fsync()

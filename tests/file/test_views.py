@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 from collections.abc import Callable
 
@@ -230,3 +231,22 @@ def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:
         view.release()
     views.clear()
     assert file.pread(len(CONTENT), 0) == CONTENT
+
+
+def test_too_many_views_of_one_page_are_refused(stored: Rig) -> None:
+    """An OSError that says what to do; nothing else has changed, and a release makes room. [2.21, T-59]"""
+    file = stored.open("rb")
+    views = [file.view(10, 10) for _ in range(60_000)]
+    for _ in range(2):
+        with pytest.raises(OSError, match="release") as caught:
+            file.view(0, 3 * PAGE)
+        assert caught.value.errno == errno.ENOMEM
+    assert stored.cache.stats().pinned == PAGE
+    assert file.pread(len(CONTENT), 0) == CONTENT
+    views.pop().release()
+    with file.view(0, 3 * PAGE) as view:
+        assert view.tobytes() == CONTENT[: 3 * PAGE]
+    for view in views:
+        view.release()
+    views.clear()
+    assert stored.cache.stats().pinned == 0

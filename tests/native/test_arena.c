@@ -8,7 +8,7 @@ enum { FRAMES = 4096 };
 static struct pc_arena arena_of(u64 frames)
 {
 	struct pc_arena a;
-	EQUAL(pc_arena_init(&a, frames * PAGE, 12), 0);
+	EQUAL(pc_arena_init(&a, frames * PAGE, 12, 64ull << 30), 0);
 	return a;
 }
 

@@ -313,13 +313,13 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 {
 	u64 pos;
 	struct pc_part parts[PARTS];
-	u32 frames[PARTS];
+	u32 left[PARTS];
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 8192);
 	size_t n = next_call(r, &pos, parts);
 	u8 *kept = parts[0].memory;
 	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 0)), 0); /* nothing came, but slices are left */
-	EQUAL(pc_fill_quarantine(r, frames, PARTS), 2);
+	EQUAL(pc_fill_quarantine(r, left), 2);
 	memset(kept, 0xcc, PAGE);
 	SOUND(&rig);
 	run_fill(file, r);
@@ -329,9 +329,90 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 	pc_cache_usage_get(rig.cache, &u);
 	EQUAL(u.shadows, 2);
 	for (u32 k = 0; k < 2; k++)
-		CHECK(pc_shadow_put(rig.cache, frames[k]));
-	CHECK(!pc_shadow_put(rig.cache, frames[0]));
+		pc_shadow_put(rig.cache, left[k]);
+	CHECK(!pc_shadow_put(rig.cache, left[0]));
 	(void)n;
+	rig_close(&rig);
+}
+
+/* A partly dirty page whose buffers a backend keeps, and no frame for a copy: what is missing of it is read past the cache
+ * and written only into another frame, the late bytes go nowhere. */
+static void check_kept_buffers_of_local_pages_without_memory(void)
+{
+	u64 pos, n;
+	u32 pins[15], nr;
+	u8 *memory, bytes[100];
+	struct pc_part parts[PARTS];
+	u32 left[PARTS];
+	struct pc_need need;
+	struct pc_request *none;
+	for (u32 pinned = 0; pinned < 2; pinned++) {
+		start(1 << 20, PAGE, limits_wide());
+		EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
+		memset(bytes, 0xaa, 100);
+		EQUAL(file_write(file, 0, bytes, 100), 0);
+		struct pc_request *r = begin(0, PAGE);
+		for (nr = 0; nr < 15; nr++) {
+			reads_right((nr + 1) * PAGE, PAGE);
+			EQUAL(pc_pin(file->inode, (nr + 1) * PAGE, 1, &pins[nr], &memory, &n, &need), 0);
+		}
+		u32 view = 0;
+		if (pinned)
+			EQUAL(pc_pin(file->inode, 0, 100, &view, &memory, &n, &need), 0);
+		CHECK(next_call(r, &pos, parts));
+		int64_t got = store_read(&file->store, pos, parts, 1);
+		EQUAL(pc_fill_quarantine(r, left), 1);
+		EQUAL(pc_fill_answer(r, got), 0);
+		EQUAL(r->nr_owned, 0);
+		run_fill(file, r);
+		SOUND(&rig);
+		EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
+		EQUAL(pc_write(file->inode, 2000, bytes, 100, &need), 0);
+		EQUAL(need.kind, PC_NEED_ROOM);
+		EQUAL(file_write(file, 50, bytes, 50), 0); /* nobody else stores there */
+		while (nr > 1)
+			pc_unpin(rig.cache, pins[--nr]);
+		if (pinned)
+			EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
+		if (pinned)
+			pc_unpin(rig.cache, view);
+		memcpy(file->store.bytes, bytes, 100);
+		reads_right(0, PAGE);
+		memset(parts[0].memory, 0xdd, parts[0].len); /* late */
+		reads_right(0, PAGE);
+		SOUND(&rig);
+		pc_shadow_put(rig.cache, left[0]);
+		pc_unpin(rig.cache, pins[0]);
+		rig_close(&rig);
+	}
+}
+
+/* A view looks at a page of which the rest is read by a backend that keeps it: the view keeps its memory, detached. */
+static void check_kept_buffers_of_pinned_pages(void)
+{
+	u64 pos, n;
+	u32 view;
+	u8 *memory;
+	struct pc_part parts[PARTS];
+	u32 left[PARTS];
+	struct pc_need need;
+	u8 bytes[100] = {7};
+	start(65536, PAGE, limits_wide());
+	EQUAL(file_write(file, 0, bytes, 100), 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(pc_pin(file->inode, 0, 100, &view, &memory, &n, &need), 0);
+	struct pc_request *r = begin(0, PAGE);
+	CHECK(next_call(r, &pos, parts));
+	EQUAL(pc_fill_quarantine(r, left), 1);
+	run_fill(file, r);
+	CHECK(pc_pin_detached(rig.cache, view));
+	reads_right(0, PAGE);
+	pc_shadow_put(rig.cache, left[0]);
+	pc_drop_clean(file->inode, 0, ALL);
+	EQUAL(memory[0], 7);
+	EQUAL(memory[99], 0);
+	SOUND(&rig);
+	pc_unpin(rig.cache, view);
 	rig_close(&rig);
 }
 
@@ -367,6 +448,8 @@ int main(void)
 	RUN(check_two_fills_meet_at_a_locked_folio);
 	RUN(check_a_queued_fill_can_be_taken_over_by_who_waits);
 	RUN(check_kept_buffers_never_see_the_folio_again);
+	RUN(check_kept_buffers_of_local_pages_without_memory);
+	RUN(check_kept_buffers_of_pinned_pages);
 	RUN(check_no_memory_means_no_fill_and_no_trace_of_it);
 	return 0;
 }

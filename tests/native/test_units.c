@@ -259,6 +259,171 @@ static void check_answers_count_in_whole_units(void)
 	finish();
 }
 
+/* ---------------------------------------------------------------- where only a commit makes bytes visible */
+
+enum { U = 65536 };
+
+static u64 sent_in_background(bool partial)
+{
+	u64 bytes = file->store.write_bytes;
+	bool started = partial ? pc_pass_partial(file->inode, 1 << 30) : pc_pass_background(file->inode, 1 << 30);
+	EQUAL(started, usage(file, NULL).dirty != 0);
+	while (work(rig.volume))
+		;
+	EQUAL(file->inode->token, PC_TOKEN_FREE);
+	return file->store.write_bytes - bytes;
+}
+
+/* Background work takes units of which everything is dirty; the others when no other memory can be freed; a commit all. */
+static void check_background_work_takes_wholly_dirty_units(void)
+{
+	struct {
+		const char *why;
+		u64 size, writes[3][2], whole, partial;
+	} rows[] = {
+		{"a whole unit", 0, {{0, U}}, U, 0},
+		{"two, and the beginning of a third", 0, {{0, 2 * U + 5000}}, 2 * U, 5000},
+		{"one page is missing", 4 * U, {{0, 30000}, {36864, U - 36864}}, 0, U},
+		{"one byte is missing at the end", 4 * U, {{0, U - 1}}, 0, U},
+		{"the file goes on behind a whole unit", 4 * U, {{U, U}, {3 * U, 10}}, U, U},
+		{"a short last unit, all of it dirty", U + 10000, {{U, 10000}}, 0, 10000},
+		{"only a part of a page, and the file ends there", 0, {{0, 100}}, 0, 100},
+	};
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
+		for (u64 folio = PAGE; folio <= U; folio *= 16) {
+			struct pc_limits l = limits_unit(U, 1 << 20);
+			l.commit_on_close = 1;
+			start(rows[k].size, 4 << 20, folio, l);
+			for (u32 n = 0; n < 3 && rows[k].writes[n][1]; n++)
+				EQUAL(put(rows[k].writes[n][0], rows[k].writes[n][1]), 0);
+			u64 bytes = sent_in_background(false);
+			if (bytes != rows[k].whole)
+				check_failed(__FILE__, __LINE__, rows[k].why, bytes, rows[k].whole);
+			EQUAL(sent_in_background(false), 0);
+			EQUAL(sent_in_background(true), rows[k].partial);
+			EQUAL(usage(file, NULL).dirty, 0);
+			finish();
+		}
+}
+
+/* A unit counts when its last byte is written, in whatever order; elsewhere a background pass takes what is dirty. */
+static void check_a_unit_goes_when_it_is_full(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(4 * U, 4 << 20, PAGE, l);
+	for (u32 n = 0; n < 16; n++) {
+		EQUAL(put(U + (n * 7 % 16) * PAGE, PAGE), 0);
+		EQUAL(sent_in_background(false), n == 15 ? U : 0);
+	}
+	EQUAL(put(0, 10), 0);
+	l.commit_on_close = 0;
+	pc_inode_set_limits(file->inode, &l);
+	EQUAL(sent_in_background(false), U);
+	finish();
+}
+
+/* Whoever looks for whole units is woken when as much is dirty as makes one, not by every write. */
+static void check_the_flusher_hears_of_units_as_they_fill(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(4 * U, 4 << 20, PAGE, l);
+	for (u32 n = 0; n < 32; n++) {
+		u32 seq = pc_flusher_seq(rig.cache);
+		EQUAL(put(n * PAGE, PAGE), 0);
+		EQUAL(pc_flusher_seq(rig.cache) != seq, n % 16 == 15);
+	}
+	finish();
+}
+
+/* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
+static void check_a_short_last_unit_goes_with_the_commit(void)
+{
+	struct pc_limits l = limits_unit(U, 1 << 20);
+	l.commit_on_close = 1;
+	start(0, 4 << 20, PAGE, l);
+	EQUAL(put(0, U + 100), 0);
+	EQUAL(sent_in_background(false), U);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, U + 100);
+	EQUAL(put(U + 100, U - 100), 0); /* full now */
+	EQUAL(usage(file, NULL).dirty, U);
+	EQUAL(sent_in_background(false), U);
+	EQUAL(put(2 * U, 100), 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(put(4 * U, 100), 0); /* beyond it: that unit is sent again, whole */
+	CHECK(usage(file, NULL).dirty > PAGE);
+	finish();
+}
+
+/* ---------------------------------------------------------------- memory that is not there */
+
+static size_t refused_from = SIZE_MAX, refused_after;
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+void *__libc_malloc(size_t size);
+void *malloc(size_t size)
+{
+	return size >= refused_from && refused_after-- == 0 ? (refused_after = 0, NULL) : __libc_malloc(size);
+}
+#define CAN_REFUSE true
+#else
+#define CAN_REFUSE false
+#endif
+
+/* Units that end inside a block, many pieces each: the request cannot grow for the second unit of a block. */
+static void check_no_memory_for_the_second_unit_of_a_block(void)
+{
+	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
+		for (u32 after = 0; after < 3; after++) {
+			start(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
+			for (u64 pos = 0; pos < 60000; pos += 700)
+				EQUAL(put(pos, 100), 0);
+			u64 dirty = usage(file, NULL).dirty;
+			refused_from = 8 * sizeof(struct pc_seg);
+			refused_after = after;
+			pc_flush_start(file->inode, ALL, 0, ALL);
+			struct pc_request *r = next();
+			refused_from = SIZE_MAX;
+			SOUND(&rig);
+			struct pc_usage u = usage(file, NULL);
+			EQUAL(u.dirty + u.writeback, dirty);
+			if (r)
+				run_write(file, r);
+			while (work(rig.volume))
+				;
+			finish();
+		}
+}
+
+/* A backend keeps buffers of a unit, and there is no memory for a copy: the request begins anew or fails, nothing is lost. */
+static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
+{
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos;
+	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	EQUAL(put(70000, 10), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *r = next();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	refused_from = CAN_REFUSE ? 65536 : SIZE_MAX;
+	refused_after = 0;
+	u8 *kept = pc_scratch_leave(r);
+	CHECK(!CAN_REFUSE || (!r->scratch && r->gather));
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n) == -ENOMEM, CAN_REFUSE);
+	refused_from = SIZE_MAX;
+	EQUAL(run_gather(file, r), 0);
+	memset(kept, 0xdd, 65536);
+	run_write(file, r);
+	free(kept);
+	while (work(rig.volume))
+		;
+	finish();
+}
+
 /* ---------------------------------------------------------------- anything */
 
 static void step(u64 unit)
@@ -342,7 +507,13 @@ int main(void)
 	RUN(check_an_invalidated_unit_is_read_again);
 	RUN(check_a_unit_in_flight_is_in_no_second_request);
 	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
+	RUN(check_no_memory_for_the_second_unit_of_a_block);
+	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
 	RUN(check_answers_count_in_whole_units);
+	RUN(check_background_work_takes_wholly_dirty_units);
+	RUN(check_a_unit_goes_when_it_is_full);
+	RUN(check_the_flusher_hears_of_units_as_they_fill);
+	RUN(check_a_short_last_unit_goes_with_the_commit);
 	RUN(check_any_history);
 	return 0;
 }

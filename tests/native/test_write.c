@@ -206,6 +206,59 @@ static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
 	rig_close(&rig);
 }
 
+/* Above cow_limit the writer waits for the call instead; background work then lets him in before it takes the folio again,
+ * what somebody waits for does not. */
+static void check_above_cow_limit_the_writer_waits(void)
+{
+	for (int wanted = 0; wanted <= 1; wanted++) {
+		struct pc_need need;
+		start(0, 64 << 10);
+		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
+		put(0, 64 << 10, 1);
+		struct pc_limits l = limits_wide();
+		l.max_write = 32 << 10;
+		pc_inode_set_limits(file->inode, &l);
+		struct pc_request *r = hand_over(), *other;
+		EQUAL(pc_write_next(file->inode, &other), 1);
+		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+		EQUAL(pc_write(file->inode, 100, "x", 1, &need), 0);
+		EQUAL(need.kind, PC_NEED_FLIGHT);
+		EQUAL(need.folio, pc_folio_id(rig.cache, folio_at(file, 0)));
+		struct pc_cache_usage u;
+		pc_cache_usage_get(rig.cache, &u);
+		EQUAL(u.cow_copies, 0);
+		run_write(file, r);
+		EQUAL(pc_write(file->inode, 100, "x", 1, &need),
+		      1); /* its call has ended, another of the folio has not */
+		memset(want + 100, 'x', 1);
+		EQUAL(pc_write(file->inode, 40000, "y", 1, &need), 0);
+		run_write(file, other);
+		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until he comes */
+		SOUND(&rig);
+		EQUAL(pc_write_next(file->inode, &r), 0); /* that pass has ended */
+		CHECK(pc_pass_background(file->inode, 1 << 20));
+		if (wanted)
+			pc_flush_start(file->inode, ALL, 0, ALL);
+		EQUAL(pc_write_next(file->inode, &r), wanted);
+		if (wanted)
+			run_write(file, r);
+		EQUAL(pc_write(file->inode, 40000, "y", 1, &need), 1);
+		memset(want + 40000, 'y', 1);
+		CHECK(!(state_at(file, 0) & PC_F_WRITER_WAITS));
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		while (work(rig.volume))
+			;
+		pc_pass_background(file->inode, 1 << 20);
+		while (work(rig.volume))
+			;
+		EQUAL(usage(file, NULL).dirty, 0);
+		right();
+		EQUAL(file_sync(file), 0);
+		CHECK(memcmp(file->store.stable, want, size) == 0);
+		rig_close(&rig);
+	}
+}
+
 /* A second hand-over before the first call gave its frame back: each call keeps what it reads. */
 struct write_job {
 	pthread_t thread;
@@ -401,6 +454,7 @@ int main(void)
 	RUN(check_a_folio_that_was_given_nothing_is_gone);
 	RUN(check_a_write_to_a_page_in_flight_takes_new_memory);
 	RUN(check_a_folio_in_several_requests_keeps_its_old_frame_for_all);
+	RUN(check_above_cow_limit_the_writer_waits);
 	RUN(check_a_second_hand_over_meets_the_end_of_the_first);
 	RUN(check_above_the_limit_and_pinned_the_writer_waits);
 	RUN(check_the_call_ends_while_the_writer_decides);

@@ -1,0 +1,93 @@
+"""BackendLimits: what may be said, and what is refused where it is said."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pagecache import BackendLimits, PageCache
+from pagecache.backends import MemoryBackend
+
+SIZES = ["max_read", "max_write", "max_vectors", "read_unit", "write_unit", "boundary", "direct_unit", "max_inflight"]
+UNITS = ["read_unit", "write_unit", "direct_unit"]
+FLAGS = [
+    "durable_writes",
+    "commit_on_close",
+    "ordered_writes",
+    "parallel_direct_writes",
+    "read_only",
+    "trusted",
+]
+
+NONSENSE: list[tuple[str, Any]] = [
+    *[(name, value) for name in SIZES for value in (-1, -(1 << 40), "many", None, 1.5, True, 1 << 63)],
+    *[(name, 0) for name in SIZES if name != "boundary"],
+    *[(name, value) for name in UNITS for value in (1 << 31, "2GiB", 1 << 40, (1 << 63) - 1)],
+    *[("max_inflight", value) for value in (1025, 1 << 32)],
+    *[(name, value) for name in FLAGS for value in (None, 1, "yes")],
+    *[("sync_timeout", value) for value in (-1, math.nan, "soon", True)],
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE, ids=[f"{name}={value!r}" for name, value in NONSENSE])
+def test_nonsense_is_refused_with_its_name(name: str, value: Any) -> None:
+    """A ValueError that names option and value. [2.26]"""
+    with pytest.raises(ValueError, match=name) as caught:
+        BackendLimits(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [
+        ({"boundary": 4097, "read_unit": 4096}, "boundary"),
+        ({"boundary": 100, "write_unit": 512}, "boundary"),
+        ({"boundary": 4096, "write_unit": 8192}, "boundary"),
+    ],
+)
+def test_a_boundary_is_a_multiple_of_the_units(limits: dict[str, int], word: str) -> None:
+    """No whole unit could be sent otherwise. [2.12]"""
+    with pytest.raises(ValueError, match=word):
+        BackendLimits(**limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("limits", "name", "value"),
+    [
+        ({"write_unit": 5000, "max_write": 12_000}, "max_write", 10_000),
+        ({"write_unit": "8MiB"}, "max_write", 8 << 20),
+        ({"read_unit": 512, "max_read": 1}, "max_read", 512),
+        ({"write_unit": (1 << 31) - 1}, "write_unit", (1 << 31) - 1),
+        ({"max_inflight": 1024}, "max_inflight", 1024),
+        ({"sync_timeout": 0}, "sync_timeout", 0),
+        ({"boundary": 0}, "boundary", 0),
+        ({"max_read": (1 << 63) - 1}, "max_read", (1 << 63) - 1),
+    ],
+)
+def test_what_makes_sense_is_taken(limits: dict[str, Any], name: str, value: int) -> None:
+    """The largest call is whole units, and at least one. [2.12]"""
+    assert getattr(BackendLimits(**limits), name) == value
+
+
+def test_the_largest_calls_work() -> None:
+    """No number of bytes overflows on the way. [2.3, 2.11]"""
+    backend = MemoryBackend(limits=BackendLimits(max_read=(1 << 63) - 1, max_write=(1 << 63) - 1))
+    with PageCache("1MiB") as cache, cache.attach(backend).open("file", "w+") as file:
+        file.pwrite(b"x" * 100_000, 300_000)
+        file.fsync()
+        cache.volumes()[0].drop_clean()
+        assert file.pread(500_000, 0) == bytes(300_000) + b"x" * 100_000
+
+
+@pytest.mark.parametrize("limits", [None, {}, SimpleNamespace(write_unit=-1)])
+def test_limits_of_another_kind_are_refused_at_attach(limits: object) -> None:
+    """They would reach the core unchecked. [2.26]"""
+    backend = MemoryBackend()
+    backend.limits = cast(BackendLimits, limits)
+    with PageCache("1MiB") as cache, pytest.raises(TypeError, match="limits"):
+        cache.attach(backend)
+    with PageCache("1MiB") as cache, pytest.raises(ValueError, match="write unit"):
+        cache.attach(MemoryBackend(limits=BackendLimits(write_unit=(1 << 31) - 1)))

@@ -1,0 +1,247 @@
+"""Memory and address space after the end: what a closed cache keeps, and until when."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache
+
+from .backends import RecordingFile
+from .rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(20 * PAGE)
+CAPACITY = 8 << 30
+SMALL = CAPACITY // 4  # what stacks and the allocator of new threads may take beside it
+
+
+def address_space() -> int:
+    """Bytes that are mapped in this process, whether memory is behind them or not."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+
+
+def limited(code: str, gib: int) -> None:
+    """Run a program whose address space is limited."""
+    head = f"""
+        import gc, resource, threading
+        from pagecache import PageCache
+        from pagecache.backends import MemoryBackend
+        resource.setrlimit(resource.RLIMIT_AS, ({gib} << 30, {gib} << 30))
+        """
+    program = textwrap.dedent(head) + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # not 64 MiB for each thread
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_caches_hold_no_address_space_for_growth() -> None:
+    """Thousands of them, still referred to, in a process that has little of it. [1.4]"""
+    limited(
+        """
+        kept = []
+        for number in range(3000):
+            cache = PageCache("16MiB")
+            if number % 100 == 0:
+                with cache.attach(MemoryBackend()).open("file", "w+") as file:
+                    file.write(bytes(10000))
+                kept.append(file)
+            cache.close()
+            kept.append(cache)
+        with PageCache("64MiB") as cache:
+            cache.attach(MemoryBackend()).open("file", "w").write(bytes(1 << 20))
+        """,
+        gib=8,
+    )
+
+
+def test_a_cache_fits_into_little_address_space() -> None:
+    """The reserve shrinks as a whole, tables included; growth beyond it is refused, not lost. [1.4]"""
+    limited(
+        """
+        with PageCache("256MiB") as cache, cache.attach(MemoryBackend()).open("file", "w+") as file:
+            file.write(b"x" * (100 << 20))
+            assert file.pread(5, 99 << 20) == b"xxxxx"
+            try:
+                cache.resize("8GiB")
+            except OSError as error:
+                assert "capacity" in str(error)
+            else:
+                raise AssertionError("there is no such room")
+        """,
+        gib=1,
+    )
+
+
+def test_caches_that_nobody_can_reach_are_collected_before_one_is_refused() -> None:
+    """Closed, unreachable and uncollected: a full address space is a reason to collect. [1.4]"""
+    limited(
+        """
+        gc.disable()
+        threading.stack_size(256 << 10)
+        for number in range(20):
+            cache = PageCache("128MiB")
+            file = cache.attach(MemoryBackend()).open("file", "w+")
+            file.write(b"x" * 4096)
+            cache.pinned = file.view(0, 1)  # a cycle that keeps the memory
+            cache.close()
+        """,
+        gib=1,
+    )
+
+
+def test_memory_goes_at_close(make: Make) -> None:
+    """Nothing looks at it: its frames are unmapped while every object of the cache is still there. [1.4]"""
+    before = address_space()
+    rig = make({KEY: DATA}, capacity=CAPACITY)
+    rig.open("r+b").pwrite(DATA, 0)
+    assert address_space() - before > 64 << 30
+    rig.cache.close()
+    assert address_space() - before < SMALL
+    assert rig.cache.stats().used == 0
+
+
+def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Make) -> None:
+    """The reserve goes at once, the frames with the last slice. [T-47, 1.4, 2.21]"""
+    before = address_space()
+    rig = make({KEY: DATA}, capacity=CAPACITY)
+    view = rig.open("rb").view(0, 10 * PAGE)
+    kept = view.segments[0][5:500]
+    rig.cache.close()
+    assert CAPACITY <= address_space() - before < CAPACITY + SMALL
+    view.release()
+    assert kept == DATA[5:500]
+    assert address_space() - before >= CAPACITY
+    kept.release()
+    del kept, view
+    gc.collect()
+    assert address_space() - before < SMALL
+
+
+def test_buffers_that_a_backend_keeps_outlive_the_cache(make: Make) -> None:
+    """Of reads and of writes: their memory is there for as long as they are. [1.4, 2.1]"""
+    before = address_space()
+    rig = make({KEY: DATA}, capacity=CAPACITY)
+    kept: list[memoryview] = []
+
+    def keep_read(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        kept.extend(buffer[:] for buffer in buffers)
+        return file.fill(offset, buffers)
+
+    def keep_write(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        kept.extend(buffer[:] for buffer in buffers)
+        return file.store(offset, buffers)
+
+    rig.backend.fault("read_into", keep_read)
+    rig.backend.fault("write_from", keep_write)
+    file = rig.open("r+b")
+    file.pread(10, 0)
+    file.pwrite(b"written" * 1000, 10 * PAGE)
+    file.close()
+    rig.cache.close()
+    assert address_space() - before >= CAPACITY
+    assert b"".join(kept)[-7000:] == b"written" * 1000
+    kept[0][:4] = b"late"
+    kept.clear()
+    gc.collect()
+    assert address_space() - before < SMALL
+
+
+def test_a_call_that_hangs_keeps_its_memory_beyond_close(make: Make) -> None:
+    """It stores where it was told to, whenever it comes back. [K7, 1.4]"""
+    before = address_space()
+    rig = make({KEY: DATA}, capacity=CAPACITY)
+    gate = rig.backend.gate("read_into")
+    reader = Task(rig.open("rb").pread, PAGE, 0)
+    gate.wait_entered()
+    rig.cache.close(timeout=0.1, on_failed="discard")
+    assert address_space() - before >= CAPACITY
+    gate.open()
+    try:
+        assert reader.result() == DATA[:PAGE]
+    except (ValueError, OSError):
+        pass  # the file was shut in between
+    eventually(lambda: address_space() - before < SMALL)
+
+
+def test_what_a_closed_cache_still_answers(make: Make) -> None:
+    """Objects outlive their cache and say so; nothing is read where there is nothing any more. [2.1]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    file.pwrite(b"x", 0)
+    ticket = rig.volume.begin_sync()
+    rig.cache.close()
+    assert rig.cache.stats().used == rig.volume.stats().used == 0
+    rig.cache.check()
+    assert rig.volume.failed() == []
+    assert rig.volume.dirty_ranges(KEY) == []
+    assert ticket.remaining == 0
+    refused: list[Callable[[], Any]] = [
+        lambda: file.pread(1, 0),
+        lambda: file.pwrite(b"x", 0),
+        lambda: file.view(0, 1),
+        lambda: file.prefetch(wait=True),
+        lambda: rig.volume.drop_clean(),
+        lambda: rig.volume.invalidate(),
+        lambda: rig.cache.resize("1GiB"),
+    ]
+    for call in refused:
+        with pytest.raises((OSError, ValueError)):
+            call()
+    file.close()
+
+
+def test_reads_that_race_with_close() -> None:
+    """Copies run without the interpreter's lock while the cache is closed: no read sees unmapped memory. [1.4]"""
+    code = """
+        import sys
+        from pagecache import ShutdownError
+        sys.setswitchinterval(1e-5)
+        for round in range(60):
+            cache = PageCache("8MiB", gil_release=4096)
+            file = cache.attach(MemoryBackend()).open("file", "w+")
+            file.write(b"x" * (4 << 20))
+            file.fsync()
+            ready = threading.Barrier(4)
+            def read():
+                into = bytearray(4 << 20)
+                ready.wait()
+                try:
+                    while True:
+                        file.pread_into(into, 0)
+                except (ShutdownError, ValueError):
+                    pass
+            threads = [threading.Thread(target=read) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            ready.wait()
+            cache.close()
+            for thread in threads:
+                thread.join(20)
+                assert not thread.is_alive()
+        """
+    limited(code, gib=128)
+
+
+def test_closing_many_caches_takes_no_turns_with_open_ones(make: Make) -> None:
+    """A cache beside them keeps what it has. [1.4]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    caches = [PageCache("1MiB", **QUIET) for _ in range(20)]
+    for cache in caches:
+        cache.close()
+        assert file.pread(len(DATA), 0) == DATA

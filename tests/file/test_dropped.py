@@ -1,0 +1,180 @@
+"""Caches that nobody closed and nobody can reach any more: their threads end, their data does not vanish."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, RetryPolicy
+
+from .backends import PATIENCE, RecordingBackend, RecordingFile, StoredObject
+from .rig import FAST, KEY, QUIET, eventually, pattern
+
+DATA = pattern(10_000)
+FULL = OSError(errno.ENOSPC, "no room")
+
+
+class MultipartFile(RecordingFile):
+    """Published by commit, forgotten by rollback."""
+
+    def rollback(self) -> None:
+        with self.backend.call("rollback", self.key):
+            self.forget()
+
+
+class MultipartBackend(RecordingBackend):
+    """Objects become visible by commit."""
+
+    def __init__(self, objects: dict[Any, bytes] | None = None) -> None:
+        super().__init__(objects, commit_on_close=True)
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> RecordingFile:
+        with self.call("open", key):
+            return MultipartFile(self, key, self.objects.setdefault(key, StoredObject(committed=False)))
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What warnings say. Not the warnings themselves: they keep what they warn of."""
+    gc.collect()  # what earlier tests left
+    messages: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ResourceWarning)
+        monkeypatch.setattr(warnings, "showwarning", lambda message, *args, **kwargs: messages.append(str(message)))
+        yield messages
+        gc.collect()
+
+
+def threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("pagecache"))
+
+
+def ended(before: list[str]) -> bool:
+    """Collected, not once: the flusher may still be at work on a handle that was collected."""
+    gc.collect()
+    return threads() == before
+
+
+def drop(backend: RecordingBackend, data: bytes, *, close: bool = False, **config: Any) -> None:
+    """Make a cache, write to it, and forget it."""
+    volume = PageCache("1MiB", **{**QUIET, "retry": FAST, **config}).attach(backend)
+    file = volume.open(KEY, "r+b")
+    file.pwrite(data, 0)
+    if close:
+        file.close()
+
+
+def collect(said: list[str], backend: RecordingBackend, data: bytes, **how: Any) -> None:
+    """Drop a cache with unsaved data, and collect until the warning that names it."""
+    drop(backend, data, **how)
+    eventually(lambda: gc.collect() >= 0 and any("unclosed <pagecache.PageCache" in message for message in said))
+    assert [message for message in said if "PageCache" in message and "unsaved" in message]
+
+
+def test_threads_of_dropped_caches_end(said: list[str]) -> None:
+    """Fifty caches with their volumes, nothing unsaved: the process is as before, without a warning. [2.21]"""
+    before = threads()
+    for _ in range(50):
+        PageCache("1MiB", **QUIET).attach(RecordingBackend({KEY: DATA}, max_inflight=2)).stat(KEY)
+    eventually(lambda: ended(before))
+    assert said == []
+
+
+def test_a_cache_without_volumes_is_dropped_by_its_last_reference() -> None:
+    """No collection is needed. [2.21]"""
+    before = threads()
+    cache = PageCache("1MiB")
+    assert len(threads()) == len(before) + 1
+    del cache
+    eventually(lambda: threads() == before)
+
+
+@pytest.mark.parametrize("close", [False, True], ids=["handle collected", "handle closed"])
+def test_dirty_data_of_a_dropped_cache_is_saved(said: list[str], close: bool) -> None:
+    """A ResourceWarning names the cache; its bytes are written back and committed; its threads end. [2.21, 2.22]"""
+    before, backend = threads(), RecordingBackend({KEY: b""})
+    collect(said, backend, DATA, close=close)
+    eventually(lambda: ended(before))
+    assert backend.committed(KEY) == DATA
+    assert backend.violations == []
+
+
+def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
+    said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logged with its ranges, kept, tried again by the policy for failed data; the threads end. [K1, 2.16, 2.21]"""
+    before, backend = threads(), RecordingBackend({KEY: b""})
+    fault = backend.fault("write_from", FULL, times=float("inf"))
+    policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
+    with caplog.at_level(logging.ERROR, "pagecache"):
+        collect(said, backend, DATA, retry=policy, flush_interval=0.05)
+        eventually(lambda: "not saved yet" in caplog.text and KEY in caplog.text)
+    hits = fault.nr_hit
+    eventually(lambda: fault.nr_hit > hits)
+    gc.collect()
+    assert threads() != before
+    fault.clear()
+    eventually(lambda: ended(before))
+    assert backend.committed(KEY) == DATA
+
+
+def test_what_nobody_published_is_listed_and_never_published(said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """commit_on_close: the writer is gone, so the object stays as it was; what is lost is in the log. [T-77, 2.22]"""
+    before, backend = threads(), MultipartBackend({KEY: b"as it was"})
+    with caplog.at_level(logging.ERROR, "pagecache"):
+        collect(said, backend, DATA)
+        eventually(lambda: ended(before))
+    assert backend.committed(KEY) == b"as it was"
+    assert backend.seen("commit") == []
+    assert len(backend.seen("rollback")) == 1
+    assert "gone" in caplog.text
+    assert KEY in caplog.text
+
+
+def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The exception of the block ends it; the object is as it was, the writer may still decide. [T-77, 2.22]"""
+    backend = MultipartBackend({KEY: b"as it was"})
+    cache = PageCache("1MiB", **QUIET)
+    with caplog.at_level(logging.ERROR, "pagecache"), pytest.raises(ZeroDivisionError), cache:
+        file = cache.attach(backend).open(KEY, "r+b")
+        file.pwrite(DATA, 0)
+        raise ZeroDivisionError
+    assert backend.committed(KEY) == b"as it was"
+    assert "not saved" in caplog.text
+    file.close()
+    assert backend.committed(KEY) == DATA
+    cache.close()
+
+
+def test_a_view_keeps_a_dropped_cache() -> None:
+    """Whoever holds a view, a handle or a volume holds the cache. [2.21]"""
+    before = threads()
+    view = PageCache("1MiB", **QUIET).attach(RecordingBackend({KEY: DATA})).open(KEY).view(0, 100)
+    gc.collect()
+    assert len(threads()) > len(before)
+    assert view.tobytes() == DATA[:100]
+    del view
+    gc.collect()
+    eventually(lambda: ended(before))
+
+
+def test_a_hung_backend_of_a_dropped_cache_hangs_nobody(said: list[str]) -> None:
+    """Collecting returns at once; the data stays with the call that hangs, and is saved when it comes back. [K7, K9]"""
+    before, backend = threads(), RecordingBackend({KEY: b""})
+    gate = backend.gate("write_from")
+    collect(said, backend, DATA)
+    gate.wait_entered()
+    began = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - began < PATIENCE
+    gate.open()
+    eventually(lambda: ended(before))
+    assert backend.committed(KEY) == DATA

@@ -1,0 +1,362 @@
+"""What is handed over without anybody asking, in which order, and who waits for whom: passes of the background."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import pagecache
+
+from .backends import PATIENCE, RecordingFile
+from .clock import HandClock, after_a_look
+from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+
+Make = Callable[..., Rig]
+KIB, MIB = 1 << 10, 1 << 20
+UNIT = 64 * KIB
+AGE = {"dirty_expire": 30.0, "flush_interval": 5.0}
+
+
+def sent(rig: Rig) -> list[tuple[object, int, int]]:
+    return [(call.key, call.offset, call.length) for call in rig.backend.seen("write_from")]
+
+
+# ---------------------------------------------------------------------------------------------- dirty age
+
+
+def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock: HandClock) -> None:
+    """Not before dirty_expire, and not after it, however much is written meanwhile. [2.11]"""
+    rig = make({KEY: bytes(100 * PAGE)}, **AGE)
+    file = rig.open()
+    file.pwrite(b"old", 0)
+    for _ in range(5):
+        clock.advance(5.0)
+        after_a_look(rig.cache)
+        file.pwrite(b"young", 50 * PAGE)  # keeps the file dirty all the time
+    assert sent(rig) == []
+    clock.advance(5.0)
+    eventually(lambda: (KEY, 0, 3) in sent(rig))
+    rig.backend.forget_calls()
+    file.pwrite(b"newer", 10 * PAGE)
+    for _ in range(5):
+        clock.advance(5.0)
+        after_a_look(rig.cache)
+    assert sent(rig) == []
+    clock.advance(5.0)
+    eventually(lambda: (KEY, 10 * PAGE, 5) in sent(rig))
+
+
+def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock) -> None:
+    """The flusher looks as often as the age needs. [2.11]"""
+    rig = make({KEY: b""}, dirty_expire=0.5, flush_interval=3600.0)
+    rig.open().pwrite(b"x", 0)
+    clock.advance(0.5)
+    eventually(lambda: sent(rig) == [(KEY, 0, 1)])
+
+
+def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock) -> None:
+    """In the order in which they became dirty, one request each in turn. [2.11, T-29]"""
+    rig = make({name: bytes(16 * PAGE) for name in "abc"}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)
+    for name in "bca":
+        file = rig.open(key=name)
+        for page in range(3):
+            file.pwrite(name.encode() * PAGE, page * PAGE)
+        clock.advance(1.0)
+        after_a_look(rig.cache)
+    assert sent(rig) == []
+    with rig.backend.gate("write_from") as gate:
+        clock.advance(30.0)
+        gate.wait_entered()
+        after_a_look(rig.cache)  # all three are due, and wait behind the first call
+    eventually(lambda: len(sent(rig)) == 9)
+    order = "".join(str(key) for key, _, _ in sent(rig))
+    assert sorted("abc", key=order.index) == ["b", "c", "a"]
+    for end in range(1, 9):
+        counts = [order[:end].count(name) for name in "abc"]
+        assert max(counts) - min(counts) <= 2, order
+
+
+def test_a_small_old_file_does_not_wait_for_a_big_one(make: Make, clock: HandClock) -> None:
+    """All calls that background work may have are taken: the aged data goes all the same. [2.11, T-29]"""
+    rig = make(capacity="4MiB", dirty_background="256KiB", dirty_limit="3MiB", limits={"max_write": PAGE}, **AGE)
+    gate = rig.backend.gate("write_from", "big", times=1000)
+    small = rig.open("w+b", key="small")
+    small.pwrite(b"old", 0)
+    rig.backend.forget_calls()
+    big = rig.open("w+b", key="big")
+    big.pwrite(bytes(512 * KIB), 0)
+    eventually(lambda: gate.nr_entered == 7)
+    clock.advance(30.0)
+    eventually(lambda: ("small", 0, 3) in sent(rig))
+    gate.open()
+
+
+def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClock) -> None:
+    """With one call at a time it waits for one request, not for the rest of the fsync. [2.11]"""
+    rig = make({"big": b"", "old": b""}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)
+    old, big = rig.open(key="old"), rig.open(key="big")
+    old.pwrite(b"old", 0)
+    big.pwrite(bytes(40 * PAGE), 0)
+    gate = rig.backend.gate("write_from", "big")
+    sync = Task(big.fsync)
+    gate.wait_entered()
+    clock.advance(30.0)
+    after_a_look(rig.cache)
+    gate.open()
+    sync.result()
+    assert [key for key, _, _ in sent(rig)].index("old") <= 2
+
+
+def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandClock) -> None:
+    """The token is taken at that moment: the data goes when it is free, without another look at the clock. [2.11]"""
+    rig = make({KEY: b""}, **AGE)
+    file = rig.open()
+    file.pwrite(b"one", 0)
+    gate = rig.backend.gate("commit")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    file.pwrite(b"two", PAGE)
+    clock.advance(30.0)
+    after_a_look(rig.cache)
+    assert len(sent(rig)) == 1
+    gate.open()
+    sync.result()
+    eventually(lambda: (KEY, PAGE, 3) in sent(rig))
+
+
+def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
+    """A truncate in the middle of a long pass: all that was old arrives without another look at the clock. [2.11]"""
+    rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 2}, **AGE)
+    file = rig.open()
+    file.pwrite(bytes(200 * PAGE), 0)
+    gate = rig.backend.gate("write_from")
+    clock.advance(30.0)
+    gate.wait_entered()
+    cut = Task(file.truncate, 300 * PAGE)
+    eventually(lambda: not file._native.pass_idle() and cut.waits(0.01))
+    gate.open()
+    cut.result()
+    eventually(lambda: len({offset for _, offset, _ in sent(rig)}) == 200)
+
+
+def test_what_is_written_beside_an_aged_pass_has_its_own_age(make: Make, clock: HandClock) -> None:
+    """The file is dirty all the time; young data is not sent before its time, and at its time it is. [2.11]"""
+    rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE)
+    file = rig.open()
+    file.pwrite(bytes(3 * PAGE), 0)
+    with rig.backend.gate("write_from") as gate:
+        clock.advance(30.0)
+        gate.wait_entered()
+        file.pwrite(b"young", 8 * PAGE)
+    eventually(lambda: len(sent(rig)) == 3)
+    for _ in range(4):
+        clock.advance(5.0)
+        after_a_look(rig.cache)
+    assert len(sent(rig)) == 3
+    clock.advance(10.0)
+    eventually(lambda: sent(rig)[-1] == (KEY, 8 * PAGE, 5))
+
+
+def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> None:
+    """What waits after a failure keeps its own time; its age starts no call. [2.11, 2.14]"""
+    rig = make(
+        {KEY: b""},
+        retry=pagecache.RetryPolicy(attempts=1, first_delay=1.0, max_delay=1.0, deadline=None, failed_retry=1000.0),
+        **AGE,
+    )
+    fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
+    file = rig.open()
+    file.pwrite(b"x", 0)
+    with pytest.raises(pagecache.WritebackError):
+        file.flush()
+    for _ in range(10):
+        clock.advance(30.0)
+        after_a_look(rig.cache)
+    assert fault.nr_hit == 1
+
+
+def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, clock: HandClock) -> None:
+    """A hand-over would protect nothing. [2.11]"""
+    rig = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE)
+    file = rig.open()
+    file.pwrite(b"x" * 1000, 0)
+    for _ in range(10):
+        clock.advance(30.0)
+        after_a_look(rig.cache)
+    assert sent(rig) == []
+    file.fsync()
+    assert sent(rig) == [(KEY, 0, 1000)]
+
+
+# ---------------------------------------------------------------------------------------------- growing objects
+
+
+def test_an_object_is_sent_while_it_grows(make: Make) -> None:
+    """Each write unit as soon as all of it is dirty, below every threshold; the rest goes with the commit. [2.11]"""
+    rig = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT})
+    file = rig.open()
+    data = pattern(2 * UNIT + 100)
+    for offset in range(0, len(data), 3000):
+        file.pwrite(data[offset : offset + 3000], offset)
+    eventually(lambda: sorted(sent(rig)) in ([(KEY, 0, UNIT), (KEY, UNIT, UNIT)], [(KEY, 0, 2 * UNIT)]))
+    file.flush()
+    after_a_look(rig.cache)
+    assert sum(length for _, _, length in sent(rig)) == 2 * UNIT
+    assert rig.backend.seen("commit") == []
+    file.fsync()
+    assert sent(rig)[-1] == (KEY, 2 * UNIT, 100)
+    assert rig.backend.committed(KEY) == data
+
+
+def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
+    """Its call returns while the backend still has them; what is not whole stays. [2.15, 2.12]"""
+    rig = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT})
+    file = rig.open()
+    file.pwrite(bytes(UNIT - 1), 0)
+    Task(file.flush).result()
+    with rig.backend.gate("write_from") as gate:
+        file.pwrite(b"x", UNIT - 1)
+        file.pwrite(b"x", 2 * UNIT)
+        Task(file.flush).result()
+        gate.wait_entered()
+    eventually(lambda: dirty_bytes(rig.volume) <= UNIT + PAGE)
+    assert sent(rig) == [(KEY, 0, UNIT)]
+
+
+def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> None:
+    """Below the limit they stay; a writer at the limit has them sent, and learns that it does not help. [2.11, 2.23]"""
+    rig = make(
+        {KEY: bytes(4 * MIB)},
+        capacity="1MiB",
+        dirty_background="64KiB",
+        dirty_limit="128KiB",
+        limits={"commit_on_close": True, "write_unit": UNIT},
+    )
+    file = rig.open()
+    for unit in range(20):  # 80 KiB: above dirty_background, below the midpoint
+        file.pwrite(b"x", unit * UNIT)
+    after_a_look(rig.cache)
+    after_a_look(rig.cache)
+    assert sent(rig) == []
+    with pytest.raises(pagecache.PageCacheError) as caught:
+        for unit in range(20, 60):
+            Task(file.pwrite, b"x", unit * UNIT).result()
+    assert caught.value.errno == errno.ENOBUFS
+    assert all(length % UNIT == 0 for _, _, length in sent(rig))
+    assert sum(length for _, _, length in sent(rig)) >= 20 * UNIT
+
+
+# ---------------------------------------------------------------------------------------------- sharing a pass
+
+
+def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
+    """Eight threads on one file: as many requests as one file may have are in the backend together. [T-79, 2.11]"""
+    rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
+    together = threading.Barrier(7)
+
+    def meet(file: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        together.wait(PATIENCE)
+        return file.store(offset, buffers)
+
+    rig.backend.fault("write_from", meet, times=7)
+    file = rig.open()
+    tasks = [Task(file.pwrite, bytes([n]) * PAGE, 2 * n * PAGE) for n in range(8)]
+    assert [task.result() for task in tasks] == [PAGE] * 8
+    assert rig.backend.nr_transfers_max == 7
+
+
+def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> None:
+    """A pass that runs takes new marks along: nobody waits for the end of another's request. [T-79, 2.11]"""
+    rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
+    file = rig.open()
+    with rig.backend.gate("write_from") as gate:
+        hung = Task(file.pwrite, b"a" * PAGE, 32 * PAGE)
+        gate.wait_entered()
+        for page in (1, 5, 40, 33):
+            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
+        assert not hung.finished.is_set()
+        again = Task(file.pwrite, b"c" * PAGE, 32 * PAGE)  # the page in flight: after its answer
+        for page in (2, 50):
+            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
+        assert again.waits(0.01)
+    hung.result()
+    again.result()
+    assert rig.backend.written(KEY)[32 * PAGE : 33 * PAGE] == b"c" * PAGE
+
+
+def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
+    """As few calls as the limits allow, whatever the folios. [T-36, 2.8]"""
+    rig = make({KEY: b""}, limits={"max_write": 128 * KIB})
+    file = rig.open(write_through=True)
+    data = pattern(300 * KIB)
+    file.pwrite(data, 0)
+    assert sorted(sent(rig)) == [
+        (KEY, 0, 128 * KIB),
+        (KEY, 128 * KIB, 128 * KIB),
+        (KEY, 256 * KIB, 44 * KIB),
+    ]
+    rig.backend.forget_calls()
+    file.pwrite(data[:5000], 1000)
+    assert sum(length for _, _, length in sent(rig)) <= 2 * PAGE
+    assert len(sent(rig)) == 1
+    assert rig.backend.written(KEY) == data[:1000] + data[:5000] + data[6000:]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd")], ids=["ENOSPC", "odd"])
+def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error: Exception) -> None:
+    """WritebackError; the bytes are dirty, failed and readable, and the next fsync repairs them. [T-36, 2.8]"""
+    rig = make({KEY: bytes(8 * PAGE)})
+    file = rig.open(write_through=True)
+    rig.backend.fault("write_from", error)
+    data = pattern(3 * PAGE)
+    with pytest.raises(pagecache.WritebackError) as caught:
+        file.pwrite(data, PAGE)
+    assert [(r.offset, r.length) for r in caught.value.ranges] == [(PAGE, 3 * PAGE)]
+    assert file.pread(3 * PAGE, PAGE) == data
+    assert sum(r.length for r in rig.volume.failed()) == 3 * PAGE
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(PAGE) + data + bytes(4 * PAGE)
+
+
+# ---------------------------------------------------------------------------------------------- copy on conflict
+
+
+@pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])
+def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_limit: str | int, waits: bool) -> None:
+    """Up to it nobody waits; above it the writer waits for the call; both versions arrive in order. [T-11, 2.7]"""
+    rig = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB")
+    file = rig.open()
+    old = pattern(64 * KIB)
+    file.pwrite(old, 0)
+    gate = rig.backend.gate("write_from")
+    sync = Task(file.fsync)
+    gate.wait_entered()
+    writer = Task(file.pwrite, b"new", 100)
+    if waits:
+        assert writer.waits()
+        assert file.pread(3, 100) == old[100:103]
+    else:
+        assert writer.result() == 3
+    gate.open()
+    sync.result()
+    writer.result()
+    assert rig.cache.stats().cow_copies == (0 if waits else 1)
+    file.fsync()
+    assert rig.backend.committed(KEY) == old[:100] + b"new" + old[103:]
+
+
+def test_an_interrupted_wait_for_a_folio_in_flight_blocks_nobody(make: Make) -> None:
+    """A writer that gave up leaves nothing behind: background work takes the folio again. [T-11, 2.7]"""
+    rig = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1)
+    file = rig.open()
+    file.pwrite(bytes(64 * KIB), 0)
+    gate = rig.backend.gate("write_from")
+    gate.wait_entered()
+    writer = Task(file.pwrite, b"new", 100)
+    assert writer.waits(0.05)
+    gate.open()
+    writer.result()
+    eventually(lambda: rig.backend.written(KEY)[100:103] == b"new")

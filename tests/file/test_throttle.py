@@ -1,0 +1,513 @@
+"""Writers that dirty faster than a backend takes: pauses, the line at the limit, shares of volumes, stalls."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+import pagecache
+from pagecache import Event, PageCache, Volume
+from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
+from pagecache.native import Pressure
+
+from .backends import RecordingBackend, RecordingFile
+from .clock import HandClock, after_a_look
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def asking(volume: Volume) -> int:
+    """Writers of the volume that are slowed down."""
+    return volume.engine.native.pressure().asking
+
+
+def looked(rig: Rig) -> Rig:
+    """The rig, once the flusher has looked at everything again."""
+    after_a_look(rig.cache)
+    return rig
+
+
+def local(cache: PageCache) -> int:
+    return cache.native.usage()["local"]
+
+
+# ---------------------------------------------------------------------------------------------- pauses
+
+
+def pressed(position: int, asking: int = 1, acked: int = 0) -> Pressure:
+    return Pressure(
+        local=0, limit=0, acked=acked, answers=0, position=position, over_background=1, asking=asking, running=1
+    )
+
+
+def test_pauses_make_writers_as_fast_as_completions() -> None:
+    """At the limit exactly so, half way twice as fast, all writers of a volume together; 10 to 200 ms each. [2.24]"""
+    pace = Pace()
+    assert pace.pause(MIB, pressed(500)) == (PAUSE_MIN, MIB)  # nothing is known yet
+    pace.look(pressed(0), 100.0)
+    for tenth in range(1, 41):
+        pace.look(pressed(0, acked=tenth * MIB), 100.0 + tenth / 10)  # 10 MiB a second
+    assert pace.rate == pytest.approx(10 * MIB)
+    for length, pressure, seconds in [
+        (MIB, pressed(1000), 0.1),
+        (MIB, pressed(500), 0.05),
+        (MIB // 2, pressed(1000, asking=3), 0.15),
+        (100 * MIB, pressed(1000), PAUSE_MAX),
+    ]:
+        paused, granted = pace.pause(length, pressure)
+        assert granted == length
+        assert paused == pytest.approx(seconds)
+    paused, granted = pace.pause(PAGE, pressed(1000))  # a small write pauses for those after it as well
+    assert paused == PAUSE_MIN
+    assert granted == pytest.approx(0.1 * MIB, rel=0.01)
+
+
+def test_a_rate_is_measured_only_while_something_runs() -> None:
+    """Idle time and long gaps between looks say nothing; a backend that stands still is slow. [2.24]"""
+    pace = Pace()
+    idle = Pressure(local=0, limit=0, acked=0, answers=0, position=0, over_background=0, asking=0, running=0)
+    pace.look(idle, 0.0)
+    pace.look(idle, 5.0)
+    assert pace.rate is None
+    pace.look(pressed(0, acked=MIB), 5.1)
+    assert pace.rate == pytest.approx(10 * MIB)
+    pace.look(pressed(0, acked=2 * MIB), 15.0)
+    assert pace.rate == pytest.approx(10 * MIB)
+    for tenth in range(50):
+        pace.look(pressed(0, acked=2 * MIB), 15.1 + tenth / 10)
+    assert (pace.rate or 0) < MIB
+
+
+def test_below_the_midpoint_nobody_waits_and_above_it_writers_pause(make: Make, clock: HandClock) -> None:
+    """However stuck the backend is; a pause ends by the clock, long before the limit. [2.24]"""
+    rig = make({KEY: b""}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB")
+    with rig.backend.gate("write_from", times=1000):
+        file = rig.open()
+        for page in range(48):  # 192 KiB: the midpoint
+            Task(file.pwrite, bytes(PAGE), page * PAGE).result()
+        assert rig.cache.stats().throttled_seconds == 0.0
+        writer = Task(file.pwrite, bytes(PAGE), 48 * PAGE)
+        assert writer.waits()
+        assert local(rig.cache) == 192 * KIB
+        Task(file.pread, PAGE, 0).result()
+        clock.advance(PAUSE_MAX)
+        assert writer.result() == PAGE
+        assert rig.cache.stats().throttled_seconds == pytest.approx(PAUSE_MAX)
+
+
+def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> None:
+    """Back below the midpoint nobody waits for a clock. [2.24]"""
+    rig = make(
+        {KEY: b""},
+        capacity="1MiB",
+        dirty_background="128KiB",
+        dirty_limit="256KiB",
+        limits={"durable_writes": True},
+    )
+    file = rig.open()
+    with rig.backend.gate("write_from", times=1000):
+        file.pwrite(bytes(192 * KIB), 0)
+        writer = Task(file.pwrite, bytes(PAGE), 192 * KIB)
+        eventually(lambda: asking(rig.volume) == 1)
+        assert writer.waits(0.05)
+    assert writer.result() == PAGE  # the clock stands still
+
+
+# ---------------------------------------------------------------------------------------------- the line
+
+
+def full(make: Make, **config: object) -> Rig:
+    """A volume whose limit is 64 KiB with 60 of them in four calls that hang, each let go by a gate of its own."""
+    rig = make(
+        dict.fromkeys(("full", "a", "b", "c", "d"), b""),
+        capacity="1MiB",
+        max_folio="4KiB",
+        dirty_background="60KiB",
+        dirty_limit="64KiB",
+        limits={"durable_writes": True, "max_write": 16 * KIB},
+        **config,
+    )
+    gates = [rig.backend.gate("write_from") for _ in range(16)]
+    file = rig.open(key="full")
+    file.pwrite(bytes(60 * KIB), 0)
+    Task(file.flush)
+    eventually(lambda: sum(gate.nr_entered for gate in gates) == 4)
+    assert local(rig.cache) == 60 * KIB
+    return rig
+
+
+def let_one_go(rig: Rig) -> None:
+    gate = next(gate for gate in rig.backend.gates if gate.nr_entered and not gate.release.is_set())
+    gate.open()
+
+
+def in_line(rig: Rig, *names: str) -> dict[str, Task[int]]:
+    """Writers of one piece each, who came in this order."""
+    tasks = {}
+    for count, name in enumerate(names, asking(rig.volume) + 1):
+        tasks[name] = Task(rig.open(key=name).pwrite, name.encode() * 16 * KIB, 0)
+        eventually(lambda count=count: asking(rig.volume) == count)  # type: ignore[misc]
+        assert tasks[name].waits(0.15)  # past its first look: in line
+    return tasks
+
+
+def test_writers_at_the_limit_go_on_in_the_order_in_which_they_came(make: Make) -> None:
+    """Each completion lets one go on, the first. [2.24]"""
+    rig = full(make)
+    tasks = in_line(rig, "c", "a", "d", "b")
+    for name in "cadb":
+        let_one_go(rig)
+        assert tasks.pop(name).result() == 16 * KIB
+        assert not any(task.finished.is_set() for task in tasks.values())
+        assert local(rig.cache) <= 64 * KIB
+
+
+def test_nobody_passes_a_writer_in_line(make: Make) -> None:
+    """A small write that came later waits, though it would fit. [2.24]"""
+    rig = full(make)
+    tasks = in_line(rig, "a", "b")
+    let_one_go(rig)
+    tasks["a"].result()
+    late = Task(rig.open(key="c").pwrite, b"x", 0)
+    assert late.waits()
+    assert not tasks["b"].finished.is_set()
+    let_one_go(rig)
+    tasks["b"].result()
+    let_one_go(rig)
+    late.result()
+
+
+def test_a_writer_that_gives_up_leaves_the_line(make: Make) -> None:
+    """BlockingIOError(EAGAIN) with nothing written; who stood behind it is next. [2.24]"""
+    rig = full(make, throttle_timeout=1.0)
+    first = in_line(rig, "a")["a"]
+    with pytest.raises(BlockingIOError) as caught:
+        first.result()
+    assert (caught.value.errno, caught.value.characters_written) == (errno.EAGAIN, 0)
+    rig.cache.configure(throttle_timeout=None)
+    second = in_line(rig, "b")["b"]
+    let_one_go(rig)
+    second.result()
+
+
+def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
+    """Whatever makes room wakes the line. [2.24]"""
+    rig = full(make)
+    first = in_line(rig, "a")["a"]
+    rig.cache.configure(dirty_background="64KiB", dirty_limit="128KiB")
+    first.result()
+    rig = make(
+        {KEY: b"", "other": b""}, capacity="1MiB", dirty_background="16KiB", dirty_limit="64KiB", failed_limit=1.0,
+        retry=pagecache.RetryPolicy(attempts=1, failed_retry=None),
+    )  # fmt: skip
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=KEY, times=float("inf"))
+    rig.open().pwrite(bytes(40 * KIB), 0)
+    gate = rig.backend.gate("write_from", "other")
+    eventually(lambda: sum(r.length for r in rig.volume.failed()) == 40 * KIB)
+    writer = Task(rig.open(key="other").pwrite, bytes(28 * KIB), 0)
+    gate.wait_entered()
+    assert writer.waits()
+    rig.volume.discard(KEY)
+    assert writer.result() == 28 * KIB
+    gate.open()
+
+
+def test_an_abort_ends_the_line(make: Make) -> None:
+    """ShutdownError for everybody in it. [2.24, 2.22]"""
+    rig = full(make)
+    tasks = in_line(rig, "a", "b")
+    rig.volume.abort()
+    for task in tasks.values():
+        with pytest.raises(pagecache.ShutdownError):
+            task.result()
+    rig.backend.open_all_gates()
+
+
+# ---------------------------------------------------------------------------------------------- exactness
+
+
+@pytest.mark.parametrize(
+    ("folio", "piece"), [("4KiB", 1000), ("64KiB", 10_000), ("64KiB", 3 * PAGE), ("2MiB", 3 * MIB)]
+)
+def test_the_limit_is_kept_to_the_page(make: Make, folio: str, piece: int) -> None:
+    """Eight writers, folios of any size: what is local is counted in pages, and never passes the limit. [T-35, 2.24]"""
+    limit = 512 * KIB if piece < MIB else 4 * MIB
+    rig = make(capacity="32MiB", max_folio=folio, dirty_background=limit // 2, dirty_limit=limit)
+    peaks = [0]
+    total = 8 * 2 * limit
+
+    def look(file: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        peaks[0] = max(peaks[0], local(rig.cache))
+        return file.store(offset, buffers)
+
+    rig.backend.fault("write_from", look, times=float("inf"))
+
+    def writer(name: int) -> None:
+        with rig.volume.open(f"f{name}", "w+b") as file:
+            for offset in range(0, total // 8, piece):
+                file.pwrite(bytes([name]) * min(piece, total // 8 - offset), offset)
+                peaks[0] = max(peaks[0], local(rig.cache))
+
+    for task in [Task(writer, name) for name in range(8)]:
+        task.result(100)
+    assert limit // 4 <= peaks[0] <= limit
+    rig.volume.sync(60)
+    for name in range(8):
+        assert rig.backend.committed(f"f{name}") == bytes([name]) * (total // 8)
+    assert rig.cache.native.usage()["local"] == 0
+
+
+def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
+    """A limit of one page and unaligned writes: slow, and nothing stands still. [2.24]"""
+    rig = make({KEY: b""}, dirty_background=0, dirty_limit=PAGE)
+    file = rig.open()
+    data = pattern(10 * PAGE)
+    file.pwrite(data[:100], PAGE - 50)
+    for offset in range(0, len(data), 5000):
+        Task(file.pwrite, data[offset : offset + 5000], offset).result()
+    file.append(b"end")
+    file.fsync()
+    assert rig.backend.committed(KEY) == data + b"end"
+
+
+# ---------------------------------------------------------------------------------------------- volumes
+
+
+def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
+    """It holds all that may be dirty; writes and fsync of another volume go on. [T-35, T-62, 2.24]"""
+    rig = make(
+        {KEY: b""}, capacity="4MiB", dirty_background="256KiB", dirty_limit="512KiB", options={"dirty_share": 1.0}
+    )
+    gate = rig.backend.gate("write_from", times=1000)
+    dead = Task(rig.open().pwrite, bytes(2 * MIB), 0)
+    eventually(lambda: local(rig.cache) == 512 * KIB)
+    assert dead.waits()
+    healthy = RecordingBackend({"free": b""})
+    data = pattern(MIB)
+    with rig.cache.attach(healthy, name="healthy").open("free", "r+b") as file:
+
+        def work() -> None:
+            for offset in range(0, len(data), 3 * PAGE):
+                file.pwrite(data[offset : offset + 3 * PAGE], offset)
+            file.fsync()
+
+        Task(work).result()
+    assert healthy.committed("free") == data
+    assert not dead.finished.is_set()
+    gate.open()
+    dead.result()
+
+
+def test_shares_follow_what_volumes_complete(make: Make) -> None:
+    """Together the limit; who completes gets most, the others keep a floor, `dirty_share` bounds all. [2.24]"""
+    rig = make({KEY: b""}, capacity="8MiB", dirty_background="512KiB", dirty_limit="1MiB")
+    other = rig.cache.attach(RecordingBackend({KEY: b""}), name="other")
+    third = rig.cache.attach(RecordingBackend({KEY: b""}), name="third", dirty_share=0.125)
+
+    def shares() -> list[int]:
+        return [volume.engine.native.pressure().limit for volume in (rig.volume, other, third)]
+
+    assert MIB - 16 * PAGE <= sum(shares()[:2]) + MIB // 3 <= MIB
+    assert shares()[2] == MIB // 8
+    file = rig.open()
+    for _ in range(32):
+        file.pwrite(bytes(512 * KIB), 0)
+        file.fsync()
+        eventually(lambda: looked(rig).volume.engine.pace.done > 0)
+    eventually(lambda: looked(rig) and shares()[0] > 900 * KIB)
+    assert shares()[1] >= MIB // 24 - PAGE
+    with other.open(KEY, "r+b") as busy:
+        for _ in range(8):  # less than the first one ever did, but of late
+            busy.pwrite(bytes(512 * KIB), 0)
+            busy.fsync()
+            after_a_look(rig.cache)
+    eventually(lambda: looked(rig) and shares()[1] > shares()[0])
+    assert sum(shares()[:2]) <= MIB
+
+
+def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
+    """Though the cache as a whole is far below it. [2.24]"""
+    rig = make({KEY: b""}, capacity="8MiB", dirty_background="2MiB", dirty_limit="4MiB", options={"dirty_share": 0.125})
+    file = rig.open()
+    file.pwrite(bytes(256 * KIB), 0)
+    after_a_look(rig.cache)
+    assert rig.backend.seen("write_from") == []
+    file.pwrite(bytes(PAGE), 256 * KIB)
+    eventually(lambda: rig.backend.seen("write_from"))
+
+
+# ---------------------------------------------------------------------------------------------- unstable data
+
+
+def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> None:
+    """Until half the limit is left; small ones stay as they are. [2.24]"""
+    rig = make({"big": b"", "small": b""}, capacity="8MiB", dirty_background="1800KiB", dirty_limit="2MiB")
+    big, small = rig.open(key="big"), rig.open(key="small")
+    small.pwrite(bytes(100 * KIB), 0)
+    small.flush()
+    big.pwrite(bytes(900 * KIB), 0)
+    big.flush()
+    after_a_look(rig.cache)
+    assert rig.backend.seen("commit") == []
+    big.pwrite(bytes(200 * KIB), MIB)
+    big.flush()
+    rig.cache.flusher.wake()
+    eventually(lambda: rig.cache.stats().unstable == 100 * KIB)
+    assert [call.key for call in rig.backend.seen("commit")] == ["big"]
+
+
+def test_nothing_is_committed_behind_the_back_of_who_writes_an_object(make: Make) -> None:
+    """On commit_on_close volumes a full cache is an error, not a half-written object. [2.24, 2.23]"""
+    rig = make(
+        {KEY: b"old"}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
+        limits={"commit_on_close": True},
+    )  # fmt: skip
+    file = rig.open()
+    with pytest.raises(pagecache.PageCacheError) as caught:
+        Task(file.pwrite, bytes(MIB), 0).result()
+    assert caught.value.errno == errno.ENOBUFS
+    accepted = caught.value.characters_written  # type: ignore[attr-defined]
+    assert rig.backend.seen("commit") == []
+    assert rig.backend.committed(KEY) == b"old"
+    assert file.pread(MIB, 0) == bytes(accepted)
+    file.fsync()
+    assert rig.backend.committed(KEY) == bytes(accepted)
+
+
+# ---------------------------------------------------------------------------------------------- stalls
+
+
+@pytest.mark.parametrize("op", ["write_from", "read_into", "commit"])
+def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: pytest.LogCaptureFixture, op: str) -> None:
+    """stall_warn seconds without a completion while calls run: one event and one line; again after progress. [2.27]"""
+    rig = make({KEY: bytes(64 * PAGE)}, stall_warn=10.0, flush_interval=1.0)
+    events: list[Event] = []
+    rig.cache.subscribe(events.append)
+
+    def stalled() -> int:
+        return sum(event.kind == "stalled" for event in events)
+
+    file = rig.open()
+    for times in (1, 2):
+        gate = rig.backend.gate(op)
+        file.pwrite(b"x", 0)
+        task = Task(file.pread, PAGE, 10 * times * PAGE) if op == "read_into" else Task(file.fsync)
+        gate.wait_entered()
+        after_a_look(rig.cache)
+        clock.advance(9.9)
+        after_a_look(rig.cache)
+        after_a_look(rig.cache)
+        assert stalled() == times - 1
+        with caplog.at_level(logging.WARNING, "pagecache"):
+            clock.advance(0.2)
+            eventually(lambda times=times: stalled() == times)  # type: ignore[misc]
+            clock.advance(100.0)
+            after_a_look(rig.cache)
+            after_a_look(rig.cache)
+        assert stalled() == times
+        assert sum("none has ended for 10 seconds" in record.getMessage() for record in caplog.records) == times
+        gate.open()
+        task.result()
+    assert {event.volume for event in events if event.kind == "stalled"} == {"volume"}
+
+
+def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, clock: HandClock) -> None:
+    """An idle volume is quiet for ever; one that completes now and then too. [2.27]"""
+    rig = make({KEY: bytes(64 * PAGE)}, stall_warn=10.0, flush_interval=1.0)
+    events: list[Event] = []
+    rig.cache.subscribe(events.append)
+    file = rig.open()
+    after_a_look(rig.cache)
+    clock.advance(100.0)
+    after_a_look(rig.cache)
+    with rig.backend.gate("read_into") as gate:
+        hung = Task(file.pread, PAGE, 0)
+        gate.wait_entered()
+        for page in range(2, 12):
+            clock.advance(6.0)
+            after_a_look(rig.cache)
+            file.pread(PAGE, page * PAGE)
+        after_a_look(rig.cache)
+    hung.result()
+    after_a_look(rig.cache)
+    assert events == []
+
+
+# ---------------------------------------------------------------------------------------------- everything at once
+
+
+def squeeze(make: Make, seconds: float) -> None:
+    """Eight writers on the smallest cache, which may hold one dirty page, over a backend that is slow and fails."""
+    rig = make(
+        capacity=16 * PAGE,
+        dirty_background=0,
+        dirty_limit=PAGE,
+        retry=pagecache.RetryPolicy(attempts=1000, first_delay=0.001, max_delay=0.01, deadline=None),
+        options={"read_ahead": 0},
+    )
+    numbers, lock = [0], threading.Lock()
+
+    def nasty(file: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        with lock:
+            numbers[0] += 1
+            number = numbers[0]
+        time.sleep(0.001)
+        if number % 5 == 0:
+            raise OSError(errno.EIO, "not now")
+        return file.store(offset, buffers, 1 + number * 997 % 5000 if number % 7 == 0 else None)
+
+    rig.backend.fault("write_from", nasty, times=float("inf"))
+    over = threading.Event()
+
+    def writer(name: int) -> bytes:
+        model = bytearray(20 * PAGE)
+        with rig.volume.open(f"f{name}", "w+b") as file:
+            file.truncate(len(model))
+            step = 0
+            while not over.is_set():
+                step += 1
+                offset = step * 7919 * (name + 1) % (len(model) - 6000)
+                data = bytes([name + 1, step & 255]) * (1 + step * 31 % 3000)
+                file.pwrite(data, offset)
+                model[offset : offset + len(data)] = data
+                assert file.pread(PAGE, offset) == model[offset : offset + PAGE]
+        return bytes(model)
+
+    tasks = [Task(writer, name) for name in range(8)]
+    peak = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not any(task.finished.wait(0.02) for task in tasks):
+        usage = rig.cache.native.usage()
+        peak = max(peak, usage["used"])
+    over.set()
+    models = [task.result(60) for task in tasks]
+    assert peak <= 16 * PAGE
+    rig.backend.clear_faults()
+    rig.volume.sync(60)
+    assert [rig.backend.committed(f"f{name}") for name in range(8)] == models
+    rig.cache.check()
+
+
+def test_eight_writers_on_one_page_of_dirty_budget_and_a_failing_backend(make: Make) -> None:
+    """No deadlock, no error because it is full, nothing lost. [2.24, 2.23]"""
+    squeeze(make, 1.0)
+
+
+@pytest.mark.slow
+def test_the_same_for_ten_seconds(make: Make) -> None:
+    """[2.24, 2.23]"""
+    squeeze(make, 10.0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_the_same_for_minutes(make: Make) -> None:
+    """[2.24, 2.23]"""
+    squeeze(make, 300.0)

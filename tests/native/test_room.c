@@ -1,0 +1,213 @@
+/* Dirty budget: who may go on without asking, who pauses, who stands in line, and what is promised. Contract 2.24. */
+#include "rig.h"
+
+enum { BLOCKS = 1024, MID = 96, LIMIT = 128 };
+
+static struct rig rig;
+static struct file *file;
+static u8 bytes[1 << 20];
+
+/* background 64, midpoint 96, limit 128 blocks; the volume may have all of it. */
+static void start(void)
+{
+	rig_open(&rig, BLOCKS * PAGE, 64 << 10);
+	pc_cache_configure(rig.cache, 64 * PAGE, LIMIT * PAGE, 64 << 10, true);
+	pc_volume_set_dirty_limit(rig.volume, LIMIT * PAGE, 16 * PAGE);
+	file = file_open(&rig, 0, 4 << 20);
+}
+
+static void dirty(struct file *f, u64 block, u64 n)
+{
+	EQUAL(file_write(f, block * PAGE, bytes, n * PAGE), 0);
+}
+
+static struct pc_pressure pressure(struct pc_volume *v)
+{
+	struct pc_pressure p;
+	pc_volume_pressure(v, &p);
+	return p;
+}
+
+static bool take(struct pc_place *p, u64 n)
+{
+	pc_place_open(file->inode, p, 0, n * PAGE);
+	return pc_room_take(file->inode, p, false);
+}
+
+static void check_below_the_midpoint_nobody_asks(void)
+{
+	start();
+	CHECK(pc_dirty_room(file->inode, 95 * PAGE));
+	CHECK(!pc_dirty_room(file->inode, MID * PAGE)); /* wherever it begins, it may touch one block more */
+	dirty(file, 0, 90);
+	CHECK(pc_dirty_room(file->inode, 5 * PAGE));
+	CHECK(!pc_dirty_room(file->inode, 8 * PAGE));
+	EQUAL(pressure(rig.volume).position, 0);
+	CHECK(pressure(rig.volume).over_background);
+	rig_close(&rig);
+}
+
+/* Above it the volume's writers may dirty what was granted, counted by what becomes dirty: overwrites cost nothing. */
+static void check_above_the_midpoint_a_grant_is_used_up(void)
+{
+	struct pc_place p;
+	start();
+	dirty(file, 0, 100);
+	EQUAL(pressure(rig.volume).position, 125);
+	CHECK(!pc_dirty_room(file->inode, PAGE));
+	CHECK(!take(&p, 1) && pc_room_fits(file->inode, &p));
+	pc_room_grant(rig.volume, 4 * PAGE);
+	CHECK(pc_dirty_room(file->inode, PAGE));
+	dirty(file, 50, 10);
+	CHECK(pc_dirty_room(file->inode, PAGE));
+	dirty(file, 100, 4);
+	CHECK(!pc_dirty_room(file->inode, PAGE));
+	CHECK(!pc_room_take(file->inode, &p, false));
+	CHECK(pc_room_take(file->inode, &p, true)); /* who paused needs none */
+	pc_place_close(file->inode, &p);
+	pc_room_grant(rig.volume, 1 << 20);
+	dirty(file, 104, 23);
+	CHECK(!pc_dirty_room(file->inode, PAGE)); /* a grant does not pass the limit */
+	EQUAL(pressure(rig.volume).position, 968);
+	rig_close(&rig);
+}
+
+/* Promises count until they are dirty or given back: many writers together do not pass the limit. */
+static void check_what_is_promised_is_taken(void)
+{
+	struct pc_place p[12];
+	start();
+	for (u32 k = 0; k < 12; k++)
+		CHECK(take(&p[k], 8) == (k < MID / 8));
+	for (u32 k = 0; k < 12; k++)
+		pc_place_close(file->inode, &p[k]);
+	dirty(file, 0, 96);
+	u32 taken = 0;
+	for (u32 k = 0; k < 12; k++) {
+		pc_place_open(file->inode, &p[k], 0, 8 * PAGE);
+		taken += pc_room_take(file->inode, &p[k], true);
+	}
+	EQUAL(taken, (LIMIT - 96) / 8);
+	for (u32 k = 0; k < 12; k++)
+		pc_place_close(file->inode, &p[k]);
+	EQUAL(atomic_load(&rig.cache->reserved), 0);
+	struct pc_volume *v = volume_open(&rig); /* promises of all volumes count against the cache's limit */
+	struct file *other = file_open_in(&rig, v, 0, 4 << 20, limits_wide());
+	EQUAL(file_sync(file), 0);
+	CHECK(take(&p[0], 90));
+	EQUAL(file_write(other, 0, bytes, PAGE), 0);
+	pc_place_open(other->inode, &p[1], 0, 38 * PAGE);
+	CHECK(!pc_room_take(other->inode, &p[1], true));
+	CHECK(!pc_dirty_room(other->inode, 5 * PAGE));
+	pc_place_close(file->inode, &p[0]);
+	CHECK(pc_room_take(other->inode, &p[1], true));
+	pc_place_close(other->inode, &p[1]);
+	EQUAL(atomic_load(&rig.volume->room.reserved), 0);
+	pc_place_open(file->inode, &p[0], PAGE - 1, 2);
+	EQUAL(p[0].want, 2); /* blocks touched, not bytes divided */
+	rig_close(&rig);
+}
+
+static void check_writers_at_the_limit_go_on_in_order(void)
+{
+	struct pc_place p[4];
+	start();
+	dirty(file, 0, LIMIT);
+	for (u32 k = 0; k < 4; k++) {
+		pc_place_open(file->inode, &p[k], 0, PAGE);
+		CHECK(!pc_room_take(file->inode, &p[k], true));
+		EQUAL(pc_line_first(file->inode, &p[k]), k == 0);
+	}
+	EQUAL(file_sync(file), 0);
+	CHECK(!pc_dirty_room(file->inode, 1)); /* room, but somebody stands in line */
+	struct pc_place late;
+	CHECK(!take(&late, 1));
+	CHECK(!pc_room_fits(file->inode, &late));
+	CHECK(!pc_room_take(file->inode, &p[1], true));
+	pc_place_close(file->inode, &p[2]); /* he gave up */
+	u32 seq = pc_cache_event_seq(rig.cache);
+	CHECK(pc_room_take(file->inode, &p[0], false));
+	CHECK(pc_cache_event_seq(rig.cache) != seq); /* the next one looks */
+	CHECK(pc_line_first(file->inode, &p[1]));
+	CHECK(pc_room_take(file->inode, &p[1], false));
+	CHECK(pc_line_first(file->inode, &p[3]));
+	pc_place_close(file->inode, &p[3]);
+	CHECK(pc_dirty_room(file->inode, 1));
+	for (u32 k = 0; k < 4; k++)
+		pc_place_close(file->inode, &p[k]);
+	rig_close(&rig);
+}
+
+/* A volume within its floor goes on whatever another one holds, and everybody can have a first piece dirty. */
+static void check_a_floor_is_nobody_elses(void)
+{
+	struct pc_place p;
+	start();
+	struct pc_volume *v = volume_open(&rig);
+	struct file *other = file_open_in(&rig, v, 0, 4 << 20, limits_wide());
+	pc_volume_set_dirty_limit(v, 64 * PAGE, 16 * PAGE);
+	dirty(file, 0, LIMIT);
+	pc_place_open(other->inode, &p, 0, 100 * PAGE);
+	CHECK(pc_room_take(other->inode, &p, true)); /* the first, however large */
+	pc_place_close(other->inode, &p);
+	dirty(other, 0, 10);
+	pc_place_open(other->inode, &p, 0, 6 * PAGE);
+	CHECK(pc_room_take(other->inode, &p, true));
+	pc_place_close(other->inode, &p);
+	pc_place_open(other->inode, &p, 0, 7 * PAGE);
+	CHECK(!pc_room_take(other->inode, &p, true));
+	pc_place_close(other->inode, &p);
+	EQUAL(file_sync(file), 0);
+	dirty(other, 10, 54);
+	pc_place_open(other->inode, &p, 0, PAGE);
+	CHECK(!pc_room_take(other->inode, &p, true)); /* its share, though the cache has room */
+	pc_place_close(other->inode, &p);
+	rig_close(&rig);
+}
+
+static void check_a_new_share_moves_the_thresholds(void)
+{
+	start();
+	dirty(file, 0, 40);
+	CHECK(!pressure(rig.volume).over_background);
+	u32 seq = pc_cache_event_seq(rig.cache);
+	pc_volume_set_dirty_limit(rig.volume, 64 * PAGE, 0); /* background 32, midpoint 48 */
+	CHECK(pc_cache_event_seq(rig.cache) != seq);
+	CHECK(pressure(rig.volume).over_background);
+	CHECK(pc_dirty_room(file->inode, 7 * PAGE));
+	CHECK(!pc_dirty_room(file->inode, 8 * PAGE));
+	seq = pc_flusher_seq(rig.cache);
+	dirty(file, 40, 1);
+	CHECK(pc_flusher_seq(rig.cache) != seq); /* above its own background, though not above the cache's */
+	rig_close(&rig);
+}
+
+static void check_what_runs_and_what_ended_is_counted(void)
+{
+	start();
+	EQUAL(pressure(rig.volume).running, 0);
+	dirty(file, 0, 10);
+	u64 answers = pressure(rig.volume).answers;
+	EQUAL(flush(file), 0);
+	EQUAL(pressure(rig.volume).acked, 10 * PAGE);
+	CHECK(pressure(rig.volume).answers > answers);
+	CHECK(begin_commit(file));
+	EQUAL(pressure(rig.volume).running, 1);
+	answers = pressure(rig.volume).answers;
+	pc_commit_end(file->inode, true, false);
+	EQUAL(pressure(rig.volume).running, 0);
+	CHECK(pressure(rig.volume).answers > answers);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_below_the_midpoint_nobody_asks);
+	RUN(check_above_the_midpoint_a_grant_is_used_up);
+	RUN(check_what_is_promised_is_taken);
+	RUN(check_writers_at_the_limit_go_on_in_order);
+	RUN(check_a_floor_is_nobody_elses);
+	RUN(check_a_new_share_moves_the_thresholds);
+	RUN(check_what_runs_and_what_ended_is_counted);
+	return 0;
+}
