@@ -17,7 +17,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -30,6 +30,7 @@ from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
 from .errors import (
+    ConflictError,
     DeadlockError,
     FailedRange,
     ForkedError,
@@ -65,6 +66,8 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
         case "shutdown":
             reason = engine.volume.abort_reason if engine is not None else None
             return ShutdownError(f"{message}{f': {reason}' if reason else ''}", key)
+        case "replaced":
+            return ConflictError(message, key, base=None if engine is None else engine.version)
         case "deadlock":
             return DeadlockError(message, key)
         case "forked":
@@ -306,15 +309,11 @@ class PageCache:
         self.check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = []
-        for volume in self.volumes():
+        tickets = self._begin_syncs(errors)
+        waits = [(ticket, ticket.deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
+        for ticket, until in waits:
             try:
-                tickets.append(volume.begin_sync())
-            except ShutdownError as error:
-                errors.append(error)
-        for ticket in tickets:
-            try:
-                ticket.wait(None if deadline.at is None else deadline.left())
+                ticket.wait_until(until)
             except OSError as error:
                 errors.append(error)
         if len(errors) == 1:
@@ -326,6 +325,16 @@ class PageCache:
                 ranges=_ranges_of(errors),
                 exceptions=errors,
             )
+
+    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
+        """One ticket a volume, all under way at once; those that are gone go to `errors`."""
+        tickets = []
+        for volume in self.volumes():
+            try:
+                tickets.append(volume.begin_sync())
+            except ShutdownError as error:
+                errors.append(error)
+        return tickets
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Events from one thread; returns the function that unsubscribes. Exceptions of the callback are logged."""
@@ -383,10 +392,14 @@ class PageCache:
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         if self.closed:
             return []
+        for engine in self.engine_volumes():
+            engine.check_wait("close")
         deadline = Deadline(self.clock, timeout)
         lost: list[LostRange] = []
         unsaved: list[UnsavedDataError] = []
-        for volume in self._soonest_first(deadline):
+        self._begin_syncs([])  # side by side: a dead backend delays nobody else's data
+        # What was attached later may store into what was attached before.
+        for volume in reversed(self.volumes()):
             try:
                 lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
             except UnsavedDataError as error:
@@ -399,25 +412,6 @@ class PageCache:
         _open.discard(self)
         _dropped.discard(self)
         return lost
-
-    def _soonest_first(self, deadline: Deadline) -> Iterator[Volume]:
-        """The volumes as they become saved, then those that do not: a hung one costs no other its time."""
-        tickets: dict[Volume, SyncTicket | None] = {}
-        for volume in self.volumes():
-            try:
-                tickets[volume] = volume.begin_sync()
-            except OSError:
-                tickets[volume] = None  # aborted: detaching says so
-        while tickets:
-            over = [volume for volume, ticket in tickets.items() if ticket is None or ticket.done()]
-            if not over and deadline.passed():
-                over = list(tickets)
-            for volume in over:
-                del tickets[volume]
-                yield volume
-            if not over:
-                seq = self.native.event_seq()
-                self.park.wait("cache", self.native.address, seq, min(0.01, deadline.left()))
 
     def __enter__(self) -> Self:
         self.check_open()

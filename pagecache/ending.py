@@ -147,6 +147,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         _within(volume, close_all, deadline)
     stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
     volume.cache.forget(volume)
+    if not stopped:
+        return  # nor can anything be asked of that backend
     for inode in inodes:
-        if stopped:
-            inode.native.drop_clean()
+        inode.native.drop_clean()

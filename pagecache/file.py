@@ -272,8 +272,7 @@ class CachedFile(Handle):  # type: ignore[misc]
                 engine.refresh_limits()
                 self._native.pass_background(FOREVER)
             elif self._native.has_local():
-                barrier.flush(engine, self.volume.engine.native.take_epoch())
-                engine.refresh_version()
+                barrier.flush(engine, self.volume.engine.native.take_epoch(), version=True)
         self._tell_loss()
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
@@ -287,10 +286,10 @@ class CachedFile(Handle):  # type: ignore[misc]
         """
         self._check_open()
         self.volume.check_alive(self.key)
-        if self._inode.engine.conflict is not None:
-            raise self._inode.engine.conflict_error()
-        barrier.fsync(self._inode.engine, timeout)
-        self._inode.engine.unclosed = False
+        engine = self._inode.engine
+        if not (engine.removed and engine.limits().commit_on_close):  # no name under which it could be published
+            barrier.fsync(engine, timeout)
+            engine.unclosed = False
         self._tell_loss()
 
     def sync_range(self, offset: int, length: int) -> None:

@@ -40,6 +40,7 @@ class Inode:
         self.volume = volume
         self.key = key
         self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, size, version)
+        self.engine.report_loss = self._report_loss
         self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
@@ -58,6 +59,18 @@ class Inode:
         self._losses = [loss for loss in self._losses if loss.seq > told or not loss.seen]
         self._last_loss += 1
         self._losses.append(_Loss(self._last_loss, lost, seen))
+
+    def _report_loss(self, lost: list[LostRange]) -> None:
+        """Something was given up that nobody asked to give up."""
+        with self.volume.names:
+            self.record_loss(lost, seen=False)
+
+    def replaced(self) -> None:
+        """The version that the open handles read is gone; they never see another one."""
+        with self.volume.names:
+            handles = list(self.open_handles)
+        for handle in handles:
+            handle._replace()
 
     def loss_cursor(self) -> int:
         """Where a new handle starts to look: behind all that somebody has seen."""

@@ -2,7 +2,8 @@
 
 An inode without handles keeps its pages and, for a while, its backend file; one without a name (removed, abandoned)
 is an orphan that is buried with its last handle, silently. Nothing is freed while somebody is at work on it: burying
-is tried again by the flusher.
+is tried again by the flusher. Nothing here waits but a close: what needs the token or a call of the backend is left to
+the volume's threads.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .engine import barrier
-from .engine.volume import close_backend_file
+from .engine.park import Signal
 from .errors import Key, LostRange
 from .inode import Inode
 from .native import END, TOKEN
@@ -47,7 +48,7 @@ def release(volume: Volume, inode: Inode, *, writable: bool, count: bool = True)
             doomed = True
         else:
             doomed = False
-            volume.engine.idle[inode.engine] = None
+            volume.engine.rest(inode.engine)
     if doomed:
         bury(volume, inode)
     else:
@@ -67,26 +68,35 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine)
             elif not limits.commit_on_close and inode.native.has_local():
-                barrier.flush(inode.engine, volume.engine.native.take_epoch())
-                inode.engine.refresh_version()
+                barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:
         release(volume, inode, writable=writable)
 
 
 def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    last = writable and inode.writers == 1 and inode.native.has_local()
-    inode.engine.abandoned |= last  # from here on nothing of it is handed over by anybody
-    release(volume, inode, writable=writable)
-    if last and volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
+    """Never waits: what is not committed is given up once the file's token is free, and the key is busy until then, so
+    that nothing of the old file can follow what is written to a new one.
+    """
+    last = writable and inode.writers == 1 and inode.native.has_local() and not inode.engine.removed
     if last:
+        inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
         with volume.names:
-            if volume.inodes.get(inode.key) is inode:
-                del volume.inodes[inode.key]
             volume.orphans.add(inode)
-            volume.engine.idle.pop(inode.engine, None)
-        if inode.handles == 0:
-            volume.engine.cache.flusher.defer(lambda: bury(volume, inode))
+            named = volume.inodes.get(inode.key) is inode
+            gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
+            if named:
+                del volume.inodes[inode.key]
+        inode.engine.settle(lambda: _rollback(volume, inode, gone))
+        if volume.engine.mirror is not None:
+            volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
+    release(volume, inode, writable=writable)
+
+
+def _rollback(volume: Volume, inode: Inode, gone: Signal) -> None:
+    try:
+        _drop(inode)
+    finally:
+        volume.busy.free([inode.key], gone)
 
 
 def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor: int) -> None:
@@ -124,34 +134,47 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 
 
 def bury(volume: Volume, inode: Inode) -> None:
-    """An inode without name and handles: what is local is dropped, silently; tried again while somebody is at
-    work.
-    """
-    if inode.native.has_local() and not volume.engine.aborted:
-        if not inode.native.pass_idle() or inode.native.commit_running():
-            volume.engine.cache.flusher.defer_again(lambda: bury(volume, inode))
-            return
-        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-        if inode.engine.abandoned and rollback is not None:
-            volume.engine.call(rollback, "abandon", inode.key)
-        drop_local(volume, inode, 0, END)
+    """An inode without name and handles: what is local is dropped, silently, once its token is free. Never waits."""
+    if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
+        inode.engine.abandoned = True
+        inode.engine.settle(lambda: _drop(inode))
     destroy(volume, inode)
 
 
-def destroy(volume: Volume, inode: Inode) -> bool:
-    """Free an inode without handles, if nothing of it is local."""
+def _drop(inode: Inode) -> None:
+    """Nobody wants it any more; the token is held, on a thread of the volume."""
+    try:
+        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+        if rollback is not None:
+            rollback()
+    finally:
+        inode.engine.drop(0, END)
+
+
+def destroy(volume: Volume, inode: Inode) -> None:
+    """Free an inode without name and handles; tried again by the flusher while somebody is at work on it."""
+    if volume.detached or inode.handles:
+        return
     inode.native.drop_clean()
     if not inode.native.destroy():
-        return False
+        if not volume.engine.aborted:
+            volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
+            volume.engine.cache.flusher.wake()
+        return
+    forget(volume, inode)
+
+
+def forget(volume: Volume, inode: Inode) -> None:
+    """CORE has let go of it."""
     volume.engine.forget(inode.engine)
     backend_file = inode.engine.backend_file
     inode.engine.use(None)
-    close_backend_file(backend_file)
+    for old in (*inode.engine.retired, backend_file):
+        volume.engine.close_later(old)
     with volume.names:
         volume.orphans.discard(inode)
         if volume.inodes.get(inode.key) is inode:
             del volume.inodes[inode.key]
-    return True
 
 
 def prune(volume: Volume) -> None:
@@ -159,16 +182,15 @@ def prune(volume: Volume) -> None:
     with volume.names:
         if len(volume.inodes) <= IDLE_INODES_MAX:
             return
-        idle = [i for i in volume.inodes.values() if i.idle() and not i.untold()][
-            : len(volume.inodes) - IDLE_INODES_MAX
-        ]
-    for inode in idle:
-        if not inode.native.has_local() and inode.native.destroy():
-            volume.engine.forget(inode.engine)
-            close_backend_file(inode.engine.backend_file)
-            with volume.names:
-                if volume.inodes.get(inode.key) is inode:
-                    del volume.inodes[inode.key]
+        unused = [i for k, i in volume.inodes.items() if i.idle() and not i.untold() and k not in volume.busy]
+        unused = unused[: len(volume.inodes) - IDLE_INODES_MAX]
+        signals = [volume.busy.take(inode.key) for inode in unused]
+    for inode, done in zip(unused, signals, strict=True):
+        try:
+            if not inode.native.has_local() and inode.native.destroy():
+                forget(volume, inode)
+        finally:
+            volume.busy.free([inode.key], done)
 
 
 def unname(volume: Volume, canonical: Key) -> None:
@@ -179,7 +201,7 @@ def unname(volume: Volume, canonical: Key) -> None:
             return
         volume.orphans.add(inode)
         inode.engine.removed = True
-        volume.engine.idle.pop(inode.engine, None)
+        volume.engine.keep(inode.engine)
         unused = inode.handles == 0
     if unused:
         bury(volume, inode)

@@ -38,7 +38,7 @@ __all__ = [
     "NativeVolume",
     "Op",
     "Pressure",
-    "in_backend",
+    "inside",
     "is_debug",
     "wait",
 ]
@@ -127,9 +127,9 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     _core.wait(kind, address, seq, int(min(timeout, 1.0) * 1e9))
 
 
-def in_backend(address: int) -> bool:
-    """Whether this thread is inside a backend call of the volume at `address`."""
-    return bool(_core.in_backend(address))
+def inside() -> list[int]:
+    """Addresses of the volumes whose backend calls this thread is in, innermost first."""
+    return cast("list[int]", _core.inside())
 
 
 def _fields(struct: Any) -> dict[str, int]:
@@ -438,6 +438,10 @@ class NativeInode:
     def start_commit(self) -> None:
         _lib.pc_commit_start(self._i)
 
+    def settle_start(self) -> None:
+        """Have `user.commit` entered under the token, though there may be nothing to commit."""
+        _lib.pc_settle_start(self._i)
+
     def uncommit(self) -> None:
         _lib.pc_uncommit(self._i)
 
@@ -463,6 +467,10 @@ class NativeInode:
         until = -1 if deadline is None else int(deadline * 1e9)
         _core.run(self.core, self.address, holds, until, method, argument)
 
+    def run_both(self, other: NativeInode, method: str, argument: object) -> None:
+        """`user.<method>(op, argument)` with the tokens of both inodes, taken in their order."""
+        _core.run_both(self.core, self.address, other.address, method, argument)
+
     def settle_fills(self, pos: int, end: int = END) -> None:
         """Wait until no fill owns a folio of the range; under the invalidate lock none starts meanwhile."""
         _core.settle_fills(self.core, self.address, pos, end)
@@ -479,6 +487,14 @@ class NativeInode:
         pairs = _ffi.new("uint64_t[]", room * 2)
         found = min(room, int(_lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
+
+    def rebase(self, remote_size: int, forgotten: bool) -> None:
+        """What is local lies over another version from here on; under the token."""
+        _lib.pc_rebase(self._i, remote_size, forgotten)
+
+    def dirty_all(self) -> bool:
+        """Every byte is to be handed over; False: not all of them are cached. Under the token."""
+        return bool(_lib.pc_dirty_all(self._i))
 
     def drop_clean(self, pos: int = 0, end: int = END) -> int:
         return int(_lib.pc_drop_clean(self._i, pos, end))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
 from .backends.protocol import BackendFile, ObjectStat
-from .engine import barrier
+from .engine import barrier, remote
 from .engine.volume import close_backend_file
 from .errors import BackendProtocolError, Key
 from .inode import Inode
@@ -74,35 +74,53 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
 def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
     """The inode, its backend file open; the canonical key is busy."""
     inode = volume.inode_at(canonical)
-    if inode is not None and inode.engine.backend_file is not None:
+    if inode is not None:
+        volume.engine.keep(inode.engine)
+        try:
+            if _open_known(volume, inode, key, bits, keep_cache):
+                return inode
+        except BaseException:
+            lifetimes.release(volume, inode, writable=False, count=False)
+            raise
+        lifetimes.unname(volume, canonical)
+    backend_file, stat, created = open_backend(volume, key, bits)
+    inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
+    if created and not inode.engine.limits().durable_writes:
+        inode.native.set_uncommitted()
+    with volume.names:
+        volume.inodes[canonical] = inode
+    volume.engine.add(inode.engine)
+    if created:
+        volume.engine.names.changed()
+        if volume.engine.mirror is not None:
+            volume.engine.mirror.created(canonical)
+    return inode
+
+
+def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> bool:
+    """An inode that is there, its backend file open or not; it is not idle. False: somebody removed the object."""
+    if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-        if not keep_cache:
+        if not keep_cache or inode.engine.base_lost:
             quiet = inode.engine.quiet()
-            stat = checked_stat(volume.engine.call(inode.engine.opened().stat, "open", key), key)
+            stat = stored_stat(volume, inode, key)
+            if stat is None:
+                return False
             if quiet is not None and inode.engine.quiet() == quiet:
                 compare(volume, inode, stat)
             elif inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
-        return inode
+        return True
     backend_file, stat, created = open_backend(volume, key, bits)
-    if inode is None:
-        inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
-        if created and not inode.engine.limits().durable_writes:
-            inode.native.set_uncommitted()
-        with volume.names:
-            volume.inodes[canonical] = inode
-        volume.engine.add(inode.engine)
-        volume.names_changed |= created
-        if created and volume.engine.mirror is not None:
-            volume.engine.mirror.created(canonical)
-        return inode
     inode.engine.use(backend_file)
+    if created:
+        volume.engine.names.changed()
     if created or not keep_cache or stat.size != inode.native.remote_size:
         compare(volume, inode, stat)
-    return inode
+    return True
 
 
 def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:
@@ -149,6 +167,21 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
     raise AssertionError("the second attempt returns or raises")
 
 
+def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
+    """What is stored under a name that is open; a file of a commit_on_close backend may know its own version only.
+    None: somebody removed it, and nothing of it is local.
+    """
+    engine = inode.engine
+    if not engine.limits().commit_on_close:
+        return checked_stat(volume.engine.call(engine.opened().stat, "open", key), key)
+    try:
+        return checked_stat(volume.engine.call(lambda: volume.backend.stat(key), "open", key), key)
+    except FileNotFoundError:
+        if engine.version is not None and not inode.native.has_local():
+            return None
+        return ObjectStat(size=0)  # created here, and not committed; or all that is left of it is local
+
+
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
     size = getattr(stat, "size", None)
     if not isinstance(size, int) or not 0 <= size <= FOREVER:
@@ -163,7 +196,13 @@ def free_descriptors(volume: Volume) -> None:
     for inode in idle:
         if inode.native.has_local() and not inode.engine.limits().commit_on_close:
             barrier.fsync(inode.engine)
-    volume.engine.close_idle(0)
+    taken = volume.engine.take_idle(0)
+
+    def close() -> None:
+        for backend_file in taken:
+            close_backend_file(backend_file)
+
+    volume.engine.call(close, "open")
 
 
 def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
@@ -173,36 +212,46 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
         raise engine.conflict_error()
     if engine.version_stale:
         return  # our own writes changed it; what they left is read at the end of the flush
-    if stat.version is not None and stat.version == engine.version and stat.size == inode.native.remote_size:
-        return
-    if stat.version is None and stat.size == inode.native.remote_size:
+    whole = engine.limits().commit_on_close
+    same = stat.version == engine.version
+    if not whole:
+        same = (same or stat.version is None) and stat.size == inode.native.remote_size
+    if same:
+        if engine.base_lost:
+            engine.base_lost = False
+            engine.use(engine.backend_file)  # what was announced is not so
         return
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
     if inode.native.has_local():
         remote_change(volume, inode, stat)
-        return
+    elif whole:
+        fresh, stat = volume.engine.call(lambda: remote.open_base(engine), "open", inode.key)
+        inode.replaced()
+        remote.take_base(engine, fresh, stat)
+        take_over(inode, stat)
+    else:
+        engine.version = stat.version
+        take_over(inode, stat)
+
+
+def take_over(inode: Inode, stat: ObjectStat) -> None:
+    """Another version, and nothing local: nothing of the old one is left."""
     inode.native.invalidate_remote(0, END)
     inode.native.set_sizes(stat.size, stat.size)
     inode.native.invalidate_remote(0, END)
-    engine.version = stat.version
-    volume.engine.emit("invalidated", inode.key)
+    inode.volume.engine.emit("invalidated", inode.key)
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
-    """The stored object changed under local data."""
+    """The stored object changed under local data: settled before the open goes on, where that is possible."""
     engine = inode.engine
-    inode.native.invalidate_remote(0, END)
-    policy = volume.options.on_conflict
-    if policy == "fail":
-        engine.conflict = (engine.version, stat.version)
-        error = engine.conflict_error()
-        volume.engine.emit("conflict", inode.key, tuple(error.ranges), error)
-        raise error
-    if policy == "take_remote":
-        lost = lifetimes.drop_local(volume, inode, 0, END)
-        inode.record_loss(lost, seen=False)
-        inode.native.set_sizes(stat.size, stat.size)
+    if volume.options.on_conflict == "fail":
+        if not engine.limits().commit_on_close:
+            inode.native.invalidate_remote(0, END)
+        remote.changed(engine, stat.version)
+        raise engine.conflict_error()
+    if volume.options.on_conflict == "rebase":
+        engine.settled(lambda: remote.rebase(engine))
     else:
-        inode.native.set_sizes(max(stat.size, inode.native.size), stat.size)
-    engine.version = stat.version
+        engine.report_loss(engine.settled(lambda: remote.take(engine)))

@@ -57,7 +57,6 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
             inode.engine.native.retry()
     for inode, found in opened.items():
         _look_at_version(volume, inode, found)
-    volume.names_changed = True
     volume.cache.flusher.wake()
 
 

@@ -1,18 +1,18 @@
 """SyncTicket: "everything written so far", being saved.
 
-A ticket takes an epoch and the files that have anything of it; polling moves each file on (flush, then commit) and the
-backend's names last. The flusher polls, whoever waits polls too; tickets of one volume complete in order because each
-waits for those before it.
+A ticket takes an epoch and the files that have anything of it. Advancing it moves each file on (flush, then commit),
+side by side, and the backend's names last, without ever waiting. The flusher advances the tickets of a volume in their
+order, and so does whoever waits for one: a ticket is over only after those before it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .engine.barrier import FileSync
+from .engine.names import NameCall
 from .engine.park import SLICE, Deadline, deadline_error
 from .errors import FailedRange, ShutdownError, WritebackError
 
@@ -33,79 +33,110 @@ class SyncTicket:
 
     def __init__(self, volume: Volume) -> None:
         engine = volume.engine
-        self._volume = volume
-        self._lock = threading.Lock()
+        self._engine = engine
+        self._mark = engine.names.mark()
         self._stamp = engine.native.take_epoch()
         files = [file for file in engine.dirty_files() if not file.removed]
         self.total = sum(file.native.usage()["local"] for file in files)
         self._pending = [FileSync(file, self._stamp) for file in files]
         self._errors: list[OSError] = []
+        self._names: NameCall | None = None
+        self._looked = float("-inf")
         self._finished = False
 
     @property
     def remaining(self) -> int:
         """Of `total`, not yet committed (an upper bound, by file)."""
-        with self._lock:
-            return min(self.total, sum(sync.file.native.usage()["local"] for sync in self._pending))
+        return min(self.total, sum(sync.file.native.usage()["local"] for sync in self._pending))
 
     def done(self) -> bool:
         """Whether it is over, with or without errors."""
-        return self.poll()
-
-    def poll(self) -> bool:
-        """Do what can be done now, without waiting; True when it is over. Somebody else polling is good enough."""
-        if self._finished:
-            return True
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            self._poll()
-        finally:
-            self._lock.release()
+        if not self._finished:
+            self._engine.poll_tickets()
         return self._finished
 
-    def _poll(self) -> None:
-        still = []
+    def advance(self, *, first: bool) -> bool:
+        """Do what can be done now, without waiting; True when it is over. Called for the tickets of a volume in their
+        order, under one lock; `first`: those before it are over.
+        """
+        if self._finished:
+            return True
+        try:
+            if self._pending:
+                self._advance_files()
+            self._finished = first and not self._pending and self._names_done()
+        except ShutdownError as error:
+            self._errors, self._finished = [error], True
+        return self._finished
+
+    def _advance_files(self) -> None:
+        """Look at each file of which something has changed, and from time to time at all of them."""
+        now = self._engine.clock.now()
+        everything = now >= self._looked + SLICE
+        still, errors = [], list(self._errors)
         for sync in self._pending:
+            if sync.file.removed:
+                continue  # its name went meanwhile: nobody can want it any more
+            seq = sync.file.native.event_seq()
+            if seq == sync.seen and not everything and not sync.due(now):
+                still.append(sync)
+                continue
+            sync.seen = seq
             try:
                 if not sync.poll():
                     still.append(sync)
-            except ShutdownError as error:
-                self._errors = [error]
-                self._finished = True
-                return
+            except ShutdownError:
+                raise
             except OSError as error:
-                self._errors.append(error)
-        self._pending = still
-        self._finished = not still
+                errors.append(error)
+        self._looked = now if everything else self._looked
+        self._pending, self._errors = still, errors
+
+    def _names_done(self) -> bool:
+        """Backend.sync, once, for what no file carries; after the files."""
+        self._engine.check_alive()
+        if self._names is None:
+            self._names = self._engine.names.begin(self._mark)
+        while self._names is not None and self._names.job.finished():
+            call = self._names
+            if call.covers >= self._mark and call.error is not None:
+                self._errors = [*self._errors, call.error]
+                return True
+            self._names = self._engine.names.begin(self._mark)
+        return self._names is None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until it is over.
+        """Wait until it is over. A backend that is not trusted is waited for at most its `sync_timeout`.
 
         Raises:
             WritebackError: with the ranges of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        engine = self._volume.engine
-        engine.check_reentry("sync")
-        limits = engine.backend.limits
-        if timeout is None and not limits.trusted:
-            timeout = limits.sync_timeout
-        deadline = Deadline(engine.clock, timeout)
+        self._engine.check_wait("sync")
+        self.wait_until(self.deadline(timeout))
+
+    def deadline(self, timeout: float | None = None) -> Deadline:
+        """The end of a wait that begins now."""
+        limits = self._engine.backend.limits
+        if not limits.trusted and limits.sync_timeout is not None:
+            timeout = limits.sync_timeout if timeout is None else min(timeout, limits.sync_timeout)
+        return Deadline(self._engine.clock, timeout)
+
+    def wait_until(self, deadline: Deadline) -> None:
+        """`wait` for a deadline that runs already."""
+        cache = self._engine.cache.native
         while True:
-            with self._lock:
-                first = self._pending[0] if self._pending else None
-            seq = first.file.native.event_seq() if first else 0
-            if self.poll():
+            seq = cache.event_seq()
+            if self.done():
                 break
             if deadline.passed():
                 raise deadline_error("sync")
-            if first is not None:
-                first.wait(seq, deadline)
+            names = self._names
+            if names is not None:
+                names.job.rest(min(deadline.left(), SLICE))
             else:
-                engine.park.wait("volume", engine.native.address, 0, min(deadline.left(), SLICE))
+                self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
         self._raise()
-        self._volume.sync_names(deadline)
 
     def _raise(self) -> None:
         if not self._errors:

@@ -1,9 +1,8 @@
 """Volume: one backend seen through the cache. Names, opens, sync, failed data.
 
-Names are under one lock a volume, held for moments: an operation marks the keys it concerns as busy (all at once,
-waiting for busy keys while holding none), lets go, calls the backend, publishes. So a slow open delays its own key
-and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is always called with the key
-that was given.
+Names are under one lock a volume, held for moments; an operation on some of them marks these keys as busy (keys.py), so
+a slow open delays its own key and nothing else (contract 2.20). The table maps canonical keys to inodes; the backend is
+always called with the key that was given.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
-from .engine import barrier
-from .engine.park import Deadline, Signal
+from .engine import barrier, remote
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -33,7 +31,8 @@ from .errors import (
 )
 from .file import CachedFile, extent
 from .inode import Inode
-from .native import END
+from .keys import BusyKeys
+from .native import END, STAMP_MAX, TOKEN
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -58,16 +57,20 @@ class Volume:
         self.name = name
         self.options = options
         self.engine: EngineVolume = EngineVolume(
-            cache, backend, name, mirror=mirror, clock=cache.clock, park=cache.park
+            cache,
+            backend,
+            name,
+            mirror=mirror,
+            on_conflict=options.on_conflict,
+            clock=cache.clock,
+            park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
         self.detached = False
         self.names = threading.Lock()
-        self.busy: dict[Key, Signal] = {}
+        self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
         self.orphans: set[Inode] = set()
-        self._sync_supported = True
-        self.names_changed = True
 
     @property
     def backend(self) -> Backend:
@@ -93,31 +96,6 @@ class Volume:
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
         return self.backend.canonical(key)
-
-    @contextmanager
-    def _holding(self, *keys: Key) -> Generator[None, None, None]:
-        """Mark keys as busy, all at once; nobody waits while he holds one."""
-        wanted, done = set(keys), self.engine.park.signal()
-        try:
-            while (other := self._claim(wanted, done)) is not None:
-                self.check_alive()
-                other.wait(0.1)
-            yield
-        finally:
-            with self.names:
-                for key in wanted:
-                    if self.busy.get(key) is done:
-                        del self.busy[key]
-            done.set()
-
-    def _claim(self, wanted: set[Key], done: Signal) -> Signal | None:
-        """Make the keys ours, unless somebody has one of them: then his signal."""
-        with self.names:
-            for key in wanted:
-                if key in self.busy:
-                    return self.busy[key]
-            self.busy.update(dict.fromkeys(wanted, done))
-            return None
 
     def inode_at(self, key: Key) -> Inode | None:
         with self.names:
@@ -159,8 +137,9 @@ class Volume:
         bits = opening.mode_flags(mode) if flags is None else int(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
+        self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
-        with self._holding(canonical):
+        with self.busy.holding(canonical):
             inode = opening.open_inode(self, canonical, key, bits, keep_cache)
             try:
                 through = self.options.write_through if write_through is None else bool(write_through)
@@ -173,7 +152,6 @@ class Volume:
                 inode.handles += 1
                 inode.open_handles.add(handle)
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
-                self.engine.idle.pop(inode.engine, None)
         try:
             if bits & os.O_TRUNC and inode.native.size:
                 inode.native.run(7, "truncate", 0)
@@ -188,8 +166,6 @@ class Volume:
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.backend.limits.read_only):
             raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
-
-    # -- handles
 
     # -- the namespace
 
@@ -243,41 +219,71 @@ class Volume:
         self.check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        with self._holding(canonical):
-            links = self._links(canonical)
-            self.engine.call(lambda: self.backend.remove(key), "remove", key)
-            self.names_changed = True
-            if links <= 1:
-                lifetimes.unname(self, canonical)
-                if self.engine.mirror is not None:
-                    self.engine.mirror.removed(canonical)
+        self.busy.run(lambda: self._remove(key, canonical), "remove", canonical)
 
-    def _links(self, canonical: Key) -> int:
-        """Names of a cached object: with others left it stays the same inode."""
+    def _remove(self, key: Key, canonical: Key) -> None:
+        """On a thread of the volume; the key is busy."""
         inode = self.inode_at(canonical)
-        if inode is None or inode.engine.backend_file is None:
-            return 1
-        return self.engine.call(inode.engine.backend_file.stat, "stat", canonical).nlink or 1
+        backend_file = None if inode is None else inode.engine.backend_file
+        links = 1 if backend_file is None else backend_file.stat().nlink or 1
+        with self._names_change():
+            self.backend.remove(key)
+        if links <= 1:  # with other names left it stays the same object
+            lifetimes.unname(self, canonical)
+            if self.engine.mirror is not None:
+                self.engine.mirror.removed(canonical)
+
+    @contextmanager
+    def _names_change(self) -> Generator[None, None, None]:
+        """A sync that begins meanwhile covers the change only if it comes after it; one that failed may have been."""
+        self.engine.names.changed()
+        try:
+            yield
+        finally:
+            self.engine.names.changed()
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
         self.check_alive(src)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
-        with self._holding(old, new):
-            self.engine.call(lambda: self.backend.rename(src, dst, replace=replace), "rename", src)
-            self.names_changed = True
-            if old == new:
-                return
+        self.busy.run(
+            lambda: self._rename(src, dst, old, new, replace),
+            "rename",
+            old,
+            new,
+            within=lambda call: self._with_tokens(old, new, call),
+        )
+
+    def _with_tokens(self, old: Key, new: Key, call: Callable[[], None]) -> None:
+        """With the tokens of both objects: nothing of them is in flight."""
+        cached = [inode.native for key in (old, new) if (inode := self.inode_at(key)) is not None]
+        if len(cached) == 2 and cached[0] is not cached[1]:
+            cached[0].run_both(cached[1], "holding", call)
+        elif cached:
+            cached[0].run(TOKEN, "holding", call)
+        else:
+            call()
+
+    def _rename(self, src: Key, dst: Key, old: Key, new: Key, replace: bool) -> None:
+        """On a thread of the volume; the keys are busy, and the caller holds the tokens."""
+        with self._names_change():
+            self.backend.rename(src, dst, replace=replace)
+        if old == new:
+            return
+        with self.names:
+            inode = self.inodes.pop(old, None)
+        lifetimes.unname(self, new)
+        if inode is not None:
+            inode.key = inode.engine.key = self._canonical(dst)
             with self.names:
-                inode = self.inodes.pop(old, None)
-            lifetimes.unname(self, new)
-            if inode is not None:
-                inode.key = inode.engine.key = self._canonical(dst)
-                with self.names:
-                    self.inodes[inode.key] = inode
-            if self.engine.mirror is not None:
-                self.engine.mirror.renamed(old, new)
+                self.inodes[inode.key] = inode
+            if inode.engine.limits().commit_on_close and not inode.native.commit_needed(STAMP_MAX):
+                # Nothing was uploaded that would have to follow: what will be goes to the new name.
+                self.engine.close_later(inode.engine.backend_file)
+                inode.engine.use(self.backend.open(dst))
+        if self.engine.mirror is not None:
+            self.engine.mirror.renamed(old, new)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
@@ -304,26 +310,6 @@ class Volume:
         ticket = SyncTicket(self)
         self.engine.add_ticket(ticket)
         return ticket
-
-    def sync_names(self, deadline: Deadline) -> None:
-        """`Backend.sync`, once, where anything about names may have changed; a backend that cannot is remembered."""
-        if not self._sync_supported or not self.names_changed:
-            return
-        self.names_changed = False
-        sync = getattr(self.backend, "sync", None)
-        if sync is None:
-            self._sync_supported = False
-            return
-        try:
-            self.engine.call(sync, "sync", deadline=deadline)
-        except io.UnsupportedOperation:
-            self._sync_supported = False
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
-                self._sync_supported = False
-                return
-            self.names_changed = True
-            raise
 
     # -- invalidation, failed data
 
@@ -371,10 +357,10 @@ class Volume:
         """
         self.cache.check_forked()
         for inode in self._inodes_of(key):
+            if version is not None and version == inode.engine.version and not inode.engine.version_stale:
+                continue  # our own doing, or known
             start, end = extent(offset, length, inode.native.size)
-            inode.native.invalidate_remote(start, END if length is None else end)
-            if version is not None:
-                inode.engine.version = version
+            remote.announced(inode.engine, version, start, END if length is None else end)
             if self.engine.mirror is not None:
                 self.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
             self.engine.emit("invalidated", inode.key, ((start, end - start),))
@@ -391,6 +377,8 @@ class Volume:
             with self.names:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
+            if inode.engine.conflict is not None and not inode.native.usage()["local"]:
+                inode.engine.settled(lambda file=inode.engine: remote.take(file))  # type: ignore[misc]
         return lost
 
     def failed(self) -> builtins.list[FailedRange]:
@@ -418,19 +406,29 @@ class Volume:
         for inode in self._inodes_of(key):
             if inode.engine.conflict is None:
                 continue
-            inode.engine.version = inode.engine.conflict[1]
-            inode.engine.conflict = None
-            if how == "discard":
-                lost += self.discard(key)
-            stat = self.engine.call(inode.engine.opened().stat, "resolve", key)
-            if how == "force":
-                inode.native.set_sizes(inode.native.size, stat.size)
-                inode.native.run(7, "truncate", inode.native.size)
-            else:
-                inode.native.set_sizes(max(stat.size, inode.native.size if how == "rebase" else 0), stat.size)
-                inode.native.invalidate_remote(0, END)
-            inode.engine.resume()
+            lost += self._resolve(inode, how)
         return lost
+
+    def _resolve(self, inode: Inode, how: str) -> builtins.list[LostRange]:
+        engine = inode.engine
+        if how == "discard":
+            lost = engine.settled(lambda: remote.take(engine))
+            with self.names:
+                inode.record_loss(lost, seen=True)
+            return lost
+        if how == "force" and engine.limits().commit_on_close:
+            self._fill_all(inode)
+        engine.settled(lambda: remote.force(engine) if how == "force" else remote.rebase(engine))
+        return []
+
+    def _fill_all(self, inode: Inode) -> None:
+        """Our whole version into memory, while what lies under it can still be read."""
+        engine = inode.engine
+        engine.read_into = engine.opened().read_into
+        try:
+            inode.native.fill(0, inode.native.size)
+        finally:
+            engine.use(engine.backend_file)
 
     # -- abort, reconnect, detach
 
@@ -470,6 +468,7 @@ class Volume:
         self.cache.check_forked()
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
+        self.engine.check_wait("detach")
         return ending.detach(self, timeout, on_failed)
 
     # -- numbers

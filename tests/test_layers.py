@@ -16,7 +16,20 @@ LAYERS = [
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "engine", "testing"],
-    ["cache", "volume", "opening", "lifetimes", "ending", "reconnecting", "ticket", "inode", "file", "view", "aio"],
+    [
+        "cache",
+        "volume",
+        "opening",
+        "lifetimes",
+        "ending",
+        "reconnecting",
+        "ticket",
+        "inode",
+        "keys",
+        "file",
+        "view",
+        "aio",
+    ],
     ["cli", "demo", "stress", "bench", "fuse", "fsspec", "interrupts", "__main__"],
 ]
 TOP = len(LAYERS)  # the package itself: public names of every layer

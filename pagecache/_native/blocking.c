@@ -64,10 +64,10 @@ static int check_alive(struct pc_inode *i, PyObject *core)
 /* From inside a backend call of the same volume nothing may fill, write or wait. */
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
 {
-	for (struct op *op = pc_tls_op; op; op = op->outer)
-		if (op->inode->volume == i->volume)
-			return pc_raise(core, engine_of(i), "deadlock", what);
-	return check_alive(i, core);
+	bool inside = pc_tls_worker == i->volume;
+	for (struct op *op = pc_tls_op; op && !inside; op = op->outer)
+		inside = op->inode->volume == i->volume;
+	return inside ? pc_raise(core, engine_of(i), "deadlock", what) : check_alive(i, core);
 }
 
 static bool folio_busy(struct pc_folio *f, u32 kind)

@@ -223,14 +223,26 @@ void pc_commit_start(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Under the token. Return: whether there is anything to commit; if not, or after an abort, the token is free again. */
+/* Have the engine entered as for a commit, under the token, though there may be nothing to commit. */
+void pc_settle_start(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->settle = 1;
+	pc_inode_leaf_unlock(i);
+	pc_commit_start(i);
+}
+
+/* Under the token. Return: whether there is anything to commit or to settle; if not, or after an abort, the token is free
+ * again. */
 bool pc_commit_begin(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
 	u64 generation = atomic_load(&i->volume->generation);
-	bool wanted = !pc_stopped(i, generation) && (i->nr_unstable || i->stamp_m != PC_STAMP_NONE);
+	bool commits = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
 	if (wanted) {
+		i->settle = 0;
 		i->commit_running = 1;
 		i->commit_generation = generation;
 		i->commit_size = atomic_load(&i->remote_size);
@@ -239,7 +251,7 @@ bool pc_commit_begin(struct pc_inode *i)
 		atomic_fetch_add_explicit(&i->volume->committing, 1, memory_order_relaxed);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
-		i->counters.commits++;
+		i->counters.commits += commits;
 	} else {
 		pc_token_release_locked(i);
 	}
@@ -293,10 +305,13 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	i->commit_seq++;
+	bool settle = i->settle; /* asked for while this commit ran */
 	pc_dirty_list_update(i);
 	pc_token_release_locked(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->cache->event);
+	if (settle)
+		pc_commit_start(i);
 }
 
 /* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is

@@ -27,6 +27,9 @@ int pc_refused(struct handle *h)
 {
 	if (h->inode && h->closed == HANDLE_SHUT)
 		return pc_raise(h->core, NULL, "shutdown", "the volume of this file is detached");
+	if (h->inode && h->closed == HANDLE_REPLACED)
+		return pc_raise(h->core, h->inode->user, "replaced",
+				"the version that this handle reads was replaced; open the object again");
 	if (!h->inode || h->closed) {
 		PyErr_SetString(PyExc_ValueError, "I/O operation on closed file");
 		return -1;
@@ -232,8 +235,17 @@ static PyObject *handle_unbind(PyObject *self, PyObject *unused)
 static PyObject *handle_shut(PyObject *self, PyObject *unused)
 {
 	(void)unused;
-	if (handle_of(self)->closed == HANDLE_OPEN)
+	if (handle_of(self)->closed != HANDLE_CLOSED)
 		handle_of(self)->closed = HANDLE_SHUT;
+	Py_RETURN_NONE;
+}
+
+/* The pinned version that the handle reads is gone: it never sees another one. */
+static PyObject *handle_replace(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	if (handle_of(self)->closed == HANDLE_OPEN)
+		handle_of(self)->closed = HANDLE_REPLACED;
 	Py_RETURN_NONE;
 }
 
@@ -286,6 +298,7 @@ static PyMethodDef methods[] = {
 	{"_zero", handle_zero, METH_VARARGS, NULL},
 	{"_unbind", handle_unbind, METH_NOARGS, NULL},
 	{"_shut", handle_shut, METH_NOARGS, NULL},
+	{"_replace", handle_replace, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
 	{NULL, NULL, 0, NULL},
 };

@@ -17,7 +17,7 @@ struct handle {
 	u8 readable, writable, appends, through, closed, may_fault;
 };
 
-enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT };
+enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };
 enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
 
 extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of io.RawIOBase */

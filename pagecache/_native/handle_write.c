@@ -112,8 +112,8 @@ static int lock_inode(struct op *op, struct handle *h)
 static bool may_try(const struct handle *h, u64 len)
 {
 	struct pc_inode *i = h->inode;
-	return !pc_tls_op && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) && !i->nr_failed &&
-	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+	return !pc_tls_op && !pc_tls_worker && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) &&
+	       !i->nr_failed && !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
 /* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;

@@ -39,6 +39,7 @@ struct pc_inode {
 	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
 	u8 on_dirty_list, pass_wanted;
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
+	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
 	_Atomic u32 users; /* requests and workers that hold a pointer */
 	struct pc_pass pass;
 	_Atomic u64 inval_seq; /* changed under the leaf lock */

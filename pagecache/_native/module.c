@@ -31,6 +31,33 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* run_both(core, inode, other, method, argument): engine.<method>(op, argument) of `inode` with both tokens held, taken in the
+ * order of the inodes: the only operation that waits for a second one (contract 2.20). */
+static PyObject *run_both(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address, other;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKOO", pc_core_type, &core, &address, &other, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *j = (struct pc_inode *)(uintptr_t)other;
+	const char *why = "this call could only wait for the backend call that it was made from";
+	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL), *second = pc_op_new(core, j, OP_CALLER, NULL);
+	bool i_first = i->id < j->id;
+	int err = !op || !second || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
+		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, -1);
+	if (!err)
+		err = pc_op_run(op, method, argument);
+	else if (op)
+		Py_DECREF(op); /* settled with its last reference */
+	Py_XDECREF(second);
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
 /* settle_fills(core, inode, pos, end): wait until no fill owns a folio of the range (under the invalidate lock). */
 static PyObject *settle_fills(PyObject *module, PyObject *args)
 {
@@ -107,17 +134,28 @@ static PyObject *wait_for_event(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* in_backend(volume): is this thread inside a backend call of the volume? */
-static PyObject *in_backend(PyObject *module, PyObject *arg)
+static int add_address(PyObject *list, struct pc_volume *v)
+{
+	PyObject *address = PyLong_FromVoidPtr(v);
+	int err = address ? PyList_Append(list, address) : -1;
+	Py_XDECREF(address);
+	return err;
+}
+
+/* inside(): addresses of the volumes whose backend calls this thread is in, innermost first. */
+static PyObject *inside(PyObject *module, PyObject *unused)
 {
 	(void)module;
-	void *volume = PyLong_AsVoidPtr(arg);
-	if (!volume && PyErr_Occurred())
-		return NULL;
-	for (struct op *op = pc_tls_op; op; op = op->outer)
-		if (op->inode->volume == volume)
-			Py_RETURN_TRUE;
-	Py_RETURN_FALSE;
+	(void)unused;
+	PyObject *list = PyList_New(0);
+	int err = list ? 0 : -1;
+	for (struct op *op = pc_tls_op; !err && op; op = op->outer)
+		err = add_address(list, op->inode->volume);
+	if (!err && pc_tls_worker)
+		err = add_address(list, pc_tls_worker);
+	if (err)
+		Py_CLEAR(list);
+	return list;
 }
 
 static PyMethodDef functions[] = {
@@ -125,6 +163,10 @@ static PyMethodDef functions[] = {
 	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
 	{"run", run_holding, METH_VARARGS,
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
+	 "held."},
+	{"run_both", run_both, METH_VARARGS,
+	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two "
+	 "inodes "
 	 "held."},
 	{"settle_fills", settle_fills, METH_VARARGS,
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
@@ -134,8 +176,8 @@ static PyMethodDef functions[] = {
 	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
-	{"in_backend", in_backend, METH_O,
-	 "in_backend($module, volume, /)\n--\n\nWhether this thread is inside a call of the volume."},
+	{"inside", inside, METH_NOARGS,
+	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls this thread is inside of."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

@@ -19,6 +19,7 @@
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
+_Thread_local struct pc_volume *pc_tls_worker;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through;
 static PyObject *pc_str_read_into;

@@ -213,6 +213,9 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
 size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size);
 
+void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
+bool pc_dirty_all(struct pc_inode *i);
+
 /* ---- fills */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
 bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
@@ -234,6 +237,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 void pc_commit_start(struct pc_inode *i);
+void pc_settle_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);

@@ -7,7 +7,7 @@
  *
  * Pinned folios are detached: the view keeps its memory, the file does not see it any more.
  *
- * Contract 2.17, 2.18, 2.19; transitions E8, E10, E11, E12. Locks: leaf lock; content is zeroed with the folio locked.
+ * Contract 2.17, 2.18, 2.19; transitions E8, E10, E11, E12, and E7 where another version lies under L. Locks: leaf lock; content is zeroed with the folio locked.
  */
 #include <sched.h>
 
@@ -293,6 +293,115 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_event_wake(&i->event);
 	pc_event_wake(&c->event);
 	return used;
+}
+
+/* ---------------------------------------------------------------- another version in storage */
+
+/* End of the last byte of L in a folio; 0: there is none. */
+static u64 local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
+{
+	for (u32 b = 1u << pc_folio_order(f); b > 0; b--)
+		if (pc_local_count(c, f, b - 1, b))
+			return pc_min(pc_folio_pos(c, f) + ((u64)b << c->page_shift), size);
+	return 0;
+}
+
+/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
+ * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
+static void cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
+{
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	if (size <= start || size >= start + pc_folio_bytes(c, f) || pc_folio_ext_ensure(c, f))
+		return;
+	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
+	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
+	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
+		from[n] = pc_missing_until(c, f, at, eof);
+		to[n] = pc_valid_until(c, f, from[n], eof);
+		if (from[n] == to[n])
+			break;
+	}
+	pc_seq_begin(f);
+	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
+	for (u32 k = 0; k < n; k++)
+		if (!pc_valid_add(c, f, from[k], to[k]))
+			pc_valid_add(c, f, block, block + c->page_size);
+	pc_seq_end(f);
+}
+
+/**
+ * pc_rebase() - L lies over another version from here on, which has @remote bytes; what is not L is that version's.
+ *
+ * All of U is dirty again: it was sent with the old version around it. @forgotten: the backend has let go of everything that
+ * it had acknowledged and not committed, truncates included. Context: token. Contract 2.19.
+ */
+void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = 0, size, end = remote;
+	pc_uncommit(i);
+	pc_inode_leaf_lock(i);
+	size = atomic_load(&i->size);
+	pc_invalidated(i, 0, UINT64_MAX);
+	bool locked;
+	for (struct pc_folio *f; (f = next_claimed(i, &index, last_index(c), &locked));) {
+		if (!locked) {
+			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
+			end = pc_max(end, local_end(c, f, size));
+		} else if (pc_folio_state(f) & PC_F_LOCAL) {
+			end = pc_max(end, local_end(c, f, size));
+			pc_folio_refresh(i, f);
+			if (remote > size)
+				cut_behind(i, f, size);
+			pc_folio_unlock(c, f);
+		} else {
+			pc_folio_remove(i, f);
+		}
+	}
+	atomic_store_explicit(&i->remote_size, remote, memory_order_release);
+	atomic_store_explicit(&i->size, end, memory_order_release);
+	if (forgotten) {
+		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
+	}
+	i->committed_size = remote;
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&c->event);
+}
+
+/**
+ * pc_dirty_all() - every byte of the file is to be handed over again, the clean ones too.
+ *
+ * Context: token. Return: whether that is so; false: some are not cached, or somebody holds a folio: nothing has changed.
+ */
+bool pc_dirty_all(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	u64 size = pc_inode_size(i), index = 0, at = 0;
+	bool ok = true;
+	pc_inode_leaf_lock(i);
+	for (u32 id; ok && at < size && (id = pc_index_next(i, index, last_index(c)));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), size);
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		ok = start <= at && !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) &&
+		     pc_valid_covers(c, f, 0, (u32)(stop - start)) &&
+		     (pc_folio_order(f) == 0 || !pc_folio_ext_ensure(c, f));
+		at = stop;
+	}
+	ok = ok && at >= size;
+	index = 0;
+	for (u32 id; ok && index << c->page_shift < size && (id = pc_index_next(i, index, last_index(c)));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u64 start = pc_folio_pos(c, f);
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		pc_folio_dirty(i, f, 0, (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start));
+	}
+	pc_inode_leaf_unlock(i);
+	return ok;
 }
 
 /* ---------------------------------------------------------------- invalidation */

@@ -53,6 +53,7 @@ struct core {
 
 extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
 extern _Thread_local struct op *pc_tls_op;
+extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread is doing */
 
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
 bool pc_is_forked(const struct pc_cache *c);

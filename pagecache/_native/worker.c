@@ -179,6 +179,14 @@ static void work_commit(PyObject *core, struct pc_inode *i)
 		unraisable(i);
 }
 
+static void work_job(PyObject *job, u32 cls)
+{
+	PyObject *done = PyObject_CallFunction(job, "I", cls);
+	if (!done)
+		PyErr_WriteUnraisable(job);
+	Py_XDECREF(done);
+}
+
 /* work(core, volume, job, timeout_ns) -> True: did something; False: nothing to do in time; None: the volume stops. */
 PyObject *pc_work(PyObject *module, PyObject *args)
 {
@@ -202,20 +210,18 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		atomic_fetch_sub(&v->event.waiters, 1);
 		Py_END_ALLOW_THREADS Py_RETURN_FALSE;
 	}
-	if (w.kind == PC_WORK_JOB) {
-		PyObject *done = PyObject_CallFunction(job, "I", w.cls);
-		if (!done)
-			PyErr_WriteUnraisable(job);
-		Py_XDECREF(done);
-		Py_RETURN_TRUE;
-	}
-	if (w.kind == PC_WORK_REQUEST)
+	pc_tls_worker = v;
+	if (w.kind == PC_WORK_JOB)
+		work_job(job, w.cls);
+	else if (w.kind == PC_WORK_REQUEST)
 		work_fill(core, w.request, w.credit);
 	else if (w.kind == PC_WORK_PASS)
 		work_pass(core, w.inode, w.credit);
 	else
 		work_commit(core, w.inode);
-	pc_inode_user_put(w.inode);
+	pc_tls_worker = NULL;
+	if (w.inode)
+		pc_inode_user_put(w.inode);
 	pc_work_end(v, &w);
 	Py_RETURN_TRUE;
 }

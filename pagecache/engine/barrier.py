@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from ..errors import CommitError, DeadlockError, WritebackError
-from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK, in_backend
+from ..errors import CommitError, WritebackError
+from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK
 from .park import SLICE, Deadline, deadline_error
 from .retryer import Parked, decide, errno_of, text_of
+from .runner import Job
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -42,9 +43,18 @@ class FileSync:
     """
 
     def __init__(
-        self, file: EngineFile, stamp: int, start: int = 0, end: int = END, *, flush: bool = True, commit: bool = True
+        self,
+        file: EngineFile,
+        stamp: int,
+        start: int = 0,
+        end: int = END,
+        *,
+        flush: bool = True,
+        commit: bool = True,
+        version: bool = True,
     ) -> None:
         self.file = file
+        self.seen = -1
         self.flush = flush
         self.stamp = stamp
         self.start = start
@@ -53,10 +63,13 @@ class FileSync:
         self._cursor = file.native.cursor()
         self._regress = -1
         self._commit_seq: int | None = None
+        self._commits_failed = 0
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._not_before = 0.0
         self._began = file.volume.reconnects
+        self._version: Job[None] | None = None
+        self._want_version = version
         file.refresh_limits()
         if flush:
             file.resume(start, end)
@@ -68,10 +81,18 @@ class FileSync:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
         self.file.volume.check_alive(self.file.key, self._began)
+        if self.file.conflict is not None:
+            raise self.file.conflict_error()
+        if self._version is not None:
+            return self._version.finished()
         self._look_at_commit()
         if self.flush and not self._flushed():
             return False
-        return not self.commit or self._committed()
+        if self.commit and not self._committed():
+            return False
+        if self._want_version:
+            self._version = self.file.start_version()
+        return self._version is None
 
     def _flushed(self) -> bool:
         native = self.file.native
@@ -95,19 +116,19 @@ class FileSync:
         """A commit that this sync waited for has ended: a failure is judged before anything is sent again."""
         if self._commit_seq is not None and self.file.native.commit_seq() != self._commit_seq:
             self._commit_seq = None
-            if (error := self.file.commit_error) is not None:
+            error = self.file.commit_error
+            if error is not None and self.file.commits_failed != self._commits_failed:
                 self._commit_failed(error)
 
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
         if not native.commit_needed(self.stamp):
-            if self.flush and not native.sync_done(self.stamp):
-                return False  # a commit runs, or somebody else's failed between two looks
-            file.refresh_version()
-            return True
+            # Not done: a commit runs, or somebody else's failed between two looks.
+            return not self.flush or native.sync_done(self.stamp)
         if file.volume.clock.now() < self._not_before:
             return False
         if self._commit_seq is None:
+            self._commits_failed = file.commits_failed
             self._commit_seq = native.commit_seq()
         native.start_commit()
         return False
@@ -134,15 +155,21 @@ class FileSync:
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""
         left = deadline.left()
+        if self._version is not None:
+            self._version.rest(min(left, SLICE))
+            return
         if self._not_before:
             left = min(left, max(0.001, self._not_before - deadline.clock.now()))
         self.file.volume.park.wait("inode", self.file.native.address, seq, min(left, SLICE))
 
+    def due(self, now: float) -> bool:
+        """Whether the time has come that this waits for."""
+        return 0.0 < self._not_before <= now
+
 
 def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
     native = sync.file.native
-    if in_backend(sync.file.volume.native.address):
-        raise DeadlockError(f"{what} from inside a backend call of the same volume", sync.file.key)
+    sync.file.volume.check_wait(what, sync.file.key)
     while True:
         seq = native.event_seq()
         if sync.poll():
@@ -152,13 +179,15 @@ def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
         sync.wait(seq, deadline)
 
 
-def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, timeout: float | None = None) -> None:
-    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight.
+def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, *, version: bool = False) -> None:
+    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight; `version`: and what storage
+    then calls it is known, so that no change of our own passes for somebody else's.
 
     Raises:
         WritebackError: it failed; it is still dirty.
     """
-    _drive(FileSync(file, stamp, start, end, commit=False), Deadline(file.volume.clock, timeout), "flush")
+    sync = FileSync(file, stamp, start, end, commit=False, version=version)
+    _drive(sync, Deadline(file.volume.clock, None), "flush")
 
 
 def commit(file: EngineFile) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, PageCacheError
+from ..errors import BackendError, ConflictError, PageCacheError
 from ..native import BACKOFF, END, FAILED, KEPT, PARKED, STAMP_MAX, Op
 from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
 
@@ -78,6 +78,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         decision = decide(volume.retry, error, attempts, now - since, volume.random())
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
+        if isinstance(error, ConflictError):
+            wait = None  # nothing but `resolve` and `discard` settles it
         next_retry = None if wait is None else now + wait
         file.failures.add(
             Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
@@ -103,7 +105,7 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
         return
     with file.lock:
         file.commit_error = None
-        file.commit_attempts = 0
+        file.commit_attempts = file.rebases = 0
         file.commit_not_before = 0.0
         file.own_changes += 1
         if version is not None:
@@ -128,8 +130,10 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     parked = bool(local) and not kept and not is_transient(error)
     with file.lock:
         file.commit_attempts += 1
+        file.commits_failed += 1
         file.own_changes += 1
-        file.version_stale = True  # it may have forgotten bytes that it had acknowledged
+        # It may have forgotten bytes that it had acknowledged; or it did its work and the answer was lost.
+        file.version_stale |= is_transient(error) or not file.limits().commit_on_close
         file.commit_error = error
         decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
         delay = decision.delay if isinstance(decision, Again) else volume.retry.max_delay

@@ -11,20 +11,27 @@ Locks: `lock` guards `failures`, `commit_error` and the version; it is held for 
 
 from __future__ import annotations
 
+import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits
-from ..errors import ConflictError, FailedRange, Key, ShutdownError
-from ..native import BACKOFF, END, STAMP_MAX, NativeInode
+from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
+from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import issuer, reader, sizes, throttle
 from .owed import Owed
 from .retryer import Failure, Failures, errno_of
+from .runner import Job
 
 if TYPE_CHECKING:
     from .volume import EngineVolume
 
 __all__ = ["EngineFile", "limits_of"]
+
+T = TypeVar("T")
+log = logging.getLogger("pagecache")
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None) -> dict[str, int]:
@@ -66,13 +73,21 @@ class EngineFile:
         self.failures = Failures()
         self.commit_error: BaseException | None = None
         self.commit_attempts = 0
+        self.commits_failed = 0
         self.commit_not_before = 0.0
         self.version = version
         self.version_stale = False
         self.own_changes = 0
         self.conflict: tuple[str | None, str | None] | None = None
+        self.remote_version: str | None = None
+        self.base_lost = False
+        self.rebase_asked = False
+        self.rebases = 0
+        self.retired: list[BackendFile] = []
+        self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
         self.removed = False
         self.abandoned = False
+        self.settling: deque[Callable[[], None]] = deque()
         self.withheld = False
         self.unclosed = False
         self._max_write: int | None = None
@@ -94,15 +109,23 @@ class EngineFile:
             self.refresh_limits()
 
     def bind_reads(self) -> None:
-        """What C calls for a fill: the backend's method itself, unless something has to happen first."""
+        """What C calls for a fill: the backend's method itself, unless something stands before it."""
         if self.backend_file is None:
             self.read_into = self._closed
+        elif self.base_lost or (self.conflict is not None and self.limits().commit_on_close):
+            self.read_into = self.refuse_read
+        elif len(self.owed):
+            self.read_into = self._read_later
         else:
-            self.read_into = self._read_later if len(self.owed) else self.backend_file.read_into
+            self.read_into = self.backend_file.read_into
 
     def _read_later(self, offset: int, buffers: Any) -> int:
         self.owed.pay()
         return self.opened().read_into(offset, buffers)
+
+    def refuse_read(self, offset: int, buffers: object) -> int:
+        """In the place of read_into while the version that this file is laid over cannot be read, or must not be."""
+        raise self.conflict_error()
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)
@@ -126,17 +149,25 @@ class EngineFile:
         self._max_write = max(1, most)
         self.native.set_limits(limits_of(self.limits(), self._max_write))
 
-    def refresh_version(self) -> None:
-        """After our own writes: what storage says now is our doing."""
+    def start_version(self) -> Job[None] | None:
+        """After our own writes: ask what storage calls the object now, on a thread of the volume. None: it is known.
+
+        On commit_on_close backends acknowledgements change no version, and a commit answers its own (contract 2.19).
+        """
+        if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
+            return None
+        return self.volume.runner.submit(NAMES, Job(self.volume.park, self._read_version))
+
+    def _read_version(self) -> None:
+        """What storage says while nothing of ours changes it is our own doing."""
         with self.lock:
-            stale, self.version_stale = self.version_stale, False
-        if stale and self.backend_file is not None:
-            try:
-                version = self.backend_file.stat().version
-            except OSError:
-                self.version_stale = True
-            else:
-                self.version = version
+            changes = self.own_changes
+        if self.native.usage()["writeback"] or self.native.commit_running():
+            return  # the end of that asks again
+        version = self.opened().stat().version
+        with self.lock:
+            if self.own_changes == changes:
+                self.version, self.version_stale = version, False
 
     def quiet(self) -> int | None:
         """A number that stands while nothing of our own changes storage; None while something is about to."""
@@ -145,6 +176,35 @@ class EngineFile:
                 return None
             return self.own_changes
 
+    # -- work of the engine's own that needs the token, and that nobody waits for
+
+    def settle(self, job: Callable[[], None]) -> None:
+        """Have a job run under the token, on a thread of the volume, once the token is free."""
+        self.settling.append(job)
+        self.native.settle_start()
+
+    def settled(self, job: Callable[[], T]) -> T:
+        """`settle`, and wait for what comes of it."""
+        self.volume.check_reentry("settling a conflict", self.key)
+        work = Job(self.volume.park, job)
+        self.settle(work.run)
+        return work.wait(lambda: self.volume.check_alive(self.key))
+
+    def run_settling(self) -> bool:
+        """The token is held: do what was asked for; False: nothing was."""
+        if not self.settling:
+            return False
+        while self.settling:
+            try:
+                self.settling.popleft()()
+            except Exception:
+                log.exception("%r: work under the file's token failed", self.key)
+        return True
+
+    def holding(self, op: Op, call: Callable[[], None]) -> None:
+        """Whatever needs the locks that are held."""
+        call()
+
     # -- changes
 
     def about_to_change(self) -> None:
@@ -152,6 +212,37 @@ class EngineFile:
         with self.lock:
             self.version_stale = True
             self.own_changes += 1
+
+    def give_up(self, start: int = 0, end: int = END) -> list[LostRange]:
+        """What is local in a range is gone; the token is held. A backend that keeps what it acknowledged aside has it
+        still: it forgets all of that, and what is left of it here is sent again (contract 2.19).
+        """
+        before = self.native.usage()["unstable"]
+        lost = self.drop(start, end)
+        rollback: Any = getattr(self.backend_file, "rollback", None)
+        if rollback is not None and self.native.usage()["unstable"] < before:
+            size, lowest = self.native.size, self.native.undone()["lowest"]
+            rollback()
+            stored = self.opened().stat().size
+            forgotten = lowest >= stored
+            if not forgotten:
+                self.opened().truncate(lowest)
+                self.opened().truncate(size)
+                stored = size
+            self.native.rebase(stored, forgotten)
+        return lost
+
+    def drop(self, start: int, end: int) -> list[LostRange]:
+        """Take a range out of what is local, and say what was lost; the token is held."""
+        with self.lock:
+            error = self.failures.worst()
+        ranges = self.native.discard(start, end)
+        if self.volume.mirror is not None and ranges and not self.removed:
+            self.volume.mirror.invalidate(self.key, "local data was given up")
+        with self.lock:
+            self.failures.clear(start, end)
+        code = error.errno if error else 0
+        return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
 
     # -- failures
 
@@ -223,9 +314,9 @@ class EngineFile:
         )
 
     def conflict_error(self) -> ConflictError:
-        base, remote = self.conflict or (None, None)
+        base, remote = self.conflict or (self.version, self.remote_version)
         return ConflictError(
-            f"{self.key!r}: the stored object changed while local data was not saved",
+            f"{self.key!r}: the stored object is another version than that under this one",
             self.key,
             base=base,
             remote=remote,

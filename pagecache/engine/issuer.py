@@ -11,8 +11,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from ..errors import BackendProtocolError
-from ..native import Op
-from . import barrier, collector
+from ..native import STAMP_MAX, Op
+from . import barrier, collector, remote
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -22,10 +22,15 @@ __all__ = ["commit", "write", "write_back", "write_through", "write_units"]
 
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
+    if self.abandoned:
+        op.finish(False, True)  # nothing of it is handed over any more
+        return
     self.own_changes += 1
-    self.version_stale = True  # whatever becomes of it
+    self.version_stale |= not self.limits().commit_on_close  # whatever becomes of it
     mirror = self.volume.mirror
     try:
+        if self.conflict is not None:
+            raise self.conflict_error()
         # The method before `begin`, which refuses after an abort: so no request goes to a later backend.
         write_from = self.opened().write_from
         if len(self.owed):
@@ -39,7 +44,7 @@ def write(self: EngineFile, op: Op) -> None:
             if answer < 0:
                 raise _refused(self, op, answer)
     except BaseException as error:
-        collector.failed(self, op, error)
+        _not_sent(self, op, error)
     else:
         collector.acknowledged(self, op)
 
@@ -47,6 +52,8 @@ def write(self: EngineFile, op: Op) -> None:
 def write_units(self: EngineFile, op: Op) -> None:
     """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
     try:
+        if self.conflict is not None:
+            raise self.conflict_error()
         while (call := op.begin()) is not None:
             offset, buffers = call
             answer = op.complete(self.read_into(offset, buffers))
@@ -56,9 +63,20 @@ def write_units(self: EngineFile, op: Op) -> None:
                 message = f"read_into({offset}) for a write unit did not answer with the number of bytes read"
                 raise BackendProtocolError(message, self.key)
     except BaseException as error:
-        collector.failed(self, op, error)
+        _not_sent(self, op, error)
     else:
         write(self, op)
+
+
+def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
+    """A hand-over failed, unless another version is stored: then it is dirty again, for what `on_conflict` says."""
+    if remote.is_remote_change(error):
+        remote.refused(file)
+        if file.conflict is None:
+            op.finish(False, False)
+            return
+        error = file.conflict_error()
+    collector.failed(file, op, error)
 
 
 def _no_memory(file: EngineFile) -> OSError:
@@ -77,6 +95,12 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
+    if self.run_settling() or not self.native.commit_needed(STAMP_MAX):
+        op.finish(False, True)  # nothing was committed; who wants that asks again
+        return
+    if self.removed and self.limits().commit_on_close:
+        op.finish(False, True)  # it has no name under which it could be published
+        return
     try:
         if self.conflict is not None:
             raise self.conflict_error()
@@ -85,6 +109,14 @@ def commit(self: EngineFile, op: Op) -> None:
             self.owed.pay()
         version = None if op.stopped else call()
     except BaseException as error:
+        if remote.is_remote_change(error):
+            remote.refused(self)
+            if self.rebase_asked and self.rebases < self.volume.retry.attempts:
+                self.rebases += 1
+                self.run_settling()
+                op.finish(False, True)  # nothing was committed, and nothing is acknowledged any more
+                return
+            error = self.conflict_error()
         collector.commit_failed(self, op, error)
     else:
         collector.committed(self, op, version)

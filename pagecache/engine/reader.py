@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import BackendProtocolError
 from ..native import Op
+from . import remote
 from .retryer import Parked, decide
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def _refuse(file: EngineFile, op: Op, answer: int) -> NoReturn:
 
 def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float]:
     """Wait until the call may be repeated, or raise; `failed`: calls that failed so far, and since when."""
+    if remote.is_remote_change(error):
+        remote.refused(file)
+        raise file.conflict_error() from error
     volume = file.volume
     now = volume.clock.now()
     attempts, since = failed or (0, now)

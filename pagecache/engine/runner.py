@@ -37,7 +37,7 @@ class Job(Generic[T]):
         self._undo = undo
         self._done = park.signal()
         self._lock = threading.Lock()
-        self._abandoned = self._finished = False
+        self._started = self._abandoned = self._finished = False
         self._result: T | None = None
         self._error: BaseException | None = None
 
@@ -48,8 +48,10 @@ class Job(Generic[T]):
 
     def run(self) -> None:
         """Unless nobody waits any more: who was told that it did not happen shall not find it done later."""
-        if self._abandoned:
-            return
+        with self._lock:
+            if self._abandoned:
+                return
+            self._started = True
         try:
             result = self._call()
         except BaseException as error:
@@ -69,6 +71,20 @@ class Job(Generic[T]):
             finished = self._finished
         if finished and self._undo is not None:
             self._undo(self._result)  # type: ignore[arg-type]
+
+    def cancel(self) -> bool:
+        """Not to be run any more; False: it has begun."""
+        with self._lock:
+            self._abandoned |= not self._started
+            return not self._started
+
+    def finished(self) -> bool:
+        """Whether the call is over, well or not."""
+        return self._done.is_set()
+
+    def rest(self, timeout: float) -> bool:
+        """Sleep until it is over, at most `timeout` seconds; whether it is."""
+        return self._done.wait(timeout)
 
     def wait(self, alive: Callable[[], None]) -> T:
         """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""

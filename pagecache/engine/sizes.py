@@ -169,15 +169,8 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
 def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool]) -> None:
     """Give up what is local in a range; the token keeps passes and commits out."""
     start, end, lost, cut = extent
-    error = self.failures.worst()
-    ranges = self.native.discard(start, end)
-    if self.volume.mirror is not None and ranges and not self.removed:
-        self.volume.mirror.invalidate(self.key, "local data was given up")
-    with self.lock:
-        self.failures.clear(start, end)
-    code = error.errno if error else 0
-    lost.extend(LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges)
-    if cut and ranges and self.native.size < sum(ranges[-1]) and self.backend_file is not None:
+    lost.extend(self.give_up(start, end))
+    if cut and lost and self.native.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
         _cut_tail(self, op)
 
 

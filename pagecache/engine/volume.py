@@ -4,10 +4,13 @@
 its limits, clock, random numbers, retry policy, where events go. `EngineCache` is what several volumes share.
 
 Locks: `_lock` guards the registers (files, retries, tickets); it is held for moments and never across a call.
+`_advancing` is held while tickets are moved on, which neither waits nor calls the backend.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
 import threading
 from collections.abc import Callable
@@ -21,7 +24,8 @@ from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
 from .mirror import Mirror
-from .park import SLICE, Clock, Deadline, Park, deadline_error
+from .names import NameSync
+from .park import SLICE, Clock, Park
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 
@@ -31,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineCache", "EngineVolume", "Ticket"]
 
+log = logging.getLogger("pagecache")
 T = TypeVar("T")
+_numbers = itertools.count(1)
 EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
 
 IDLE_FILES_MAX = 64
@@ -54,7 +60,7 @@ class EngineCache(Protocol):
 class Ticket(Protocol):
     """Something the flusher moves on until it is done."""
 
-    def poll(self) -> bool: ...
+    def advance(self, *, first: bool) -> bool: ...
 
 
 class EngineVolume:
@@ -70,10 +76,13 @@ class EngineVolume:
         park: Park | None = None,
         rng: random.Random | None = None,
         mirror: Backend | None = None,
+        on_conflict: str = "fail",
     ) -> None:
         self.cache = cache
         self.backend = backend
         self.name = name
+        self.number = next(_numbers)
+        self.on_conflict = on_conflict
         self.clock = clock or Clock()
         self.park = park or Park()
         self.random = (rng or random.Random()).random
@@ -95,6 +104,8 @@ class EngineVolume:
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
             self.mirror = Mirror(self, mirror)
+        self._advancing = threading.RLock()  # a signal handler may abort the volume in between
+        self.names = NameSync(self)
 
     @property
     def retry(self) -> RetryPolicy:
@@ -113,8 +124,19 @@ class EngineVolume:
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
 
     def check_reentry(self, what: str, key: Key | None = None) -> None:
-        if core.in_backend(self.native.address):
+        """What may wait for anything of this volume is not for its own backend's calls (contract 2.25)."""
+        if self.native.address in core.inside():
             raise DeadlockError(f"{what} from inside a backend call of the same volume", key)
+
+    def check_wait(self, what: str, key: Key | None = None) -> None:
+        """Write-back may be waited for by backend calls of volumes attached later only: an order, so no circle."""
+        inside = core.inside()
+        if not inside:
+            return
+        self.check_reentry(what, key)
+        for volume in self.cache.engine_volumes():
+            if volume.native.address in inside and volume.number < self.number:
+                raise DeadlockError(f"{what} from inside a backend call of {volume.name!r}, attached earlier", key)
 
     # -- calls of the backend that carry no bytes
 
@@ -124,23 +146,30 @@ class EngineVolume:
         what: str,
         key: Key | None = None,
         undo: Callable[[T], None] | None = None,
-        *,
-        deadline: Deadline | None = None,
     ) -> T:
-        """Run a call of the backend on a thread of the volume and wait for it; an interrupt, an abort or the deadline
-        ends only the waiting.
+        """Run a call of the backend on a thread of the volume and wait for it; an interrupt or an abort ends only the
+        waiting.
         """
         self.check_reentry(what, key)
+        return self.run(Job(self.park, call, undo), key)
+
+    def run(self, job: Job[T], key: Key | None = None) -> T:
+        """Have a job done by a thread of the volume, and wait for it."""
         self.check_alive(key)
         began = self.reconnects
-        job = self.runner.submit(core.NAMES, Job(self.park, call, undo))
+        self.runner.submit(core.NAMES, job)
+        return job.wait(lambda: self.check_alive(key, began))
 
-        def alive() -> None:
-            self.check_alive(key, began)
-            if deadline is not None and deadline.passed():
-                raise deadline_error(what)
+    def post(self, call: Callable[[], object]) -> None:
+        """Have a call of the backend made on a thread of the volume; nobody waits for it."""
 
-        return job.wait(alive)
+        def run() -> None:
+            try:
+                call()
+            except Exception:
+                log.exception("%s: a call that nobody waits for failed", self.name)
+
+        self.runner.submit(core.NAMES, Job(self.park, run))
 
     def sleep(self, file: EngineFile, seconds: float) -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""
@@ -202,10 +231,21 @@ class EngineVolume:
 
     # -- idle files of the backend
 
-    def close_idle(self, most: int = IDLE_FILES_MAX) -> None:
-        """Close files of the backend that nobody uses, oldest first, down to `most`; what is uncommitted is committed
-        first where that is ours to decide.
+    def rest(self, file: EngineFile) -> None:
+        """Nobody has the file open: its backend file may be closed."""
+        with self._lock:
+            self.idle[file] = None
+
+    def keep(self, file: EngineFile) -> None:
+        """Somebody is about to use the file: its backend file stays as it is, open or closed."""
+        with self._lock:
+            self.idle.pop(file, None)
+
+    def take_idle(self, most: int = IDLE_FILES_MAX) -> list[BackendFile]:
+        """Files of the backend that nobody uses, oldest first, down to `most`: the caller has them closed. What is
+        uncommitted is committed first where that is ours to decide.
         """
+        taken: list[BackendFile] = []
         with self._lock:
             excess = list(self.idle)[: max(0, len(self.idle) - most)]
         for file in excess:
@@ -217,10 +257,21 @@ class EngineVolume:
                 continue
             with self._lock:
                 if self.idle.pop(file, file) is file:
-                    continue
-                backend_file, file_now = file.backend_file, file
-            file_now.use(None)
-            close_backend_file(backend_file)
+                    continue  # somebody uses it
+                backend_file = file.backend_file
+                file.use(None)
+            if backend_file is not None:
+                taken.append(backend_file)
+        return taken
+
+    def close_idle(self) -> None:
+        """Have the files closed that are too many; nobody waits for it."""
+        for backend_file in self.take_idle():
+            self.close_later(backend_file)
+
+    def close_later(self, backend_file: BackendFile | None) -> None:
+        if getattr(backend_file, "close", None) is not None:
+            self.post(lambda: close_backend_file(backend_file))
 
     # -- tickets, events
 
@@ -230,13 +281,17 @@ class EngineVolume:
         self.cache.flusher.wake()
 
     def poll_tickets(self) -> bool:
-        """Move tickets on; returns whether any is left."""
-        with self._lock:
-            tickets = list(self._tickets)
-        done = [ticket for ticket in tickets if ticket.poll()]
-        with self._lock:
-            self._tickets = [ticket for ticket in self._tickets if ticket not in done]
-            return bool(self._tickets)
+        """Move the tickets on, in their order; returns whether any is left. Nothing in here waits."""
+        with self._advancing:
+            with self._lock:
+                tickets = list(self._tickets)
+            left: list[Ticket] = []
+            for ticket in tickets:
+                if not ticket.advance(first=not left):
+                    left.append(ticket)
+            with self._lock:
+                self._tickets = left + self._tickets[len(tickets) :]
+                return bool(self._tickets)
 
     def emit(
         self,
@@ -254,14 +309,19 @@ class EngineVolume:
         self.native.abort()
         for file in self.files():
             file.native.aborted()
+        self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend) -> None:
         """The volume lives again, on another backend; its files have been given theirs."""
         self.backend = backend
         self.reconnects += 1
+        self.names.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))
         self.aborted, self.abort_reason = False, None
         self.native.resume()
+        for file in self.files():
+            if file.settling:
+                file.native.settle_start()
 
     def stop(self, timeout: float) -> bool:
         """End the threads; False when one hangs in the backend: then nothing of the volume may be freed."""

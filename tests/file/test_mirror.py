@@ -331,6 +331,8 @@ def test_a_remote_change_and_given_up_data_take_the_copy_away(pairs: Any) -> Non
                 file.fsync()
             except pagecache.DataLossError:
                 pass
+            except pagecache.ConflictError:
+                pair.volume.resolve(KEY, "rebase")
 
 
 def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs() -> None:

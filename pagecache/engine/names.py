@@ -1,0 +1,96 @@
+"""`Backend.sync`: making names durable, for everything that no file carries.
+
+Changes of names are counted. A sync that wants those up to its own beginning needs a call of `Backend.sync` that began
+after them: one that runs may have begun too early, then another follows. So concurrent syncs share calls, an idle
+volume makes none, and a backend that cannot is asked once.
+
+Locks: `_lock`, for moments; the calls run on the volume's threads and are polled, never waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import threading
+from typing import TYPE_CHECKING
+
+from ..native import NAMES
+from .runner import Job
+
+if TYPE_CHECKING:
+    from .volume import EngineVolume
+
+__all__ = ["NameCall", "NameSync"]
+
+
+class NameCall:
+    """One call of `Backend.sync`."""
+
+    def __init__(self, names: NameSync, covers: int) -> None:
+        self.covers = covers
+        self.error: OSError | None = None
+        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self))
+
+
+class NameSync:
+    """What of a volume's names is durable."""
+
+    def __init__(self, volume: EngineVolume) -> None:
+        self.volume = volume
+        self._lock = threading.Lock()
+        self._supported = True
+        self._changes = 1  # what happened before the volume was attached may not be durable either
+        self._durable = 0
+        self._running: NameCall | None = None
+
+    def changed(self) -> None:
+        """A name was made, moved or removed, or may have been."""
+        with self._lock:
+            self._changes += 1
+
+    def mark(self) -> int:
+        """All changes so far."""
+        with self._lock:
+            return self._changes
+
+    def reset(self) -> None:
+        """Another backend: nothing is known of it."""
+        with self._lock:
+            self._supported = True
+            self._changes += 1
+            self._running = None
+
+    def begin(self, mark: int) -> NameCall | None:
+        """The call to wait for next until everything up to the mark is durable; None: it is."""
+        with self._lock:
+            if not self._supported or self._durable >= mark:
+                return None
+            call = self._running
+            if call is not None:
+                return call
+            call = self._running = NameCall(self, self._changes)
+        self.volume.runner.submit(NAMES, call.job)
+        return call
+
+    def run(self, call: NameCall) -> None:
+        """On a thread of the volume."""
+        backend = self.volume.backend
+        supported = True
+        try:
+            sync = getattr(backend, "sync", None)
+            if sync is None:
+                raise io.UnsupportedOperation("sync")
+            sync()
+        except io.UnsupportedOperation:
+            supported = False
+        except OSError as error:
+            supported = error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP)
+            call.error = error if supported else None
+        except BaseException as error:
+            call.error = OSError(errno.EIO, f"sync raised {type(error).__name__}: {error}")
+        with self._lock:
+            if self._running is call:
+                self._running = None
+                self._supported = supported
+                if call.error is None:
+                    self._durable = max(self._durable, call.covers)

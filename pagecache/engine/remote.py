@@ -1,0 +1,200 @@
+"""Somebody else changed the stored object (contract 2.19).
+
+It is noticed when the versions differ at an open, when the backend refuses another version (ESTALE, from a commit, a
+read or a write), or because somebody says so. Without local data the cached bytes go. With local data `on_conflict`
+decides:
+
+    fail          a conflict: nothing more is handed over, commits and opens raise ConflictError, what is local stays
+                  readable, and `resolve` or `discard` settles it
+    rebase        what is local is laid over the new version
+    take_remote   what is local is given up, and told as a loss
+
+Taking another version as the base needs the token, and is done on the volume's threads as soon as it is free; what
+notices the change never waits. Everything that was acknowledged was sent with the old version around it, so the backend
+forgets it (`rollback`) and all of it is dirty again.
+
+Files of a commit_on_close backend are pinned to the version that they were opened with: where there is no local data to
+settle, the handles of a version that was replaced raise ConflictError rather than read a mix, and the next open has
+another file.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from ..backends.protocol import BackendFile, ObjectStat
+from ..errors import ConflictError, LostRange, PageCacheError
+from ..native import END, STAMP_MAX
+from .retryer import is_transient
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["announced", "changed", "force", "is_remote_change", "open_base", "rebase", "refused", "take", "take_base"]
+
+
+def is_remote_change(error: BaseException) -> bool:
+    """Whether the backend refused a call because another version is stored."""
+    if isinstance(error, ConflictError) or not isinstance(error, OSError):
+        return False
+    return error.errno == errno.ESTALE and not is_transient(error)
+
+
+def refused(file: EngineFile) -> None:
+    """A call of the backend was refused for the version; on a thread that may call it once more."""
+    try:
+        version = file.volume.backend.stat(file.key).version
+    except OSError:
+        version = None
+    changed(file, version)
+
+
+def announced(file: EngineFile, version: str | None, start: int, end: int) -> None:
+    """Somebody says that [start, end) of the stored object changed. Never waits, and is called from anywhere [K8]."""
+    whole = file.limits().commit_on_close  # such objects are replaced as a whole
+    start, end = (0, END) if whole else (start, end)
+    file.native.invalidate_remote(start, end)
+    local = file.native.local_ranges()
+    if (whole and file.native.has_local()) or any(pos < end and start < pos + n for pos, n in local):
+        changed(file, version)
+    elif whole:
+        _lose_base(file, version)
+    elif version is not None and file.conflict is None:
+        file.version = version
+
+
+def changed(file: EngineFile, version: str | None) -> None:
+    """Another version than that under the local data is stored. Never waits."""
+    if not file.native.has_local():
+        if file.limits().commit_on_close:
+            _lose_base(file, version)
+        return
+    match file.volume.on_conflict:
+        case "fail":
+            _conflict(file, version)
+        case "rebase":
+            _settle(file, take_remote=False)
+        case "take_remote":
+            _settle(file, take_remote=True)
+
+
+def _lose_base(file: EngineFile, version: str | None) -> None:
+    """What is not cached cannot be read any more, but by opening the object again."""
+    with file.lock:
+        file.remote_version = version
+        file.base_lost = True
+    file.read_into = file.refuse_read
+
+
+def _conflict(file: EngineFile, version: str | None) -> None:
+    with file.lock:
+        known = file.conflict is not None
+        file.conflict = (file.version, version)
+    if known:
+        return
+    if file.limits().commit_on_close:
+        file.read_into = file.refuse_read
+    error = file.conflict_error()
+    file.volume.emit("conflict", file.key, tuple(error.ranges), error)
+    # What is dirty is found out to be failed, and what is acknowledged not to be committed, by trying.
+    file.native.flush_start(STAMP_MAX)
+    file.native.start_commit()
+
+
+def _settle(file: EngineFile, *, take_remote: bool) -> None:
+    with file.lock:
+        asked, file.rebase_asked = file.rebase_asked, True
+    if not asked:
+        file.settle(lambda: _take(file) if take_remote else rebase(file))
+
+
+# -- with the token held, on a thread of the volume
+
+
+def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
+    """The object as it is stored now."""
+    backend = file.volume.backend
+    try:
+        fresh = backend.open(file.key)
+    except FileNotFoundError:
+        fresh = backend.open(file.key, create=True)  # removed: everything is local then
+    return fresh, fresh.stat()
+
+
+def _new_base(file: EngineFile) -> tuple[ObjectStat, bool]:
+    """Another version is the base from here on: its size and version, and whether the backend forgot what it had."""
+    whole = file.limits().commit_on_close
+    if whole:
+        rollback: Any = getattr(file.backend_file, "rollback", None)
+        if rollback is not None:
+            rollback()
+        fresh, stat = open_base(file)
+        take_base(file, fresh, stat)
+        return stat, True
+    stat = file.opened().stat()
+    take_base(file, None, stat)
+    return stat, False
+
+
+def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> None:
+    """Reads and commits go to this version. The old file may still be read from: it is closed with the new one."""
+    with file.lock:
+        file.version, file.version_stale = stat.version, False
+        file.conflict, file.remote_version = None, None
+        file.base_lost = file.rebase_asked = False
+        file.own_changes += 1
+    if file.volume.mirror is not None and not file.removed:
+        file.volume.mirror.invalidate(file.key, "the object was changed by somebody else")
+    if fresh is not None and file.backend_file is not None:
+        file.retired.append(file.backend_file)
+    file.use(fresh or file.backend_file)
+
+
+def rebase(file: EngineFile) -> None:
+    """What is local lies over the version that is stored now."""
+    file.rebase_asked = False
+    stat, forgotten = _new_base(file)
+    file.native.rebase(stat.size, forgotten)
+    _go_on(file)
+
+
+def take(file: EngineFile) -> list[LostRange]:
+    """What is local is given up for the version that is stored now."""
+    file.rebase_asked = False
+    stat, forgotten = _new_base(file)
+    lost = file.drop(0, END)
+    file.native.rebase(stat.size, forgotten)
+    return lost
+
+
+def _take(file: EngineFile) -> None:
+    file.report_loss(take(file))
+
+
+def force(file: EngineFile) -> None:
+    """Our whole version goes over the one that is stored now, byte for byte where objects are replaced as a whole.
+
+    Raises:
+        PageCacheError: ENOBUFS, not every byte of ours is in memory.
+    """
+    size = file.native.size
+    whole = file.limits().commit_on_close
+    if whole and not file.native.dirty_all():
+        raise PageCacheError(
+            "resolve: not every byte of this version is in memory; rebase or discard", file.key, errno=errno.ENOBUFS
+        )
+    stat, forgotten = _new_base(file)
+    file.native.rebase(stat.size, forgotten)
+    if stat.size > size:
+        file.opened().truncate(size)
+        file.native.truncate(size, not file.limits().durable_writes)
+    _go_on(file)
+
+
+def _go_on(file: EngineFile) -> None:
+    """What failed for the old version is plain dirty again, and is sent."""
+    with file.lock:
+        file.failures.clear(0, END)
+    file.native.retry(failed_too=True)
+    file.native.flush_start(STAMP_MAX)

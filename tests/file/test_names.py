@@ -1,0 +1,337 @@
+"""Names beside everything else: keys that are busy, tokens of both files, last closes, abandoned files."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, ShutdownError
+
+from .backends import RecordingBackend
+from .objects import ObjectBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+
+
+class Slow(RecordingBackend):
+    """Opens take a while; how many run at once is counted."""
+
+    def __init__(self, objects: dict[Any, bytes], **limits: Any) -> None:
+        super().__init__(objects, **limits)
+        self.running = self.most = 0
+        self.pause = threading.Event()
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        try:
+            self.pause.wait(0.05)
+            return super().open(key, create=create, exclusive=exclusive)
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+def test_a_thousand_slow_opens_run_in_parallel_beside_a_hung_one(make: Make) -> None:
+    """50 threads, 50 ms each; the hung open delays its own key only. [T-78]"""
+    keys = [f"f{k}" for k in range(1000)]
+    backend = Slow({key: b"%s" % key.encode() for key in [*keys, "hung"]}, max_inflight=32)
+    rig = make(backend=backend)
+    gate = backend.gate("open", "hung")
+    hung = [Task(rig.volume.open, "hung"), Task(rig.volume.open, "hung")]
+    gate.wait_entered()
+
+    def open_some(part: list[str]) -> None:
+        for key in part:
+            with rig.volume.open(key) as file:
+                assert file.pread(10, 0) == key.encode()
+
+    for task in [Task(open_some, keys[k::50]) for k in range(50)]:
+        task.result(60)
+    assert backend.most > 16
+    assert not any(task.finished.is_set() for task in hung)
+    gate.open()
+    for waiting in hung:
+        waiting.result().close()
+    assert len(backend.seen("open", "hung")) == 1
+
+
+@pytest.mark.parametrize("verb", ["remove", "rename from", "rename to"])
+def test_an_open_waits_for_its_key_while_names_change(make: Make, verb: str) -> None:
+    """It sees the name before or after, never in between; other keys go on. [2.20]"""
+    rig = make({"a": b"A", "b": b"B", "other": b"O"})
+    gate = rig.backend.gate("remove" if verb == "remove" else "rename")
+    change = Task(rig.volume.remove, "a") if verb == "remove" else Task(rig.volume.rename, "a", "b")
+    gate.wait_entered()
+    opening = Task(rig.volume.open, "b" if verb == "rename to" else "a")
+    assert opening.waits()
+    with rig.volume.open("other") as other:
+        assert other.pread(1, 0) == b"O"
+    gate.open()
+    change.result()
+    if verb == "rename to":
+        with opening.result() as file:
+            assert file.pread(1, 0) == b"A"
+    else:
+        with pytest.raises(FileNotFoundError):
+            opening.result()
+
+
+def test_renames_in_both_directions_at_once_do_not_deadlock(make: Make) -> None:
+    """Keys are marked all at once, tokens are taken in one order. [2.20]"""
+    rig = make({name: b"%d" % k for k, name in enumerate("abcd")})
+    files = [rig.open(key=name) for name in "abcd"]
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        while not stop.is_set():
+            files[number].pwrite(pattern(5000, number), 0)
+            files[number].flush()
+
+    def rename(one: str, two: str) -> None:
+        for _ in range(60):
+            for src, dst in ((one, "x" + one + two), (two, one), ("x" + one + two, two)):
+                try:
+                    rig.volume.rename(src, dst)
+                except FileNotFoundError:
+                    pass  # another thread moved it
+
+    writers = [Task(write, number) for number in range(4)]
+    renamers = [Task(rename, *pair) for pair in ("ab", "ba", "bc", "ca", "cd", "da")]
+    for task in renamers:
+        task.result(60)
+    stop.set()
+    for task in writers:
+        task.result()
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("busy", ["src", "dst"])
+def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str) -> None:
+    """It has both tokens: no write, no commit of either runs beside it. [2.20]"""
+    rig = make({"src": b"", "dst": b""})
+    files = {name: rig.open(key=name) for name in ("src", "dst")}
+    for file in files.values():
+        file.pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from", busy)
+    flushing = Task(files[busy].flush)
+    gate.wait_entered()
+    renaming = Task(rig.volume.rename, "src", "dst")
+    assert renaming.waits()
+    assert rig.backend.seen("rename") == []
+    gate.open()
+    for task in (flushing, renaming):
+        task.result()
+    files["src"].fsync()
+    assert rig.backend.committed("dst") == DATA
+
+
+def test_nothing_is_handed_over_while_a_rename_runs(make: Make) -> None:
+    """Write-back, fsync and truncate wait for the token, and end under the new name. [2.20]"""
+    rig = make({KEY: pattern(PAGE)})
+    file = rig.open()
+    file.pwrite(DATA, 0)
+    gate = rig.backend.gate("rename")
+    renaming = Task(rig.volume.rename, KEY, "moved")
+    gate.wait_entered()
+    syncing, cutting = Task(file.fsync), Task(file.truncate, 100)
+    assert syncing.waits()
+    assert cutting.waits()
+    assert rig.backend.seen("write_from") == rig.backend.seen("truncate") == []
+    gate.open()
+    for task in (renaming, syncing, cutting):
+        task.result()
+    file.fsync()
+    assert rig.backend.committed("moved") == DATA[:100]
+    with pytest.raises(FileNotFoundError):
+        rig.volume.open(KEY)
+
+
+def test_an_interrupted_rename_is_finished_and_published(make: Make) -> None:
+    """An interrupt ends only the waiting: the cache knows the object by the name that it has. [2.20, K7]"""
+    rig = make({KEY: DATA})
+    file = rig.open()
+    file.pwrite(b"dirty", 0)
+    gate = rig.backend.gate("rename")
+    renaming = Task(rig.volume.rename, KEY, "moved")
+    gate.wait_entered()
+    rig.volume.engine.aborted = True  # every wait ends; the call itself goes on
+    with pytest.raises(ShutdownError):
+        renaming.result()
+    rig.volume.engine.aborted = False
+    opening = Task(rig.volume.open, KEY)
+    assert opening.waits()
+    gate.open()
+    with pytest.raises(FileNotFoundError):
+        opening.result()
+    with rig.volume.open("moved") as again:
+        assert again.pread(10, 0) == b"dirty" + DATA[5:10]
+    file.fsync()
+    assert rig.backend.committed("moved") == b"dirty" + DATA[5:]
+
+
+def test_the_last_close_of_a_removed_file_makes_no_call_for_its_bytes(make: Make) -> None:
+    """Dropped silently, whatever other handles did before. [2.20]"""
+    rig = make({KEY: DATA})
+    one, two = rig.open(), rig.open()
+    one.pwrite(b"x" * PAGE, 0)
+    rig.volume.remove(KEY)
+    one.close()
+    assert two.pread(PAGE, 0) == b"x" * PAGE
+    rig.backend.forget_calls()
+    two.close()
+    eventually(lambda: rig.volume.engine.native.usage()["local"] == 0)
+    eventually(lambda: rig.backend.seen("file_close"))
+    assert {call.op for call in rig.backend.calls} == {"file_close"}
+
+
+def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
+    """The last close does not wait for the hung call. [2.20, K7]"""
+    rig = make({KEY: DATA})
+    file = rig.open()
+    file.pwrite(b"x" * PAGE, 0)
+    gate = rig.backend.gate("write_from")
+    file._native.flush_start(1 << 40)
+    gate.wait_entered()
+    rig.volume.remove(KEY)
+    Task(file.close).result()
+    with rig.volume.open(KEY, "xb") as new:
+        new.write(b"new")
+    gate.open()
+    eventually(lambda: rig.volume.engine.native.usage()["local"] <= PAGE)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == b"new"
+
+
+@pytest.fixture
+def store(make: Make) -> Rig:
+    """A volume on an object store."""
+    return make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE), retry=ONCE)
+
+
+def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: Rig) -> None:
+    """For open, stat and exists; not in list, and for nobody else. [2.20]"""
+    file = store.open("xb", key="new")
+    file.pwrite(b"12345", 0)
+    assert store.volume.exists("new")
+    assert store.volume.stat("new").size == 5
+    with store.volume.open("new", "rb") as other:
+        assert other.pread(10, 0) == b"12345"
+    assert [stat.key for stat in store.volume.list()] == [KEY]
+    file.close()
+    assert store.backend.committed("new") == b"12345"
+    assert [stat.key for stat in store.volume.list()] == [KEY, "new"]
+
+
+def test_abandon_never_waits_and_the_key_is_busy_until_it_is_over(make: Make) -> None:
+    """What is in flight ends first, then the upload is rolled back, then the key is somebody else's. [2.20]"""
+    store = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE, max_inflight=1), retry=ONCE)
+    file = store.open("r+b")
+    file.pwrite(DATA[::-1], 0)
+    gate = store.backend.gate("write_from")
+    file._native.flush_start(1 << 40)
+    gate.wait_entered()
+    Task(file.abandon).result()
+    opening = Task(store.volume.open, KEY, "r+b")
+    assert opening.waits()
+    assert store.backend.seen("rollback") == []
+    store.volume.open("other", "wb").abandon()
+    gate.open()
+    with opening.result() as again:
+        assert again.pread(len(DATA), 0) == DATA
+    ops = [call.op for call in store.backend.calls if call.op in ("write_from", "rollback", "open") and call.key == KEY]
+    assert ops[-2:] == ["rollback", "open"]
+    assert ops.count("write_from") == 1
+    assert store.backend.committed(KEY) == DATA
+    assert store.volume.dirty_ranges(KEY) == []
+
+
+def test_an_abandoned_file_is_readable_by_whom_it_is_open_to(store: Rig) -> None:
+    """It keeps its pages; the next opener has another file. [2.20]"""
+    reader = store.open("rb")
+    writer = store.open("r+b")
+    writer.pwrite(b"half", 0)
+    assert reader.pread(4, 0) == b"half"
+    writer.abandon()
+    with store.volume.open(KEY, "rb") as fresh:
+        assert fresh.pread(len(DATA), 0) == DATA
+    assert reader.pread(len(DATA), 0) == DATA
+    reader.close()
+
+
+def test_a_removed_object_is_not_published_again(store: Rig) -> None:
+    """fsync through a handle that is left has no name to publish. [2.20]"""
+    file = store.open("r+b")
+    file.pwrite(b"x", 0)
+    store.volume.remove(KEY)
+    file.fsync()
+    file.close()
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) is None
+
+
+def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
+    """Nothing was uploaded yet: the file is opened anew. [2.20]"""
+    file = store.open("r+b")
+    file.pwrite(b"dirty", 0)
+    store.volume.rename(KEY, "moved")
+    file.fsync()
+    assert store.backend.committed("moved") == b"dirty" + DATA[5:]
+    assert store.backend.committed(KEY) is None
+
+
+def test_two_names_of_one_object_beside_remove_and_rename(tmp_path: Path) -> None:
+    """With one name less it is the same file; over its own other name a rename changes nothing else. [T-67]"""
+    (tmp_path / "a").write_bytes(DATA)
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(f"dir:{tmp_path}", read_ahead=0)
+        with volume.open("a", "r+b") as file:
+            file.pwrite(b"dirty", 0)
+            volume.remove("a")
+            assert not volume.exists("a")
+            with volume.open("b", "rb") as other:
+                assert other.pread(5, 0) == b"dirty"
+            (tmp_path / "c").hardlink_to(tmp_path / "b")
+            volume.rename("c", "b")
+            with volume.open("b", "rb") as other:
+                assert other.pread(5, 0) == b"dirty"
+    assert (tmp_path / "b").read_bytes() == b"dirty" + DATA[5:]
+
+
+def test_files_that_nobody_uses_are_closed_by_the_volume_and_awaited_by_nobody(make: Make) -> None:
+    """More than are kept open: a backend whose close hangs delays no open and no close. [2.20, T-62]"""
+    rig = make({f"f{k}": DATA for k in range(100)})
+    gate = rig.backend.gate("file_close", times=3)
+
+    def use() -> None:
+        for k in range(100):
+            rig.volume.open(f"f{k}").close()
+
+    Task(use).result()
+    gate.wait_entered()
+    gate.open()
+    eventually(lambda: len(rig.backend.seen("file_close")) >= 36)
+    with rig.volume.open("f0") as file:
+        assert file.pread(10, 0) == DATA[:10]
+
+
+def test_a_failed_rename_changes_nothing(make: Make) -> None:
+    """Both names lead where they led. [2.20]"""
+    rig = make({"a": b"A", "b": b"B"})
+    file = rig.open(key="a")
+    file.pwrite(b"dirty", 0)
+    rig.backend.fault("rename", OSError(errno.EACCES, "no"))
+    with pytest.raises(PermissionError):
+        rig.volume.rename("a", "b")
+    file.fsync()
+    assert rig.backend.committed("a") == b"dirty"
+    assert rig.backend.committed("b") == b"B"

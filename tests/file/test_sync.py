@@ -1,0 +1,452 @@
+"""sync and tickets: exactly the earlier writes, in order, side by side, and never held up by a dead backend."""
+
+from __future__ import annotations
+
+import errno
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, PageCache, Volume, WritebackError
+
+from .backends import Gate, RecordingBackend
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+EVERYTHING = (
+    "open",
+    "stat",
+    "remove",
+    "rename",
+    "list",
+    "sync",
+    "read_into",
+    "write_from",
+    "truncate",
+    "commit",
+    "file_stat",
+    "file_close",
+)
+
+
+def hang(backend: RecordingBackend, *ops: str) -> list[Gate]:
+    """From here on these calls of the backend do not come back."""
+    return [backend.gate(op, times=10**6) for op in ops or EVERYTHING]
+
+
+@contextmanager
+def writing(file: CachedFile, data: bytes, spread: int) -> Iterator[None]:
+    """A writer that never pauses."""
+    stop = threading.Event()
+
+    def write() -> None:
+        k = 0
+        while not stop.is_set():
+            file.pwrite(data, k % spread * len(data))
+            k += 1
+
+    task = Task(write)
+    try:
+        yield
+    finally:
+        stop.set()
+        task.result()
+
+
+def test_sync_ends_under_a_never_ending_writer(make: Make) -> None:
+    """Its set is what was written before the call. [T-38]"""
+    rig = make({KEY: bytes(64 * PAGE)})
+    file = rig.open()
+    file.pwrite(DATA, 100 * PAGE)
+    with writing(file, pattern(PAGE, 3), 64):
+        for _ in range(5):
+            Task(rig.volume.sync, 20).result()
+    stored = rig.backend.committed(KEY)
+    assert stored is not None
+    assert stored[100 * PAGE :] == DATA
+
+
+def test_no_call_started_for_later_writes_is_awaited(make: Make) -> None:
+    """Every call that begins after the ticket and is not for its bytes hangs; the ticket ends all the same. [T-38]"""
+    rig = make(dict.fromkeys(("early", "late", "both"), b""))
+    early, late, both = (rig.open(key=name) for name in ("early", "late", "both"))
+    early.pwrite(DATA, 0)
+    both.pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from", times=2)
+    ticket = rig.volume.begin_sync()
+    eventually(lambda: gate.nr_entered == 2)
+    late.pwrite(DATA, 0)
+    both.pwrite(b"later", 100 * PAGE)
+    hung = [rig.backend.gate("write_from", times=100), *hang(rig.backend, "open", "stat", "file_stat", "read_into")]
+    flush = Task(late.fsync)
+    gate.open()
+    Task(ticket.wait, 20).result()
+    assert rig.backend.committed("early") == DATA
+    assert rig.backend.committed("both") == DATA
+    assert rig.backend.committed("late") == b""
+    for other in hung:
+        other.open()
+    flush.result()
+
+
+def test_a_later_sync_does_not_return_before_the_earlier_writes(make: Make) -> None:
+    """Two overlapping syncs chain, whichever of them is polled. [T-39]"""
+    rig = make({"a": b"", "b": b""})
+    rig.open(key="a").pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from", "a")
+    first = rig.volume.begin_sync()
+    gate.wait_entered()
+    rig.open(key="b").pwrite(DATA, 0)
+    second = rig.volume.begin_sync()
+    waiting = Task(second.wait, 20)
+    assert waiting.waits()
+    assert not second.done()
+    assert not first.done()
+    gate.open()
+    waiting.result()
+    assert first.done()
+    assert rig.backend.committed("a") == DATA
+    assert rig.backend.committed("b") == DATA
+
+
+def test_tickets_are_over_in_their_order(make: Make) -> None:
+    """Also where the later one has nothing to do. [T-39, 2.15]"""
+    rig = make()
+    rig.open("xb", key="new").fsync()
+    gate = rig.backend.gate("sync")
+    first = rig.volume.begin_sync()
+    gate.wait_entered()
+    second = rig.volume.begin_sync()
+    assert Task(second.wait, 20).waits()
+    assert not second.done()
+    gate.open()
+    second.wait(20)
+    assert first.done()
+
+
+def test_an_idle_sync_makes_one_call_at_most(make: Make) -> None:
+    """Backend.sync, for names that may have changed; then none. [T-40]"""
+    rig = make({KEY: DATA})
+    rig.open("rb").pread(PAGE, 0)
+    rig.volume.sync(20)
+    rig.backend.forget_calls()
+    for _ in range(3):
+        rig.volume.sync(20)
+    assert rig.backend.calls == []
+
+
+@pytest.mark.parametrize("refusal", [io.UnsupportedOperation("sync"), OSError(errno.ENOSYS, "no sync")])
+def test_an_unsupported_sync_is_remembered(make: Make, refusal: OSError) -> None:
+    """Asked once, whatever happens to names afterwards. [T-40]"""
+    rig = make({KEY: DATA})
+    rig.backend.fault("sync", refusal, times=float("inf"))
+    for number in range(3):
+        rig.volume.sync(20)
+        rig.volume.rename(KEY if number == 0 else f"{number - 1}", f"{number}")
+    assert len(rig.backend.seen("sync")) == 1
+
+
+def test_names_are_durable_after_sync(make: Make) -> None:
+    """One call, after the files' own commits; a ticket that nobody waits for makes it too. [T-40]"""
+    rig = make({"a": DATA, "b": DATA})
+    rig.volume.sync(20)
+    rig.open(key="a").pwrite(b"x", 0)
+    rig.volume.rename("b", "c")
+    rig.backend.forget_calls()
+    ticket = rig.volume.begin_sync()
+    eventually(ticket.done)
+    assert [call.op for call in rig.backend.calls] == ["write_from", "commit", "sync"]
+
+
+def test_names_changed_while_backend_sync_runs_need_another(make: Make) -> None:
+    """A call that began before the change does not cover it. [T-40, I-19]"""
+    rig = make({"a": DATA})
+    gate = rig.backend.gate("sync")
+    first = rig.volume.begin_sync()
+    gate.wait_entered()
+    rig.volume.rename("a", "b")
+    second = rig.volume.begin_sync()
+    gate.open()
+    second.wait(20)
+    assert first.done()
+    assert len(rig.backend.seen("sync")) == 2
+
+
+def test_a_failed_backend_sync_is_raised_and_made_again(make: Make) -> None:
+    """Names are no data that could be listed; the next sync tries again. [2.15]"""
+    rig = make({KEY: DATA})
+    rig.volume.rename(KEY, "other")
+    rig.backend.fault("sync", OSError(errno.EIO, "no"))
+    with pytest.raises(OSError, match="no"):
+        rig.volume.sync(20)
+    rig.volume.sync(20)
+    assert len(rig.backend.seen("sync")) == 2
+
+
+def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
+    """Every file is tried, and the names after them. [2.15]"""
+    rig = make(retry=ONCE)
+    for name in ("good", "bad", "worse"):
+        rig.open("w+b", key=name).pwrite(DATA, 0)
+    for name in ("bad", "worse"):
+        rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=name)
+    rig.backend.fault("sync", OSError(errno.EROFS, "no names"))
+    with pytest.raises(WritebackError) as caught:
+        rig.volume.sync(20)
+    assert {entry.key for entry in caught.value.ranges} == {"bad", "worse"}
+    assert len(caught.value.exceptions) == 3
+    assert rig.backend.committed("good") == DATA
+
+
+def test_a_file_removed_meanwhile_does_not_fail_a_sync(make: Make) -> None:
+    """Nobody can want its bytes any more. [2.15, 2.20]"""
+    rig = make({KEY: b"", "other": b""}, retry=ONCE)
+    rig.open().pwrite(DATA, 0)
+    rig.open(key="other").pwrite(DATA, 0)
+    rig.backend.fault("write_from", OSError(errno.ENOENT, "gone"), key=KEY)
+    gate = rig.backend.gate("write_from", KEY)
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+    rig.volume.remove(KEY)
+    gate.open()
+    ticket.wait(20)
+    assert rig.backend.committed("other") == DATA
+
+
+@pytest.mark.parametrize("timeout", [None, 100.0])
+def test_an_untrusted_backend_is_waited_for_only_so_long(make: Make, timeout: float | None) -> None:
+    """TimeoutError at `sync_timeout`, whatever the caller would wait; the I/O goes on. [T-41]"""
+    rig = make({KEY: b""}, limits={"trusted": False, "sync_timeout": 0.05})
+    rig.open().pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from")
+    with pytest.raises(TimeoutError):
+        Task(rig.volume.sync, timeout).result()
+    gate.open()
+    eventually(lambda: rig.backend.written(KEY) == DATA)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == DATA
+
+
+def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, Volume]:
+    backend = RecordingBackend({KEY: b""}, **limits)
+    return backend, rig.cache.attach(backend, name=name, read_ahead=0)
+
+
+def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make) -> None:
+    """Attached first, and dead: the others are committed all the same, and the error says what was not. [T-41]"""
+    rig = make({KEY: b""})
+    rig.open().pwrite(DATA, 0)
+    hung = hang(rig.backend, "write_from")
+    backend, volume = other_volume(rig, "healthy")
+    with volume.open(KEY, "r+b") as file:
+        file.pwrite(DATA, 0)
+        with pytest.raises(TimeoutError):
+            Task(rig.cache.sync, 0.3).result()
+        assert backend.committed(KEY) == DATA
+    for gate in hung:
+        gate.open()
+
+
+def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make) -> None:
+    """Their times run together: what began later is not given a time of its own. [T-41]"""
+    rig = make({KEY: b""})
+    dead = [other_volume(rig, f"dead {k}", trusted=False, sync_timeout=0.2) for k in range(8)]
+    files = []
+    for backend, volume in dead:
+        hang(backend, "write_from")
+        files.append(volume.open(KEY, "r+b"))
+        files[-1].pwrite(DATA, 0)
+    rig.open().pwrite(DATA, 0)
+    clock = rig.cache.clock
+    began = clock.now()
+    with pytest.raises(WritebackError) as caught:
+        Task(rig.cache.sync).result()
+    assert clock.now() - began < 8 * 0.2
+    assert sum(isinstance(error, TimeoutError) for error in caught.value.exceptions) == 8
+    assert rig.backend.committed(KEY) == DATA
+    for backend, _volume in dead:
+        backend.open_all_gates()
+    for file in files:
+        file.close()
+
+
+def test_fsync_is_not_delayed_by_a_stream_of_writes_to_the_same_pages(make: Make) -> None:
+    """It ends while the writer goes on. [T-42]"""
+    rig = make({KEY: bytes(4 * PAGE)})
+    file = rig.open()
+    file.pwrite(b"before", 8 * PAGE)
+    with writing(file, pattern(PAGE, 3), 4):
+        for _ in range(10):
+            Task(file.fsync).result()
+    stored = rig.backend.committed(KEY)
+    assert stored is not None
+    assert stored[8 * PAGE :] == b"before"
+
+
+def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(make: Make) -> None:
+    """All of a folio's dirty bytes are handed over in one section, so what is dirtied meanwhile is later. [T-76]"""
+    rig = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"})
+    file = rig.open()
+    file.pwrite(bytes(2 << 20), 0)
+    file.fsync()
+    assert rig.cache.stats().folios == 1
+    with writing(file, pattern(1000, 5), 2000):
+        for _ in range(5):
+            Task(file.fsync).result()
+
+
+@pytest.mark.parametrize("end", ["fsync", "close"])
+def test_an_extending_writer_loses_no_byte_to_fsync_and_close(make: Make, end: str) -> None:
+    """Neither ever cuts the file at a size that it saw before. [T-45a]"""
+    rig = make({KEY: b""}, limits={"max_write": "16KiB"})
+    writer = rig.open("r+b")
+    record = pattern(700)
+
+    def extend() -> None:
+        for _ in range(800):
+            writer.append(record)
+
+    task = Task(extend)
+    while not task.finished.is_set():
+        other = rig.volume.open(KEY, "r+b")
+        other.fsync() if end == "fsync" else None
+        other.close()
+    task.result()
+    if end == "close":
+        writer.close()
+        rig.volume.sync(20)
+    else:
+        writer.fsync()
+    assert rig.backend.committed(KEY) == record * 800
+    assert rig.backend.seen("truncate") == []
+
+
+@pytest.fixture
+def dead(make: Make) -> Iterator[Rig]:
+    """A rig whose own volume has a dirty file, open ones, and a backend of which no call comes back."""
+    rig = make(dict.fromkeys((KEY, "dirty", "abandoned"), DATA), dirty_expire=0.05, flush_interval=0.02)
+    rig.open("r+b", key="dirty").pwrite(DATA, 0)
+    rig.open("rb")
+    rig.open("r+b", key="abandoned").pwrite(DATA, 0)
+    hang(rig.backend)
+    yield rig
+    rig.backend.open_all_gates()
+
+
+def hung_users(rig: Rig) -> list[Task[Any]]:
+    """Somebody waits in every verb of the volume, and an abandoned file is to be seen to."""
+    dirty, clean, abandoned = rig.handles
+    users: list[Task[Any]] = [
+        Task(clean.pread, 10, 2 * PAGE),
+        Task(dirty.fsync),
+        Task(rig.volume.sync),
+        Task(lambda: rig.volume.open("another", "w+b").close()),
+        Task(rig.volume.stat, KEY),
+        Task(rig.volume.begin_sync().wait),
+        Task(rig.volume.rename, "nobody", "nowhere"),
+    ]
+    abandoned.abandon()
+    return users
+
+
+def settle(rig: Rig, users: list[Task[Any]]) -> None:
+    rig.backend.open_all_gates()
+    for user in users:
+        user.finished.wait(30)
+
+
+def test_a_dead_volume_stops_nobody_else(dead: Rig) -> None:
+    """All its calls hang; another volume opens, reads, writes, syncs, and its old data is written back. [T-62]"""
+    users = hung_users(dead)
+    backend, volume = other_volume(dead, "healthy")
+
+    def use() -> None:
+        with volume.open(KEY, "r+b") as file:
+            file.pwrite(DATA, 0)
+            eventually(lambda: backend.written(KEY) == DATA)  # by the flusher
+            file.pwrite(b"x", 0)
+            file.fsync()
+            volume.drop_clean()
+            assert file.pread(len(DATA), 0) == b"x" + DATA[1:]
+            file.pwrite(b"y", 0)
+            volume.sync()
+            volume.rename(KEY, "renamed")
+            volume.begin_sync().wait()
+        volume.detach()
+
+    Task(use).result()
+    assert backend.committed("renamed") == b"y" + DATA[1:]
+    assert not any(user.finished.is_set() for user in users)
+    settle(dead, users)
+
+
+class Stacked(RecordingBackend):
+    """Stores into another volume."""
+
+    def __init__(self, lower: Volume, objects: dict[Any, bytes]) -> None:
+        super().__init__(objects)
+        self.lower = lower
+
+    def sync(self) -> None:
+        self.lower.sync()
+
+
+def test_volumes_stacked_on_a_healthy_one_go_on_beside_a_dead_one(dead: Rig) -> None:
+    """The order of attaching is no order of waiting. [T-62]"""
+    users = hung_users(dead)
+    _backend, lower = other_volume(dead, "lower")
+    upper = dead.cache.attach(Stacked(lower, {KEY: b""}), name="upper", read_ahead=0)
+
+    def use() -> None:
+        with upper.open(KEY, "r+b") as file:
+            file.pwrite(DATA, 0)
+        upper.sync()
+        upper.detach()
+        lower.detach()
+
+    Task(use).result()
+    settle(dead, users)
+
+
+def test_closing_saves_the_healthy_volumes_beside_a_dead_one() -> None:
+    """The dead one takes all of the time there is; nobody else's data waits for it. [T-62, 2.22]"""
+    cache = PageCache("8MiB", retry=FAST, **QUIET)
+    healthy = [RecordingBackend({KEY: b""}) for _ in range(2)]
+    dead = RecordingBackend({KEY: b""})
+    files = []
+    for number, backend in enumerate([healthy[0], dead, healthy[1]]):
+        files.append(cache.attach(backend, name=f"{number}").open(KEY, "r+b"))
+        files[-1].pwrite(DATA, 0)
+    hang(dead)
+    lost = Task(cache.close, timeout=1.0, on_failed="discard").result()
+    assert {entry.volume for entry in lost} == {"1"}
+    assert [backend.committed(KEY) for backend in healthy] == [DATA, DATA]
+    dead.open_all_gates()
+
+
+def test_two_syncs_a_rename_and_a_hung_file_side_by_side(make: Make) -> None:
+    """Healthy files go on, nothing deadlocks, and the syncs end when the file does. [T-72]"""
+    rig = make(dict.fromkeys(("hung", "a", "b"), b""))
+    files = {name: rig.open(key=name) for name in ("hung", "a", "b")}
+    for file in files.values():
+        file.pwrite(DATA, 0)
+    gate = rig.backend.gate("write_from", "hung")
+    syncs = [Task(rig.volume.sync), Task(rig.volume.sync)]
+    gate.wait_entered()
+    renames = [Task(rig.volume.rename, "a", "moved"), Task(rig.volume.rename, "hung", "hung too")]
+    renames[0].result()
+    files["a"].pwrite(b"after", 0)
+    Task(files["a"].fsync).result()
+    files["b"].pwrite(b"b", 0)
+    Task(files["b"].fsync).result()
+    assert rig.backend.committed("moved") == b"after" + DATA[5:]
+    assert all(sync.waits(0.02) for sync in syncs)
+    gate.open()
+    for task in (*syncs, *renames):
+        task.result()
+    assert rig.backend.committed("hung too") == DATA

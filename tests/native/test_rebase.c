@@ -1,0 +1,171 @@
+/*
+ * Another version in storage: what is local lies over it, what is not is gone, all that was acknowledged is dirty again
+ * (contract 2.19); and the engine's own work under the token.
+ */
+#include "rig.h"
+
+enum { BLOCKS = 8, ROOM = BLOCKS * PAGE };
+
+static struct rig rig;
+static struct file *file;
+
+static void start(u64 size, u64 max_folio)
+{
+	rig_open(&rig, 1 << 20, max_folio);
+	file = file_open(&rig, size, ROOM);
+	memset(file->store.bytes, 1, size);
+	memset(file->store.stable, 1, size);
+}
+
+static void put(u64 pos, u8 value, u64 len)
+{
+	static u8 bytes[ROOM];
+	memset(bytes, value, len);
+	EQUAL(file_write(file, pos, bytes, len), 0);
+}
+
+static u8 at(u64 pos)
+{
+	u8 byte = 0;
+	EQUAL(file_read(file, pos, &byte, 1), 1);
+	return byte;
+}
+
+static void rebase(u64 remote, bool forgotten)
+{
+	take_token(file);
+	pc_rebase(file->inode, remote, forgotten);
+	pc_token_release(file->inode);
+}
+
+static void replace_storage(u8 value, u64 size)
+{
+	memset(file->store.bytes, value, ROOM);
+	file->store.size = size;
+}
+
+static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
+{
+	start(ROOM, max_folio);
+	EQUAL(fill_range(file, 0, ROOM), 0);
+	put(2 * PAGE, 2, PAGE);
+	EQUAL(flush(file), 0);
+	put(4 * PAGE, 3, PAGE);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	replace_storage(9, ROOM);
+	rebase(ROOM, true);
+	EQUAL(usage(file, NULL).unstable, 0);
+	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+	for (u64 block = 0; block < BLOCKS; block++)
+		EQUAL(at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[2 * PAGE], 2);
+	EQUAL(file->store.stable[3 * PAGE], 9);
+	rig_close(&rig);
+}
+
+static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
+{
+	start(PAGE + 100, max_folio);
+	put(PAGE + 10, 2, 20);
+	EQUAL(fill_range(file, 0, PAGE + 100), 0);
+	replace_storage(9, 5 * PAGE);
+	rebase(5 * PAGE, false);
+	EQUAL(pc_inode_size(file->inode), 5 * PAGE);
+	EQUAL(at(PAGE), 1);
+	EQUAL(at(PAGE + 10), 2);
+	EQUAL(at(PAGE + 99), 1);
+	EQUAL(at(PAGE + 100), 9);
+	EQUAL(at(3 * PAGE), 9);
+	EQUAL(at(0), 9);
+	rig_close(&rig);
+}
+
+static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void)
+{
+	start(6 * PAGE, PAGE);
+	put(2 * PAGE, 2, 10);
+	replace_storage(9, PAGE);
+	rebase(PAGE, false);
+	EQUAL(pc_inode_remote_size(file->inode), PAGE);
+	EQUAL(pc_inode_size(file->inode), 3 * PAGE);
+	EQUAL(at(PAGE), 0);
+	rig_close(&rig);
+}
+
+static void check_what_the_backend_forgot_is_not_uncommitted(void)
+{
+	start(4 * PAGE, PAGE);
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
+	rebase(4 * PAGE, false);
+	CHECK(pc_inode_has_local(file->inode));
+	rebase(4 * PAGE, true);
+	CHECK(!pc_inode_has_local(file->inode));
+	struct pc_undone_report undone;
+	pc_inode_undone(file->inode, &undone);
+	EQUAL(undone.lowest, UINT64_MAX);
+	CHECK(!undone.created);
+	rig_close(&rig);
+}
+
+static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
+{
+	start(3 * PAGE + 7, max_folio);
+	EQUAL(fill_range(file, 0, PAGE), 0);
+	take_token(file);
+	bool all = pc_dirty_all(file->inode);
+	pc_token_release(file->inode);
+	if (max_folio == PAGE) {
+		CHECK(!all);
+		EQUAL(usage(file, NULL).dirty, 0);
+	}
+	EQUAL(fill_range(file, 0, 3 * PAGE + 7), 0);
+	take_token(file);
+	CHECK(pc_dirty_all(file->inode));
+	pc_token_release(file->inode);
+	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[3 * PAGE], 1);
+	rig_close(&rig);
+}
+
+static void check_work_under_the_token_runs_without_anything_to_commit(void)
+{
+	start(PAGE, PAGE);
+	pc_settle_start(file->inode);
+	struct pc_work w;
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	CHECK(pc_commit_begin(file->inode));
+	pc_settle_start(file->inode); /* asked for again while it runs: not lost */
+	u64 commits = file->inode->counters.commits;
+	EQUAL(commits, 0);
+	pc_commit_end(file->inode, false, true);
+	pc_inode_user_put(w.inode);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_COMMITTING);
+	CHECK(pc_commit_begin(file->inode));
+	pc_commit_end(file->inode, false, true);
+	pc_inode_user_put(w.inode);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.kind, PC_WORK_NONE);
+	rig_close(&rig);
+}
+
+static void check_one_page_and_large_folios(void)
+{
+	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
+		check_local_blocks_lie_over_the_new_version(max_folio);
+		check_the_zeros_behind_the_old_end_are_not_local(max_folio);
+		check_everything_is_dirty_only_if_everything_is_there(max_folio);
+	}
+}
+
+int main(void)
+{
+	RUN(check_one_page_and_large_folios);
+	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
+	RUN(check_what_the_backend_forgot_is_not_uncommitted);
+	RUN(check_work_under_the_token_runs_without_anything_to_commit);
+	return 0;
+}
