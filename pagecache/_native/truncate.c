@@ -236,6 +236,13 @@ static void list_valid(const struct pc_cache *c, const struct pc_folio *f, u64 f
 	}
 }
 
+/* Whether a local block may be on the backend, uncommitted: acknowledged now, or it came back from a failed hand-over or commit,
+ * which may have stored it. What of the file came back is not known by block. */
+static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u32 b)
+{
+	return pc_set_count(i->cache, f, PC_U, b, b + 1) || (i->regress_seq && !i->limits.durable_writes);
+}
+
 /**
  * pc_discard() - [E12] give up L of [pos, end); @ranges receives (offset, length) pairs of what was lost.
  *
@@ -261,7 +268,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				continue;
 			}
 			list_valid(c, f, from, pc_min(to, size), ranges, n, &used);
-			if (pc_set_count(c, f, PC_U, b, b + 1)) {
+			if (may_be_stored(i, f, b)) {
 				uncommitted_now(i);
 				cover(i, f);
 			}
@@ -277,7 +284,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		}
 	}
 	pc_invalidated(i, pos, end);
-	if (cut_size && size > remote && end >= size) {
+	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		u32 id;
 		for (u64 at = 0; (id = pc_index_next_marked(i, at, last_index(c), PC_MARK_DIRTY, NULL));) {
 			struct pc_folio *f = pc_folio_at(c, id);
