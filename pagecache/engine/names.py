@@ -28,6 +28,7 @@ class NameCall:
 
     def __init__(self, names: NameSync, covers: int) -> None:
         self.covers = covers
+        self.submitted = False
         self.error: OSError | None = None
         self.job: Job[None] = Job(names.volume.park, lambda: names.run(self))
 
@@ -66,10 +67,11 @@ class NameSync:
             if not self._supported or self._durable >= mark:
                 return None
             call = self._running
-            if call is not None:
-                return call
-            call = self._running = NameCall(self, self._changes)
-        self.volume.runner.submit(NAMES, call.job)
+            if call is None:
+                call = self._running = NameCall(self, self._changes)
+        if not call.submitted:  # an interrupt may have struck before who made it came to this
+            self.volume.runner.submit(NAMES, call.job)
+            call.submitted = True
         return call
 
     def run(self, call: NameCall) -> None:

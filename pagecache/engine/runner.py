@@ -49,7 +49,7 @@ class Job(Generic[T]):
     def run(self) -> None:
         """Unless nobody waits any more: who was told that it did not happen shall not find it done later."""
         with self._lock:
-            if self._abandoned:
+            if self._abandoned or self._started:
                 return
             self._started = True
         try:

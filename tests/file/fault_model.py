@@ -207,6 +207,8 @@ class Model:
             forgotten.extend(bytes(len(self.written) - len(forgotten)))
             self.written = forgotten
         if not fault.kept:
+            if fault.error.errno == errno.ENOSPC:  # trying again is useless: failed, and not only dirty [2.16]
+                self.failed |= self.unstable
             self.dirty |= self.unstable
             self.unstable.clear()
 
