@@ -326,7 +326,6 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 	struct pc_cache *c = i->cache;
 	u32 before = pc_local_count(c, f, b0, b1);
 	PC_ASSERT(pc_set_count(c, f, PC_W, b0, b1) == 0);
-	i->counters.cut_off += (u64)pc_set_count(c, f, PC_D, b0, b1) << c->page_shift;
 	set_del(i, f, PC_D, b0, b1);
 	set_del(i, f, PC_U, b0, b1);
 	set_del(i, f, PC_X, b0, b1);

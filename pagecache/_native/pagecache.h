@@ -53,7 +53,7 @@ struct pc_counters {
 	uint64_t read_requests, read_bytes, write_requests, write_bytes, commits, retries, short_writes;
 	uint64_t cow_copies, staged_copies, throttled_ns;
 	uint64_t mirror_requests, mirror_bytes;
-	uint64_t handed_over, acknowledged, returned, cut_off; /* I-25 */
+	uint64_t handed_over, acknowledged, returned; /* I-25 */
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
 

@@ -212,6 +212,13 @@ static struct pc_folio *next_claimed(struct pc_inode *i, u64 *index, u64 end, bo
 	return NULL;
 }
 
+/* Whether a local block may be on the backend, uncommitted: acknowledged now, or it came back from a failed hand-over or commit,
+ * which may have stored it. What of the file came back is not known by block. */
+static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u32 b)
+{
+	return pc_set_count(i->cache, f, PC_U, b, b + 1) || (i->regress_seq && !i->limits.durable_writes);
+}
+
 /**
  * pc_discard() - [E12] give up L of [pos, end); @ranges receives (offset, length) pairs of what was lost.
  *
@@ -243,8 +250,10 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				ranges[used * 2 - 2] = from;
 				ranges[used * 2 - 1] = cut - from;
 			}
-			if (pc_set_count(c, f, PC_U, b, b + 1))
+			if (may_be_stored(i, f, b)) {
 				uncommitted_now(i);
+				cover(i, f);
+			}
 			pc_folio_forget_local(i, f, b, b + 1);
 		}
 		if (!locked) {
@@ -257,7 +266,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		}
 	}
 	pc_invalidated(i, pos, end);
-	if (cut_size && size > remote && end >= size) {
+	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		u32 id;
 		for (u64 at = 0; (id = pc_index_next_marked(i, at, last_index(c), PC_MARK_DIRTY, NULL));) {
 			struct pc_folio *f = pc_folio_at(c, id);

@@ -1,4 +1,4 @@
-"""What failed and was then cut: the rest of its block can still be saved."""
+"""What failed and was then cut or given up: the rest can still be saved, and the store ends as readers see it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import WritebackError
+from pagecache import DataLossError, WritebackError
 
-from .rig import KEY, PAGE, Rig
+from .backends import failing_commit
+from .fault_model import raising
+from .rig import KEY, ONCE, PAGE, Rig, pattern
 
 Make = Callable[..., Rig]
 
@@ -32,3 +34,39 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
     file.fsync(timeout=20)
     assert rig.backend.committed(KEY) == content[:100] + b"a" * 10 + content[110:2000]
     assert rig.volume.failed() == []
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 1), (1, 1), (5, 2), (0, PAGE)])
+def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, length: int) -> None:
+    """Whole blocks are given up: no size is left that nothing carries. [I-10, 2.17]"""
+    rig = make({KEY: b"old"})
+    file = rig.open("r+b")
+    file.pwrite(b"a longer tail", 0)
+    (lost,) = rig.volume.discard(KEY, offset, length)
+    assert (lost.offset, lost.length) == (0, 13)
+    assert file.size == 3
+    rig.cache.check()
+    with pytest.raises(DataLossError):
+        file.fsync()
+    assert file.pread(20, 0) == b"old"
+
+
+@pytest.mark.parametrize("stored", [b"old", pattern(3 * PAGE)], ids=["extended", "overwritten"])
+@pytest.mark.parametrize("how", ["commit failed", "answer lost"])
+def test_what_a_discard_leaves_on_the_store_is_committed(make: Make, how: str, stored: bytes) -> None:
+    """Given up, but the backend took it before: what readers see then is what a crash leaves. [I-18, 2.17]"""
+    rig = make({KEY: stored}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"new" * 2000, 0)
+    full = OSError(errno.ENOSPC, "full")
+    if how == "commit failed":
+        rig.backend.fault("commit", failing_commit(full, forget=False))
+    else:
+        rig.backend.fault("write_from", raising(full, stored=True))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.volume.discard(KEY)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0)
