@@ -234,9 +234,9 @@ class RecordingBackend(pagecache.Backend):
                 gate.left = 0
                 gate.open()
 
-    def clear_faults(self) -> None:
+    def clear_faults(self, op: str | None = None) -> None:
         with self.lock:
-            self.faults.clear()
+            self.faults = [fault for fault in self.faults if op not in (None, fault.op)]
 
     def seen(self, op: str, key: Key | None = None) -> list[Call]:
         with self.lock:
