@@ -136,7 +136,8 @@ instructions: native                                                  ## instruc
 bench: $(VENV)/.built $(VENV)/.bench native                           ## paired measurements against peers
 	@$(RUN)/pagecache bench --native build/hit_instructions
 
-docs: .venv-docs/.installed                                           ## build the documentation into build/docs
+docs: .venv-docs/.installed $(VENV)/.created                          ## build the documentation into build/docs
+	@$(PY) -m tests.catalogue
 	.venv-docs/bin/mkdocs build -q --strict -d build/docs
 
 .venv-docs/.installed: $(VENV)/.created

@@ -1,0 +1,139 @@
+"""Which test proves which behaviour: docs/tests.md, made from docs/contract.md and from the tests themselves.
+
+    id -> behaviour        the tables of docs/contract.md, sections 4 and 5; LATER for what is not built yet
+    id -> Python tests     ids in brackets at the end of a docstring, or the marker `contract`
+    id -> C tests          ids in the comment before a check, in the heading of a part, in the first comment of a file
+
+`python -m tests.catalogue` writes the page, `make docs` does so too, and tests/test_catalogue.py fails when it is old.
+It sees what is claimed, not what is proved.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["LATER", "PAGE", "behaviours", "page", "proofs"]
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "tests.md"
+CONTRACT = ROOT / "docs" / "contract.md"
+
+# What belongs to parts that are not built yet: part -> id -> behaviour.
+LATER: dict[str, dict[str, str]] = {
+    "direct I/O, writable views, asyncio": {
+        "T-21": "parallel direct writes share the inode lock; append, extend, dirty and unaligned ones do not",
+        "T-22": "that decision is taken again after the shared lock was taken",
+        "T-24": "error and interrupt paths of direct writes leak neither lock, count nor ticket",
+        "T-25": "two threads share one handle in parallel direct and in buffered writes",
+        "T-26": "a direct write flushes cached pages before and invalidates them after; read-ahead leaves no old bytes",
+        "T-27": "a direct read after a buffered write sees it without fsync",
+        "T-28": "buffered, direct, views, copies and truncates by 8 threads: no crash, no hang, the model holds",
+        "T-55": "asyncio with 1000 tasks: a hit makes no thread and no future; nothing blocks the loop",
+        "T-56": "a task cancelled in each await: I/O goes on, locks are released",
+        "T-65": "memory that is served by this very process as source and destination: no deadlock",
+        "T-75a": "direct bytes and fsync: committed, or reported as lost; a fill beside them leaves no old bytes",
+    },
+}
+
+ROW = re.compile(r"^\| ([TI]-\d+[a-z]?) \| (.*) \|$", re.MULTILINE)
+IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:,\s+(?:[A-Z]-?\d+[a-z]?|\d+\.\d+))*)\]\s*$")
+ONE = re.compile(r"\b[TI]-\d+[a-z]?\b")
+# C: a heading of a part, another comment, the definition of a check.
+PIECE = re.compile(
+    r"(?P<heading>/\* -{8,}.*?\*/)|(?P<comment>/\*.*?\*/)|^static void (?P<check>check_\w+)\(", re.S | re.M
+)
+
+
+def behaviours() -> dict[str, str]:
+    """Every id of the contract that tests prove, and of LATER, in order."""
+    found = dict(ROW.findall(CONTRACT.read_text(encoding="utf-8")))
+    for ids in LATER.values():
+        found |= {one: text for one, text in ids.items() if one not in found}
+    return dict(sorted(found.items(), key=lambda item: order(item[0])))
+
+
+def order(one: str) -> tuple[str, int, str]:
+    kind, number, letter = re.fullmatch(r"([TI])-(\d+)([a-z]?)", one).groups()  # type: ignore[union-attr]
+    return kind, int(number), letter
+
+
+def proofs() -> dict[str, dict[str, list[str]]]:
+    """id -> file -> tests; the empty name is the file as a whole."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted((ROOT / "tests").rglob("test_*.*")):
+        claims = {".py": python_claims, ".c": c_claims}.get(path.suffix)
+        if claims is not None:
+            for one, name in claims(path.read_text(encoding="utf-8")):
+                names = found[one][path.relative_to(ROOT).as_posix()]
+                if name not in names:
+                    names.append(name)
+    return found
+
+
+def python_claims(text: str) -> Iterator[tuple[str, str]]:
+    """Of tests, and of classes and their methods: a state machine's checks are methods that are no tests."""
+    tree = ast.parse(text)
+    inside = {node for owner in ast.walk(tree) if isinstance(owner, ast.ClassDef) for node in owner.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) or (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (node.name.startswith("test_") or node in inside)
+        ):
+            ids = IDS.search(ast.get_docstring(node) or "")
+            marked = [ast.unparse(mark) for mark in node.decorator_list if "mark.contract" in ast.unparse(mark)]
+            for one in ONE.findall(" ".join([ids[1] if ids else "", *marked])):
+                yield one, node.name
+
+
+def c_claims(text: str) -> Iterator[tuple[str, str]]:
+    part: list[str] = []
+    pending: list[str] = []
+    for piece in PIECE.finditer(text):
+        if piece["heading"]:
+            part, pending = ONE.findall(piece[0]), []
+        elif piece["comment"] and piece.start() == 0:
+            yield from ((one, "") for one in ONE.findall(piece[0]))
+        elif piece["comment"]:
+            pending += ONE.findall(piece[0])
+        else:
+            yield from ((one, piece["check"]) for one in [*part, *pending])
+            pending = []
+
+
+def page() -> str:
+    """The text of docs/tests.md."""
+    proved = proofs()
+    lines = [
+        "# Which test proves what",
+        "",
+        "Made by `make docs` from the ids that tests name; behaviours are those of the [contract](contract.md).",
+        "The invariants I-1 to I-16 are verified by `PageCache.check()` besides, which many tests call without naming it.",
+    ]
+    for kind, title in (("T", "Behaviours"), ("I", "Invariants")):
+        lines += ["", f"## {title}"]
+        for one, text in behaviours().items():
+            if one.startswith(kind):
+                lines += ["", f"### {one}", "", capitalized(text) + ".", ""]
+                lines += tests_of(one, proved.get(one, {}))
+    return "\n".join(lines) + "\n"
+
+
+def capitalized(text: str) -> str:
+    return text if text.startswith("`") else text[0].upper() + text[1:]
+
+
+def tests_of(one: str, files: dict[str, list[str]]) -> list[str]:
+    part = next((part for part, ids in LATER.items() if one in ids), None)
+    listed = [f"* **Later:** {part}."] if part is not None else []
+    for file, names in sorted(files.items()):
+        shown = ", ".join(f"`{name}`" for name in names if name)
+        listed.append(f"* `{file}`" + (f": {shown}" if shown else ""))
+    return listed or ["* `PageCache.check()`" if one.startswith("I") else "* No test names it yet."]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
