@@ -111,7 +111,7 @@ def page() -> str:
         "# Which test proves what",
         "",
         "Made by `make docs` from the ids that tests name; behaviours are those of the [contract](contract.md).",
-        "The invariants I-1 to I-16 are verified by `PageCache.check()` besides, which many tests call without naming it.",
+        "The invariants I-1 to I-16 are verified by `PageCache.check()` besides, which many tests call.",
     ]
     for kind, title in (("T", "Behaviours"), ("I", "Invariants")):
         lines += ["", f"## {title}"]

@@ -75,6 +75,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     if parked:
         volume.emit("parked", file.key, ranges, as_os_error(error))
     if isinstance(decision, Again) and decision.delay == 0.0:
+        file.refresh_limits()
         file.native.count_retry()
         file.native.retry(start, end)
         file.native.flush_start(STAMP_MAX, start, end)

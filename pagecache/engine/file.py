@@ -290,6 +290,7 @@ class EngineFile:
             known = bool(self.failures.overlapping(start, end))
         if not known and not self.native.usage()["failed"]:
             return
+        self.refresh_limits()
         self.native.retry(start, end, failed_too=True)
         self.native.flush_start(STAMP_MAX, start, end)
 
@@ -301,6 +302,7 @@ class EngineFile:
             for failure in due:
                 if not self.native.flush_pending(STAMP_MAX, failure.start, failure.end):
                     self.failures.clear(failure.start, failure.end)  # it arrived with its neighbours
+        self.refresh_limits()  # what came back is divided by the limits of now [K5]
         for failure in due:
             self.native.count_retry()
             self.native.retry(failure.start, failure.end, failed_too=failure.parked)
