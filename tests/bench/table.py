@@ -1,0 +1,123 @@
+"""The measured tables of README.md and docs/performance.md, from the JSON of one run.
+
+pagecache bench --native build/hit_instructions --json > result.json
+python -m tests.bench.table result.json
+
+Numbers are never typed by hand: what stands between the marks is replaced.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+SHORT = [
+    "P1/64K",
+    "P1/4K",
+    "P2/64K",
+    "P3/pread",
+    "P4/1M",
+    "P5/64K",
+    "P6/1M",
+    "P7",
+    "P8",
+    "P9/read-lmdb",
+    "P9/write-lmdb",
+    "P10",
+    "P11/4K",
+    "P14/copy",
+    "P15/calls",
+    "P15/copies",
+    "P16/20us",
+    "P17",
+    "P18",
+    "P22",
+    "P23/10%",
+    "P24",
+]
+
+
+def number(value: float) -> str:
+    """Three figures."""
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def order(row: dict[str, Any]) -> tuple[int, str]:
+    """By the number of the goal."""
+    return int(row["id"][1:]), row["key"]
+
+
+def bound(row: dict[str, Any]) -> str:
+    """The goal as a person writes it."""
+    return f"{'≥' if row['goal']['sense'] == 'at least' else '≤'} {row['goal']['bound']:g} {row['unit']}"
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    if row["value"] is None:
+        cells = [row["key"], row["metric"], row["against"], bound(row), "–", "", f"not measured: {row['skipped']}"]
+    else:
+        spread = f"±{100 * row['spread']:.0f} %" if row["spread"] else ""
+        cells = [row["key"], row["metric"], row["against"], bound(row), number(row["value"]), spread, row["reached"]]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A table in Markdown."""
+    head = ["| goal | metric | against | bound | median | spread | reached |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([*head, *(line(row) for row in sorted(rows, key=order))])
+
+
+def others(rows: list[dict[str, Any]]) -> str:
+    """What is measured without a goal."""
+    head = ["| metric | against | speed | spread |", "|---|---|---|---|"]
+    body = [
+        f"| {row['metric']} | {row['against']} | {number(row['value'])}× | ±{100 * row['spread']:.0f} % |"
+        for row in rows
+        if row["value"] is not None
+    ]
+    return "\n".join([*head, *body])
+
+
+def conditions(found: dict[str, Any]) -> str:
+    """The machine and how it was measured."""
+    where, settings = found["machine"], found["settings"]
+    states = [row["reached"] for row in found["goals"]]
+    return (
+        f"Measured with {where['package']}, {where['python']}, {where['cpus']} CPUs ({where['model']}), kernel "
+        f"{where['kernel'].partition('-')[0]}, load {where['load']:.1f} at the start; {settings['rounds']} rounds, "
+        f"working set {settings['size'] >> 20} MiB;\ndifferences below {100 * found['spread']:.1f} % mean nothing. Of "
+        f"{len(states)} goals {states.count('yes')} are reached, {states.count('near')} missed by no more than that, "
+        f"{states.count('no')} missed."
+    )
+
+
+def fill(path: Path, text: str) -> None:
+    """Replace what stands between the marks."""
+    page = path.read_text(encoding="utf-8")
+    made = re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", page, flags=re.DOTALL)
+    path.write_text(made, encoding="utf-8")
+
+
+def main() -> None:
+    """Fill both pages."""
+    found = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    short = [row for row in found["goals"] if row["key"] in SHORT]
+    fill(
+        ROOT / "README.md",
+        "Some rows of `pagecache bench`, which measures the cache and its peers side by side in one run. All of them,\n"
+        "with what limits each, are in [performance](docs/performance.md).\n\n"
+        f"{conditions(found)}\n\n{table(short)}",
+    )
+    fill(
+        ROOT / "docs" / "performance.md",
+        "*Bound* is the goal, *median* what was reached, *spread* what may be chance.\n\n"
+        f"{conditions(found)}\n\n{table(found['goals'])}\n\nWithout a goal:\n\n{others(found['rows'])}",
+    )
+
+
+if __name__ == "__main__":
+    main()
