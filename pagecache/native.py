@@ -79,6 +79,8 @@ class Op(Protocol):
     settled: bool
     stopped: bool
     ahead: bool
+    staged: bool
+    stage: bool
 
     def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
         """Offset and buffers of the next backend call; None when nothing is left to do."""
@@ -384,6 +386,11 @@ class NativeInode:
     def has_local(self) -> bool:
         return bool(_lib.pc_inode_has_local(self._i))
 
+    def unsaved(self) -> int:
+        """Bytes that are local or staged, an upper bound by page."""
+        usage = self.usage()
+        return usage["local"] + usage["staged"]
+
     def count_throttled(self, seconds: float) -> None:
         _lib.pc_count_throttled(self._i, int(seconds * 1e9))
 
@@ -445,6 +452,28 @@ class NativeInode:
     def uncommit(self) -> None:
         _lib.pc_uncommit(self._i)
 
+    def is_staged(self, pos: int) -> bool:
+        return bool(_lib.pc_staged_has(self._i, pos))
+
+    def staged_recall(self, skip: int, skip_end: int) -> list[tuple[int, int]]:
+        """What is staged is dirty where it is in memory; what is not has to be read first: (offset, length) pairs."""
+        return _ranges(_lib.pc_staged_recall, self._i, skip, skip_end)
+
+    def acknowledged(self, pos: int, end: int) -> bool:
+        """Whether anything of the range is acknowledged and not committed."""
+        return bool(_lib.pc_acknowledged(self._i, pos, end))
+
+    def first_staged(self) -> int | None:
+        pos = int(_lib.pc_staged_first(self._i))
+        return None if pos == END else pos
+
+    def staged_lost(self, stored: int, committing: bool) -> list[tuple[int, int]] | None:
+        """What was staged is gone: the ranges that memory has not. None: a commit runs that is not the caller's."""
+        room = 1 << 16
+        pairs = _ffi.new("uint64_t[]", room * 2)
+        found = int(_lib.pc_staged_lost(self._i, stored, committing, pairs, room))
+        return None if found < 0 else [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(min(room, found))]
+
     def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
         return int(_lib.pc_retry(self._i, pos, end, failed_too))
 
@@ -457,6 +486,10 @@ class NativeInode:
 
     def local_ranges(self) -> list[tuple[int, int]]:
         return _ranges(_lib.pc_ranges_local, self._i)
+
+    def local_end(self) -> int:
+        """The end of the last local or staged byte; 0 when there is none."""
+        return max((pos + length for pos, length in self.local_ranges()), default=0)
 
     def failed_ranges(self) -> list[tuple[int, int]]:
         return _ranges(_lib.pc_ranges_failed, self._i)

@@ -136,8 +136,11 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 
 void pc_cache_destroy(struct pc_cache *c)
 {
-	for (u32 k = 0; k < c->inode_slots; k++)
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		if (c->inodes[k])
+			pc_staged_clear(c->inodes[k]);
 		free(c->inodes[k]);
+	}
 	for (struct pc_inode *i = c->free_inodes, *next; i; i = next) {
 		next = i->next_free;
 		free(i);
@@ -290,7 +293,9 @@ void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *u)
 	}
 	u->arena_bytes = pc_arena_metadata(&c->arena);
 	u->ghost_bytes = pc_min(atomic_load(&c->evicted) * 4, ((u64)c->ghost_mask + 1) * 4);
-	u->metadata_bytes = u->folio_bytes + u->index_bytes + u->ext_bytes + u->arena_bytes + u->ghost_bytes;
+	u->staged_map_bytes = atomic_load(&c->staged_bytes);
+	u->metadata_bytes =
+		u->folio_bytes + u->index_bytes + u->ext_bytes + u->arena_bytes + u->ghost_bytes + u->staged_map_bytes;
 	u->evicted = atomic_load(&c->evicted);
 	u->evict_calls = atomic_load(&c->evict_calls);
 	u->evict_examined = atomic_load(&c->evict_examined);

@@ -172,7 +172,7 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 	if (i->token == PC_TOKEN_FREE && (p->inflight || p->active || i->commit_running || i->nr_writeback))
 		return pc_violated(out, "I-12", "inode %llu: token free with %u requests in flight", id_of(i),
 				   p->inflight);
-	bool wanted = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+	bool wanted = pc_unsaved(i);
 	if (wanted != i->on_dirty_list)
 		return pc_violated(out, "I-13", "inode %llu: %llu local blocks, on the dirty list: %d", id_of(i),
 				   (unsigned long long)i->nr_local, i->on_dirty_list);
@@ -215,7 +215,8 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 
 static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
-	return pc_index_check(i, out) && check_counts(i, out) && check_size(i, out) && check_inode_state(i, out);
+	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) && check_size(i, out) &&
+	       check_inode_state(i, out);
 }
 
 /* I-8 and the shape of the reclaim queues. */
@@ -291,10 +292,15 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 /* Sums of the inodes against the numbers that limits use. */
 static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 {
-	u64 local = 0;
+	u64 local = 0, unstable = 0;
 	for (u32 k = 0; k < c->inode_slots; k++)
-		if (c->inodes[k])
+		if (c->inodes[k]) {
 			local += c->inodes[k]->nr_local;
+			unstable += c->inodes[k]->nr_unstable;
+		}
+	if (unstable != atomic_load(&c->unstable))
+		return pc_violated(out, "I-2", "%llu unstable blocks in inodes, %llu in the cache",
+				   (unsigned long long)unstable, (unsigned long long)atomic_load(&c->unstable));
 	if (local != atomic_load(&c->local))
 		return pc_violated(out, "I-2", "%llu local blocks in inodes, %llu in the cache",
 				   (unsigned long long)local, (unsigned long long)atomic_load(&c->local));

@@ -7,7 +7,7 @@
  *
  * Commits run under the token, so nothing is acknowledged while one runs: what is unstable when it begins is what it covers.
  *
- * Transitions E5, E6, E7. Walks give the leaf lock back every 64 folios.
+ * Transitions E5, E6, E7, E13. Walks give the leaf lock back every 64 folios.
  */
 #include "internal.h"
 
@@ -66,6 +66,21 @@ static void seg_blocks(const struct pc_request *r, u32 s, bool acked, u32 shift,
 	*b1 = acked ? mid : end;
 }
 
+/* What the backend keeps of the segments [s, end) of one folio is in S from here on. All of it or nothing counts: the segments
+ * of a block end together. Leaf lock held. */
+static bool stage_folio(struct pc_request *r, u32 s, u32 end)
+{
+	struct pc_inode *i = r->inode;
+	const struct pc_folio *f = pc_folio_at(i->cache, r->segs[s].folio);
+	bool all = r->stage;
+	for (; r->stage && s < end && s <= r->seg; s++) {
+		const struct pc_seg *g = &r->segs[s];
+		u32 len = s < r->seg ? g->len : r->seg_off;
+		all = (len == 0 || pc_staged_add(i, g->pos, g->pos + len, pc_stamp_get(&f->w))) && all;
+	}
+	return all;
+}
+
 /*
  * End W for the segments [s, end) of one folio, and the call's hold on its frame, in one section: a frame that still counted
  * as held after W ended would be taken for that of the next call. Failed segments first: a block with several ragged extents
@@ -76,7 +91,7 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
-	int success = i->limits.durable_writes ? PC_WB_STABLE : PC_WB_UNSTABLE;
+	int success = i->limits.durable_writes ? PC_WB_STABLE : stage_folio(r, s, end) ? PC_WB_STAGED : PC_WB_UNSTABLE;
 	u32 b0, b1;
 	bool current = atomic_load_explicit(&f->frame, memory_order_relaxed) == r->segs[s].frame;
 	struct pc_ext *e = pc_folio_ext(c, f);
@@ -171,7 +186,7 @@ bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 	stamp = pc_min(stamp, PC_STAMP_NONE - 1);
 	for (u64 index = 0; more && !needed;) {
 		pc_inode_leaf_lock(i);
-		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp;
+		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp || i->staged.stamp <= stamp;
 		for (u32 k = 0; !needed && more && k < PC_CHUNK; k++) {
 			struct pc_folio *f = first_unstable(i, index);
 			more = f != NULL;
@@ -239,7 +254,7 @@ bool pc_commit_begin(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	i->commit_queued = 0;
 	u64 generation = atomic_load(&i->volume->generation);
-	bool commits = i->nr_unstable || i->stamp_m != PC_STAMP_NONE;
+	bool commits = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
 	if (wanted) {
 		i->settle = 0;
@@ -266,6 +281,9 @@ bool pc_commit_begin(struct pc_inode *i)
  * @how: of a failure. PC_COMMIT_KEPT: the backend has what it acknowledged, all of it stays unstable; PC_COMMIT_PARKED: for
  * good, the bytes are failed and nothing sends them until somebody asks. An answer after an abort is a plain
  * failure whatever it says: the server may have forgotten what it had acknowledged before it made the rest durable.
+ *
+ * What is staged stays so until a commit succeeds: reads that ask for it meanwhile may find the backend without it, and look
+ * again (engine/staging.py).
  */
 void pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
@@ -293,6 +311,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_lock(i);
 	if (ok) {
 		i->committed_size = i->commit_size;
+		pc_staged_clear(i);
 	} else {
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
@@ -366,13 +385,7 @@ uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_to
 	return n;
 }
 
-struct ranges {
-	u64 *out;
-	size_t n, used;
-	u64 pos, end;
-};
-
-static void range_flush(struct ranges *r)
+void pc_ranges_flush(struct pc_ranges *r)
 {
 	if (r->end > r->pos) {
 		if (r->used < r->n) {
@@ -384,13 +397,25 @@ static void range_flush(struct ranges *r)
 	r->pos = r->end = 0;
 }
 
-static void range_add(struct ranges *r, u64 pos, u64 end)
+/* Ranges come ascending by `pos`; those that meet become one. */
+void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end)
 {
-	if (pos != r->end || r->end == 0) {
-		range_flush(r);
+	if (pos > r->end || r->end == r->pos) {
+		pc_ranges_flush(r);
 		r->pos = pos;
 	}
-	r->end = end;
+	r->end = pc_max(r->end, end);
+}
+
+/* What S has of [*from, upto), in between. Leaf lock held. */
+void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto)
+{
+	struct pc_range s;
+	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
+		pc_ranges_add(r, pc_max(s.pos, *from), pc_min(s.end, upto));
+		*from = pc_min(s.end, upto);
+	}
+	*from = upto;
 }
 
 static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32 b, bool failed)
@@ -401,8 +426,8 @@ static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32
 static size_t ranges_of(struct pc_inode *i, bool failed, u64 *out, size_t n)
 {
 	struct pc_cache *c = i->cache;
-	struct ranges r = {.out = out, .n = n};
-	u64 size = pc_inode_size(i);
+	struct pc_ranges r = {.out = out, .n = n};
+	u64 size = pc_inode_size(i), staged = 0;
 	pc_inode_leaf_lock(i);
 	u64 last = UINT64_MAX >> c->page_shift, index = 0;
 	for (u32 id; (id = pc_index_next(i, index, last));) {
@@ -416,18 +441,22 @@ static size_t ranges_of(struct pc_inode *i, bool failed, u64 *out, size_t n)
 			u32 from = b << c->page_shift, to = (b + 1) << c->page_shift;
 			while (wanted_block(c, f, b, failed) && from < to && start + from < size) {
 				u32 valid = pc_valid_until(c, f, from, to);
+				if (valid > from && !failed)
+					pc_ranges_staged(i, &r, &staged, start + from);
 				if (valid > from)
-					range_add(&r, start + from, pc_min(start + valid, size));
+					pc_ranges_add(&r, start + from, pc_min(start + valid, size));
 				from = valid > from ? valid : pc_missing_until(c, f, from, to);
 			}
 		}
 	}
-	range_flush(&r);
+	if (!failed)
+		pc_ranges_staged(i, &r, &staged, size);
+	pc_ranges_flush(&r);
 	pc_inode_leaf_unlock(i);
 	return r.used;
 }
 
-/* (offset, length) pairs of local bytes, cut at the size. Return: how many there are, which may exceed n. */
+/* (offset, length) pairs of local and staged bytes, cut at the size. Return: how many there are, which may exceed n. */
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n)
 {
 	return ranges_of(i, false, ranges, n);

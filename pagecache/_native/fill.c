@@ -369,7 +369,8 @@ static size_t fill_parts(struct pc_request *r, u64 pos, u64 len, struct pc_part 
 /**
  * pc_fill_call() - the next backend call of a fill.
  *
- * Whole read units are asked for; what is not missing of them goes to a sink [M2].
+ * Whole read units are asked for; what is not missing of them goes to a sink [M2]. Bytes of S are asked for by themselves
+ * (r->staged): a run may take calls of both kinds.
  * Return: 1 and parts; 0: nothing is missing any more; -ENOMEM.
  */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
@@ -380,9 +381,12 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 		if (found <= 0)
 			return found;
 	}
-	u64 unit = pc_max(i->limits.read_unit, 1), max = i->limits.max_read;
-	u64 from = r->cursor + r->run_got, head = beyond(from, unit);
-	u64 to = pc_min(r->run_end, from - head + pc_max(max - beyond(max, unit), unit));
+	u64 from = r->cursor + r->run_got, stop;
+	r->staged = pc_staged_source(i, from, r->run_end, &stop);
+	/* Of S just what is there can be asked for; the object is read in its units. */
+	u64 unit = r->staged ? 1 : pc_max(i->limits.read_unit, 1), max = pc_max(i->limits.max_read, 1);
+	u64 head = beyond(from, unit);
+	u64 to = pc_min(stop, from - head + pc_max(max - beyond(max, unit), unit));
 	if (i->limits.boundary)
 		to = pc_min(to, (from / i->limits.boundary + 1) * i->limits.boundary);
 	u64 tail = beyond(to, unit) ? unit - beyond(to, unit) : 0;

@@ -12,6 +12,7 @@
  *   E9  clean → removed                       reclaim.c, through pc_folio_detach
  *   E10 clean → removed                       truncate.c (invalidate), through pc_folio_remove
  *   E12 L → ∅, recorded as loss               pc_folio_forget_local
+ *   E13 W → S, S → D                          pc_folio_end_writeback (PC_WB_STAGED), pc_folio_unstage
  *
  * Invariants kept by each function: flags are the summaries of the sets and the leaf marks equal the flags [I-2]; a stamp
  * is PC_STAMP_NONE iff its set is empty [I-3]; the counts of inode, volume and cache follow the sets; a clean folio is on a
@@ -51,8 +52,7 @@ static u64 *count_of(struct pc_inode *i, enum pc_set s)
 	case PC_D: return &i->nr_dirty;
 	case PC_W: return &i->nr_writeback;
 	case PC_U: return &i->nr_unstable;
-	case PC_X: return &i->nr_failed;
-	default: return &i->nr_staged;
+	default: return &i->nr_failed;
 	}
 }
 
@@ -65,6 +65,8 @@ static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0
 	bool was = pc_set_count(i->cache, f, s, 0, blocks_of(f)) != 0;
 	u32 n = pc_set_add(i->cache, f, s, b0, b1);
 	*count_of(i, s) += n;
+	if (s == PC_U)
+		atomic_fetch_add_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && !was && s <= PC_U)
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), mark_of[s], true);
 	return n;
@@ -74,6 +76,8 @@ static u32 set_del(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0
 {
 	u32 n = pc_set_del(i->cache, f, s, b0, b1);
 	*count_of(i, s) -= n;
+	if (s == PC_U)
+		atomic_fetch_sub_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && s <= PC_U && pc_set_count(i->cache, f, s, 0, blocks_of(f)) == 0)
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), mark_of[s], false);
 	return n;
@@ -163,7 +167,6 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 	PC_ASSERT(!(st & PC_F_LOCAL));
 	towrite_clear(i, f);
 	set_del(i, f, PC_X, 0, blocks_of(f));
-	set_del(i, f, PC_T, 0, blocks_of(f));
 	pc_index_erase(i, pc_folio_index(f), pc_folio_order(f));
 	i->nr_folios--;
 	i->nr_pages -= blocks_of(f);
@@ -216,7 +219,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	pc_trace_add(c, PC_T_DIRTY, i->id, pc_folio_index(f), pc_stamp_get(&f->d));
 }
 
-/* ---------------------------------------------------------------- E4, E5, E6 */
+/* ---------------------------------------------------------------- E4, E5, E6, E13 */
 
 /* [E4] All of D to W in one section. W must be empty: bytes are in at most one call. Return: blocks handed over. */
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
@@ -238,9 +241,10 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 }
 
 /**
- * pc_folio_end_writeback() - [E5, E6] the call that carried blocks [b0, b1) returned.
+ * pc_folio_end_writeback() - [E5, E6, E13] the call that carried blocks [b0, b1) returned.
  *
- * @how: PC_WB_STABLE, PC_WB_UNSTABLE: acknowledged; PC_WB_AGAIN: to be sent again; PC_WB_FAILED: for good.
+ * @how: PC_WB_STABLE, PC_WB_UNSTABLE: acknowledged; PC_WB_STAGED: acknowledged, and the caller has put the bytes into S in
+ * this section; PC_WB_AGAIN: to be sent again; PC_WB_FAILED: for good.
  * Context: leaf lock; no folio lock: completions never wait for one.
  */
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how)
@@ -274,7 +278,7 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 			pc_event_wake(pc_folio_event(c, pc_folio_id(c, f)));
 	}
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
-	pc_trace_add(c, how <= PC_WB_UNSTABLE ? PC_T_ACK : PC_T_AGAIN, i->id, pc_folio_index(f), w);
+	pc_trace_add(c, how <= PC_WB_STAGED ? PC_T_ACK : PC_T_AGAIN, i->id, pc_folio_index(f), w);
 	if (!(pc_folio_state(f) & PC_F_LOCAL))
 		pc_reclaim_clean(c, f);
 }
@@ -295,7 +299,6 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 		i->regress_seq++;
 	}
 	set_del(i, f, PC_U, 0, blocks);
-	set_del(i, f, PC_T, 0, blocks);
 	pc_stamp_set(&f->u, PC_STAMP_NONE);
 	local_changed(i, (i64)pc_local_count(c, f, 0, blocks) - before);
 	pc_trace_add(c, committed ? PC_T_COMMIT : PC_T_UNCOMMIT, i->id, pc_folio_index(f), 0);
@@ -314,6 +317,22 @@ void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
 	unstable_end(i, f, false, parked);
 }
 
+/* [E13] The backend does not keep the valid bytes [from, to) any more: they are dirty, as old as S. Leaf lock; no folio lock:
+ * they do not change, and who changes them makes them dirty himself. */
+void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+	u32 before = pc_local_count(c, f, b0, b1);
+	int err = pc_folio_order(f) > 0 ? pc_folio_ext_ensure(c, f) : 0;
+	PC_ASSERT(!err); /* there are as many as frames */
+	set_add(i, f, PC_D, b0, b1);
+	stamp_lower(&f->d, i->staged.stamp);
+	i->regress_seq++;
+	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
+	pc_trace_add(c, PC_T_UNCOMMIT, i->id, pc_folio_index(f), i->staged.stamp);
+}
+
 /* A retry was asked for: the bytes are plain dirty again. */
 void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f)
 {
@@ -322,7 +341,7 @@ void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f)
 }
 
 /**
- * pc_folio_forget_local() - [E8, E12] blocks [b0, b1) leave D, U, X and T without I/O: truncate, punch, discard.
+ * pc_folio_forget_local() - [E8, E12] blocks [b0, b1) leave D, U and X without I/O: truncate, punch, discard.
  *
  * Context: leaf lock, token (so W is empty). The stamps go when their sets are empty; what remains keeps them.
  */
@@ -334,7 +353,6 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 	set_del(i, f, PC_D, b0, b1);
 	set_del(i, f, PC_U, b0, b1);
 	set_del(i, f, PC_X, b0, b1);
-	set_del(i, f, PC_T, b0, b1);
 	u32 st = pc_folio_state(f);
 	if (!(st & PC_F_DIRTY)) {
 		pc_stamp_set(&f->d, PC_STAMP_NONE);

@@ -14,7 +14,6 @@ enum pc_folio_flag {
 	PC_F_WRITEBACK = 1 << 4,  /* W is not empty */
 	PC_F_UNSTABLE = 1 << 5,   /* U is not empty */
 	PC_F_FAILED = 1 << 6,     /* X is not empty */
-	PC_F_STAGED = 1 << 7,     /* T is not empty */
 	PC_F_BACKOFF = 1 << 8,    /* passes skip it until the engine clears this (2.14) */
 	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local: evict soon after it is clean */
 	PC_F_READAHEAD = 1 << 10, /* reading it triggers the next window */
@@ -119,13 +118,14 @@ bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
 
 /* folio.c: every transition */
-enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_AGAIN, PC_WB_FAILED };
+enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_STAGED, PC_WB_AGAIN, PC_WB_FAILED };
 int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, struct pc_folio **out);
 void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how);
 void pc_folio_committed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked);
+void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
 void pc_folio_detach(struct pc_inode *i, struct pc_folio *f);

@@ -176,8 +176,10 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 		r->gather = r->zeros = 0;
 		return 0;
 	}
-	u64 unit = r->sink_size, head = r->cursor % unit, len = r->end - r->start;
-	u64 to = pc_min(r->run_end, r->cursor - head + pc_max(i->limits.max_read / unit * unit, unit));
+	u64 stop, len = r->end - r->start;
+	r->staged = pc_staged_source(i, r->cursor, r->run_end, &stop);
+	u64 unit = r->staged ? 1 : r->sink_size, head = r->cursor % unit;
+	u64 to = pc_min(stop, r->cursor - head + pc_max(i->limits.max_read / unit * unit, unit));
 	if (i->limits.boundary)
 		to = pc_min(to, (r->cursor / i->limits.boundary + 1) * i->limits.boundary);
 	u64 tail = to % unit ? unit - to % unit : 0;
@@ -205,7 +207,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 int pc_gather_answer(struct pc_request *r, int64_t n)
 {
 	struct pc_inode *i = r->inode;
-	u64 head = r->cursor % r->sink_size;
+	u64 head = r->staged ? 0 : r->cursor % r->sink_size;
 	if (n < 0 || (u64)n > r->run_got)
 		return -EPROTO;
 	u64 got = (u64)n > head ? pc_min((u64)n - head, r->run_end - r->cursor) : 0;
@@ -242,9 +244,10 @@ int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	struct pc_inode *i = r->inode;
 	if (r->gather) {
 		int more = gather_call(r, parts, nr_parts);
-		*pos = more > 0 ? r->cursor - r->cursor % r->sink_size : 0;
+		*pos = more > 0 ? r->cursor - (r->staged ? 0 : r->cursor % r->sink_size) : 0;
 		return more;
 	}
+	r->staged = 0;
 	if (r->seg >= r->nr_segs)
 		return 0;
 	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(i->limits.max_vectors, 1));

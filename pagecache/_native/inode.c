@@ -51,7 +51,7 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	atomic_store(&i->remote_size, size);
 	i->limits = *limits;
 	i->readable = readable;
-	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+	i->stamp_m = i->stamp_m_moved = i->staged.stamp = PC_STAMP_NONE;
 	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
 	i->committed_size = size;
 	i->inval_seq = 1;
@@ -106,9 +106,8 @@ int pc_inode_destroy(struct pc_inode *i)
 	struct pc_volume *v = i->volume;
 	pc_drop_clean(i, 0, UINT64_MAX);
 	pc_inode_leaf_lock(i);
-	bool busy = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE ||
-		    i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) || !pc_list_empty(&i->lock_queue) ||
-		    atomic_load(&i->lock_word) || !pc_work_forget(i);
+	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
+		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !pc_work_forget(i);
 	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		if (pc_folio_trylock(f)) {
@@ -194,6 +193,7 @@ static void usage_of(struct pc_inode *i, struct pc_usage *u)
 	u->unstable += i->nr_unstable << shift;
 	u->failed += i->nr_failed << shift;
 	u->local += i->nr_local << shift;
+	u->staged += pc_staged_bytes(i);
 	u->pinned += i->nr_pinned << shift;
 	u->folios += i->nr_folios;
 	u->size = pc_inode_size(i);
@@ -328,7 +328,7 @@ void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
 bool pc_inode_has_local(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
-	bool local = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+	bool local = pc_unsaved(i);
 	pc_inode_leaf_unlock(i);
 	return local;
 }
@@ -348,10 +348,10 @@ void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
 	i->user = (void *)object;
 }
 
-/* [I-13] On the dirty list iff something is local or uncommitted. Leaf lock held. */
+/* [I-13] On the dirty list iff something is local, staged or uncommitted. Leaf lock held. */
 void pc_dirty_list_update(struct pc_inode *i)
 {
-	bool wanted = i->nr_local || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+	bool wanted = pc_unsaved(i);
 	if (wanted == i->on_dirty_list)
 		return;
 	pc_leaf_lock(&i->volume->leaf, PC_LEVEL_QUEUE);
@@ -360,6 +360,7 @@ void pc_dirty_list_update(struct pc_inode *i)
 	else
 		pc_list_del(&i->dirty_link);
 	i->on_dirty_list = wanted;
+	atomic_fetch_add_explicit(&i->volume->nr_dirty, wanted ? 1u : -1u, memory_order_relaxed);
 	pc_leaf_unlock(&i->volume->leaf, PC_LEVEL_QUEUE);
 }
 

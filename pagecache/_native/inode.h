@@ -4,6 +4,8 @@
 #ifndef PC_INODE_H
 #define PC_INODE_H
 
+#include "folio.h"
+#include "staged.h"
 #include "volume.h"
 #include "writeback.h"
 
@@ -57,7 +59,8 @@ struct pc_inode {
 	u64 commit_seq;
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
-	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_staged; /* blocks */
+	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned; /* blocks */
+	struct pc_staged staged; /* S; its `bytes` are read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link;             /* volume leaf */
 	struct pc_list volume_link;            /* volume leaf */
@@ -80,6 +83,17 @@ static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
 	pc_inode_leaf_lock(i);
 	*counter += n;
 	pc_inode_leaf_unlock(i);
+}
+
+static inline u64 pc_staged_bytes(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->staged.bytes, memory_order_acquire);
+}
+
+/* Anything that a commit has yet to cover, or a hand-over. Leaf lock held. */
+static inline bool pc_unsaved(const struct pc_inode *i)
+{
+	return i->nr_local || pc_staged_bytes(i) || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);

@@ -1,7 +1,7 @@
 /*
  * internal.h - the private headers of CORE in one, and the one table of its locks.
  *
- * Everything that a folio can be is one 32-bit state word, six block sets and a list of byte extents; everything that a
+ * Everything that a folio can be is one 32-bit state word, five block sets and a list of byte extents; everything that a
  * file can be is one inode with one radix index. All memory here is type-stable: descriptors, index nodes and extensions
  * come from pools that are never unmapped while the cache lives, so a reader without a lock may follow a stale id and
  * find out by comparing identities (contract 1.4).
@@ -45,6 +45,7 @@
 #include "request.h"
 #include "room.h"
 #include "shadow.h"
+#include "staged.h"
 #include "trace.h"
 #include "volume.h"
 #include "writeback.h"

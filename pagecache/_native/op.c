@@ -22,7 +22,7 @@ static struct pc_list running = {&running, &running}; /* operations in some thre
 _Thread_local struct pc_volume *pc_tls_worker;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
 	*pc_str_write_back, *pc_str_write_through;
-static PyObject *pc_str_read_into;
+static PyObject *pc_str_read_into, *pc_str_read_staged;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -215,9 +215,10 @@ static int begin_uncached(struct op *op, u64 *at)
 {
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
-	u64 unit = pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
 	if (pos >= end)
 		return 0;
+	op->staged = pc_staged_source(op->inode, pos, end, &end);
+	u64 unit = op->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
 	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
 	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
 	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
@@ -270,7 +271,7 @@ static int answer_uncached(struct op *op, int64_t n)
 	PyObject *memory = op->buf;
 	op->buf = NULL;
 	Py_ssize_t asked = PyByteArray_Size(memory);
-	u64 pos = op->pos + op->got, head = pos % pc_max(op->inode->limits.read_unit, 1);
+	u64 pos = op->pos + op->got, head = op->staged ? 0 : pos % pc_max(op->inode->limits.read_unit, 1);
 	int result = -EPROTO;
 	if (n >= 0 && n <= asked) {
 		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
@@ -340,7 +341,8 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 	int more = op_next(op, &pos);
 	if (more <= 0)
 		return more < 0 ? -1 : 1;
-	PyObject *read_into = PyObject_GetAttr(engine, pc_str_read_into);
+	bool staged = op->request ? op->request->staged : op->staged;
+	PyObject *read_into = PyObject_GetAttr(engine, staged ? pc_str_read_staged : pc_str_read_into);
 	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
 	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
 	Py_XDECREF(read_into);
@@ -546,6 +548,20 @@ static PyObject *op_ahead(PyObject *self, void *closure)
 			       op->request->cls == PC_WORK_READAHEAD);
 }
 
+static PyObject *op_staged(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->request ? op->request->staged : op->staged);
+}
+
+static PyObject *op_stage(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->request && op->request->stage);
+}
+
 static PyObject *op_is_settled(PyObject *self, void *closure)
 {
 	(void)closure;
@@ -573,6 +589,8 @@ static PyGetSetDef op_getset[] = {
 	{"length", op_length, NULL, "Bytes of the current call.", NULL},
 	{"extent", op_extent, NULL, "(first byte, end) of the whole operation.", NULL},
 	{"ahead", op_ahead, NULL, "True for read-ahead: nobody waits for it yet.", NULL},
+	{"staged", op_staged, NULL, "True when the current call reads what the backend keeps staged.", NULL},
+	{"stage", op_stage, NULL, "True for a write that the backend is asked to keep readable.", NULL},
 	{"settled", op_is_settled, NULL, "True when it owns nothing any more.", NULL},
 	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
@@ -599,8 +617,9 @@ int pc_install_op(PyObject *module)
 	pc_str_write_back = PyUnicode_InternFromString("write_back");
 	pc_str_write_through = PyUnicode_InternFromString("write_through");
 	pc_str_read_into = PyUnicode_InternFromString("read_into");
+	pc_str_read_staged = PyUnicode_InternFromString("read_staged");
 	pc_op_type = (PyTypeObject *)PyType_FromSpec(&op_spec);
-	if (!pc_op_type || !pc_str_read_into)
+	if (!pc_op_type || !pc_str_read_into || !pc_str_read_staged)
 		return -1;
 	return PyModule_AddObjectRef(module, "Op", (PyObject *)pc_op_type);
 }

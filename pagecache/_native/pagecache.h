@@ -45,6 +45,7 @@ struct pc_limits {
 	uint64_t max_read, max_write, read_unit, write_unit, boundary;
 	uint32_t max_vectors;
 	uint8_t durable_writes, commit_on_close, ordered_writes;
+	uint8_t stages; /* the backend can keep bytes readable until a commit */
 };
 
 /* Counted per inode; an inode's numbers move to its volume when it goes. Bytes unless the name says otherwise. */
@@ -66,13 +67,13 @@ struct pc_undone_report {
 
 /* Byte counts of an inode or a volume at one moment. */
 struct pc_usage {
-	uint64_t cached, clean, dirty, writeback, unstable, failed, local, pinned, folios, size, remote_size;
+	uint64_t cached, clean, dirty, writeback, unstable, failed, local, staged, pinned, folios, size, remote_size;
 };
 
 /* Byte counts of a cache; exact numbers of metadata. */
 struct pc_cache_usage {
 	uint64_t capacity, used, local, folios, leaves, nodes, exts, requests, shadows;
-	uint64_t metadata_bytes, folio_bytes, index_bytes, ext_bytes, arena_bytes, ghost_bytes;
+	uint64_t metadata_bytes, folio_bytes, index_bytes, ext_bytes, arena_bytes, ghost_bytes, staged_map_bytes;
 	uint64_t evicted, evict_calls, evict_examined, evict_examined_max;
 	uint64_t frames_allocated, frames_freed, cow_copies, quarantined;
 };
@@ -248,6 +249,11 @@ void pc_inode_aborted(struct pc_inode *i);
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);
 size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
 bool pc_mirror_spoiled(struct pc_inode *i);
+size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n);
+int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n);
+uint64_t pc_staged_first(struct pc_inode *i);
+bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
+bool pc_staged_has(struct pc_inode *i, uint64_t pos);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
 
 /* ---- any request */

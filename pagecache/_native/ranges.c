@@ -1,5 +1,5 @@
 /*
- * ranges.c - which bytes of a folio are valid, and which blocks are dirty, in flight, unstable, failed, staged.
+ * ranges.c - which bytes of a folio are valid, and which blocks are dirty, in flight, unstable, failed.
  *
  *   V of one folio:   whole valid blocks (a bitmap)      + up to 8 ragged extents of bytes inside single blocks
  *                     |████|    |████|████|    |           |  ▒▒▒ |     |▒▒|
@@ -15,8 +15,7 @@
  */
 #include "internal.h"
 
-static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY,  PC_F_WRITEBACK,
-				     PC_F_UNSTABLE, PC_F_FAILED, PC_F_STAGED};
+static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY, PC_F_WRITEBACK, PC_F_UNSTABLE, PC_F_FAILED};
 
 static u32 nr_words(const struct pc_ext *e)
 {
@@ -247,7 +246,7 @@ void pc_valid_cut(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 	}
 }
 
-/* ---- block sets D, W, U, X, T */
+/* ---- block sets D, W, U, X */
 
 u32 pc_set_add(struct pc_cache *c, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1)
 {

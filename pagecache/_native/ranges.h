@@ -7,7 +7,7 @@
 #include "folio.h"
 
 /* Block sets. For one-page folios all but V are the flags themselves; larger folios keep bitmaps in their extension. */
-enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_T, PC_SETS };
+enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_SETS };
 
 enum { PC_RAGGED = 8 };
 

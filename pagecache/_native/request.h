@@ -34,6 +34,8 @@ struct pc_request {
 	u8 quiet;  /* fill: the bytes come from memory, no call is counted */
 	u8 run_new; /* fill: the run is not counted yet [I-26] */
 	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
+	u8 staged; /* the read that runs or comes next asks for bytes of S, and for nothing else */
+	u8 stage;  /* write: the backend is asked to keep the bytes readable */
 	_Atomic u8 settled;
 	u32 credit;      /* era of the volume's credit that it has, 0: none */
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */

@@ -90,6 +90,14 @@ static void uncommitted_now(struct pc_inode *i)
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 }
 
+/* The same for bytes that the backend keeps. It drops them with its own truncate or hole. */
+static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
+{
+	u64 stamp = i->staged.stamp;
+	if (pc_staged_cut(i, pos, end))
+		i->stamp_m = pc_min(i->stamp_m, stamp);
+}
+
 /* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, given back while zeroing. */
 static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool forget)
 {
@@ -124,6 +132,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		uncommitted_now(i);
 		i->undone.lowest = pc_min(i->undone.lowest, size);
 	}
+	cut_staged(i, size, UINT64_MAX);
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
@@ -162,6 +171,7 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 		uncommitted_now(i);
 		pc_undone_merge(&i->undone, &(struct pc_undone){UINT64_MAX, pos, end, 0});
 	}
+	cut_staged(i, pos, end);
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 		if (uncommitted)
@@ -214,10 +224,11 @@ static struct pc_folio *next_claimed(struct pc_inode *i, u64 *index, u64 end, bo
 	return NULL;
 }
 
-/* The valid bytes of [from, to) of a folio, joined to the last pair where they follow it. */
-static void list_valid(const struct pc_cache *c, const struct pc_folio *f, u64 from, u64 to, u64 *ranges, size_t n,
-		       size_t *used)
+/* The valid bytes of [from, to) of a folio, and what is staged before them. */
+static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 from, u64 to, struct pc_ranges *out,
+		       u64 *staged)
 {
+	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
 	while (from < to) {
 		u64 end = start + pc_valid_until(c, f, (u32)(from - start), (u32)(to - start));
@@ -225,13 +236,8 @@ static void list_valid(const struct pc_cache *c, const struct pc_folio *f, u64 f
 			from = start + pc_missing_until(c, f, (u32)(from - start), (u32)(to - start));
 			continue;
 		}
-		u64 *last = ranges + *used * 2;
-		if (*used && *used <= n && last[-2] + last[-1] == from) {
-			last[-1] = end - last[-2];
-		} else if ((*used)++ < n) {
-			last[0] = from;
-			last[1] = end - from;
-		}
+		pc_ranges_staged(i, out, staged, from);
+		pc_ranges_add(out, from, end);
 		from = end;
 	}
 }
@@ -244,7 +250,8 @@ static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u3
 }
 
 /**
- * pc_discard() - [E12] give up L of [pos, end); @ranges receives (offset, length) pairs of what was lost.
+ * pc_discard() - [E12] give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of what was
+ * lost.
  *
  * @cut_size: a local tail that goes takes the size with it. Context: token. Return: number of pairs, which may exceed n.
  */
@@ -252,7 +259,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 {
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1, tail = 0;
-	size_t used = 0;
+	struct pc_ranges out = {.out = ranges, .n = n};
+	u64 staged = pos & ~(u64)(c->page_size - 1), staged_end = last >> c->page_shift << c->page_shift;
 	pc_inode_leaf_lock(i);
 	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
 	bool locked;
@@ -267,7 +275,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 				tail = pc_max(tail, to);
 				continue;
 			}
-			list_valid(c, f, from, pc_min(to, size), ranges, n, &used);
+			list_valid(i, f, from, pc_min(to, size), &out, &staged);
 			if (may_be_stored(i, f, b)) {
 				uncommitted_now(i);
 				cover(i, f);
@@ -283,6 +291,10 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			pc_folio_remove(i, f);
 		}
 	}
+	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
+	pc_ranges_flush(&out);
+	if (pc_staged_cut(i, pos & ~(u64)(c->page_size - 1), staged_end))
+		uncommitted_now(i);
 	pc_invalidated(i, pos, end);
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		u32 id;
@@ -299,7 +311,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
 	pc_event_wake(&c->event);
-	return used;
+	return out.used;
 }
 
 /* ---------------------------------------------------------------- another version in storage */

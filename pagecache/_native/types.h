@@ -39,6 +39,7 @@ struct op {
 	u32 holds;
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
+	u8 staged;  /* UNCACHED: this call asks for bytes of S */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
 	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
 	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */

@@ -34,6 +34,7 @@ struct pc_volume {
 	u8 stopping;
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes, dirty;
+	_Atomic u32 nr_dirty; /* inodes on the dirty list */
 	u32 nr_inodes;
 	struct pc_counters retired; /* of inodes that are gone */
 };

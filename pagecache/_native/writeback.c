@@ -467,6 +467,27 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	return r;
 }
 
+/* Whether the backend is asked to keep the bytes readable: unstable data fills its half of the limit, and this file has more of
+ * it than its share, or all have. What is acknowledged so leaves memory's accounts at once (contract 2.23). What meets staged
+ * bytes is staged too, the neighbours in a unit among them: a backend never gets one byte in both ways and the older one last. */
+static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
+{
+	struct pc_range staged;
+	struct pc_cache *c = i->cache;
+	struct pc_volume *v = i->volume;
+	u64 limit = pc_min(atomic_load(&c->dirty_limit), atomic_load(&v->room.limit));
+	u64 half = limit > 2 ? limit / 2 : 0; /* the rest has room for a write that straddles two pages */
+	u64 pending = i->nr_unstable + i->nr_writeback;
+	if (!i->limits.stages || i->limits.durable_writes)
+		return false;
+	if (pc_staged_next(i, r->start, &staged) && staged.pos < r->end)
+		return true;
+	if (pc_max(atomic_load(&c->local), atomic_load(&v->local)) <= half)
+		return false;
+	u32 files = atomic_load_explicit(&v->nr_dirty, memory_order_relaxed);
+	return pending > half / pc_max(files, 1) || atomic_load(&c->unstable) + i->nr_writeback > half;
+}
+
 /**
  * pc_write_next() - the next request of the inode's pass.
  *
@@ -483,6 +504,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	if (p->active && !stopped && p->inflight < file_share(i)) {
 		*out = next_request(i, &busy);
 		if (*out) {
+			(*out)->stage = should_stage(i, *out);
 			p->inflight++;
 			p->nr_issued++;
 			i->counters.write_requests++;

@@ -100,6 +100,7 @@ static MAYBE bool soak(void)
 struct store {
 	pthread_mutex_t lock;
 	u8 *bytes, *stable;
+	u8 *kept, *old; /* with store_stages: which bytes are staged; what reads of the object answer for the rest */
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
 	u64 unit;                /* writes are whole units of so many bytes, the end of the file aside; 0: any */
@@ -107,7 +108,7 @@ struct store {
 	bool parked;                               /* write_error is for good */
 	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
 	u32 delay_us; /* a write takes so long, and its buffers must not change meanwhile */
-	u32 reads, writes, commits;
+	u32 reads, writes, commits, stages, staged_reads;
 	u64 read_bytes, write_bytes;
 };
 
@@ -128,8 +129,25 @@ static MAYBE void store_init(struct store *s, u64 size, u64 room)
 		s->bytes[k] = s->stable[k] = first_byte(k);
 }
 
+/* From here on it can stage, shows what was written only after a commit, and a failed commit forgets what was not staged. */
+static MAYBE void store_stages(struct store *s)
+{
+	s->kept = calloc(s->room + 1, 1);
+	s->old = malloc(s->room + 1);
+	memcpy(s->old, s->bytes, s->room + 1);
+}
+
+static MAYBE void store_free(struct store *s)
+{
+	free(s->bytes);
+	free(s->stable);
+	free(s->kept);
+	free(s->old);
+}
+
 static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
 {
+	const u8 *source = s->kept ? s->old : s->bytes;
 	u64 done = 0;
 	pthread_mutex_lock(&s->lock);
 	s->reads++;
@@ -137,13 +155,30 @@ static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *
 	most = s->read_max && s->read_max < most ? s->read_max : most;
 	for (size_t k = 0; k < n; k++) {
 		u64 part = parts[k].len < most - done ? parts[k].len : most - done;
-		memcpy(parts[k].memory, s->bytes + pos + done, part);
+		memcpy(parts[k].memory, source + pos + done, part);
 		done += part;
 	}
 	s->read_bytes += done;
 	int err = s->read_error;
 	pthread_mutex_unlock(&s->lock);
 	return err ? err : (int64_t)done;
+}
+
+/* Return: -ENOENT: the first byte is not staged; short before another that is not. */
+static MAYBE int64_t store_read_staged(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
+{
+	u64 done = 0;
+	bool more = true;
+	pthread_mutex_lock(&s->lock);
+	s->staged_reads++;
+	for (size_t k = 0; more && k < n; k++)
+		for (u64 b = 0; more && b < parts[k].len; b++) {
+			more = s->kept[pos + done] && !(s->read_max && done >= s->read_max);
+			if (more)
+				parts[k].memory[b] = s->bytes[pos + done++];
+		}
+	pthread_mutex_unlock(&s->lock);
+	return done ? (int64_t)done : -ENOENT;
 }
 
 static MAYBE u64 sum_of(const struct pc_part *parts, size_t n)
@@ -155,7 +190,8 @@ static MAYBE u64 sum_of(const struct pc_part *parts, size_t n)
 	return sum;
 }
 
-static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
+/* @stage: keep what is taken readable. */
+static MAYBE int64_t store_take(struct store *s, u64 pos, const struct pc_part *parts, size_t n, bool stage)
 {
 	u64 done = 0, len = 0;
 	if (s->delay_us) {
@@ -165,6 +201,7 @@ static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part 
 	}
 	pthread_mutex_lock(&s->lock);
 	s->writes++;
+	s->stages += stage;
 	for (size_t k = 0; k < n; k++)
 		len += parts[k].len;
 	CHECK(!s->unit || (pos % s->unit == 0 && ((pos + len) % s->unit == 0 || pos + len >= s->size)));
@@ -180,11 +217,26 @@ static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part 
 		memcpy(s->bytes + pos + done, parts[k].memory, part);
 		done += part;
 	}
+	if (s->kept)
+		memset(s->kept + pos, stage, done);
 	if (pos + done > s->size)
 		s->size = pos + done;
 	s->write_bytes += done;
 	pthread_mutex_unlock(&s->lock);
 	return (int64_t)done;
+}
+
+static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
+{
+	return store_take(s, pos, parts, n, false);
+}
+
+/* A failed commit, or a new connection: what was acknowledged and not staged is as it was. */
+static MAYBE void store_forget(struct store *s)
+{
+	for (u64 k = 0; s->kept && k < s->room; k++)
+		if (!s->kept[k])
+			s->bytes[k] = s->old[k];
 }
 
 static MAYBE int store_commit(struct store *s)
@@ -195,9 +247,24 @@ static MAYBE int store_commit(struct store *s)
 	if (!err) {
 		memcpy(s->stable, s->bytes, s->room);
 		s->stable_size = s->size;
+		if (s->kept) {
+			memcpy(s->old, s->bytes, s->room);
+			memset(s->kept, 0, s->room);
+		}
+	} else {
+		store_forget(s);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return err;
+}
+
+static MAYBE void store_zero(struct store *s, u64 pos, u64 end)
+{
+	memset(s->bytes + pos, 0, end - pos);
+	if (s->kept) {
+		memset(s->old + pos, 0, end - pos);
+		memset(s->kept + pos, 0, end - pos);
+	}
 }
 
 static MAYBE void store_truncate(struct store *s, u64 size)
@@ -205,7 +272,7 @@ static MAYBE void store_truncate(struct store *s, u64 size)
 	pthread_mutex_lock(&s->lock);
 	CHECK(size <= s->room);
 	if (size < s->size)
-		memset(s->bytes + size, 0, s->size - size);
+		store_zero(s, size, s->size);
 	s->size = size;
 	pthread_mutex_unlock(&s->lock);
 }

@@ -73,12 +73,23 @@ static MAYBE struct file *file_open(struct rig *r, u64 size, u64 room)
 
 static MAYBE void file_forget(struct file *f)
 {
-	free(f->store.bytes);
-	free(f->store.stable);
+	store_free(&f->store);
 	free(f);
 }
 
 /* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
+
+/* One call that reads, from where the core says. What is not staged any more because a commit has it in hand is asked for
+ * again when the commit has ended: 0. */
+static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const struct pc_part *parts, size_t n)
+{
+	int64_t got = r->staged ? store_read_staged(&f->store, pos, parts, n) : store_read(&f->store, pos, parts, n);
+	if (!r->staged || got != -ENOENT)
+		return got;
+	while (pc_commit_running(f->inode))
+		sched_yield();
+	return pc_staged_has(f->inode, pos) ? got : 0;
+}
 
 static MAYBE int run_fill(struct file *f, struct pc_request *r)
 {
@@ -87,8 +98,9 @@ static MAYBE int run_fill(struct file *f, struct pc_request *r)
 	u64 pos;
 	int more, err = 0;
 	while (!err && (more = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
-		int64_t got = store_read(&f->store, pos, parts, n);
-		err = got < 0 ? (int)got : pc_fill_answer(r, got);
+		int64_t got = fetch(f, r, pos, parts, n);
+		bool again = got == 0 && r->staged && !pc_staged_has(f->inode, pos);
+		err = got < 0 ? (int)got : again ? 0 : pc_fill_answer(r, got);
 	}
 	pc_request_settle(r);
 	return err;
@@ -102,7 +114,7 @@ static MAYBE int run_gather(struct file *f, struct pc_request *r)
 	u64 pos;
 	int err = 0;
 	while (r->gather && !err && (err = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
-		int64_t got = store_read(&f->store, pos, parts, n);
+		int64_t got = fetch(f, r, pos, parts, n);
 		err = got < 0 ? (int)got : pc_gather_answer(r, got);
 	}
 	return err;
@@ -116,7 +128,7 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	int done = run_gather(f, r);
 	while (done == 0) {
 		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-		int64_t got = store_write(&f->store, pos, parts, n);
+		int64_t got = store_take(&f->store, pos, parts, n, r->stage);
 		done = got < 0 ? (int)got : pc_write_answer(r, got);
 	}
 	pc_write_done(r, done == 1, done != 1 && f->store.parked);

@@ -193,13 +193,13 @@ static void answer_one(void)
 	case 0: break; /* nothing arrived */
 	case 1: /* arrived, or part of it, and then an error */
 		pc_call_next(r, &pos, parts, PARTS, &n);
-		done = pc_write_answer(r, store_write(&file->store, pos, parts, n)) == 1;
+		done = pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage)) == 1;
 		done = done && draw(2);
 		break;
 	default:
 		while (!done) {
 			pc_call_next(r, &pos, parts, PARTS, &n);
-			done = pc_write_answer(r, store_write(&file->store, pos, parts, n));
+			done = pc_write_answer(r, store_take(&file->store, pos, parts, n, r->stage));
 		}
 	}
 	pc_write_done(r, done, draw(8) == 0);
@@ -214,9 +214,11 @@ static void commit_step(void)
 		if (ok) {
 			EQUAL(store_commit(&file->store), 0);
 			lowest = ALL;
-		} else if (draw(2)) /* a failed commit may have committed anything */
+		} else if (file->store.kept) /* forgets what it has not staged */
+			store_forget(&file->store);
+		else if (draw(2)) /* a failed commit may have committed anything */
 			store_commit(&file->store);
-		pc_commit_end(file->inode, ok, !ok && draw(3) == 0);
+		pc_commit_end(file->inode, ok, !ok && !file->store.kept && draw(3) == 0);
 		committing = false;
 		return;
 	}
@@ -273,6 +275,30 @@ static void fsync_step(void)
 	}
 }
 
+/* All that was only acknowledged is gone from it, truncates as well; or it has kept truncates and what is staged.
+ * Return: whether it has. */
+static bool reconnect_store(void)
+{
+	struct store *s = &file->store;
+	u64 lost[2 * BLOCKS];
+	if (s->kept && draw(2)) {
+		store_forget(s);
+		return true;
+	}
+	memcpy(s->bytes, s->stable, ROOM);
+	s->size = s->stable_size;
+	if (!s->kept)
+		return false;
+	memcpy(s->old, s->stable, ROOM);
+	memset(s->kept, 0, ROOM);
+	/* The walk never evicts what it has not staged, and says which versions this loses. */
+	CHECK(pc_staged_lost(file->inode, pc_inode_remote_size(file->inode), false, lost, BLOCKS) <= BLOCKS);
+	for (u32 b = 0; b < BLOCKS; b++)
+		if (!pc_index_lookup(file->inode, b))
+			version[b] = claims[0].version[b] = claims[1].version[b] = 0;
+	return false;
+}
+
 static void abort_step(void)
 {
 	if (atomic_load(&rig.volume->aborted)) {
@@ -280,11 +306,11 @@ static void abort_step(void)
 		if (nr_flying || committing || file->inode->token != PC_TOKEN_FREE)
 			return;
 		pc_volume_resume(rig.volume);
-		memcpy(file->store.bytes, file->store.stable, ROOM);
-		file->store.size = file->store.stable_size;
-		if (lowest < ROOM)
-			store_truncate(&file->store, lowest);
-		store_truncate(&file->store, pc_inode_remote_size(file->inode));
+		if (!reconnect_store()) {
+			if (lowest < ROOM)
+				store_truncate(&file->store, lowest);
+			store_truncate(&file->store, pc_inode_remote_size(file->inode));
+		}
 		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
 		CHECK(begin_commit(file));
 		pc_commit_end(file->inode, false, false);
@@ -299,7 +325,7 @@ static void abort_step(void)
 static void step(void)
 {
 	struct pc_request *r;
-	switch (draw(12)) {
+	switch (draw(13)) {
 	case 0:
 	case 1:
 	case 2: write_step(); break;
@@ -317,6 +343,7 @@ static void step(void)
 		break;
 	case 9: pc_retry(file->inode, 0, ALL, draw(2)); break;
 	case 10: abort_step(); break;
+	case 11: pc_drop_clean(file->inode, 0, ALL); break;
 	default: fsync_step(); break;
 	}
 }
@@ -329,6 +356,11 @@ static void check_a_random_walk_never_gets_a_false_yes(void)
 		start(walk % 2 ? PAGE : 4 * PAGE, walk % 7 == 0);
 		struct pc_limits l = file->inode->limits;
 		l.max_write = draw(2) ? PAGE : 1 << 20;
+		l.stages = walk % 3 == 0 && !l.durable_writes;
+		if (l.stages) {
+			store_stages(&file->store);
+			pc_cache_configure(rig.cache, PAGE, (1 + draw(4)) * PAGE, 4 * PAGE, true);
+		}
 		pc_inode_set_limits(file->inode, &l);
 		memset(version, 0, sizeof(version));
 		memset(cut_at, 0, sizeof(cut_at));

@@ -174,7 +174,7 @@ static void check_block_sets_match_an_array_at_every_order(void)
 		}
 		for (enum pc_set s = PC_D; s < PC_SETS; s++)
 			pc_set_del(rig.cache, f, s, 0, blocks);
-		EQUAL(pc_folio_state(f) & (PC_F_LOCAL | PC_F_FAILED | PC_F_STAGED), 0);
+		EQUAL(pc_folio_state(f) & (PC_F_LOCAL | PC_F_FAILED), 0);
 		folio_gone(f);
 	}
 }

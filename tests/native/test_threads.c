@@ -22,8 +22,8 @@ static struct rig rig;
 static struct file *files[NR_FILES];
 static struct cells cells[NR_FILES];
 static _Atomic bool stop, stop_work;
-static bool durable;
-static _Atomic u64 nr_read, nr_written, nr_synced, nr_cut, nr_short;
+static bool durable, staging;
+static _Atomic u64 nr_read, nr_written, nr_synced, nr_cut, nr_short, nr_staged;
 
 static u64 cell(u32 file, u64 at, u64 version)
 {
@@ -165,7 +165,7 @@ static void cut_some(u32 file)
 		atomic_store(&c->cut[k], version);
 	if (punch && at < end) {
 		pthread_mutex_lock(&f->store.lock);
-		memset(f->store.bytes + at * 8, 0, (end - at) * 8);
+		store_zero(&f->store, at * 8, end * 8);
 		pthread_mutex_unlock(&f->store.lock);
 		pc_punch(f->inode, at * 8, end * 8, !durable);
 	} else if (!punch) {
@@ -305,11 +305,14 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 		struct pc_limits l = limits_wide();
 		l.max_read = l.max_write = k % 2 ? 32 << 10 : 1 << 20;
 		l.durable_writes = durable;
+		l.stages = staging && k >= 1; /* one file beside them cannot */
 		files[k] = file_open_in(&rig, k % 2 ? other : rig.volume, BYTES, BYTES, l);
 		files[k]->store.delay_us = k < 2 ? 300 : 0;
 		for (u64 at = 0; at < CELLS; at++)
 			((u64 *)files[k]->store.bytes)[at] = cell(k, at, 0);
 		memcpy(files[k]->store.stable, files[k]->store.bytes, BYTES);
+		if (l.stages)
+			store_stages(&files[k]->store);
 	}
 	atomic_store(&stop, false);
 	atomic_store(&stop_work, false);
@@ -331,6 +334,8 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	for (u32 k = 0; k < WORKERS; k++)
 		pthread_join(workers[k], NULL);
 	check_threads = false;
+	for (u32 k = 0; k < NR_FILES; k++)
+		atomic_fetch_add(&nr_staged, files[k]->store.stages);
 	struct pc_cache_usage u;
 	pc_cache_usage_get(rig.cache, &u);
 	printf("%" PRIu64 " reads, %" PRIu64 " writes (%" PRIu64 " short), %" PRIu64 " syncs, %" PRIu64
@@ -351,6 +356,16 @@ static void check_large_folios_in_a_small_cache(void)
 	everything_at_once(soak() ? 120 : 1, 400 << 10, 64 << 10);
 }
 
+/* What a failed commit forgets has to be sent again; what is staged leaves memory and comes back. */
+static void check_staged_files_in_a_small_cache(void)
+{
+	staging = true;
+	everything_at_once(soak() ? 120 : 1, 200 << 10, PAGE);
+	everything_at_once(soak() ? 120 : 1, 400 << 10, 32 << 10);
+	staging = false;
+	CHECK(atomic_load(&nr_staged) > 0);
+}
+
 static void check_durable_writes_in_a_large_cache(void)
 {
 	durable = true;
@@ -364,6 +379,7 @@ int main(int argc, char **argv)
 	seed(argc > 1 ? strtoull(argv[1], NULL, 10) : (u64)getpid());
 	RUN(check_small_folios_in_a_small_cache);
 	RUN(check_large_folios_in_a_small_cache);
+	RUN(check_staged_files_in_a_small_cache);
 	RUN(check_durable_writes_in_a_large_cache);
 	return 0;
 }

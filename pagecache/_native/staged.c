@@ -1,0 +1,460 @@
+/*
+ * staged.c - S of one inode: which bytes the backend keeps for us until a commit, besides what is in memory.
+ *
+ *   file       |··········████████████████··········██······████████████|      S, disjoint ranges of bytes
+ *   folios            [ V  ]      [ V |D ]          [D]                         memory need not have any of it
+ *   directory  chunk 0          chunk 1            ...                          ascending
+ *                [pos,end)[pos,end)... up to 128    [pos,end)...
+ *
+ * What BackendFile.stage acknowledged leaves W for S in the same section (E13). It is readable and safe with the backend, so
+ * memory need not keep it: as far as its folio is concerned it is clean, is evicted like clean bytes, and is read again by
+ * read_staged. But it is uncommitted: wherever the contract asks for unstable bytes, S counts as U.
+ *
+ * Invariants (pc_staged_check):
+ *   ranges ascend, are not empty and do not touch; `bytes` is their sum                       [I-2]
+ *   S lies in [0, remote_size): what storage keeps has been acknowledged                      [I-1]
+ *   `stamp`, the oldest epoch of a byte that was put in, is PC_STAMP_NONE iff S is empty      [I-3]
+ * S and V may overlap: such a byte is as new in memory as in S, or newer and then in L. A byte of S that was written again
+ * stays in S: it is dirty or in flight in memory, so nobody reads it from S before it is staged again, committed or given up,
+ * and giving up cuts S as well. So S only grows until a commit, truncate, punch or discard, and a byte that is not in memory
+ * does not come into S while a fill of it runs.
+ *
+ * Two levels of sorted arrays keep a change to some 2 KiB of moving. The number of ranges is bounded: a file that would need
+ * more keeps its bytes in U, where they were without this.
+ *
+ * Locks: the inode's leaf lock for everything but the question whether S is empty. malloc in here never reclaims.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+enum { PC_CHUNK_RANGES = 128, PC_STAGED_RANGES_MAX = 1 << 16 };
+
+struct pc_staged_chunk {
+	u32 nr;
+	struct pc_range ranges[PC_CHUNK_RANGES];
+};
+
+/* A place in S: a range, or the end. */
+struct place {
+	u32 chunk, slot;
+};
+
+static struct pc_range *range_at(const struct pc_staged *s, struct place at)
+{
+	return at.chunk < s->nr_chunks ? &s->chunks[at.chunk]->ranges[at.slot] : NULL;
+}
+
+static struct place after(const struct pc_staged *s, struct place at)
+{
+	return at.slot + 1 < s->chunks[at.chunk]->nr ? (struct place){at.chunk, at.slot + 1}
+						     : (struct place){at.chunk + 1, 0};
+}
+
+/* The first range that ends behind `pos`. */
+static struct place find(const struct pc_staged *s, u64 pos)
+{
+	u32 low = 0, high = s->nr_chunks;
+	while (low < high) {
+		u32 mid = (low + high) / 2;
+		const struct pc_staged_chunk *c = s->chunks[mid];
+		if (c->ranges[c->nr - 1].end > pos)
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	struct place at = {low, 0};
+	high = low < s->nr_chunks ? s->chunks[low]->nr : 0;
+	while (at.slot < high) {
+		u32 mid = (at.slot + high) / 2;
+		if (s->chunks[low]->ranges[mid].end > pos)
+			high = mid;
+		else
+			at.slot = mid + 1;
+	}
+	return at;
+}
+
+static void memory_changed(struct pc_inode *i, i64 delta)
+{
+	atomic_fetch_add_explicit(&i->cache->staged_bytes, (u64)delta, memory_order_relaxed);
+}
+
+static void bytes_changed(struct pc_inode *i, u64 delta)
+{
+	atomic_fetch_add_explicit(&i->staged.bytes, delta, memory_order_release);
+}
+
+/* A new, empty chunk as number `index` of the directory. Return: false: out of memory, nothing has changed. */
+static bool chunk_insert(struct pc_inode *i, u32 index)
+{
+	struct pc_staged *s = &i->staged;
+	if (s->nr_chunks == s->cap_chunks) {
+		u32 cap = s->cap_chunks ? s->cap_chunks * 2 : 4;
+		struct pc_staged_chunk **chunks = realloc(s->chunks, cap * sizeof(struct pc_staged_chunk *));
+		if (!chunks)
+			return false;
+		memory_changed(i, (i64)((cap - s->cap_chunks) * sizeof(struct pc_staged_chunk *)));
+		s->chunks = chunks;
+		s->cap_chunks = cap;
+	}
+	struct pc_staged_chunk *c = malloc(sizeof(*c));
+	if (!c)
+		return false;
+	memory_changed(i, sizeof(*c));
+	c->nr = 0;
+	memmove(s->chunks + index + 1, s->chunks + index, (s->nr_chunks - index) * sizeof(struct pc_staged_chunk *));
+	s->chunks[index] = c;
+	s->nr_chunks++;
+	return true;
+}
+
+static void chunk_remove(struct pc_inode *i, u32 index)
+{
+	struct pc_staged *s = &i->staged;
+	free(s->chunks[index]);
+	memory_changed(i, -(i64)sizeof(struct pc_staged_chunk));
+	s->nr_chunks--;
+	memmove(s->chunks + index, s->chunks + index + 1, (s->nr_chunks - index) * sizeof(struct pc_staged_chunk *));
+}
+
+static void erase(struct pc_inode *i, struct place at)
+{
+	struct pc_staged *s = &i->staged;
+	struct pc_staged_chunk *c = s->chunks[at.chunk];
+	bytes_changed(i, c->ranges[at.slot].pos - c->ranges[at.slot].end);
+	c->nr--;
+	s->nr_ranges--;
+	memmove(c->ranges + at.slot, c->ranges + at.slot + 1, (c->nr - at.slot) * sizeof(struct pc_range));
+	if (c->nr == 0)
+		chunk_remove(i, at.chunk);
+}
+
+/* Put a range that touches no other in front of the one at `at`. Return: false: out of memory, nothing has changed. */
+static bool insert(struct pc_inode *i, struct place at, u64 pos, u64 end)
+{
+	struct pc_staged *s = &i->staged;
+	if (at.slot == 0 && at.chunk > 0) {
+		/* Behind the last of the chunk before: ascending writes fill their chunks. */
+		at.chunk--;
+		at.slot = s->chunks[at.chunk]->nr;
+	}
+	if (s->nr_chunks == 0 && !chunk_insert(i, 0))
+		return false;
+	struct pc_staged_chunk *c = s->chunks[at.chunk];
+	if (c->nr == PC_CHUNK_RANGES) {
+		u32 keep = at.slot == c->nr ? c->nr : c->nr / 2;
+		if (!chunk_insert(i, at.chunk + 1))
+			return false;
+		struct pc_staged_chunk *next = s->chunks[at.chunk + 1];
+		next->nr = c->nr - keep;
+		memcpy(next->ranges, c->ranges + keep, next->nr * sizeof(struct pc_range));
+		c->nr = keep;
+		if (at.slot > keep || keep == PC_CHUNK_RANGES) {
+			at.slot -= keep;
+			c = next;
+		}
+	}
+	memmove(c->ranges + at.slot + 1, c->ranges + at.slot, (c->nr - at.slot) * sizeof(struct pc_range));
+	c->ranges[at.slot] = (struct pc_range){pos, end};
+	c->nr++;
+	s->nr_ranges++;
+	bytes_changed(i, end - pos);
+	return true;
+}
+
+/**
+ * pc_staged_add() - the backend keeps [pos, end); its oldest byte was written in epoch @stamp.
+ *
+ * Context: leaf lock. Return: false: no room to remember it, nothing has changed; the bytes have to stay in U.
+ */
+bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp)
+{
+	struct pc_staged *s = &i->staged;
+	struct place at = find(s, pos ? pos - 1 : 0); /* one that only touches is extended, too */
+	struct pc_range *r = range_at(s, at);
+	if (r && r->pos <= end) {
+		u64 first = pc_min(r->pos, pos), last = pc_max(r->end, end);
+		bytes_changed(i, last - first - (r->end - r->pos));
+		*r = (struct pc_range){first, last};
+		struct place next = after(s, at);
+		for (const struct pc_range *n; (n = range_at(s, next)) && n->pos <= last; next = after(s, at)) {
+			u64 more = pc_max(n->end, last);
+			erase(i, next);
+			r = range_at(s, at);
+			bytes_changed(i, more - last);
+			r->end = last = more;
+		}
+	} else if (s->nr_ranges >= PC_STAGED_RANGES_MAX || !insert(i, at, pos, end)) {
+		return false;
+	}
+	s->stamp = pc_min(s->stamp, stamp);
+	pc_dirty_list_update(i);
+	return true;
+}
+
+static void ended(struct pc_inode *i)
+{
+	struct pc_staged *s = &i->staged;
+	if (s->nr_ranges)
+		return;
+	memory_changed(i, -(i64)(s->cap_chunks * sizeof(struct pc_staged_chunk *)));
+	free(s->chunks);
+	s->chunks = NULL;
+	s->cap_chunks = 0;
+	s->stamp = PC_STAMP_NONE;
+	pc_dirty_list_update(i);
+}
+
+/* [pos, end) leaves S: truncate, punch, discard. Context: leaf lock. Return: whether any of it was there. */
+bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end)
+{
+	struct pc_staged *s = &i->staged;
+	bool any = false;
+	struct place at = find(s, pos);
+	for (struct pc_range *r; (r = range_at(s, at)) && r->pos < end; at = find(s, pos)) {
+		u64 last = r->end;
+		any = true;
+		if (r->pos >= pos && last <= end) {
+			erase(i, at);
+			continue;
+		}
+		bytes_changed(i, pc_max(r->pos, pos) - pc_min(last, end));
+		if (r->pos >= pos) {
+			r->pos = end;
+			break;
+		}
+		r->end = pos;
+		if (last > end) {
+			/* Counted above; a few KiB more are a few that were freed somewhere before, or the process is at its end. */
+			bool inserted = insert(i, after(s, at), end, last);
+			PC_ASSERT(inserted);
+			bytes_changed(i, end - last);
+			break;
+		}
+	}
+	ended(i);
+	return any;
+}
+
+/* S is empty: committed, or gone. Context: leaf lock, or an inode that nobody can reach. */
+void pc_staged_clear(struct pc_inode *i)
+{
+	struct pc_staged *s = &i->staged;
+	while (s->nr_chunks)
+		chunk_remove(i, s->nr_chunks - 1);
+	s->nr_ranges = 0;
+	atomic_store_explicit(&s->bytes, 0, memory_order_release);
+	ended(i);
+}
+
+/* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds. Context: leaf lock. */
+bool pc_staged_at(const struct pc_inode *i, u64 pos, u64 end, u64 *stop)
+{
+	const struct pc_range *r = range_at(&i->staged, find(&i->staged, pos));
+	bool in = r && r->pos <= pos;
+	*stop = !r ? end : pc_min(in ? r->end : r->pos, end);
+	return in;
+}
+
+/* The first range that ends behind `pos`. Return: false: there is none. Context: leaf lock. */
+bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out)
+{
+	const struct pc_range *r = range_at(&i->staged, find(&i->staged, pos));
+	if (r)
+		*out = *r;
+	return r != NULL;
+}
+
+/* The same as pc_staged_at for who holds no lock. What is not in memory enters S only before it leaves memory, so a fill that
+ * has seen it missing sees it here. */
+bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
+{
+	*stop = end;
+	if (PC_LIKELY(!pc_staged_bytes(i)))
+		return false;
+	pc_inode_leaf_lock(i);
+	bool in = pc_staged_at(i, pos, end, stop);
+	pc_inode_leaf_unlock(i);
+	return in;
+}
+
+/* For the engine: is that byte still staged? */
+bool pc_staged_has(struct pc_inode *i, uint64_t pos)
+{
+	u64 stop;
+	return pc_staged_source(i, pos, pos + 1, &stop);
+}
+
+/* One byte that is staged; UINT64_MAX: there is none. */
+uint64_t pc_staged_first(struct pc_inode *i)
+{
+	struct pc_range r = {.pos = UINT64_MAX};
+	pc_inode_leaf_lock(i);
+	pc_staged_next(i, 0, &r);
+	pc_inode_leaf_unlock(i);
+	return r.pos;
+}
+
+/* ---------------------------------------------------------------- back to memory */
+
+/* What of [pos, end) is valid in a folio becomes dirty there, the rest is named to `out`. Return: where to go on. */
+static u64 take_back(struct pc_inode *i, u64 pos, u64 end, struct pc_ranges *out)
+{
+	struct pc_cache *c = i->cache;
+	u32 id = pc_index_next(i, pos >> c->page_shift, ((end - 1) >> c->page_shift) + 1);
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	u64 base = f ? pc_folio_pos(c, f) : end;
+	if (base > pos) {
+		pc_ranges_add(out, pos, base);
+		return base;
+	}
+	u32 from = (u32)(pos - base), to = (u32)pc_min(end - base, pc_folio_bytes(c, f));
+	while (from < to) {
+		u32 valid = pc_valid_until(c, f, from, to);
+		if (valid > from) {
+			pc_folio_unstage(i, f, from, valid);
+			from = valid;
+			continue;
+		}
+		u32 missing = pc_missing_until(c, f, from, to);
+		pc_ranges_add(out, base + from, base + missing);
+		from = missing;
+	}
+	return base + to;
+}
+
+/* All of S that ends behind `from` and begins before `to`. */
+static void recall(struct pc_inode *i, u64 from, u64 to, struct pc_ranges *out)
+{
+	struct pc_range r;
+	for (u64 pos = from; pos < to && pc_staged_next(i, pos, &r); pos = r.end)
+		for (u64 at = pc_max(r.pos, from), end = pc_min(r.end, to); at < end;)
+			at = take_back(i, at, end, out);
+	pc_ranges_flush(out);
+}
+
+/**
+ * pc_staged_recall() - all of S that is in memory is dirty, so that the backend may forget its copies.
+ *
+ * @skip, @skip_end: a part that is about to be given up, so that it need not come back.
+ * Context: the caller holds the token, so nothing is handed over meanwhile. Return: ranges that are not in memory and have to be
+ * read first, as (offset, length) pairs, which may be more than n; 0: none, and S is empty now unless a part was skipped.
+ */
+size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n)
+{
+	struct pc_ranges out = {.out = ranges, .n = n};
+	pc_inode_leaf_lock(i);
+	PC_ASSERT(i->token == PC_TOKEN_CALLER || i->commit_running);
+	recall(i, 0, skip, &out);
+	recall(i, skip_end, UINT64_MAX, &out);
+	if (!out.used && skip == skip_end)
+		pc_staged_clear(i);
+	pc_inode_leaf_unlock(i);
+	return out.used;
+}
+
+/* Is anything of [pos, end), to whole blocks, acknowledged and not committed? */
+bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	struct pc_cache *c = i->cache;
+	u64 page = c->page_size, index = pos / page, last = (pc_min(end, UINT64_MAX - page) + page - 1) / page;
+	struct pc_range r;
+	pc_inode_leaf_lock(i);
+	bool any = pc_staged_next(i, index * page, &r) && r.pos < last * page;
+	for (u32 id; !any && (id = pc_index_next_marked(i, index, last, PC_MARK_UNSTABLE, NULL));) {
+		const struct pc_folio *f = pc_folio_at(c, id);
+		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
+		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(stop, last) - first);
+		any = pc_set_next(c, f, PC_U, b0, b1) < b1;
+		index = stop;
+	}
+	pc_inode_leaf_unlock(i);
+	return any;
+}
+
+/* The last byte that is acknowledged without being staged, or on its way; `local`: or dirty. Leaf lock held. */
+static u64 last_byte(struct pc_inode *i, bool local)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = 0, end = 0, last = UINT64_MAX >> c->page_shift;
+	for (u32 id; (id = pc_index_next(i, index, last));) {
+		const struct pc_folio *f = pc_folio_at(c, id);
+		u32 blocks = 1u << pc_folio_order(f);
+		index = pc_folio_index(f) + blocks;
+		for (u32 b = blocks; b-- > 0;)
+			if (pc_set_count(c, f, PC_U, b, b + 1) || pc_set_count(c, f, PC_W, b, b + 1) ||
+			    (local && pc_set_count(c, f, PC_D, b, b + 1))) {
+				end = (pc_folio_index(f) + b + 1) << c->page_shift;
+				break;
+			}
+	}
+	return end;
+}
+
+/**
+ * pc_staged_lost() - what was staged is gone: what memory has of it is dirty again, the rest is lost.
+ *
+ * @stored: size of the object as the backend says now; a lost tail takes the sizes with it. @committing: the caller's own commit
+ * found out.
+ * Return: lost ranges as pairs, which may be more than n; -EAGAIN: a commit runs that may be why nothing is staged any more:
+ * ask again when it has ended.
+ */
+int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n)
+{
+	struct pc_ranges out = {.out = ranges, .n = n};
+	int64_t used = -EAGAIN;
+	pc_inode_leaf_lock(i);
+	if (committing || !i->commit_running) {
+		recall(i, 0, UINT64_MAX, &out);
+		if (out.used) {
+			u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
+			remote = pc_min(remote, pc_max(stored, last_byte(i, false)));
+			atomic_store_explicit(&i->remote_size, remote, memory_order_release);
+			atomic_store_explicit(&i->size, pc_min(size, pc_max(remote, last_byte(i, true))),
+					      memory_order_release);
+			pc_invalidated(i, 0, UINT64_MAX);
+		}
+		pc_staged_clear(i);
+		used = (int64_t)out.used;
+	}
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	return used;
+}
+
+/* ---------------------------------------------------------------- checking */
+
+bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
+{
+	const struct pc_staged *s = &i->staged;
+	u64 bytes = 0, end = 0;
+	u32 nr = 0;
+	for (u32 k = 0; k < s->nr_chunks; k++) {
+		const struct pc_staged_chunk *c = s->chunks[k];
+		if (c->nr == 0 || c->nr > PC_CHUNK_RANGES)
+			return pc_violated(out, "I-2", "inode %llu: %u staged ranges in a chunk",
+					   (unsigned long long)i->id, c->nr);
+		for (u32 j = 0; j < c->nr; j++, nr++) {
+			const struct pc_range *r = &c->ranges[j];
+			if (r->pos >= r->end || (nr && r->pos <= end))
+				return pc_violated(out, "I-2", "inode %llu: staged [%llu, %llu) after %llu",
+						   (unsigned long long)i->id, (unsigned long long)r->pos,
+						   (unsigned long long)r->end, (unsigned long long)end);
+			end = r->end;
+			bytes += r->end - r->pos;
+		}
+	}
+	if (nr != s->nr_ranges || bytes != pc_staged_bytes(i))
+		return pc_violated(out, "I-2", "inode %llu: %u staged ranges of %llu bytes, counted %u of %llu",
+				   (unsigned long long)i->id, nr, (unsigned long long)bytes, s->nr_ranges,
+				   (unsigned long long)pc_staged_bytes(i));
+	if (end > pc_inode_remote_size(i))
+		return pc_violated(out, "I-1", "inode %llu: staged up to %llu, in storage %llu",
+				   (unsigned long long)i->id, (unsigned long long)end,
+				   (unsigned long long)pc_inode_remote_size(i));
+	if ((s->stamp == PC_STAMP_NONE) != (nr == 0) || (nr && s->stamp > atomic_load(&i->volume->epoch)))
+		return pc_violated(out, "I-3", "inode %llu: %u staged ranges, their stamp %llu",
+				   (unsigned long long)i->id, nr, (unsigned long long)s->stamp);
+	return true;
+}

@@ -1,0 +1,410 @@
+/*
+ * What a backend keeps staged: the map of it, what becomes staged and how it ends, from where missing bytes are read (contract
+ * 0.1 S, 1.1 M5, 2.23; T-61, T-70).
+ */
+#include "staging.h"
+
+/* ---------------------------------------------------------------- the map */
+
+enum { CELLS = 3000 };
+
+static void compare(struct pc_inode *i, const bool *in)
+{
+	u64 count = 0, stop;
+	pc_inode_leaf_lock(i);
+	for (u64 k = 0; k < CELLS; k++) {
+		EQUAL(pc_staged_at(i, k, CELLS, &stop), in[k]);
+		CHECK(stop > k && (stop == CELLS || in[stop] != in[k]) && in[stop - 1] == in[k]);
+		count += in[k];
+	}
+	EQUAL(pc_staged_bytes(i), count);
+	pc_inode_leaf_unlock(i);
+}
+
+static void check_the_map_equals_an_array_of_bytes(void)
+{
+	static bool in[CELLS];
+	struct pc_cache_usage u;
+	start(ROOM);
+	struct pc_inode *i = file->inode;
+	for (u32 round = 0; round < (soak() ? 4000 : 40); round++) {
+		seed(round);
+		memset(in, 0, sizeof(in));
+		u64 length = 1 + draw(draw(2) ? 4 : 400);
+		for (u32 k = 0; k < 1200; k++) {
+			u64 pos = draw(CELLS), end = pc_min(pos + 1 + draw(length), CELLS);
+			bool add = draw(5), any = false;
+			for (u64 b = pos; b < end; b++) {
+				any |= in[b];
+				in[b] = add;
+			}
+			pc_inode_leaf_lock(i);
+			if (add)
+				CHECK(pc_staged_add(i, pos, end, 1));
+			else
+				EQUAL(pc_staged_cut(i, pos, end), any);
+			pc_inode_leaf_unlock(i);
+			if (k % 100 == 0)
+				compare(i, in);
+			if (k % 300 == 0)
+				SOUND(&rig);
+		}
+		compare(i, in);
+		pc_inode_leaf_lock(i);
+		if (draw(2))
+			pc_staged_clear(i);
+		else
+			pc_staged_cut(i, 0, ALL);
+		pc_inode_leaf_unlock(i);
+		EQUAL(i->staged.stamp, PC_STAMP_NONE);
+		pc_cache_usage_get(rig.cache, &u);
+		EQUAL(u.staged_map_bytes, 0);
+	}
+	rig_close(&rig);
+}
+
+/* A file in more pieces than the map holds keeps the rest in U; its pieces can still be merged and cut. */
+static void check_the_map_is_bounded(void)
+{
+	start(ROOM);
+	struct pc_inode *i = file->inode;
+	struct pc_cache_usage u;
+	u64 n = 0;
+	pc_inode_leaf_lock(i);
+	while (n < ROOM && pc_staged_add(i, n * 2, n * 2 + 1, 1))
+		n++;
+	EQUAL(n, 1 << 16);
+	CHECK(pc_staged_add(i, 1, 2, 1)); /* two become one */
+	CHECK(pc_staged_add(i, n * 2, n * 2 + 1, 1));
+	CHECK(!pc_staged_add(i, n * 2 + 2, n * 2 + 3, 1));
+	pc_inode_leaf_unlock(i);
+	pc_cache_usage_get(rig.cache, &u);
+	CHECK(u.staged_map_bytes < 4 << 20);
+	SOUND(&rig);
+	u64 before = staged();
+	stage(40 * PAGE, PAGE, 1);
+	EQUAL(file->store.stages, 1);
+	EQUAL(staged(), before);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	evict_all();
+	see(40 * PAGE, PAGE, 1);
+	SOUND(&rig);
+	pc_inode_leaf_lock(i);
+	pc_staged_clear(i);
+	pc_inode_leaf_unlock(i);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- becoming staged, and read again */
+
+static void check_staged_bytes_are_clean_in_memory_and_uncommitted(void)
+{
+	start(0);
+	stage(0, 8 * PAGE, 1);
+	EQUAL(staged(), 8 * PAGE);
+	EQUAL(usage(file, NULL).local, 0);
+	EQUAL(atomic_load(&rig.cache->local), 0); /* not counted against the limits */
+	CHECK(pc_inode_has_local(file->inode));
+	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
+	EQUAL(pc_inode_destroy(file->inode), (u64)-EBUSY);
+	u64 range[2];
+	EQUAL(pc_ranges_local(file->inode, range, 1), 1);
+	EQUAL(range[1], 8 * PAGE);
+	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
+	SOUND(&rig);
+	evict_all();
+	EQUAL(usage(file, NULL).cached, 0);
+	u32 reads = file->store.reads;
+	see(0, 8 * PAGE, 1);
+	EQUAL(file->store.reads, reads);
+	CHECK(file->store.staged_reads);
+	evict_all();
+	/* All of it evicted: the fsync still has something to commit (T-70). */
+	EQUAL(file_sync(file), 0);
+	EQUAL(staged(), 0);
+	EQUAL(file->store.stable_size, 8 * PAGE);
+	EQUAL(file->store.stable[0] + file->store.stable[8 * PAGE - 1], 2);
+	evict_all();
+	see(0, 8 * PAGE, 1); /* from the object now */
+	CHECK(file->store.reads > reads);
+	rig_close(&rig);
+}
+
+/* The first half of the limit is sent as ever; what would pass it is staged. */
+static void check_only_what_passes_the_files_share_is_staged(void)
+{
+	start_with(0, PAGE, 8, limits_wide());
+	for (u64 k = 0; k < 32; k++)
+		stage(k * PAGE, PAGE, (u8)(k + 1));
+	EQUAL(usage(file, NULL).unstable, 4 * PAGE);
+	EQUAL(staged(), 28 * PAGE);
+	EQUAL(file->store.stages, 28);
+	SOUND(&rig);
+	evict_all();
+	for (u64 k = 0; k < 32; k++)
+		see(k * PAGE, PAGE, (u8)(k + 1));
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[31 * PAGE], 32);
+	rig_close(&rig);
+}
+
+static void check_a_backend_that_cannot_stage_is_not_asked_to(void)
+{
+	struct pc_limits l = limits_wide();
+	start(0);
+	pc_inode_set_limits(file->inode, &l);
+	stage(0, 4 * PAGE, 1);
+	EQUAL(usage(file, NULL).unstable, 4 * PAGE);
+	EQUAL(file->store.stages, 0);
+	rig_close(&rig);
+}
+
+/* Memory is not short any more; but a backend never gets a byte staged first and then in the other way. */
+static void check_what_meets_staged_bytes_is_staged(void)
+{
+	start_with(0, PAGE, 1, limits_wide());
+	stage(0, 2 * PAGE, 1);
+	pc_cache_configure(rig.cache, PAGE, 1 << 19, PAGE, true);
+	stage(8 * PAGE, PAGE, 2);
+	EQUAL(file->store.stages, 1);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	stage(PAGE + 100, 50, 3);
+	EQUAL(file->store.stages, 2);
+	EQUAL(usage(file, NULL).unstable, PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[PAGE + 100], 3);
+	rig_close(&rig);
+}
+
+/* A block whose missing bytes are of S, of the object and dirty: each comes from where it is, and the newest wins. */
+static void check_a_page_of_three_origins(void)
+{
+	start(2 * PAGE);
+	u8 bytes[2 * PAGE];
+	stage(100, 50, 1);
+	stage(300, 4000, 2);
+	evict_all();
+	put(350, 10, 3);
+	EQUAL(file_read(file, 0, bytes, 2 * PAGE), 2 * PAGE);
+	for (u64 k = 0; k < 2 * PAGE; k++)
+		EQUAL(bytes[k], k >= 350 && k < 360    ? 3
+				: k >= 300 && k < 4300 ? 2
+				: k >= 100 && k < 150  ? 1
+						       : first_byte(k));
+	SOUND(&rig);
+	EQUAL(flush(file), 0);
+	evict_all();
+	see(350, 10, 3); /* staged again, over what was staged */
+	see(360, 3940, 2);
+	EQUAL(staged(), 4300); /* a block goes with all its valid bytes */
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[355], 3);
+	rig_close(&rig);
+}
+
+/* All eight extents of a page in use, with staged bytes between them: closing the gaps takes no ninth. */
+static void check_gaps_with_staged_bytes_close(void)
+{
+	start(PAGE);
+	for (u64 k = 0; k < 8; k++)
+		stage(200 + k * 400, 50, 9);
+	evict_all();
+	for (u64 k = 0; k < 8; k++)
+		put(k * 400 + 100, 20, 7);
+	u8 bytes[PAGE];
+	EQUAL(file_read(file, 0, bytes, PAGE), PAGE);
+	for (u64 k = 0; k < PAGE; k++) {
+		bool new = k % 400 >= 100 && k % 400 < 120 && k / 400 < 8;
+		bool kept = k >= 200 && (k - 200) % 400 < 50 && (k - 200) / 400 < 8;
+		EQUAL(bytes[k], new ? 7 : kept ? 9 : first_byte(k));
+	}
+	rig_close(&rig);
+}
+
+/* Whole units: the neighbours of a dirty byte are staged, and evicted. */
+static void check_units_are_widened_with_staged_bytes(void)
+{
+	struct pc_limits l = limits_wide();
+	l.write_unit = 4 * PAGE;
+	l.read_unit = 512;
+	start_with(8 * PAGE, PAGE, 1, l);
+	file->store.unit = 4 * PAGE;
+	stage(PAGE + 7, 2 * PAGE, 1);
+	evict_all();
+	stage(6 * PAGE, 10, 2);
+	evict_all();
+	stage(2 * PAGE, 5, 3);
+	evict_all();
+	see(PAGE + 7, PAGE - 7, 1);
+	see(2 * PAGE, 5, 3);
+	see(2 * PAGE + 5, PAGE + 2, 1);
+	see(6 * PAGE, 10, 2);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[2 * PAGE + 4], 3);
+	EQUAL(file->store.stable[2 * PAGE + 5], 1);
+	EQUAL(file->store.stable[4 * PAGE - 1], first_byte(4 * PAGE - 1));
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- how it ends */
+
+static void check_a_failed_commit_leaves_staged_bytes_where_they_are(void)
+{
+	start_with(0, PAGE, 4, limits_wide());
+	stage(0, 2 * PAGE, 1);
+	stage(2 * PAGE, 4 * PAGE, 2);
+	EQUAL(usage(file, NULL).unstable, 2 * PAGE);
+	EQUAL(staged(), 4 * PAGE);
+	u64 s = pc_epoch_take(rig.volume);
+	CHECK(begin_commit(file));
+	store_forget(&file->store);
+	pc_commit_end(file->inode, false, false);
+	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
+	EQUAL(staged(), 4 * PAGE);
+	CHECK(!pc_sync_done(file->inode, s));
+	SOUND(&rig);
+	evict_all();
+	see(2 * PAGE, 4 * PAGE, 2);
+	u64 sent = file->store.write_bytes;
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.write_bytes, sent + 2 * PAGE);
+	EQUAL(file->store.stable[0], 1);
+	EQUAL(file->store.stable[5 * PAGE], 2);
+	rig_close(&rig);
+}
+
+static void check_truncate_and_punch_cut_what_is_staged(void)
+{
+	start(0);
+	stage(0, 10 * PAGE, 1);
+	evict_all();
+	u64 s = pc_epoch_take(rig.volume);
+	stop_the_file(file, 0, ALL);
+	store_zero(&file->store, PAGE + 5, 3 * PAGE + 9);
+	pc_punch(file->inode, PAGE + 5, 3 * PAGE + 9, true);
+	let_the_file_go(file);
+	EQUAL(staged(), 8 * PAGE - 4);
+	file_truncate(file, 5 * PAGE + 100);
+	EQUAL(staged(), 3 * PAGE + 96);
+	SOUND(&rig);
+	see(0, PAGE + 5, 1);
+	see(PAGE + 5, 2 * PAGE + 4, 0);
+	see(3 * PAGE + 9, 2 * PAGE + 91, 1);
+	file_truncate(file, 0);
+	EQUAL(staged(), 0);
+	CHECK(!pc_sync_done(file->inode, s)); /* as old as what it removed */
+	file_truncate(file, 8 * PAGE);
+	see(0, 8 * PAGE, 0);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_discard_names_staged_and_dirty_bytes_once(void)
+{
+	u64 lost[8];
+	start(0);
+	stage(0, 10 * PAGE, 1);
+	evict_all();
+	put(4 * PAGE, 2 * PAGE, 2);
+	EQUAL(file_discard(file, PAGE, 8 * PAGE, lost, 4), 1);
+	EQUAL(lost[0], PAGE);
+	EQUAL(lost[1], 7 * PAGE);
+	EQUAL(staged(), 3 * PAGE);
+	EQUAL(usage(file, NULL).local, 0);
+	SOUND(&rig);
+	see(0, PAGE, 1);
+	see(8 * PAGE, 2 * PAGE, 1);
+	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
+	rig_close(&rig);
+}
+
+/* The backend has lost it: what memory has is dirty again, the rest is named, and a lost tail takes the size along. */
+static void check_a_lost_staging_is_half_in_memory(void)
+{
+	u64 lost[8];
+	start(2 * PAGE);
+	stage(PAGE, 5 * PAGE, 1);
+	evict_all();
+	see(3 * PAGE, PAGE, 1);
+	EQUAL(pc_staged_lost(file->inode, 2 * PAGE, false, lost, 4), 2);
+	EQUAL(lost[0], PAGE);
+	EQUAL(lost[1], 2 * PAGE);
+	EQUAL(lost[2], 4 * PAGE);
+	EQUAL(lost[3], 2 * PAGE);
+	EQUAL(staged(), 0);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	EQUAL(pc_inode_size(file->inode), 4 * PAGE);
+	EQUAL(pc_inode_remote_size(file->inode), 2 * PAGE);
+	SOUND(&rig);
+	memset(file->store.kept, 0, ROOM);
+	store_forget(&file->store);
+	file->store.size = 2 * PAGE;
+	u8 bytes[PAGE];
+	EQUAL(file_read(file, PAGE, bytes, PAGE), PAGE);
+	EQUAL(bytes[7], first_byte(PAGE + 7)); /* what storage has */
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable_size, 4 * PAGE);
+	EQUAL(file->store.stable[3 * PAGE], 1);
+	rig_close(&rig);
+}
+
+static void check_nothing_is_lost_while_a_commit_runs(void)
+{
+	u64 lost[2];
+	start(0);
+	stage(0, PAGE, 1);
+	CHECK(begin_commit(file));
+	EQUAL(pc_staged_lost(file->inode, 0, false, lost, 1), (u64)-EAGAIN);
+	EQUAL(store_commit(&file->store), 0);
+	pc_commit_end(file->inode, true, false);
+	EQUAL(pc_staged_lost(file->inode, PAGE, false, lost, 1), 0);
+	see(0, PAGE, 1);
+	rig_close(&rig);
+}
+
+static void check_recall_asks_for_what_is_not_in_memory(void)
+{
+	u64 missing[8];
+	start(0);
+	stage(0, 6 * PAGE, 1);
+	evict_all();
+	see(PAGE, PAGE, 1);
+	take_token(file);
+	EQUAL(pc_staged_recall(file->inode, 0, 0, missing, 4), 2);
+	EQUAL(missing[1], PAGE);
+	EQUAL(missing[3], 4 * PAGE);
+	EQUAL(staged(), 6 * PAGE); /* still there to be read */
+	EQUAL(pc_staged_recall(file->inode, 100, 6 * PAGE, missing, 4), 1); /* what is given up need not come back */
+	EQUAL(missing[1], 100);
+	pc_token_release(file->inode);
+	see(0, 6 * PAGE, 1);
+	take_token(file);
+	EQUAL(pc_staged_recall(file->inode, PAGE, 2 * PAGE, missing, 4), 0);
+	EQUAL(staged(), 6 * PAGE);
+	EQUAL(pc_staged_recall(file->inode, 0, 0, missing, 4), 0);
+	pc_token_release(file->inode);
+	EQUAL(staged(), 0);
+	EQUAL(usage(file, NULL).dirty, 6 * PAGE);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_the_map_equals_an_array_of_bytes);
+	RUN(check_the_map_is_bounded);
+	RUN(check_staged_bytes_are_clean_in_memory_and_uncommitted);
+	RUN(check_only_what_passes_the_files_share_is_staged);
+	RUN(check_a_backend_that_cannot_stage_is_not_asked_to);
+	RUN(check_what_meets_staged_bytes_is_staged);
+	RUN(check_a_page_of_three_origins);
+	RUN(check_gaps_with_staged_bytes_close);
+	RUN(check_units_are_widened_with_staged_bytes);
+	RUN(check_a_failed_commit_leaves_staged_bytes_where_they_are);
+	RUN(check_truncate_and_punch_cut_what_is_staged);
+	RUN(check_discard_names_staged_and_dirty_bytes_once);
+	RUN(check_a_lost_staging_is_half_in_memory);
+	RUN(check_nothing_is_lost_while_a_commit_runs);
+	RUN(check_recall_asks_for_what_is_not_in_memory);
+	return 0;
+}
