@@ -4,8 +4,8 @@ An `Inode` outlives its handles: its pages stay cached, and what is not saved ke
 canonical key, so every alias of one object leads to one inode. Handles keep it alive; the volume's table does too,
 until it has neither handles nor pages nor anything local.
 
-Losses (discard, take_remote) go to an edge channel like the kernel's errseq: each handle open at that time raises
-DataLossError once, a loss that nobody saw is seen by the next opener (contract 2.16).
+Losses (discard, take_remote, a staging that is gone) go to an edge channel like the kernel's errseq: each handle open
+at that time raises DataLossError once, a loss that nobody saw is seen by the next opener (contract 2.16).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
 from .backends.protocol import BackendFile, ObjectStat
-from .engine import barrier, remote
+from .engine import barrier, remote, staging
 from .engine.volume import close_backend_file
 from .errors import BackendProtocolError, Key
 from .inode import Inode
@@ -252,6 +252,6 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
         remote.changed(engine, stat.version)
         raise engine.conflict_error()
     if volume.options.on_conflict == "rebase":
-        engine.settled(lambda: remote.rebase(engine))
+        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine)))
     else:
         engine.report_loss(engine.settled(lambda: remote.take(engine)))

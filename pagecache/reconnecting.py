@@ -2,7 +2,8 @@
 
     1  objects are opened in the new backend, while the volume is still aborted; an error here changes nothing
     2  operations that hang in the old backend end: fills always, writes and commits where they can no longer land
-    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes are a loss
+    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes are a loss, as is
+       what was staged and is not in memory
     4  the volume lives
 
 A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
@@ -16,6 +17,7 @@ import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backends.protocol import Backend, BackendFile, ObjectStat
+from .engine import staging
 from .engine.owed import Step
 from .engine.runner import Job
 from .engine.volume import close_backend_file
@@ -99,8 +101,11 @@ def _open(backend: Backend, inode: Inode) -> _Opened | None:
     for method in ("stat", "read_into", "write_from", "truncate", "commit"):
         if not callable(getattr(backend_file, method, None)):
             raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", inode.key)
+    stat = checked_stat(backend_file.stat(), inode.key)
     kept: Any = getattr(backend_file, "kept", None)
-    return _Opened(backend_file, checked_stat(backend_file.stat(), inode.key), kept is not None and bool(kept()))
+    if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
+        return _Opened(backend_file, stat, False)
+    return _Opened(backend_file, stat, bool(kept()))
 
 
 def _close(opened: _Opened | None) -> None:
@@ -120,11 +125,14 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
     if opened is None or not opened.kept:
         if (
             native.usage()["unstable"]
+            or native.usage()["staged"]
             or len(file.owed)
             or any(native.undone()[what] for what in ("created", "resized", "hole_end"))
         ):
             file.about_to_change()  # what the store forgets of it is no change of somebody else's
         native.uncommit()
+        if native.usage()["staged"]:
+            staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
         _lose_holes(inode)
         file.owed.replace(_owed(inode))
         if len(file.owed):

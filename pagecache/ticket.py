@@ -37,7 +37,7 @@ class SyncTicket:
         self._mark = engine.names.mark()
         self._stamp = engine.native.take_epoch()
         files = [file for file in engine.dirty_files() if not file.removed]
-        self.total = sum(file.native.usage()["local"] for file in files)
+        self.total = sum(file.native.unsaved() for file in files)
         self._pending = [FileSync(file, self._stamp) for file in files]
         self._errors: list[OSError] = []
         self._names: NameCall | None = None
@@ -47,7 +47,7 @@ class SyncTicket:
     @property
     def remaining(self) -> int:
         """Of `total`, not yet committed (an upper bound, by file)."""
-        return min(self.total, sum(sync.file.native.usage()["local"] for sync in self._pending))
+        return min(self.total, sum(sync.file.native.unsaved() for sync in self._pending))
 
     def done(self) -> bool:
         """Whether it is over, with or without errors."""

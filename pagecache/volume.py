@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
 from .config import VolumeOptions, parse_size
-from .engine import barrier, remote
+from .engine import barrier, remote, staging
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -191,7 +191,10 @@ class Volume:
         usage = inode.native.usage()
         if inode.native.has_local():
             fields["size"] = usage["size"]
-        return FileStat(**fields, dirty=min(usage["local"], usage["size"]), cached=min(usage["cached"], usage["size"]))
+        dirty = min(usage["local"], usage["size"])
+        if usage["staged"]:
+            dirty = sum(length for _, length in inode.native.local_ranges())
+        return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
 
     def exists(self, key: Key) -> bool:
         """Whether `open(key)` would find an object."""
@@ -373,13 +376,16 @@ class Volume:
         lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
-            dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
+            dropped = self._drop(inode, start, END if length is None else end)
             with self.names:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
-            if inode.engine.conflict is not None and not inode.native.usage()["local"]:
+            if inode.engine.conflict is not None and not inode.native.unsaved():
                 inode.engine.settled(lambda file=inode.engine: remote.take(file))  # type: ignore[misc]
         return lost
+
+    def _drop(self, inode: Inode, start: int, end: int) -> builtins.list[LostRange]:
+        return staging.reading_back(inode.engine, lambda: lifetimes.drop_local(self, inode, start, end))
 
     def failed(self) -> builtins.list[FailedRange]:
         """What could not be written back and waits for its cause to be mended."""
@@ -418,7 +424,8 @@ class Volume:
             return lost
         if how == "force" and engine.limits().commit_on_close:
             self._fill_all(inode)
-        engine.settled(lambda: remote.force(engine) if how == "force" else remote.rebase(engine))
+        settle = remote.force if how == "force" else remote.rebase
+        staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
         return []
 
     def _fill_all(self, inode: Inode) -> None:

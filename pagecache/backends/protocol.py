@@ -10,7 +10,7 @@ The caller promises:
 * calls come from threads of the volume, several at once, with no lock of the cache held;
 * `commit`, `truncate`, `punch_hole` and `rollback` of one object never run at the same time as each other or as
   `write_from`; parallel direct writes may overlap `commit`; `read_into` may run beside anything;
-* no two `write_from` in flight on one object overlap;
+* no two `write_from` in flight on one object overlap; `stage` obeys the rules of `write_from`;
 * one call has at most `max_read` or `max_write` bytes in at most `max_vectors` buffers, obeys the units, and crosses no
   boundary; the limits are read again before each pass.
 
@@ -24,8 +24,9 @@ no harm. Optional methods of a `BackendFile` may simply be absent:
     rollback(self) -> None                      forget what was acknowledged and not committed; required with
                                                 commit_on_close
     stage(self, offset, buffers) -> int         like write_from, but the bytes stay readable and safe with the backend
-                                                until commit or rollback
-    read_staged(self, offset, buffers) -> int   those bytes back
+                                                until commit or rollback; called when memory is short
+    read_staged(self, offset, buffers) -> int   those bytes back (read_unit does not apply); may run beside anything.
+                                                FileNotFoundError: nothing is staged any more
     kept(self) -> bool                          after a reconnect: is everything uncommitted still there?
 """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError, ConflictError, PageCacheError
 from ..native import BACKOFF, END, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from . import staging
 from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
 
 if TYPE_CHECKING:
@@ -69,13 +70,14 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     volume = file.volume
     now = volume.clock.now()
     start, end = op.extent
+    anew = (op.stage or op.staged) and staging.gone(error) and staging.give_up(file)
     progress = start < op.offset < end
     start = op.offset if progress else start
     with file.lock:
         before = [] if progress else file.failures.overlapping(start, end)
         attempts = 1 + max((f.attempts for f in before), default=0)
         since = min((f.since for f in before), default=now)
-        decision = decide(volume.retry, error, attempts, now - since, volume.random())
+        decision = Again(0.0) if anew else decide(volume.retry, error, attempts, now - since, volume.random())
         parked = isinstance(decision, Parked)
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
@@ -126,6 +128,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         return
     volume = file.volume
     now = volume.clock.now()
+    error = staging.commit_lost(file, error) or error
     local = file.native.local_ranges()
     kept = bool(getattr(error, "kept", False))
     parked = bool(local) and not kept and not is_transient(error)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
-from . import issuer, reader, sizes, throttle
+from . import issuer, reader, sizes, staging, throttle
 from .owed import Owed
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
@@ -34,8 +34,8 @@ T = TypeVar("T")
 log = logging.getLogger("pagecache")
 
 
-def limits_of(limits: BackendLimits, max_write: int | None = None) -> dict[str, int]:
-    """The limits as CORE wants them; `max_write` where the object asked for less."""
+def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
+    """The limits as CORE wants them; `max_write` where the object asked for less, `stages` where it can keep bytes."""
     most = int(limits.max_write)
     return {
         "max_read": int(limits.max_read),
@@ -47,6 +47,7 @@ def limits_of(limits: BackendLimits, max_write: int | None = None) -> dict[str, 
         "durable_writes": limits.durable_writes,
         "commit_on_close": limits.commit_on_close,
         "ordered_writes": limits.ordered_writes,
+        "stages": stages,
     }
 
 
@@ -97,6 +98,8 @@ class EngineFile:
         self.backend_file: BackendFile | None = None
         self.read_into: Any = None
         self.owed = Owed(self)
+        self.read_staged: Any = None
+        self.stages = False
         self.use(backend_file)
 
     # -- the backend's file
@@ -105,6 +108,9 @@ class EngineFile:
         """From now on calls go to this file; None: it is closed until somebody opens the object again."""
         self.backend_file = backend_file
         self.bind_reads()
+        self.read_staged = getattr(backend_file, "read_staged", self._closed)
+        self.stages = staging.possible(backend_file)
+        self._seen_limits = None
         if backend_file is not None:
             self.refresh_limits()
 
@@ -143,11 +149,14 @@ class EngineFile:
         limits = self.limits()
         if limits is not self._seen_limits:
             self._seen_limits = limits
-            self.native.set_limits(limits_of(limits, self._max_write))
+            self.apply_limits()
 
     def lower_max_write(self, most: int) -> None:
         self._max_write = max(1, most)
-        self.native.set_limits(limits_of(self.limits(), self._max_write))
+        self.apply_limits()
+
+    def apply_limits(self) -> None:
+        self.native.set_limits(limits_of(self.limits(), self._max_write, stages=self.stages))
 
     def start_version(self) -> Job[None] | None:
         """After our own writes: ask what storage calls the object now, on a thread of the volume. None: it is known.
@@ -216,21 +225,31 @@ class EngineFile:
     def give_up(self, start: int = 0, end: int = END) -> list[LostRange]:
         """What is local in a range is gone; the token is held. A backend that keeps what it acknowledged aside has it
         still: it forgets all of that, and what is left of it here is sent again (contract 2.19).
+
+        Raises:
+            Missing: it keeps bytes of the rest that are not in memory. Nothing is given up.
         """
-        before = self.native.usage()["unstable"]
+        forgets = hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end)
+        if forgets:
+            staging.recall(self, start, end)
         lost = self.drop(start, end)
-        rollback: Any = getattr(self.backend_file, "rollback", None)
-        if rollback is not None and self.native.usage()["unstable"] < before:
-            size, lowest = self.native.size, self.native.undone()["lowest"]
-            rollback()
-            stored = self.opened().stat().size
-            forgotten = lowest >= stored
-            if not forgotten:
-                self.opened().truncate(lowest)
-                self.opened().truncate(size)
-                stored = size
-            self.native.rebase(stored, forgotten)
+        if forgets:
+            staging.recall(self)
+            self.roll_back()
         return lost
+
+    def roll_back(self) -> None:
+        """The backend forgets what is not committed; it is dirty again, truncates are owed. The token is held."""
+        backend_file: Any = self.opened()
+        size, lowest = self.native.size, self.native.undone()["lowest"]
+        backend_file.rollback()
+        stored = backend_file.stat().size
+        forgotten = lowest >= stored
+        if not forgotten:
+            backend_file.truncate(lowest)
+            backend_file.truncate(size)
+            stored = size
+        self.native.rebase(stored, forgotten)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

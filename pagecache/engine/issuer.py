@@ -8,7 +8,7 @@ thread that sent a request collects its answer: no hop.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
 from ..native import STAMP_MAX, Op
@@ -32,13 +32,14 @@ def write(self: EngineFile, op: Op) -> None:
         if self.conflict is not None:
             raise self.conflict_error()
         # The method before `begin`, which refuses after an abort: so no request goes to a later backend.
-        write_from = self.opened().write_from
+        opened: Any = self.opened()
+        send = opened.stage if op.stage else opened.write_from
         if len(self.owed):
             self.owed.pay()
         if mirror is not None:
             mirror.take(self, op)
         while (call := op.begin()) is not None:
-            answer = op.complete(write_from(call[0], call[1]))
+            answer = op.complete(send(call[0], call[1]))
             if answer == 1:
                 break
             if answer < 0:
@@ -56,11 +57,11 @@ def write_units(self: EngineFile, op: Op) -> None:
             raise self.conflict_error()
         while (call := op.begin()) is not None:
             offset, buffers = call
-            answer = op.complete(self.read_into(offset, buffers))
+            answer = op.complete((self.read_staged if op.staged else self.read_into)(offset, buffers))
             if answer == -errno.ENOMEM:
                 raise _no_memory(self)
             if answer < 0:
-                message = f"read_into({offset}) for a write unit did not answer with the number of bytes read"
+                message = f"reading at {offset} for a write unit did not answer with the number of bytes read"
                 raise BackendProtocolError(message, self.key)
     except BaseException as error:
         _not_sent(self, op, error)
@@ -86,10 +87,11 @@ def _no_memory(file: EngineFile) -> OSError:
 def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
     if answer == -errno.ENOMEM:
         return _no_memory(file)
+    name = "stage" if op.stage else "write_from"
     if answer == -errno.EIO:
-        return OSError(errno.EIO, "write_from made no progress three times", file.key)
+        return OSError(errno.EIO, f"{name} made no progress three times", file.key)
     return BackendProtocolError(
-        f"write_from({op.offset}, {op.length} bytes) did not answer with the number of bytes taken", file.key
+        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes taken", file.key
     )
 
 

@@ -9,11 +9,11 @@ tried again within the call, except for read-ahead, which nobody waits for.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from ..errors import BackendProtocolError
+from ..errors import BackendProtocolError, PageCacheError
 from ..native import Op
-from . import remote
+from . import remote, staging
 from .retryer import Parked, decide
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         BackendProtocolError: the backend answered what is no answer.
         OSError: what the backend raised, once trying again is over.
     """
+    failed: tuple[int, float] | None = None
     if isinstance(met, int):
         _refuse(self, op, met)
-    failed: tuple[int, float] | None = _again(self, op, met, None)
+    else:
+        failed = _again(self, op, met, None)
     while (call := op.begin()) is not None:
         try:
-            answer = op.complete(self.read_into(call[0], call[1]))
+            answer = op.complete((self.read_staged if op.staged else self.read_into)(call[0], call[1]))
         except Exception as error:
             failed = _again(self, op, error, failed)
             continue
@@ -45,20 +47,29 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         failed = None  # progress starts the count anew
 
 
-def _refuse(file: EngineFile, op: Op, answer: int) -> NoReturn:
+def _refuse(file: EngineFile, op: Op, answer: int) -> None:
     if answer == -errno.ESTALE:
         raise BlockingIOError(errno.EAGAIN, "invalidated again and again while it was read", file.key)
+    if op.staged and not staging.stands(file, op):
+        return  # a commit took the bytes meanwhile: they are read from the object
+    name = "read_staged" if op.staged else "read_into"
     raise BackendProtocolError(
-        f"read_into({op.offset}, {op.length} bytes) did not answer with the number of bytes read", file.key
+        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read", file.key
     )
 
 
-def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float]:
+def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float] | None:
     """Wait until the call may be repeated, or raise; `failed`: calls that failed so far, and since when."""
     if remote.is_remote_change(error):
         remote.refused(file)
         raise file.conflict_error() from error
     volume = file.volume
+    if op.staged and not op.settled:
+        if not staging.stands(file, op):
+            return failed  # a commit took the bytes meanwhile: they are read from the object
+        if staging.gone(error):
+            staging.give_up(file)
+            raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
     now = volume.clock.now()
     attempts, since = failed or (0, now)
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
@@ -67,7 +78,7 @@ def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float]
             if error.filename is None and error.errno is not None:
                 error.filename = file.key
             raise error
-        raise OSError(errno.EIO, f"read_into raised {type(error).__name__}: {error}", file.key) from error
+        raise OSError(errno.EIO, f"reading raised {type(error).__name__}: {error}", file.key) from error
     file.native.count_retry()
     volume.sleep(file, decision.delay)
     return attempts + 1, since

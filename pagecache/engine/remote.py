@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends.protocol import BackendFile, ObjectStat
 from ..errors import ConflictError, LostRange, PageCacheError
 from ..native import END, STAMP_MAX
+from . import staging
 from .retryer import is_transient
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def changed(file: EngineFile, version: str | None) -> None:
         case "fail":
             _conflict(file, version)
         case "rebase":
-            _settle(file, take_remote=False)
+            _settle(file, version, take_remote=False)
         case "take_remote":
-            _settle(file, take_remote=True)
+            _settle(file, version, take_remote=True)
 
 
 def _lose_base(file: EngineFile, version: str | None) -> None:
@@ -102,11 +103,11 @@ def _conflict(file: EngineFile, version: str | None) -> None:
     file.native.start_commit()
 
 
-def _settle(file: EngineFile, *, take_remote: bool) -> None:
+def _settle(file: EngineFile, version: str | None, *, take_remote: bool) -> None:
     with file.lock:
         asked, file.rebase_asked = file.rebase_asked, True
     if not asked:
-        file.settle(lambda: _take(file) if take_remote else rebase(file))
+        file.settle(lambda: _take(file) if take_remote else _rebase(file, version))
 
 
 # -- with the token held, on a thread of the volume
@@ -122,9 +123,14 @@ def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
     return fresh, fresh.stat()
 
 
-def _new_base(file: EngineFile) -> tuple[ObjectStat, bool]:
-    """Another version is the base from here on: its size and version, and whether the backend forgot what it had."""
+def _new_base(file: EngineFile, *, keep: bool = True) -> tuple[ObjectStat, bool]:
+    """Another version is the base from here on: its size and version, and whether the backend forgot what it had.
+
+    `keep`: what it had staged is wanted, and has to be in memory.
+    """
     whole = file.limits().commit_on_close
+    if keep:
+        staging.recall(file)
     if whole:
         rollback: Any = getattr(file.backend_file, "rollback", None)
         if rollback is not None:
@@ -162,10 +168,17 @@ def rebase(file: EngineFile) -> None:
 def take(file: EngineFile) -> list[LostRange]:
     """What is local is given up for the version that is stored now."""
     file.rebase_asked = False
-    stat, forgotten = _new_base(file)
+    stat, forgotten = _new_base(file, keep=False)
     lost = file.drop(0, END)
     file.native.rebase(stat.size, forgotten)
     return lost
+
+
+def _rebase(file: EngineFile, version: str | None) -> None:
+    try:
+        rebase(file)
+    except staging.Missing:
+        _conflict(file, version)  # nobody waits who could read it back
 
 
 def _take(file: EngineFile) -> None:

@@ -139,7 +139,7 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
-    if any(volume.native.inflight() for volume in volumes):
+    if any(volume.native.inflight() for volume in volumes) or file.settling:
         return None
     if memory and sum(u["clean"] - u["pinned"] for _, u in usages) > 0:
         return None
@@ -151,7 +151,9 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
     if any(u["unstable"] for _, u in usages):
-        return "what fills it becomes durable only when its objects are closed or synced"
+        return (
+            "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
+        )
     return "what fills it is pinned by views"
 
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pagecache import CachedFile, RetryPolicy, View, WritebackError
 
 from .backends import RecordingBackend, failing_commit, short
+from .keeping import KeepingBackend
 from .rig import PAGE, Rig, Task, make_rig, pattern
 
 KEYS = ["a", "b", "dir/c"]
@@ -77,6 +78,7 @@ class CacheMachine(RuleBasedStateMachine):
     """See the top of this file."""
 
     rig: Rig
+    dirty_limit = 0.5
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,16 +116,19 @@ class CacheMachine(RuleBasedStateMachine):
         self.names = {key: File(bytearray(content)) for key, content in objects.items()}
         self.rig = make_rig(
             capacity=pages * PAGE,
-            backend=RecordingBackend(objects, punch=punch, **limits),
+            backend=self.make_backend(objects, punch, limits),
             options={"read_ahead": read_ahead},
             dirty_background=background,
-            dirty_limit=0.5,
+            dirty_limit=self.dirty_limit,
             flush_interval=0.02,
             throttle_timeout=0.5,
             retry=RetryPolicy(attempts=6, first_delay=0.0005, max_delay=0.002, deadline=20.0, failed_retry=None),
         )
         for key in KEYS[: 1 + pages % 3]:  # something to work on from the first step
             self.open(key, "r+b" if key in self.names else "w+b", False)
+
+    def make_backend(self, objects: dict[Any, bytes], punch: bool, limits: dict[str, Any]) -> RecordingBackend:
+        return RecordingBackend(objects, punch=punch, **limits)
 
     def data(self, length: int) -> bytes:
         self.seed += 1
@@ -306,7 +311,10 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=keys, size=offsets)
     def truncate_by_name(self, key: str, size: int) -> None:
         if key in self.names:
-            self.rig.volume.truncate(key, size)
+            try:
+                self.rig.volume.truncate(key, size)
+            except WritebackError:
+                pass  # cut; where closing commits, that failed
             self.names[key].truncate(size)
 
     @rule(pick=picks, offset=offsets, length=lengths, how=st.sampled_from(["punch_hole", "zero_range"]))
@@ -413,12 +421,33 @@ class CacheMachine(RuleBasedStateMachine):
             self.rig.finish()
 
 
+class StagingCacheMachine(CacheMachine):
+    """Over a backend that publishes by commit, can stage, and forgets what is not staged when a commit fails."""
+
+    dirty_limit = 0.1
+
+    def make_backend(self, objects: dict[Any, bytes], punch: bool, limits: dict[str, Any]) -> RecordingBackend:
+        return KeepingBackend(objects, punch=punch, **limits)
+
+    @rule(op=st.sampled_from(["stage", "read_staged"]), times=st.integers(1, 2))
+    def transient_fault_of_staging(self, op: str, times: int) -> None:
+        self.transient_fault(op, times)
+
+    @rule(part=st.sampled_from([1, 100, PAGE]), times=st.integers(1, 3))
+    def short_answers_of_staging(self, part: int, times: int) -> None:
+        self.rig.backend.fault("stage", short(lambda asked: min(part, asked)), times=times)
+        self.rig.backend.fault("read_staged", lambda asked: min(part, asked), times=times)
+
+
 class LongCacheMachine(CacheMachine):
     """The same with other settings."""
 
 
 TestCacheMachine = pytest.mark.timeout(300)(CacheMachine.TestCase)
 TestCacheMachine.settings = settings(max_examples=80, stateful_step_count=50)
+
+TestStagingCacheMachine = pytest.mark.timeout(300)(StagingCacheMachine.TestCase)
+TestStagingCacheMachine.settings = settings(max_examples=60, stateful_step_count=50)
 
 TestLongCacheMachine = pytest.mark.slow(pytest.mark.timeout(3600)(LongCacheMachine.TestCase))
 TestLongCacheMachine.settings = settings(max_examples=1000, stateful_step_count=80)

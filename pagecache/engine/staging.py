@@ -1,0 +1,156 @@
+"""Bytes that the backend keeps for us: what is asked of it, and what to do when it has them no more.
+
+CORE decides what is staged (`Op.stage`) and which reads are of staged bytes (`Op.staged`). Two things may go wrong that
+concern nothing else. A read may find a commit in between: what was staged is in the object now, and is read from there.
+Or the staging is gone (FileNotFoundError, or a BackendError with ENOENT): what memory still has is dirty again and is
+sent anew, the rest is lost, which every handle open at that time is told once (contract 2.16, 2.23).
+
+A rollback forgets everything acknowledged, so before one what is staged is brought back into memory (contract 2.19).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ..backends.protocol import BackendFile
+from ..errors import BackendError, LostRange, PageCacheError
+from ..native import Op
+from .park import SLICE
+from .retryer import is_transient
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["Missing", "commit_lost", "give_up", "gone", "lose", "possible", "reading_back", "recall", "stands"]
+
+log = logging.getLogger("pagecache")
+T = TypeVar("T")
+
+RECALL_ROUNDS = 8
+RECALL_STEP = 1 << 20
+
+
+def possible(backend_file: BackendFile | None) -> bool:
+    """Whether it can keep bytes."""
+    return callable(getattr(backend_file, "stage", None)) and callable(getattr(backend_file, "read_staged", None))
+
+
+def stands(file: EngineFile, op: Op) -> bool:
+    """Whether the bytes of the current call are still staged, once a commit that may have taken them has ended."""
+    while file.native.commit_running():
+        file.volume.check_alive(file.key)
+        file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+    return file.native.is_staged(op.offset)
+
+
+def gone(error: BaseException) -> bool:
+    """Whether an error of `stage` or `read_staged` says that nothing is staged any more."""
+    return isinstance(error, OSError) and error.errno == errno.ENOENT and not is_transient(error)
+
+
+def give_up(file: EngineFile, *, committing: bool = False) -> bool:
+    """What was staged is gone. Returns whether anything was given up: not while the outcome of a commit is unknown,
+    since what is staged no more may be in the object.
+    """
+    unknown = file.commit_error is not None and is_transient(file.commit_error)
+    if not file.native.usage()["staged"] or (unknown and not committing):
+        return False
+    # The backend may not be able to publish without what it has lost. Nothing is staged until it was rolled back.
+    owes = hasattr(file.backend_file, "rollback")
+    _allow(file, stages=not owes)
+    if not lose(file, _stored_size(file), committing=committing):
+        _allow(file, stages=True)
+        return False  # a commit began: it will tell
+    if owes:
+        file.settle(lambda: _begin_anew(file))
+    return True
+
+
+def _stored_size(file: EngineFile) -> int:
+    try:
+        return file.opened().stat().size
+    except OSError:
+        return file.native.remote_size
+
+
+def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
+    """Nothing is staged any more, of an object of which `stored` bytes are there. Returns False while a commit runs,
+    unless `committing`: it is the caller's, or one whose answer does not count.
+    """
+    ranges = file.native.staged_lost(min(stored, file.native.undone()["lowest"]), committing)
+    if ranges is None:
+        return False
+    if file.volume.mirror is not None and ranges and not file.removed:
+        file.volume.mirror.invalidate(file.key, "staged data was lost")
+    total = sum(length for _, length in ranges)
+    log.error("%s: %r: the backend lost what it had staged; %d bytes are gone", file.volume.name, file.key, total)
+    file.report_loss([LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges])
+    return True
+
+
+def _allow(file: EngineFile, *, stages: bool) -> None:
+    file.stages = stages and possible(file.backend_file)
+    file.apply_limits()
+
+
+def _begin_anew(file: EngineFile) -> None:
+    """After a loss, with the token held: what else was acknowledged is sent again."""
+    if file.native.usage()["staged"]:
+        lose(file, _stored_size(file), committing=True)  # of calls that were on their way when the loss was found
+    file.roll_back()
+    _allow(file, stages=True)
+
+
+class Missing(PageCacheError):
+    """Staged bytes have to be read back first: nothing has happened."""
+
+    def __init__(self, file: EngineFile, ranges: list[tuple[int, int]]) -> None:
+        super().__init__(
+            "what the backend keeps of this file has to be read back first, and does not fit into the cache: "
+            "give all of it up, or commit it",
+            file.key,
+            errno=errno.ENOBUFS,
+        )
+        self.missing = ranges
+
+
+def recall(file: EngineFile, skip: int = 0, skip_end: int = 0) -> None:
+    """What is staged is dirty, but for a part that is about to be given up; the token is held.
+
+    Raises:
+        Missing: some of it is not in memory.
+    """
+    if missing := file.native.staged_recall(skip, skip_end):
+        raise Missing(file, missing)
+
+
+def reading_back(file: EngineFile, call: Callable[[], T]) -> T:
+    """Make a call that has the backend forget what it keeps, once that is in memory."""
+    for _ in range(RECALL_ROUNDS):
+        try:
+            return call()
+        except Missing as error:
+            if sum(length for _, length in error.missing) > file.volume.cache.limits.capacity:
+                raise
+            for pos, length in error.missing:
+                for at in range(pos, pos + length, RECALL_STEP):
+                    file.native.fill(at, min(RECALL_STEP, pos + length - at))
+    return call()
+
+
+def commit_lost(file: EngineFile, error: BaseException) -> BackendError | None:
+    """A commit failed: because what was staged is gone? Then it is to be tried again without that."""
+    pos = file.native.first_staged() if gone(error) else None
+    if pos is None:
+        return None
+    try:
+        if file.read_staged(pos, (memoryview(bytearray(1)),)) > 0:
+            return None
+    except OSError as found:
+        if not gone(found):
+            return None
+    give_up(file, committing=True)
+    return BackendError(errno.EAGAIN, f"staged data was lost: {error}", retry=True, retry_after=0.0)

@@ -1,0 +1,161 @@
+"""Objects larger than the cache on the StagingBackend, a real store that publishes whole objects, in its variants."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, CommitError, DataLossError, PageCache, PageCacheError, Volume
+
+from ..staging import StagingBackend
+from .rig import FAST, PAGE, Task, pattern
+
+CAPACITY = 64 * PAGE
+KEY = "object"
+
+
+class Store:
+    """A small cache over a StagingBackend."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self.backend = StagingBackend(root, **options)
+        self.cache = PageCache(
+            CAPACITY, dirty_background=0.1, dirty_limit=0.5, max_folio=4 * PAGE, flush_interval=0.02, retry=FAST
+        )
+        self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
+
+    def open(self, mode: str = "x+b") -> CachedFile:
+        return self.volume.open(KEY, mode)
+
+    def write(self, file: CachedFile, content: bytes) -> None:
+        for offset in range(0, len(content), 8 * PAGE):
+            file.pwrite(content[offset : offset + 8 * PAGE], offset)
+            self.cache.check()
+
+    def finish(self) -> None:
+        self.cache.check()
+        self.cache.close(timeout=30, on_failed="discard")
+        assert self.backend.violations == []
+
+
+@pytest.fixture
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    made = Store(tmp_path, **getattr(request, "param", {}))
+    yield made
+    made.finish()
+
+
+VARIANTS = [{}, {"read_back": False}, {"write_unit": 8 * PAGE}, {"write_unit": 3 * 4096, "read_back": False}]
+
+
+@pytest.mark.parametrize("store", VARIANTS, indirect=True, ids=repr)
+def test_a_large_object_is_written_read_rewritten_and_published_or_abandoned(store: Store) -> None:
+    """Four times the cache: written, read back, rewritten in parts, committed; then once more, and abandoned. [T-61]"""
+    content = bytearray(pattern(4 * CAPACITY + 321))
+    with store.open() as file:
+        store.write(file, bytes(content))
+        for k, offset in enumerate(range(50, len(content), 7 * PAGE)):
+            data = pattern(PAGE + k, k)[: len(content) - offset]
+            file.pwrite(data, offset)
+            content[offset : offset + len(data)] = data
+        assert file.pread(len(content), 0) == content
+        assert store.backend.visible(KEY) is None
+    assert store.backend.visible(KEY) == bytes(content)
+    file = store.open("r+b")
+    store.write(file, pattern(3 * CAPACITY, 8))
+    file.abandon()
+    assert store.backend.visible(KEY) == bytes(content)
+    with store.open("rb") as file:
+        assert file.pread(len(content), 0) == content
+
+
+@pytest.mark.parametrize("store", [{"can_stage": False}], indirect=True, ids=repr)
+def test_without_stage_nothing_is_lost(store: Store) -> None:
+    """ENOBUFS; what was accepted can be committed, and there is room again. [T-61]"""
+    content = pattern(4 * CAPACITY)
+    file = store.open()
+    with pytest.raises(PageCacheError) as caught:
+        Task(file.pwrite, content, 0).result()
+    assert caught.value.errno == errno.ENOBUFS
+    taken = caught.value.characters_written  # type: ignore[attr-defined]
+    file.fsync()
+    assert store.backend.visible(KEY) == content[:taken]
+    file.close()
+
+
+@pytest.mark.parametrize("store", VARIANTS, indirect=True, ids=repr)
+@pytest.mark.parametrize("how", [{}, {"kept": True}, {"done": True}], ids=repr)
+def test_commits_that_fail_once_and_forget_keep_or_only_lose_their_answer(store: Store, how: dict[str, Any]) -> None:
+    """Staged bytes need not be sent again, whatever becomes of the others. [T-18a, T-69, 1.1]"""
+    content = pattern(2 * CAPACITY)
+    file = store.open()
+    store.write(file, content)
+    store.backend.fail_commits(1, **how)
+    file.fsync()
+    assert store.backend.visible(KEY) == content
+    store.volume.drop_clean(KEY)
+    assert file.pread(len(content), 0) == content
+    file.close()
+
+
+@pytest.mark.parametrize("store", VARIANTS, indirect=True, ids=repr)
+def test_everything_staged_and_evicted_appears_whole(store: Store) -> None:
+    """[T-70]"""
+    content = pattern(40 * PAGE)
+    store.cache.configure(dirty_background=0.0, dirty_limit=1 / 64)
+    file = store.open()
+    store.write(file, content)
+    file.sync_range(0, len(content))
+    store.volume.drop_clean(KEY)
+    file.close()
+    assert store.backend.visible(KEY) == content
+
+
+@pytest.mark.parametrize("found_by", ["read", "commit", "write"])
+def test_a_lost_staging_whoever_finds_it(store: Store, found_by: str) -> None:
+    """The store cannot publish without what it lost: it is rolled back, and the rest is sent again. [2.16, 2.23]"""
+    base = pattern(CAPACITY, 3)
+    with store.open() as file:
+        file.pwrite(base, 0)
+    content = pattern(CAPACITY)
+    file = store.open("r+b")
+    store.write(file, content)
+    store.volume.drop_clean(KEY, 0, CAPACITY // 2)
+    store.backend.lose_staging()
+    if found_by == "read":
+        with pytest.raises(PageCacheError):
+            file.pread(CAPACITY, 0)
+    if found_by == "write":
+        file.pwrite(content, 0)  # what is written anew is not lost
+    try:
+        file.fsync()
+        lost = []
+    except DataLossError as told:
+        lost = told.ranges
+    assert lost or found_by == "write"
+    file.fsync()
+    expected = bytearray(content)
+    for entry in lost:
+        expected[entry.offset : entry.offset + entry.length] = base[entry.offset : entry.offset + entry.length]
+    assert store.backend.visible(KEY) == bytes(expected)
+    assert file.pread(CAPACITY, 0) == expected
+    store.write(file, content)
+    file.close()
+    assert store.backend.visible(KEY) == content
+
+
+def test_commits_that_fail_for_long_lose_nothing(store: Store) -> None:
+    content = pattern(2 * CAPACITY)
+    file = store.open()
+    store.write(file, content)
+    store.backend.fail_commits(50)
+    with pytest.raises(CommitError):
+        file.fsync()
+    assert file.pread(len(content), 0) == content
+    store.backend._failures.clear()
+    file.close()
+    assert store.backend.visible(KEY) == content
