@@ -181,15 +181,17 @@ class FaultMachine(RuleBasedStateMachine):
     def zero(self, number: int, offset: int, length: int, how: str) -> None:
         if (handle := self.pick(number, writes=True)) is None:
             return
+        content = self.content[handle.key]
+        end = min(offset + length, len(content))
+        zeros = bytes(max(0, end - offset))
         try:
             getattr(handle.real, how)(offset, length)
         except WritebackError:
             pass  # the hole is there, its commit failed
-        except OSError:
-            return  # no room for zeros
-        content = self.content[handle.key]
-        end = min(offset + length, len(content))
-        content[offset:end] = bytes(max(0, end - offset))
+        except OSError:  # no room for zeros: some may have been written, as with a write that ends early
+            zeros = handle.real.pread(len(zeros), offset)
+            assert all(byte in (0, before) for byte, before in zip(zeros, content[offset:end], strict=True))
+        content[offset:end] = zeros
 
     # ---------------------------------------------------------------- read: evicts what can be evicted
 
