@@ -2,7 +2,7 @@
 
 A cell is: what hangs, what comes of it when it goes on (it stores its bytes, it fails), the handle and the call that
 wait for it, and what the new store still has (what was acknowledged, or nothing of it). The bytes of the cells are
-those of `fault_model`.
+those of `fault_model`. What hangs goes on before the reconnect, or after one that is fenced.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from .fault_model import CALLS, HANDLES, NEW, NR_REQUESTS, OLD, REQUEST, Table
 from .rig import KEY, Task, eventually
 
 COMMIT = -1
+LATE = ["stores", "fails", "fenced"]  # fenced: it goes on when the new backend has everything
 CELLS = [
     (where, late, handle, call, store)
     for where, late, handle, call, store in itertools.product(
-        [*range(NR_REQUESTS), COMMIT], ["stores", "fails"], HANDLES, CALLS, ["kept", "forgotten"]
+        [*range(NR_REQUESTS), COMMIT], LATE, HANDLES, CALLS, ["kept", "forgotten"]
     )
     # these calls hand nothing over, or do not commit
     if (handle, call) not in [("reader", "flush"), ("reader", "close"), ("other writer", "close")]
@@ -70,17 +71,21 @@ def test_a_call_that_hangs_and_is_aborted(where: int, late: str, handle: str, ca
                     Task(file.fsync).result()
             compare_kept(it)
 
-            hang.release.set()
-            assert hang.over.wait(PATIENCE)
-            eventually(lambda: rig.cache.stats().writeback == 0)
-            compare_kept(it)
+            if late != "fenced":
+                hang.release.set()
+                assert hang.over.wait(PATIENCE)
+                eventually(lambda: rig.cache.stats().writeback == 0)
+                compare_kept(it)
 
             fresh = RecordingBackend(max_write=REQUEST)
             fresh.objects[KEY] = StoredObject(OLD if store == "forgotten" else old.written(KEY))
             rig.backend = fresh  # the cell goes on with it
-            eventually(lambda: reconnected(it, fresh))
+            eventually(lambda: reconnected(it, fresh, fenced=late == "fenced"))
             for file in it.files():
                 Task(file.fsync).result()
+            assert fresh.committed(KEY) == NEW
+            hang.release.set()
+            assert hang.over.wait(PATIENCE)
             it.compare_repaired()
             assert old.violations == []
         finally:
@@ -94,10 +99,10 @@ def compare_kept(it: Table) -> None:
         assert file.pread(2 * len(NEW), 0) == NEW
 
 
-def reconnected(it: Table, fresh: RecordingBackend) -> bool:
+def reconnected(it: Table, fresh: RecordingBackend, *, fenced: bool) -> bool:
     """A call that went on may take a moment to be over."""
     try:
-        Task(it.rig.volume.reconnect, fresh).result()
+        Task(it.rig.volume.reconnect, fresh, fenced=fenced).result()
     except BlockingIOError:
         return False
     return True
