@@ -319,13 +319,19 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, offset=offsets, length=lengths, how=st.sampled_from(["punch_hole", "zero_range"]))
     def zero(self, pick: int, offset: int, length: int, how: str) -> None:
-        if (handle := self.handle(pick, writes=True)) is not None:
-            try:
-                getattr(handle.real, how)(offset, length)
-            except BlockingIOError:
-                return  # no room for zeros
-            except WritebackError:
-                pass  # the hole is there, its commit failed
+        handle = self.handle(pick, writes=True)
+        reader = next((h for h in self.handles if handle is not None and h.file is handle.file and h.reads), None)
+        if handle is None or reader is None:
+            return
+        content = handle.file.content
+        before = bytes(content[offset : offset + length])
+        try:
+            getattr(handle.real, how)(offset, length)
+        except (BlockingIOError, WritebackError):  # no room, refused, or a hole whose commit failed: some may be there
+            now = reader.real.pread(len(before), offset)
+            assert all(byte in (0, was) for byte, was in zip(now, before, strict=True))
+            handle.file.write(now, offset)
+        else:
             handle.file.zero(offset, length)
 
     # ---------------------------------------------------------------- durability
