@@ -426,6 +426,9 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		op->settled = 1;
 		pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
+	} else if (op->kind == OP_WRITE && !op->request) {
+		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
+		return NULL;
 	} else if (op->kind == OP_WRITE) {
 		struct pc_request *r = op->request;
 		op->request = NULL;

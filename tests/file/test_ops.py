@@ -1,0 +1,89 @@
+"""Operations say no to what no backend can do through a return value: answering twice, too late, or before the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.engine.file import EngineFile
+
+from .rig import KEY, PAGE, Rig, Task
+
+Make = Callable[..., Rig]
+DATA = bytes(4 * PAGE)
+
+
+def sending(monkeypatch: pytest.MonkeyPatch, send: Callable[[EngineFile, Any], None]) -> list[Any]:
+    """Write requests go to `send`; what it raised, or None, for each."""
+    outcomes: list[Any] = []
+
+    def write(self: EngineFile, op: Any) -> None:
+        try:
+            send(self, op)
+        except BaseException as error:
+            outcomes.append(error)
+            raise
+        outcomes.append(None)
+
+    monkeypatch.setattr(EngineFile, "write", write)
+    return outcomes
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("answer", ["twice", "before the call", "after the end", "finished twice"])
+def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """Whatever an operation is told out of turn, the bytes arrive once and stay right. [T-60, 2.1, 2.14]"""
+    refused: list[str] = []
+
+    def out_of_turn(call: Callable[[], object]) -> None:
+        with pytest.raises(ValueError, match=r"no backend call has begun|is settled") as caught:
+            call()
+        refused.append(str(caught.value))
+
+    def send(self: EngineFile, op: Any) -> None:
+        if answer == "before the call":
+            out_of_turn(lambda: op.complete(PAGE))
+        offset, buffers = op.begin()
+        n = self.opened().write_from(offset, buffers)
+        assert op.complete(n) == 1
+        if answer == "twice":
+            out_of_turn(lambda: op.complete(n))
+        op.finish(True, False)
+        if answer == "after the end":
+            out_of_turn(lambda: op.complete(n))
+        if answer == "finished twice":
+            out_of_turn(lambda: op.finish(False, True))
+
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    outcomes = sending(monkeypatch, send)
+    file.pwrite(b"x" * PAGE, PAGE)
+    file.fsync(timeout=20)
+    assert outcomes == [None]
+    assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
+    assert rig.volume.failed() == []
+    assert len(refused) == 1
+    rig.cache.check()
+
+
+def test_an_answer_may_come_from_another_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an operation belongs to the thread that began it. [2.1]"""
+
+    def send(self: EngineFile, op: Any) -> None:
+        offset, buffers = op.begin()
+        n = Task(self.opened().write_from, offset, buffers).result()
+        assert Task(op.complete, n).result() == 1
+        Task(op.finish, True, False).result()
+
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    outcomes = sending(monkeypatch, send)
+    file.pwrite(b"y" * PAGE, 0)
+    file.fsync(timeout=20)
+    assert outcomes == [None]
+    assert rig.backend.committed(KEY) == b"y" * PAGE + DATA[PAGE:]
+    rig.cache.check()
