@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import lifetimes
+from .backends.protocol import close_backend_file
 from .engine.park import Deadline
 from .engine.runner import Job
-from .engine.volume import close_backend_file
 from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
 from .native import END, NAMES

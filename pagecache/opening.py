@@ -12,9 +12,8 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
-from .backends.protocol import BackendFile, ObjectStat
+from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
-from .engine.volume import close_backend_file
 from .errors import BackendProtocolError, Key
 from .inode import Inode
 from .native import END, FOREVER

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .backends.protocol import Backend, BackendFile, ObjectStat
+from .backends.protocol import Backend, BackendFile, ObjectStat, close_backend_file
 from .engine import staging
 from .engine.owed import Step
 from .engine.runner import Job
-from .engine.volume import close_backend_file
 from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
 from .inode import Inode
 from .native import END, NAMES
@@ -77,7 +77,7 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
     opened: dict[Inode, _Opened] = {}
     try:
         for inode in inodes:
-            job = Job(volume.engine.park, lambda inode=inode: _open(backend, inode), _close)  # type: ignore[misc]
+            job = Job(volume.engine.park, partial(_open, backend, inode), _close)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
             found = job.wait(check_attached)

@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from . import ending, lifetimes, opening, reconnecting
@@ -381,7 +382,7 @@ class Volume:
                 inode.record_loss(dropped, seen=True)
             lost += dropped
             if inode.engine.conflict is not None and not inode.native.unsaved():
-                inode.engine.settled(lambda file=inode.engine: remote.take(file))  # type: ignore[misc]
+                inode.engine.settled(partial(remote.take, inode.engine))
         return lost
 
     def _drop(self, inode: Inode, start: int, end: int) -> builtins.list[LostRange]:

@@ -23,6 +23,23 @@ static void set_characters_written(u64 done)
 	PyErr_Restore(type, value, traceback);
 }
 
+/* The same of a write of several buffers, of which those before the one that failed were accepted whole. */
+static void add_characters_written(u64 before)
+{
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	PyObject *n = value ? PyObject_GetAttrString(value, "characters_written") : NULL;
+	u64 own = n ? PyLong_AsUnsignedLongLong(n) : 0;
+	if (PyErr_Occurred()) {
+		PyErr_Clear();
+		own = 0;
+	}
+	Py_XDECREF(n);
+	PyErr_Restore(type, value, traceback);
+	set_characters_written(before + own);
+}
+
 static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
 	i64 n;
@@ -332,8 +349,10 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 		u64 at = pos + done;
 		i64 got = buffer ? write_buffer(h, buffer, &at, false) : -1;
 		Py_XDECREF(buffer);
-		if (got < 0)
+		if (got < 0) {
+			add_characters_written(done);
 			return NULL;
+		}
 		done += (u64)got;
 	}
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);

@@ -32,13 +32,14 @@ no harm. Optional methods of a `BackendFile` may simply be absent:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 from abc import abstractmethod
 from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..config import Size, named_options, parse_size
 from ..errors import Key
@@ -364,3 +365,11 @@ class AsyncBackend(Protocol):
 
     async def close(self) -> None:
         return
+
+
+def close_backend_file(backend_file: BackendFile | None) -> None:
+    """`close` is optional, and its errors concern nobody: everything that matters was committed or reported before."""
+    close: Any = getattr(backend_file, "close", None)
+    if close is not None:
+        with contextlib.suppress(Exception):
+            close()

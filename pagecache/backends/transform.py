@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import Key
+from .passing import PassingBackend
 from .protocol import Backend, BackendLimits, ObjectStat
 from .transform_file import TransformFile
 from .units import Transform, Units
@@ -27,7 +28,7 @@ NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
 WITH_SIZES = frozenset({"readdir", "setattr"})
 
 
-class TransformBackend(Backend):
+class TransformBackend(PassingBackend):
     """`inner`, with the content of its objects transformed unit by unit.
 
     Sizes are those of the content; names, versions and times are those of `inner`. A unit is stored in place: where
@@ -64,7 +65,7 @@ class TransformBackend(Backend):
             raise TypeError(f"inner: {inner!r} is asynchronous")
         self._units = Units(transform)
         self._derived: tuple[BackendLimits, BackendLimits] | None = None
-        self.inner = inner
+        super().__init__(inner)
 
     @property
     def transform(self) -> Transform:
@@ -95,26 +96,13 @@ class TransformBackend(Backend):
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         return map(self._outside, self.inner.list(prefix))
 
-    def remove(self, key: Key) -> None:
-        self.inner.remove(key)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self.inner.rename(src, dst, replace=replace)
-
-    def canonical(self, key: Key) -> Key:
-        return self.inner.canonical(key)
-
-    def sync(self) -> None:
-        self.inner.sync()
-
-    def close(self) -> None:
-        self.inner.close()
-
     def _readdir(self, key: Key) -> Iterable[ObjectStat]:
-        return map(self._outside, self.inner.readdir(key))  # type: ignore[attr-defined]
+        inner: Any = self.inner
+        return map(self._outside, inner.readdir(key))
 
     def _setattr(self, key: Key, **attributes: Any) -> ObjectStat:
-        return self._outside(self.inner.setattr(key, **attributes))  # type: ignore[attr-defined]
+        inner: Any = self.inner
+        return self._outside(inner.setattr(key, **attributes))
 
     def _outside(self, stat: ObjectStat) -> ObjectStat:
         return replace(stat, size=self._units.content_size(stat.size)) if stat.kind == "file" else stat

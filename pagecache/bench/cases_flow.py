@@ -8,14 +8,15 @@ sleeping backends take part; P23 is counted.
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from pagecache import Backend, BackendFile, BackendLimits, CachedFile, PageCache, RetryPolicy, Volume
+from pagecache import BackendFile, BackendLimits, CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.backends import DirectoryBackend
-from pagecache.bench.backends import BLOCK, CountingBackend, PatternBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.bench.backends import BLOCK, PatternBackend
 from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.peers import make_file
 from pagecache.bench.rows import Bench, Row, case, exact, look, timed
@@ -117,34 +118,18 @@ def in_flight(bench: Bench) -> Iterator[Row]:
 # ---------------------------------------------------------------- P21
 
 
-class CopyingFile:
+class CopyingFile(PassingFile):
     """What a write-back with temporary copies does: every buffer is copied before it is sent."""
-
-    def __init__(self, inner: BackendFile) -> None:
-        self.inner = inner
-        self.stat, self.read_into, self.truncate, self.commit = (
-            inner.stat,
-            inner.read_into,
-            inner.truncate,
-            inner.commit,
-        )
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return self.inner.write_from(offset, [memoryview(bytes(buffer)) for buffer in buffers])
 
 
-class CopyingBackend(Backend):
+class CopyingBackend(PassingBackend):
     """The switch of P21."""
 
-    def __init__(self, inner: Backend) -> None:
-        self.limits = inner.limits
-        self.inner = inner
-
-    def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+    def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         return CopyingFile(self.inner.open(key, create=create, exclusive=exclusive))
-
-    def stat(self, key: object) -> object:  # type: ignore[override]
-        return self.inner.stat(key)
 
 
 SEED_COPIES = {KIB: "-3 %", 4 * KIB: "+23 %", MIB: "+45 %"}
@@ -277,46 +262,19 @@ def sync_beside_a_writer(bench: Bench) -> Iterator[Row]:
 
 
 def sent_for(percent: int, seed: int) -> tuple[float, int]:
-    """Bytes given to the backend for each byte that was needed, and how many requests failed."""
+    """Bytes given to the backend for each byte that was needed, and how many requests were sent again."""
     size = 256 * MIB
-    store = CountingBackend(PatternBackend(size), limits=BackendLimits(max_write=256 * KIB, max_inflight=1))
     plan = FaultPlan([Rule("write", chance=percent / 100, error=errno.EIO)], seed=seed)
-    faulty = FaultyBackend(store, plan)
-    sent = 0
-
-    def count(inner: Callable[[int, Sequence[memoryview]], int]) -> Callable[[int, Sequence[memoryview]], int]:
-        def write_from(offset: int, buffers: Sequence[memoryview]) -> int:
-            nonlocal sent
-            sent += sum([len(buffer) for buffer in buffers])
-            return inner(offset, buffers)
-
-        return write_from
-
+    limits = BackendLimits(max_write=256 * KIB, max_inflight=1)
+    faulty = FaultyBackend(PatternBackend(size, limits=limits), plan)
     retry = RetryPolicy(attempts=50, first_delay=0.0005, max_delay=0.001)
     with PageCache(2 * size, dirty_background=0.9, dirty_limit=0.95, retry=retry, max_folio=64 * KIB) as cache:
-        volume = cache.attach(SentBackend(faulty, count), read_ahead=0)
+        volume = cache.attach(faulty, read_ahead=0)
         with volume.open("file", "r+b") as file:
             dirty(file, size)
             file.fsync()
-        failed = volume.stats().retries
-    return sent / size, failed
-
-
-class SentBackend(Backend):
-    """Counts what is sent, whatever becomes of it."""
-
-    def __init__(self, inner: Backend, count: Callable[..., Callable[..., int]]) -> None:
-        self.limits = inner.limits
-        self.inner, self.count = inner, count
-
-    def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        file = self.inner.open(key, create=create, exclusive=exclusive)
-        sent = CopyingFile(file)
-        sent.write_from = self.count(file.write_from)  # type: ignore[method-assign]
-        return sent
-
-    def stat(self, key: object) -> object:  # type: ignore[override]
-        return self.inner.stat(key)
+        retries = volume.stats().retries
+    return sum(call.length or 0 for call in faulty.calls_of("write")) / size, retries
 
 
 @case("resent", "bytes sent for each byte needed while requests fail", ("P23/1%", "P23/10%"))

@@ -14,8 +14,8 @@ from statistics import median
 
 from sortedcontainers import SortedDict
 
-from pagecache.bench.goals import BY_KEY
-from pagecache.bench.rows import Bench, Row, case, skipped
+from pagecache.bench.harness import Comparison
+from pagecache.bench.rows import Bench, Row, case, skipped, timed
 
 KEYS = (
     "P19/tree-dense",
@@ -71,19 +71,7 @@ def ask_dict(bench: Bench, pages: int, stride: int) -> float:
 
 def ratio(key: str, own: float, other: float, note: str = "") -> Row:
     """A row of `own` nanoseconds beside `other`."""
-    goal = BY_KEY[key]
-    value = other / own if goal.unit == "× speed" else own / other
-    return Row(
-        case="marks",
-        metric=goal.metric,
-        against=goal.against,
-        value=value,
-        unit=goal.unit,
-        low=value,
-        goal=goal,
-        nanoseconds=own,
-        note=note,
-    )
+    return timed("marks", key, Comparison({"own": [own / 1e9], "other": [other / 1e9]}), "own", "other", note)
 
 
 @case("marks", "is anything in flight in this MiB; walking all that is dirty", KEYS)

@@ -15,8 +15,10 @@ Contract 2.13. Locks: `_lock` guards queues and totals; never held across a call
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from ..backends.protocol import Backend, BackendFile
+from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
 from .park import SLICE, Deadline
@@ -139,7 +141,10 @@ class Mirror:
             if not copy.valid:
                 return
             last = copy.queue[-1] if copy.queue else None
-            mirrored = op.mirror(last.op if isinstance(last, Write) else None)
+            try:
+                mirrored = op.mirror(last.op if isinstance(last, Write) else None)
+            except MemoryError:
+                mirrored = None
             if mirrored is not None and not (isinstance(last, Write) and mirrored is last.op):
                 copy.queue.append(Write(file, mirrored))
             share = self.volume.cache.limits.capacity // SHARE
@@ -231,13 +236,6 @@ class Mirror:
         """The copy with the most bytes in its queue; the lock is held."""
         return max((copy for copy in self._files.values() if copy.queued()), key=MirrorFile.queued, default=None)
 
-    def make_room(self) -> None:
-        """Memory is short: what is queued is given up."""
-        with self._lock:
-            copies = [c for c in self._files.values() if any(isinstance(item, Write) for item in c.queue)]
-        for copy in copies:
-            self._give_up(copy, MirrorError("its memory was needed"))
-
     def check(self, now: float) -> None:
         """Give up what is past its deadline. Called by the flusher: makes no call of a backend."""
         deadline = self.volume.retry.deadline
@@ -280,20 +278,35 @@ class Mirror:
 
     def _open(self, copy: MirrorFile) -> BackendFile:
         if copy.opened is None:
-            copy.opened = self.backend.open(copy.key, create=True)
+            try:
+                copy.opened = self.backend.open(copy.key, create=True)
+            except FileNotFoundError:
+                self._make_parents(copy.key)
+                copy.opened = self.backend.open(copy.key, create=True)
         return copy.opened
+
+    def _make_parents(self, key: Key) -> None:
+        """The directories of a key, where the mirror has directories: nobody made them there."""
+        mkdir: Any = getattr(self.backend, "mkdir", None)
+        if mkdir is None or not isinstance(key, str | os.PathLike):
+            return
+        parts = os.fspath(key).split("/")
+        for number in range(1, len(parts)):
+            try:
+                mkdir("/".join(parts[:number]))
+            except FileExistsError:
+                continue
+            except io.UnsupportedOperation:
+                return
 
     def _open_step(self, copy: MirrorFile) -> None:
         self._open(copy)
 
     def _close(self, copy: MirrorFile) -> None:
-        opened: Any = copy.opened
         if copy.uncommitted:
             self._commit(copy)
-        copy.opened = None
-        close = getattr(opened, "close", None)
-        if close is not None:
-            close()
+        opened, copy.opened = copy.opened, None
+        close_backend_file(opened)
 
     def _commit(self, copy: MirrorFile) -> None:
         if copy.opened is not None:
@@ -301,15 +314,21 @@ class Mirror:
         copy.uncommitted = False
 
     def _remove(self, copy: MirrorFile) -> None:
-        rollback: Any = getattr(copy.opened, "rollback", None)
-        if rollback is not None:
-            rollback()
-        copy.uncommitted = False
-        self._close(copy)
+        """Whatever the file's own methods do, the object goes; a copy on its way by a rename under either name."""
+        opened: Any = copy.opened
+        copy.opened, copy.uncommitted = None, False
+        with contextlib.suppress(Exception):
+            if hasattr(opened, "rollback"):
+                opened.rollback()
+        close_backend_file(opened)
         keys = [copy.key] if copy.moving is None else [copy.key, copy.moving]
         copy.key, copy.moving = keys[-1], None
         for key in keys:
-            self._remove_object(key)
+            try:
+                self._remove_object(key)
+            except Exception as error:
+                what = "%s: %r: the mirror's copy is not right, and cannot be removed: %s"
+                log.warning(what, self.volume.name, key, text_of(error))
 
     def _remove_object(self, key: Key) -> None:
         try:
@@ -326,6 +345,7 @@ class Mirror:
         self._close(copy)
         if copy.moving is None:
             return
+        self._make_parents(copy.moving)
         try:
             self.backend.rename(copy.key, copy.moving, replace=True)
         except FileNotFoundError:
@@ -403,8 +423,10 @@ class Mirror:
         deadline = Deadline(self.volume.clock, timeout)
         while not self.drained() and not deadline.passed():
             self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
-        if not self.drained():
-            self.make_room()
+        with self._lock:
+            behind = [copy for copy in self._files.values() if copy.queued()]
+        for copy in behind:
+            self._give_up(copy, MirrorError("the volume ended before it had caught up"))
         for _ in self._threads:
             self._ready.put(None)
         for thread in self._threads:

@@ -29,9 +29,6 @@ __all__ = ["Pace", "Stall", "divide", "room"]
 PATIENCE = 20
 """Looks without any possible progress before a wait is given up: the flusher has had its turn by then."""
 
-MIRROR_GRACE = 1.0
-"""Seconds that a writer waits for memory before mirrors have to give up what they hold."""
-
 PAUSE_MIN, PAUSE_MAX = 0.010, 0.200
 """Seconds of one pause."""
 
@@ -228,14 +225,9 @@ class _Wait:
                 self.sleep(seq, SLICE if hope else PAUSE_MIN)
 
     def for_memory(self) -> None:
-        began = self.volume.clock.now()
         while True:
             seq = self.look()
             hope = self.make_room(memory=True)
-            if self.volume.clock.now() - began > MIRROR_GRACE:
-                for other in self.cache.engine_volumes():
-                    if other.mirror is not None:
-                        other.mirror.make_room()
             self.sleep(seq, SLICE if hope else PAUSE_MIN)
             if hope:
                 return

@@ -14,10 +14,10 @@ import logging
 import random
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from .. import native as core
-from ..backends.protocol import Backend, BackendFile
+from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..config import CacheConfig, CacheLimits, RetryPolicy
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
@@ -328,13 +328,3 @@ class EngineVolume:
         self.native.stop()
         stopped = self.runner.join(timeout)
         return (self.mirror is None or self.mirror.stop(timeout)) and stopped
-
-
-def close_backend_file(backend_file: BackendFile | None) -> None:
-    """`close` is optional, and its errors concern nobody: everything that matters was committed or reported before."""
-    close: Any = getattr(backend_file, "close", None)
-    if close is not None:
-        try:
-            close()
-        except OSError:
-            return

@@ -28,9 +28,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, TypeVar, get_args
 
+from ..backends.passing import PassingBackend, PassingFile
 from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..errors import BackendError, Key
-from .passing import PassingBackend, PassingFile
 
 __all__ = ["OPERATIONS", "TOO_MANY", "Call", "FaultPlan", "FaultyBackend", "Gate", "Operation", "Rule"]
 

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from ..backends.passing import PassingBackend, PassingFile
 from ..backends.protocol import Backend, BackendFile
 from ..errors import Key
-from .passing import PassingBackend, PassingFile
 
 __all__ = ["LatencyBackend"]
 

@@ -83,6 +83,22 @@ def test_a_failure_wakes_throttled_writers(make: Make) -> None:
     assert rig.backend.committed(KEY) == bytes(accepted)
 
 
+def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(make: Make) -> None:
+    """Those before the one that found no room count. [2.7, 2.24, T-05]"""
+    rig = make(capacity="1MiB", dirty_background=0.05, dirty_limit="128KiB", throttle_timeout=0.05)
+    gate = rig.backend.gate("write_from", times=100)
+    file = rig.open("w+b")
+    parts = [bytes([number]) * (24 * PAGE) for number in (1, 2, 3)]
+    with pytest.raises(BlockingIOError) as caught:
+        file.pwritev(parts, 0)
+    accepted = caught.value.characters_written
+    assert 24 * PAGE <= accepted < 72 * PAGE
+    assert file.size == accepted
+    gate.open()
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"".join(parts)[:accepted]
+
+
 def test_a_slow_backend_and_a_full_memory_lose_nothing(make: Make) -> None:
     """Four writers on a small cache over a backend that takes its time. [2.24]"""
 

@@ -1,4 +1,4 @@
-"""A backend around a backend, which hands every call on. The decorators of this package change what they are about.
+"""A backend around a backend, which hands every call on. Whoever wraps a backend changes what he is about, and no more.
 
 An optional method is there exactly when the inner object has it: callers ask with `hasattr` and `getattr`. A decorator
 that wants a say in one defines it with a leading underscore (`_punch_hole`); it is found when the inner object has the
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import Key
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["PassingBackend", "PassingFile"]
 
