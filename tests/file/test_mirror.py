@@ -314,6 +314,10 @@ def test_a_file_that_is_removed_while_open_leaves_no_copy() -> None:
             file.flush()
             volume.remove("a")
             file.pwrite(b"y" * PAGE, PAGE)
+            file.fsync()
+            assert volume.engine.mirror is not None
+            eventually(volume.engine.mirror.drained)
+            assert list(copy.list()) == []
     assert list(copy.list()) == []
 
 
