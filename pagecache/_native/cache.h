@@ -58,6 +58,12 @@ struct pc_cache {
 	struct pc_trace *trace;
 };
 
+/* Behind the last page that a file can have. */
+static inline u64 pc_last_index(const struct pc_cache *c)
+{
+	return UINT64_MAX >> c->page_shift;
+}
+
 static inline u64 pc_now(const struct pc_cache *c)
 {
 	return atomic_load_explicit(&((struct pc_cache *)c)->now_ns, memory_order_relaxed);

@@ -1,12 +1,15 @@
 /*
- * fill.h - fills: what is missing becomes requests that read it (fill.c).
+ * fill.h - fills: what is missing becomes requests (fill_begin.c) that read it (fill.c).
  */
 #ifndef PC_FILL_H
 #define PC_FILL_H
 
 #include "request.h"
 
+/* fill_begin.c */
 struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop);
+
+/* fill.c */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
 void pc_fill_settle(struct pc_request *r);
 u32 pc_kept_max(const struct pc_request *r);

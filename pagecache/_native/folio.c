@@ -10,7 +10,7 @@
  *   E7  U → clean, U → D                      pc_folio_committed, pc_folio_uncommitted
  *   E8  any → zeroed part, removed, detached  pc_folio_forget_local, pc_folio_remove
  *   E9  clean → removed                       reclaim.c, through pc_folio_detach
- *   E10 clean → removed                       truncate.c (invalidate), through pc_folio_remove
+ *   E10 clean → removed                       truncate.c and invalidate.c, through pc_folio_remove
  *   E12 L → ∅, recorded as loss               pc_folio_forget_local
  *   E13 W → S, S → D                          pc_folio_end_writeback (PC_WB_STAGED), pc_folio_unstage
  *

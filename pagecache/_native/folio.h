@@ -90,6 +90,10 @@ static inline u32 pc_folio_order(const struct pc_folio *f)
 {
 	return (u32)(pc_key(f) & 15);
 }
+static inline u64 pc_folio_after(const struct pc_folio *f)
+{
+	return pc_folio_index(f) + (1ull << pc_folio_order(f));
+}
 static inline u64 pc_folio_pos(const struct pc_cache *c, const struct pc_folio *f)
 {
 	return pc_folio_index(f) << c->page_shift;
@@ -132,6 +136,9 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_remove(struct pc_inode *i, struct pc_folio *f);
 
 /* truncate.c */
+struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);
+
+/* invalidate.c */
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f);
 
 #endif

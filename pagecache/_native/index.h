@@ -1,5 +1,5 @@
 /*
- * index.h - one radix index per inode: folio ids in the slots, one bitmap a mark and node (index.c).
+ * index.h - one radix index per inode: folio ids in the slots, one bitmap a mark and node (index.c, index_walk.c).
  */
 #ifndef PC_INDEX_H
 #define PC_INDEX_H

@@ -4,7 +4,7 @@
  * A C entry that needs something from CORE (folio locks of a fill, the inode lock, the token, a request for a backend) makes
  * an Op, records it there, and calls the engine. When the engine returns, by whatever exception, the entry settles the Op:
  * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as an
- * object with begin() and complete(); used too late it says that it is settled.
+ * object with begin() and complete() (op_calls.c); used too late it says that it is settled.
  *
  *   caller's thread   pread ─► Op(FILL) ─► backend.read_into, answer ─► settle ─► copy
  *   volume's thread   work  ─► Op(WRITE) ─► engine.write(op): begin → backend.write_from → complete, finish ─► settle
@@ -14,15 +14,12 @@
  */
 #include "types.h"
 
-#include <stdlib.h>
-
 PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
 _Thread_local struct pc_volume *pc_tls_worker;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through;
-static PyObject *pc_str_read_into, *pc_str_read_staged;
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -41,37 +38,6 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	pc_list_init(&op->running);
 	atomic_fetch_add(&i->users, 1);
 	return op;
-}
-
-/* The call is over: its memoryviews are revoked; what somebody still exports keeps its memory (contract 2.1.3). */
-static void end_call(struct op *op)
-{
-	PyObject *views = op->views;
-	op->views = NULL;
-	op->in_call = 0;
-	if (!views)
-		return;
-	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
-		PyObject *view = PyTuple_GetItem(views, k);
-		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
-			continue; /* goes with the tuple */
-		PyObject *done = PyObject_CallMethodObjArgs(view, pc_str_release, NULL);
-		if (!done)
-			PyErr_Clear();
-		Py_XDECREF(done);
-	}
-	Py_DECREF(views);
-	if (op->buf && pc_buf_exported(op->buf)) {
-		struct pc_request *r = op->request;
-		if (r->scratch)
-			pc_buf_adopt(op->buf, pc_scratch_leave(r));
-		else if (r->sink)
-			pc_buf_adopt(op->buf, pc_sink_leave(r));
-		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
-		PC_ASSERT(kept);
-		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
-		Py_CLEAR(op->buf);
-	}
 }
 
 /* The token of an operation whose backend call still runs elsewhere stays that call's, unless a fence cut it off. */
@@ -127,7 +93,7 @@ void pc_op_settle(struct op *op)
 		return;
 	}
 	PyErr_Fetch(&type, &value, &traceback);
-	end_call(op);
+	pc_op_end_call(op);
 	op->settled = 1;
 	struct pc_request *r = op->request;
 	op->request = NULL;
@@ -159,7 +125,7 @@ static void op_dealloc(PyObject *self)
 }
 
 /* The volume was aborted since the operation began: it makes no call any more, and its answers only end what it holds. */
-static bool stopped(const struct op *op)
+bool pc_op_stopped(const struct op *op)
 {
 	u64 generation = op->kind == OP_WRITE && op->request ? op->request->generation
 			 : op->kind == OP_COMMIT             ? op->inode->commit_generation
@@ -167,220 +133,13 @@ static bool stopped(const struct op *op)
 	return op->settled || (op->kind != OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
-static int not_settled(struct op *op)
+/* Return: 0; -1 with an exception: it is settled and owns nothing any more. */
+int pc_op_check(struct op *op)
 {
 	if (!op->settled)
 		return 0;
 	PyErr_SetString(PyExc_ValueError, "the operation is settled");
 	return -1;
-}
-
-/* The buffers of a call become op->views. Return: 1, -1 exception. */
-static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
-{
-	if (!op->buf)
-		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
-	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
-	for (size_t k = 0; views && k < n; k++) {
-		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
-		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
-			Py_CLEAR(views);
-	}
-	op->views = views;
-	op->in_call = views != NULL;
-	return views ? 1 : -1;
-}
-
-static int begin_request(struct op *op, u64 *pos)
-{
-	struct pc_part parts[PC_PARTS_MAX];
-	size_t n = 0;
-	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
-	if (more > 0)
-		return begin_call(op, parts, n);
-	if (more == -ESTALE) {
-		errno = EAGAIN;
-		PyErr_SetFromErrno(PyExc_OSError);
-		return -1;
-	}
-	if (more < 0) {
-		PyErr_NoMemory();
-		return -1;
-	}
-	Py_CLEAR(op->buf);
-	return 0;
-}
-
-static int begin_uncached(struct op *op, u64 *at)
-{
-	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
-	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
-	if (pos >= end)
-		return 0;
-	op->staged = pc_staged_source(op->inode, pos, end, &end);
-	u64 unit = op->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
-	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
-	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
-	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
-	PyObject *views = view ? PyTuple_Pack(1, view) : NULL;
-	Py_XDECREF(view);
-	Py_CLEAR(op->buf);
-	op->buf = memory;
-	if (!views)
-		return -1;
-	op->views = views;
-	op->in_call = 1;
-	pc_count(op->inode, &op->inode->counters.read_requests, 1);
-	*at = pos - head;
-	return 1;
-}
-
-/* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
-static int op_next(struct op *op, u64 *pos)
-{
-	if (not_settled(op))
-		return -1;
-	if (stopped(op))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (op->in_call)
-		end_call(op);
-	if (op->kind == OP_UNCACHED)
-		return begin_uncached(op, pos);
-	if (op->request)
-		return begin_request(op, pos);
-	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
-	return -1;
-}
-
-/* begin() -> (offset, buffers) of the next backend call, or None. */
-static PyObject *op_begin(PyObject *self, PyObject *unused)
-{
-	struct op *op = (struct op *)self;
-	u64 pos;
-	(void)unused;
-	int more = op_next(op, &pos);
-	if (more < 0)
-		return NULL;
-	if (!more)
-		Py_RETURN_NONE;
-	return Py_BuildValue("KO", (unsigned long long)pos, op->views);
-}
-
-static int answer_uncached(struct op *op, int64_t n)
-{
-	PyObject *memory = op->buf;
-	op->buf = NULL;
-	Py_ssize_t asked = PyByteArray_Size(memory);
-	u64 pos = op->pos + op->got, head = op->staged ? 0 : pos % pc_max(op->inode->limits.read_unit, 1);
-	int result = -EPROTO;
-	if (n >= 0 && n <= asked) {
-		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
-		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
-		op->got += fresh;
-		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
-		if (fresh)
-			op->zeros = 0;
-		else
-			op->zeros += n ? 1 : 16;
-		result = op->zeros >= 32
-				 ? -EPROTO
-				 : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
-	}
-	Py_DECREF(memory);
-	return result;
-}
-
-static int answer(struct op *op, int64_t n)
-{
-	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
-	if (op->kind == OP_UNCACHED) {
-		Py_CLEAR(op->views);
-		op->in_call = 0;
-		return answer_uncached(op, n);
-	}
-	bool scratch = op->request->scratch;
-	end_call(op);
-	if (scratch && !op->request->scratch)
-		return -ENOMEM;
-	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
-		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
-	int result = pc_fill_answer(op->request, n);
-	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
-}
-
-/* What a backend gave as its answer; nothing else than an int is one. */
-static int answer_object(struct op *op, PyObject *value)
-{
-	int overflow = 0;
-	int64_t n = -1;
-	if (PyLong_Check(value))
-		n = PyLong_AsLongLongAndOverflow(value, &overflow);
-	return answer(op, overflow ? -1 : n);
-}
-
-/* complete(n) -> 1 all done; 0 go on with begin(); a negative errno: the answer is impossible, or no progress is made. */
-static PyObject *op_complete(PyObject *self, PyObject *value)
-{
-	struct op *op = (struct op *)self;
-	if (not_settled(op))
-		return NULL;
-	if (!op->in_call) {
-		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
-		return NULL;
-	}
-	return PyLong_FromLong(answer_object(op, value));
-}
-
-/* ---------------------------------------------------------------- running */
-
-/* One call of a fill as long as all goes well: the file's read_into, and its answer into CORE.
- * Return: 1 done; 0 go on; -1 exception; -2 the engine has to see to *met, an exception or a negative errno. */
-static int fill_step(struct op *op, PyObject *engine, PyObject **met)
-{
-	u64 pos;
-	int more = op_next(op, &pos);
-	if (more <= 0)
-		return more < 0 ? -1 : 1;
-	bool staged = op->request ? op->request->staged : op->staged;
-	PyObject *read_into = PyObject_GetAttr(engine, staged ? pc_str_read_staged : pc_str_read_into);
-	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
-	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
-	Py_XDECREF(read_into);
-	Py_XDECREF(offset);
-	if (PC_LIKELY(n != NULL)) {
-		int result = not_settled(op) ? 1 : answer_object(op, n);
-		Py_DECREF(n);
-		if (PyErr_Occurred())
-			return -1;
-		*met = result < 0 ? PyLong_FromLong(result) : NULL;
-		return result < 0 ? -2 : result;
-	}
-	if (!PyErr_ExceptionMatches(PyExc_Exception))
-		return -1;
-	PyObject *type, *traceback;
-	PyErr_Fetch(&type, met, &traceback);
-	PyErr_NormalizeException(&type, met, &traceback);
-	if (traceback)
-		PyException_SetTraceback(*met, traceback);
-	Py_XDECREF(type);
-	Py_XDECREF(traceback);
-	return -2;
-}
-
-/* A fill needs the engine only when a call failed or answered what is no answer: engine.fill(op, met). */
-static PyObject *run_fill(struct op *op, PyObject *engine)
-{
-	PyObject *met = NULL;
-	int step = fill_step(op, engine, &met);
-	while (step == 0)
-		step = PyErr_CheckSignals() ? -1 : fill_step(op, engine, &met);
-	if (step == 1)
-		Py_RETURN_NONE;
-	PyObject *result = NULL;
-	if (step == -2 && met)
-		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
-	Py_XDECREF(met);
-	return result;
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
@@ -394,7 +153,7 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		pc_tls_op = op;
 		pc_list_add_tail(&running, &op->running);
 		result = method == pc_str_fill
-				 ? run_fill(op, engine)
+				 ? pc_op_fill(op, engine)
 				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
 		pc_list_del(&op->running);
 		pc_tls_op = op->outer;
@@ -419,9 +178,9 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 {
 	struct op *op = (struct op *)self;
 	int ok, flag;
-	if (!PyArg_ParseTuple(args, "pi", &ok, &flag) || not_settled(op))
+	if (!PyArg_ParseTuple(args, "pi", &ok, &flag) || pc_op_check(op))
 		return NULL;
-	end_call(op);
+	pc_op_end_call(op);
 	if (op->kind == OP_COMMIT) {
 		op->settled = 1;
 		pc_commit_end(op->inode, ok, flag);
@@ -447,7 +206,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 static PyObject *op_mirror(PyObject *self, PyObject *last)
 {
 	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
-	if (not_settled(op))
+	if (pc_op_check(op))
 		return NULL;
 	if (op->kind != OP_WRITE || (joined && joined->kind != OP_MIRROR)) {
 		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
@@ -471,9 +230,9 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 static PyObject *op_call(PyObject *self, PyObject *function)
 {
 	struct op *op = (struct op *)self;
-	if (not_settled(op))
+	if (pc_op_check(op))
 		return NULL;
-	if (stopped(op)) {
+	if (pc_op_stopped(op)) {
 		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 		return NULL;
 	}
@@ -494,7 +253,7 @@ static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 	for (struct pc_list *l = running.next; l != &running; l = l->next) {
 		struct op *op = PC_ENTRY(l, struct op, running);
 		bool reads = op->kind == OP_FILL || op->kind == OP_UNCACHED;
-		if (op->inode->volume == v && stopped(op) && !op->settled &&
+		if (op->inode->volume == v && pc_op_stopped(op) && !op->settled &&
 		    (reads || (fenced && op->kind != OP_CALLER && op->kind != OP_MIRROR)))
 			return op;
 	}
@@ -574,12 +333,13 @@ static PyObject *op_is_settled(PyObject *self, void *closure)
 static PyObject *op_is_stopped(PyObject *self, void *closure)
 {
 	(void)closure;
-	return PyBool_FromLong(stopped((struct op *)self));
+	return PyBool_FromLong(pc_op_stopped((struct op *)self));
 }
 
 static PyMethodDef op_methods[] = {
-	{"begin", op_begin, METH_NOARGS, "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
-	{"complete", op_complete, METH_O,
+	{"begin", pc_op_begin, METH_NOARGS,
+	 "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
+	{"complete", pc_op_complete, METH_O,
 	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},

@@ -1,5 +1,5 @@
 /*
- * truncate.c - bytes that go: truncate, punch, discard, invalidation; and pins, which survive all of them.
+ * truncate.c - bytes that go: truncate, punch, discard.
  *
  * Truncate and punch come with the inode lock X, the token (nothing is in flight) and the invalidate lock X (no fill may
  * start; the caller has waited for those that ran, pc_range_busy). So nobody but a passing reclaim holds a folio here, and
@@ -7,16 +7,11 @@
  *
  * Pinned folios are detached: the view keeps its memory, the file does not see it any more.
  *
- * Contract 2.17, 2.18, 2.19; transitions E8, E10, E11, E12, and E7 where another version lies under L. Locks: leaf lock; content is zeroed with the folio locked.
+ * Contract 2.17, 2.18; transitions E8, E10, E12. Locks: leaf lock; content is zeroed with the folio locked.
  */
 #include <sched.h>
 
 #include "internal.h"
-
-static u64 last_index(const struct pc_cache *c)
-{
-	return UINT64_MAX >> c->page_shift;
-}
 
 static void wait_for_passer_by(struct pc_inode *i)
 {
@@ -134,7 +129,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	}
 	cut_staged(i, size, UINT64_MAX);
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
-	for (struct pc_folio *f; (f = next_locked(i, &index, last_index(c)));) {
+	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
 		if (uncommitted)
 			cover(i, f);
@@ -191,26 +186,9 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_event_wake(&c->event);
 }
 
-/* V shrinks to the blocks of L: the rest is older than storage now. Folio lock and leaf lock held. */
-void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
-{
-	struct pc_cache *c = i->cache;
-	u32 blocks = 1u << pc_folio_order(f);
-	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
-		return; /* no memory to say what is left: it stays stale */
-	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
-	if (pc_local_count(c, f, 0, blocks) == blocks)
-		return;
-	pc_seq_begin(f);
-	for (u32 b = 0; b < blocks; b++)
-		if (!pc_local_count(c, f, b, b + 1))
-			pc_valid_cut(c, f, b << c->page_shift, (b + 1) << c->page_shift);
-	pc_seq_end(f);
-}
-
 /* As next_locked, but a fill may keep its folio: it touches only what is missing, and unlocks under the leaf lock, so it has
  * the folio until this section ends. *locked: this call locked it. */
-static struct pc_folio *next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
+struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
 	for (u32 id; (id = pc_index_next(i, *index, end));) {
 		struct pc_folio *f = pc_folio_at(i->cache, id);
@@ -264,7 +242,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_inode_leaf_lock(i);
 	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
 	bool locked;
-	for (struct pc_folio *f; (f = next_claimed(i, &index, last >> c->page_shift, &locked));) {
+	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
 		u64 start = pc_folio_pos(c, f);
 		u32 blocks = 1u << pc_folio_order(f);
 		for (u32 b = 0; b < blocks; b++) {
@@ -298,7 +276,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_invalidated(i, pos, end);
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		u32 id;
-		for (u64 at = 0; (id = pc_index_next_marked(i, at, last_index(c), PC_MARK_DIRTY, NULL));) {
+		for (u64 at = 0; (id = pc_index_next_marked(i, at, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
 			struct pc_folio *f = pc_folio_at(c, id);
 			at = pc_folio_index(f) + (1ull << pc_folio_order(f));
 			for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
@@ -312,270 +290,4 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_event_wake(&i->event);
 	pc_event_wake(&c->event);
 	return out.used;
-}
-
-/* ---------------------------------------------------------------- another version in storage */
-
-/* End of the last byte of L in a folio; 0: there is none. */
-static u64 local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
-{
-	for (u32 b = 1u << pc_folio_order(f); b > 0; b--)
-		if (pc_local_count(c, f, b - 1, b))
-			return pc_min(pc_folio_pos(c, f) + ((u64)b << c->page_shift), size);
-	return 0;
-}
-
-/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
- * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
-static void cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
-{
-	struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f);
-	if (size <= start || size >= start + pc_folio_bytes(c, f) || pc_folio_ext_ensure(c, f))
-		return;
-	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
-	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
-	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
-		from[n] = pc_missing_until(c, f, at, eof);
-		to[n] = pc_valid_until(c, f, from[n], eof);
-		if (from[n] == to[n])
-			break;
-	}
-	pc_seq_begin(f);
-	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
-	for (u32 k = 0; k < n; k++)
-		if (!pc_valid_add(c, f, from[k], to[k]))
-			pc_valid_add(c, f, block, block + c->page_size);
-	pc_seq_end(f);
-}
-
-/**
- * pc_rebase() - L lies over another version from here on, which has @remote bytes; what is not L is that version's.
- *
- * All of U is dirty again: it was sent with the old version around it. @forgotten: the backend has let go of everything that
- * it had acknowledged and not committed, truncates included. Context: token. Contract 2.19.
- */
-void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = 0, size, end = remote;
-	pc_uncommit(i);
-	pc_inode_leaf_lock(i);
-	size = atomic_load(&i->size);
-	pc_invalidated(i, 0, UINT64_MAX);
-	bool locked;
-	for (struct pc_folio *f; (f = next_claimed(i, &index, last_index(c), &locked));) {
-		if (!locked) {
-			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
-			end = pc_max(end, local_end(c, f, size));
-		} else if (pc_folio_state(f) & PC_F_LOCAL) {
-			end = pc_max(end, local_end(c, f, size));
-			pc_folio_refresh(i, f);
-			if (remote > size)
-				cut_behind(i, f, size);
-			pc_folio_unlock(c, f);
-		} else {
-			pc_folio_remove(i, f);
-		}
-	}
-	atomic_store_explicit(&i->remote_size, remote, memory_order_release);
-	atomic_store_explicit(&i->size, end, memory_order_release);
-	if (forgotten) {
-		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
-		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
-	}
-	i->committed_size = remote;
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
-}
-
-/**
- * pc_dirty_all() - every byte of the file is to be handed over again, the clean ones too.
- *
- * Context: token. Return: whether that is so; false: some are not cached, or somebody holds a folio: nothing has changed.
- */
-bool pc_dirty_all(struct pc_inode *i)
-{
-	struct pc_cache *c = i->cache;
-	u64 size = pc_inode_size(i), index = 0, at = 0;
-	bool ok = true;
-	pc_inode_leaf_lock(i);
-	for (u32 id; ok && at < size && (id = pc_index_next(i, index, last_index(c)));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), size);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		ok = start <= at && !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) &&
-		     pc_valid_covers(c, f, 0, (u32)(stop - start)) &&
-		     (pc_folio_order(f) == 0 || !pc_folio_ext_ensure(c, f));
-		at = stop;
-	}
-	ok = ok && at >= size;
-	index = 0;
-	for (u32 id; ok && index << c->page_shift < size && (id = pc_index_next(i, index, last_index(c)));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		u64 start = pc_folio_pos(c, f);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		pc_folio_dirty(i, f, 0, (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start));
-	}
-	pc_inode_leaf_unlock(i);
-	return ok;
-}
-
-/* ---------------------------------------------------------------- invalidation */
-
-/* Drop clean folios wholly inside [pos, end) that nobody holds. Never blocks. Return: bytes freed. */
-uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = (pos + c->page_size - 1) >> c->page_shift, freed = 0;
-	u64 last = end >= UINT64_MAX - c->page_size ? last_index(c) : (end + c->page_size - 1) >> c->page_shift;
-	u64 size = pc_inode_size(i);
-	for (bool more = true; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; k < 64; k++) {
-			u32 id = pc_index_next(i, index, last);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
-			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
-			u16 one = 1;
-			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
-			    !pc_folio_trylock(f))
-				continue;
-			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
-			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
-				freed += pc_folio_bytes(c, f);
-				pc_folio_detach(i, f);
-				pc_folio_freed(c, f);
-			} else {
-				pc_folio_unlock(c, f);
-			}
-		}
-		pc_inode_leaf_unlock(i);
-	}
-	return freed;
-}
-
-/* Drop everything clean of [pos, end), pinned folios detached. Return: 0; -EBUSY: bytes of L are left. */
-int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
-	int err = 0;
-	pc_inode_leaf_lock(i);
-	pc_invalidated(i, pos, end);
-	for (u32 id; (id = pc_index_next(i, index, last >> c->page_shift));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		if (!pc_folio_trylock(f)) {
-			/* A fill reads again by inval_seq; a writer's section ends soon and leaves dirty bytes. */
-			atomic_fetch_or(&f->state, PC_F_STALE);
-			continue;
-		}
-		if (pc_folio_state(f) & PC_F_LOCAL) {
-			err = -EBUSY;
-			pc_folio_refresh(i, f);
-			pc_folio_unlock(c, f);
-		} else {
-			pc_folio_remove(i, f);
-		}
-	}
-	pc_inode_leaf_unlock(i);
-	return err;
-}
-
-/* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read from here on. Never blocks [K8]. */
-void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
-{
-	pc_invalidate_range(i, pos, end);
-}
-
-/* ---------------------------------------------------------------- pins */
-
-/**
- * pc_pin() - hold the memory of the folio at @pos for a view.
- *
- * Return: 0 with *memory at @pos and *n bytes of it (at most len); -EAGAIN: need says what is missing (FILL); -ENOMEM;
- * -EMLINK: PC_PINS_MAX pins hold the folio.
- */
-int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
-	   struct pc_need *need)
-{
-	struct pc_cache *c = i->cache;
-	int err = -EAGAIN;
-	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};
-	pc_inode_leaf_lock(i);
-	u32 id = pc_index_lookup(i, pos >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (f && pc_folio_is(i, f, pos >> c->page_shift)) {
-		u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
-		if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to))
-			err = pc_folio_ext_ensure(c, f);
-		if (!err && pc_folio_ext(c, f)->pins >= PC_PINS_MAX)
-			err = -EMLINK;
-		if (!err) {
-			bool got = pc_folio_get(f);
-			PC_ASSERT(got);
-			struct pc_ext *e = pc_folio_ext(c, f);
-			if (e->pins++ == 0) {
-				atomic_fetch_or(&f->state, PC_F_PINNED);
-				i->nr_pinned += 1u << pc_folio_order(f);
-			}
-			*folio = id;
-			*memory = pc_folio_memory(c, f) + from;
-			*n = to - from;
-		}
-	}
-	pc_inode_leaf_unlock(i);
-	return err;
-}
-
-/* Any thread, any moment: a leaf lock and nothing else. */
-void pc_unpin(struct pc_cache *c, uint32_t folio)
-{
-	struct pc_folio *f = pc_folio_at(c, folio);
-	for (;;) {
-		u64 id = atomic_load(&f->inode_id);
-		struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
-		if (!i)
-			break;
-		/* The pin keeps the folio, the folio in the index keeps the inode: it can only be detached meanwhile. */
-		pc_inode_leaf_lock(i);
-		bool attached = atomic_load(&f->inode_id) == i->id;
-		if (attached) {
-			struct pc_ext *e = pc_folio_ext(c, f);
-			if (--e->pins == 0) {
-				atomic_fetch_and(&f->state, ~(u32)PC_F_PINNED);
-				i->nr_pinned -= 1u << pc_folio_order(f);
-				pc_folio_ext_drop(i, f);
-				if (!(pc_folio_state(f) & PC_F_LOCAL))
-					pc_reclaim_clean(c, f);
-			}
-		}
-		pc_inode_leaf_unlock(i);
-		if (attached)
-			break;
-	}
-	pc_folio_put(c, f);
-}
-
-bool pc_pin_detached(struct pc_cache *c, uint32_t folio)
-{
-	return pc_folio_state(pc_folio_at(c, folio)) & PC_F_DETACHED;
-}
-
-/* Tests and tools: is anything of [pos, end) under writeback? *visited counts index nodes. */
-bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited)
-{
-	struct pc_cache *c = i->cache;
-	*visited = 0;
-	pc_inode_leaf_lock(i);
-	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift,
-				      PC_MARK_WRITEBACK, visited);
-	pc_inode_leaf_unlock(i);
-	return id != 0;
 }

@@ -1,5 +1,5 @@
 /*
- * types.h - what op.c, views.c and handle.c, the Python types of CORE, share.
+ * types.h - what op*.c, exporters.c and handle*.c, the Python types of CORE, share.
  *
  * They are compiled into the cffi module against the limited API of 3.11 and derive everything from heap types, so that one
  * wheel serves all versions. Rules of these files: no Python call under a leaf lock; whatever a call owns in CORE is in an
@@ -67,9 +67,17 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 void pc_op_settle(struct op *op);
+bool pc_op_stopped(const struct op *op);
+int pc_op_check(struct op *op);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
+
+/* op_calls.c */
+PyObject *pc_op_begin(PyObject *self, PyObject *unused);
+PyObject *pc_op_complete(PyObject *self, PyObject *value);
+PyObject *pc_op_fill(struct op *op, PyObject *engine);
+void pc_op_end_call(struct op *op);
 
 PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
@@ -116,7 +124,7 @@ int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
 extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through;
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged;
 
 i64 pc_clock_ns(void);
 void pc_nap(i64 ns);

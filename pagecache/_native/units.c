@@ -58,11 +58,6 @@ static u64 pages_end(const struct pc_cache *c, u64 end)
 	return ((end - 1) >> c->page_shift) + 1;
 }
 
-static u64 after(const struct pc_folio *f)
-{
-	return pc_folio_index(f) + (1ull << pc_folio_order(f));
-}
-
 /* The first run of valid bytes in blocks of a set, at or after `from`, before the end of the file. */
 static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set s, u64 from, u64 *start, u64 *end)
 {
@@ -101,7 +96,7 @@ static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
 		u32 b1 = (u32)pages_end(c, pc_min(end, folio_end(c, f)) - base);
 		if (pc_set_next(c, f, PC_W, b0, b1) < b1)
 			return true;
-		index = after(f);
+		index = pc_folio_after(f);
 	}
 	return false;
 }
@@ -128,7 +123,7 @@ static bool wholly_dirty(const struct units *b, u64 pos, u64 end)
 		if (!f || !run_of(b, f, PC_D, pos, &start, &stop) || start != pos)
 			return false;
 		pos = stop;
-		index = pos < folio_end(c, f) ? pc_folio_index(f) : after(f);
+		index = pos < folio_end(c, f) ? pc_folio_index(f) : pc_folio_after(f);
 	}
 	return true;
 }
@@ -179,7 +174,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 	bool ignored;
 	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
-		index = after(f);
+		index = pc_folio_after(f);
 		if (pc_folio_pos(c, f) < pos || !run_of(b, f, PC_D, 0, &start, &stop) || start >= end)
 			continue;
 		bool inside = pc_min(folio_end(c, f), b->eof) <= end;
@@ -236,7 +231,7 @@ static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
 	u32 n = 0;
 	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_WRITEBACK, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
-		index = after(f);
+		index = pc_folio_after(f);
 		while (at < end && run_of(b, f, PC_W, at, &start, &stop) && start < end) {
 			stop = pc_min(stop, end);
 			n += 1 + (start > at);
@@ -279,9 +274,9 @@ static void give_back(struct units *b, u64 pos)
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, start, stop;
 	b->failed = true;
-	for (u32 id; (id = pc_index_next_marked(i, index, after(b->last), PC_MARK_WRITEBACK, NULL));) {
+	for (u32 id; (id = pc_index_next_marked(i, index, pc_folio_after(b->last), PC_MARK_WRITEBACK, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
-		index = after(f);
+		index = pc_folio_after(f);
 		if (!run_of(b, f, PC_W, pos, &start, &stop))
 			continue;
 		pc_folio_end_writeback(i, f, (u32)((start - pc_folio_pos(c, f)) >> c->page_shift),
@@ -379,7 +374,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 			break;
 		}
 		/* Nothing of a unit that waits can go: on behind it, not folio by folio through it. */
-		p->cursor = pc_max(after(f), skip >> c->page_shift);
+		p->cursor = pc_max(pc_folio_after(f), skip >> c->page_shift);
 		if (mark == PC_MARK_DIRTY && p->budget <= 0)
 			break;
 	}

@@ -1,24 +1,15 @@
 /*
- * writeback.c - passes: which dirty bytes go to the backend next, and as which requests.
+ * writeback.c - passes: which dirty bytes go to the backend next, and when.
  *
  *   marks   DIRTY    x x . x x x . . x         background passes pick DIRTY, integrity and range passes TOWRITE
  *           TOWRITE  x x . . . x . . .         set in one sweep: folios dirtied later are not visited
- *   folios  [##][#..][    ][####]              D → W for all of a folio in one section
- *   requests |---------|    |-max_write-|--|   contiguous bytes; end at gaps, limits, boundaries, the end of the file
  *
  * A pass belongs to the inode, not to a thread: while it holds the writeback token, whoever takes the inode from the
  * volume's queue gets the next request, and the completion of the last one ends the pass. New TOWRITE marks are taken along.
  * A pass gives the token up early when somebody queues for it.
  *
- * A folio that a fill owns is handed over all the same: the fill touches only bytes that are missing, the hand-over only
- * valid ones, and fills unlock under the leaf lock. So no pass ever waits for a fill. A folio in the hands of a writer is
- * tried again; his section is short.
- *
- * Each block's dirty bytes go into one request (ragged extents of one block are several calls of it), so an answer for a
- * request is an answer for whole blocks. Locks: leaf lock. Contract 2.11, 2.12; transition E4.
+ * How folios become requests: request_build.c; units.c where a backend takes whole units. Locks: leaf lock. Contract 2.11.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
 enum { PC_SWEEP = 64, PC_INTEGRITY_TURN = 64 };
@@ -27,11 +18,6 @@ static u64 last_index(const struct pc_inode *i, u64 end)
 {
 	u64 max = UINT64_MAX >> i->cache->page_shift;
 	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
-}
-
-static u64 after(const struct pc_folio *f)
-{
-	return pc_folio_index(f) + (1ull << pc_folio_order(f));
 }
 
 static bool aborted(const struct pc_inode *i)
@@ -53,7 +39,7 @@ static void forget_marks(struct pc_inode *i)
 	     (id = pc_index_next_marked(i, index, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL));) {
 		struct pc_folio *f = pc_folio_at(i->cache, id);
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
-		index = after(f);
+		index = pc_folio_after(f);
 	}
 }
 
@@ -101,7 +87,7 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 		more = n == PC_SWEEP;
 		for (u32 k = 0; k < n; k++) {
 			struct pc_folio *f = pc_folio_at(c, ids[k]);
-			index = after(f);
+			index = pc_folio_after(f);
 			if (pc_stamp_get(&f->d) > stamp || pc_folio_state(f) & PC_F_BACKOFF)
 				continue;
 			pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, true);
@@ -184,225 +170,13 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 				more = false;
 				break;
 			}
-			index = after(f);
+			index = pc_folio_after(f);
 			if (cursor)
 				cursor[0] = index;
 		}
 		pc_inode_leaf_unlock(i);
 	}
 	return bits;
-}
-
-/* ---------------------------------------------------------------- building requests */
-
-/* The request under construction, and those that are complete. */
-struct build {
-	struct pc_inode *inode;
-	struct pc_request *r;
-	u64 bytes;  /* in r */
-	u64 limit;  /* bytes per request, whole blocks */
-	bool failed;
-};
-
-static void build_finish(struct build *b)
-{
-	if (b->r) {
-		pc_list_add_tail(&b->inode->pass.ready, &b->r->link);
-		b->r = NULL;
-		b->bytes = 0;
-	}
-}
-
-/* Room for `more` segments. */
-bool pc_seg_reserve(struct pc_request *r, u32 more)
-{
-	if (r->nr_segs + more <= r->cap_segs)
-		return true;
-	u32 cap = r->cap_segs * 4;
-	while (cap < r->nr_segs + more)
-		cap *= 4;
-	struct pc_seg *segs = malloc(cap * sizeof(*segs));
-	if (!segs)
-		return false;
-	memcpy(segs, r->segs, r->nr_segs * sizeof(*segs));
-	if (r->segs != r->inline_segs)
-		free(r->segs);
-	r->segs = segs;
-	r->cap_segs = cap;
-	return true;
-}
-
-static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
-{
-	struct pc_request *r = b->r;
-	struct pc_cache *c = b->inode->cache;
-	u32 id = pc_folio_id(c, f);
-	struct pc_ext *e = pc_folio_ext(c, f);
-	if (pc_folio_order(f) > 0 && (r->nr_segs == 0 || r->segs[r->nr_segs - 1].folio != id))
-		e->calls++;
-	bool got = pc_folio_get(f);
-	PC_ASSERT(got);
-	r->segs[r->nr_segs++] = (struct pc_seg){
-		.pos = pc_folio_pos(c, f) + from,
-		.len = to - from,
-		.folio = id,
-		.frame = atomic_load_explicit(&f->frame, memory_order_relaxed),
-		.off = from,
-	};
-	r->end = pc_folio_pos(c, f) + to;
-	b->bytes += to - from;
-}
-
-/* Whether bytes at `pos` may join the request: contiguous and within the limits; bytes of its last block always do. */
-static bool may_join(const struct build *b, u64 pos, bool same_block)
-{
-	const struct pc_limits *l = &b->inode->limits;
-	const struct pc_request *r = b->r;
-	if (!r)
-		return false;
-	if (same_block)
-		return true;
-	return r->end == pos && b->bytes < b->limit && r->nr_segs < l->max_vectors &&
-	       !(l->boundary && pos % l->boundary == 0);
-}
-
-/* How much of [pos, pos + len) fits: whole blocks up to the limit or a boundary; a block that is larger goes in whole. */
-static u64 fitting(const struct build *b, u64 pos, u64 len)
-{
-	const struct pc_limits *l = &b->inode->limits;
-	u64 page = b->inode->cache->page_size;
-	u64 most = b->limit > b->bytes ? b->limit - b->bytes : 0;
-	if (l->boundary)
-		most = pc_min(most, (pos / l->boundary + 1) * l->boundary - pos);
-	if (most >= len)
-		return len;
-	u64 cut = (pos + most) / page * page;
-	if (cut > pos)
-		return cut - pos;
-	return pc_min(len, (pos / page + 1) * page - pos);
-}
-
-/* One contiguous run [*at, to) of valid dirty bytes of a folio; *at moves on. Return: false when memory for segments ran out. */
-static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool same_block)
-{
-	struct pc_inode *i = b->inode;
-	u64 start = pc_folio_pos(i->cache, f);
-	for (u32 from = *at; from < to; *at = from) {
-		if (!may_join(b, start + from, same_block)) {
-			build_finish(b);
-			b->r = pc_request_new(i, PC_REQ_WRITE);
-			if (!b->r)
-				return false;
-			b->r->start = start + from;
-		}
-		/* Where memory runs out it does so between blocks: a block is in a request whole or not at all. */
-		if (!same_block && !pc_seg_reserve(b->r, PC_RAGGED + 1))
-			return false;
-		u32 n = (u32)fitting(b, start + from, to - from);
-		if (same_block) {
-			u32 block_end = (from / i->cache->page_size + 1) * i->cache->page_size;
-			n = (u32)pc_min(to - from, block_end - from);
-		}
-		seg_add(b, f, from, from + n);
-		from += n;
-		same_block = false;
-	}
-	return true;
-}
-
-/* All of the folio's D to W, its valid bytes into requests. Folio excluded from writers, leaf lock held. */
-static void hand_over(struct build *b, struct pc_folio *f)
-{
-	struct pc_inode *i = b->inode;
-	struct pc_cache *c = i->cache;
-	u32 blocks = 1u << pc_folio_order(f), size = c->page_size, last_block = UINT32_MAX;
-	u64 start = pc_folio_pos(c, f), eof = atomic_load(&i->size);
-	pc_folio_begin_writeback(i, f);
-	for (u32 k = pc_set_next(c, f, PC_W, 0, blocks); k < blocks; k = pc_set_next(c, f, PC_W, k, blocks)) {
-		u32 end = pc_set_next_clear(c, f, PC_W, k, blocks), from = k * size;
-		u32 to = (u32)pc_min((u64)end * size, eof > start ? eof - start : 0);
-		k = end;
-		while (from < to && !b->failed) {
-			u32 valid = pc_valid_until(c, f, from, to);
-			if (valid == from) {
-				from = pc_missing_until(c, f, from, to);
-				continue;
-			}
-			b->failed = !build_run(b, f, &from, valid, from / size == last_block);
-			last_block = (valid - 1) / size;
-		}
-		if (b->failed) {
-			/* Out of memory for segments: what is in no request is simply dirty again. */
-			pc_folio_end_writeback(i, f, from / size, blocks, PC_WB_AGAIN);
-			atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
-			break;
-		}
-	}
-}
-
-/* Whether the folio may be handed over now. *locked: this call locked it. */
-bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy)
-{
-	u32 st = pc_folio_state(f);
-	bool wanted = pc_index_marked(i, pc_folio_index(f), PC_MARK_TOWRITE);
-	*locked = false;
-	if (st & PC_F_WRITEBACK)
-		return false;
-	if (st & PC_F_BACKOFF) {
-		if (wanted)
-			pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
-		return false;
-	}
-	if (st & PC_F_WRITER_WAITS && !wanted)
-		return false; /* a writer waited for it to land: background work lets him in first */
-	if (pc_folio_trylock(f)) {
-		*locked = true;
-		return true;
-	}
-	if (atomic_load(&f->owner))
-		return true; /* a fill: it keeps the lock at least until this section ends */
-	*busy = true;
-	return false;
-}
-
-/* Build requests from the cursor on until one is full or a gap comes. A folio that cannot join the request under construction
- * waits for the next turn: handed over now it would make a small request of its own. Return: whether a writer held one back. */
-static bool build_next(struct pc_inode *i, enum pc_mark mark)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_pass *p = &i->pass;
-	u64 page = c->page_size, limit = i->limits.max_write / page * page;
-	struct build b = {.inode = i, .limit = limit ? limit : page};
-	u64 last = UINT64_MAX >> c->page_shift;
-	bool busy = false;
-	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
-		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);
-		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || (b.r && !may_join(&b, pc_folio_pos(c, f), false))) {
-			if (b.r || p->wrapped)
-				break;
-			p->wrapped = 1;
-			p->cursor = 0;
-			continue;
-		}
-		bool locked;
-		if (pc_pass_claim(i, f, &locked, &busy)) {
-			hand_over(&b, f);
-			p->budget -= pc_folio_bytes(c, f);
-			if (locked)
-				pc_folio_unlock(c, f);
-		} else if (b.r) {
-			break;
-		}
-		p->cursor = after(f);
-		if (mark == PC_MARK_DIRTY && p->budget <= 0)
-			break;
-	}
-	if (b.r && b.r->nr_segs == 0)
-		pc_request_delete(b.r);
-	else
-		build_finish(&b);
-	return busy;
 }
 
 static void pass_end(struct pc_inode *i)
@@ -452,7 +226,8 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	bool queued = !pc_list_empty(&i->token_queue);
 	*busy = false;
 	if (pc_list_empty(&p->ready)) {
-		bool (*build)(struct pc_inode *, enum pc_mark) = i->limits.write_unit > 1 ? pc_units_build : build_next;
+		bool (*build)(struct pc_inode *, enum pc_mark) =
+			i->limits.write_unit > 1 ? pc_units_build : pc_request_build;
 		if (p->integrity && !(queued && p->nr_issued >= PC_INTEGRITY_TURN))
 			*busy = build(i, PC_MARK_TOWRITE);
 		if (pc_list_empty(&p->ready) && p->background && p->budget > 0 && !queued && !*busy) {
@@ -552,55 +327,14 @@ void pc_inode_aborted(struct pc_inode *i)
 	pc_inode_wake(i);
 }
 
-/* Buffers of the next call: contiguous bytes from the first that is not acknowledged, within the limits of this moment. */
-int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
+/* Tests and tools: is anything of [pos, end) under writeback? *visited counts index nodes. */
+bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited)
 {
-	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
-	u64 max = pc_max(l->max_write, 1), len = 0;
-	size_t k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
-	if (r->seg >= r->nr_segs)
-		return 0;
-	u32 off = r->seg_off;
-	r->call_pos = r->segs[r->seg].pos + off;
-	if (l->boundary)
-		max = pc_min(max, (r->call_pos / l->boundary + 1) * l->boundary - r->call_pos);
-	for (u32 s = r->seg; s < r->nr_segs && len < max; s++, off = 0) {
-		struct pc_seg *g = &r->segs[s];
-		if (g->pos + off != r->call_pos + len)
-			break;
-		u8 *memory = pc_arena_at(&c->arena, g->frame) + g->off + off;
-		u64 part = pc_min(g->len - off, max - len);
-		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
-			parts[k - 1].len += part;
-		else if (k == most)
-			break;
-		else
-			parts[k++] = (struct pc_part){memory, part, g->frame, 0};
-		len += part;
-	}
-	r->call_len = len;
-	*nr_parts = k;
-	return 1;
-}
-
-/* Exporters still hold the buffers of the call that just ended: they hold its frames, in their folios or out of them, so that
- * the memory is not used again. @frames: room for pc_kept_max numbers. Return: how many, each to be given back with
- * pc_shadow_put. */
-u32 pc_call_hold(struct pc_request *r, u32 *frames)
-{
-	struct pc_cache *c = r->inode->cache;
-	u32 k = 0;
-	pc_inode_leaf_lock(r->inode);
-	for (u32 s = 0; s < r->nr_segs; s++) {
-		const struct pc_seg *g = &r->segs[s];
-		bool called = g->pos < r->call_pos + r->call_len && r->call_pos < g->pos + g->len;
-		if (!g->folio || g->off & PC_SEG_SCRATCH || !called)
-			continue;
-		pc_frame_hold(c, pc_folio_at(c, g->folio), g->frame);
-		frames[k++] = g->frame;
-	}
-	pc_inode_leaf_unlock(r->inode);
-	return k;
+	*visited = 0;
+	pc_inode_leaf_lock(i);
+	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift,
+				      PC_MARK_WRITEBACK, visited);
+	pc_inode_leaf_unlock(i);
+	return id != 0;
 }

@@ -1,5 +1,5 @@
 /*
- * writeback.h - passes: how dirty folios become requests (writeback.c), whole units of them (units.c, gather.c).
+ * writeback.h - passes: what is written next (writeback.c), as which requests (request_build.c; units.c, gather.c).
  */
 #ifndef PC_WRITEBACK_H
 #define PC_WRITEBACK_H
@@ -24,6 +24,9 @@ struct pc_pass {
 
 /* writeback.c */
 void pc_pass_turn(struct pc_inode *i);
+
+/* request_build.c */
+bool pc_request_build(struct pc_inode *i, enum pc_mark mark);
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);
 bool pc_seg_reserve(struct pc_request *r, u32 more);
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);

@@ -1,0 +1,174 @@
+/*
+ * fill_begin.c - which folios a fill takes: those of a range with something missing, or a window of read-ahead.
+ *
+ *   range asked   |---------------------------|
+ *   folios        [  valid  ][ none ][ part.. ][ locked by another fill ...
+ *   owned                    [======][========]          each locked, owner = this request
+ *
+ * A fill is one request that owns the locks of all folios it will touch; it never waits for a folio it does not own but
+ * stops before it [K10]. What it then reads into them: fill.c.
+ *
+ * Contract 2.3; transition E1. Locks: leaf lock to show an owner. No waiting here.
+ */
+#include "internal.h"
+
+enum { PC_LOOK_AGAIN = 8 };
+
+static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
+{
+	u32 order = 0;
+	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= end)
+		order++;
+	return order;
+}
+
+enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN, OWN_FULL };
+
+/* A folio that is there: own it if something of [from, to) is missing in it. */
+static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64 index, u64 pos, u64 end, u64 *next)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+	u32 from = (u32)(pc_max(pos, start) - start), to = (u32)(pc_min(end, stop) - start);
+	if (!pc_folio_is(i, f, index))
+		return OWN_AGAIN;
+	*next = stop >> c->page_shift;
+	if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to) && pc_folio_is(i, f, index))
+		return OWN_VALID;
+	int err = pc_folio_trylock_at(i, f, index);
+	if (err)
+		return err == -EAGAIN ? OWN_LOCKED : OWN_AGAIN;
+	PC_SYNC("fill_locked");
+	if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_folio_unkeep(i, f)) {
+		pc_folio_unlock(c, f);
+		return OWN_FULL;
+	}
+	pc_inode_leaf_lock(i);
+	if (pc_folio_state(f) & PC_F_STALE)
+		pc_folio_refresh(i, f);
+	bool invalidating = atomic_load(&i->inval_x), valid = pc_valid_covers(c, f, from, to);
+	/* Once a pass can see an owner the lock must not go outside a leaf section (see unlock_owned). */
+	if (!invalidating && !valid)
+		atomic_store_explicit(&f->owner, r->id, memory_order_relaxed);
+	pc_inode_leaf_unlock(i);
+	if (invalidating || valid) {
+		pc_folio_unlock(c, f);
+		return invalidating ? OWN_AGAIN : OWN_VALID;
+	}
+	r->nr_owned++;
+	return OWN_TAKEN;
+}
+
+/* Own what is missing at `index`. Return: 0 (see *next), or what stopped it: -EEXIST locked, -ENOMEM, -EBUSY, -EAGAIN. */
+static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, struct pc_need *need)
+{
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
+	u64 last = (end + c->page_size - 1) >> c->page_shift;
+	for (int tries = 0; tries < PC_LOOK_AGAIN; tries++) {
+		u32 id = pc_index_lookup(i, index);
+		if (id) {
+			switch (own_present(r, pc_folio_at(c, id), index, pos, end, next)) {
+			case OWN_LOCKED:
+				need->folio = id;
+				need->owner = atomic_load(&pc_folio_at(c, id)->owner);
+				return -EEXIST;
+			case OWN_AGAIN:
+				if (atomic_load(&i->inval_x))
+					return -EBUSY;
+				break;
+			case OWN_FULL: return -ENOMEM;
+			default: return 0;
+			}
+		}
+		struct pc_folio *f;
+		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, &f);
+		if (!err) {
+			r->nr_owned++;
+			*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			return 0;
+		}
+		if (err != -EEXIST)
+			return err;
+	}
+	return -EAGAIN;
+}
+
+static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
+{
+	struct pc_request *r = pc_request_new(i, PC_REQ_FILL);
+	if (!r)
+		return NULL;
+	r->start = r->end = pos >> i->cache->page_shift << i->cache->page_shift;
+	r->cursor = r->start;
+	r->inval_seq = atomic_load_explicit(&i->inval_seq, memory_order_acquire);
+	return r;
+}
+
+/**
+ * pc_fill_begin() - take ownership of what is missing in [pos, pos + len), as far as it goes without waiting.
+ *
+ * Return: 0 and a request; 0 and NULL: nothing is missing now, look again; -EAGAIN: need says what to wait for (FOLIO,
+ * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
+ */
+int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
+{
+	struct pc_cache *c = i->cache;
+	u64 end = pos + pc_min(len, pc_max(i->limits.max_read, c->page_size));
+	*out = NULL;
+	struct pc_request *r = fill_new(i, pos);
+	if (!r)
+		return -ENOMEM;
+	int err = 0;
+	for (u64 index = pos >> c->page_shift, next = index; index << c->page_shift < end; index = next) {
+		err = own(r, index, pos, end, &next, need);
+		if (err)
+			break;
+		r->end = next << c->page_shift;
+	}
+	if (r->nr_owned) {
+		*out = r;
+		return 0;
+	}
+	pc_request_settle(r);
+	need->kind = err == -EEXIST ? PC_NEED_FOLIO : err == -EBUSY ? PC_NEED_INVALIDATE : PC_NEED_NOTHING;
+	return err == -EEXIST || err == -EBUSY ? -EAGAIN : err == -EAGAIN ? 0 : err;
+}
+
+/* A window of read-ahead: like pc_fill_begin, but folios that are there are skipped, whatever their state. */
+struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_request *r = fill_new(i, index << c->page_shift);
+	*stop = index;
+	if (!r)
+		return NULL;
+	end = pc_min(end, index + pc_max(max_bytes >> c->page_shift, 1));
+	while (index < end) {
+		u32 id = pc_index_lookup(i, index);
+		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
+			index = pc_folio_index(pc_folio_at(c, id)) + (1ull << pc_folio_order(pc_folio_at(c, id)));
+			continue;
+		}
+		struct pc_folio *f;
+		int err = pc_folio_create(i, index, fill_order(c, index, end), r->id, &f);
+		if (err == -EEXIST)
+			continue;
+		if (err) {
+			*stop = UINT64_MAX;
+			break;
+		}
+		atomic_fetch_or_explicit(&f->state, PC_F_UNREAD, memory_order_relaxed);
+		r->nr_owned++;
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		r->end = index << c->page_shift;
+	}
+	if (*stop != UINT64_MAX)
+		*stop = index;
+	if (!r->nr_owned) {
+		pc_request_settle(r);
+		return NULL;
+	}
+	return r;
+}

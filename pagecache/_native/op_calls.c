@@ -1,0 +1,250 @@
+/*
+ * op_calls.c - the backend calls of an operation: begin gives the next one its buffers, an answer is taken, buffers are revoked.
+ *
+ *   begin    ─► offset and memoryviews over cache memory: of a fill, of a write request, of a read past the cache
+ *   answer   ─► bytes into CORE; 1 all done, 0 go on with begin, a negative errno: the engine has to see to it
+ *   end      ─► the views are released; what somebody still exports keeps its memory, and the cache goes on with another
+ *
+ * A fill makes its calls from here as long as all goes well, and the engine is called for what does not (pc_op_fill). Writes are
+ * the engine's to make, by the methods begin and complete of the Op.
+ */
+#include "types.h"
+
+#include <stdlib.h>
+
+/* The call is over: its memoryviews are revoked; what somebody still exports keeps its memory (contract 2.1.3). */
+void pc_op_end_call(struct op *op)
+{
+	PyObject *views = op->views;
+	op->views = NULL;
+	op->in_call = 0;
+	if (!views)
+		return;
+	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
+		PyObject *view = PyTuple_GetItem(views, k);
+		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
+			continue; /* goes with the tuple */
+		PyObject *done = PyObject_CallMethodObjArgs(view, pc_str_release, NULL);
+		if (!done)
+			PyErr_Clear();
+		Py_XDECREF(done);
+	}
+	Py_DECREF(views);
+	if (op->buf && pc_buf_exported(op->buf)) {
+		struct pc_request *r = op->request;
+		if (r->scratch)
+			pc_buf_adopt(op->buf, pc_scratch_leave(r));
+		else if (r->sink)
+			pc_buf_adopt(op->buf, pc_sink_leave(r));
+		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		PC_ASSERT(kept);
+		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
+		Py_CLEAR(op->buf);
+	}
+}
+
+/* The buffers of a call become op->views. Return: 1, -1 exception. */
+static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
+{
+	if (!op->buf)
+		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
+	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
+	for (size_t k = 0; views && k < n; k++) {
+		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
+		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
+			Py_CLEAR(views);
+	}
+	op->views = views;
+	op->in_call = views != NULL;
+	return views ? 1 : -1;
+}
+
+static int begin_request(struct op *op, u64 *pos)
+{
+	struct pc_part parts[PC_PARTS_MAX];
+	size_t n = 0;
+	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
+	if (more > 0)
+		return begin_call(op, parts, n);
+	if (more == -ESTALE) {
+		errno = EAGAIN;
+		PyErr_SetFromErrno(PyExc_OSError);
+		return -1;
+	}
+	if (more < 0) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	Py_CLEAR(op->buf);
+	return 0;
+}
+
+static int begin_uncached(struct op *op, u64 *at)
+{
+	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
+	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
+	if (pos >= end)
+		return 0;
+	op->staged = pc_staged_source(op->inode, pos, end, &end);
+	u64 unit = op->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
+	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
+	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
+	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
+	PyObject *views = view ? PyTuple_Pack(1, view) : NULL;
+	Py_XDECREF(view);
+	Py_CLEAR(op->buf);
+	op->buf = memory;
+	if (!views)
+		return -1;
+	op->views = views;
+	op->in_call = 1;
+	pc_count(op->inode, &op->inode->counters.read_requests, 1);
+	*at = pos - head;
+	return 1;
+}
+
+/* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
+static int op_next(struct op *op, u64 *pos)
+{
+	if (pc_op_check(op))
+		return -1;
+	if (pc_op_stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (op->in_call)
+		pc_op_end_call(op);
+	if (op->kind == OP_UNCACHED)
+		return begin_uncached(op, pos);
+	if (op->request)
+		return begin_request(op, pos);
+	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
+	return -1;
+}
+
+/* begin() -> (offset, buffers) of the next backend call, or None. */
+PyObject *pc_op_begin(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	u64 pos;
+	(void)unused;
+	int more = op_next(op, &pos);
+	if (more < 0)
+		return NULL;
+	if (!more)
+		Py_RETURN_NONE;
+	return Py_BuildValue("KO", (unsigned long long)pos, op->views);
+}
+
+static int answer_uncached(struct op *op, int64_t n)
+{
+	PyObject *memory = op->buf;
+	op->buf = NULL;
+	Py_ssize_t asked = PyByteArray_Size(memory);
+	u64 pos = op->pos + op->got, head = op->staged ? 0 : pos % pc_max(op->inode->limits.read_unit, 1);
+	int result = -EPROTO;
+	if (n >= 0 && n <= asked) {
+		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
+		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
+		op->got += fresh;
+		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
+		if (fresh)
+			op->zeros = 0;
+		else
+			op->zeros += n ? 1 : 16;
+		result = op->zeros >= 32
+				 ? -EPROTO
+				 : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
+	}
+	Py_DECREF(memory);
+	return result;
+}
+
+static int answer(struct op *op, int64_t n)
+{
+	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
+	if (op->kind == OP_UNCACHED) {
+		Py_CLEAR(op->views);
+		op->in_call = 0;
+		return answer_uncached(op, n);
+	}
+	bool scratch = op->request->scratch;
+	pc_op_end_call(op);
+	if (scratch && !op->request->scratch)
+		return -ENOMEM;
+	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
+		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
+	int result = pc_fill_answer(op->request, n);
+	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
+}
+
+/* What a backend gave as its answer; nothing else than an int is one. */
+static int answer_object(struct op *op, PyObject *value)
+{
+	int overflow = 0;
+	int64_t n = -1;
+	if (PyLong_Check(value))
+		n = PyLong_AsLongLongAndOverflow(value, &overflow);
+	return answer(op, overflow ? -1 : n);
+}
+
+/* complete(n) -> 1 all done; 0 go on with begin(); a negative errno: the answer is impossible, or no progress is made. */
+PyObject *pc_op_complete(PyObject *self, PyObject *value)
+{
+	struct op *op = (struct op *)self;
+	if (pc_op_check(op))
+		return NULL;
+	if (!op->in_call) {
+		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
+		return NULL;
+	}
+	return PyLong_FromLong(answer_object(op, value));
+}
+
+/* One call of a fill as long as all goes well: the file's read_into, and its answer into CORE.
+ * Return: 1 done; 0 go on; -1 exception; -2 the engine has to see to *met, an exception or a negative errno. */
+static int fill_step(struct op *op, PyObject *engine, PyObject **met)
+{
+	u64 pos;
+	int more = op_next(op, &pos);
+	if (more <= 0)
+		return more < 0 ? -1 : 1;
+	bool staged = op->request ? op->request->staged : op->staged;
+	PyObject *read_into = PyObject_GetAttr(engine, staged ? pc_str_read_staged : pc_str_read_into);
+	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
+	Py_XDECREF(read_into);
+	Py_XDECREF(offset);
+	if (PC_LIKELY(n != NULL)) {
+		int result = pc_op_check(op) ? 1 : answer_object(op, n);
+		Py_DECREF(n);
+		if (PyErr_Occurred())
+			return -1;
+		*met = result < 0 ? PyLong_FromLong(result) : NULL;
+		return result < 0 ? -2 : result;
+	}
+	if (!PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	PyObject *type, *traceback;
+	PyErr_Fetch(&type, met, &traceback);
+	PyErr_NormalizeException(&type, met, &traceback);
+	if (traceback)
+		PyException_SetTraceback(*met, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return -2;
+}
+
+/* A fill needs the engine only when a call failed or answered what is no answer: engine.fill(op, met). */
+PyObject *pc_op_fill(struct op *op, PyObject *engine)
+{
+	PyObject *met = NULL;
+	int step = fill_step(op, engine, &met);
+	while (step == 0)
+		step = PyErr_CheckSignals() ? -1 : fill_step(op, engine, &met);
+	if (step == 1)
+		Py_RETURN_NONE;
+	PyObject *result = NULL;
+	if (step == -2 && met)
+		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
+	Py_XDECREF(met);
+	return result;
+}
