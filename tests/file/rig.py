@@ -126,6 +126,11 @@ def pattern(length: int, seed: int = 0) -> bytes:
     return bytes((7 * i + 13 * (i >> 8) + 101 * (i >> 12) + seed * 31).astype(numpy.uint8).tobytes())
 
 
+def overlay(content: bytes, offset: int, data: bytes) -> bytes:
+    """The content with `data` written over it at `offset`."""
+    return content[:offset] + data + content[offset + len(data) :]
+
+
 def dirty_bytes(volume: Volume, key: Hashable = KEY) -> int:
     """Bytes that are not safe yet."""
     return sum(length for _offset, length in volume.dirty_ranges(key))
