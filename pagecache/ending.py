@@ -1,13 +1,16 @@
 """The end of a volume: detach, give up.
 
-Detaching saves first and refuses where that fails, unless the caller gives data up on purpose; threads that hang in a
-dead backend are left behind with all that they may still touch.
+Detaching seals the volume first: nothing new is accepted, and who is changing a file has ended. So what is saved then
+is all there is, and no write that was accepted can fall between the saving and the end. It refuses where saving fails,
+unless the caller gives data up on purpose, and the volume goes on as before. Threads that hang in a dead backend are
+left behind with all that they may still touch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +20,7 @@ from .engine.park import Deadline
 from .engine.runner import Job
 from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
-from .native import END, NAMES
+from .native import END, LOCK, NAMES
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -31,10 +34,46 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     if volume.detached:
         return []
     deadline = Deadline(volume.engine.clock, timeout)
+    seal = _Seal(volume)
+    try:
+        lost = _save(volume, deadline, on_failed)
+    except BaseException:
+        seal.lift()
+        raise
+    _finish(volume, deadline)
+    return lost
+
+
+class _Seal:
+    """Nothing new is accepted by a volume, until this is lifted."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._lifted = False
+        volume.engine.seal(True)
+
+    def lift(self) -> None:
+        """A volume that has ended stays sealed: a writer may still wait for a lock in it."""
+        if not self._lifted and not self._volume.detached:
+            self._lifted = True
+            self._volume.engine.seal(False)
+
+    def __del__(self) -> None:
+        """Where an interrupt struck before anybody else came to lifting it."""
+        self.lift()
+
+
+def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+    """Save everything, or say what is given up.
+
+    Raises:
+        UnsavedDataError: not everything could be saved.
+    """
     cause: OSError | None = None
     try:
         if not volume.engine.aborted:
-            volume.sync(timeout)
+            _drain(volume, deadline)
+            volume.sync(None if deadline.at is None else deadline.left())
     except OSError as error:
         cause = error
     unsaved = _unsaved(volume)
@@ -44,9 +83,16 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
         raise _unsaved_error(volume, unsaved, cause) from cause
     if isinstance(cause, TimeoutError):
         volume.engine.abort(cause)  # what hangs would keep the token for ever
-    lost = _give_up(volume, deadline)
-    _finish(volume, deadline)
-    return lost
+    return _give_up(volume, deadline)
+
+
+def _drain(volume: Volume, deadline: Deadline) -> None:
+    """Return once nobody changes a file who had not seen the seal."""
+    with volume.names:
+        inodes = [*volume.inodes.values(), *volume.orphans]
+    for inode in inodes:
+        until = None if deadline.at is None else time.monotonic() + deadline.left()
+        inode.native.run(LOCK, "holding", lambda: None, until)
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:

@@ -245,6 +245,10 @@ class NativeVolume:
     def abort(self) -> None:
         _lib.pc_volume_abort(self._v)
 
+    def seal(self, sealed: bool) -> None:
+        """Writes are refused, or accepted again."""
+        _lib.pc_volume_seal(self._v, sealed)
+
     def resume(self) -> None:
         _lib.pc_volume_resume(self._v)
 

@@ -133,6 +133,7 @@ class Volume:
             ValueError: mode, key or size; names value and rule.
         """
         self.check_alive(key)
+        self.engine.check_unsealed(key)
         if direct or parallel_direct_writes:
             raise io.UnsupportedOperation("direct I/O")
         bits = opening.mode_flags(mode) if flags is None else int(flags)
@@ -146,6 +147,7 @@ class Volume:
                 through = self.options.write_through if write_through is None else bool(write_through)
                 name = mode if flags is None else opening.flags_mode(bits)
                 handle = CachedFile(inode, key, name, bits, through=through, read_ahead=window)
+                self.engine.check_unsealed(key)
             except BaseException:
                 lifetimes.release(self, inode, writable=False, count=False)
                 raise
@@ -221,6 +223,7 @@ class Volume:
         dropped when the last of them closes.
         """
         self.check_alive(key)
+        self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
         self.busy.run(lambda: self._remove(key, canonical), "remove", canonical)
@@ -249,6 +252,7 @@ class Volume:
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
         self.check_alive(src)
+        self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
         self.busy.run(

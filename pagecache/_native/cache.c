@@ -419,6 +419,21 @@ void pc_volume_resume(struct pc_volume *v)
 	wake_everybody(v);
 }
 
+/**
+ * pc_volume_seal() - accept nothing new, or again.
+ *
+ * Whoever changes a file looks with the inode lock held. Once that lock was taken after sealing, what the file has is all
+ * that it will have.
+ */
+void pc_volume_seal(struct pc_volume *v, bool sealed)
+{
+	if (sealed)
+		atomic_fetch_add(&v->sealed, 1);
+	else
+		atomic_fetch_sub(&v->sealed, 1);
+	wake_everybody(v);
+}
+
 void pc_volume_stop(struct pc_volume *v)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);

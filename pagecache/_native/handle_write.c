@@ -98,6 +98,8 @@ static int provide_locked(struct handle *h, const struct pc_need *need)
 	}
 	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
 		return pc_wait_folio(h->inode, h->core, need);
+	if (need->kind == PC_NEED_OPEN)
+		return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
 	return 1;
 }
 

@@ -86,7 +86,8 @@ enum {
 	PC_NEED_FLIGHT,
 	PC_NEED_ROOM,
 	PC_NEED_WRITEBACK,
-	PC_NEED_INVALIDATE
+	PC_NEED_INVALIDATE,
+	PC_NEED_OPEN     /* the volume is ending: nothing new is accepted */
 };
 struct pc_need {
 	uint32_t kind;
@@ -149,6 +150,7 @@ uint32_t pc_volume_event_seq(struct pc_volume *v);
 uint64_t pc_epoch_take(struct pc_volume *v);
 void pc_volume_abort(struct pc_volume *v);
 void pc_volume_resume(struct pc_volume *v);
+void pc_volume_seal(struct pc_volume *v, bool sealed);
 void pc_volume_stop(struct pc_volume *v);
 uint32_t pc_volume_inflight(struct pc_volume *v);
 void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage);

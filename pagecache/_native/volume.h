@@ -24,6 +24,7 @@ struct pc_volume {
 	_Atomic u32 committing;    /* commits that run */
 	_Atomic u64 generation;
 	_Atomic u32 aborted;
+	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by everybody who changes a file */
 	struct pc_event event;
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];

@@ -237,13 +237,17 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
  * pc_write() - copy [from, from + len) to `pos`.
  *
  * Return: bytes accepted, all of them visible and dirty. Fewer than len: need says what has to happen first: FILL or
- * WRITEBACK of [need->pos, +len), FOLIO, ROOM (no memory can be freed now).
+ * WRITEBACK of [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is sealed).
  * Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7.
  */
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {
 	u64 done = 0;
 	need->kind = PC_NEED_NOTHING;
+	if (PC_UNLIKELY(atomic_load_explicit(&i->volume->sealed, memory_order_relaxed))) {
+		need->kind = PC_NEED_OPEN;
+		return 0;
+	}
 	while (done < len) {
 		u64 n = write_folio(i, pos + done, (const u8 *)from + done, len - done, need);
 		if (!n)

@@ -130,6 +130,7 @@ def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None
 
 def truncate(self: EngineFile, op: Op, size: int) -> None:
     """Under the inode lock, the token and the invalidate lock."""
+    self.volume.check_unsealed(self.key)
     self.native.settle_fills(min(size, self.native.size))
 
     def publish(uncommitted: bool) -> None:
@@ -146,6 +147,7 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
 
 def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
     """Under the same locks. `extent` is [start, end): afterwards its end is that of what the backend punched."""
+    self.volume.check_unsealed(self.key)
     start, end = extent[0], min(extent[1], self.native.remote_size)
     extent[1] = start
     if start >= end:

@@ -167,6 +167,7 @@ class _Wait:
     def look(self) -> int:
         """Raise what ends the wait; returns the event's number to sleep on."""
         self.volume.check_alive(self.file.key)
+        self.volume.check_unsealed(self.file.key)
         _check_failed(self.file)
         return self.cache.native.event_seq()
 

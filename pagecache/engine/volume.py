@@ -89,6 +89,7 @@ class EngineVolume:
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
         self.aborted = False
+        self.seals = 0
         self.abort_reason: BaseException | None = None
         self.pace = Pace()
         self.stall = Stall()
@@ -122,6 +123,15 @@ class EngineVolume:
             raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
         if not self.runner.alive() or not self.cache.flusher.alive():
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
+
+    def check_unsealed(self, key: Key | None = None) -> None:
+        """What changes a file looks once it holds the file's lock.
+
+        Raises:
+            ShutdownError: the volume is ending, and saves what it has.
+        """
+        if self.seals:
+            raise ShutdownError(f"the volume {self.name!r} is being detached", key)
 
     def check_reentry(self, what: str, key: Key | None = None) -> None:
         """What may wait for anything of this volume is not for its own backend's calls (contract 2.25)."""
@@ -303,6 +313,11 @@ class EngineVolume:
         self.cache.emit(Event(kind=kind, volume=self.name, key=key, ranges=ranges, error=error))
 
     # -- the end
+
+    def seal(self, sealed: bool) -> None:
+        """Accept nothing new from now on, or again."""
+        self.seals += 1 if sealed else -1
+        self.native.seal(sealed)
 
     def abort(self, reason: BaseException | None) -> None:
         self.aborted, self.abort_reason = True, reason

@@ -530,7 +530,7 @@ def test_a_request_that_finds_no_memory_for_the_mirror_is_written_all_the_same(
             raise MemoryError
 
     with pair.volume.open(KEY, "w+b") as file:
-        monkeypatch.setattr(EngineFile, "write", lambda self, op: write(self, Poor(op)))  # type: ignore[arg-type]
+        monkeypatch.setattr(EngineFile, "write", lambda self, op: write(self, Poor(op)))
         file.write(b"x" * PAGE)
         file.fsync()
         assert pair.backend.committed(KEY) == b"x" * PAGE
