@@ -65,7 +65,7 @@ test: lint ctest pytest                                               ## lint, t
 check: test ctest-asan ctest-tsan $(VENV)/.built $(VENV)/.dev         ## test, C tests under sanitizers, slow tests
 	$(PY) -m pytest -q -m slow
 soak: $(VENV)/.built $(VENV)/.dev                                     ## the long ones; SEED=n repeats a run
-	$(PY) -m pytest -q -m soak --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+	$(PY) -m pytest -q -m soak --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
 	$(RUN)/ruff check -q
