@@ -164,7 +164,12 @@ class CachedFile(Handle):  # type: ignore[misc]
         return length
 
     def punch_hole(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays."""
+        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays.
+
+        Raises:
+            OSError: `characters_written` bytes of the range are zeros, the rest is as it was.
+            CommitError: all of it is, and the hole is not committed yet.
+        """
         self._check_writable()
         self.volume.check_alive(self.key)
         start, end = extent(offset, length, self._native.size)
@@ -172,19 +177,36 @@ class CachedFile(Handle):  # type: ignore[misc]
         if start >= end:
             return
         engine = self._inode.engine
-        done = [start, start if not hasattr(engine.backend_file, "punch_hole") else end]
-        if done[1] > start:
-            self._native.run(LOCK | TOKEN | INVALIDATE, "punch", done)
-        rest = done[1]
-        punched = rest > start
-        if rest < end:
-            self._zero(rest, end - rest)
-        limits = engine.limits()
-        if punched and not limits.durable_writes and not limits.commit_on_close:
-            barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
+        zeros = [start, end, start]  # the third: how far they go by now
+        try:
+            if hasattr(engine.backend_file, "punch_hole"):
+                self._native.run(LOCK | TOKEN | INVALIDATE, "punch", zeros)
+            punched = zeros[2] > start
+            self._zero_rest(zeros)
+            limits = engine.limits()
+            if punched and not limits.durable_writes and not limits.commit_on_close:
+                barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
+        except OSError as error:
+            error.characters_written = zeros[2] - start  # type: ignore[attr-defined]
+            raise
+
+    def _zero_rest(self, zeros: list[int]) -> None:
+        """What the backend has not punched; the third number moves on."""
+        _start, end, done = zeros
+        try:
+            if done < end:
+                self._zero(done, end - done)
+        except OSError as error:
+            zeros[2] += getattr(error, "characters_written", 0)
+            raise
+        zeros[2] = end
 
     def zero_range(self, offset: int, length: int) -> None:
-        """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
+        """Make [offset, offset + length) zeros, as far as the file goes; the size stays.
+
+        Raises:
+            OSError: `characters_written` bytes of the range are zeros, the rest is as it was.
+        """
         self._check_writable()
         start, end = extent(offset, length, self._native.size)
         if start < end:

@@ -290,7 +290,7 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 }
 
 /* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
-static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len)
+static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
 {
 	static const u8 zeros[64 << 10];
 	struct pc_inode *i = h->inode;
@@ -298,12 +298,12 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len)
 	struct pc_place place;
 	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
 	err = err ? err : lock_inode(op, h);
-	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
-	while (!err && pos < end) {
-		u64 piece = pc_min(piece_of(i, end - pos), sizeof(zeros));
-		err = room_for(h, &place, pos, piece);
+	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
+	while (!err && *done < total) {
+		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
+		err = room_for(h, &place, pos + *done, piece);
 		if (!err)
-			pos += write_locked(h, pos, zeros, piece, &need, &err);
+			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
 		pc_place_close(i, &place);
 		if (err == 1)
 			err = memory_for(h);
@@ -320,11 +320,14 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
 	if (!op)
 		return NULL;
-	int err = write_zeros(h, op, pos, len);
+	u64 done = 0;
+	int err = write_zeros(h, op, pos, len, &done);
 	pc_op_settle(op);
 	Py_DECREF(op);
-	if (err)
+	if (err) {
+		set_characters_written(done);
 		return NULL;
+	}
 	Py_RETURN_NONE;
 }
 

@@ -146,16 +146,16 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
 
 
 def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
-    """Under the same locks. `extent` is [start, end): afterwards its end is that of what the backend punched."""
+    """Under the same locks. `extent`: start, end, and how far the hole goes, which is start until it is published."""
     self.volume.check_unsealed(self.key)
     start, end = extent[0], min(extent[1], self.native.remote_size)
-    extent[1] = start
     if start >= end:
         return
     self.native.settle_fills(start, end)
 
     def publish(uncommitted: bool) -> None:
         self.native.punch(start, end, uncommitted)
+        extent[2] = end
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.punched(self.key, start, end)
 
@@ -165,7 +165,6 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
         if isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED:
             return
         raise
-    extent[1] = end
 
 
 def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool]) -> None:

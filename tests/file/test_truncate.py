@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pagecache import WritebackError
 
 from .backends import RecordingBackend, failing_commit
-from .rig import FAST, KEY, PAGE, Rig, Task, make_rig, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, make_rig, pattern
 
 Make = Callable[..., Rig]
 CONTENT = pattern(8 * PAGE)
@@ -184,6 +184,55 @@ def test_a_hole_in_a_local_tail_keeps_the_size(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == CONTENT[: 6 * PAGE] + bytes(6 * PAGE)
     file.close()
     assert stored.open("rb").size == 12 * PAGE
+
+
+THROTTLED = {"dirty_background": "32KiB", "dirty_limit": "64KiB", "throttle_timeout": 0.05}
+
+
+def test_zeroing_that_ends_half_way_says_how_far_it_came(make: Make) -> None:
+    """No room for dirty zeros: some of the range reads as zeros, the rest as before. [K13, 2.7, 2.17]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, "256KiB", **THROTTLED)
+    rig.backend.gate("write_from", times=99)
+    file = rig.open("r+b")
+    with pytest.raises(BlockingIOError) as caught:
+        file.zero_range(100, 60 * PAGE)
+    assert 0 < caught.value.characters_written < 60 * PAGE
+    assert file.pread(64 * PAGE, 0) == zeroed(content, 100, caught.value.characters_written)
+
+
+def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> None:
+    """The backend made its part, and there was no room for the zeros behind what it has. [K13, 2.17]"""
+    rig = make({KEY: CONTENT}, "256KiB", limits={"punch": True}, **THROTTLED)
+    rig.backend.gate("write_from", times=99)
+    file = rig.open("r+b")
+    file.pwrite(b"tail", 60 * PAGE)
+    with pytest.raises(BlockingIOError) as caught:
+        file.punch_hole(4 * PAGE, 60 * PAGE)
+    done = caught.value.characters_written
+    assert 4 * PAGE < done < 56 * PAGE
+    assert rig.backend.written(KEY) == zeroed(CONTENT, 4 * PAGE, 4 * PAGE)
+    assert file.pread(64 * PAGE, 0) == CONTENT[: 4 * PAGE] + bytes(56 * PAGE) + b"tail"
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "done"),
+    [("refused", errno.EACCES, 0), ("answer lost", errno.ECONNRESET, 2 * PAGE), ("commit", errno.EACCES, 2 * PAGE)],
+)
+def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, error: int, done: int) -> None:
+    """Nothing after a refusal; all of it where nobody knows, which is published, and after a failed commit. [K13]"""
+    rig = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE)
+    file = rig.open("r+b")
+    if what == "answer lost":
+        rig.backend.after = OSError(error, "cable pulled")
+    else:
+        rig.backend.fault("punch_hole" if what == "refused" else "commit", OSError(error, "no"))
+    with pytest.raises(OSError) as caught:
+        file.punch_hole(PAGE, 2 * PAGE)
+    rig.backend.after = None
+    assert caught.value.errno == error
+    assert caught.value.characters_written == done  # type: ignore[attr-defined]
+    assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
 
 
 def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
