@@ -199,7 +199,7 @@ class CacheConfig:
         gil_release: copies of at least this size release the GIL.
         retry: what happens after a failed backend call.
         exit_timeout: seconds for writing back at interpreter exit.
-        stall_warn: seconds without a completion after which an event and a log line say so.
+        stall_warn: seconds without a completion, or of one call of a name, after which an event and a log line say so.
         poison: overwrite freed frames and revoked backend buffers (debugging).
     """
 

@@ -145,10 +145,10 @@ def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> None:
         return
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
     if rollback is not None and inode.engine.limits().commit_on_close and inode.native.pass_idle():
-        _within(volume, rollback, deadline)
+        _within(volume, rollback, "rollback", deadline)
 
 
-def _within(volume: Volume, call: Callable[[], object], deadline: Deadline) -> None:
+def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Deadline) -> None:
     """A call whose outcome changes nothing any more: on a thread of the volume, waited for until the deadline."""
 
     def alive() -> None:
@@ -156,7 +156,7 @@ def _within(volume: Volume, call: Callable[[], object], deadline: Deadline) -> N
             raise TimeoutError
 
     with contextlib.suppress(OSError):
-        volume.engine.runner.submit(NAMES, Job(volume.engine.park, call)).wait(alive)
+        volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what)).wait(alive)
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
@@ -190,7 +190,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
             close()
 
     if _quiet(volume, inodes, deadline):
-        _within(volume, close_all, deadline)
+        _within(volume, close_all, "close", deadline)
     stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
     volume.cache.forget(volume)
     if not stopped:

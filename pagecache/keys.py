@@ -76,7 +76,7 @@ class BusyKeys:
             finally:
                 self.free(wanted, done)
 
-        job = Job(self._engine.park, run)
+        job = Job(self._engine.park, run, what=what, key=keys[0])
         try:
             self._claim_all(wanted, done)
             within(lambda: self._engine.run(job, keys[0]))

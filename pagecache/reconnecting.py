@@ -77,7 +77,7 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
     opened: dict[Inode, _Opened] = {}
     try:
         for inode in inodes:
-            job = Job(volume.engine.park, partial(_open, backend, inode), _close)
+            job = Job(volume.engine.park, partial(_open, backend, inode), _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
             found = job.wait(check_attached)

@@ -165,7 +165,8 @@ class EngineFile:
         """
         if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
             return None
-        return self.volume.runner.submit(NAMES, Job(self.volume.park, self._read_version))
+        job = Job(self.volume.park, self._read_version, what="stat", key=self.key)
+        return self.volume.runner.submit(NAMES, job)
 
     def _read_version(self) -> None:
         """What storage says while nothing of ours changes it is our own doing."""

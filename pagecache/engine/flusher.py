@@ -153,13 +153,20 @@ class Flusher:
         return delay
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
-        """Say once when nothing has ended for too long while calls run; returns the seconds until the next look."""
+        """Say once when no call that carries bytes has ended for too long while some run, and for each other call (of a
+        name, a truncate) that hangs, which one it is. Returns the seconds until the next look.
+        """
         limit = volume.cache.config.stall_warn
         stalled, left = volume.stall.look(pressure, now, limit)
         if stalled:
             log.warning("%s: %d calls run, and none has ended for %g seconds", volume.name, pressure.running, limit)
             volume.emit("stalled")
-        return left
+        hung, soon = volume.runner.hung(now, limit)
+        for job in hung:
+            of = "" if job.key is None else f" of {job.key!r}"
+            log.warning("%s: %s%s has run for %g seconds and has not ended", volume.name, job.what, of, limit)
+            volume.emit("stalled", job.key)
+        return min(left, soon)
 
     def _end(self, cache: EngineCache, now: float) -> None:
         """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""

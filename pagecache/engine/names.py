@@ -30,7 +30,7 @@ class NameCall:
         self.covers = covers
         self.submitted = False
         self.error: OSError | None = None
-        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self))
+        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync")
 
 
 class NameSync:

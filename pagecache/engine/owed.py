@@ -78,7 +78,8 @@ class Owed:
             elif file.native.in_old_hands():
                 volume.park.wait("inode", file.native.address, seq, SLICE)
             else:
-                volume.runner.submit(COMMIT, Job(volume.park, self.pay_now)).wait(lambda: volume.check_alive(file.key))
+                job = Job(volume.park, self.pay_now, what="truncate", key=file.key)
+                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
 
     def pay_now(self) -> None:
         """The calls, on a thread of the volume, by who knows that no call left behind runs."""

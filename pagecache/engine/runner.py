@@ -6,7 +6,8 @@ be started from an exit hook), and do one thing: ask CORE for the next piece of 
 of its own volume and nobody else's.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
-what is most urgent. The caller waits; when he is interrupted the job still runs, and what it made is undone.
+what is most urgent. The caller waits; when he is interrupted the job still runs, and what it made is undone. CORE
+counts calls that carry bytes, and commits; which jobs run is known here, for the flusher, who names one that hangs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .. import native
+from ..errors import Key
 from ..native import NativeVolume
-from .park import SLICE, Park
+from .park import SLICE, Clock, Park
 
 __all__ = ["Job", "ThreadRunner"]
 
@@ -30,9 +32,20 @@ IDLE = 60.0
 
 
 class Job(Generic[T]):
-    """One call of the engine's, run by a thread of the volume."""
+    """One call of the engine's, run by a thread of the volume; `what` and `key` say which, should it hang."""
 
-    def __init__(self, park: Park, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> None:
+    def __init__(
+        self,
+        park: Park,
+        call: Callable[[], T],
+        undo: Callable[[T], None] | None = None,
+        *,
+        what: str = "call",
+        key: Key | None = None,
+    ) -> None:
+        self.what = what
+        self.key = key
+        self.told = False  # that it hangs
         self._call = call
         self._undo = undo
         self._done = park.signal()
@@ -102,12 +115,14 @@ class Job(Generic[T]):
 class ThreadRunner:
     """Daemon threads that work for one volume until it stops."""
 
-    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park) -> None:
+    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock) -> None:
         self._volume = volume
         self._park = park
+        self._clock = clock
         self._name = name
         self._era = 0
         self._jobs: dict[int, deque[Job[object]]] = {native.COMMIT: deque(), native.NAMES: deque()}
+        self._running: dict[Job[object], float] = {}  # since when
         self._threads: list[threading.Thread] = []
         self._start(threads)
 
@@ -141,7 +156,22 @@ class ThreadRunner:
             return  # counted twice: see below
         if jobs:
             self._volume.push_job(cls)  # an interrupt may have struck between a job's place and its count
-        job.run()
+        self._running[job] = self._clock.now()
+        try:
+            job.run()
+        finally:
+            del self._running[job]
+
+    def hung(self, now: float, limit: float) -> tuple[list[Job[object]], float]:
+        """Jobs that have run for `limit` seconds, each only once, and when to look again. For the flusher."""
+        found, left = [], limit
+        for job, since in list(self._running.items()):
+            if since + limit > now:
+                left = min(left, since + limit - now)
+            elif not job.told:
+                job.told = True
+                found.append(job)
+        return found, left
 
     def submit(self, cls: int, job: Job[T]) -> Job[T]:
         self._jobs[cls].append(job)  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ class _Change:
         file, volume = self._file, self._file.volume
         attempts, since, began = 0, volume.clock.now(), volume.reconnects
         while True:
-            job = Job(volume.park, lambda: self.begin(op))
+            job = Job(volume.park, lambda: self.begin(op), what=self._step.method, key=file.key)
             try:
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key, began))
             except Exception as error:

@@ -87,7 +87,7 @@ class EngineVolume:
         self.park = park or Park()
         self.random = (rng or random.Random()).random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
-        self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park)
+        self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park, self.clock)
         self.aborted = False
         self.seals = 0
         self.abort_reason: BaseException | None = None
@@ -161,7 +161,7 @@ class EngineVolume:
         waiting.
         """
         self.check_reentry(what, key)
-        return self.run(Job(self.park, call, undo), key)
+        return self.run(Job(self.park, call, undo, what=what, key=key), key)
 
     def run(self, job: Job[T], key: Key | None = None) -> T:
         """Have a job done by a thread of the volume, and wait for it."""
@@ -170,7 +170,7 @@ class EngineVolume:
         self.runner.submit(core.NAMES, job)
         return job.wait(lambda: self.check_alive(key, began))
 
-    def post(self, call: Callable[[], object]) -> None:
+    def post(self, call: Callable[[], object], what: str) -> None:
         """Have a call of the backend made on a thread of the volume; nobody waits for it."""
 
         def run() -> None:
@@ -179,7 +179,7 @@ class EngineVolume:
             except Exception:
                 log.exception("%s: a call that nobody waits for failed", self.name)
 
-        self.runner.submit(core.NAMES, Job(self.park, run))
+        self.runner.submit(core.NAMES, Job(self.park, run, what=what))
 
     def sleep(self, file: EngineFile, seconds: float) -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""
@@ -281,7 +281,7 @@ class EngineVolume:
 
     def close_later(self, backend_file: BackendFile | None) -> None:
         if getattr(backend_file, "close", None) is not None:
-            self.post(lambda: close_backend_file(backend_file))
+            self.post(lambda: close_backend_file(backend_file), "close")
 
     # -- tickets, events
 

@@ -440,6 +440,51 @@ def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, c
     assert events == []
 
 
+NAME_CALLS: dict[str, Callable[[Rig, str], object]] = {
+    "open": lambda rig, key: rig.open(key=key),
+    "stat": lambda rig, key: rig.volume.stat(key),
+    "remove": lambda rig, key: rig.volume.remove(key),
+    "rename": lambda rig, key: rig.volume.rename(key, "another"),
+    "truncate": lambda rig, key: rig.open(key=key).truncate(10),
+    "list": lambda rig, key: [*rig.volume.list()],
+}
+
+
+@pytest.mark.parametrize("call", NAME_CALLS)
+def test_a_call_of_a_name_that_hangs_is_named(
+    make: Make, clock: HandClock, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    """Once for each call, though other calls end meanwhile; quick ones are not told. [2.24, 2.27]"""
+    rig = make({KEY: bytes(64 * PAGE), "one": b"1", "two": b"2"}, stall_warn=10.0, flush_interval=1.0)
+    events: list[Event] = []
+    rig.cache.subscribe(events.append)
+    file = rig.open()
+    expected: list[tuple[str, str, str | None]] = []
+    lines: list[str] = []
+    for key in ("one", "two"):
+        gate = rig.backend.gate(call)
+        task = Task(NAME_CALLS[call], rig, key)
+        gate.wait_entered()
+        after_a_look(rig.cache)
+        clock.advance(9.9)
+        file.pread(PAGE, 10 * len(lines) * PAGE)
+        after_a_look(rig.cache)
+        assert len(events) == len(expected)
+        expected.append(("stalled", "volume", None if call == "list" else key))
+        of = "" if call == "list" else f" of {key!r}"
+        lines.append(f"volume: {call}{of} has run for 10 seconds and has not ended")
+        with caplog.at_level(logging.WARNING, "pagecache"):
+            clock.advance(0.2)
+            eventually(lambda: len(events) == len(expected))
+            clock.advance(100.0)
+            after_a_look(rig.cache)
+            after_a_look(rig.cache)
+        assert [(event.kind, event.volume, event.key) for event in events] == expected
+        assert [record.getMessage() for record in caplog.records] == lines
+        gate.open()
+        task.result()
+
+
 # ---------------------------------------------------------------------------------------------- everything at once
 
 
