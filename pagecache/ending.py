@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import lifetimes
 from .backends.protocol import close_backend_file
-from .engine.park import Deadline
+from .engine.park import Deadline, deadline_error
 from .engine.runner import Job
 from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
@@ -126,12 +126,12 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     for inode in inodes:
         if not inode.native.has_local():
             continue
+        forgotten = not volume.engine.aborted and _roll_back(volume, inode, deadline)
         if volume.engine.aborted:
             ranges = inode.native.local_ranges() or [(inode.native.size, 0)]
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
         else:
-            _roll_back(volume, inode, deadline)
-            entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None)
+            entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)
         with volume.names:
             inode.record_loss(entries, seen=True)
         if inode not in volume.orphans:
@@ -139,24 +139,39 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     return lost
 
 
-def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> None:
-    """What was uploaded and is never to be published shall not stay behind; who abandons sees to it himself."""
+def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
+    """What was uploaded and is never to be published shall not stay behind; who abandons sees to it himself. Whether
+    the backend was asked; where it does not answer before the deadline, the volume is aborted.
+    """
     if inode.engine.abandoned:
-        return
+        return False
     rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-    if rollback is not None and inode.engine.limits().commit_on_close and inode.native.pass_idle():
+    if rollback is None or not inode.engine.limits().commit_on_close or not inode.native.pass_idle():
+        return False
+    try:
         _within(volume, rollback, "rollback", deadline)
+    except TimeoutError as error:
+        volume.engine.abort(error)
+    return True
 
 
 def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Deadline) -> None:
-    """A call whose outcome changes nothing any more: on a thread of the volume, waited for until the deadline."""
+    """A call whose outcome changes nothing any more: on a thread of the volume.
+
+    Raises:
+        TimeoutError: it has not ended before the deadline.
+    """
 
     def alive() -> None:
         if deadline.passed():
-            raise TimeoutError
+            raise deadline_error(what)
 
-    with contextlib.suppress(OSError):
-        volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what)).wait(alive)
+    job = Job(volume.engine.park, call, what=what)
+    try:
+        volume.engine.runner.submit(NAMES, job).wait(alive)
+    except OSError as error:
+        if error is not job.error:
+            raise
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
@@ -190,7 +205,8 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
             close()
 
     if _quiet(volume, inodes, deadline):
-        _within(volume, close_all, "close", deadline)
+        with contextlib.suppress(TimeoutError):
+            _within(volume, close_all, "close", deadline)
     stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
     volume.cache.forget(volume)
     if not stopped:

@@ -207,8 +207,12 @@ def unname(volume: Volume, canonical: Key) -> None:
         bury(volume, inode)
 
 
-def drop_local(volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True) -> list[LostRange]:
-    """Give up what is local. `cut`: the backend too, where a tail goes that it may have stored in part."""
+def drop_local(
+    volume: Volume, inode: Inode, start: int, end: int, *, cut: bool = True, forgotten: bool = False
+) -> list[LostRange]:
+    """Give up what is local. `cut`: the backend too, where a tail goes that it may have stored in part. `forgotten`: it
+    was rolled back already.
+    """
     lost: list[LostRange] = []
-    inode.native.run(TOKEN, "drop_local", (start, end, lost, cut))
+    inode.native.run(TOKEN, "drop_local", (start, end, lost, cut, forgotten))
     return lost

@@ -21,7 +21,7 @@ from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import issuer, reader, sizes, staging, throttle
-from .owed import Owed
+from .owed import Owed, Step
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
 
@@ -223,34 +223,20 @@ class EngineFile:
             self.version_stale = True
             self.own_changes += 1
 
-    def give_up(self, start: int = 0, end: int = END) -> list[LostRange]:
-        """What is local in a range is gone; the token is held. A backend that keeps what it acknowledged aside has it
-        still: it forgets all of that, and what is left of it here is sent again (contract 2.19).
-
-        Raises:
-            Missing: it keeps bytes of the rest that are not in memory. Nothing is given up.
+    def lie_over(self, stored: int | None) -> None:
+        """The backend has forgotten what it had acknowledged, and has `stored` bytes (None: nobody knows, so that it is
+        owed too): all of it is dirty again, and truncates are owed. The token is held.
         """
-        forgets = hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end)
-        if forgets:
-            staging.recall(self, start, end)
-        lost = self.drop(start, end)
-        if forgets:
-            staging.recall(self)
-            self.roll_back()
-        return lost
-
-    def roll_back(self) -> None:
-        """The backend forgets what is not committed; it is dirty again, truncates are owed. The token is held."""
-        backend_file: Any = self.opened()
         size, lowest = self.native.size, self.native.undone()["lowest"]
-        backend_file.rollback()
-        stored = backend_file.stat().size
-        forgotten = lowest >= stored
-        if not forgotten:
-            backend_file.truncate(lowest)
-            backend_file.truncate(size)
-            stored = size
-        self.native.rebase(stored, forgotten)
+        if stored is not None and lowest >= stored:
+            self.native.rebase(stored, True)
+            return
+        if stored is None:
+            self.owed.add(Step("rollback", ()))
+            self.native.set_uncommitted()
+        for length in sorted({min(lowest, size), size}):
+            self.owed.add(Step("truncate", (length,)))
+        self.native.rebase(size, False)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

@@ -17,7 +17,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..native import COMMIT
 from .park import SLICE
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..backends.protocol import BackendFile
     from .file import EngineFile
 
-__all__ = ["Owed", "Step"]
+__all__ = ["Owed", "Rollback", "Step"]
 
 
 class Step(NamedTuple):
@@ -38,6 +38,22 @@ class Step(NamedTuple):
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
+
+
+class Rollback:
+    """The backend forgets what it acknowledged and has not committed. `stored`: the size of what it has then."""
+
+    method = "rollback"
+
+    def __init__(self) -> None:
+        self.done = False
+        self.stored = 0
+
+    def call(self, backend_file: BackendFile) -> None:
+        forgetful: Any = backend_file
+        forgetful.rollback()
+        self.done = True
+        self.stored = backend_file.stat().size
 
 
 class Owed:

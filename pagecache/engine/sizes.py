@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackendError, LostRange
 from ..native import COMMIT, END, Op
-from .owed import Step
+from . import staging
+from .owed import Rollback, Step
 from .retryer import Parked, decide, errno_of, is_transient
 from .runner import Job
 
@@ -60,7 +61,7 @@ def _refused(error: BaseException) -> bool:
 class _Change:
     """One change of storage, tried until done or given up. `perhaps_done`: the backend may have carried it out."""
 
-    def __init__(self, file: EngineFile, step: Step) -> None:
+    def __init__(self, file: EngineFile, step: Step | Rollback) -> None:
         self._file = file
         self._step = step
         self._lock = threading.Lock()  # between the thread that calls and the one that may stop waiting
@@ -167,12 +168,38 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
         raise
 
 
-def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool]) -> None:
-    """Give up what is local in a range; the token keeps passes and commits out."""
-    start, end, lost, cut = extent
-    lost.extend(self.give_up(start, end))
+def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
+    """Give up what is local in a range; the token keeps passes and commits out.
+
+    A backend that keeps what it acknowledged aside has it still: it forgets all of that first, unless it has been told
+    (`forgotten`), and what is left of it here is sent again (contract 2.19).
+
+    Raises:
+        Missing: it keeps bytes of the rest that are not in memory. OSError: it did not forget. Nothing is given up.
+    """
+    start, end, lost, cut, forgotten = extent
+    if not forgotten and hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end):
+        lost.extend(_drop_acknowledged(self, op, start, end))
+    else:
+        lost.extend(self.drop(start, end))
     if cut and lost and self.native.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
         _cut_tail(self, op)
+
+
+def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
+    staging.recall(file, start, end)
+    rollback = Rollback()
+    change = _Change(file, rollback)
+    try:
+        change.run(op)
+        lost = file.drop(start, end)
+        staging.recall(file)
+        file.lie_over(rollback.stored)
+    except BaseException:
+        if change.leave() or rollback.done:
+            file.lie_over(None)
+        raise
+    return lost
 
 
 def _cut_tail(file: EngineFile, op: Op) -> None:

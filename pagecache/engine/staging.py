@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..backends.protocol import BackendFile
 from ..errors import BackendError, LostRange, PageCacheError
 from ..native import Op
+from .owed import Rollback
 from .park import SLICE
 from .retryer import is_transient
 
@@ -100,7 +101,9 @@ def _begin_anew(file: EngineFile) -> None:
     """After a loss, with the token held: what else was acknowledged is sent again."""
     if file.native.usage()["staged"]:
         lose(file, _stored_size(file), committing=True)  # of calls that were on their way when the loss was found
-    file.roll_back()
+    rollback = Rollback()
+    rollback.call(file.opened())
+    file.lie_over(rollback.stored)
     _allow(file, stages=True)
 
 

@@ -12,6 +12,7 @@ import pytest
 from pagecache import CachedFile, ShutdownError, Volume
 
 from .backends import Gate, short
+from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
@@ -123,6 +124,16 @@ def busy_name(make: Make) -> Stuck:
     return Stuck(rig, file, gates, [helper])
 
 
+def hung_rollback(make: Make) -> Stuck:
+    """A discard of uploaded bytes has the backend forget them, and that hangs."""
+    rig = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable)
+    return Stuck(rig, file, [rig.backend.gate("rollback", times=9)], [])
+
+
 def dirty(file: CachedFile) -> None:
     file.pwrite(b"dirty", 0)
 
@@ -143,6 +154,7 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (hanging("commit", dirty), "a commit", ("fsync", "sync", "cache.sync", "ticket", "invalidate", "punch_hole")),
     (hanging("truncate"), "its truncate", ("truncate", "volume.truncate")),
     (hanging("punch_hole"), "its hole", ("punch_hole",)),
+    (hung_rollback, "its rollback", ("discard",)),
     (hanging("open"), "open", ("create", "volume.truncate")),
     (hanging("file_stat"), "stat of an open object", ("open", "stat")),
     (hanging("stat"), "stat", ("exists",)),
