@@ -467,9 +467,10 @@ class NativeInode:
         """Whether anything of the range is acknowledged and not committed."""
         return bool(_lib.pc_acknowledged(self._i, pos, end))
 
-    def first_staged(self) -> int | None:
-        pos = int(_lib.pc_staged_first(self._i))
-        return None if pos == END else pos
+    def staged_from(self, pos: int) -> tuple[int, int] | None:
+        """The first staged bytes at `pos` or behind it, [start, end)."""
+        found = _ffi.new("uint64_t[2]")
+        return (int(found[0]), int(found[1])) if _lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
     def staged_lost(self, stored: int, committing: bool) -> list[tuple[int, int]] | None:
         """What was staged is gone: the ranges that memory has not. None: a commit runs that is not the caller's."""

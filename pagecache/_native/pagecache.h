@@ -253,7 +253,7 @@ size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
 bool pc_mirror_spoiled(struct pc_inode *i);
 size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, uint64_t *ranges, size_t n);
 int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uint64_t *ranges, size_t n);
-uint64_t pc_staged_first(struct pc_inode *i);
+bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
 bool pc_staged_has(struct pc_inode *i, uint64_t pos);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);

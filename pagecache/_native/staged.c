@@ -286,14 +286,18 @@ bool pc_staged_has(struct pc_inode *i, uint64_t pos)
 	return pc_staged_source(i, pos, pos + 1, &stop);
 }
 
-/* One byte that is staged; UINT64_MAX: there is none. */
-uint64_t pc_staged_first(struct pc_inode *i)
+/* The first staged bytes at `from` or behind it: [*pos, *end). Return: false: there are none. */
+bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end)
 {
-	struct pc_range r = {.pos = UINT64_MAX};
+	struct pc_range r;
 	pc_inode_leaf_lock(i);
-	pc_staged_next(i, 0, &r);
+	bool found = pc_staged_next(i, from, &r);
 	pc_inode_leaf_unlock(i);
-	return r.pos;
+	if (found) {
+		*pos = pc_max(r.pos, from);
+		*end = r.end;
+	}
+	return found;
 }
 
 /* ---------------------------------------------------------------- back to memory */

@@ -124,11 +124,11 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     """Acknowledged bytes are dirty again, all of them unless the backend says that it kept them; and failed where
     another try would not help (contract 2.16.4).
     """
+    error = (not op.stopped and staging.commit_lost(file, op, error)) or error
     if _late(file, op):
         return
     volume = file.volume
     now = volume.clock.now()
-    error = staging.commit_lost(file, error) or error
     local = file.native.local_ranges()
     kept = bool(getattr(error, "kept", False))
     parked = bool(local) and not kept and not is_transient(error)

@@ -144,16 +144,30 @@ def reading_back(file: EngineFile, call: Callable[[], T]) -> T:
     return call()
 
 
-def commit_lost(file: EngineFile, error: BaseException) -> BackendError | None:
+def commit_lost(file: EngineFile, op: Op, error: BaseException) -> BackendError | None:
     """A commit failed: because what was staged is gone? Then it is to be tried again without that."""
-    pos = file.native.first_staged() if gone(error) else None
-    if pos is None:
+    if not gone(error) or not _lacks(file, op):
         return None
-    try:
-        if file.read_staged(pos, (memoryview(bytearray(1)),)) > 0:
-            return None
-    except OSError as found:
-        if not gone(found):
-            return None
     give_up(file, committing=True)
     return BackendError(errno.EAGAIN, f"staged data was lost: {error}", retry=True, retry_after=0.0)
+
+
+def _lacks(file: EngineFile, op: Op) -> bool:
+    """Whether anything of what is staged is gone. It is kept by write unit, so one may be and its neighbours not: one
+    byte of each is read, which is every byte where a unit is one. Any other error leaves it open.
+    """
+    unit = int(file.limits().write_unit)
+    room = memoryview(bytearray(1 if unit > 1 else min(int(file.limits().max_read), RECALL_STEP)))
+    read_staged, pos = file.read_staged, 0
+    while (found := file.native.staged_from(pos)) is not None:
+        pos, end = found
+        try:
+            done = read_staged(pos, (room[: end - pos],))
+        except OSError as lost:
+            return gone(lost) and not op.stopped
+        if op.stopped:
+            return False  # an abort: whoever goes on with the file looks for himself
+        if done <= 0:
+            return True
+        pos += unit - pos % unit if unit > 1 else done
+    return False

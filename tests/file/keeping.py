@@ -137,6 +137,12 @@ class KeepingBackend(RecordingBackend):
             self.lost = True
             self.forget_uncommitted(self.objects[key])
 
+    def lose_part(self, key: Key, offset: int, length: int) -> None:
+        """Some of what is staged is gone."""
+        with self.lock:
+            self.lost = True
+            self.marks[self.objects[key]][offset : offset + length] = bytes(length)
+
     def staged(self, key: Key) -> int:
         with self.lock:
             return sum(self.marks.get(self.objects[key], b""))

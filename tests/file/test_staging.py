@@ -247,6 +247,48 @@ def test_a_lost_staging_is_told_once_and_spares_what_is_in_memory(make: Make) ->
     assert rig.backend.committed(KEY) == base[: 4 * PAGE] + content[4 * PAGE : 5 * PAGE] + base[5 * PAGE :]
 
 
+@pytest.mark.parametrize(
+    ("limits", "dirty_limit", "probes"),
+    [({}, 1, {2}), ({"max_read": 5 * PAGE}, 1, {4}), ({"write_unit": 2 * PAGE}, 4, {6, 7})],  # one may be unstable
+)
+def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
+    make: Make, limits: dict[str, Any], dirty_limit: int, probes: set[int]
+) -> None:
+    """Its first byte is there, and it cannot be published all the same: a loss, and not an error for ever. [2.23]"""
+    base, content = pattern(20 * PAGE, 9), pattern(20 * PAGE)
+    rig = keeping(make, {KEY: base}, limits, dirty_background=0.0, dirty_limit=dirty_limit / 64)
+    file = rig.open("r+b")
+    stage_all(rig, file, content)
+    rig.volume.drop_clean(KEY)
+    before = staged(file)
+    backend_of(rig).lose_part(KEY, 12 * PAGE + (50 if not limits else 0), PAGE)
+    rig.backend.fault("commit", FileNotFoundError(errno.ENOENT, "an upload is gone"))
+    with pytest.raises(DataLossError) as told:
+        file.fsync()
+    assert sum(lost.length for lost in told.value.ranges) == before > 16 * PAGE
+    assert len(rig.backend.seen("read_staged")) in probes
+    file.fsync()
+    expected = bytearray(content)
+    for lost in told.value.ranges:
+        expected[lost.offset : lost.offset + lost.length] = base[lost.offset : lost.offset + lost.length]
+    assert rig.backend.committed(KEY) == expected
+    assert file.pread(20 * PAGE, 0) == expected
+
+
+def test_a_commit_that_misses_something_else_loses_nothing_that_is_staged(make: Make) -> None:
+    """ENOENT, and all of it is readable: the error of a commit, and the next one takes it. [K1, 2.23]"""
+    content = pattern(20 * PAGE)
+    rig = keeping(make, {KEY: b""}, dirty_background=0.0, dirty_limit=1 / 64)
+    file = rig.open("r+b")
+    stage_all(rig, file, content)
+    rig.volume.drop_clean(KEY)
+    rig.backend.fault("commit", FileNotFoundError(errno.ENOENT, "no such bucket"))
+    with pytest.raises(CommitError, match="no such bucket"):
+        file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+
+
 def test_a_lost_tail_takes_the_size_with_it(make: Make) -> None:
     rig = keeping(make, {KEY: pattern(PAGE)}, dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("r+b")
