@@ -20,15 +20,18 @@ from collections.abc import Callable
 import pytest
 
 from ..backends.protocol import Backend, BackendFile
-from .conformance_base import content, read, supported, together, transfer, write
+from .conformance_base import content, read, supported, together, write
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
+from .conformance_staged import StagedPromises
 
 __all__ = ["BackendConformance"]
 
 
-class BackendConformance(NamePromises, BytePromises):
-    """Subclass it and define `make_backend`; `make_key` too where keys are not text."""
+class BackendConformance(NamePromises, BytePromises, StagedPromises):
+    """Subclass it and define `make_backend`; `make_key` too where keys are not text, and `fail_commit` where a backend
+    that stages can be made to fail a commit.
+    """
 
     # --------------------------------------------------------------------------------------- commit
 
@@ -91,20 +94,6 @@ class BackendConformance(NamePromises, BytePromises):
         file.rollback()
         file.commit()
         assert read(backend, opened(0), 0, 10) == b"old"
-
-    def test_staged_bytes_are_readable_and_committed(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
-        file = opened(0, b"")
-        if not hasattr(file, "stage"):
-            pytest.skip("no stage")
-        data, back = content(2 * unit, 15), bytearray(2 * unit)
-        transfer(backend, file, "stage", 0, memoryview(data))
-        transfer(backend, file, "read_staged", 0, memoryview(back))
-        assert back == data
-        write(backend, file, 2 * unit, b"tail")
-        file.commit()
-        assert read(backend, opened(0), 0, 3 * unit) == data + b"tail"
 
     def test_sync_after_everything(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"content")

@@ -43,7 +43,7 @@ def supported(call: Callable[[], Any]) -> Any:
 def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: memoryview) -> int:
     """Move bytes as the cache does; returns how many, which is fewer only where a read met the end."""
     limits, done = limits_of(backend, file), 0
-    boundary, most = int(limits.boundary), int(limits.max_write if verb != "read_into" else limits.max_read)
+    boundary, most = int(limits.boundary), int(limits.max_read if verb.startswith("read") else limits.max_write)
     while done < len(data):
         at = offset + done
         room = min(most, boundary - at % boundary) if boundary else most

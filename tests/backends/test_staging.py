@@ -23,12 +23,18 @@ class Checked(StagingBackend):
         assert self.violations == []
 
 
-class TestStaging(BackendConformance):
+class FailingCommits(BackendConformance):
+    def fail_commit(self, backend: Backend) -> None:
+        assert isinstance(backend, StagingBackend)
+        backend.fail_commits()
+
+
+class TestStaging(FailingCommits):
     def make_backend(self, tmp_path: Path) -> Backend:
         return Checked(tmp_path)
 
 
-class TestStagingOfUnits(BackendConformance):
+class TestStagingOfUnits(FailingCommits):
     def make_backend(self, tmp_path: Path) -> Backend:
         return Checked(tmp_path, write_unit="4KiB", read_back=False)
 

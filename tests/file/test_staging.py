@@ -271,7 +271,7 @@ def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
     expected = bytearray(content)
     for lost in told.value.ranges:
         expected[lost.offset : lost.offset + lost.length] = base[lost.offset : lost.offset + lost.length]
-    assert rig.backend.committed(KEY) == expected
+    assert rig.backend.committed(KEY) == bytes(expected)
     assert file.pread(20 * PAGE, 0) == expected
 
 
