@@ -95,6 +95,8 @@ def check_mirror(backend: Any, mirror: Any) -> None:
         raise ValueError("mirror: it is the backend itself; a second copy needs a second place")
     unit = int(mirror.limits.write_unit)
     if unit != 1:
-        raise ValueError(f"mirror: write_unit {unit} is not 1; a mirror gets single bytes, never what lies beside them")
+        raise ValueError(
+            f"mirror: write_unit {unit} is not 1; a mirror gets the bytes that are written back, never what lies beside them"
+        )
     if mirror.limits.read_only:
         raise ValueError("mirror: it is read-only")

@@ -21,7 +21,11 @@ PRELUDE = """
     from pagecache import PageCache, Backend
     from pagecache.backends import MemoryBackend, DirectoryBackend
 
-    never = threading.Event()
+    never, entered = threading.Event(), threading.Event()
+
+    def hang(*args):
+        entered.set()
+        never.wait()
 
     class Hung(MemoryBackend):
         '''Calls of one kind do not come back.'''
@@ -33,18 +37,18 @@ PRELUDE = """
             class File:
                 def __getattr__(self, name):
                     if name in hung:
-                        return lambda *args: never.wait()
+                        return hang
                     return getattr(inner, name)
                 def close(self):
                     if "file_close" in hung:
-                        never.wait()
+                        hang()
             return File()
         def sync(self):
             if "sync" in self.hung:
-                never.wait()
+                hang()
         def close(self):
             if "close" in self.hung:
-                never.wait()
+                hang()
 
     def attach(*hung, name="volume", **config):
         global cache
@@ -88,7 +92,7 @@ def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
         ("write_from", "file.fsync()"),
         ("commit", "file.fsync()"),
         ("truncate", "file.truncate(3)"),
-        ("sync", "cache.sync()"),
+        ("sync", "(volume.open('made', 'wb').close(), cache.sync())"),  # without a new name it makes no call
         ("stat", "volume.stat('thefile')"),
     ],
 )
@@ -106,7 +110,7 @@ def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: st
         file = volume.open("thefile", "r+b", keep_cache=True)
         file.pwrite(b"x" * 5000, 4096)
         threading.Thread(target=lambda: {call}, daemon=True).start()
-        time.sleep(0.2)
+        assert entered.wait(30)
         sys.exit(6)
     """
     done = run(body, tmp_path)

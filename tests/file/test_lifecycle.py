@@ -440,12 +440,14 @@ def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
 
 
 HUNG = """
+    entered = threading.Event()
     class Hung(MemoryBackend):
         def open(self, key, **options):
             file = super().open(key, **options)
             class File:
                 stat, read_into, truncate, commit = file.stat, file.read_into, file.truncate, file.commit
                 def write_from(self, offset, buffers):
+                    entered.set()
                     threading.Event().wait()
             return File()
     cache = PageCache("1MiB", exit_timeout=0.5, flush_interval=3600, dirty_expire=3600)
@@ -497,7 +499,8 @@ def test_exit_publishes_nothing_in_its_writers_name(tmp_path: Path, handle: str)
 def test_exit_while_a_call_hangs(tmp_path: Path) -> None:
     """The flusher is inside a call that never returns. [T-52]"""
     done = script(
-        textwrap.dedent(HUNG) + "threading.Thread(target=file.fsync, daemon=True).start()\ntime.sleep(0.2)\n", tmp_path
+        textwrap.dedent(HUNG) + "threading.Thread(target=file.fsync, daemon=True).start()\nassert entered.wait(30)\n",
+        tmp_path,
     )
     assert done.returncode == 0
     assert "lostfile" in done.stderr

@@ -219,7 +219,7 @@ STORE = """
         ("", 0),
         ("sys.exit(4)", 4),
         ("1 / 0", 1),
-        ("del file; gc.collect(); time.sleep(0.2)", 0),
+        ("del file; gc.collect()\nwhile volume.inodes['halfway'].handles: time.sleep(0.001)", 0),
         ("with cache:\n    1 / 0", 1),
     ],
 )
