@@ -96,7 +96,7 @@ def check_mirror(backend: Any, mirror: Any) -> None:
     unit = int(mirror.limits.write_unit)
     if unit != 1:
         raise ValueError(
-            f"mirror: write_unit {unit} is not 1; a mirror gets the bytes that are written back, never what lies beside them"
+            f"mirror: write_unit {unit} is not 1; a mirror gets what is written back, never what lies beside it"
         )
     if mirror.limits.read_only:
         raise ValueError("mirror: it is read-only")
