@@ -18,7 +18,8 @@ Both map the number of a unit to its content, which ends where the object ends a
 Units that become short, or were, are kept in `_own` as well: of those a failed commit leaves zeros, or less or more
 than was encoded. A backend with `commit_on_close` may even answer reads with what was last committed, cut and extended
 as it is now, and then `_own` is what is read. Where such a backend cannot read back a unit that we have to change
-(`_sent` tells), the next commit fails once, so that the cache sends everything again.
+(`_sent` tells), the next commit fails once, so that the cache sends everything again. What was staged (`_staged`) is
+read back from there, and staged again: neither commits that fail nor the cache's own reads then miss it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class TransformFile(BackendFile):
         self._own: dict[int, bytes] = {}
         self._owed: dict[int, bytes] = {}
         self._sent: dict[int, int] = {}  # commit_on_close: units since the last commit, with a checksum of their slot
+        self._staged: set[int] = set()
         self._resend = False
 
     def __getattr__(self, name: str) -> Any:
@@ -111,8 +113,7 @@ class TransformFile(BackendFile):
         with going:
             self._changes.begin(0, EVERYTHING, going)  # who has read what was there before reads again
             self._know_size(None)
-            for known in (self._own, self._owed, self._sent):
-                known.clear()
+            self._forget(0, EVERYTHING)
         return version
 
     @property
@@ -133,8 +134,7 @@ class TransformFile(BackendFile):
         with going:
             self._changes.begin(0, EVERYTHING, going)
             self._optional("rollback")()
-            for known in (self._own, self._owed, self._sent):
-                known.clear()
+            self._forget(0, EVERYTHING)
             self._resend = False
             self._know_size(None)
 
@@ -299,6 +299,8 @@ class TransformFile(BackendFile):
     def _editable(self, begin: int) -> bytes:
         """Content of a group that will be stored again."""
         units, span = self._units, self._span()
+        if begin // units.unit in self._staged:
+            return bytes(self._load(begin, begin + span, "read_staged"))
         if self._sent:
             first = begin // units.unit
             slots = self._fetch("read_into", first * units.slot, span // units.unit * units.slot)
@@ -332,14 +334,21 @@ class TransformFile(BackendFile):
         for begin, content in before.items():
             self._keep(self._owed, begin, content)
         for begin in after:
-            _sent, error = self._send("write_from", begin // units.unit * units.slot, slots[begin] + bytes(pad))
+            method = self._method(begin)
+            _sent, error = self._send(method, begin // units.unit * units.slot, slots[begin] + bytes(pad))
             if error is not None:
                 raise error
         if then is not None:
             then()
         for begin, content in after.items():
-            self._keep(self._own, begin, content)
-            self._stored(begin, content, slots[begin], size)
+            method = self._method(begin)
+            if method == "write_from":
+                self._keep(self._own, begin, content)
+            self._stored(begin, content, slots[begin], size, method)
+
+    def _method(self, begin: int) -> str:
+        """How a group is stored again: as it was."""
+        return "stage" if begin // self._units.unit in self._staged else "write_from"
 
     def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
         unit = self._units.unit
@@ -365,7 +374,7 @@ class TransformFile(BackendFile):
         if sent < len(slots):
             done = min(done, sent // units.slot * units.unit)
             done -= done % self._span()
-        self._stored(begin, content[:done], slots, size)
+        self._stored(begin, content[:done], slots, size, method)
         if error is not None:
             self._know_size(None)
             if method == "write_from":
@@ -377,12 +386,18 @@ class TransformFile(BackendFile):
                 raise error
         return done
 
-    def _stored(self, begin: int, content: bytes, slots: bytes, size: int) -> None:
+    def _stored(self, begin: int, content: bytes, slots: bytes, size: int, method: str) -> None:
         """Units are acknowledged."""
         units, limits = self._units, self._inner_limits()
         for at in range(0, len(content), units.unit):
             index, data = (begin + at) // units.unit, content[at : at + units.unit]
             self._owed.pop(index, None)
+            if method == "stage":
+                self._own.pop(index, None)  # no failed commit forgets it
+                self._sent.pop(index, None)
+                self._staged.add(index)
+                continue
+            self._staged.discard(index)
             # Of other lengths than before: only with all of it, or without, would what is stored decode.
             short = len(data) < units.unit or begin + at < size < begin + at + units.unit
             if index in self._own or (short and not limits.durable_writes):
@@ -479,6 +494,7 @@ class TransformFile(BackendFile):
         for known in (self._own, self._owed, self._sent):
             for index in [index for index in known if first <= index < last]:
                 del known[index]
+        self._staged = {index for index in self._staged if not first <= index < last}
 
     def _settle(self) -> None:
         """Store what is owed."""
@@ -489,7 +505,7 @@ class TransformFile(BackendFile):
             with going:
                 self._changes.begin(begin, begin + span, going)
                 content = bytes(self._load(begin, begin + span))
-                self._store(begin, content, self._size(), "write_from")
+                self._store(begin, content, self._size(), self._method(begin))
                 for index in range(begin // unit, (begin + span) // unit):
                     self._owed.pop(index, None)  # behind the end
 
