@@ -127,7 +127,7 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
             native.usage()["unstable"]
             or native.usage()["staged"]
             or len(file.owed)
-            or any(native.undone()[what] for what in ("created", "resized", "hole_end"))
+            or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
             file.about_to_change()  # what the store forgets of it is no change of somebody else's
         native.uncommit()

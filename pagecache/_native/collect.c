@@ -226,36 +226,66 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 	}
 }
 
-/* Get a commit done by the volume's threads, when the token is free. */
-void pc_commit_start(struct pc_inode *i)
+/* Leaf lock held. */
+static void queue_for_commit(struct pc_inode *i)
 {
-	pc_inode_leaf_lock(i);
 	if (!i->commit_queued && !i->commit_running && !atomic_load(&i->volume->aborted)) {
 		i->commit_queued = 1;
 		if (pc_token_take(i, &i->commit_waiter, PC_TOKEN_COMMIT))
 			pc_work_push_commit(i);
 	}
+}
+
+/**
+ * pc_commit_start() - get a commit done by the volume's threads, when the token is free.
+ *
+ * @stamp: the caller has seen that all that was dirtied up to there is handed over; should any of it be dirty again when the token
+ * comes, there is no commit, and he asks again. 0: whatever is acknowledged. One that runs already is not asked again.
+ */
+void pc_commit_start(struct pc_inode *i, uint64_t stamp)
+{
+	pc_inode_leaf_lock(i);
+	if (!i->commit_running && !atomic_load(&i->volume->aborted)) {
+		i->commit_asked = 1;
+		i->commit_stamp = pc_max(i->commit_stamp, stamp);
+	}
+	queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
 }
 
-/* Have the engine entered as for a commit, under the token, though there may be nothing to commit. */
+/* Have the engine entered as for a commit, under the token: for work of its own, without a commit unless somebody wants one. */
 void pc_settle_start(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->settle = 1;
+	queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
-	pc_commit_start(i);
 }
 
-/* Under the token. Return: whether there is anything to commit or to settle; if not, or after an abort, the token is free
- * again. */
-bool pc_commit_begin(struct pc_inode *i)
+/* Bytes that somebody waits for are dirty again: sent back by a commit that failed, or by a rollback, after he had looked and
+ * before the token came. What no byte carries (m) must not become visible without them. The token is held, so none go back from
+ * here on. */
+static bool too_early(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
-	i->commit_queued = 0;
+	u64 stamp = i->commit_stamp;
+	pc_inode_leaf_unlock(i);
+	return PC_FIX("commit_follows_its_bytes") && stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
+}
+
+/* Under the token. Return: whether there is anything to commit or to settle; if not, too early, or after an abort, the token is
+ * free again. */
+bool pc_commit_begin(struct pc_inode *i)
+{
+	bool early = too_early(i);
+	pc_inode_leaf_lock(i);
 	u64 generation = atomic_load(&i->volume->generation);
-	bool commits = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
+	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
+	bool commits = some && !early && (i->commit_asked || !PC_FIX("settling_commits_nothing"));
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
+	i->commit_queued = i->commit_asked = 0;
+	i->commit_stamp = 0;
+	i->commit_due = wanted && commits;
 	if (wanted) {
 		i->settle = 0;
 		i->commit_running = 1;
@@ -284,6 +314,9 @@ bool pc_commit_begin(struct pc_inode *i)
  *
  * What is staged stays so until a commit succeeds: reads that ask for it meanwhile may find the backend without it, and look
  * again (engine/staging.py).
+ *
+ * Where acknowledged bytes were given up, reads showed them or what was there before; the commit decided which of the two is
+ * stored, and only the backend knows: what is clean of that range leaves the cache.
  */
 void pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
@@ -309,6 +342,11 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		pc_inode_leaf_unlock(i);
 	}
 	pc_inode_leaf_lock(i);
+	u64 gone_pos = i->undone_moved.gone_pos, gone_end = i->undone_moved.gone_end;
+	pc_inode_leaf_unlock(i);
+	if (gone_pos < gone_end && (ok || how != PC_COMMIT_KEPT) && PC_FIX("what_is_gone_is_not_kept"))
+		pc_invalidate_range(i, gone_pos, gone_end);
+	pc_inode_leaf_lock(i);
 	if (ok) {
 		i->committed_size = i->commit_size;
 		pc_staged_clear(i);
@@ -320,17 +358,16 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	}
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
-	i->commit_running = 0;
+	i->commit_running = i->commit_due = 0;
 	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	i->commit_seq++;
-	bool settle = i->settle; /* asked for while this commit ran */
 	pc_dirty_list_update(i);
 	pc_token_release_locked(i);
+	if (i->settle) /* asked for while this commit ran */
+		queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->cache->event);
-	if (settle)
-		pc_commit_start(i);
 }
 
 /* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
@@ -354,6 +391,15 @@ bool pc_commit_running(struct pc_inode *i)
 	bool running = i->commit_running;
 	pc_inode_leaf_unlock(i);
 	return running;
+}
+
+/* Whether the one that runs is to commit, and not only to settle. */
+bool pc_commit_due(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool due = i->commit_due;
+	pc_inode_leaf_unlock(i);
+	return due;
 }
 
 /* ---------------------------------------------------------------- retry, reports */
