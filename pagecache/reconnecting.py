@@ -145,6 +145,7 @@ def _lose_holes(inode: Inode) -> None:
     undone = inode.native.undone()
     start, end = undone["hole_pos"], min(undone["hole_end"], inode.native.size)
     inode.native.forget_holes()
+    inode.engine.holes.clear()
     if start < end:
         inode.native.invalidate_remote(start, end)
         volume = inode.volume

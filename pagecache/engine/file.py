@@ -21,7 +21,7 @@ from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import issuer, reader, sizes, staging, throttle
-from .owed import Owed
+from .owed import Owed, Step
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
 
@@ -89,6 +89,7 @@ class EngineFile:
         self.removed = False
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
+        self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.withheld = False
         self.unclosed = False
         self._max_write: int | None = None
@@ -239,17 +240,40 @@ class EngineFile:
         return lost
 
     def roll_back(self) -> None:
-        """The backend forgets what is not committed; it is dirty again, truncates are owed. The token is held."""
+        """The backend forgets what is not committed: bytes are dirty again, truncates and holes are made again. The
+        token is held. Never raises for what the backend does: calls that fail are owed, and nothing is acknowledged.
+        """
+        self.native.uncommit()  # first: the bytes are sent again whatever becomes of the calls
+        try:
+            self._roll_back()
+        except Exception as error:
+            log.warning("%s: %r: rolling back failed, and is tried again: %s", self.volume.name, self.key, error)
+            size = self.native.remote_size
+            lowest = min(self.native.undone()["lowest"], size)
+            self.owed.replace([Step("rollback", ()), *self._cuts(lowest, size), *self._punches(size)])
+            self.native.set_uncommitted(lowest=lowest)
+            self.native.invalidate_remote(0, END)
+
+    def _roll_back(self) -> None:
         backend_file: Any = self.opened()
         size, lowest = self.native.size, self.native.undone()["lowest"]
         backend_file.rollback()
-        stored = backend_file.stat().size
-        forgotten = lowest >= stored
-        if not forgotten:
-            backend_file.truncate(lowest)
-            backend_file.truncate(size)
-            stored = size
-        self.native.rebase(stored, forgotten)
+        stored = int(backend_file.stat().size)
+        cuts = self._cuts(lowest, size) if lowest < stored else []
+        stored = size if cuts else stored
+        again = cuts + self._punches(stored)
+        for step in again:
+            step.call(backend_file)
+        self.owed.replace(())
+        self.native.rebase(stored, not again)
+
+    def _cuts(self, lowest: int, size: int) -> list[Step]:
+        """The truncates that are uncommitted, made again: what was written later goes after them."""
+        return [Step("truncate", (lowest,)), Step("truncate", (size,))]
+
+    def _punches(self, size: int) -> list[Step]:
+        """The same for holes, in an object of that size."""
+        return [Step("punch_hole", (start, min(end, size) - start)) for start, end in self.holes if start < size]
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

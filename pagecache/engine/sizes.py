@@ -156,6 +156,8 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
 
     def publish(uncommitted: bool) -> None:
         self.native.punch(start, end, uncommitted)
+        if uncommitted and hasattr(self.backend_file, "rollback"):
+            self.holes.append((start, end))
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.punched(self.key, start, end)
 

@@ -1,21 +1,25 @@
-"""What a commit may cover: bytes that are waited for go first, nothing is published half, nothing given up comes back."""
+"""What a commit covers: bytes that are waited for go first, nothing is half published, nothing given up comes back."""
 
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, DataLossError, WritebackError
+from pagecache import BackendError, DataLossError, PageCache, WritebackError
 from pagecache.engine.barrier import FileSync
 from pagecache.native import STAMP_MAX, NativeInode
+from tests.staging import StagingBackend
 
 from .backends import PATIENCE, failing_commit
+from .keeping import KeepingBackend
 from .objects import ObjectBackend
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -182,3 +186,71 @@ def test_without_the_rollback_what_was_given_up_was_published(make: Make, monkey
     """The fix taken out: only acknowledged bytes are rolled back. [2.18]"""
     monkeypatch.setattr(NativeInode, "acknowledged", lambda native, pos, end: native.usage()["unstable"] > 0)
     assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]
+
+
+def changed_in_every_way(make: Make) -> tuple[Rig, KeepingBackend, Any]:
+    """Truncated, punched and written; nothing of it is committed, all of it is acknowledged."""
+    backend = KeepingBackend({KEY: DATA})
+    rig = make(backend=backend, retry=FAST)
+    file = rig.open("r+b")
+    file.truncate(3 * PAGE)
+    file.truncate(4 * PAGE)
+    file.punch_hole(PAGE, 100)
+    file.pwrite(b"later", PAGE + 50)
+    file.pwrite(NEW, 0)
+    file.pwrite(b"given up", 2 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
+    return rig, backend, file
+
+
+CHANGED = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] + bytes(PAGE)
+
+
+@pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
+def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
+    """The backend forgets all that it had acknowledged: bytes, truncates and holes are there again afterwards; what
+    could not be done at once is owed, and the list of what was lost is told. [T-75b, 2.17, 2.19]
+    """
+    rig, backend, file = changed_in_every_way(make)
+    backend.fault(fails, OSError(errno.EIO, "told to fail"))
+    lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)
+    assert [(entry.offset, entry.length) for entry in lost] == [(2 * PAGE, len(b"given up"))]
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == file.pread(4 * PAGE, 0) == CHANGED
+    rig.cache.check()
+
+
+def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) -> None:
+    """The backend has rolled back and cannot be opened then: nothing counts as acknowledged. [T-30, T-75b, 2.19]"""
+    backend = StagingBackend(tmp_path, can_stage=False)
+    backend.publish(KEY, _file_of(tmp_path, DATA), None)
+    cache = PageCache("8MiB", **QUIET, retry=FAST)
+    volume = cache.attach(backend, name="volume", on_conflict="rebase", read_ahead=0)
+    file = volume.open(KEY, "r+b")
+    file.pwrite(NEW, 0)
+    file.flush()
+    eventually(lambda: cache.stats().unstable == PAGE)
+    fd = backend.visible_fd(KEY)
+    backend.publish(KEY, _file_of(tmp_path, bytes(4 * PAGE)), backend.version_of(fd))
+    opens, left = backend.open, [OSError(errno.EIO, "told to fail")]
+
+    def open_later(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return opens(*args, **options)
+
+    backend.open = open_later  # type: ignore[method-assign]
+    Task(file.fsync).result()
+    assert not left
+    assert backend.visible(KEY) == NEW + bytes(3 * PAGE)
+    file.close()
+    cache.close(timeout=PATIENCE)
+
+
+def _file_of(folder: Path, content: bytes) -> int:
+    path = folder / "content"
+    path.write_bytes(content)
+    return os.open(path, os.O_RDONLY)
