@@ -294,7 +294,7 @@ class Draft:
     def local(self) -> int:
         return self.D | self.W | self.U
 
-    # ------------------------------------------------------------------ commits (collect.c)
+    # ------------------------------------------------------------------ commits (commit.c)
 
     def commit_start(self, stamp: int = -1) -> None:
         if not self.commit_running and not self.aborted:
