@@ -371,7 +371,9 @@ class NativeInode:
         _lib.pc_inode_set_uncommitted(self._i, created, lowest)
 
     def undone(self) -> dict[str, int]:
-        """What is uncommitted and is no folio: lowest (END: none), hole_pos, hole_end, created, resized."""
+        """What is uncommitted and is no folio: lowest (END: none), hole_pos, hole_end, gone_end,
+        created, resized.
+        """
         out = _ffi.new("struct pc_undone_report *")
         _lib.pc_inode_undone(self._i, out)
         return _fields(out[0])
@@ -446,8 +448,13 @@ class NativeInode:
         """Whether nothing up to the stamp is dirty, in flight or uncommitted, seen at one moment."""
         return bool(_lib.pc_sync_done(self._i, stamp))
 
-    def start_commit(self) -> None:
-        _lib.pc_commit_start(self._i)
+    def start_commit(self, stamp: int = 0) -> None:
+        """Have what is acknowledged committed, unless anything dirtied up to the stamp is dirty again by then."""
+        _lib.pc_commit_start(self._i, stamp)
+
+    def commit_due(self) -> bool:
+        """Whether `user.commit` was entered for a commit, and not only for work under the token."""
+        return bool(_lib.pc_commit_due(self._i))
 
     def settle_start(self) -> None:
         """Have `user.commit` entered under the token, though there may be nothing to commit."""
@@ -464,7 +471,7 @@ class NativeInode:
         return _ranges(_lib.pc_staged_recall, self._i, skip, skip_end)
 
     def acknowledged(self, pos: int, end: int) -> bool:
-        """Whether anything of the range is acknowledged and not committed."""
+        """Whether the backend may have something of the range that is local or staged, and not committed."""
         return bool(_lib.pc_acknowledged(self._i, pos, end))
 
     def staged_from(self, pos: int) -> tuple[int, int] | None:

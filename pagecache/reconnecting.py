@@ -127,7 +127,7 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
             native.usage()["unstable"]
             or native.usage()["staged"]
             or len(file.owed)
-            or any(native.undone()[what] for what in ("created", "resized", "hole_end"))
+            or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
             file.about_to_change()  # what the store forgets of it is no change of somebody else's
         native.uncommit()
@@ -145,6 +145,7 @@ def _lose_holes(inode: Inode) -> None:
     undone = inode.native.undone()
     start, end = undone["hole_pos"], min(undone["hole_end"], inode.native.size)
     inode.native.forget_holes()
+    inode.engine.holes.clear()
     if start < end:
         inode.native.invalidate_remote(start, end)
         volume = inode.volume

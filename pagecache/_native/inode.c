@@ -299,6 +299,7 @@ void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 		.lowest = u.lowest,
 		.hole_pos = u.hole_pos,
 		.hole_end = u.hole_end,
+		.gone_end = u.gone_end,
 		.created = u.created,
 		.resized = u.lowest != UINT64_MAX || atomic_load(&i->remote_size) != i->committed_size,
 	};
@@ -314,15 +315,22 @@ void pc_inode_forget_holes(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* [*pos, *end) becomes the hull of itself and [from, to); either may be empty. */
+static void hull(u64 *pos, u64 *end, u64 from, u64 to)
+{
+	if (from >= to)
+		return;
+	bool empty = *pos >= *end;
+	*pos = empty ? from : pc_min(*pos, from);
+	*end = empty ? to : pc_max(*end, to);
+}
+
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
 {
 	to->lowest = pc_min(to->lowest, from->lowest);
 	to->created |= from->created;
-	if (from->hole_pos < from->hole_end) {
-		bool empty = to->hole_pos >= to->hole_end;
-		to->hole_pos = empty ? from->hole_pos : pc_min(to->hole_pos, from->hole_pos);
-		to->hole_end = empty ? from->hole_end : pc_max(to->hole_end, from->hole_end);
-	}
+	hull(&to->hole_pos, &to->hole_end, from->hole_pos, from->hole_end);
+	hull(&to->gone_pos, &to->gone_end, from->gone_pos, from->gone_end);
 }
 
 bool pc_inode_has_local(struct pc_inode *i)

@@ -19,14 +19,15 @@ struct pc_inval {
 struct pc_undone {
 	u64 lowest;             /* smallest size that a truncate gave it; UINT64_MAX: none */
 	u64 hole_pos, hole_end; /* hull of the holes; empty: none */
+	u64 gone_pos, gone_end; /* hull of what was given up and may be stored: nothing read of it outlasts a commit */
 	u8 created;
 };
 
 struct pc_inode {
 	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
-	_Atomic u32 lock_word;    /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
-	_Atomic u64 root;         /* slot << 8 | levels, one word for lock-free readers */
-	_Atomic u64 size;         /* writers: leaf lock and inode lock X */
+	_Atomic u32 lock_word; /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
+	_Atomic u64 root; /* slot << 8 | levels, one word for lock-free readers */
+	_Atomic u64 size; /* writers: leaf lock and inode lock X */
 	_Atomic u64 remote_size;
 	u64 id;
 	u32 slot;
@@ -42,6 +43,9 @@ struct pc_inode {
 	u8 on_dirty_list, pass_wanted;
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
 	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
+	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
+	u8 commit_due; /* the one that runs is to commit */
+	u64 commit_stamp; /* largest epoch of those who want one and had seen that it was handed over; 0: of nobody */
 	_Atomic u32 users; /* requests and workers that hold a pointer */
 	struct pc_pass pass;
 	_Atomic u64 inval_seq; /* changed under the leaf lock */
@@ -49,12 +53,12 @@ struct pc_inode {
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
 	u64 committed_size; /* remote_size at the last successful commit */
-	u64 commit_size;    /* the same at the start of the one that runs */
+	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
-	u8 token_lent;  /* a backend call runs under the token on another thread than its holder's */
+	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
 	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
-	u64 dirtied_ns;  /* when the oldest dirty byte was written, as far as known */
-	u64 fail_seq;    /* permanent failures so far */
+	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known */
+	u64 fail_seq; /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
 	u32 nr_folios;
@@ -62,8 +66,8 @@ struct pc_inode {
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned; /* blocks */
 	struct pc_staged staged; /* S; its `bytes` are read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
-	struct pc_list dirty_link;             /* volume leaf */
-	struct pc_list volume_link;            /* volume leaf */
+	struct pc_list dirty_link; /* volume leaf */
+	struct pc_list volume_link; /* volume leaf */
 	struct pc_limits limits;
 	struct pc_counters counters;
 };
@@ -94,6 +98,13 @@ static inline u64 pc_staged_bytes(const struct pc_inode *i)
 static inline bool pc_unsaved(const struct pc_inode *i)
 {
 	return i->nr_local || pc_staged_bytes(i) || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+}
+
+/* Whether a dirty byte may be stored all the same, uncommitted: it came back from a hand-over or commit that failed. What of the
+ * file came back is not known by block. Leaf lock held. */
+static inline bool pc_came_back(const struct pc_inode *i)
+{
+	return i->regress_seq && !i->limits.durable_writes;
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);

@@ -58,10 +58,10 @@ struct pc_counters {
 	uint64_t fill_requested, fill_validated, fill_reread, fill_dropped, fill_zeroed; /* I-26 */
 };
 
-/* Of an inode, not known to be committed: smallest size of its truncates (UINT64_MAX: none), hull of its holes, and whether it
- * was created or has another size in storage than the last commit left. */
+/* Of an inode, not known to be committed: smallest size of its truncates (UINT64_MAX: none), hull of its holes, end of what
+ * was given up (0: nothing), and whether it was created or has another size in storage than the last commit left. */
 struct pc_undone_report {
-	uint64_t lowest, hole_pos, hole_end;
+	uint64_t lowest, hole_pos, hole_end, gone_end;
 	uint8_t created, resized;
 };
 
@@ -239,12 +239,13 @@ int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
-void pc_commit_start(struct pc_inode *i);
+void pc_commit_start(struct pc_inode *i, uint64_t stamp);
 void pc_settle_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);
+bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);
 void pc_inode_aborted(struct pc_inode *i);

@@ -358,21 +358,32 @@ size_t pc_staged_recall(struct pc_inode *i, uint64_t skip, uint64_t skip_end, ui
 	return out.used;
 }
 
-/* Is anything of [pos, end), to whole blocks, acknowledged and not committed? */
-bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
+/* Whether a block of the pages [index, last) is in a set. Leaf lock held. */
+static bool any_block(struct pc_inode *i, enum pc_set set, enum pc_mark mark, u64 index, u64 last)
 {
 	struct pc_cache *c = i->cache;
-	u64 page = c->page_size, index = pos / page, last = (pc_min(end, UINT64_MAX - page) + page - 1) / page;
-	struct pc_range r;
-	pc_inode_leaf_lock(i);
-	bool any = pc_staged_next(i, index * page, &r) && r.pos < last * page;
-	for (u32 id; !any && (id = pc_index_next_marked(i, index, last, PC_MARK_UNSTABLE, NULL));) {
+	bool any = false;
+	for (u32 id; !any && (id = pc_index_next_marked(i, index, last, mark, NULL));) {
 		const struct pc_folio *f = pc_folio_at(c, id);
 		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
 		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(stop, last) - first);
-		any = pc_set_next(c, f, PC_U, b0, b1) < b1;
+		any = pc_set_next(c, f, set, b0, b1) < b1;
 		index = stop;
 	}
+	return any;
+}
+
+/* May the backend have anything of L or S in [pos, end), to whole blocks, that is not committed: acknowledged, or back from a call
+ * that failed? */
+bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	u64 page = i->cache->page_size, index = pos / page, last = (pc_min(end, UINT64_MAX - page) + page - 1) / page;
+	struct pc_range r;
+	pc_inode_leaf_lock(i);
+	bool any = pc_staged_next(i, index * page, &r) && r.pos < last * page;
+	any = any || any_block(i, PC_U, PC_MARK_UNSTABLE, index, last);
+	any = any || (pc_came_back(i) && PC_FIX("what_came_back_is_rolled_back") &&
+		      any_block(i, PC_D, PC_MARK_DIRTY, index, last));
 	pc_inode_leaf_unlock(i);
 	return any;
 }

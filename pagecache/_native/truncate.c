@@ -164,7 +164,8 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_invalidated(i, pos, end);
 	if (uncommitted) {
 		uncommitted_now(i);
-		pc_undone_merge(&i->undone, &(struct pc_undone){UINT64_MAX, pos, end, 0});
+		pc_undone_merge(&i->undone,
+				&(struct pc_undone){.lowest = UINT64_MAX, .hole_pos = pos, .hole_end = end});
 	}
 	cut_staged(i, pos, end);
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
@@ -220,11 +221,18 @@ static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 f
 	}
 }
 
-/* Whether a local block may be on the backend, uncommitted: acknowledged now, or it came back from a failed hand-over or commit,
- * which may have stored it. What of the file came back is not known by block. */
+/* Whether a local block may be on the backend, uncommitted. */
 static bool may_be_stored(const struct pc_inode *i, const struct pc_folio *f, u32 b)
 {
-	return pc_set_count(i->cache, f, PC_U, b, b + 1) || (i->regress_seq && !i->limits.durable_writes);
+	return pc_set_count(i->cache, f, PC_U, b, b + 1) || pc_came_back(i);
+}
+
+/* [pos, end) is given up, and the backend may have it, uncommitted: nobody can say what the next commit leaves there. What is read
+ * of it is therefore dropped when that ends (pc_commit_end). */
+static void gone(struct pc_inode *i, u64 pos, u64 end)
+{
+	uncommitted_now(i);
+	pc_undone_merge(&i->undone, &(struct pc_undone){.lowest = UINT64_MAX, .gone_pos = pos, .gone_end = end});
 }
 
 /**
@@ -255,7 +263,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			}
 			list_valid(i, f, from, pc_min(to, size), &out, &staged);
 			if (may_be_stored(i, f, b)) {
-				uncommitted_now(i);
+				gone(i, from, to);
 				cover(i, f);
 			}
 			pc_folio_forget_local(i, f, b, b + 1);
@@ -271,8 +279,11 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	}
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
 	pc_ranges_flush(&out);
-	if (pc_staged_cut(i, pos & ~(u64)(c->page_size - 1), staged_end))
-		uncommitted_now(i);
+	struct pc_range kept;
+	for (u64 from = pos & ~(u64)(c->page_size - 1); pc_staged_next(i, from, &kept) && kept.pos < staged_end;) {
+		gone(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
+		cut_staged(i, from, pc_min(kept.end, staged_end));
+	}
 	pc_invalidated(i, pos, end);
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
 		u32 id;

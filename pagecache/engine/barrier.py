@@ -130,7 +130,7 @@ class FileSync:
         if self._commit_seq is None:
             self._commits_failed = file.commits_failed
             self._commit_seq = native.commit_seq()
-        native.start_commit()
+        native.start_commit(self.stamp if self.flush else 0)
         return False
 
     def _commit_failed(self, error: BaseException) -> None:

@@ -111,6 +111,7 @@ def committed(file: EngineFile, op: Op, version: str | None) -> None:
         file.commit_attempts = file.rebases = 0
         file.commit_not_before = 0.0
         file.own_changes += 1
+        file.holes.clear()
         if version is not None:
             file.version = version
             file.version_stale = False

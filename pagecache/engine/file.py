@@ -89,6 +89,7 @@ class EngineFile:
         self.removed = False
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
+        self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.withheld = False
         self.unclosed = False
         self._max_write: int | None = None
@@ -225,18 +226,22 @@ class EngineFile:
 
     def lie_over(self, stored: int | None) -> None:
         """The backend has forgotten what it had acknowledged, and has `stored` bytes (None: nobody knows, so that it is
-        owed too): all of it is dirty again, and truncates are owed. The token is held.
+        owed too): all of it is dirty again, and the truncates and holes are owed. The token is held.
         """
         size, lowest = self.native.size, self.native.undone()["lowest"]
-        if stored is not None and lowest >= stored:
-            self.native.rebase(stored, True)
-            return
+        steps: list[Step] = []
+        if stored is None or lowest < stored:
+            steps += [Step("truncate", (length,)) for length in sorted({min(lowest, size), size})]
+            end = size
+        else:
+            end = stored
+        steps += [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in self.holes if pos < end]
         if stored is None:
-            self.owed.add(Step("rollback", ()))
-            self.native.set_uncommitted()
-        for length in sorted({min(lowest, size), size}):
-            self.owed.add(Step("truncate", (length,)))
-        self.native.rebase(size, False)
+            steps.insert(0, Step("rollback", ()))
+            self.native.set_uncommitted(lowest=min(lowest, size))
+        for step in steps:
+            self.owed.add(step)
+        self.native.rebase(end, not steps)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

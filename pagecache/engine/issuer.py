@@ -11,7 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
-from ..native import STAMP_MAX, Op
+from ..native import Op
 from . import barrier, collector, remote
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
-    if self.run_settling() or not self.native.commit_needed(STAMP_MAX):
+    if self.run_settling() or not self.native.commit_due():
         op.finish(False, True)  # nothing was committed; who wants that asks again
         return
     if self.removed and self.limits().commit_on_close:

@@ -132,9 +132,11 @@ def _new_base(file: EngineFile, *, keep: bool = True) -> tuple[ObjectStat, bool]
     if keep:
         staging.recall(file)
     if whole:
+        file.native.uncommit()  # first: nothing counts as acknowledged if a call fails now
         rollback: Any = getattr(file.backend_file, "rollback", None)
         if rollback is not None:
             rollback()
+        file.holes.clear()
         fresh, stat = open_base(file)
         take_base(file, fresh, stat)
         return stat, True

@@ -157,6 +157,8 @@ def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
     def publish(uncommitted: bool) -> None:
         self.native.punch(start, end, uncommitted)
         extent[2] = end
+        if uncommitted and hasattr(self.backend_file, "rollback"):
+            self.holes.append((start, end))
         if self.volume.mirror is not None and not self.removed:
             self.volume.mirror.punched(self.key, start, end)
 

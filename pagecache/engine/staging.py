@@ -20,7 +20,7 @@ from ..errors import BackendError, LostRange, PageCacheError
 from ..native import Op
 from .owed import Rollback
 from .park import SLICE
-from .retryer import is_transient
+from .retryer import is_transient, text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -102,8 +102,13 @@ def _begin_anew(file: EngineFile) -> None:
     if file.native.usage()["staged"]:
         lose(file, _stored_size(file), committing=True)  # of calls that were on their way when the loss was found
     rollback = Rollback()
-    rollback.call(file.opened())
-    file.lie_over(rollback.stored)
+    try:
+        rollback.call(file.opened())
+    except Exception as error:
+        log.warning("%s: %r: rolling back failed, and is owed: %s", file.volume.name, file.key, text_of(error))
+        file.lie_over(None)
+    else:
+        file.lie_over(rollback.stored)
     _allow(file, stages=True)
 
 

@@ -21,7 +21,8 @@ from pagecache.native import BACKOFF, STAMP_MAX
 from tests.file.backends import PATIENCE, RecordingFile
 from tests.file.rig import KEY, PAGE, Rig, Task, eventually, make_rig
 
-from .state import ALL, BITS, INF, RIGHT, Draft, Scenario, State, blocks_of, first_state
+from .rules import RIGHT, Scenario
+from .state import ALL, BITS, INF, Draft, State, blocks_of, first_state
 from .system import System
 
 __all__ = ["Player", "Seen", "traces"]

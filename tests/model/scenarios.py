@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .state import Operation, Scenario
+from .rules import Operation, Scenario
 
 __all__ = ["LARGE", "PLAYED", "SCENARIOS"]
 
@@ -63,6 +63,7 @@ SCENARIOS = {
             "punch, two fsyncs",
             {"writer": (w(AB),), "hole": (("punch", A), FSYNC), "first": (FSYNC,)},
             faults={"commit": 1, "kept": 1},
+            asks_later=True,
         ),
         Scenario(
             "direct write over acknowledged bytes",
@@ -133,6 +134,29 @@ SCENARIOS = {
             faults={"commit": 1},
         ),
         Scenario(
+            "commits that fail between a look and a commit",
+            {"writer": (("truncate", 0), w(B)), "first": (FSYNC,), "second": (FSYNC,)},
+            faults={"commit": 1},
+            asks_later=True,
+        ),
+        Scenario(
+            "discard of acknowledged bytes, failing commits",
+            {
+                "writer": (w(A), ("flush", A), ("discard", A)),
+                "reader": (("fill", A), ("evict", 0), ("fill", A)),
+                "first": (FSYNC,),
+            },
+            faults={"commit": 1, "kept": 1},
+        ),
+        Scenario(
+            "discard of acknowledged bytes, abort and reconnect",
+            {
+                "writer": (w(A), ("flush", A), ("discard", A)),
+                "reader": (("fill", A),),
+                "volume": (("abort", 0), ("reconnect", 0), FSYNC),
+            },
+        ),
+        Scenario(
             "staged bytes",
             {
                 "writer": (w(AB), w(A)),
@@ -144,19 +168,74 @@ SCENARIOS = {
             staging=True,
         ),
         Scenario(
+            "staged and unstable bytes",
+            {
+                "writer": (w(A), w(B), w(A)),
+                "ranger": (("flush", AB),),
+                "reclaim": (("evict", 0),),
+                "first": (FSYNC,),
+            },
+            faults={"commit": 1, "kept": 1},
+            staging=True,
+            either=True,
+        ),
+        Scenario(
             "staged bytes, truncate",
-            {"writer": (w(AB), ("flush", AB), ("truncate", 0)), "reclaim": (("evict", 0),), "first": (FSYNC,)},
+            {
+                "writer": (w(B), ("flush", AB), ("truncate", 0), w(AB)),
+                "reclaim": (("evict", 0),),
+                "reader": (("fill", B),),
+                "first": (FSYNC,),
+            },
             faults={"commit": 1},
             staging=True,
         ),
         Scenario(
-            "staged bytes, abort and reconnect",
+            "lost staging",
             {
-                "writer": (w(AB), ("flush", AB)),
+                "writer": (w(A), ("flush", A), w(B), ("flush", B)),
                 "reclaim": (("evict", 0),),
-                "volume": (("abort", 0), ("reconnect", 0), FSYNC),
+                "reader": (("fill", A),),
+                "first": (FSYNC,),
+            },
+            faults={"lose": 1},
+            staging=True,
+            either=True,
+        ),
+        Scenario(
+            "lost staging, truncate",
+            {
+                "writer": (w(AB), ("flush", AB), ("truncate", 0), w(B)),
+                "reader": (("evict", 0), ("fill", A)),
+                "first": (FSYNC,),
+            },
+            faults={"lose": 1},
+            staging=True,
+            asks_later=True,
+        ),
+        Scenario(
+            "discard of staged bytes, rollback",
+            {
+                "writer": (("truncate", 0), w(AB), ("flush", AB), ("discard", A)),
+                "reclaim": (("evict", 0),),
+                "reader": (("fill", A),),
+                "first": (FSYNC,),
             },
             staging=True,
+            either=True,
+            rollback=True,
+        ),
+        Scenario(
+            "staged bytes, abort and reconnect",
+            {
+                "writer": (w(A), ("flush", A), w(B), ("flush", B)),
+                "reclaim": (("evict", 0),),
+                "reader": (("fill", B),),
+                "volume": (("abort", 0), ("reconnect", 0), FSYNC),
+            },
+            faults={"lose": 1},
+            staging=True,
+            either=True,
         ),
         Scenario(
             "view",

@@ -1,10 +1,12 @@
 """The state of the model, and what the core does to it: sets, stamps and token of one inode, and the store below it.
 
-    cache   one folio of two blocks: sets V D W U X T S, stamps d w u, staged_stamp (S), m and what a commit took of it
+    cache   one folio of two blocks: sets V D W U X S, stamps d w u, staged_stamp (S), m and what a commit took of it;
+            gone, what was given up and may be stored
     locks   inode lock X (by whom), token (by whom, who queues)
     calls   in the hands of the backend: they carry the content that they were made with
     store   written   what a read answers             safe       what a failed commit may fall back to
             staged    the backend's private copies    committed  what survives a crash
+            lost      staged copies that are no more  forgot     it has not all that it acknowledged: kept() is False
 
 Content is a version per block: 0 at first, each change of a block (write, truncate, punch, direct write) takes the next
 number. So "at least as new" is a comparison. `latest` is what an application may rely on: it is the oracle.
@@ -15,8 +17,9 @@ asks `rules`, a planted mistake can take that rule away. Sets are bit masks of b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from .rules import Rules, Scenario
 
 BLOCKS = (0, 1)
 BITS = (1, 2)
@@ -26,97 +29,6 @@ FREE = ""  # token and lock
 PASS, COMMIT = "pass", "commit"
 
 Pair = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the contract says. Each False is one planted mistake."""
-
-    # stamps of folios (1.3)
-    partial_hand_over_keeps_d: bool = True
-    hand_over_gives_d_to_w: bool = True
-    pinned_snapshot_stays_stamped: bool = True
-    pinned_snapshot_is_stamped_anew: bool = True
-    first_answer_leaves_w: bool = True
-    ack_gives_w_to_u: bool = True
-    failed_write_keeps_stamp: bool = True
-    failed_commit_keeps_stamp: bool = True
-    sync_advances_epoch: bool = True
-    # bytes (M5, K1, K7)
-    ack_leaves_redirtied: bool = True
-    failed_write_stays_dirty: bool = True
-    short_answer_acknowledges_prefix_only: bool = True
-    only_the_return_ends_w: bool = True
-    failed_commit_dirties_u: bool = True
-    failed_commit_leaves_staged: bool = True
-    # commits (2.15, 2.17)
-    commit_takes_token: bool = True
-    issuing_a_commit_takes_m: bool = True
-    failed_commit_restores_m: bool = True
-    running_commit_counts: bool = True
-    # fsync, sync (2.15)
-    fsync_looks_at_everything_again: bool = True
-    fsync_looks_at_w: bool = True
-    fsync_looks_at_m: bool = True
-    fsync_looks_at_staged: bool = True
-    failed_bytes_fail_fsync: bool = True
-    sync_takes_epoch_first: bool = True
-    dirty_list_counts_m: bool = True
-    # truncate, punch, direct I/O (2.10, 2.17)
-    truncate_takes_token: bool = True
-    truncate_stamps_m: bool = True
-    truncate_covers_what_it_removes: bool = True
-    direct_write_flushes_first: bool = True
-    direct_write_commits_unstable_first: bool = True
-    direct_write_stamps_m: bool = True
-    direct_write_invalidates_again: bool = True
-    fill_looks_at_inval_seq: bool = True
-    # abort, reconnect (2.22)
-    late_answer_is_dirty: bool = True
-    late_commit_is_a_failure: bool = True
-    abort_leaves_calls_alone: bool = True
-    reconnect_dirties_u: bool = True
-    reconnect_repeats_truncate: bool = True
-    # loss, eviction (2.16, 2.23)
-    loss_is_recorded: bool = True
-    loss_invalidates: bool = True
-    eviction_spares_u: bool = True
-    eviction_keeps_stamp: bool = True
-
-
-RIGHT = Rules()
-
-Operation = tuple[str, int]
-"""Name and argument: a mask of blocks, or 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """Who does what, and what may go wrong how often.
-
-    Attributes:
-        programs: actor → operations, one after another.
-        faults: kind → how often: fail, parked, short (write-back); commit, kept (commits); direct (direct writes).
-        partial: range flushes hand over their blocks only, not all of the folio.
-        split: a hand-over makes one call per block.
-        staging: hand-overs call `stage`.
-        loops: actors that begin again for ever; the others have to end all the same.
-        valid: blocks cached at the beginning.
-        versions: off where an actor loops: content would never repeat, so only stamps and waits are looked at.
-    """
-
-    name: str
-    programs: dict[str, tuple[Operation, ...]]
-    faults: dict[str, int] = field(default_factory=dict)
-    partial: bool = False
-    split: bool = False
-    staging: bool = False
-    loops: frozenset[str] = frozenset()
-    valid: int = 0
-
-    @property
-    def versions(self) -> bool:
-        return not self.loops
 
 
 class Call(NamedTuple):
@@ -151,7 +63,6 @@ class State(NamedTuple):
     W: int
     U: int
     X: int
-    T: int
     S: int
     d: int
     w: int
@@ -159,6 +70,7 @@ class State(NamedTuple):
     staged_stamp: int
     m: int
     m_moved: int
+    gone: int
     memory: Pair
     pinned: int
     size: int
@@ -173,6 +85,11 @@ class State(NamedTuple):
     commit_running: bool
     commit_generation: int
     commit_takes: Pair
+    landed: bool  # the backend has done it, and has not answered
+    asked: bool  # somebody wants a commit
+    asked_stamp: int  # of those who had seen that their bytes are acknowledged; -1: nobody
+    settle: bool  # a rollback has to be made under the token
+    may_stage: bool
     aborted: bool
     generation: int
     fence: int
@@ -183,6 +100,8 @@ class State(NamedTuple):
     written: Pair
     safe: Pair
     staged: Pair
+    lost: int
+    forgot: bool
     committed: Pair
     latest: Pair
     clock: Pair
@@ -195,13 +114,14 @@ def first_state(scenario: Scenario) -> State:
     actors = tuple(Actor() for _ in scenario.programs)
     none = (0, 0)
     return State(
-        V=scenario.valid, D=0, W=0, U=0, X=0, T=0, S=0,
-        d=INF, w=INF, u=INF, staged_stamp=INF, m=INF, m_moved=INF,
+        V=scenario.valid, D=0, W=0, U=0, X=0, S=0,
+        d=INF, w=INF, u=INF, staged_stamp=INF, m=INF, m_moved=INF, gone=0,
         memory=none, pinned=0, size=2, remote_size=2, epoch=0,
         token=FREE, queue=(), lock=FREE, towrite=0, calls=(),
         commit_queued=False, commit_running=False, commit_generation=0, commit_takes=none,
+        landed=False, asked=False, asked_stamp=-1, settle=False, may_stage=True,
         aborted=False, generation=0, fence=0, truncated=0, holes=0, direct=0, direct_moved=0,
-        written=none, safe=none, staged=none, committed=none, latest=none, clock=none,
+        written=none, safe=none, staged=none, lost=0, forgot=False, committed=none, latest=none, clock=none,
         actors=actors, faults=tuple(scenario.faults.values()), broken="",
     )  # fmt: skip
 
@@ -222,27 +142,29 @@ class Draft:
     def __init__(self, state: State, scenario: Scenario, rules: Rules) -> None:
         self.scenario, self.rules = scenario, rules
         (
-            self.V, self.D, self.W, self.U, self.X, self.T, self.S,
-            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved,
+            self.V, self.D, self.W, self.U, self.X, self.S,
+            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved, self.gone,
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
+            self.landed, self.asked, self.asked_stamp, self.settle, self.may_stage,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
-            self.written, self.safe, self.staged, self.committed, self.latest, self.clock,
+            self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
             self.actors, self.faults, self.broken,
         ) = state  # fmt: skip
 
     def freeze(self) -> State:
         return State(
-            self.V, self.D, self.W, self.U, self.X, self.T, self.S,
-            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved,
+            self.V, self.D, self.W, self.U, self.X, self.S,
+            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved, self.gone,
             self.memory, self.pinned, self.size, self.remote_size, self.epoch,
             self.token, self.queue, self.lock, self.towrite, self.calls,
             self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
+            self.landed, self.asked, self.asked_stamp, self.settle, self.may_stage,
             self.aborted, self.generation, self.fence, self.truncated, self.holes,
             self.direct, self.direct_moved,
-            self.written, self.safe, self.staged, self.committed, self.latest, self.clock,
+            self.written, self.safe, self.staged, self.lost, self.forgot, self.committed, self.latest, self.clock,
             self.actors, self.faults, self.broken,
         )  # fmt: skip
 
@@ -315,9 +237,12 @@ class Draft:
         if not blocks:
             return
         if ok:
-            self.U |= blocks
-            self.T = self.T | blocks if staged else self.T & ~blocks
-            self.u = min(self.u, self.w if self.rules.ack_gives_w_to_u else self.epoch)
+            if not staged:
+                self.U |= blocks
+                self.u = min(self.u, self.w if self.rules.ack_gives_w_to_u else self.epoch)
+            elif self.rules.staging_is_remembered:
+                self.S |= blocks
+                self.staged_stamp = min(self.staged_stamp, self.w if self.rules.staging_keeps_stamp else self.epoch)
             self.remote_size = max(self.remote_size, 2 if blocks & 2 else 1)
             if not self.rules.ack_leaves_redirtied:
                 self.D &= ~blocks
@@ -332,7 +257,7 @@ class Draft:
 
     def forget_local(self, blocks: int) -> None:
         """[E8] Bytes leave L without I/O."""
-        for name in ("D", "U", "X", "T", "S"):
+        for name in ("D", "U", "X"):
             setattr(self, name, getattr(self, name) & ~blocks)
         self.V &= ~blocks
         self.pinned &= ~blocks
@@ -345,11 +270,10 @@ class Draft:
         self.staged_stamp = self.staged_stamp if self.S else INF
 
     def uncommitted(self) -> None:
-        """[E7] U∖T is dirty again, with its old stamp."""
-        back = self.U & ~self.T
-        if back:
-            self.D |= back
-            self.U &= ~back
+        """[E7] U is dirty again, with its old stamp."""
+        if self.U:
+            self.D |= self.U
+            self.U = 0
             self.d = min(self.d, self.u if self.rules.failed_commit_keeps_stamp else self.epoch)
         self.empty_stamps()
 
@@ -370,19 +294,41 @@ class Draft:
     def local(self) -> int:
         return self.D | self.W | self.U
 
-    # ------------------------------------------------------------------ commits (collect.c)
+    # ------------------------------------------------------------------ commits (commit.c)
 
-    def commit_start(self) -> None:
+    def commit_start(self, stamp: int = -1) -> None:
+        if not self.commit_running and not self.aborted:
+            self.asked = True
+            self.asked_stamp = max(self.asked_stamp, stamp)
+            self.queue_for_commit()
+
+    def settle_start(self) -> None:
+        self.settle = True
+        self.queue_for_commit()
+
+    def queue_for_commit(self) -> None:
         if not self.commit_queued and not self.commit_running and not self.aborted:
             self.commit_queued = True
             if self.rules.commit_takes_token:
                 self.token_take(COMMIT)
 
     def commit_begin(self) -> None:
+        """Work under the token comes first; a commit that was asked for is then asked for again."""
         self.commit_queued = False
-        if not self.U | self.S and self.m == INF:
+        early = min(self.d, self.w) <= self.asked_stamp
+        asked, self.asked, self.asked_stamp = self.asked, False, -1
+        if self.settle:
+            self.settle = False
+            self.roll_back()
             self.commit_over()
             return
+        if early and self.rules.commit_follows_its_bytes:
+            asked = False
+        if not asked or (not self.U | self.S and self.m == INF):
+            self.commit_over()
+            return
+        if early:
+            self.broken = "2.15: a commit begins before the bytes of who asked for it"
         self.commit_running = True
         self.commit_generation = self.generation
         self.m_moved, self.direct_moved, self.direct = self.m, self.direct, 0
@@ -396,10 +342,13 @@ class Draft:
 
     def commit_end(self, ok: bool, kept: bool = False) -> None:
         """[E7] Sets, stamps and m; what became of the store is the caller's affair."""
+        if self.gone and not kept and self.rules.what_is_gone_is_dropped:
+            self.invalidate(self.gone)
         if ok:
-            self.U = self.T = self.S = 0
+            self.U = self.S = self.gone = 0
             self.empty_stamps()
             self.truncated = self.holes = 0
+            self.forgot = False
             if not self.rules.issuing_a_commit_takes_m:
                 self.m = INF
         else:
@@ -417,7 +366,10 @@ class Draft:
         self.commit_running = False
         self.commit_takes = (0, 0)
         self.commit_generation = 0
+        self.landed = False
         self.commit_over()
+        if self.settle:
+            self.queue_for_commit()
 
     def commit_over(self) -> None:
         if self.rules.commit_takes_token:
@@ -434,15 +386,69 @@ class Draft:
                     self.m,
                     self.d if self.D & blocks else INF,
                     self.u if self.U & blocks else INF,
-                    self.staged_stamp if self.S & blocks else INF,
+                    self.staged_stamp if self.S & blocks and self.rules.truncate_covers_staged else INF,
                 )
         self.changed(blocks)
         for b in blocks_of(blocks):
             self.written = put(self.written, b, self.clock[b])
             self.safe = put(self.safe, b, self.clock[b])
             self.staged = put(self.staged, b, 0)
+        self.lost &= ~blocks
+        if self.rules.truncate_cuts_staged:
+            self.S &= ~blocks
         self.forget_local(blocks)
         self.inval_seq(blocks)
+
+    def discard(self, blocks: int) -> None:
+        """[E12] What the backend has acknowledged of it may be stored, or not, once the next commit has ended."""
+        if (self.U | self.S) & blocks:
+            self.gone |= (self.U | self.S) & blocks
+            self.m = min(self.m, self.epoch, self.d, self.u, self.staged_stamp)
+        self.S &= ~blocks
+        self.forget_local(blocks)
+        self.inval_seq(blocks)
+        self.record_loss(blocks)
+        if self.scenario.rollback and self.gone & blocks:
+            self.recall()
+            self.roll_back()
+
+    # ------------------------------------------------------------------ staging (staged.c, staging.py)
+
+    def recall(self) -> int:
+        """[E13] The backend need not keep it any more: what memory has is dirty. Return: what it has not."""
+        back, missing = self.S & self.V, self.S & ~self.V
+        if back and self.rules.lost_staging_dirties_memory:
+            self.D |= back
+            self.d = min(self.d, self.staged_stamp)
+        self.S = 0
+        self.empty_stamps()
+        return missing
+
+    def lose_staging(self) -> None:
+        """What was staged is gone. The backend is rolled back before anything is staged again."""
+        if not self.lost:
+            self.broken = "T-61: told as lost, and it is not"
+        missing = self.recall()
+        if self.rules.lost_staging_is_told:
+            self.record_loss(missing)
+        self.may_stage = False
+        self.settle_start()
+
+    def roll_back(self) -> None:
+        """The backend forgets what is not committed, truncates are made again. The token is held."""
+        if self.rules.rollback_dirties_u:
+            self.uncommitted()
+        self.record_loss(self.recall())
+        self.written = self.safe = self.committed
+        self.staged = (0, 0)
+        if self.truncated:
+            self.written = put(self.written, 1, self.truncated)
+            self.safe = self.written
+        else:
+            self.m = INF
+            self.gone = 0
+        self.lost, self.forgot, self.may_stage = 0, False, True
+        self.invalidate(ALL)
 
     def record_loss(self, blocks: int) -> None:
         """Nobody may rely on these blocks any more, beyond what is committed: each handle is told."""

@@ -1,15 +1,15 @@
-"""Every next step from a state: of actors, of the pass, of commits, of the backend.
+"""Every next step from a state: of actors, and by environment.py of the pass, of commits, of the backend.
 
-A step is one section of the core under the leaf lock, or one call of the backend at the moment in which it matters: a
-write lands when it answers, a commit covers what was stored when it was issued (what comes later may or may not be
-covered: the worst is taken). Waiting is no step: an actor that waits has none, so a state without steps in which
+A step is one section of the core under the leaf lock, or one call of the backend at the moment in which it matters.
+Waiting is no step: an actor that waits has none, so a state without steps in which
 somebody waits is a deadlock.
 
-    fsync    0 take the epoch → 1 flush: mark, wait → 2 commit: start, wait → done, if nothing up to it is left
+    fsync    0 take the epoch → 1 flush: mark, wait → 2 look (→ 4) commit: start, wait → done, or again
     sync     the same, after a look at the dirty list
     flush    0 take the epoch → 1 mark, wait for the range
     direct   0 lock → 1 flush, commit, invalidate, send → 2 answer: invalidate, stamp m, unlock
-    fill     0 start → 1 read → 2 validate, or again
+    fill     0 start → 1 read, or 4 read what is staged → 2 validate, or again
+    discard  0 queue for the token → 1 give up, roll back
 
 Labels begin with who steps; a `!` marks what the environment may do and need not: faults, late answers.
 """
@@ -18,32 +18,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .state import ALL, BITS, COMMIT, FREE, INF, PASS, Actor, Call, Draft, Rules, Scenario, State, blocks_of, put
+from .environment import Environment, Step
+from .rules import Rules, Scenario
+from .state import ALL, BITS, COMMIT, FREE, INF, PASS, Actor, Call, Draft, State, blocks_of, put
 
 __all__ = ["System"]
 
-Step = tuple[str, State]
-ENDED = -1
-"""Generation of a call whose W a planted mistake has ended: it still runs."""
 
-
-class System:
+class System(Environment):
     """One scenario under one set of rules."""
 
     def __init__(self, scenario: Scenario, rules: Rules) -> None:
-        self.scenario, self.rules = scenario, rules
+        super().__init__(scenario, rules)
         self.names = list(scenario.programs)
         self.programs = list(scenario.programs.values())
-        self.faults = list(scenario.faults)
         self.operations = {
             "write": self.write, "background": self.background, "flush": self.flush, "fsync": self.fsync,
             "sync": self.fsync, "commit": self.commit, "truncate": self.cut, "punch": self.cut, "direct": self.direct,
             "fill": self.fill, "view": self.view, "store": self.store, "release": self.release, "evict": self.evict,
-            "abort": self.abort, "reconnect": self.reconnect, "fenced": self.reconnect,
+            "discard": self.discard, "abort": self.abort, "reconnect": self.reconnect, "fenced": self.reconnect,
         }  # fmt: skip
-
-    def edit(self, state: State) -> Draft:
-        return Draft(state, self.scenario, self.rules)
 
     def steps(self, s: State) -> Iterator[Step]:
         for number, actor in enumerate(s.actors):
@@ -51,18 +45,7 @@ class System:
                 what, blocks = self.programs[number][actor.at]
                 for note, draft in self.operations[what](s, number, actor, blocks):
                     yield f"{self.names[number]}: {what}{blocks or ''}{note}", draft.freeze()
-        yield from self.hand_over(s)
-        for call in s.calls:
-            if call.kind != "direct":
-                yield from self.answer(s, call)
-        yield from self.commit_steps(s)
-        if not self.rules.only_the_return_ends_w and s.W and not any(call.generation == ENDED for call in s.calls):
-            n = self.edit(s)
-            n.end_writeback(ALL, ok=False)
-            n.calls = self.ended(s)
-            n.towrite = 0
-            n.token_release()
-            yield "deadline! ends W", n.freeze()
+        yield from self.own_steps(s)
 
     # ------------------------------------------------------------------------------ actors
 
@@ -164,11 +147,18 @@ class System:
         elif actor.stage == 1:
             if s.d <= stamp:
                 yield from self.mark(s, number, actor, ALL)
+        elif actor.stage == 4:
+            n.commit_start(stamp)
+            yield " starts a commit", self.go(n, number, stage=2)
         elif pending and self.rules.fsync_looks_at_everything_again and not s.X:
             yield " flushes again", self.go(n, number, stage=1)
         elif self.commit_needed(s, stamp):
-            n.commit_start()
-            if n.commit_queued != s.commit_queued:
+            if s.commit_running or (s.asked and s.asked_stamp >= stamp):
+                return
+            if self.scenario.asks_later:
+                yield " wants a commit", self.go(n, number, stage=4)
+            else:
+                n.commit_start(stamp)
                 yield " starts a commit", n
         elif not (s.commit_running and self.rules.running_commit_counts):
             yield from self.synced(s, number, actor)
@@ -280,9 +270,12 @@ class System:
             yield " starts", self.go(n, number, stage=1, spoiled=False)
         elif actor.stage == 1 and actor.spoiled and s.aborted:
             yield " ends", self.go(n, number, stage=0, spoiled=False)
+        elif actor.stage == 1 and s.S & blocks:
+            yield " asks for staged bytes", self.go(n, number, stage=4)
         elif actor.stage == 1:
-            value = s.staged[block] if s.S & blocks else s.written[block]
-            yield " reads", self.go(n, number, stage=2, value=value)
+            yield " reads", self.go(n, number, stage=2, value=s.written[block])
+        elif actor.stage == 4:
+            yield from self.read_staged(s, number, blocks)
         elif actor.stage == 2:
             if s.V & blocks:
                 yield " came second", self.done(n, number)
@@ -292,6 +285,22 @@ class System:
                 n.V |= blocks
                 n.memory = put(n.memory, block, actor.value)
                 yield " validates", self.done(n, number)
+
+    def read_staged(self, s: State, number: int, blocks: int) -> Iterator[tuple[str, Draft]]:
+        """What is not there is in the object, if a commit was faster, or lost."""
+        n = self.edit(s)
+        value = s.staged[blocks >> 1]
+        if s.aborted:
+            yield " ends", self.done(n, number)
+        elif value:
+            yield " reads", self.go(n, number, stage=2, value=value)
+        elif s.commit_running and self.rules.staged_reads_wait_for_commits:
+            return
+        elif s.S & blocks:
+            n.lose_staging()
+            yield " finds the staging gone", self.done(n, number)
+        else:
+            yield " asks again", self.go(n, number, stage=1)
 
     def view(self, s: State, number: int, actor: Actor, blocks: int) -> Iterator[tuple[str, Draft]]:
         if s.lock == FREE and not s.W & blocks and not self.filling(s):
@@ -318,23 +327,31 @@ class System:
         yield "", self.done(n, number)
 
     def evict(self, s: State, number: int, actor: Actor, _: int) -> Iterator[tuple[str, Draft]]:
-        """[E9, E13] Clean bytes go; acknowledged ones that the backend keeps become S."""
+        """[E9] Clean bytes go, staged ones among them."""
         n = self.edit(s)
         if self.filling(s):
             yield " passes by", self.done(n, number)
             return
         spared = n.local() if self.rules.eviction_spares_u else n.D | n.W
-        leaving = s.T & ~(s.D | s.W)
-        if leaving:
-            n.S |= leaving
-            if self.rules.eviction_keeps_stamp:
-                n.staged_stamp = min(n.staged_stamp, s.u)
-            n.U &= ~leaving
-            n.T &= ~leaving
-        n.V &= (spared & ~leaving) | s.pinned
+        n.V &= spared | s.pinned
         n.U &= n.V
         n.empty_stamps()
         yield "", self.done(n, number)
+
+    def discard(self, s: State, number: int, actor: Actor, blocks: int) -> Iterator[tuple[str, Draft]]:
+        me = self.names[number]
+        n = self.edit(s)
+        if s.aborted:
+            return
+        if actor.stage == 0:
+            n.token_take(me)
+            yield " waits for the token", self.go(n, number, stage=1)
+        elif s.token == me:
+            refused = self.scenario.rollback and s.S & ~s.V & ~blocks  # that would have to be read back first
+            if not refused:
+                n.discard(blocks)
+            n.token_release()
+            yield " refused" if refused else "", self.done(n, number)
 
     # ------------------------------------------------------------------------------ abort, reconnect
 
@@ -347,7 +364,8 @@ class System:
             n = self.edit(s)
             n.aborted, n.generation = True, s.generation + 1
             self.crash(n, crashed)
-            n.commit_queued = False
+            n.commit_queued = n.asked = False
+            n.asked_stamp = -1
             n.queue = ()
             n.inval_seq(ALL)  # what a fill brings now is not believed
             if not self.rules.abort_leaves_calls_alone:
@@ -363,6 +381,7 @@ class System:
             yield f", the server forgets {crashed}" if crashed else "", n
 
     def crash(self, n: Draft, blocks: int) -> None:
+        n.forgot = n.forgot or bool(blocks)
         for b in blocks_of(blocks):
             n.written = put(n.written, b, n.committed[b])
             n.safe = put(n.safe, b, n.committed[b])
@@ -386,150 +405,33 @@ class System:
         owed_waits = s.truncated and not fenced and (s.calls or s.commit_running)
         if not s.aborted or owed_waits:
             return
-        for staging_gone in (False, True) if s.T | s.S else (False,):
+        has_all = not s.forgot and not s.commit_running and not any(s.S & BITS[b] and not s.staged[b] for b in (0, 1))
+        for kept in (False, True):
+            if kept and (not s.S or not (has_all or not self.rules.kept_means_everything)):
+                continue
             n = self.edit(s)
             n.aborted = False
             if fenced:
                 n.fence = s.generation
-            if staging_gone:
-                n.staged = (0, 0)
-                n.T = 0
-                lost, n.S = s.S, 0
-                n.empty_stamps()
-                n.record_loss(lost)
-            if self.rules.reconnect_dirties_u:
-                n.uncommitted()
-            if s.truncated:
-                if self.rules.reconnect_repeats_truncate:
-                    n.written = put(n.written, 1, s.truncated)
-                    n.safe = put(n.safe, 1, s.truncated)
-                n.m = min(n.m, s.epoch)
-            n.record_loss(s.direct | s.direct_moved | s.holes)
-            n.direct = n.direct_moved = n.holes = 0
-            yield ", its staging is gone" if staging_gone else "", self.done(n, number)
+            if not kept:
+                self.start_anew(n)
+            if n.settle:
+                n.queue_for_commit()
+            yield ", which kept everything" if kept else "", self.done(n, number)
 
-    # ------------------------------------------------------------------------------ the pass and its answers
-
-    def hand_over(self, s: State) -> Iterator[Step]:
-        if s.token != PASS or not s.towrite or s.aborted or s.W:
-            return
-        n = self.edit(s)
-        take = 0
-        if s.X:
-            n.towrite = 0  # parked: it is left out
-        else:
-            take = n.begin_writeback()
-        if take:
-            content = tuple((b, s.memory[b]) for b in blocks_of(take))
-            kind = "stage" if self.scenario.staging else "write"
-            requests = [(part,) for part in content] if self.scenario.split else [content]
-            for request in requests:
-                n.calls += (Call(kind, request, s.generation),)
-                if any(call.blocks & take for call in s.calls):
-                    n.broken = "I-11: two calls carry the same block"
-        n.pass_turn()
-        yield f"pass: hands over {take}", n.freeze()
-
-    def answer(self, s: State, call: Call) -> Iterator[Step]:
-        late = call.generation != s.generation
-        gone = ENDED < call.generation < s.fence
-        last = call.content[-1:]
-        outcomes: list[tuple[str, str, tuple[tuple[int, int], ...]]] = []  # note, fault, content that lands
-        if not late or not gone:
-            outcomes.append(("", "", call.content))
-        if late:
-            outcomes.append(("! nothing landed", "", ()))
-        else:
-            for fault in ("fail", "parked"):
-                if self.may(s, fault):
-                    outcomes.append((f"! {fault}", fault, ()))
-            if self.may(s, "short") and len(call.content) > 1:
-                outcomes.append(("! short", "short", call.content[:1]))
-        for note, fault, landing in outcomes:
-            n = self.edit(s)
-            n.calls = tuple(other for other in s.calls if other is not call)
-            self.land(n, call, landing)
-            if fault:
-                self.spend(n, fault)
-            if call.generation == ENDED:
-                pass  # nobody waits for it any more
-            elif late:
-                n.end_writeback(call.blocks, ok=not self.rules.late_answer_is_dirty)
-            elif fault == "short":
-                ok = call.blocks & ~sum(BITS[b] for b, _ in last)
-                if not self.rules.short_answer_acknowledges_prefix_only:
-                    ok = call.blocks
-                n.end_writeback(call.blocks & ~ok, ok=False)
-                n.end_writeback(ok, ok=True, staged=call.kind == "stage")
-            else:
-                n.end_writeback(call.blocks, ok=not fault, parked=fault == "parked", staged=call.kind == "stage")
-            n.pass_turn()
-            yield f"answer{' (late)' if late else ''}: {call.kind} {call.blocks}{note}", n.freeze()
-
-    def land(self, n: Draft, call: Call, content: tuple[tuple[int, int], ...]) -> None:
-        for b, version in content:
-            if call.kind == "stage":
-                n.staged = put(n.staged, b, version)
-                continue
-            if version < n.written[b]:
-                n.broken = f"I-20: version {version} of block {b} overwrites {n.written[b]}"
-            n.written = put(n.written, b, version)
-
-    def ended(self, s: State) -> tuple[Call, ...]:
-        return tuple(call if call.kind == "direct" else call._replace(generation=ENDED) for call in s.calls)
-
-    # ------------------------------------------------------------------------------ commits
-
-    def commit_steps(self, s: State) -> Iterator[Step]:
-        granted = s.token == COMMIT if self.rules.commit_takes_token else s.commit_queued
-        if granted and not s.commit_running and not s.aborted:
-            n = self.edit(s)
-            n.commit_begin()
-            yield "commit: begins", n.freeze()
-        if not s.commit_running:
-            return
-        if s.commit_generation != s.generation:
-            yield from self.late_commit(s)
-            return
-        n = self.edit(s)
-        for b in (0, 1):
-            n.committed = put(n.committed, b, s.commit_takes[b])
-            if s.staged[b] and s.staged[b] == s.commit_takes[b]:
-                n.written, n.staged = put(n.written, b, s.staged[b]), put(n.staged, b, 0)
-        n.safe = n.committed
-        n.commit_end(ok=True)
-        yield "commit: succeeds", n.freeze()
-        if self.may(s, "kept"):
-            n = self.edit(s)
-            self.spend(n, "kept")
-            n.commit_end(ok=False, kept=True)
-            yield "commit: fails!, kept", n.freeze()
-        if self.may(s, "commit"):
-            at_risk = sum(BITS[b] for b in (0, 1) if s.written[b] != s.safe[b])
-            for forgotten in range(4):
-                if forgotten & ~at_risk:
-                    continue
-                n = self.edit(s)
-                self.spend(n, "commit")
-                for b in blocks_of(forgotten):
-                    n.written = put(n.written, b, s.safe[b])
-                n.commit_end(ok=False)
-                yield f"commit: fails!, forgets {forgotten}", n.freeze()
-
-    def late_commit(self, s: State) -> Iterator[Step]:
-        """A success may be that of a server which had forgotten: it made durable what it still had."""
-        for ok in (False, True):
-            n = self.edit(s)
-            if ok and s.commit_generation >= s.fence:
-                n.committed = n.safe = s.written
-            n.commit_end(ok=ok and not self.rules.late_commit_is_a_failure)
-            yield f"commit: {'succeeds' if ok else 'fails'}, late!", n.freeze()
-
-    # ------------------------------------------------------------------------------ faults
-
-    def may(self, s: State, fault: str) -> bool:
-        return fault in self.scenario.faults and s.faults[self.faults.index(fault)] > 0
-
-    def spend(self, n: Draft, fault: str) -> None:
-        at = self.faults.index(fault)
-        n.faults = (*n.faults[:at], n.faults[at] - 1, *n.faults[at + 1 :])
+    def start_anew(self, n: Draft) -> None:
+        """The new backend has what was committed, and perhaps more: nothing counts that was not."""
+        if n.S:
+            n.staged = (0, 0)
+            n.lost = 0
+            n.record_loss(n.recall())
+        if self.rules.reconnect_dirties_u:
+            n.uncommitted()
+        n.invalidate(n.gone)
+        if n.truncated:
+            if self.rules.reconnect_repeats_truncate:
+                n.written = put(n.written, 1, n.truncated)
+                n.safe = put(n.safe, 1, n.truncated)
+            n.m = min(n.m, n.epoch)
+        n.record_loss(n.direct | n.direct_moved | n.holes)
+        n.direct = n.direct_moved = n.holes = 0

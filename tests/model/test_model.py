@@ -8,8 +8,8 @@ import pytest
 
 from .checker import explore
 from .conftest import RecordProperty
+from .rules import RIGHT, Scenario
 from .scenarios import LARGE, SCENARIOS
-from .state import RIGHT, Scenario
 
 
 def look_at(scenario: Scenario, record_property: RecordProperty, most: int = 400_000) -> None:

@@ -181,7 +181,7 @@ static MAYBE bool work(struct pc_volume *v)
 static MAYBE bool begin_commit(struct file *f)
 {
 	struct pc_work w;
-	pc_commit_start(f->inode);
+	pc_commit_start(f->inode, 0);
 	for (pc_work_next(f->inode->volume, &w); w.kind != PC_WORK_COMMITTING; pc_work_next(f->inode->volume, &w)) {
 		CHECK(w.kind != PC_WORK_NONE);
 		do_work(f->inode->volume, &w);
@@ -287,7 +287,7 @@ static MAYBE int fsync_stamp(struct file *f, u64 stamp)
 		u32 seq = atomic_load(&f->inode->event.seq);
 		if (!pc_commit_needed(f->inode, stamp) && !pc_commit_running(f->inode))
 			continue;
-		pc_commit_start(f->inode);
+		pc_commit_start(f->inode, stamp);
 		if (check_threads)
 			wait_event(&f->inode->event, seq);
 		else if (!work(f->inode->volume))

@@ -114,8 +114,8 @@ static void check_nothing_to_commit_gives_the_token_back(void)
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	put(0, 1);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	pc_commit_start(file->inode); /* in line behind the pass */
-	pc_commit_start(file->inode);
+	pc_commit_start(file->inode, 0); /* in line behind the pass */
+	pc_commit_start(file->inode, 0);
 	while (work(rig.volume))
 		;
 	EQUAL(file->store.commits, 1);
@@ -222,7 +222,7 @@ static void commit_step(void)
 		committing = false;
 		return;
 	}
-	pc_commit_start(file->inode);
+	pc_commit_start(file->inode, 0);
 	pc_work_next(rig.volume, &w);
 	if (w.kind == PC_WORK_COMMITTING)
 		committing = pc_commit_begin(file->inode);
@@ -435,7 +435,7 @@ static void check_no_commit_begins_after_an_abort(void)
 	start(PAGE, false);
 	put(0, 1);
 	EQUAL(flush(file), 0);
-	pc_commit_start(file->inode);
+	pc_commit_start(file->inode, 0);
 	pc_volume_abort(rig.volume);
 	struct pc_work w;
 	for (pc_work_next(rig.volume, &w); w.kind == PC_WORK_PASS; pc_work_next(rig.volume, &w)) {

@@ -184,7 +184,7 @@ static void check_the_token_goes_round_in_order(void)
 	CHECK(queue_for_token(&a));
 	pc_flush_start(file->inode, ALL, 0, ALL); /* a pass in line */
 	CHECK(!queue_for_token(&b));
-	pc_commit_start(file->inode); /* a commit in line */
+	pc_commit_start(file->inode, 0); /* a commit in line */
 	CHECK(!queue_for_token(&c));
 	CHECK(!pc_token_cancel(file->inode, &b));
 	CHECK(!work(rig.volume)); /* nothing may run before its turn */

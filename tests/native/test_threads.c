@@ -93,7 +93,7 @@ static void wait_for_room(struct file *f)
 		pc_flush_start(f->inode, ALL, 0, ALL);
 		for (u32 k = 0; k < NR_FILES; k++) {
 			pc_pass_background(files[k]->inode, 1 << 20);
-			pc_commit_start(files[k]->inode);
+			pc_commit_start(files[k]->inode, 0);
 		}
 		pc_futex_wait(&rig.cache->event.seq, seq, 5000000);
 	}
@@ -129,7 +129,7 @@ static void write_some(u32 file)
 			pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
 			pc_retry(f->inode, 0, ALL, true);
 			flush(f);
-			pc_commit_start(f->inode);
+			pc_commit_start(f->inode, 0);
 			pause_for(1);
 			lock_inode(f, PC_EXCLUSIVE);
 			break;
@@ -252,7 +252,7 @@ static void *disturber(void *arg)
 		case 0: pc_drop_clean(i, pos, pos + 100000); break;
 		case 1: pc_invalidate_remote(i, pos, pos + 20000); break;
 		case 2: pc_pass_background(i, 64 << 10); break;
-		case 3: pc_commit_start(i); break;
+		case 3: pc_commit_start(i, 0); break;
 		case 4:
 			if (nr_pins < 16 && pc_pin(i, pos, 100, &pins[nr_pins], &memory, &n, &need) == 0)
 				nr_pins++;

@@ -1,0 +1,240 @@
+/*
+ * commit.c - is everything up to an epoch committed, who gets a commit begun, and what its answer does.
+ *
+ * Commits run under the token, so nothing is acknowledged while one runs: what is unstable when it begins is what it covers.
+ * The engine's own work under the token (settle) takes the same place in line.
+ *
+ * Contract 1.3, 2.15, 2.17; transition E7. Locks: leaf lock; walks give it back every 64 folios.
+ */
+#include "internal.h"
+
+enum { PC_CHUNK = 64 };
+
+static struct pc_folio *first_unstable(struct pc_inode *i, u64 from)
+{
+	u32 id = pc_index_next_marked(i, from, UINT64_MAX >> i->cache->page_shift, PC_MARK_UNSTABLE, NULL);
+	return id ? pc_folio_at(i->cache, id) : NULL;
+}
+
+/* Is anything acknowledged or done up to @stamp not committed? */
+bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
+{
+	bool needed = false, more = true;
+	stamp = pc_min(stamp, PC_STAMP_NONE - 1);
+	for (u64 index = 0; more && !needed;) {
+		pc_inode_leaf_lock(i);
+		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp || i->staged.stamp <= stamp;
+		for (u32 k = 0; !needed && more && k < PC_CHUNK; k++) {
+			struct pc_folio *f = first_unstable(i, index);
+			more = f != NULL;
+			if (!more)
+				break;
+			needed = pc_stamp_get(&f->u) <= stamp;
+			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	return needed;
+}
+
+/**
+ * pc_sync_done() - is everything dirtied or done up to @stamp committed?
+ *
+ * Bytes move on from D to W to U to clean unless a failure puts them back. So D and W are looked at before U, and the answer
+ * counts only if nothing went back meanwhile: a commit that fails between two separate questions makes both say "nothing".
+ * Context: no leaf lock. Contract: 2.15.
+ */
+bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
+{
+	for (;;) {
+		pc_inode_leaf_lock(i);
+		u64 seq = i->regress_seq;
+		pc_inode_leaf_unlock(i);
+		bool left = pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL) != 0;
+		PC_SYNC("sync_between");
+		left = left || pc_commit_needed(i, stamp);
+		pc_inode_leaf_lock(i);
+		bool same = seq == i->regress_seq, running = i->commit_running;
+		pc_inode_leaf_unlock(i);
+		if (left || running)
+			return false;
+		if (same)
+			return true;
+	}
+}
+
+/* Leaf lock held. */
+static void queue_for_commit(struct pc_inode *i)
+{
+	if (!i->commit_queued && !i->commit_running && !atomic_load(&i->volume->aborted)) {
+		i->commit_queued = 1;
+		if (pc_token_take(i, &i->commit_waiter, PC_TOKEN_COMMIT))
+			pc_work_push_commit(i);
+	}
+}
+
+/**
+ * pc_commit_start() - get a commit done by the volume's threads, when the token is free.
+ *
+ * @stamp: the caller has seen that all that was dirtied up to there is handed over; should any of it be dirty again when the token
+ * comes, there is no commit, and he asks again. 0: whatever is acknowledged. One that runs already is not asked again.
+ */
+void pc_commit_start(struct pc_inode *i, uint64_t stamp)
+{
+	pc_inode_leaf_lock(i);
+	if (!i->commit_running && !atomic_load(&i->volume->aborted)) {
+		i->commit_asked = 1;
+		i->commit_stamp = pc_max(i->commit_stamp, stamp);
+	}
+	queue_for_commit(i);
+	pc_inode_leaf_unlock(i);
+}
+
+/* Have the engine entered as for a commit, under the token: for work of its own, without a commit unless somebody wants one. */
+void pc_settle_start(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->settle = 1;
+	queue_for_commit(i);
+	pc_inode_leaf_unlock(i);
+}
+
+/* Bytes that somebody waits for are dirty again: sent back by a commit that failed, or by a rollback, after he had looked and
+ * before the token came. What no byte carries (m) must not become visible without them. The token is held, so none go back from
+ * here on. */
+static bool too_early(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 stamp = i->commit_stamp;
+	pc_inode_leaf_unlock(i);
+	return PC_FIX("commit_follows_its_bytes") && stamp && pc_flush_pending(i, stamp, 0, UINT64_MAX, NULL);
+}
+
+/* Under the token. Return: whether there is anything to commit or to settle; if not, too early, or after an abort, the token is
+ * free again. */
+bool pc_commit_begin(struct pc_inode *i)
+{
+	bool early = too_early(i);
+	pc_inode_leaf_lock(i);
+	u64 generation = atomic_load(&i->volume->generation);
+	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
+	bool commits = some && !early && (i->commit_asked || !PC_FIX("settling_commits_nothing"));
+	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
+	i->commit_queued = i->commit_asked = 0;
+	i->commit_stamp = 0;
+	i->commit_due = wanted && commits;
+	if (wanted) {
+		i->settle = 0;
+		i->commit_running = 1;
+		i->commit_generation = generation;
+		i->commit_size = atomic_load(&i->remote_size);
+		i->undone_moved = i->undone;
+		i->undone = (struct pc_undone){.lowest = UINT64_MAX};
+		atomic_fetch_add_explicit(&i->volume->committing, 1, memory_order_relaxed);
+		i->stamp_m_moved = i->stamp_m;
+		i->stamp_m = PC_STAMP_NONE;
+		i->counters.commits += commits;
+	} else {
+		pc_token_release_locked(i);
+	}
+	pc_inode_leaf_unlock(i);
+	PC_SYNC("commit_begun");
+	return wanted;
+}
+
+/**
+ * pc_commit_end() - [E7] the commit succeeded, or failed: what was unstable is dirty again.
+ *
+ * @how: of a failure. PC_COMMIT_KEPT: the backend has what it acknowledged, all of it stays unstable; PC_COMMIT_PARKED: for
+ * good, the bytes are failed and nothing sends them until somebody asks. An answer after an abort is a plain
+ * failure whatever it says: the server may have forgotten what it had acknowledged before it made the rest durable.
+ *
+ * What is staged stays so until a commit succeeds: reads that ask for it meanwhile may find the backend without it, and look
+ * again (engine/staging.py).
+ *
+ * Where acknowledged bytes were given up, reads showed them or what was there before; the commit decided which of the two is
+ * stored, and only the backend knows: what is clean of that range leaves the cache.
+ */
+void pc_commit_end(struct pc_inode *i, bool ok, int how)
+{
+	bool more = true;
+	if (pc_stopped(i, i->commit_generation)) {
+		ok = false;
+		how = PC_COMMIT_AGAIN;
+	}
+	for (u64 index = 0; more && (ok || how != PC_COMMIT_KEPT);) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; k < PC_CHUNK; k++) {
+			struct pc_folio *f = first_unstable(i, index);
+			more = f != NULL;
+			if (!more)
+				break;
+			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			if (ok)
+				pc_folio_committed(i, f);
+			else
+				pc_folio_uncommitted(i, f, how == PC_COMMIT_PARKED);
+			pc_folio_ext_drop(i, f);
+		}
+		pc_inode_leaf_unlock(i);
+	}
+	pc_inode_leaf_lock(i);
+	u64 gone_pos = i->undone_moved.gone_pos, gone_end = i->undone_moved.gone_end;
+	pc_inode_leaf_unlock(i);
+	if (gone_pos < gone_end && (ok || how != PC_COMMIT_KEPT) && PC_FIX("what_is_gone_is_not_kept"))
+		pc_invalidate_range(i, gone_pos, gone_end);
+	pc_inode_leaf_lock(i);
+	if (ok) {
+		i->committed_size = i->commit_size;
+		pc_staged_clear(i);
+	} else {
+		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
+		pc_undone_merge(&i->undone, &i->undone_moved);
+		i->regress_seq++;
+		i->fail_seq += how == PC_COMMIT_PARKED;
+	}
+	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
+	i->stamp_m_moved = PC_STAMP_NONE;
+	i->commit_running = i->commit_due = 0;
+	atomic_fetch_sub_explicit(&i->volume->committing, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+	i->commit_seq++;
+	pc_dirty_list_update(i);
+	pc_token_release_locked(i);
+	if (i->settle) /* asked for while this commit ran */
+		queue_for_commit(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->cache->event);
+}
+
+/* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
+ * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
+void pc_uncommit(struct pc_inode *i)
+{
+	bool more = true;
+	while (more) {
+		pc_inode_leaf_lock(i);
+		struct pc_folio *f = first_unstable(i, 0);
+		more = f != NULL;
+		if (more)
+			pc_folio_uncommitted(i, f, false);
+		pc_inode_leaf_unlock(i);
+	}
+}
+
+bool pc_commit_running(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool running = i->commit_running;
+	pc_inode_leaf_unlock(i);
+	return running;
+}
+
+/* Whether the one that runs is to commit, and not only to settle. */
+bool pc_commit_due(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool due = i->commit_due;
+	pc_inode_leaf_unlock(i);
+	return due;
+}

@@ -1,0 +1,256 @@
+"""What a commit covers: bytes that are waited for go first, nothing is half published, nothing given up comes back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, DataLossError, PageCache, WritebackError
+from pagecache.engine.barrier import FileSync
+from pagecache.native import STAMP_MAX, NativeInode
+from tests.staging import StagingBackend
+
+from .backends import PATIENCE, failing_commit
+from .keeping import KeepingBackend
+from .objects import ObjectBackend
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(4 * PAGE)
+NEW = pattern(PAGE, seed=3)
+AGAIN = BackendError(errno.EIO, "told to fail", retry=True, retry_after=0.0)
+
+
+class Published:
+    """Every content that a commit of an object made visible; the first commit may be held, and fails then."""
+
+    def __init__(self, backend: ObjectBackend, *, holds: bool = False) -> None:
+        self.backend, self.holds = backend, holds
+        self.running, self.fail = threading.Event(), threading.Event()
+        self.contents: list[bytes | None] = []
+        backend.fault("commit", self.commit, times=float("inf"))
+
+    def commit(self, file: Any) -> str:
+        if self.holds:
+            self.holds = False
+            self.running.set()
+            assert self.fail.wait(PATIENCE)
+            file.parts.clear()  # what was acknowledged is forgotten
+            raise AGAIN
+        version: str = file.make_durable()
+        self.contents.append(self.backend.committed(KEY))
+        return version
+
+
+def fsync_meets_a_failing_commit(make: Make, monkeypatch: pytest.MonkeyPatch, moment: str) -> list[bytes | None]:
+    """A created object whose commit fails while its fsync looks for dirty bytes. Returns what was visible in turn."""
+    backend = ObjectBackend()
+    rig = make(backend=backend, retry=FAST)
+    published = Published(backend, holds=True)
+    file = rig.open("w+b")
+    file.pwrite(DATA, 0)
+    flushed = FileSync._flushed
+
+    def look(sync: FileSync) -> bool:
+        def let_it_fail() -> None:
+            if published.running.is_set() and not published.fail.is_set():
+                published.fail.set()
+                eventually(lambda: not sync.file.native.commit_running())
+
+        if moment == "before the look":
+            let_it_fail()
+        done = flushed(sync)
+        if moment == "after the look" and done:
+            let_it_fail()
+        return done
+
+    monkeypatch.setattr(FileSync, "_flushed", look)
+    Task(file.fsync).result()
+    assert published.fail.is_set()
+    return published.contents
+
+
+@pytest.mark.parametrize("moment", ["before the look", "after the look"])
+def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
+    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The creation alone needs a commit too: it does not become visible without them. [T-18, 2.15, 2.17]"""
+    assert fsync_meets_a_failing_commit(make, monkeypatch, moment) == [DATA]
+
+
+def test_without_the_stamp_of_who_asks_an_empty_object_was_published(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fix taken out. [T-18]"""
+    start_commit = NativeInode.start_commit
+    monkeypatch.setattr(NativeInode, "start_commit", lambda native, stamp=0: start_commit(native))
+    assert fsync_meets_a_failing_commit(make, monkeypatch, "after the look") == [b"", DATA]
+
+
+def rebased_by_a_commit(make: Make) -> list[bytes | None]:
+    """An object of more requests than one turn of a pass, replaced by somebody else before its commit."""
+    ours = pattern(100 * PAGE)
+    backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
+    rig = make(backend=backend, retry=FAST, options={"on_conflict": "rebase"})
+    file = rig.open("r+b")
+    file.pwrite(ours, 0)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == len(ours))
+    backend.put(KEY, b"other")
+    published = Published(backend)
+    Task(file.fsync).result()
+    assert backend.committed(KEY) == ours
+    return published.contents
+
+
+def test_a_rebase_within_a_commit_publishes_once_and_everything(make: Make) -> None:
+    """What it has left behind under the token starts no commit between two turns of the pass. [T-30, 2.19]"""
+    assert rebased_by_a_commit(make) == [pattern(100 * PAGE)]
+
+
+def test_without_the_difference_half_of_a_rebased_object_was_published(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fix taken out: work under the token commits what it finds. [T-30]"""
+    monkeypatch.setattr(NativeInode, "commit_due", lambda native: native.commit_needed(STAMP_MAX))
+    assert len(rebased_by_a_commit(make)) > 1
+
+
+def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
+    """A page that the backend has acknowledged, given up and read again."""
+    rig = make({KEY: DATA}, retry=FAST, **options)
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    file.flush()
+    rig.volume.discard(KEY)
+    with pytest.raises(DataLossError):
+        file.flush()
+    assert file.pread(PAGE, 0) == NEW
+    return rig, file
+
+
+def test_what_is_read_after_a_discard_does_not_outlast_a_commit_that_forgets(make: Make) -> None:
+    """Nothing clean that is not stored: the backend has the old bytes again. [T-18, T-75b, 2.17]"""
+    rig, file = given_up(make)
+    rig.backend.fault("commit", failing_commit(AGAIN))
+    file.fsync()
+    assert file.pread(PAGE, 0) == rig.backend.committed(KEY)[:PAGE] == DATA[:PAGE]  # type: ignore[index]
+
+
+def test_what_is_read_after_a_discard_does_not_outlast_the_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that knows no versions, lost and replaced: it has not what was only acknowledged. [T-75b, 2.22]"""
+    stat = ObjectBackend.object_stat
+    monkeypatch.setattr(
+        "tests.file.backends.RecordingBackend.object_stat",
+        lambda backend, stored: type(found := stat(backend, stored))(size=found.size, version=None),
+    )
+    rig, file = given_up(make)
+    rig.volume.abort()
+    rig.volume.reconnect(rig.backend.successor())
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+
+
+def discarded_after_a_lost_answer(make: Make) -> bytes | None:
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open("r+b")
+
+    def stored_and_failed(stored: Any, offset: int, buffers: Any) -> int:
+        stored.store(offset, buffers)
+        raise OSError(errno.EIO, "the answer got lost")
+
+    backend.fault("write_from", stored_and_failed)
+    file.pwrite(NEW, 0)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.volume.discard(KEY)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.pwrite(NEW, PAGE)
+    file.fsync()
+    return backend.committed(KEY)
+
+
+def test_what_a_failed_call_may_have_uploaded_is_rolled_back_with_a_discard(make: Make) -> None:
+    """It is in no later commit. [2.18, 2.19]"""
+    assert discarded_after_a_lost_answer(make) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
+
+
+def test_without_the_rollback_what_was_given_up_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fix taken out: only acknowledged bytes are rolled back. [2.18]"""
+    monkeypatch.setattr(NativeInode, "acknowledged", lambda native, pos, end: native.usage()["unstable"] > 0)
+    assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]
+
+
+def changed_in_every_way(make: Make) -> tuple[Rig, KeepingBackend, Any]:
+    """Truncated, punched and written; nothing of it is committed, all of it is acknowledged."""
+    backend = KeepingBackend({KEY: DATA})
+    rig = make(backend=backend, retry=FAST)
+    file = rig.open("r+b")
+    file.truncate(3 * PAGE)
+    file.truncate(4 * PAGE)
+    file.punch_hole(PAGE, 100)
+    file.pwrite(b"later", PAGE + 50)
+    file.pwrite(NEW, 0)
+    file.pwrite(b"given up", 2 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
+    return rig, backend, file
+
+
+CHANGED = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] + bytes(PAGE)
+
+
+@pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
+def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
+    """The backend forgets all that it had acknowledged: bytes, truncates and holes are there again afterwards; what
+    could not be done at once is owed, and the list of what was lost is told. [T-75b, 2.17, 2.19]
+    """
+    rig, backend, file = changed_in_every_way(make)
+    backend.fault(fails, OSError(errno.EIO, "told to fail"))
+    lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)
+    assert [(entry.offset, entry.length) for entry in lost] == [(2 * PAGE, len(b"given up"))]
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == file.pread(4 * PAGE, 0) == CHANGED
+    rig.cache.check()
+
+
+def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) -> None:
+    """The backend has rolled back and cannot be opened then: nothing counts as acknowledged. [T-30, T-75b, 2.19]"""
+    backend = StagingBackend(tmp_path, can_stage=False)
+    backend.publish(KEY, _file_of(tmp_path, DATA), None)
+    cache = PageCache("8MiB", **QUIET, retry=FAST)
+    volume = cache.attach(backend, name="volume", on_conflict="rebase", read_ahead=0)
+    file = volume.open(KEY, "r+b")
+    file.pwrite(NEW, 0)
+    file.flush()
+    eventually(lambda: cache.stats().unstable == PAGE)
+    fd = backend.visible_fd(KEY)
+    backend.publish(KEY, _file_of(tmp_path, bytes(4 * PAGE)), backend.version_of(fd))
+    opens, left = backend.open, [OSError(errno.EIO, "told to fail")]
+
+    def open_later(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return opens(*args, **options)
+
+    backend.open = open_later  # type: ignore[method-assign]
+    Task(file.fsync).result()
+    assert not left
+    assert backend.visible(KEY) == NEW + bytes(3 * PAGE)
+    file.close()
+    cache.close(timeout=PATIENCE)
+
+
+def _file_of(folder: Path, content: bytes) -> int:
+    path = folder / "content"
+    path.write_bytes(content)
+    return os.open(path, os.O_RDONLY)
