@@ -53,6 +53,7 @@ struct pc_inode {
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
 	u64 committed_size; /* remote_size at the last successful commit */
+	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
 	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
 	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */

@@ -9,6 +9,37 @@
  */
 #include "internal.h"
 
+/* Whether bytes of the folio lie on both sides of an end of the file. */
+static bool holds_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
+{
+	u64 start = pc_folio_pos(c, f);
+	return start < size && size < start + pc_folio_bytes(c, f);
+}
+
+/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
+ * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
+static void cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
+{
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	if (!holds_end(c, f, size) || pc_folio_ext_ensure(c, f))
+		return;
+	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
+	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
+	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
+		from[n] = pc_missing_until(c, f, at, eof);
+		to[n] = pc_valid_until(c, f, from[n], eof);
+		if (from[n] == to[n])
+			break;
+	}
+	pc_seq_begin(f);
+	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
+	for (u32 k = 0; k < n; k++)
+		if (!pc_valid_add(c, f, from[k], to[k]))
+			pc_valid_add(c, f, block, block + c->page_size);
+	pc_seq_end(f);
+}
+
 /* V shrinks to the blocks of L: the rest is older than storage now. Folio lock and leaf lock held. */
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 {
@@ -17,6 +48,10 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 	if (pc_local_count(c, f, 0, blocks) < blocks && pc_folio_ext_ensure(c, f))
 		return; /* no memory to say what is left: it stays stale */
 	atomic_fetch_and(&f->state, ~(u32)PC_F_STALE);
+	if (PC_UNLIKELY(i->old_end) && holds_end(c, f, i->old_end)) {
+		cut_behind(i, f, i->old_end);
+		i->old_end = 0;
+	}
 	if (pc_local_count(c, f, 0, blocks) == blocks)
 		return;
 	pc_seq_begin(f);
@@ -37,30 +72,6 @@ static u64 local_end(const struct pc_cache *c, const struct pc_folio *f, u64 siz
 	return 0;
 }
 
-/* The zeros behind the old end of the file were nobody's bytes: what another version has there is newer. A block is cut as a
- * whole, so what is valid before the end is put back; the block stays as it was where no extent is left for that. */
-static void cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
-{
-	struct pc_cache *c = i->cache;
-	u64 start = pc_folio_pos(c, f);
-	if (size <= start || size >= start + pc_folio_bytes(c, f) || pc_folio_ext_ensure(c, f))
-		return;
-	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
-	u32 from[PC_RAGGED + 1], to[PC_RAGGED + 1];
-	for (u32 at = block; at < eof && n <= PC_RAGGED; at = to[n++]) {
-		from[n] = pc_missing_until(c, f, at, eof);
-		to[n] = pc_valid_until(c, f, from[n], eof);
-		if (from[n] == to[n])
-			break;
-	}
-	pc_seq_begin(f);
-	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
-	for (u32 k = 0; k < n; k++)
-		if (!pc_valid_add(c, f, from[k], to[k]))
-			pc_valid_add(c, f, block, block + c->page_size);
-	pc_seq_end(f);
-}
-
 /**
  * pc_rebase() - L lies over another version from here on, which has @remote bytes; what is not L is that version's.
  *
@@ -79,6 +90,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
 		if (!locked) {
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
+			if (remote > size && atomic_load(&f->owner) && holds_end(c, f, size))
+				i->old_end = size;
 			end = pc_max(end, local_end(c, f, size));
 		} else if (pc_folio_state(f) & PC_F_LOCAL) {
 			end = pc_max(end, local_end(c, f, size));

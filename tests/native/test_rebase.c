@@ -81,6 +81,28 @@ static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 	rig_close(&rig);
 }
 
+/* The same while a fill holds the folio: it cuts the zeros off when it unlocks. */
+static void check_zeros_that_a_fill_held_are_not_local_either(void)
+{
+	start(PAGE + 100, 8 * PAGE);
+	EQUAL(fill_range(file, 0, PAGE + 100), 0);
+	put(PAGE + 10, 2, 20);
+	pc_invalidate_remote(file->inode, 0, PAGE);
+	struct pc_need need;
+	struct pc_request *r;
+	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0);
+	replace_storage(9, 5 * PAGE);
+	rebase(5 * PAGE, false);
+	EQUAL(run_fill(file, r), 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[PAGE + 10], 2);
+	EQUAL(file->store.stable[PAGE + 99], 1);
+	EQUAL(file->store.stable[PAGE + 100], 9);
+	EQUAL(at(PAGE + 100), 9);
+	EQUAL(at(3 * PAGE), 9);
+	rig_close(&rig);
+}
+
 static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void)
 {
 	start(6 * PAGE, PAGE);
@@ -164,6 +186,7 @@ static void check_one_page_and_large_folios(void)
 int main(void)
 {
 	RUN(check_one_page_and_large_folios);
+	RUN(check_zeros_that_a_fill_held_are_not_local_either);
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
 	RUN(check_what_the_backend_forgot_is_not_uncommitted);
 	RUN(check_work_under_the_token_runs_without_anything_to_commit);
