@@ -63,7 +63,7 @@ def _number(value: int, what: str) -> int:
     return number
 
 
-class CachedFile(Handle):  # type: ignore[misc]
+class CachedFile(Handle):
     """One open of a cached object; made by `Volume.open`.
 
     All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose
