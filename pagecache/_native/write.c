@@ -319,6 +319,10 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 	u64 done = 0;
 	PC_ASSERT(len <= PC_WHOLE_MAX);
 	need->kind = PC_NEED_NOTHING;
+	if (PC_UNLIKELY(atomic_load_explicit(&i->volume->sealed, memory_order_relaxed))) {
+		need->kind = PC_NEED_OPEN;
+		return 0;
+	}
 	u32 n = lock_ready(i, pos, len, ids, need);
 	PC_SYNC("whole_locked");
 	bool go = need->kind == PC_NEED_NOTHING;
