@@ -3,6 +3,7 @@
 import os
 import threading
 import zlib
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,13 +11,13 @@ from pagecache import Backend, BackendFile, BackendLimits, ObjectStat, PageCache
 
 
 class ZlibFile(BackendFile):
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path, self.data = path, bytearray(zlib.decompress(path.read_bytes()) if path.exists() else b"")
 
-    def stat(self):
+    def stat(self) -> ObjectStat:
         return ObjectStat(size=len(self.data), version=f"{zlib.crc32(bytes(self.data)):08x}")
 
-    def read_into(self, offset, buffers):
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         done = 0
         for buffer in buffers:
             part = bytes(self.data[offset + done : offset + done + len(buffer)])
@@ -24,16 +25,16 @@ class ZlibFile(BackendFile):
             done += len(part)
         return done
 
-    def write_from(self, offset, buffers):
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         new = b"".join(buffers)
         self.data += bytes(max(0, offset - len(self.data)))  # a gap reads as zeros
         self.data[offset : offset + len(new)] = new
         return len(new)
 
-    def truncate(self, size):
+    def truncate(self, size: int) -> None:
         self.data = self.data[:size] + bytes(max(0, size - len(self.data)))
 
-    def commit(self):
+    def commit(self) -> str | None:
         with open(f"{self.path}.new", "wb", buffering=0) as file:
             file.write(zlib.compress(self.data))
             os.fsync(file.fileno())
@@ -44,10 +45,11 @@ class ZlibFile(BackendFile):
 class ZlibBackend(Backend):
     limits = BackendLimits(ordered_writes=True)  # one write of an object at a time, so that it needs no lock
 
-    def __init__(self, root):
-        self.root, self.files, self.lock = Path(root), {}, threading.Lock()
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root, self.lock = Path(root), threading.Lock()
+        self.files: dict[Hashable, ZlibFile] = {}
 
-    def open(self, key, *, create=False, exclusive=False):
+    def open(self, key: Hashable, *, create: bool = False, exclusive: bool = False) -> ZlibFile:
         path = self.root / f"{key}.z"
         with self.lock:  # of many who create it exclusively one wins
             there = key in self.files or path.exists()
@@ -57,7 +59,7 @@ class ZlibBackend(Backend):
                 raise FileNotFoundError(2, "no such object", key)
             return self.files.setdefault(key, ZlibFile(path))  # everybody who opens it gets the same one
 
-    def stat(self, key):
+    def stat(self, key: Hashable) -> ObjectStat:
         return self.open(key).stat()
 
 

@@ -24,7 +24,7 @@ from .backends.protocol import (
 )
 from .backends.url import backend_from_url
 from .cache import PageCache
-from .config import CacheConfig, RetryPolicy, VolumeOptions
+from .config import CacheConfig, RetryPolicy, Size, VolumeOptions
 from .errors import (
     BackendError,
     BackendProtocolError,
@@ -80,6 +80,7 @@ __all__ = [
     "PageCacheError",
     "RetryPolicy",
     "ShutdownError",
+    "Size",
     "SyncTicket",
     "UnsavedDataError",
     "View",

@@ -219,6 +219,10 @@ class PageCache:
         if second is not None:
             self._check_limits(second)
             check_mirror(resolved, second)
+        if options is not None and not isinstance(options, VolumeOptions):
+            raise TypeError(f"options must be VolumeOptions, not {type(options).__name__}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = with_overrides(options or VolumeOptions(), overrides)
         with self._lock:
             self.check_open()

@@ -98,6 +98,7 @@ class PageCacheError(OSError):
         errno: the code; each class has its own default.
     """
 
+    errno: int  # always set, other than that of an OSError
     default_errno: ClassVar[int] = codes.EIO
     _options: ClassVar[tuple[str, ...]] = ()
 

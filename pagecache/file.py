@@ -16,7 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import lifetimes
+from . import lifetimes, prefetching
 from .config import VolumeOptions
 from .engine import barrier
 from .errors import Key, ShutdownError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Advice", "CachedFile"]
 
-PREFETCH_STEP = 1 << 20
 FAULTS = {"auto": 0, "always": 1, "never": 2}
 
 
@@ -45,6 +44,9 @@ class Advice(Enum):
     NOREUSE = "noreuse"
 
 
+ADVICE = {*Advice, *(advice.value for advice in Advice)}
+
+
 def extent(offset: int, length: int | None, size: int, what: str = "length") -> tuple[int, int]:
     """[start, end) of a range whose length may be None, "to the end of the file"."""
     start = _number(offset, "offset")
@@ -56,6 +58,14 @@ def extent(offset: int, length: int | None, size: int, what: str = "length") -> 
     return start, start + count
 
 
+def _pair(pair: tuple[int, int | None], size: int) -> tuple[int, int]:
+    try:
+        offset, length = pair
+    except (TypeError, ValueError):
+        raise TypeError(f"ranges: {pair!r} is not a pair (offset, length)") from None
+    return extent(offset, length, size)
+
+
 def _number(value: int, what: str) -> int:
     number = operator.index(value)
     if not 0 <= number <= FOREVER:
@@ -63,7 +73,7 @@ def _number(value: int, what: str) -> int:
     return number
 
 
-class CachedFile(Handle):  # type: ignore[misc]
+class CachedFile(Handle):
     """One open of a cached object; made by `Volume.open`.
 
     All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose
@@ -221,38 +231,50 @@ class CachedFile(Handle):  # type: ignore[misc]
         self._check_open()
         start, end = extent(offset, length, self._native.size)
         end = min(end, self._native.size)
-        if not wait:
-            self._native.prefetch(start, end)
-            return
-        while start < end:
-            step = min(PREFETCH_STEP, end - start)
-            self._native.fill(start, step)
-            start += step
+        prefetching.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
 
-    def prefetch_ranges(self, ranges: Iterable[tuple[int, int]], *, wait: bool = False) -> None:
-        """`prefetch` of several (offset, length) at once."""
-        wanted = list(ranges)
-        for offset, length in wanted:
-            self.prefetch(offset, length)
-        if wait:
-            for offset, length in wanted:
-                self.prefetch(offset, length, wait=True)
+    def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
+        """`prefetch` of several (offset, length) at once, in their order; a length of None is "to the end of the file".
+
+        Ranges that are near one another are read in one backend call, with what lies between them. A range that is no
+        range is an error before anything is read.
+        """
+        self._check_open()
+        size = self._native.size
+        extents = [_pair(pair, size) for pair in ranges]
+        wanted = [(start, min(end, size)) for start, end in extents]
+        together = prefetching.merged(wanted, self._inode.engine.limits())
+        prefetching.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
 
     def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
-        """Say how the file (read-ahead) or a range (WILLNEED, DONTNEED, NOREUSE) will be used."""
+        """Say how the file will be used, as posix_fadvise does; never waits, and changes no byte.
+
+        How this handle reads, whatever the range: NORMAL as it was opened, SEQUENTIAL with windows of twice the size,
+        RANDOM exactly what is asked for, NOREUSE what goes before everything else when memory is short (until NORMAL).
+        What becomes of a range: WILLNEED is `prefetch`; DONTNEED drops its whole clean pages, and begins to hand over
+        what is dirty, so that a later DONTNEED drops that too.
+        """
         self._check_open()
         start, end = extent(offset, length, self._native.size)
+        if advice not in ADVICE:
+            raise ValueError(f"advice {advice!r} is not one of {', '.join(map(str, Advice))}")
         match Advice(advice):
             case Advice.NORMAL:
                 self._set_readahead(self._read_ahead)
+                self._set_noreuse(False)
             case Advice.SEQUENTIAL:
                 self._set_readahead(self._read_ahead * 2)
             case Advice.RANDOM:
                 self._set_readahead(0)
+            case Advice.NOREUSE:
+                self._set_noreuse(True)
             case Advice.WILLNEED:
                 self.prefetch(start, end - start)
-            case Advice.DONTNEED | Advice.NOREUSE:
-                self._native.drop_clean(start, END if length is None else end)
+            case Advice.DONTNEED:
+                end = END if length is None else end
+                self._native.drop_clean(start, end)
+                if self._writable:
+                    self._inode.engine.begin_hand_over(start, end)
 
     def view(self, offset: int, length: int, *, writable: bool = False) -> View:
         """Cache memory of the range without a copy.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ._native import _core  # type: ignore[attr-defined]
+from ._native import _core
 
 if TYPE_CHECKING:
     from .config import CacheLimits
@@ -66,7 +66,7 @@ if _lib.pc_install_types() or _lib.pc_abi() != ABI:
     raise ImportError("pagecache: the extension does not fit this version; build it again")
 os.register_at_fork(after_in_child=_lib.pc_forked)
 
-Handle: Any = _core.Handle
+Handle = _core.Handle
 """Base of CachedFile: io.RawIOBase with the hot verbs in C."""
 
 

@@ -8,6 +8,7 @@ changed under local data is a conflict, settled as the volume's options say (con
 from __future__ import annotations
 
 import errno
+import operator
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -51,6 +52,14 @@ def mode_flags(mode: str) -> int:
     if plain not in MODES:
         raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with or without 'b'")
     return MODES[plain]
+
+
+def checked_flags(flags: int) -> int:
+    """Flags of `os.open`; one of the three ways of access is among them."""
+    bits = operator.index(flags)
+    if bits < 0 or bits & os.O_ACCMODE not in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+        raise ValueError(f"flags {flags!r} have none of os.O_RDONLY, os.O_WRONLY, os.O_RDWR")
+    return bits
 
 
 def flags_mode(flags: int) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
+from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
 from .engine import barrier, remote, staging
 from .engine.volume import EngineVolume
@@ -136,7 +137,7 @@ class Volume:
         self.engine.check_unsealed(key)
         if direct or parallel_direct_writes:
             raise io.UnsupportedOperation("direct I/O")
-        bits = opening.mode_flags(mode) if flags is None else int(flags)
+        bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
         self.engine.check_reentry("open", key)
@@ -467,7 +468,7 @@ class Volume:
         self.cache.check_forked()
         if self.detached:
             raise ShutdownError(f"the volume {self.name!r} is detached")
-        reconnecting.reconnect(self, backend, fenced)
+        reconnecting.reconnect(self, as_backend(backend, "backend", {}), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"

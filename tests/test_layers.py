@@ -27,6 +27,7 @@ LAYERS = [
         "inode",
         "keys",
         "file",
+        "prefetching",
         "view",
         "aio",
     ],

@@ -15,7 +15,7 @@ enum pc_folio_flag {
 	PC_F_UNSTABLE = 1 << 5,   /* U is not empty */
 	PC_F_FAILED = 1 << 6,     /* X is not empty */
 	PC_F_BACKOFF = 1 << 8,    /* passes skip it until the engine clears this (2.14) */
-	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local: evict soon after it is clean */
+	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local, or not to be used again: evict soon */
 	PC_F_READAHEAD = 1 << 10, /* reading it triggers the next window */
 	PC_F_UNREAD = 1 << 11,    /* read ahead and not yet used (thrash rule, 2.6) */
 	PC_F_STALE = 1 << 12,     /* remote change pending: bytes outside L must not satisfy reads */

@@ -57,9 +57,30 @@ int pc_to_u64_slow(PyObject *value, const char *what, u64 *out)
 	return 0;
 }
 
+/* An int that fits 64 bits, negative or not. */
+int pc_to_i64(PyObject *value, const char *what, i64 *out)
+{
+	int overflow;
+	PyObject *index = PyNumber_Index(value);
+	if (!index)
+		return -1;
+	*out = PyLong_AsLongLongAndOverflow(index, &overflow);
+	if (overflow)
+		PyErr_Format(PyExc_ValueError, "%s %S is not in the range -2**63 to 2**63 - 1", what, index);
+	Py_DECREF(index);
+	return overflow || (*out == -1 && PyErr_Occurred()) ? -1 : 0;
+}
+
 /* Every segment must be a buffer before the first one is touched: a bad one refuses the whole call. */
 int pc_check_segments(PyObject *buffers, int flags)
 {
+	if (!PySequence_Check(buffers) || PyBytes_Check(buffers) || PyByteArray_Check(buffers) ||
+	    PyUnicode_Check(buffers)) {
+		PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(buffers), "__name__");
+		PyErr_Format(PyExc_TypeError, "buffers must be a list of bytes-like objects, not %V", type, "this");
+		Py_XDECREF(type);
+		return -1;
+	}
 	Py_ssize_t n = PySequence_Size(buffers);
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(buffers, k);
@@ -147,10 +168,8 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 	}
 	if (check_open(h))
 		return NULL;
-	PyObject *index = PyNumber_Index(args[0]);
-	long long offset = index ? PyLong_AsLongLong(index) : -1;
-	Py_XDECREF(index);
-	if (offset == -1 && PyErr_Occurred())
+	i64 offset;
+	if (pc_to_i64(args[0], "offset", &offset))
 		return NULL;
 	if (nargs == 2 && (whence = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred())
 		return NULL;
@@ -160,12 +179,12 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 	}
 	u64 base = whence == 0 ? 0 : whence == 1 ? h->position : pc_inode_size(h->inode);
 	if (offset < 0 && (u64)-offset > base) {
-		PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)", offset,
+		PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)", (long long)offset,
 			     (unsigned long long)base);
 		return NULL;
 	}
 	if (offset > 0 && (u64)offset > (u64)INT64_MAX - base) {
-		PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)", offset,
+		PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)", (long long)offset,
 			     (unsigned long long)base);
 		return NULL;
 	}
@@ -217,6 +236,7 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 	h->appends = (u8)appends;
 	h->through = (u8)through;
 	h->may_fault = (u8)fault;
+	h->noreuse = 0;
 	h->gil_release = gil_release;
 	h->ra = (struct pc_readahead){.max = pages, .prev_index = UINT64_MAX - 1};
 	h->closed = 0;
@@ -255,6 +275,16 @@ static PyObject *handle_set_readahead(PyObject *self, PyObject *pages)
 	if (n == (unsigned long)-1 && PyErr_Occurred())
 		return NULL;
 	handle_of(self)->ra.max = (u32)n;
+	Py_RETURN_NONE;
+}
+
+/* What is read through this handle is read once. */
+static PyObject *handle_set_noreuse(PyObject *self, PyObject *value)
+{
+	int noreuse = PyObject_IsTrue(value);
+	if (noreuse < 0)
+		return NULL;
+	handle_of(self)->noreuse = (u8)noreuse;
 	Py_RETURN_NONE;
 }
 
@@ -300,6 +330,7 @@ static PyMethodDef methods[] = {
 	{"_shut", handle_shut, METH_NOARGS, NULL},
 	{"_replace", handle_replace, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
+	{"_set_noreuse", handle_set_noreuse, METH_O, NULL},
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef getset[] = {

@@ -14,7 +14,7 @@ struct handle {
 	u64 position;
 	u64 gil_release;
 	struct pc_readahead ra;
-	u8 readable, writable, appends, through, closed, may_fault;
+	u8 readable, writable, appends, through, closed, may_fault, noreuse;
 };
 
 enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };
@@ -25,6 +25,7 @@ extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
 
 int pc_refused(struct handle *h);
 int pc_to_u64_slow(PyObject *value, const char *what, u64 *out);
+int pc_to_i64(PyObject *value, const char *what, i64 *out);
 int pc_check_segments(PyObject *buffers, int flags);
 bool pc_may_fault(const struct handle *h, PyObject *object);
 void *pc_bounce_new(struct handle *h, u64 len);

@@ -27,6 +27,14 @@ static void met_marker(struct handle *h, struct pc_need *need)
 	need->readahead = 0;
 }
 
+/* What was read is the state of the next read-ahead, and for a NOREUSE handle done with. */
+static void seen(struct handle *h, u64 pos, u64 len)
+{
+	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
+	if (PC_UNLIKELY(h->noreuse))
+		pc_reclaim_soon(h->inode, pos, pos + len);
+}
+
 /* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
 static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
@@ -72,7 +80,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		pc_count(i, &i->counters.misses, 1);
 	else
 		pc_count_hit(i);
-	pc_readahead_seen(&h->ra, pos, done, i->cache->page_shift);
+	seen(h, pos, done);
 	return (i64)done;
 }
 
@@ -80,7 +88,7 @@ static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
 {
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
-	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !need.readahead)) {
+	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !(need.readahead | h->noreuse))) {
 		pc_count_hit(h->inode);
 		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
 		return got;
@@ -125,8 +133,9 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 	if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)) {
 		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
 			PyErr_Clear();
-			PyErr_Format(PyExc_TypeError, "a writable, contiguous bytes-like object is required, not '%s'",
-				     PyObject_CheckBuffer(object) ? "a read-only or strided one" : "this object");
+			PyErr_SetString(PyExc_TypeError,
+					"a writable, contiguous bytes-like object is required, not one "
+					"that is read-only or strided");
 		}
 		return -1;
 	}
@@ -190,8 +199,10 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 	if (!bytes)
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
+	met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
 	if (n == (i64)len) {
 		pc_count_hit(h->inode);
+		seen(h, pos, len);
 		return bytes;
 	}
 	bool eof = need.kind == PC_NEED_NOTHING;
@@ -213,10 +224,8 @@ PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_readable(h))
 		return NULL;
 	if (nargs == 1 && args[0] != Py_None) {
-		PyObject *index = PyNumber_Index(args[0]);
-		long long n = index ? PyLong_AsLongLong(index) : -1;
-		Py_XDECREF(index);
-		if (n == -1 && PyErr_Occurred())
+		i64 n;
+		if (pc_to_i64(args[0], "size", &n))
 			return NULL;
 		size = n < 0 ? INT64_MAX : (u64)n;
 	}

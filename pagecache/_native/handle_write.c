@@ -363,30 +363,67 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
 }
 
+/* Dirty budget without waiting for it. One that lets the GIL go while it copies reserves it; close the place in any case. */
+static bool try_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
+{
+	pc_place_open(h->inode, place, pos, len);
+	return len < h->gil_release ? pc_dirty_room(h->inode, len) : pc_room_take(h->inode, place, false);
+}
+
+/* Return: whether all was written; nothing was otherwise. */
+static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	struct pc_place place;
+	u64 done = 0;
+	if (len > PC_WHOLE_MAX || h->through || i->nr_failed)
+		return false;
+	if (try_room(h, &place, pos, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		if (PC_LIKELY(len < h->gil_release)) {
+			done = (u64)pc_write_whole(i, pos, from, len, &need);
+		} else {
+			Py_BEGIN_ALLOW_THREADS done = (u64)pc_write_whole(i, pos, from, len, &need);
+			Py_END_ALLOW_THREADS
+		}
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	pc_place_close(i, &place);
+	return done == len;
+}
+
+/* What a pwrite would refuse whatever it waited for. Return: 0, -1. */
+static int check_try(struct handle *h, u64 pos, u64 len)
+{
+	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
+		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
+		set_characters_written(0);
+		return -1;
+	}
+	if (PC_LIKELY(!atomic_load_explicit(&h->inode->volume->aborted, memory_order_relaxed)))
+		return 0;
+	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
+}
+
 PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
 	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
 		return NULL;
-	struct pc_inode *i = h->inode;
 	Py_buffer view;
 	void *bounce;
 	const u8 *from = source(h, args[0], &view, &bounce);
 	if (!from)
 		return NULL;
-	u64 len = (u64)view.len, done = 0;
-	struct pc_need need;
-	bool room = len <= PC_PIECE && pos + len <= INT64_MAX && !h->through && pc_dirty_room(i, len) && !i->nr_failed;
-	if (room && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
-		/* All or nothing: every folio must take its part at once. What was taken of a write that stops half way is
-		 * bytes that the caller meant to write: they stay, and the call says that it would wait. */
-		done = (u64)core_write(h, pos, from, len, &need);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	}
+	u64 len = (u64)view.len;
+	int err = len ? check_try(h, pos, len) : 0;
+	bool done = !err && (len == 0 || try_write(h, pos, from, len));
 	free(bounce);
 	PyBuffer_Release(&view);
-	if (len && done < len)
+	if (err)
+		return NULL;
+	if (!done)
 		Py_RETURN_NONE;
 	return PyLong_FromUnsignedLongLong(len);
 }

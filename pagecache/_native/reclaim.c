@@ -12,6 +12,8 @@
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache in which everything was hit does not cost somebody a walk over all of it.
  *
+ * A page that a NOREUSE handle has read to its end goes to the front of probation, marked, and before all others from there.
+ *
  * Folios with local bytes, pinned folios and held frames are taken off their queue when they are met, and come back when they are clean
  * or released (pc_reclaim_clean): no scan meets the same dirty folio twice, so the work stays bounded whatever is dirty.
  *
@@ -144,7 +146,7 @@ void pc_reclaim_clean(struct pc_cache *c, struct pc_folio *f)
 	}
 }
 
-static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
+static void move(struct pc_cache *c, struct pc_folio *f, u32 which, bool soon)
 {
 	u32 old = pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN);
 	link_out(c, fifo_of(c, old), f);
@@ -152,7 +154,56 @@ static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
 		atomic_fetch_or_explicit(&f->state, which, memory_order_relaxed);
 		atomic_fetch_and_explicit(&f->state, ~old, memory_order_relaxed);
 	}
-	link_in(c, fifo_of(c, which), f, false);
+	link_in(c, fifo_of(c, which), f, soon);
+}
+
+static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
+{
+	move(c, f, which, false);
+}
+
+/* A read that counts for nothing. A counter that is full stays: it was counted by others. @done: with the last byte read,
+ * the folio is the next to go, unless somebody else has used it. */
+static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool done)
+{
+	struct pc_cache *c = i->cache;
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	/* On a queue: it is not freed while the lock is held, so the identity stands. */
+	bool here =
+		st & (PC_F_SMALL | PC_F_MAIN) && pc_folio_is(i, f, index) && !(st & (PC_F_UNEVICTABLE | PC_F_UNREAD));
+	if (here && (access == 1 || access == 2)) {
+		u32 less = st - (1u << PC_F_ACCESS_SHIFT);
+		atomic_compare_exchange_strong_explicit(&f->state, &st, less, memory_order_relaxed,
+							memory_order_relaxed);
+	}
+	if (here && access <= 1 && done) {
+		atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_relaxed);
+		move(c, f, PC_F_SMALL, true);
+	}
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
+}
+
+/**
+ * pc_reclaim_soon() - [pos, end) was read for the only time: its folios go before all others when memory is short.
+ *
+ * Those of which the last byte was read: who reads on finds the rest. The access that the read counted is taken back, so that
+ * many small reads do not look like use. Context: no leaf lock. GIL: kept; O(folios).
+ */
+void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
+{
+	struct pc_cache *c = i->cache;
+	u64 size = pc_inode_size(i);
+	for (u64 at = pos, next; at < end; at = next) {
+		u64 index = at >> c->page_shift;
+		u32 id = pc_index_lookup(i, index);
+		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		next = (index + 1) << c->page_shift;
+		if (!f || !pc_folio_is(i, f, index))
+			continue;
+		next = pc_max(next, pc_folio_pos(c, f) + pc_folio_bytes(c, f));
+		used_once(i, f, index, next <= end || end >= size);
+	}
 }
 
 /* Off the queues while it is local or pinned; who makes it clean sees that and brings it back. Both change the same word, so
@@ -218,7 +269,7 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 	}
 	if (st & PC_F_SMALL && access > 1 && !force) {
 		rotate(c, f, PC_F_MAIN);
-		atomic_fetch_and_explicit(&f->state, ~PC_F_ACCESS, memory_order_relaxed);
+		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && access > 0 && !force) {
@@ -247,7 +298,8 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
 	while (freed < wanted && examined < PC_EXAMINE && (c->small.head || c->main.head)) {
 		u64 total = c->small.pages + c->main.pages;
-		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total);
+		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total ||
+					       pc_folio_state(pc_folio_at(c, c->small.head)) & PC_F_RECLAIM);
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
 		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE;
 		examined++;

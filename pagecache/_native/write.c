@@ -172,6 +172,67 @@ static bool already_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 
 	return pc_folio_pos(c, f) + to <= atomic_load_explicit(&i->size, memory_order_relaxed);
 }
 
+static void refresh(struct pc_inode *i, struct pc_folio *f)
+{
+	if (PC_LIKELY(!(pc_folio_state(f) & PC_F_STALE)))
+		return;
+	pc_inode_leaf_lock(i);
+	pc_folio_refresh(i, f);
+	pc_inode_leaf_unlock(i);
+}
+
+/* Whether the locked folio can take bytes at [a, b): cases a to e, in memory that no call reads. No byte of the file changes. */
+static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	refresh(i, f);
+	if (!release_from_call(i, f, a, b)) {
+		wait_for(need, c, f);
+		need->kind = PC_NEED_FLIGHT;
+	} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
+		   !pc_folio_unkeep(i, f)) {
+		need->kind = PC_NEED_ROOM;
+	} else if (!make_writable(i, f, created, a, b)) {
+		need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
+		need->pos = pc_folio_pos(c, f);
+		need->len = pc_folio_bytes(c, f);
+	} else {
+		return true;
+	}
+	return false;
+}
+
+/* Copy to a folio that is ready, and publish. Return: whether it was taken; false: see need. */
+static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u32 b, const u8 *from,
+		 struct pc_need *need)
+{
+	PC_SYNC("write_before_copy");
+	memcpy(pc_folio_memory(i->cache, f) + a, from, b - a);
+	int err = publish(i, f, created, a, b);
+	if (err == -ENODATA) {
+		need->kind = PC_NEED_FILL;
+		need->pos = pc_inode_size(i) - 1;
+		need->len = 1;
+	} else if (err) {
+		need->kind = PC_NEED_ROOM;
+	}
+	PC_SYNC("write_published");
+	return !err;
+}
+
+/* Give the folio back; one that was made for bytes that did not come is as if it had never been. */
+static void leave(struct pc_inode *i, struct pc_folio *f, bool unused)
+{
+	if (PC_UNLIKELY(unused)) {
+		pc_inode_leaf_lock(i);
+		pc_folio_remove(i, f);
+		pc_inode_leaf_unlock(i);
+	} else {
+		refresh(i, f);
+		pc_folio_unlock(i->cache, f);
+	}
+}
+
 /* One folio's part. Return: bytes taken, 0: see need. */
 static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
@@ -182,55 +243,13 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		return 0;
 	u64 start = pc_folio_pos(c, f);
 	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
-	u64 taken = 0;
-	if (PC_LIKELY(already_dirty(i, f, a, b))) {
+	bool taken = true;
+	if (PC_LIKELY(already_dirty(i, f, a, b)))
 		memcpy(pc_folio_memory(c, f) + a, from, b - a);
-		taken = b - a;
-	} else {
-		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE)) {
-			pc_inode_leaf_lock(i);
-			pc_folio_refresh(i, f);
-			pc_inode_leaf_unlock(i);
-		}
-		if (!release_from_call(i, f, a, b)) {
-			wait_for(need, c, f);
-			need->kind = PC_NEED_FLIGHT;
-		} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
-			   !pc_folio_unkeep(i, f)) {
-			need->kind = PC_NEED_ROOM;
-		} else if (!make_writable(i, f, created, a, b)) {
-			need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
-			need->pos = start;
-			need->len = pc_folio_bytes(c, f);
-		} else {
-			PC_SYNC("write_before_copy");
-			memcpy(pc_folio_memory(c, f) + a, from, b - a);
-			int err = publish(i, f, created, a, b);
-			if (err == -ENODATA) {
-				need->kind = PC_NEED_FILL;
-				need->pos = pc_inode_size(i) - 1;
-				need->len = 1;
-			} else if (err) {
-				need->kind = PC_NEED_ROOM;
-			} else {
-				taken = b - a;
-			}
-			PC_SYNC("write_published");
-		}
-	}
-	if (PC_UNLIKELY(created && !taken)) {
-		pc_inode_leaf_lock(i);
-		pc_folio_remove(i, f); /* it gave nothing: as if it had never been */
-		pc_inode_leaf_unlock(i);
-	} else {
-		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_STALE)) {
-			pc_inode_leaf_lock(i);
-			pc_folio_refresh(i, f);
-			pc_inode_leaf_unlock(i);
-		}
-		pc_folio_unlock(c, f);
-	}
-	return taken;
+	else
+		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
+	leave(i, f, created && !taken);
+	return taken ? b - a : 0;
 }
 
 /**
@@ -253,6 +272,70 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 		if (!n)
 			break;
 		done += n;
+	}
+	return (int64_t)done;
+}
+
+/* ---------------------------------------------------------------- all of it, or nothing */
+
+enum { PC_WHOLE_FOLIOS = (PC_WHOLE_MAX >> 12) + 1 };
+#define PC_WHOLE_CREATED 0x80000000u
+
+/* The folios of [pos, pos + len), locked and ready, ascending; less than all: see need. Return: how many. */
+static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	u32 n = 0;
+	for (u64 done = 0; done < len;) {
+		struct pc_folio *f;
+		bool created;
+		if (folio_for_write(i, (pos + done) >> c->page_shift, pos + done, pos + len, &f, &created, need))
+			break;
+		u32 a = (u32)(pos + done - pc_folio_pos(c, f)), waits = pc_folio_state(f) & PC_F_WRITER_WAITS;
+		u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
+		ids[n++] = pc_folio_id(c, f) | (created ? PC_WHOLE_CREATED : 0);
+		if (!already_dirty(i, f, a, b) && !ready(i, f, created, a, b, need)) {
+			if (!waits) /* nobody does: passes need not leave it out */
+				atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
+			break;
+		}
+		done += b - a;
+	}
+	return n;
+}
+
+/**
+ * pc_write_whole() - pc_write() of all of [from, from + len), or of nothing: no byte of the file changes then.
+ *
+ * All folios are locked before the first byte is copied, in ascending order and each only tried. A last byte of the old end
+ * that is missing stops the first of them that grows the file, which is the first of all. @len: at most PC_WHOLE_MAX.
+ * Return: len; 0: need says what stopped it. In between only where memory for the sets of a folio ran out meanwhile.
+ * Context: as pc_write(). Contract: 2.7.
+ */
+int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	u32 ids[PC_WHOLE_FOLIOS];
+	u64 done = 0;
+	PC_ASSERT(len <= PC_WHOLE_MAX);
+	need->kind = PC_NEED_NOTHING;
+	if (PC_UNLIKELY(atomic_load_explicit(&i->volume->sealed, memory_order_relaxed))) {
+		need->kind = PC_NEED_OPEN;
+		return 0;
+	}
+	u32 n = lock_ready(i, pos, len, ids, need);
+	PC_SYNC("whole_locked");
+	bool go = need->kind == PC_NEED_NOTHING;
+	for (u32 k = 0; k < n; k++) {
+		struct pc_folio *f = pc_folio_at(c, ids[k] & ~PC_WHOLE_CREATED);
+		bool created = ids[k] & PC_WHOLE_CREATED, taken = false;
+		if (go) {
+			u32 a = (u32)(pos + done - pc_folio_pos(c, f));
+			u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
+			taken = go = take(i, f, created, a, b, (const u8 *)from + done, need);
+			done += taken ? b - a : 0;
+		}
+		leave(i, f, created && !taken);
 	}
 	return (int64_t)done;
 }

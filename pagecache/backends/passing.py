@@ -50,6 +50,9 @@ class PassingBackend(Backend):
     """The inner backend, unchanged; what is not of the protocol (`snapshot`, `mkdir`, ...) is reached as well."""
 
     def __init__(self, inner: Backend) -> None:
+        for method in ("open", "stat", "canonical", "limits"):
+            if isinstance(inner, type) or not hasattr(inner, method):
+                raise TypeError(f"inner: {inner!r} has no {method}: it is not a Backend")
         self.inner = inner
 
     @property

@@ -55,6 +55,8 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
     >>> type(backend_from_url("memory:")).__name__
     'MemoryBackend'
     """
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
     scheme, colon, _ = url.partition(":")
     if colon and scheme in BUILT_IN:
         return BUILT_IN[scheme](url, **options)
@@ -77,6 +79,8 @@ def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
         TypeError: it is no backend. NotImplementedError: it is an asynchronous one.
     """
     made = backend_from_url(backend, **options) if isinstance(backend, str) else backend
+    if isinstance(made, type):
+        raise TypeError(f"{what} {made.__name__} is a class; give an object: {made.__name__}(...)")
     for method in ("open", "stat", "canonical", "limits"):
         if not hasattr(made, method):
             raise TypeError(f"{what} {made!r} has no {method}: it is not a Backend")

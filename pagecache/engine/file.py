@@ -187,6 +187,15 @@ class EngineFile:
                 return None
             return self.own_changes
 
+    def begin_hand_over(self, start: int, end: int) -> None:
+        """Have what is dirty of a range written back, without waiting. Not where a commit is what makes bytes visible:
+        there age and hints do not count (contract 2.11).
+        """
+        if self.volume.aborted or self.conflict is not None or self.limits().commit_on_close:
+            return
+        self.refresh_limits()
+        self.native.flush_start(STAMP_MAX, start, end)
+
     # -- work of the engine's own that needs the token, and that nobody waits for
 
     def settle(self, job: Callable[[], None]) -> None:

@@ -37,6 +37,8 @@ class Deadline:
     __slots__ = ("at", "clock")
 
     def __init__(self, clock: Clock, timeout: float | None) -> None:
+        if timeout is not None and not isinstance(timeout, int | float):
+            raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout: {timeout!r} is not a number of seconds of at least 0, or None")
         self.clock = clock

@@ -1,6 +1,6 @@
 """What one needs to test a backend, or a program on top of the cache: faults, delays, and a suite that checks promises.
 
-`BackendConformance` needs pytest, which nothing else here does; it is imported when it is asked for.
+`BackendConformance` needs pytest, which nothing else here does; it is imported when it is asked for by name.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,12 +9,11 @@ from .faulty import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, 
 from .latency import LatencyBackend
 
 if TYPE_CHECKING:
-    from .conformance import BackendConformance
+    from .conformance import BackendConformance as BackendConformance
 
 __all__ = [
     "OPERATIONS",
     "TOO_MANY",
-    "BackendConformance",
     "Call",
     "FaultPlan",
     "FaultyBackend",

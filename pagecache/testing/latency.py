@@ -74,9 +74,9 @@ class LatencyBackend(PassingBackend):
     ) -> None:
         super().__init__(inner)
         for name, delay in (("read", read), ("write", write), ("commit", commit)):
-            if not delay >= 0:
+            if not isinstance(delay, int | float) or not delay >= 0:
                 raise ValueError(f"{name}: {delay!r} is not a number of seconds of at least 0")
-        if not 0 <= jitter <= 1:
+        if not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
             raise ValueError(f"jitter: {jitter!r} is not a share from 0 to 1")
         self.read = read
         self.write = write

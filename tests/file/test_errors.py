@@ -206,7 +206,7 @@ def test_a_read_only_destination_is_refused(stored: Rig, target: Any) -> None:
 def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
     """A strided view is not bytes in a row. [T-59]"""
     file = stored.handles[0]
-    strided = numpy.zeros(100, dtype="u1")[::2]
+    strided: Any = numpy.zeros(100, dtype="u1")[::2]
     calls: list[Callable[[], object]] = [
         lambda: file.pwrite(strided, 0),
         lambda: file.pread_into(strided, 0),
@@ -221,7 +221,7 @@ def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
 def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
     """io.UnsupportedOperation, as for any file. [T-59]"""
     reader = stored.open("rb")
-    for call in (
+    refused: list[Callable[[], object]] = [
         lambda: reader.pwrite(b"x", 0),
         lambda: reader.pwritev([b"x"], 0),
         lambda: reader.append(b"x"),
@@ -230,12 +230,13 @@ def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
         lambda: reader.punch_hole(0, 5),
         lambda: reader.zero_range(0, 5),
         lambda: reader.write(b"x"),
-    ):
+    ]
+    for call in refused:
         with pytest.raises(io.UnsupportedOperation):
             call()
     stored.backend.objects["sink"] = StoredObject(DATA)
     writer = stored.volume.open("sink", "wb")
-    for call in (
+    unread: list[Callable[[], object]] = [
         lambda: writer.pread(1, 0),
         lambda: writer.pread_into(bytearray(1), 0),
         lambda: writer.preadv([bytearray(1)], 0),
@@ -243,7 +244,8 @@ def test_a_handle_without_the_right_refuses(stored: Rig) -> None:
         lambda: writer.view(0, 0),
         writer.readall,
         lambda: writer.read(1),
-    ):
+    ]
+    for call in unread:
         with pytest.raises(io.UnsupportedOperation):
             call()
     writer.close()

@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -160,13 +161,13 @@ def test_numpy_save_and_load(volume: Volume) -> None:
 
 def test_numpy_reads_into_its_own_memory(volume: Volume) -> None:
     """readinto and pread_into of an array's memory."""
-    array = numpy.arange(50_000, dtype=numpy.int64)
+    array: Any = numpy.arange(50_000, dtype=numpy.int64)
     with volume.open("raw", "w+b") as file:
         assert file.write(array) == array.nbytes
-        target = numpy.empty_like(array)
+        target: Any = numpy.empty_like(array)
         file.seek(0)
         assert file.readinto(target) == array.nbytes
         assert numpy.array_equal(target, array)
-        middle = numpy.empty(100, dtype=numpy.int64)
+        middle: Any = numpy.empty(100, dtype=numpy.int64)
         assert file.pread_into(middle, 800) == 800
         assert numpy.array_equal(middle, array[100:200])

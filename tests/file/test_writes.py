@@ -7,6 +7,7 @@ import ctypes
 import mmap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -193,11 +194,11 @@ def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
     ],
     ids=lambda source: type(source).__name__,
 )
-def test_any_contiguous_buffer_can_be_written(stored: Rig, source: object) -> None:
+def test_any_contiguous_buffer_can_be_written(stored: Rig, source: Any) -> None:
     """Lengths are bytes, whatever the item size. [2.7]"""
     file = stored.open("r+b")
     assert file.pwrite(source, 5) == 16
-    assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))  # type: ignore[arg-type]
+    assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))
 
 
 def test_the_source_may_change_after_the_call(stored: Rig) -> None:
@@ -259,7 +260,7 @@ def test_a_bad_segment_refuses_the_whole_call(stored: Rig) -> None:
     """Nothing before or after the segment that is no buffer is valid, dirty or longer. [T-05]"""
     file = stored.open("r+b")
     with pytest.raises(TypeError):
-        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)
+        file.pwritev([b"good" * 100, 5, b"good"], 8 * PAGE)  # type: ignore[list-item]
     assert file.size == 8 * PAGE
     assert stored.volume.dirty_ranges(KEY) == []
 

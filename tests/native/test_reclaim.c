@@ -236,6 +236,31 @@ static void check_large_blocks_do_not_cost_the_whole_cache(void)
 	rig_close(&rig);
 }
 
+/* NOREUSE: what was read for the only time goes first; small reads of a page are one use; others' use counts. */
+static void check_what_is_read_once_goes_first(void)
+{
+	start(100, 4 << 20);
+	for (u64 k = 0; k < 80; k++)
+		touch(k);
+	for (u64 k = 80; k < 100; k++)
+		for (u64 part = 0; part < 4; part++) {
+			EQUAL(file_read(file, k * PAGE + part * 1024, bytes, 1024), 1024);
+			pc_reclaim_soon(file->inode, k * PAGE + part * 1024, k * PAGE + (part + 1) * 1024);
+		}
+	for (u64 k = 90; k < 95; k++) /* somebody else likes these */
+		for (int hit = 0; hit < 3; hit++)
+			touch(k);
+	for (u64 k = 200; k < 215; k++)
+		touch(k);
+	for (u64 k = 0; k < 100; k++)
+		EQUAL(cached(k), k < 80 || (k >= 90 && k < 95));
+	pc_reclaim_soon(file->inode, 0, 10); /* not read to the end of the page */
+	pc_reclaim_soon(file->inode, 500 * PAGE, 600 * PAGE); /* not there */
+	touch(300);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_the_work_of_a_call_is_bounded);
@@ -247,5 +272,6 @@ int main(void)
 	check_fails_without("reclaim_never_waits", check_a_stuck_file_stops_nobody_else);
 	RUN(check_capacity_shrinks_to_what_is_local);
 	RUN(check_large_blocks_do_not_cost_the_whole_cache);
+	RUN(check_what_is_read_once_goes_first);
 	return 0;
 }

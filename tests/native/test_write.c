@@ -445,6 +445,52 @@ static void check_memory_of_another_volume_is_never_shown(void)
 	rig_close(&rig);
 }
 
+/* All of a write, or nothing: whatever stops one of its folios, no byte of the others changes, and none stays locked. */
+static void check_a_whole_write_is_all_or_nothing(void)
+{
+	for (int stop = 0; stop < 5; stop++) {
+		start(8 * PAGE, PAGE);
+		struct pc_need need;
+		struct pc_request *fill = NULL, *r = NULL;
+		u8 data[3 * PAGE];
+		memset(data, 0xee, sizeof(data));
+		u64 pos = 100, len = 2 * PAGE + 50; /* pages 0, 1 and 2 */
+		if (stop == 0)
+			EQUAL(pc_fill_begin(file->inode, 2 * PAGE, 1, &need, &fill), 0);
+		for (u64 k = 0; stop == 1 && k < 8; k++)
+			put(2 * PAGE + 400 + 200 * k, 1, 5);
+		if (stop == 2) {
+			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* nothing is copied aside */
+			put(2 * PAGE, PAGE, 5);
+			r = hand_over();
+		}
+		if (stop == 3) {
+			pos = 0;
+			EQUAL(file_read(file, 0, got, 8 * PAGE), 8 * PAGE);
+		}
+		u64 dirty = usage(file, NULL).dirty;
+		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+		i64 n = pc_write_whole(file->inode, pos, data, len, &need);
+		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		if (stop < 3) {
+			u32 kinds[] = {PC_NEED_FOLIO, PC_NEED_FILL, PC_NEED_FLIGHT};
+			EQUAL(n, 0);
+			EQUAL(need.kind, kinds[stop]);
+			EQUAL(usage(file, NULL).dirty, dirty);
+		} else {
+			EQUAL(n, len);
+			memcpy(want + pos, data, len);
+		}
+		if (fill)
+			run_fill(file, fill);
+		if (r)
+			run_write(file, r);
+		SOUND(&rig);
+		right();
+		rig_close(&rig);
+	}
+}
+
 int main(void)
 {
 	RUN(check_the_method_table);
@@ -461,5 +507,6 @@ int main(void)
 	RUN(check_a_write_back_never_crops_what_is_being_appended);
 	RUN(check_the_gap_behind_the_old_end_is_zeros);
 	RUN(check_memory_of_another_volume_is_never_shown);
+	RUN(check_a_whole_write_is_all_or_nothing);
 	return 0;
 }

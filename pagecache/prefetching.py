@@ -1,0 +1,69 @@
+"""What `prefetch` and `prefetch_ranges` ask for: which ranges are read together, and waiting for them.
+
+Fills are queued for the volume's threads, as far as memory goes: no more is fetched than the cache holds, or the end of
+it would push out the beginning. Whoever waits then goes over the ranges himself: he takes over what no thread has
+begun, waits for what one has, and reads what a failed fill left missing, which is where he meets the backend's error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from .backends.protocol import BackendLimits
+from .native import NativeInode
+
+__all__ = ["clipped", "fetch", "merged"]
+
+WAIT_STEP = 1 << 20
+"""Bytes that a waiter looks at together."""
+GAP = 64 << 10
+"""Bytes between two ranges that are rather read than left out: at 1 GB/s they cost less than another call."""
+
+
+def merged(ranges: Iterable[tuple[int, int]], limits: BackendLimits) -> list[tuple[int, int]]:
+    """[start, end) ranges, those joined that are near one another as long as one call can read them together.
+
+    Each stands where the first of its ranges stood: the order is the caller's.
+
+    >>> merged([(900_000, 900_010), (5, 10), (0, 6), (900_100, 900_200)], BackendLimits())
+    [(900000, 900200), (0, 10)]
+    """
+    most = int(limits.max_read)
+    groups: list[tuple[int, int, int]] = []  # place in the order, start, end
+    for start, end, place in sorted((start, end, place) for place, (start, end) in enumerate(ranges) if start < end):
+        if groups:
+            first, low, high = groups[-1]
+            together = max(high, end)
+            if start <= high or (start - high <= GAP and together - low <= most):
+                groups[-1] = (min(first, place), low, together)
+                continue
+        groups.append((place, start, end))
+    return [(start, end) for _, start, end in sorted(groups)]
+
+
+def clipped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+    """The first `most` bytes of the ranges, in their order.
+
+    >>> list(clipped([(0, 100), (200, 300), (400, 500)], 150))
+    [(0, 100), (200, 250)]
+    """
+    for start, end in ranges:
+        part = min(end - start, most)
+        if part > 0:
+            yield start, start + part
+            most -= part
+
+
+def fetch(native: NativeInode, wanted: Iterable[tuple[int, int]], capacity: int, *, wait: bool) -> None:
+    """Get the ranges into the cache, in their order; `wait`: return when they are there, as far as memory goes.
+
+    Raises:
+        OSError: with `wait`, what the backend raised.
+    """
+    ranges = list(clipped(wanted, capacity))
+    for start, end in ranges:
+        native.prefetch(start, end)
+    if wait:
+        for start, end in ranges:
+            for at in range(start, end, WAIT_STEP):
+                native.fill(at, min(WAIT_STEP, end - at))

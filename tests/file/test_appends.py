@@ -1,0 +1,228 @@
+"""append(), and write() of a handle opened with "a": at the end, whole, whatever other handles do."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache import CachedFile
+
+from .rig import KEY, PAGE, Rig, Task, make_rig, pattern
+
+Make = Callable[..., Rig]
+RECORD = struct.Struct("<III")
+
+
+def records(content: bytes) -> list[tuple[int, int]]:
+    """(writer, number) of the records that the content is, each of them in one piece."""
+    found, at = [], 0
+    while at < len(content):
+        writer, number, length = RECORD.unpack_from(content, at)
+        body = content[at + RECORD.size : at + RECORD.size + length]
+        assert body == bytes([writer + 1]) * length, at
+        found.append((writer, number))
+        at += RECORD.size + length
+    return found
+
+
+def record(writer: int, number: int, length: int) -> bytes:
+    return RECORD.pack(writer, number, length) + bytes([writer + 1]) * length
+
+
+@pytest.mark.parametrize("length", [10, 777, 3 * PAGE], ids=["small", "across pages", "several pages"])
+@pytest.mark.parametrize("capacity", ["8MiB", "256KiB"])
+def test_records_of_many_handles_are_whole(make: Make, length: int, capacity: str) -> None:
+    """append, write of "a" handles and of O_APPEND flags, beside write-back and, where memory is short, waits in the
+    middle of one. Each handle's own records stay in their order. [2.7]
+    """
+    config = {} if capacity == "8MiB" else {"dirty_background": 0.1, "dirty_limit": 0.3, "flush_interval": 0.01}
+    rig = make({KEY: b""}, capacity=capacity, **config)
+    nr_writers, nr_records = 6, 60
+
+    def writer(name: int) -> list[int]:
+        flags = None if name % 3 else os.O_RDWR | os.O_APPEND
+        offsets = []
+        with rig.volume.open(KEY, ("r+b", "r+b", "ab")[name % 3], flags=flags) as handle:
+            for number in range(nr_records):
+                data = record(name, number, length)
+                if name % 3 == 1:
+                    offsets.append(handle.append(data))
+                else:
+                    assert handle.write(data) == len(data)
+                    offsets.append(handle.tell() - len(data))
+        return offsets
+
+    tasks = [Task(writer, name) for name in range(nr_writers)]
+    offsets = [task.result() for task in tasks]
+    rig.volume.sync()
+    content = rig.backend.written(KEY)
+    found = records(content)
+    assert sorted(found) == [(name, number) for name in range(nr_writers) for number in range(nr_records)]
+    for name in range(nr_writers):
+        assert [number for writer, number in found if writer == name] == list(range(nr_records))
+        for number, offset in enumerate(offsets[name]):
+            assert RECORD.unpack_from(content, offset)[:2] == (name, number)
+
+
+@pytest.mark.parametrize("second", ["append", "write", "extend", "truncate"])
+def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: str) -> None:
+    """A long append whose first pieces are dirty waits for room; what comes after it waits for its end. [2.7]"""
+    rig = make({KEY: pattern(10)}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25)
+    file, other = rig.open("r+b"), rig.open("ab" if second == "write" else "r+b")
+    data = pattern(40 * PAGE, seed=1)
+    with rig.backend.gate("write_from", times=100) as gate:
+        long = Task(file.append, data)
+        gate.wait_entered()
+        begun = file.size
+        assert 10 < begun < 10 + len(data)
+        calls: dict[str, Callable[[], object]] = {
+            "append": lambda: other.append(b"second"),
+            "write": lambda: other.write(b"second"),
+            "extend": lambda: other.pwrite(b"second", begun),
+            "truncate": lambda: other.truncate(5),
+        }
+        task = Task(calls[second])
+        assert task.waits()
+    assert long.result() == 10
+    answer = task.result()
+    whole = pattern(10) + data
+    expected = {
+        "append": whole + b"second",
+        "write": whole + b"second",
+        "extend": whole[:begun] + b"second" + whole[begun + 6 :],
+        "truncate": whole[:5],
+    }[second]
+    assert answer == {"append": len(whole), "write": 6, "extend": 6, "truncate": 5}[second]
+    assert file.pread(len(expected) + 1, 0) == expected
+
+
+def test_after_an_extension_in_either_order(make: Make) -> None:
+    """Where the other one's write ends, whether it came before or came behind. [2.7]"""
+    rig = make({KEY: b""})
+    one, two = rig.open("r+b"), rig.open("r+b")
+    assert one.append(b"abc") == 0
+    two.pwrite(b"x", 10)
+    assert one.append(b"def") == 11
+    two.truncate(5)
+    assert one.append(b"ghi") == 5
+    two.punch_hole(0, 100)
+    assert one.append(b"jkl") == 8
+    assert two.pread(100, 0) == bytes(5) + bytes(3) + b"jkl"
+
+
+def test_the_position_of_the_handle(make: Make) -> None:
+    """append() leaves it, write() of an "a" handle moves it; pwrite goes where it is told. [2.7]"""
+    rig = make({KEY: b"0123456789"})
+    plain, appending = rig.open("r+b"), rig.open("a+b")
+    plain.seek(3)
+    assert plain.append(b"ab") == 10
+    assert (plain.tell(), plain.read(2)) == (3, b"34")
+    appending.seek(1)
+    assert appending.write(b"cd") == 2
+    assert appending.tell() == 14
+    appending.pwrite(b"X", 0)
+    assert plain.pread(100, 0) == b"X123456789abcd"
+    with io.BufferedWriter(rig.volume.open(KEY, "ab")) as buffered:
+        buffered.write(b"ef")
+        plain.append(b"-")
+    assert plain.pread(100, 10) == b"abcd-ef"
+
+
+def test_files_of_two_volumes_have_ends_of_their_own(make: Make) -> None:
+    """Under one key, in one cache, side by side."""
+    rigs = [make({KEY: b""}) for _ in range(2)]
+    second = rigs[0].cache.attach(rigs[1].backend, name="second")
+    handles = [rigs[0].open("r+b"), second.open(KEY, "r+b")]
+
+    def run(file: CachedFile, n: int) -> list[int]:
+        return [file.append(bytes([n]) * 100) for _ in range(200)]
+
+    tasks = [Task(run, file, n) for n, file in enumerate(handles)]
+    for n, task in enumerate(tasks):
+        assert task.result() == [100 * k for k in range(200)]
+        assert handles[n].pread(100_000, 0) == bytes([n]) * 20_000
+    handles[1].close()
+    second.detach()
+
+
+def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:
+    """The bytes of a beginning stay, and the next append is behind them. [2.7, K13]"""
+    rig = make({KEY: b"begin"}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25, throttle_timeout=0.2)
+    file = rig.open("r+b")
+    rig.backend.gate("write_from", times=1000)
+    with pytest.raises(BlockingIOError) as caught:
+        file.append(pattern(60 * PAGE))
+    accepted = caught.value.characters_written
+    assert 0 < accepted < 60 * PAGE
+    assert file.size == 5 + accepted
+    rig.backend.open_all_gates()
+    file.fsync()
+    assert file.append(b"next") == 5 + accepted
+    assert file.pread(accepted, 5) == pattern(60 * PAGE)[:accepted]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["append", "write", "pwrite", "truncate", "seek", "close", "flush"]),
+        st.integers(0, 3),
+        st.integers(0, 3 * PAGE),
+    ),
+    max_size=30,
+)
+
+
+@given(steps=STEPS)
+@settings(max_examples=60)
+def test_any_steps_of_several_handles(steps: list[tuple[str, int, int]]) -> None:
+    """Against a bytearray: each append begins where the file ended. [2.7]"""
+    rig = make_rig({KEY: b""}, capacity="1MiB")
+    try:
+        model = bytearray()
+        handles: list[CachedFile | None] = [None] * 4
+        for number, (step, which, amount) in enumerate(steps):
+            handle = handles[which]
+            if handle is None:
+                handle = handles[which] = rig.volume.open(KEY, "ab" if which < 2 else "r+b")
+            data = bytes([number % 255 + 1]) * (amount % 5000)
+            if step == "append" or (step == "write" and which < 2):
+                end = len(model)
+                if step == "append":
+                    assert handle.append(data) == end
+                else:
+                    handle.write(data)
+                    assert handle.tell() == end + len(data) or not data
+                model += data
+            elif step in ("pwrite", "write"):
+                at = amount if step == "pwrite" else handle.tell()
+                if step == "pwrite":
+                    handle.pwrite(data, at)
+                else:
+                    handle.write(data)
+                if data:
+                    model.extend(bytes(max(0, at - len(model))))
+                    model[at : at + len(data)] = data
+            elif step == "truncate":
+                handle.truncate(amount)
+                model[:] = model[:amount].ljust(amount, b"\0")
+            elif step == "seek":
+                handle.seek(amount)
+            elif step == "flush":
+                handle.flush()
+            else:
+                handle.close()
+                handles[which] = None
+            with rig.volume.open(KEY, "rb") as reader:
+                assert reader.size == len(model)
+        with rig.volume.open(KEY, "rb") as reader:
+            assert reader.pread(len(model) + 1, 0) == model
+        for handle in handles:
+            if handle is not None:
+                handle.close()
+    finally:
+        rig.finish()

@@ -1,0 +1,317 @@
+"""try_pread and try_pwrite: what needs nobody, at once; None, and nothing done, where they would wait or call."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+import pagecache
+from pagecache import CachedFile
+
+from .backends import StoredObject
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+CONTENT = pattern(16 * PAGE)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    """One object of 16 pages, none of them cached."""
+    return make({KEY: CONTENT})
+
+
+def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
+    """Whether try_pwrite answered None, with nothing dirty, longer, or asked of the backend by it."""
+    rig.backend.forget_calls()
+    before = rig.volume.dirty_ranges(KEY), file.size
+    answer = file.try_pwrite(data, offset)
+    assert answer in (None, len(data))
+    if answer is None:
+        assert (rig.volume.dirty_ranges(KEY), file.size) == before
+        assert rig.backend.calls == []
+    return answer is None
+
+
+# -- try_pwrite
+
+
+@pytest.mark.parametrize("offset", [0, 100, 3 * PAGE, 5 * PAGE - 1, 16 * PAGE, 40 * PAGE + 7])
+def test_a_write_that_needs_nobody_is_done(stored: Rig, offset: int) -> None:
+    """Whole pages, parts of pages that are not cached, at the end and behind it. [2.7]"""
+    file = stored.open("r+b")
+    for length in (1, 100, PAGE, 3 * PAGE + 5):
+        data = pattern(length, seed=length)
+        assert file.try_pwrite(data, offset) == length
+        assert file.pread(length, offset) == data
+    file.fsync()
+    assert stored.backend.written(KEY)[offset : offset + 3 * PAGE + 5] == data
+
+
+def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig) -> None:
+    """Pages before the one that a running fill has locked are not touched. [2.7]"""
+    file = stored.open("r+b")
+    with stored.backend.gate("read_into") as gate:
+        reader = Task(file.pread, 10, 2 * PAGE)
+        gate.wait_entered()
+        assert refused(stored, file, b"x" * 3 * PAGE, 0)
+        assert refused(stored, file, b"x" * PAGE, 2 * PAGE)
+        assert file.try_pwrite(b"y" * 2 * PAGE, 3 * PAGE) == 2 * PAGE  # beside it there is no obstacle
+    assert reader.result() == CONTENT[2 * PAGE : 2 * PAGE + 10]
+    assert file.pread(3 * PAGE, 0) == CONTENT[: 3 * PAGE]
+    assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
+
+
+def test_all_or_nothing_where_bytes_are_missing(stored: Rig) -> None:
+    """A page without a free extent would have to be read first. [2.7]"""
+    file = stored.open("r+b")
+    for n in range(8):
+        assert file.try_pwrite(b"+", PAGE + 400 + 200 * n) == 1
+    dirty = stored.volume.dirty_ranges(KEY)
+    assert refused(stored, file, b"-", PAGE + 3000)
+    assert refused(stored, file, b"-" * (PAGE + 10), 90)  # ends in it
+    assert stored.volume.dirty_ranges(KEY) == dirty
+    file.pread(1, PAGE + 1)  # now it is whole
+    assert file.try_pwrite(b"-", PAGE + 3000) == 1
+
+
+def test_all_or_nothing_above_cow_limit(make: Make) -> None:
+    """Bytes in flight that may not be copied aside: the writer would wait for the call. [2.7]"""
+    rig = make({KEY: CONTENT}, cow_limit=0)
+    file = rig.open("r+b")
+    file.pwrite(b"first" * 2000, 0)
+    with rig.backend.gate("write_from") as gate:
+        flushed = Task(file.flush)
+        gate.wait_entered()
+        assert refused(rig, file, b"x", 0)
+        assert refused(rig, file, b"x" * 4 * PAGE, 2 * PAGE) is True
+        assert file.pread(4 * PAGE, 2 * PAGE)[2000:] == CONTENT[2 * PAGE : 6 * PAGE][2000:]
+        assert file.try_pwrite(b"x", 8 * PAGE) == 1
+    flushed.result()
+    assert file.try_pwrite(b"x", 0) == 1
+
+
+def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
+    """Nobody waits after a None: what is dirty beside what is in flight is handed over in time. [2.7, 2.11]"""
+    rig = make({KEY: CONTENT}, cow_limit=0)
+    file = rig.open("r+b")
+    file.prefetch(0, 8 * PAGE, wait=True)  # one folio
+    file.pwrite(b"first", 0)
+    with rig.backend.gate("write_from") as gate:
+        flushed = Task(file.flush)
+        gate.wait_entered()
+        file.pwrite(b"beside", PAGE)
+        assert refused(rig, file, b"x", 0)
+    rig.cache.configure(dirty_background=0, flush_interval=0.01)
+    eventually(lambda: rig.backend.written(KEY)[PAGE : PAGE + 6] == b"beside")
+    flushed.result()
+
+
+def test_where_no_memory_is_free(make: Make) -> None:
+    """Everything is pinned: nothing could be evicted without waiting. [2.7]"""
+    rig = make({KEY: CONTENT, "other": pattern(16 * PAGE)}, capacity=16 * PAGE)
+    with rig.open("rb", "other").view(0, 16 * PAGE):
+        file = rig.open("r+b")
+        assert refused(rig, file, b"x" * PAGE, 0)
+        assert refused(rig, file, b"x" * 3 * PAGE, 5)
+    assert file.try_pwrite(b"x" * PAGE, 0) == PAGE
+
+
+def test_where_memory_suffices_for_a_part(make: Make) -> None:
+    """All or nothing: pages that were got for it are free again. [2.7]"""
+    rig = make({KEY: CONTENT, "other": pattern(14 * PAGE)}, capacity=16 * PAGE)
+    with rig.open("rb", "other").view(0, 14 * PAGE):
+        file = rig.open("r+b")
+        assert refused(rig, file, b"x" * 3 * PAGE, 0)
+        assert file.try_pwrite(b"x" * 2 * PAGE, 0) == 2 * PAGE
+    rig.cache.check()
+
+
+def test_where_a_writer_is_slowed_down(make: Make) -> None:
+    """Above the midpoint of the dirty budget every writer pauses. [2.7, 2.24]"""
+    rig = make({KEY: CONTENT}, capacity=64 * PAGE, dirty_background=8 * PAGE, dirty_limit=16 * PAGE)
+    rig.backend.gate("write_from", times=100)
+    file = rig.open("r+b")
+    taken = 0
+    while taken < 64 and file.try_pwrite(b"x" * PAGE, taken * PAGE) == PAGE:
+        taken += 1
+    assert 0 < taken <= 16
+    assert file.try_pwrite(b"x" * PAGE, taken * PAGE) is None
+    rig.backend.open_all_gates()
+    file.fsync()
+    assert file.try_pwrite(b"x" * PAGE, taken * PAGE) == PAGE
+
+
+@pytest.mark.parametrize("length", [MIB - 1, MIB, 4 * MIB])
+def test_large_ones_reserve_what_they_dirty(make: Make, length: int) -> None:
+    """Many at once do not pass the limit together, and give back what they reserved. [2.24]"""
+    rig = make(capacity="16MiB", dirty_background=0.7, dirty_limit=0.9)
+    file = rig.open("w+b")
+    data = pattern(length)
+    answers = [task.result() for task in [Task(file.try_pwrite, data, n * 4 * MIB + 5) for n in range(4)]]
+    assert set(answers) <= {None, length}
+    assert rig.cache.stats().dirty <= 0.9 * (16 << 20)
+    for n, answer in enumerate(answers):
+        if answer is not None:
+            assert file.pread(length, n * 4 * MIB + 5) == data
+    for n in range(8):
+        file.fsync()
+        assert file.try_pwrite(data, n * PAGE) == length
+
+
+def test_more_than_4_mib_is_more_than_it_tries(make: Make) -> None:
+    """As large as a piece of a write, which nobody else's bytes come between. [2.7]"""
+    rig = make(capacity="32MiB")
+    file = rig.open("w+b")
+    assert refused(rig, file, bytes(4 * MIB + 1), 0)
+    assert file.try_pwrite(bytes(4 * MIB), 3) == 4 * MIB
+
+
+def test_with_write_through(stored: Rig) -> None:
+    """Every write would wait for the backend. [2.8]"""
+    file = stored.open("r+b", write_through=True)
+    assert refused(stored, file, b"x", 0)
+    assert file.try_pwrite(b"", 0) == 0
+
+
+def test_a_file_with_failed_data(make: Make) -> None:
+    """A write might raise its error, or send it again. [2.16]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
+    file.pwrite(b"x", 0)
+    with pytest.raises(pagecache.WritebackError):
+        file.flush()
+    assert refused(rig, file, b"y", PAGE)
+    rig.backend.clear_faults()
+    rig.volume.retry_failed()
+    file.flush()
+    assert file.try_pwrite(b"y", PAGE) == 1
+
+
+def test_growing_beyond_a_short_unit(make: Make) -> None:
+    """The unit of the old end has to be sent again, and its last byte is not here: it would be read. [2.12]"""
+    rig = make({KEY: CONTENT[: 5 * PAGE + 100]}, limits={"write_unit": 4 * PAGE})
+    file = rig.open("r+b")
+    assert refused(rig, file, b"x" * 2 * PAGE, 9 * PAGE)
+    file.pread(1, 5 * PAGE + 99)
+    assert file.try_pwrite(b"x" * 2 * PAGE, 9 * PAGE) == 2 * PAGE
+    file.fsync()
+    assert rig.backend.written(KEY) == CONTENT[: 5 * PAGE + 100].ljust(9 * PAGE, b"\0") + b"x" * 2 * PAGE
+
+
+def test_what_a_write_never_takes_is_an_error(stored: Rig) -> None:
+    """None would send the caller to a pwrite that raises: it says so itself. [2.1, 2.7]"""
+    file = stored.open("r+b")
+    with pytest.raises(OSError, match="beyond 2") as caught:
+        file.try_pwrite(b"xx", 2**63 - 2)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, KEY)
+    stored.volume.abort(OSError("gone"))
+    with pytest.raises(pagecache.ShutdownError, match="gone"):
+        file.try_pwrite(b"x", 0)
+
+
+# -- try_pread
+
+
+def test_a_read_of_valid_bytes_waits_for_no_lock(stored: Rig) -> None:
+    """While the file is truncated, written back and committed. [2.5]"""
+    file = stored.open("r+b")
+    file.pread(PAGE, 0)
+    for op, call in (
+        ("truncate", lambda: file.truncate(20 * PAGE)),
+        ("write_from", file.flush),
+        ("commit", file.fsync),
+    ):
+        file.pwrite(b"dirty", 10)
+        with stored.backend.gate(op) as gate:
+            running = Task(call)
+            gate.wait_entered()
+            assert file.try_pread(5, 10) == b"dirty"
+        running.result()
+
+
+def test_a_read_of_a_page_that_is_being_filled(stored: Rig) -> None:
+    """None while the bytes are on their way, whoever fetches them. [2.5]"""
+    file = stored.open("rb")
+    with stored.backend.gate("read_into") as gate:
+        file.prefetch(0, PAGE)
+        gate.wait_entered()
+        assert file.try_pread(10, 0) is None
+    eventually(lambda: file.try_pread(10, 0) == CONTENT[:10])
+
+
+def test_a_read_that_is_valid_in_part(stored: Rig) -> None:
+    """All that was asked for, up to the end of the file, or nothing. [2.5]"""
+    file = stored.open("r+b")
+    file.pwrite(b"local", 100)
+    assert file.try_pread(5, 100) == b"local"
+    assert file.try_pread(6, 100) is None
+    file.pread(PAGE, 15 * PAGE)
+    assert file.try_pread(10 * PAGE, 15 * PAGE) == CONTENT[15 * PAGE :]
+    assert file.try_pread(0, 0) == b""
+    assert file.try_pread(2**40, 2**50) == b""
+
+
+def test_a_read_of_what_changed_behind_the_cache(stored: Rig) -> None:
+    """Stale bytes satisfy no read; local ones do. [2.19]"""
+    file = stored.open("r+b")
+    file.pread(2 * PAGE, 0)
+    file.pwrite(b"mine", 0)
+    stored.volume.invalidate_remote(KEY, 0, 2 * PAGE)
+    assert file.try_pread(4, 0) == b"mine"
+    assert file.try_pread(10, PAGE) is None
+
+
+def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
+    """Who tries first, and then reads what he did not get, reads as far ahead as one who just reads. [2.6]"""
+    content = pattern(256 * PAGE)
+    rig = make({KEY: content}, options={"read_ahead": "128KiB"})
+    file = rig.open("rb")
+
+    def asked(read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
+        rig.volume.drop_clean()
+        rig.backend.forget_calls()
+        for offset in range(0, len(content), PAGE):
+            assert read(PAGE, offset) == content[offset : offset + PAGE]
+            eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)  # what is read ahead has come
+        return [(call.offset, call.length) for call in rig.backend.seen("read_into")]
+
+    misses = 0
+
+    def tried(length: int, offset: int) -> bytes:
+        nonlocal misses
+        data = file.try_pread(length, offset)
+        misses += data is None
+        return file.pread(length, offset) if data is None else data
+
+    assert asked(tried) == asked(file.pread)
+    assert misses == 1  # the first; all else was read ahead
+    rig.volume.drop_clean()
+    rig.backend.forget_calls()
+    for page in (100, 101, 102):
+        tried(PAGE, page * PAGE)
+        eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)
+    rig.volume.drop_clean()
+    rig.backend.forget_calls()
+    tried(PAGE, 103 * PAGE)  # goes on where a try has ended: more than a page
+    eventually(lambda: sum(call.length for call in rig.backend.seen("read_into")) > PAGE, 5)
+
+
+def test_tries_inside_of_a_backend_call(make: Make) -> None:
+    """They wait for nothing, so that a backend may ask the cache what it has. [2.25]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    file.pread(PAGE, 0)
+    answers: list[object] = []
+
+    def read(stored: StoredObject, offset: int, buffers: list[memoryview]) -> int:
+        answers.extend((file.try_pread(5, 0), file.try_pread(5, 3 * PAGE), file.try_pwrite(b"in", 8 * PAGE)))
+        return stored.fill(offset, buffers)  # type: ignore[attr-defined,no-any-return]
+
+    rig.backend.fault("read_into", read)
+    assert file.pread(5, 3 * PAGE) == CONTENT[3 * PAGE : 3 * PAGE + 5]
+    assert answers == [CONTENT[:5], None, 2]

@@ -1,0 +1,119 @@
+"""The package keeps the promise of public_api.pyi: names, parameters, defaults."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from pathlib import Path
+
+import pytest
+
+import pagecache
+
+from .promise import LATER, MODULES_LATER, PROMISE, compare, modules
+
+# What somebody might do to the package, as the opposite change of the promise; the last line is what stubtest calls it.
+BREACHES = {
+    "a parameter is renamed": (
+        "def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None: ...\n    def truncate",
+        "def rename(self, old: Key, dst: Key, *, replace: bool = True) -> None: ...\n    def truncate",
+        'pagecache.Volume.rename is inconsistent, stub parameter "old" differs from runtime parameter "src"',
+    ),
+    "a C method takes more": (
+        "def try_pread(self, size: int, offset: int, /)",
+        "def try_pread(self, size: int, /)",
+        'pagecache.CachedFile.try_pread is inconsistent, stub does not have parameter "offset"',
+    ),
+    "a C method takes keywords no more": (
+        "    def preadv(self, buffers: Sequence[Buffer], offset: int, /)",
+        "    def preadv(self, buffers: Sequence[Buffer], offset: int)",
+        "pagecache.CachedFile.preadv is inconsistent, stub parameter",
+    ),
+    "a default is another": (
+        "def truncate(self, size: int | None = None) -> int: ...\n    def punch_hole",
+        "def truncate(self, size: int | None = 0) -> int: ...\n    def punch_hole",
+        'pagecache.CachedFile.truncate is inconsistent, runtime parameter "size" has a default value of None',
+    ),
+    "the default of an option is another": (
+        "dirty_expire: float = 30.0",
+        "dirty_expire: float = 60.0",
+        'pagecache.CacheConfig.__init__ is inconsistent, runtime parameter "dirty_expire" has a default value of 30.0',
+    ),
+    "an option is gone": (
+        'read_ahead: Size = "1MiB"  ',
+        'read_ahead: Size = "1MiB"; read_behind: Size = 0  ',
+        'pagecache.VolumeOptions.__init__ is inconsistent, runtime does not have parameter "read_behind"',
+    ),
+    "a parameter is keyword-only now": (
+        'def sync(self, timeout: float | None = None) -> None:\n        """`Volume.sync`',
+        'def sync(self, deadline: float, timeout: float | None = None) -> None:\n        """`Volume.sync`',
+        "pagecache.PageCache.sync is inconsistent, ",
+    ),
+    "a method is gone": (
+        "    def done(self) -> bool: ...",
+        "    def done(self) -> bool: ...\n    def cancel(self) -> bool: ...",
+        "pagecache.SyncTicket.cancel is not present at runtime",
+    ),
+    "a name is gone": (
+        "class DeadlockError(PageCacheError): ...",
+        "class DeadlockError(PageCacheError): ...\nclass TurtleError(PageCacheError): ...",
+        "pagecache.TurtleError is not present at runtime",
+    ),
+    "a value is another": (
+        'NOREUSE = "noreuse"',
+        'NOREUSE = "no reuse"',
+        "pagecache.Advice.NOREUSE is not 'no reuse' at runtime",
+    ),
+    "an attribute is gone": (
+        "    detached: bool\n",
+        "    detached: bool\n    attached: bool\n",
+        "pagecache.View.attached is not present at runtime",
+    ),
+    "a name of another module is gone": (
+        "class LatencyBackend(Backend):",
+        "class JitterBackend: ...\nclass LatencyBackend(Backend):",
+        "pagecache.testing.JitterBackend is not present at runtime",
+    ),
+}
+
+
+def test_the_package_keeps_its_promise(tmp_path: Path) -> None:
+    """Every promised name is there, and every call that was promised still works; there may be more."""
+    assert compare(PROMISE.read_text(encoding="utf-8"), tmp_path) == []
+
+
+def test_breaches_of_the_promise_are_found(tmp_path: Path) -> None:
+    """Each of them in a line of its own; one look finds them all."""
+    text = PROMISE.read_text(encoding="utf-8")
+    for what, (promised, other, _) in BREACHES.items():
+        assert text.count(promised) == 1, what
+        text = text.replace(promised, other)
+    found = compare(text, tmp_path)
+    unseen = {what: line for what, (_, _, line) in BREACHES.items() if not any(line in one for one in found)}
+    assert unseen == {}, found
+    expected = [line for _, _, line in BREACHES.values()]
+    assert [one for one in found if not any(line in one for line in expected)] == []
+
+
+@pytest.mark.parametrize("name", MODULES_LATER)
+def test_a_module_that_is_there_is_compared(name: str) -> None:
+    """MODULES_LATER names none that could be."""
+    assert importlib.util.find_spec(name) is None
+
+
+def test_what_comes_later_has_a_reason() -> None:
+    """And is a part of the promise."""
+    parts = modules(PROMISE.read_text(encoding="utf-8"))
+    assert set(MODULES_LATER) <= set(parts)
+    for name, reason in (LATER | MODULES_LATER).items():
+        assert len(reason) > 10, name
+
+
+def test_hot_verbs_say_what_they_take() -> None:
+    """`help` and editors show C methods like others."""
+    shown = {name: str(inspect.signature(getattr(pagecache.CachedFile, name))) for name in ("pread", "append", "seek")}
+    assert shown == {
+        "pread": "(self, size, offset, /)",
+        "append": "(self, /, data)",
+        "seek": "(self, offset, whence=0, /)",
+    }
