@@ -49,8 +49,9 @@ class _Seal:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._lifted = False
+        self._lifted = True
         volume.engine.seal(True)
+        self._lifted = False
 
     def lift(self) -> None:
         """A volume that has ended stays sealed: a writer may still wait for a lock in it."""
