@@ -92,6 +92,8 @@ void pc_op_settle(struct op *op)
 		op->settled = 1;
 		return;
 	}
+	if (op->holds & HOLD_DIRECT && pc_op_direct_settle(op))
+		return;
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
 	op->settled = 1;
@@ -276,6 +278,8 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 		pc_op_settle(op);
 		Py_DECREF((PyObject *)op);
 	}
+	if (fenced)
+		pc_op_direct_fence((struct pc_volume *)(uintptr_t)address);
 	Py_RETURN_NONE;
 }
 
@@ -344,6 +348,18 @@ static PyMethodDef op_methods[] = {
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"acquire", pc_op_take, METH_O, "acquire($self, holds, /)\n--\n\nTake logical locks of the file."},
+	{"release_lock", pc_op_release_lock, METH_NOARGS,
+	 "release_lock($self, /)\n--\n\nGive the file's lock back before the end."},
+	{"direct_begin", pc_op_direct_begin, METH_NOARGS,
+	 "direct_begin($self, /)\n--\n\nCounted as a direct write from here on."},
+	{"direct_end", pc_op_direct_end, METH_NOARGS,
+	 "direct_end($self, /)\n--\n\nWhether it is over; False: a commit failed, send everything again."},
+	{"carry", pc_op_carry, METH_O, "carry($self, function, /)\n--\n\nA part of a direct write, on another thread."},
+	{"send", pc_op_send, METH_VARARGS,
+	 "send($self, write_from, offset, buffer, /)\n--\n\nOne call of it: bytes taken, or -1."},
+	{"read", pc_op_read, METH_VARARGS,
+	 "read($self, read_into, offset, buffer, /)\n--\n\nOne call of a direct read: bytes stored, or -1."},
 	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},
 };

@@ -211,14 +211,17 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		Py_END_ALLOW_THREADS Py_RETURN_FALSE;
 	}
 	pc_tls_worker = v;
-	if (w.kind == PC_WORK_JOB)
+	if (w.kind == PC_WORK_JOB) {
 		work_job(job, w.cls);
-	else if (w.kind == PC_WORK_REQUEST)
+		if (w.credit)
+			pc_credit_put(v, w.credit);
+	} else if (w.kind == PC_WORK_REQUEST) {
 		work_fill(core, w.request, w.credit);
-	else if (w.kind == PC_WORK_PASS)
+	} else if (w.kind == PC_WORK_PASS) {
 		work_pass(core, w.inode, w.credit);
-	else
+	} else {
 		work_commit(core, w.inode);
+	}
 	pc_tls_worker = NULL;
 	if (w.inode)
 		pc_inode_user_put(w.inode);
