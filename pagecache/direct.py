@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .engine.direct import Read, Write, is_buffered
-from .errors import Key
+from .errors import DeadlockError, Key
 from .file import CachedFile
 from .native import FOREVER
 
@@ -90,6 +90,9 @@ class DirectFile(CachedFile):
         if self._reads_buffered():
             return super().pread_into(buffer, pos)  # type: ignore[no-any-return]
         space = _space_of(buffer)
+        with memoryview(buffer) as view:
+            if self._native.holds_memory(view, pos):
+                raise DeadlockError("a direct read into a view of the same bytes of the file", self.key)
         if space is not None and not self._may_fault(buffer):
             with space:
                 return self._fill(space, pos)

@@ -555,10 +555,10 @@ class NativeInode:
         need = _ffi.new("struct pc_need *")
         return int(_lib.pc_read(self._i, pos, _ffi.from_buffer(buffer), len(buffer), need))
 
-    def holds_memory(self, buffer: memoryview, pos: int, end: int) -> bool:
-        """Whether a buffer lies in the memory that caches the range."""
+    def holds_memory(self, buffer: memoryview, pos: int) -> bool:
+        """Whether a buffer lies in the memory that caches as many bytes from `pos` on."""
         address = int(_ffi.cast("uintptr_t", _ffi.from_buffer(buffer)))
-        return bool(_lib.pc_memory_of_range(self._i, address, len(buffer), pos, end))
+        return bool(_lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
 
     def direct_count(self) -> int:
         """Direct writes that run."""

@@ -27,7 +27,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendLimits
-from ..errors import BackendError, BackendProtocolError, DeadlockError, LostRange, ShutdownError
+from ..errors import BackendError, BackendProtocolError, LostRange, ShutdownError
 from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from . import barrier, remote
 from .collector import as_os_error
@@ -72,13 +72,10 @@ def direct_read(self: EngineFile, op: Op, read: Read) -> None:
     """Fill the buffer; `done` is less than its length only at the end of the file.
 
     Raises:
-        DeadlockError: the buffer is a view of the very bytes that are read.
         BackendProtocolError, OSError: of the backend; the buffer may have been changed.
     """
     native, pos = self.native, read.pos
     end = min(pos + len(read.buffer), native.size)
-    if pos < end and native.holds_memory(read.buffer, pos, end):
-        raise DeadlockError("a direct read into a view of the same bytes of the file", self.key)
     at = pos
     while at < end:
         local, stop = native.direct_split(at, end)
@@ -125,7 +122,7 @@ def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
 
 
 def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than: int = 0) -> int:
-    """Bytes that one call answers, more than `more_than`, or just that past the end. Transient errors are tried again."""
+    """Bytes of one call, more than `more_than`, or just that past the end. Transient errors are tried again."""
     volume, zeros, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
@@ -233,7 +230,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:
     """Take the lock that the write needs (contract 2.10). False: it has to go through the cache; nothing is held."""
     limits, native = file.limits(), file.native
-    parallel = write.parallel and limits.parallel_direct_writes and not write.append
+    one_by_one = limits.ordered_writes or not limits.parallel_direct_writes
+    parallel = write.parallel and not one_by_one and not write.append
     if not _may_be_direct(file, write):
         return False
     if parallel and native.direct_may_share(write.offset, write.end):
@@ -245,6 +243,8 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
     if write.append:
         write.offset = native.size
     if _may_be_direct(file, write):
+        if limits.ordered_writes:
+            barrier.flush(file, file.volume.native.take_epoch())  # nor does a pass send anything meanwhile
         _clean(file, write.offset, write.end)
         return True
     op.release_lock()
