@@ -97,7 +97,7 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:
-    """What is local; an object of which only its creation, size or holes are uncommitted counts with no bytes."""
+    """What is local; an object of which only its creation, size, holes or direct writes are uncommitted counts with no bytes."""
     found: list[FailedRange] = []
     for file in volume.engine.files():
         if file.removed or file.abandoned:

@@ -338,7 +338,7 @@ class EngineFile:
     def uncommitted_range(self) -> FailedRange:
         """Something that is no bytes (creation, size, holes) and waits for a commit."""
         error = self.volume.abort_reason or self.commit_error
-        message = str(error) if error is not None else "its creation, size or holes are not committed"
+        message = str(error) if error is not None else "its creation, size, holes or direct writes are not committed"
         code = errno_of(error) if error is not None else 0
         return FailedRange(
             self.key, self.native.size, 0, code, self.commit_attempts, None, self.volume.name, message, 0.0

@@ -296,7 +296,11 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert appending.write(b"tail") == 4
     assert appending.tell() == direct.size
     assert direct.try_pwrite(b"x", 0) is None
-    for call in (lambda: direct.pwrite("text", 0), lambda: direct.pread_into(b"read-only", 0), lambda: direct.pwrite(1, 0)):
+    for call in (
+        lambda: direct.pwrite("text", 0),
+        lambda: direct.pread_into(b"read-only", 0),
+        lambda: direct.pwrite(1, 0),
+    ):
         with pytest.raises(TypeError):
             call()
     for call in (lambda: direct.pread(-1, 0), lambda: direct.pwrite(b"x", -1), lambda: direct.pread(1, 2**63)):

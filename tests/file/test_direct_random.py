@@ -25,7 +25,25 @@ units = st.sampled_from([1, 512, PAGE])
 numbers = st.one_of(st.integers(0, MOST - PAGE), st.sampled_from([k * PAGE for k in range(11)]))
 lengths = st.one_of(st.integers(0, 3 * PAGE), st.sampled_from([0, 1, 512, PAGE, 2 * PAGE]))
 verbs = st.sampled_from(
-    "pwrite pwrite pwritev append pread pread_into preadv truncate punch zero fsync flush sync drop view write read".split()
+    [
+        "pwrite",
+        "pwrite",
+        "pwritev",
+        "append",
+        "pread",
+        "pread_into",
+        "preadv",
+        "truncate",
+        "punch",
+        "zero",
+        "fsync",
+        "flush",
+        "sync",
+        "drop",
+        "view",
+        "write",
+        "read",
+    ]
 )
 steps = st.tuples(st.sampled_from(["direct", "parallel", "buffered"]), verbs, numbers, lengths)
 
