@@ -38,7 +38,7 @@ from .runner import Job
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose"]
+__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "uncommitted"]
 
 log = logging.getLogger("pagecache")
 
@@ -201,6 +201,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     write.buffered = not _locked(self, op, write)
     if write.buffered:
         return
+    self.volume.check_unsealed(self.key)
     # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
     op.direct_begin()
@@ -434,6 +435,11 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     ]
     if lost:
         file.report_loss(lost)
+
+
+def uncommitted(file: EngineFile) -> list[tuple[int, int]]:
+    """(offset, length) of direct writes that no commit covers, and over which nothing local lies."""
+    return _without(file.native.direct_ranges(), file.native.local_ranges())
 
 
 def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
     rig = make({KEY: DATA})
     direct = rig.open("rb", direct=True)
     space = bytearray(b"?" * 3 * PAGE)
-    seen = []
+    seen: list[tuple[int, int]] = []
 
     def read(stored: Any, offset: int, buffers: Any) -> int:
         seen.extend(address(buffer) for buffer in buffers)
@@ -147,7 +147,7 @@ def test_a_direct_write_extends_the_file(make: Make) -> None:
 
 
 def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
-    """What is dirty of the range is handed over and committed before, what is cached is gone afterwards. [T-26, 2.10]"""
+    """What is dirty of the range is handed over and committed before, what is cached goes afterwards. [T-26, 2.10]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     file.pread(8 * PAGE, 0)
@@ -296,15 +296,13 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert appending.write(b"tail") == 4
     assert appending.tell() == direct.size
     assert direct.try_pwrite(b"x", 0) is None
-    for call in (
-        lambda: direct.pwrite("text", 0),
-        lambda: direct.pread_into(b"read-only", 0),
-        lambda: direct.pwrite(1, 0),
-    ):
+    for data in ("text", 1):
         with pytest.raises(TypeError):
-            call()
+            direct.pwrite(data, 0)
+    with pytest.raises(TypeError):
+        direct.pread_into(b"read-only", 0)
     for call in (lambda: direct.pread(-1, 0), lambda: direct.pwrite(b"x", -1), lambda: direct.pread(1, 2**63)):
-        with pytest.raises(ValueError, match="offset|size"):
+        with pytest.raises(ValueError, match=r"offset|size"):
             call()
     with pytest.raises(OSError, match="beyond") as raised:
         direct.pwrite(b"xx", 2**63 - 2)
@@ -350,10 +348,12 @@ def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
     met: list[BaseException] = []
 
     def inside(stored: Any, offset: int, buffers: Any) -> int:
-        for call in (lambda: direct.pread(10, 4 * PAGE), lambda: direct.pwrite(b"x", 4 * PAGE)):
-            with pytest.raises(DeadlockError) as raised:
-                call()
-            met.append(raised.value)
+        with pytest.raises(DeadlockError) as raised:
+            direct.pread(10, 4 * PAGE)
+        met.append(raised.value)
+        with pytest.raises(DeadlockError) as raised:
+            direct.pwrite(b"x", 4 * PAGE)
+        met.append(raised.value)
         return int(stored.fill(offset, buffers))
 
     for reader in (file, direct):

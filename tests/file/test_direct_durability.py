@@ -201,7 +201,7 @@ def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[
     Task(direct.pwrite, NEW, PAGE).result()
     got.open()
     reader.result()
-    return file.pread(PAGE, PAGE)
+    return bytes(file.pread(PAGE, PAGE))
 
 
 @pytest.mark.parametrize("how", ["fill", "read-ahead"])
@@ -303,7 +303,7 @@ def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> Non
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) -> None:
-    """Its caller is told; who wants the file waits until the call returned, or a fence says that it cannot land. [2.22]"""
+    """Its caller is told; who wants the file waits until it returned, or a fence says that it cannot land. [2.22]"""
     rig = make({KEY: DATA}, limits={"max_inflight": 2})
     old = rig.backend
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)

@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import CachedFile, ShutdownError
 from pagecache.engine import direct as engine_direct
-from pagecache.native import LOCK
+from pagecache.native import LOCK, SHARED
 
 from .backends import PATIENCE
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
@@ -28,6 +28,11 @@ def parallel(rig: Rig) -> CachedFile:
 
 def direct_count(rig: Rig) -> int:
     return rig.handles[0]._inode.native.direct_count()
+
+
+def acknowledged(file: CachedFile) -> None:
+    file.pwrite(b"d", 0)
+    file.flush()
 
 
 # What stands before the second write: the options of its handle, limits of the backend, what is done before.
@@ -50,7 +55,7 @@ TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Cal
         False,
         {},
         {},
-        lambda rig, f: (f.pwrite(b"d", 0), f.flush()),
+        lambda rig, f: acknowledged(f),
         lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
     ),
     "a handle that does not want it": (
@@ -103,12 +108,13 @@ class holding:
 
     def __enter__(self) -> None:
         user = self.inode
-        hold = engine_direct.SHARED if self.shared else LOCK
+        hold = SHARED if self.shared else LOCK
 
-        def hold_it() -> None:
-            user.run(hold, "holding", lambda: (self.entered.set(), self.over.wait(PATIENCE)))
+        def until_over() -> None:
+            self.entered.set()
+            self.over.wait(PATIENCE)
 
-        self.task = Task(hold_it)
+        self.task = Task(user.run, hold, "holding", until_over)
         assert self.entered.wait(PATIENCE)
 
     def __exit__(self, *_exc: object) -> None:
@@ -157,7 +163,7 @@ def test_without_the_second_decision_it_extends_beside_others(make: Make, monkey
 
     def once(file: Any, op: Any, write: Any) -> bool:
         if file.native.direct_may_share(write.offset, write.end):
-            op.acquire(engine_direct.SHARED)
+            op.acquire(SHARED)
             return True
         return locked(file, op, write)
 
