@@ -10,7 +10,7 @@
 #include "volume.h"
 #include "writeback.h"
 
-enum { PC_INVAL_RING = 8 };
+enum { PC_INVAL_RING = 32 };
 
 struct pc_inval {
 	u64 seq, pos, end;

@@ -145,7 +145,8 @@ int pc_op_check(struct op *op)
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
- * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again. */
+ * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again;
+ * PC_RUN_STALE: a fill whose bytes cannot stay. */
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 {
 	PyObject *engine = engine_of(op->inode), *result = NULL;
@@ -168,6 +169,8 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_Clear();
 		ran = PC_RUN_REVOKED;
 	}
+	if (ran == 0 && op->stale)
+		ran = PC_RUN_STALE;
 	pc_op_settle(op);
 	Py_DECREF(op);
 	Py_XDECREF(engine);

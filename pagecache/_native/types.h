@@ -19,7 +19,7 @@
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
 enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
-enum { PC_RUN_REVOKED = 2 };
+enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
 enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8, HOLD_DIRECT = 16 };
 
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
@@ -40,6 +40,7 @@ struct op {
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
+	u8 stale;   /* FILL: what it read was invalidated again and again */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
 	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
 	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */

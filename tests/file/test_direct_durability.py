@@ -347,8 +347,27 @@ def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make
     direct.pwrite(NEW, PAGE)
     direct.leave()
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no commit"), forget=False), times=100)
-    with pytest.raises(OSError, match="saved|commit"):
+    with pytest.raises(OSError, match=r"saved|commit"):
         rig.volume.detach(timeout=5)
     rig.backend.clear_faults()
     rig.volume.detach(timeout=20)
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make) -> None:
+    """To the caller, past the cache: a reader beside busy direct writers is not refused. [2.3, K12]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    native = file._inode.native
+
+    def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        native.invalidate_remote(0, 8 * PAGE)
+        return stored.fill(offset, buffers)
+
+    rig.backend.fault("read_into", reads_beside_a_write, times=float("inf"))
+    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+    rig.backend.clear_faults()
+    rig.backend.forget_calls()
+    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+    assert rig.backend.seen("read_into") != []
+    rig.cache.check()

@@ -78,7 +78,7 @@ TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Cal
 
 @pytest.mark.parametrize("case", TABLE)
 def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, case: str) -> None:
-    """A writer who needs the file alone waits for one who has it, shared or not; those who share it do not. [T-21, 2.10]"""
+    """Who needs the file alone waits for one who has it, in any way; those who share it do not. [T-21, 2.10]"""
     shares, limits, options, before, write = TABLE[case]
     rig = make({KEY: DATA}, limits={**PARALLEL, **limits})
     file = rig.open("r+b")
@@ -243,8 +243,8 @@ def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> N
 
 
 def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
-    """8 threads write directly and buffered, others cut, punch and commit; the backend asserts that they meet nothing in
-    flight, commits aside. [T-29, 2.17, 2.26]
+    """8 threads write directly and buffered, others cut, punch and commit; the backend asserts that they meet nothing
+    in flight, commits aside. [T-29, 2.17, 2.26]
     """
     rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
     file, direct = rig.open("r+b"), parallel(rig)
@@ -459,3 +459,38 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
     eventually(lambda: direct_count(rig) == 0)
     rig.volume.reconnect(rig.backend.successor())
     rig.cache.check()
+
+
+def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
+    """Many writes and long ones together: never more calls at once than the backend takes. [2.1, 2.10]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "max_inflight": 3, "max_write": PAGE})
+    direct = parallel(rig)
+    gate = rig.backend.gate("write_from", times=100)
+    tasks = [Task(direct.pwrite, b"x" * 4 * PAGE, k * 4 * PAGE) for k in range(4)]
+    eventually(lambda: gate.nr_entered == 3)
+    assert all(task.waits(0.05) for task in tasks)
+    assert gate.nr_entered == 3
+    gate.open()
+    for task in tasks:
+        task.result()
+    assert rig.backend.nr_transfers_max == 3
+
+
+def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
+    """One that waits for the lock while the volume is detached is refused, and nothing of it is stored. [2.10, 2.22]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    direct = parallel(rig)
+    gate = rig.backend.gate("write_from")
+    first = Task(direct.pwrite, b"x" * PAGE, 0)
+    gate.wait_entered()
+    end = Task(rig.volume.detach)
+    eventually(lambda: rig.volume.engine.seals)
+    assert end.waits(0.05)
+    late = Task(direct.append, b"late")
+    assert late.waits(0.05)
+    gate.open()
+    first.result()
+    end.result()
+    with pytest.raises(ShutdownError):
+        late.result()
+    assert rig.backend.committed(KEY) == b"x" * PAGE + DATA[PAGE:]

@@ -187,7 +187,7 @@ def test_direct_and_buffered_operations_agree_on_every_byte(
     durable: bool,
     folio: Any,
 ) -> None:
-    """Whatever was done through which handle, all of them read the same, and so does storage in the end. [T-27, 2.9, 2.10]"""
+    """Whatever was done through which handle, all read the same, and so does storage in the end. [T-27, 2.9, 2.10]"""
     limits = {
         "direct_unit": direct_unit,
         "read_unit": read_unit,
