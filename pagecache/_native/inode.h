@@ -53,10 +53,10 @@ struct pc_inode {
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
-	struct pc_direct *direct;              /* direct writes since the last commit; NULL: there never was one */
-	u32 nr_direct;                         /* the direct-I/O count: direct writes that run */
-	u32 nr_direct_left;                    /* of these, whose caller has gone */
-	u64 commits_failed;                    /* and may have forgotten what was acknowledged */
+	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
+	u32 nr_direct; /* the direct-I/O count: direct writes that run */
+	u32 nr_direct_left; /* of these, whose caller has gone */
+	u64 commits_failed; /* and may have forgotten what was acknowledged */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
 	u64 commit_size; /* the same at the start of the one that runs */

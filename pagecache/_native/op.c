@@ -334,7 +334,7 @@ static PyObject *op_stage(PyObject *self, void *closure)
 static PyObject *op_is_settled(PyObject *self, void *closure)
 {
 	(void)closure;
-	return PyBool_FromLong(((struct op *)self)->settled);
+	return PyBool_FromLong(((struct op *)self)->settled || ((struct op *)self)->left);
 }
 
 static PyObject *op_is_stopped(PyObject *self, void *closure)
@@ -373,7 +373,8 @@ static PyGetSetDef op_getset[] = {
 	{"ahead", op_ahead, NULL, "True for read-ahead: nobody waits for it yet.", NULL},
 	{"staged", op_staged, NULL, "True when the current call reads what the backend keeps staged.", NULL},
 	{"stage", op_stage, NULL, "True for a write that the backend is asked to keep readable.", NULL},
-	{"settled", op_is_settled, NULL, "True when it owns nothing any more.", NULL},
+	{"settled", op_is_settled, NULL, "True when it owns nothing any more, or nobody waits for it (a direct write).",
+	 NULL},
 	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},

@@ -12,6 +12,7 @@ from pagecache import BackendError, CachedFile, DataLossError, LostRange, Shutdo
 
 from .backends import PATIENCE, RecordingFile, failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .test_interrupts import ctrl_c
 
 Make = Callable[..., Rig]
 DATA = pattern(8 * PAGE)
@@ -371,3 +372,64 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
     assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
     assert rig.backend.seen("read_into") != []
     rig.cache.check()
+
+
+def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
+    """Nobody waits for its answer any more: what it stored beyond the end is cut all the same. [T-24, T-51, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    answered = rig.backend.gate("answer")
+
+    def stores_and_fails(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        stored.store(offset, buffers)
+        with rig.backend.call("answer", KEY):
+            raise OSError(errno.EIO, "the answer got lost")
+
+    rig.backend.fault("write_from", stores_and_fails)
+    with ctrl_c(answered.entered), pytest.raises(KeyboardInterrupt):
+        direct.append(NEW)
+    answered.open()
+    eventually(lambda: file._inode.native.direct_count() == 0)
+    Task(file.pwrite, b"end", 12 * PAGE).result()
+    Task(file.fsync).result()
+    assert rig.backend.committed(KEY) == DATA + bytes(4 * PAGE) + b"end"
+
+
+def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
+    """What was acknowledged of the write may have been forgotten with the rest. [2.10, 2.17]"""
+    rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1}, retry=ONCE)
+    rig.backend.commits_beside_writes = True
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, 6 * PAGE)
+    answered = rig.backend.gate("answer")
+
+    def fails(_stored: RecordingFile, _offset: int, _buffers: Any) -> int:
+        with rig.backend.call("answer", KEY):
+            raise OSError(errno.ENOSPC, "full")
+
+    rig.backend.fault("write_from", fails, skip=1)
+    writer = Task(direct.pwrite, 2 * NEW, PAGE)
+    answered.wait_entered()
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        direct.fsync()
+    answered.open()
+    with pytest.raises(OSError, match="full") as raised:
+        writer.result()
+    assert raised.value.characters_written == 0  # type: ignore[attr-defined]
+
+
+def test_ordered_writes_are_one_at_a_time_direct_ones_too(make: Make) -> None:
+    """A pass that sends other bytes of the file ends first; the backend asserts it. [T-21, 2.10]"""
+    rig = make({KEY: DATA}, limits={"ordered_writes": True, "parallel_direct_writes": True})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True, parallel_direct_writes=True)
+    file.pwrite(NEW, 0)
+    gate = rig.backend.gate("write_from")
+    flush = Task(file.flush)
+    gate.wait_entered()
+    writer = Task(direct.pwrite, NEW, 4 * PAGE)
+    assert writer.waits()
+    gate.open()
+    flush.result()
+    writer.result()
+    assert rig.backend.violations == []
