@@ -324,6 +324,8 @@ bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift;
 	bool found = false;
+	if (memory + len <= (uintptr_t)c->arena.base || memory >= (uintptr_t)c->arena.base + c->arena.reserved)
+		return false;
 	pc_inode_leaf_lock(i);
 	for (u32 id; pos < end && !found && (id = pc_index_next(i, index, ((end - 1) >> c->page_shift) + 1));) {
 		struct pc_folio *f = pc_folio_at(c, id);
