@@ -88,7 +88,7 @@ class DirectFile(CachedFile):
         self._check_readable()
         pos = _offset(offset)
         if self._reads_buffered():
-            return super().pread_into(buffer, pos)  # type: ignore[no-any-return]
+            return super().pread_into(buffer, pos)
         space = _space_of(buffer)
         with memoryview(buffer) as view:
             if self._native.holds_memory(view, pos):
@@ -116,7 +116,7 @@ class DirectFile(CachedFile):
         self._check_readable()
         length, pos = _offset(size, "size"), _offset(offset)
         if self._reads_buffered():
-            return super().pread(length, pos)  # type: ignore[no-any-return]
+            return super().pread(length, pos)
         space = bytearray(max(0, min(length, self._native.size - pos)))
         with memoryview(space) as view:
             done = self._fill(view, pos)

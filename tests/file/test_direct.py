@@ -286,8 +286,9 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert bytes(space) == DATA[13:17]
     assert direct.read() == DATA[17:] == direct.pread(8 * PAGE, 17)
     assert direct.readall() == b""
-    assert direct.write(numpy.arange(4, dtype=complex)) == 64
-    array = numpy.zeros(4, dtype=complex)
+    numbers: Any = numpy.arange(4, dtype=complex)
+    assert direct.write(numbers) == 64
+    array: Any = numpy.zeros(4, dtype=complex)
     assert direct.pread_into(array, 8 * PAGE) == 64
     assert list(array) == [0, 1, 2, 3]
     with io.BufferedReader(rig.open("rb", direct=True)) as reader:
@@ -296,7 +297,8 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert appending.write(b"tail") == 4
     assert appending.tell() == direct.size
     assert direct.try_pwrite(b"x", 0) is None
-    for data in ("text", 1):
+    wrong: list[Any] = ["text", 1]
+    for data in wrong:
         with pytest.raises(TypeError):
             direct.pwrite(data, 0)
     with pytest.raises(TypeError):
