@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import lifetimes
 from .backends.protocol import close_backend_file
+from .engine import direct
 from .engine.park import Deadline, deadline_error
 from .engine.runner import Job
 from .errors import FailedRange, LostRange, UnsavedDataError
@@ -97,7 +98,9 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:
-    """What is local; an object of which only its creation, size or holes are uncommitted counts with no bytes."""
+    """What is local; an object of which only its creation, size, holes or direct writes are uncommitted counts with no
+    bytes.
+    """
     found: list[FailedRange] = []
     for file in volume.engine.files():
         if file.removed or file.abandoned:
@@ -129,7 +132,7 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
             continue
         forgotten = not volume.engine.aborted and _roll_back(volume, inode, deadline)
         if volume.engine.aborted:
-            ranges = inode.native.local_ranges() or [(inode.native.size, 0)]
+            ranges = inode.native.local_ranges() + direct.uncommitted(inode.engine) or [(inode.native.size, 0)]
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
         else:
             entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)

@@ -315,7 +315,7 @@ class CachedFile(Handle):
             if engine.limits().commit_on_close:
                 engine.refresh_limits()
                 self._native.pass_background(FOREVER)
-            elif self._native.has_local():
+            elif self._native.has_local() or engine.version_stale:
                 barrier.flush(engine, self.volume.engine.native.take_epoch(), version=True)
         self._tell_loss()
 

@@ -67,7 +67,7 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
             inode.engine.withheld = inode.engine.unclosed = False
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine)
-            elif not limits.commit_on_close and inode.native.has_local():
+            elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.version_stale):
                 barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:
         release(volume, inode, writable=writable)

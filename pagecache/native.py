@@ -12,7 +12,7 @@ import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ._native import _core
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKOFF",
     "COMMIT",
+    "DIRECT",
     "DIRTY",
     "FAILED",
     "FOREVER",
@@ -30,7 +31,9 @@ __all__ = [
     "LOCK",
     "NAMES",
     "PARKED",
+    "SHARED",
     "TOKEN",
+    "UNSTABLE",
     "WRITEBACK",
     "Handle",
     "NativeCache",
@@ -43,23 +46,24 @@ __all__ = [
     "wait",
 ]
 
+T = TypeVar("T")
 ABI = 1
 FOREVER = 2**63 - 1
 """The end of the largest file, and of the longest sleep in nanoseconds."""
 END = 2**64 - 1
 STAMP_MAX = 2**48 - 2
 
-LOCK, TOKEN, INVALIDATE = 1, 2, 4
-"""Logical locks of an inode that `NativeInode.run` can hold."""
+LOCK, TOKEN, INVALIDATE, SHARED = 1, 2, 4, 8
+"""Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others."""
 
 KEPT, PARKED = 1, 2
 """What a failed commit left: everything where it was, or nothing that is worth another try."""
 
-DIRTY, WRITEBACK, BACKOFF, FAILED = 1, 2, 4, 8
-"""What `NativeInode.flush_pending` finds."""
+DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
+"""What `NativeInode.flush_pending` and `NativeInode.range_local` find."""
 
-COMMIT, NAMES, FILL = 0, 1, 2
-"""Classes of a volume's work that the engine itself submits."""
+COMMIT, NAMES, DIRECT = 0, 1, 3
+"""Classes of a volume's work that the engine itself submits; direct writes take turns with what an fsync waits for."""
 
 _ffi, _lib = _core.ffi, _core.lib
 if _lib.pc_install_types() or _lib.pc_abi() != ABI:
@@ -95,6 +99,27 @@ class Op(Protocol):
 
     def finish(self, ok: bool, flag: int, /) -> None:
         """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
+
+    def acquire(self, holds: int, /) -> None:
+        """Take logical locks of the file, given back with the operation."""
+
+    def release_lock(self) -> None:
+        """Give the file's lock back before the end."""
+
+    def direct_begin(self) -> None:
+        """Counted as a direct write from here on; the file's lock is held."""
+
+    def direct_end(self) -> bool:
+        """Whether the direct write is over; False: a commit failed meanwhile, all of it has to be sent again."""
+
+    def carry(self, function: Callable[[], T], /) -> T:
+        """A part of a direct write, on another thread: the operation lasts until it has returned."""
+
+    def send(self, write_from: object, offset: int, buffer: memoryview, /) -> int:
+        """One backend call of a direct write, within `carry`: bytes taken; -1: it answered what is no such number."""
+
+    def read(self, read_into: object, offset: int, buffer: memoryview, /) -> int:
+        """One backend call of a direct read, in this thread: bytes stored; -1: it answered what is no such number."""
 
     def call(self, function: Callable[[], object], /) -> object:
         """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
@@ -138,12 +163,12 @@ def _fields(struct: Any) -> dict[str, int]:
     return {name: int(getattr(struct, name)) for name, _ in _ffi.typeof(struct).fields}
 
 
-def _ranges(call: Callable[..., int], *args: Any) -> list[tuple[int, int]]:
+def _ranges(call: Callable[..., int], *args: Any, more: tuple[Any, ...] = ()) -> list[tuple[int, int]]:
     """(offset, length) pairs from a function that fills an array and says how many there are."""
     room = 64
     while True:
         pairs = _ffi.new("uint64_t[]", room * 2)
-        found = call(*args, pairs, room)
+        found = call(*args, pairs, room, *more)
         if found <= room:
             return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
         room = found + 16
@@ -506,11 +531,56 @@ class NativeInode:
     def failed_ranges(self) -> list[tuple[int, int]]:
         return _ranges(_lib.pc_ranges_failed, self._i)
 
+    # direct I/O
+    def staged(self) -> int:
+        """Bytes that the backend keeps until a commit."""
+        return int(_lib.pc_inode_staged(self._i))
+
+    def direct_may_share(self, pos: int, end: int) -> bool:
+        """Whether [pos, end) extends nothing and nothing of the file is local."""
+        return bool(_lib.pc_direct_may_share(self._i, pos, end))
+
+    def range_local(self, pos: int, end: int) -> int:
+        """Which of DIRTY, WRITEBACK and UNSTABLE there is in the pages of a range."""
+        return int(_lib.pc_range_local(self._i, pos, end))
+
+    def direct_split(self, pos: int, end: int) -> tuple[int, int]:
+        """What a direct read does first: up to the first number bytes are local, up to the second the backend's."""
+        out = _ffi.new("uint64_t[2]")
+        _lib.pc_direct_split(self._i, pos, end, out, out + 1)
+        return int(out[0]), int(out[1])
+
+    def read(self, pos: int, buffer: memoryview) -> int:
+        """Copy what is valid from `pos` on; without the interpreter lock."""
+        need = _ffi.new("struct pc_need *")
+        return int(_lib.pc_read(self._i, pos, _ffi.from_buffer(buffer), len(buffer), need))
+
+    def holds_memory(self, buffer: memoryview, pos: int) -> bool:
+        """Whether a buffer lies in the memory that caches as many bytes from `pos` on."""
+        address = int(_ffi.cast("uintptr_t", _ffi.from_buffer(buffer)))
+        return bool(_lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
+
+    def direct_count(self) -> int:
+        """Direct writes that run."""
+        return int(_lib.pc_direct_count(self._i))
+
+    def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
+        """Direct writes that no commit covers, (offset, length); not `everything`: those whose loss was not told."""
+        return _ranges(_lib.pc_direct_ranges, self._i, more=(everything,))
+
+    def direct_told(self, forget: bool = False) -> None:
+        """Their loss was told; `forget`: what had stored them is gone."""
+        _lib.pc_direct_told(self._i, forget)
+
     # what holds logical locks
     def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
         """`user.<method>(op, argument)` with the locks `holds`, taken in order and released whatever happens."""
         until = -1 if deadline is None else int(deadline * 1e9)
         _core.run(self.core, self.address, holds, until, method, argument)
+
+    def run_owning(self, method: str, argument: object) -> None:
+        """`user.<method>(op, argument)`; what it takes is given back whatever happens."""
+        _core.run_owning(self.core, self.address, method, argument)
 
     def run_both(self, other: NativeInode, method: str, argument: object) -> None:
         """`user.<method>(op, argument)` with the tokens of both inodes, taken in their order."""

@@ -2,8 +2,8 @@
 
     1  objects are opened in the new backend, while the volume is still aborted; an error here changes nothing
     2  operations that hang in the old backend end: fills always, writes and commits where they can no longer land
-    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes are a loss, as is
-       what was staged and is not in memory
+    3  what is not known to be committed: bytes are dirty again, sizes and creations are owed, holes and direct writes
+       are a loss, as is what was staged and is not in memory
     4  the volume lives
 
 A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
@@ -127,6 +127,7 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
             native.usage()["unstable"]
             or native.usage()["staged"]
             or len(file.owed)
+            or native.direct_ranges()
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
             file.about_to_change()  # what the store forgets of it is no change of somebody else's
@@ -134,6 +135,7 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
         if native.usage()["staged"]:
             staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
         _lose_holes(inode)
+        file.lose_direct(forget=True)
         file.owed.replace(_owed(inode))
         if len(file.owed):
             native.set_uncommitted()

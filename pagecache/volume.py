@@ -11,7 +11,6 @@ import builtins
 import contextlib
 import dataclasses
 import errno
-import io
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +22,7 @@ from . import ending, lifetimes, opening, reconnecting
 from .backends.protocol import Backend, ObjectStat
 from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
+from .direct import DirectFile
 from .engine import barrier, remote, staging
 from .engine.volume import EngineVolume
 from .errors import (
@@ -121,11 +121,12 @@ class Volume:
             key: what the backend calls it.
             mode: as `open()` without buffering: r, r+, w, w+, x, x+, a, a+; 'b' may be left out.
             flags: `os.O_RDWR | os.O_CREAT ...` instead of a mode.
-            direct: not in this version.
+            direct: go past the cache, and stay coherent with it; see docs/how-to/direct.md.
             write_through: None: as the volume's options say.
             keep_cache: do not compare the backend's version (close-to-open) but use what is cached.
             read_ahead: largest window in bytes; None: as the volume's options say.
-            parallel_direct_writes: not in this version.
+            parallel_direct_writes: direct writes that extend nothing may run side by side, where the backend allows it
+                too.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
@@ -135,8 +136,6 @@ class Volume:
         """
         self.check_alive(key)
         self.engine.check_unsealed(key)
-        if direct or parallel_direct_writes:
-            raise io.UnsupportedOperation("direct I/O")
         bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
@@ -147,7 +146,11 @@ class Volume:
             try:
                 through = self.options.write_through if write_through is None else bool(write_through)
                 name = mode if flags is None else opening.flags_mode(bits)
-                handle = CachedFile(inode, key, name, bits, through=through, read_ahead=window)
+                handle = (
+                    DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
+                    if direct
+                    else CachedFile(inode, key, name, bits, through=through, read_ahead=window)
+                )
                 self.engine.check_unsealed(key)
             except BaseException:
                 lifetimes.release(self, inode, writable=False, count=False)

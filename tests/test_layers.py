@@ -28,6 +28,7 @@ LAYERS = [
         "keys",
         "file",
         "prefetching",
+        "direct",
         "view",
         "aio",
     ],

@@ -137,8 +137,10 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 void pc_cache_destroy(struct pc_cache *c)
 {
 	for (u32 k = 0; k < c->inode_slots; k++) {
-		if (c->inodes[k])
+		if (c->inodes[k]) {
 			pc_staged_clear(c->inodes[k]);
+			pc_direct_free(c->inodes[k]);
+		}
 		free(c->inodes[k]);
 	}
 	for (struct pc_inode *i = c->free_inodes, *next; i; i = next) {

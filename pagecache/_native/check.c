@@ -181,6 +181,12 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 	bool queued = atomic_load(&((struct pc_inode *)i)->lock_word) >> 30 & 1;
 	if (queued == pc_list_empty(&i->lock_queue))
 		return pc_violated(out, "I-16", "inode %llu: lock queue and its flag differ", id_of(i));
+	if (i->nr_direct_left > i->nr_direct || (i->nr_direct && !pc_inode_is_locked(i)))
+		return pc_violated(out, "I-16", "inode %llu: %u direct writes, %u of them left, and the lock is free",
+				   id_of(i), i->nr_direct, i->nr_direct_left);
+	if (i->direct && (i->direct->now.n || i->direct->moved.n) && i->stamp_m == PC_STAMP_NONE &&
+	    i->stamp_m_moved == PC_STAMP_NONE)
+		return pc_violated(out, "I-3", "inode %llu: uncommitted direct writes without a stamp", id_of(i));
 	return true;
 }
 

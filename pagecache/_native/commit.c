@@ -133,6 +133,7 @@ bool pc_commit_begin(struct pc_inode *i)
 		atomic_fetch_add_explicit(&i->volume->committing, 1, memory_order_relaxed);
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
+		pc_direct_move(i);
 		i->counters.commits += commits;
 	} else {
 		pc_token_release_locked(i);
@@ -193,6 +194,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->regress_seq++;
 		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
+	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = i->commit_due = 0;

@@ -331,6 +331,9 @@ static PyMethodDef methods[] = {
 	{"_replace", handle_replace, METH_NOARGS, NULL},
 	{"_set_readahead", handle_set_readahead, METH_O, NULL},
 	{"_set_noreuse", handle_set_noreuse, METH_O, NULL},
+	{"_may_fault", handle_may_fault, METH_O, NULL},
+	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
+	{"_steady", handle_steady, METH_O, NULL},
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef getset[] = {

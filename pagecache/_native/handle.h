@@ -97,4 +97,9 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *handle_write(PyObject *self, PyObject *data);
 
+/* handle_direct.c */
+PyObject *handle_may_fault(PyObject *self, PyObject *object);
+PyObject *handle_copy_aside(PyObject *self, PyObject *args);
+PyObject *handle_steady(PyObject *self, PyObject *data);
+
 #endif

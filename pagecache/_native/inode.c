@@ -135,6 +135,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	if (i->slot < c->inode_hint)
 		c->inode_hint = i->slot;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	pc_direct_free(i);
 	inode_free(i);
 	return 0;
 }

@@ -4,12 +4,13 @@
 #ifndef PC_INODE_H
 #define PC_INODE_H
 
+#include "direct.h"
 #include "folio.h"
 #include "staged.h"
 #include "volume.h"
 #include "writeback.h"
 
-enum { PC_INVAL_RING = 8 };
+enum { PC_INVAL_RING = 32 };
 
 struct pc_inval {
 	u64 seq, pos, end;
@@ -52,6 +53,10 @@ struct pc_inode {
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
+	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
+	u32 nr_direct; /* the direct-I/O count: direct writes that run */
+	u32 nr_direct_left; /* of these, whose caller has gone */
+	u64 commits_failed; /* and may have forgotten what was acknowledged */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
 	u64 commit_size; /* the same at the start of the one that runs */
@@ -109,6 +114,7 @@ static inline bool pc_came_back(const struct pc_inode *i)
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
+int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
 bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);

@@ -108,6 +108,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	if (forgotten) {
 		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
 		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
+		pc_direct_cut(i, 0, UINT64_MAX);
 	}
 	i->committed_size = remote;
 	pc_dirty_list_update(i);
@@ -185,13 +186,12 @@ uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 	return freed;
 }
 
-/* Drop everything clean of [pos, end), pinned folios detached. Return: 0; -EBUSY: bytes of L are left. */
-int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
+/* pc_invalidate_range() with the leaf lock held. */
+int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
 	int err = 0;
-	pc_inode_leaf_lock(i);
 	pc_invalidated(i, pos, end);
 	for (u32 id; (id = pc_index_next(i, index, last >> c->page_shift));) {
 		struct pc_folio *f = pc_folio_at(c, id);
@@ -209,6 +209,14 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 			pc_folio_remove(i, f);
 		}
 	}
+	return err;
+}
+
+/* Drop everything clean of [pos, end), pinned folios detached. Return: 0; -EBUSY: bytes of L are left. */
+int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	pc_inode_leaf_lock(i);
+	int err = pc_invalidate_folios(i, pos, end);
 	pc_inode_leaf_unlock(i);
 	return err;
 }

@@ -97,6 +97,11 @@ void pc_inode_lock_release(struct pc_inode *i, int mode)
 	}
 }
 
+bool pc_inode_is_locked(const struct pc_inode *i)
+{
+	return atomic_load(&((struct pc_inode *)i)->lock_word) & (LOCK_X | LOCK_SHARED);
+}
+
 /* ---------------------------------------------------------------- token */
 
 /* Return: true when the token is the caller's now; else w is queued. Leaf lock held. */
@@ -149,7 +154,7 @@ void pc_token_release_locked(struct pc_inode *i)
 bool pc_inode_in_old_hands(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
-	bool old = i->token == PC_TOKEN_STRAY || i->token_lent ||
+	bool old = i->token == PC_TOKEN_STRAY || i->token_lent || i->nr_direct_left ||
 		   (i->pass.active && pc_stopped(i, i->pass.generation)) ||
 		   (i->commit_running && pc_stopped(i, i->commit_generation));
 	pc_inode_leaf_unlock(i);

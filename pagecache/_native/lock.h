@@ -83,6 +83,7 @@ bool pc_inode_lock_try(struct pc_inode *i, int mode);
 void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode);
 bool pc_inode_lock_cancel(struct pc_inode *i, struct pc_waiter *w);
 void pc_inode_lock_release(struct pc_inode *i, int mode);
+bool pc_inode_is_locked(const struct pc_inode *i);
 bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);
 bool pc_token_cancel(struct pc_inode *i, struct pc_waiter *w);
 void pc_token_release_locked(struct pc_inode *i);

@@ -168,6 +168,8 @@ static PyMethodDef functions[] = {
 	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two "
 	 "inodes "
 	 "held."},
+	{"run_owning", pc_run_owning, METH_VARARGS,
+	 "run_owning($module, core, inode, method, argument, /)\n--\n\nCall the engine with an operation of its own."},
 	{"settle_fills", settle_fills, METH_VARARGS,
 	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
 	{"prefetch", prefetch, METH_VARARGS,

@@ -92,6 +92,8 @@ void pc_op_settle(struct op *op)
 		op->settled = 1;
 		return;
 	}
+	if (op->holds & HOLD_DIRECT && pc_op_direct_settle(op))
+		return;
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
 	op->settled = 1;
@@ -143,7 +145,8 @@ int pc_op_check(struct op *op)
 }
 
 /* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
- * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again. */
+ * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again;
+ * PC_RUN_STALE: a fill whose bytes cannot stay. */
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 {
 	PyObject *engine = engine_of(op->inode), *result = NULL;
@@ -166,6 +169,8 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_Clear();
 		ran = PC_RUN_REVOKED;
 	}
+	if (ran == 0 && op->stale)
+		ran = PC_RUN_STALE;
 	pc_op_settle(op);
 	Py_DECREF(op);
 	Py_XDECREF(engine);
@@ -276,6 +281,8 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 		pc_op_settle(op);
 		Py_DECREF((PyObject *)op);
 	}
+	if (fenced)
+		pc_op_direct_fence((struct pc_volume *)(uintptr_t)address);
 	Py_RETURN_NONE;
 }
 
@@ -327,7 +334,7 @@ static PyObject *op_stage(PyObject *self, void *closure)
 static PyObject *op_is_settled(PyObject *self, void *closure)
 {
 	(void)closure;
-	return PyBool_FromLong(((struct op *)self)->settled);
+	return PyBool_FromLong(((struct op *)self)->settled || ((struct op *)self)->left);
 }
 
 static PyObject *op_is_stopped(PyObject *self, void *closure)
@@ -344,6 +351,18 @@ static PyMethodDef op_methods[] = {
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"acquire", pc_op_take, METH_O, "acquire($self, holds, /)\n--\n\nTake logical locks of the file."},
+	{"release_lock", pc_op_release_lock, METH_NOARGS,
+	 "release_lock($self, /)\n--\n\nGive the file's lock back before the end."},
+	{"direct_begin", pc_op_direct_begin, METH_NOARGS,
+	 "direct_begin($self, /)\n--\n\nCounted as a direct write from here on."},
+	{"direct_end", pc_op_direct_end, METH_NOARGS,
+	 "direct_end($self, /)\n--\n\nWhether it is over; False: a commit failed, send everything again."},
+	{"carry", pc_op_carry, METH_O, "carry($self, function, /)\n--\n\nA part of a direct write, on another thread."},
+	{"send", pc_op_send, METH_VARARGS,
+	 "send($self, write_from, offset, buffer, /)\n--\n\nOne call of it: bytes taken, or -1."},
+	{"read", pc_op_read, METH_VARARGS,
+	 "read($self, read_into, offset, buffer, /)\n--\n\nOne call of a direct read: bytes stored, or -1."},
 	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},
 };
@@ -354,7 +373,8 @@ static PyGetSetDef op_getset[] = {
 	{"ahead", op_ahead, NULL, "True for read-ahead: nobody waits for it yet.", NULL},
 	{"staged", op_staged, NULL, "True when the current call reads what the backend keeps staged.", NULL},
 	{"stage", op_stage, NULL, "True for a write that the backend is asked to keep readable.", NULL},
-	{"settled", op_is_settled, NULL, "True when it owns nothing any more.", NULL},
+	{"settled", op_is_settled, NULL, "True when it owns nothing any more, or nobody waits for it (a direct write).",
+	 NULL},
 	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},

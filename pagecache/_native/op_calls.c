@@ -173,6 +173,7 @@ static int answer(struct op *op, int64_t n)
 	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
 		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
 	int result = pc_fill_answer(op->request, n);
+	op->stale = result == -ESTALE;
 	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
 }
 

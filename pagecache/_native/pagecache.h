@@ -231,7 +231,13 @@ int pc_fill_answer(struct pc_request *r, int64_t n);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);
 
 /* ---- write-back: passes, requests, commits */
-enum { PC_PENDING_DIRTY = 1, PC_PENDING_WRITEBACK = 2, PC_PENDING_BACKOFF = 4, PC_PENDING_FAILED = 8 };
+enum {
+	PC_PENDING_DIRTY = 1,
+	PC_PENDING_WRITEBACK = 2,
+	PC_PENDING_BACKOFF = 4,
+	PC_PENDING_FAILED = 8,
+	PC_PENDING_UNSTABLE = 16
+};
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
 bool pc_pass_background(struct pc_inode *i, uint64_t budget);
@@ -260,6 +266,20 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
 bool pc_staged_has(struct pc_inode *i, uint64_t pos);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
+
+/* ---- direct I/O */
+uint64_t pc_inode_staged(struct pc_inode *i);
+bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end);
+uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
+void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
+int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
+void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
+bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);
+void pc_direct_left(struct pc_inode *i, int n);
+uint32_t pc_direct_count(struct pc_inode *i);
+size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all);
+void pc_direct_told(struct pc_inode *i, bool forget);
+bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end);
 
 /* ---- any request */
 int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts);

@@ -128,6 +128,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		i->undone.lowest = pc_min(i->undone.lowest, size);
 	}
 	cut_staged(i, size, UINT64_MAX);
+	pc_direct_cut(i, size, UINT64_MAX);
 	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
@@ -168,6 +169,7 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 				&(struct pc_undone){.lowest = UINT64_MAX, .hole_pos = pos, .hole_end = end});
 	}
 	cut_staged(i, pos, end);
+	pc_direct_cut(i, pos, end);
 	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 		if (uncommitted)

@@ -19,8 +19,8 @@
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
 enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
-enum { PC_RUN_REVOKED = 2 };
-enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8 };
+enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
+enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8, HOLD_DIRECT = 16 };
 
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
 struct op {
@@ -33,17 +33,21 @@ struct op {
 	u64 pos, len, got;
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
-	struct pc_list running; /* all operations that run in some thread; under the GIL */
+	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
 	u64 generation;         /* of the volume, when it was made */
 	u64 inode_id;
 	u32 holds;
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
+	u8 stale;   /* FILL: what it read was invalidated again and again */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
 	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
 	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */
 	u32 zeros;
+	u64 failed; /* direct write: commits that had failed when it began (pos and len: first byte and end of what was sent) */
+	u32 calls; /* of a direct write, on threads of the volume */
+	u8 left; /* its caller has gone, its calls run on */
 };
 
 /* Cache, frames and exporters share one owner of the mapping. */
@@ -87,6 +91,18 @@ void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
+
+/* op_direct.c */
+bool pc_op_direct_settle(struct op *op);
+void pc_op_direct_fence(struct pc_volume *v);
+PyObject *pc_op_take(PyObject *self, PyObject *holds);
+PyObject *pc_op_release_lock(PyObject *self, PyObject *unused);
+PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused);
+PyObject *pc_op_direct_end(PyObject *self, PyObject *unused);
+PyObject *pc_op_carry(PyObject *self, PyObject *function);
+PyObject *pc_op_send(PyObject *self, PyObject *args);
+PyObject *pc_op_read(PyObject *self, PyObject *args);
+PyObject *pc_run_owning(PyObject *module, PyObject *args);
 
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
 

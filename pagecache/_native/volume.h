@@ -23,12 +23,14 @@ struct pc_volume {
 	_Atomic u64 answers;       /* calls that ended, one way or another */
 	_Atomic u32 committing;    /* commits that run */
 	_Atomic u64 generation;
+	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
 	_Atomic u32 aborted;
 	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by everybody who changes a file */
 	struct pc_event event;
 	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
 	u32 nr_work[PC_WORK_CLASSES];
 	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */
+	u8 turn;                   /* of a class that has both: 0 its jobs, 1 its requests and passes */
 	_Atomic u64 credits;       /* era << 32 | calls that carry bytes; a reconnect begins a new era */
 	u32 low_running;           /* background passes and read-ahead */
 	u32 max_inflight;

@@ -174,8 +174,11 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 	*w = (struct pc_work){.kind = PC_WORK_NONE};
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	for (u32 cls = 0; cls < PC_WORK_CLASSES && w->kind == PC_WORK_NONE; cls++) {
-		if (v->jobs[cls]) {
+		if (v->jobs[cls] && !(v->nr_work[cls] && v->turn)) {
+			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
+				break;
 			v->jobs[cls]--;
+			v->turn = 1;
 			w->kind = PC_WORK_JOB;
 			w->cls = cls;
 		} else if (v->nr_work[cls]) {
@@ -184,6 +187,7 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			take(v, cls, w);
+			v->turn = 0;
 			if (low(cls))
 				v->low_running++;
 		}

@@ -29,7 +29,8 @@ void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
  * pc_run_fill() - get the missing part of [pos, pos + len) in, as far as one request goes; the caller then looks again.
  *
  * The calling thread runs the part it waits for; the rest of a long range and the read-ahead window go to the volume's
- * threads first. @ra: the handle's read-ahead state, or NULL. Return: 0 look again; 1 no memory: read uncached; -1 exception.
+ * threads first. @ra: the handle's read-ahead state, or NULL. Return: 0 look again; 1 read uncached: there is no memory, or
+ * what is read is invalidated again and again; -1 exception.
  */
 int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
@@ -61,7 +62,7 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
 	int ran = pc_op_run(op, pc_str_fill, NULL);
-	return ran == PC_RUN_REVOKED ? 0 : ran;
+	return ran == PC_RUN_REVOKED ? 0 : ran == PC_RUN_STALE ? 1 : ran;
 }
 
 static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
@@ -211,14 +212,17 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		Py_END_ALLOW_THREADS Py_RETURN_FALSE;
 	}
 	pc_tls_worker = v;
-	if (w.kind == PC_WORK_JOB)
+	if (w.kind == PC_WORK_JOB) {
 		work_job(job, w.cls);
-	else if (w.kind == PC_WORK_REQUEST)
+		if (w.credit)
+			pc_credit_put(v, w.credit);
+	} else if (w.kind == PC_WORK_REQUEST) {
 		work_fill(core, w.request, w.credit);
-	else if (w.kind == PC_WORK_PASS)
+	} else if (w.kind == PC_WORK_PASS) {
 		work_pass(core, w.inode, w.credit);
-	else
+	} else {
 		work_commit(core, w.inode);
+	}
 	pc_tls_worker = NULL;
 	if (w.inode)
 		pc_inode_user_put(w.inode);

@@ -106,6 +106,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("P23/1%", "bytes sent per byte needed, 1 % of calls fail", "exact", "at most", 1.03, "× size", "writeback"),
     Goal("P23/10%", "bytes sent per byte needed, 10 % of calls fail", "exact", "at most", 1.25, "× size", "writeback"),
     _speed("P24", "writes into a full cache, 20 % dirty", "an empty cache", 0.9, "writeback"),
+    _speed("P25", "64 KiB direct writes by 8 threads, 1 ms backend, shared lock", "exclusive lock", 6, "writeback"),
+    _time("P26", "4 KiB read of a locked file that is written back", "an idle file", 1.3, "writeback"),
 )
 
 BY_KEY = {goal.key: goal for goal in GOALS}

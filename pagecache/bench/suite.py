@@ -61,6 +61,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_miss,
         cases_native,
         cases_peers,
+        cases_shared,
         cases_threads,
         cases_writeback,
     )
@@ -88,6 +89,8 @@ def all_cases() -> tuple[Case, ...]:
         cases_flow.sync_beside_a_writer,
         cases_flow.resent,
         cases_flow.full,
+        cases_shared.direct,
+        cases_shared.locked_reads,
         cases_marks.marks,
         cases_native.hit_instructions,
     )
@@ -108,7 +111,7 @@ def select(words: Iterable[str], group: str | None = None) -> list[Case]:
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P24, cases {names}")
+            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P26, cases {names}")
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 

@@ -145,6 +145,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.commit_not_before = now + delay
         if parked:
             file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now))
+    if not kept:
+        file.lose_direct()
     op.finish(False, KEPT if kept else PARKED if parked else 0)
     log.warning("%s: %r: commit failed: %s", volume.name, file.key, error)
     volume.emit("failed", file.key, ((0, END),), as_os_error(error))

@@ -1,10 +1,10 @@
 """What the engine knows of one cached object; the object whose methods C calls.
 
-`fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch` and `drop_local`
-are entered from C with an operation in hand, on a caller's thread or one of the volume's. They do what their modules
-say; what is kept here is the backend's file, its limits and version, and the ranges that failed. What `abandoned` or
-`withheld` says is not handed over by anybody but an fsync or close of its own: nothing is published behind the
-application's back.
+`fill`, `write`, `write_units`, `commit`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
+`direct_read` and `direct_write` are entered from C with an operation in hand, on a caller's thread or one of the
+volume's. They do what their modules say; what is kept here is the backend's file, its limits and version, and the
+ranges that failed. What `abandoned` or `withheld` says is not handed over by anybody but an fsync or close of its own:
+nothing is published behind the application's back.
 
 Locks: `lock` guards `failures`, `commit_error` and the version; it is held for moments and never across a call.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
-from . import issuer, reader, sizes, staging, throttle
+from . import direct, issuer, reader, sizes, staging, throttle
 from .owed import Owed, Step
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
@@ -64,6 +64,9 @@ class EngineFile:
     truncate = sizes.truncate
     punch = sizes.punch
     drop_local = sizes.drop_local
+    direct_read = direct.direct_read
+    direct_write = direct.direct_write
+    lose_direct = direct.lose
 
     def __init__(
         self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
@@ -156,6 +159,11 @@ class EngineFile:
         self._max_write = max(1, most)
         self.apply_limits()
 
+    def max_write(self) -> int:
+        """Most bytes in one call, as the object wants it."""
+        most = int(self.limits().max_write)
+        return most if self._max_write is None else min(most, self._max_write)
+
     def apply_limits(self) -> None:
         self.native.set_limits(limits_of(self.limits(), self._max_write, stages=self.stages))
 
@@ -173,7 +181,7 @@ class EngineFile:
         """What storage says while nothing of ours changes it is our own doing."""
         with self.lock:
             changes = self.own_changes
-        if self.native.usage()["writeback"] or self.native.commit_running():
+        if self.native.usage()["writeback"] or self.native.commit_running() or self.native.direct_count():
             return  # the end of that asks again
         version = self.opened().stat().version
         with self.lock:
@@ -237,6 +245,7 @@ class EngineFile:
         """The backend has forgotten what it had acknowledged, and has `stored` bytes (None: nobody knows, so that it is
         owed too): all of it is dirty again, and the truncates and holes are owed. The token is held.
         """
+        self.lose_direct(forget=True)
         size, lowest = self.native.size, self.native.undone()["lowest"]
         steps: list[Step] = []
         if stored is None or lowest < stored:
@@ -329,7 +338,7 @@ class EngineFile:
     def uncommitted_range(self) -> FailedRange:
         """Something that is no bytes (creation, size, holes) and waits for a commit."""
         error = self.volume.abort_reason or self.commit_error
-        message = str(error) if error is not None else "its creation, size or holes are not committed"
+        message = str(error) if error is not None else "its creation, size, holes or direct writes are not committed"
         code = errno_of(error) if error is not None else 0
         return FailedRange(
             self.key, self.native.size, 0, code, self.commit_attempts, None, self.volume.name, message, 0.0

@@ -230,6 +230,12 @@ class Mirror:
         if copy is not None:
             self._give_up(copy, MirrorError(why))
 
+    def passed_by(self, key: Key) -> None:
+        """The object was written without us: what there is of a copy is not right, and none begins."""
+        with self._lock:
+            copy = self._copy(key)
+        self._give_up(copy, MirrorError("a direct write does not pass through it"))
+
     # -- memory and time
 
     def _largest(self) -> MirrorFile | None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fill"]
 
+STALE = -errno.ESTALE
+"""What was read was invalidated again and again meanwhile: C delivers it to the caller past the cache."""
+
 
 def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
     """Run the fill to its end; `met`: what its last call raised, or the errno (negative) that its answer deserves.
@@ -30,8 +33,10 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         OSError: what the backend raised, once trying again is over.
     """
     failed: tuple[int, float] | None = None
+    if met == STALE:
+        return
     if isinstance(met, int):
-        _refuse(self, op, met)
+        _refuse(self, op)
     else:
         failed = _again(self, op, met, None)
     while (call := op.begin()) is not None:
@@ -40,16 +45,14 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         except Exception as error:
             failed = _again(self, op, error, failed)
             continue
-        if answer == 1:
+        if answer in (1, STALE):
             return
         if answer < 0:
-            _refuse(self, op, answer)
+            _refuse(self, op)
         failed = None  # progress starts the count anew
 
 
-def _refuse(file: EngineFile, op: Op, answer: int) -> None:
-    if answer == -errno.ESTALE:
-        raise BlockingIOError(errno.EAGAIN, "invalidated again and again while it was read", file.key)
+def _refuse(file: EngineFile, op: Op) -> None:
     if op.staged and not staging.stands(file, op):
         return  # a commit took the bytes meanwhile: they are read from the object
     name = "read_staged" if op.staged else "read_into"

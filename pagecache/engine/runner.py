@@ -29,6 +29,7 @@ log = logging.getLogger("pagecache")
 T = TypeVar("T")
 
 IDLE = 60.0
+JOBS = (native.COMMIT, native.NAMES, native.DIRECT)
 
 
 class Job(Generic[T]):
@@ -121,7 +122,7 @@ class ThreadRunner:
         self._clock = clock
         self._name = name
         self._era = 0
-        self._jobs: dict[int, deque[Job[object]]] = {native.COMMIT: deque(), native.NAMES: deque()}
+        self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
         self._running: dict[Job[object], float] = {}  # since when
         self._threads: list[threading.Thread] = []
         self._start(threads)

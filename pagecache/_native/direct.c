@@ -1,0 +1,338 @@
+/*
+ * direct.c - direct writes: bytes that go to the backend past the cache, and what the cache has to know of them.
+ *
+ * A direct write holds the inode lock, shared or exclusive, and counts in `nr_direct`, from before its first backend call until
+ * the last one has returned, whoever has left meanwhile. So who gets the lock exclusively (truncate, punch, a buffered write)
+ * finds the count drained. What it writes is invalidated before the first call and again with every answer: a fill beside it
+ * may have read what was there before.
+ *
+ *   answer of a call   remote_size, size (of what was taken), inval_seq and the folios of the range: in one section
+ *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
+ *   a commit fails     the ranges may be gone: a loss; a write that still runs finds out when it ends, and is sent again
+ *
+ * Contract 2.10, 2.17. Locks: leaf lock.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+/* ---------------------------------------------------------------- ranges that no commit covers yet */
+
+static void remove_range(struct pc_direct_set *s, u32 k)
+{
+	memmove(&s->r[k], &s->r[k + 1], (--s->n - k) * sizeof(s->r[0]));
+}
+
+/* Make room for one more: the two with the smallest gap between them become one. */
+static void join_nearest(struct pc_direct_set *s)
+{
+	u32 best = 0;
+	for (u32 k = 1; k + 1 < s->n; k++)
+		if (s->r[k + 1].pos - s->r[k].end < s->r[best + 1].pos - s->r[best].end)
+			best = k;
+	s->r[best].end = s->r[best + 1].end;
+	s->r[best].told &= s->r[best + 1].told;
+	remove_range(s, best + 1);
+}
+
+static void add_range(struct pc_direct_set *s, struct pc_direct_range add)
+{
+	u32 k = 0;
+	while (k < s->n && s->r[k].end < add.pos)
+		k++;
+	while (k < s->n && s->r[k].pos <= add.end) {
+		add.pos = pc_min(add.pos, s->r[k].pos);
+		add.end = pc_max(add.end, s->r[k].end);
+		add.told &= s->r[k].told;
+		remove_range(s, k);
+	}
+	if (s->n == PC_DIRECT_RANGES) {
+		join_nearest(s);
+		add_range(s, add);
+		return;
+	}
+	memmove(&s->r[k + 1], &s->r[k], (s->n++ - k) * sizeof(s->r[0]));
+	s->r[k] = add;
+}
+
+static void cut_range(struct pc_direct_set *s, u64 pos, u64 end)
+{
+	for (u32 k = 0; k < s->n;) {
+		struct pc_direct_range *r = &s->r[k], behind = {end, r->end, r->told};
+		bool meets = r->pos < end && pos < r->end, goes_on = meets && end < r->end;
+		if (meets && pos <= r->pos)
+			remove_range(s, k);
+		else if (meets)
+			r->end = pos;
+		if (goes_on) {
+			add_range(s, behind);
+			return;
+		}
+		k += !meets || pos > r->pos;
+	}
+}
+
+/* Truncate, punch: what was written there is nobody's any more. Leaf lock held. */
+void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end)
+{
+	if (!i->direct)
+		return;
+	cut_range(&i->direct->now, pos, end);
+	cut_range(&i->direct->moved, pos, end);
+}
+
+/* A commit is about to be issued. Leaf lock held. */
+void pc_direct_move(struct pc_inode *i)
+{
+	if (!i->direct)
+		return;
+	i->direct->moved = i->direct->now;
+	i->direct->now.n = 0;
+}
+
+/* It has ended. Until one succeeds, the next failure may forget the same bytes as well. Leaf lock held. */
+void pc_direct_committed(struct pc_inode *i, bool ok, bool kept)
+{
+	i->commits_failed += !ok && !kept;
+	if (!i->direct)
+		return;
+	for (u32 k = 0; !ok && k < i->direct->moved.n; k++)
+		add_range(&i->direct->now, i->direct->moved.r[k]);
+	i->direct->moved.n = 0;
+}
+
+void pc_direct_free(struct pc_inode *i)
+{
+	free(i->direct);
+	i->direct = NULL;
+}
+
+static size_t list_ranges(const struct pc_direct_set *s, bool all, uint64_t *ranges, size_t n, size_t used)
+{
+	for (u32 k = 0; k < s->n; k++) {
+		if (!all && s->r[k].told)
+			continue;
+		if (used < n) {
+			ranges[used * 2] = s->r[k].pos;
+			ranges[used * 2 + 1] = s->r[k].end - s->r[k].pos;
+		}
+		used++;
+	}
+	return used;
+}
+
+/* (offset, length) pairs of what no commit covers, a commit that runs included; not @all: what was not told of as lost.
+ * Return: how many there are, which may exceed n. */
+size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all)
+{
+	size_t used = 0;
+	pc_inode_leaf_lock(i);
+	if (i->direct) {
+		used = list_ranges(&i->direct->moved, all, ranges, n, 0);
+		used = list_ranges(&i->direct->now, all, ranges, n, used);
+	}
+	pc_inode_leaf_unlock(i);
+	return used;
+}
+
+/* They were reported as lost. @forget: and the backend that had them is gone. */
+void pc_direct_told(struct pc_inode *i, bool forget)
+{
+	pc_inode_leaf_lock(i);
+	for (u32 k = 0; i->direct && k < i->direct->now.n; k++)
+		i->direct->now.r[k].told = 1;
+	for (u32 k = 0; i->direct && k < i->direct->moved.n; k++)
+		i->direct->moved.r[k].told = 1;
+	if (forget && i->direct)
+		i->direct->now.n = i->direct->moved.n = 0;
+	pc_inode_leaf_unlock(i);
+}
+
+/* ---------------------------------------------------------------- what there is in memory */
+
+uint64_t pc_inode_staged(struct pc_inode *i)
+{
+	return pc_staged_bytes(i);
+}
+
+/* Whether [pos, end) may be written under the shared lock: it extends nothing and nothing of the file is local. Asked before
+ * that lock is taken, and again with it (contract 2.10). */
+bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	pc_inode_leaf_lock(i);
+	bool may = pos < end && end <= atomic_load(&i->size) && !i->nr_local && !pc_staged_bytes(i);
+	pc_inode_leaf_unlock(i);
+	return may;
+}
+
+/* What of the blocks of [pos, end) is local: PC_PENDING_DIRTY, PC_PENDING_WRITEBACK, PC_PENDING_UNSTABLE. */
+uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	static const struct {
+		u32 set, says;
+	} sets[] = {{PC_D, PC_PENDING_DIRTY}, {PC_W, PC_PENDING_WRITEBACK}, {PC_U, PC_PENDING_UNSTABLE}};
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = ((end - 1) >> c->page_shift) + 1;
+	u32 found = 0;
+	pc_inode_leaf_lock(i);
+	for (u32 id; pos < end && (id = pc_index_next(i, index, last));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
+		u32 b0 = (u32)(pc_max(first, pos >> c->page_shift) - first), b1 = (u32)(pc_min(stop, last) - first);
+		for (u32 k = 0; k < 3; k++)
+			if (pc_set_count(c, f, sets[k].set, b0, b1))
+				found |= sets[k].says;
+		index = stop;
+	}
+	pc_inode_leaf_unlock(i);
+	return found;
+}
+
+enum { PC_WALK = 64 };
+
+/* Whether the byte at `at` is local; *until: how far, below `end`, the answer holds. Leaf lock held. */
+static bool is_local(struct pc_inode *i, u64 at, u64 end, u64 *until)
+{
+	struct pc_cache *c = i->cache;
+	u32 shift = c->page_shift, id = i->nr_local ? pc_index_next(i, at >> shift, ((end - 1) >> shift) + 1) : 0;
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	u64 start = f ? pc_folio_pos(c, f) : end;
+	if (start > at) {
+		*until = pc_min(start, end);
+		return false;
+	}
+	u32 from = (u32)(at - start), block = from >> shift, to = (u32)pc_min((u64)(block + 1) << shift, end - start);
+	bool local = pc_local_count(c, f, block, block + 1);
+	u32 valid = local ? pc_valid_until(c, f, from, to) : from;
+	*until = start + (valid > from ? valid : local ? pc_missing_until(c, f, from, to) : to);
+	return valid > from;
+}
+
+/**
+ * pc_direct_split() - what a direct read of [pos, end) does first: [pos, *local) is local, [*local, *stop) is the backend's.
+ *
+ * Either may be empty; the rest is for the next call. Context: any thread, no lock.
+ */
+void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop)
+{
+	u64 at = pos, until = pos;
+	u32 steps = 0;
+	pc_inode_leaf_lock(i);
+	for (; at < end && steps < PC_WALK && is_local(i, at, end, &until); steps++)
+		at = until;
+	*local = at;
+	for (; at < end && steps < PC_WALK && !is_local(i, at, end, &until); steps++)
+		at = until;
+	*stop = at;
+	pc_inode_leaf_unlock(i);
+}
+
+/* ---------------------------------------------------------------- a direct write */
+
+/**
+ * pc_direct_begin() - a direct write counts from here on; @failed: commits that failed so far, for pc_direct_end().
+ *
+ * Context: inode lock, no leaf lock. Return: 0, -ENOMEM.
+ */
+int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
+{
+	struct pc_direct *fresh = i->direct ? NULL : calloc(1, sizeof(*fresh));
+	pc_inode_leaf_lock(i);
+	if (!i->direct) {
+		i->direct = fresh;
+		fresh = NULL;
+	}
+	int err = i->direct ? 0 : -ENOMEM;
+	if (!err) {
+		i->nr_direct++;
+		*failed = i->commits_failed;
+	}
+	pc_inode_leaf_unlock(i);
+	free(fresh);
+	return err;
+}
+
+/**
+ * pc_direct_answer() - a backend call over [pos, end) has returned, and took [pos, taken); taken == pos: nothing, or nobody knows.
+ *
+ * A reader sees the larger size only with the folios of the range gone: what they had behind the old end were zeros.
+ */
+void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end)
+{
+	pc_inode_leaf_lock(i);
+	PC_DEBUG_ASSERT(i->nr_direct);
+	if (taken > pos && taken > atomic_load(&i->remote_size))
+		atomic_store_explicit(&i->remote_size, taken, memory_order_release);
+	if (PC_FIX("direct_write_invalidates_again"))
+		pc_invalidate_folios(i, pos, end);
+	if (taken > pos && taken > atomic_load(&i->size))
+		atomic_store_explicit(&i->size, taken, memory_order_release);
+	i->counters.write_requests++;
+	i->counters.write_bytes += taken - pos;
+	pc_inode_leaf_unlock(i);
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+}
+
+/**
+ * pc_direct_end() - the write is over, and may have stored something of [pos, end).
+ *
+ * @failed: from pc_direct_begin. When a commit has failed since then, it may have taken what this write had stored: nothing
+ * happens, *failed is as it is now, and the caller sends everything again; @give_up: not any more. Return: whether it is over.
+ */
+bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up)
+{
+	pc_inode_leaf_lock(i);
+	bool over = give_up || *failed == i->commits_failed;
+	*failed = i->commits_failed;
+	if (over && pos < end && !i->limits.durable_writes) {
+		i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
+		add_range(&i->direct->now, (struct pc_direct_range){pos, end, 0});
+		pc_dirty_list_update(i);
+	}
+	i->nr_direct -= over;
+	pc_inode_leaf_unlock(i);
+	if (over)
+		pc_event_wake(&i->event);
+	return over;
+}
+
+/* Whoever began it has gone, and its calls run on: a file in the hands of an old call. */
+void pc_direct_left(struct pc_inode *i, int n)
+{
+	pc_inode_leaf_lock(i);
+	i->nr_direct_left += (u32)n;
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+}
+
+/* Direct writes that run, those that nobody waits for any more included. */
+uint32_t pc_direct_count(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u32 n = i->nr_direct;
+	pc_inode_leaf_unlock(i);
+	return n;
+}
+
+/**
+ * pc_memory_of_range() - whether [memory, memory + len) is cache memory that holds bytes of [pos, end): a view's.
+ *
+ * A direct read into it would have the backend write into the very folio that it overlays (contract 2.9).
+ */
+bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift;
+	bool found = false;
+	if (memory + len <= (uintptr_t)c->arena.base || memory >= (uintptr_t)c->arena.base + c->arena.reserved)
+		return false;
+	pc_inode_leaf_lock(i);
+	for (u32 id; pos < end && !found && (id = pc_index_next(i, index, ((end - 1) >> c->page_shift) + 1));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		uintptr_t base = (uintptr_t)pc_folio_memory(c, f);
+		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		found = memory < base + pc_folio_bytes(c, f) && base < memory + len;
+	}
+	pc_inode_leaf_unlock(i);
+	return found;
+}

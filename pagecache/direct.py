@@ -1,0 +1,218 @@
+"""DirectFile: a handle whose reads and writes go past the cache (contract 2.9, 2.10).
+
+Its verbs are Python over the engine's `direct_read` and `direct_write`: each costs a call of the backend anyway, and
+the hot verbs of other handles need not ask what kind of handle they belong to. What cannot be direct is buffered and
+handed over before it returns.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import operator
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .engine.direct import Read, Write, is_buffered
+from .errors import DeadlockError, Key
+from .file import CachedFile
+from .native import FOREVER
+
+if TYPE_CHECKING:
+    from .inode import Inode
+
+__all__ = ["DirectFile"]
+
+
+def _offset(value: Any, what: str = "offset") -> int:
+    number = operator.index(value)
+    if number < 0:
+        raise ValueError(f"{what} {number} is negative; it must be 0 or more")
+    if number > FOREVER:
+        raise ValueError(f"{what} {number} is larger than 2**63 - 1")
+    return number
+
+
+def _bytes_of(data: Any) -> memoryview:
+    """As single bytes."""
+    if isinstance(data, str):
+        raise TypeError("a bytes-like object is required, not 'str'")
+    with memoryview(data) as view:
+        if not view.c_contiguous:
+            raise TypeError("a contiguous bytes-like object is required")
+        return _single_bytes(view) or memoryview(view.tobytes())
+
+
+def _single_bytes(view: memoryview) -> memoryview | None:
+    """None for formats that memoryview does not know, and where there is nothing."""
+    try:
+        return view.cast("B") if view.nbytes else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _space_of(buffer: Any) -> memoryview | None:
+    """The same, to write into; None: it cannot be seen as bytes, or is none."""
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        raise TypeError("a writable, contiguous bytes-like object is required, not 'this object'") from None
+    with view:
+        if view.readonly or not view.c_contiguous:
+            raise TypeError("a writable, contiguous bytes-like object is required, not 'a read-only or strided one'")
+        return _single_bytes(view)
+
+
+class DirectFile(CachedFile):
+    """A handle of `Volume.open(..., direct=True)`; everything that is not a read or a write is as with any handle."""
+
+    def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, parallel: bool, read_ahead: int) -> None:
+        # What is buffered all the same is handed over before the call returns.
+        super().__init__(inode, key, mode, flags, through=True, read_ahead=read_ahead)
+        self._appends = bool(flags & os.O_APPEND)
+        self._parallel = parallel
+
+    # -- reading
+
+    def _check_readable(self) -> None:
+        self._check_open()
+        if not self._readable:
+            raise io.UnsupportedOperation("File not open for reading")
+
+    def _reads_buffered(self) -> bool:
+        return is_buffered(self._inode.engine.limits()) or bool(self._native.staged())
+
+    def pread_into(self, buffer: Any, offset: int, /) -> int:
+        """Read into a writable buffer; returns the number of bytes."""
+        self._check_readable()
+        pos = _offset(offset)
+        if self._reads_buffered():
+            return super().pread_into(buffer, pos)
+        space = _space_of(buffer)
+        with memoryview(buffer) as view:
+            if self._native.holds_memory(view, pos):
+                raise DeadlockError("a direct read into a view of the same bytes of the file", self.key)
+        if space is not None and not self._may_fault(buffer):
+            with space:
+                return self._fill(space, pos)
+        with memoryview(buffer) as view:
+            aside = memoryview(bytearray(max(0, min(view.nbytes, self._native.size - pos))))
+        done = self._fill(aside, pos)
+        self._copy_aside(buffer, aside[:done])
+        return done
+
+    def _fill(self, space: memoryview, pos: int) -> int:
+        length = max(0, min(len(space), self._native.size - pos))
+        if not length:
+            return 0
+        with space[:length] as wanted:
+            read = Read(pos, wanted)
+            self._native.run_owning("direct_read", read)
+        return read.done
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        """Read size bytes at offset; fewer only at the end of the file."""
+        self._check_readable()
+        length, pos = _offset(size, "size"), _offset(offset)
+        if self._reads_buffered():
+            return super().pread(length, pos)
+        space = bytearray(max(0, min(length, self._native.size - pos)))
+        with memoryview(space) as view:
+            done = self._fill(view, pos)
+        return bytes(space) if done == len(space) else bytes(space[:done])
+
+    def preadv(self, buffers: Sequence[Any], offset: int, /) -> int:
+        """Read into several buffers, one after another."""
+        self._check_readable()
+        pos, done = _offset(offset), 0
+        for buffer in buffers:
+            _space_of(buffer)
+        for buffer in buffers:
+            done += self.pread_into(buffer, pos + done)
+        return done
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at the file position; all that is left when size is negative."""
+        self._check_readable()
+        pos = self.tell()
+        length = -1 if size is None else operator.index(size)
+        content = self.pread(FOREVER if length < 0 else length, pos)
+        self.seek(pos + len(content))
+        return content
+
+    def readall(self) -> bytes:
+        """Read from the file position to the end."""
+        return self.read()
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into buffer at the file position."""
+        self._check_readable()
+        pos = self.tell()
+        done = self.pread_into(buffer, pos)
+        self.seek(pos + done)
+        return done
+
+    # -- writing
+
+    def pwrite(self, data: Any, offset: int, /) -> int:
+        """Write all of data at offset; returns its length."""
+        self._check_writable()
+        pos = _offset(offset)
+        return self._write(data, pos, append=False)[1]
+
+    def _write(self, data: Any, pos: int, *, append: bool) -> tuple[int, int]:
+        """Offset and length of what was written."""
+        source = self._steady(data)
+        with _bytes_of(source) as view, view.toreadonly() as content:
+            length = len(content)
+            if not length:
+                return self._native.size if append else pos, 0
+            write = Write(pos, content, append=append, parallel=self._parallel)
+            try:
+                if pos + length > FOREVER:
+                    raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
+                self._native.run_owning("direct_write", write)
+            except OSError as error:
+                error.characters_written = write.done  # type: ignore[attr-defined]
+                raise
+        if not write.buffered:
+            return write.offset, length
+        if append:
+            return super().append(source), length
+        super().pwrite(source, pos)
+        return pos, length
+
+    def pwritev(self, buffers: Sequence[Any], offset: int, /) -> int:
+        """Write several buffers, one after another."""
+        self._check_writable()
+        pos, done = _offset(offset), 0
+        for buffer in buffers:
+            _bytes_of(buffer).release()
+        for buffer in buffers:
+            try:
+                done += self._write(buffer, pos + done, append=False)[1]
+            except OSError as error:
+                error.characters_written = done + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                raise
+        return done
+
+    def try_pwrite(self, data: Any, offset: int, /) -> int | None:
+        """None: a direct write always calls the backend."""
+        self._check_writable()
+        _offset(offset)
+        with _bytes_of(data) as view:
+            return None if len(view) else 0
+
+    def append(self, data: Any) -> int:
+        """Write atomically at the end; returns the offset."""
+        self._check_writable()
+        return self._write(data, 0, append=True)[0]
+
+    def write(self, data: Any, /) -> int:
+        """Write all of data at the file position."""
+        self._check_writable()
+        pos, length = self._write(data, 0 if self._appends else self.tell(), append=self._appends)
+        if length:
+            self.seek(pos + length)
+        return length

@@ -1,0 +1,458 @@
+"""Direct I/O: past the cache, and coherent with it (contract 2.9, 2.10).
+
+A direct read takes local bytes from memory and has the backend put the rest into the caller's own buffer. It takes no
+lock and leaves nothing in the cache.
+
+A direct write decides which lock it needs, takes it and decides again:
+
+    shared      it extends nothing, nothing of the file is local, and handle and backend allow several at once
+    exclusive   else; what is local of the range is handed over and committed first, or a later commit that fails would
+                put it over the newer bytes
+
+Its pieces are sent by threads of the volume. The caller waits; when he is interrupted, what runs goes on and keeps lock
+and count until it has returned (op_direct.c). What it stored is uncommitted: the next fsync commits it, a commit that
+fails, or a reconnect before one, is a loss. A write during which a commit failed is sent again.
+
+Where memory is what makes bytes safe or whole (write units, objects that a commit publishes, staged bytes), and for
+what is not aligned, direct I/O is buffered I/O with a hand-over: `Write.buffered` says so, and nothing has happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..backends.protocol import BackendLimits
+from ..errors import BackendError, BackendProtocolError, LostRange, ShutdownError
+from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
+from . import barrier, remote
+from .collector import as_os_error
+from .owed import Step
+from .retryer import Parked, decide
+from .runner import Job
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "uncommitted"]
+
+log = logging.getLogger("pagecache")
+
+ROUNDS = 8
+"""How often a write is sent again because commits fail beside it, and how often its range is cleaned."""
+PATIENCE = 3
+"""Answers of 0 bytes until that is an error."""
+BUSY = 0.001
+
+
+def is_buffered(limits: BackendLimits) -> bool:
+    """Whether objects of such a backend are always read and written through the cache."""
+    return int(limits.write_unit) > 1 or limits.commit_on_close
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+class Read:
+    """One direct read: where from, where to, and how much is done."""
+
+    __slots__ = ("buffer", "done", "pos")
+
+    def __init__(self, pos: int, buffer: memoryview) -> None:
+        self.pos = pos
+        self.buffer = buffer
+        self.done = 0
+
+
+def direct_read(self: EngineFile, op: Op, read: Read) -> None:
+    """Fill the buffer; `done` is less than its length only at the end of the file.
+
+    Raises:
+        BackendProtocolError, OSError: of the backend; the buffer may have been changed.
+    """
+    native, pos = self.native, read.pos
+    end = min(pos + len(read.buffer), native.size)
+    at = pos
+    while at < end:
+        local, stop = native.direct_split(at, end)
+        if at < local:
+            at += native.read(at, read.buffer[at - pos : local - pos]) or _wait_for_copy(self)
+        else:
+            _read_remote(self, op, at, read.buffer[at - pos : stop - pos])
+            at = stop
+        end = min(end, native.size)
+    read.done = max(0, end - pos)
+
+
+def _wait_for_copy(file: EngineFile) -> int:
+    """Somebody is changing the page."""
+    file.volume.sleep(file, BUSY)
+    return 0
+
+
+def _read_remote(file: EngineFile, op: Op, at: int, buffer: memoryview) -> None:
+    """The backend's bytes; zeros from where it has none."""
+    stored = max(0, min(len(buffer), file.native.remote_size - at))
+    unit = int(file.limits().read_unit)
+    end = at + stored
+    while at < end:
+        head = at % unit
+        length = min(end - at + head, int(file.limits().max_read))
+        length = _within_boundary(at - head, length, file.limits())
+        if head == 0 and length % unit == 0:
+            part = buffer[:length]
+            got = _read_once(file, op, at, part)
+        else:
+            whole = bytearray(-(-length // unit) * unit)
+            got = min(_read_once(file, op, at - head, memoryview(whole), more_than=head), length) - head
+            buffer[:got] = memoryview(whole)[head : head + got]
+        if not got:
+            break  # cut off meanwhile
+        buffer, at = buffer[got:], at + got
+    buffer[:] = bytes(len(buffer))
+
+
+def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
+    boundary = int(limits.boundary)
+    return min(length, boundary - at % boundary) if boundary else length
+
+
+def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than: int = 0) -> int:
+    """Bytes of one call, more than `more_than`, or just that past the end. Transient errors are tried again."""
+    volume, zeros, attempts, since = file.volume, 0, 0, file.volume.clock.now()
+    while True:
+        volume.check_alive(file.key)
+        try:
+            answer = op.read(file.read_into, at, buffer)
+        except Exception as error:
+            attempts += 1
+            _again(file, error, attempts, since)
+            continue
+        if op.stopped:
+            raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key)
+        if answer < 0:
+            raise BackendProtocolError(
+                f"read_into({at}, {len(buffer)} bytes) did not answer with the number of bytes read", file.key
+            )
+        if answer > more_than:
+            return answer
+        if at + more_than >= file.native.remote_size:
+            return more_than
+        zeros += 1
+        if zeros == 2:
+            raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)
+
+
+def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> None:
+    """Return once a call may be repeated, or raise what it failed with."""
+    volume = file.volume
+    if remote.is_remote_change(error):
+        remote.refused(file)
+        raise file.conflict_error() from error
+    decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
+    if isinstance(decision, Parked):
+        raised = as_os_error(error)
+        if raised.filename is None and raised.errno is not None:
+            raised.filename = file.key
+        raise raised
+    file.native.count_retry()
+    volume.sleep(file, decision.delay)
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+class Write:
+    """One direct write, and what became of it.
+
+    `offset` is where it began (an append finds it out), `done` how many bytes from there on are acknowledged.
+    `buffered`: nothing was done, it has to go through the cache.
+    """
+
+    __slots__ = ("append", "buffered", "data", "done", "offset", "parallel")
+
+    def __init__(self, offset: int, data: memoryview, *, append: bool, parallel: bool) -> None:
+        self.offset = offset
+        self.data = data
+        self.append = append
+        self.parallel = parallel
+        self.done = 0
+        self.buffered = False
+
+    @property
+    def end(self) -> int:
+        return self.offset + len(self.data)
+
+
+def direct_write(self: EngineFile, op: Op, write: Write) -> None:
+    """Return once the backend has all of it, or it has to be written through the cache.
+
+    Raises:
+        OSError: of the backend; `write.done` bytes are acknowledged.
+    """
+    self.volume.check_wait("a direct write", self.key)
+    self.refresh_limits()
+    if self.conflict is not None:
+        raise self.conflict_error()
+    write.buffered = not _locked(self, op, write)
+    if write.buffered:
+        return
+    self.volume.check_unsealed(self.key)
+    # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
+    write_from = self.opened().write_from
+    op.direct_begin()
+    if len(self.owed):
+        self.owed.pay()
+    extends = write.end > min(self.native.size, self.native.remote_size)
+    self.native.invalidate_remote(write.offset, write.end)
+    self.about_to_change()
+    if self.volume.mirror is not None and not self.removed:
+        self.volume.mirror.passed_by(self.key)
+    sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
+    try:
+        for _ in range(ROUNDS):
+            write.done = 0
+            sender.send()
+            if op.direct_end():
+                return
+        raise OSError(errno.EIO, f"{ROUNDS} commits failed beside a direct write", self.key)
+    except Exception:
+        if extends and write.end > self.native.remote_size:
+            _cut_tail(self)
+        if not sender.running() and not op.direct_end():
+            write.done = 0  # a commit failed meanwhile, and may have taken it
+        raise
+
+
+def _locked(file: EngineFile, op: Op, write: Write) -> bool:
+    """Take the lock that the write needs (contract 2.10). False: it has to go through the cache; nothing is held."""
+    limits, native = file.limits(), file.native
+    one_by_one = limits.ordered_writes or not limits.parallel_direct_writes
+    parallel = write.parallel and not one_by_one and not write.append
+    if not _may_be_direct(file, write):
+        return False
+    if parallel and native.direct_may_share(write.offset, write.end):
+        op.acquire(SHARED)
+        if native.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
+            return True
+        op.release_lock()  # never upgraded in place: two that do it wait for each other
+    op.acquire(LOCK)
+    if write.append:
+        write.offset = native.size
+    if _may_be_direct(file, write):
+        if limits.ordered_writes:
+            barrier.flush(file, file.volume.native.take_epoch())  # nor does a pass send anything meanwhile
+        _clean(file, write.offset, write.end)
+        return True
+    op.release_lock()
+    return False
+
+
+def _may_be_direct(file: EngineFile, write: Write) -> bool:
+    limits = file.limits()
+    unit = int(limits.direct_unit)
+    if is_buffered(limits) or file.native.staged():
+        return False
+    return write.append or not (write.offset % unit or len(write.data) % unit)
+
+
+def _clean(file: EngineFile, start: int, end: int) -> None:
+    """Nothing of the range is local. The lock is held: nobody writes to it meanwhile."""
+    for _ in range(ROUNDS):
+        found = file.native.range_local(start, end)
+        if found & (DIRTY | WRITEBACK):
+            barrier.flush(file, file.volume.native.take_epoch(), start, end)
+        elif found & UNSTABLE:
+            barrier.commit(file)
+        else:
+            return
+    raise BlockingIOError(errno.EAGAIN, "the bytes under a direct write do not become clean", file.key)
+
+
+def _cut_tail(file: EngineFile) -> None:
+    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong."""
+    file.native.set_uncommitted(lowest=file.native.remote_size)
+    try:
+        file.settled(partial(_cut, file))
+    except OSError as error:
+        log.warning("%s: %r: cutting what a direct write left failed: %s", file.volume.name, file.key, error)
+
+
+def _cut(file: EngineFile) -> None:
+    """The token is held, on a thread of the volume."""
+    file.owed.add(Step("truncate", (file.native.remote_size,)))
+    file.owed.pay_now()
+
+
+class _Piece:
+    """A part of a direct write, sent by a thread of the volume call after call, until it is through or fails."""
+
+    def __init__(self, sender: _Sender, start: int, end: int) -> None:
+        self._sender = sender
+        self.at = start
+        self.end = end
+        self.job = Job(sender.file.volume.park, self._run)
+
+    def _run(self) -> None:
+        self._sender.op.carry(self._send)
+
+    def _send(self) -> None:
+        file = self._sender.file
+        try:
+            self._send_all()
+        finally:
+            if self._sender.op.settled and self.end > file.native.remote_size:
+                file.settle(partial(_cut, file))  # nobody waits who would see to it
+
+    def _send_all(self) -> None:
+        sender, zeros = self._sender, 0
+        base = sender.write.offset
+        while self.at < self.end:
+            with sender.write.data[self.at - base : self.end - base] as part:
+                taken = sender.op.send(sender.write_from, self.at, part)
+            if taken < 0:
+                message = (
+                    f"write_from({self.at}, {self.end - self.at} bytes) did not answer with the number of bytes taken"
+                )
+                raise BackendProtocolError(message, sender.file.key)
+            zeros = 0 if taken else zeros + 1
+            if zeros == PATIENCE:
+                raise OSError(errno.EIO, f"write_from made no progress {PATIENCE} times", sender.file.key)
+            self.at += taken
+
+
+class _Sender:
+    """Sends the pieces of one write, in order or side by side, and repeats what failed for a while."""
+
+    def __init__(
+        self, file: EngineFile, op: Op, write: Write, write_from: Callable[..., int], *, in_order: bool
+    ) -> None:
+        self.file = file
+        self.op = op
+        self.write = write
+        self.write_from: Any = write_from
+        self._window = 1 if in_order else int(file.limits().max_inflight)
+        self._began = file.volume.reconnects
+        self._running: deque[_Piece] = deque()
+
+    def running(self) -> bool:
+        """Whether a call may still run."""
+        return any(not piece.job.cancel() and not piece.job.finished() for piece in self._running)
+
+    def send(self) -> None:
+        """All of it.
+
+        Raises:
+            OSError: `write.done` says how much from its beginning is acknowledged.
+        """
+        volume, write = self.file.volume, self.write
+        attempts, since, left = 0, volume.clock.now(), [(write.offset, write.end)]
+        try:
+            while left:
+                before = sum(end - start for start, end in left)
+                left, error = self._send_once(left)
+                write.done = (left[0][0] if left else write.end) - write.offset
+                if error is None:
+                    continue
+                attempts = 1 if sum(end - start for start, end in left) < before else attempts + 1
+                if isinstance(error, BackendError) and error.max_write is not None:
+                    self.file.lower_max_write(error.max_write)
+                _again(self.file, error, attempts, since)
+        except BaseException:
+            for piece in self._running:
+                piece.job.abandon()
+            raise
+
+    def _send_once(self, ranges: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], Exception | None]:
+        """Each range once: what is left of them, and the first error."""
+        error: Exception | None = None
+        left = []
+        pieces = (_Piece(self, start, end) for start, end in self._pieces(ranges))
+        for piece in pieces:
+            if error is None:
+                self._running.append(piece)
+                self.file.volume.runner.submit(DIRECT, piece.job)
+                if len(self._running) < self._window:
+                    continue
+                piece = self._running[0]
+                error = self._wait(piece)
+                self._running.popleft()
+            if piece.at < piece.end:
+                left.append((piece.at, piece.end))
+        while self._running:
+            piece = self._running[0]
+            error = self._wait(piece) or error
+            self._running.popleft()
+            if piece.at < piece.end:
+                left.append((piece.at, piece.end))
+        return sorted(left), error
+
+    def _wait(self, piece: _Piece) -> Exception | None:
+        volume, began = self.file.volume, self._began
+        try:
+            piece.job.wait(lambda: volume.check_alive(self.file.key, began))
+        except Exception as error:
+            if error is not piece.job.error:
+                raise  # the waiting ended, not the call
+            return error
+        return None
+
+    def _pieces(self, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """As the limits want them."""
+        limits = self.file.limits()
+        unit, most = int(limits.direct_unit), self.file.max_write()
+        for start, end in ranges:
+            while start < end:
+                length = max(most - most % unit, min(unit, most))
+                length = _within_boundary(start, min(length, end - start), limits)
+                yield start, start + length
+                start += length
+
+
+# ---------------------------------------------------------------------------------------- losses
+
+
+def lose(file: EngineFile, *, forget: bool = False) -> None:
+    """A commit failed, or the backend is gone: nobody knows what is stored of the direct writes that no commit covers.
+    Each handle is told once; what is cached of them is read again. What was written over them since is not lost.
+    """
+    ranges = file.native.direct_ranges()
+    if not ranges:
+        return
+    untold = _without(file.native.direct_ranges(everything=False), file.native.local_ranges())
+    size, volume = file.native.size, file.volume
+    file.native.direct_told(forget)
+    for pos, length in ranges:
+        file.native.invalidate_remote(pos, pos + length)
+    lost = [
+        LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
+        for pos, length in untold
+        if pos < size
+    ]
+    if lost:
+        file.report_loss(lost)
+
+
+def uncommitted(file: EngineFile) -> list[tuple[int, int]]:
+    """(offset, length) of direct writes that no commit covers, and over which nothing local lies."""
+    return _without(file.native.direct_ranges(), file.native.local_ranges())
+
+
+def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is in `ranges` and not in `others`, which ascend."""
+    found = []
+    for pos, length in ranges:
+        end = pos + length
+        for other, n in others:
+            if other >= end or other + n <= pos:
+                continue
+            if pos < other:
+                found.append((pos, other - pos))
+            pos = max(pos, other + n)
+        if pos < end:
+            found.append((pos, end - pos))
+    return found

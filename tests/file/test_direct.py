@@ -1,0 +1,398 @@
+"""Direct reads and writes: which bytes, from where, in which calls; what happens with errors."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+
+from pagecache import BackendError, BackendProtocolError, DeadlockError, RetryPolicy
+from pagecache.backends import MemoryBackend
+
+from .backends import PATIENCE, address, short
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, make_rig, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(8 * PAGE)
+
+
+def test_a_direct_read_sees_a_buffered_write_without_fsync(make: Make) -> None:
+    """Local bytes come from memory, the others from the backend, and nothing is cached by it. [T-27, 2.9]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    file.pwrite(b"new", PAGE + 100)
+    used = rig.cache.stats().used
+    assert direct.pread(8 * PAGE, 0) == DATA[: PAGE + 100] + b"new" + DATA[PAGE + 103 :]
+    assert rig.cache.stats().used == used
+    assert rig.backend.seen("write_from") == []
+    read = {at for call in rig.backend.seen("read_into") for at in range(call.offset, call.offset + call.length)}
+    assert read == set(range(8 * PAGE)) - set(range(PAGE + 100, PAGE + 103))
+
+
+def test_a_direct_read_of_local_bytes_alone_calls_no_backend(make: Make) -> None:
+    """[T-27, 2.9]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    file.pwrite(b"x" * PAGE, PAGE)
+    assert direct.pread(PAGE, PAGE) == b"x" * PAGE
+    assert rig.backend.seen("read_into") == []
+
+
+def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
+    """The backend gets the caller's memory, not a copy to fill; fewer bytes only at the end of the file. [2.9]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("rb", direct=True)
+    space = bytearray(b"?" * 3 * PAGE)
+    seen: list[tuple[int, int]] = []
+
+    def read(stored: Any, offset: int, buffers: Any) -> int:
+        seen.extend(address(buffer) for buffer in buffers)
+        return int(stored.fill(offset, buffers))
+
+    rig.backend.fault("read_into", read)
+    assert direct.pread_into(space, 6 * PAGE) == 2 * PAGE
+    assert space == DATA[6 * PAGE :] + b"?" * PAGE
+    assert seen == [(address(memoryview(space))[0], 2 * PAGE)]
+    assert direct.pread(100, 8 * PAGE) == b""
+    assert direct.pread(100, 20 * PAGE) == b""
+
+
+def test_reads_keep_the_units_of_the_backend(make: Make) -> None:
+    """Whole units are asked for; what surrounds the wanted bytes stays out of the caller's buffer. [2.9]"""
+    rig = make({KEY: DATA}, limits={"read_unit": 512, "max_read": 1024, "boundary": 2048})
+    direct = rig.open("rb", direct=True)
+    for start, length in ((0, 512), (5, 3), (500, 1000), (511, 2), (0, 8 * PAGE), (8 * PAGE - 3, 100)):
+        space = bytearray(b"?" * (length + 9))
+        done = direct.pread_into(memoryview(space)[:length], start)
+        assert space == DATA[start : start + length] + b"?" * (len(space) - done)
+
+
+def test_a_hole_between_storage_and_a_local_end_reads_as_zeros(make: Make) -> None:
+    """[2.9]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    file.pwrite(b"end", 20 * PAGE)
+    assert direct.pread(30 * PAGE, 7 * PAGE) == DATA[7 * PAGE :] + bytes(12 * PAGE) + b"end"
+
+
+def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
+    """Short answers are continued, transient errors tried again, others raised, nonsense refused. [2.9, 2.14]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("rb", direct=True)
+    rig.backend.fault("read_into", lambda f, offset, buffers: f.fill(offset, buffers, 100), times=5)
+    assert direct.pread(2 * PAGE, 10) == DATA[10 : 10 + 2 * PAGE]
+    rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"), times=2)
+    assert direct.pread(10, 10) == DATA[10:20]
+    rig.backend.fault("read_into", PermissionError(errno.EACCES, "no"))
+    with pytest.raises(PermissionError):
+        direct.pread(10, 10)
+    rig.backend.fault("read_into", lambda f, offset, buffers: 11)
+    with pytest.raises(BackendProtocolError):
+        direct.pread(10, 10)
+    rig.backend.fault("read_into", lambda f, offset, buffers: 0, times=2)
+    with pytest.raises(BackendProtocolError):
+        direct.pread(10, 10)
+    rig.backend.fault("read_into", ZeroDivisionError("odd"))
+    with pytest.raises(OSError, match="odd"):
+        direct.pread(10, 10)
+
+
+def test_reading_into_a_view_of_the_same_bytes_is_refused(make: Make) -> None:
+    """The backend would write into the page that is read. [2.9, 2.25]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("rb"), rig.open("rb", direct=True)
+    with file.view(PAGE, PAGE) as view:
+        where, length = address(view.segments[0])
+        space = (ctypes.c_char * length).from_address(where)
+        with pytest.raises(DeadlockError):
+            direct.pread_into(space, PAGE + 10)
+        assert direct.pread_into(bytearray(PAGE), PAGE) == PAGE
+    rig.cache.check()
+
+
+def test_a_direct_write_is_in_storage_when_it_returns(make: Make) -> None:
+    """In calls within the limits, from the caller's own memory; nothing is cached or dirty by it. [2.10]"""
+    rig = make({KEY: DATA}, limits={"max_write": 2 * PAGE, "boundary": 4 * PAGE, "capture": True})
+    direct = rig.open("r+b", direct=True)
+    data = pattern(5 * PAGE, 2)
+    assert direct.pwrite(data, PAGE) == 5 * PAGE
+    assert rig.backend.written(KEY) == DATA[:PAGE] + data + DATA[6 * PAGE :]
+    calls = rig.backend.seen("write_from")
+    assert sorted((call.offset // PAGE, call.length // PAGE) for call in calls) == [(1, 2), (3, 1), (4, 2)]
+    where, _ = address(memoryview(data))
+    assert {call.addresses[0][0] - call.offset for call in calls} == {where - PAGE}
+    assert rig.cache.stats().used == 0
+    assert dirty_bytes(rig.volume) == 0
+
+
+def test_a_direct_write_extends_the_file(make: Make) -> None:
+    """Piece after piece; what lies between is zeros, cached pages at the old end included. [2.10]"""
+    rig = make({KEY: DATA[: PAGE + 10]}, limits={"max_write": PAGE})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True, parallel_direct_writes=True)
+    assert file.pread(PAGE, PAGE) == DATA[PAGE : PAGE + 10]
+    data = pattern(3 * PAGE, 2)
+    direct.pwrite(data, PAGE + 50)
+    assert file.size == 4 * PAGE + 50
+    assert file.pread(8 * PAGE, 0) == DATA[: PAGE + 10] + bytes(40) + data
+    assert [call.offset for call in rig.backend.seen("write_from")] == [k * PAGE + 50 for k in (1, 2, 3)]
+    file.close()
+    direct.close()
+    assert rig.volume.stat(KEY).size == 4 * PAGE + 50
+
+
+def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
+    """What is dirty of the range is handed over and committed before, what is cached goes afterwards. [T-26, 2.10]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    file.pread(8 * PAGE, 0)
+    file.pwrite(b"dirty" * 1000, PAGE + 7)
+    direct.pwrite(b"direct" * 100, PAGE + 300)
+    expected = bytearray(DATA)
+    expected[PAGE + 7 : PAGE + 5007] = b"dirty" * 1000
+    expected[PAGE + 300 : PAGE + 900] = b"direct" * 100
+    assert file.pread(8 * PAGE, 0) == direct.pread(8 * PAGE, 0) == bytes(expected) == rig.backend.written(KEY)
+    ops = [call.op for call in rig.backend.calls if call.op in ("write_from", "commit")]
+    assert ops == ["write_from", "commit", "write_from"]
+    rig.cache.check()
+
+
+def test_a_view_of_overwritten_bytes_is_detached(make: Make) -> None:
+    """Its memory stays as it was. [2.10, 2.21]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    with file.view(PAGE, PAGE) as view:
+        direct.pwrite(b"x" * PAGE, PAGE)
+        assert view.detached
+        assert view.tobytes() == DATA[PAGE : 2 * PAGE]
+    assert file.pread(PAGE, PAGE) == b"x" * PAGE
+
+
+def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
+    """Also over the very bytes that it shows. [2.10]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    with file.view(0, 2 * PAGE) as view:
+        direct.pwrite(view.tobytes()[PAGE:], 0)
+        assert direct.pwritev(list(view.segments), PAGE) == 2 * PAGE
+    assert rig.backend.written(KEY)[: 3 * PAGE] == DATA[PAGE : 2 * PAGE] + DATA[: 2 * PAGE]
+
+
+def test_what_is_not_aligned_works_through_the_cache(make: Make) -> None:
+    """Offset or length no multiple of `direct_unit`: no error, and acknowledged on return. [T-21, 2.10]"""
+    rig = make({KEY: DATA}, limits={"direct_unit": 512, "write_unit": 1})
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
+    expected = bytearray(DATA)
+    for at, length in ((1, 512), (512, 511), (PAGE, 512), (8 * PAGE - 5, 9)):
+        data = pattern(length, at)
+        assert direct.pwrite(data, at) == length
+        expected[at : at + length] = data
+        assert rig.backend.written(KEY) == bytes(expected)
+    assert direct.append(b"odd") == len(expected)
+    assert direct.append(bytes(512)) == len(expected) + 3
+    assert direct.pread(len(expected) + 600, 0) == bytes(expected) + b"odd" + bytes(512)
+    assert rig.backend.written(KEY) == bytes(expected) + b"odd" + bytes(512)
+
+
+@pytest.mark.parametrize("limits", [{"write_unit": 2 * PAGE}, {"commit_on_close": True}], ids=str)
+def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Make, limits: dict[str, Any]) -> None:
+    """Their bytes are whole or visible only by what memory adds: buffered, with a hand-over. [2.10]"""
+    rig = make({KEY: DATA}, limits={**limits, "parallel_direct_writes": True})
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
+    direct.pwrite(b"x" * PAGE, PAGE)
+    assert dirty_bytes(rig.volume) > 0
+    assert direct.pread(3 * PAGE, 0) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE : 3 * PAGE]
+    direct.fsync()
+    assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
+
+
+def test_short_answers_of_a_direct_write_are_continued(make: Make) -> None:
+    """3 times 0 is an error. [2.10, 2.14]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    rig.backend.fault("write_from", short(100), times=3)
+    direct.pwrite(b"x" * PAGE, 0)
+    assert rig.backend.written(KEY)[: PAGE + 1] == b"x" * PAGE + DATA[PAGE : PAGE + 1]
+    rig.backend.fault("write_from", lambda f, offset, buffers: 0, times=9)
+    with pytest.raises(OSError, match="no progress"):
+        direct.pwrite(b"y" * PAGE, 0)
+    rig.backend.fault("write_from", lambda f, offset, buffers: PAGE + 1)
+    with pytest.raises(BackendProtocolError):
+        direct.pwrite(b"y" * PAGE, 0)
+
+
+def test_transient_errors_of_a_direct_write_are_tried_again(make: Make) -> None:
+    """Only what was not acknowledged is sent again, in smaller pieces where the backend asks for that. [2.10, 2.14]"""
+    rig = make({KEY: DATA}, limits={"max_write": 2 * PAGE})
+    direct = rig.open("r+b", direct=True)
+    rig.backend.fault("write_from", BlockingIOError(errno.EAGAIN, "again"), times=2)
+    direct.pwrite(b"x" * 4 * PAGE, 0)
+    rig.backend.forget_calls()
+    rig.backend.fault("write_from", BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE))
+    direct.pwrite(b"y" * 2 * PAGE, 0)
+    assert [call.length for call in rig.backend.seen("write_from")] == [2 * PAGE, PAGE, PAGE]
+    assert rig.backend.written(KEY)[: 4 * PAGE] == b"y" * 2 * PAGE + b"x" * 2 * PAGE
+
+
+def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
+    """The acknowledged prefix counts; what is cached of the range is read again. [2.10]"""
+    rig = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    file.pread(8 * PAGE, 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), skip=2, times=100)
+    with pytest.raises(OSError, match="full") as raised:
+        direct.pwrite(b"x" * 4 * PAGE, 6 * PAGE)
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.characters_written == 2 * PAGE  # type: ignore[attr-defined]
+    assert raised.value.filename == KEY
+    rig.backend.clear_faults()
+    assert file.size == 8 * PAGE
+    assert file.pread(9 * PAGE, 0) == DATA[: 6 * PAGE] + b"x" * 2 * PAGE
+    rig.cache.check()
+
+
+def test_what_a_failed_extension_left_never_shows(make: Make) -> None:
+    """It may have been stored beyond the end: later writes find zeros there. [2.10, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+
+    def stores_and_fails(stored: Any, offset: int, buffers: Any) -> int:
+        stored.store(offset, buffers)
+        raise OSError(errno.EIO, "the answer got lost")
+
+    rig.backend.fault("write_from", stores_and_fails)
+    with pytest.raises(OSError, match="lost"):
+        direct.pwrite(b"x" * PAGE, 8 * PAGE)
+    assert file.size == 8 * PAGE
+    file.pwrite(b"end", 12 * PAGE)
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA + bytes(4 * PAGE) + b"end"
+
+
+def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
+    """Position, modes, wrappers, arguments. [2.9, 2.10, T-59]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    assert direct.read(10) == DATA[:10]
+    assert direct.write(b"abc") == 3
+    assert direct.tell() == 13
+    space = bytearray(4)
+    assert direct.readinto(space) == 4
+    assert bytes(space) == DATA[13:17]
+    assert direct.read() == DATA[17:] == direct.pread(8 * PAGE, 17)
+    assert direct.readall() == b""
+    numbers: Any = numpy.arange(4, dtype=complex)
+    assert direct.write(numbers) == 64
+    array: Any = numpy.zeros(4, dtype=complex)
+    assert direct.pread_into(array, 8 * PAGE) == 64
+    assert list(array) == [0, 1, 2, 3]
+    with io.BufferedReader(rig.open("rb", direct=True)) as reader:
+        assert reader.read(20) == DATA[:10] + b"abc" + DATA[13:20]
+    appending = rig.open("ab", direct=True)
+    assert appending.write(b"tail") == 4
+    assert appending.tell() == direct.size
+    assert direct.try_pwrite(b"x", 0) is None
+    wrong: list[Any] = ["text", 1]
+    for data in wrong:
+        with pytest.raises(TypeError):
+            direct.pwrite(data, 0)
+    with pytest.raises(TypeError):
+        direct.pread_into(b"read-only", 0)
+    for size, offset in ((-1, 0), (1, -1), (1, 2**63)):
+        with pytest.raises(ValueError, match=r"offset|size"):
+            direct.pread(size, offset)
+    with pytest.raises(ValueError, match="negative"):
+        direct.pwrite(b"x", -1)
+    with pytest.raises(OSError, match="beyond") as raised:
+        direct.pwrite(b"xx", 2**63 - 2)
+    assert raised.value.errno == errno.EFBIG
+    with pytest.raises(io.UnsupportedOperation):
+        appending.pread(1, 0)
+    with pytest.raises(io.UnsupportedOperation):
+        rig.open("rb", direct=True).pwrite(b"x", 0)
+    direct.close()
+    with pytest.raises(ValueError, match="closed"):
+        direct.pread(1, 0)
+    with pytest.raises(ValueError, match="closed"):
+        direct.pwrite(b"x", 0)
+    with pytest.raises(ValueError, match="closed"):
+        direct.append(b"x")
+
+
+def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
+    """Maps as source and destination: touched with nothing held. [K11]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    with mmap.mmap(-1, 2 * PAGE) as memory:
+        assert direct.pread_into(memory, PAGE) == 2 * PAGE
+        assert memory[:] == DATA[PAGE : 3 * PAGE]
+        memory[:5] = b"moved"
+        assert direct.pwrite(memory, 5 * PAGE) == 2 * PAGE
+    assert rig.backend.written(KEY)[5 * PAGE : 7 * PAGE] == b"moved" + DATA[PAGE + 5 : 3 * PAGE]
+
+
+def test_a_mirror_gives_up_what_is_written_past_it() -> None:
+    """Its copy of the object goes, and none begins with what comes after. [2.10, 2.13]"""
+    mirror = MemoryBackend()
+    rig = make_rig({KEY: DATA}, options={"mirror": mirror})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    early = rig.open("w+b", key="early", direct=True)
+    early.append(b"direct")
+    early.append(b"odd")
+    file.pwrite(b"mirrored", 0)
+    file.fsync()
+    direct.pwrite(b"direct", PAGE)
+    with rig.volume.open("early", "r+b") as buffered:
+        buffered.pwrite(b"not mirrored", 0)
+    rig.finish()
+    assert [stat.key for stat in mirror.list()] == []
+
+
+def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
+    """[2.25, T-49]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    met: list[BaseException] = []
+
+    def inside(stored: Any, offset: int, buffers: Any) -> int:
+        with pytest.raises(DeadlockError) as raised:
+            direct.pread(10, 4 * PAGE)
+        met.append(raised.value)
+        with pytest.raises(DeadlockError) as raised:
+            direct.pwrite(b"x", 4 * PAGE)
+        met.append(raised.value)
+        return int(stored.fill(offset, buffers))
+
+    for reader in (file, direct):
+        rig.backend.fault("read_into", inside)
+        assert Task(reader.pread, 10, 0).result(PATIENCE) == DATA[:10]
+    assert len(met) == 4
+
+
+def test_another_version_in_storage_ends_a_direct_write(make: Make) -> None:
+    """[2.10, 2.19]"""
+    rig = make({KEY: DATA}, retry=RetryPolicy(attempts=2, first_delay=0.001))
+    direct = rig.open("r+b", direct=True)
+    rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"), times=5)
+    with pytest.raises(OSError, match="version"):
+        direct.pwrite(b"x", 0)
+
+
+def test_storage_changed_by_direct_writes_is_no_remote_change(make: Make) -> None:
+    """What is cached stays when the file is opened again, and a change of somebody else is still seen. [2.19, 2.20]"""
+    rig = make({KEY: DATA}, limits={"durable_writes": True})
+    with rig.volume.open(KEY, "r+b", direct=True) as direct:
+        direct.pwrite(b"x" * PAGE, 0)
+        direct.prefetch(4 * PAGE, PAGE, wait=True)
+    rig.backend.forget_calls()
+    with rig.volume.open(KEY, "rb") as file:
+        assert file.pread(PAGE, 4 * PAGE) == DATA[4 * PAGE : 5 * PAGE]
+        assert rig.backend.seen("read_into") == []
+    rig.backend.change_remotely(KEY, b"z" * 8 * PAGE)
+    with rig.volume.open(KEY, "rb") as file:
+        assert file.pread(PAGE, 4 * PAGE) == b"z" * PAGE

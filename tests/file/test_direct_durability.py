@@ -1,0 +1,436 @@
+"""When a direct write is safe: the next commit issued after it; what a failed commit, an abort and a reconnect mean."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
+
+from .backends import PATIENCE, RecordingFile, failing_commit
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .test_interrupts import ctrl_c
+
+Make = Callable[..., Rig]
+DATA = pattern(8 * PAGE)
+NEW = b"x" * PAGE
+
+
+def written(data: bytes, at: int) -> bytes:
+    return DATA[:at] + data + DATA[at + len(data) :]
+
+
+def lost(rig: Rig, start: int, length: int) -> list[LostRange]:
+    return [LostRange(KEY, start, length, errno.EIO, "volume")]
+
+
+@pytest.mark.parametrize("how", ["fsync", "sync", "ticket", "close of the volume"])
+def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) -> None:
+    """Nothing is dirty, and yet there is something to commit. [T-74, T-75a, 2.15, 2.17]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    assert rig.backend.committed(KEY) == DATA
+    rig.cache.check()
+    match how:
+        case "fsync":
+            file.fsync()
+        case "sync":
+            rig.volume.sync(PATIENCE)
+        case "ticket":
+            rig.volume.begin_sync().wait(PATIENCE)
+        case _:
+            rig.volume.detach()
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+    if how != "close of the volume":
+        rig.backend.forget_calls()
+        file.fsync()
+        assert rig.backend.seen("commit") == []
+
+
+def test_durable_backends_need_no_commit_after_a_direct_write(make: Make) -> None:
+    """[2.17]"""
+    rig = make({KEY: DATA}, limits={"durable_writes": True})
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    direct.pwrite(NEW, 8 * PAGE)
+    direct.fsync()
+    assert rig.backend.seen("commit") == []
+
+
+def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make) -> None:
+    """The next fsync commits once more. [T-75a, 2.17]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
+    rig.backend.commits_beside_writes = True
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
+    direct.pwrite(NEW, 0)
+    gate = rig.backend.gate("commit")
+    sync = Task(direct.fsync)
+    gate.wait_entered()
+    Task(direct.pwrite, NEW, PAGE).result()
+    gate.open()
+    sync.result()
+    direct.fsync()
+    assert len(rig.backend.seen("commit")) == 2
+
+
+def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make) -> None:
+    """Each handle open then is told once, with the range; what is cached of it is read again. [T-75a, 2.16, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    assert file.pread(PAGE, PAGE) == NEW
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        file.fsync()
+    assert file.pread(8 * PAGE, 0) == DATA
+    for handle in (file, direct):
+        with pytest.raises(DataLossError) as raised:
+            handle.fsync()
+        assert raised.value.ranges == lost(rig, PAGE, PAGE)
+        handle.fsync()
+    rig.cache.check()
+
+
+def forgetting_commit(file: RecordingFile) -> str:
+    file.forget()
+    raise BackendError(errno.EIO, "the commit forgot what it had", retry=False)
+
+
+def test_a_loss_is_told_once_though_commits_go_on_failing(make: Make) -> None:
+    """Unless it was written again in between. [2.16, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    rig.backend.fault("commit", forgetting_commit, times=3)
+    for n in range(3):
+        with pytest.raises(OSError, match="forgot"):
+            direct.fsync()
+        if n == 1:
+            direct.pwrite(NEW, PAGE + 100)
+    with pytest.raises(DataLossError) as raised:
+        direct.fsync()
+    assert raised.value.ranges == lost(rig, PAGE, PAGE) + lost(rig, PAGE, PAGE + 100)
+    direct.fsync()
+
+
+def test_a_commit_that_kept_everything_loses_nothing(make: Make) -> None:
+    """[2.15, 2.17]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    rig.backend.fault("commit", BackendError(errno.EIO, "not now", retry=True, kept=True))
+    direct.fsync()
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def test_what_was_written_over_direct_bytes_is_not_lost_with_them(make: Make) -> None:
+    """Buffered bytes over them are dirty again and arrive. [2.16, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    direct.pwrite(b"x" * 3 * PAGE, 0)
+    file.pwrite(b"y" * PAGE, PAGE)
+    file.flush()
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        file.fsync()
+    rig.volume.retry_failed()
+    with pytest.raises(DataLossError) as raised:
+        file.fsync()
+    assert raised.value.ranges == lost(rig, 0, PAGE) + lost(rig, 2 * PAGE, PAGE)
+    assert rig.backend.committed(KEY) == written(b"y" * PAGE, PAGE)
+
+
+def test_what_was_cut_off_or_punched_is_no_loss(make: Make) -> None:
+    """[2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE, limits={"durable_writes": False})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    direct.pwrite(b"x" * 2 * PAGE, 4 * PAGE)
+    file.truncate(5 * PAGE)
+    file.truncate(8 * PAGE)
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        file.fsync()
+    with pytest.raises(DataLossError) as raised:
+        file.fsync()
+    assert raised.value.ranges == lost(rig, 4 * PAGE, PAGE)
+
+
+def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
+    """The commit may have forgotten what the write had stored before it returned. [T-75a, 2.10, 2.17]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
+    rig.backend.commits_beside_writes = True
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
+    direct.pwrite(NEW, 4 * PAGE)
+    answered = rig.backend.gate("answer")
+
+    def stores_and_waits(file: RecordingFile, offset: int, buffers: Any) -> int:
+        taken = file.store(offset, buffers)
+        with rig.backend.call("answer", KEY):
+            return taken
+
+    rig.backend.fault("write_from", stores_and_waits)
+    writer = Task(direct.pwrite, NEW, PAGE)
+    answered.wait_entered()
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        direct.fsync()
+    assert rig.backend.written(KEY) == DATA
+    answered.open()
+    writer.result()
+    with pytest.raises(DataLossError) as raised:
+        direct.fsync()
+    assert raised.value.ranges == lost(rig, 4 * PAGE, PAGE)
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[], object]) -> bytes:
+    """A read that has got the old bytes from storage when a direct write replaces them; what is read afterwards."""
+    got = rig.backend.gate("got")
+
+    def reads_and_waits(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        n = stored.fill(offset, buffers)
+        with rig.backend.call("got", KEY):
+            return n
+
+    rig.backend.fault("read_into", reads_and_waits)
+    reader = Task(read)
+    got.wait_entered()
+    Task(direct.pwrite, NEW, PAGE).result()
+    got.open()
+    reader.result()
+    return bytes(file.pread(PAGE, PAGE))
+
+
+@pytest.mark.parametrize("how", ["fill", "read-ahead"])
+def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
+    """A fill, or read-ahead, that was on its way with old bytes. [T-26, T-75a, K12]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    read = (lambda: file.pread(PAGE, PAGE)) if how == "fill" else (lambda: file.prefetch(0, 8 * PAGE, wait=True))
+    assert racing_read(rig, file, direct, read) == NEW
+    assert file.pread(8 * PAGE, 0) == written(NEW, PAGE)
+    rig.cache.check()
+
+
+def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
+    """The other order: a fill begins after the write did, and reads what is not replaced yet. [T-26, T-75a]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, NEW, PAGE)
+    gate.wait_entered()
+    assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
+    gate.open()
+    writer.result()
+    assert file.pread(PAGE, PAGE) == NEW
+
+
+def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> None:
+    """It may have stored something. [T-26, 2.10]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    begun = rig.backend.gate("begun")
+
+    def stores_and_fails(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        with rig.backend.call("begun", KEY):
+            stored.store(offset, buffers)
+        raise OSError(errno.EIO, "the answer got lost")
+
+    rig.backend.fault("write_from", stores_and_fails)
+    writer = Task(direct.pwrite, NEW, PAGE)
+    begun.wait_entered()
+    assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
+    begun.open()
+    with pytest.raises(OSError, match="lost"):
+        writer.result()
+    assert file.pread(PAGE, PAGE) == NEW
+    direct.fsync()  # what it may have stored is committed like the rest
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make) -> None:
+    """Cached zeros behind the old end are gone before the new size shows. [2.10, M8]"""
+    rig = make({KEY: DATA[: 2 * PAGE + 10]})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    assert file.pread(PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10]
+    direct.append(NEW)
+    assert file.pread(2 * PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10] + NEW
+    rig.cache.check()
+
+
+# ---------------------------------------------------------------- abort, reconnect
+
+
+def test_a_reconnect_is_the_loss_of_what_no_commit_covers(make: Make) -> None:
+    """The new backend has what was committed. [T-75b, 2.17, 2.22]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    direct.pwrite(NEW, 0)
+    direct.fsync()
+    direct.pwrite(NEW, PAGE)
+    assert file.pread(PAGE, PAGE) == NEW
+    rig.volume.abort()
+    rig.backend = rig.backend.successor()
+    rig.volume.reconnect(rig.backend)
+    with pytest.raises(DataLossError) as raised:
+        file.fsync()
+    assert raised.value.ranges == lost(rig, PAGE, PAGE)
+    assert file.pread(8 * PAGE, 0) == written(NEW, 0)
+    direct.pwrite(NEW, 2 * PAGE)
+    with pytest.raises(DataLossError):
+        direct.fsync()
+    direct.fsync()
+    rig.cache.check()
+
+
+def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> None:
+    """The size stays, its bytes are a loss and read as zeros. [2.17, 2.22]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    direct.append(NEW)
+    rig.volume.abort()
+    rig.backend = rig.backend.successor()
+    rig.volume.reconnect(rig.backend)
+    assert direct.pread(10 * PAGE, 0) == DATA + bytes(PAGE)
+    with pytest.raises(DataLossError) as raised:
+        direct.fsync()
+    assert raised.value.ranges == lost(rig, 8 * PAGE, PAGE)
+    assert rig.backend.committed(KEY) == DATA + bytes(PAGE)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) -> None:
+    """Its caller is told; who wants the file waits until it returned, or a fence says that it cannot land. [2.22]"""
+    rig = make({KEY: DATA}, limits={"max_inflight": 2})
+    old = rig.backend
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    gate = old.gate("write_from")
+    writer = Task(direct.pwrite, NEW, PAGE)
+    gate.wait_entered()
+    rig.volume.abort()
+    rig.backend = old.successor(shared=not fenced)
+    rig.volume.reconnect(rig.backend, fenced=fenced)
+    with pytest.raises(ShutdownError):
+        writer.result()
+    later = Task(file.pwrite, b"later", PAGE)
+    if fenced:
+        later.result(PATIENCE / 3)
+        gate.open()
+    else:
+        assert later.waits()
+        gate.open()
+        later.result()
+    eventually(lambda: file._inode.native.direct_count() == 0)
+    file.fsync()
+    expected = written(b"later", PAGE) if fenced else written(b"later" + NEW[5:], PAGE)
+    assert rig.backend.committed(KEY) == expected == file.pread(8 * PAGE, 0)
+    rig.cache.check()
+
+
+def test_a_discard_of_direct_bytes_alone_finds_nothing(make: Make) -> None:
+    """They are stored: only what memory alone has can be given up. [2.18]"""
+    rig = make({KEY: DATA})
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    assert rig.volume.discard(KEY) == []
+    direct.fsync()
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make) -> None:
+    """[2.16, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, PAGE)
+    direct.leave()
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no commit"), forget=False), times=100)
+    with pytest.raises(OSError, match=r"saved|commit"):
+        rig.volume.detach(timeout=5)
+    rig.backend.clear_faults()
+    rig.volume.detach(timeout=20)
+    assert rig.backend.committed(KEY) == written(NEW, PAGE)
+
+
+def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make) -> None:
+    """To the caller, past the cache: a reader beside busy direct writers is not refused. [2.3, K12]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    native = file._inode.native
+
+    def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        native.invalidate_remote(0, 8 * PAGE)
+        return stored.fill(offset, buffers)
+
+    rig.backend.fault("read_into", reads_beside_a_write, times=float("inf"))
+    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+    assert len(rig.backend.seen("read_into")) < 8
+    rig.backend.clear_faults()
+    rig.backend.forget_calls()
+    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+    assert rig.backend.seen("read_into") != []
+    rig.cache.check()
+
+
+def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
+    """Nobody waits for its answer any more: what it stored beyond the end is cut all the same. [T-24, T-51, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    answered = rig.backend.gate("answer")
+
+    def stores_and_fails(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        stored.store(offset, buffers)
+        with rig.backend.call("answer", KEY):
+            raise OSError(errno.EIO, "the answer got lost")
+
+    rig.backend.fault("write_from", stores_and_fails)
+    with ctrl_c(answered.entered), pytest.raises(KeyboardInterrupt):
+        direct.append(NEW)
+    answered.open()
+    eventually(lambda: file._inode.native.direct_count() == 0)
+    Task(file.pwrite, b"end", 12 * PAGE).result()
+    Task(file.fsync).result()
+    assert rig.backend.committed(KEY) == DATA + bytes(4 * PAGE) + b"end"
+
+
+def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
+    """What was acknowledged of the write may have been forgotten with the rest. [2.10, 2.17]"""
+    rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1}, retry=ONCE)
+    rig.backend.commits_beside_writes = True
+    direct = rig.open("r+b", direct=True)
+    direct.pwrite(NEW, 6 * PAGE)
+    answered = rig.backend.gate("answer")
+
+    def fails(_stored: RecordingFile, _offset: int, _buffers: Any) -> int:
+        with rig.backend.call("answer", KEY):
+            raise OSError(errno.ENOSPC, "full")
+
+    rig.backend.fault("write_from", fails, skip=1)
+    writer = Task(direct.pwrite, 2 * NEW, PAGE)
+    answered.wait_entered()
+    rig.backend.fault("commit", forgetting_commit)
+    with pytest.raises(OSError, match="forgot"):
+        direct.fsync()
+    answered.open()
+    with pytest.raises(OSError, match="full") as raised:
+        writer.result()
+    assert raised.value.characters_written == 0  # type: ignore[attr-defined]
+
+
+def test_ordered_writes_are_one_at_a_time_direct_ones_too(make: Make) -> None:
+    """A pass that sends other bytes of the file ends first; the backend asserts it. [T-21, 2.10]"""
+    rig = make({KEY: DATA}, limits={"ordered_writes": True, "parallel_direct_writes": True})
+    file, direct = rig.open("r+b"), rig.open("r+b", direct=True, parallel_direct_writes=True)
+    file.pwrite(NEW, 0)
+    gate = rig.backend.gate("write_from")
+    flush = Task(file.flush)
+    gate.wait_entered()
+    writer = Task(direct.pwrite, NEW, 4 * PAGE)
+    assert writer.waits()
+    gate.open()
+    flush.result()
+    writer.result()
+    assert rig.backend.violations == []

@@ -1,0 +1,496 @@
+"""Which lock a direct write takes, that it decides again, that nobody starves, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, ShutdownError
+from pagecache.engine import direct as engine_direct
+from pagecache.native import LOCK, SHARED
+
+from .backends import PATIENCE
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
+from .test_interrupts import ctrl_c, interrupted_at
+
+Make = Callable[..., Rig]
+DATA = pattern(16 * PAGE)
+PARALLEL = {"parallel_direct_writes": True, "max_inflight": 8}
+
+
+def parallel(rig: Rig) -> CachedFile:
+    return rig.open("r+b", direct=True, parallel_direct_writes=True)
+
+
+def direct_count(rig: Rig) -> int:
+    return rig.handles[0]._inode.native.direct_count()
+
+
+def acknowledged(file: CachedFile) -> None:
+    file.pwrite(b"d", 0)
+    file.flush()
+
+
+# What stands before the second write: the options of its handle, limits of the backend, what is done before.
+Prepare = Callable[[Rig, CachedFile], object]
+TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Callable[[CachedFile], object]]] = {
+    "inside the file": (True, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+    "up to its end": (True, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 16 * PAGE - 512)),
+    "over clean pages": (True, {}, {}, lambda rig, f: f.pread(16 * PAGE, 0), lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+    "beyond the end": (False, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 16 * PAGE - 256)),
+    "append": (False, {}, {}, None, lambda d: d.append(b"x" * 512)),
+    "not aligned": (False, {"direct_unit": 512}, {}, None, lambda d: d.pwrite(b"x" * 100, 8 * PAGE)),
+    "something dirty elsewhere": (
+        False,
+        {},
+        {},
+        lambda rig, f: f.pwrite(b"d", 0),
+        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
+    ),
+    "something uncommitted elsewhere": (
+        False,
+        {},
+        {},
+        lambda rig, f: acknowledged(f),
+        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
+    ),
+    "a handle that does not want it": (
+        False,
+        {},
+        {"parallel_direct_writes": False},
+        None,
+        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
+    ),
+    "a backend that does not allow it": (
+        False,
+        {"parallel_direct_writes": False},
+        {},
+        None,
+        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
+    ),
+    "ordered writes": (False, {"ordered_writes": True}, {}, None, lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, case: str) -> None:
+    """Who needs the file alone waits for one who has it, in any way; those who share it do not. [T-21, 2.10]"""
+    shares, limits, options, before, write = TABLE[case]
+    rig = make({KEY: DATA}, limits={**PARALLEL, **limits})
+    file = rig.open("r+b")
+    direct = rig.open("r+b", direct=True, **{"parallel_direct_writes": True, **options})
+    if before is not None:
+        before(rig, file)
+    inode = file._inode.native
+    with holding(inode, shared=True):
+        second = Task(write, direct)
+        assert second.waits() != shares
+        if shares:
+            second.result()
+    second.result()
+    with holding(inode, shared=False):
+        third = Task(write, direct)
+        assert third.waits()
+    third.result()
+    rig.cache.check()
+
+
+class holding:
+    """The inode lock, held by somebody else."""
+
+    def __init__(self, inode: Any, *, shared: bool) -> None:
+        self.inode, self.shared = inode, shared
+        self.entered, self.over = threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        user = self.inode
+        hold = SHARED if self.shared else LOCK
+
+        def until_over() -> None:
+            self.entered.set()
+            self.over.wait(PATIENCE)
+
+        self.task = Task(user.run, hold, "holding", until_over)
+        assert self.entered.wait(PATIENCE)
+
+    def __exit__(self, *_exc: object) -> None:
+        self.over.set()
+        self.task.result()
+
+
+def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A direct write that found its range inside the file; a truncate comes before it has the lock."""
+    inode = type(file._inode.native)
+    asks = inode.direct_may_share
+    first = [True]
+
+    def asked(self: Any, pos: int, end: int) -> bool:
+        answer = asks(self, pos, end)
+        if first[0]:
+            first[0] = False
+            assert answer
+            Task(file.truncate, 2 * PAGE).result()
+            rig.backend.forget_calls()
+        return answer
+
+    monkeypatch.setattr(inode, "direct_may_share", asked)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
+    gate.wait_entered()
+    # It extends the file now: nobody else may be in it.
+    other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
+    assert other.waits()
+    gate.open()
+    writer.result()
+    other.result()
+
+
+def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A truncate between decision and lock: the write extends the file then, and needs it alone. [T-22, 2.10]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    file = rig.open("r+b")
+    cut_between(rig, parallel(rig), file, monkeypatch)
+    assert file.size == 9 * PAGE
+    assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
+
+
+def test_without_the_second_decision_it_extends_beside_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of the test above. [T-22]"""
+
+    def once(file: Any, op: Any, write: Any) -> bool:
+        if file.native.direct_may_share(write.offset, write.end):
+            op.acquire(SHARED)
+            return True
+        return locked(file, op, write)
+
+    locked = engine_direct._locked
+    monkeypatch.setattr(engine_direct, "_locked", once)
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    with pytest.raises(AssertionError):
+        cut_between(rig, parallel(rig), rig.open("r+b"), monkeypatch)
+
+
+def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
+    """The other order. [T-22]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    file, direct = rig.open("r+b"), parallel(rig)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
+    gate.wait_entered()
+    cut = Task(file.truncate, 2 * PAGE)
+    assert cut.waits()
+    assert rig.backend.seen("truncate") == []
+    gate.open()
+    writer.result()
+    cut.result()
+    assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE]
+
+
+@pytest.mark.parametrize("stream", ["direct", "buffered"])
+def test_neither_kind_of_writer_starves_the_other(make: Make, stream: str) -> None:
+    """One writer of a kind against an endless stream of the other. [T-23, 2.10]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "durable_writes": True})
+    file, direct = rig.open("r+b", write_through=True), parallel(rig)
+    over = threading.Event()
+
+    def endless(k: int) -> None:
+        while not over.is_set():
+            if stream == "direct":
+                direct.pwrite(b"s" * PAGE, k * PAGE)
+            else:
+                file.pwrite(b"s" * 10, k * PAGE)
+
+    streams = [Task(endless, k) for k in range(4)]
+    try:
+        for _ in range(20):
+            if stream == "direct":
+                Task(file.pwrite, b"one", 8 * PAGE).result()
+            else:
+                Task(direct.pwrite, b"o" * PAGE, 8 * PAGE).result()
+    finally:
+        over.set()
+        for task in streams:
+            task.result()
+    rig.cache.check()
+
+
+def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> None:
+    """Unaligned ones go through the cache and aligned ones past it, by one handle; lock and bytes stay right. [T-25]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "direct_unit": 512})
+    direct = parallel(rig)
+
+    def writes(k: int) -> None:
+        for n in range(25):
+            at = k * 4 * PAGE
+            direct.pwrite(bytes([n]) * PAGE, at)
+            direct.pwrite(bytes([n]) * 100, at + PAGE + 7)
+            assert direct.pread(PAGE, at) == bytes([n]) * PAGE
+            assert direct.pread(100, at + PAGE + 7) == bytes([n]) * 100
+
+    for task in [Task(writes, k) for k in range(4)]:
+        task.result()
+    assert direct_count(rig) == 0
+    rig.cache.check()
+    direct.fsync()
+    for k in range(4):
+        stored = (rig.backend.committed(KEY) or b"")[k * 4 * PAGE :]
+        assert stored[:PAGE] == bytes([24]) * PAGE
+        assert stored[PAGE + 7 : PAGE + 107] == bytes([24]) * 100
+
+
+def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
+    """8 threads write directly and buffered, others cut, punch and commit; the backend asserts that they meet nothing
+    in flight, commits aside. [T-29, 2.17, 2.26]
+    """
+    rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
+    file, direct = rig.open("r+b"), parallel(rig)
+    rig.backend.commits_beside_writes = True
+    over = threading.Event()
+
+    def writes(k: int) -> None:
+        n = 0
+        while not over.is_set():
+            n += 1
+            (direct if (n + k) % 3 else file).pwrite(bytes([k]) * 2 * PAGE, (n * 3 + k) % 14 * PAGE)
+
+    tasks = [Task(writes, k) for k in range(8)]
+    try:
+        for n in range(15):
+            Task(file.truncate, (8 + n % 8) * PAGE).result()
+            Task(direct.punch_hole, n * PAGE, PAGE).result()
+            Task(direct.fsync).result()
+    finally:
+        over.set()
+        for task in tasks:
+            task.result()
+    assert direct_count(rig) == 0
+    rig.cache.check()
+
+
+# ---------------------------------------------------------------- errors and interrupts
+
+
+def fails(rig: Rig, direct: CachedFile) -> None:
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
+    with pytest.raises(OSError, match="full"):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+
+
+def fails_before_it_begins(rig: Rig, direct: CachedFile) -> None:
+    rig.handles[0].pwrite(b"dirty", 4 * PAGE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
+    with pytest.raises(OSError, match="full"):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+
+
+def fails_to_commit_what_is_below(rig: Rig, direct: CachedFile) -> None:
+    rig.handles[0].pwrite(b"dirty", 4 * PAGE)
+    rig.backend.fault("commit", OSError(errno.ENOSPC, "full"), times=10)
+    with pytest.raises(OSError, match="full"):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+
+
+def answers_nonsense(rig: Rig, direct: CachedFile) -> None:
+    rig.backend.fault("write_from", lambda f, offset, buffers: "all")
+    with pytest.raises(OSError, match="did not answer"):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+
+
+def is_interrupted_in_the_backend(rig: Rig, direct: CachedFile) -> None:
+    gate = rig.backend.gate("write_from")
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    waiting = Task(rig.handles[0].pwrite, b"next", 4 * PAGE)
+    assert waiting.waits()  # its bytes may still land
+    rig.cache.check()
+    gate.open()
+    waiting.result()
+
+
+def is_interrupted_while_it_waits_for_the_lock(rig: Rig, direct: CachedFile) -> None:
+    with holding(rig.handles[0]._inode.native, shared=False):
+        ready = threading.Event()
+        ready.set()
+        with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
+            direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+
+
+def is_interrupted_while_it_cleans(rig: Rig, direct: CachedFile) -> None:
+    rig.handles[0].pwrite(b"dirty", 4 * PAGE)
+    gate = rig.backend.gate("write_from")
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    gate.open()
+
+
+ENDINGS = [
+    fails,
+    fails_before_it_begins,
+    fails_to_commit_what_is_below,
+    answers_nonsense,
+    is_interrupted_in_the_backend,
+    is_interrupted_while_it_waits_for_the_lock,
+    is_interrupted_while_it_cleans,
+]
+
+
+@pytest.mark.parametrize("mode", ["shared", "exclusive"])
+@pytest.mark.parametrize("ends", ENDINGS, ids=lambda ends: ends.__name__)
+def test_a_direct_write_that_fails_leaves_nothing_behind(
+    make: Make, ends: Callable[[Rig, CachedFile], None], mode: str
+) -> None:
+    """Neither lock nor count nor ticket: others go on, and everything can still be saved. [T-24, T-51]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE)
+    file = rig.open("r+b")
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=mode == "shared")
+    ends(rig, direct)
+    rig.backend.clear_faults()
+    rig.volume.retry_failed()
+    eventually(lambda: direct_count(rig) == 0)
+    Task(file.pwrite, b"after", 5 * PAGE).result()
+    Task(direct.pwrite, b"y" * PAGE, 6 * PAGE).result()
+    Task(file.truncate, 10 * PAGE).result()
+    Task(file.fsync).result()
+    content = file.pread(16 * PAGE, 0)
+    assert rig.backend.committed(KEY) == content
+    assert content[5 * PAGE : 5 * PAGE + 5] == b"after"
+    assert content[6 * PAGE : 7 * PAGE] == b"y" * PAGE
+    rig.cache.check()
+
+
+def a_shared_write(rig: Rig) -> None:
+    rig.backend.fault("write_from", BlockingIOError(errno.EAGAIN, "again"))
+    rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE)
+
+
+def an_exclusive_write(rig: Rig) -> None:
+    rig.handles[0].pwrite(b"dirty", 6 * PAGE)
+    rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE)
+
+
+def an_extending_write(rig: Rig) -> None:
+    rig.handles[1].pwrite(b"w" * 3 * PAGE, 15 * PAGE)
+
+
+def a_direct_append(rig: Rig) -> None:
+    rig.handles[1].append(b"w" * PAGE)
+
+
+def a_direct_read(rig: Rig) -> None:
+    rig.handles[0].pwrite(b"dirty", 6 * PAGE)
+    rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"))
+    rig.handles[1].pread(3 * PAGE, 5 * PAGE)
+
+
+CALLS = [a_shared_write, an_exclusive_write, an_extending_write, a_direct_append, a_direct_read]
+
+
+def inject(call: Callable[[Rig], None], points: range) -> int:
+    nr_hit, problems = 0, []
+    for nth in points:
+        rig = make_rig({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE})
+        rig.open("r+b")
+        parallel(rig)
+        place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
+        for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
+            try:
+                Task(afterwards).result(10)
+            except (AssertionError, OSError) as error:
+                problems.append(f"{place}: {error!r}"[:400])
+        if not place or len(problems) > 4:
+            break
+        nr_hit += 1
+    assert not problems, "\n".join(problems)
+    return nr_hit
+
+
+def verify(rig: Rig) -> None:
+    """Nothing is locked or counted; each byte is the old one or the new one."""
+    file, direct = rig.handles[:2]
+    eventually(lambda: direct_count(rig) == 0)
+    rig.cache.check()
+    content = file.pread(20 * PAGE, 0)
+    assert direct.pread(20 * PAGE, 0) == content
+    assert content[: 5 * PAGE] == DATA[: 5 * PAGE]
+    assert {a for a, b in zip(content, DATA, strict=False) if a != b} <= set(b"wdirty")
+    direct.pwrite(b"after", 0)
+    file.truncate(6 * PAGE)
+    file.fsync(timeout=20)
+    assert rig.backend.committed(KEY) == file.pread(20 * PAGE, 0)
+    rig.cache.check()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
+    """A sample of the places of the engine at which CPython looks for signals. [T-24, T-51]"""
+    assert inject(call, range(1, 1000, 3)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+def test_an_interrupt_at_every_bytecode_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
+    """All of them. [T-24, T-51]"""
+    assert inject(call, range(1, 100_000)) > 0
+
+
+def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
+    """The call goes on with its lock and its count; what waits behind it ends too. [T-13, T-24, 2.22]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    file, direct = rig.open("r+b"), parallel(rig)
+    gate = rig.backend.gate("write_from")
+    writer = Task(direct.pwrite, b"x" * PAGE, 0)
+    gate.wait_entered()
+    behind = Task(file.pwrite, b"y", 0)
+    assert behind.waits()
+    rig.volume.abort()
+    for task in (writer, behind):
+        with pytest.raises(ShutdownError):
+            task.result()
+    assert direct_count(rig) == 1
+    rig.cache.check()
+    gate.open()
+    eventually(lambda: direct_count(rig) == 0)
+    rig.volume.reconnect(rig.backend.successor())
+    rig.cache.check()
+
+
+def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
+    """Many writes and long ones together: never more calls at once than the backend takes. [2.1, 2.10]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "max_inflight": 3, "max_write": PAGE})
+    direct = parallel(rig)
+    gate = rig.backend.gate("write_from", times=100)
+    tasks = [Task(direct.pwrite, b"x" * 4 * PAGE, k * 4 * PAGE) for k in range(4)]
+    eventually(lambda: gate.nr_entered == 3)
+    assert all(task.waits(0.05) for task in tasks)
+    assert gate.nr_entered == 3
+    gate.open()
+    for task in tasks:
+        task.result()
+    assert rig.backend.nr_transfers_max == 3
+
+
+def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
+    """One that waits for the lock while the volume is detached is refused, and nothing of it is stored. [2.10, 2.22]"""
+    rig = make({KEY: DATA}, limits=PARALLEL)
+    direct = parallel(rig)
+    gate = rig.backend.gate("write_from")
+    first = Task(direct.pwrite, b"x" * PAGE, 0)
+    gate.wait_entered()
+    end = Task(rig.volume.detach)
+    eventually(lambda: rig.volume.engine.seals)
+    assert end.waits(0.05)
+    late = Task(direct.append, b"late")
+    assert late.waits(0.05)
+    gate.open()
+    first.result()
+    end.result()
+    with pytest.raises(ShutdownError):
+        late.result()
+    assert rig.backend.committed(KEY) == b"x" * PAGE + DATA[PAGE:]

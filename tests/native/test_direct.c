@@ -1,0 +1,481 @@
+/*
+ * Direct writes as the core sees them: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a), and
+ * threads that write directly beside readers, buffered writers, truncates and commits (T-28 in part).
+ */
+#include "rig.h"
+
+enum { PAGES = 16, ROOM = 64 * PAGE };
+
+static struct rig rig;
+static struct file *file;
+
+static void start(bool durable)
+{
+	struct pc_limits l = limits_wide();
+	l.durable_writes = durable;
+	rig_open(&rig, 1 << 20, 4 * PAGE);
+	file = file_open_in(&rig, rig.volume, PAGES * PAGE, ROOM, l);
+}
+
+struct write {
+	u64 pos, end, failed;
+	int mode;
+};
+
+static struct write begin(u64 pos, u64 end, int mode)
+{
+	struct write w = {.pos = pos, .end = end, .mode = mode};
+	lock_inode(file, mode);
+	EQUAL(pc_direct_begin(file->inode, &w.failed), 0);
+	pc_invalidate_remote(file->inode, pos, end);
+	return w;
+}
+
+static void send(const struct write *w, u8 value)
+{
+	static _Thread_local u8 bytes[4 * PAGE];
+	struct pc_part part = {.memory = bytes, .len = w->end - w->pos};
+	memset(bytes, value, w->end - w->pos);
+	int64_t n = store_write(&file->store, w->pos, &part, 1);
+	pc_direct_answer(file->inode, w->pos, w->pos + (n > 0 ? (u64)n : 0), w->end);
+}
+
+static bool end_write(struct write *w)
+{
+	bool over = pc_direct_end(file->inode, w->pos, w->end, &w->failed, false);
+	if (over)
+		pc_inode_lock_release(file->inode, w->mode);
+	return over;
+}
+
+static void direct_write(u64 pos, u64 end, u8 value, int mode)
+{
+	struct write w = begin(pos, end, mode);
+	do
+		send(&w, value);
+	while (!end_write(&w));
+}
+
+static u8 byte_at(u64 pos)
+{
+	u8 value;
+	EQUAL(file_read(file, pos, &value, 1), 1);
+	return value;
+}
+
+static size_t ranges(u64 *out, bool all)
+{
+	return pc_direct_ranges(file->inode, out, 32, all);
+}
+
+/* ---------------------------------------------------------------- one write */
+
+static void check_a_direct_write_is_counted_and_published(void)
+{
+	start(false);
+	struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
+	EQUAL(pc_direct_count(file->inode), 1);
+	SOUND(&rig);
+	send(&w, 1);
+	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(end_write(&w));
+	EQUAL(pc_direct_count(file->inode), 0);
+	CHECK(pc_inode_has_local(file->inode)); /* to be committed */
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[2 * PAGE], 1);
+	CHECK(!pc_inode_has_local(file->inode));
+	rig_close(&rig);
+}
+
+static void check_an_extension_shows_with_its_bytes(void)
+{
+	start(false);
+	EQUAL(byte_at(PAGES * PAGE - 1), first_byte(PAGES * PAGE - 1));
+	direct_write(PAGES * PAGE + 10, PAGES * PAGE + 20, 7, PC_EXCLUSIVE);
+	EQUAL(pc_inode_size(file->inode), PAGES * PAGE + 20);
+	EQUAL(pc_inode_remote_size(file->inode), PAGES * PAGE + 20);
+	EQUAL(byte_at(PAGES * PAGE + 9), 0);
+	EQUAL(byte_at(PAGES * PAGE + 19), 7);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* A fill that begins after the first invalidation reads what is not replaced yet: it goes with the second one. [T-26, T-75a] */
+static void fill_beside_a_write(void)
+{
+	start(false);
+	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+	EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
+	send(&w, 9);
+	CHECK(end_write(&w));
+	EQUAL(byte_at(2 * PAGE), 9);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_a_fill_beside_a_write_leaves_no_old_bytes(void)
+{
+	fill_beside_a_write();
+	check_fails_without("direct_write_invalidates_again", fill_beside_a_write);
+}
+
+static void check_a_call_that_failed_invalidates_too(void)
+{
+	start(false);
+	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+	EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
+	file->store.bytes[2 * PAGE] = 3; /* stored, and the answer got lost */
+	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
+	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
+	pc_inode_lock_release(file->inode, PC_SHARED);
+	EQUAL(byte_at(2 * PAGE), 3);
+	CHECK(pc_commit_needed(file->inode, ALL));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_local_bytes_beside_the_range_stay(void)
+{
+	u8 mine = 5;
+	start(false);
+	EQUAL(file_write(file, 2 * PAGE, &mine, 1), 0);
+	EQUAL(pc_range_local(file->inode, 3 * PAGE, 4 * PAGE), 0);
+	EQUAL(pc_range_local(file->inode, 2 * PAGE + 1, 4 * PAGE), PC_PENDING_DIRTY);
+	direct_write(3 * PAGE, 4 * PAGE, 6, PC_EXCLUSIVE);
+	EQUAL(byte_at(2 * PAGE), 5);
+	EQUAL(byte_at(3 * PAGE), 6);
+	EQUAL(flush(file), 0);
+	EQUAL(pc_range_local(file->inode, 2 * PAGE, 4 * PAGE), PC_PENDING_UNSTABLE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(pc_range_local(file->inode, 0, ALL / 2), 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_who_may_share(void)
+{
+	u8 mine = 5;
+	start(false);
+	CHECK(pc_direct_may_share(file->inode, 0, PAGES * PAGE));
+	CHECK(!pc_direct_may_share(file->inode, PAGES * PAGE - 1, PAGES * PAGE + 1));
+	direct_write(0, PAGE, 1, PC_SHARED); /* what is uncommitted of it is not local */
+	CHECK(pc_direct_may_share(file->inode, 0, PAGE));
+	EQUAL(file_write(file, 2 * PAGE, &mine, 1), 0);
+	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
+	EQUAL(flush(file), 0);
+	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
+	EQUAL(file_sync(file), 0);
+	CHECK(pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
+	rig_close(&rig);
+}
+
+static void check_what_a_direct_read_takes_from_memory(void)
+{
+	u8 mine[100];
+	u64 local, stop;
+	start(false);
+	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
+	EQUAL(local, 0);
+	EQUAL(stop, PAGES * PAGE);
+	EQUAL(byte_at(PAGE), first_byte(PAGE)); /* clean: the backend has it */
+	EQUAL(file_write(file, 2 * PAGE + 50, mine, 100), 0);
+	EQUAL(file_write(file, 4 * PAGE - 10, mine, 20), 0);
+	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
+	EQUAL(local, 0);
+	EQUAL(stop, 2 * PAGE + 50);
+	pc_direct_split(file->inode, 2 * PAGE + 60, PAGES * PAGE, &local, &stop);
+	EQUAL(local, 2 * PAGE + 150);
+	EQUAL(stop, 4 * PAGE - 10);
+	pc_direct_split(file->inode, 4 * PAGE - 10, PAGES * PAGE, &local, &stop);
+	EQUAL(local, 4 * PAGE + 10);
+	EQUAL(stop, PAGES * PAGE);
+	pc_direct_split(file->inode, 4 * PAGE, 4 * PAGE + 4, &local, &stop);
+	EQUAL(local, 4 * PAGE + 4);
+	EQUAL(stop, 4 * PAGE + 4);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- commits */
+
+static void check_a_commit_takes_what_returned_before_it(void)
+{
+	u64 r[64];
+	start(false);
+	direct_write(0, PAGE, 1, PC_SHARED);
+	CHECK(begin_commit(file));
+	direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
+	EQUAL(ranges(r, true), 2);
+	EQUAL(store_commit(&file->store), 0);
+	pc_commit_end(file->inode, true, false);
+	EQUAL(ranges(r, true), 1);
+	EQUAL(r[0], 2 * PAGE);
+	CHECK(pc_commit_needed(file->inode, ALL));
+	EQUAL(file_sync(file), 0);
+	EQUAL(ranges(r, true), 0);
+	rig_close(&rig);
+}
+
+static void check_a_failed_commit_may_have_taken_all_that_returned(void)
+{
+	u64 r[64];
+	start(false);
+	direct_write(0, PAGE, 1, PC_SHARED);
+	CHECK(begin_commit(file));
+	direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
+	struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
+	send(&running, 3);
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
+	EQUAL(ranges(r, false), 2);
+	pc_direct_told(file->inode, false);
+	EQUAL(ranges(r, false), 0);
+	EQUAL(ranges(r, true), 2);
+	CHECK(!end_write(&running)); /* it may have taken this as well */
+	send(&running, 3);
+	CHECK(end_write(&running));
+	EQUAL(ranges(r, false), 1);
+	EQUAL(r[0], 5 * PAGE);
+	EQUAL(file_sync(file), 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_a_commit_that_kept_all_disturbs_nobody(void)
+{
+	start(false);
+	direct_write(0, PAGE, 1, PC_SHARED);
+	CHECK(begin_commit(file));
+	struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
+	send(&running, 3);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
+	CHECK(end_write(&running));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void check_durable_writes_leave_nothing_to_commit(void)
+{
+	u64 r[64];
+	start(true);
+	direct_write(0, PAGE, 1, PC_SHARED);
+	EQUAL(ranges(r, true), 0);
+	CHECK(!pc_inode_has_local(file->inode));
+	rig_close(&rig);
+}
+
+static void check_many_ranges_become_few_and_cover_all(void)
+{
+	u64 r[64];
+	bool dirty[PAGES * 4] = {false};
+	start(false);
+	store_truncate(&file->store, ROOM);
+	pc_inode_set_sizes(file->inode, ROOM, ROOM);
+	for (int k = 0; k < 60; k++) {
+		u64 page = draw(PAGES * 4);
+		direct_write(page * PAGE, (page + 1) * PAGE, 1, PC_SHARED);
+		dirty[page] = true;
+		size_t n = ranges(r, true);
+		CHECK(n <= PC_DIRECT_RANGES);
+		for (u64 p = 0; p < PAGES * 4; p++) {
+			bool covered = false;
+			for (size_t j = 0; j < n; j++)
+				covered |= r[2 * j] <= p * PAGE && (p + 1) * PAGE <= r[2 * j] + r[2 * j + 1];
+			CHECK(covered || !dirty[p]);
+		}
+		for (size_t j = 1; j < n; j++)
+			CHECK(r[2 * j] > r[2 * j - 2] + r[2 * j - 1]);
+	}
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+static void cut(u64 pos, u64 end)
+{
+	lock_inode(file, PC_EXCLUSIVE);
+	take_token(file);
+	EQUAL(pc_invalidate_lock(file->inode), 0);
+	pc_punch(file->inode, pos, end, true);
+	pc_invalidate_unlock(file->inode);
+	pc_token_release(file->inode);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	store_zero(&file->store, pos, end);
+}
+
+static void check_holes_and_truncates_cut_the_ranges(void)
+{
+	u64 r[64];
+	start(false);
+	direct_write(2 * PAGE, 6 * PAGE, 1, PC_SHARED);
+	cut(3 * PAGE, 4 * PAGE);
+	EQUAL(ranges(r, true), 2);
+	EQUAL(r[0], 2 * PAGE);
+	EQUAL(r[1], PAGE);
+	EQUAL(r[2], 4 * PAGE);
+	EQUAL(r[3], 2 * PAGE);
+	cut(5 * PAGE, 7 * PAGE);
+	EQUAL(ranges(r, true), 2);
+	EQUAL(r[3], PAGE);
+	cut(0, 3 * PAGE);
+	EQUAL(ranges(r, true), 1);
+	cut(4 * PAGE, 5 * PAGE);
+	EQUAL(ranges(r, true), 0);
+	EQUAL(file_sync(file), 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_a_write_whose_caller_went_keeps_the_file_in_old_hands(void)
+{
+	start(false);
+	struct write w = begin(0, PAGE, PC_SHARED);
+	CHECK(!pc_inode_in_old_hands(file->inode));
+	pc_direct_left(file->inode, 1);
+	CHECK(pc_inode_in_old_hands(file->inode));
+	SOUND(&rig);
+	send(&w, 1);
+	pc_direct_left(file->inode, -1);
+	CHECK(end_write(&w));
+	CHECK(!pc_inode_in_old_hands(file->inode));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* The check of the checker. */
+static void check_a_count_without_a_lock_is_found(void)
+{
+	struct pc_violation v;
+	start(false);
+	struct write w = begin(0, PAGE, PC_SHARED);
+	pc_inode_lock_release(file->inode, PC_SHARED);
+	EQUAL(pc_check(rig.cache, &v), 1);
+	EQUAL(strcmp(v.invariant, "I-16"), 0);
+	lock_inode(file, PC_SHARED);
+	CHECK(end_write(&w));
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- threads */
+
+static _Atomic bool stop, stop_work;
+static _Atomic u64 nr_direct, nr_read, nr_buffered;
+
+static void *direct_writer(void *arg)
+{
+	u64 page = (u64)(uintptr_t)arg;
+	for (u32 n = 1; !atomic_load(&stop); n++) {
+		u64 pos = (page * 4 + n % 4) * PAGE;
+		bool shared = pc_direct_may_share(file->inode, pos, pos + PAGE);
+		struct write w = begin(pos, pos + PAGE, shared ? PC_SHARED : PC_EXCLUSIVE);
+		if (!shared || pc_direct_may_share(file->inode, pos, pos + PAGE)) {
+			while (pc_range_local(file->inode, pos, pos + PAGE)) {
+				flush_range(file, ALL, pos, pos + PAGE);
+				file_sync(file);
+			}
+			do
+				send(&w, (u8)n);
+			while (!end_write(&w));
+			/* Nobody else writes these pages directly, and buffered writers write the same value. */
+			atomic_fetch_add(&nr_direct, 1);
+		} else {
+			w.end = w.pos;
+			CHECK(end_write(&w));
+		}
+	}
+	return NULL;
+}
+
+static void *buffered_writer(void *arg)
+{
+	u8 bytes[64];
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop)) {
+		memset(bytes, (int)draw(256), sizeof(bytes));
+		EQUAL(file_write(file, (PAGES - 1) * PAGE + draw(PAGE - 64), bytes, sizeof(bytes)), 0);
+		if (draw(8) == 0)
+			file_sync(file);
+		atomic_fetch_add(&nr_buffered, 1);
+		usleep(100);
+	}
+	return NULL;
+}
+
+static void *reader(void *arg)
+{
+	u8 bytes[PAGE];
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop)) {
+		u64 page = draw(PAGES - 1);
+		CHECK(file_read(file, page * PAGE, bytes, PAGE) >= 0);
+		if (draw(4) == 0)
+			pc_drop_clean(file->inode, 0, ALL);
+		atomic_fetch_add(&nr_read, 1);
+	}
+	return NULL;
+}
+
+static void *worker(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&stop_work))
+		if (!work(rig.volume))
+			usleep(50);
+	return NULL;
+}
+
+static void check_threads_leave_what_the_last_writes_stored(void)
+{
+	pthread_t threads[8];
+	u8 bytes[PAGE];
+	start(false);
+	check_threads = true;
+	atomic_store(&stop, false);
+	void *(*what[])(void *) = {direct_writer, direct_writer, direct_writer, buffered_writer,
+				   reader,        reader,        worker,        worker};
+	for (u64 k = 0; k < 8; k++)
+		EQUAL(pthread_create(&threads[k], NULL, what[k], (void *)(uintptr_t)k), 0);
+	usleep(soak() ? 20000000 : 700000);
+	for (int k = 0; k < 20; k++)
+		SOUND(&rig);
+	atomic_store(&stop, true);
+	for (u64 k = 0; k < 6; k++)
+		pthread_join(threads[k], NULL);
+	atomic_store(&stop_work, true);
+	for (u64 k = 6; k < 8; k++)
+		pthread_join(threads[k], NULL);
+	check_threads = false;
+	CHECK(atomic_load(&nr_direct) && atomic_load(&nr_read) && atomic_load(&nr_buffered));
+	EQUAL(pc_direct_count(file->inode), 0);
+	EQUAL(file_sync(file), 0);
+	for (u64 page = 0; page < PAGES; page++) {
+		EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
+		EQUAL(memcmp(bytes, file->store.bytes + page * PAGE, PAGE), 0);
+		EQUAL(memcmp(bytes, file->store.stable + page * PAGE, PAGE), 0);
+	}
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_a_direct_write_is_counted_and_published);
+	RUN(check_an_extension_shows_with_its_bytes);
+	RUN(check_a_fill_beside_a_write_leaves_no_old_bytes);
+	RUN(check_a_call_that_failed_invalidates_too);
+	RUN(check_local_bytes_beside_the_range_stay);
+	RUN(check_who_may_share);
+	RUN(check_what_a_direct_read_takes_from_memory);
+	RUN(check_a_commit_takes_what_returned_before_it);
+	RUN(check_a_failed_commit_may_have_taken_all_that_returned);
+	RUN(check_a_commit_that_kept_all_disturbs_nobody);
+	RUN(check_durable_writes_leave_nothing_to_commit);
+	RUN(check_many_ranges_become_few_and_cover_all);
+	RUN(check_holes_and_truncates_cut_the_ranges);
+	RUN(check_a_write_whose_caller_went_keeps_the_file_in_old_hands);
+	RUN(check_a_count_without_a_lock_is_found);
+	RUN(check_threads_leave_what_the_last_writes_stored);
+	return 0;
+}
