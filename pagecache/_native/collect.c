@@ -156,7 +156,8 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	if (!ok && parked)
 		i->fail_seq++;
 	pc_inode_leaf_unlock(i);
-	if (r->unit)
+	pc_snapshot_end(r);
+	if (r->unit || r->scratch)
 		pc_unit_collect(r);
 	end_segs(r, ok, parked ? PC_WB_FAILED : PC_WB_AGAIN);
 	pc_inode_leaf_lock(i);

@@ -143,7 +143,8 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
             # The block that holds the new end may still wait, or have failed, as a whole.
             self.failures.clear(-(-size // page) * page, END)
 
-    _change(self, op, Step("truncate", (size,)), publish)
+    with self.native.reserved(size):
+        _change(self, op, Step("truncate", (size,)), publish)
 
 
 def punch(self: EngineFile, op: Op, extent: list[int]) -> None:

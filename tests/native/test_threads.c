@@ -241,12 +241,11 @@ static void *syncer(void *arg)
 static void *disturber(void *arg)
 {
 	seed((u64)(uintptr_t)arg);
-	u32 pins[16];
+	struct pc_pin pins[16];
 	u32 nr_pins = 0;
 	while (!atomic_load(&stop)) {
 		struct pc_inode *i = files[draw(NR_FILES)]->inode;
-		u64 pos = draw(BYTES), n;
-		u8 *memory;
+		u64 pos = draw(BYTES);
 		struct pc_need need;
 		switch (draw(8)) {
 		case 0: pc_drop_clean(i, pos, pos + 100000); break;
@@ -254,12 +253,12 @@ static void *disturber(void *arg)
 		case 2: pc_pass_background(i, 64 << 10); break;
 		case 3: pc_commit_start(i, 0); break;
 		case 4:
-			if (nr_pins < 16 && pc_pin(i, pos, 100, &pins[nr_pins], &memory, &n, &need) == 0)
+			if (nr_pins < 16 && pc_pin(i, pos, 100, false, &pins[nr_pins], &need) == 0)
 				nr_pins++;
 			break;
 		case 5:
 			if (nr_pins)
-				pc_unpin(rig.cache, pins[--nr_pins]);
+				pc_unpin(rig.cache, &pins[--nr_pins]);
 			break;
 		case 6: {
 			struct pc_readahead ra = {.start = pos / PAGE, .size = 32, .async_size = 32, .max = 32};
@@ -272,7 +271,7 @@ static void *disturber(void *arg)
 			SOUND(&rig);
 	}
 	while (nr_pins)
-		pc_unpin(rig.cache, pins[--nr_pins]);
+		pc_unpin(rig.cache, &pins[--nr_pins]);
 	return NULL;
 }
 
