@@ -64,6 +64,7 @@ class EngineFile:
     truncate = sizes.truncate
     punch = sizes.punch
     drop_local = sizes.drop_local
+    cut_views = sizes.cut_views
 
     def __init__(
         self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None
@@ -256,7 +257,6 @@ class EngineFile:
         """Take a range out of what is local, and say what was lost; the token is held."""
         with self.lock:
             error = self.failures.worst()
-        self.native.cut_views(start, end, parts=True)
         ranges = self.native.discard(start, end)
         if self.volume.mirror is not None and ranges and not self.removed:
             self.volume.mirror.invalidate(self.key, "local data was given up")
