@@ -279,8 +279,8 @@ class CachedFile(Handle):
     def view(self, offset: int, length: int, *, writable: bool = False) -> View:
         """Cache memory of the range without a copy.
 
-        What is stored through a writable view is the file's at once; its pages are dirty until it is released, and every
-        fsync in between writes back what was stored before it.
+        What is stored through a writable view is the file's at once; its pages are dirty until it is released, and
+        every fsync in between writes back what was stored before it.
 
         Raises:
             ValueError: the range is not inside the file.

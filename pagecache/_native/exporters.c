@@ -191,6 +191,8 @@ static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct p
 				"a quarter of the cache is held by writable views: release some first");
 	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
 		return pc_wait_folio(i, core, need);
+	if (need->kind == PC_NEED_OPEN)
+		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
 	int filled = need->kind == PC_NEED_FILL ? pc_run_fill(core, i, need->pos, need->len, NULL) : 0;
 	return filled > 0 ? wait_for_memory(i) : filled;
 }

@@ -147,11 +147,15 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
  *
  * @writable: its owner may store to it until it is unpinned; comes with the inode lock X, the range lies inside the file.
  * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: need says what is missing (FILL, FOLIO,
- * FLIGHT; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for storing.
+ * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for storing.
  */
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need)
 {
 	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};
+	if (writable && atomic_load_explicit(&i->volume->sealed, memory_order_relaxed)) {
+		need->kind = PC_NEED_OPEN;
+		return -EAGAIN;
+	}
 	return writable ? pin_to_store(i, pos, len, out, need) : pin_to_read(i, pos, len, out);
 }
 

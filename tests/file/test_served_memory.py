@@ -75,7 +75,9 @@ def run(body: str, mountpoint: Path, *, faults: str = "auto", timeout: float = 6
         child.kill()
         child.communicate(timeout=60)
         raise
-    if any(name in err for name in ("PermissionError", "FileNotFoundError: [Errno 2] No such file or directory: '/dev")):
+    if any(
+        name in err for name in ("PermissionError", "FileNotFoundError: [Errno 2] No such file or directory: '/dev")
+    ):
         pytest.skip("no file system can be mounted here")
     assert out == "done\n", err[-2000:]
 
@@ -85,7 +87,7 @@ SOURCES = {
     "other pages": "assert cached.pwrite(mapped, 100) == SIZE; expected = CONTENT[:100] + CONTENT",
     "an append": "assert cached.append(mapped) == SIZE; expected = CONTENT + CONTENT",
     "several": "assert cached.pwritev([mapped, mapped], SIZE) == 2 * SIZE; expected = CONTENT * 3",
-    "a slice": "n = cached.pwrite(memoryview(mapped)[5:9000], 3); expected = CONTENT[:3] + CONTENT[5:9000] + CONTENT[8998:]",
+    "a slice": "cached.pwrite(memoryview(mapped)[5:900], 3); expected = CONTENT[:3] + CONTENT[5:900] + CONTENT[898:]",
     "a try": "assert cached.try_pwrite(memoryview(mapped)[:PAGE], SIZE) in (PAGE, None); expected = CONTENT",
 }
 
@@ -116,8 +118,8 @@ def test_a_mapping_that_the_cache_serves_is_a_destination(mountpoint: Path, dest
     run(body, mountpoint)
 
 
-def test_a_mapping_moves_by_a_writable_view(mountpoint: Path) -> None:
-    """The source of a store is nobody's lock: the mapping is copied into a view by a thread that holds nothing. [T-65]"""
+def test_a_view_is_the_destination_of_a_read_that_it_serves(mountpoint: Path) -> None:
+    """The system reads the served file into a view of the file that serves it. [T-65, 2.21]"""
     body = """
     with cached.view(0, SIZE, writable=True) as view:
         position = 0
