@@ -476,7 +476,7 @@ def eager_collector() -> Any:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> None:
     """Views and unclosed handles, by every allocation of four threads that read, write, cut and save. [T-48, 2.21]"""
-    rig = make({KEY: CONTENT, "other": CONTENT}, capacity=128 * PAGE)
+    rig = make({KEY: CONTENT, "other": CONTENT}, capacity="16MiB")
     stop = threading.Event()
 
     def churn(seed: int) -> None:
