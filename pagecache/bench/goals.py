@@ -106,6 +106,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("P23/1%", "bytes sent per byte needed, 1 % of calls fail", "exact", "at most", 1.03, "× size", "writeback"),
     Goal("P23/10%", "bytes sent per byte needed, 10 % of calls fail", "exact", "at most", 1.25, "× size", "writeback"),
     _speed("P24", "writes into a full cache, 20 % dirty", "an empty cache", 0.9, "writeback"),
+    _speed("P27", "1 MiB view: open, touch every page, release", "pread of 1 MiB", 3),
 )
 
 BY_KEY = {goal.key: goal for goal in GOALS}
