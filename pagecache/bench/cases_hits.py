@@ -1,4 +1,4 @@
-"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; the same beside Python files; appends; P27, views.
+"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; beside Python files; appends; P27, views.
 
 Every variant walks the whole working set in its own random order. Sequential rows walk it upwards. Overwrites make
 the whole file dirty; nothing is written back meanwhile, and everything before the next row.

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pagecache import CachedFile, DeadlockError, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 
 from .backends import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 CONTENT = pattern(64 * PAGE + 100)
@@ -543,3 +544,19 @@ def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -
     file.fsync()
     assert rig.volume.dirty_ranges(KEY) == []
     rig.cache.check()
+
+
+# -- by age
+
+
+def test_what_is_stored_is_not_held_back_for_ever(make: Make) -> None:
+    """Background write-back passes a view by until its data is older than `dirty_expire`. [2.11]"""
+    rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
+    with rig.open("r+b").view(0, 5, writable=True) as view:
+        for text in (b"first", b"other"):
+            view.segments[0][:] = text
+            eventually(partial(written_is, rig, text))
+
+
+def written_is(rig: Rig, text: bytes) -> bool:
+    return rig.backend.written(KEY).startswith(text)
