@@ -181,6 +181,36 @@ static void check_units_are_sent_as_copies(void)
 	}
 }
 
+/* In a unit too the bytes of a call stand still, and nobody waits for it. */
+static void check_a_unit_in_flight_stands_still(void)
+{
+	struct pc_limits l = limits_wide();
+	struct pc_part parts[PARTS];
+	size_t n;
+	u64 pos, sum;
+	l.write_unit = 4 * PAGE;
+	start_with(64 << 10, 4 << 20, 16 << 10, l);
+	struct pc_pin p = pin(100, 200);
+	put(2 * PAGE, 5, PAGE);
+	store(&p, 1);
+	struct pc_request *r = hand_over();
+	EQUAL(run_gather(file, r), 0);
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
+	sum = sum_of(parts, n);
+	store(&p, 2);
+	put(120, 3, 10);
+	EQUAL(sum_of(parts, n), sum);
+	SOUND(&rig);
+	CHECK(run_write(file, r));
+	EQUAL(file->store.bytes[100], 1);
+	EQUAL(file->store.bytes[2 * PAGE], 5);
+	pc_unpin(rig.cache, &p);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[100], 2);
+	EQUAL(file->store.stable[120], 3);
+	rig_close(&rig);
+}
+
 /* A failed call: dirty as before, and its copy is made anew with what is there then. */
 static void check_a_failed_call_is_sent_again(void)
 {
@@ -448,6 +478,30 @@ static void check_discard(void)
 	rig_close(&rig);
 }
 
+/* A view that comes between the two steps of a discard is later than it, and keeps what it may store to. */
+static void check_a_view_comes_while_a_part_is_discarded(void)
+{
+	start(64 << 10, 16 << 10);
+	put(0, 9, 3 * PAGE);
+	take_token(file);
+	EQUAL(pc_views_cut(file->inode, PAGE, 3 * PAGE, true), 0);
+	struct pc_pin p = pin(PAGE, 100);
+	u64 ranges[8];
+	EQUAL(pc_discard(file->inode, PAGE, 3 * PAGE, ranges, 4, true), 1);
+	pc_token_release(file->inode);
+	EQUAL(ranges[0], 2 * PAGE);
+	EQUAL(ranges[1], PAGE);
+	SOUND(&rig);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	store(&p, 1);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[PAGE], 1);
+	EQUAL(file->store.stable[0], 9);
+	EQUAL(file->store.stable[2 * PAGE], first_byte(2 * PAGE));
+	pc_unpin(rig.cache, &p);
+	rig_close(&rig);
+}
+
 /* All of them, at the end of a volume: the file goes on in copies. */
 static void check_cutting_all_keeps_what_was_stored(void)
 {
@@ -647,6 +701,7 @@ int main(void)
 	RUN(check_what_is_dirty_beside_a_view_becomes_clean);
 	RUN(check_background_passes_skip_it);
 	RUN(check_units_are_sent_as_copies);
+	RUN(check_a_unit_in_flight_stands_still);
 	RUN(check_a_failed_call_is_sent_again);
 	RUN(check_the_mirror_gets_it);
 	RUN(check_a_release_while_a_call_runs);
@@ -656,6 +711,7 @@ int main(void)
 	RUN(check_truncate_is_refused_without_memory);
 	RUN(check_punch);
 	RUN(check_discard);
+	RUN(check_a_view_comes_while_a_part_is_discarded);
 	RUN(check_cutting_all_keeps_what_was_stored);
 	RUN(check_a_pass_meets_a_folio_that_is_being_pinned);
 	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
