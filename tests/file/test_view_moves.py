@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ PAGES = 24
 SIZE = PAGES * PAGE
 CONTENT = pattern(SIZE)
 offsets = st.one_of(st.integers(0, SIZE), st.integers(0, PAGES).map(lambda page: page * PAGE))
+
+
+@contextmanager
+def a_rig(folio: str) -> Iterator[Rig]:
+    """For tests that hypothesis runs many times: ended whatever happens."""
+    rig = make_rig({KEY: CONTENT}, capacity="4MiB", max_folio=folio)
+    try:
+        yield rig
+    finally:
+        rig.finish()
 
 
 def moved(content: bytes, start: int, length: int, to: int) -> bytes:
@@ -40,25 +51,24 @@ def test_a_view_written_to_its_own_file_moves_its_bytes(
     folio: str, writable: bool, cached: bool, moves: list[tuple[int, int, int, bool]]
 ) -> None:
     """As memmove does, whatever overlaps, in one folio and over many, cached or not; and by append. [T-04, 2.7]"""
-    rig = make_rig({KEY: CONTENT}, capacity="2MiB", max_folio=folio)
-    file, model = rig.open("r+b"), CONTENT
-    for start, length, to, append in moves:
-        start = min(start, len(model))
-        length = min(length, len(model) - start)
-        if not cached:
-            rig.volume.drop_clean()
-        with file.view(start, length, writable=writable) as view:
-            for segment in view.segments:
-                if append:
-                    to = file.append(segment)
-                else:
-                    file.pwrite(segment, to)
-                model = moved(model, start, len(segment), to)
-                start, to = start + len(segment), to + len(segment)
-        assert file.pread(2 * len(model), 0) == model
-    file.fsync()
-    assert rig.backend.committed(KEY) == model
-    rig.finish()
+    with a_rig(folio) as rig:
+        file, model = rig.open("r+b"), CONTENT
+        for start, length, to, append in moves:
+            start = min(start, len(model))
+            length = min(length, len(model) - start)
+            if not cached:
+                rig.volume.drop_clean()
+            with file.view(start, length, writable=writable) as view:
+                for segment in view.segments:
+                    if append:
+                        to = file.append(segment)
+                    else:
+                        file.pwrite(segment, to)
+                    model = moved(model, start, len(segment), to)
+                    start, to = start + len(segment), to + len(segment)
+            assert file.pread(2 * len(model), 0) == model
+        file.fsync()
+        assert rig.backend.committed(KEY) == model
 
 
 @pytest.mark.parametrize("pieces", ["one", "many"])
@@ -92,19 +102,18 @@ def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
 )
 def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: list[tuple[int, int, int]]) -> None:
     """The destination is the file itself: what was there when the read began. [T-65, 2.5]"""
-    rig = make_rig({KEY: CONTENT}, capacity="2MiB", max_folio=folio)
-    file, model = rig.open("r+b"), CONTENT
-    for start, length, source in reads:
-        length = min(length, SIZE - start)
-        with file.view(start, length, writable=True) as view:
-            for segment in view.segments:
-                n = file.pread_into(segment, source)
-                model = moved(model, source, n, start)
-                start, source = start + len(segment), source + n
-        assert file.pread(SIZE, 0) == model
-    file.fsync()
-    assert rig.backend.committed(KEY) == model
-    rig.finish()
+    with a_rig(folio) as rig:
+        file, model = rig.open("r+b"), CONTENT
+        for start, length, source in reads:
+            length = min(length, SIZE - start)
+            with file.view(start, length, writable=True) as view:
+                for segment in view.segments:
+                    n = file.pread_into(segment, source)
+                    model = moved(model, source, n, start)
+                    start, source = start + len(segment), source + n
+            assert file.pread(SIZE, 0) == model
+        file.fsync()
+        assert rig.backend.committed(KEY) == model
 
 
 # -- truncate below and above views
@@ -113,9 +122,9 @@ def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: l
 class Walk:
     """A file with views, beside an array of bytes."""
 
-    def __init__(self, folio: str) -> None:
-        self.rig = make_rig({KEY: CONTENT}, capacity="4MiB", max_folio=folio)
-        self.file: CachedFile = self.rig.open("r+b")
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.file: CachedFile = rig.open("r+b")
         self.model = CONTENT
         self.views: list[tuple[View, int, int]] = []
 
@@ -169,23 +178,23 @@ steps = st.one_of(
 @given(folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]), walk=st.lists(steps, max_size=25))
 def test_behind_the_end_are_zeros_whatever_views_store(folio: str, walk: list[tuple[object, ...]]) -> None:
     """Truncates down and up, writes behind the end, views opened, stored to and released in any order. [T-44, M8]"""
-    state = Walk(folio)
-    state.file.pread(SIZE, 0)
-    for name, *arguments in walk:
-        if name == "sync":
-            state.file.fsync()
-            assert state.rig.backend.committed(KEY) == state.model
-        else:
-            getattr(state, str(name))(*arguments)
+    with a_rig(folio) as rig:
+        state = Walk(rig)
+        state.file.pread(SIZE, 0)
+        for name, *arguments in walk:
+            if name == "sync":
+                state.file.fsync()
+                assert rig.backend.committed(KEY) == state.model
+            else:
+                getattr(state, str(name))(*arguments)
+            state.right()
+        while state.views:
+            state.release(0)
+        state.truncate(SIZE)
         state.right()
-    while state.views:
-        state.release(0)
-    state.truncate(SIZE)
-    state.right()
-    state.file.fsync()
-    assert state.rig.backend.committed(KEY) == state.model
-    assert state.rig.cache.stats().pinned == 0
-    state.rig.finish()
+        state.file.fsync()
+        assert rig.backend.committed(KEY) == state.model
+        assert rig.cache.stats().pinned == 0
 
 
 # -- sources that are not there

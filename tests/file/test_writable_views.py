@@ -240,6 +240,18 @@ def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
         pass
 
 
+def test_a_cache_full_of_views_says_so(make: Make) -> None:
+    """Nothing that could be written back makes room: ENOBUFS for who needs a page, and no wait for ever. [2.23]"""
+    rig = make({KEY: CONTENT}, capacity=32 * PAGE)
+    file = rig.open("r+b")
+    views = [file.view(0, 8 * PAGE, writable=True), file.view(8 * PAGE, 24 * PAGE)]
+    with pytest.raises(OSError, match="pinned") as caught:
+        Task(rig.open("w+b", key="new").write, bytes(PAGE)).result()
+    assert caught.value.errno == errno.ENOBUFS
+    for view in views:
+        view.release()
+
+
 def test_a_writable_view_from_inside_a_backend_call_is_refused(make: Make) -> None:
     """It might wait for that very call. [2.25]"""
     rig = make({KEY: CONTENT, "other": CONTENT})
@@ -393,6 +405,22 @@ def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
     assert saved(rig) == patched(CONTENT, 0, b"v" * 3 * PAGE)
     assert view.tobytes()[:2] == b"Lv"
     view.release()
+
+
+def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
+    """What it would store after the last sync could not be saved; views that were there are. [2.22]"""
+    file = stored.open("r+b")
+    view = file.view(0, 5, writable=True)
+    view.segments[0][:] = b"early"
+    gate = stored.backend.gate("commit")
+    closing = Task(stored.volume.detach)
+    gate.wait_entered()
+    with pytest.raises(ShutdownError):
+        file.view(PAGE, 5, writable=True)
+    gate.open()
+    closing.result()
+    assert view.detached
+    assert saved(stored)[:5] == b"early"
 
 
 def test_a_view_outlives_its_handle(stored: Rig) -> None:

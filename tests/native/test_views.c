@@ -229,6 +229,29 @@ static void check_a_failed_call_is_sent_again(void)
 	rig_close(&rig);
 }
 
+/* Given up before its first call: nothing was copied, everything is dirty as before. */
+static void check_a_request_without_a_call(void)
+{
+	u64 units[] = {0, 4 * PAGE};
+	for (u32 k = 0; k < 2; k++) {
+		struct pc_limits l = limits_wide();
+		l.write_unit = units[k] ? units[k] : l.write_unit;
+		start_with(64 << 10, 4 << 20, 16 << 10, l);
+		struct pc_pin p = pin(0, 2 * PAGE);
+		put(2 * PAGE, 1, PAGE);
+		pc_request_settle(hand_over());
+		SOUND(&rig);
+		EQUAL(usage(file, NULL).writeback, 0);
+		EQUAL(usage(file, NULL).dirty, 3 * PAGE);
+		pc_unpin(rig.cache, &p);
+		EQUAL(usage(file, NULL).pinned, 0);
+		pc_retry(file->inode, 0, ALL, true);
+		EQUAL(file_sync(file), 0);
+		EQUAL(usage(file, NULL).local, 0);
+		rig_close(&rig);
+	}
+}
+
 /* The second stream gets a copy too. */
 static void check_the_mirror_gets_it(void)
 {
@@ -703,6 +726,7 @@ int main(void)
 	RUN(check_units_are_sent_as_copies);
 	RUN(check_a_unit_in_flight_stands_still);
 	RUN(check_a_failed_call_is_sent_again);
+	RUN(check_a_request_without_a_call);
 	RUN(check_the_mirror_gets_it);
 	RUN(check_a_release_while_a_call_runs);
 	RUN(check_a_pin_never_changes_what_a_call_sends);
