@@ -222,11 +222,24 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	return list;
 }
 
+/* Get what is missing before the lock is taken, as far as that goes: writers need not wait for it. Return: 0, -1. */
+static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
+	int filled = 0;
+	while (filled == 0 && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
+		last = pos;
+		filled = pc_run_fill(core, i, pos, end - pos, NULL);
+	}
+	return filled < 0 ? -1 : 0;
+}
+
 /* With the inode lock, which keeps writers and the end of the file where they are. */
 static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	PyObject *list = NULL;
-	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume"))
+	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
+	    fill_first(core, i, pos, len))
 		return NULL;
 	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
 	if (!op)

@@ -125,6 +125,19 @@ def test_what_a_call_has_does_not_change(make: Make) -> None:
     assert saved(rig)[:26] == b"abcdefghij" + CONTENT[10:20] + b"beside"
 
 
+def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
+    """What is missing is fetched before the lock of writers is taken. [2.21]"""
+    file, other = stored.open("r+b"), stored.open("r+b")
+    gate = stored.backend.gate("read_into")
+    opening = Task(file.view, 0, 4 * PAGE, writable=True)
+    gate.wait_entered()
+    assert Task(other.pwrite, b"w" * PAGE, 20 * PAGE).result() == PAGE
+    assert not opening.finished.is_set()
+    gate.open()
+    with opening.result() as view:
+        assert view.tobytes() == CONTENT[: 4 * PAGE]
+
+
 def test_writes_and_stores_meet_in_the_same_memory(stored: Rig) -> None:
     """A write into the range is seen through the view, and the reverse. [2.7, 2.21]"""
     file = stored.open("r+b")
