@@ -53,7 +53,8 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f),
 					   b);
 		if (pc_set_count(c, f, PC_P, b, b + 1) &&
-		    !(pc_set_count(c, f, PC_D, b, b + 1) && pc_valid_covers(c, f, from, to)))
+		    !(pc_set_count(c, f, PC_D, b, b + 1) &&
+		      pc_valid_covers(c, f, from, (u32)pc_min(to, pc_folio_ext(c, f)->write_end))))
 			return pc_violated(out, "I-1", "inode %llu page %llu+%u: pinned for storing and not dirty",
 					   id_of(i), at(f), b);
 	}

@@ -525,6 +525,36 @@ static void check_a_view_comes_while_a_part_is_discarded(void)
 	rig_close(&rig);
 }
 
+/* Another version in storage, longer than this one: what views may store to is laid over it, and goes on. */
+static void check_a_new_version_under_a_view(void)
+{
+	start(5000, 16 << 10);
+	struct pc_pin p = pin(4500, 400);
+	store(&p, 1);
+	memset(file->store.bytes, 8, ROOM);
+	file->store.size = 10000;
+	take_token(file);
+	pc_rebase(file->inode, 10000, true);
+	pc_token_release(file->inode);
+	SOUND(&rig);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	EQUAL(read_byte(0), 8);
+	EQUAL(read_byte(4500), 1);
+	EQUAL(read_byte(9999), 8);
+	SOUND(&rig);
+	store(&p, 2);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[4899], 2);
+	EQUAL(file->store.stable[9999], 8);
+	file_truncate(file, 4600);
+	CHECK(pc_pin_detached(rig.cache, &p));
+	SOUND(&rig);
+	pc_unpin(rig.cache, &p);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable_size, 4600);
+	rig_close(&rig);
+}
+
 /* All of them, at the end of a volume: the file goes on in copies. */
 static void check_cutting_all_keeps_what_was_stored(void)
 {
@@ -736,6 +766,7 @@ int main(void)
 	RUN(check_punch);
 	RUN(check_discard);
 	RUN(check_a_view_comes_while_a_part_is_discarded);
+	RUN(check_a_new_version_under_a_view);
 	RUN(check_cutting_all_keeps_what_was_stored);
 	RUN(check_a_pass_meets_a_folio_that_is_being_pinned);
 	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
