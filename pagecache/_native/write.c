@@ -207,7 +207,7 @@ static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u3
 		 struct pc_need *need)
 {
 	PC_SYNC("write_before_copy");
-	memcpy(pc_folio_memory(i->cache, f) + a, from, b - a);
+	memmove(pc_folio_memory(i->cache, f) + a, from, b - a);
 	int err = publish(i, f, created, a, b);
 	if (err == -ENODATA) {
 		need->kind = PC_NEED_FILL;
