@@ -76,6 +76,8 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
             return TimeoutError(message)
         case "pins":
             return OSError(errno.ENOMEM, message, key)
+        case "fault":
+            return OSError(errno.EFAULT, message, key)
         case "too large":
             return OSError(errno.EFBIG, message, key)
     return PageCacheError(f"{kind}: {message}", key)

@@ -21,7 +21,7 @@ from .engine.park import Deadline, deadline_error
 from .engine.runner import Job
 from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
-from .native import END, LOCK, NAMES
+from .native import END, LOCK, NAMES, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -76,6 +76,8 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
         if not volume.engine.aborted:
             _drain(volume, deadline)
             volume.sync(None if deadline.at is None else deadline.left())
+            if _cut_views(volume, deadline):
+                volume.sync(None if deadline.at is None else deadline.left())
     except OSError as error:
         cause = error
     unsaved = _unsaved(volume)
@@ -95,6 +97,16 @@ def _drain(volume: Volume, deadline: Deadline) -> None:
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
         inode.native.run(LOCK, "holding", lambda: None, until)
+
+
+def _cut_views(volume: Volume, deadline: Deadline) -> bool:
+    """Writable views that are still open lose their files, which would be dirty for ever. Whether there were any."""
+    with volume.names:
+        inodes = [inode for inode in volume.inodes.values() if inode.native.usage()["write_pinned"]]
+    for inode in inodes:
+        until = None if deadline.at is None else time.monotonic() + deadline.left()
+        inode.native.run(TOKEN, "cut_views", None, until)
+    return bool(inodes)
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:

@@ -279,19 +279,26 @@ class CachedFile(Handle):
     def view(self, offset: int, length: int, *, writable: bool = False) -> View:
         """Cache memory of the range without a copy.
 
+        What is stored through a writable view is the file's at once; its pages are dirty until it is released, and
+        every fsync in between writes back what was stored before it.
+
         Raises:
             ValueError: the range is not inside the file.
-            io.UnsupportedOperation: writable views.
+            io.UnsupportedOperation: the handle is not open for reading, or for a writable view not for writing.
+            OSError: ENOMEM, a quarter of the cache is held by writable views.
+
+        Blocks: until what is missing was read; a writable view also until writers and calls in the way are done.
         """
         self._check_open()
-        if writable:
-            raise io.UnsupportedOperation("writable views")
         if not self._readable:
             raise io.UnsupportedOperation("File not open for reading")
+        if writable:
+            self._check_writable()
+            self.volume.check_alive(self.key)
         start, end = extent(offset, length, self._native.size)
         if end > self._native.size:
             raise ValueError(f"view [{start}, {end}) is not inside the file of {self._native.size} bytes")
-        return View(self._inode, start, end - start)
+        return View(self._inode, start, end - start, writable=writable)
 
     # -- durability
 

@@ -8,9 +8,11 @@ pointer. Objects that are hot or own something are C types of the extension itse
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -629,6 +631,32 @@ class NativeInode:
         """Fill what is missing of the range, here and now."""
         _core.prefetch(self.core, self.address, pos, pos + length, True)
 
-    def pin(self, pos: int, length: int) -> list[Any]:
-        """Exporters of the pinned memory, ascending; fills what is missing."""
-        return cast("list[Any]", _core.pin(self.core, self.address, pos, length))
+    def pin(self, pos: int, length: int, writable: bool) -> list[Any]:
+        """Exporters of the pinned memory, ascending; fills what is missing. `writable`: under the inode lock."""
+        return cast("list[Any]", _core.pin(self.core, self.address, pos, length, writable))
+
+    def cut_views(self, pos: int = 0, end: int = END, *, parts: bool = False) -> None:
+        """Writable views of the range lose the file, which goes on in a copy; `parts`: only where a part of a folio
+        stays local while the rest is given up. Under the token.
+
+        Raises:
+            OSError: ENOMEM, there is no memory for a copy. Some may be cut.
+        """
+        while err := _lib.pc_views_cut(self._i, pos, end, parts):
+            if err != -errno.EBUSY:
+                raise OSError(-err, "no memory for a copy of what writable views hold")
+            self.settle_fills(pos, end)
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """The file may be cut to `size` in here without asking for memory. Under the inode lock and the token.
+
+        Raises:
+            OSError: ENOMEM, nothing has changed.
+        """
+        if err := _lib.pc_views_reserve(self._i, size):
+            raise OSError(-err, "no memory for a copy of what writable views hold")
+        try:
+            yield
+        finally:
+            _lib.pc_views_unreserve(self._i)

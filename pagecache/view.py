@@ -1,9 +1,13 @@
 """Views: cache memory without a copy.
 
 A view pins the folios that hold its range: they are not evicted or used for anything else until the last memoryview,
-slice or array over them is gone, whatever happens to the file. Truncate and invalidate cut a pinned folio off
+slice or array over them is gone, whatever happens to the file. Truncate, invalidate and discard cut a pinned folio off
 (`detached`); its memory stays as it was. Reads through a view see later writes to the file, as a mapping would, but
 never another file's bytes.
+
+Memory of a writable view is dirty as long as anybody holds it, because nobody sees a store; calls of a backend get a
+copy of it. What is stored after it was cut off is lost. A pin ends with its last slice, in any thread, also from the
+garbage collector inside a call of ours: that takes a moment's lock of CORE and runs no Python code.
 """
 
 from __future__ import annotations
@@ -33,11 +37,11 @@ class View:
 
     segments: tuple[memoryview, ...]
 
-    def __init__(self, inode: Inode, offset: int, length: int) -> None:
+    def __init__(self, inode: Inode, offset: int, length: int, *, writable: bool = False) -> None:
         self._inode = inode
         self._length = length
         self._released = False
-        self._pins: list[Any] = inode.native.pin(offset, length) if length else []
+        self._pins: list[Any] = inode.native.pin(offset, length, writable) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
         inode.pins.add(self)
 

@@ -336,7 +336,7 @@ class Volume:
         """Write back, commit where needed, then drop cached data.
 
         Raises:
-            WritebackError: nothing is lost. BlockingIOError: dirtied again and again.
+            WritebackError: nothing is lost. BlockingIOError: dirtied again and again, or held by a writable view.
         """
         self.check_alive(key)
         for inode in self._inodes_of(key):
@@ -349,6 +349,8 @@ class Volume:
                     barrier.fsync(inode.engine)
                 if inode.native.invalidate_range(start, END if whole else end):
                     break
+                if inode.native.usage()["write_pinned"]:
+                    raise BlockingIOError(errno.EAGAIN, "invalidate: a writable view is open", inode.key)
             else:
                 raise BlockingIOError(errno.EAGAIN, "invalidate: written again and again", inode.key)
 

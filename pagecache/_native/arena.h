@@ -54,4 +54,10 @@ static inline u8 *pc_arena_at(const struct pc_arena *a, u32 frame)
 	return a->base + ((size_t)frame << a->page_shift);
 }
 
+/* Whether an address lies in the arena. */
+static inline bool pc_arena_has(const struct pc_arena *a, const void *at)
+{
+	return (uintptr_t)at - (uintptr_t)a->base < a->reserved;
+}
+
 #endif

@@ -20,8 +20,9 @@ struct pc_cache {
 	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
 	u32 page_shift, page_size, max_order;
 	u32 cow_pages;
-	_Atomic u64 local;                      /* blocks of L in the whole cache */
+	_Atomic u64 local;                      /* blocks of L in the whole cache, those of P aside */
 	_Atomic u64 unstable;                   /* blocks of U */
+	_Atomic u64 write_pinned;               /* blocks of P */
 	_Atomic u64 staged_bytes;               /* memory that the maps of S take */
 	_Atomic u64 dirty_limit, dirty_background; /* blocks */
 	_Atomic u64 dirty_free;                    /* blocks: the midpoint between these two */

@@ -38,7 +38,7 @@ static unsigned long long at(const struct pc_folio *f)
 	return pc_folio_index(f);
 }
 
-/* I-1: L and X lie in V and D; ragged extents stay inside one block, apart, outside valid blocks. */
+/* I-1: L and X lie in V and D, P in both; ragged extents stay inside one block, apart, outside valid blocks. */
 static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
@@ -52,6 +52,11 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 		if (pc_set_count(c, f, PC_X, b, b + 1) && !pc_set_count(c, f, PC_D, b, b + 1))
 			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f),
 					   b);
+		if (pc_set_count(c, f, PC_P, b, b + 1) &&
+		    !(pc_set_count(c, f, PC_D, b, b + 1) &&
+		      pc_valid_covers(c, f, from, (u32)pc_min(to, pc_folio_ext(c, f)->write_end))))
+			return pc_violated(out, "I-1", "inode %llu page %llu+%u: pinned for storing and not dirty",
+					   id_of(i), at(f), b);
 	}
 	struct pc_ext *e = pc_folio_ext(c, f);
 	for (u32 k = 0; e && k < PC_RAGGED && !(pc_folio_state(f) & PC_F_UPTODATE); k++) {
@@ -103,6 +108,23 @@ static bool check_flags(const struct pc_inode *i, const struct pc_folio *f, stru
 					   id_of(i), at(f), k, flag, (unsigned long long)stamp,
 					   (unsigned long long)epoch);
 	}
+	return true;
+}
+
+/* I-2: flags and sets say what the pins are. I-9: no view may store behind the end of the file. */
+static bool check_pins(const struct pc_inode *i, const struct pc_folio *f, struct pc_violation *out)
+{
+	const struct pc_ext *e = pc_folio_ext(i->cache, f);
+	u32 st = pc_folio_state(f), pins = e ? e->pins : 0, write_pins = e ? e->write_pins : 0;
+	bool p = pc_set_count(i->cache, f, PC_P, 0, 1u << pc_folio_order(f)) != 0;
+	if (!pins != !(st & PC_F_PINNED) || !write_pins != !(st & PC_F_WRITE_PINNED) || p != (write_pins != 0) ||
+	    write_pins > pins || pins >= atomic_load(&((struct pc_folio *)f)->refs))
+		return pc_violated(out, "I-2", "inode %llu page %llu: %u pins, %u for storing, state %x", id_of(i),
+				   at(f), pins, write_pins, st);
+	if (write_pins && pc_folio_pos(i->cache, f) + e->write_end > pc_inode_size(i))
+		return pc_violated(out, "I-9",
+				   "inode %llu page %llu: a view may store up to byte %u, the file ends at %llu",
+				   id_of(i), at(f), e->write_end, (unsigned long long)pc_inode_size(i));
 	return true;
 }
 
@@ -193,7 +215,8 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
-	u64 folios = 0, pages = 0, d = 0, w = 0, u = 0, x = 0, local = 0, last = UINT64_MAX >> c->page_shift, index = 0;
+	u64 folios = 0, pages = 0, d = 0, w = 0, u = 0, x = 0, local = 0, pinned = 0, p = 0;
+	u64 last = UINT64_MAX >> c->page_shift, index = 0;
 	for (u32 id; (id = pc_index_next(i, index, last));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		u32 blocks = 1u << pc_folio_order(f);
@@ -205,10 +228,16 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 		u += pc_set_count(c, f, PC_U, 0, blocks);
 		x += pc_set_count(c, f, PC_X, 0, blocks);
 		local += pc_local_count(c, f, 0, blocks);
+		pinned += pc_folio_state(f) & PC_F_PINNED ? blocks : 0;
+		p += pc_set_count(c, f, PC_P, 0, blocks);
 		if (!check_place(i, f, out) || !check_bytes(i, f, out) || !check_flags(i, f, out) ||
-		    !check_tail(i, f, out))
+		    !check_pins(i, f, out) || !check_tail(i, f, out))
 			return false;
 	}
+	if (pinned != i->nr_pinned || p != i->nr_write_pinned)
+		return pc_violated(out, "I-2", "inode %llu: counts differ: pinned %llu/%llu, for storing %llu/%llu",
+				   id_of(i), (unsigned long long)pinned, (unsigned long long)i->nr_pinned,
+				   (unsigned long long)p, (unsigned long long)i->nr_write_pinned);
 	if (folios != i->nr_folios || pages != i->nr_pages || d != i->nr_dirty || w != i->nr_writeback ||
 	    u != i->nr_unstable || x != i->nr_failed || local != i->nr_local)
 		return pc_violated(
@@ -298,15 +327,19 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 /* Sums of the inodes against the numbers that limits use. */
 static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 {
-	u64 local = 0, unstable = 0;
+	u64 local = 0, unstable = 0, pinned = 0;
 	for (u32 k = 0; k < c->inode_slots; k++)
 		if (c->inodes[k]) {
-			local += c->inodes[k]->nr_local;
+			local += c->inodes[k]->nr_local - c->inodes[k]->nr_write_pinned;
+			pinned += c->inodes[k]->nr_write_pinned;
 			unstable += c->inodes[k]->nr_unstable;
 		}
 	if (unstable != atomic_load(&c->unstable))
 		return pc_violated(out, "I-2", "%llu unstable blocks in inodes, %llu in the cache",
 				   (unsigned long long)unstable, (unsigned long long)atomic_load(&c->unstable));
+	if (pinned != atomic_load(&c->write_pinned))
+		return pc_violated(out, "I-2", "%llu blocks pinned for storing in inodes, %llu in the cache",
+				   (unsigned long long)pinned, (unsigned long long)atomic_load(&c->write_pinned));
 	if (local != atomic_load(&c->local))
 		return pc_violated(out, "I-2", "%llu local blocks in inodes, %llu in the cache",
 				   (unsigned long long)local, (unsigned long long)atomic_load(&c->local));

@@ -156,8 +156,9 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	if (!ok && parked)
 		i->fail_seq++;
 	pc_inode_leaf_unlock(i);
-	if (r->unit)
+	if (r->unit || r->snapshot)
 		pc_unit_collect(r);
+	pc_snapshot_end(r);
 	end_segs(r, ok, parked ? PC_WB_FAILED : PC_WB_AGAIN);
 	pc_inode_leaf_lock(i);
 	PC_ASSERT(i->pass.inflight > 0);

@@ -127,25 +127,13 @@ void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
 
 struct pin {
 	PyObject_HEAD PyObject *core;
-	u8 *memory;
-	Py_ssize_t len;
-	u32 folio;
-	_Atomic u32 exports;
+	struct pc_pin held;
 };
 
 static int pin_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
-	struct pin *p = (struct pin *)self;
-	if (PyBuffer_FillInfo(view, self, p->memory, p->len, 1, flags))
-		return -1;
-	atomic_fetch_add(&p->exports, 1);
-	return 0;
-}
-
-static void pin_releasebuffer(PyObject *self, Py_buffer *view)
-{
-	(void)view;
-	atomic_fetch_sub(&((struct pin *)self)->exports, 1);
+	struct pc_pin *held = &((struct pin *)self)->held;
+	return PyBuffer_FillInfo(view, self, held->memory, (Py_ssize_t)held->len, !held->writable, flags);
 }
 
 /* Exports hold references to the exporter: when it dies, the last slice is gone. */
@@ -155,7 +143,7 @@ static void pin_dealloc(PyObject *self)
 	PyTypeObject *type = Py_TYPE(self);
 	struct pc_cache *c = ((struct core *)p->core)->cache;
 	if (!pc_is_forked(c)) {
-		pc_unpin(c, p->folio);
+		pc_unpin(c, &p->held);
 		pc_core_release(p->core);
 	}
 	Py_DECREF(p->core);
@@ -167,67 +155,120 @@ static PyObject *pin_detached(PyObject *self, void *closure)
 {
 	struct pin *p = (struct pin *)self;
 	(void)closure;
-	return PyBool_FromLong(pc_pin_detached(((struct core *)p->core)->cache, p->folio));
+	return PyBool_FromLong(pc_pin_detached(((struct core *)p->core)->cache, &p->held));
 }
 
-static PyObject *pin_new(PyObject *core, u32 folio, u8 *memory, u64 len)
+static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 {
 	struct pin *p = PyObject_New(struct pin, pc_pin_type);
 	if (!p)
 		return NULL;
 	Py_INCREF(core);
 	p->core = core;
-	p->memory = memory;
-	p->len = (Py_ssize_t)len;
-	p->folio = folio;
-	atomic_init(&p->exports, 0);
+	p->held = *held;
 	return (PyObject *)p;
 }
 
-/* pin(core, inode, pos, len) -> list of Pin, ascending, together the range; fills what is missing. */
+/* No memory now: wait for some like a writer; where none can ever come that call says so. Return: 0, -1. */
+static int wait_for_memory(struct pc_inode *i)
+{
+	PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 0);
+	Py_XDECREF(room);
+	return room ? 0 : -1;
+}
+
+/* Why pc_pin did not. Return: 0 look again, -1 exception. */
+static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
+{
+	if (err == -ENOMEM) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	if (err == -EMLINK)
+		return pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
+	if (err == -ENOBUFS)
+		return pc_raise(core, engine_of(i), "pins",
+				"a quarter of the cache is held by writable views: release some first");
+	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
+		return pc_wait_folio(i, core, need);
+	if (need->kind == PC_NEED_OPEN)
+		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
+	int filled = need->kind == PC_NEED_FILL ? pc_run_fill(core, i, need->pos, need->len, NULL) : 0;
+	return filled > 0 ? wait_for_memory(i) : filled;
+}
+
+/* Pins of [pos, pos + len), ascending. Return: a list, NULL. */
+static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len, bool writable)
+{
+	PyObject *list = PyList_New(0);
+	while (list && len) {
+		struct pc_pin held;
+		struct pc_need need;
+		int err = pc_pin(i, pos, len, writable, &held, &need);
+		if (err) {
+			if (pin_later(core, i, err, &need))
+				Py_CLEAR(list);
+			continue;
+		}
+		PyObject *pin = pin_new(core, &held);
+		if (!pin)
+			pc_unpin(i->cache, &held);
+		if (!pin || PyList_Append(list, pin))
+			Py_CLEAR(list);
+		Py_XDECREF(pin);
+		pos += held.len;
+		len -= held.len;
+	}
+	return list;
+}
+
+/* Get what is missing before the lock is taken, as far as that goes: writers need not wait for it. Return: 0, -1. */
+static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
+	int filled = 0;
+	while (filled == 0 && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
+		last = pos;
+		filled = pc_run_fill(core, i, pos, end - pos, NULL);
+	}
+	return filled < 0 ? -1 : 0;
+}
+
+/* With the inode lock, which keeps writers and the end of the file where they are. */
+static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
+{
+	PyObject *list = NULL;
+	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
+	    fill_first(core, i, pos, len))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	if (pc_op_acquire(op, HOLD_LOCK_X, -1) == 0) {
+		u64 size = pc_inode_size(i);
+		if (pos > size || len > size - pos)
+			PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
+				     (unsigned long long)pos, (unsigned long long)(pos + len),
+				     (unsigned long long)size);
+		else
+			list = pin_range(core, i, pos, len, true);
+	}
+	pc_op_settle(op);
+	Py_DECREF(op);
+	return list;
+}
+
+/* pin(core, inode, pos, len, writable) -> list of Pin, ascending, together the range; fills what is missing. */
 PyObject *pc_view_open(PyObject *module, PyObject *args)
 {
 	PyObject *core;
 	unsigned long long address, pos, len;
+	int writable;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &len))
+	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
-	PyObject *list = PyList_New(0);
-	while (list && len) {
-		u32 folio;
-		u8 *memory;
-		u64 n;
-		struct pc_need need;
-		int err = pc_pin(i, pos, len, &folio, &memory, &n, &need);
-		if (err == -ENOMEM) {
-			PyErr_NoMemory();
-			Py_CLEAR(list);
-		} else if (err == -EMLINK) {
-			pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
-			Py_CLEAR(list);
-		} else if (err) {
-			int filled = pc_run_fill(core, i, pos, len, NULL);
-			/* No memory now: wait for some like a writer; where none can ever come that call says so. */
-			if (filled > 0) {
-				PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 0);
-				filled = room ? 0 : -1;
-				Py_XDECREF(room);
-			}
-			if (filled)
-				Py_CLEAR(list);
-		} else {
-			PyObject *pin = pin_new(core, folio, memory, n);
-			if (!pin)
-				pc_unpin(i->cache, folio);
-			if (!pin || PyList_Append(list, pin))
-				Py_CLEAR(list);
-			Py_XDECREF(pin);
-			pos += n;
-			len -= n;
-		}
-	}
-	return list;
+	return writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false);
 }
 
 static PyType_Slot buf_slots[] = {
@@ -241,13 +282,12 @@ static PyType_Spec buf_spec = {"pagecache._native._core.Buf", sizeof(struct buf)
 			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buf_slots};
 
 static PyGetSetDef pin_getset[] = {
-	{"detached", pin_detached, NULL, "True when truncate or invalidate cut the memory off from the file.", NULL},
+	{"detached", pin_detached, NULL, "True when the memory is no longer the file's.", NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot pin_slots[] = {
 	{Py_tp_dealloc, pin_dealloc},
 	{Py_bf_getbuffer, pin_getbuffer},
-	{Py_bf_releasebuffer, pin_releasebuffer},
 	{Py_tp_getset, pin_getset},
 	{Py_tp_doc, "Exporter of one pinned folio's memory."},
 	{0, NULL},

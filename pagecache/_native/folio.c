@@ -3,7 +3,7 @@
  *
  *   E1  absent → present, locked, V = ∅      pc_folio_create
  *   E2  R → V, unlock                         pc_valid_add + pc_folio_unlock (fill.c)
- *   E3  clean → dirty                         pc_folio_dirty
+ *   E3  clean → dirty                         pc_folio_dirty, pc_folio_pin_blocks
  *   E4  D → W                                 pc_folio_begin_writeback
  *   E5  W → U, W → clean                      pc_folio_end_writeback (PC_WB_UNSTABLE, PC_WB_STABLE)
  *   E6  W → D (+ X)                           pc_folio_end_writeback (PC_WB_AGAIN, PC_WB_FAILED)
@@ -164,7 +164,7 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 {
 	struct pc_cache *c = i->cache;
 	u32 st = pc_folio_state(f);
-	PC_ASSERT(!(st & PC_F_LOCAL));
+	PC_ASSERT(!(st & (PC_F_LOCAL | PC_F_WRITE_PINNED)));
 	towrite_clear(i, f);
 	set_del(i, f, PC_X, 0, blocks_of(f));
 	pc_index_erase(i, pc_folio_index(f), pc_folio_order(f));
@@ -219,9 +219,41 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	pc_trace_add(c, PC_T_DIRTY, i->id, pc_folio_index(f), pc_stamp_get(&f->d));
 }
 
+/* What views may store to has a limit of its own, and does not count against that of writers. */
+static void pinned_changed(struct pc_inode *i, i64 delta)
+{
+	i->nr_write_pinned += (u64)delta;
+	atomic_fetch_add_explicit(&i->cache->write_pinned, (u64)delta, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&i->volume->local, (u64)delta, memory_order_relaxed);
+	atomic_fetch_sub_explicit(&i->cache->local, (u64)delta, memory_order_relaxed);
+}
+
+/* [E3] A view may store to [from, to) from here on: the blocks are dirty until the last one is released. Context: leaf lock,
+ * folio lock; all of it is valid, and in no call's hands. */
+void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+{
+	struct pc_cache *c = i->cache;
+	pc_folio_dirty(i, f, from, to);
+	pinned_changed(i, pc_set_add(c, f, PC_P, from >> c->page_shift, (to + c->page_size - 1) >> c->page_shift));
+}
+
+/* No view can store to it any more: what it holds is dirty like what a writer wrote. Context: leaf lock. */
+void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f)
+{
+	pinned_changed(i, -(i64)pc_set_del(i->cache, f, PC_P, 0, blocks_of(f)));
+}
+
+/* Whatever became of D: what a view may store to is in it, and its content from here on is a later write (contract 1.3). */
+static void stay_dirty(struct pc_inode *i, struct pc_folio *f)
+{
+	if (pc_folio_state(f) & PC_F_WRITE_PINNED && set_copy(i, f, PC_P, PC_D, 0, blocks_of(f)))
+		stamp_lower(&f->d, atomic_load_explicit(&i->volume->epoch, memory_order_acquire));
+}
+
 /* ---------------------------------------------------------------- E4, E5, E6, E13 */
 
-/* [E4] All of D to W in one section. W must be empty: bytes are in at most one call. Return: blocks handed over. */
+/* [E4] All of D to W in one section. W must be empty: bytes are in at most one call. What views may store to stays in D; the
+ * call gets a copy of that (pc_seg_snapshot). Return: blocks handed over. */
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 {
 	struct pc_cache *c = i->cache;
@@ -234,6 +266,9 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	set_del(i, f, PC_X, 0, blocks);
 	stamp_lower(&f->w, pc_stamp_get(&f->d));
 	pc_stamp_set(&f->d, PC_STAMP_NONE);
+	stay_dirty(i, f);
+	if (blocks == 1 && pc_folio_state(f) & PC_F_WRITE_PINNED)
+		atomic_fetch_or(&f->state, PC_F_COPIED);
 	towrite_clear(i, f);
 	i->counters.handed_over += (u64)n << c->page_shift;
 	pc_trace_add(c, PC_T_HANDOVER, i->id, pc_folio_index(f), pc_stamp_get(&f->w));
@@ -343,6 +378,7 @@ void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f)
 /**
  * pc_folio_forget_local() - [E8, E12] blocks [b0, b1) leave D, U and X without I/O: truncate, punch, discard.
  *
+ * What a view may store to stays dirty: pc_folio_unpin_blocks comes first where that is to go.
  * Context: leaf lock, token (so W is empty). The stamps go when their sets are empty; what remains keeps them.
  */
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1)
@@ -353,6 +389,7 @@ void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b
 	set_del(i, f, PC_D, b0, b1);
 	set_del(i, f, PC_U, b0, b1);
 	set_del(i, f, PC_X, b0, b1);
+	stay_dirty(i, f);
 	u32 st = pc_folio_state(f);
 	if (!(st & PC_F_DIRTY)) {
 		pc_stamp_set(&f->d, PC_STAMP_NONE);

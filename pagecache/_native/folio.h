@@ -21,6 +21,7 @@ enum pc_folio_flag {
 	PC_F_STALE = 1 << 12,     /* remote change pending: bytes outside L must not satisfy reads */
 	PC_F_DETACHED = 1 << 13,  /* out of the index, alive through pins or calls */
 	PC_F_PINNED = 1 << 14,    /* a view holds its memory */
+	PC_F_WRITE_PINNED = 1 << 19, /* P is not empty: a view may store to it at any moment */
 	PC_F_WRITER_WAITS = 1 << 15,
 	PC_F_COPIED = 1 << 16,    /* one-page folio: the running call has the old frame */
 	PC_F_HELD = 1
@@ -132,8 +133,22 @@ void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked);
 void pc_folio_unstage(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
+void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
+void pc_folio_unpin_blocks(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_detach(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_remove(struct pc_inode *i, struct pc_folio *f);
+
+/* write.c */
+bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
+
+/* views.c */
+enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };
+enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end);
+void pc_ext_pin(struct pc_inode *i, struct pc_folio *f);
+void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f);
+u32 pc_pins_leave(struct pc_inode *i, struct pc_folio *f);
+bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere);
+void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
 
 /* truncate.c */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);

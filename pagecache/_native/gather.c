@@ -38,7 +38,7 @@ u8 *pc_scratch_leave(struct pc_request *r)
 	u8 *old = r->scratch, *copy = scratch_new(r);
 	if (copy)
 		memcpy(copy, old, r->end - r->start);
-	else
+	else if (r->unit)
 		r->gather = 1, r->gather_seg = 0, r->cursor = r->run_end = 0;
 	r->scratch = copy;
 	return old;
@@ -75,8 +75,7 @@ static bool gather_run(struct pc_request *r)
 		if (!(g->off & PC_SEG_SCRATCH))
 			continue;
 		if (g->folio) {
-			const u8 *frame = pc_arena_at(&i->cache->arena, g->frame);
-			memcpy(scratch_at(r, g->pos), frame + (g->off & ~PC_SEG_SCRATCH), g->len);
+			memcpy(scratch_at(r, g->pos), pc_seg_memory(i->cache, g), g->len);
 			continue;
 		}
 		r->cursor = pc_max(r->cursor, g->pos);

@@ -15,6 +15,10 @@
 #include "handle.h"
 
 #include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FAULTED "the buffer's memory is not there: a map behind the end of its file, or of a device that failed"
 
 PyTypeObject *pc_handle_type;
 Py_ssize_t pc_handle_base;
@@ -150,10 +154,44 @@ void *pc_bounce_new(struct handle *h, u64 len)
 	return p;
 }
 
-void pc_copy_released(void *to, const void *from, u64 len)
+/* The system copies, so that memory that is not there (a map of a file that was cut) is an error and no SIGBUS. Where it does
+ * not, we do. Return: bytes copied. */
+static u64 copy_checked(void *to, const void *from, u64 len, bool in)
 {
-	Py_BEGIN_ALLOW_THREADS memcpy(to, from, len);
-	Py_END_ALLOW_THREADS
+	u64 done = 0;
+	while (done < len) {
+		struct iovec local = {in ? (u8 *)to + done : (u8 *)(uintptr_t)from + done, len - done};
+		struct iovec remote = {in ? (u8 *)(uintptr_t)from + done : (u8 *)to + done, len - done};
+		ssize_t n = in ? process_vm_readv(getpid(), &local, 1, &remote, 1, 0)
+			       : process_vm_writev(getpid(), &local, 1, &remote, 1, 0);
+		if (n < 0 && (errno == ENOSYS || errno == EPERM)) {
+			memcpy((u8 *)to + done, (const u8 *)from + done, len - done);
+			return len;
+		}
+		if (n <= 0)
+			break;
+		done += (u64)n;
+	}
+	return done;
+}
+
+static int copy_released(struct handle *h, void *to, const void *from, u64 len, bool in)
+{
+	u64 done;
+	Py_BEGIN_ALLOW_THREADS done = copy_checked(to, from, len, in);
+	Py_END_ALLOW_THREADS return done == len ? 0 : pc_raise(h->core, h->inode->user, "fault", FAULTED);
+}
+
+/* From memory that may fault, with nothing held. Return: 0, -1: it did, and there is nothing behind the fault. */
+int pc_copy_in(struct handle *h, void *to, const void *from, u64 len)
+{
+	return copy_released(h, to, from, len, true);
+}
+
+/* To memory that may fault. */
+int pc_copy_out(struct handle *h, void *to, const void *from, u64 len)
+{
+	return copy_released(h, to, from, len, false);
 }
 
 /* ---------------------------------------------------------------- position */

@@ -29,7 +29,8 @@ int pc_to_i64(PyObject *value, const char *what, i64 *out);
 int pc_check_segments(PyObject *buffers, int flags);
 bool pc_may_fault(const struct handle *h, PyObject *object);
 void *pc_bounce_new(struct handle *h, u64 len);
-void pc_copy_released(void *to, const void *from, u64 len);
+int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
+int pc_copy_out(struct handle *h, void *to, const void *from, u64 len);
 
 static inline struct handle *handle_of(PyObject *self)
 {

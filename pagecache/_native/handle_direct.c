@@ -16,14 +16,14 @@ PyObject *handle_may_fault(PyObject *self, PyObject *object)
 PyObject *handle_copy_aside(PyObject *self, PyObject *args)
 {
 	Py_buffer to, from;
-	(void)self;
 	if (!PyArg_ParseTuple(args, "w*y*", &to, &from))
 		return NULL;
 	bool fits = from.len <= to.len;
-	if (fits)
-		pc_copy_released(to.buf, from.buf, (u64)from.len);
+	int err = fits ? pc_copy_out(handle_of(self), to.buf, from.buf, (u64)from.len) : 0;
 	PyBuffer_Release(&to);
 	PyBuffer_Release(&from);
+	if (err)
+		return NULL;
 	if (fits)
 		Py_RETURN_NONE;
 	PyErr_SetString(PyExc_ValueError, "the source is longer");
@@ -43,10 +43,10 @@ PyObject *handle_steady(PyObject *self, PyObject *data)
 		return NULL;
 	}
 	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
-	if (copy) {
-		pc_copy_released(PyBytes_AsString(copy), view.buf, (u64)view.len);
+	if (copy && pc_copy_in(h, PyBytes_AsString(copy), view.buf, (u64)view.len))
+		Py_CLEAR(copy);
+	if (copy)
 		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
-	}
 	PyBuffer_Release(&view);
 	return copy;
 }

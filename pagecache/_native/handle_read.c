@@ -141,14 +141,14 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 	}
 	u64 len = clip(h, pos, (u64)view.len);
 	i64 n = -1;
-	if (PC_LIKELY(!pc_may_fault(h, object))) {
+	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
 		n = read_into(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
 			n = read_into(h, pos, bounce, len);
-		if (n > 0)
-			pc_copy_released(view.buf, bounce, (u64)n);
+		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
+			n = -1;
 		free(bounce);
 	}
 	PyBuffer_Release(&view);

@@ -231,8 +231,9 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 	return write_through(h, pos, len);
 }
 
-/* A source that may fault is copied first, with nothing held. */
-static const u8 *source(struct handle *h, PyObject *object, Py_buffer *view, void **bounce)
+/* A source that may fault is copied first, with nothing held; and a view of what is written, so that its bytes move as if all
+ * were read before the first is stored. */
+static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *view, void **bounce)
 {
 	*bounce = NULL;
 	if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE)) {
@@ -242,14 +243,15 @@ static const u8 *source(struct handle *h, PyObject *object, Py_buffer *view, voi
 		}
 		return NULL;
 	}
-	if (PC_LIKELY(!pc_may_fault(h, object)))
+	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
-	if (!*bounce) {
+	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len)) {
+		set_characters_written(0);
+		free(*bounce);
 		PyBuffer_Release(view);
 		return NULL;
 	}
-	pc_copy_released(*bounce, view->buf, (u64)view->len);
 	return *bounce;
 }
 
@@ -279,7 +281,7 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 {
 	Py_buffer view;
 	void *bounce;
-	const u8 *from = source(h, object, &view, &bounce);
+	const u8 *from = source(h, object, append ? pc_inode_size(h->inode) : *pos, &view, &bounce);
 	if (!from)
 		return -1;
 	i64 len = view.len;
@@ -413,7 +415,7 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 		return NULL;
 	Py_buffer view;
 	void *bounce;
-	const u8 *from = source(h, args[0], &view, &bounce);
+	const u8 *from = source(h, args[0], pos, &view, &bounce);
 	if (!from)
 		return NULL;
 	u64 len = (u64)view.len;

@@ -196,6 +196,7 @@ static void usage_of(struct pc_inode *i, struct pc_usage *u)
 	u->local += i->nr_local << shift;
 	u->staged += pc_staged_bytes(i);
 	u->pinned += i->nr_pinned << shift;
+	u->write_pinned += i->nr_write_pinned << shift;
 	u->folios += i->nr_folios;
 	u->size = pc_inode_size(i);
 	u->remote_size = pc_inode_remote_size(i);

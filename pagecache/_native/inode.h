@@ -24,6 +24,12 @@ struct pc_undone {
 	u8 created;
 };
 
+/* A block of memory for a change that must not fail (pc_views_reserve). */
+struct pc_spare {
+	u32 frame, order;
+	bool full;
+};
+
 struct pc_inode {
 	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
 	_Atomic u32 lock_word; /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
@@ -67,9 +73,10 @@ struct pc_inode {
 	u64 fail_seq; /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
+	struct pc_spare spare; /* of who holds the token */
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
-	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned; /* blocks */
+	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned; /* blocks */
 	struct pc_staged staged; /* S; its `bytes` are read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */

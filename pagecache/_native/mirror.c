@@ -12,6 +12,8 @@
  *
  * Contract 2.13. Locks: leaf lock. No waiting here.
  */
+#include <stdlib.h>
+
 #include "internal.h"
 
 /**
@@ -39,6 +41,21 @@ bool pc_mirror_spoiled(struct pc_inode *i)
 	return atomic_exchange(&i->mirror_spoiled, 0);
 }
 
+/* Copies of what views may store to, as the request of stream 0 makes them. Return: false without memory. */
+static bool take_copies(struct pc_request *m, const struct pc_request *r)
+{
+	u8 *scratch = realloc(m->scratch, r->end - m->start);
+	if (!scratch)
+		return false;
+	m->scratch = scratch;
+	for (u32 s = 0; s < r->nr_segs; s++) {
+		const struct pc_seg *g = &r->segs[s];
+		if (g->folio && g->frame == PC_NO_FRAME)
+			memcpy(scratch + (g->pos - m->start), pc_seg_memory(m->inode->cache, g), g->len);
+	}
+	return true;
+}
+
 static bool joins(const struct pc_request *m, const struct pc_request *r)
 {
 	const struct pc_limits *l = &r->inode->volume->mirror_limits;
@@ -58,21 +75,24 @@ struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	struct pc_request *m = joins(last, r) ? last : pc_request_new(i, PC_REQ_MIRROR);
-	if (!m || !pc_seg_reserve(m, r->nr_segs)) {
+	if (m && m != last)
+		m->start = r->start;
+	if (!m || !pc_seg_reserve(m, r->nr_segs) || ((m->scratch || r->snapshot) && !take_copies(m, r))) {
 		if (m && m != last)
 			pc_request_delete(m);
 		return NULL;
 	}
-	if (m != last)
-		m->start = r->start;
 	pc_inode_leaf_lock(i);
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		const struct pc_seg *g = &r->segs[s];
-		if (!g->folio || g->off & PC_SEG_SCRATCH)
+		if (!g->folio)
 			continue; /* a neighbour that only goes along in its unit */
-		struct pc_folio *f = pc_folio_at(c, g->folio);
-		pc_frame_hold(c, f, g->frame);
-		m->segs[m->nr_segs++] = *g;
+		m->segs[m->nr_segs] = *g;
+		if (g->frame == PC_NO_FRAME)
+			m->segs[m->nr_segs].folio = 0; /* nothing is held for it */
+		else
+			pc_frame_hold(c, pc_folio_at(c, g->folio), g->frame);
+		m->segs[m->nr_segs++].off &= g->frame == PC_NO_FRAME ? ~0u : ~PC_SEG_SCRATCH;
 	}
 	m->end = r->end;
 	pc_inode_leaf_unlock(i);
@@ -84,7 +104,8 @@ void pc_mirror_end(struct pc_request *r)
 {
 	struct pc_cache *c = r->inode->cache;
 	for (u32 s = 0; s < r->nr_segs; s++)
-		pc_shadow_put(c, r->segs[s].frame);
+		if (r->segs[s].frame != PC_NO_FRAME)
+			pc_shadow_put(c, r->segs[s].frame);
 	pc_request_delete(r);
 	pc_event_wake(&c->event);
 }

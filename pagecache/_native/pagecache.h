@@ -67,7 +67,8 @@ struct pc_undone_report {
 
 /* Byte counts of an inode or a volume at one moment. */
 struct pc_usage {
-	uint64_t cached, clean, dirty, writeback, unstable, failed, local, staged, pinned, folios, size, remote_size;
+	uint64_t cached, clean, dirty, writeback, unstable, failed, local, staged, pinned, write_pinned, folios, size,
+		remote_size;
 };
 
 /* Byte counts of a cache; exact numbers of metadata. */
@@ -289,10 +290,19 @@ uint64_t pc_request_len(const struct pc_request *r);
 struct pc_inode *pc_request_inode(const struct pc_request *r);
 
 /* ---- pins of views */
-int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
-	   struct pc_need *need);
-void pc_unpin(struct pc_cache *c, uint32_t folio);
-bool pc_pin_detached(struct pc_cache *c, uint32_t folio);
+/* Memory of one folio that a view holds. */
+struct pc_pin {
+	uint8_t *memory;
+	uint64_t len;
+	uint32_t folio, frame;
+	bool writable;
+};
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need);
+void pc_unpin(struct pc_cache *c, const struct pc_pin *pin);
+bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin);
+int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts);
+int pc_views_reserve(struct pc_inode *i, uint64_t size);
+void pc_views_unreserve(struct pc_inode *i);
 
 /* ---- tests: sync points and removed fixes of debug builds, index walks that count their visits */
 void pc_sync_arm(const char *point, uint32_t skip);

@@ -1,81 +1,213 @@
 /*
- * pin.c - pins: memory that a view looks at, which survives truncate, discard and invalidation.
+ * pin.c - pins: memory that a view looks at, or may store to at any moment.
  *
- * A pin is a reference and a count in the folio's extension. A pinned folio is not evicted; where its bytes go it is detached
- * (pc_folio_remove): the view keeps the memory, the file does not see it any more.
+ *   folio ── frame ── pin, pin, ...        a pinned folio is not evicted, its frame not exchanged; a pin knows both
+ *     P  |··████··|                        blocks that somebody may store to at any moment, seen by nobody
+ *     D  |·██████·|                        P ⊆ D, always: whatever is handed over of P stays dirty (snapshot.c)
  *
- * Locks: leaf lock.
+ * A pin survives truncate, discard and invalidation. A folio that goes as a whole is detached and takes its pins along: out of
+ * the index, alive until the last of them. A folio of which a part stays in the file gets another frame, and the pins keep the
+ * old one (views.c): from then on they hold a frame by its number (shadow.c), and no folio.
+ *
+ * Locks: pins are counted under the leaf lock. Pinning for storing takes the folio lock too, and comes with the inode lock X.
+ * Unpinning is for any thread at any moment: leaf locks and nothing else. Contract 2.21.
  */
 #include "internal.h"
 
-/**
- * pc_pin() - hold the memory of the folio at @pos for a view.
- *
- * Return: 0 with *memory at @pos and *n bytes of it (at most len); -EAGAIN: need says what is missing (FILL); -ENOMEM;
- * -EMLINK: PC_PINS_MAX pins hold the folio.
- */
-int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, uint32_t *folio, uint8_t **memory, uint64_t *n,
-	   struct pc_need *need)
+enum { PC_WRITE_PINNED_SHARE = 4 }; /* one part in so many of the memory may be pinned for storing */
+
+/* One pin more. Leaf lock held; the folio has an extension. */
+void pc_ext_pin(struct pc_inode *i, struct pc_folio *f)
+{
+	bool got = pc_folio_get(f);
+	PC_ASSERT(got);
+	if (pc_folio_ext(i->cache, f)->pins++ == 0) {
+		atomic_fetch_or(&f->state, PC_F_PINNED);
+		i->nr_pinned += 1u << pc_folio_order(f);
+	}
+}
+
+/* Pins that are gone. Leaf lock held. */
+static void unpinned(struct pc_inode *i, struct pc_folio *f)
+{
+	struct pc_ext *e = pc_folio_ext(i->cache, f);
+	if (e->write_pins == 0) {
+		e->write_end = 0;
+		pc_folio_unpin_blocks(i, f);
+	}
+	if (e->pins)
+		return;
+	atomic_fetch_and(&f->state, ~(u32)PC_F_PINNED);
+	i->nr_pinned -= 1u << pc_folio_order(f);
+	pc_folio_ext_drop(i, f);
+	if (!(pc_folio_state(f) & PC_F_LOCAL))
+		pc_reclaim_clean(i->cache, f);
+}
+
+/* One pin less, of one that does not store. Leaf lock held; the folio is in the index. The reference is the caller's to put. */
+void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f)
+{
+	pc_folio_ext(i->cache, f)->pins--;
+	unpinned(i, f);
+}
+
+static void pin_folio(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool writable, struct pc_pin *out)
+{
+	struct pc_ext *e = pc_folio_ext(i->cache, f);
+	pc_ext_pin(i, f);
+	if (writable) {
+		e->write_pins++;
+		e->write_end = (u32)pc_max(e->write_end, to);
+		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_UNREAD | PC_F_READAHEAD), memory_order_relaxed);
+		pc_folio_pin_blocks(i, f, from, to);
+	}
+	*out = (struct pc_pin){
+		.folio = pc_folio_id(i->cache, f),
+		.frame = atomic_load_explicit(&f->frame, memory_order_relaxed),
+		.memory = pc_folio_memory(i->cache, f) + from,
+		.len = to - from,
+		.writable = writable,
+	};
+}
+
+/* Whether blocks of P more would pass the limit. */
+static bool beyond_limit(const struct pc_inode *i, const struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
+	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+	u64 more = b1 - b0 - pc_set_count(c, f, PC_P, b0, b1);
+	return atomic_load(&c->write_pinned) + more > atomic_load(&c->arena.capacity) / PC_WRITE_PINNED_SHARE;
+}
+
+static int pin_checked(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 len, bool writable, struct pc_pin *out)
+{
+	struct pc_cache *c = i->cache;
+	u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
+	u32 st = pc_folio_state(f);
+	if (st & PC_F_STALE || !(writable ? st & PC_F_UPTODATE : pc_valid_covers(c, f, from, to)))
+		return -EAGAIN;
+	if (pc_folio_ext_ensure(c, f))
+		return -ENOMEM;
+	if (pc_folio_ext(c, f)->pins >= PC_PINS_MAX)
+		return -EMLINK;
+	if (writable && beyond_limit(i, f, from, to))
+		return -ENOBUFS;
+	pin_folio(i, f, from, to, writable, out);
+	return 0;
+}
+
+static int pin_to_read(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out)
+{
 	int err = -EAGAIN;
-	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};
 	pc_inode_leaf_lock(i);
-	u32 id = pc_index_lookup(i, pos >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (f && pc_folio_is(i, f, pos >> c->page_shift)) {
-		u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
-		if (!(pc_folio_state(f) & PC_F_STALE) && pc_valid_covers(c, f, from, to))
-			err = pc_folio_ext_ensure(c, f);
-		if (!err && pc_folio_ext(c, f)->pins >= PC_PINS_MAX)
-			err = -EMLINK;
-		if (!err) {
-			bool got = pc_folio_get(f);
-			PC_ASSERT(got);
-			struct pc_ext *e = pc_folio_ext(c, f);
-			if (e->pins++ == 0) {
-				atomic_fetch_or(&f->state, PC_F_PINNED);
-				i->nr_pinned += 1u << pc_folio_order(f);
-			}
-			*folio = id;
-			*memory = pc_folio_memory(c, f) + from;
-			*n = to - from;
-		}
-	}
+	u32 id = pc_index_lookup(i, pos >> i->cache->page_shift);
+	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+	if (f && pc_folio_is(i, f, pos >> i->cache->page_shift))
+		err = pin_checked(i, f, pos, len, false, out);
 	pc_inode_leaf_unlock(i);
 	return err;
 }
 
-/* Any thread, any moment: a leaf lock and nothing else. */
-void pc_unpin(struct pc_cache *c, uint32_t folio)
+/* The whole folio is valid, and no call reads what may change from here on: then it is pinned. */
+static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out, struct pc_need *need)
 {
-	struct pc_folio *f = pc_folio_at(c, folio);
+	struct pc_cache *c = i->cache;
+	u32 id = pc_index_lookup(i, pos >> c->page_shift);
+	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+	if (!f || !pc_folio_is(i, f, pos >> c->page_shift))
+		return -EAGAIN;
+	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
+	if (err) {
+		need->kind = err == -EAGAIN ? PC_NEED_FOLIO : PC_NEED_NOTHING;
+		need->folio = id;
+		need->owner = atomic_load(&f->owner);
+		return -EAGAIN;
+	}
+	u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
+	if (!pc_free_to_change(i, f, from, to)) {
+		need->kind = PC_NEED_FLIGHT;
+		need->folio = id;
+		err = -EAGAIN;
+	}
+	PC_SYNC("pin_before_dirty");
+	pc_inode_leaf_lock(i);
+	if (!err && pc_folio_state(f) & PC_F_STALE)
+		pc_folio_refresh(i, f);
+	if (!err)
+		err = pin_checked(i, f, pos, len, true, out);
+	pc_inode_leaf_unlock(i);
+	need->pos = pc_folio_pos(c, f);
+	need->len = pc_folio_bytes(c, f);
+	pc_folio_unlock(c, f);
+	return err;
+}
+
+/**
+ * pc_pin() - hold the memory of the folio at @pos for a view.
+ *
+ * @writable: its owner may store to it until it is unpinned; comes with the inode lock X, the range lies inside the file.
+ * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: need says what is missing (FILL, FOLIO,
+ * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for storing.
+ */
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need)
+{
+	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};
+	if (writable && atomic_load_explicit(&i->volume->sealed, memory_order_relaxed)) {
+		need->kind = PC_NEED_OPEN;
+		return -EAGAIN;
+	}
+	return writable ? pin_to_store(i, pos, len, out, need) : pin_to_read(i, pos, len, out);
+}
+
+/* Any thread, any moment: leaf locks and nothing else. */
+void pc_unpin(struct pc_cache *c, const struct pc_pin *pin)
+{
+	struct pc_folio *f = pc_folio_at(c, pin->folio);
+	bool cut = false;
 	for (;;) {
 		u64 id = atomic_load(&f->inode_id);
 		struct pc_inode *i = id ? c->inodes[id & (PC_INODES_MAX - 1)] : NULL;
-		if (!i)
-			break;
-		/* The pin keeps the folio, the folio in the index keeps the inode: it can only be detached meanwhile. */
-		pc_inode_leaf_lock(i);
-		bool attached = atomic_load(&f->inode_id) == i->id;
-		if (attached) {
+		if (i)
+			pc_inode_leaf_lock(i);
+		/* The pin keeps the folio, the folio in the index keeps the inode: it can only be detached meanwhile. A frame that
+		 * is held is nobody else's: where the folio's is another, whosever it is now, the pin was cut off. */
+		bool attached = i && atomic_load(&f->inode_id) == i->id;
+		cut = atomic_load(&f->frame) != pin->frame;
+		if (attached && !cut) {
 			struct pc_ext *e = pc_folio_ext(c, f);
-			if (--e->pins == 0) {
-				atomic_fetch_and(&f->state, ~(u32)PC_F_PINNED);
-				i->nr_pinned -= 1u << pc_folio_order(f);
-				pc_folio_ext_drop(i, f);
-				if (!(pc_folio_state(f) & PC_F_LOCAL))
-					pc_reclaim_clean(c, f);
-			}
+			e->pins--;
+			e->write_pins -= pin->writable;
+			unpinned(i, f);
 		}
-		pc_inode_leaf_unlock(i);
-		if (attached)
+		if (i)
+			pc_inode_leaf_unlock(i);
+		if (!i || attached)
 			break;
 	}
-	pc_folio_put(c, f);
+	if (cut)
+		pc_shadow_put(c, pin->frame);
+	else
+		pc_folio_put(c, f);
 }
 
-bool pc_pin_detached(struct pc_cache *c, uint32_t folio)
+/* Whether the memory is no longer the file's. */
+bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin)
 {
-	return pc_folio_state(pc_folio_at(c, folio)) & PC_F_DETACHED;
+	const struct pc_folio *f = pc_folio_at(c, pin->folio);
+	return atomic_load(&((struct pc_folio *)f)->frame) != pin->frame || pc_folio_state(f) & PC_F_DETACHED;
+}
+
+/* The folio has another frame: its pins hold the old one by number now, and nothing else. Leaf lock held.
+ * Return: how many. */
+u32 pc_pins_leave(struct pc_inode *i, struct pc_folio *f)
+{
+	struct pc_ext *e = pc_folio_ext(i->cache, f);
+	u32 n = e ? e->pins : 0;
+	if (!n)
+		return 0;
+	e->pins = e->write_pins = 0;
+	unpinned(i, f);
+	u16 before = atomic_fetch_sub_explicit(&f->refs, (u16)n, memory_order_acq_rel);
+	PC_ASSERT(before > n);
+	return n;
 }

@@ -15,7 +15,8 @@
  */
 #include "internal.h"
 
-static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY, PC_F_WRITEBACK, PC_F_UNSTABLE, PC_F_FAILED};
+static const u32 flag_of[PC_SETS] = {PC_F_UPTODATE, PC_F_DIRTY,  PC_F_WRITEBACK,
+				     PC_F_UNSTABLE, PC_F_FAILED, PC_F_WRITE_PINNED};
 
 static u32 nr_words(const struct pc_ext *e)
 {
@@ -353,7 +354,7 @@ static u32 ext_new(struct pc_cache *c, u32 order)
 	if (!id)
 		return 0;
 	struct pc_ext *e = pc_pool_at(&c->exts[cls], id);
-	e->pins = 0;
+	e->pins = e->write_pins = e->write_end = 0;
 	e->calls = 0;
 	atomic_store_explicit(&e->words, 1u << cls, memory_order_relaxed);
 	for (u32 k = 0; k < PC_RAGGED; k++)

@@ -6,15 +6,17 @@
 
 #include "folio.h"
 
-/* Block sets. For one-page folios all but V are the flags themselves; larger folios keep bitmaps in their extension. */
-enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_SETS };
+/* Block sets; P: what views may store to. For one-page folios all but V are the flags themselves; larger folios keep bitmaps in their extension. */
+enum pc_set { PC_V, PC_D, PC_W, PC_U, PC_X, PC_P, PC_SETS };
 
 enum { PC_RAGGED = 8 };
 
 /* Extension of a folio: exists iff the folio is not uptodate, is pinned, or has more than one page and local bytes. */
 struct pc_ext {
 	u32 link; /* free link */
-	u32 pins;
+	u32 pins;       /* of views; those that may store among them: */
+	u32 write_pins;
+	u32 write_end; /* no view that may store reaches behind this byte of the folio */
 	u32 calls; /* order > 0: running calls whose buffers lie in the current frame */
 	_Atomic u32 words; /* per set; 0 in memory never used */
 	_Atomic u64 ragged[PC_RAGGED]; /* valid bytes outside whole valid blocks: start << 32 | end; 0: unused */

@@ -15,8 +15,8 @@ struct pc_seg {
 	u64 pos;   /* byte offset in the file */
 	u32 len;   /* bytes */
 	u32 folio; /* id; the request holds a reference */
-	u32 frame; /* the folio's first frame at hand-over */
-	u32 off;   /* byte offset in the folio; PC_SEG_SCRATCH of units.c above it */
+	u32 frame; /* the folio's first frame at hand-over; none where the call sends a copy of what a view may store to */
+	u32 off; /* byte offset in the folio; PC_SEG_SCRATCH of units.c above it */
 };
 
 enum pc_request_kind { PC_REQ_FILL = 1, PC_REQ_WRITE = 2, PC_REQ_MIRROR = 3 };
@@ -31,29 +31,30 @@ struct pc_request {
 	u32 id;
 	u32 link_free;
 	u8 kind, cls, rereads, zeros;
-	u8 quiet;  /* fill: the bytes come from memory, no call is counted */
+	u8 quiet; /* fill: the bytes come from memory, no call is counted */
 	u8 run_new; /* fill: the run is not counted yet [I-26] */
 	u8 gather; /* write of units: 1 neighbours are missing, 2 some were read */
 	u8 staged; /* the read that runs or comes next asks for bytes of S, and for nothing else */
-	u8 stage;  /* write: the backend is asked to keep the bytes readable */
+	u8 snapshot; /* write: segments without a frame are copied to scratch before the first call; their folios are pinned */
+	u8 stage; /* write: the backend is asked to keep the bytes readable */
 	_Atomic u8 settled;
-	u32 credit;      /* era of the volume's credit that it has, 0: none */
-	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
-	u64 inval_seq;   /* fill: sampled before its first call */
-	u64 start, end;  /* fill: page-aligned range of owned folios; write: first byte, end of the last segment */
-	u64 cursor;      /* fill: next byte to look at */
-	u64 run_end;     /* fill: the missing run [cursor, run_end) that is being read */
-	u64 run_got;     /* fill: bytes of it that are stored and not yet published */
+	u32 credit; /* era of the volume's credit that it has, 0: none */
+	u64 generation; /* volume generation at creation: an answer after an abort only ends W */
+	u64 inval_seq; /* fill: sampled before its first call */
+	u64 start, end; /* fill: page-aligned range of owned folios; write: first byte, end of the last segment */
+	u64 cursor; /* fill: next byte to look at */
+	u64 run_end; /* fill: the missing run [cursor, run_end) that is being read */
+	u64 run_got; /* fill: bytes of it that are stored and not yet published */
 	u64 call_pos, call_len; /* the backend call that runs or comes next */
 	u64 call_stop; /* fill: end of what that call stores; behind it the sink takes the rest of a read unit */
-	u32 nr_owned;    /* fill: folios still locked */
-	u32 recent;      /* fill: id of the folio that was looked at last */
+	u32 nr_owned; /* fill: folios still locked */
+	u32 recent; /* fill: id of the folio that was looked at last */
 	u32 nr_segs, cap_segs, gather_seg;
 	u32 seg, seg_off; /* write: first segment not wholly acknowledged, and how much of it is */
-	u8 *sink;         /* fill: surplus bytes of whole read units */
+	u8 *sink; /* fill: surplus bytes of whole read units */
 	u64 sink_size;
-	u64 unit;    /* write: whole units of so many bytes; 0: single bytes */
-	u8 *scratch; /* write of units: neighbours, laid out like [start, end) */
+	u64 unit; /* write: whole units of so many bytes; 0: single bytes */
+	u8 *scratch; /* write: neighbours in units, and copies of what may change; laid out like [start, end) */
 	struct pc_seg *segs;
 	struct pc_seg inline_segs[PC_REQ_INLINE];
 	/* The volume in whose queue a fill waits: set and cleared under that volume's lock, read by who has a stale id. */
@@ -64,6 +65,12 @@ static inline struct pc_request *pc_request_at(const struct pc_cache *c, u32 id)
 {
 	return pc_pool_at(&c->requests, id);
 }
+
+/* snapshot.c */
+void pc_seg_snapshot(struct pc_inode *i, struct pc_request *r, u32 s);
+const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g);
+bool pc_snapshot_make(struct pc_request *r);
+void pc_snapshot_end(struct pc_request *r);
 
 /* inode.c */
 struct pc_request *pc_request_new(struct pc_inode *i, int kind);

@@ -59,7 +59,8 @@ static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
 	struct pc_cache *c = b->inode->cache;
 	u32 id = pc_folio_id(c, f);
 	struct pc_ext *e = pc_folio_ext(c, f);
-	if (pc_folio_order(f) > 0 && (r->nr_segs == 0 || r->segs[r->nr_segs - 1].folio != id))
+	bool snapshot = pc_folio_state(f) & PC_F_WRITE_PINNED;
+	if (!snapshot && pc_folio_order(f) > 0 && (r->nr_segs == 0 || r->segs[r->nr_segs - 1].folio != id))
 		e->calls++;
 	bool got = pc_folio_get(f);
 	PC_ASSERT(got);
@@ -70,6 +71,8 @@ static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
 		.frame = atomic_load_explicit(&f->frame, memory_order_relaxed),
 		.off = from,
 	};
+	if (snapshot)
+		pc_seg_snapshot(b->inode, r, r->nr_segs - 1);
 	r->end = pc_folio_pos(c, f) + to;
 	b->bytes += to - from;
 }
@@ -176,6 +179,8 @@ bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *b
 	}
 	if (st & PC_F_WRITER_WAITS && !wanted)
 		return false; /* a writer waited for it to land: background work lets him in first */
+	if (st & PC_F_WRITE_PINNED && !wanted)
+		return false; /* it will be dirty again at once */
 	if (pc_folio_trylock(f)) {
 		*locked = true;
 		return true;
@@ -236,6 +241,8 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 	size_t k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)
 		return 0;
+	if (r->snapshot && !pc_snapshot_make(r))
+		return -ENOMEM;
 	u32 off = r->seg_off;
 	r->call_pos = r->segs[r->seg].pos + off;
 	if (l->boundary)
@@ -244,7 +251,8 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 		struct pc_seg *g = &r->segs[s];
 		if (g->pos + off != r->call_pos + len)
 			break;
-		u8 *memory = pc_arena_at(&c->arena, g->frame) + g->off + off;
+		u8 *memory = g->off & PC_SEG_SCRATCH ? r->scratch + (g->pos - r->start) + off
+						     : pc_arena_at(&c->arena, g->frame) + g->off + off;
 		u64 part = pc_min(g->len - off, max - len);
 		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
 			parts[k - 1].len += part;

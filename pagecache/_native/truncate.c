@@ -5,7 +5,7 @@
  * start; the caller has waited for those that ran, pc_range_busy). So nobody but a passing reclaim holds a folio here, and
  * nothing after the backend's call can wait: size, remote_size and inval_seq are published together, then the folios go.
  *
- * Pinned folios are detached: the view keeps its memory, the file does not see it any more.
+ * Pinned folios are detached: the view keeps its memory, the file does not see it any more (views.c).
  *
  * Contract 2.17, 2.18; transitions E8, E10, E12. Locks: leaf lock; content is zeroed with the folio locked.
  */
@@ -135,9 +135,13 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		if (uncommitted)
 			cover(i, f);
 		if (start >= size) {
+			pc_folio_unpin_blocks(i, f);
 			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 			pc_folio_remove(i, f);
 		} else {
+			pc_inode_leaf_unlock(i);
+			pc_views_end_at(i, f, size);
+			pc_inode_leaf_lock(i);
 			u32 end = (u32)(size - start), block = end >> c->page_shift, from = block << c->page_shift;
 			zero_part(i, f, end, pc_folio_bytes(c, f), true);
 			/* A block that is dirty only behind the new end would be handed over without a byte. */
@@ -175,6 +179,7 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 		if (uncommitted)
 			cover(i, f);
 		if (start >= pos && stop <= end) {
+			pc_folio_unpin_blocks(i, f);
 			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 			pc_folio_remove(i, f);
 		} else {
@@ -255,11 +260,14 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
 		u64 start = pc_folio_pos(c, f);
 		u32 blocks = 1u << pc_folio_order(f);
+		if (locked && pc_views_hit(i, f, pos, end) == PC_VIEWS_WHOLE)
+			pc_folio_unpin_blocks(i, f);
 		for (u32 b = 0; b < blocks; b++) {
 			u64 from = start + ((u64)b << c->page_shift), to = from + c->page_size;
 			if (!pc_local_count(c, f, b, b + 1))
 				continue;
-			if (to <= pos || from >= end) {
+			/* A view that pc_views_cut did not meet: what it may store to is a later write. */
+			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1)) {
 				tail = pc_max(tail, to);
 				continue;
 			}

@@ -215,11 +215,16 @@ static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
 	g->folio = pc_folio_id(c, f);
 	g->frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
 	g->off = (u32)(pos - pc_folio_pos(c, f));
-	if (pc_folio_order(f) > 0 && b->last_folio != g->folio)
+	bool snapshot = pc_folio_state(f) & PC_F_WRITE_PINNED;
+	if (!snapshot && pc_folio_order(f) > 0 && b->last_folio != g->folio)
 		pc_folio_ext(c, f)->calls++;
 	b->last_folio = g->folio;
 	bool got = pc_folio_get(f);
 	PC_ASSERT(got);
+	if (snapshot) {
+		pc_seg_snapshot(b->inode, r, r->nr_segs - 1);
+		r->gather = 1;
+	}
 }
 
 /* The segments of a unit: W of its folios, neighbours between. Return: how many; `add`: put them into the request. */
@@ -296,8 +301,13 @@ static void drop_request(struct units *b)
 		if (!r->segs[s].folio)
 			continue;
 		struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
-		if (pc_folio_order(f) > 0 && r->segs[s].folio != last)
+		bool snapshot = r->segs[s].frame == PC_NO_FRAME;
+		if (snapshot) {
+			pc_ext_unpin(b->inode, f);
+			pc_folio_put(c, f);
+		} else if (pc_folio_order(f) > 0 && r->segs[s].folio != last) {
 			pc_folio_ext(c, f)->calls--;
+		}
 		last = r->segs[s].folio;
 		pc_folio_put(c, f);
 	}

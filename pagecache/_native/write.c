@@ -21,6 +21,15 @@
  */
 #include "internal.h"
 
+/* The source may be a view of this very memory. */
+static void move(u8 *to, const u8 *from, size_t n)
+{
+	if (PC_LIKELY((uintptr_t)to - (uintptr_t)from >= n && (uintptr_t)from - (uintptr_t)to >= n))
+		memcpy(to, from, n); /* the sanitizers' memmove goes byte by byte, and readers look on */
+	else
+		memmove(to, from, n);
+}
+
 /* A new folio for a write covers what is written, and no more than one folio: 4 KiB writes get 4 KiB folios. */
 static u32 write_order(struct pc_cache *c, u64 index, u64 pos, u64 end)
 {
@@ -85,8 +94,8 @@ static bool in_flight(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	return held;
 }
 
-/* Make the folio's memory free to change. Return: false: wait for its call. */
-static bool release_from_call(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
+/* Make the folio's memory free to change. Context: folio lock, no leaf lock. Return: false: wait for its call. */
+bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	PC_SYNC("write_before_conflict");
@@ -186,7 +195,7 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u
 {
 	struct pc_cache *c = i->cache;
 	refresh(i, f);
-	if (!release_from_call(i, f, a, b)) {
+	if (!pc_free_to_change(i, f, a, b)) {
 		wait_for(need, c, f);
 		need->kind = PC_NEED_FLIGHT;
 	} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
@@ -207,7 +216,7 @@ static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u3
 		 struct pc_need *need)
 {
 	PC_SYNC("write_before_copy");
-	memcpy(pc_folio_memory(i->cache, f) + a, from, b - a);
+	move(pc_folio_memory(i->cache, f) + a, from, b - a);
 	int err = publish(i, f, created, a, b);
 	if (err == -ENODATA) {
 		need->kind = PC_NEED_FILL;
@@ -245,7 +254,7 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
 	bool taken = true;
 	if (PC_LIKELY(already_dirty(i, f, a, b)))
-		memcpy(pc_folio_memory(c, f) + a, from, b - a);
+		move(pc_folio_memory(c, f) + a, from, b - a);
 	else
 		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
 	leave(i, f, created && !taken);

@@ -1,4 +1,4 @@
-"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; the same beside Python files; appends.
+"""Hits and overwrites of one file that is wholly in memory: P1–P6, P8; beside Python files; appends; P27, views.
 
 Every variant walks the whole working set in its own random order. Sequential rows walk it upwards. Overwrites make
 the whole file dirty; nothing is written back meanwhile, and everything before the next row.
@@ -176,6 +176,51 @@ def overwrites(bench: Bench) -> Iterator[Row]:
         mapping.close()
         large.clean()
         small.clean()
+
+
+def view_hits(file: CachedFile, size: int, *, writable: bool = False) -> Run:
+    """Open a view of `size` bytes at each offset, touch every page of it (store to it), release it."""
+    zeros = bytes(size // PAGE)
+
+    def run(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            with file.view(offset, size, writable=writable) as view:
+                for segment in view.segments:
+                    if writable:
+                        segment[::PAGE] = zeros[: len(segment) // PAGE]
+                    else:
+                        segment[::PAGE].tobytes()
+
+    return run
+
+
+@case("views", "views of 1 MiB and 64 KiB against pread", ("P27",))
+def views(bench: Bench) -> Iterator[Row]:
+    """P27: memory of the cache as it is, against a copy of it."""
+    whole, large = bench.subject(MIB), bench.subject(MIDDLE)
+    try:
+        for size in (LARGE, MIDDLE):
+            subject = whole if size == LARGE else large
+            offsets = bench.random_offsets(size)
+            variants = [
+                Variant(name="view", run=view_hits(subject.file, size), items=offsets),
+                read_variant(bench, "pread", subject, size),
+                Variant(name="write", run=view_hits(subject.file, size, writable=True), items=offsets),
+                write_variant(bench, "pwrite", subject, size),
+            ]
+            if size == LARGE:
+                variants.append(Variant(name="64K", run=view_hits(large.file, size), items=offsets))
+            result = bench.compare(variants)
+            metric = f"{NAMES[size]} view"
+            if size == LARGE:
+                yield timed("views", "P27", result, "view", "pread", whole.note() or "one folio")
+                yield look("views", f"{metric} over 64K folios", "pread of it", result, "64K", "pread")
+            else:
+                yield look("views", metric, "pread of it", result, "view", "pread")
+            yield look("views", f"writable {metric}", "pwrite of it", result, "write", "pwrite")
+    finally:
+        whole.clean()
+        large.clean()
 
 
 @case("stream", "512 B sequential reads through the handle against os.pread and a buffered file", ("P8",))

@@ -108,6 +108,7 @@ GOALS: tuple[Goal, ...] = (
     _speed("P24", "writes into a full cache, 20 % dirty", "an empty cache", 0.9, "writeback"),
     _speed("P25", "64 KiB direct writes by 8 threads, 1 ms backend, shared lock", "exclusive lock", 6, "writeback"),
     _time("P26", "4 KiB read of a locked file that is written back", "an idle file", 1.3, "writeback"),
+    _speed("P27", "1 MiB view: open, touch every page, release", "pread of 1 MiB", 3),
 )
 
 BY_KEY = {goal.key: goal for goal in GOALS}

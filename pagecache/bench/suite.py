@@ -73,6 +73,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_hits.small_stream,
         cases_hits.python_files,
         cases_hits.appends,
+        cases_hits.views,
         cases_peers.peers,
         cases_threads.beside_a_thread,
         cases_miss.miss,
@@ -111,7 +112,7 @@ def select(words: Iterable[str], group: str | None = None) -> list[Case]:
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P26, cases {names}")
+            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P27, cases {names}")
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 

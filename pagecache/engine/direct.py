@@ -255,8 +255,8 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
 def _may_be_direct(file: EngineFile, write: Write) -> bool:
     limits = file.limits()
     unit = int(limits.direct_unit)
-    if is_buffered(limits) or file.native.staged():
-        return False
+    if is_buffered(limits) or file.native.staged() or file.native.usage()["write_pinned"]:
+        return False  # a view looks at the cache's memory: what is written has to come by there
     return write.append or not (write.offset % unit or len(write.data) % unit)
 
 

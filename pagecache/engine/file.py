@@ -67,6 +67,7 @@ class EngineFile:
     direct_read = direct.direct_read
     direct_write = direct.direct_write
     lose_direct = direct.lose
+    cut_views = sizes.cut_views
 
     def __init__(
         self, volume: EngineVolume, key: Key, backend_file: BackendFile, size: int, version: str | None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..backends.protocol import BackendFile
     from .file import EngineFile
 
-__all__ = ["drop_local", "punch", "truncate"]
+__all__ = ["cut_views", "drop_local", "punch", "truncate"]
 
 log = logging.getLogger("pagecache")
 
@@ -143,7 +143,8 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
             # The block that holds the new end may still wait, or have failed, as a whole.
             self.failures.clear(-(-size // page) * page, END)
 
-    _change(self, op, Step("truncate", (size,)), publish)
+    with self.native.reserved(size):
+        _change(self, op, Step("truncate", (size,)), publish)
 
 
 def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
@@ -177,9 +178,11 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
     (`forgotten`), and what is left of it here is sent again (contract 2.19).
 
     Raises:
-        Missing: it keeps bytes of the rest that are not in memory. OSError: it did not forget. Nothing is given up.
+        Missing: it keeps bytes of the rest that are not in memory. OSError: it did not forget, or
+            there is no memory to leave writable views what they have (ENOMEM). Nothing is given up.
     """
     start, end, lost, cut, forgotten = extent
+    self.native.cut_views(start, end, parts=True)  # first: it may want memory
     if not forgotten and hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end):
         lost.extend(_drop_acknowledged(self, op, start, end))
     else:
@@ -202,6 +205,11 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
             file.lie_over(None)
         raise
     return lost
+
+
+def cut_views(self: EngineFile, op: Op, unused: None) -> None:
+    """Writable views lose the file, which goes on in a copy of what they have stored so far."""
+    self.native.cut_views()
 
 
 def _cut_tail(file: EngineFile, op: Op) -> None:

@@ -138,9 +138,9 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if any(volume.native.inflight() for volume in volumes) or file.settling:
         return None
-    if memory and sum(u["clean"] - u["pinned"] for _, u in usages) > 0:
+    if memory and sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages) > 0:
         return None
-    movable = sum(u["dirty"] - u["failed"] for _, u in usages)
+    movable = sum(u["dirty"] - u["failed"] - u["write_pinned"] for _, u in usages)
     committable = sum(u["unstable"] for v, u in usages if not v.backend.limits.commit_on_close)
     if movable > 0 or committable > 0:
         return None

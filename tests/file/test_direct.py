@@ -173,6 +173,38 @@ def test_a_view_of_overwritten_bytes_is_detached(make: Make) -> None:
     assert file.pread(PAGE, PAGE) == b"x" * PAGE
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_that_it_shows(
+    make: Make, parallel: bool
+) -> None:
+    """And is handed over when it returns; what the view stores later is not lost, nor what it stored before. [2.10]"""
+    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
+    file = rig.open("r+b")
+    direct = rig.open("r+b", direct=True, parallel_direct_writes=parallel)
+    with file.view(0, 2 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"first"
+        assert direct.pwrite(b"d" * PAGE, PAGE) == PAGE
+        assert not view.detached
+        assert view.tobytes()[PAGE:] == b"d" * PAGE
+        assert rig.backend.written(KEY)[PAGE : 2 * PAGE] == b"d" * PAGE
+        assert direct.pread(5, 0) == b"first"
+        view.segments[-1][-3:] = b"end"
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"first" + DATA[5:PAGE] + b"d" * (PAGE - 3) + b"end" + DATA[2 * PAGE :]
+
+
+def test_a_direct_read_into_a_writable_view_of_the_same_bytes_is_refused(make: Make) -> None:
+    """It could only wait for itself, or tear. Another range is fine. [2.9]"""
+    rig = make({KEY: DATA})
+    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    with file.view(0, PAGE, writable=True) as view:
+        with pytest.raises(DeadlockError):
+            direct.pread_into(view.segments[0], 0)
+        assert direct.pread_into(view.segments[0], 3 * PAGE) == PAGE
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA[3 * PAGE : 4 * PAGE] + DATA[PAGE:]
+
+
 def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
     """Also over the very bytes that it shows. [2.10]"""
     rig = make({KEY: DATA})

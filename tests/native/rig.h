@@ -370,6 +370,32 @@ static MAYBE int file_write(struct file *f, u64 pos, const void *from, u64 len)
 	return err;
 }
 
+/* The caller holds the inode lock X. Return: 0, or the store's error. */
+static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *pin)
+{
+	struct pc_need need;
+	for (;;) {
+		int err = pc_pin(f->inode, pos, len, true, pin, &need);
+		if (err == -EAGAIN)
+			err = need.kind == PC_NEED_NOTHING ? 0 : provide(f, &need);
+		else
+			return err;
+		if (err)
+			return err;
+	}
+}
+
+/* What an application does with a view: nobody sees it, the sanitizer neither. */
+__attribute__((no_sanitize("thread"), noinline)) static MAYBE void view_store(u8 *to, const void *from, u64 len)
+{
+	const u8 *bytes = from;
+	/* Whole words where they lie on words: tests tag each one. */
+	for (; len >= 8 && ((uintptr_t)to | (uintptr_t)bytes) % 8 == 0; len -= 8, to += 8, bytes += 8)
+		*(volatile u64 *)(void *)to = *(const u64 *)(const void *)bytes;
+	while (len--)
+		*(volatile u8 *)to++ = *bytes++;
+}
+
 /* Everything that truncate and punch hold, in order. */
 static MAYBE void stop_the_file(struct file *f, u64 pos, u64 end)
 {
@@ -391,14 +417,17 @@ static MAYBE void let_the_file_go(struct file *f)
 static MAYBE void file_truncate(struct file *f, u64 size)
 {
 	stop_the_file(f, size, ALL);
+	EQUAL(pc_views_reserve(f->inode, size), 0);
 	store_truncate(&f->store, size);
 	pc_truncate(f->inode, size, true);
+	pc_views_unreserve(f->inode);
 	let_the_file_go(f);
 }
 
 static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, size_t n)
 {
 	take_token(f);
+	EQUAL(pc_views_cut(f->inode, pos, end, true), 0);
 	size_t used = pc_discard(f->inode, pos, end, ranges, n, true);
 	pc_token_release(f->inode);
 	return used;

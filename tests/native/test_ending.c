@@ -42,21 +42,19 @@ static void check_a_closed_cache_hands_nothing_out_and_is_empty(void)
 
 static void check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go(void)
 {
-	u32 pins[2];
-	u8 *memory;
-	u64 n;
+	struct pc_pin pins[2];
 	struct pc_need need;
 	start(1 << 20);
 	for (u32 k = 0; k < 2; k++)
-		EQUAL(pc_pin(file->inode, 100 * PAGE, 10, &pins[k], &memory, &n, &need), 0);
+		EQUAL(pc_pin(file->inode, 100 * PAGE, 10, false, &pins[k], &need), 0);
 	pc_cache_close(rig.cache);
 	pc_cache_release(rig.cache);
 	CHECK(rig.cache->arena.frames > 0);
-	EQUAL(memory[3], first_byte(100 * PAGE + 3));
-	pc_unpin(rig.cache, pins[0]);
+	EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
+	pc_unpin(rig.cache, &pins[0]);
 	pc_cache_release(rig.cache);
-	EQUAL(memory[3], first_byte(100 * PAGE + 3));
-	pc_unpin(rig.cache, pins[1]);
+	EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
+	pc_unpin(rig.cache, &pins[1]);
 	pc_cache_release(rig.cache);
 	EQUAL(rig.cache->arena.frames, 0);
 	rig_close(&rig);

@@ -339,9 +339,10 @@ static void check_kept_buffers_never_see_the_folio_again(void)
  * and written only into another frame, the late bytes go nowhere. */
 static void check_kept_buffers_of_local_pages_without_memory(void)
 {
-	u64 pos, n;
-	u32 pins[15], nr;
-	u8 *memory, bytes[100];
+	u64 pos;
+	struct pc_pin pins[15], view;
+	u32 nr;
+	u8 bytes[100];
 	struct pc_part parts[PARTS];
 	u32 left[PARTS];
 	struct pc_need need;
@@ -354,11 +355,10 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 		struct pc_request *r = begin(0, PAGE);
 		for (nr = 0; nr < 15; nr++) {
 			reads_right((nr + 1) * PAGE, PAGE);
-			EQUAL(pc_pin(file->inode, (nr + 1) * PAGE, 1, &pins[nr], &memory, &n, &need), 0);
+			EQUAL(pc_pin(file->inode, (nr + 1) * PAGE, 1, false, &pins[nr], &need), 0);
 		}
-		u32 view = 0;
 		if (pinned)
-			EQUAL(pc_pin(file->inode, 0, 100, &view, &memory, &n, &need), 0);
+			EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
 		CHECK(next_call(r, &pos, parts));
 		int64_t got = store_read(&file->store, pos, parts, 1);
 		EQUAL(pc_fill_quarantine(r, left), 1);
@@ -371,18 +371,18 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 		EQUAL(need.kind, PC_NEED_ROOM);
 		EQUAL(file_write(file, 50, bytes, 50), 0); /* nobody else stores there */
 		while (nr > 1)
-			pc_unpin(rig.cache, pins[--nr]);
+			pc_unpin(rig.cache, &pins[--nr]);
 		if (pinned)
 			EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
 		if (pinned)
-			pc_unpin(rig.cache, view);
+			pc_unpin(rig.cache, &view);
 		memcpy(file->store.bytes, bytes, 100);
 		reads_right(0, PAGE);
 		memset(parts[0].memory, 0xdd, parts[0].len); /* late */
 		reads_right(0, PAGE);
 		SOUND(&rig);
 		pc_shadow_put(rig.cache, left[0]);
-		pc_unpin(rig.cache, pins[0]);
+		pc_unpin(rig.cache, &pins[0]);
 		rig_close(&rig);
 	}
 }
@@ -390,9 +390,8 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 /* A view looks at a page of which the rest is read by a backend that keeps it: the view keeps its memory, detached. */
 static void check_kept_buffers_of_pinned_pages(void)
 {
-	u64 pos, n;
-	u32 view;
-	u8 *memory;
+	u64 pos;
+	struct pc_pin view;
 	struct pc_part parts[PARTS];
 	u32 left[PARTS];
 	struct pc_need need;
@@ -400,19 +399,19 @@ static void check_kept_buffers_of_pinned_pages(void)
 	start(65536, PAGE, limits_wide());
 	EQUAL(file_write(file, 0, bytes, 100), 0);
 	EQUAL(file_sync(file), 0);
-	EQUAL(pc_pin(file->inode, 0, 100, &view, &memory, &n, &need), 0);
+	EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
 	struct pc_request *r = begin(0, PAGE);
 	CHECK(next_call(r, &pos, parts));
 	EQUAL(pc_fill_quarantine(r, left), 1);
 	run_fill(file, r);
-	CHECK(pc_pin_detached(rig.cache, view));
+	CHECK(pc_pin_detached(rig.cache, &view));
 	reads_right(0, PAGE);
 	pc_shadow_put(rig.cache, left[0]);
 	pc_drop_clean(file->inode, 0, ALL);
-	EQUAL(memory[0], 7);
-	EQUAL(memory[99], 0);
+	EQUAL(view.memory[0], 7);
+	EQUAL(view.memory[99], 0);
 	SOUND(&rig);
-	pc_unpin(rig.cache, view);
+	pc_unpin(rig.cache, &view);
 	rig_close(&rig);
 }
 

@@ -121,17 +121,15 @@ static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_wait
 	put(0, 'a', PAGE);
 	struct pc_request *m, *r = hand_over(&m, NULL);
 	run_write(file, r);
-	u32 folio;
-	u8 *memory;
-	u64 n;
+	struct pc_pin pin;
 	struct pc_need need;
-	EQUAL(pc_pin(file->inode, 0, PAGE, &folio, &memory, &n, &need), 0);
+	EQUAL(pc_pin(file->inode, 0, PAGE, false, &pin, &need), 0);
 	put(0, 'b', PAGE);
-	EQUAL(memory[0], 'b');
+	EQUAL(pin.memory[0], 'b');
 	CHECK(pc_mirror_spoiled(file->inode));
 	CHECK(!pc_mirror_spoiled(file->inode));
 	pc_request_settle(m);
-	pc_unpin(rig.cache, folio);
+	pc_unpin(rig.cache, &pin);
 	EQUAL(held(), 0);
 	rig_close(&rig);
 }

@@ -36,9 +36,7 @@ static void check_the_work_of_a_call_is_bounded(void)
 	enum { N = 1500 };
 	for (int state = 0; state < 5; state++) {
 		start(N, 8 << 20);
-		u32 pins[N];
-		u8 *memory;
-		u64 n;
+		struct pc_pin pins[N];
 		struct pc_need need;
 		for (u64 k = 0; k < N; k++) {
 			touch(k);
@@ -47,7 +45,7 @@ static void check_the_work_of_a_call_is_bounded(void)
 			if (state == 2 || (state == 4 && k % 10))
 				EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
 			if (state == 3)
-				EQUAL(pc_pin(file->inode, k * PAGE, 1, &pins[k], &memory, &n, &need), 0);
+				EQUAL(pc_pin(file->inode, k * PAGE, 1, false, &pins[k], &need), 0);
 		}
 		EQUAL(cache_usage().used, N * PAGE);
 		u64 before = cache_usage().evict_examined;
@@ -62,7 +60,7 @@ static void check_the_work_of_a_call_is_bounded(void)
 		CHECK(cache_usage().evict_examined - before <= 64); /* what is local or pinned is met once */
 		SOUND(&rig);
 		for (u64 k = 0; state == 3 && k < N; k++)
-			pc_unpin(rig.cache, pins[k]);
+			pc_unpin(rig.cache, &pins[k]);
 		rig_close(&rig);
 	}
 }
@@ -71,13 +69,11 @@ static void check_local_and_pinned_pages_stay(void)
 {
 	start(64, 4 << 20);
 	struct pc_need need;
-	u32 pin;
-	u8 *memory;
-	u64 n;
+	struct pc_pin pin;
 	for (u64 k = 0; k < 20; k++)
 		EQUAL(file_write(file, k * PAGE, bytes, 100), 0);
 	touch(30);
-	EQUAL(pc_pin(file->inode, 30 * PAGE, 1, &pin, &memory, &n, &need), 0);
+	EQUAL(pc_pin(file->inode, 30 * PAGE, 1, false, &pin, &need), 0);
 	struct pc_request *r; /* some in flight, some unstable, some dirty */
 	pc_flush_start(file->inode, ALL, 0, 5 * PAGE);
 	while (pc_write_next(file->inode, &r) == 1)
@@ -89,10 +85,10 @@ static void check_local_and_pinned_pages_stay(void)
 	for (u64 k = 0; k < 20; k++)
 		CHECK(cached(k));
 	CHECK(cached(30));
-	EQUAL(memory[0], first_byte(30 * PAGE));
+	EQUAL(pin.memory[0], first_byte(30 * PAGE));
 	EQUAL(usage(file, NULL).local, 20 * PAGE);
 	run_write(file, r);
-	pc_unpin(rig.cache, pin);
+	pc_unpin(rig.cache, &pin);
 	EQUAL(file_sync(file), 0);
 	for (u64 k = 100; k < 1000; k++)
 		touch(k);

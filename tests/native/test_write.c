@@ -312,11 +312,9 @@ static void check_above_the_limit_and_pinned_the_writer_waits(void)
 		pc_cache_configure(rig.cache, 1 << 20, 2 << 20, pinned ? 1 << 20 : PAGE, true);
 		put(0, 64 << 10, 1);
 		struct pc_need need;
-		u32 folio;
-		u8 *memory;
-		u64 n;
+		struct pc_pin pin;
 		if (pinned)
-			EQUAL(pc_pin(file->inode, 0, 10, &folio, &memory, &n, &need), 0);
+			EQUAL(pc_pin(file->inode, 0, 10, false, &pin, &need), 0);
 		struct pc_request *r = hand_over();
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
@@ -329,7 +327,7 @@ static void check_above_the_limit_and_pinned_the_writer_waits(void)
 		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 1);
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		if (pinned)
-			pc_unpin(rig.cache, folio);
+			pc_unpin(rig.cache, &pin);
 		rig_close(&rig);
 	}
 }

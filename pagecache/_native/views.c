@@ -1,0 +1,166 @@
+/*
+ * views.c - what becomes of views when their file changes: cut off, or in the way as source and destination.
+ *
+ *   folio ── frame A ── pins               a part of the folio goes (truncate, discard)
+ *   folio ── frame B                       the file goes on in a copy
+ *   shadow ─ frame A ── pins               the views keep what they have; what they store is lost
+ *
+ * A view that may store never reaches behind the end of the file: where the end would move in front of its last byte it is cut
+ * off. So nobody but the core's own writers makes the bytes behind the end anything else than zeros [M8].
+ *
+ * Locks: the folio's lock while it gets the other frame, and the leaf lock for moments. Contract 2.17, 2.18, 2.21.
+ */
+#include <sched.h>
+
+#include "internal.h"
+
+/* The next folio of [*index, last] that views may store to, locked; *index moves behind it. Leaf lock held (given back in
+ * between). Return: 1; 0: none; -EBUSY: a fill owns it. */
+static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio **out)
+{
+	for (;;) {
+		u32 id = pc_index_next_marked(i, *index, last, PC_MARK_DIRTY, NULL);
+		struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+		if (!f)
+			return 0;
+		bool wanted = pc_folio_state(f) & PC_F_WRITE_PINNED;
+		if (wanted && !pc_folio_trylock(f)) {
+			if (atomic_load(&f->owner))
+				return -EBUSY;
+			pc_inode_leaf_unlock(i);
+			sched_yield();
+			pc_inode_leaf_lock(i);
+			continue;
+		}
+		*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		*out = f;
+		if (wanted)
+			return 1;
+	}
+}
+
+/* What [pos, end), which is about to be given up, is for the views that may store to the folio. Leaf lock held. */
+enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end)
+{
+	const struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	u32 blocks = 1u << pc_folio_order(f), size = pc_folio_bytes(c, f);
+	u32 b0 = (u32)(pos > start ? pc_min(pos - start, size) >> c->page_shift : 0);
+	u32 b1 = end > start ? (u32)((pc_min(end - start, size) + c->page_size - 1) >> c->page_shift) : 0;
+	if (b0 >= b1 || !pc_set_count(c, f, PC_P, b0, b1))
+		return PC_VIEWS_MISSED;
+	return pc_local_count(c, f, 0, b0) + pc_local_count(c, f, b1, blocks) ? PC_VIEWS_PART : PC_VIEWS_WHOLE;
+}
+
+/**
+ * pc_views_cut() - views that may store to [pos, end) lose the file: it goes on in a copy of what they have stored so far.
+ *
+ * @parts: only where [pos, end) is about to be given up and a part of the folio stays. Context: token; no leaf lock.
+ * Return: 0; -ENOMEM; -EBUSY: a fill owns a folio: wait for it, then again.
+ */
+int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift,
+	    last = (pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1) >> c->page_shift;
+	struct pc_folio *f;
+	int found, err = 0;
+	pc_inode_leaf_lock(i);
+	while (!err && (found = next_to_cut(i, &index, last, &f))) {
+		if (found < 0) {
+			err = found;
+			break;
+		}
+		bool wanted = !parts || pc_views_hit(i, f, pos, end) == PC_VIEWS_PART;
+		pc_inode_leaf_unlock(i);
+		u32 order = pc_folio_order(f);
+		u32 frame = wanted ? pc_frame_get(c, &order, order) : PC_NO_FRAME;
+		if (frame != PC_NO_FRAME)
+			pc_folio_cut_views(i, f, frame);
+		else if (wanted)
+			err = -ENOMEM;
+		pc_folio_unlock(c, f);
+		pc_inode_leaf_lock(i);
+	}
+	pc_inode_leaf_unlock(i);
+	return err;
+}
+
+/* Whether the end of the file moves in front of a view that may store to the folio. */
+static bool crosses(const struct pc_inode *i, struct pc_folio *f, u64 size)
+{
+	u64 start = pc_folio_pos(i->cache, f);
+	return pc_folio_state(f) & PC_F_WRITE_PINNED && start < size &&
+	       start + pc_folio_ext(i->cache, f)->write_end > size;
+}
+
+/**
+ * pc_views_reserve() - memory for what pc_truncate(@size) has to take apart, so that it cannot fail.
+ *
+ * Context: inode lock X, token. Return: 0, -ENOMEM. Given back with pc_views_unreserve.
+ */
+int pc_views_reserve(struct pc_inode *i, uint64_t size)
+{
+	struct pc_cache *c = i->cache;
+	u32 order = UINT32_MAX;
+	pc_inode_leaf_lock(i);
+	u32 id = pc_index_lookup(i, size >> c->page_shift);
+	if (id && crosses(i, pc_folio_at(c, id), size))
+		order = pc_folio_order(pc_folio_at(c, id));
+	pc_inode_leaf_unlock(i);
+	if (order == UINT32_MAX)
+		return 0;
+	u32 frame = pc_frame_get(c, &order, order);
+	if (frame == PC_NO_FRAME)
+		return -ENOMEM;
+	i->spare = (struct pc_spare){.frame = frame, .order = order, .full = true};
+	return 0;
+}
+
+void pc_views_unreserve(struct pc_inode *i)
+{
+	if (i->spare.full)
+		pc_arena_free(&i->cache->arena, i->spare.frame, i->spare.order);
+	i->spare.full = false;
+}
+
+/* The end of the file moves into a locked folio: views that reach behind it are cut off. No leaf lock held. */
+void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
+{
+	if (!crosses(i, f, size))
+		return;
+	PC_ASSERT(i->spare.full && i->spare.order == pc_folio_order(f));
+	i->spare.full = false;
+	pc_folio_cut_views(i, f, i->spare.frame);
+}
+
+/* ---------------------------------------------------------------- views as sources and destinations */
+
+/**
+ * pc_view_overlaps() - is memory of a view memory of [pos, pos + len) of this very file?
+ *
+ * @elsewhere: not where a copy from or to it would change nothing.
+ * Context: no lock; the memory is pinned, so what is found of it stays.
+ */
+bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere)
+{
+	struct pc_cache *c = i->cache;
+	const u8 *from = memory;
+	if (!pc_arena_has(&c->arena, memory))
+		return false;
+	for (u64 index = pos >> c->page_shift; index << c->page_shift < pos + len;) {
+		u32 id = pc_index_lookup(i, index);
+		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		if (!f || !pc_folio_is(i, f, index)) {
+			index++;
+			continue;
+		}
+		const u8 *at = pc_folio_memory(c, f);
+		u64 start = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
+		bool same = at + (pos - start) == from; /* wraps below the folio's start, as it should */
+		if (at < from + len && from < at + size && !(same && elsewhere))
+			return true;
+		index = (start + size) >> c->page_shift;
+	}
+	return false;
+}

@@ -1,0 +1,131 @@
+"""Source and destination memory that is served by this very process: a mapped file of a file system of its own.
+
+The file system's thread answers from the same cached file, so a fault that is waited for with the interpreter lock, the
+inode lock or a folio lock held waits for itself. Each program runs in a child and has to end in time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pagecache
+
+from .fuse import unmount
+
+PRELUDE = """
+import faulthandler, mmap, os, sys
+import pagecache
+from tests.file.fuse import Server
+
+PAGE, SIZE = 4096, 64 * 4096
+CONTENT = bytes(k * 7 % 251 for k in range(SIZE))
+faults = sys.argv[2]
+cache = pagecache.PageCache("1MiB")
+volume = cache.attach("memory:", source_may_fault=faults, read_ahead=0)
+cached = volume.open("object", "w+b")
+cached.write(CONTENT)
+cached.fsync()
+volume.drop_clean()
+server = Server(sys.argv[1], SIZE, lambda offset, length: cached.pread(length, offset), lambda offset, data: None)
+fd = os.open(server.file, os.O_RDWR)
+mapped = mmap.mmap(fd, SIZE)
+
+def done():
+    assert server.requests
+    mapped.close()
+    os.close(fd)
+    cache.check()
+    print("done", flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "mount"
+    path.mkdir()
+    yield path
+    unmount(str(path))
+
+
+def run(body: str, mountpoint: Path, *, faults: str = "auto", timeout: float = 60) -> None:
+    """Run a program against a mount of its own; skipped where nothing can be mounted."""
+    program = mountpoint.with_name("program.py")
+    program.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body) + "\ndone()\n")
+    place = str(Path(pagecache.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    child = subprocess.Popen(
+        [sys.executable, program, str(mountpoint), faults],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        out, err = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        unmount(str(mountpoint))  # who waits for the server gets an error
+        child.kill()
+        child.communicate(timeout=60)
+        raise
+    if any(
+        name in err for name in ("PermissionError", "FileNotFoundError: [Errno 2] No such file or directory: '/dev")
+    ):
+        pytest.skip("no file system can be mounted here")
+    assert out == "done\n", err[-2000:]
+
+
+SOURCES = {
+    "the same pages": "assert cached.pwrite(mapped, 0) == SIZE; expected = CONTENT",
+    "other pages": "assert cached.pwrite(mapped, 100) == SIZE; expected = CONTENT[:100] + CONTENT",
+    "an append": "assert cached.append(mapped) == SIZE; expected = CONTENT + CONTENT",
+    "several": "assert cached.pwritev([mapped, mapped], SIZE) == 2 * SIZE; expected = CONTENT * 3",
+    "a slice": "cached.pwrite(memoryview(mapped)[5:900], 3); expected = CONTENT[:3] + CONTENT[5:900] + CONTENT[898:]",
+    "a try": "assert cached.try_pwrite(memoryview(mapped)[:PAGE], SIZE) in (PAGE, None); expected = CONTENT",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_mapping_that_the_cache_serves_is_a_source(mountpoint: Path, source: str) -> None:
+    """Its pages come from the very pages that are written, and are not cached. [T-04, T-65, K11, 2.7]"""
+    run(f"{SOURCES[source]}\nassert cached.pread(len(expected), 0) == expected", mountpoint)
+
+
+def test_without_staging_such_a_source_waits_for_ever(mountpoint: Path) -> None:
+    """The tests above see it: `source_may_fault` "never" takes the staging out. [T-04, T-65]"""
+    with pytest.raises(subprocess.TimeoutExpired):
+        run("cached.pwrite(mapped, 100)", mountpoint, faults="never", timeout=5)
+
+
+DESTINATIONS = {
+    "pread_into": "n = cached.pread_into(mapped, 0)",
+    "readinto": "cached.seek(0); n = cached.readinto(mapped)",
+    "preadv": "n = cached.preadv([memoryview(mapped)[:5000], memoryview(mapped)[5000:]], 0)",
+}
+
+
+@pytest.mark.parametrize("destination", DESTINATIONS)
+def test_a_mapping_that_the_cache_serves_is_a_destination(mountpoint: Path, destination: str) -> None:
+    """The page that is stored to is read first, from the cache. [T-65, K11]"""
+    body = f"{DESTINATIONS[destination]}\nassert n == SIZE\nassert os.pread(fd, SIZE, 0) == CONTENT"
+    run(body, mountpoint)
+
+
+def test_a_view_is_the_destination_of_a_read_that_it_serves(mountpoint: Path) -> None:
+    """The system reads the served file into a view of the file that serves it. [T-65, 2.21]"""
+    body = """
+    with cached.view(0, SIZE, writable=True) as view:
+        position = 0
+        for segment in view.segments:
+            position += os.preadv(fd, [segment], position)
+        assert position == SIZE
+    assert cached.pread(SIZE, 0) == CONTENT
+    """
+    run(textwrap.dedent(body), mountpoint)

@@ -1,0 +1,242 @@
+"""Views of a file as sources of its writes and destinations of its reads, and truncates below and above views."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache import CachedFile, View
+
+from .rig import KEY, PAGE, Rig, make_rig, pattern
+
+Make = Callable[..., Rig]
+PAGES = 24
+SIZE = PAGES * PAGE
+CONTENT = pattern(SIZE)
+offsets = st.one_of(st.integers(0, SIZE), st.integers(0, PAGES).map(lambda page: page * PAGE))
+
+
+@contextmanager
+def a_rig(folio: str) -> Iterator[Rig]:
+    """For tests that hypothesis runs many times: ended whatever happens."""
+    rig = make_rig({KEY: CONTENT}, capacity="4MiB", max_folio=folio)
+    try:
+        yield rig
+    finally:
+        rig.finish()
+
+
+def moved(content: bytes, start: int, length: int, to: int) -> bytes:
+    """What memmove makes of it."""
+    data = content[start : start + length]
+    grown = content.ljust(to + len(data), b"\0") if data else content
+    return grown[:to] + data + grown[to + len(data) :]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]),
+    writable=st.booleans(),
+    cached=st.booleans(),
+    moves=st.lists(st.tuples(offsets, st.integers(0, 6 * PAGE), offsets, st.booleans()), max_size=6),
+)
+def test_a_view_written_to_its_own_file_moves_its_bytes(
+    folio: str, writable: bool, cached: bool, moves: list[tuple[int, int, int, bool]]
+) -> None:
+    """As memmove does, whatever overlaps, in one folio and over many, cached or not; and by append. [T-04, 2.7]"""
+    with a_rig(folio) as rig:
+        file, model = rig.open("r+b"), CONTENT
+        for start, length, to, append in moves:
+            start = min(start, len(model))
+            length = min(length, len(model) - start)
+            if not cached:
+                rig.volume.drop_clean()
+            with file.view(start, length, writable=writable) as view:
+                for segment in view.segments:
+                    if append:
+                        to = file.append(segment)
+                    else:
+                        file.pwrite(segment, to)
+                    model = moved(model, start, len(segment), to)
+                    start, to = start + len(segment), to + len(segment)
+            assert file.pread(2 * len(model), 0) == model
+        file.fsync()
+        assert rig.backend.committed(KEY) == model
+
+
+@pytest.mark.parametrize("pieces", ["one", "many"])
+@pytest.mark.parametrize("shift", [1, 100, PAGE, 3 * PAGE - 1])
+def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pieces: str) -> None:
+    """The write is taken piece by piece, and the first must not change what the next is made of. [T-04, 2.7]"""
+    limits = {"dirty_limit": 16 * PAGE, "dirty_background": 8 * PAGE} if pieces == "many" else {}
+    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio="64KiB", **limits)
+    file = rig.open("r+b")
+    with file.view(0, 16 * PAGE) as view:
+        (segment,) = view.segments
+        assert file.pwrite(segment, shift) == 16 * PAGE
+    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 16 * PAGE, shift)
+
+
+def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
+    """And copies nothing: the bytes are there. [T-04, 2.7]"""
+    rig = make({KEY: CONTENT}, max_folio="64KiB")
+    file = rig.open("r+b")
+    with file.view(0, 16 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"hello"
+        assert file.pwrite(view.segments[0], 0) == 16 * PAGE
+        assert file.stats().staged_copies == 0
+    assert file.pread(SIZE, 0) == b"hello" + CONTENT[5:]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]),
+    reads=st.lists(st.tuples(offsets, st.integers(0, 6 * PAGE), offsets), max_size=6),
+)
+def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: list[tuple[int, int, int]]) -> None:
+    """The destination is the file itself: what was there when the read began. [T-65, 2.5]"""
+    with a_rig(folio) as rig:
+        file, model = rig.open("r+b"), CONTENT
+        for start, length, source in reads:
+            length = min(length, SIZE - start)
+            with file.view(start, length, writable=True) as view:
+                for segment in view.segments:
+                    n = file.pread_into(segment, source)
+                    model = moved(model, source, n, start)
+                    start, source = start + len(segment), source + n
+            assert file.pread(SIZE, 0) == model
+        file.fsync()
+        assert rig.backend.committed(KEY) == model
+
+
+# -- truncate below and above views
+
+
+class Walk:
+    """A file with views, beside an array of bytes."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.file: CachedFile = rig.open("r+b")
+        self.model = CONTENT
+        self.views: list[tuple[View, int, int]] = []
+
+    def open(self, start: int, length: int, writable: bool) -> None:
+        start = min(start, len(self.model))
+        length = min(length, len(self.model) - start)
+        self.views.append((self.file.view(start, length, writable=writable), start, length))
+
+    def store(self, which: int, value: int) -> None:
+        """Through every segment, cut off or not; what is cut off counts no more."""
+        if not self.views:
+            return
+        view, start, _ = self.views[which % len(self.views)]
+        for segment, pin in zip(view.segments, view._pins, strict=True):
+            data = bytes([value]) * len(segment)
+            if not segment.readonly:
+                segment[:] = data
+                if not pin.detached:
+                    self.model = self.model[:start] + data + self.model[start + len(data) :]
+            start += len(segment)
+
+    def truncate(self, size: int) -> None:
+        self.file.truncate(size)
+        self.model = self.model[:size].ljust(size, b"\0")
+
+    def write(self, start: int, value: int) -> None:
+        data = bytes([value]) * 100
+        self.file.pwrite(data, start)
+        self.model = self.model.ljust(start, b"\0")[:start] + data + self.model[start + 100 :]
+
+    def release(self, which: int) -> None:
+        if self.views:
+            self.views.pop(which % len(self.views))[0].release()
+
+    def right(self) -> None:
+        assert self.file.pread(2 * SIZE, 0) == self.model
+        self.rig.cache.check()
+
+
+steps = st.one_of(
+    st.tuples(st.just("open"), offsets, st.integers(1, 3 * PAGE), st.booleans()),
+    st.tuples(st.just("store"), st.integers(0, 9), st.integers(1, 255)),
+    st.tuples(st.just("truncate"), offsets),
+    st.tuples(st.just("write"), offsets, st.integers(1, 255)),
+    st.tuples(st.just("release"), st.integers(0, 9)),
+    st.tuples(st.just("sync")),
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(folio=st.sampled_from(["4KiB", "16KiB", "1MiB"]), walk=st.lists(steps, max_size=25))
+def test_behind_the_end_are_zeros_whatever_views_store(folio: str, walk: list[tuple[object, ...]]) -> None:
+    """Truncates down and up, writes behind the end, views opened, stored to and released in any order. [T-44, M8]"""
+    with a_rig(folio) as rig:
+        state = Walk(rig)
+        state.file.pread(SIZE, 0)
+        for name, *arguments in walk:
+            if name == "sync":
+                state.file.fsync()
+                assert rig.backend.committed(KEY) == state.model
+            else:
+                getattr(state, str(name))(*arguments)
+            state.right()
+        while state.views:
+            state.release(0)
+        state.truncate(SIZE)
+        state.right()
+        state.file.fsync()
+        assert rig.backend.committed(KEY) == state.model
+        assert rig.cache.stats().pinned == 0
+
+
+# -- sources that are not there
+
+
+@pytest.fixture
+def cut_mapping(tmp_path: Path) -> mmap.mmap:
+    """Two pages mapped of a file that has only one any more."""
+    path = tmp_path / "mapped"
+    path.write_bytes(b"m" * 2 * PAGE)
+    with path.open("r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 2 * PAGE)
+        file.truncate(PAGE)
+    return mapping
+
+
+def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
+    """EFAULT where the system would end the process; nothing of it is valid, dirty or part of the file. [T-05]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    for offset in (0, 100, SIZE, None):
+        with pytest.raises(OSError) as caught:
+            file.append(cut_mapping) if offset is None else file.pwrite(cut_mapping, offset)
+        assert (caught.value.errno, caught.value.characters_written) == (errno.EFAULT, 0)  # type: ignore[attr-defined]
+    assert rig.volume.dirty_ranges(KEY) == []
+    assert (file.size, rig.cache.stats().used) == (SIZE, 0)
+
+
+def test_what_came_before_the_source_that_faults_is_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
+    """The buffers before it are the file's and count; nothing behind them has changed. [T-05, K13]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    with pytest.raises(OSError) as caught:
+        file.pwritev([b"a" * 1000, b"b" * PAGE, cut_mapping, b"c"], 10)
+    assert (caught.value.errno, caught.value.characters_written) == (errno.EFAULT, 1000 + PAGE)  # type: ignore[attr-defined]
+    assert rig.volume.dirty_ranges(KEY) == [(10, 1000 + PAGE)]
+    assert file.pread(SIZE, 0) == CONTENT[:10] + b"a" * 1000 + b"b" * PAGE + CONTENT[10 + 1000 + PAGE :]
+
+
+def test_a_destination_that_faults_is_an_error(make: Make, cut_mapping: mmap.mmap) -> None:
+    """EFAULT; the file is as it was. [T-05, T-65]"""
+    rig = make({KEY: CONTENT})
+    with pytest.raises(OSError) as caught:
+        rig.open("rb").pread_into(cut_mapping, 0)
+    assert caught.value.errno == errno.EFAULT

@@ -1,0 +1,603 @@
+"""Writable views: what is stored through one is the file's, until it is released or cut off."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import os
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+import pagecache
+from pagecache import CachedFile, DeadlockError, PageCache, ShutdownError
+from pagecache.backends import MemoryBackend
+
+from .backends import RecordingBackend
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+CONTENT = pattern(64 * PAGE + 100)
+SIZE = len(CONTENT)
+
+
+@pytest.fixture
+def stored(make: Make) -> Rig:
+    return make({KEY: CONTENT}, capacity=128 * PAGE)
+
+
+def patched(content: bytes, offset: int, data: bytes) -> bytes:
+    return content[:offset] + data + content[offset + len(data) :]
+
+
+def saved(rig: Rig) -> bytes:
+    content = rig.backend.committed(KEY)
+    assert content is not None
+    return content
+
+
+# -- storing
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
+def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> None:
+    """Seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
+    file = stored.open("r+b")
+    expected = patched(CONTENT, offset, b"\xee" * length)
+    with file.view(offset, length, writable=True) as view:
+        assert not any(segment.readonly for segment in view.segments)
+        for segment in view.segments:
+            segment[:] = b"\xee" * len(segment)
+        assert file.pread(SIZE, 0) == expected
+        assert view.tobytes() == b"\xee" * length
+        file.fsync()
+        assert saved(stored) == expected
+    file.fsync()
+    assert saved(stored) == expected
+    assert stored.volume.dirty_ranges(KEY) == []
+    assert stored.cache.stats().pinned == 0
+
+
+def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig) -> None:
+    """Each fsync has what was stored before it; what comes later needs another. [2.21, 1.3]"""
+    file = stored.open("r+b")
+    view = file.view(10, 5, writable=True)
+    for text in (b"first", b"other", b"third"):
+        view.segments[0][:] = text
+        file.fsync()
+        assert saved(stored)[10:15] == text
+        assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
+    view.segments[0][:] = b"final"
+    view.release()
+    assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
+    file.close()
+    assert stored.backend.written(KEY)[10:15] == b"final"
+
+
+def test_fsync_beside_a_view_that_is_stored_to_without_pause_ends(stored: Rig) -> None:
+    """Twenty times, each with what was stored before it. [T-76, 1.3]"""
+    file = stored.open("r+b")
+    stop = threading.Event()
+    with file.view(0, 32 * PAGE, writable=True) as view:
+        cells = [numpy.frombuffer(segment, dtype=numpy.uint32) for segment in view.segments]
+
+        def store() -> None:
+            while not stop.is_set():
+                for cell in cells:
+                    cell += 1
+
+        storer = Task(store)
+        try:
+            for _ in range(20):
+                before = int(cells[0][0])
+                Task(file.fsync).result()
+                assert int.from_bytes(saved(stored)[:4], "little") >= before
+        finally:
+            stop.set()
+            storer.result()
+            cells.clear()
+    file.fsync()
+    assert stored.volume.dirty_ranges(KEY) == []
+
+
+def test_what_a_call_has_does_not_change(make: Make) -> None:
+    """The buffers of a running call are a copy; the next store waits for nothing. [2.13, 2.21]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    with file.view(0, 10, writable=True) as view:
+        view.segments[0][:] = b"0123456789"
+        gate = rig.backend.gate("write_from")
+        saving = Task(file.flush)
+        gate.wait_entered()
+        view.segments[0][:] = b"abcdefghij"
+        assert Task(file.pwrite, b"beside", 20).result() == 6
+        gate.open()
+        saving.result()
+        assert rig.backend.written(KEY)[:10] == b"0123456789"
+    file.fsync()
+    assert saved(rig)[:26] == b"abcdefghij" + CONTENT[10:20] + b"beside"
+
+
+def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
+    """What is missing is fetched before the lock of writers is taken. [2.21]"""
+    file, other = stored.open("r+b"), stored.open("r+b")
+    gate = stored.backend.gate("read_into")
+    opening = Task(file.view, 0, 4 * PAGE, writable=True)
+    gate.wait_entered()
+    assert Task(other.pwrite, b"w" * PAGE, 20 * PAGE).result() == PAGE
+    assert not opening.finished.is_set()
+    gate.open()
+    with opening.result() as view:
+        assert view.tobytes() == CONTENT[: 4 * PAGE]
+
+
+def test_writes_and_stores_meet_in_the_same_memory(stored: Rig) -> None:
+    """A write into the range is seen through the view, and the reverse. [2.7, 2.21]"""
+    file = stored.open("r+b")
+    with file.view(0, 100, writable=True) as view:
+        file.pwrite(b"written", 50)
+        assert bytes(view.segments[0][50:57]) == b"written"
+        view.segments[0][55:60] = b"STORE"
+        assert file.pread(12, 48) == CONTENT[48:50] + b"writtSTORE"
+        assert stored.cache.stats().cow_copies == 0
+
+
+# -- who can store
+
+
+def test_numpy_stores_in_place(stored: Rig) -> None:
+    """frombuffer, arithmetic, and an array that outlives the view. [2.21]"""
+    file = stored.open("r+b")
+    view = file.view(8 * PAGE, 8 * PAGE, writable=True)
+    assert len(view.segments) == 1
+    array = numpy.frombuffer(view.segments[0], dtype=numpy.uint8)
+    array ^= 0xFF
+    view.release()
+    assert stored.cache.stats().pinned == 8 * PAGE
+    array[:3] = 7
+    file.fsync()
+    expected = bytes(b ^ 0xFF for b in CONTENT[8 * PAGE : 16 * PAGE])
+    assert saved(stored)[8 * PAGE : 16 * PAGE] == b"\x07" * 3 + expected[3:]
+    del array
+    gc.collect()
+    assert stored.cache.stats().pinned == 0
+
+
+def test_readinto_recv_into_and_readv_store(stored: Rig, tmp_path: Path) -> None:
+    """Other files, sockets and the system fill a view without a copy in between. [2.21]"""
+    file = stored.open("r+b")
+    (tmp_path / "source").write_bytes(b"r" * PAGE)
+    with file.view(0, 3 * PAGE, writable=True) as view:
+        parts = [segment[k : k + PAGE] for segment in view.segments for k in range(0, len(segment), PAGE)]
+        with (tmp_path / "source").open("rb", buffering=0) as source:
+            assert source.readinto(parts[0]) == PAGE
+        left, right = socket.socketpair()
+        with left, right:
+            right.sendall(b"s" * 1000)
+            assert left.recv_into(parts[1], 1000, socket.MSG_WAITALL) == 1000
+        fd = os.open(tmp_path / "source", os.O_RDONLY)
+        assert os.readv(fd, [parts[2]]) == PAGE
+        os.close(fd)
+    file.fsync()
+    expected = b"r" * PAGE + b"s" * 1000 + CONTENT[PAGE + 1000 : 2 * PAGE] + b"r" * PAGE
+    assert saved(stored)[: 3 * PAGE] == expected
+
+
+def test_a_slice_keeps_its_pin(stored: Rig) -> None:
+    """Stores through a slice of a released view still are the file's. [T-47]"""
+    file = stored.open("r+b")
+    view = file.view(0, PAGE, writable=True)
+    kept = view.segments[0][5:10]
+    view.release()
+    kept[:] = b"slice"
+    file.fsync()
+    assert saved(stored)[5:10] == b"slice"
+    assert stored.volume.dirty_ranges(KEY) != []
+    kept.release()
+    del view, kept
+    gc.collect()
+    assert stored.cache.stats().pinned == 0
+
+
+@pytest.mark.parametrize("pages", [16, 64, 256])
+def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: int) -> None:
+    """64 KiB to max_folio: one folio, one segment. [2.21]"""
+    rig = make({KEY: pattern(512 * PAGE)}, capacity="16MiB", max_folio="1MiB")
+    for writable in (False, True):
+        rig.volume.drop_clean()
+        with rig.open("r+b").view(pages * PAGE, pages * PAGE, writable=writable) as view:
+            assert len(view.segments) == 1
+
+
+# -- refused
+
+
+def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
+    """Others raise UnsupportedOperation and pin nothing. [2.21]"""
+    for mode in ("rb", "ab"):
+        with pytest.raises(io.UnsupportedOperation):
+            stored.open(mode).view(0, 10, writable=True)
+    assert stored.cache.stats().pinned == 0
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, SIZE + 1), (SIZE, 1), (SIZE + 1, 0), (-1, 5), (1 << 62, 1 << 62)])
+def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, length: int) -> None:
+    """A view extends nothing. [T-59, 2.21]"""
+    with pytest.raises(ValueError):
+        stored.open("r+b").view(offset, length, writable=True)
+    assert (stored.cache.stats().pinned, stored.volume.dirty_ranges(KEY)) == (0, [])
+
+
+def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
+    """ENOMEM says what to release; nothing of the refused view stays pinned, writers go on. [2.21]"""
+    file = stored.open("r+b")
+    with file.view(0, 32 * PAGE, writable=True) as view:
+        for _ in range(2):
+            with pytest.raises(OSError, match="writable views") as caught:
+                file.view(30 * PAGE, 10 * PAGE, writable=True)
+            assert caught.value.errno == errno.ENOMEM
+        assert stored.cache.stats().pinned == 32 * PAGE
+        with file.view(5, 20 * PAGE, writable=True):
+            pass  # the same pages once more
+        with stored.open("w+b", key="new") as other:
+            other.write(bytes(100 * PAGE))
+        assert view.tobytes() == CONTENT[: 32 * PAGE]
+    with file.view(30 * PAGE, 10 * PAGE, writable=True):
+        pass
+
+
+def test_a_cache_full_of_views_says_so(make: Make) -> None:
+    """Nothing that could be written back makes room: ENOBUFS for who needs a page, and no wait for ever. [2.23]"""
+    rig = make({KEY: CONTENT}, capacity=32 * PAGE)
+    file = rig.open("r+b")
+    views = [file.view(0, 8 * PAGE, writable=True), file.view(8 * PAGE, 24 * PAGE)]
+    with pytest.raises(OSError, match="pinned") as caught:
+        Task(rig.open("w+b", key="new").write, bytes(PAGE)).result()
+    assert caught.value.errno == errno.ENOBUFS
+    for view in views:
+        view.release()
+
+
+def test_a_writable_view_from_inside_a_backend_call_is_refused(make: Make) -> None:
+    """It might wait for that very call. [2.25]"""
+    rig = make({KEY: CONTENT, "other": CONTENT})
+    file = rig.open("r+b")
+    seen: list[DeadlockError] = []
+
+    def inside(read: Any, offset: int, buffers: Any) -> int:
+        try:
+            file.view(0, 10, writable=True)
+        except DeadlockError as error:
+            seen.append(error)
+        return int(read.fill(offset, buffers))
+
+    rig.backend.fault("read_into", inside)
+    rig.open("rb", key="other").pread(10, 0)
+    assert seen
+
+
+def test_an_aborted_volume_has_none(stored: Rig) -> None:
+    """Nothing new is taken in. [2.22]"""
+    file = stored.open("r+b")
+    file.pread(PAGE, 0)
+    stored.volume.abort()
+    with pytest.raises(ShutdownError):
+        file.view(0, 10, writable=True)
+
+
+# -- cut off
+
+
+def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
+    """Do it; what the file is afterwards. The view is of pages 10 and 11."""
+    match how:
+        case "truncate":
+            file.truncate(5 * PAGE)
+            return CONTENT[: 5 * PAGE]
+        case "truncate in it":
+            file.truncate(10 * PAGE + 50)
+            return patched(CONTENT, 10 * PAGE, b"v" * 50)[: 10 * PAGE + 50]
+        case "punch":
+            file.punch_hole(0, 16 * PAGE)
+            return patched(CONTENT, 0, bytes(16 * PAGE))
+        case "discard":
+            rig.volume.discard(KEY)
+            return CONTENT
+        case "discard a part":
+            lost = rig.volume.discard(KEY, 11 * PAGE, PAGE)
+            assert [(entry.offset, entry.length) for entry in lost] == [(11 * PAGE, PAGE)]
+            return patched(CONTENT, 10 * PAGE, b"v" * PAGE)
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize("folio", ["4KiB", "64KiB"])
+@pytest.mark.parametrize("how", ["truncate", "truncate in it", "punch", "discard", "discard a part"])
+def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: str, folio: str) -> None:
+    """`detached` tells; what was stored before and is still in the file stays. [T-47, 2.17, 2.18, 2.21]"""
+    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio)
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    view = file.view(10 * PAGE, 2 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    expected = cut_off(rig, file, how)
+    assert view.detached
+    assert view.tobytes() == b"v" * 2 * PAGE
+    kept = view.segments
+    for segment in kept:
+        segment[:] = b"L" * len(segment)
+    if folio == "4KiB" and how in ("truncate in it", "discard a part"):
+        lost = expected  # the page that stays whole in the file is still the view's
+        expected = file.pread(SIZE, 0)
+        assert expected[: 10 * PAGE] == lost[: 10 * PAGE]
+    assert file.pread(SIZE, 0) == expected
+    rig.cache.check()
+    view.release()
+    try:
+        file.fsync()
+    except pagecache.DataLossError:
+        assert how.startswith("discard")
+        file.fsync()
+    assert saved(rig) == expected
+    assert rig.cache.stats().pinned == 0
+    rig.cache.check()
+
+
+def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
+    """Truncate cuts off what reaches behind the end, and nothing else. [T-44, T-47]"""
+    rig = make({KEY: CONTENT}, max_folio="64KiB")
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    with file.view(100, 50, writable=True) as view:
+        file.truncate(150)
+        assert not view.detached
+        view.segments[0][:] = b"x" * 50
+        file.truncate(SIZE)
+        assert not view.detached
+        assert file.pread(SIZE, 0) == CONTENT[:100] + b"x" * 50 + bytes(SIZE - 150)
+
+
+def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
+    """As by a mapping; what is stored after it is saved. [2.17]"""
+    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB")
+    file = rig.open("r+b")
+    file.pread(SIZE, 0)
+    with file.view(10 * PAGE, 2 * PAGE, writable=True) as view:
+        file.punch_hole(10 * PAGE, PAGE)
+        assert not view.detached
+        assert view.tobytes() == bytes(PAGE) + CONTENT[11 * PAGE : 12 * PAGE]
+        view.segments[0][:3] = b"new"
+        file.fsync()
+        assert saved(rig)[10 * PAGE : 10 * PAGE + 5] == b"new\0\0"
+
+
+def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
+    """Its pages are dirty again at once: BlockingIOError; afterwards it goes. [2.18]"""
+    file = stored.open("r+b")
+    with file.view(0, PAGE, writable=True) as view:
+        view.segments[0][:3] = b"new"
+        with pytest.raises(BlockingIOError, match="view"):
+            stored.volume.invalidate(KEY)
+        assert not view.detached
+    stored.volume.invalidate(KEY)
+    assert stored.cache.stats().used == 0
+    assert file.pread(5, 0) == b"new" + CONTENT[3:5]
+
+
+def test_a_removed_files_view(stored: Rig) -> None:
+    """It stays the file's until the last handle goes, and is nobody's after that. [T-47, 2.20]"""
+    file = stored.open("r+b")
+    view = file.view(0, PAGE, writable=True)
+    view.segments[0][:3] = b"new"
+    stored.volume.remove(KEY)
+    assert file.pread(3, 0) == b"new"
+    file.close()
+    stored.cache.flusher.turn()
+    view.segments[0][:3] = b"old"
+    view.release()
+    assert stored.volume.dirty_ranges(KEY) == []
+    stored.cache.check()
+
+
+def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
+    """A view that is still open loses the file; its memory stays. [T-47, 2.22]"""
+    rig = make({KEY: CONTENT})
+    view = rig.open("r+b").view(0, 3 * PAGE, writable=True)
+    for segment in view.segments:
+        segment[:] = b"v" * len(segment)
+    rig.cache.close()
+    assert view.detached
+    view.segments[0][:1] = b"L"
+    assert saved(rig) == patched(CONTENT, 0, b"v" * 3 * PAGE)
+    assert view.tobytes()[:2] == b"Lv"
+    view.release()
+
+
+def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
+    """What it would store after the last sync could not be saved; views that were there are. [2.22]"""
+    file = stored.open("r+b")
+    view = file.view(0, 5, writable=True)
+    view.segments[0][:] = b"early"
+    gate = stored.backend.gate("commit")
+    closing = Task(stored.volume.detach)
+    gate.wait_entered()
+    with pytest.raises(ShutdownError):
+        file.view(PAGE, 5, writable=True)
+    gate.open()
+    closing.result()
+    assert view.detached
+    assert saved(stored)[:5] == b"early"
+
+
+def test_a_view_outlives_its_handle(stored: Rig) -> None:
+    """Stores after the close are saved like any others. [T-47]"""
+    file = stored.open("r+b")
+    view = file.view(0, 5, writable=True)
+    file.close()
+    view.segments[0][:] = b"later"
+    view.release()
+    stored.volume.sync()
+    assert saved(stored)[:5] == b"later"
+
+
+def test_memory_pressure_leaves_it_alone(stored: Rig) -> None:
+    """Neither evicted nor waited for. [T-47, I-8]"""
+    file = stored.open("r+b")
+    with file.view(0, 30 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"hello"
+        with stored.open("w+b", key="new") as other:
+            for _ in range(4):
+                other.write(bytes(60 * PAGE))
+        assert view.tobytes() == b"hello" + CONTENT[5 : 30 * PAGE]
+    assert file.pread(5, 0) == b"hello"
+
+
+# -- other ways to hand over
+
+
+def test_write_through_beside_a_view(make: Make) -> None:
+    """The write and what the view stored before are acknowledged when it returns. [2.8, 2.10]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b", write_through=True)
+    with file.view(0, 10, writable=True) as view:
+        view.segments[0][:] = b"0123456789"
+        file.pwrite(b"abc", 100)
+        assert rig.backend.written(KEY)[:10] == b"0123456789"
+        assert rig.backend.written(KEY)[100:103] == b"abc"
+
+
+def test_a_mirror_gets_what_the_store_gets() -> None:
+    """Copies for both streams. [2.13]"""
+    store, copy = MemoryBackend(), MemoryBackend()
+    with PageCache("4MiB") as cache, cache.attach(store, mirror=copy).open("k", "w+b") as file:
+        file.write(CONTENT)
+        with file.view(PAGE, 8 * PAGE, writable=True) as view:
+            for segment in view.segments:
+                segment[:] = b"m" * len(segment)
+            file.fsync()
+    assert store.snapshot("k") == patched(CONTENT, PAGE, b"m" * 8 * PAGE)
+    assert copy.snapshot("k") == store.snapshot("k")
+
+
+def test_whole_units_around_a_view(make: Make) -> None:
+    """The unit is sent with a copy of what the view stored. [2.12]"""
+    rig = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE)
+    file = rig.open("r+b")
+    with file.view(5 * PAGE + 7, 100, writable=True) as view:
+        view.segments[0][:] = b"u" * 100
+        file.fsync()
+        assert saved(rig) == patched(CONTENT, 5 * PAGE + 7, b"u" * 100)
+
+
+# -- released by the collector
+
+
+class Cycle:
+    """Goes with the collector alone."""
+
+    def __init__(self, *held: Any) -> None:
+        self.held = held
+        self.itself = self
+
+
+@pytest.fixture
+def eager_collector() -> Any:
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*threshold)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> None:
+    """Views and unclosed handles, by every allocation of four threads that read, write, cut and save. [T-48, 2.21]"""
+    rig = make({KEY: CONTENT, "other": CONTENT}, capacity="16MiB")
+    stop = threading.Event()
+
+    def churn(seed: int) -> None:
+        file = rig.volume.open(KEY, "r+b")
+        for turn in range(60):
+            offset = (turn * 7 + seed * 13) % 50 * PAGE
+            Cycle(file.view(offset, 2 * PAGE, writable=turn % 2 == 0))
+            Cycle(rig.volume.open("other", "r+b").view(offset, 100, writable=True))
+            match turn % 5:
+                case 0:
+                    file.pwrite(b"w" * 5000, offset)
+                case 1:
+                    file.fsync()
+                case 2:
+                    rig.volume.drop_clean()
+                case 3:
+                    file.pread(20 * PAGE, offset)
+                case 4:
+                    file.truncate(SIZE)
+        file.close()
+
+    tasks = [Task(churn, seed) for seed in range(4)]
+    try:
+        for task in tasks:
+            task.result(60)
+    finally:
+        stop.set()
+    gc.collect()
+    rig.cache.flusher.turn()
+    rig.volume.sync()
+    assert rig.cache.stats().pinned == 0
+    assert rig.volume.dirty_ranges(KEY) == rig.volume.dirty_ranges("other") == []
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("method", ["read_into", "write_from", "commit"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -> None:
+    """The call's own folios, and those of a handle that nobody closed. [T-48, 2.21]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 3 * PAGE)
+
+    def collecting(*call: Any) -> Any:
+        gc.collect()
+        match method:
+            case "read_into":
+                return call[0].fill(*call[1:])
+            case "write_from":
+                return call[0].store(*call[1:])
+        return call[0].make_durable()
+
+    rig.backend.fault(method, collecting)
+    gc.disable()
+    try:
+        Cycle(file.view(3 * PAGE, PAGE, writable=True), file.view(0, PAGE))
+        Cycle(rig.volume.open(KEY, "r+b"))
+    finally:
+        gc.enable()
+    Task(file.pread, SIZE, 0).result()
+    Task(file.fsync).result()
+    gc.collect()
+    assert rig.cache.stats().pinned == 0
+    file.fsync()
+    assert rig.volume.dirty_ranges(KEY) == []
+    rig.cache.check()
+
+
+# -- by age
+
+
+def test_what_is_stored_is_not_held_back_for_ever(make: Make) -> None:
+    """Background write-back passes a view by until its data is older than `dirty_expire`. [2.11]"""
+    rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
+    with rig.open("r+b").view(0, 5, writable=True) as view:
+        for text in (b"first", b"other"):
+            view.segments[0][:] = text
+            eventually(partial(written_is, rig, text))
+
+
+def written_is(rig: Rig, text: bytes) -> bool:
+    return rig.backend.written(KEY).startswith(text)
