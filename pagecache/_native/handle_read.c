@@ -20,7 +20,7 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 	return n;
 }
 
-static void met_marker(struct handle *h, struct pc_need *need)
+void pc_met_marker(struct handle *h, struct pc_need *need)
 {
 	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
 		pc_readahead_submit(h->inode, &h->ra);
@@ -51,7 +51,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 	struct pc_inode *i = h->inode;
 	u64 done = (u64)got;
 	bool missed = false;
-	met_marker(h, need);
+	pc_met_marker(h, need);
 	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
 		missed |= need->kind == PC_NEED_FILL;
 		int next = provide(h, pos + done, len - done, need, round);
@@ -71,7 +71,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		if (done == len)
 			break;
 		got = core_read(h, pos + done, to + done, len - done, need);
-		met_marker(h, need);
+		pc_met_marker(h, need);
 		done += (u64)got;
 		if (got)
 			round = 0;
@@ -84,7 +84,8 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 	return (i64)done;
 }
 
-static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
+/* Return: bytes read, fewer only at the end of the file; -1. */
+i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
 {
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
@@ -108,7 +109,7 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
-	i64 n = read_into(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	i64 n = pc_read_rest(h, pos, (u8 *)PyBytes_AsString(bytes), len);
 	if (PC_LIKELY(n == (i64)len))
 		return bytes;
 	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
@@ -142,11 +143,11 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 	u64 len = clip(h, pos, (u64)view.len);
 	i64 n = -1;
 	if (PC_LIKELY(!pc_may_fault(h, object))) {
-		n = read_into(h, pos, view.buf, len);
+		n = pc_read_rest(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
-			n = read_into(h, pos, bounce, len);
+			n = pc_read_rest(h, pos, bounce, len);
 		if (n > 0)
 			pc_copy_released(view.buf, bounce, (u64)n);
 		free(bounce);

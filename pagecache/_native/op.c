@@ -95,6 +95,10 @@ void pc_op_settle(struct op *op)
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
 	op->settled = 1;
+	if (op->on_loop) {
+		pc_list_del(&op->running);
+		pc_work_end(op->inode->volume, &op->work);
+	}
 	struct pc_request *r = op->request;
 	op->request = NULL;
 	if (op->kind == OP_COMMIT)
@@ -162,6 +166,8 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
 	}
 	int ran = result ? 0 : -1;
+	if (!result && op->request)
+		pc_report_failure(op->request->report);
 	if (op->revoked && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
 		PyErr_Clear();
 		ran = PC_RUN_REVOKED;
@@ -171,6 +177,33 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	Py_XDECREF(engine);
 	Py_XDECREF(result);
 	return ran;
+}
+
+/* Hand the operation to the event loop that carries the volume's bytes: engine.<method>(op). Whoever drops the last reference
+ * settles it. Steals the reference. Return: 0, -1 exception. */
+int pc_op_start(struct op *op, PyObject *method)
+{
+	PyObject *engine = engine_of(op->inode);
+	op->on_loop = 1;
+	pc_list_add_tail(&running, &op->running);
+	PyObject *started = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
+	if (!started)
+		pc_op_settle(op);
+	Py_DECREF(op);
+	Py_XDECREF(started);
+	return started ? 0 : -1;
+}
+
+/* fail(error): the fill on the event loop has failed; who asked for it gets the error. */
+static PyObject *op_fail(PyObject *self, PyObject *error)
+{
+	struct op *op = (struct op *)self;
+	if (op->request && op->kind == OP_FILL && PyExceptionInstance_Check(error)) {
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		pc_report_failure(op->request->report);
+		PyErr_Clear();
+	}
+	Py_RETURN_NONE;
 }
 
 /* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
@@ -344,6 +377,7 @@ static PyMethodDef op_methods[] = {
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"fail", op_fail, METH_O, "fail($self, error, /)\n--\n\nWhy a fill on the event loop failed."},
 	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},
 };

@@ -37,6 +37,7 @@ struct pc_request {
 	u8 staged; /* the read that runs or comes next asks for bytes of S, and for nothing else */
 	u8 stage;  /* write: the backend is asked to keep the bytes readable */
 	_Atomic u8 settled;
+	u32 report;      /* fill: number of the asynchronous read that asked for it and gets its error, 0: none */
 	u32 credit;      /* era of the volume's credit that it has, 0: none */
 	u64 generation;  /* volume generation at creation: an answer after an abort only ends W */
 	u64 inval_seq;   /* fill: sampled before its first call */
