@@ -201,7 +201,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     def close_all() -> None:
         for inode in inodes:
             close_backend_file(inode.engine.backend_file)
-        close = getattr(volume.backend, "close", None)
+        close = getattr(volume.engine.backend, "close", None)
         if close is not None:
             close()
 

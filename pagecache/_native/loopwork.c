@@ -7,7 +7,7 @@
  */
 #include "async.h"
 
-static PyObject *str_start_fill, *str_start_write;
+static PyObject *str_start_fill, *str_start_write, *str_start_units;
 
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused)
 {
@@ -36,7 +36,7 @@ static int start(PyObject *core, struct pc_inode *i, struct pc_request *r, struc
 		return gone ? 0 : -1;
 	}
 	op->work = *w;
-	return pc_op_start(op, fill ? str_start_fill : str_start_write);
+	return pc_op_start(op, fill ? str_start_fill : r->gather ? str_start_units : str_start_write);
 }
 
 /* start_work(core, volume) -> True: something was started; False: there is nothing to do; "later": a writer is in the way;
@@ -78,5 +78,6 @@ int pc_install_loopwork(void)
 {
 	str_start_fill = PyUnicode_InternFromString("start_fill");
 	str_start_write = PyUnicode_InternFromString("start_write");
-	return str_start_fill && str_start_write ? 0 : -1;
+	str_start_units = PyUnicode_InternFromString("start_write_units");
+	return str_start_fill && str_start_write && str_start_units ? 0 : -1;
 }

@@ -415,7 +415,7 @@ PyObject *pc_use_loops(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OOO", &running, &inside, &cancelled))
 		return NULL;
 	replace(&pc_running_loop, running);
-	replace(&pc_inside_calls, inside);
+	replace(&pc_inside_calls, inside == Py_None ? NULL : inside);
 	replace(&pc_cancelled_error, cancelled);
 	Py_RETURN_NONE;
 }

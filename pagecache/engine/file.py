@@ -55,7 +55,10 @@ class EngineFile:
     """One object of a volume: its inode in CORE and its file in the backend."""
 
     fill = reader.fill
+    start_fill = reader.start_fill
     write = issuer.write
+    start_write = issuer.start_write
+    start_write_units = issuer.start_write_units
     write_units = issuer.write_units
     commit = issuer.commit
     room = throttle.room
