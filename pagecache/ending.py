@@ -209,6 +209,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         with contextlib.suppress(TimeoutError):
             _within(volume, close_all, "close", deadline)
     stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
+    volume.aside.stop()
     volume.cache.forget(volume)
     if not stopped:
         return  # nor can anything be asked of that backend

@@ -24,6 +24,7 @@ from .backends.protocol import AsyncBackend, Backend, ObjectStat
 from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
 from .engine import barrier, remote, staging
+from .engine.aside import Aside
 from .engine.loop import blocking, original
 from .engine.volume import EngineVolume
 from .errors import (
@@ -70,6 +71,7 @@ class Volume:
         )
         self.engine.dirty_share = options.dirty_share
         self.detached = False
+        self.aside = Aside(name)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}

@@ -28,7 +28,7 @@ enum state { NEW, RUNNING, SUSPENDED, OVER };
 enum step { STEP_ERROR = -1, STEP_DONE, STEP_WAIT, STEP_TURN, STEP_ASIDE };
 
 static PyTypeObject *async_handle_type, *awaitable_type;
-static PyObject *str_aside, *str_through, *str_throw, *str_close;
+static PyObject *str_aside_read, *str_aside_write, *str_through, *str_throw, *str_close;
 static struct pc_list reading = {&reading, &reading}; /* awaitables that have asked for a fill */
 static u32 last_report;
 
@@ -324,7 +324,7 @@ static PyObject *awaitable_rest(PyObject *self, PyObject *unused)
 static int go_aside(struct awaitable *a)
 {
 	bool written = a->verb >= PWRITE && a->done == a->len;
-	PyObject *name = written ? str_through : str_aside;
+	PyObject *name = written ? str_through : a->verb >= PWRITE ? str_aside_write : str_aside_read;
 	if (written) {
 		a->through = 0;
 		PyObject *pos = PyLong_FromUnsignedLongLong(a->pos), *len = PyLong_FromUnsignedLongLong(a->len);
@@ -665,13 +665,14 @@ static PyType_Spec awaitable_spec = {"pagecache._native._core.Awaitable", sizeof
 
 int pc_install_awaitable(PyObject *module)
 {
-	str_aside = PyUnicode_InternFromString("_aside");
+	str_aside_read = PyUnicode_InternFromString("_aside_read");
+	str_aside_write = PyUnicode_InternFromString("_aside_write");
 	str_through = PyUnicode_InternFromString("_through");
 	str_throw = PyUnicode_InternFromString("throw");
 	str_close = PyUnicode_InternFromString("close");
 	async_handle_type = (PyTypeObject *)PyType_FromSpec(&async_spec);
 	awaitable_type = (PyTypeObject *)PyType_FromSpec(&awaitable_spec);
-	if (!str_aside || !str_through || !str_throw || !str_close || !async_handle_type || !awaitable_type)
+	if (!str_aside_read || !str_aside_write || !str_through || !str_throw || !str_close || !async_handle_type || !awaitable_type)
 		return -1;
 	return PyModule_AddObjectRef(module, "AsyncHandle", (PyObject *)async_handle_type);
 }

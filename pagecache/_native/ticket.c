@@ -169,7 +169,7 @@ static PyObject *ticket_wake(PyObject *self, PyObject *unused)
 	if (context)
 		ran = PyObject_CallMethodObjArgs(context, pc_str_run, callback, self, NULL);
 	else
-		ran = PyObject_CallOneArg(callback, self);
+		ran = PyObject_CallFunctionObjArgs(callback, self, NULL);
 	Py_DECREF(callback);
 	Py_XDECREF(context);
 	return ran;
@@ -238,7 +238,7 @@ static PyObject *ticket_cancel(PyObject *self, PyObject *args, PyObject *kwargs)
 static PyObject *outcome(struct ticket *t)
 {
 	if (t->cancelled) {
-		PyObject *e = t->message ? PyObject_CallOneArg(pc_cancelled_error, t->message)
+		PyObject *e = t->message ? PyObject_CallFunctionObjArgs(pc_cancelled_error, t->message, NULL)
 					 : PyObject_CallNoArgs(pc_cancelled_error);
 		if (e)
 			PyErr_SetObject(pc_cancelled_error, e);
@@ -323,7 +323,7 @@ static PyObject *ticket_next(PyObject *self)
 /* The value of an iterator that ends. */
 void pc_return_value(PyObject *value)
 {
-	PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+	PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, value, NULL);
 	if (stop)
 		PyErr_SetObject(PyExc_StopIteration, stop);
 	Py_XDECREF(stop);

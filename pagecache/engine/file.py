@@ -169,7 +169,7 @@ class EngineFile:
         """
         if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
             return None
-        job = Job(self.volume.park, self._read_version, what="stat", key=self.key)
+        job = Job(self.volume.park, self._read_version, what="stat", key=self.key, then=self.native.wake)
         return self.volume.runner.submit(NAMES, job)
 
     def _read_version(self) -> None:

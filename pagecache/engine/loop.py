@@ -37,6 +37,7 @@ __all__ = [
     "Blocking",
     "BlockingFile",
     "CacheLoop",
+    "advanced",
     "as_answer",
     "asked",
     "blocking",
@@ -102,6 +103,16 @@ def running_loop() -> tuple[asyncio.AbstractEventLoop, native.Waker]:
 
 
 native.use_loops(running_loop, None, asyncio.CancelledError)
+
+
+async def advanced(core: object, kind: str, address: int, seq: int, timeout: float) -> None:
+    """Wait, on the running loop, until an event advances beyond `seq`, at most `timeout` seconds."""
+    ticket = native.ticket(core, kind, address, seq)
+    timer = asyncio.get_running_loop().call_later(timeout, ticket.wake)
+    try:
+        await ticket
+    finally:
+        timer.cancel()
 
 
 # -- asking a backend
@@ -310,9 +321,7 @@ def _cancel(outcome: _Outcome) -> None:
         outcome.task.cancel()
 
 
-async def _answer(
-    what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call
-) -> None:
+async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call) -> None:
     """Whatever comes of the work is the waiting thread's."""
     _calls.set(call)
     try:
@@ -387,9 +396,7 @@ class Blocking(Backend):
     def limits(self) -> BackendLimits:  # type: ignore[override]
         return self.wrapped.limits
 
-    def call(
-        self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None
-    ) -> T:
+    def call(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None) -> T:
         return self.loop.call(what, work, alive, () if self.address is None else (self.address,))
 
     def _ask(self, what: str, *args: object, **options: object) -> Any:
