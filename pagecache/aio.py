@@ -172,7 +172,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
 
     async def readinto(self, buffer: Buffer, /) -> int:
         at = self._file.tell()
-        count: int = await self.pread_into(buffer, at)
+        count = int(await self.pread_into(buffer, at))
         self._file.seek(at + count)
         return count
 
@@ -261,10 +261,10 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
 
     async def flush(self) -> None:
         """Hand dirty data to the backend and wait for its acknowledgement. No commit."""
-        sync = self._file.begin_flush()
+        sync = self._file._begin_flush()
         if sync is not None:
             await barrier.awaited(sync, None, "flush")
-        self._file.tell_loss()
+        self._file._tell_loss()
 
     async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         """Return only if every byte written to the file before the call is committed.
@@ -272,15 +272,15 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         Raises:
             WritebackError, CommitError: it is not, and is still dirty. TimeoutError: the deadline passed; I/O goes on.
         """
-        sync = self._file.begin_fsync()
+        sync = self._file._begin_fsync()
         if sync is not None:
             await barrier.awaited(sync, timeout, "fsync")
-            self._file.fsynced()
-        self._file.tell_loss()
+            self._file._fsynced()
+        self._file._tell_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
         """Hand a range over and wait for its acknowledgement; no commit."""
-        sync = self._file.begin_sync_range(offset, length)
+        sync = self._file._begin_sync_range(offset, length)
         if sync is not None:
             await barrier.awaited(sync, None, "flush")
 
@@ -290,7 +290,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         """Close the handle, as `CachedFile.close` does. Idempotent."""
         if self._file.closed:
             return
-        if self._file.is_unsaved():
+        if self._file._is_unsaved():
             await self._aside.run("close", self._file.close)
         else:
             self._file.close()
@@ -308,7 +308,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
     async def __aexit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is None:
             await self.close()
-        elif self._file.commits_on_close():
+        elif self._file._commits_on_close():
             await self.abandon()
         else:
             with contextlib.suppress(OSError):  # the body's exception stays the primary one; the data stays cached

@@ -295,7 +295,7 @@ class CachedFile(Handle):
 
     # -- durability
 
-    def tell_loss(self) -> None:
+    def _tell_loss(self) -> None:
         """Raise what was lost of the file since this was last asked."""
         with self.volume.names:
             error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
@@ -310,12 +310,12 @@ class CachedFile(Handle):
         """
         if self._closing or (self.volume.detached and not self.closed):
             return
-        sync = self.begin_flush()
+        sync = self._begin_flush()
         if sync is not None:
             barrier.drive(sync, None, "flush")
-        self.tell_loss()
+        self._tell_loss()
 
-    def begin_flush(self) -> barrier.FileSync | None:
+    def _begin_flush(self) -> barrier.FileSync | None:
         """What `flush` has to wait for, if anything."""
         self._check_open()
         if not self._writable:
@@ -337,13 +337,13 @@ class CachedFile(Handle):
 
         Blocks: until storage answered, or `timeout`.
         """
-        sync = self.begin_fsync()
+        sync = self._begin_fsync()
         if sync is not None:
             barrier.drive(sync, timeout, "fsync")
-            self.fsynced()
-        self.tell_loss()
+            self._fsynced()
+        self._tell_loss()
 
-    def begin_fsync(self) -> barrier.FileSync | None:
+    def _begin_fsync(self) -> barrier.FileSync | None:
         """What `fsync` has to wait for, if anything."""
         self._check_open()
         self.volume.check_alive(self.key)
@@ -352,7 +352,7 @@ class CachedFile(Handle):
             return None  # no name under which it could be published
         return barrier.begin_fsync(engine)
 
-    def fsynced(self) -> None:
+    def _fsynced(self) -> None:
         """Its writer has published the object himself."""
         self._inode.engine.unclosed = False
 
@@ -362,11 +362,11 @@ class CachedFile(Handle):
         Raises:
             WritebackError: it failed; it stays dirty.
         """
-        sync = self.begin_sync_range(offset, length)
+        sync = self._begin_sync_range(offset, length)
         if sync is not None:
             barrier.drive(sync, None, "flush")
 
-    def begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
+    def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
         """What `sync_range` has to wait for, if anything."""
         self._check_open()
         start, end = extent(offset, length, self._native.size)
@@ -374,11 +374,11 @@ class CachedFile(Handle):
 
     # -- the end
 
-    def is_unsaved(self) -> bool:
+    def _is_unsaved(self) -> bool:
         """Whether closing it may take a while: there may be something to hand over."""
         return self._writable and self._native.has_local()
 
-    def commits_on_close(self) -> bool:
+    def _commits_on_close(self) -> bool:
         """Whether a `with` whose body raised abandons the file."""
         return self._inode.engine.limits().commit_on_close
 
@@ -392,7 +392,7 @@ class CachedFile(Handle):
         try:
             if not self.volume.cache.native.forked:
                 lifetimes.close_handle(self.volume, self._inode, writable=self._writable)
-                self.tell_loss()
+                self._tell_loss()
         finally:
             self._end()
 
@@ -429,7 +429,7 @@ class CachedFile(Handle):
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        if e is not None and self.commits_on_close():
+        if e is not None and self._commits_on_close():
             self.abandon()
             return
         try:

@@ -107,6 +107,9 @@ class Op(Protocol):
     def finish(self, ok: bool, flag: int, /) -> None:
         """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
 
+    def settle(self) -> None:
+        """Of a task on the event loop: it is over."""
+
     def fail(self, error: BaseException, /) -> None:
         """Why a fill on the event loop failed: for the task that asked for it."""
 

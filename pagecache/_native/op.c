@@ -206,6 +206,15 @@ static PyObject *op_fail(PyObject *self, PyObject *error)
 	Py_RETURN_NONE;
 }
 
+/* settle(): the task on the event loop is over. Its exception may live on, and its frames with it: so not by the reference. */
+static PyObject *op_settle(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	if (((struct op *)self)->on_loop)
+		pc_op_settle((struct op *)self);
+	Py_RETURN_NONE;
+}
+
 /* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
 static PyObject *op_finish(PyObject *self, PyObject *args)
 {
@@ -377,6 +386,7 @@ static PyMethodDef op_methods[] = {
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"settle", op_settle, METH_NOARGS, "settle($self, /)\n--\n\nThe task that it was handed to is over."},
 	{"fail", op_fail, METH_O, "fail($self, error, /)\n--\n\nWhy a fill on the event loop failed."},
 	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},

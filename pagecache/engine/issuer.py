@@ -76,13 +76,13 @@ def _taken(file: EngineFile, op: Op, answer: int) -> bool:
 def start_write(self: EngineFile, op: Op) -> None:
     """On the event loop: the request becomes a task."""
     assert self.volume.loop is not None
-    self.volume.loop.spawn(_write(self, op))
+    self.volume.loop.carry(op, _write(self, op))
 
 
 def start_write_units(self: EngineFile, op: Op) -> None:
     """The same for a request that was widened to whole units."""
     assert self.volume.loop is not None
-    self.volume.loop.spawn(_write_units(self, op))
+    self.volume.loop.carry(op, _write_units(self, op))
 
 
 async def _write(self: EngineFile, op: Op) -> None:

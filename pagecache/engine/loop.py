@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from .. import native
 from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
-from ..native import NativeVolume
+from ..native import NativeVolume, Op
 from .park import SLICE, Park, Signal
 from .runner import Job, ThreadRunner
 
@@ -194,6 +194,10 @@ class CacheLoop:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def carry(self, op: Op, work: Coroutine[Any, Any, None]) -> None:
+        """Have an operation run as a task; on the loop's thread."""
+        self.spawn(_settling(op, work))
+
     def post(self, call: Callable[..., object], *args: object) -> None:
         """Have something called on the loop's thread.
 
@@ -304,6 +308,14 @@ class CacheLoop:
             await asyncio.wait(others, timeout=timeout)
         self._ended = True
         self._loop.stop()
+
+
+async def _settling(op: Op, work: Coroutine[Any, Any, None]) -> None:
+    """An exception that somebody keeps has frames that have the operation: so it is settled by hand."""
+    try:
+        await work
+    finally:
+        op.settle()
 
 
 def _succeed(future: asyncio.Future[T], value: T) -> None:

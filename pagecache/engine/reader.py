@@ -56,7 +56,7 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
 def start_fill(self: EngineFile, op: Op) -> None:
     """On the event loop: the fill becomes a task."""
     assert self.volume.loop is not None
-    self.volume.loop.spawn(_fill(self, op))
+    self.volume.loop.carry(op, _fill(self, op))
 
 
 async def _fill(self: EngineFile, op: Op) -> None:

@@ -67,14 +67,15 @@ def make_rig(
     backend: RecordingBackend | None = None,
     limits: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
+    attached: Callable[[Any], Any] = lambda backend: backend,
     **config: Any,
 ) -> Rig:
-    """A quiet cache without read-ahead, unless told otherwise."""
+    """A quiet cache without read-ahead, unless told otherwise; `attached`: what the volume sees of the backend."""
     if backend is None:
         backend = RecordingBackend(objects, **(limits or {}))
     cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
     try:
-        volume = cache.attach(backend, name="volume", **{"read_ahead": 0, **(options or {})})
+        volume = cache.attach(attached(backend), name="volume", **{"read_ahead": 0, **(options or {})})
     except BaseException:
         cache.close()
         raise
