@@ -64,10 +64,12 @@ static int check_alive(struct pc_inode *i, PyObject *core)
 }
 
 /* Whether this is a call from within a call of an asynchronous backend of the volume. Return: 1, 0, -1 exception. */
-static int inside_call(struct pc_volume *v)
+int pc_inside_call(struct pc_volume *v)
 {
-	PyObject *list = pc_inside_calls ? PyObject_CallNoArgs(pc_inside_calls) : NULL;
-	int inside = pc_inside_calls && !list ? -1 : 0;
+	if (PC_LIKELY(!v->on_loop || !pc_inside_calls))
+		return 0;
+	PyObject *list = PyObject_CallNoArgs(pc_inside_calls);
+	int inside = list ? 0 : -1;
 	for (Py_ssize_t k = 0, n = list ? PyList_Size(list) : 0; k < n && !inside; k++)
 		inside = PyLong_AsVoidPtr(PyList_GetItem(list, k)) == v;
 	Py_XDECREF(list);
@@ -77,7 +79,7 @@ static int inside_call(struct pc_volume *v)
 /* From inside a backend call of the same volume nothing may fill, write or wait. */
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
 {
-	int inside = pc_tls_worker == i->volume ? 1 : inside_call(i->volume);
+	int inside = pc_tls_worker == i->volume ? 1 : pc_inside_call(i->volume);
 	for (struct op *op = pc_tls_op; op && !inside; op = op->outer)
 		inside = op->inode->volume == i->volume;
 	if (inside < 0)

@@ -128,9 +128,13 @@ static int lock_inode(struct op *op, struct handle *h)
 
 /* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
  * while it copies has to reserve what it dirties, so that many at once do not pass the limit. */
-static bool may_try(const struct handle *h, u64 len)
+static bool may_try(struct handle *h, u64 len)
 {
 	struct pc_inode *i = h->inode;
+	if (PC_UNLIKELY(i->volume->on_loop && pc_inside_call(i->volume))) {
+		PyErr_Clear();
+		return false; /* what is wrong is found out, and said, on the way of writes that wait */
+	}
 	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) &&
 	       !i->nr_failed && !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }

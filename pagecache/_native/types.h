@@ -64,6 +64,7 @@ int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *mes
 bool pc_is_forked(const struct pc_cache *c);
 int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
+int pc_inside_call(struct pc_volume *v);
 int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);

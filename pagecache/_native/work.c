@@ -201,7 +201,7 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 /* The same for the event loop that carries the bytes of a volume `on_loop`. */
 void pc_work_next_carried(struct pc_volume *v, struct pc_work *w)
 {
-	work_next(v, w, PC_WORK_FILL, PC_WORK_CLASSES);
+	work_next(v, w, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES, PC_WORK_CLASSES);
 }
 
 void pc_work_end(struct pc_volume *v, const struct pc_work *w)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackendProtocolError
 from ..native import Op
 from . import barrier, collector, reader, remote
-from .loop import as_answer, asked, original_file
+from .loop import BlockingFile, as_answer, asked, original_file
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -89,6 +89,9 @@ async def _write(self: EngineFile, op: Op) -> None:
     """`write` on the event loop: nothing in it waits but for the backend; what may block goes to a thread."""
     loop, runner = self.volume.loop, self.volume.runner
     assert loop is not None
+    if isinstance(self.backend_file, BlockingFile) is False:
+        await loop.aside(runner, partial(write, self, op))  # it is closed, or a blocking backend took over meanwhile
+        return
     if not _to_be_sent(self, op):
         return
     try:

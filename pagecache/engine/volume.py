@@ -45,7 +45,7 @@ IDLE_FILES_MAX = 64
 """Files of the backend that stay open without handles and local data."""
 
 
-LOOP_THREADS = 8
+LOOP_THREADS = 32
 """Threads of a volume whose bytes an event loop carries: for commits and names."""
 
 
