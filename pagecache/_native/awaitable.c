@@ -260,8 +260,9 @@ static int step_read(struct awaitable *a)
 			PyErr_SetObject((PyObject *)Py_TYPE(a->error), a->error);
 			return STEP_ERROR;
 		}
-		if (pc_check_inside(h->inode, h->core,
-				    "bytes that are not cached were read from inside a backend call of the same volume"))
+		if (pc_check_inside(
+			    h->inode, h->core,
+			    "bytes that are not cached were read from inside a backend call of the same volume"))
 			return STEP_ERROR;
 		a->missed |= need.kind == PC_NEED_FILL;
 		int next = need.kind == PC_NEED_FOLIO ? await_folio(a, h, &need)
@@ -404,7 +405,8 @@ static PySendResult awaitable_send(PyObject *self, PyObject *value, PyObject **r
 	}
 	if (a->state != SUSPENDED) {
 		PyErr_SetString(a->state == OVER ? PyExc_RuntimeError : PyExc_ValueError,
-				a->state == OVER ? "cannot reuse already awaited coroutine" : "coroutine already executing");
+				a->state == OVER ? "cannot reuse already awaited coroutine"
+						 : "coroutine already executing");
 		return PYGEN_ERROR;
 	}
 	a->state = RUNNING;
@@ -522,7 +524,8 @@ static void warn_never_awaited(const struct awaitable *a)
 	static const char *const names[] = {"pread", "pread_into", "pwrite", "append"};
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
-	if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'AsyncCachedFile.%s' was never awaited", names[a->verb]))
+	if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'AsyncCachedFile.%s' was never awaited",
+			     names[a->verb]))
 		PyErr_WriteUnraisable(a->owner);
 	PyErr_Restore(type, value, traceback);
 }
@@ -672,7 +675,8 @@ int pc_install_awaitable(PyObject *module)
 	str_close = PyUnicode_InternFromString("close");
 	async_handle_type = (PyTypeObject *)PyType_FromSpec(&async_spec);
 	awaitable_type = (PyTypeObject *)PyType_FromSpec(&awaitable_spec);
-	if (!str_aside_read || !str_aside_write || !str_through || !str_throw || !str_close || !async_handle_type || !awaitable_type)
+	if (!str_aside_read || !str_aside_write || !str_through || !str_throw || !str_close || !async_handle_type ||
+	    !awaitable_type)
 		return -1;
 	return PyModule_AddObjectRef(module, "AsyncHandle", (PyObject *)async_handle_type);
 }

@@ -135,8 +135,9 @@ static bool may_try(struct handle *h, u64 len)
 		PyErr_Clear();
 		return false; /* what is wrong is found out, and said, on the way of writes that wait */
 	}
-	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) &&
-	       !i->nr_failed && !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
+	       pc_dirty_room(i, len) && !i->nr_failed &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
 /* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;

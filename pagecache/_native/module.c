@@ -191,7 +191,8 @@ static PyMethodDef functions[] = {
 	{"use_loops", pc_use_loops, METH_VARARGS,
 	 "use_loops($module, running, inside, cancelled, /)\n--\n\nHow event loops are asked."},
 	{"ticket", pc_make_ticket, METH_VARARGS,
-	 "ticket($module, core, kind, address, seq, /)\n--\n\nTo be awaited: an event that advances, or a call that ends."},
+	 "ticket($module, core, kind, address, seq, /)\n--\n\nTo be awaited: an event that advances, or a call that "
+	 "ends."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

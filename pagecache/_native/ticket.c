@@ -352,7 +352,8 @@ static PyMethodDef ticket_methods[] = {
 	{"result", ticket_result, METH_NOARGS, NULL},
 	{"done", ticket_done, METH_NOARGS, NULL},
 	{"get_loop", ticket_get_loop, METH_NOARGS, NULL},
-	{"add_done_callback", (PyCFunction)(void (*)(void))ticket_add_done_callback, METH_VARARGS | METH_KEYWORDS, NULL},
+	{"add_done_callback", (PyCFunction)(void (*)(void))ticket_add_done_callback, METH_VARARGS | METH_KEYWORDS,
+	 NULL},
 	{"remove_done_callback", ticket_remove_done_callback, METH_O, NULL},
 	{NULL, NULL, 0, NULL},
 };
@@ -361,16 +362,11 @@ static PyGetSetDef ticket_getset[] = {
 	{NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot ticket_slots[] = {
-	{Py_tp_dealloc, ticket_dealloc},
-	{Py_tp_traverse, ticket_traverse},
-	{Py_tp_clear, ticket_clear},
-	{Py_tp_iter, PyObject_SelfIter},
-	{Py_tp_iternext, ticket_next},
-	{Py_am_await, PyObject_SelfIter},
-	{Py_tp_methods, ticket_methods},
-	{Py_tp_getset, ticket_getset},
-	{Py_tp_doc, "One wait of one task."},
-	{0, NULL},
+	{Py_tp_dealloc, ticket_dealloc},      {Py_tp_traverse, ticket_traverse},
+	{Py_tp_clear, ticket_clear},          {Py_tp_iter, PyObject_SelfIter},
+	{Py_tp_iternext, ticket_next},        {Py_am_await, PyObject_SelfIter},
+	{Py_tp_methods, ticket_methods},      {Py_tp_getset, ticket_getset},
+	{Py_tp_doc, "One wait of one task."}, {0, NULL},
 };
 static PyType_Spec ticket_spec = {"pagecache._native._core.Ticket", sizeof(struct ticket), 0,
 				  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
@@ -405,7 +401,8 @@ int pc_install_ticket(PyObject *module)
 }
 
 PyObject *pc_running_loop; /* callable: (running loop, its Waker) */
-PyObject *pc_inside_calls; /* callable: addresses of volumes, of calls on the cache's loop; NULL: there is no such loop */
+PyObject *
+	pc_inside_calls; /* callable: addresses of volumes, of calls on the cache's loop; NULL: there is no such loop */
 
 /* use_loops(running, inside, cancelled): what the engine knows of event loops. */
 PyObject *pc_use_loops(PyObject *module, PyObject *args)

@@ -56,7 +56,8 @@ struct core {
 
 extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
 extern _Thread_local struct op *pc_tls_op;
-extern _Thread_local bool pc_tls_loop; /* this is the thread of a cache's event loop: nothing of its volumes may be waited for */
+extern _Thread_local bool
+	pc_tls_loop; /* this is the thread of a cache's event loop: nothing of its volumes may be waited for */
 extern PyObject *pc_running_loop, *pc_inside_calls; /* ticket.c */
 extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread is doing */
 
