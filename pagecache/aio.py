@@ -340,11 +340,13 @@ class _Opening:
 
 
 def open(volume: Volume, key: Key, mode: str = "rb", **options: Any) -> _Opening:
-    """Open an object for tasks: `async with open(...) as f`, or `f = await open(...)`.
+    """An object for tasks, to be entered (`async with`) or awaited.
 
     Args:
         volume: of a `PageCache`; its backend may be blocking or asynchronous.
-        key, mode, options: those of `Volume.open`.
+        key: what the backend calls it.
+        mode: that of `Volume.open`.
+        **options: those of `Volume.open`.
 
     Raises:
         what `Volume.open` raises, when it is awaited.

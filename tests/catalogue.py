@@ -24,7 +24,7 @@ CONTRACT = ROOT / "docs" / "contract.md"
 
 # What belongs to parts that are not built yet: part -> id -> behaviour.
 LATER: dict[str, dict[str, str]] = {
-    "direct I/O, writable views, asyncio": {
+    "direct I/O, writable views": {
         "T-21": "parallel direct writes share the inode lock; append, extend, dirty and unaligned ones do not",
         "T-22": "that decision is taken again after the shared lock was taken",
         "T-24": "error and interrupt paths of direct writes leak neither lock, count nor ticket",
@@ -32,8 +32,6 @@ LATER: dict[str, dict[str, str]] = {
         "T-26": "a direct write flushes cached pages before and invalidates them after; read-ahead leaves no old bytes",
         "T-27": "a direct read after a buffered write sees it without fsync",
         "T-28": "buffered, direct, views, copies and truncates by 8 threads: no crash, no hang, the model holds",
-        "T-55": "asyncio with 1000 tasks: a hit makes no thread and no future; nothing blocks the loop",
-        "T-56": "a task cancelled in each await: I/O goes on, locks are released",
         "T-65": "memory that is served by this very process as source and destination: no deadlock",
         "T-75a": "direct bytes and fsync: committed, or reported as lost; a fill beside them leaves no old bytes",
     },

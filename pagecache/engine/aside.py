@@ -1,12 +1,12 @@
 """Threads for what a task must not wait for itself.
 
-Hits, misses, fsync and flush of an asynchronous handle need no thread of their own. The rest does: a write that has to wait
-for room or for a lock, truncate, open, close, views. It runs here, on a few daemon threads a volume, and a task waits for
-it. Each kind has a lane, so that writers in line do not stand in the way of the close that would make room for them; each
-lane has a bound, and what is beyond it waits in a queue.
+Hits, misses, fsync and flush of an asynchronous handle need no thread of their own. The rest does: a write that has to
+wait for room or for a lock, truncate, open, close, views. It runs here, on a few daemon threads a volume, and a task
+waits for it. Each kind has a lane, so that writers in line do not stand in the way of the close that would make room
+for them; each lane has a bound, and what is beyond it waits in a queue.
 
-A task that does not wait any more (cancelled, interrupted, its loop closed) leaves its call: what has not begun does not
-begin, what has begun goes on, and what it made is undone.
+A task that does not wait any more (cancelled, interrupted, its loop closed) leaves its call: what has not begun does
+not begin, what has begun goes on, and what it made is undone.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class Aside:
         """Have something done by a thread.
 
         Args:
+            lane: which queue it waits in.
+            call: what is to be done.
             undo: for a result that came when nobody waited for it any more; must not wait.
         """
         made = _Call(call, undo)

@@ -1,15 +1,15 @@
 """The cache's own event loop, and an asynchronous backend seen as a blocking one.
 
 One daemon thread a cache, started with the first asynchronous backend. What carries bytes and is not waited for by a
-thread (write-back, read-ahead, fills that tasks ask for) runs here as tasks: CORE's queue is asked for work as a thread of
-a volume would, each piece becomes a task, nothing in between waits. Everything else (commits, names, the fill that a
+thread (write-back, read-ahead, fills that tasks ask for) runs here as tasks: CORE's queue is asked for work as a thread
+of a volume would, each piece becomes a task, nothing in between waits. Everything else (commits, names, the fill that a
 thread waits for) stays where it is for any backend and calls through `Blocking`, which has the coroutine run here.
 
-Interrupts do not reach this thread, so a coroutine may own an operation; whatever ends the task drops it, and that settles
-it. What a backend raises never gets to the loop: a call is wrapped so that even SystemExit is only an answer.
+Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends that with the task. What a
+backend raises never gets to the loop: a call is wrapped so that even SystemExit is only an answer.
 
-Re-entrancy (contract 2.25): a context variable says which calls of which volumes a coroutine is in. It is found in direct
-awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
+Re-entrancy (contract 2.25): a context variable says which calls of which volumes a coroutine is in. It is found in
+direct awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
 """
 
 from __future__ import annotations
@@ -219,6 +219,8 @@ class CacheLoop:
         """Run a coroutine on the loop and wait for it on this thread.
 
         Args:
+            what: the method, for messages.
+            work: makes the coroutine.
             alive: called now and then; raises where waiting has no point any more. Then, and when a signal handler
                 raises, the coroutine is cancelled. None: it is left alone, and its return is waited for.
             addresses: volumes whose call this is, beside those whose calls this thread is in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -50,10 +51,10 @@ def attach() -> Iterator[Attach]:
     """Attaches a backend to a quiet cache of its own; it is closed, and its invariants hold."""
     volumes: list[Volume] = []
 
-    def attacher(backend: object, *, capacity: str = "8MiB", **options: object) -> Volume:
+    def attacher(backend: Any, *, capacity: str = "8MiB", **options: Any) -> Volume:
         config = {name: options.pop(name) for name in list(options) if name in CONFIG}
-        cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})  # type: ignore[arg-type]
-        volumes.append(cache.attach(backend, **{"read_ahead": 0, **options}))  # type: ignore[arg-type]
+        cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
+        volumes.append(cache.attach(backend, **{"read_ahead": 0, **options}))
         return volumes[-1]
 
     yield attacher

@@ -39,19 +39,19 @@ class FileOver(AsyncBackendFile):
         return partial(in_thread, found) if name in OPTIONAL else found
 
     async def stat(self) -> ObjectStat:
-        return await in_thread(self.inner.stat)  # type: ignore[no-any-return]
+        return await in_thread(self.inner.stat)
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await in_thread(self.inner.read_into, offset, buffers)  # type: ignore[no-any-return]
+        return await in_thread(self.inner.read_into, offset, buffers)
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await in_thread(self.inner.write_from, offset, buffers)  # type: ignore[no-any-return]
+        return await in_thread(self.inner.write_from, offset, buffers)
 
     async def truncate(self, size: int) -> None:
         await in_thread(self.inner.truncate, size)
 
     async def commit(self) -> str | None:
-        return await in_thread(self.inner.commit)  # type: ignore[no-any-return]
+        return await in_thread(self.inner.commit)
 
 
 class Over(AsyncBackend):

@@ -248,7 +248,7 @@ def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
 
 
 def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
-    """A thread's wait is over (the volume was aborted), its call writes on in a thread of its own: into nothing. [K7]"""
+    """A wait is over (the volume was aborted), the call writes on in a thread of its own: into nothing. [K7]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     entered, go, wrote = threading.Event(), threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""A task that does not wait any more: cancelled at each await, interrupted at each place. I/O goes on, nothing is locked."""
+"""A task that waits no more: cancelled at each await, interrupted at each place. I/O goes on, nothing is locked."""
 
 from __future__ import annotations
 
@@ -293,6 +293,7 @@ def test_a_wake_up_that_an_interrupt_took_away_comes_again(attach: Attach) -> No
             loop.call_soon = call_soon
             gate.open()
             done, _ = await asyncio.wait(tasks, timeout=SECONDS)
-            assert len(done) == 4 and failures == [0]
+            assert len(done) == 4
+            assert failures == [0]
 
     run(main())

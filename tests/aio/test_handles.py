@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import AsyncBackend, CachedFile, aio
+from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
 from pagecache.testing import LatencyBackend
 
@@ -58,7 +58,7 @@ class Counted(asyncio.SelectorEventLoop):
         self.futures += 1
         return super().create_future()
 
-    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:
+    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
         self.scheduled += 1
         return super().call_soon(*args, **options)
 
@@ -73,7 +73,7 @@ def run_counted(work: Coroutine[Any, Any, None]) -> None:
 
 @both
 def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, backend: Any) -> None:
-    """Reads and writes of cached bytes: no thread, no future, no suspension; neither one for the call as a task. [T-55]"""
+    """Reads and writes of cached bytes: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
     volume = attach(backend(), max_folio="4KiB")
 
     async def main() -> None:
@@ -109,11 +109,13 @@ def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
     volume = attach(backend(pattern(pages * PAGE)), capacity="16MiB", max_folio="4KiB")
     expected = pattern(pages * PAGE)
 
+    threads = threading.active_count()
+
     async def main() -> None:
         async with aio.open(volume, KEY) as file:
             found = await asyncio.gather(*(file.pread(PAGE, k * PAGE) for k in range(pages)))
             assert b"".join(found) == expected
-            assert threading.active_count() < 40
+            assert threading.active_count() <= threads + 16
         assert volume.stats().misses == pages
 
     run(main())
@@ -126,7 +128,6 @@ def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     store = inner if isinstance(inner, Store) else None
     entered, release = threading.Event(), threading.Event()
     if store is None:
-
         file = inner.open(KEY)
         read_into = file.read_into
 
@@ -182,7 +183,7 @@ def test_every_verb(attach: Attach, backend: Any) -> None:
             assert await file.pread(PAGE, PAGE) == bytes(PAGE)
             with await file.view(2 * PAGE, 100) as view:
                 assert view.tobytes() == DATA[2 * PAGE : 2 * PAGE + 100]
-            await file.advise(aio.Advice.RANDOM)
+            await file.advise(Advice.RANDOM)
             await file.prefetch(0, PAGE)
             await file.prefetch_ranges([(0, PAGE), (PAGE, PAGE)], wait=True)
             assert file.try_pread(10, 0) == bytes(10)
@@ -265,7 +266,7 @@ def test_bad_arguments(attach: Attach) -> None:
                 await file.pwrite("text", 0)
             with pytest.raises(OSError) as caught:
                 await file.pwrite(b"xy", 2**63 - 1)
-            assert caught.value.characters_written == 0
+            assert caught.value.characters_written == 0  # type: ignore[attr-defined]
         with pytest.raises(FileNotFoundError):
             await aio.open(volume, "nothing")
 
@@ -307,6 +308,8 @@ def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> 
     """Side by side, without a thread for each."""
     volume = attach(backend(b""), capacity="32MiB", max_folio="4KiB")
 
+    threads = threading.active_count()
+
     async def one(k: int) -> None:
         async with aio.open(volume, f"file {k}", "w") as file:
             await file.pwrite(b"%d" % k, 0)
@@ -314,7 +317,7 @@ def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> 
 
     async def main() -> None:
         await asyncio.gather(*(one(k) for k in range(1000)))
-        assert threading.active_count() < 60
+        assert threading.active_count() <= threads + 24
 
     run(main())
     for k in (0, 500, 999):
@@ -375,7 +378,7 @@ def test_a_failing_read_tells_who_asked(attach: Attach, backend: Any) -> None:
             inner.instead["read_into"] = refuse
         else:
             engine = volume.open(KEY, keep_cache=True)
-            real = engine._inode.engine.backend_file.read_into
+            real = engine._inode.engine.opened().read_into
             engine._inode.engine.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
             engine.close()
         async with aio.open(volume, KEY, keep_cache=True) as file:
@@ -399,7 +402,8 @@ def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
             await file.pwrite(b"new", 0)
             ticket = volume.begin_sync()
             await ticket
-            assert ticket.done() and ticket.remaining == 0
+            assert ticket.done()
+            assert ticket.remaining == 0
             await volume.begin_sync()
 
     for _ in range(2):

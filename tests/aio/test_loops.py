@@ -39,7 +39,9 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
     file = aio.AsyncCachedFile(plain)
 
     async def begin() -> list[asyncio.Task[Any]]:
-        tasks = [asyncio.create_task(call) for call in (file.pread(10, 8 * PAGE), file.fsync(), file.truncate(9 * PAGE))]
+        tasks = [
+            asyncio.create_task(call) for call in (file.pread(10, 8 * PAGE), file.fsync(), file.truncate(9 * PAGE))
+        ]
         await until(lambda: read.waiting and write.waiting)
         return tasks
 
@@ -47,7 +49,8 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
     dead.close()
     reader = Task(plain.pread, 10, 8 * PAGE)
     syncer = Task(plain.fsync)
-    assert reader.waits() and syncer.waits()
+    assert reader.waits()
+    assert syncer.waits()
 
     async def another() -> None:
         call = asyncio.create_task(aio.AsyncCachedFile(plain).pread(10, 8 * PAGE))
