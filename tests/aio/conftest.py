@@ -9,41 +9,20 @@ import pytest
 
 from pagecache import PageCache, Volume
 
-from ..file.clock import HandClock
-from ..file.rig import FAST, QUIET, Rig, make_rig
+from ..file.conftest import clock, make, rig  # noqa: F401
+from ..file.rig import FAST, QUIET, seen_as
 from .over import Over
 from .stores import Store
 
 Attach = Callable[..., Volume]
 
 
-@pytest.fixture
-def make() -> Iterator[Callable[..., Rig]]:
-    """Makes rigs whose backend is asynchronous."""
-    rigs: list[Rig] = []
-
-    def maker(*args: object, **options: object) -> Rig:
-        rigs.append(make_rig(*args, attached=Over, **options))  # type: ignore[arg-type]
-        return rigs[-1]
-
-    yield maker
-    for rig in rigs:
-        rig.backend.open_all_gates()
-    for rig in reversed(rigs):
-        rig.finish()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
-    """Caches that the test makes live in this time."""
-    clock = HandClock()
-    monkeypatch.setattr("pagecache.cache.Clock", lambda: clock)
-    return clock
-
-
-@pytest.fixture
-def rig(make: Callable[..., Rig]) -> Rig:
-    return make()
+@pytest.fixture(autouse=True)
+def asynchronous() -> Iterator[None]:
+    """Rigs of tests/file have an asynchronous backend here."""
+    before, seen_as[0] = seen_as[0], Over
+    yield
+    seen_as[0] = before
 
 
 @pytest.fixture

@@ -28,6 +28,10 @@ FAST = RetryPolicy(attempts=3, first_delay=0.001, max_delay=0.005, deadline=20.0
 ONCE = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
 
 
+# What volumes see of a backend; tests/aio has them see an asynchronous one.
+seen_as: list[Callable[[Any], Any]] = [lambda backend: backend]
+
+
 @dataclass(slots=True)
 class Rig:
     """A cache, its backend and one volume on it."""
@@ -67,15 +71,14 @@ def make_rig(
     backend: RecordingBackend | None = None,
     limits: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
-    attached: Callable[[Any], Any] = lambda backend: backend,
     **config: Any,
 ) -> Rig:
-    """A quiet cache without read-ahead, unless told otherwise; `attached`: what the volume sees of the backend."""
+    """A quiet cache without read-ahead, unless told otherwise."""
     if backend is None:
         backend = RecordingBackend(objects, **(limits or {}))
     cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
     try:
-        volume = cache.attach(attached(backend), name="volume", **{"read_ahead": 0, **(options or {})})
+        volume = cache.attach(seen_as[0](backend), name="volume", **{"read_ahead": 0, **(options or {})})
     except BaseException:
         cache.close()
         raise
