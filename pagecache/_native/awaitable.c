@@ -232,7 +232,7 @@ static void seen(struct awaitable *a, struct handle *h)
 		pc_count(h->inode, &h->inode->counters.misses, 1);
 	else
 		pc_count_hit(h->inode);
-	pc_readahead_seen(&h->ra, a->pos, a->done, h->inode->cache->page_shift);
+	pc_read_seen(h, a->pos, a->done);
 }
 
 static int step_read(struct awaitable *a)
@@ -360,8 +360,6 @@ static bool drive(struct awaitable *a, PyObject *value, PyObject **result, PySen
 		Py_CLEAR(*result);
 	if (*sent == PYGEN_RETURN && a->verb >= PWRITE)
 		return true;
-	if (*sent == PYGEN_RETURN)
-		seen(a, handle_of_owner(a));
 	*sent = over(a, *sent == PYGEN_RETURN ? result_of(a) : NULL, result);
 	return false;
 }

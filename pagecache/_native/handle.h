@@ -83,6 +83,7 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 }
 
 /* handle_read.c, handle_write.c */
+void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
 i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len);
 u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len);

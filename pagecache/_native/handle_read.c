@@ -28,7 +28,7 @@ void pc_met_marker(struct handle *h, struct pc_need *need)
 }
 
 /* What was read is the state of the next read-ahead, and for a NOREUSE handle done with. */
-static void seen(struct handle *h, u64 pos, u64 len)
+void pc_read_seen(struct handle *h, u64 pos, u64 len)
 {
 	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
 	if (PC_UNLIKELY(h->noreuse))
@@ -80,7 +80,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		pc_count(i, &i->counters.misses, 1);
 	else
 		pc_count_hit(i);
-	seen(h, pos, done);
+	pc_read_seen(h, pos, done);
 	return (i64)done;
 }
 
@@ -200,10 +200,10 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 	if (!bytes)
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
-	met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
+	pc_met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
 	if (n == (i64)len) {
 		pc_count_hit(h->inode);
-		seen(h, pos, len);
+		pc_read_seen(h, pos, len);
 		return bytes;
 	}
 	bool eof = need.kind == PC_NEED_NOTHING;
