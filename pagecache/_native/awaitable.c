@@ -23,18 +23,13 @@
 #include <stdlib.h>
 
 enum { LOOP_PIECE = 256 << 10 };
-enum verb { PREAD, PREAD_INTO, PWRITE, APPEND };
 enum state { NEW, RUNNING, SUSPENDED, OVER };
 enum step { STEP_ERROR = -1, STEP_DONE, STEP_WAIT, STEP_TURN, STEP_ASIDE };
 
-static PyTypeObject *async_handle_type, *awaitable_type;
+static PyTypeObject *awaitable_type;
 static PyObject *str_aside_read, *str_aside_write, *str_through, *str_throw, *str_close;
 static struct pc_list reading = {&reading, &reading}; /* awaitables that have asked for a fill */
 static u32 last_report;
-
-struct async_handle {
-	PyObject_HEAD PyObject *file; /* the CachedFile */
-};
 
 struct awaitable {
 	PyObject_HEAD struct pc_list reading;
@@ -542,7 +537,8 @@ static void awaitable_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-static PyObject *make(PyObject *owner, int verb, PyObject *target, u64 len, u64 pos)
+/* A call of a verb, before its first step. */
+PyObject *pc_awaitable_new(PyObject *owner, int verb, PyObject *target, u64 len, u64 pos)
 {
 	struct awaitable *a = (struct awaitable *)PyType_GenericAlloc(awaitable_type, 0);
 	if (!a)
@@ -555,91 +551,6 @@ static PyObject *make(PyObject *owner, int verb, PyObject *target, u64 len, u64 
 	a->pos = pos;
 	return (PyObject *)a;
 }
-
-static PyObject *async_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-	u64 size, pos;
-	if (check_nargs("pread", nargs, 2) || to_u64(args[0], "size", &size) || to_u64(args[1], "offset", &pos))
-		return NULL;
-	return make(self, PREAD, NULL, size, pos);
-}
-
-static PyObject *async_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-	u64 pos;
-	if (check_nargs("pread_into", nargs, 2) || to_u64(args[1], "offset", &pos))
-		return NULL;
-	return make(self, PREAD_INTO, args[0], 0, pos);
-}
-
-static PyObject *async_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || to_u64(args[1], "offset", &pos))
-		return NULL;
-	return make(self, PWRITE, args[0], 0, pos);
-}
-
-static PyObject *async_append(PyObject *self, PyObject *args, PyObject *kwargs)
-{
-	static char *names[] = {"data", NULL};
-	PyObject *data;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data))
-		return NULL;
-	return make(self, APPEND, data, 0, 0);
-}
-
-/* _bind(file): the handle whose verbs these are. */
-static PyObject *async_bind(PyObject *self, PyObject *file)
-{
-	struct async_handle *h = (struct async_handle *)self;
-	if (!PyObject_TypeCheck(file, pc_handle_type)) {
-		PyErr_SetString(PyExc_TypeError, "a CachedFile is required");
-		return NULL;
-	}
-	if (!h->file)
-		h->file = Py_NewRef(file);
-	Py_RETURN_NONE;
-}
-
-static int async_traverse(PyObject *self, visitproc visit, void *arg)
-{
-	Py_VISIT(Py_TYPE(self));
-	Py_VISIT(((struct async_handle *)self)->file);
-	return 0;
-}
-
-/* The handle stays as long as its verbs may be called: nothing is cleared before the end. */
-static void async_dealloc(PyObject *self)
-{
-	PyTypeObject *type = Py_TYPE(self);
-	PyObject_GC_UnTrack(self);
-	Py_CLEAR(((struct async_handle *)self)->file);
-	PyObject_GC_Del(self);
-	Py_DECREF(type);
-}
-
-static PyMethodDef async_methods[] = {
-	{"pread", (PyCFunction)(void (*)(void))async_pread, METH_FASTCALL,
-	 "pread($self, size, offset, /)\n--\n\nRead size bytes at offset; fewer only at the end of the file."},
-	{"pread_into", (PyCFunction)(void (*)(void))async_pread_into, METH_FASTCALL,
-	 "pread_into($self, buffer, offset, /)\n--\n\nRead into a writable buffer; returns the number of bytes."},
-	{"pwrite", (PyCFunction)(void (*)(void))async_pwrite, METH_FASTCALL,
-	 "pwrite($self, data, offset, /)\n--\n\nWrite all of data at offset; returns its length."},
-	{"append", (PyCFunction)(void (*)(void))async_append, METH_VARARGS | METH_KEYWORDS,
-	 "append($self, data)\n--\n\nWrite atomically at the end; returns the offset."},
-	{"_bind", async_bind, METH_O, NULL},
-	{NULL, NULL, 0, NULL},
-};
-static PyType_Slot async_slots[] = {
-	{Py_tp_dealloc, async_dealloc},
-	{Py_tp_traverse, async_traverse},
-	{Py_tp_methods, async_methods},
-	{Py_tp_doc, "The hot verbs of an open cached file, to be awaited."},
-	{0, NULL},
-};
-static PyType_Spec async_spec = {"pagecache._native._core.AsyncHandle", sizeof(struct async_handle), 0,
-				 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, async_slots};
 
 static PyMethodDef awaitable_methods[] = {
 	{"send", awaitable_send_method, METH_O, NULL},
@@ -664,17 +575,15 @@ static PyType_Spec awaitable_spec = {"pagecache._native._core.Awaitable", sizeof
 				     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 				     awaitable_slots};
 
-int pc_install_awaitable(PyObject *module)
+int pc_install_awaitable(void)
 {
 	str_aside_read = PyUnicode_InternFromString("_aside_read");
 	str_aside_write = PyUnicode_InternFromString("_aside_write");
 	str_through = PyUnicode_InternFromString("_through");
 	str_throw = PyUnicode_InternFromString("throw");
 	str_close = PyUnicode_InternFromString("close");
-	async_handle_type = (PyTypeObject *)PyType_FromSpec(&async_spec);
 	awaitable_type = (PyTypeObject *)PyType_FromSpec(&awaitable_spec);
-	if (!str_aside_read || !str_aside_write || !str_through || !str_throw || !str_close || !async_handle_type ||
-	    !awaitable_type)
+	if (!str_aside_read || !str_aside_write || !str_through || !str_throw || !str_close || !awaitable_type)
 		return -1;
-	return PyModule_AddObjectRef(module, "AsyncHandle", (PyObject *)async_handle_type);
+	return 0;
 }

@@ -105,7 +105,8 @@ PyObject *pc_make_ticket(PyObject *module, PyObject *args);
 PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
 void pc_report_failure(u32 report);
 int pc_install_ticket(PyObject *module);
-int pc_install_awaitable(PyObject *module);
+int pc_install_awaitable(void);
+int pc_install_async_handle(PyObject *module);
 int pc_install_loopwork(void);
 
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
