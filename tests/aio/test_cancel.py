@@ -156,9 +156,8 @@ def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
 
 
 def ours(frame: FrameType) -> bool:
-    """Code of the package and of asyncio's loop: a signal lands in either."""
-    path = Path(frame.f_code.co_filename)
-    return PACKAGE in path.parents or path.parent.name == "asyncio"
+    """Code of the package. An interrupt in asyncio's own code may leave the loop itself unable to go on."""
+    return PACKAGE in Path(frame.f_code.co_filename).parents
 
 
 def interrupted_at(nth: int, main: Callable[[], Any]) -> bool:
@@ -254,8 +253,8 @@ def verify(volume: Volume) -> None:
 @pytest.mark.parametrize("call", CALLS)
 @both
 def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
-    """A sample of the places of the engine and of the loop, with two tasks; the loop goes on after it. [T-51, T-56]"""
-    assert inject(CALLS[call], iter(range(1, 4000, 23)), lambda: backend(DATA)) > 0
+    """A sample of the places of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
+    assert inject(CALLS[call], iter(range(1, 4000, 7)), lambda: backend(DATA)) > 0
 
 
 @pytest.mark.slow
