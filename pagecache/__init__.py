@@ -13,6 +13,7 @@ Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing
 
 import logging
 
+from . import aio as aio
 from .backends.protocol import (
     AsyncBackend,
     AsyncBackendFile,

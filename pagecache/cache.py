@@ -22,11 +22,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import lifetimes
-from .backends.protocol import Backend, BackendLimits
+from .backends.protocol import AsyncBackend, Backend, BackendLimits
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine import throttle
 from .engine.flusher import Flusher
+from .engine.loop import CacheLoop, blocking
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
 from .errors import (
@@ -51,6 +52,8 @@ __all__ = ["PageCache"]
 log = logging.getLogger("pagecache")
 
 RESIZE_ROUNDS = 50
+LOOP_PATIENCE = 1.0
+"""Seconds that calls of an asynchronous backend have to end when the cache does."""
 SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
 COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
@@ -126,6 +129,7 @@ class PageCache:
         self.clock, self.park = Clock(), Park()
         self.flusher = Flusher(self, self.native, self.clock, self.park)
         self.flusher.start()
+        self._loop: CacheLoop | None = None
         _open.add(self)
 
     def __repr__(self) -> str:
@@ -145,6 +149,13 @@ class PageCache:
     def engine_volumes(self) -> list[EngineVolume]:
         with self._lock:
             return [volume.engine for volume in self._volumes]
+
+    def event_loop(self) -> CacheLoop:
+        """The cache's own event loop, for asynchronous backends; started when the first one comes."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = CacheLoop(str(self._number), self.park)
+            return self._loop
 
     def divide_limit(self) -> None:
         """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
@@ -189,12 +200,12 @@ class PageCache:
 
     def attach(
         self,
-        backend: Backend | str,
+        backend: Backend | AsyncBackend | str,
         *,
         name: str | None = None,
         options: VolumeOptions | None = None,
         backend_options: Mapping[str, Any] | None = None,
-        mirror: Backend | str | None = None,
+        mirror: Backend | AsyncBackend | str | None = None,
         **overrides: Any,
     ) -> Volume:
         """See a backend through the cache.
@@ -232,7 +243,8 @@ class PageCache:
             label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
             if label in taken:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
-            volume = Volume(self, resolved, label, chosen, second)
+            second = None if second is None else blocking(second, self.event_loop)
+            volume = Volume(self, blocking(resolved, self.event_loop), label, chosen, second)
             self._volumes.append(volume)
         self.divide_limit()
         return volume
@@ -414,6 +426,8 @@ class PageCache:
             raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
         self.closed = True
         self.flusher.stop()
+        if self._loop is not None:
+            self._loop.stop(LOOP_PATIENCE if deadline.at is None else min(LOOP_PATIENCE, deadline.left()))
         self.native.close()
         _open.discard(self)
         _dropped.discard(self)

@@ -216,7 +216,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     def close_all() -> None:
         for inode in inodes:
             close_backend_file(inode.engine.backend_file)
-        close = getattr(volume.backend, "close", None)
+        close = getattr(volume.engine.backend, "close", None)
         if close is not None:
             close()
 
@@ -224,6 +224,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         with contextlib.suppress(TimeoutError):
             _within(volume, close_all, "close", deadline)
     stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
+    volume.aside.stop()
     volume.cache.forget(volume)
     if not stopped:
         return  # nor can anything be asked of that backend

@@ -303,6 +303,7 @@ class CachedFile(Handle):
     # -- durability
 
     def _tell_loss(self) -> None:
+        """Raise what was lost of the file since this was last asked."""
         with self.volume.names:
             error, self._loss_cursor = self._inode.loss_since(self._loss_cursor)
         if error is not None:
@@ -316,15 +317,23 @@ class CachedFile(Handle):
         """
         if self._closing or (self.volume.detached and not self.closed):
             return
-        self._check_open()
-        if self._writable:
-            engine = self._inode.engine
-            if engine.limits().commit_on_close:
-                engine.refresh_limits()
-                self._native.pass_background(FOREVER)
-            elif self._native.has_local() or engine.version_stale:
-                barrier.flush(engine, self.volume.engine.native.take_epoch(), version=True)
+        sync = self._begin_flush()
+        if sync is not None:
+            barrier.drive(sync, None, "flush")
         self._tell_loss()
+
+    def _begin_flush(self) -> barrier.FileSync | None:
+        """What `flush` has to wait for, if anything."""
+        self._check_open()
+        if not self._writable:
+            return None
+        engine = self._inode.engine
+        if engine.limits().commit_on_close:
+            engine.refresh_limits()
+            self._native.pass_background(FOREVER)
+        elif self._native.has_local() or engine.version_stale:
+            return barrier.begin_flush(engine, version=True)
+        return None
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
         """Return only if every byte written to the file before the call is committed. Not delayed by later writes.
@@ -335,13 +344,24 @@ class CachedFile(Handle):
 
         Blocks: until storage answered, or `timeout`.
         """
+        sync = self._begin_fsync()
+        if sync is not None:
+            barrier.drive(sync, timeout, "fsync")
+            self._fsynced()
+        self._tell_loss()
+
+    def _begin_fsync(self) -> barrier.FileSync | None:
+        """What `fsync` has to wait for, if anything."""
         self._check_open()
         self.volume.check_alive(self.key)
         engine = self._inode.engine
-        if not (engine.removed and engine.limits().commit_on_close):  # no name under which it could be published
-            barrier.fsync(engine, timeout)
-            engine.unclosed = False
-        self._tell_loss()
+        if engine.removed and engine.limits().commit_on_close:
+            return None  # no name under which it could be published
+        return barrier.begin_fsync(engine)
+
+    def _fsynced(self) -> None:
+        """Its writer has published the object himself."""
+        self._inode.engine.unclosed = False
 
     def sync_range(self, offset: int, length: int) -> None:
         """Hand a range over and wait for its acknowledgement; no commit.
@@ -349,12 +369,25 @@ class CachedFile(Handle):
         Raises:
             WritebackError: it failed; it stays dirty.
         """
+        sync = self._begin_sync_range(offset, length)
+        if sync is not None:
+            barrier.drive(sync, None, "flush")
+
+    def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
+        """What `sync_range` has to wait for, if anything."""
         self._check_open()
         start, end = extent(offset, length, self._native.size)
-        if start < end:
-            barrier.flush(self._inode.engine, self.volume.engine.native.take_epoch(), start, end)
+        return barrier.begin_flush(self._inode.engine, start, end) if start < end else None
 
     # -- the end
+
+    def _is_unsaved(self) -> bool:
+        """Whether closing it may take a while: there may be something to hand over."""
+        return self._writable and self._native.has_local()
+
+    def _commits_on_close(self) -> bool:
+        """Whether a `with` whose body raised abandons the file."""
+        return self._inode.engine.limits().commit_on_close
 
     def close(self) -> None:
         """Close the handle; the last writable one flushes, and commits where `sync_on_close`. Errors are raised, the
@@ -403,7 +436,7 @@ class CachedFile(Handle):
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        if e is not None and self._inode.engine.limits().commit_on_close:
+        if e is not None and self._commits_on_close():
             self.abandon()
             return
         try:

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -37,14 +37,22 @@ __all__ = [
     "TOKEN",
     "UNSTABLE",
     "WRITEBACK",
+    "AsyncHandle",
     "Handle",
     "NativeCache",
     "NativeInode",
     "NativeVolume",
     "Op",
     "Pressure",
+    "Ticket",
+    "Waker",
+    "enter_loop",
     "inside",
     "is_debug",
+    "make_waker",
+    "open_ticket",
+    "ticket",
+    "use_loops",
     "wait",
 ]
 
@@ -74,6 +82,9 @@ os.register_at_fork(after_in_child=_lib.pc_forked)
 
 Handle = _core.Handle
 """Base of CachedFile: io.RawIOBase with the hot verbs in C."""
+
+AsyncHandle: Any = _core.AsyncHandle
+"""Base of AsyncCachedFile: the hot verbs as awaitables in C."""
 
 
 class Op(Protocol):
@@ -123,6 +134,12 @@ class Op(Protocol):
     def read(self, read_into: object, offset: int, buffer: memoryview, /) -> int:
         """One backend call of a direct read, in this thread: bytes stored; -1: it answered what is no such number."""
 
+    def settle(self) -> None:
+        """Of a task on the event loop: it is over."""
+
+    def fail(self, error: BaseException, /) -> None:
+        """Why a fill on the event loop failed: for the task that asked for it."""
+
     def call(self, function: Callable[[], object], /) -> object:
         """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
 
@@ -141,6 +158,50 @@ class Pressure:
     asking: int
     """Writers that are slowed down."""
     running: int
+
+
+class Ticket(Protocol):
+    """One wait of one task: see `_native/ticket.c`. Awaited on the loop that it was made on."""
+
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def finish(self, value: object, error: BaseException | None, /) -> None:
+        """End it, from any thread; the first time counts."""
+
+    def wake(self) -> None:
+        """On the loop: the task goes on whatever has happened."""
+
+
+class Waker(Protocol):
+    """What wakes the tasks of one event loop: `dispatch` is to be called while `fileno` is readable."""
+
+    def fileno(self) -> int: ...
+    def dispatch(self) -> None: ...
+
+
+def make_waker() -> Waker:
+    return cast(Waker, _core.Waker())
+
+
+def use_loops(
+    running: Callable[[], tuple[Any, Waker]], inside: Callable[[], list[int]] | None, cancelled: type[BaseException]
+) -> None:
+    """How C finds the running loop, and the calls that the running coroutine is in; None: nobody can be in one."""
+    _core.use_loops(running, inside, cancelled)
+
+
+def enter_loop() -> None:
+    """This thread is that of a cache's event loop: nothing that the loop has to do may be waited for on it."""
+    _core.enter_loop()
+
+
+def ticket(core: object, kind: str, address: int, seq: int) -> Ticket:
+    """Over when an event ("inode", "volume", "cache") advances beyond `seq`."""
+    return cast(Ticket, _core.ticket(core, kind, address, seq))
+
+
+def open_ticket() -> Ticket:
+    """Over when somebody finishes it."""
+    return cast(Ticket, _core.ticket(None, "", 0, 0))
 
 
 def is_debug() -> bool:
@@ -262,6 +323,16 @@ class NativeVolume:
     def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
         return cast("bool | None", _core.work(self.cache.core, self.address, job, int(timeout * 1e9)))
+
+    def start_work(self) -> bool | str | None:
+        """On the event loop that carries the volume's bytes: start the next piece of work. False: there is none;
+        "later": look again in a moment; None: the volume has stopped.
+        """
+        return cast("bool | str | None", _core.start_work(self.cache.core, self.address))
+
+    def set_on_loop(self, on: bool) -> None:
+        """What carries bytes is started by an event loop, not taken by threads."""
+        _lib.pc_volume_set_on_loop(self._v, on)
 
     def push_job(self, cls: int) -> None:
         _lib.pc_job_push(self._v, cls)

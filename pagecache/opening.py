@@ -134,7 +134,7 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
 def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:
     """Open, create where wanted; says whether this created the object."""
     create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
-    backend = volume.backend
+    backend = volume.engine.backend
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:
         created = False
@@ -183,7 +183,7 @@ def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
     if not engine.limits().commit_on_close:
         return checked_stat(volume.engine.call(engine.opened().stat, "open", key), key)
     try:
-        return checked_stat(volume.engine.call(lambda: volume.backend.stat(key), "open", key), key)
+        return checked_stat(volume.engine.call(lambda: volume.engine.backend.stat(key), "open", key), key)
     except FileNotFoundError:
         if engine.version is not None and not inode.native.has_local():
             return None

@@ -21,6 +21,7 @@ from .backends.protocol import Backend, BackendFile, ObjectStat, close_backend_f
 from .engine import staging
 from .engine.owed import Step
 from .engine.runner import Job
+from .engine.volume import threads_of
 from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
 from .inode import Inode
 from .native import END, NAMES
@@ -42,7 +43,7 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
     if not engine.aborted:
         engine.abort(None)
-    engine.runner.renew(int(backend.limits.max_inflight) + 1)
+    engine.runner.renew(threads_of(backend))
     with volume.names:
         inodes = [*volume.inodes.values()]
         orphans = [*volume.orphans]

@@ -7,11 +7,11 @@ order, and so does whoever waits for one: a ticket is over only after those befo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .engine.barrier import FileSync
+from .engine.loop import advanced
 from .engine.names import NameCall
 from .engine.park import SLICE, Deadline, deadline_error
 from .errors import FailedRange, ShutdownError, WritebackError
@@ -156,8 +156,18 @@ class SyncTicket:
         )
 
     def __await__(self) -> Generator[Any, None, None]:
-        return self._poll_until_done().__await__()
+        return self._awaited().__await__()
 
-    async def _poll_until_done(self) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.wait)
+    async def _awaited(self) -> None:
+        """`wait`, for a task: of any loop, without a thread."""
+        self._engine.check_wait("sync")
+        deadline = self.deadline(None)
+        cache = self._engine.cache.native
+        while True:
+            seq = cache.event_seq()
+            if self.done():
+                break
+            if deadline.passed():
+                raise deadline_error("sync")
+            await advanced(cache.core, "cache", cache.address, seq, min(deadline.left(), SLICE))
+        self._raise()

@@ -19,11 +19,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from . import ending, lifetimes, opening, reconnecting
-from .backends.protocol import Backend, ObjectStat
+from .backends.protocol import AsyncBackend, Backend, ObjectStat
 from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
 from .direct import DirectFile
 from .engine import barrier, remote, staging
+from .engine.aside import Aside
+from .engine.loop import blocking, original
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -69,15 +71,17 @@ class Volume:
         )
         self.engine.dirty_share = options.dirty_share
         self.detached = False
+        self.aside: Aside = Aside(name)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
         self.orphans: set[Inode] = set()
 
     @property
-    def backend(self) -> Backend:
+    def backend(self) -> Backend | AsyncBackend:
         """Where the bytes live."""
-        return self.engine.backend
+        found: Backend | AsyncBackend = original(self.engine.backend)
+        return found
 
     def __repr__(self) -> str:
         return f"<pagecache.Volume {self.name!r} {'detached' if self.detached else type(self.backend).__name__}>"
@@ -97,7 +101,7 @@ class Volume:
             hash(key)
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
-        return self.backend.canonical(key)
+        return self.engine.backend.canonical(key)
 
     def inode_at(self, key: Key) -> Inode | None:
         with self.names:
@@ -171,7 +175,7 @@ class Volume:
 
     def _check_may_write(self, key: Key, bits: int) -> None:
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
-        if writes and (self.options.read_only or self.backend.limits.read_only):
+        if writes and (self.options.read_only or self.engine.backend.limits.read_only):
             raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
 
     # -- the namespace
@@ -181,7 +185,7 @@ class Volume:
         self.check_alive(key)
         inode = self.inode_at(self._canonical(key))
         if inode is None or inode.engine.backend_file is None:
-            stat = self.engine.call(lambda: self.backend.stat(key), "stat", key)
+            stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
             return self._file_stat(opening.checked_stat(stat, key), inode)
         quiet = inode.engine.quiet()
         stat = opening.checked_stat(self.engine.call(inode.engine.backend_file.stat, "stat", key), key)
@@ -216,7 +220,7 @@ class Volume:
         self.check_alive()
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        for stat in self.engine.call(lambda: [*self.backend.list(prefix)], "list"):
+        for stat in self.engine.call(lambda: [*self.engine.backend.list(prefix)], "list"):
             inode = None
             if stat.key is not None and stat.kind == "file":
                 inode = self.inode_at(self._canonical(stat.key))
@@ -238,7 +242,7 @@ class Volume:
         backend_file = None if inode is None else inode.engine.backend_file
         links = 1 if backend_file is None else backend_file.stat().nlink or 1
         with self._names_change():
-            self.backend.remove(key)
+            self.engine.backend.remove(key)
         if links <= 1:  # with other names left it stays the same object
             lifetimes.unname(self, canonical)
             if self.engine.mirror is not None:
@@ -280,7 +284,7 @@ class Volume:
     def _rename(self, src: Key, dst: Key, old: Key, new: Key, replace: bool) -> None:
         """On a thread of the volume; the keys are busy, and the caller holds the tokens."""
         with self._names_change():
-            self.backend.rename(src, dst, replace=replace)
+            self.engine.backend.rename(src, dst, replace=replace)
         if old == new:
             return
         with self.names:
@@ -293,7 +297,7 @@ class Volume:
             if inode.engine.limits().commit_on_close and not inode.native.commit_needed(STAMP_MAX):
                 # Nothing was uploaded that would have to follow: what will be goes to the new name.
                 self.engine.close_later(inode.engine.backend_file)
-                inode.engine.use(self.backend.open(dst))
+                inode.engine.use(self.engine.backend.open(dst))
         if self.engine.mirror is not None:
             self.engine.mirror.renamed(old, new)
 
@@ -301,7 +305,7 @@ class Volume:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
         with contextlib.ExitStack() as stack:
             handle = self.open(key, "r+")
-            stack.callback(handle.close if self.backend.limits.commit_on_close else handle.leave)
+            stack.callback(handle.close if self.engine.backend.limits.commit_on_close else handle.leave)
             handle.truncate(size)
 
     # -- sync
@@ -455,7 +459,7 @@ class Volume:
         self.cache.check_forked()
         self.engine.abort(reason)
 
-    def reconnect(self, backend: Backend, *, fenced: bool = False) -> None:
+    def reconnect(self, backend: Backend | AsyncBackend, *, fenced: bool = False) -> None:
         """Go on with a new backend: what is not known to be committed is dirty again and is sent to it.
 
         Args:
@@ -473,7 +477,8 @@ class Volume:
         self.cache.check_forked()
         if self.detached:
             raise ShutdownError(f"the volume {self.name!r} is detached")
-        reconnecting.reconnect(self, as_backend(backend, "backend", {}), fenced)
+        found = as_backend(backend, "backend", {})
+        reconnecting.reconnect(self, blocking(found, self.cache.event_loop), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"

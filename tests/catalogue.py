@@ -24,10 +24,8 @@ CONTRACT = ROOT / "docs" / "contract.md"
 
 # What belongs to parts that are not built yet: part -> id -> behaviour.
 LATER: dict[str, dict[str, str]] = {
-    "asyncio": {
+    "the long mix": {
         "T-28": "buffered, direct, views, copies and truncates by 8 threads: no crash, no hang, the model holds",
-        "T-55": "asyncio with 1000 tasks: a hit makes no thread and no future; nothing blocks the loop",
-        "T-56": "a task cancelled in each await: I/O goes on, locks are released",
     },
 }
 

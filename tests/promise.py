@@ -29,7 +29,6 @@ LATER = {
     "pagecache.backends.FsspecBackend": "the fsspec backend is a later step",
 }
 MODULES_LATER = {
-    "pagecache.aio": "the asynchronous verbs are a later step",
     "pagecache.stress": "`pagecache stress` is a later step",
 }
 

@@ -9,6 +9,8 @@
 
 #include <time.h>
 
+_Thread_local bool pc_tls_loop;
+
 i64 pc_clock_ns(void)
 {
 	struct timespec ts;
@@ -61,13 +63,37 @@ static int check_alive(struct pc_inode *i, PyObject *core)
 	return 0;
 }
 
-/* From inside a backend call of the same volume nothing may fill, write or wait. */
-int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
+/* Whether this is a call from within a call of an asynchronous backend of the volume. Return: 1, 0, -1 exception. */
+int pc_inside_call(struct pc_volume *v)
 {
-	bool inside = pc_tls_worker == i->volume;
+	if (PC_LIKELY(!v->on_loop || !pc_inside_calls))
+		return 0;
+	PyObject *list = PyObject_CallNoArgs(pc_inside_calls);
+	int inside = list ? 0 : -1;
+	for (Py_ssize_t k = 0, n = list ? PyList_Size(list) : 0; k < n && !inside; k++)
+		inside = PyLong_AsVoidPtr(PyList_GetItem(list, k)) == v;
+	Py_XDECREF(list);
+	return inside;
+}
+
+/* From inside a backend call of the same volume nothing may fill, write or wait. */
+int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
+{
+	int inside = pc_tls_worker == i->volume ? 1 : pc_inside_call(i->volume);
 	for (struct op *op = pc_tls_op; op && !inside; op = op->outer)
 		inside = op->inode->volume == i->volume;
+	if (inside < 0)
+		return -1;
 	return inside ? pc_raise(core, engine_of(i), "deadlock", what) : check_alive(i, core);
+}
+
+/* The same for a call that may block: on the thread of the event loop nothing that the loop itself has to do is waited for. */
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
+{
+	if (pc_tls_loop && i->volume->on_loop)
+		return pc_raise(core, engine_of(i), "deadlock",
+				"a call that blocks on the event loop that it waits for; use pagecache.aio there");
+	return pc_check_inside(i, core, what);
 }
 
 static bool folio_busy(struct pc_folio *f, u32 kind)

@@ -369,6 +369,15 @@ void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight)
 	pc_event_wake(&v->event);
 }
 
+/* What carries bytes is taken by pc_work_next_carried from here on, or by threads again. */
+void pc_volume_set_on_loop(struct pc_volume *v, bool on_loop)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	v->on_loop = on_loop;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	pc_event_wake(&v->event);
+}
+
 uint32_t pc_volume_event_seq(struct pc_volume *v)
 {
 	return atomic_load(&v->event.seq);

@@ -20,7 +20,7 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 	return n;
 }
 
-static void met_marker(struct handle *h, struct pc_need *need)
+void pc_met_marker(struct handle *h, struct pc_need *need)
 {
 	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
 		pc_readahead_submit(h->inode, &h->ra);
@@ -28,7 +28,7 @@ static void met_marker(struct handle *h, struct pc_need *need)
 }
 
 /* What was read is the state of the next read-ahead, and for a NOREUSE handle done with. */
-static void seen(struct handle *h, u64 pos, u64 len)
+void pc_read_seen(struct handle *h, u64 pos, u64 len)
 {
 	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
 	if (PC_UNLIKELY(h->noreuse))
@@ -51,7 +51,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 	struct pc_inode *i = h->inode;
 	u64 done = (u64)got;
 	bool missed = false;
-	met_marker(h, need);
+	pc_met_marker(h, need);
 	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
 		missed |= need->kind == PC_NEED_FILL;
 		int next = provide(h, pos + done, len - done, need, round);
@@ -71,7 +71,7 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		if (done == len)
 			break;
 		got = core_read(h, pos + done, to + done, len - done, need);
-		met_marker(h, need);
+		pc_met_marker(h, need);
 		done += (u64)got;
 		if (got)
 			round = 0;
@@ -80,11 +80,12 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		pc_count(i, &i->counters.misses, 1);
 	else
 		pc_count_hit(i);
-	seen(h, pos, done);
+	pc_read_seen(h, pos, done);
 	return (i64)done;
 }
 
-static i64 read_into(struct handle *h, u64 pos, u8 *to, u64 len)
+/* Return: bytes read, fewer only at the end of the file; -1. */
+i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
 {
 	struct pc_need need;
 	i64 got = core_read(h, pos, to, len, &need);
@@ -108,7 +109,7 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
-	i64 n = read_into(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	i64 n = pc_read_rest(h, pos, (u8 *)PyBytes_AsString(bytes), len);
 	if (PC_LIKELY(n == (i64)len))
 		return bytes;
 	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
@@ -142,11 +143,11 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 	u64 len = clip(h, pos, (u64)view.len);
 	i64 n = -1;
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
-		n = read_into(h, pos, view.buf, len);
+		n = pc_read_rest(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
-			n = read_into(h, pos, bounce, len);
+			n = pc_read_rest(h, pos, bounce, len);
 		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
 			n = -1;
 		free(bounce);
@@ -199,10 +200,10 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 	if (!bytes)
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
-	met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
+	pc_met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
 	if (n == (i64)len) {
 		pc_count_hit(h->inode);
-		seen(h, pos, len);
+		pc_read_seen(h, pos, len);
 		return bytes;
 	}
 	bool eof = need.kind == PC_NEED_NOTHING;

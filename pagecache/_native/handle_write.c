@@ -128,11 +128,16 @@ static int lock_inode(struct op *op, struct handle *h)
 
 /* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
  * while it copies has to reserve what it dirties, so that many at once do not pass the limit. */
-static bool may_try(const struct handle *h, u64 len)
+static bool may_try(struct handle *h, u64 len)
 {
 	struct pc_inode *i = h->inode;
-	return !pc_tls_op && !pc_tls_worker && len < h->gil_release && len <= PC_PIECE && pc_dirty_room(i, len) &&
-	       !i->nr_failed && !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+	if (PC_UNLIKELY(i->volume->on_loop && pc_inside_call(i->volume))) {
+		PyErr_Clear();
+		return false; /* what is wrong is found out, and said, on the way of writes that wait */
+	}
+	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
+	       pc_dirty_room(i, len) && !i->nr_failed &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
 /* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
@@ -274,6 +279,34 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 		return -1;
 	step_aside(h);
 	return write_through(h, *pos, len);
+}
+
+/* A piece of an asynchronous write, without waiting for anything. Return: bytes taken; what is left takes pc_write_rest. */
+u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	u64 n = 0;
+	if (!may_try(h, len) || !pc_inode_lock_try(i, PC_EXCLUSIVE))
+		return 0;
+	if (PC_LIKELY(pos + len <= INT64_MAX))
+		n = (u64)pc_write(i, pos, from, len, &need);
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	return n;
+}
+
+/* What is left of an asynchronous write: like any write, on the thread that calls. Return: 0, -1. */
+int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
+{
+	if (!append && PC_UNLIKELY(*pos + len > INT64_MAX)) {
+		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
+		set_characters_written(0);
+		return -1;
+	}
+	if (*done < len && write_slow(h, *pos, from, len, *done, append ? pos : NULL))
+		return -1;
+	*done = len;
+	return 0;
 }
 
 /* Write or append a whole buffer; an append stores where it began. Return: bytes written (all of them), -1. */

@@ -19,6 +19,7 @@
  *   7      volume leaf       leaf     work queues, dirty list
  *   7      room              leaf     reservations of dirty budget, writers in line  room.c
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
+ *   9      watches           leaf     what event loops wait for             watch.c
  *
  * Waits and who ends them:
  *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_complete; abort wakes all
@@ -48,6 +49,7 @@
 #include "staged.h"
 #include "trace.h"
 #include "volume.h"
+#include "watch.h"
 #include "writeback.h"
 
 #endif

@@ -12,7 +12,7 @@ struct pc_inode;
 
 /* ---------------------------------------------------------------- leaf locks */
 
-enum { PC_LEVEL_INODE = 6, PC_LEVEL_QUEUE = 7, PC_LEVEL_FRAME = 8 };
+enum { PC_LEVEL_INODE = 6, PC_LEVEL_QUEUE = 7, PC_LEVEL_FRAME = 8, PC_LEVEL_WATCH = 9 };
 
 struct pc_leaf_lock {
 	_Atomic u32 word; /* 0 free, 1 held, 2 held and somebody sleeps */
@@ -55,12 +55,14 @@ static inline void pc_leaf_unlock(struct pc_leaf_lock *l, int level)
 /* An eventcount: a waiter reads `seq`, looks at its condition, and sleeps only while `seq` stands. */
 struct pc_event {
 	_Atomic u32 seq;
-	_Atomic u32 waiters;
+	_Atomic u32 waiters; /* threads that sleep */
+	_Atomic u32 watched; /* watches of event loops (watch.c) */
 };
 
 extern _Atomic u32 pc_fork_epoch;
 
 void pc_event_wake(struct pc_event *e);
+void pc_watch_notify(struct pc_event *e);
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_futex_wake(_Atomic u32 *word, int n);

@@ -109,7 +109,7 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static struct pc_event *event_of(char kind, unsigned long long address)
+struct pc_event *pc_event_at(char kind, unsigned long long address)
 {
 	switch (kind) {
 	case 'i': return &((struct pc_inode *)(uintptr_t)address)->event;
@@ -129,7 +129,7 @@ static PyObject *wait_for_event(PyObject *module, PyObject *args)
 	(void)module;
 	if (!PyArg_ParseTuple(args, "sKIL", &kind, &address, &seq, &timeout_ns))
 		return NULL;
-	if (timeout_ns > 0 && pc_wait_event(event_of(kind[0], address), seq, timeout_ns))
+	if (timeout_ns > 0 && pc_wait_event(pc_event_at(kind[0], address), seq, timeout_ns))
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -143,7 +143,7 @@ static int add_address(PyObject *list, struct pc_volume *v)
 }
 
 /* inside(): addresses of the volumes whose backend calls this thread is in, innermost first. */
-static PyObject *inside(PyObject *module, PyObject *unused)
+PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 {
 	(void)module;
 	(void)unused;
@@ -153,6 +153,12 @@ static PyObject *inside(PyObject *module, PyObject *unused)
 		err = add_address(list, op->inode->volume);
 	if (!err && pc_tls_worker)
 		err = add_address(list, pc_tls_worker);
+	PyObject *calls = !err && pc_inside_calls ? PyObject_CallNoArgs(pc_inside_calls) : NULL;
+	if (calls)
+		err = PyList_SetSlice(list, PyList_Size(list), PyList_Size(list), calls);
+	else if (!err && pc_inside_calls)
+		err = -1;
+	Py_XDECREF(calls);
 	if (err)
 		Py_CLEAR(list);
 	return list;
@@ -178,8 +184,17 @@ static PyMethodDef functions[] = {
 	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
-	{"inside", inside, METH_NOARGS,
+	{"inside", pc_inside_volumes, METH_NOARGS,
 	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls this thread is inside of."},
+	{"start_work", pc_start_work, METH_VARARGS,
+	 "start_work($module, core, volume, /)\n--\n\nStart the next piece of a volume's work on its event loop."},
+	{"enter_loop", pc_enter_loop, METH_NOARGS,
+	 "enter_loop($module, /)\n--\n\nThis thread is that of a cache's event loop."},
+	{"use_loops", pc_use_loops, METH_VARARGS,
+	 "use_loops($module, running, inside, cancelled, /)\n--\n\nHow event loops are asked."},
+	{"ticket", pc_make_ticket, METH_VARARGS,
+	 "ticket($module, core, kind, address, seq, /)\n--\n\nTo be awaited: an event that advances, or a call that "
+	 "ends."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

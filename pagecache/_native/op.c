@@ -97,6 +97,10 @@ void pc_op_settle(struct op *op)
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
 	op->settled = 1;
+	if (op->on_loop) {
+		pc_list_del(&op->running);
+		pc_work_end(op->inode->volume, &op->work);
+	}
 	struct pc_request *r = op->request;
 	op->request = NULL;
 	if (op->kind == OP_COMMIT)
@@ -165,6 +169,8 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
 	}
 	int ran = result ? 0 : -1;
+	if (!result && op->request)
+		pc_report_failure(op->request->report);
 	if (op->revoked && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
 		PyErr_Clear();
 		ran = PC_RUN_REVOKED;
@@ -176,6 +182,42 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	Py_XDECREF(engine);
 	Py_XDECREF(result);
 	return ran;
+}
+
+/* Hand the operation to the event loop that carries the volume's bytes: engine.<method>(op). Whoever drops the last reference
+ * settles it. Steals the reference. Return: 0, -1 exception. */
+int pc_op_start(struct op *op, PyObject *method)
+{
+	PyObject *engine = engine_of(op->inode);
+	op->on_loop = 1;
+	pc_list_add_tail(&running, &op->running);
+	PyObject *started = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
+	if (!started)
+		pc_op_settle(op);
+	Py_DECREF(op);
+	Py_XDECREF(started);
+	return started ? 0 : -1;
+}
+
+/* fail(error): the fill on the event loop has failed; who asked for it gets the error. */
+static PyObject *op_fail(PyObject *self, PyObject *error)
+{
+	struct op *op = (struct op *)self;
+	if (op->request && op->kind == OP_FILL && PyExceptionInstance_Check(error)) {
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		pc_report_failure(op->request->report);
+		PyErr_Clear();
+	}
+	Py_RETURN_NONE;
+}
+
+/* settle(): the task on the event loop is over. Its exception may live on, and its frames with it: so not by the reference. */
+static PyObject *op_settle(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	if (((struct op *)self)->on_loop)
+		pc_op_settle((struct op *)self);
+	Py_RETURN_NONE;
 }
 
 /* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
@@ -363,6 +405,8 @@ static PyMethodDef op_methods[] = {
 	 "send($self, write_from, offset, buffer, /)\n--\n\nOne call of it: bytes taken, or -1."},
 	{"read", pc_op_read, METH_VARARGS,
 	 "read($self, read_into, offset, buffer, /)\n--\n\nOne call of a direct read: bytes stored, or -1."},
+	{"settle", op_settle, METH_NOARGS, "settle($self, /)\n--\n\nThe task that it was handed to is over."},
+	{"fail", op_fail, METH_O, "fail($self, error, /)\n--\n\nWhy a fill on the event loop failed."},
 	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},
 };

@@ -42,6 +42,8 @@ struct op {
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
 	u8 stale;   /* FILL: what it read was invalidated again and again */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
+	u8 on_loop; /* handed to the event loop that carries the volume's bytes: ends with its last reference */
+	struct pc_work work; /* on_loop: what it was taken as */
 	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
 	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */
 	u32 zeros;
@@ -58,18 +60,24 @@ struct core {
 
 extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
 extern _Thread_local struct op *pc_tls_op;
+extern _Thread_local bool
+	pc_tls_loop; /* this is the thread of a cache's event loop: nothing of its volumes may be waited for */
+extern PyObject *pc_running_loop, *pc_inside_calls; /* ticket.c */
 extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread is doing */
 
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
 bool pc_is_forked(const struct pc_cache *c);
 int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
+int pc_inside_call(struct pc_volume *v);
+int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
+int pc_op_start(struct op *op, PyObject *method);
 void pc_op_settle(struct op *op);
 bool pc_op_stopped(const struct op *op);
 int pc_op_check(struct op *op);
@@ -91,6 +99,19 @@ void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
+struct pc_event *pc_event_at(char kind, unsigned long long address);
+
+/* loopwork.c, ticket.c, awaitable.c: event loops */
+PyObject *pc_start_work(PyObject *module, PyObject *args);
+PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
+PyObject *pc_use_loops(PyObject *module, PyObject *args);
+PyObject *pc_make_ticket(PyObject *module, PyObject *args);
+PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
+void pc_report_failure(u32 report);
+int pc_install_ticket(PyObject *module);
+int pc_install_awaitable(void);
+int pc_install_async_handle(PyObject *module);
+int pc_install_loopwork(void);
 
 /* op_direct.c */
 bool pc_op_direct_settle(struct op *op);

@@ -35,6 +35,7 @@ struct pc_volume {
 	u32 low_running;           /* background passes and read-ahead */
 	u32 max_inflight;
 	u8 stopping;
+	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
 	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_list inodes, dirty;
 	_Atomic u32 nr_dirty; /* inodes on the dirty list */
@@ -60,6 +61,7 @@ void pc_pass_again(struct pc_inode *i);
 void pc_pass_begin(struct pc_inode *i);
 bool pc_work_forget(struct pc_inode *i);
 void pc_work_next(struct pc_volume *v, struct pc_work *w);
+void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
 void pc_work_end(struct pc_volume *v, const struct pc_work *w);
 u32 pc_credit_try(struct pc_volume *v);
 void pc_credit_put(struct pc_volume *v, u32 credit);

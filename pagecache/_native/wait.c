@@ -23,6 +23,7 @@ _Atomic u32 pc_fork_epoch;
 void pc_forked(void)
 {
 	atomic_fetch_add(&pc_fork_epoch, 1);
+	pc_watch_forked();
 }
 
 void pc_fail_assert(const char *file, int line, const char *text)
@@ -73,6 +74,8 @@ void pc_event_wake(struct pc_event *e)
 	atomic_fetch_add(&e->seq, 1);
 	if (atomic_load(&e->waiters))
 		pc_futex_wake(&e->seq, INT_MAX);
+	if (atomic_load(&e->watched))
+		pc_watch_notify(e);
 }
 
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)

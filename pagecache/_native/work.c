@@ -163,25 +163,21 @@ static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
 	atomic_fetch_add(&w->inode->users, 1);
 }
 
-/**
- * pc_work_next() - the most urgent thing that may run now.
- *
- * Work that carries bytes comes with a credit (given back by the request's end, or pc_credit_put); the caller ends low
- * classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's event.
- */
-void pc_work_next(struct pc_volume *v, struct pc_work *w)
+/* @jobs: the engine's own jobs too; work of the classes [from, to). */
+static void work_next(struct pc_volume *v, struct pc_work *w, bool jobs, u32 from, u32 to)
 {
 	*w = (struct pc_work){.kind = PC_WORK_NONE};
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	for (u32 cls = 0; cls < PC_WORK_CLASSES && w->kind == PC_WORK_NONE; cls++) {
-		if (v->jobs[cls] && !(v->nr_work[cls] && v->turn)) {
+		bool work = v->nr_work[cls] && from <= cls && cls < to;
+		if (jobs && v->jobs[cls] && !(work && v->turn)) {
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			v->jobs[cls]--;
 			v->turn = 1;
 			w->kind = PC_WORK_JOB;
 			w->cls = cls;
-		} else if (v->nr_work[cls]) {
+		} else if (work) {
 			if (low(cls) && v->low_running >= low_max(v))
 				continue;
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
@@ -195,6 +191,23 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 	if (w->kind == PC_WORK_NONE && v->stopping)
 		w->kind = PC_WORK_STOP;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+}
+
+/**
+ * pc_work_next() - the most urgent thing that may run now on a thread of the volume.
+ *
+ * Work that carries bytes comes with a credit (given back by the request's end, or pc_credit_put); the caller ends low
+ * classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's event.
+ */
+void pc_work_next(struct pc_volume *v, struct pc_work *w)
+{
+	work_next(v, w, true, 0, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES);
+}
+
+/* The same for the event loop that carries the bytes of a volume `on_loop`; jobs are for threads. */
+void pc_work_next_carried(struct pc_volume *v, struct pc_work *w)
+{
+	work_next(v, w, false, v->on_loop ? PC_WORK_FILL : PC_WORK_CLASSES, PC_WORK_CLASSES);
 }
 
 void pc_work_end(struct pc_volume *v, const struct pc_work *w)

@@ -10,7 +10,6 @@ extra are known here, so that the error says what to install instead of "unknown
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
@@ -76,7 +75,7 @@ def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
     """A backend, given as one or as a URL; `what`: the name of the argument, for errors.
 
     Raises:
-        TypeError: it is no backend. NotImplementedError: it is an asynchronous one.
+        TypeError: it is no backend.
     """
     made = backend_from_url(backend, **options) if isinstance(backend, str) else backend
     if isinstance(made, type):
@@ -84,8 +83,6 @@ def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
     for method in ("open", "stat", "canonical", "limits"):
         if not hasattr(made, method):
             raise TypeError(f"{what} {made!r} has no {method}: it is not a Backend")
-    if inspect.iscoroutinefunction(made.open):
-        raise NotImplementedError(f"{what} {made!r} is asynchronous: not in this version")
     return made
 
 

@@ -54,6 +54,7 @@ class Outcome:
 def all_cases() -> tuple[Case, ...]:
     """Every case, in the order in which they run: what shares memory first, threads after what they would disturb."""
     from pagecache.bench import (
+        cases_aio,
         cases_flow,
         cases_hits,
         cases_marks,
@@ -76,6 +77,8 @@ def all_cases() -> tuple[Case, ...]:
         cases_hits.views,
         cases_peers.peers,
         cases_threads.beside_a_thread,
+        cases_aio.awaited_hits,
+        cases_aio.blocked_loop,
         cases_miss.miss,
         cases_miss.streaming,
         cases_miss.eviction,

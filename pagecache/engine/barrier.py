@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CommitError, WritebackError
 from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK
+from .loop import advanced
 from .park import SLICE, Deadline, deadline_error
 from .retryer import Parked, decide, errno_of, text_of
 from .runner import Job
@@ -21,7 +22,7 @@ from .runner import Job
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["FileSync", "commit", "flush", "fsync"]
+__all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive", "flush", "fsync"]
 
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
@@ -154,20 +155,30 @@ class FileSync:
 
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""
-        left = deadline.left()
         if self._version is not None:
-            self._version.rest(min(left, SLICE))
+            self._version.rest(min(deadline.left(), SLICE))
             return
+        self.file.volume.park.wait("inode", self.file.native.address, seq, min(self.rest(deadline), SLICE))
+
+    def rest(self, deadline: Deadline) -> float:
+        """Seconds after which it has to be looked at though nothing has happened."""
+        left = SLICE if deadline.at is None else min(SLICE, deadline.left())
         if self._not_before:
             left = min(left, max(0.001, self._not_before - deadline.clock.now()))
-        self.file.volume.park.wait("inode", self.file.native.address, seq, min(left, SLICE))
+        return left
 
     def due(self, now: float) -> bool:
         """Whether the time has come that this waits for."""
         return 0.0 < self._not_before <= now
 
 
-def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
+def drive(sync: FileSync, timeout: float | None, what: str) -> None:
+    """Wait, on this thread, until it is done.
+
+    Raises:
+        TimeoutError: the deadline passed; I/O goes on.
+    """
+    deadline = Deadline(sync.file.volume.clock, timeout)
     native = sync.file.native
     sync.file.volume.check_wait(what, sync.file.key)
     while True:
@@ -179,15 +190,39 @@ def _drive(sync: FileSync, deadline: Deadline, what: str) -> None:
         sync.wait(seq, deadline)
 
 
+async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
+    """`drive`, for a task."""
+    deadline = Deadline(sync.file.volume.clock, timeout)
+    native = sync.file.native
+    sync.file.volume.check_wait(what, sync.file.key)
+    while True:
+        seq = native.event_seq()
+        if sync.poll():
+            return
+        if deadline.passed():
+            raise deadline_error(what)
+        await advanced(native.core, "inode", native.address, seq, sync.rest(deadline))
+
+
+def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:
+    """On the way to: nothing of [start, end) dirtied so far is dirty or in flight; `version`: and what storage then
+    calls it is known, so that no change of our own passes for somebody else's.
+    """
+    return FileSync(file, file.volume.native.take_epoch(), start, end, commit=False, version=version)
+
+
+def begin_fsync(file: EngineFile) -> FileSync:
+    """On the way to: everything written so far is committed."""
+    return FileSync(file, file.volume.native.take_epoch())
+
+
 def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, *, version: bool = False) -> None:
-    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight; `version`: and what storage
-    then calls it is known, so that no change of our own passes for somebody else's.
+    """Return once nothing of [start, end) dirtied up to the stamp is dirty or in flight.
 
     Raises:
         WritebackError: it failed; it is still dirty.
     """
-    sync = FileSync(file, stamp, start, end, commit=False, version=version)
-    _drive(sync, Deadline(file.volume.clock, None), "flush")
+    drive(FileSync(file, stamp, start, end, commit=False, version=version), None, "flush")
 
 
 def commit(file: EngineFile) -> None:
@@ -196,8 +231,7 @@ def commit(file: EngineFile) -> None:
     Raises:
         CommitError: it stays to be committed.
     """
-    stamp = file.volume.native.take_epoch()
-    _drive(FileSync(file, stamp, flush=False), Deadline(file.volume.clock, None), "commit")
+    drive(FileSync(file, file.volume.native.take_epoch(), flush=False), None, "commit")
 
 
 def fsync(file: EngineFile, timeout: float | None = None) -> None:
@@ -207,5 +241,4 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
         WritebackError, CommitError: it is not, and is still dirty.
         TimeoutError: the deadline passed; I/O goes on.
     """
-    stamp = file.volume.native.take_epoch()
-    _drive(FileSync(file, stamp), Deadline(file.volume.clock, timeout), "fsync")
+    drive(begin_fsync(file), timeout, "fsync")

@@ -55,7 +55,10 @@ class EngineFile:
     """One object of a volume: its inode in CORE and its file in the backend."""
 
     fill = reader.fill
+    start_fill = reader.start_fill
     write = issuer.write
+    start_write = issuer.start_write
+    start_write_units = issuer.start_write_units
     write_units = issuer.write_units
     commit = issuer.commit
     room = throttle.room
@@ -175,7 +178,7 @@ class EngineFile:
         """
         if not self.version_stale or self.backend_file is None or self.limits().commit_on_close:
             return None
-        job = Job(self.volume.park, self._read_version, what="stat", key=self.key)
+        job = Job(self.volume.park, self._read_version, what="stat", key=self.key, then=self.native.wake)
         return self.volume.runner.submit(NAMES, job)
 
     def _read_version(self) -> None:

@@ -8,65 +8,148 @@ thread that sent a request collects its answer: no hop.
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
 from ..native import Op
-from . import barrier, collector, remote
+from . import barrier, collector, reader, remote
+from .loop import BlockingFile, as_answer, asked, original_file
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["commit", "write", "write_back", "write_through", "write_units"]
+__all__ = [
+    "commit",
+    "start_write",
+    "start_write_units",
+    "write",
+    "write_back",
+    "write_through",
+    "write_units",
+]
 
 
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
-    if self.abandoned:
-        op.finish(False, True)  # nothing of it is handed over any more
+    if not _to_be_sent(self, op):
         return
-    self.own_changes += 1
-    self.version_stale |= not self.limits().commit_on_close  # whatever becomes of it
-    mirror = self.volume.mirror
     try:
-        if self.conflict is not None:
-            raise self.conflict_error()
-        # The method before `begin`, which refuses after an abort: so no request goes to a later backend.
-        opened: Any = self.opened()
+        opened = _target(self)
         send = opened.stage if op.stage else opened.write_from
         if len(self.owed):
             self.owed.pay()
-        if mirror is not None:
-            mirror.take(self, op)
+        if self.volume.mirror is not None:
+            self.volume.mirror.take(self, op)
         while (call := op.begin()) is not None:
-            answer = op.complete(send(call[0], call[1]))
-            if answer == 1:
+            if _taken(self, op, op.complete(send(call[0], call[1]))):
                 break
-            if answer < 0:
-                raise _refused(self, op, answer)
     except BaseException as error:
         _not_sent(self, op, error)
     else:
         collector.acknowledged(self, op)
 
 
+def _to_be_sent(file: EngineFile, op: Op) -> bool:
+    if file.abandoned:
+        op.finish(False, True)  # nothing of it is handed over any more
+        return False
+    file.own_changes += 1
+    file.version_stale |= not file.limits().commit_on_close  # whatever becomes of it
+    return True
+
+
+def _target(file: EngineFile) -> Any:
+    """Where the request goes. Asked before `begin`, which refuses after an abort: so none goes to a later backend."""
+    if file.conflict is not None:
+        raise file.conflict_error()
+    return file.opened()
+
+
+def _taken(file: EngineFile, op: Op, answer: int) -> bool:
+    """Whether all of the request is acknowledged."""
+    if answer < 0:
+        raise _refused(file, op, answer)
+    return answer == 1
+
+
+def start_write(self: EngineFile, op: Op) -> None:
+    """On the event loop: the request becomes a task."""
+    assert self.volume.loop is not None
+    self.volume.loop.carry(op, _write(self, op))
+
+
+def start_write_units(self: EngineFile, op: Op) -> None:
+    """The same for a request that was widened to whole units."""
+    assert self.volume.loop is not None
+    self.volume.loop.carry(op, _write_units(self, op))
+
+
+async def _write(self: EngineFile, op: Op) -> None:
+    """`write` on the event loop: nothing in it waits but for the backend; what may block goes to a thread."""
+    loop, runner = self.volume.loop, self.volume.runner
+    assert loop is not None
+    if isinstance(self.backend_file, BlockingFile) is False:
+        await loop.aside(runner, partial(write, self, op))  # it is closed, or a blocking backend took over meanwhile
+        return
+    if not _to_be_sent(self, op):
+        return
+    try:
+        opened = _target(self)
+        name = "stage" if op.stage else "write_from"
+        send = getattr(original_file(opened), name)
+        if len(self.owed):
+            await loop.aside(runner, self.owed.pay)
+        if self.volume.mirror is not None:
+            self.volume.mirror.take(self, op)
+        while (call := op.begin()) is not None:
+            if _taken(self, op, op.complete(await asked(name, send, call[0], call[1]))):
+                break
+    except BaseException as error:
+        if loop.ending:
+            raise  # the operation goes with this task, and what it held is dirty again
+        await loop.aside(runner, partial(_not_sent, self, op, as_answer(error, "write_from")))
+    else:
+        collector.acknowledged(self, op)
+
+
+async def _write_units(self: EngineFile, op: Op) -> None:
+    """`write_units` on the event loop."""
+    loop = self.volume.loop
+    assert loop is not None
+    try:
+        _target(self)
+        while (call := op.begin()) is not None:
+            answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
+            _check_read(self, call[0], answer)
+    except BaseException as error:
+        if loop.ending:
+            raise
+        await loop.aside(self.volume.runner, partial(_not_sent, self, op, as_answer(error, "read_into")))
+    else:
+        await _write(self, op)
+
+
 def write_units(self: EngineFile, op: Op) -> None:
     """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
     try:
-        if self.conflict is not None:
-            raise self.conflict_error()
+        _target(self)
         while (call := op.begin()) is not None:
             offset, buffers = call
             answer = op.complete((self.read_staged if op.staged else self.read_into)(offset, buffers))
-            if answer == -errno.ENOMEM:
-                raise _no_memory(self)
-            if answer < 0:
-                message = f"reading at {offset} for a write unit did not answer with the number of bytes read"
-                raise BackendProtocolError(message, self.key)
+            _check_read(self, offset, answer)
     except BaseException as error:
         _not_sent(self, op, error)
     else:
         write(self, op)
+
+
+def _check_read(file: EngineFile, offset: int, answer: int) -> None:
+    if answer == -errno.ENOMEM:
+        raise _no_memory(file)
+    if answer < 0:
+        message = f"reading at {offset} for a write unit did not answer with the number of bytes read"
+        raise BackendProtocolError(message, file.key)
 
 
 def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:

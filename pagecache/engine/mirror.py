@@ -47,6 +47,10 @@ OPEN_MAX = 64
 """Objects of the mirror that stay open without anything to do for them."""
 
 
+THREADS_MAX = 32
+"""Threads of a mirror, however many calls it would take at once."""
+
+
 class MirrorError(OSError):
     """Why a copy was given up."""
 
@@ -125,7 +129,7 @@ class Mirror:
                 name=f"pagecache-{volume.name}-mirror-{k}",
                 daemon=True,
             )
-            for k in range(int(backend.limits.max_inflight))
+            for k in range(min(int(backend.limits.max_inflight), THREADS_MAX))
         ]
         for thread in self._threads:
             thread.start()

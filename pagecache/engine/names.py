@@ -30,7 +30,8 @@ class NameCall:
         self.covers = covers
         self.submitted = False
         self.error: OSError | None = None
-        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync")
+        cache = names.volume.cache.native
+        self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync", then=cache.wake_all)
 
 
 class NameSync:

@@ -8,18 +8,24 @@ tried again within the call, except for read-ahead, which nobody waits for.
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from typing import TYPE_CHECKING
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError, PageCacheError
 from ..native import Op
 from . import remote, staging
+from .loop import BlockingFile, as_answer, asked
 from .retryer import Parked, decide
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["fill"]
+__all__ = ["fill", "read", "start_fill"]
+
+log = logging.getLogger("pagecache")
 
 STALE = -errno.ESTALE
 """What was read was invalidated again and again meanwhile: C delivers it to the caller past the cache."""
@@ -52,6 +58,55 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         failed = None  # progress starts the count anew
 
 
+def start_fill(self: EngineFile, op: Op) -> None:
+    """On the event loop: the fill becomes a task."""
+    assert self.volume.loop is not None
+    self.volume.loop.carry(op, _fill(self, op))
+
+
+async def _fill(self: EngineFile, op: Op) -> None:
+    """`fill` on the event loop. Its error is that of the task that asked for the bytes; whoever else waits for them
+    tries for himself.
+    """
+    loop = self.volume.loop
+    assert loop is not None
+    failed: tuple[int, float] | None = None
+    try:
+        while (call := op.begin()) is not None:
+            try:
+                answer = op.complete(await read(self, op.staged, call[0], call[1]))
+                if answer in (1, STALE):
+                    return  # the task looks again, and after many times reads past the cache on a thread
+                if answer == 0:
+                    failed = None
+                    continue
+            except Exception as error:
+                if op.settled:
+                    return  # revoked: an abort, or another backend
+                failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, error, failed))
+                await asyncio.sleep(delay)
+            else:
+                await loop.aside(self.volume.runner, partial(_refuse, self, op))
+    except BaseException as error:
+        op.fail(as_answer(error, "read_into"))
+        if not isinstance(error, Exception):
+            raise
+        if not isinstance(error, OSError):
+            log.exception("%s: %r: a fill met an error that should not get here", self.volume.name, self.key)
+
+
+async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memoryview, ...]) -> object:
+    """One call of a fill on the event loop."""
+    backend_file: Any = file.backend_file
+    method = file.read_staged if staged else file.read_into
+    if isinstance(backend_file, BlockingFile) and (staged or getattr(method, "__self__", None) is backend_file):
+        name = "read_staged" if staged else "read_into"
+        return await asked(name, getattr(backend_file.wrapped, name), offset, buffers)
+    loop = file.volume.loop  # something stands before the backend's method that may block, or refuses
+    assert loop is not None
+    return await loop.aside(file.volume.runner, partial(method, offset, buffers))
+
+
 def _refuse(file: EngineFile, op: Op) -> None:
     if op.staged and not staging.stands(file, op):
         return  # a commit took the bytes meanwhile: they are read from the object
@@ -63,13 +118,23 @@ def _refuse(file: EngineFile, op: Op) -> None:
 
 def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float] | None:
     """Wait until the call may be repeated, or raise; `failed`: calls that failed so far, and since when."""
+    failed, delay = _judge(file, op, error, failed)
+    if delay:
+        file.volume.sleep(file, delay)
+    return failed
+
+
+def _judge(
+    file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None
+) -> tuple[tuple[int, float] | None, float]:
+    """Seconds until the call may be repeated, or raise."""
     if remote.is_remote_change(error):
         remote.refused(file)
         raise file.conflict_error() from error
     volume = file.volume
     if op.staged and not op.settled:
         if not staging.stands(file, op):
-            return failed  # a commit took the bytes meanwhile: they are read from the object
+            return failed, 0.0  # a commit took the bytes meanwhile: they are read from the object
         if staging.gone(error):
             staging.give_up(file)
             raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
@@ -83,5 +148,4 @@ def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float]
             raise error
         raise OSError(errno.EIO, f"reading raised {type(error).__name__}: {error}", file.key) from error
     file.native.count_retry()
-    volume.sleep(file, decision.delay)
-    return attempts + 1, since
+    return (attempts + 1, since), decision.delay

@@ -43,12 +43,17 @@ class Job(Generic[T]):
         *,
         what: str = "call",
         key: Key | None = None,
+        then: Callable[[], object] | None = None,
     ) -> None:
+        """`undo`: for a result that nobody waited for any more. `then`: called when it is over, for who does not sleep
+        on it.
+        """
         self.what = what
         self.key = key
         self.told = False  # that it hangs
         self._call = call
         self._undo = undo
+        self._then = then
         self._done = park.signal()
         self._lock = threading.Lock()
         self._started = self._abandoned = self._finished = False
@@ -77,6 +82,8 @@ class Job(Generic[T]):
             if abandoned and self._undo is not None:
                 self._undo(result)
         self._done.set()
+        if self._then is not None:
+            self._then()
 
     def abandon(self) -> None:
         """Nobody waits any more: it is not begun, and what it made is undone."""

@@ -23,6 +23,7 @@ from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
+from .loop import Blocking, CacheLoop
 from .mirror import Mirror
 from .names import NameSync
 from .park import SLICE, Clock, Park
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .flusher import Flusher
 
-__all__ = ["EngineCache", "EngineVolume", "Ticket"]
+__all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
 
 log = logging.getLogger("pagecache")
 T = TypeVar("T")
@@ -42,6 +43,16 @@ EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "
 
 IDLE_FILES_MAX = 64
 """Files of the backend that stay open without handles and local data."""
+
+
+LOOP_THREADS = 32
+"""Threads of a volume whose bytes an event loop carries: for commits and names."""
+
+
+def threads_of(backend: Backend) -> int:
+    """How many threads call a backend."""
+    most = int(backend.limits.max_inflight)
+    return (min(most, LOOP_THREADS) if isinstance(backend, Blocking) else most) + 1
 
 
 class EngineCache(Protocol):
@@ -87,7 +98,9 @@ class EngineVolume:
         self.park = park or Park()
         self.random = (rng or random.Random()).random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
-        self.runner = ThreadRunner(self.native, name, int(backend.limits.max_inflight) + 1, self.park, self.clock)
+        self.loop: CacheLoop | None = None
+        self._bind_loop(backend)
+        self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock)
         self.aborted = False
         self.seals = 0
         self.abort_reason: BaseException | None = None
@@ -111,6 +124,16 @@ class EngineVolume:
     @property
     def retry(self) -> RetryPolicy:
         return self.cache.config.retry
+
+    def _bind_loop(self, backend: Backend) -> None:
+        """Who carries bytes: an event loop, or threads."""
+        loop = backend.loop if isinstance(backend, Blocking) else None
+        if isinstance(backend, Blocking):
+            backend.address, backend.check_alive = self.native.address, self.check_alive
+        self.native.set_on_loop(loop is not None)
+        if loop is not None and self.loop is None:
+            loop.serve(self.native)
+        self.loop = self.loop or loop
 
     # -- alive or not
 
@@ -329,6 +352,7 @@ class EngineVolume:
     def resume(self, backend: Backend) -> None:
         """The volume lives again, on another backend; its files have been given theirs."""
         self.backend = backend
+        self._bind_loop(backend)
         self.reconnects += 1
         self.names.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))

@@ -1,0 +1,382 @@
+"""Cached files for asyncio.
+
+    async with pagecache.aio.open(volume, key, "r+") as f:
+        data = await f.pread(4096, 0)
+        await f.pwrite(data, 8192)
+        await f.fsync()
+
+Volumes, files and their pages are those of everybody: a handle here and a `CachedFile` of the same object share
+everything. What is cached is there without suspending the task, without a thread and without a future; nothing blocks
+the loop. Any number of event loops may be used side by side, and a loop that is closed in the middle leaves nothing
+behind: what was started goes on, on the threads of the volume or on the cache's own loop.
+
+Whoever has no asyncio (trio, curio, a loop of his own) uses `CachedFile.try_pread` and `try_pwrite` on his loop, and
+threads for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from typing_extensions import Buffer
+
+from .direct import DirectFile
+from .engine import barrier
+from .errors import Key
+from .file import Advice, CachedFile
+from .native import AsyncHandle
+from .stats import FileStats
+from .view import View
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["AsyncCachedFile", "open"]
+
+LINE = 8192
+"""Bytes that are looked at in one go for the end of a line."""
+
+
+class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
+    """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
+
+    pread, pread_into, pwrite: a hit is over when the `await` is reached. A task that is cancelled while it waits leaves
+    nothing locked; what it asked for goes on.
+
+    >>> import asyncio, pagecache, pagecache.aio
+    >>> async def main(volume):
+    ...     async with pagecache.aio.open(volume, "greeting", "w+") as f:
+    ...         await f.pwrite(b"hello", 0)
+    ...         return await f.pread(4, 1)
+    >>> with pagecache.PageCache("1MiB") as cache:
+    ...     asyncio.run(main(cache.attach("memory:")))
+    b'ello'
+    """
+
+    def __init__(self, file: CachedFile) -> None:
+        self._file = file
+        self._aside = file.volume.aside
+        self._bind(file)
+
+    def __repr__(self) -> str:
+        return repr(self._file).replace("CachedFile", "AsyncCachedFile", 1)
+
+    # -- state
+
+    @property
+    def key(self) -> Key:
+        return self._file.key
+
+    @property
+    def name(self) -> str:
+        return self._file.name
+
+    @property
+    def mode(self) -> str:
+        return self._file.mode
+
+    @property
+    def volume(self) -> Volume:
+        return self._file.volume
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+    @property
+    def size(self) -> int:
+        """Bytes, local extensions included."""
+        return self._file.size
+
+    def readable(self) -> bool:
+        return bool(self._file.readable())
+
+    def writable(self) -> bool:
+        return bool(self._file.writable())
+
+    def seekable(self) -> bool:
+        return True
+
+    async def stats(self) -> FileStats:
+        """Counters of this object, over all its handles."""
+        return self._file.stats()
+
+    # -- what C asks for: the rest of a read or write that a task must not wait for itself
+
+    async def _aside_read(self, call: Any) -> None:
+        await self._aside.run("read", call.rest)
+
+    async def _aside_write(self, call: Any) -> None:
+        await self._aside.run("write", call.rest)
+
+    async def _through(self, offset: int, length: int) -> None:
+        await self.sync_range(offset, length)
+
+    # -- several buffers
+
+    async def preadv(self, buffers: Sequence[Buffer], offset: int, /) -> int:
+        """Read into several buffers, one after another."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        if any(view.readonly for view in views):
+            raise TypeError("a segment is not a writable, contiguous bytes-like object")
+        done = 0
+        for view in views:
+            done += await self.pread_into(view, offset + done)
+        return done
+
+    async def pwritev(self, buffers: Sequence[Buffer], offset: int, /) -> int:
+        """Write several buffers, one after another."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        done = 0
+        for view in views:
+            try:
+                done += await self.pwrite(view, offset + done)
+            except OSError as error:
+                error.characters_written = done + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                raise
+        return done
+
+    def try_pread(self, size: int, offset: int, /) -> bytes | None:
+        """Like pread, or None where that would wait or call the backend. Not to be awaited."""
+        found: bytes | None = self._file.try_pread(size, offset)
+        return found
+
+    def try_pwrite(self, data: Buffer, offset: int, /) -> int | None:
+        """Like pwrite, or None where that would wait or call the backend. Not to be awaited."""
+        taken: int | None = self._file.try_pwrite(data, offset)
+        return taken
+
+    # -- at the file position
+
+    async def seek(self, offset: int, whence: int = 0, /) -> int:
+        position: int = self._file.seek(offset, whence)
+        return position
+
+    async def tell(self) -> int:
+        position: int = self._file.tell()
+        return position
+
+    async def read(self, size: int | None = -1, /) -> bytes:
+        """Read at the file position; all that is left when size is negative."""
+        at = self._file.tell()
+        wanted = self._file.size - at if size is None or size < 0 else size
+        data: bytes = await self.pread(max(0, wanted), at)
+        self._file.seek(at + len(data))
+        return data
+
+    async def readall(self) -> bytes:
+        return await self.read()
+
+    async def readinto(self, buffer: Buffer, /) -> int:
+        at = self._file.tell()
+        count = int(await self.pread_into(buffer, at))
+        self._file.seek(at + count)
+        return count
+
+    async def write(self, data: Buffer, /) -> int:
+        """Write all of data at the file position; at the end for a handle that appends."""
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        count = memoryview(data).nbytes
+        if "a" in self._file.mode:
+            at: int = await self.append(data)
+        else:
+            at = self._file.tell()
+            await self.pwrite(data, at)
+        self._file.seek(at + count)
+        return count
+
+    async def writelines(self, lines: Iterable[Buffer], /) -> None:
+        for line in lines:
+            await self.write(line)
+
+    async def readline(self, size: int | None = -1, /) -> bytes:
+        limit = float("inf") if size is None or size < 0 else size
+        at, line = self._file.tell(), b""
+        while len(line) < limit:
+            part: bytes = await self.pread(int(min(LINE, limit - len(line))), at + len(line))
+            end = part.find(b"\n") + 1
+            line += part[:end] if end else part
+            if end or not part:
+                break
+        self._file.seek(at + len(line))
+        return line
+
+    async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        lines: list[bytes] = []
+        total = 0
+        async for line in self:
+            lines.append(line)
+            total += len(line)
+            if hint is not None and 0 < hint <= total:
+                break
+        return lines
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while line := await self.readline():
+            yield line
+
+    # -- size and space
+
+    async def truncate(self, size: int | None = None) -> int:
+        """Cut the file, or extend it by zeros; None: at the file position. The position stays."""
+        return await self._aside.run("change", partial(self._file.truncate, size))
+
+    async def punch_hole(self, offset: int, length: int) -> None:
+        """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays."""
+        await self._aside.run("change", partial(self._file.punch_hole, offset, length))
+
+    async def zero_range(self, offset: int, length: int) -> None:
+        """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
+        await self._aside.run("change", partial(self._file.zero_range, offset, length))
+
+    # -- hints and zero copy
+
+    async def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
+        """Get a range into the cache; `wait`: return when it is there."""
+        if wait:
+            await self._aside.run("read", partial(self._file.prefetch, offset, length, wait=True))
+        else:
+            self._file.prefetch(offset, length)
+
+    async def prefetch_ranges(self, ranges: Iterable[tuple[int, int]], *, wait: bool = False) -> None:
+        """`prefetch` of several (offset, length) at once."""
+        wanted = list(ranges)
+        self._file.prefetch_ranges(wanted)
+        if wait:
+            await self._aside.run("read", partial(self._file.prefetch_ranges, wanted, wait=True))
+
+    async def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
+        """Say how the file or a range will be used."""
+        self._file.advise(advice, offset, length)
+
+    async def view(self, offset: int, length: int, *, writable: bool = False) -> View:
+        """Cache memory of the range without a copy; a plain context manager, whose release never waits."""
+        return await self._aside.run("read", partial(self._file.view, offset, length, writable=writable), View.release)
+
+    # -- durability
+
+    async def flush(self) -> None:
+        """Hand dirty data to the backend and wait for its acknowledgement. No commit."""
+        sync = self._file._begin_flush()
+        if sync is not None:
+            await barrier.awaited(sync, None, "flush")
+        self._file._tell_loss()
+
+    async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
+        """Return only if every byte written to the file before the call is committed.
+
+        Raises:
+            WritebackError, CommitError: it is not, and is still dirty. TimeoutError: the deadline passed; I/O goes on.
+        """
+        sync = self._file._begin_fsync()
+        if sync is not None:
+            await barrier.awaited(sync, timeout, "fsync")
+            self._file._fsynced()
+        self._file._tell_loss()
+
+    async def sync_range(self, offset: int, length: int) -> None:
+        """Hand a range over and wait for its acknowledgement; no commit."""
+        sync = self._file._begin_sync_range(offset, length)
+        if sync is not None:
+            await barrier.awaited(sync, None, "flush")
+
+    # -- the end
+
+    async def close(self) -> None:
+        """Close the handle, as `CachedFile.close` does. Idempotent."""
+        if self._file.closed:
+            return
+        if self._file._is_unsaved():
+            await self._aside.run("close", self._file.close)
+        else:
+            self._file.close()
+
+    async def abandon(self) -> None:
+        """Close without handing anything over; what this file has not committed is given up if no other writable handle
+        is open. Never waits.
+        """
+        self._file.abandon()
+
+    async def __aenter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    async def __aexit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if e is None:
+            await self.close()
+        elif self._file._commits_on_close():
+            await self.abandon()
+        else:
+            with contextlib.suppress(OSError):  # the body's exception stays the primary one; the data stays cached
+                await self.close()
+
+
+class AsyncDirectFile(AsyncCachedFile):
+    """A handle opened with `direct=True`: each read and write is a call of `DirectFile` on a thread of its lane."""
+
+    async def pread(self, size: int, offset: int, /) -> bytes:
+        """Read size bytes at offset; fewer only at the end of the file."""
+        return await self._aside.run("read", partial(self._file.pread, size, offset))
+
+    async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
+        """Read into a writable buffer; returns the number of bytes. What was cancelled stores nothing any more."""
+        with memoryview(buffer) as view:
+            if view.readonly or not view.c_contiguous:
+                raise TypeError("a writable, contiguous bytes-like object is required")
+            data = await self.pread(view.nbytes, offset)
+            if data:
+                with view.cast("B") as space:
+                    space[: len(data)] = data
+        return len(data)
+
+    async def pwrite(self, data: Buffer, offset: int, /) -> int:
+        """Write all of data at offset; returns its length. Data must not change before the write has ended."""
+        return await self._aside.run("write", partial(self._file.pwrite, data, offset))
+
+    async def append(self, data: Buffer) -> int:
+        """Write atomically at the end; returns the offset."""
+        return await self._aside.run("write", partial(self._file.append, data))
+
+
+class _Opening:
+    """What `open` gives: to be awaited, or entered."""
+
+    def __init__(self, volume: Volume, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self._volume = volume
+        self._call = partial(volume.open, *arguments, **options)
+        self._file: AsyncCachedFile | None = None
+
+    async def _open(self) -> AsyncCachedFile:
+        file = await self._volume.aside.run("open", self._call, CachedFile.leave)
+        return AsyncDirectFile(file) if isinstance(file, DirectFile) else AsyncCachedFile(file)
+
+    def __await__(self) -> Generator[Any, None, AsyncCachedFile]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncCachedFile:
+        self._file = await self._open()
+        return await self._file.__aenter__()
+
+    async def __aexit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if self._file is not None:
+            await self._file.__aexit__(t, e, tb)
+
+
+def open(volume: Volume, key: Key, mode: str = "rb", **options: Any) -> _Opening:
+    """An object for tasks, to be entered (`async with`) or awaited.
+
+    Args:
+        volume: of a `PageCache`; its backend may be blocking or asynchronous.
+        key: what the backend calls it.
+        mode: that of `Volume.open`.
+        **options: those of `Volume.open`.
+
+    Raises:
+        what `Volume.open` raises, when it is awaited.
+    """
+    return _Opening(volume, (key, mode), options)

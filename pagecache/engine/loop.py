@@ -1,0 +1,482 @@
+"""The cache's own event loop, and an asynchronous backend seen as a blocking one.
+
+One daemon thread a cache, started with the first asynchronous backend. What carries bytes and is not waited for by a
+thread (write-back, read-ahead, fills that tasks ask for) runs here as tasks: CORE's queue is asked for work as a thread
+of a volume would, each piece becomes a task, nothing in between waits. Everything else (commits, names, the fill that a
+thread waits for) stays where it is for any backend and calls through `Blocking`, which has the coroutine run here.
+
+Interrupts do not reach this thread, so a coroutine may own an operation; `_settling` ends that with the task. What a
+backend raises never gets to the loop: a call is wrapped so that even SystemExit is only an answer.
+
+Re-entrancy (contract 2.25): a context variable says which calls of which volumes a coroutine is in. It is found in
+direct awaits, in child tasks and in `to_thread`; work passed on by other means cannot be detected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import errno
+import functools
+import inspect
+import logging
+import threading
+import weakref
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from .. import native
+from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
+from ..native import NativeVolume, Op
+from .park import SLICE, Park, Signal
+from .runner import Job, ThreadRunner
+
+__all__ = [
+    "Blocking",
+    "BlockingFile",
+    "CacheLoop",
+    "advanced",
+    "as_answer",
+    "asked",
+    "blocking",
+    "inside_calls",
+    "is_async",
+    "original",
+    "original_file",
+]
+
+log = logging.getLogger("pagecache")
+T = TypeVar("T")
+
+BATCH = 64
+"""Pieces of work that are started before the loop sees to what else there is."""
+LATER = 0.0005
+"""Seconds until a pass that found its only folio in a writer's hands looks again."""
+OPTIONAL = frozenset({"close", "punch_hole", "rollback", "stage", "read_staged", "kept"})
+
+
+# -- which calls the running code is in
+
+
+class Call:
+    """A call of an asynchronous backend while it runs."""
+
+    __slots__ = ("addresses", "live", "outer")
+
+    def __init__(self, addresses: list[int]) -> None:
+        self.addresses = addresses
+        self.live = True
+        self.outer = _calls.get()
+
+
+_calls: contextvars.ContextVar[Call | None] = contextvars.ContextVar("pagecache_calls", default=None)
+
+
+def inside_calls() -> list[int]:
+    """Addresses of the volumes whose calls the running coroutine is in, innermost first. Called from C."""
+    found: list[int] = []
+    call = _calls.get()
+    while call is not None:
+        if call.live:
+            found += call.addresses
+        call = call.outer
+    return found
+
+
+# -- wakers of loops
+
+
+_wakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, native.Waker] = weakref.WeakKeyDictionary()
+
+
+def running_loop() -> tuple[asyncio.AbstractEventLoop, native.Waker]:
+    """The running loop and what wakes its tasks. Called from C."""
+    loop = asyncio.get_running_loop()
+    waker = _wakers.get(loop)
+    if waker is None:
+        waker = native.make_waker()
+        loop.add_reader(waker.fileno(), waker.dispatch)
+        _wakers[loop] = waker
+    return loop, waker
+
+
+native.use_loops(running_loop, None, asyncio.CancelledError)
+
+
+async def advanced(core: object, kind: str, address: int, seq: int, timeout: float) -> None:
+    """Wait, on the running loop, until an event advances beyond `seq`, at most `timeout` seconds."""
+    ticket = native.ticket(core, kind, address, seq)
+    timer = asyncio.get_running_loop().call_later(timeout, ticket.wake)
+    try:
+        await ticket
+    finally:
+        timer.cancel()
+
+
+# -- asking a backend
+
+
+async def asked(what: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Await a method of an asynchronous backend.
+
+    Raises:
+        BackendProtocolError: what it answered cannot be awaited.
+    """
+    answer = method(*args, **options)
+    if not inspect.isawaitable(answer):
+        raise BackendProtocolError(f"{what}() answered {answer!r}, which cannot be awaited")
+    return await answer
+
+
+def as_answer(error: BaseException, what: str) -> BaseException:
+    """What a call that was cancelled within the backend counts as for those who know nothing of loops."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return OSError(errno.EIO, f"{what} was cancelled")
+    return error
+
+
+class _Outcome:
+    """What a call on the loop came to, for the thread that waits."""
+
+    __slots__ = ("_signal", "error", "task", "value")
+
+    def __init__(self, park: Park) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._signal: Signal = park.signal()
+
+    def end(self) -> None:
+        self._signal.set()
+
+    def wait(self, timeout: float) -> bool:
+        return self._signal.wait(timeout)
+
+
+class CacheLoop:
+    """The event loop of one cache."""
+
+    def __init__(self, name: str, park: Park) -> None:
+        native.use_loops(running_loop, inside_calls, asyncio.CancelledError)
+        self._park = park
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.ending = self._ended = False
+        self._thread = threading.Thread(target=self._run, name=f"pagecache-{name}-loop", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        native.enter_loop()
+        asyncio.set_event_loop(self._loop)
+        while not self._ended:
+            try:
+                self._loop.run_forever()
+            except BaseException:  # a callback of a backend's own raised SystemExit: the loop is everybody's
+                log.exception("the event loop of the cache met an error that should not get here; it goes on")
+        with contextlib.suppress(Exception):
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    # -- tasks
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Have a coroutine run; on the loop's thread."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def carry(self, op: Op, work: Coroutine[Any, Any, None]) -> None:
+        """Have an operation run as a task; on the loop's thread."""
+        self.spawn(_settling(op, work))
+
+    def post(self, call: Callable[..., object], *args: object) -> None:
+        """Have something called on the loop's thread.
+
+        Raises:
+            ShutdownError: the loop has ended.
+        """
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError as error:
+            raise ShutdownError("the event loop of the cache has ended") from error
+
+    def call(
+        self,
+        what: str,
+        work: Callable[[], Coroutine[Any, Any, T]],
+        alive: Callable[[], None] | None = None,
+        addresses: Sequence[int] = (),
+    ) -> T:
+        """Run a coroutine on the loop and wait for it on this thread.
+
+        Args:
+            what: the method, for messages.
+            work: makes the coroutine.
+            alive: called now and then; raises where waiting has no point any more. Then, and when a signal handler
+                raises, the coroutine is cancelled. None: it is left alone, and its return is waited for.
+            addresses: volumes whose call this is, beside those whose calls this thread is in.
+        """
+        if self.is_current():
+            raise DeadlockError(f"{what} of an asynchronous backend, waited for on the event loop that runs it")
+        outcome = _Outcome(self._park)
+        call = Call([*addresses, *native.inside()])
+        self.post(self._begin, what, work, outcome, call)
+        try:
+            while not outcome.wait(SLICE):
+                if alive is not None:
+                    alive()
+                if not self.alive():
+                    raise ShutdownError("the event loop of the cache has ended")
+        except BaseException:
+            if alive is not None:
+                with contextlib.suppress(ShutdownError):
+                    self.post(_cancel, outcome)
+            raise
+        if outcome.error is not None:
+            try:
+                raise outcome.error
+            finally:
+                del outcome  # error → traceback → this frame → error
+        return outcome.value  # type: ignore[no-any-return]
+
+    def _begin(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], outcome: _Outcome, call: Call) -> None:
+        outcome.task = self.spawn(_answer(what, work, outcome, call))
+
+    async def aside(self, runner: ThreadRunner, call: Callable[[], T]) -> T:
+        """Have something that may block done by a thread of a volume."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                value = call()
+            except BaseException as error:
+                self.post(_fail, future, error)
+            else:
+                self.post(_succeed, future, value)
+
+        runner.submit(native.NAMES, Job(self._park, run))
+        return await future
+
+    # -- work of a volume
+
+    def serve(self, volume: NativeVolume) -> None:
+        """Start a volume's work as it comes, until the volume stops."""
+        self.post(lambda: self.spawn(self._serve(volume)))
+
+    async def _serve(self, volume: NativeVolume) -> None:
+        call = Call([volume.address])
+        _calls.set(call)  # inherited by the tasks that are made here
+        while True:
+            seq = volume.event_seq()
+            started = 0
+            while (more := volume.start_work()) is True and started < BATCH:
+                started += 1
+            if more is None:
+                return
+            if more is True:
+                await asyncio.sleep(0)
+            elif more == "later":
+                await asyncio.sleep(LATER)
+            else:
+                await native.ticket(volume.cache.core, "volume", volume.address, seq)
+
+    # -- the end
+
+    def stop(self, timeout: float) -> bool:
+        """Cancel what still runs and end the thread; False when something does not let go in time."""
+        if not self.alive():
+            return True
+        with contextlib.suppress(ShutdownError):
+            self.post(lambda: self.spawn(self._end(timeout)))
+        self._thread.join(timeout + SLICE)
+        return not self.alive()
+
+    async def _end(self, timeout: float) -> None:
+        self.ending = True
+        this = asyncio.current_task()
+        others = {task for task in asyncio.all_tasks() if task is not this}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=timeout)
+        self._ended = True
+        self._loop.stop()
+
+
+async def _settling(op: Op, work: Coroutine[Any, Any, None]) -> None:
+    """An exception that somebody keeps has frames that have the operation: so it is settled by hand."""
+    try:
+        await work
+    finally:
+        op.settle()
+
+
+def _succeed(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError("StopIteration"))
+
+
+def _cancel(outcome: _Outcome) -> None:
+    if outcome.task is not None:
+        outcome.task.cancel()
+
+
+async def _answer(what: str, work: Callable[[], Coroutine[Any, Any, object]], outcome: _Outcome, call: Call) -> None:
+    """Whatever comes of the work is the waiting thread's."""
+    _calls.set(call)
+    try:
+        outcome.value = await work()
+    except BaseException as error:
+        outcome.error = as_answer(error, what)
+    finally:
+        call.live = False
+        outcome.end()
+
+
+# -- an asynchronous backend for those who wait
+
+
+def is_async(backend: object) -> bool:
+    """Whether calls of a backend have to be awaited."""
+    return isinstance(backend, type) is False and (
+        AsyncBackend in type(backend).__mro__ or inspect.iscoroutinefunction(getattr(backend, "open", None))
+    )
+
+
+class BlockingFile:
+    """An object of an asynchronous backend, for threads. What the object lacks, this lacks."""
+
+    def __init__(self, backend: Blocking, key: Key, file: AsyncBackendFile) -> None:
+        self._backend = backend
+        self._key = key
+        self.wrapped: Any = file
+
+    def _call(self, what: str, *args: object, alive: Callable[[], None] | None = None) -> Any:
+        method = getattr(self.wrapped, what)
+        return self._backend.call(what, lambda: asked(what, method, *args), alive)
+
+    def stat(self) -> ObjectStat:
+        answer: ObjectStat = self._call("stat")
+        return answer
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        answer: int = self._call("read_into", offset, buffers, alive=self._backend.check_alive)
+        return answer
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        answer: int = self._call("write_from", offset, buffers)
+        return answer
+
+    def truncate(self, size: int) -> None:
+        self._call("truncate", size)
+
+    def commit(self) -> str | None:
+        answer: str | None = self._call("commit")
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        """What is optional: a method that blocks, or a plain attribute such as `limits`."""
+        found = getattr(self.wrapped, name)  # AttributeError where the object has none
+        if name not in OPTIONAL or not callable(found):
+            return found
+        alive = self._backend.check_alive if name == "read_staged" else None
+        return functools.partial(self._call, name, alive=alive)
+
+
+class Blocking(Backend):
+    """An asynchronous backend, for threads."""
+
+    def __init__(self, backend: AsyncBackend, loop: CacheLoop) -> None:
+        self.wrapped = backend
+        self.loop = loop
+        self.address: int | None = None
+        self.check_alive: Callable[[], None] = lambda: None
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        return self.wrapped.limits
+
+    def call(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], alive: Callable[[], None] | None = None) -> T:
+        return self.loop.call(what, work, alive, () if self.address is None else (self.address,))
+
+    def _ask(self, what: str, *args: object, **options: object) -> Any:
+        method = getattr(self.wrapped, what)
+        return self.call(what, lambda: asked(what, method, *args, **options))
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = self._ask("open", key, create=create, exclusive=exclusive)
+        for method in ("stat", "read_into", "write_from", "truncate", "commit"):
+            if not callable(getattr(file, method, None)):
+                raise BackendProtocolError(f"open() answered {file!r}, which has no {method}", key)
+        return BlockingFile(self, key, file)
+
+    def stat(self, key: Key) -> ObjectStat:
+        answer: ObjectStat = self._ask("stat", key)
+        return answer
+
+    def remove(self, key: Key) -> None:
+        self._ask("remove", key)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self._ask("rename", src, dst, replace=replace)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        async def collected() -> list[ObjectStat]:
+            answer: Any = self.wrapped.list(prefix)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if not isinstance(answer, AsyncIterable):
+                raise BackendProtocolError(f"list() answered {answer!r}, which is no asynchronous iterable")
+            return [stat async for stat in answer]
+
+        return self.call("list", collected)
+
+    def canonical(self, key: Key) -> Key:
+        return self.wrapped.canonical(key)
+
+    def sync(self) -> None:
+        if hasattr(self.wrapped, "sync"):
+            self._ask("sync")
+
+    def close(self) -> None:
+        if hasattr(self.wrapped, "close"):
+            self._ask("close")
+
+    def __getattr__(self, name: str) -> Any:
+        """Methods of namespaces: as the backend has them."""
+        found = getattr(self.wrapped, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        return functools.partial(self._ask, name)
+
+
+def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
+    """A backend for the engine's threads; `loop` gives the cache's loop where one is needed."""
+    if not is_async(backend):
+        plain: Backend = backend
+        return plain
+    return Blocking(backend, loop())
+
+
+def original(backend: Backend) -> Any:
+    """The backend that was attached."""
+    return backend.wrapped if isinstance(backend, Blocking) else backend
+
+
+def original_file(backend_file: Any) -> Any:
+    """The object of the backend that was attached."""
+    return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file

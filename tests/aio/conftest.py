@@ -1,0 +1,48 @@
+"""Fixtures: the rigs of tests/file over asynchronous backends, and caches over stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, Volume
+
+from ..file.conftest import clock, make, rig  # noqa: F401
+from ..file.rig import FAST, QUIET, seen_as
+from .over import Over
+from .stores import Store
+
+Attach = Callable[..., Volume]
+
+
+@pytest.fixture(autouse=True)
+def asynchronous() -> Iterator[None]:
+    """Rigs of tests/file have an asynchronous backend here."""
+    before, seen_as[0] = seen_as[0], Over
+    yield
+    seen_as[0] = before
+
+
+@pytest.fixture
+def attach() -> Iterator[Attach]:
+    """Attaches a backend to a quiet cache of its own; it is closed, and its invariants hold."""
+    volumes: list[Volume] = []
+
+    def attacher(backend: Any, *, capacity: str = "8MiB", **options: Any) -> Volume:
+        config = {name: options.pop(name) for name in list(options) if name in CONFIG}
+        cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
+        volumes.append(cache.attach(backend, **{"read_ahead": 0, **options}))
+        return volumes[-1]
+
+    yield attacher
+    for volume in reversed(volumes):
+        if isinstance(volume.backend, Store):
+            volume.backend.open_all()
+        if not volume.cache.closed:
+            volume.cache.check()
+            volume.cache.close(timeout=20, on_failed="discard")
+
+
+CONFIG = {"max_folio", "dirty_background", "dirty_limit", "retry", "dirty_expire", "throttle_timeout", "gil_release"}

@@ -1,0 +1,167 @@
+"""Asynchronous backends for the tests, and what goes wrong with them on request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
+
+from pagecache import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
+from pagecache.errors import Key
+
+from ..file.backends import PATIENCE
+
+ACTION = Callable[..., Any]
+
+
+class Gate:
+    """Calls of one method wait here, as tasks."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.entered = threading.Event()
+        self._open = False
+        self._futures: list[asyncio.Future[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def passing(self) -> None:
+        if self._open:
+            return
+        self._loop = asyncio.get_running_loop()
+        future = self._loop.create_future()
+        self._futures.append(future)
+        self.waiting += 1
+        self.entered.set()
+        try:
+            await future
+        finally:
+            self.waiting -= 1
+
+    def open(self) -> None:
+        """From any thread."""
+        self._open = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._let_go)
+
+    def _let_go(self) -> None:
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
+
+    def wait_entered(self) -> None:
+        assert self.entered.wait(PATIENCE), "no call reached the gate"
+
+
+class Store(AsyncBackend):
+    """Objects in memory. `gates` and `instead` have the names of methods; `instead` replaces what one does."""
+
+    def __init__(self, objects: dict[Key, bytes] | None = None, **limits: Any) -> None:
+        self.limits = BackendLimits(**limits)
+        self.objects: dict[Key, StoredFile] = {key: StoredFile(self, data) for key, data in (objects or {}).items()}
+        self.gates: dict[str, Gate] = {}
+        self.instead: dict[str, ACTION] = {}
+        self.calls: list[str] = []
+        self.running = self.most = 0
+
+    def gate(self, method: str) -> Gate:
+        self.gates[method] = Gate()
+        return self.gates[method]
+
+    def open_all(self) -> None:
+        self.instead.clear()
+        for gate in self.gates.values():
+            gate.open()
+
+    async def reached(self, method: str, *args: Any) -> Any:
+        """Every call comes by here; what it answers instead, or NotImplemented."""
+        self.calls.append(method)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            if method in self.gates:
+                await self.gates[method].passing()
+            if method in self.instead:
+                answer = self.instead[method](*args)
+                return await answer if isinstance(answer, Coroutine) else answer
+            await asyncio.sleep(0)
+            return NotImplemented
+        finally:
+            self.running -= 1
+
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
+        if (answer := await self.reached("open", key)) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        if key in self.objects and exclusive:
+            raise FileExistsError(17, "it is there", key)
+        if key not in self.objects:
+            if not create:
+                raise FileNotFoundError(2, "it is not there", key)
+            self.objects[key] = StoredFile(self, b"")
+        return self.objects[key]
+
+    async def stat(self, key: Key) -> ObjectStat:
+        if (answer := await self.reached("stat", key)) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        if key not in self.objects:
+            raise FileNotFoundError(2, "it is not there", key)
+        return ObjectStat(size=len(self.objects[key].data))
+
+    async def remove(self, key: Key) -> None:
+        await self.reached("remove", key)
+        if self.objects.pop(key, None) is None:
+            raise FileNotFoundError(2, "it is not there", key)
+
+    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        await self.reached("rename", src, dst)
+        if src not in self.objects:
+            raise FileNotFoundError(2, "it is not there", src)
+        if dst in self.objects and not replace:
+            raise FileExistsError(17, "it is there", dst)
+        self.objects[dst] = self.objects.pop(src)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+        for key, file in sorted(self.objects.items(), key=str):
+            if str(key).startswith(prefix):
+                yield ObjectStat(size=len(file.data), key=key)
+
+    def content(self, key: Key) -> bytes:
+        return bytes(self.objects[key].data)
+
+
+class StoredFile(AsyncBackendFile):
+    def __init__(self, store: Store, data: bytes) -> None:
+        self.store = store
+        self.data = bytearray(data)
+
+    async def stat(self) -> ObjectStat:
+        await self.store.reached("file_stat")
+        return ObjectStat(size=len(self.data))
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        if (answer := await self.store.reached("read_into", offset, buffers)) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        done = 0
+        for buffer in buffers:
+            part = self.data[offset + done : offset + done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        if (answer := await self.store.reached("write_from", offset, buffers)) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        end = offset + sum(map(len, buffers))
+        self.data.extend(bytes(max(0, end - len(self.data))))
+        self.data[offset:end] = b"".join(buffers)
+        return end - offset
+
+    async def truncate(self, size: int) -> None:
+        await self.store.reached("truncate", size)
+        del self.data[size:]
+        self.data.extend(bytes(size - len(self.data)))
+
+    async def commit(self) -> str | None:
+        if (answer := await self.store.reached("commit")) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        return None

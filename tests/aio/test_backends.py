@@ -1,0 +1,432 @@
+"""Asynchronous backends under threads and tasks: many requests in flight, odd answers, hangs, kept buffers, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, BackendProtocolError, PageCache, WritebackError, aio
+from pagecache.backends import Backend, MemoryBackend
+from pagecache.engine.loop import Blocking, CacheLoop
+from pagecache.engine.park import Park
+from pagecache.errors import Key
+from pagecache.testing import BackendConformance
+
+from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern
+from .conftest import Attach
+from .over import Over
+from .stores import Store
+from .test_handles import run
+
+DATA = pattern(64 * PAGE)
+MANY = 1000
+
+
+@pytest.fixture(scope="module")
+def loop() -> Any:
+    loop = CacheLoop("conformance", Park())
+    yield loop
+    assert loop.stop(5)
+
+
+class TestStore(BackendConformance):
+    """The store of these tests keeps the promises of the protocol, asked as the cache's threads do."""
+
+    @pytest.fixture(autouse=True)
+    def _with_loop(self, loop: CacheLoop) -> None:
+        self.loop = loop
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Blocking(Store(), self.loop)
+
+
+class TestOver(BackendConformance):
+    """So does a blocking backend that is made asynchronous."""
+
+    @pytest.fixture(autouse=True)
+    def _with_loop(self, loop: CacheLoop) -> None:
+        self.loop = loop
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Blocking(Over(MemoryBackend(commit_on_close=False)), self.loop)
+
+    def make_key(self, i: int) -> Key:
+        return f"object-{i}"
+
+
+def test_a_thousand_requests_in_flight_without_a_thousand_threads(attach: Attach) -> None:
+    """Write-back of one fsync, then the reads of a thousand tasks: all of them are with the backend at once. [2.1]"""
+    store = Store({KEY: b""}, max_inflight=MANY, max_write=PAGE, max_read=PAGE)
+    volume = attach(store, capacity="16MiB", max_folio="4KiB")
+    threads = threading.active_count()
+    data = pattern(MANY * PAGE)
+    with volume.open(KEY, "r+") as file:
+        file.pwrite(data, 0)
+        gate = store.gate("write_from")
+        saved = Task(file.fsync)
+        eventually(lambda: gate.waiting > MANY * 3 // 4)  # one file does not get all of them
+        assert threading.active_count() <= threads + 1
+        gate.open()
+        saved.result()
+        assert store.content(KEY) == data
+        volume.drop_clean()
+        gate = store.gate("read_into")
+
+        async def main() -> None:
+            handle = aio.AsyncCachedFile(file)
+            tasks = [asyncio.create_task(handle.pread(PAGE, k * PAGE)) for k in range(MANY)]
+            while gate.waiting < MANY:
+                await asyncio.sleep(0.001)
+            assert threading.active_count() <= threads + 1
+            gate.open()
+            assert b"".join(await asyncio.gather(*tasks)) == data
+
+        run(main())
+
+
+def test_a_loop_is_started_with_the_first_asynchronous_backend(attach: Attach) -> None:
+    """Not before, once a cache, and it ends with the cache. [2.1]"""
+
+    def loops() -> list[str]:
+        return [t.name for t in threading.enumerate() if t.name.startswith("pagecache-") and t.name.endswith("-loop")]
+
+    before = loops()
+    volume = attach(MemoryBackend())
+    assert loops() == before
+    volume.cache.attach(Store())
+    volume.cache.attach(Store())
+    assert len(loops()) == len(before) + 1
+    volume.cache.close()
+    assert loops() == before
+
+
+ODD: dict[str, tuple[Callable[..., Any], type[OSError]]] = {
+    "a number too large": (lambda *args: 1 << 40, BackendProtocolError),
+    "a negative number": (lambda *args: -1, BackendProtocolError),
+    "None": (lambda *args: None, BackendProtocolError),
+    "text": (lambda *args: "all of it", BackendProtocolError),
+}
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def act(*args: Any) -> Any:
+        raise error
+
+    return act
+
+
+ODD |= {
+    "OSError": (raising(PermissionError(13, "no")), OSError),
+    "BackendError": (raising(BackendError(5, "no", retry=False)), OSError),
+    "ValueError": (raising(ValueError("odd")), OSError),
+    "CancelledError": (raising(asyncio.CancelledError()), OSError),
+    "StopAsyncIteration": (raising(StopAsyncIteration()), OSError),
+    "GeneratorExit": (raising(GeneratorExit()), OSError),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_answers_of_a_read(attach: Attach, what: str) -> None:
+    """The errors of contract 2.14 for threads and tasks; the loop survives, and the next read is right. [T-60]"""
+    act, expected = ODD[what]
+    store = Store({KEY: DATA})
+    volume = attach(store, retry=ONCE)
+    with volume.open(KEY) as file:
+        store.instead["read_into"] = act
+        with pytest.raises(expected):
+            Task(file.pread, 10, 0).result()
+
+        async def main() -> None:
+            with pytest.raises(expected):
+                await aio.AsyncCachedFile(file).pread(10, 8 * PAGE)
+
+        run(main())
+        store.instead.clear()
+        assert file.pread(10, 0) == DATA[:10]
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("method", ["write_from", "commit"])
+def test_odd_answers_of_write_back(attach: Attach, what: str, method: str) -> None:
+    """The bytes stay dirty and readable; once it is mended they arrive. [T-60, 2.14]"""
+    act, _ = ODD[what]
+    store = Store({KEY: DATA})
+    volume = attach(store, retry=ONCE)
+    with volume.open(KEY, "r+") as file:
+        file.pwrite(b"new", 0)
+        store.instead[method] = act
+        if method == "write_from" or "Error" in what or "Exit" in what or "Stop" in what:
+            with pytest.raises(WritebackError):
+                Task(file.fsync).result()
+            assert file.pread(3, 0) == b"new"
+        store.instead.clear()
+        file.fsync()
+        assert store.content(KEY)[:3] == b"new"
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_ends_a_program_does_not_end_the_loop(attach: Attach, error: BaseException) -> None:
+    """SystemExit and KeyboardInterrupt of a coroutine are the caller's, who waits for it. [2.14]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    with volume.open(KEY) as file:
+        store.instead["read_into"] = raising(error)
+        with pytest.raises(type(error)):
+            Task(file.pread, 10, 0).result()
+        store.instead.clear()
+        assert file.pread(10, 0) == DATA[:10]
+
+        async def lost() -> None:
+            raise SystemExit(3)
+
+        async def makes_a_task(*args: Any) -> Any:
+            asyncio.get_running_loop().create_task(lost())
+            await asyncio.sleep(0)
+            return NotImplemented
+
+        store.instead["read_into"] = makes_a_task
+        assert Task(file.pread, 10, 8 * PAGE).result() == DATA[8 * PAGE : 8 * PAGE + 10]
+
+
+@pytest.mark.parametrize("method", ["open", "stat", "read_into", "write_from", "commit"])
+def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
+    """A plain method where a coroutine is due: said by name. [T-60]"""
+    store = Store({KEY: DATA})
+    volume = attach(store, retry=ONCE)
+    target: Any = store if method in ("open", "stat") else store.objects[KEY]
+    with volume.open(KEY, "r+") as file:
+        file.pread(10, 0)
+        file.pwrite(b"new", 0)
+        setattr(target, method, lambda *args, **options: 5)
+        calls = {
+            "open": lambda: volume.open("other"),
+            "stat": lambda: volume.stat("other"),
+            "read_into": lambda: file.pread(10, 8 * PAGE),
+        }
+        with pytest.raises(OSError, match="cannot be awaited"):
+            Task(calls.get(method, file.fsync)).result()
+        delattr(target, method)
+        file.fsync()
+        assert store.content(KEY)[:3] == b"new"
+
+
+def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
+    """A slice of a read buffer outlives its call, as that of a thread that a cancelled task left behind: it writes into
+    no file. [K11, 2.1]
+    """
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    kept: list[memoryview] = []
+
+    def keep(offset: int, buffers: Any) -> Any:
+        kept.append(buffers[0][:PAGE])
+        return NotImplemented
+
+    store.instead["read_into"] = keep
+    with volume.open(KEY) as file:
+
+        async def main() -> None:
+            assert await aio.AsyncCachedFile(file).pread(PAGE, 0) == DATA[:PAGE]
+
+        run(main())
+        assert file.pread(PAGE, 8 * PAGE) == DATA[8 * PAGE : 9 * PAGE]
+        for view in kept:
+            view[:] = b"!" * len(view)
+        assert file.pread(PAGE, 0) == DATA[:PAGE]
+        assert file.pread(PAGE, 8 * PAGE) == DATA[8 * PAGE : 9 * PAGE]
+        del view
+        kept.clear()
+
+
+def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
+    """A wait is over (the volume was aborted), the call writes on in a thread of its own: into nothing. [K7]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    entered, go, wrote = threading.Event(), threading.Event(), threading.Event()
+
+    def late(buffers: Any) -> None:
+        with memoryview(buffers[0]) as view:
+            entered.set()
+            assert go.wait(20)
+            view[:PAGE] = b"!" * PAGE
+        wrote.set()
+
+    async def slow(offset: int, buffers: Any) -> Any:
+        await asyncio.to_thread(late, buffers)
+        return NotImplemented
+
+    with volume.open(KEY) as file:
+        store.instead["read_into"] = slow
+        reader = Task(file.pread, PAGE, 0)
+        assert entered.wait(20)
+        volume.abort()
+        with pytest.raises(OSError):
+            reader.result()
+        store.instead.clear()
+        volume.reconnect(store)
+        assert file.pread(PAGE, 0) == DATA[:PAGE]
+        go.set()
+        assert wrote.wait(20)
+        assert file.pread(PAGE, 0) == DATA[:PAGE]
+
+
+def test_an_abort_leaves_running_calls_alone(attach: Attach) -> None:
+    """A write that hangs while the volume is aborted: its late answer only ends what is in flight. [K7, 2.22]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    with volume.open(KEY, "r+") as file:
+        file.pwrite(b"new", 0)
+        gate = store.gate("write_from")
+        syncer = Task(file.fsync)
+        gate.wait_entered()
+        volume.abort()
+        with pytest.raises(OSError):
+            syncer.result()
+        assert gate.waiting == 1
+        other = Store({KEY: DATA})
+        volume.reconnect(other)
+        assert volume.backend is other
+        syncer = Task(file.fsync)
+        assert syncer.waits()
+        gate.open()
+        syncer.result()
+        assert other.content(KEY)[:3] == b"new"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_reconnecting_to_a_backend_of_the_other_kind(attach: Attach, there: bool) -> None:
+    """From asynchronous to blocking and back: everything local arrives. [2.22]"""
+    plain = MemoryBackend()
+    made = plain.open(KEY, create=True)
+    made.write_from(0, [memoryview(DATA)])
+    made.commit()
+    other = Over(plain)
+    first, second = (other, plain) if there else (plain, other)
+    volume = attach(first)
+    with volume.open(KEY, "r+") as file:
+        for round_, backend in enumerate((second, first, second)):
+            file.pwrite(b"round %d" % round_, PAGE)
+            volume.abort()
+            volume.reconnect(backend)
+            file.fsync()
+            assert file.pread(7, PAGE) == b"round %d" % round_
+            volume.drop_clean()
+            assert file.pread(PAGE, 2 * PAGE) == DATA[2 * PAGE : 3 * PAGE]
+        assert volume.backend is second
+    found = bytearray(7)
+    plain.open(KEY).read_into(PAGE, [memoryview(found)])
+    assert found == b"round 2"
+
+
+def test_write_units_on_a_loop(attach: Attach) -> None:
+    """What a unit lacks is read by tasks as well, transient errors are tried again. [2.12, 2.14]"""
+    store = Store({KEY: DATA}, write_unit=8 * PAGE, max_write=8 * PAGE)
+    volume = attach(store)
+    errors = [BlockingIOError(11, "again"), BlockingIOError(11, "again")]
+
+    def flaky(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return NotImplemented
+
+    with volume.open(KEY, "r+") as file:
+        for k in range(0, 64, 5):
+            file.pwrite(b"unit", k * PAGE + 7)
+        store.instead["write_from"] = flaky
+        file.fsync()
+    expected = bytearray(DATA)
+    for k in range(0, 64, 5):
+        expected[k * PAGE + 7 : k * PAGE + 11] = b"unit"
+    assert store.content(KEY) == bytes(expected)
+
+
+def test_read_ahead_runs_as_tasks(attach: Attach) -> None:
+    """A sequential reader finds the next window on its way, without a thread of the volume. [2.6]"""
+    data = pattern(256 * PAGE)
+    store = Store({KEY: data}, max_inflight=64)
+    volume = attach(store, read_ahead="256KiB")
+    with volume.open(KEY) as file:
+        assert b"".join(file.read(PAGE) for _ in range(256)) == data
+    assert store.most > 1 or volume.stats().misses < 40
+
+
+def test_a_mirror_may_be_asynchronous(attach: Attach) -> None:
+    """A best-effort copy by its own calls. [T-34]"""
+    mirror = Store()
+    volume = attach(Store(), mirror=mirror)
+    with volume.open(KEY, "w+") as file:
+        file.pwrite(DATA, 0)
+        file.fsync()
+    eventually(lambda: KEY in mirror.objects and mirror.content(KEY) == DATA)
+
+
+def test_close_with_a_call_that_hangs(attach: Attach) -> None:
+    """Within its deadline, whatever the coroutine does about being cancelled. [2.22]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+
+    async def stubborn(*args: Any) -> Any:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue
+
+    store.instead["write_from"] = stubborn
+    file = volume.open(KEY, "r+")
+    file.pwrite(b"new", 0)
+    lost = Task(volume.cache.close, timeout=0.2, on_failed="discard").result(15)
+    assert [(r.offset, r.length) for r in lost] == [(0, 3)]
+
+
+EXIT = """
+import asyncio, sys
+import pagecache
+sys.path[:0] = [{root!r}]
+from tests.aio.stores import Store
+
+store = Store({{"file": bytes(8192)}})
+async def hang(*args):
+    await asyncio.sleep(3600)
+store.instead["write_from"] = hang
+cache = pagecache.PageCache("1MiB", exit_timeout=0.5)
+file = cache.attach(store).open("file", "r+")
+file.pwrite(b"never saved", 0)
+print("over", flush=True)
+sys.exit(7)
+"""
+
+
+def test_interpreter_exit_while_a_coroutine_hangs() -> None:
+    """Within `exit_timeout`, with the list of what was not saved, and the program's own status. [T-52, 2.22]"""
+    root = str(Path(__file__).parent.parent.parent)
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", EXIT.format(root=root)], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 7
+    assert b"over" in ended.stdout
+    assert b"not saved" in ended.stderr
+    assert time.monotonic() - began < 50
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_cache_that_is_dropped_ends_its_loop() -> None:
+    """Nothing but its tasks keeps a cache: what is dirty is saved, then its threads end."""
+    store = Store({KEY: DATA})
+    cache = PageCache("1MiB", **QUIET)
+    file = cache.attach(store).open(KEY, "r+")
+    file.pwrite(b"saved", 0)
+    number = cache._number
+    file.close()
+    del file, cache
+    gc.collect()
+    eventually(lambda: f"pagecache-{number}-loop" not in [t.name for t in threading.enumerate()])
+    assert store.content(KEY)[:5] == b"saved"

@@ -1,0 +1,298 @@
+"""A task that waits no more: cancelled at each await, interrupted at each place. I/O goes on, nothing is locked."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import PageCache, Volume, aio
+
+from ..file.rig import FAST, KEY, PAGE, QUIET, Task, pattern
+from .conftest import Attach
+from .stores import Store
+from .test_handles import both, run
+
+DATA = pattern(8 * PAGE)
+PACKAGE = Path(pagecache.__file__).parent
+SECONDS = 20
+
+# What a task waits for, and the method of the backend in which it hangs.
+WAITS: dict[str, tuple[str, Callable[[aio.AsyncCachedFile], Any]]] = {
+    "a miss": ("read_into", lambda f: f.pread(100, 4 * PAGE)),
+    "a miss into a buffer": ("read_into", lambda f: f.pread_into(bytearray(100), 4 * PAGE)),
+    "a miss of many pages": ("read_into", lambda f: f.preadv([bytearray(PAGE), bytearray(2 * PAGE)], 4 * PAGE)),
+    "a prefetch": ("read_into", lambda f: f.prefetch(4 * PAGE, PAGE, wait=True)),
+    "a view": ("read_into", lambda f: f.view(4 * PAGE, 100)),
+    "flush": ("write_from", lambda f: f.flush()),
+    "fsync in write-back": ("write_from", lambda f: f.fsync()),
+    "fsync in commit": ("commit", lambda f: f.fsync()),
+    "sync_range": ("write_from", lambda f: f.sync_range(0, PAGE)),
+    "truncate": ("truncate", lambda f: f.truncate(2 * PAGE)),
+    "a write behind a truncate": ("truncate", lambda f: behind_a_truncate(f)),
+    "an append behind a truncate": ("truncate", lambda f: behind_a_truncate(f, append=True)),
+    "close": ("write_from", lambda f: f.close()),
+    "open": ("open", lambda f: aio.open(f.volume, "other")._open()),
+    "create": ("open", lambda f: aio.open(f.volume, "new", "x")._open()),
+    "a ticket": ("commit", lambda f: ticket(f.volume)),
+    "a ticket for names": ("sync", lambda f: ticket(f.volume)),
+}
+
+
+async def behind_a_truncate(file: aio.AsyncCachedFile, *, append: bool = False) -> None:
+    cut = Task(file._file.truncate, 6 * PAGE)
+    store: Any = file.volume.backend
+    while not store.gates["truncate"].waiting:
+        await asyncio.sleep(0.001)
+    try:
+        await (file.append(b"end") if append else file.pwrite(b"late", 0))
+    finally:
+        store.open_all()
+        cut.result()
+
+
+async def ticket(volume: Volume) -> None:
+    await volume.begin_sync()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
+    """It ends at once; what was begun goes on, and everything works as if nothing had been. [T-56, K9]"""
+    method, call = WAITS[wait]
+    store = Store({KEY: DATA, "other": DATA})
+    if method == "sync":
+
+        async def sync() -> None:
+            await store.reached("sync")
+
+        store.sync = sync  # type: ignore[method-assign]
+    volume = attach(store)
+
+    async def main() -> None:
+        file = await aio.open(volume, KEY, "r+")
+        await file.pwrite(b"dirty", 0)
+        gate = store.gate(method)
+        task = asyncio.create_task(call(file))
+        while not gate.waiting:
+            await asyncio.sleep(0.001)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        if "behind" not in wait:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, SECONDS)
+            assert gate.waiting or method == "open", "the call of the backend was not left alone"
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        store.open_all()
+        async with aio.open(volume, KEY, "r+") as again:
+            await again.pwrite(b"after", PAGE)
+            await again.append(b"tail")
+            await again.truncate(2 * PAGE)
+            await again.fsync()
+            assert await again.pread(3 * PAGE, 0) == b"dirty" + DATA[5:PAGE] + b"after" + DATA[PAGE + 5 : 2 * PAGE]
+        await file.close()
+
+    run(main())
+    assert volume.cache.stats().pinned == 0
+    volume.cache.check()
+    assert store.content(KEY)[:5] == b"dirty"
+
+
+@both
+def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) -> None:
+    """Writers in line; those that are left get it, and what was accepted is a prefix. [T-56, 2.24]"""
+    store = Store({KEY: b""})
+    volume = attach(store, capacity="1MiB", dirty_background="64KiB", dirty_limit="128KiB")
+    size = 96 << 10
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+") as file:
+            gate = store.gate("write_from")
+            tasks = [asyncio.create_task(file.pwrite(pattern(size, k), k * size)) for k in range(12)]
+            while not gate.waiting:
+                await asyncio.sleep(0.001)
+            for task in tasks[2:6]:
+                task.cancel()
+            store.open_all()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(r, asyncio.CancelledError) for r in results[2:6]] == [True] * 4
+            assert results[6:] == [size] * 6
+            await file.fsync()
+            assert await file.pread(size, 11 * size) == pattern(size, 11)
+
+    run(main())
+
+
+def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
+    """The handle that came too late is given back. [T-56]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+
+    async def main() -> None:
+        gate = store.gate("open")
+        task = asyncio.create_task(aio.open(volume, KEY, "r+")._open())
+        while not gate.waiting:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        store.open_all()
+        async with aio.open(volume, KEY) as file:
+            assert await file.pread(4, 0) == DATA[:4]
+
+    run(main())
+    assert [inode.handles for inode in volume.inodes.values()] == [0]
+
+
+# ---------------------------------------------------------------- at every place where CPython looks for signals
+
+
+def ours(frame: FrameType) -> bool:
+    """Code of the package. An interrupt in asyncio's own code may leave the loop itself unable to go on."""
+    return PACKAGE in Path(frame.f_code.co_filename).parents
+
+
+def interrupted_at(nth: int, main: Callable[[], Any]) -> bool:
+    """Run a loop, interrupted at the nth place; whether there was one."""
+    count, struck = 0, False
+
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count, struck
+        if event not in ("call", "c_return") or not ours(frame):
+            return
+        count += 1
+        if count == nth:
+            sys.setprofile(None)
+            struck = True
+            raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    work = asyncio.ensure_future(main(), loop=loop)
+    other = asyncio.ensure_future(main(), loop=loop)
+    sys.setprofile(profile)
+    try:
+        loop.run_until_complete(asyncio.wait([work, other], timeout=SECONDS))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    for task in (work, other):  # an application may go on with its loop after Ctrl-C
+        if not struck:
+            task.result()
+        finish(loop, task)
+    loop.close()
+    return struck
+
+
+def finish(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> None:
+    """Let it come to its end, which may be the interrupt."""
+    for _ in range(3):
+        try:
+            loop.run_until_complete(asyncio.wait_for(task, SECONDS))
+        except RuntimeError as error:
+            if "stopped before" in str(error):  # by what was left of the run that was interrupted
+                continue
+            raise
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            pass
+        return
+
+
+CALLS: dict[str, Callable[[aio.AsyncCachedFile], Any]] = {
+    "a miss": lambda f: f.pread(2 * PAGE, 3 * PAGE + 5),
+    "a write that fills": lambda f: many_small_writes(f),
+    "fsync": lambda f: f.fsync(),
+    "truncate": lambda f: f.truncate(8 * PAGE),
+}
+
+
+async def many_small_writes(file: aio.AsyncCachedFile) -> None:
+    for k in range(12):
+        await file.pwrite(b"x" * 10, 100 * k + PAGE)
+
+
+def inject(call: Callable[[aio.AsyncCachedFile], Any], points: Iterator[int], backend: Callable[[], Any]) -> int:
+    hit = 0
+    for nth in points:
+        with PageCache("128KiB", **{**QUIET, "retry": FAST}) as cache:
+            volume = cache.attach(backend(), read_ahead=0)
+            plain = volume.open(KEY, "r+")
+            plain.pwrite(b"dirty" * 100, 7)
+            struck = interrupted_at(nth, lambda: call(aio.AsyncCachedFile(plain)))  # noqa: B023
+            Task(verify, volume).result(SECONDS)
+            plain.close()
+            cache.check()
+        hit += struck
+        if not struck:
+            break
+    return hit
+
+
+def verify(volume: Volume) -> None:
+    """Nothing is locked or lost."""
+    with volume.open(KEY, "r+") as file:
+        assert file.pread(PAGE, 0) == DATA[:7] + b"dirty" * 100 + DATA[507:PAGE]
+        assert file.pread(2 * PAGE, 3 * PAGE) == DATA[3 * PAGE : 5 * PAGE]
+        file.pwrite(b"after", 3 * PAGE)
+        file.truncate(6 * PAGE)
+        file.fsync(timeout=SECONDS)
+    assert volume.dirty_ranges(KEY) == []
+    assert volume.cache.stats().pinned == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("call", CALLS)
+@both
+def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
+    """A sample of the places of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
+    assert inject(CALLS[call], iter(range(1, 4000, 7)), lambda: backend(DATA)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("call", CALLS)
+@both
+def test_an_interrupt_at_every_place_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
+    """All of them. [T-51, T-56]"""
+    assert inject(CALLS[call], iter(range(1, 100_000)), lambda: backend(DATA)) > 0
+
+
+def test_a_wake_up_that_an_interrupt_took_away_comes_again(attach: Attach) -> None:
+    """The callback of the loop fails in the middle: what has fired stays listed, and the eventfd readable. [T-56]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with aio.open(volume, KEY) as file:
+            gate = store.gate("read_into")
+            tasks = [asyncio.create_task(file.pread(10, k * PAGE)) for k in range(4)]
+            while not gate.waiting:
+                await asyncio.sleep(0.001)
+            real, failures = loop.call_soon, [3]
+
+            def call_soon(callback: Any, *args: Any, **options: Any) -> Any:
+                if getattr(callback, "__name__", "") == "wake" and failures[0]:
+                    failures[0] -= 1
+                    raise OSError("as if interrupted")
+                return real(callback, *args, **options)
+
+            loop.set_exception_handler(lambda loop, context: None)
+            loop.call_soon = call_soon
+            gate.open()
+            done, _ = await asyncio.wait(tasks, timeout=SECONDS)
+            assert len(done) == 4
+            assert failures == [0]
+
+    run(main())

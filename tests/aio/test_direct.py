@@ -1,0 +1,159 @@
+"""Direct I/O of tasks, and tasks beside direct I/O: over blocking and asynchronous backends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from pagecache import aio
+from pagecache.backends import MemoryBackend
+
+from ..file.rig import KEY, PAGE, Task, eventually, pattern
+from .conftest import Attach
+from .stores import Store
+from .test_handles import both, memory, run
+
+DATA = pattern(16 * PAGE)
+
+
+def content(backend: Any) -> bytes:
+    if isinstance(backend, Store):
+        return bytes(backend.objects[KEY].data)
+    space = bytearray(backend.stat(KEY).size)
+    backend.open(KEY).read_into(0, [memoryview(space)])
+    return bytes(space)
+
+
+@both
+def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> None:
+    """Coherent with the buffered handles of the same object; nothing is cached by it. [2.9, 2.10, aio]"""
+    volume = attach(backend(DATA))
+
+    async def main() -> None:
+        async with (
+            aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct,
+            aio.open(volume, KEY, "r+") as file,
+        ):
+            assert await direct.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
+            assert volume.stats().clean == 0
+            await file.pwrite(b"buffered", PAGE)
+            assert await direct.pread(8, PAGE) == b"buffered"
+            assert await direct.pwrite(b"d" * PAGE, 0) == PAGE
+            assert content(volume.backend)[:PAGE] == b"d" * PAGE
+            assert await file.pread(4, 0) == b"dddd"
+            space = bytearray(2 * PAGE)
+            assert await direct.pread_into(space, 15 * PAGE) == PAGE
+            assert space[:PAGE] == DATA[15 * PAGE :]
+            assert await direct.preadv([bytearray(3), bytearray(5)], 0) == 8
+            assert await direct.pwritev([b"ab", b"c"], 2 * PAGE) == 3
+            assert await direct.append(b"end") == 16 * PAGE
+            await direct.fsync()
+
+    run(main())
+    assert content(volume.backend)[16 * PAGE :] == b"end"
+    assert content(volume.backend)[2 * PAGE : 2 * PAGE + 4] == b"abc" + DATA[2 * PAGE + 3 : 2 * PAGE + 4]
+
+
+@both
+def test_tasks_write_side_by_side(attach: Attach, backend: Any) -> None:
+    """Each page is that of its task. [T-21, aio]"""
+    volume = attach(backend(bytes(64 * PAGE)))
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
+            await asyncio.gather(*(direct.pwrite(bytes([page]) * PAGE, page * PAGE) for page in range(64)))
+            await direct.fsync()
+
+    run(main())
+    assert content(volume.backend) == b"".join(bytes([page]) * PAGE for page in range(64))
+
+
+def test_wrong_arguments_of_direct_verbs_are_told(attach: Attach) -> None:
+    """[T-59, aio]"""
+    volume = attach(Store({KEY: DATA}))
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, direct=True) as direct:
+            with pytest.raises(TypeError, match="writable"):
+                await direct.pread_into(b"read-only", 0)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="negative"):
+                await direct.pread(1, -1)
+            with pytest.raises(OSError, match="writing"):
+                await direct.pwrite(b"x", 0)
+
+    run(main())
+
+
+@pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
+def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
+    """A read stores nothing any more; a write goes on, with its lock, until the backend's call has returned. [T-56]"""
+    store = Store({KEY: DATA}, parallel_direct_writes=True)
+    volume = attach(store)
+    space = bytearray(b"?" * PAGE)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
+            gate = store.gate("read_into" if verb == "pread_into" else "write_from")
+            call = direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0)
+            task = asyncio.create_task(call)
+            while not gate.waiting:
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            store.open_all()
+            await direct.truncate(8 * PAGE)  # waits for what still runs
+            assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
+
+    run(main())
+    assert space == b"?" * PAGE
+
+
+@both
+def test_misses_of_tasks_beside_direct_writers_read_what_was_written(attach: Attach, backend: Any) -> None:
+    """What they read is invalidated again and again; they get their bytes all the same. [T-26, aio]"""
+    volume = attach(backend(bytes(16 * PAGE)))
+    stop = threading.Event()
+
+    def write(page: int) -> None:
+        with volume.open(KEY, "r+b", direct=True, parallel_direct_writes=True) as direct:
+            value = 0
+            while not stop.is_set():
+                value = value % 255 + 1
+                direct.pwrite(bytes([value]) * PAGE, page * PAGE)
+
+    writers = [Task(write, page) for page in range(4)]
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, keep_cache=True) as file:
+            for number in range(100):
+                page = number % 16
+                data = await file.pread(PAGE, page * PAGE)
+                assert len(data) == PAGE
+                assert page < 4 or data == bytes(PAGE)
+                volume.drop_clean(KEY)
+
+    try:
+        run(main())
+    finally:
+        stop.set()
+    for writer in writers:
+        writer.result()
+    eventually(lambda: volume.stats().writeback == 0)
+
+
+def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
+    """Through close, without fsync: acknowledged, and committed by the end of the cache. [T-75a, aio]"""
+    backend: MemoryBackend = memory(DATA)
+    volume = attach(backend)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+", direct=True) as direct:
+            await direct.pwrite(b"z" * PAGE, 0)
+
+    run(main())
+    volume.cache.close()
+    assert content(backend)[:PAGE] == b"z" * PAGE

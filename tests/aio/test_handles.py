@@ -1,0 +1,434 @@
+"""pagecache.aio: the verbs of a handle, awaited. A hit suspends nobody; what waits leaves the loop to others."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc
+import gc
+import inspect
+import threading
+import warnings
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from pagecache import Advice, AsyncBackend, CachedFile, aio
+from pagecache.backends import MemoryBackend
+from pagecache.testing import LatencyBackend
+
+from ..file.rig import KEY, PAGE, pattern
+from .conftest import Attach
+from .stores import Store
+
+DATA = pattern(64 * PAGE)
+SECONDS = 30
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """On a loop of its own, within a bound."""
+    return asyncio.run(asyncio.wait_for(work, SECONDS))
+
+
+def memory(data: bytes = DATA) -> MemoryBackend:
+    backend = MemoryBackend()
+    if data:
+        file = backend.open(KEY, create=True)
+        file.write_from(0, [memoryview(data)])
+        file.commit()
+    return backend
+
+
+def stored(data: bytes = DATA) -> Store:
+    return Store({KEY: data})
+
+
+BACKENDS = {"blocking": memory, "asynchronous": stored}
+both = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+
+
+class Counted(asyncio.SelectorEventLoop):
+    """Counts what a hit must not make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures = self.scheduled = 0
+
+    def create_future(self) -> asyncio.Future[Any]:
+        self.futures += 1
+        return super().create_future()
+
+    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
+        self.scheduled += 1
+        return super().call_soon(*args, **options)
+
+
+def run_counted(work: Coroutine[Any, Any, None]) -> None:
+    loop = Counted()
+    try:
+        loop.run_until_complete(asyncio.wait_for(work, SECONDS))
+    finally:
+        loop.close()
+
+
+@both
+def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, backend: Any) -> None:
+    """Reads and writes of cached bytes: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
+    volume = attach(backend(), max_folio="4KiB")
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with aio.open(volume, KEY, "r+") as file:
+            await file.prefetch(wait=True)
+            threads = threading.active_count()
+            futures, scheduled = loop.futures, loop.scheduled
+            for k in range(1000):
+                assert await file.pread(100, k * 10) == DATA[k * 10 : k * 10 + 100]
+            buffer = bytearray(PAGE)
+            assert await file.pread_into(buffer, PAGE) == PAGE
+            assert await file.pwrite(b"new", 5) == 3
+            assert (loop.futures, loop.scheduled) == (futures, scheduled)
+            steps: list[str] = []
+
+            async def one(k: int) -> None:
+                steps.append("begins")
+                await file.pread(100, k)
+                steps.append("ends")
+
+            await asyncio.gather(*(one(k) for k in range(1000)))
+            assert steps == ["begins", "ends"] * 1000  # nobody came in between
+            assert threading.active_count() <= threads
+
+    run_counted(main())
+
+
+@both
+def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
+    """No thread for each: those of the volume do. [T-55]"""
+    pages = 1000
+    volume = attach(backend(pattern(pages * PAGE)), capacity="16MiB", max_folio="4KiB")
+    expected = pattern(pages * PAGE)
+
+    threads = threading.active_count()
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            found = await asyncio.gather(*(file.pread(PAGE, k * PAGE) for k in range(pages)))
+            assert b"".join(found) == expected
+            assert threading.active_count() <= threads + 16
+        assert volume.stats().misses == pages
+
+    run(main())
+
+
+@both
+def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
+    """The loop turns while a call of the backend hangs; waiters of the same page all get it. [T-55]"""
+    inner = backend()
+    store = inner if isinstance(inner, Store) else None
+    entered, release = threading.Event(), threading.Event()
+    if store is None:
+        file = inner.open(KEY)
+        read_into = file.read_into
+
+        def held(offset: int, buffers: Any) -> int:
+            entered.set()
+            assert release.wait(SECONDS)
+            return int(read_into(offset, buffers))
+
+        file.read_into = held
+        inner.open = lambda key, **options: file
+    else:
+        gate = store.gate("read_into")
+    volume = attach(inner)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
+            while not (entered.is_set() or (store is not None and gate.entered.is_set())):
+                await asyncio.sleep(0.001)
+            assert not any(task.done() for task in tasks)
+            release.set() if store is None else gate.open()
+            assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
+
+    run(main())
+
+
+@both
+def test_every_verb(attach: Attach, backend: Any) -> None:
+    """One handle's life, compared with what a file would say."""
+    volume = attach(backend())
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+") as file:
+            assert (file.key, file.mode, file.volume, file.size, file.closed) == (KEY, "r+", volume, len(DATA), False)
+            assert await file.pread(10, len(DATA) - 5) == DATA[-5:]
+            assert await file.pread(10, len(DATA) + 5) == b""
+            first, second = bytearray(10), bytearray(20)
+            assert await file.preadv([first, second], 3) == 30
+            assert first + second == DATA[3:33]
+            assert await file.pwritev([b"abc", b"defg"], 100) == 7
+            assert await file.pread(7, 100) == b"abcdefg"
+            assert await file.append(b"tail") == len(DATA)
+            assert await file.read(3) == DATA[:3]
+            assert await file.tell() == 3
+            assert await file.write(b"xyz") == 3
+            assert await file.seek(0) == 0
+            assert await file.readinto(first) == 10
+            assert bytes(first) == DATA[:3] + b"xyz" + DATA[6:10]
+            assert await file.truncate(5 * PAGE) == 5 * PAGE
+            await file.punch_hole(PAGE, PAGE)
+            await file.zero_range(0, 10)
+            assert await file.pread(10, 0) == bytes(10)
+            assert await file.pread(PAGE, PAGE) == bytes(PAGE)
+            with await file.view(2 * PAGE, 100) as view:
+                assert view.tobytes() == DATA[2 * PAGE : 2 * PAGE + 100]
+            await file.advise(Advice.RANDOM)
+            await file.prefetch(0, PAGE)
+            await file.prefetch_ranges([(0, PAGE), (PAGE, PAGE)], wait=True)
+            assert file.try_pread(10, 0) == bytes(10)
+            assert file.try_pwrite(b"now", 0) == 3
+            await file.sync_range(0, PAGE)
+            await file.flush()
+            await file.fsync(timeout=SECONDS)
+            assert (await file.stats()).dirty == 0
+            await file.seek(0)
+            await file.truncate(0)
+            await file.writelines([b"one\n", b"two\n", b"three"])
+            await file.seek(0)
+            assert [line async for line in file] == [b"one\n", b"two\n", b"three"]
+            await file.seek(0)
+            assert await file.readline(2) == b"on"
+            assert await file.readlines() == [b"e\n", b"two\n", b"three"]
+        assert file.closed
+        with pytest.raises(ValueError):
+            await file.pread(1, 0)
+        opened = await aio.open(volume, KEY, "a")
+        assert await opened.write(b"!") == 1
+        await opened.close()
+        await opened.close()
+
+    run(main())
+    with volume.open(KEY) as plain:
+        assert plain.read() == b"one\ntwo\nthree!"
+
+
+def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
+    """And they can be awaited, but for what never waits."""
+    plain = {"fileno", "isatty", "leave", "readable", "writable", "seekable", "try_pread", "try_pwrite", "size"}
+    verbs = {n for n in {*vars(CachedFile), *vars(CachedFile.__base__)} if not n.startswith("_")} - plain
+    hot = {"pread", "pread_into", "pwrite", "append"}
+    for name in verbs - hot - {"closed", "key", "name", "mode", "volume"}:
+        assert inspect.iscoroutinefunction(getattr(aio.AsyncCachedFile, name)), name
+
+
+def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
+    """create_task takes it; never awaited, it says so; awaited twice, too."""
+    volume = attach(memory())
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            call = file.pread(3, 0)
+            assert isinstance(call, collections.abc.Coroutine)
+            assert await asyncio.create_task(call) == DATA[:3]
+            with pytest.raises(RuntimeError, match="already awaited"):
+                await call
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                file.pread(3, 0)
+                gc.collect()
+            assert ["pread' was never awaited" in str(w.message) for w in caught] == [True]
+            closed = file.pread(3, 0)
+            closed.close()
+
+    run(main())
+
+
+def test_bad_arguments(attach: Attach) -> None:
+    """The errors of the blocking verbs; nothing has changed. [T-59]"""
+    volume = attach(memory())
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            for wrong in ((-1, 0), (1, -1), (1, 2**63)):
+                with pytest.raises(ValueError):
+                    await file.pread(*wrong)
+            with pytest.raises(TypeError):
+                await file.pread("1", 0)
+            with pytest.raises(TypeError):
+                await file.pread_into(b"read-only", 0)
+            with pytest.raises(OSError):
+                await file.pwrite(b"x", 0)
+        async with aio.open(volume, KEY, "w") as file:
+            with pytest.raises(OSError):
+                await file.pread(1, 0)
+            with pytest.raises(TypeError):
+                await file.pwrite("text", 0)
+            with pytest.raises(OSError) as caught:
+                await file.pwrite(b"xy", 2**63 - 1)
+            assert caught.value.characters_written == 0  # type: ignore[attr-defined]
+        with pytest.raises(FileNotFoundError):
+            await aio.open(volume, "nothing")
+
+    run(main())
+
+
+def test_long_calls_give_the_loop_its_turns(attach: Attach) -> None:
+    """Copies of many megabytes go in pieces: others run in between. [T-55]"""
+    size = 8 << 20
+    volume = attach(MemoryBackend(), capacity="64MiB")
+
+    async def main() -> None:
+        turns = 0
+        over = False
+
+        async def turning() -> None:
+            nonlocal turns
+            while not over:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(turning())
+        async with aio.open(volume, KEY, "w+") as file:
+            data = pattern(size)
+            before = turns
+            assert await file.pwrite(data, 0) == size
+            written = turns - before
+            before = turns
+            assert await file.pread(size, 0) == data
+            assert min(written, turns - before) >= size // (1 << 20)
+            over = True
+            await other
+
+    run(main())
+
+
+@both
+def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> None:
+    """Side by side, without a thread for each."""
+    volume = attach(backend(b""), capacity="32MiB", max_folio="4KiB")
+
+    threads = threading.active_count()
+
+    async def one(k: int) -> None:
+        async with aio.open(volume, f"file {k}", "w") as file:
+            await file.pwrite(b"%d" % k, 0)
+            await file.fsync()
+
+    async def main() -> None:
+        await asyncio.gather(*(one(k) for k in range(1000)))
+        assert threading.active_count() <= threads + 24
+
+    run(main())
+    for k in (0, 500, 999):
+        with volume.open(f"file {k}") as file:
+            assert file.read() == b"%d" % k
+
+
+@both
+def test_write_through(attach: Attach, backend: Any) -> None:
+    """Acknowledged when the await is over."""
+    volume = attach(backend(), write_through=True)
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+") as file:
+            assert await file.pwrite(b"through", 10) == 7
+            assert (await file.stats()).dirty == 0
+
+    run(main())
+
+
+def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
+    """A hundred tasks write ten times the dirty limit; readers go on, and everything arrives. [2.24]"""
+    backend = LatencyBackend(memory(b""), write=0.001)
+    volume = attach(backend, capacity="2MiB", dirty_background="128KiB", dirty_limit="256KiB")
+    piece = 32 << 10
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "w+") as file:
+            data = [pattern(piece, k) for k in range(100)]
+            writers = [asyncio.create_task(file.pwrite(data[k], k * piece)) for k in range(100)]
+            turns = 0
+            while not all(writer.done() for writer in writers):
+                turns += 1
+                await asyncio.sleep(0.001)
+            assert [writer.result() for writer in writers] == [piece] * 100
+            assert turns > 5
+            await file.fsync()
+            assert await file.pread(100 * piece, 0) == b"".join(data)
+
+    run(main())
+
+
+@both
+def test_a_failing_read_tells_who_asked(attach: Attach, backend: Any) -> None:
+    """The error of the backend, at once and not for ever; once it is mended the read is right."""
+    inner = backend()
+    volume = attach(inner)
+
+    async def main() -> None:
+        broken = True
+
+        def refuse(offset: int, buffers: Any) -> Any:
+            if broken:
+                raise PermissionError(13, "not today")
+            return NotImplemented
+
+        if isinstance(inner, Store):
+            inner.instead["read_into"] = refuse
+        else:
+            engine = volume.open(KEY, keep_cache=True)
+            real = engine._inode.engine.opened().read_into
+            engine._inode.engine.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
+            engine.close()
+        async with aio.open(volume, KEY, keep_cache=True) as file:
+            calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(r) for r in results] == [PermissionError] * 5
+            broken = False
+            assert await file.pread(10, 0) == DATA[:10]
+
+    run(main())
+
+
+@both
+def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
+    """Without a thread: the executor of the loop is not asked."""
+    volume = attach(backend())
+
+    async def main() -> None:
+        asyncio.get_running_loop().run_in_executor = None  # type: ignore[assignment, method-assign]
+        async with aio.open(volume, KEY, "r+") as file:
+            await file.pwrite(b"new", 0)
+            ticket = volume.begin_sync()
+            await ticket
+            assert ticket.done()
+            assert ticket.remaining == 0
+            await volume.begin_sync()
+
+    for _ in range(2):
+        run(main())
+
+
+def test_an_exception_in_the_body_abandons_what_only_a_commit_publishes(attach: Attach) -> None:
+    """As with a blocking handle. [T-77]"""
+    volume = attach(MemoryBackend(commit_on_close=True))
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="mine"):
+            async with aio.open(volume, "new", "w") as file:
+                await file.pwrite(b"half", 0)
+                raise RuntimeError("mine")
+        assert file.closed
+
+    run(main())
+    volume.sync(SECONDS)
+    assert volume.stat("new").size == 0
+
+
+def test_a_backend_class_says_what_it_is(attach: Attach) -> None:
+    """`Volume.backend` is what was attached."""
+    store = stored()
+    volume = attach(store)
+    assert volume.backend is store
+    assert isinstance(volume.backend, AsyncBackend)
