@@ -78,7 +78,7 @@ def test_wrong_arguments_of_direct_verbs_are_told(attach: Attach) -> None:
     async def main() -> None:
         async with aio.open(volume, KEY, direct=True) as direct:
             with pytest.raises(TypeError, match="writable"):
-                await direct.pread_into(b"read-only", 0)  # type: ignore[arg-type]
+                await direct.pread_into(b"read-only", 0)
             with pytest.raises(ValueError, match="negative"):
                 await direct.pread(1, -1)
             with pytest.raises(OSError, match="writing"):
