@@ -26,7 +26,8 @@ def let_go(buffer: bytearray) -> None:
     until = time.monotonic() + MOMENT
     while time.monotonic() < until:
         with contextlib.suppress(BufferError):
-            return buffer.clear()
+            buffer.clear()
+            return
         time.sleep(0.001)
     buffer.clear()
 
