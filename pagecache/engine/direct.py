@@ -211,7 +211,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     self.native.invalidate_remote(write.offset, write.end)
     self.about_to_change()
     if self.volume.mirror is not None and not self.removed:
-        self.volume.mirror.passed_by(self.key)
+        self.volume.mirror.invalidate(self.key, "a direct write does not pass through it")
     sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
     try:
         for _ in range(ROUNDS):

@@ -228,17 +228,10 @@ class Mirror:
             self._ready.put(other)
 
     def invalidate(self, key: Key, why: str) -> None:
-        """The copy does not follow the object any more."""
-        with self._lock:
-            copy = self._files.get(key)
-        if copy is not None:
-            self._give_up(copy, MirrorError(why))
-
-    def passed_by(self, key: Key) -> None:
-        """The object was written without us: what there is of a copy is not right, and none begins."""
+        """A copy does not follow the object any more, also one that nobody has used for long; and none begins."""
         with self._lock:
             copy = self._copy(key)
-        self._give_up(copy, MirrorError("a direct write does not pass through it"))
+        self._give_up(copy, MirrorError(why))
 
     # -- memory and time
 

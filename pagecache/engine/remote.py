@@ -56,6 +56,8 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
     file.native.invalidate_remote(start, end)
+    if file.volume.mirror is not None and not file.removed:
+        file.volume.mirror.invalidate(file.key, "the object was changed by somebody else")
     local = file.native.local_ranges()
     if (whole and file.native.has_local()) or any(pos < end and start < pos + n for pos, n in local):
         changed(file, version)

@@ -205,6 +205,30 @@ def test_a_copy_that_cannot_be_removed_is_emptied(pairs: Any) -> None:
         assert pair.mirror.written(KEY) == b""
 
 
+@pytest.mark.parametrize("how", ["announced", "found at an open"])
+def test_a_copy_that_rests_is_given_up_with_its_object(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is local, the copy is closed, and somebody else changes the object: it was left, and wrong. [T-34]"""
+    monkeypatch.setattr("pagecache.engine.mirror.OPEN_MAX", 0)
+    store, copy = MemoryBackend(), MemoryBackend()
+    with PageCache("8MiB", **QUIET) as cache:
+        volume = cache.attach(store, mirror=copy)
+        with volume.open(KEY, "w+b") as file:
+            file.write(b"x" * PAGE)
+        volume.sync()
+        mirror = volume.engine.mirror
+        assert mirror is not None
+        eventually(lambda: KEY not in mirror._files)
+        assert copy.stat(KEY).size == PAGE
+        other = store.open(KEY)
+        other.write_from(0, [memoryview(b"other")])
+        other.commit()
+        if how == "announced":
+            volume.invalidate_remote(KEY)
+        else:
+            volume.open(KEY).close()
+        eventually(lambda: list(copy.list()) == [])
+
+
 def test_bytes_that_had_to_change_in_place_spoil_the_copy(pairs: Any) -> None:
     """Memory that a view pins cannot be replaced: the writer does not wait, the copy goes. [T-34]"""
     pair = pairs()
