@@ -84,7 +84,7 @@ static bool gather_run(struct pc_request *r)
 			    part = pc_first_missing(i, r->cursor, end) - r->cursor;
 			if (part) {
 				/* What was taken out of the cache in between is looked for again. */
-				if (pc_read_local(i, r->cursor, scratch_at(r, r->cursor), part) == (int64_t)part)
+				if (pc_read_local(i, r->cursor, scratch_at(r, r->cursor), part, NULL) == (int64_t)part)
 					r->cursor += part;
 				continue;
 			}
@@ -94,7 +94,7 @@ static bool gather_run(struct pc_request *r)
 				return true;
 			}
 			memset(scratch_at(r, r->cursor), 0, r->run_end - r->cursor);
-			pc_read_local(i, r->cursor, scratch_at(r, r->cursor), r->run_end - r->cursor);
+			pc_read_local(i, r->cursor, scratch_at(r, r->cursor), r->run_end - r->cursor, NULL);
 			r->cursor = r->run_end;
 		}
 	}
@@ -218,7 +218,7 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 		return -EPROTO;
 	if (got) {
 		/* Over it what was written meanwhile, and what is local in a stale folio. */
-		pc_read_local(i, r->cursor, scratch_at(r, r->cursor), got);
+		pc_read_local(i, r->cursor, scratch_at(r, r->cursor), got, NULL);
 		r->cursor += got;
 	}
 	r->run_end = r->cursor;

@@ -188,7 +188,7 @@ void pc_count_retry(struct pc_inode *i);
 
 /* ---- do */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
-int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len);
+int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which);
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
 enum { PC_WHOLE_MAX = 4194304 }; /* most bytes of a pc_write_whole */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);

@@ -182,12 +182,13 @@ int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct
 	return (int64_t)done;
 }
 
-/* Lay the valid bytes of one folio over `to`, from `pos` on. Return: bytes looked at; *laid counts those laid over. */
-static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, int64_t *laid)
+/* Lay the valid bytes of one folio over `to`, from `pos` on. Return: bytes looked at; *laid: how many of them were laid. */
+static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 len, u64 *laid)
 {
 	struct pc_cache *c = i->cache;
 	u8 keep[4096];
 	u64 n = 0;
+	*laid = 0;
 	/* A copy that failed means that somebody gave the folio another frame: it ends. */
 	for (;;) {
 		u32 from = (u32)(pos - pc_folio_pos(c, f));
@@ -205,7 +206,7 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 		if (got == COPY_MISSING)
 			return chunk; /* stale: storage knows better */
 		memcpy(to, keep, n);
-		*laid += (int64_t)n;
+		*laid = n;
 		return n;
 	}
 }
@@ -213,19 +214,24 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 /**
  * pc_read_local() - lay the valid bytes of [pos, pos + len) over what an uncached read put there.
  *
- * What storage returned may be older than what is cached. Return: bytes laid over. Context: any thread, no lock.
+ * What storage returned may be older than what is cached. @which: NULL, or receives 1 for each byte that was laid.
+ * Return: bytes laid over. Context: any thread, no lock.
  */
-int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len)
+int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which)
 {
 	struct pc_cache *c = i->cache;
-	int64_t laid = 0;
-	for (u64 done = 0; done < len;) {
+	u64 total = 0, laid;
+	for (u64 done = 0, looked; done < len; done += looked) {
 		u64 at = pos + done, page_end = ((at >> c->page_shift) + 1) << c->page_shift;
 		u64 part = pc_min(page_end - at, len - done);
 		u32 id = pc_index_lookup(i, at >> c->page_shift);
-		done += id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
+		laid = 0;
+		looked = id ? overlay(i, pc_folio_at(c, id), at, (u8 *)to + done, part, &laid) : part;
+		if (which)
+			memset(which + done, 1, laid);
+		total += laid;
 	}
-	return laid;
+	return (int64_t)total;
 }
 
 /* The first byte of [pos, end) that is not cached and valid; `end` when all are. Context: any thread, no lock. */

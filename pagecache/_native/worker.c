@@ -9,8 +9,6 @@
 
 #include <stdlib.h>
 
-enum { PC_UNCACHED_ROUNDS = 16 };
-
 /* Queue fills for [pos, end), at most `windows` requests, as far as memory goes. */
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 {
@@ -85,41 +83,45 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
 	int err = pc_op_run(op, pc_str_fill, NULL);
-	if (!err) {
+	if (!err)
 		memcpy(to, PyByteArray_AsString(memory), len);
-		pc_read_local(i, pos, to, len);
-	}
 	Py_DECREF(memory);
 	return err;
 }
 
-/* Bytes acknowledged and then evicted between the backend's answer and the look into the cache would come out old: both
- * have to happen, so two counters that stand tell that nothing of the kind did. Context: GIL. */
-static u64 turnover(struct pc_inode *i)
+static void lay_over(u8 *to, const u8 *from, const u8 *which, u64 len)
 {
-	pc_inode_leaf_lock(i);
-	u64 n = i->counters.acknowledged + i->counters.evicted;
-	pc_inode_leaf_unlock(i);
-	return n;
+	for (u64 k = 0; k < len; k++)
+		if (which[k])
+			to[k] = from[k];
 }
 
-/* Read past the cache into `to`, with what is cached laid over it: no memory can be had for it. Return: 0, -1. */
+/* Read past the cache into `to`: no memory can be had for it. What is cached lies over what the backend answers, as it was
+ * before its call and as it is after: bytes that were local may be stored and removed from memory while the call runs, which
+ * may have read them before. Return: 0, -1. */
 int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
-	if (pc_check_reentry(i, core,
-			     "bytes that are not cached were read from inside a backend call of the same volume"))
-		return -1;
-	int err = 0;
-	for (int round = 0; !err && round < PC_UNCACHED_ROUNDS; round++) {
-		u64 before = turnover(i);
-		err = read_past(core, i, pos, len, to);
-		if (err == PC_RUN_REVOKED) {
-			round--; /* another backend took over meanwhile, or the volume is aborted */
-			err = pc_check_reentry(i, core, "");
-		} else if (before == turnover(i)) {
-			break;
-		}
+	int err = PC_RUN_REVOKED;
+	u8 *before = malloc(len), *which = calloc(len, 1);
+	if (!before || !which) {
+		PyErr_NoMemory();
+		err = -1;
 	}
+	while (err == PC_RUN_REVOKED) { /* at first; and when another backend took over meanwhile */
+		err = pc_check_reentry(
+			i, core, "bytes that are not cached were read from inside a backend call of the same volume");
+		if (err)
+			break;
+		pc_read_local(i, pos, before, len, which);
+		PC_SYNC("uncached_before_read");
+		err = read_past(core, i, pos, len, to);
+	}
+	if (!err) {
+		lay_over(to, before, which, len);
+		pc_read_local(i, pos, to, len, NULL);
+	}
+	free(before);
+	free(which);
 	return err;
 }
 

@@ -392,3 +392,27 @@ def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
                 break
             expected[page * PAGE : page * PAGE + 500] = b"dirty" * 100
         assert Task(file.pread, len(content), 0).result() == expected
+
+
+def test_a_read_past_the_cache_does_not_miss_what_is_stored_and_dropped_meanwhile(make: Make) -> None:
+    """Dirty when the backend read, committed and gone when it answered: the old bytes came out. [2.2, 2.5, I-17]"""
+    rig = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB")
+    file, other = rig.open("r+b"), rig.open("rb", key="other")
+    file.pwrite(b"n" * PAGE, 2 * PAGE)
+    views = [other.view(page * PAGE, PAGE) for page in range(15)]  # no memory is left
+    gate = rig.backend.gate("read_answered", KEY)
+
+    def read(stored: Any, offset: int, buffers: Any) -> int:
+        count = int(stored.fill(offset, buffers))
+        with rig.backend.call("read_answered", KEY):
+            return count
+
+    rig.backend.fault("read_into", read, key=KEY)
+    task = Task(file.pread, 2 * PAGE, PAGE)
+    gate.wait_entered()
+    file.fsync()
+    assert rig.volume.drop_clean(KEY) == PAGE
+    gate.open()
+    assert task.result() == b"o" * PAGE + b"n" * PAGE
+    for view in views:
+        view.release()

@@ -257,7 +257,7 @@ static void check_local_bytes_are_laid_over_what_storage_says(void)
 		EQUAL(file_write(file, 9000, bytes, 20000), 0);
 		pc_invalidate_remote(file->inode, 0, ALL);
 		memset(over, '?', sizeof(over));
-		EQUAL(pc_read_local(file->inode, 3000, over, 30000), 8192 - 4096 + 28672 + 4096 - 8192);
+		EQUAL(pc_read_local(file->inode, 3000, over, 30000, NULL), 8192 - 4096 + 28672 + 4096 - 8192);
 		for (u32 b = 0; b < 30000; b++) {
 			u64 pos = 3000 + b;
 			bool block = pos >= 4096 && pos < 32768;
