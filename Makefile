@@ -76,7 +76,7 @@ pytest: $(VENV)/.built $(VENV)/.dev                                   ## Python 
 	$(PY) -m pytest -q -m "not slow and not soak"
 
 # C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).
-CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]\(Python\|types\|handle\|async\)\.h' $(NATIVE)/*.c))
+CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]\(Python\|types\|handle\|async\|awaitable\)\.h' $(NATIVE)/*.c))
 TESTS_C   := $(wildcard tests/native/test_*.c)
 CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
 VARIANTS  := plain asan tsan
