@@ -1,0 +1,197 @@
+"""One cache and one volume of CORE."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from .extension import extension, ffi, fields, lib
+
+if TYPE_CHECKING:
+    from ..config import CacheLimits
+
+__all__ = ["NativeCache", "NativeVolume", "Pressure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How a volume is doing: bytes, but for answers (calls that ended) and running (calls that have not)."""
+
+    local: int
+    limit: int
+    acked: int
+    answers: int
+    position: int
+    """Of its writers: 0 up to the midpoint, 1000 at the limit."""
+    over_background: int
+    asking: int
+    """Writers that are slowed down."""
+    running: int
+
+
+class NativeCache:
+    """One `struct pc_cache`. `error` makes the exceptions that C entries raise."""
+
+    __slots__ = ("_c", "address", "core")
+
+    def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
+        arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
+        try:
+            self.core = extension.Core(*arguments)
+        except MemoryError:
+            gc.collect()  # closed caches that nobody refers to hold address space until they are collected
+            self.core = extension.Core(*arguments)
+        self.address: int = self.core.address
+        self._c = ffi.cast("struct pc_cache *", self.address)
+
+    @property
+    def forked(self) -> bool:
+        return bool(self.core.forked)
+
+    def configure(self, limits: CacheLimits, poison: bool) -> None:
+        lib.pc_cache_configure(self._c, limits.dirty_background, limits.dirty_limit, limits.cow_limit, poison)
+
+    def resize(self, capacity: int) -> int:
+        return int(lib.pc_cache_resize(self._c, capacity))
+
+    def close(self) -> None:
+        """Give back the memory and address space that nobody looks at any more; the rest follows with its last user."""
+        self.core.close()
+
+    def usage(self) -> dict[str, int]:
+        out = ffi.new("struct pc_cache_usage *")
+        lib.pc_cache_usage_get(self._c, out)
+        return fields(out[0])
+
+    def tick(self, seconds: float) -> None:
+        lib.pc_tick(self._c, int(seconds * 1e9))
+
+    def held(self) -> int:
+        """Bytes of frames that calls, exporters or mirrors hold by number, in a folio or out of it."""
+        return int(lib.pc_cache_held(self._c))
+
+    def event_seq(self) -> int:
+        return int(lib.pc_cache_event_seq(self._c))
+
+    def flusher_seq(self) -> int:
+        return int(lib.pc_flusher_seq(self._c))
+
+    def wake_flusher(self) -> None:
+        lib.pc_flusher_wake(self._c)
+
+    def wake_all(self) -> None:
+        lib.pc_cache_wake_all(self._c)
+
+    def check(self) -> tuple[str, str] | None:
+        """The first broken invariant and what was found, or None."""
+        out = ffi.new("struct pc_violation *")
+        if not lib.pc_check(self._c, out):
+            return None
+        return ffi.string(out.invariant).decode(), ffi.string(out.text).decode()
+
+    def trace(self) -> str:
+        """The last transitions, oldest first, one a line."""
+        out = ffi.new("char[]", 128 << 10)
+        lib.pc_trace_text(self._c, out, len(out))
+        return cast(str, ffi.string(out).decode())
+
+
+class NativeVolume:
+    """One `struct pc_volume`."""
+
+    __slots__ = ("_v", "address", "cache")
+
+    def __init__(self, cache: NativeCache, max_inflight: int) -> None:
+        out = ffi.new("struct pc_volume **")
+        if err := lib.pc_volume_create(cache._c, max_inflight, out):
+            raise OSError(-err, os.strerror(-err))
+        self.cache = cache
+        self._v = out[0]
+        self.address = int(ffi.cast("uintptr_t", out[0]))
+
+    def destroy(self) -> None:
+        lib.pc_volume_destroy(self._v)
+
+    def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
+        """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
+        return cast("bool | None", extension.work(self.cache.core, self.address, job, int(timeout * 1e9)))
+
+    def start_work(self) -> bool | str | None:
+        """On the event loop that carries the volume's bytes: start the next piece of work. False: there is none;
+        "later": look again in a moment; None: the volume has stopped.
+        """
+        return cast("bool | str | None", extension.start_work(self.cache.core, self.address))
+
+    def set_on_loop(self, on: bool) -> None:
+        """What carries bytes is started by an event loop, not taken by threads."""
+        lib.pc_volume_set_on_loop(self._v, on)
+
+    def push_job(self, cls: int) -> None:
+        lib.pc_job_push(self._v, cls)
+
+    def stop(self) -> None:
+        lib.pc_volume_stop(self._v)
+
+    def abort(self) -> None:
+        lib.pc_volume_abort(self._v)
+
+    def seal(self, sealed: bool) -> None:
+        """Writes are refused, or accepted again."""
+        lib.pc_volume_seal(self._v, sealed)
+
+    def resume(self) -> None:
+        lib.pc_volume_resume(self._v)
+
+    def revoke(self, fenced: bool) -> None:
+        """After an abort: end the fills that still run; `fenced`: writes and commits too."""
+        extension.revoke(self.address, fenced)
+
+    def take_epoch(self) -> int:
+        return int(lib.pc_epoch_take(self._v))
+
+    def set_mirror(self, limits: dict[str, int]) -> None:
+        """What the second stream accepts; before anything is handed over."""
+        lib.pc_volume_set_mirror(self._v, ffi.new("struct pc_limits *", limits))
+
+    def set_dirty_limit(self, size: int, floor: int) -> None:
+        """The share of the dirty limit, and what the volume may have whatever others hold."""
+        lib.pc_volume_set_dirty_limit(self._v, size, floor)
+
+    def pressure(self) -> Pressure:
+        out = ffi.new("struct pc_pressure *")
+        lib.pc_volume_pressure(self._v, out)
+        return Pressure(**fields(out[0]))
+
+    def grant(self, size: int) -> None:
+        """So many bytes may be dirtied above the midpoint before a writer has to pause again."""
+        lib.pc_room_grant(self._v, size)
+
+    def event_seq(self) -> int:
+        return int(lib.pc_volume_event_seq(self._v))
+
+    def local(self) -> int:
+        return int(lib.pc_volume_local(self._v))
+
+    def inflight(self) -> int:
+        return int(lib.pc_volume_inflight(self._v))
+
+    def set_inflight(self, n: int) -> None:
+        lib.pc_volume_set_inflight(self._v, n)
+
+    def dirty_inodes(self) -> list[int]:
+        """Ids of the inodes with anything local or uncommitted."""
+        room = 256
+        while True:
+            ids = ffi.new("uint64_t[]", room)
+            found = lib.pc_volume_dirty_inodes(self._v, ids, room)
+            if found <= room:
+                return [int(ids[k]) for k in range(found)]
+            room = int(found) + 64
+
+    def usage(self) -> dict[str, int]:
+        counters, usage = ffi.new("struct pc_counters *"), ffi.new("struct pc_usage *")
+        lib.pc_volume_counters(self._v, counters, usage)
+        return fields(usage[0]) | fields(counters[0])

@@ -1,0 +1,211 @@
+"""The door to C: constants, the C types that pass through as they are, and plain functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeVar, cast
+
+from .._native import _core as extension
+
+__all__ = [
+    "BACKOFF",
+    "COMMIT",
+    "DIRECT",
+    "DIRTY",
+    "END",
+    "FAILED",
+    "FOREVER",
+    "INVALIDATE",
+    "KEPT",
+    "LOCK",
+    "NAMES",
+    "PARKED",
+    "SHARED",
+    "STAMP_MAX",
+    "TOKEN",
+    "UNSTABLE",
+    "WRITEBACK",
+    "AsyncHandle",
+    "Handle",
+    "Op",
+    "Ticket",
+    "Waker",
+    "enter_loop",
+    "extension",
+    "ffi",
+    "fields",
+    "inside",
+    "is_debug",
+    "lib",
+    "make_waker",
+    "open_ticket",
+    "ranges",
+    "ticket",
+    "use_loops",
+    "wait",
+]
+
+T = TypeVar("T")
+ABI = 1
+FOREVER = 2**63 - 1
+"""The end of the largest file, and of the longest sleep in nanoseconds."""
+END = 2**64 - 1
+STAMP_MAX = 2**48 - 2
+
+LOCK, TOKEN, INVALIDATE, SHARED = 1, 2, 4, 8
+"""Logical locks of an inode that `NativeInode.run` can hold; SHARED: the inode lock, with others."""
+
+KEPT, PARKED = 1, 2
+"""What a failed commit left: everything where it was, or nothing that is worth another try."""
+
+DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
+"""What `NativeInode.flush_pending` and `NativeInode.range_local` find."""
+
+COMMIT, NAMES, DIRECT = 0, 1, 3
+"""Classes of a volume's work that the engine itself submits; direct writes take turns with what an fsync waits for."""
+
+ffi, lib = extension.ffi, extension.lib
+if lib.pc_install_types() or lib.pc_abi() != ABI:
+    raise ImportError("pagecache: the extension does not fit this version; build it again")
+os.register_at_fork(after_in_child=lib.pc_forked)
+
+Handle = extension.Handle
+"""Base of CachedFile: io.RawIOBase with the hot verbs in C."""
+
+AsyncHandle: Any = extension.AsyncHandle
+"""Base of AsyncCachedFile: the hot verbs as awaitables in C."""
+
+
+class Op(Protocol):
+    """An operation: see `_native/op.c`. Whoever gets one calls begin and complete; C settles it afterwards."""
+
+    offset: int
+    length: int
+    extent: tuple[int, int]
+    settled: bool
+    stopped: bool
+    ahead: bool
+    staged: bool
+    stage: bool
+
+    def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
+        """Offset and buffers of the next backend call; None when nothing is left to do."""
+
+    def complete(self, n: object, /) -> int:
+        """Report the answer: 1 all done, 0 go on, negative errno: impossible, or no progress."""
+
+    def mirror(self, last: Op | None, /) -> Op | None:
+        """The operation of the second stream that has this write request's bytes now: `last`, where they could join
+        it, or a new one; None without memory.
+        """
+
+    def finish(self, ok: bool, flag: int, /) -> None:
+        """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
+
+    def acquire(self, holds: int, /) -> None:
+        """Take logical locks of the file, given back with the operation."""
+
+    def release_lock(self) -> None:
+        """Give the file's lock back before the end."""
+
+    def direct_begin(self) -> None:
+        """Counted as a direct write from here on; the file's lock is held."""
+
+    def direct_end(self) -> bool:
+        """Whether the direct write is over; False: a commit failed meanwhile, all of it has to be sent again."""
+
+    def carry(self, function: Callable[[], T], /) -> T:
+        """A part of a direct write, on another thread: the operation lasts until it has returned."""
+
+    def send(self, write_from: object, offset: int, buffer: memoryview, /) -> int:
+        """One backend call of a direct write, within `carry`: bytes taken; -1: it answered what is no such number."""
+
+    def read(self, read_into: object, offset: int, buffer: memoryview, /) -> int:
+        """One backend call of a direct read, in this thread: bytes stored; -1: it answered what is no such number."""
+
+    def settle(self) -> None:
+        """Of a task on the event loop: it is over."""
+
+    def fail(self, error: BaseException, /) -> None:
+        """Why a fill on the event loop failed: for the task that asked for it."""
+
+    def call(self, function: Callable[[], object], /) -> object:
+        """A backend call under the token that it holds, on another thread; the token is the call's until it returns."""
+
+
+class Ticket(Protocol):
+    """One wait of one task: see `_native/ticket.c`. Awaited on the loop that it was made on."""
+
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def finish(self, value: object, error: BaseException | None, /) -> None:
+        """End it, from any thread; the first time counts."""
+
+    def wake(self) -> None:
+        """On the loop: the task goes on whatever has happened."""
+
+
+class Waker(Protocol):
+    """What wakes the tasks of one event loop: `dispatch` is to be called while `fileno` is readable."""
+
+    def fileno(self) -> int: ...
+    def dispatch(self) -> None: ...
+
+
+def make_waker() -> Waker:
+    return cast(Waker, extension.Waker())
+
+
+def use_loops(
+    running: Callable[[], tuple[Any, Waker]], inside: Callable[[], list[int]] | None, cancelled: type[BaseException]
+) -> None:
+    """How C finds the running loop, and the calls that the running coroutine is in; None: nobody can be in one."""
+    extension.use_loops(running, inside, cancelled)
+
+
+def enter_loop() -> None:
+    """This thread is that of a cache's event loop: nothing that the loop has to do may be waited for on it."""
+    extension.enter_loop()
+
+
+def ticket(core: object, kind: str, address: int, seq: int) -> Ticket:
+    """Over when an event ("inode", "volume", "cache") advances beyond `seq`."""
+    return cast(Ticket, extension.ticket(core, kind, address, seq))
+
+
+def open_ticket() -> Ticket:
+    """Over when somebody finishes it."""
+    return cast(Ticket, extension.ticket(None, "", 0, 0))
+
+
+def is_debug() -> bool:
+    """Whether the extension was built with its debug checks and sync points."""
+    return bool(lib.pc_is_debug())
+
+
+def wait(kind: str, address: int, seq: int, timeout: float) -> None:
+    """Sleep while an event ("inode", "volume", "cache", "flusher") stands at `seq`, a slice of at most 0.1 s.
+
+    Signals are handled; whatever a handler raises comes out here.
+    """
+    extension.wait(kind, address, seq, int(min(timeout, 1.0) * 1e9))
+
+
+def inside() -> list[int]:
+    """Addresses of the volumes whose backend calls this thread is in, innermost first."""
+    return cast("list[int]", extension.inside())
+
+
+def fields(struct: Any) -> dict[str, int]:
+    return {name: int(getattr(struct, name)) for name, _ in ffi.typeof(struct).fields}
+
+
+def ranges(call: Callable[..., int], *args: Any, more: tuple[Any, ...] = ()) -> list[tuple[int, int]]:
+    """(offset, length) pairs from a function that fills an array and says how many there are."""
+    room = 64
+    while True:
+        pairs = ffi.new("uint64_t[]", room * 2)
+        found = call(*args, pairs, room, *more)
+        if found <= room:
+            return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
+        room = found + 16
