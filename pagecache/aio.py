@@ -243,7 +243,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         else:
             self._file.prefetch(offset, length)
 
-    async def prefetch_ranges(self, ranges: Iterable[tuple[int, int]], *, wait: bool = False) -> None:
+    async def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
         """`prefetch` of several (offset, length) at once."""
         wanted = list(ranges)
         self._file.prefetch_ranges(wanted)
