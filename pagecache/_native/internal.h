@@ -11,6 +11,7 @@
  *
  *   level  name              kind     guards / edge taken in
  *   1      inode lock        logical  content order of writers, truncate     lock.c pc_inode_lock_*
+ *   2      direct writes     logical  `nr_direct`, held with the inode lock    direct.c pc_direct_begin
  *   3      token             logical  the right to create requests, commit   lock.c pc_token_*
  *   4      invalidate        logical  `inval_x`: no fill may start           truncate.c
  *   5      folio lock        logical  PC_F_LOCKED: V, identity, membership   descriptor.c pc_folio_trylock
@@ -21,12 +22,13 @@
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
  *   9      watches           leaf     what event loops wait for             watch.c
  *
- * Waits and who ends them:
+ * Waits and who ends them (all of them, those of tasks and of the engine too: docs/architecture.md):
  *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_complete; abort wakes all
- *   inode event            stamps, commits, token         pc_complete, pc_commit_end, pc_token_release, abort
+ *   inode event            stamps, commits, token, inval_x  pc_complete, pc_commit_end, pc_token_release, abort
  *   volume event           work, credits                  whoever queues work or gives a credit back; abort
  *   cache event            room for dirty data            completions, commits, discards, limit changes; abort
  *   fair queues            inode lock, token              the holder's release, granted in order; cancel answers GRANTED
+ *   watch                  any event, for a task          pc_event_wake; listed and readable until pc_watch_end
  */
 #ifndef PC_INTERNAL_H
 #define PC_INTERNAL_H
