@@ -1,0 +1,386 @@
+/* Memory that views may store to: who cuts it off from the file, and the races around a pin. */
+#include "views.h"
+
+/* ---------------------------------------------------------------- cutting off */
+
+/* T-44, T-47: the end of the file moves in front of a view, behind it, into its folio. */
+static void check_truncate_cuts_off_what_reaches_behind_the_end(void)
+{
+	start(64 << 10, 64 << 10);
+	struct pc_pin low = pin(100, 1000), high = pin(20000, 1000);
+	store(&low, 1);
+	store(&high, 2);
+	file_truncate(file, 30000);
+	CHECK(!pc_pin_detached(rig.cache, &low) && !pc_pin_detached(rig.cache, &high));
+	SOUND(&rig);
+	file_truncate(file, 20500);
+	CHECK(pc_pin_detached(rig.cache, &high));
+	EQUAL(high.memory[999], 2);
+	SOUND(&rig);
+	store(&high, 3); /* lost */
+	file_truncate(file, 60000);
+	EQUAL(read_byte(20499), 2);
+	EQUAL(read_byte(20500), 0);
+	EQUAL(read_byte(100), 1);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[20499], 2);
+	EQUAL(file->store.stable[20500], 0);
+	EQUAL(file->store.stable[100], 1);
+	EQUAL(usage(file, NULL).pinned, 0);
+	EQUAL(pc_cache_held(rig.cache), 64 << 10);
+	pc_unpin(rig.cache, &high);
+	pc_unpin(rig.cache, &low);
+	EQUAL(pc_cache_held(rig.cache), 0);
+	struct pc_pin gone = pin(50000, 10);
+	file_truncate(file, 0);
+	CHECK(pc_pin_detached(rig.cache, &gone));
+	store(&gone, 5);
+	file_truncate(file, 60000);
+	EQUAL(read_byte(50000), 0);
+	pc_unpin(rig.cache, &gone);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* Without memory for a copy nothing is cut, and nothing is truncated. */
+static void check_truncate_is_refused_without_memory(void)
+{
+	struct pc_pin all[16];
+	start_with(64 * PAGE, 16 * PAGE, PAGE, limits_wide());
+	struct pc_pin p = pin(0, PAGE);
+	for (u64 k = 1; k < 16; k++) {
+		struct pc_need need;
+		read_byte(k * PAGE);
+		EQUAL(pc_pin(file->inode, k * PAGE, 1, false, &all[k], &need), 0);
+	}
+	stop_the_file(file, 0, ALL);
+	EQUAL(pc_views_reserve(file->inode, 100), (u64)-ENOMEM);
+	EQUAL(pc_views_cut(file->inode, 0, ALL, false), (u64)-ENOMEM);
+	pc_unpin(rig.cache, &all[1]);
+	EQUAL(pc_views_reserve(file->inode, 100), 0);
+	SOUND(&rig);
+	pc_views_unreserve(file->inode);
+	let_the_file_go(file);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	for (u64 k = 2; k < 16; k++)
+		pc_unpin(rig.cache, &all[k]);
+	pc_unpin(rig.cache, &p);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_punch(void)
+{
+	start(64 << 10, 16 << 10);
+	struct pc_pin p = pin(0, 8192), whole = pin(16384, 100);
+	store(&p, 1);
+	stop_the_file(file, 4096, 40000);
+	memset(file->store.bytes + 4096, 0, 40000 - 4096);
+	pc_punch(file->inode, 4096, 40000, true);
+	let_the_file_go(file);
+	SOUND(&rig);
+	CHECK(pc_pin_detached(rig.cache, &whole));
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	EQUAL(p.memory[8191], 0);
+	EQUAL(p.memory[0], 1);
+	EQUAL(usage(file, NULL).dirty, 8192);
+	store(&p, 2);
+	store(&whole, 3);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[8191], 2);
+	EQUAL(file->store.stable[16384], 0);
+	pc_unpin(rig.cache, &p);
+	pc_unpin(rig.cache, &whole);
+	rig_close(&rig);
+}
+
+static void check_discard(void)
+{
+	start(64 << 10, 16 << 10);
+	struct pc_pin p = pin(0, 8192), whole = pin(16384, 100);
+	put(12288, 9, PAGE);
+	store(&p, 1);
+	discard(4096, 8192, 4096); /* the first page, and what a writer wrote, stay local */
+	SOUND(&rig);
+	CHECK(pc_pin_detached(rig.cache, &p));
+	CHECK(!pc_pin_detached(rig.cache, &whole));
+	EQUAL(p.memory[8191], 1);
+	store(&p, 2);
+	EQUAL(read_byte(0), 1);
+	EQUAL(read_byte(4096), first_byte(4096));
+	EQUAL(read_byte(12288), 9);
+	discard(8192, 12288, 0);
+	discard(0, ALL, 4096 + 4096 + 4096);
+	CHECK(pc_pin_detached(rig.cache, &whole));
+	EQUAL(read_byte(0), first_byte(0));
+	EQUAL(read_byte(16384), first_byte(16384));
+	EQUAL(usage(file, NULL).local, 0);
+	SOUND(&rig);
+	pc_unpin(rig.cache, &p);
+	pc_unpin(rig.cache, &whole);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* A view that comes between the two steps of a discard is later than it, and keeps what it may store to. */
+static void check_a_view_comes_while_a_part_is_discarded(void)
+{
+	start(64 << 10, 16 << 10);
+	put(0, 9, 3 * PAGE);
+	take_token(file);
+	EQUAL(pc_views_cut(file->inode, PAGE, 3 * PAGE, true), 0);
+	struct pc_pin p = pin(PAGE, 100);
+	u64 ranges[8];
+	EQUAL(pc_discard(file->inode, PAGE, 3 * PAGE, ranges, 4, true), 1);
+	pc_token_release(file->inode);
+	EQUAL(ranges[0], 2 * PAGE);
+	EQUAL(ranges[1], PAGE);
+	SOUND(&rig);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	store(&p, 1);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[PAGE], 1);
+	EQUAL(file->store.stable[0], 9);
+	EQUAL(file->store.stable[2 * PAGE], first_byte(2 * PAGE));
+	pc_unpin(rig.cache, &p);
+	rig_close(&rig);
+}
+
+/* Another version in storage, longer than this one: what views may store to is laid over it, and goes on. */
+static void check_a_new_version_under_a_view(void)
+{
+	start(5000, 16 << 10);
+	struct pc_pin p = pin(4500, 400);
+	store(&p, 1);
+	memset(file->store.bytes, 8, ROOM);
+	file->store.size = 10000;
+	take_token(file);
+	pc_rebase(file->inode, 10000, true);
+	pc_token_release(file->inode);
+	SOUND(&rig);
+	CHECK(!pc_pin_detached(rig.cache, &p));
+	EQUAL(read_byte(0), 8);
+	EQUAL(read_byte(4500), 1);
+	EQUAL(read_byte(9999), 8);
+	SOUND(&rig);
+	store(&p, 2);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[4899], 2);
+	EQUAL(file->store.stable[9999], 8);
+	file_truncate(file, 4600);
+	CHECK(pc_pin_detached(rig.cache, &p));
+	SOUND(&rig);
+	pc_unpin(rig.cache, &p);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable_size, 4600);
+	rig_close(&rig);
+}
+
+/* All of them, at the end of a volume: the file goes on in copies. */
+static void check_cutting_all_keeps_what_was_stored(void)
+{
+	start(64 << 10, 16 << 10);
+	struct pc_pin pins[3] = {pin(0, 100), pin(50, 100), pin(40000, 5000)};
+	for (u8 k = 0; k < 3; k++)
+		store(&pins[k], (u8)(k + 1));
+	take_token(file);
+	EQUAL(pc_views_cut(file->inode, 0, ALL, false), 0);
+	pc_token_release(file->inode);
+	for (u8 k = 0; k < 3; k++) {
+		CHECK(pc_pin_detached(rig.cache, &pins[k]));
+		store(&pins[k], 9);
+	}
+	EQUAL(usage(file, NULL).write_pinned, 0);
+	EQUAL(file_sync(file), 0);
+	EQUAL(usage(file, NULL).local, 0);
+	EQUAL(file->store.stable[49], 1);
+	EQUAL(file->store.stable[149], 2);
+	EQUAL(file->store.stable[44999], 3);
+	SOUND(&rig);
+	for (u8 k = 0; k < 3; k++)
+		pc_unpin(rig.cache, &pins[k]);
+	EQUAL(pc_cache_held(rig.cache), 0);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- races */
+
+static struct pc_pin raced;
+
+static void *pin_once(void *arg)
+{
+	(void)arg;
+	raced = pin(0, 100);
+	return NULL;
+}
+
+static void *read_pin_once(void *arg)
+{
+	struct pc_need need;
+	(void)arg;
+	EQUAL(pc_pin(file->inode, 0, 100, false, &raced, &need), 0);
+	return NULL;
+}
+
+static void *put_once(void *arg)
+{
+	(void)arg;
+	put(0, 2, 50);
+	return NULL;
+}
+
+static void *cut_once(void *arg)
+{
+	(void)arg;
+	file_truncate(file, 50);
+	return NULL;
+}
+
+static pthread_t held_at(const char *point, void *(*run)(void *))
+{
+	pthread_t t;
+	pc_sync_arm(point, 0);
+	pthread_create(&t, NULL, run, NULL);
+	while (!pc_sync_arrived(point))
+		usleep(200);
+	return t;
+}
+
+static void let_go(const char *point, pthread_t t)
+{
+	pc_sync_release(point);
+	pthread_join(t, NULL);
+	SOUND(&rig);
+}
+
+/* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. The other order: above. */
+static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
+{
+	struct pc_request *r;
+	start(0, PAGE);
+	put(0, 1, PAGE);
+	pthread_t t = held_at("pin_before_dirty", pin_once);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
+	let_go("pin_before_dirty", t);
+	for (int tries = 0; pc_write_next(file->inode, &r) != 1; tries++)
+		CHECK(tries < 3); /* the pass ends, and begins again for what it left */
+	store(&raced, 2);
+	run_write(file, r);
+	CHECK(state_at(file, 0) & PC_F_DIRTY);
+	pc_unpin(rig.cache, &raced);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.stable[0], 2);
+	rig_close(&rig);
+}
+
+/* A writer copies the folio on conflict while a view comes: the memory stays the view's, the writer waits for the call. */
+static void check_a_view_comes_while_the_folio_gets_other_memory(void)
+{
+	start(0, PAGE);
+	put(0, 1, PAGE);
+	struct pc_request *r = hand_over();
+	check_threads = true;
+	pthread_t t = held_at("exchange_copied", put_once);
+	read_pin_once(NULL);
+	pc_sync_release("exchange_copied");
+	while (!(state_at(file, 0) & PC_F_WRITER_WAITS))
+		usleep(200);
+	run_write(file, r);
+	pthread_join(t, NULL);
+	check_threads = false;
+	SOUND(&rig);
+	EQUAL(raced.memory[0], 2);
+	CHECK(!pc_pin_detached(rig.cache, &raced));
+	pc_unpin(rig.cache, &raced);
+	rig_close(&rig);
+}
+
+/* A view is released while a truncate cuts it off, and after it. */
+static void check_a_release_meets_a_cut(void)
+{
+	for (int after = 0; after <= 1; after++) {
+		start(PAGE, PAGE);
+		read_byte(0);
+		struct pc_pin p = pin(0, 100);
+		store(&p, 7);
+		pthread_t t = held_at("exchange_copied", cut_once);
+		if (!after)
+			pc_unpin(rig.cache, &p);
+		let_go("exchange_copied", t);
+		if (after) {
+			CHECK(pc_pin_detached(rig.cache, &p));
+			pc_unpin(rig.cache, &p);
+		}
+		EQUAL(pc_cache_held(rig.cache), 0);
+		EQUAL(read_byte(49), 7);
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable_size, 50);
+		SOUND(&rig);
+		rig_close(&rig);
+	}
+}
+
+static _Atomic bool stop;
+
+static void *store_without_pause(void *arg)
+{
+	const struct pc_pin *p = arg;
+	for (u8 k = 0; !atomic_load(&stop); k++)
+		store(p, k);
+	return NULL;
+}
+
+static void *work_without_pause(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&stop))
+		if (!work(rig.volume))
+			usleep(200);
+	return NULL;
+}
+
+/* T-76: fsync beside a view that is stored to without pause ends, over and over. */
+static void check_fsync_ends_beside_a_busy_view(void)
+{
+	start(256 << 10, 64 << 10);
+	struct pc_pin p = pin(0, 64 << 10);
+	pthread_t storer, worker, releaser;
+	file->store.delay_us = 200; /* and looks whether the bytes stand still */
+	atomic_store(&stop, false);
+	check_threads = true;
+	pthread_create(&storer, NULL, store_without_pause, &p);
+	pthread_create(&worker, NULL, work_without_pause, NULL);
+	for (int k = 0; k < 50; k++) {
+		put(100000 + (u64)k, 5, 10);
+		EQUAL(file_sync(file), 0);
+		EQUAL(file->store.stable[100000 + k], 5);
+	}
+	atomic_store(&stop, true);
+	pthread_join(storer, NULL);
+	pthread_join(worker, NULL);
+	check_threads = false;
+	pthread_create(&releaser, NULL, unpin_later, &p);
+	EQUAL(file_sync(file), 0);
+	pthread_join(releaser, NULL);
+	EQUAL(file_sync(file), 0);
+	EQUAL(usage(file, NULL).local, 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_truncate_cuts_off_what_reaches_behind_the_end);
+	RUN(check_truncate_is_refused_without_memory);
+	RUN(check_punch);
+	RUN(check_discard);
+	RUN(check_a_view_comes_while_a_part_is_discarded);
+	RUN(check_a_new_version_under_a_view);
+	RUN(check_cutting_all_keeps_what_was_stored);
+	RUN(check_a_pass_meets_a_folio_that_is_being_pinned);
+	RUN(check_a_view_comes_while_the_folio_gets_other_memory);
+	RUN(check_a_release_meets_a_cut);
+	RUN(check_fsync_ends_beside_a_busy_view);
+	return 0;
+}

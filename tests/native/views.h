@@ -1,0 +1,85 @@
+/* A file whose memory views may store to, for the tests of views. */
+#ifndef PC_TEST_VIEWS_H
+#define PC_TEST_VIEWS_H
+
+#include "rig.h"
+
+enum { ROOM = 1 << 20 };
+
+static struct rig rig;
+static struct file *file;
+
+static inline void start_with(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
+{
+	rig_open(&rig, capacity, max_folio);
+	file = file_open_in(&rig, rig.volume, size, ROOM, l);
+	file->store.unit = l.write_unit;
+}
+
+/* All of it cached, in folios as large as can be. */
+static inline void start(u64 size, u64 max_folio)
+{
+	start_with(size, 4 << 20, max_folio, limits_wide());
+	u8 *bytes = malloc(size + 1);
+	EQUAL(file_read(file, 0, bytes, size), size);
+	free(bytes);
+}
+
+static inline struct pc_pin pin(u64 pos, u64 len)
+{
+	struct pc_pin p;
+	lock_inode(file, PC_EXCLUSIVE);
+	EQUAL(pin_to_store(file, pos, len, &p), 0);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(p.len, len);
+	return p;
+}
+
+static inline void store(const struct pc_pin *p, u8 value)
+{
+	u8 *bytes = malloc(p->len);
+	memset(bytes, value, p->len);
+	view_store(p->memory, bytes, p->len);
+	free(bytes);
+}
+
+static inline void put(u64 pos, u8 value, u64 len)
+{
+	u8 *bytes = malloc(len);
+	memset(bytes, value, len);
+	EQUAL(file_write(file, pos, bytes, len), 0);
+	free(bytes);
+}
+
+static inline struct pc_request *hand_over(void)
+{
+	struct pc_request *r;
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	return r;
+}
+
+static inline u8 read_byte(u64 pos)
+{
+	u8 byte;
+	EQUAL(file_read(file, pos, &byte, 1), 1);
+	return byte;
+}
+
+static inline void discard(u64 pos, u64 end, u64 lost)
+{
+	u64 ranges[64], sum = 0;
+	size_t n = file_discard(file, pos, end, ranges, 32);
+	for (size_t k = 0; k < n; k++)
+		sum += ranges[2 * k + 1];
+	EQUAL(sum, lost);
+}
+
+static inline void *unpin_later(void *arg)
+{
+	usleep(20000);
+	pc_unpin(rig.cache, arg);
+	return NULL;
+}
+
+#endif
