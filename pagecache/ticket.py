@@ -125,18 +125,22 @@ class SyncTicket:
     def wait_until(self, deadline: Deadline) -> None:
         """`wait` for a deadline that runs already."""
         cache = self._engine.cache.native
-        while True:
-            seq = cache.event_seq()
-            if self.done():
-                break
-            if deadline.passed():
-                raise deadline_error("sync")
+        while (seq := self._standing(deadline)) is not None:
             names = self._names
             if names is not None:
                 names.job.rest(min(deadline.left(), SLICE))
             else:
                 self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
         self._raise()
+
+    def _standing(self, deadline: Deadline) -> int | None:
+        """What the cache's event stood at before this looked; None: it is over."""
+        seq = self._engine.cache.native.event_seq()
+        if self.done():
+            return None
+        if deadline.passed():
+            raise deadline_error("sync")
+        return seq
 
     def _raise(self) -> None:
         if not self._errors:
@@ -163,11 +167,6 @@ class SyncTicket:
         self._engine.check_wait("sync")
         deadline = self.deadline(None)
         cache = self._engine.cache.native
-        while True:
-            seq = cache.event_seq()
-            if self.done():
-                break
-            if deadline.passed():
-                raise deadline_error("sync")
+        while (seq := self._standing(deadline)) is not None:
             await advanced(cache.core, "cache", cache.address, seq, min(deadline.left(), SLICE))
         self._raise()

@@ -23,16 +23,8 @@
  */
 void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f)
 {
-	struct pc_cache *c = i->cache;
-	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
-	    pc_folio_replace_frame(i, f, true, 0)) {
-		atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
-		pc_inode_leaf_lock(i);
-		i->counters.cow_copies++;
-		pc_inode_leaf_unlock(i);
-		return;
-	}
-	atomic_store(&i->mirror_spoiled, 1);
+	if (!pc_folio_copy_on_conflict(i, f))
+		atomic_store(&i->mirror_spoiled, 1);
 }
 
 /* Whether a mirror's copy was spoiled since the last time this was asked. */

@@ -246,6 +246,20 @@ bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u
 	return done;
 }
 
+/* Bytes that somebody else still looks at are about to change in place: the folio goes on in a copy, where it is small enough
+ * (`cow_limit`). Context: folio lock, no leaf lock; may reclaim. Return: false: nothing has changed. */
+bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f)
+{
+	struct pc_cache *c = i->cache;
+	if (1u << pc_folio_order(f) > c->cow_pages || !pc_folio_replace_frame(i, f, true, 0))
+		return false;
+	atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
+	pc_inode_leaf_lock(i);
+	i->counters.cow_copies++;
+	pc_inode_leaf_unlock(i);
+	return true;
+}
+
 /* The folio goes on in a copy in `frame`, of its size and in transit; its views keep the old one. Context: folio lock, no leaf
  * lock. */
 void pc_folio_cut_views(struct pc_inode *i, struct pc_folio *f, u32 frame)

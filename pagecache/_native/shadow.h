@@ -24,6 +24,7 @@ bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 orde
 void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame);
 bool pc_shadow_put(struct pc_cache *c, u32 frame);
 bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds);
+bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_cut_views(struct pc_inode *i, struct pc_folio *f, u32 frame);
 
 #endif

@@ -106,12 +106,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 			atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 		return true;
 	}
-	if (!(pc_folio_state(f) & PC_F_PINNED) && 1u << pc_folio_order(f) <= c->cow_pages &&
-	    pc_folio_replace_frame(i, f, true, 0)) {
-		atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
-		pc_inode_leaf_lock(i);
-		i->counters.cow_copies++;
-		pc_inode_leaf_unlock(i);
+	if (pc_folio_copy_on_conflict(i, f)) {
 		pc_trace_add(c, PC_T_COW, i->id, pc_folio_index(f), 0);
 		return true;
 	}

@@ -172,35 +172,34 @@ class FileSync:
         return 0.0 < self._not_before <= now
 
 
+def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
+    """What the file's event stood at before this looked; None: it is done."""
+    seq = sync.file.native.event_seq()
+    if sync.poll():
+        return None
+    if deadline.passed():
+        raise deadline_error(what)
+    return seq
+
+
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """Wait, on this thread, until it is done.
 
     Raises:
         TimeoutError: the deadline passed; I/O goes on.
     """
-    deadline = Deadline(sync.file.volume.clock, timeout)
-    native = sync.file.native
     sync.file.volume.check_wait(what, sync.file.key)
-    while True:
-        seq = native.event_seq()
-        if sync.poll():
-            return
-        if deadline.passed():
-            raise deadline_error(what)
+    deadline = Deadline(sync.file.volume.clock, timeout)
+    while (seq := _standing(sync, deadline, what)) is not None:
         sync.wait(seq, deadline)
 
 
 async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
     """`drive`, for a task."""
+    sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
     native = sync.file.native
-    sync.file.volume.check_wait(what, sync.file.key)
-    while True:
-        seq = native.event_seq()
-        if sync.poll():
-            return
-        if deadline.passed():
-            raise deadline_error(what)
+    while (seq := _standing(sync, deadline, what)) is not None:
         await advanced(native.core, "inode", native.address, seq, sync.rest(deadline))
 
 

@@ -6,45 +6,7 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar, cast
 
-from .._native import _core as extension
-
-__all__ = [
-    "BACKOFF",
-    "COMMIT",
-    "DIRECT",
-    "DIRTY",
-    "END",
-    "FAILED",
-    "FOREVER",
-    "INVALIDATE",
-    "KEPT",
-    "LOCK",
-    "NAMES",
-    "PARKED",
-    "SHARED",
-    "STAMP_MAX",
-    "TOKEN",
-    "UNSTABLE",
-    "WRITEBACK",
-    "AsyncHandle",
-    "Handle",
-    "Op",
-    "Ticket",
-    "Waker",
-    "enter_loop",
-    "extension",
-    "ffi",
-    "fields",
-    "inside",
-    "is_debug",
-    "lib",
-    "make_waker",
-    "open_ticket",
-    "ranges",
-    "ticket",
-    "use_loops",
-    "wait",
-]
+from .._native import _core
 
 T = TypeVar("T")
 ABI = 1
@@ -65,6 +27,7 @@ DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
 COMMIT, NAMES, DIRECT = 0, 1, 3
 """Classes of a volume's work that the engine itself submits; direct writes take turns with what an fsync waits for."""
 
+extension = _core  # for this package alone; what others may use is said in __init__.py
 ffi, lib = extension.ffi, extension.lib
 if lib.pc_install_types() or lib.pc_abi() != ABI:
     raise ImportError("pagecache: the extension does not fit this version; build it again")

@@ -15,7 +15,7 @@ from pagecache.native import LOCK, SHARED
 
 from .backends import PATIENCE
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, make_rig, pattern
-from .test_interrupts import ctrl_c, interrupted_at
+from .test_interrupts import ctrl_c, interrupted_each
 
 Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
@@ -389,23 +389,15 @@ def a_direct_read(rig: Rig) -> None:
 CALLS = [a_shared_write, an_exclusive_write, an_extending_write, a_direct_append, a_direct_read]
 
 
+def a_rig() -> Rig:
+    rig = make_rig({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE})
+    rig.open("r+b")
+    parallel(rig)
+    return rig
+
+
 def inject(call: Callable[[Rig], None], points: range) -> int:
-    nr_hit, problems = 0, []
-    for nth in points:
-        rig = make_rig({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE})
-        rig.open("r+b")
-        parallel(rig)
-        place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
-        for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
-            try:
-                Task(afterwards).result(10)
-            except (AssertionError, OSError) as error:
-                problems.append(f"{place}: {error!r}"[:400])
-        if not place or len(problems) > 4:
-            break
-        nr_hit += 1
-    assert not problems, "\n".join(problems)
-    return nr_hit
+    return interrupted_each(call, points, a_rig, verify)
 
 
 def verify(rig: Rig) -> None:

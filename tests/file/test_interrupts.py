@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -311,12 +311,23 @@ CALLS = [
 ]
 
 
-def inject(call: Callable[[Rig], None], points: Iterator[int]) -> int:
+def a_rig() -> Rig:
+    rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
+    rig.open("r+b").pwrite(b"dirty" * 100, 7)
+    return rig
+
+
+def inject(call: Callable[[Rig], None], points: Iterable[int]) -> int:
+    return interrupted_each(call, points, a_rig, verify)
+
+
+def interrupted_each(
+    call: Callable[[Rig], None], points: Iterable[int], make: Callable[[], Rig], verify: Callable[[Rig], None]
+) -> int:
     """Interrupt one call at the given points, each on a fresh cache; afterwards all works and nothing is lost."""
     nr_hit, problems = 0, []
     for nth in points:
-        rig = make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
-        rig.open("r+b").pwrite(b"dirty" * 100, 7)
+        rig = make()
         place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
         for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
             try:
