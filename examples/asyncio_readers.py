@@ -12,7 +12,7 @@ RECORDS = 1000
 
 
 async def check(file: aio.AsyncCachedFile, number: int) -> bool:
-    record = await file.pread(RECORD, number * RECORD)
+    record: bytes = await file.pread(RECORD, number * RECORD)
     return record == number.to_bytes(4, "little") * (RECORD // 4)
 
 
