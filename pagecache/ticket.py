@@ -46,8 +46,8 @@ class SyncTicket:
 
     @property
     def remaining(self) -> int:
-        """Of `total`, not yet committed (an upper bound, by file)."""
-        return min(self.total, sum(sync.file.native.unsaved() for sync in self._pending))
+        """Of `total`, not yet committed (an upper bound, by folio)."""
+        return min(self.total, sum(sync.file.native.unsaved_up_to(self._stamp) for sync in self._pending))
 
     def done(self) -> bool:
         """Whether it is over, with or without errors."""

@@ -242,6 +242,7 @@ enum {
 };
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
+uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp);
 bool pc_pass_background(struct pc_inode *i, uint64_t budget);
 bool pc_pass_partial(struct pc_inode *i, uint64_t budget);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);

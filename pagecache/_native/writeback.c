@@ -179,6 +179,45 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 	return bits;
 }
 
+static bool up_to(const struct pc_folio *f, u64 stamp)
+{
+	u32 st = pc_folio_state(f);
+	return (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp) ||
+	       (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp) ||
+	       (st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp);
+}
+
+/**
+ * pc_unsaved_bytes() - bytes of the file that are not committed and were dirtied up to @stamp: an upper bound.
+ *
+ * It is made by folio: what else is local in a folio that has such bytes counts too. So does everything that is staged.
+ * Context: no leaf lock; gives it back every PC_SWEEP folios.
+ */
+uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = 0, last = last_index(i, UINT64_MAX), blocks = 0, staged = 0;
+	for (bool more = true; more;) {
+		pc_inode_leaf_lock(i);
+		for (u32 k = 0; more && k < PC_SWEEP; k++) {
+			struct pc_folio *f = NULL;
+			for (int mark = PC_MARK_DIRTY; mark <= PC_MARK_UNSTABLE; mark++) {
+				u32 id = pc_index_next_marked(i, index, last, mark, NULL);
+				struct pc_folio *found = id ? pc_folio_at(c, id) : NULL;
+				if (found && (!f || pc_folio_index(found) < pc_folio_index(f)))
+					f = found;
+			}
+			more = f != NULL;
+			if (more && up_to(f, stamp))
+				blocks += pc_local_count(c, f, 0, 1u << pc_folio_order(f));
+			index = more ? pc_folio_after(f) : index;
+		}
+		staged = pc_staged_bytes(i);
+		pc_inode_leaf_unlock(i);
+	}
+	return (blocks << c->page_shift) + staged;
+}
+
 static void pass_end(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;

@@ -107,6 +107,10 @@ class NativeInode:
         usage = self.usage()
         return usage["local"] + usage["staged"]
 
+    def unsaved_up_to(self, stamp: int) -> int:
+        """Bytes that were written up to the stamp and are not committed, an upper bound by folio."""
+        return int(lib.pc_unsaved_bytes(self._i, stamp))
+
     def count_throttled(self, seconds: float) -> None:
         lib.pc_count_throttled(self._i, int(seconds * 1e9))
 

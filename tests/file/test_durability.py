@@ -370,6 +370,26 @@ def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
     assert dirty.backend.committed(KEY) == DATA
 
 
+def test_what_remains_of_a_ticket_is_counted_by_folio(make: Make) -> None:
+    """Later writes to other pages of the file do not hide how far it has come. [2.15]"""
+    limits = {"durable_writes": True, "max_write": PAGE, "max_inflight": 4}
+    rig = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB")
+    file = rig.open("r+b")
+    file.pwrite(b"a" * 4 * PAGE, 0)
+    gate = rig.backend.gate("write_from")
+    ticket: SyncTicket = rig.volume.begin_sync()
+    assert ticket.total == 4 * PAGE
+    gate.wait_entered()
+    file.pwrite(b"b" * 32 * PAGE, 16 * PAGE)
+    eventually(lambda: ticket.remaining == PAGE)
+    assert not ticket.done()
+    assert dirty_bytes(rig.volume) > 32 * PAGE
+    gate.open()
+    ticket.wait(20)
+    assert ticket.remaining == 0
+    assert dirty_bytes(rig.volume) == 32 * PAGE
+
+
 def test_a_ticket_raises_what_sync_would(dirty: Rig) -> None:
     """WritebackError with the ranges. [2.15]"""
     dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
