@@ -7,15 +7,19 @@ static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
 	put(0, PAGE);
 	u64 s = pc_epoch_take(rig.volume);
 	put(8192, PAGE);
+	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE);
+	EQUAL(pc_unsaved_bytes(file->inode, ALL), 2 * PAGE);
 	EQUAL(pc_flush_start(file->inode, s, 0, ALL), PAGE);
 	struct pc_request *r = next();
 	EQUAL(r->start, 0);
+	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE); /* in flight */
 	EQUAL(r->end, PAGE);
 	put(16384, PAGE);
 	run_write(file, r);
 	CHECK(!next());
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	EQUAL(pc_flush_pending(file->inode, s, 0, ALL, NULL), 0);
+	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE); /* unstable */
 	EQUAL(pc_flush_start(file->inode, ALL, 8192, 12288), PAGE); /* a range */
 	EQUAL(flush_range(file, ALL, 8192, 12288), 0);
 	EQUAL(usage(file, NULL).dirty, PAGE);
