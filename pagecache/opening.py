@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
@@ -160,7 +161,10 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
         for method in ("stat", "read_into", "write_from", "truncate", "commit"):
             if not callable(getattr(backend_file, method, None)):
                 raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
-        return backend_file, checked_stat(stat, key), created
+        checked_stat(stat, key)
+        if created and (getattr(backend_file, "limits", None) or backend.limits).commit_on_close:
+            stat = replace(stat, version=None)  # nothing is stored that it could be the version of
+        return backend_file, stat, created
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
         close_backend_file(result[0])
