@@ -24,7 +24,7 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .. import native
 from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
@@ -446,7 +446,15 @@ class Blocking(Backend):
         return self.call("list", collected)
 
     def canonical(self, key: Key) -> Key:
-        return self.wrapped.canonical(key)
+        answer: Any = self.wrapped.canonical(key)
+        if not inspect.iscoroutine(answer):
+            return cast(Key, answer)
+        try:  # one that awaits nothing needs no loop, and is asked for on any thread, the loop's own included
+            answer.send(None)
+        except StopIteration as end:
+            return cast(Key, end.value)
+        answer.close()
+        return cast(Key, self._ask("canonical", key))
 
     def sync(self) -> None:
         if hasattr(self.wrapped, "sync"):
