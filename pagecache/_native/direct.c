@@ -329,9 +329,11 @@ bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint
 	pc_inode_leaf_lock(i);
 	for (u32 id; pos < end && !found && (id = pc_index_next(i, index, ((end - 1) >> c->page_shift) + 1));) {
 		struct pc_folio *f = pc_folio_at(c, id);
+		u64 at = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
+		u64 first = pc_max(pos, at) - at, last = pc_min(end - at, size); /* of the folio, what is read */
 		uintptr_t base = (uintptr_t)pc_folio_memory(c, f);
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		found = memory < base + pc_folio_bytes(c, f) && base < memory + len;
+		found = memory < base + last && base + first < memory + len;
 	}
 	pc_inode_leaf_unlock(i);
 	return found;
