@@ -120,17 +120,22 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
 
     async def preadv(self, buffers: Sequence[Buffer], offset: int, /) -> int:
         """Read into several buffers, one after another."""
-        views = [memoryview(buffer).cast("B") for buffer in buffers]
-        if any(view.readonly for view in views):
+        views = [memoryview(buffer) for buffer in buffers]
+        if any(view.readonly or not view.c_contiguous for view in views):
             raise TypeError("a segment is not a writable, contiguous bytes-like object")
         done = 0
         for view in views:
-            done += await self.pread_into(view, offset + done)
+            count = await self.pread_into(view, offset + done)
+            done += count
+            if count < view.nbytes:
+                break  # the end: what is appended behind it now does not belong into the next segment
         return done
 
     async def pwritev(self, buffers: Sequence[Buffer], offset: int, /) -> int:
         """Write several buffers, one after another."""
-        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        views = [memoryview(buffer) for buffer in buffers]
+        if not all(view.c_contiguous for view in views):
+            raise TypeError("a segment is not a contiguous bytes-like object")
         done = 0
         for view in views:
             try:
@@ -352,7 +357,7 @@ class _Opening:
         self._file: AsyncCachedFile | None = None
 
     async def _open(self) -> AsyncCachedFile:
-        file = await self._volume.aside.run("open", self._call, CachedFile.leave)
+        file = await self._volume.aside.run("open", self._call, CachedFile.never_opened)
         return AsyncDirectFile(file) if isinstance(file, DirectFile) else AsyncCachedFile(file)
 
     def __await__(self) -> Generator[Any, None, AsyncCachedFile]:

@@ -129,7 +129,12 @@ class DirectFile(CachedFile):
         for buffer in buffers:
             _space_of(buffer)
         for buffer in buffers:
-            done += self.pread_into(buffer, pos + done)
+            with memoryview(buffer) as view:
+                wanted = view.nbytes
+            count = self.pread_into(buffer, pos + done)
+            done += count
+            if count < wanted:
+                break  # the end: what is appended behind it now does not belong into the next segment
         return done
 
     def read(self, size: int | None = -1, /) -> bytes:

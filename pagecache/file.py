@@ -102,6 +102,7 @@ class CachedFile(Handle):
         self._native = inode.native
         self._readable = flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
         self._writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+        self._makes = bool(flags & (os.O_TRUNC | os.O_EXCL))
         self._loss_cursor = inode.loss_cursor()
         self._closing = False
         cache = inode.volume.cache
@@ -383,7 +384,7 @@ class CachedFile(Handle):
 
     def _is_unsaved(self) -> bool:
         """Whether closing it may take a while: there may be something to hand over."""
-        return self._writable and self._native.has_local()
+        return self._writable and (self._native.has_local() or self._inode.engine.version_stale)
 
     def _commits_on_close(self) -> bool:
         """Whether a `with` whose body raised abandons the file."""
@@ -415,6 +416,13 @@ class CachedFile(Handle):
                 lifetimes.abandon_handle(self.volume, self._inode, writable=self._writable)
         finally:
             self._end()
+
+    def never_opened(self) -> None:
+        """Whoever opened it does not want it any more. An object that this has emptied or made is not published so."""
+        if self._makes and self._commits_on_close():
+            self.abandon()
+        else:
+            self.leave()
 
     def leave(self) -> None:
         """Close without handing anything over: what is dirty stays dirty in the cache. Never waits."""

@@ -238,8 +238,11 @@ static int step_write(struct awaitable *a)
 	struct handle *h = handle_of_owner(a);
 	if (check_writable(h))
 		return STEP_ERROR;
-	if (a->done == a->len)
+	if (a->done == a->len) {
+		if (a->verb == APPEND && !a->len)
+			a->pos = pc_inode_size(h->inode);
 		return a->through && a->len ? STEP_ASIDE : STEP_DONE;
+	}
 	if (a->verb == APPEND)
 		return STEP_ASIDE; /* keeps the inode lock over all of it, which a task must not */
 	u64 piece = pc_min(a->len - a->done, LOOP_PIECE);

@@ -127,8 +127,8 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return read_bytes(h, pos, size);
 }
 
-/* Return: bytes read into the buffer, -1. */
-static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
+/* *wanted: the length of the buffer. Return: bytes read into it, -1. */
+static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 {
 	Py_buffer view;
 	if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)) {
@@ -140,7 +140,8 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 		}
 		return -1;
 	}
-	u64 len = clip(h, pos, (u64)view.len);
+	*wanted = (u64)view.len;
+	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
 		n = pc_read_rest(h, pos, view.buf, len);
@@ -159,17 +160,17 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos)
 PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
-	u64 pos;
+	u64 pos, wanted;
 	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos))
 		return NULL;
-	i64 n = read_buffer(h, args[0], pos);
+	i64 n = read_buffer(h, args[0], pos, &wanted);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
 PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
-	u64 pos, done = 0;
+	u64 pos, wanted, done = 0;
 	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
 	    pc_check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
 		return NULL;
@@ -178,11 +179,13 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 		PyObject *buffer = PySequence_GetItem(args[0], k);
 		if (!buffer)
 			return NULL;
-		i64 got = read_buffer(h, buffer, pos + done);
+		i64 got = read_buffer(h, buffer, pos + done, &wanted);
 		Py_DECREF(buffer);
 		if (got < 0)
 			return NULL;
 		done += (u64)got;
+		if ((u64)got < wanted)
+			break; /* the end: what is appended behind it now does not belong into the next segment */
 	}
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
 }
@@ -245,9 +248,10 @@ PyObject *handle_readall(PyObject *self, PyObject *unused)
 PyObject *handle_readinto(PyObject *self, PyObject *buffer)
 {
 	struct handle *h = handle_of(self);
+	u64 wanted;
 	if (check_readable(h))
 		return NULL;
-	i64 n = read_buffer(h, buffer, h->position);
+	i64 n = read_buffer(h, buffer, h->position, &wanted);
 	if (n < 0)
 		return NULL;
 	h->position += (u64)n;

@@ -84,6 +84,7 @@ class _Lane:
         with self._lock:
             more = self._idle <= self._calls.qsize() and self._threads < THREADS_MAX
             self._threads += more
+            self._calls.put(call)  # with the lock: a thread that is about to end looks at the queue with it
         if more:
             try:
                 threading.Thread(target=self._work, name=f"pagecache-{self._name}", daemon=True).start()
@@ -91,7 +92,6 @@ class _Lane:
                 with self._lock:
                     self._threads -= 1
                 raise
-        self._calls.put(call)
 
     def _work(self) -> None:
         while True:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pagecache import BackendLimits, ObjectStat
 
+from ..aio.stores import Gate
+
 
 class PlainFile:
     """One object; with commit_on_close what is written shows when it is committed."""
@@ -17,11 +19,11 @@ class PlainFile:
         self.data = bytearray(data)
 
     async def stat(self) -> ObjectStat:
+        await self.store.reached("file_stat")
         return ObjectStat(size=len(self.data), version=self.store.version(self.key))
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.store.calls.append("read_into")
-        await asyncio.sleep(0)
+        await self.store.reached("read_into")
         done = 0
         for buffer in buffers:
             part = self.data[offset + done : offset + done + len(buffer)]
@@ -30,8 +32,7 @@ class PlainFile:
         return done
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.store.calls.append("write_from")
-        await asyncio.sleep(0)
+        await self.store.reached("write_from")
         end = offset + sum(map(len, buffers))
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = b"".join(buffers)
@@ -40,20 +41,19 @@ class PlainFile:
         return end - offset
 
     async def truncate(self, size: int) -> None:
-        self.store.calls.append("truncate")
+        await self.store.reached("truncate")
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
         if not self.store.limits.commit_on_close:
             self.store.publish(self)
 
     async def commit(self) -> str | None:
-        self.store.calls.append("commit")
-        await asyncio.sleep(0)
+        await self.store.reached("commit")
         self.store.publish(self)
         return self.store.version(self.key)
 
     async def rollback(self) -> None:
-        self.store.calls.append("rollback")
+        await self.store.reached("rollback")
         self.data = bytearray(self.store.objects.get(self.key, b""))
 
 
@@ -65,6 +65,18 @@ class PlainStore:
         self.objects: dict[Any, bytes] = dict(objects or {})
         self.versions: dict[Any, int] = {}
         self.calls: list[str] = []
+        self.gates: dict[str, Gate] = {}
+
+    def gate(self, method: str) -> Gate:
+        """Calls of a method wait from here on, until it is opened."""
+        self.gates[method] = Gate()
+        return self.gates[method]
+
+    async def reached(self, method: str) -> None:
+        self.calls.append(method)
+        if method in self.gates:
+            await self.gates[method].passing()
+        await asyncio.sleep(0)
 
     def publish(self, file: PlainFile) -> None:
         if self.objects.get(file.key) != file.data or file.key not in self.objects:
@@ -75,7 +87,7 @@ class PlainStore:
         return str(self.versions.get(key, 0))
 
     async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> PlainFile:
-        await asyncio.sleep(0)
+        await self.reached("open")
         if key in self.objects and exclusive:
             raise FileExistsError(17, "it is there", key)
         if key not in self.objects:

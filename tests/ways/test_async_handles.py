@@ -14,6 +14,7 @@ import pytest
 import pagecache
 from pagecache import Volume, aio
 
+from ..file.rig import eventually
 from .conftest import Attach
 from .plain import PlainStore
 
@@ -201,6 +202,9 @@ def test_zero_bytes_touch_nothing(volume: Volume) -> None:
             assert await file.pread(0, 0) == b""
             assert await file.pread(10, 10**6) == b""
             assert await file.preadv([], 0) == 0
+            await file.pwrite(b"four", 0)
+            assert await file.append(b"") == 4
+            await file.truncate(0)
             assert await file.pread_into(bytearray(), 5) == 0
             await file.punch_hole(10, 0)
             await file.zero_range(10, 0)
@@ -477,3 +481,74 @@ def test_an_async_handle_takes_the_options_of_open(attach: Attach) -> None:
 
     run(main())
     assert content(volume, "g") == b"g"
+
+
+def opened_in_vain(volume: Volume, store: PlainStore, mode: str) -> None:
+    """A task that opens `f` is cancelled while the backend is at it, which then goes on."""
+
+    async def main() -> None:
+        gate = store.gate("open")
+        task = asyncio.ensure_future(aio.open(volume, "f", mode)._open())
+        await asyncio.to_thread(gate.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.open()
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["w", "w+"])
+def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: str) -> None:
+    """T-56, 2.22: nobody has the handle that emptied the object, so nothing of that is published by a later sync."""
+    store = PlainStore({"f": b"old"}, commit_on_close=True)
+    volume = attach(store)
+    opened_in_vain(volume, store, mode)
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f", "r") as file:
+        assert file.read() == b"old"
+    volume.sync()
+    assert store.objects["f"] == b"old"
+
+
+def test_an_exclusive_open_that_was_cancelled_may_be_repeated(attach: Attach) -> None:
+    store = PlainStore(commit_on_close=True)
+    volume = attach(store)
+    opened_in_vain(volume, store, "x")
+
+    async def again() -> None:
+        async with aio.open(volume, "f", "x") as file:
+            await file.pwrite(b"new", 0)
+
+    run(again())
+    assert store.objects["f"] == b"new"
+
+
+def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
+    """T-55: nothing is dirty any more, but the version that was acknowledged is asked for."""
+    store = PlainStore({"f": b"old"}, durable_writes=True)
+    volume = attach(store)
+    gate = None
+
+    async def main() -> None:
+        nonlocal gate
+        file = await aio.open(volume, "f", "r+")
+        await file.pwrite(b"new", 0)
+        await file.sync_range(0, 3)
+        gate = store.gate("file_stat")
+        turned = threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def watch() -> bool:
+            gate.wait_entered()
+            loop.call_soon_threadsafe(turned.set)
+            try:
+                return turned.wait(2)
+            finally:
+                gate.open()
+
+        watching = loop.run_in_executor(None, watch)
+        await file.close()
+        assert await watching, "the loop stood still while the backend was asked"
+
+    run(main())

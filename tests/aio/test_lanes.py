@@ -1,0 +1,47 @@
+"""Threads for what a task must not wait for itself (engine/aside.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pytest
+
+from pagecache.engine import aside
+
+
+def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has waited long enough and finds nothing; the call counted on it. (pair)"""
+    lane = aside._Lane("test")
+    gives_up, looks = threading.Event(), threading.Event()
+
+    class Queue(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if gives_up.is_set():
+                return super().get(block, 20)
+            gives_up.set()
+            assert looks.wait(20)
+            raise Empty
+
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if gives_up.is_set() and not looks.is_set():  # the call for which no other thread was started
+                looks.set()
+                thread.join(0.2)  # it ends, if it may
+            super().put(item, block, timeout)
+
+    monkeypatch.setattr(lane, "_calls", Queue())
+
+    async def main() -> int:
+        made = aside._Call(lambda: 7, None)
+        lane._threads = 1
+        thread.start()
+        await asyncio.to_thread(gives_up.wait, 20)
+        lane.submit(made)
+        value: int = await asyncio.wait_for(made.ticket, 5)
+        return value
+
+    thread = threading.Thread(target=lane._work, daemon=True)
+    assert asyncio.run(main()) == 7
+    lane.stop()
