@@ -39,7 +39,7 @@ class View:
     def __init__(self, inode: Inode, offset: int, length: int, *, writable: bool = False) -> None:
         self._inode = inode
         self._length = length
-        self._released = False
+        self._released = self._was_detached = False
         self._pins: list[Any] = inode.native.pin(offset, length, writable) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
         inode.pins.add(self)
@@ -47,7 +47,7 @@ class View:
     @property
     def detached(self) -> bool:
         """True when truncate, invalidate or discard cut the memory off from the file."""
-        return any(pin.detached for pin in self._pins)
+        return self._was_detached or any(pin.detached for pin in self._pins)
 
     def tobytes(self) -> bytes:
         """The bytes as they are now. ValueError: the view is released."""
@@ -62,6 +62,7 @@ class View:
                 segment.release()
             except BufferError:
                 continue  # an array or slice still looks at it: its last release unpins
+        self._was_detached = self.detached
         self._pins = []
         self._released = True
         self._inode.pins.discard(self)

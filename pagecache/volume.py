@@ -71,7 +71,7 @@ class Volume:
         )
         self.engine.dirty_share = options.dirty_share
         self.detached = False
-        self.aside: Aside = Aside(name)
+        self.aside: Aside = Aside(name, cache.check_forked)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}

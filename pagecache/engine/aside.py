@@ -120,7 +120,8 @@ class _Lane:
 class Aside:
     """The lanes of one volume."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, check_forked: Callable[[], None]) -> None:
+        self._check_forked = check_forked
         self._lanes = {lane: _Lane(f"{name}-{lane}") for lane in ("open", "read", "write", "change", "close")}
 
     async def run(self, lane: Lane, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
@@ -130,7 +131,11 @@ class Aside:
             lane: which queue it waits in.
             call: what is to be done.
             undo: for a result that came when nobody waited for it any more; must not wait.
+
+        Raises:
+            ForkedError: in a forked child.
         """
+        self._check_forked()  # the child has the counts of threads, and none of the threads
         made = _Call(call, undo)
         try:
             self._lanes[lane].submit(made)

@@ -288,6 +288,7 @@ def test_any_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]],
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 3000 caches: over an asynchronous backend each has a loop and threads to start and to end
 @settings(max_examples=3000)
 @given(steps=STEPS, punch=st.booleans())
 def test_any_long_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:

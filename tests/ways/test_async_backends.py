@@ -288,36 +288,3 @@ def test_an_async_generator_may_raise_half_way(attach: Attach) -> None:
         list(volume.list())
 
 
-def test_a_program_that_forgets_to_close_ends(tmp_path: Path) -> None:
-    """2.22: interpreter exit with a live loop, live tasks and unsaved bytes."""
-    import subprocess
-    import sys
-
-    code = """
-import asyncio, threading
-from tests.ways.plain import PlainStore
-from pagecache import PageCache, ShutdownError, aio
-store = PlainStore({"f": b"o" * 40960})
-cache = PageCache("8MiB", exit_timeout=5)
-volume = cache.attach(store)
-started = threading.Event()
-async def reads():
-    file = await aio.open(volume, "f", "r+").__aenter__()
-    await file.pwrite(b"new", 0)
-    started.set()
-    while True:
-        volume.drop_clean()
-        await file.pread(10, 8192)
-def loop():
-    try:
-        asyncio.run(reads())
-    except ShutdownError:
-        pass
-threading.Thread(target=loop, daemon=True).start()
-started.wait(20)
-print("end")
-"""
-    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "end\n"
-    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -138,7 +138,9 @@ def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> Non
             size, seen = file.size, file.pread(len(DATA), 0)
             view.segments[0][:5] = b"lost!"
             assert file.pread(len(DATA), 0) == seen and file.size == size
+        detached = view.detached
         view.release()
+        assert view.detached is detached  # still to be asked behind a `with`
         assert file.pread(1, 0) == (b"" if end == "truncate" else b"\0" if end == "punch" else DATA[:1])
         if end == "discard":
             with contextlib.suppress(pagecache.DataLossError):

@@ -1,0 +1,222 @@
+"""Ends of programs and processes in which tasks are at work: exit, Ctrl-C, fork."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PREAMBLE = """
+import asyncio, os, signal, sys, threading, time
+from tests.ways.plain import PlainStore
+from pagecache import ForkedError, PageCache, ShutdownError, aio
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import LatencyBackend
+cache = PageCache("8MiB", exit_timeout=5)
+"""
+
+
+def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "dev", "-c", PREAMBLE + code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_ctrl_c_in_asyncio_run(tmp_path: Path) -> None:
+    """T-51: KeyboardInterrupt out of asyncio.run; nothing is lost, and the next loop goes on with the same handle."""
+    code = """
+volume = cache.attach(LatencyBackend(DirectoryBackend(sys.argv[1]), write=0.3))
+async def opens():
+    return await aio.open(volume, "f", "w+")
+file = asyncio.run(opens())
+async def syncs():
+    await file.pwrite(b"x" * 8192, 0)
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+    await file.fsync()
+for turn in range(3):
+    try:
+        asyncio.run(syncs())
+    except KeyboardInterrupt:
+        print("interrupted")
+async def ends():
+    await file.fsync()
+    assert await file.pread(8192, 0) == b"x" * 8192
+    await file.close()
+asyncio.run(ends())
+cache.check()
+cache.close(timeout=20)
+print("end")
+"""
+    done = run(code, tmp_path)
+    assert done.stdout == "interrupted\n" * 3 + "end\n", done.stderr
+    assert done.returncode == 0 and done.stderr == ""
+    assert (tmp_path / "f").read_bytes() == b"x" * 8192
+
+
+def test_a_fork_inside_of_a_running_loop(tmp_path: Path) -> None:
+    """T-50: the child gets ForkedError from everything, and ends; the parent's tasks go on."""
+    code = """
+volume = cache.attach(PlainStore({"f": b"o" * 40960}))
+other = cache.attach(DirectoryBackend(sys.argv[1]))
+async def main():
+    async with aio.open(volume, "f", "r+") as file, aio.open(other, "g", "w+") as second:
+        await second.pwrite(b"g" * 100, 0)
+        await file.pwrite(b"new", 0)
+        volume.drop_clean()
+        before = asyncio.ensure_future(file.pread(10, 8192))
+        await asyncio.sleep(0)
+        view = file._file.view(0, 10, writable=True)
+        pid = os.fork()
+        if not pid:
+            status = 0
+            try:
+                for call in (lambda: file.pread(1, 0), lambda: file.pread(1, 20000), lambda: file.pwrite(b"c", 0),
+                             lambda: file.fsync(), lambda: file.flush(), lambda: file.sync_range(0, 1)):
+                    try:
+                        call().__await__().send(None)  # asyncio has no running loop in the child
+                        status = 2
+                    except ForkedError:
+                        pass
+                view.release()
+                before.cancel()
+            except BaseException as error:
+                print(repr(error), flush=True)
+                status = 3
+            os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert await asyncio.wait_for(before, 20) == b"o" * 10
+        view.release()
+        volume.drop_clean()
+        assert await asyncio.wait_for(file.pread(10, 16384), 20) == b"o" * 10
+        await file.fsync()
+asyncio.run(main())
+cache.check()
+cache.close(timeout=20)
+assert volume.backend.objects["f"][:3] == b"new"
+print("end")
+"""
+    done = run(code, tmp_path)
+    assert done.stdout == "end\n", done.stdout + done.stderr
+    assert done.returncode == 0
+    assert (tmp_path / "g").read_bytes() == b"g" * 100
+
+
+def test_a_new_loop_in_a_forked_child(tmp_path: Path) -> None:
+    """T-50: ForkedError from everything, at once."""
+    code = """
+volume = cache.attach(PlainStore({"f": b"o" * 40960}))
+async def opens():
+    return await aio.open(volume, "f", "r+"), await aio.open(volume, "f", "r+", direct=True), volume.begin_sync()
+file, direct, ticket = asyncio.run(opens())
+async def child():
+    for one in (file, direct):
+        for call in (lambda: one.pread(1, 0), lambda: one.pread(1, 20000), lambda: one.pwrite(b"c", 0),
+                     lambda: one.pread_into(bytearray(1), 0), lambda: one.append(b"c"), lambda: one.truncate(0),
+                     lambda: one.punch_hole(0, 1), lambda: one.prefetch(0, 1, wait=True), lambda: one.view(0, 1),
+                     lambda: one.fsync(), lambda: one.flush(), lambda: one.sync_range(0, 1),
+                     lambda: aio.open(volume, "f")._open(), lambda: asyncio.to_thread(volume.sync)):
+            try:
+                await asyncio.wait_for(call(), 5)
+            except ForkedError:
+                continue
+            os._exit(2)
+        await asyncio.wait_for(one.close(), 5)
+    return 7
+pid = os.fork()
+if not pid:
+    os._exit(asyncio.run(child()))
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+async def parent():
+    await ticket
+    await file.pwrite(b"new", 0)
+    await file.fsync()
+    await file.close()
+    await direct.close()
+asyncio.run(parent())
+cache.close(timeout=20)
+print("end")
+"""
+    done = run(code, tmp_path)
+    assert done.stdout == "end\n", done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_a_forked_child_that_exits_by_itself(tmp_path: Path) -> None:
+    """T-50: its exit does no I/O and waits for nobody, though a loop of the parent was running."""
+    code = """
+volume = cache.attach(DirectoryBackend(sys.argv[1]))
+async def main():
+    file = await aio.open(volume, "f", "w+")
+    await file.pwrite(b"parent", 0)
+    pid = os.fork()
+    if pid:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        await file.fsync()
+        await file.close()
+        return "parent"
+    return "child"
+who = asyncio.run(main())
+if who == "child":
+    sys.exit(7)
+cache.close(timeout=20)
+print("end")
+"""
+    done = run(code, tmp_path)
+    assert done.stdout == "end\n", done.stdout + done.stderr
+    assert done.returncode == 0
+    assert (tmp_path / "f").read_bytes() == b"parent"
+
+
+def test_an_exit_with_unfinished_tasks(tmp_path: Path) -> None:
+    """T-52: tasks that wait for a backend which never answers do not keep the program; what is unsaved is listed."""
+    code = """
+class Hangs(PlainStore):
+    pass
+store = Hangs({"f": b"o" * 40960, "g": b""})
+volume = cache.attach(store)
+cache.configure(exit_timeout=0.3)
+async def main():
+    file = await aio.open(volume, "f", "r+")
+    good = await aio.open(volume, "g", "r+")
+    store.gate("read_into")
+    gate = store.gate("write_from")
+    await file.pwrite(b"new", 0)
+    tasks = [asyncio.ensure_future(file.pread(10, 4096 * i)) for i in range(1, 5)]
+    tasks.append(asyncio.ensure_future(file.fsync()))
+    await asyncio.to_thread(gate.wait_entered)
+    return file, tasks
+loop = asyncio.new_event_loop()
+kept = loop.run_until_complete(main())
+print("end")
+"""
+    done = run(code)
+    assert done.stdout == "end\n", done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "'f'" in done.stderr and "Fatal" not in done.stderr
+
+
+def test_a_program_that_forgets_to_close_ends() -> None:
+    """2.22: a loop that runs on in a thread, tasks that read on and on, and unsaved bytes."""
+    code = """
+store = PlainStore({"f": b"o" * 40960})
+volume = cache.attach(store)
+started = threading.Event()
+async def reads():
+    file = await aio.open(volume, "f", "r+")
+    await file.pwrite(b"new", 0)
+    started.set()
+    while True:
+        volume.drop_clean()
+        await file.pread(10, 8192)
+def loop():
+    try:
+        asyncio.run(reads())
+    except ShutdownError:
+        pass
+threading.Thread(target=loop, daemon=True).start()
+assert started.wait(20)
+print("end")
+"""
+    done = run(code)
+    assert done.returncode == 0 and done.stdout == "end\n", done.stderr
+    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr, done.stderr
