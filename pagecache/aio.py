@@ -357,7 +357,7 @@ class _Opening:
         self._file: AsyncCachedFile | None = None
 
     async def _open(self) -> AsyncCachedFile:
-        file = await self._volume.aside.run("open", self._call, CachedFile.never_opened)
+        file = await self._volume.aside.run("open", self._call, CachedFile._never_opened)
         return AsyncDirectFile(file) if isinstance(file, DirectFile) else AsyncCachedFile(file)
 
     def __await__(self) -> Generator[Any, None, AsyncCachedFile]:

@@ -413,11 +413,12 @@ class CachedFile(Handle):
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
+                self._unbind()  # who waits for the file's lock finds it closed
                 lifetimes.abandon_handle(self.volume, self._inode, writable=self._writable)
         finally:
             self._end()
 
-    def never_opened(self) -> None:
+    def _never_opened(self) -> None:
         """Whoever opened it does not want it any more. An object that this has emptied or made is not published so."""
         if self._makes and self._commits_on_close():
             self.abandon()

@@ -44,6 +44,7 @@ class Inode:
         self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
+        self.dropped = False  # what was local has been given up: nobody could reach it any more
         self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []

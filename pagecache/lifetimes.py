@@ -77,8 +77,8 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """Never waits: what is not committed is given up once the file's token is free, and the key is busy until then, so
     that nothing of the old file can follow what is written to a new one.
     """
-    last = writable and inode.writers == 1 and inode.native.has_local() and not inode.engine.removed
-    if last:
+    changed = inode.native.has_local() or inode.native.is_changing()  # what holds the lock now may still change it
+    if writable and inode.writers == 1 and changed and not inode.engine.removed:
         inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
         with volume.names:
             volume.orphans.add(inode)
@@ -149,6 +149,8 @@ def _drop(inode: Inode) -> None:
             rollback()
     finally:
         inode.engine.drop(0, END)
+        inode.native.forget_uncommitted()
+        inode.dropped = True
 
 
 def destroy(volume: Volume, inode: Inode) -> None:
@@ -158,6 +160,9 @@ def destroy(volume: Volume, inode: Inode) -> None:
     inode.native.drop_clean()
     if not inode.native.destroy():
         if not volume.engine.aborted:
+            if inode.dropped and inode.native.has_local():
+                inode.dropped = False
+                inode.engine.settle(lambda: _drop(inode))  # who was changing it when it was abandoned went on
             volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
             volume.engine.cache.flusher.wake()
         return

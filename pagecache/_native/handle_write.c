@@ -161,6 +161,8 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 			err = room_for(h, &place, pos + done, piece);
 		if (!err && !(op->holds & HOLD_LOCK_X)) {
 			err = lock_inode(op, h);
+			if (!err && check_writable(h))
+				err = -1; /* closed while this waited: nothing more of it gets into the file */
 			if (!err && append && done == 0)
 				*append_pos = pos = pc_inode_size(i);
 		}
@@ -251,7 +253,7 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
-	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len)) {
+	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
 		set_characters_written(0);
 		free(*bounce);
 		PyBuffer_Release(view);
@@ -333,6 +335,7 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *d
 	struct pc_place place;
 	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
 	err = err ? err : lock_inode(op, h);
+	err = err ? err : check_writable(h);
 	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
 	while (!err && *done < total) {
 		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
@@ -387,7 +390,7 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(args[0], k);
 		u64 at = pos + done;
-		i64 got = buffer ? write_buffer(h, buffer, &at, false) : -1;
+		i64 got = buffer && !check_writable(h) ? write_buffer(h, buffer, &at, false) : -1;
 		Py_XDECREF(buffer);
 		if (got < 0) {
 			add_characters_written(done);

@@ -317,6 +317,18 @@ void pc_inode_forget_holes(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Nobody wants the file any more: no commit has to come for its creation, truncates, holes and direct writes. Token. */
+void pc_inode_forget_uncommitted(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+	i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
+	pc_direct_cut(i, 0, UINT64_MAX);
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+}
+
 /* [*pos, *end) becomes the hull of itself and [from, to); either may be empty. */
 static void hull(u64 *pos, u64 *end, u64 from, u64 to)
 {

@@ -40,6 +40,12 @@ bool pc_inode_lock_try(struct pc_inode *i, int mode)
 	return false;
 }
 
+/* Whether somebody holds the lock, or stands in line for it: the file is being changed. */
+bool pc_inode_lock_busy(struct pc_inode *i)
+{
+	return atomic_load(&i->lock_word) != 0;
+}
+
 /* Hand the lock to the head of the queue for as long as it fits. Leaf lock held. */
 static void grant(struct pc_inode *i)
 {

@@ -179,10 +179,12 @@ void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
 void pc_inode_forget_holes(struct pc_inode *i);
+void pc_inode_forget_uncommitted(struct pc_inode *i);
 bool pc_inode_in_old_hands(struct pc_inode *i);
 void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
 bool pc_inode_has_local(struct pc_inode *i);
+bool pc_inode_lock_busy(struct pc_inode *i);
 void pc_count_throttled(struct pc_inode *i, uint64_t ns);
 void pc_count_retry(struct pc_inode *i);
 

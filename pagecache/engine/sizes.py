@@ -129,9 +129,20 @@ def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None
         raise
 
 
+def _check_changeable(file: EngineFile) -> None:
+    """The locks are held.
+
+    Raises:
+        ShutdownError: the volume is ending. ValueError: the file was abandoned while this waited for the locks.
+    """
+    file.volume.check_unsealed(file.key)
+    if file.abandoned:
+        raise ValueError(f"{file.key!r}: the file was abandoned while it was about to be changed")
+
+
 def truncate(self: EngineFile, op: Op, size: int) -> None:
     """Under the inode lock, the token and the invalidate lock."""
-    self.volume.check_unsealed(self.key)
+    _check_changeable(self)
     self.native.settle_fills(min(size, self.native.size))
 
     def publish(uncommitted: bool) -> None:
@@ -149,7 +160,7 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
 
 def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
     """Under the same locks. `extent`: start, end, and how far the hole goes, which is start until it is published."""
-    self.volume.check_unsealed(self.key)
+    _check_changeable(self)
     start, end = extent[0], min(extent[1], self.native.remote_size)
     if start >= end:
         return

@@ -552,3 +552,61 @@ def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
         assert await watching, "the loop stood still while the backend was asked"
 
     run(main())
+
+
+def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: Attach) -> None:
+    """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on, a write and an append stand in line."""
+    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    volume = attach(store)
+
+    async def main() -> None:
+        gate = store.gate("truncate")
+        with pytest.raises(RuntimeError):
+            async with aio.open(volume, "f", "r+") as file:
+                tasks = [asyncio.ensure_future(file.truncate(100))]
+                await asyncio.to_thread(gate.wait_entered)
+                tasks += [asyncio.ensure_future(file.pwrite(b"late", 0)), asyncio.ensure_future(file.append(b"late"))]
+                tasks += [asyncio.ensure_future(file.zero_range(0, 9)), asyncio.ensure_future(file.truncate(9))]
+                for _ in range(3):
+                    await asyncio.sleep(0.01)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise RuntimeError
+        gate.open()
+
+    run(main())
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f") as file:
+        assert file.size == 30_000 and file.read() == b"old" * 10_000
+    volume.sync()
+    assert volume.dirty_ranges("f") == [] and "commit" not in store.calls
+    assert volume.cache.close(timeout=20) == []
+    assert store.objects["f"] == b"old" * 10_000
+
+
+def test_a_write_that_goes_on_when_its_object_was_abandoned_is_given_up(attach: Attach) -> None:
+    """The same for a write that has the file's lock, and reads what it needs from the backend."""
+    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    volume = attach(store)
+
+    async def main() -> None:
+        gate = store.gate("read_into")
+        with pytest.raises(RuntimeError):
+            async with aio.open(volume, "f", "r+") as file:
+                for offset in range(10, 4000, 300):  # more pieces of a page than are kept apart
+                    file.try_pwrite(b"x", offset)
+                task = asyncio.ensure_future(file.pwrite(b"late" * 5000, 3905))
+                await asyncio.to_thread(gate.wait_entered)
+                task.cancel()
+                raise RuntimeError
+        gate.open()
+
+    run(main())
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f") as file:
+        assert file.read() == b"old" * 10_000
+    eventually(lambda: not volume.orphans, 10)
+    assert volume.cache.stats().dirty == 0
+    assert volume.cache.close(timeout=20) == []
+    assert store.objects["f"] == b"old" * 10_000

@@ -1,0 +1,44 @@
+"""What becomes of files that nobody can reach any more: abandoned, or removed and closed. [2.20]"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile
+
+from .objects import ObjectBackend
+from .rig import KEY, eventually, make_rig
+
+CHANGES: dict[str, Callable[[CachedFile], Any]] = {
+    "written": lambda file: file.pwrite(b"x" * 5000, 10),
+    "truncated": lambda file: file.truncate(100),
+    "written and flushed": lambda file: (file.pwrite(b"x" * 5000, 10), file.flush()),
+    "written directly": lambda file: file.pwrite(b"x" * 4096, 0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("end", ["abandoned", "removed"])
+@pytest.mark.parametrize("objects", [False, True])
+@pytest.mark.parametrize("key", [KEY, "new"])
+def test_nothing_is_left_of_what_nobody_can_reach(objects: bool, end: str, change: str, key: str) -> None:
+    """Inode and backend file go, whatever of it was not committed, bytes or not."""
+    stored = {KEY: b"old" * 10_000}
+    backend = ObjectBackend(stored) if objects else None
+    rig = make_rig(stored, backend=backend)
+    try:
+        file = rig.volume.open(key, "r+" if key == KEY else "w+", direct="directly" in change)
+        CHANGES[change](file)
+        if end == "removed":
+            rig.volume.remove(key) if key == KEY or not objects else file.abandon()
+            file.close()
+        else:
+            file.abandon()
+        eventually(lambda: not rig.volume.orphans, 10)
+        assert rig.cache.stats().dirty == 0
+        eventually(lambda: "file_close" in [call.op for call in rig.backend.calls], 10)
+    finally:
+        rig.finish()
