@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from .rig import KEY, eventually, make_rig
 CHANGES: dict[str, Callable[[CachedFile], Any]] = {
     "written": lambda file: file.pwrite(b"x" * 5000, 10),
     "truncated": lambda file: file.truncate(100),
-    "written and flushed": lambda file: (file.pwrite(b"x" * 5000, 10), file.flush()),
+    "written twice": lambda file: file.pwritev([b"x" * 5000, b"y"], 10),
     "written directly": lambda file: file.pwrite(b"x" * 4096, 0),
 }
 
@@ -26,7 +26,7 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
 @pytest.mark.parametrize("key", [KEY, "new"])
 def test_nothing_is_left_of_what_nobody_can_reach(objects: bool, end: str, change: str, key: str) -> None:
     """Inode and backend file go, whatever of it was not committed, bytes or not."""
-    stored = {KEY: b"old" * 10_000}
+    stored: dict[Hashable, bytes] = {KEY: b"old" * 10_000}
     backend = ObjectBackend(stored) if objects else None
     rig = make_rig(stored, backend=backend)
     try:

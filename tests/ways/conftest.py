@@ -1,4 +1,4 @@
-"""Every kind of backend under the same tests: in memory, a directory, objects that a commit publishes, and asynchronous ones."""
+"""Every kind of backend under the same tests: memory, a directory, objects that a commit publishes, and awaited ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..file.objects import ObjectBackend
-
 from ..file.rig import FAST, QUIET
 from .plain import PlainStore
 

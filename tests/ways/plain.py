@@ -1,4 +1,4 @@
-"""An asynchronous backend as somebody may write one who has only read the interface: no base class, coroutines all over."""
+"""An asynchronous backend by somebody who has only read the interface: no base class, coroutines all over."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PlainStore:
         await asyncio.sleep(0)
 
     def publish(self, file: PlainFile) -> None:
-        if self.objects.get(file.key) != file.data or file.key not in self.objects:
+        if self.objects.get(file.key) != bytes(file.data):
             self.objects[file.key] = bytes(file.data)
             self.versions[file.key] = self.versions.get(file.key, 0) + 1
 

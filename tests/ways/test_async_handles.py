@@ -45,7 +45,8 @@ def test_each_verb_of_a_handle_can_be_awaited(volume: Volume) -> None:
             assert buffer == b"world"
             parts = [bytearray(2), bytearray(0), bytearray(20)]
             assert await file.preadv(parts, 0) == 12
-            assert bytes(parts[0]) == b"he" and bytes(parts[2][:10]) == b"llo world!"
+            assert bytes(parts[0]) == b"he"
+            assert bytes(parts[2][:10]) == b"llo world!"
             assert await file.truncate(8) == 8
             await file.zero_range(1, 2)
             await file.punch_hole(4, 2)
@@ -55,7 +56,8 @@ def test_each_verb_of_a_handle_can_be_awaited(volume: Volume) -> None:
             await file.fsync()
             await file.fsync(data_only=True, timeout=10)
             assert file.size == 8
-            assert file.key == "f" and file.volume is volume
+            assert file.key == "f"
+            assert file.volume is volume
 
     run(main())
     assert content(volume) == b"h\0\0l\0\0wo"
@@ -182,11 +184,12 @@ def test_bad_arguments_are_refused_and_change_nothing(volume: Volume) -> None:
             ):
                 with pytest.raises((ValueError, OSError)):
                     await bad()
-            for wrong in (
-                lambda: file.pwrite("text", 0),  # type: ignore[arg-type]
+            wrongs: list[Callable[[], Any]] = [
+                lambda: file.pwrite("text", 0),
                 lambda: file.pread_into(b"read-only", 0),
-                lambda: file.pread("1", 0),  # type: ignore[arg-type]
-            ):
+                lambda: file.pread("1", 0),
+            ]
+            for wrong in wrongs:
                 with pytest.raises((TypeError, ValueError, BufferError)):
                     await wrong()
             assert await file.pread(10, 0) == b"abc"
@@ -319,7 +322,7 @@ def test_sync_and_async_handles_share_everything(volume: Volume) -> None:
 
 
 def test_a_ticket_is_awaited_on_several_loops(volume: Volume) -> None:
-    """`SyncTicket` can be awaited: by many tasks, on several loops at once, beside a thread that waits, and again when it is done."""
+    """`SyncTicket` can be awaited: by many tasks, on several loops at once, beside a thread, and when it is done."""
     with volume.open("f", "w+b") as file:
         file.pwrite(BLOCK * 4, 0)
         ticket = volume.begin_sync()
@@ -327,7 +330,7 @@ def test_a_ticket_is_awaited_on_several_loops(volume: Volume) -> None:
 
         async def main() -> None:
             async def waits() -> None:
-                assert await ticket is None
+                await ticket
 
             await asyncio.gather(*(waits() for _ in range(20)))
             await ticket
@@ -344,7 +347,9 @@ def test_a_ticket_is_awaited_on_several_loops(volume: Volume) -> None:
         ticket.wait(20)
         for thread in threads:
             thread.join(20)
-        assert errors == [] and ticket.done() and ticket.remaining == 0
+        assert errors == []
+        assert ticket.done()
+        assert ticket.remaining == 0
 
 
 def test_fsync_with_a_timeout_of_nothing(attach: Attach) -> None:
@@ -361,7 +366,7 @@ def test_fsync_with_a_timeout_of_nothing(attach: Attach) -> None:
             await file.fsync()
 
     run(main())
-    assert volume.backend.objects["f"] == BLOCK  # type: ignore[attr-defined]
+    assert volume.backend.objects["f"] == BLOCK  # type: ignore[union-attr]
 
 
 def test_many_tasks_append_atomically(volume: Volume) -> None:
@@ -431,7 +436,7 @@ def test_loops_closed_with_live_tasks_leave_no_descriptors(attach: Attach) -> No
 
         file = loop.run_until_complete(opened())
         volume.drop_clean()
-        tasks = [loop.create_task(file.pread(PAGE, PAGE * i)) for i in range(4)]  # type: ignore[arg-type]
+        tasks = [loop.create_task(file.pread(PAGE, PAGE * i)) for i in range(4)]
         loop.run_until_complete(asyncio.sleep(0))
         for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -555,7 +560,7 @@ def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
 
 
 def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: Attach) -> None:
-    """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on, a write and an append stand in line."""
+    """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on; others stand in line."""
     store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
     volume = attach(store)
 
@@ -563,7 +568,7 @@ def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: 
         gate = store.gate("truncate")
         with pytest.raises(RuntimeError):
             async with aio.open(volume, "f", "r+") as file:
-                tasks = [asyncio.ensure_future(file.truncate(100))]
+                tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(file.truncate(100))]
                 await asyncio.to_thread(gate.wait_entered)
                 tasks += [asyncio.ensure_future(file.pwrite(b"late", 0)), asyncio.ensure_future(file.append(b"late"))]
                 tasks += [asyncio.ensure_future(file.zero_range(0, 9)), asyncio.ensure_future(file.truncate(9))]
@@ -578,9 +583,11 @@ def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: 
     run(main())
     eventually(lambda: "rollback" in store.calls, 5)
     with volume.open("f") as file:
-        assert file.size == 30_000 and file.read() == b"old" * 10_000
+        assert file.size == 30_000
+        assert file.read() == b"old" * 10_000
     volume.sync()
-    assert volume.dirty_ranges("f") == [] and "commit" not in store.calls
+    assert volume.dirty_ranges("f") == []
+    assert "commit" not in store.calls
     assert volume.cache.close(timeout=20) == []
     assert store.objects["f"] == b"old" * 10_000
 

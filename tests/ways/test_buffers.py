@@ -83,11 +83,12 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
     file = WAYS[way](volume)
     try:
         if "fortran" in kind:  # not C-contiguous: refused as a destination, by all of them alike
-            for call in (lambda: file.pread_into(BUFFERS[kind](), 3), lambda: file.preadv([BUFFERS[kind]()], 3)):
-                with pytest.raises((TypeError, BufferError, ValueError)):
-                    call()
+            with pytest.raises((TypeError, BufferError, ValueError)):
+                file.pread_into(BUFFERS[kind](), 3)
+            with pytest.raises((TypeError, BufferError, ValueError)):
+                file.preadv([BUFFERS[kind]()], 3)
             return
-        for turn in range(2):
+        for _turn in range(2):
             into = BUFFERS[kind]()
             length = memoryview(into).nbytes
             assert file.pread_into(into, 3) == length
@@ -132,7 +133,8 @@ def test_a_short_segment_ends_a_read_of_several(attach: Attach, way: str) -> Non
         first, second = bytearray(20), bytearray(20)
         with WAYS[way](volume) as file:
             assert file.preadv(Growing([first, second], lambda: writer.append(b"y" * 40)), 0) == 10
-        assert first == b"x" * 10 + bytes(10) and second == bytes(20)
+        assert first == b"x" * 10 + bytes(10)
+        assert second == bytes(20)
 
 
 def test_a_short_segment_ends_an_awaited_read_of_several(attach: Attach) -> None:
@@ -152,7 +154,8 @@ def test_a_short_segment_ends_an_awaited_read_of_several(attach: Attach) -> None
         file = Awaited(volume, direct=True)
         first, second = bytearray(20), bytearray(20)
         assert file.preadv([first, second], 0) == 10
-        assert first == b"x" * 10 + bytes(10) and second == bytes(20)
+        assert first == b"x" * 10 + bytes(10)
+        assert second == bytes(20)
         file.close()
 
 
@@ -173,6 +176,7 @@ def test_o_append_from_flags(attach: Attach, way: str) -> None:
         asyncio.run(main())
     else:
         with volume.open(KEY, flags=flags, direct=direct) as file:
-            assert file.write(b"45") == 2 and file.tell() == 6
+            assert file.write(b"45") == 2
+            assert file.tell() == 6
     with volume.open(KEY) as file:
         assert file.read() == b"012345"

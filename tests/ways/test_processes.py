@@ -49,7 +49,8 @@ print("end")
 """
     done = run(code, tmp_path)
     assert done.stdout == "interrupted\n" * 3 + "end\n", done.stderr
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     assert (tmp_path / "f").read_bytes() == b"x" * 8192
 
 
@@ -192,7 +193,8 @@ print("end")
     done = run(code)
     assert done.stdout == "end\n", done.stdout + done.stderr
     assert done.returncode == 0, done.stderr
-    assert "'f'" in done.stderr and "Fatal" not in done.stderr
+    assert "'f'" in done.stderr
+    assert "Fatal" not in done.stderr
 
 
 def test_a_program_that_forgets_to_close_ends() -> None:
@@ -218,5 +220,7 @@ assert started.wait(20)
 print("end")
 """
     done = run(code)
-    assert done.returncode == 0 and done.stdout == "end\n", done.stderr
-    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "end\n", done.stderr
+    assert "Fatal" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr

@@ -40,7 +40,9 @@ def content(volume: Volume, key: str = "f") -> bytes:
         return file.read()
 
 
-@pytest.mark.parametrize(("offset", "length"), [(0, 1), (0, 20 * PAGE + 100), (PAGE - 1, 2), (5, 3 * PAGE), (20 * PAGE, 100), (7, 0)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(0, 1), (0, 20 * PAGE + 100), (PAGE - 1, 2), (5, 3 * PAGE), (20 * PAGE, 100), (7, 0)]
+)
 @pytest.mark.parametrize("writable", [False, True])
 def test_segments_tile_exactly(volume: Volume, offset: int, length: int, writable: bool) -> None:
     make(volume)
@@ -51,8 +53,13 @@ def test_segments_tile_exactly(volume: Volume, offset: int, length: int, writabl
         assert sum(map(len, view.segments)) == len(view) == length
         assert b"".join(view.segments) == view.tobytes() == DATA[offset : offset + length]
         for segment in view.segments:
-            assert type(segment) is memoryview and segment.format == "B" and segment.itemsize == 1 and segment.ndim == 1
-            assert segment.contiguous and segment.readonly is not writable and len(segment)
+            assert type(segment) is memoryview
+            assert segment.format == "B"
+            assert segment.itemsize == 1
+            assert segment.ndim == 1
+            assert segment.contiguous
+            assert segment.readonly is not writable
+            assert len(segment)
         assert not view.detached
 
 
@@ -64,7 +71,9 @@ def test_ranges_outside_of_the_file_are_value_errors(volume: Volume) -> None:
                 with pytest.raises(ValueError):
                     file.view(offset, length, writable=writable)
             with file.view(100, 0, writable=writable) as view:
-                assert len(view) == 0 and view.tobytes() == b"" and b"".join(view.segments) == b""
+                assert len(view) == 0
+                assert view.tobytes() == b""
+                assert b"".join(view.segments) == b""
         with pytest.raises(TypeError):
             file.view("0", 1)  # type: ignore[arg-type]
         assert file.size == 100
@@ -105,7 +114,9 @@ def test_what_is_stored_is_written_back(volume: Volume) -> None:
     assert content(volume) == expected
 
 
-@pytest.mark.parametrize("end", ["truncate", "shorten into", "invalidate", "discard", "remove", "punch", "direct write"])
+@pytest.mark.parametrize(
+    "end", ["truncate", "shorten into", "invalidate", "discard", "remove", "punch", "direct write"]
+)
 @pytest.mark.parametrize("writable", [False, True])
 def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> None:
     """2.21: the memory stays and is nobody's; later stores are lost."""
@@ -137,7 +148,8 @@ def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> Non
         if writable and view.detached:
             size, seen = file.size, file.pread(len(DATA), 0)
             view.segments[0][:5] = b"lost!"
-            assert file.pread(len(DATA), 0) == seen and file.size == size
+            assert file.pread(len(DATA), 0) == seen
+            assert file.size == size
         detached = view.detached
         view.release()
         assert view.detached is detached  # still to be asked behind a `with`
@@ -235,7 +247,7 @@ def test_too_much_is_enomem_and_harms_nothing(attach: Attach) -> None:
         for at in range(0, 6 << 20, 1 << 20):
             file.pwrite(b"x" * (1 << 20), at)
             file.fsync()
-        for turn in range(3):
+        for _turn in range(3):
             views = []
             with pytest.raises(OSError) as raised:
                 for at in range(0, 6 << 20, 64 << 10):
