@@ -91,6 +91,14 @@ class NativeInode:
     def forget_holes(self) -> None:
         lib.pc_inode_forget_holes(self._i)
 
+    def forget_uncommitted(self) -> None:
+        """No commit has to come for what is no byte; under the token."""
+        lib.pc_inode_forget_uncommitted(self._i)
+
+    def is_changing(self) -> bool:
+        """Whether somebody has the inode lock, or stands in line for it."""
+        return bool(lib.pc_inode_lock_busy(self._i))
+
     def in_old_hands(self) -> bool:
         """Whether a call that an abort, an interrupt or a deadline left behind still runs on the file."""
         return bool(lib.pc_inode_in_old_hands(self._i))

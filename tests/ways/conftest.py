@@ -1,4 +1,4 @@
-"""Every kind of backend under the same tests: memory, a directory, objects that a commit publishes, and awaited ones."""
+"""Every kind of backend under the same tests: memory, a directory, objects that a commit publishes, awaited ones."""
 
 from __future__ import annotations
 
