@@ -60,13 +60,16 @@ class Round:
             for number in range(self.nr_threads)
         ]
         if self.nr_tasks:
-            tasks = run_tasks(world, self.nr_tasks, max(1, self.calls // 10), seed, self.stopped)
+            tasks = run_tasks(world, self.nr_tasks, max(1, self.calls // 10), seed, self.stopped, self.failures.append)
             calls.append(lambda: asyncio.run(tasks))
         threads = [threading.Thread(target=self._guarded, args=(call,), daemon=True) for call in calls]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            while thread.is_alive() and not self.failures:
+                thread.join(0.05)
+        for thread in threads:
+            thread.join(5.0)
 
 
 def main() -> int:
@@ -87,7 +90,7 @@ def main() -> int:
         try:
             counts += one.run()
         except BaseException:
-            for error in one.failures[1:4]:
+            for error in reversed(one.failures[1:4]):
                 traceback.print_exception(error)
             traceback.print_exc()
             print(f"seed {args.seed}, round {number}: {one.variant}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     Content     the bytes of a file as its finished changes left them, and the changes that run
     Change      one call that stores bytes or moves the end: begun before the call, finished after it
-    Window      a look: the content when it began. Whatever is seen until later has to be that, or of a change that ran meanwhile
+    Window      a look: the content when it began. What is seen until later is that, or of a change that ran meanwhile
 
 Who changes bytes owns their range (ranges.py), so the changes of a byte follow one another and the content between them
 is known. Appends share the end: where one of them goes is known when it has returned.
@@ -180,7 +180,7 @@ class Window:
         self,
         got: bytes,
         at: int,
-        wrong: "numpy.ndarray",
+        wrong: numpy.ndarray,
         known: list[tuple[Change, int | None, tuple[int, ...]]],
         what: str,
     ) -> str:

@@ -6,11 +6,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from pagecache import aio
+from pagecache import View, aio
 
 from .history import Change
 from .ranges import END, Claim
-from .threads import NO_ROOM, length, place, put
+from .threads import length, place, put
 from .world import File, World
 
 __all__ = ["Task", "run_tasks"]
@@ -49,17 +49,28 @@ class Task:
         start = place(self.rng, most)
         return start, min(most, start + length(self.rng))
 
-    def excuse(self, error: OSError) -> None:
-        if error.errno not in NO_ROOM:
-            raise error
-        self.world.counts["task without room"] += 1
+    async def view_of(self, file: File, start: int, size: int, *, writable: bool = False) -> View | None:
+        """None: there is no room for one. ValueError: the range is not in the file."""
+        amount = self.world.take(size)
+        if not amount:
+            return None
+        try:
+            view: View = await self.handles[file.key][0].view(start, size, writable=writable)
+        except BaseException as error:
+            self.world.budget.give(amount)
+            if isinstance(error, OSError) and self.world.excused(error):
+                return None
+            raise
+        self.world.budget.give_with(view, amount)
+        return view
 
     async def changing(self, file: File, change: Change, call: Awaitable[object]) -> None:
         try:
             await call
         except OSError as error:
+            if not self.world.excused(error):
+                raise
             await asyncio.to_thread(file.settle, change)
-            self.excuse(error)
         else:
             file.content.finish(change)
 
@@ -83,7 +94,8 @@ class Task:
         start, end = self.range(self.world.variant.most)
         claim = file.ranges.attempt(file.inside((start, end)))
         if claim is None:
-            return await self.read(file)
+            await self.read(file)
+            return
         with file.ranges.owning(claim):
             handle, data = self.handle(file), self.rng.randbytes(end - start)
             change = file.content.begin(f"task pwrite by {type(handle).__name__}", start, data)
@@ -109,7 +121,8 @@ class Task:
 
         claim = file.ranges.attempt(wanted)
         if claim is None:
-            return await self.read(file)
+            await self.read(file)
+            return
         with file.ranges.owning(claim):
             change = file.content.begin_append(data)
             file.content.finish_append(change, await self.handle(file).append(data))
@@ -119,21 +132,18 @@ class Task:
         if not size:
             return
         start, end = self.range(size)
-        pinned = end - start + 2 * self.world.folio
-        if not self.world.budget.take(pinned):
-            return
+        window = file.look(start, end)
         try:
-            window = file.look(start, end)
-            with await self.handles[file.key][0].view(start, end - start) as view:
-                for _ in range(self.rng.randrange(1, 4)):
-                    window.verify(view.tobytes(), f"{file.key}: task view, detached {view.detached}", short=True)
-                    await asyncio.sleep(0)
+            view = await self.view_of(file, start, end - start)
         except ValueError:
+            window.verify(b"", f"{file.key}: a view of what is not there")
             return  # the file was cut meanwhile
-        except OSError as error:
-            self.excuse(error)
-        finally:
-            self.world.budget.give(pinned)
+        if view is None:
+            return
+        with view:
+            for _ in range(self.rng.randrange(1, 4)):
+                window.verify(view.tobytes(), f"{file.key}: task view, detached {view.detached}", short=True)
+                await asyncio.sleep(0)
 
     async def copy(self, file: File) -> None:
         """Within the file, overlapping or not."""
@@ -146,22 +156,17 @@ class Task:
         claim = file.ranges.attempt(file.inside((start, end), (to, to + count)))
         if claim is None:
             return
-        pinned = count + 2 * self.world.folio
         with file.ranges.owning(claim):
-            if end > file.content.size or not self.world.budget.take(pinned):
+            view = await self.view_of(file, start, count) if end <= file.content.size else None
+            if view is None:
                 return
-            try:
-                with await self.handles[file.key][0].view(start, count) as view:
-                    handle = self.handle(file)
-                    change = file.content.begin(f"task copy by {type(handle).__name__}", to, view.tobytes())
-                    if len(view.segments) == 1:
-                        await self.changing(file, change, handle.pwrite(view.segments[0], to))
-                    else:
-                        await self.changing(file, change, handle.pwritev(view.segments, to))
-            except OSError as error:
-                self.excuse(error)
-            finally:
-                self.world.budget.give(pinned)
+            with view:
+                handle = self.handle(file)
+                change = file.content.begin(f"task copy by {type(handle).__name__}", to, view.tobytes())
+                if len(view.segments) == 1:
+                    await self.changing(file, change, handle.pwrite(view.segments[0], to))
+                else:
+                    await self.changing(file, change, handle.pwritev(view.segments, to))
 
     async def store(self, file: File) -> None:
         """Through a writable view."""
@@ -172,28 +177,20 @@ class Task:
         claim = file.ranges.attempt(file.inside((start, end)))
         if claim is None:
             return
-        pinned = end - start + 2 * self.world.folio
         with file.ranges.owning(claim):
-            if end > file.content.size or not self.world.budget.take(pinned):
+            view = await self.view_of(file, start, end - start, writable=True) if end <= file.content.size else None
+            if view is None:
                 return
-            unsure = None
-            try:
-                with await self.handles[file.key][0].view(start, end - start, writable=True) as view:
-                    for _ in range(2):
-                        data = self.rng.randbytes(len(view))
-                        change = file.content.begin("task store to a view", start, data)
-                        put(view, 0, data)
-                        if view.detached:
-                            unsure = change
-                            break
-                        file.content.finish(change)
-                        await asyncio.sleep(0)
-                if unsure is not None:
-                    await asyncio.to_thread(file.settle, unsure)
-            except OSError as error:
-                self.excuse(error)
-            finally:
-                self.world.budget.give(pinned)
+            with view:
+                for _ in range(2):
+                    data = self.rng.randbytes(len(view))
+                    change = file.content.begin("task store to a view", start, data)
+                    put(view, 0, data)
+                    if view.detached:
+                        await asyncio.to_thread(file.settle, change)
+                        return
+                    file.content.finish(change)
+                    await asyncio.sleep(0)
 
     async def truncate(self, file: File) -> None:
         to = place(self.rng, self.world.variant.most)
@@ -206,8 +203,9 @@ class Task:
             try:
                 await self.handle(file).truncate(to)
             except OSError as error:
+                if not self.world.excused(error):
+                    raise
                 file.content.cancel(change)
-                self.excuse(error)
             else:
                 file.content.finish(change)
 
@@ -256,8 +254,15 @@ class Task:
         window.verify(await handle.pread(end - start, start), f"{file.key}: task read that may be cancelled")
 
 
-async def run_tasks(world: World, count: int, times: int, seed: str, stopped: Callable[[], bool]) -> None:
-    """`count` tasks on this loop."""
+async def run_tasks(
+    world: World,
+    count: int,
+    times: int,
+    seed: str,
+    stopped: Callable[[], bool],
+    failed: Callable[[BaseException], None],
+) -> None:
+    """`count` tasks on this loop. `failed` is told at once: the others go on owning what they own until they stop."""
     handles: Handles = {}
     for file in world.files:
         handles[file.key] = [
@@ -265,18 +270,16 @@ async def run_tasks(world: World, count: int, times: int, seed: str, stopped: Ca
             await aio.open(world.volume, file.key, "r+b", direct=True),
             await aio.open(world.volume, file.key, "r+b", direct=True, parallel_direct_writes=world.variant.parallel),
         ]
-    running = [
-        asyncio.create_task(Task(world, handles, f"{seed} task {number}").run(times, stopped))
-        for number in range(count)
-    ]
+
+    async def one(number: int) -> None:
+        try:
+            await Task(world, handles, f"{seed} task {number}").run(times, stopped)
+        except BaseException as error:
+            failed(error)
+
     try:
-        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
+        await asyncio.wait([asyncio.create_task(one(number)) for number in range(count)])
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running)
         for opened in handles.values():
             for handle in opened:
                 await handle.close()

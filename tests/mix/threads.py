@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import random
 import time
@@ -15,9 +14,7 @@ from .history import Change
 from .ranges import END, Claim
 from .world import PAGE, PATIENCE, File, World
 
-__all__ = ["NO_ROOM", "Worker", "length", "place"]
-
-NO_ROOM = {errno.ENOMEM, errno.ENOBUFS}  # too much of a small cache is pinned: an answer, not a fault
+__all__ = ["Worker", "length", "place", "put"]
 
 
 def length(rng: random.Random) -> int:
@@ -112,24 +109,18 @@ class Worker:
         if where is None:
             return
         start, end = where
-        pinned = end - start + 2 * self.world.folio
-        if not self.world.budget.take(pinned):
-            return
+        window = file.look(start, end)
         try:
-            window = file.look(start, end)
-            try:
-                view = file.plain.view(start, end - start)
-            except ValueError:
-                window.verify(b"", "a view of what is not there", short=True)
-                return  # the file was cut meanwhile
-            for _ in range(self.rng.randrange(1, 4)):
-                window.verify(view.tobytes(), f"{file.key}: view, detached {view.detached}", short=True)
-                time.sleep(0)
-            self.leave(view)
-        except OSError as error:
-            self.excuse(error)
-        finally:
-            self.world.budget.give(pinned)
+            view = self.world.view(file, start, end - start)
+        except ValueError:
+            window.verify(b"", f"{file.key}: a view of what is not there")
+            return  # the file was cut meanwhile
+        if view is None:
+            return
+        for _ in range(self.rng.randrange(1, 4)):
+            window.verify(view.tobytes(), f"{file.key}: view, detached {view.detached}", short=True)
+            time.sleep(0)
+        self.leave(view)
 
     def leave(self, view: View) -> None:
         """Release a view, or let it be found by the garbage collector."""
@@ -142,12 +133,6 @@ class Worker:
                 del ring, view
                 gc.collect()
 
-    def excuse(self, error: OSError) -> None:
-        """Memory may be short; nothing else may go wrong."""
-        if error.errno not in NO_ROOM:
-            raise error
-        self.world.counts[f"{errno.errorcode[error.errno]}"] += 1
-
     # -- writing
 
     def changing(self, file: File, change: Change, call: Callable[[], object]) -> None:
@@ -155,8 +140,9 @@ class Worker:
         try:
             call()
         except OSError as error:
+            if not self.world.excused(error):
+                raise
             file.settle(change)
-            self.excuse(error)
         else:
             file.content.finish(change)
 
@@ -206,20 +192,16 @@ class Worker:
         if where is None:
             return
         start, end = where
-        pinned = end - start + 2 * self.world.folio
         with self.owned(file, (start, end)) as claim:
-            if claim is None or end > file.content.size or not self.world.budget.take(pinned):
+            if claim is None or end > file.content.size:
                 return
-            try:
-                view = file.plain.view(start, end - start, writable=True)
-                unsure = self.store(file, view, start)
-                self.leave(view)
-                for change in unsure:
-                    file.settle(change)
-            except OSError as error:
-                self.excuse(error)
-            finally:
-                self.world.budget.give(pinned)
+            view = self.world.view(file, start, end - start, writable=True)
+            if view is None:
+                return
+            unsure = self.store(file, view, start)
+            self.leave(view)
+            for change in unsure:
+                file.settle(change)
 
     def store(self, file: File, view: View, start: int) -> list[Change]:
         """Store here and there; what was stored to memory that turns out to be cut off."""
@@ -246,22 +228,19 @@ class Worker:
         to = max(0, min(self.world.variant.most - size, start + self.rng.randrange(-size, size + 1)))
         if self.rng.random() < 0.3:
             to = place(self.rng, self.world.variant.most - size + 1)
-        pinned = size + 2 * self.world.folio
         with self.owned(file, (start, end), (to, to + size)) as claim:
-            if claim is None or end > file.content.size or not self.world.budget.take(pinned):
+            if claim is None or end > file.content.size:
                 return
-            try:
-                with file.plain.view(start, size) as view:
-                    handle = self.handle(file)
-                    change = file.content.begin(f"copy by {type(handle).__name__}", to, view.tobytes())
-                    if len(view.segments) == 1:
-                        self.changing(file, change, lambda: handle.pwrite(view.segments[0], to))
-                    else:
-                        self.changing(file, change, lambda: handle.pwritev(view.segments, to))
-            except OSError as error:
-                self.excuse(error)
-            finally:
-                self.world.budget.give(pinned)
+            view = self.world.view(file, start, size)
+            if view is None:
+                return
+            handle = self.handle(file)
+            change = file.content.begin(f"copy by {type(handle).__name__}", to, view.tobytes())
+            if len(view.segments) == 1:
+                self.changing(file, change, lambda: handle.pwrite(view.segments[0], to))
+            else:
+                self.changing(file, change, lambda: handle.pwritev(view.segments, to))
+            self.leave(view)
 
     def read_into_view(self, file: File) -> None:
         """Another place of the file read into a writable view of it."""
@@ -271,26 +250,21 @@ class Worker:
         start, end = where
         size = end - start
         origin = max(0, min(file.content.size - size, start + self.rng.randrange(-2 * size, 2 * size + 1)))
-        pinned = size + 2 * self.world.folio
         with self.owned(file, (start, end), (origin, origin + size)) as claim:
-            if claim is None or max(end, origin + size) > file.content.size or not self.world.budget.take(pinned):
+            if claim is None or max(end, origin + size) > file.content.size:
                 return
-            try:
-                view = file.plain.view(start, size, writable=True)
-                data = bytes(file.content.bytes[origin : origin + size])
-                change = file.content.begin("read into a view", start, data)
-                count = file.plain.preadv(view.segments, origin)
-                assert count == size, f"{count} bytes of {size}"
-                detached = view.detached
-                self.leave(view)
-                if detached:
-                    file.settle(change)
-                else:
-                    file.content.finish(change)
-            except OSError as error:
-                self.excuse(error)
-            finally:
-                self.world.budget.give(pinned)
+            view = self.world.view(file, start, size, writable=True)
+            if view is None:
+                return
+            change = file.content.begin("read into a view", start, bytes(file.content.bytes[origin : origin + size]))
+            count = file.plain.preadv(view.segments, origin)
+            assert count == size, f"{count} bytes of {size}"
+            detached = view.detached
+            self.leave(view)
+            if detached:
+                file.settle(change)
+            else:
+                file.content.finish(change)
 
     # -- size and space
 
@@ -305,8 +279,9 @@ class Worker:
             try:
                 self.handle(file).truncate(to)
             except OSError as error:
+                if not self.world.excused(error):
+                    raise
                 file.content.cancel(change)
-                self.excuse(error)
             else:
                 file.content.finish(change)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
 import tempfile
 import threading
-from collections import Counter
+import weakref
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pagecache import Backend, CachedFile, PageCache, Volume
+from pagecache import CachedFile, PageCache, View, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..aio.stores import Store
@@ -106,17 +108,23 @@ class Budget:
     def __init__(self, most: int) -> None:
         self._lock = threading.Lock()
         self._left = most
+        self._given: deque[int] = deque()  # by finalisers, which take no lock
 
     def take(self, amount: int) -> bool:
         with self._lock:
+            while self._given:
+                self._left += self._given.popleft()
             if amount > self._left:
                 return False
             self._left -= amount
             return True
 
     def give(self, amount: int) -> None:
-        with self._lock:
-            self._left += amount
+        self._given.append(amount)
+
+    def give_with(self, view: View, amount: int) -> None:
+        """When the view is gone, which may be left to the garbage collector."""
+        weakref.finalize(view, self.give, amount).atexit = False
 
 
 @dataclass(slots=True)
@@ -158,7 +166,7 @@ class World:
         self.files = [self._file(f"file{n}") for n in range(variant.files)]
         # What pins a page pins its folio.
         self.folio = min(variant.max_folio, variant.capacity // 8)
-        self.budget = Budget(max(2 * self.folio, variant.capacity // 4))
+        self.budget = Budget(max(4 * self.folio, variant.capacity // 4))
         self.rests = 0
 
     def _file(self, key: str) -> File:
@@ -172,6 +180,36 @@ class World:
             self.volume.open(key, "r+b", write_through=True),
         ]
         return File(key, self.volume, Content(self.variant.most), Ranges(), handles)
+
+    def take(self, size: int) -> int:
+        """What a view of so many bytes takes of the budget; 0: enough is pinned already."""
+        amount = size + self.folio
+        if self.budget.take(amount):
+            return amount
+        self.counts["no view"] += 1
+        if self.counts["no view"] % 8 == 0:
+            gc.collect()
+        return 0
+
+    def view(self, file: File, start: int, size: int, *, writable: bool = False) -> View | None:
+        """None: there is no room for one. ValueError: the range is not in the file."""
+        amount = self.take(size)
+        if not amount:
+            return None
+        try:
+            view = file.plain.view(start, size, writable=writable)
+        except BaseException as error:
+            self.budget.give(amount)
+            if isinstance(error, OSError) and self.excused(error):
+                return None
+            raise
+        self.budget.give_with(view, amount)
+        return view
+
+    def excused(self, error: OSError) -> bool:
+        """Too much of a small cache is pinned: an answer, not a fault."""
+        self.counts[errno.errorcode.get(error.errno or 0, "?")] += 1
+        return error.errno in (errno.ENOMEM, errno.ENOBUFS)
 
     def rest(self) -> None:
         """Nothing runs: the invariants hold, all handles agree with the model, and so does the store after fsync."""
