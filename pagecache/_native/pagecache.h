@@ -274,6 +274,7 @@ uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_to
 uint64_t pc_inode_staged(struct pc_inode *i);
 bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
+uint64_t pc_direct_seen(struct pc_inode *i);
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
 int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
