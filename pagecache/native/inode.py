@@ -155,6 +155,10 @@ class NativeInode:
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
 
+    def storage_busy(self) -> bool:
+        """Whether something of ours changes what is stored, or may."""
+        return bool(lib.pc_storage_busy(self._i))
+
     def commit_running(self) -> bool:
         return bool(lib.pc_commit_running(self._i))
 
@@ -251,7 +255,7 @@ class NativeInode:
 
     def direct_seen(self) -> int:
         """A number that is the same before and after a call where no truncate or hole came between; 0 while one does."""
-        return int(_lib.pc_direct_seen(self._i))
+        return int(lib.pc_direct_seen(self._i))
 
     def direct_count(self) -> int:
         """Direct writes that run."""

@@ -40,11 +40,16 @@ class Change:
         return self.offset + len(self.data)
 
 
+Known = tuple[Change, int | None, tuple[int, ...]]  # a change, where it goes, what sizes it knows
+
+
 class Content:
     """One file. All of it under `lock`, which is held for a few instructions."""
 
     def __init__(self, most: int) -> None:
+        """A file of at most so many bytes."""
         self.lock = threading.Lock()
+        self.most = most
         self.bytes = bytearray(most)  # zeros behind the end
         self.size = 0
         self.running: set[Change] = set()
@@ -56,7 +61,9 @@ class Content:
         """A change that leaves the file `size` bytes long; None: as long as it is, or as the data makes it."""
         with self.lock:
             change = Change(what, offset, data)
-            change.sizes = (self.size, max(self.size, offset + len(data)) if size is None else size)
+            end = max(self.size, offset + len(data)) if size is None else size
+            if end != self.size:  # then the end is owned too
+                change.sizes = (self.size, end)
             self._add(change)
         return change
 
@@ -78,13 +85,14 @@ class Content:
         with self.lock:
             self.running.remove(change)
             self.bytes[change.offset : change.end] = change.data
-            self.size = change.sizes[1]
+            self.size = change.sizes[1] if change.sizes else self.size
 
     def finish_append(self, change: Change, offset: int) -> None:
         """It went to `offset`: not into another one, and when all have returned nothing is between them."""
         with self.lock:
             self.running.remove(change)
             end = offset + len(change.data)
+            assert end <= self.most
             others = [a for a in self._appended if a[0] < end and offset < a[1]]
             assert offset >= change.floor, f"{change} was put to {offset}"
             assert not others, f"{change} was put to {offset}, where {others} is"
@@ -144,9 +152,7 @@ class Window:
     def verify(self, got: bytes, what: str, at: int | None = None, *, short: bool = False) -> None:
         """`got`, read at `at` (the start), may be what somebody sees. `short`: it may end anywhere."""
         at = self.start if at is None else at
-        with self.content.lock:
-            changes = [c for c in (*self.running, *self.content.log[self.first :]) if not c.cancelled]
-            known = [(c, c.offset, c.sizes) for c in changes]
+        known = self._known()
         if not short:
             self._verify_length(len(got), at, known, what)
         seen = numpy.frombuffer(got, numpy.uint8)
@@ -163,12 +169,24 @@ class Window:
         if not right.all():
             raise AssertionError(self._report(got, at, numpy.flatnonzero(~right), known, what))
 
-    def _verify_length(
-        self, length: int, at: int, known: list[tuple[Change, int | None, tuple[int, ...]]], what: str
-    ) -> None:
-        sizes = [self.size, *(size for *_, sizes in known for size in sizes)]
+    def _sizes(self, known: list[Known]) -> list[int]:
+        return [self.size, *(size for *_, sizes in known for size in sizes)]
+
+    def verify_shorter(self, end: int, what: str) -> None:
+        """The file may have been too short for bytes up to `end`."""
+        sizes = self._sizes(self._known())
+        assert min(sizes) < end, f"{what} up to {end}: the file had {sorted(set(sizes))}"
+
+    def _known(self) -> list[Known]:
+        """What ran since the window was opened, as far as it is known by now."""
+        with self.content.lock:
+            changes = [c for c in (*self.running, *self.content.log[self.first :]) if not c.cancelled]
+            return [(c, c.offset, c.sizes) for c in changes]
+
+    def _verify_length(self, length: int, at: int, known: list[Known], what: str) -> None:
+        sizes = self._sizes(known)
         if any(offset is None for _, offset, _ in known):
-            sizes.append(len(self.content.bytes))
+            sizes.append(self.content.most)
         wanted = self.end - at
         least, most = (max(0, min(wanted, size - at)) for size in (min(sizes), max(sizes)))
         if not least <= length <= most:
@@ -181,7 +199,7 @@ class Window:
         got: bytes,
         at: int,
         wrong: numpy.ndarray,
-        known: list[tuple[Change, int | None, tuple[int, ...]]],
+        known: list[Known],
         what: str,
     ) -> str:
         first, last = int(wrong[0]), int(wrong[-1])

@@ -25,6 +25,7 @@ __all__ = ["PAGE", "File", "Variant", "World"]
 
 PAGE = 4096
 PATIENCE = 30.0
+APPENDED = 2 << 20  # bytes that may be appended to a file of the largest size
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class World:
             self.volume.open(key, "r+b", direct=True, parallel_direct_writes=parallel),
             self.volume.open(key, "r+b", write_through=True),
         ]
-        return File(key, self.volume, Content(self.variant.most), Ranges(), handles)
+        return File(key, self.volume, Content(self.variant.most + APPENDED), Ranges(), handles)
 
     def take(self, size: int) -> int:
         """What a view of so many bytes takes of the budget; 0: enough is pinned already."""
@@ -231,7 +232,7 @@ class World:
     def _agree(self, file: File, expected: bytes, when: str) -> None:
         for handle in file.handles:
             assert handle.size == len(expected), f"{file.key} {when}: {handle.size} bytes, not {len(expected)}"
-            same(handle.pread(self.variant.most, 0), expected, f"{file.key} {when}, by {handle!r}")
+            same(handle.pread(file.content.most, 0), expected, f"{file.key} {when}, by {handle!r}")
 
     def close(self) -> None:
         """The end: what was accepted is stored by closing."""
