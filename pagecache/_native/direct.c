@@ -305,16 +305,6 @@ void pc_direct_left(struct pc_inode *i, int n)
 	pc_event_wake(&i->event);
 }
 
-/* A number that stays the same as long as nothing cuts the object or makes a hole; 0 while that is under way: then storage has
- * it perhaps, and the sizes not yet. */
-uint64_t pc_direct_seen(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 seen = atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq);
-	pc_inode_leaf_unlock(i);
-	return seen;
-}
-
 /* Direct writes that run, those that nobody waits for any more included. */
 uint32_t pc_direct_count(struct pc_inode *i)
 {

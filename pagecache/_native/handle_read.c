@@ -35,6 +35,12 @@ void pc_read_seen(struct handle *h, u64 pos, u64 len)
 		pc_reclaim_soon(h->inode, pos, pos + len);
 }
 
+static u64 clip(struct handle *h, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(h->inode);
+	return pos >= size ? 0 : pc_min(len, size - pos);
+}
+
 /* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
 static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
@@ -58,11 +64,10 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		if (next < 0)
 			return -1;
 		if (next > 0) {
-			u64 size = pc_inode_size(i),
-			    rest = size > pos + done ? pc_min(len - done, size - pos - done) : 0;
-			u64 part = pc_min(rest, PC_PIECE);
+			u64 part = clip(h, pos + done, pc_min(len - done, PC_PIECE));
 			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
 				return -1;
+			part = clip(h, pos + done, part); /* of what was cut off meanwhile it has zeros */
 			done += part;
 			if (!part)
 				break;
@@ -95,12 +100,6 @@ i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
 		return got;
 	}
 	return read_slow(h, pos, to, len, got, &need);
-}
-
-static u64 clip(struct handle *h, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(h->inode);
-	return pos >= size ? 0 : pc_min(len, size - pos);
 }
 
 static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)

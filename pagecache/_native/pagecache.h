@@ -215,6 +215,7 @@ void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
 /* ---- truncate, punch, discard: the caller holds the token (and, but for discard, the inode lock X and invalidate X) */
 int pc_invalidate_lock(struct pc_inode *i);
 void pc_invalidate_unlock(struct pc_inode *i);
+uint64_t pc_storage_seen(struct pc_inode *i);
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need);
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
@@ -275,7 +276,6 @@ uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_to
 uint64_t pc_inode_staged(struct pc_inode *i);
 bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
-uint64_t pc_direct_seen(struct pc_inode *i);
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
 int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);

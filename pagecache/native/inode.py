@@ -253,9 +253,9 @@ class NativeInode:
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
         return bool(lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
 
-    def direct_seen(self) -> int:
+    def storage_seen(self) -> int:
         """A number that is the same before and after a call where no truncate or hole came between; 0 while one does."""
-        return int(lib.pc_direct_seen(self._i))
+        return int(lib.pc_storage_seen(self._i))
 
     def direct_count(self) -> int:
         """Direct writes that run."""
