@@ -165,6 +165,18 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
+/* Into buffers that are memory of what is read. */
+static PyObject *preadv_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
+{
+	PyObject *data = read_bytes(h, pos, total);
+	u64 len = data ? (u64)PyBytes_Size(data) : 0;
+	int err = data ? pc_segments_spread(h, buffers, (const u8 *)PyBytes_AsString(data), len) : -1;
+	Py_XDECREF(data);
+	if (!err)
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	return err ? NULL : PyLong_FromUnsignedLongLong(len);
+}
+
 PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -172,6 +184,10 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
 	    pc_check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
 		return NULL;
+	u64 total;
+	int tangled = pc_segments_tangled(h, args[0], pos, true, &total);
+	if (tangled)
+		return tangled < 0 ? NULL : preadv_at_once(h, args[0], pos, total);
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(args[0], k);

@@ -113,17 +113,21 @@ class Content:
             change.cancelled = True
             self.running.remove(change)
 
-    def settle(self, change: Change, found: bytes) -> None:
-        """Its call did a part of it, and `found` is there now. The range is still owned."""
+    def settle(self, change: Change, found: bytes, size: int) -> None:
+        """Its call did a part of it: `found` is there now, and the file has `size` bytes. The range is still owned."""
         assert change.offset is not None
         with self.lock:
-            old = numpy.frombuffer(bytes(self.bytes[change.offset : change.end]), numpy.uint8)
-            new, now = (numpy.frombuffer(data, numpy.uint8) for data in (change.data, found))
-            assert len(now) == len(new), f"{change}: {len(now)} bytes are there"
+            if change.sizes:
+                assert change.sizes[0] <= size <= change.sizes[1], f"{change} in part: {size} bytes"
+                self.size = size
+            wanted = max(0, min(len(change.data), self.size - change.offset))
+            assert len(found) == wanted, f"{change} in part: {len(found)} bytes of {wanted}"
+            old = numpy.frombuffer(bytes(self.bytes[change.offset : change.offset + wanted]), numpy.uint8)
+            new, now = (numpy.frombuffer(data, numpy.uint8) for data in (change.data[:wanted], found))
             wrong = numpy.flatnonzero((now != old) & (now != new))
             assert not len(wrong), f"{change} in part: neither old nor new at {change.offset + int(wrong[0])}"
             self.running.remove(change)
-            self.bytes[change.offset : change.end] = found
+            self.bytes[change.offset : change.offset + wanted] = found
 
     def rest(self) -> bytes:
         """Nothing runs: what the file is."""

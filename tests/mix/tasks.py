@@ -124,7 +124,12 @@ class Task:
             return
         with file.ranges.owning(claim):
             change = file.content.begin_append(data)
-            file.content.finish_append(change, await self.handle(file).append(data))
+            try:
+                offset = await self.handle(file).append(data)
+            except OSError as error:
+                self.world.refused_append(file, change, error)
+            else:
+                file.content.finish_append(change, offset)
 
     async def view(self, file: File) -> None:
         size = file.content.size
@@ -165,7 +170,7 @@ class Task:
                 if len(view.segments) == 1:
                     await self.changing(file, change, handle.pwrite(view.segments[0], to))
                 else:
-                    await self.changing(file, change, handle.pwritev([bytes(s) for s in view.segments], to))
+                    await self.changing(file, change, handle.pwritev(view.segments, to))
 
     async def store(self, file: File) -> None:
         """Through a writable view."""

@@ -182,7 +182,12 @@ class Worker:
         with file.ranges.owning(file.ranges.obtain(wanted, PATIENCE)) as claim:
             if claim is not None:
                 change = file.content.begin_append(data)
-                file.content.finish_append(change, self.handle(file).append(data))
+                try:
+                    offset = self.handle(file).append(data)
+                except OSError as error:
+                    self.world.refused_append(file, change, error)
+                else:
+                    file.content.finish_append(change, offset)
 
     # -- writable views
 
@@ -238,7 +243,7 @@ class Worker:
             if len(view.segments) == 1:
                 self.changing(file, change, lambda: handle.pwrite(view.segments[0], to))
             else:
-                self.changing(file, change, lambda: handle.pwritev([bytes(s) for s in view.segments], to))
+                self.changing(file, change, lambda: handle.pwritev(view.segments, to))
             self.leave(view)
 
     def read_into_view(self, file: File) -> None:
@@ -256,9 +261,7 @@ class Worker:
             if view is None:
                 return
             change = file.content.begin("read into a view", start, bytes(file.content.bytes[origin : origin + size]))
-            b = [bytearray(s) for s in view.segments]
-            count = file.plain.preadv(b, origin)
-            put(view, 0, b"".join(b))
+            count = file.plain.preadv(view.segments, origin)
             assert count == size, f"{count} bytes of {size}"
             detached = view.detached
             self.leave(view)

@@ -152,7 +152,7 @@ class File:
     def settle(self, change: Change) -> None:
         """A call did a part of a change, and nobody knows which."""
         assert change.offset is not None
-        self.content.settle(change, self.plain.pread(len(change.data), change.offset))
+        self.content.settle(change, self.plain.pread(len(change.data), change.offset), self.plain.size)
 
 
 class World:
@@ -211,6 +211,12 @@ class World:
         """Too much of a small cache is pinned: an answer, not a fault."""
         self.counts[errno.errorcode.get(error.errno or 0, "?")] += 1
         return error.errno in (errno.ENOMEM, errno.ENOBUFS)
+
+    def refused_append(self, file: File, change: Change, error: OSError) -> None:
+        """There is no room, and it has not begun."""
+        if not self.excused(error) or getattr(error, "characters_written", 0):
+            raise error
+        file.content.cancel(change)
 
     def rest(self) -> None:
         """Nothing runs: the invariants hold, all handles agree with the model, and so does the store after fsync."""
