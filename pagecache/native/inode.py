@@ -254,7 +254,7 @@ class NativeInode:
         return bool(lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
 
     def storage_seen(self) -> int:
-        """A number that is the same before and after a call where no truncate or hole came between; 0 while one does."""
+        """The same number before and after a call where no truncate or hole came between; 0 while there is one."""
         return int(lib.pc_storage_seen(self._i))
 
     def direct_count(self) -> int:

@@ -354,7 +354,7 @@ def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
 def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No fill keeps the truncate waiting, and nothing is there any more: the read ends where the file does. [2.2, 2.17]"""
+    """No fill keeps the truncate waiting, and nothing is there any more. [2.2, 2.17]"""
     content = pattern(64 * PAGE)
     rig = make({KEY: content}, capacity="64KiB")
     file, cut, go = rig.open("r+b"), threading.Event(), threading.Event()

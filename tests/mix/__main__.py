@@ -2,7 +2,7 @@
 
 A round is 8 threads and 200 tasks with so many calls each, and then a rest at which everything is compared. The seed
 decides the variants and every choice of every worker; threads and the machine decide the order. Exit status 0: all of
-it was right. 1: something was not, and stderr says what. 3: it did not go on, and stderr has the stacks.
+it was right. 1: something was not, and stderr says what; or it did not go on, and stderr has the stacks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 from .tasks import run_tasks
 from .threads import Worker
@@ -56,7 +57,7 @@ class Round:
 
     def _stir(self, world: World, seed: str) -> None:
         calls: list[Callable[[], object]] = [
-            lambda number=number: Worker(world, f"{seed} thread {number}").run(self.calls, self.stopped)
+            partial(Worker(world, f"{seed} thread {number}").run, self.calls, self.stopped)
             for number in range(self.nr_threads)
         ]
         if self.nr_tasks:
@@ -87,15 +88,15 @@ def main() -> int:
     while number == args.round or (time.monotonic() < end and number < args.round + args.rounds):
         faulthandler.dump_traceback_later(HANG, exit=True)
         one = Round(f"{args.seed} {number}", args.threads, args.tasks, args.calls)
+        print(f"seed {args.seed}, round {number}: {one.variant}", file=sys.stderr, flush=True)
         try:
             counts += one.run()
         except BaseException:
             for error in reversed(one.failures[1:4]):
                 traceback.print_exception(error)
             traceback.print_exc()
-            print(f"seed {args.seed}, round {number}: {one.variant}", file=sys.stderr)
             print(
-                f"again: python -m tests.mix --seed {args.seed} --round {number} --threads {args.threads} "
+                f"again: python -m tests.mix --seed {args.seed} --round {number} --rounds 1 --threads {args.threads} "
                 f"--tasks {args.tasks} --calls {args.calls}",
                 file=sys.stderr,
                 flush=True,

@@ -214,7 +214,7 @@ class World:
 
     def refused_append(self, file: File, change: Change, error: OSError) -> None:
         """There is no room, and it has not begun."""
-        if not self.excused(error) or getattr(error, "characters_written", 0):
+        if not self.excused(error) or getattr(error, "characters_written", None):
             raise error
         file.content.cancel(change)
 
@@ -255,7 +255,7 @@ class World:
 def same(got: bytes, expected: bytes, what: str) -> None:
     if got != expected:
         differ = [i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b]
-        first, last = (differ[0], differ[-1]) if differ else (None, None)
+        first, last = (differ[0], differ[-1]) if differ else (0, 0)
         raise AssertionError(
             f"{what}: {len(got)} bytes, not {len(expected)}; {len(differ)} differ, from {first} to {last}"
             + (f": {got[first : first + 16].hex()}, not {expected[first : first + 16].hex()}" if differ else "")
