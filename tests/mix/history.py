@@ -107,6 +107,17 @@ class Content:
                     assert begin == at, f"appends left a gap: {sorted(self._appended)} from {self._append_floor}"
                     at = end
 
+    def free_place(self, change: Change, tail: bytes) -> int | None:
+        """Where an append went that did not say so; `tail`: the file from its floor on."""
+        with self.lock:
+            at = tail.find(change.data)
+            while at >= 0:
+                offset = change.floor + at
+                if not any(a < offset + len(change.data) and offset < b for a, b in self._appended):
+                    return offset
+                at = tail.find(change.data, at + 1)
+        return None
+
     def cancel(self, change: Change) -> None:
         """Its call has said that it did nothing."""
         with self.lock:

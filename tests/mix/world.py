@@ -167,7 +167,7 @@ class World:
         self.files = [self._file(f"file{n}") for n in range(variant.files)]
         # What pins a page pins its folio.
         self.folio = min(variant.max_folio, variant.capacity // 8)
-        self.budget = Budget(max(4 * self.folio, variant.capacity // 4))
+        self.budget = Budget(max(3 * self.folio, variant.capacity // 4))
         self.rests = 0
 
     def _file(self, key: str) -> File:
@@ -213,10 +213,19 @@ class World:
         return error.errno in (errno.ENOMEM, errno.ENOBUFS)
 
     def refused_append(self, file: File, change: Change, error: OSError) -> None:
-        """There is no room, and it has not begun."""
-        if not self.excused(error) or getattr(error, "characters_written", None):
+        """There is no room for it, or for the rest of it."""
+        taken: int = getattr(error, "characters_written", 0)
+        if not self.excused(error):
             raise error
-        file.content.cancel(change)
+        if not taken:
+            file.content.cancel(change)
+            return
+        self.counts["append in part"] += 1
+        change.data = change.data[:taken]
+        offset = file.content.free_place(change, file.plain.pread(file.content.most, change.floor))
+        if offset is None:
+            raise error
+        file.content.finish_append(change, offset)
 
     def rest(self) -> None:
         """Nothing runs: the invariants hold, all handles agree with the model, and so does the store after fsync."""
