@@ -6,6 +6,7 @@ later claims on the same bytes.
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ class Ranges:
             return claim
 
     def obtain(self, wanted: Callable[[], Claim | None], patience: float) -> Claim | None:
-        """The same, after a wait; None: `wanted` wants nothing any more, or it took too long."""
+        """The same, after a wait; None: `wanted` wants nothing any more. Nobody owns anything for as long as `patience`."""
         end = time.monotonic() + patience
         with self._changed:
             ticket: Claim | None = None
@@ -63,8 +64,12 @@ class Ranges:
             if ticket is not None:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
-            if claim is None or not free:
+            if claim is None:
                 return None
+            if not free:
+                faulthandler.dump_traceback(all_threads=True)
+                owners = [other.ranges for other in self._held if claim.meets(other)]
+                raise AssertionError(f"{claim.ranges} are owned for {patience} seconds and more, by {owners}")
             self._held.append(claim)
             return claim
 

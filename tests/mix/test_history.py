@@ -80,6 +80,7 @@ def test_ranges_have_one_owner_and_appends_share_the_end() -> None:
     assert ranges.attempt(lambda: Claim([(40, END)], appends=True)) is not None
     assert ranges.attempt(lambda: Claim([(40, END)], appends=True)) is not None
     assert ranges.attempt(lambda: Claim([(50, END)])) is None
-    assert ranges.obtain(lambda: Claim([(0, 1)]), 0.01) is None
+    with pytest.raises(AssertionError, match="owned"):
+        ranges.obtain(lambda: Claim([(0, 1)]), 0.01)
     ranges.release(held)
     assert ranges.obtain(lambda: Claim([(0, 1)]), 0.01) is not None

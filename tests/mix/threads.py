@@ -151,7 +151,7 @@ class Worker:
         handle = self.handle(file)
         data = self.rng.randbytes(end - start)
         with self.owned(file, (start, end)) as claim:
-            assert claim is not None, "nobody owns a range for so long"
+            assert claim is not None
             change = file.content.begin(f"pwrite by {type(handle).__name__}", start, data)
             cut = self.rng.randrange(len(data) + 1)
             if self.rng.random() < 0.3:
@@ -277,7 +277,7 @@ class Worker:
         with file.ranges.owning(
             file.ranges.obtain(lambda: Claim([(min(to, file.content.size), END)]), PATIENCE)
         ) as claim:
-            assert claim is not None, "nobody owns a range for so long"
+            assert claim is not None
             size = file.content.size
             change = file.content.begin("truncate", min(to, size), bytes(max(0, size - to)), to)
             try:
