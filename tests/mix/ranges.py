@@ -46,7 +46,7 @@ class Ranges:
             return claim
 
     def obtain(self, wanted: Callable[[], Claim | None], patience: float) -> Claim | None:
-        """The same, after a wait; None: `wanted` wants nothing any more. Nobody owns anything for as long as `patience`."""
+        """The same, after a wait; None: `wanted` wants nothing any more. Nobody owns a range for `patience`."""
         end = time.monotonic() + patience
         with self._changed:
             ticket: Claim | None = None
