@@ -12,7 +12,7 @@ from pagecache import Advice, CachedFile, View
 
 from .history import Change
 from .ranges import END, Claim
-from .world import PAGE, PATIENCE, File, World
+from .world import OWNED, PAGE, PATIENCE, File, World
 
 __all__ = ["Worker", "length", "place", "put"]
 
@@ -76,7 +76,7 @@ class Worker:
         return self.range(size) if size else None
 
     def owned(self, file: File, *pieces: tuple[int, int]) -> Any:
-        return file.ranges.owning(file.ranges.obtain(file.inside(*pieces), PATIENCE))
+        return file.ranges.owning(file.ranges.obtain(file.inside(*pieces), OWNED))
 
     # -- reading
 
@@ -179,7 +179,7 @@ class Worker:
             size = file.content.size
             return Claim([(size, END)], appends=True) if size < self.world.variant.most else None
 
-        with file.ranges.owning(file.ranges.obtain(wanted, PATIENCE)) as claim:
+        with file.ranges.owning(file.ranges.obtain(wanted, OWNED)) as claim:
             if claim is not None:
                 change = file.content.begin_append(data)
                 try:
@@ -274,9 +274,7 @@ class Worker:
 
     def truncate(self, file: File) -> None:
         to = place(self.rng, self.world.variant.most)
-        with file.ranges.owning(
-            file.ranges.obtain(lambda: Claim([(min(to, file.content.size), END)]), PATIENCE)
-        ) as claim:
+        with file.ranges.owning(file.ranges.obtain(lambda: Claim([(min(to, file.content.size), END)]), OWNED)) as claim:
             assert claim is not None
             size = file.content.size
             change = file.content.begin("truncate", min(to, size), bytes(max(0, size - to)), to)

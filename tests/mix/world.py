@@ -25,6 +25,7 @@ __all__ = ["PAGE", "File", "Variant", "World"]
 
 PAGE = 4096
 PATIENCE = 30.0
+OWNED = 90.0  # longer than any owner may wait, by far: a loaded machine is slow
 APPENDED = 2 << 20  # bytes that may be appended to a file of the largest size
 
 
