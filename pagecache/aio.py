@@ -123,6 +123,10 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         views = [memoryview(buffer) for buffer in buffers]
         if any(view.readonly or not view.c_contiguous for view in views):
             raise TypeError("a segment is not a writable, contiguous bytes-like object")
+        if total := self._file._tangled(views, offset):
+            data: bytes = await self.pread(total, offset)
+            self._file._spread(views, data)
+            return len(data)
         done = 0
         for view in views:
             count = await self.pread_into(view, offset + done)
@@ -136,6 +140,8 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         views = [memoryview(buffer) for buffer in buffers]
         if not all(view.c_contiguous for view in views):
             raise TypeError("a segment is not a contiguous bytes-like object")
+        if (joined := self._file._joined(views, offset)) is not None:
+            return int(await self.pwrite(joined, offset))
         done = 0
         for view in views:
             try:

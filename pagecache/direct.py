@@ -128,6 +128,10 @@ class DirectFile(CachedFile):
         pos, done = _offset(offset), 0
         for buffer in buffers:
             _space_of(buffer)
+        if total := self._tangled(buffers, pos):
+            data = self.pread(total, pos)
+            self._spread(buffers, data)
+            return len(data)
         for buffer in buffers:
             with memoryview(buffer) as view:
                 wanted = view.nbytes
@@ -194,6 +198,8 @@ class DirectFile(CachedFile):
         pos, done = _offset(offset), 0
         for buffer in buffers:
             _bytes_of(buffer).release()
+        if (joined := self._joined(buffers, pos)) is not None:
+            return self._write(joined, pos, append=False)[1]
         for buffer in buffers:
             try:
                 done += self._write(buffer, pos + done, append=False)[1]

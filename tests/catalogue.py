@@ -23,11 +23,7 @@ PAGE = ROOT / "docs" / "tests.md"
 CONTRACT = ROOT / "docs" / "contract.md"
 
 # What belongs to parts that are not built yet: part -> id -> behaviour.
-LATER: dict[str, dict[str, str]] = {
-    "the long mix": {
-        "T-28": "buffered, direct, views, copies and truncates by 8 threads: no crash, no hang, the model holds",
-    },
-}
+LATER: dict[str, dict[str, str]] = {}
 
 ROW = re.compile(r"^\| ([TI]-\d+[a-z]?) \| (.*) \|$", re.MULTILINE)
 IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:,\s+(?:[A-Z]-?\d+[a-z]?|\d+\.\d+))*)\]\s*$")

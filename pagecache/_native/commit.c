@@ -224,6 +224,15 @@ void pc_uncommit(struct pc_inode *i)
 	}
 }
 
+/* Whether something of ours changes what is stored, or may: who holds the token, and direct writes. */
+bool pc_storage_busy(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	bool busy = i->token != PC_TOKEN_FREE || i->nr_direct;
+	pc_inode_leaf_unlock(i);
+	return busy;
+}
+
 bool pc_commit_running(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

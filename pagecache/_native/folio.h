@@ -147,6 +147,7 @@ enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *
 void pc_ext_pin(struct pc_inode *i, struct pc_folio *f);
 void pc_ext_unpin(struct pc_inode *i, struct pc_folio *f);
 u32 pc_pins_leave(struct pc_inode *i, struct pc_folio *f);
+bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len);
 bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere);
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
 

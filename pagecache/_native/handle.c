@@ -372,6 +372,9 @@ static PyMethodDef methods[] = {
 	{"_may_fault", handle_may_fault, METH_O, NULL},
 	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
 	{"_steady", handle_steady, METH_O, NULL},
+	{"_joined", handle_joined, METH_VARARGS, NULL},
+	{"_tangled", handle_tangled, METH_VARARGS, NULL},
+	{"_spread", handle_spread, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef getset[] = {

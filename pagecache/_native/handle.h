@@ -103,6 +103,14 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *handle_write(PyObject *self, PyObject *data);
 
+/* handle_segments.c */
+int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, u64 *total);
+PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
+int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
+PyObject *handle_joined(PyObject *self, PyObject *args);
+PyObject *handle_tangled(PyObject *self, PyObject *args);
+PyObject *handle_spread(PyObject *self, PyObject *args);
+
 /* handle_direct.c */
 PyObject *handle_may_fault(PyObject *self, PyObject *object);
 PyObject *handle_copy_aside(PyObject *self, PyObject *args);

@@ -35,6 +35,12 @@ void pc_read_seen(struct handle *h, u64 pos, u64 len)
 		pc_reclaim_soon(h->inode, pos, pos + len);
 }
 
+static u64 clip(struct handle *h, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(h->inode);
+	return pos >= size ? 0 : pc_min(len, size - pos);
+}
+
 /* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
 static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
@@ -58,11 +64,10 @@ static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct
 		if (next < 0)
 			return -1;
 		if (next > 0) {
-			u64 size = pc_inode_size(i),
-			    rest = size > pos + done ? pc_min(len - done, size - pos - done) : 0;
-			u64 part = pc_min(rest, PC_PIECE);
+			u64 part = clip(h, pos + done, pc_min(len - done, PC_PIECE));
 			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
 				return -1;
+			part = clip(h, pos + done, part); /* of what was cut off meanwhile it has zeros */
 			done += part;
 			if (!part)
 				break;
@@ -95,12 +100,6 @@ i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
 		return got;
 	}
 	return read_slow(h, pos, to, len, got, &need);
-}
-
-static u64 clip(struct handle *h, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(h->inode);
-	return pos >= size ? 0 : pc_min(len, size - pos);
 }
 
 static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
@@ -167,6 +166,18 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
+/* Into buffers that are memory of what is read. */
+static PyObject *preadv_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
+{
+	PyObject *data = read_bytes(h, pos, total);
+	u64 len = data ? (u64)PyBytes_Size(data) : 0;
+	int err = data ? pc_segments_spread(h, buffers, (const u8 *)PyBytes_AsString(data), len) : -1;
+	Py_XDECREF(data);
+	if (!err)
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	return err ? NULL : PyLong_FromUnsignedLongLong(len);
+}
+
 PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -174,6 +185,10 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
 	    pc_check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
 		return NULL;
+	u64 total;
+	int tangled = pc_segments_tangled(h, args[0], pos, true, &total);
+	if (tangled)
+		return tangled < 0 ? NULL : preadv_at_once(h, args[0], pos, total);
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(args[0], k);

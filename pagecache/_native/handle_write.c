@@ -379,6 +379,17 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
+/* From buffers that are memory of what is written. */
+static PyObject *pwritev_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
+{
+	PyObject *data = pc_segments_join(h, buffers, total);
+	i64 got = data ? write_buffer(h, data, &pos, false) : -1;
+	if (!data)
+		set_characters_written(0);
+	Py_XDECREF(data);
+	return got < 0 ? NULL : PyLong_FromLongLong(got);
+}
+
 PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -386,6 +397,10 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
 	    pc_check_segments(args[0], PyBUF_SIMPLE))
 		return NULL;
+	u64 total;
+	int tangled = pc_segments_tangled(h, args[0], pos, false, &total);
+	if (tangled)
+		return tangled < 0 ? NULL : pwritev_at_once(h, args[0], pos, total);
 	Py_ssize_t n = PySequence_Size(args[0]);
 	for (Py_ssize_t k = 0; k < n; k++) {
 		PyObject *buffer = PySequence_GetItem(args[0], k);

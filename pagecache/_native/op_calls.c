@@ -98,6 +98,7 @@ static int begin_uncached(struct op *op, u64 *at)
 		return -1;
 	op->views = views;
 	op->in_call = 1;
+	op->seen = pc_storage_seen(op->inode);
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
 	return 1;
@@ -150,7 +151,9 @@ static int answer_uncached(struct op *op, int64_t n)
 			op->zeros = 0;
 		else
 			op->zeros += n ? 1 : 16;
-		result = op->zeros >= 32
+		op->stale = !fresh && (!op->seen || op->seen != pc_storage_seen(op->inode));
+		result = op->stale ? -ESTALE
+			 : op->zeros >= 32
 				 ? -EPROTO
 				 : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
 	}

@@ -217,6 +217,7 @@ void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
 /* ---- truncate, punch, discard: the caller holds the token (and, but for discard, the inode lock X and invalidate X) */
 int pc_invalidate_lock(struct pc_inode *i);
 void pc_invalidate_unlock(struct pc_inode *i);
+uint64_t pc_storage_seen(struct pc_inode *i);
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need);
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
@@ -258,6 +259,7 @@ bool pc_commit_begin(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);
+bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);

@@ -53,6 +53,20 @@ void pc_invalidate_unlock(struct pc_inode *i)
 	pc_event_wake(&i->event);
 }
 
+/**
+ * pc_storage_seen() - a number that is the same before and after a read past the cache beside which no truncate or hole came.
+ *
+ * Nothing keeps such reads out meanwhile, and the object is cut before the sizes say so.
+ * Return: 0: a truncate or a hole is under way. Context: takes the leaf lock; any thread.
+ */
+uint64_t pc_storage_seen(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u64 seen = atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq);
+	pc_inode_leaf_unlock(i);
+	return seen;
+}
+
 /* Is a folio of [pos, end) still owned by a fill? Return: 1 and need (FOLIO), 0. */
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need)
 {

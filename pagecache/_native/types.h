@@ -31,6 +31,7 @@ struct op {
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	PyObject *memory; /* UNCACHED: a bytearray */
 	u64 pos, len, got;
+	u64 seen; /* UNCACHED: pc_storage_seen before the call */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
 	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
@@ -40,7 +41,7 @@ struct op {
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
-	u8 stale;   /* FILL: what it read was invalidated again and again */
+	u8 stale;   /* FILL: what it read was invalidated again and again; UNCACHED: a truncate came between */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
 	u8 on_loop; /* handed to the event loop that carries the volume's bytes: ends with its last reference */
 	struct pc_work work; /* on_loop: what it was taken as */

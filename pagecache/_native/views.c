@@ -136,6 +136,29 @@ void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 
 /* ---------------------------------------------------------------- views as sources and destinations */
 
+/* Is one byte of memory[0..len) a byte of [pos, pos + bytes) of the file? Context: no lock; the memory is pinned. */
+bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len)
+{
+	struct pc_cache *c = i->cache;
+	const u8 *from = memory;
+	if (!len || !pc_arena_has(&c->arena, memory))
+		return false;
+	for (u64 at = pos; at < pos + bytes;) {
+		u32 id = pc_index_lookup(i, at >> c->page_shift);
+		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		u64 stop = ((at >> c->page_shift) + 1) << c->page_shift;
+		if (f && pc_folio_is(i, f, at >> c->page_shift)) {
+			const u8 *folio = pc_folio_memory(c, f);
+			u64 start = pc_folio_pos(c, f);
+			stop = start + pc_folio_bytes(c, f);
+			if (folio + (at - start) < from + len && from < folio + (pc_min(stop, pos + bytes) - start))
+				return true;
+		}
+		at = stop;
+	}
+	return false;
+}
+
 /**
  * pc_view_overlaps() - is memory of a view memory of [pos, pos + len) of this very file?
  *

@@ -107,9 +107,14 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 		PyErr_NoMemory();
 		err = -1;
 	}
-	while (err == PC_RUN_REVOKED) { /* at first; and when another backend took over meanwhile */
+	while (err == PC_RUN_REVOKED ||
+	       err == PC_RUN_STALE) { /* at first; and when another backend took over meanwhile */
+		/* Or storage was cut, and the sizes follow. */
+		bool cut = err == PC_RUN_STALE;
 		err = pc_check_reentry(
 			i, core, "bytes that are not cached were read from inside a backend call of the same volume");
+		if (!err && cut)
+			err = pc_wait_invalidate(i, core);
 		if (err)
 			break;
 		pc_read_local(i, pos, before, len, which);

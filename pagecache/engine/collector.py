@@ -103,18 +103,21 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         volume.retry_later(file)
 
 
-def committed(file: EngineFile, op: Op, version: str | None) -> None:
+def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
+    """`changes`: those of our own that had begun before the call; None: some of them may have gone on beside it."""
     if _late(file, op):
         return
     with file.lock:
         file.commit_error = None
         file.commit_attempts = file.rebases = 0
         file.commit_not_before = 0.0
+        alone = file.own_changes == changes
         file.own_changes += 1
         file.holes.clear()
         if version is not None:
             file.version = version
-            file.version_stale = False
+            # Direct writes beside it have made another version of it since, perhaps.
+            file.version_stale = not alone and not file.limits().commit_on_close
     op.finish(True, False)
     if file.volume.mirror is not None:
         file.volume.mirror.committed(file.key)

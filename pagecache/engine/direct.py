@@ -126,6 +126,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
     volume, zeros, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
+        seen = file.native.storage_seen()
         try:
             answer = op.read(file.read_into, at, buffer)
         except Exception as error:
@@ -142,6 +143,9 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
             return answer
         if at + more_than >= file.native.remote_size:
             return more_than
+        if not seen or seen != file.native.storage_seen():
+            volume.sleep(file, BUSY)  # a truncate has cut storage and not yet the size
+            continue
         zeros += 1
         if zeros == 2:
             raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)

@@ -185,8 +185,8 @@ class EngineFile:
         """What storage says while nothing of ours changes it is our own doing."""
         with self.lock:
             changes = self.own_changes
-        if self.native.usage()["writeback"] or self.native.commit_running() or self.native.direct_count():
-            return  # the end of that asks again
+        if self.native.storage_busy() or len(self.owed):
+            return  # who asks after the end of that finds out
         version = self.opened().stat().version
         with self.lock:
             if self.own_changes == changes:

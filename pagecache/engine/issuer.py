@@ -192,6 +192,7 @@ def commit(self: EngineFile, op: Op) -> None:
         call = self.opened().commit
         if len(self.owed):
             self.owed.pay()
+        changes = None if self.native.direct_count() else self.own_changes
         version = None if op.stopped else call()
     except BaseException as error:
         if remote.is_remote_change(error):
@@ -204,7 +205,7 @@ def commit(self: EngineFile, op: Op) -> None:
             error = self.conflict_error()
         collector.commit_failed(self, op, error)
     else:
-        collector.committed(self, op, version)
+        collector.committed(self, op, version, changes)
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:

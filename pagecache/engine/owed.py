@@ -105,6 +105,8 @@ class Owed:
                 continue
             try:
                 steps = self._steps
+                if steps:
+                    self._file.about_to_change()
                 while steps:
                     steps[0].call(self._file.opened())
                     steps.popleft()

@@ -163,6 +163,10 @@ class NativeInode:
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
 
+    def storage_busy(self) -> bool:
+        """Whether something of ours changes what is stored, or may."""
+        return bool(lib.pc_storage_busy(self._i))
+
     def commit_running(self) -> bool:
         return bool(lib.pc_commit_running(self._i))
 
@@ -256,6 +260,10 @@ class NativeInode:
         """Whether a buffer lies in the memory that caches as many bytes from `pos` on."""
         address = int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
         return bool(lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
+
+    def storage_seen(self) -> int:
+        """The same number before and after a call where no truncate or hole came between; 0 while there is one."""
+        return int(lib.pc_storage_seen(self._i))
 
     def direct_count(self) -> int:
         """Direct writes that run."""

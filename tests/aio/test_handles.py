@@ -244,6 +244,32 @@ def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("shift", [-PAGE, 100, PAGE])
+def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int) -> None:
+    """In how many segments a view comes makes no difference to pwritev and preadv of tasks. [T-04, T-65, 2.7]"""
+    content, start, length = pattern(16 * PAGE), 4 * PAGE, 4 * PAGE
+    store = Store({KEY: content})
+    volume = attach(store, max_folio=PAGE)
+
+    async def main() -> tuple[bytes, bytes]:
+        async with aio.open(volume, KEY, "r+") as file, aio.open(volume, KEY, "r+", direct=direct) as other:
+            with await file.view(start, length) as view:
+                assert len(view.segments) == 4
+                assert await other.pwritev(view.segments, start + shift) == length
+            written = await file.pread(len(content), 0)
+            await file.fsync()
+            with await file.view(start, length, writable=True) as view:
+                assert await other.preadv(view.segments, start + shift) == length
+            return written, await file.pread(len(content), 0)
+
+    written, read = asyncio.run(main())
+    to = start + shift
+    model = content[:to] + content[start : start + length] + content[to + length :]
+    assert written == model
+    assert read == model[:start] + model[to : to + length] + model[start + length :]
+
+
 def test_bad_arguments(attach: Attach) -> None:
     """The errors of the blocking verbs; nothing has changed. [T-59]"""
     volume = attach(memory())

@@ -171,6 +171,38 @@ def test_rebase_on_a_version_of_another_size(make: Make, size: int, end: int) ->
     assert rig.backend.committed(KEY) == bytes(expected)
 
 
+def test_a_truncate_beside_a_flush_is_no_change_of_somebody_else(make: Make) -> None:
+    """What storage calls the object while the truncate is on its way is not what it calls it afterwards. [2.19]"""
+    rig = make({KEY: pattern(4 * PAGE)})
+    file = rig.open()
+    with rig.backend.gate("truncate") as gate:
+        cutter = Task(file.truncate, PAGE)
+        gate.wait_entered()
+        Task(file.flush).result()
+    cutter.result()
+    file.pwrite(b"local", 0)
+    assert rig.open("rb").pread(5, 0) == b"local"
+
+
+def test_a_direct_write_beside_a_commit_is_no_change_of_somebody_else(make: Make) -> None:
+    """The commit answers a version that the direct write has replaced before the answer came. [2.10, 2.19]"""
+    rig = make({KEY: pattern(4 * PAGE)})
+    rig.backend.commits_beside_writes = True
+    file, direct = rig.open(), rig.open(direct=True)
+
+    def commit_and_wait(stored: RecordingFile) -> str:
+        version = stored.make_durable()
+        Task(direct.pwrite, b"d" * PAGE, PAGE).result()
+        return version
+
+    file.pwrite(b"local", 0)
+    rig.backend.fault("commit", commit_and_wait)
+    file.fsync()
+    file.pwrite(b"again", 0)
+    assert rig.open("rb").pread(5, 0) == b"again"
+    file.fsync()
+
+
 def test_an_announcement_of_our_own_version_changes_nothing(make: Make) -> None:
     """Only a change that no own write or commit explains is remote. [2.19]"""
     rig = make({KEY: DATA})

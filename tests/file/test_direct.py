@@ -6,6 +6,7 @@ import ctypes
 import errno
 import io
 import mmap
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from pagecache import BackendError, BackendProtocolError, DeadlockError, RetryPolicy
 from pagecache.backends import MemoryBackend
 
-from .backends import PATIENCE, address, short
+from .backends import PATIENCE, RecordingFile, address, short
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -101,6 +102,29 @@ def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
     rig.backend.fault("read_into", ZeroDivisionError("odd"))
     with pytest.raises(OSError, match="odd"):
         direct.pread(10, 10)
+
+
+def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is there any more, and the size says so only later: the read ends where the file does. [T-27, 2.9]"""
+    rig = make({KEY: DATA})
+    direct, cut, go = rig.open("r+b", direct=True), threading.Event(), threading.Event()
+    truncate = RecordingFile.truncate
+
+    def truncate_and_wait(self: RecordingFile, size: int) -> None:
+        truncate(self, size)
+        cut.set()
+        assert go.wait(PATIENCE)
+
+    monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
+    cutter = Task(direct.truncate, PAGE + 5)
+    assert cut.wait(PATIENCE)
+    try:
+        reader = Task(direct.pread, 2 * PAGE, PAGE)
+        assert reader.waits()
+    finally:
+        go.set()
+    assert cutter.result() == PAGE + 5
+    assert reader.result() == DATA[PAGE : PAGE + 5]
 
 
 def test_reading_into_a_view_of_the_same_bytes_is_refused(make: Make) -> None:

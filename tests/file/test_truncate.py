@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pagecache import WritebackError
 
-from .backends import RecordingBackend, failing_commit
+from .backends import PATIENCE, RecordingBackend, RecordingFile, failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, make_rig, pattern
 
 Make = Callable[..., Rig]
@@ -349,3 +350,34 @@ def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
         assert rig.volume.dirty_ranges(KEY) == []
     finally:
         rig.finish()
+
+
+def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fill keeps the truncate waiting, and nothing is there any more. [2.2, 2.17]"""
+    content = pattern(64 * PAGE)
+    rig = make({KEY: content}, capacity="64KiB")
+    file, cut, go = rig.open("r+b"), threading.Event(), threading.Event()
+    truncate = RecordingFile.truncate
+
+    def truncate_and_wait(self: RecordingFile, size: int) -> None:
+        truncate(self, size)
+        cut.set()
+        assert go.wait(PATIENCE)
+
+    monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
+    with file.view(0, 16 * PAGE):  # all memory there is
+        rig.backend.forget_calls()
+        assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
+        assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
+        assert len(rig.backend.seen("read_into")) == 2  # past the cache
+        cutter = Task(file.truncate, 40 * PAGE + 5)
+        assert cut.wait(PATIENCE)
+        try:
+            readers = [Task(file.pread, 2 * PAGE, page * PAGE) for page in (40, 50)]
+            assert all(reader.waits() for reader in readers)
+        finally:
+            go.set()
+        cutter.result()
+        assert [reader.result() for reader in readers] == [content[40 * PAGE :][:5], b""]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import CachedFile, View
+from pagecache import CachedFile, DeadlockError, View
 
 from .rig import KEY, PAGE, Rig, make_rig, pattern
 
@@ -114,6 +114,39 @@ def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: l
             assert file.pread(SIZE, 0) == model
         file.fsync()
         assert rig.backend.committed(KEY) == model
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("shift", [-2 * PAGE, -PAGE, -100, 0, 1, PAGE, 4 * PAGE, 5 * PAGE])
+def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> None:
+    """In how many segments a view comes makes no difference to pwritev and preadv. [T-04, T-65, 2.5, 2.7]"""
+    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
+    file, other = rig.open("r+b"), rig.open("r+b", direct=direct)
+    start, length = 2 * PAGE + 50, 5 * PAGE
+    with file.view(start, length) as view:
+        assert len(view.segments) == 6
+        assert other.pwritev(view.segments, start + shift) == length
+    model = moved(CONTENT, start, length, start + shift)
+    assert file.pread(SIZE, 0) == model
+    rig.volume.sync(20)
+    with file.view(start, length, writable=True) as view:
+        if direct and shift in (0, 1):  # each piece into itself
+            with pytest.raises(DeadlockError):
+                other.preadv(view.segments, start + shift)
+            return
+        assert other.preadv(view.segments, start + shift) == length
+    assert file.pread(SIZE, 0) == moved(model, start + shift, length, start)
+
+
+def test_a_view_in_pieces_that_moves_nowhere_is_not_copied_aside(make: Make) -> None:
+    """Its own range, or another part of the file. [2.7]"""
+    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
+    file = rig.open("r+b")
+    with file.view(0, 4 * PAGE) as view:
+        file.pwritev(view.segments, 0)
+        file.pwritev(view.segments, 8 * PAGE)
+        assert file.stats().staged_copies == 0
+    assert file.pread(SIZE, 0) == moved(CONTENT, 0, 4 * PAGE, 8 * PAGE)
 
 
 # -- truncate below and above views
