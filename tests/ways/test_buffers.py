@@ -108,19 +108,18 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
 
 
 class Growing(Sequence[bytearray]):
-    """Buffers; when the second is taken to be read into, somebody appends to the file."""
+    """Buffers; when the second is taken to be read into, after the first, somebody appends to the file."""
 
     def __init__(self, buffers: list[bytearray], append: Callable[[], object]) -> None:
-        self.buffers, self.append, self.nr_taken = buffers, append, 0
+        self.buffers, self.append, self.grown = buffers, append, False
 
     def __len__(self) -> int:
         return len(self.buffers)
 
     def __getitem__(self, index: Any) -> Any:
-        if index == 1:
-            self.nr_taken += 1
-            if self.nr_taken == 2:  # the first time they are only looked at
-                self.append()
+        if index == 1 and any(self.buffers[0]) and not self.grown:
+            self.grown = True
+            self.append()
         return self.buffers[index]
 
 
