@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
@@ -96,6 +95,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted()
+        inode.engine.created = True
     with volume.names:
         volume.inodes[canonical] = inode
     volume.engine.add(inode.engine)
@@ -161,10 +161,7 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
         for method in ("stat", "read_into", "write_from", "truncate", "commit"):
             if not callable(getattr(backend_file, method, None)):
                 raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
-        checked_stat(stat, key)
-        if created and (getattr(backend_file, "limits", None) or backend.limits).commit_on_close:
-            stat = replace(stat, version=None)  # nothing is stored that it could be the version of
-        return backend_file, stat, created
+        return backend_file, checked_stat(stat, key), created
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
         close_backend_file(result[0])
@@ -189,9 +186,11 @@ def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
     try:
         return checked_stat(volume.engine.call(lambda: volume.engine.backend.stat(key), "open", key), key)
     except FileNotFoundError:
+        if engine.created:
+            return ObjectStat(size=0, version=engine.version)  # here, and not committed; its file may name a version
         if engine.version is not None and not inode.native.has_local():
             return None
-        return ObjectStat(size=0)  # created here, and not committed; or all that is left of it is local
+        return ObjectStat(size=0)  # all that is left of it is local
 
 
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:

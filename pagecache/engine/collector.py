@@ -114,6 +114,7 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
         alone = file.own_changes == changes
         file.own_changes += 1
         file.holes.clear()
+        file.created = False
         if version is not None:
             file.version = version
             # Direct writes beside it have made another version of it since, perhaps.

@@ -94,6 +94,7 @@ class EngineFile:
         self.retired: list[BackendFile] = []
         self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
         self.removed = False
+        self.created = False  # here, and not committed: nothing shows it but its own file
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
