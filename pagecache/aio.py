@@ -22,8 +22,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from typing_extensions import Buffer
-
 from .direct import DirectFile
 from .engine import barrier
 from .errors import Key
@@ -33,6 +31,8 @@ from .stats import FileStats
 from .view import View
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from .volume import Volume
 
 __all__ = ["AsyncCachedFile", "open"]
