@@ -43,6 +43,16 @@ $(VENV)/.built: $(VENV)/.created $(BUILD)
 	@CC="$(CC)" $(PIP) --no-build-isolation -e .
 	@touch $@
 
+# A second copy with the checks, sync points and removable fixes of debug builds, beside the installed one; its objects too.
+# A process imports it where PAGECACHE_EXTENSION names the folder.
+DEBUG := build/debug/pagecache/_native
+$(DEBUG)/.built: $(VENV)/.built $(BUILD)
+	@echo "building the extension for debugging"
+	@mkdir -p $(DEBUG)
+	@CC="$(CC)" PAGECACHE_DEBUG=1 $(PY) setup.py -q build_ext --build-lib build/debug --build-temp build/debug/objects \
+	  > build/debug/log 2>&1 || { cat build/debug/log >&2; exit 1; }
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
@@ -53,8 +63,9 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
 	@touch $@
 
-.PHONY: demo build
+.PHONY: demo build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
+debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and removable fixes
 demo: $(VENV)/.built                                                  ## a tour in a minute
 	@$(RUN)/pagecache demo
 
@@ -62,9 +73,9 @@ demo: $(VENV)/.built                                                  ## a tour 
 
 .PHONY: test check lint pytest soak
 test: lint ctest pytest                                               ## lint, types, C tests, Python tests
-check: test ctest-asan ctest-tsan $(VENV)/.built $(VENV)/.dev         ## test, C tests under sanitizers, slow tests
+check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow
-soak: $(VENV)/.built $(VENV)/.dev                                     ## the long ones; SEED=n repeats a run
+soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -m soak --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
@@ -72,7 +83,7 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff an
 	$(RUN)/ruff format -q --check
 	$(RUN)/mypy
 
-pytest: $(VENV)/.built $(VENV)/.dev                                   ## Python tests alone
+pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built                   ## Python tests alone
 	$(PY) -m pytest -q -m "not slow and not soak"
 
 # C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).
@@ -106,9 +117,39 @@ endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 
 .PHONY: ctest ctest-asan ctest-tsan
-ctest: run-c-plain                                                    ## C tests
-ctest-asan: run-c-asan                                                ## C tests under ASan and UBSan
+ctest: run-c-plain run-schedules                                      ## C tests
+ctest-asan: run-c-asan run-schedules-asan                             ## C tests under ASan and UBSan
 ctest-tsan: run-c-tsan                                                ## C tests under TSan
+
+# Schedules (docs/testing.md): the core and a small world over simulated threads, one program. Data races are TSan's to find, in
+# the programs with real threads.
+SCHEDULES_O        := $(notdir $(patsubst %.c,%.o,$(CORE_C) $(wildcard tests/native/schedules/*.c)))
+FLAGS_schedules      := -O2 -DPC_SCHEDULED=1 -Itests/native/schedules
+FLAGS_schedules-asan := $(FLAGS_asan) -DPC_SCHEDULED=1 -Itests/native/schedules
+
+define schedules
+build/c-$(1)/%.o: $(NATIVE)/%.c $(wildcard $(NATIVE)/*.h) tests/native/schedules/schedule.h Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $$(FLAGS_$(1)) -c $$< -o $$@
+
+build/c-$(1)/%.o: tests/native/schedules/%.c $(wildcard $(NATIVE)/*.h tests/native/*.h tests/native/schedules/*.h) Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $$(FLAGS_$(1)) -c $$< -o $$@
+
+build/c-$(1)/schedules: $(addprefix build/c-$(1)/,$(SCHEDULES_O))
+	@$(CC) $(CFLAGS_C) $$(FLAGS_$(1)) $$^ -o $$@
+endef
+$(foreach v,schedules schedules-asan,$(eval $(call schedules,$(v))))
+
+.PHONY: run-schedules run-schedules-long run-schedules-asan run-schedules-table
+run-schedules: build/c-schedules/schedules
+	@echo $<; $< --seconds 3 $(if $(SEED),--seed $(SEED))
+run-schedules-long: build/c-schedules/schedules
+	@echo $<; $< --seconds $${PAGECACHE_SOAK_SECONDS:-600} $(if $(SEED),--seed $(SEED))
+run-schedules-asan: build/c-schedules-asan/schedules
+	@echo $<; $(RUN_asan) $< --seconds 20 $(if $(SEED),--seed $(SEED))
+run-schedules-table: build/c-schedules/schedules
+	@echo $< --table; $< --table $(if $(SEED),--seed $(SEED))
 
 # The C programs that `pagecache bench --native` asks, with the flags of the wheel.
 NATIVE_C := -std=c11 -D_GNU_SOURCE -O2 -pthread -I$(NATIVE)
@@ -148,7 +189,7 @@ docs: .venv-docs/.installed $(VENV)/.created                          ## build t
 fmt: $(VENV)/.dev                                                     ## format Python and C
 	$(RUN)/ruff check -q --fix-only
 	$(RUN)/ruff format -q
-	$(if $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch]))
+	$(if $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]))
 
 clean:                                                                ## remove what was built, environments too
 	rm -rf build dist *.egg-info .venv .venv-docs $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -43,8 +43,9 @@ from .errors import (
     WritebackError,
 )
 from .file import Advice, CachedFile
-from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats
+from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats, Wait, WaitOwner
 from .ticket import SyncTicket
+from .tracing import Trace
 from .view import View
 from .volume import Volume
 
@@ -83,11 +84,14 @@ __all__ = [
     "ShutdownError",
     "Size",
     "SyncTicket",
+    "Trace",
     "UnsavedDataError",
     "View",
     "Volume",
     "VolumeOptions",
     "VolumeStats",
+    "Wait",
+    "WaitOwner",
     "WritebackError",
     "__version__",
     "backend_from_url",

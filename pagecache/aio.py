@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .direct import DirectFile
 from .engine import barrier
-from .errors import Key
+from .errors import Key, set_written, written_before
 from .file import Advice, CachedFile
 from .native import AsyncHandle
 from .stats import FileStats
@@ -108,10 +108,10 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
     # -- what C asks for: the rest of a read or write that a task must not wait for itself
 
     async def _aside_read(self, call: Any) -> None:
-        await self._aside.run("read", call.rest)
+        await self._aside.run("read", call.rest, key=self.key)
 
     async def _aside_write(self, call: Any) -> None:
-        await self._aside.run("write", call.rest)
+        await self._aside.run("write", call.rest, key=self.key)
 
     async def _through(self, offset: int, length: int) -> None:
         await self.sync_range(offset, length)
@@ -147,7 +147,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
             try:
                 done += await self.pwrite(view, offset + done)
             except OSError as error:
-                error.characters_written = done + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                set_written(error, done + written_before(error))
                 raise
         return done
 
@@ -235,22 +235,22 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
 
     async def truncate(self, size: int | None = None) -> int:
         """Cut the file, or extend it by zeros; None: at the file position. The position stays."""
-        return await self._aside.run("change", partial(self._file.truncate, size))
+        return await self._aside.run("change", partial(self._file.truncate, size), key=self.key)
 
     async def punch_hole(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays."""
-        await self._aside.run("change", partial(self._file.punch_hole, offset, length))
+        await self._aside.run("change", partial(self._file.punch_hole, offset, length), key=self.key)
 
     async def zero_range(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, as far as the file goes; the size stays."""
-        await self._aside.run("change", partial(self._file.zero_range, offset, length))
+        await self._aside.run("change", partial(self._file.zero_range, offset, length), key=self.key)
 
     # -- hints and zero copy
 
     async def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
         """Get a range into the cache; `wait`: return when it is there."""
         if wait:
-            await self._aside.run("read", partial(self._file.prefetch, offset, length, wait=True))
+            await self._aside.run("read", partial(self._file.prefetch, offset, length, wait=True), key=self.key)
         else:
             self._file.prefetch(offset, length)
 
@@ -259,7 +259,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         wanted = list(ranges)
         self._file.prefetch_ranges(wanted)
         if wait:
-            await self._aside.run("read", partial(self._file.prefetch_ranges, wanted, wait=True))
+            await self._aside.run("read", partial(self._file.prefetch_ranges, wanted, wait=True), key=self.key)
 
     async def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
         """Say how the file or a range will be used."""
@@ -267,7 +267,8 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
 
     async def view(self, offset: int, length: int, *, writable: bool = False) -> View:
         """Cache memory of the range without a copy; a plain context manager, whose release never waits."""
-        return await self._aside.run("read", partial(self._file.view, offset, length, writable=writable), View.release)
+        view = partial(self._file.view, offset, length, writable=writable)
+        return await self._aside.run("read", view, View.release, key=self.key)
 
     # -- durability
 
@@ -303,7 +304,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         if self._file.closed:
             return
         if self._file._is_unsaved():
-            await self._aside.run("close", self._file.close)
+            await self._aside.run("close", self._file.close, key=self.key)
         else:
             self._file.close()
 
@@ -332,7 +333,7 @@ class AsyncDirectFile(AsyncCachedFile):
 
     async def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
-        return await self._aside.run("read", partial(self._file.pread, size, offset))
+        return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
         """Read into a writable buffer; returns the number of bytes. What was cancelled stores nothing any more."""
@@ -347,11 +348,11 @@ class AsyncDirectFile(AsyncCachedFile):
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of data at offset; returns its length. Data must not change before the write has ended."""
-        return await self._aside.run("write", partial(self._file.pwrite, data, offset))
+        return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
 
     async def append(self, data: Buffer) -> int:
         """Write atomically at the end; returns the offset."""
-        return await self._aside.run("write", partial(self._file.append, data))
+        return await self._aside.run("write", partial(self._file.append, data), key=self.key)
 
 
 class _Opening:
@@ -363,7 +364,7 @@ class _Opening:
         self._file: AsyncCachedFile | None = None
 
     async def _open(self) -> AsyncCachedFile:
-        file = await self._volume.aside.run("open", self._call, CachedFile._never_opened)
+        file = await self._volume.aside.run("open", self._call, CachedFile._never_opened, key=self._call.args[0])
         return AsyncDirectFile(file) if isinstance(file, DirectFile) else AsyncCachedFile(file)
 
     def __await__(self) -> Generator[Any, None, AsyncCachedFile]:

@@ -1,64 +1,57 @@
 """PageCache: one memory budget shared by any number of volumes.
 
-The cache owns CORE's memory, the flusher, and the hooks of the process: at interpreter exit what is dirty is written
-back for at most `exit_timeout` and the rest is listed on stderr; in a forked child every call raises ForkedError and
-touches nothing (contract 2.22). A cache that is dropped without `close` lives on in `_dropped` until it has saved what
-it has; then its threads end.
+The cache owns CORE's memory, the flusher, the loop of asynchronous backends and whoever serves its state; how it ends
+is in `closing`. In a forked child every call raises ForkedError and touches nothing (contract 2.22).
 """
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import errno
 import itertools
 import logging
-import sys
+import os
 import threading
-import warnings
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from . import lifetimes
+from . import closing
 from .backends.protocol import AsyncBackend, Backend, BackendLimits
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
-from .engine import throttle
+from .engine import throttle, waits
+from .engine.events import Feed
 from .engine.flusher import Flusher
-from .engine.loop import CacheLoop, blocking
+from .engine.loop import CacheLoop, blocking, original
 from .engine.park import Clock, Deadline, Park
 from .engine.volume import EngineVolume
 from .errors import (
     ConflictError,
     DeadlockError,
-    FailedRange,
     ForkedError,
     LostRange,
     PageCacheError,
     ShutdownError,
-    UnsavedDataError,
-    WritebackError,
 )
-from .inode import Inode
-from .native import NativeCache, is_debug
-from .stats import CacheStats, Event
+from .native import NativeCache, NativeVolume, is_debug
+from .stats import CacheStats, Event, Wait
 from .ticket import SyncTicket
+from .tracing import Trace
+from .tracing.trace import RECORDS
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .live.server import Server
 
 __all__ = ["PageCache"]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.volume")
 
 RESIZE_ROUNDS = 50
-LOOP_PATIENCE = 1.0
-"""Seconds that calls of an asynchronous backend have to end when the cache does."""
 SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
 COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 
-_open: weakref.WeakSet[PageCache] = weakref.WeakSet()
-_dropped: set[PageCache] = set()
 _numbers = itertools.count(1)
 
 
@@ -86,12 +79,6 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
     return PageCacheError(f"{kind}: {message}", key)
 
 
-@atexit.register
-def _at_exit() -> None:
-    for cache in {*_open, *_dropped}:
-        cache.at_exit()
-
-
 class PageCache:
     """One memory budget shared by any number of volumes. A context manager: leaving it is `close()`.
 
@@ -109,6 +96,7 @@ class PageCache:
 
     capacity: int
     config: CacheConfig
+    name: str
 
     def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Any) -> None:
         if config is not None and not isinstance(config, CacheConfig):
@@ -118,19 +106,23 @@ class PageCache:
         self.capacity = self.limits.capacity
         self.native = NativeCache(self.limits, _error)
         self.native.configure(self.limits, self.config.poison)
-        self.closed = False
+        self.closed = self.ended = False
+        self.ending = threading.RLock()  # held while threads end; a signal handler may close in between
         self._exited = False
         self._lock = threading.RLock()
         self._volumes: list[Volume] = []
-        self._retired: dict[str, int] = {}
-        self._subscribers: list[Callable[[Event], None]] = []
+        self._retired = NativeVolume.no_usage()
+        self.feed = Feed()
         self._names = itertools.count(1)
         self._number = next(_numbers)
+        self.name = f"cache-{self._number}"
         self.clock, self.park = Clock(), Park()
+        self.began = self.clock.now()
         self.flusher = Flusher(self, self.native, self.clock, self.park)
         self.flusher.start()
-        self._loop: CacheLoop | None = None
-        _open.add(self)
+        self.loop: CacheLoop | None = None
+        self.live: Server | None = None
+        closing.opened(self)
 
     def __repr__(self) -> str:
         return f"<{'closed ' if self.closed else ''}pagecache.PageCache of {self.capacity} bytes>"
@@ -153,39 +145,30 @@ class PageCache:
     def event_loop(self) -> CacheLoop:
         """The cache's own event loop, for asynchronous backends; started when the first one comes."""
         with self._lock:
-            if self._loop is None:
-                self._loop = CacheLoop(str(self._number), self.park)
-            return self._loop
+            if self.loop is None:
+                self.loop = CacheLoop(str(self._number), self.park)
+            return self.loop
 
     def divide_limit(self) -> None:
         """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
         throttle.divide(self.engine_volumes(), self.limits.dirty_limit)
 
     def emit(self, event: Event) -> None:
-        """Events go out from the flusher's thread, so that no callback runs inside a call."""
-        if self._subscribers:
-            self.flusher.defer(lambda: self._deliver(event))
-            self.flusher.wake()
-
-    def _deliver(self, event: Event) -> None:
-        for callback in list(self._subscribers):
-            try:
-                callback(event)
-            except Exception:
-                log.exception("a subscriber raised")
+        """Events go out from a thread of their own, so that no callback runs inside a call."""
+        self.feed.emit(event)
 
     def forget(self, volume: Volume) -> None:
-        usage = volume.engine.native.usage()
+        counters = volume.engine.native.counters()
         with self._lock:
-            for name, value in usage.items():
-                self._retired[name] = self._retired.get(name, 0) + value
             if volume in self._volumes:
                 self._volumes.remove(volume)
+                for name, value in counters.items():
+                    self._retired[name] += value
         self.divide_limit()
 
-    def counters(self, usage: Mapping[str, int]) -> dict[str, Any]:
-        """The fields of CacheStats from CORE's numbers."""
-        memory = self.native.usage()
+    def counters(self, usage: Mapping[str, int], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """The fields of CacheStats from CORE's numbers; `memory`: those of the whole cache, where they are at hand."""
+        memory = self.native.usage() if memory is None else memory
         fields: dict[str, Any] = {name: usage.get(name, 0) for name in COUNTERS}
         fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
         fields["capacity"] = self.capacity
@@ -221,7 +204,8 @@ class PageCache:
             **overrides: single fields of the options.
 
         Raises:
-            ValueError: URL, option, or a capacity that is too small for the backend's write unit.
+            ValueError: URL, option, a capacity that is too small for the backend's write unit, or an object that
+                another volume of this cache has already.
         """
         self.check_open()
         if backend_options is not None and not isinstance(backend, str):
@@ -243,10 +227,14 @@ class PageCache:
             label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
             if label in taken:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
+            self.check_unused(resolved, "backend")
+            if second is not None:
+                self.check_unused(second, "mirror")
             second = None if second is None else blocking(second, self.event_loop)
             volume = Volume(self, blocking(resolved, self.event_loop), label, chosen, second)
             self._volumes.append(volume)
         self.divide_limit()
+        volume.engine.say(logging.INFO, "the volume", f"attached: {type(resolved).__name__}")
         return volume
 
     def _check_limits(self, backend: Backend) -> None:
@@ -255,6 +243,19 @@ class PageCache:
         unit = int(backend.limits.write_unit)
         if self.capacity < 8 * unit:
             raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
+
+    def check_unused(self, backend: object, what: str, by: Volume | None = None) -> None:
+        """A backend is seen by one volume: two would not notice what the other changes.
+
+        Raises:
+            ValueError: it is another's than `by`'s.
+        """
+        with self._lock:
+            for volume in self._volumes:
+                mirror = volume.engine.mirror
+                used = (volume.backend, None if mirror is None else original(mirror.backend))
+                if volume is not by and any(backend is other for other in used):
+                    raise ValueError(f"{what}: {backend!r} is in this cache already, as volume {volume.name!r}")
 
     def volumes(self) -> tuple[Volume, ...]:
         """Those attached, in the order of attaching."""
@@ -327,24 +328,17 @@ class PageCache:
         self.check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = self._begin_syncs(errors)
+        tickets = self.begin_syncs(errors)
         waits = [(ticket, ticket.deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
         for ticket, until in waits:
             try:
                 ticket.wait_until(until)
             except OSError as error:
                 errors.append(error)
-        if len(errors) == 1:
-            raise errors[0]
         if errors:
-            raise WritebackError(
-                f"{len(errors)} volumes could not be saved; the first: {errors[0]}",
-                errno=errors[0].errno,
-                ranges=_ranges_of(errors),
-                exceptions=errors,
-            )
+            raise closing.all_unwritten(errors)
 
-    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
+    def begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
         """One ticket a volume, all under way at once; those that are gone go to `errors`."""
         tickets = []
         for volume in self.volumes():
@@ -355,33 +349,78 @@ class PageCache:
         return tickets
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
-        """Events from one thread; returns the function that unsubscribes. Exceptions of the callback are logged."""
+        """Have `callback` called with each event from now on; returns the function that ends that.
+
+        Events come one after the other, from one thread that does nothing else: a callback may be slow, and may call
+        whatever it likes of the cache. What it raises is logged. See docs/events.md.
+        """
         self.check_open()
         if not callable(callback):
             raise TypeError(f"callback {callback!r} is not callable")
-        self._subscribers.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._subscribers:
-                self._subscribers.remove(callback)
-
-        return unsubscribe
+        return self.feed.subscribe(callback)
 
     def stats(self) -> CacheStats:
         """Counters and memory of the whole cache."""
         self.check_forked()
-        total: dict[str, int] = dict(self._retired)
-        for engine in self.engine_volumes():
-            for name, value in engine.native.usage().items():
-                total[name] = total.get(name, 0) + value
+        return CacheStats(**self.counters(self.usage()[0]))
+
+    def usage(self) -> tuple[dict[str, int], list[tuple[Volume, dict[str, int]]]]:
+        """CORE's numbers: of all together, those of volumes that are gone included, and of each volume."""
+        with self._lock:
+            total, volumes = dict(self._retired), list(self._volumes)
+        each = [(volume, volume.usage()) for volume in volumes]
+        for _, usage in each:
+            for name, value in usage.items():
+                total[name] += value
         total.pop("cached", None)
-        return CacheStats(**self.counters(total))
+        return total, each
+
+    def serve_stats(self, path: str | os.PathLike[str]) -> None:
+        """Show the state of the cache on a local socket, in HTTP: to `pagecache top`, Prometheus, curl. Until it is
+        closed; what can be asked is in docs/live.md.
+
+        Args:
+            path: where the socket is made, with mode 0600. One whose owner is gone is replaced.
+
+        Raises:
+            FileExistsError: something is there that is no socket.
+            OSError: EADDRINUSE, somebody serves there already; or the directory is missing, or cannot be written to.
+        """
+        self.check_open()
+        from .live.address import Listener, checked_path  # here, so that who does not serve imports none of it
+        from .live.server import Server
+
+        listener = Listener(checked_path(path))
+        try:
+            with self._lock:
+                self.check_open()
+                if self.live is None:
+                    self.live = Server(self)
+                self.live.add(listener)
+        except BaseException:
+            listener.close()
+            raise
+
+    def retire(self) -> None:
+        """All volumes are detached: the cache is closed from here on, unless somebody has attached one meanwhile."""
+        with self._lock:
+            self.closed = all(volume.detached for volume in self._volumes)
+
+    def waits(self) -> list[Wait]:
+        """Who waits for what at this moment, for how long, who owns it, and what he waits for in turn. Stops nobody;
+        from any thread, in a handler of a signal too.
+        """
+        self.check_forked()
+        return waits.report(self)
 
     def check(self) -> None:
         """Verify every internal invariant; AssertionError names the first one broken. For tests; stops the world."""
         self.check_forked()
         with self._lock:
             broken = self.native.check()
+        left = waits.left_over(self) if broken is None else None
+        if left is not None:
+            broken = "I-16", left
         if broken is not None:
             invariant, what = broken
             raise AssertionError(f"{invariant}: {what}\n{self.native.trace()}")
@@ -392,6 +431,20 @@ class PageCache:
         there.
         """
         return () if is_debug() else ("I-15",)
+
+    def trace(self, path: str | os.PathLike[str], *, records: int = RECORDS) -> Trace:
+        """Write what happens while a `with` block runs to a file for Perfetto or chrome://tracing.
+
+        Args:
+            path: is written when the block ends, whole or not at all.
+            records: how many are kept, the newest ones; a call is one record, or two. 72 bytes each, until it is
+                written.
+
+        Raises, on entering it:
+            OSError: the file cannot be written there. PageCacheError: EBUSY, a trace of this cache runs already.
+        """
+        self.check_open()
+        return Trace(self, path, records)
 
     # -- the end
 
@@ -408,104 +461,38 @@ class PageCache:
         self.check_forked()
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
-        if self.closed:
-            return []
-        for engine in self.engine_volumes():
-            engine.check_wait("close")
-        deadline = Deadline(self.clock, timeout)
-        lost: list[LostRange] = []
-        unsaved: list[UnsavedDataError] = []
-        self._begin_syncs([])  # side by side: a dead backend delays nobody else's data
-        # What was attached later may store into what was attached before.
-        for volume in reversed(self.volumes()):
-            try:
-                lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
-            except UnsavedDataError as error:
-                unsaved.append(error)
-        if unsaved:
-            raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
-        self.closed = True
-        self.flusher.stop()
-        if self._loop is not None:
-            self._loop.stop(LOOP_PATIENCE if deadline.at is None else min(LOOP_PATIENCE, deadline.left()))
-        self.native.close()
-        _open.discard(self)
-        _dropped.discard(self)
-        return lost
+        return closing.close(self, timeout, on_failed)
 
     def __enter__(self) -> Self:
         self.check_open()
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        withheld = self._withhold() if e is not None else []
+        withheld = closing.withhold(self) if e is not None else []
         try:
             self.close()
         except OSError as error:
             if e is None:
                 raise
-            log.error("%s", error)
+            log.error("%s; the cache is left open, and can be closed again", error)
         finally:
             for _, inode in withheld:
                 inode.engine.withheld = False  # who syncs or closes after this does it on purpose
 
-    def _withhold(self) -> list[tuple[Volume, Inode]]:
-        return [(volume, inode) for volume in self.volumes() for inode in lifetimes.withhold(volume)]
-
     def __del__(self) -> None:
-        """Dropped without close: only queue; this may run in any thread at any point, also inside our own calls."""
         try:
-            flusher = self.flusher
-            if self.closed or self._exited or self.native.forked:
-                return
+            ended = self.closed or self._exited or self.native.forked
         except AttributeError:
             return  # never made
-        _dropped.add(self)
-        name = repr(self)
-        unsaved = any(volume.engine.native.dirty_inodes() for volume in self.volumes())
-        flusher.adopt(self)  # from here on it may be closed at any moment
-        if unsaved:
-            warnings.warn(f"unclosed {name} with unsaved data", ResourceWarning, stacklevel=2, source=self)
+        if not ended:
+            closing.drop(self)
 
     def end(self) -> None:
-        """Close a cache that was dropped, on a thread of its own. What cannot be saved stays, and is tried again; what
-        only its writer could publish is listed and given up, because he is gone.
-        """
-        name = repr(self)  # a log record that held more would keep the cache
-        try:
-            for volume, inode in self._withhold():
-                for lost in lifetimes.forsake(volume, inode):
-                    log.error("%s was dropped unclosed; not published, and gone: %s", name, lost)
-            self.close()
-        except OSError as error:
-            log.error("%s was dropped unclosed; not saved yet: %s", name, str(error))
-            for entry in getattr(error, "ranges", []):
-                log.error("not saved yet: %s", entry)
+        """Close a cache that was dropped; for the flusher."""
+        closing.end(self)
 
     def at_exit(self) -> None:
         """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
         self._exited = True
-        if self.closed or self.native.forked:
-            return
-        self._withhold()
-        try:
-            self.close(timeout=self.config.exit_timeout)
-        except OSError as error:
-            print(f"pagecache: at exit: {error}", file=sys.stderr)
-            for entry in getattr(error, "ranges", []):
-                where = f"[{entry.offset}, {entry.offset + entry.length})"
-                print(f"pagecache: not saved: {entry.volume}: {entry.key!r} {where}", file=sys.stderr)
-
-
-def _ranges_of(errors: Iterable[OSError]) -> list[FailedRange]:
-    return [r for error in errors for r in getattr(error, "ranges", []) if isinstance(r, FailedRange)]
-
-
-def _all_unsaved(errors: list[UnsavedDataError]) -> UnsavedDataError:
-    return UnsavedDataError(
-        f"{len(errors)} volumes are not saved; the first: {errors[0]}",
-        errors[0].filename,
-        errno=errors[0].errno,
-        ranges=_ranges_of(errors),
-        exceptions=errors,
-    )
+        if not self.closed and not self.native.forked:
+            closing.at_exit(self)

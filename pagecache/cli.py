@@ -1,7 +1,11 @@
 """The command line: what each command is called, takes and returns; the work is done in the package of the command.
 
     pagecache demo [TREE]       the main job on real files, compared byte by byte with plain file operations
+    pagecache top [SOCKET...]   what caches are doing, live in a terminal, or once as a table or JSON
     pagecache bench             paired measurements against other ways to do the same
+    pagecache drain SOCKET...   have a running program save what it has written so far, and see that it does
+    pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
+    pagecache check-backend     whether a backend of yours keeps its promises, and which limits suit it
 
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
 document on stdout wherever a table is printed for a person; progress and complaints go to stderr. Nothing heavy is
@@ -9,6 +13,7 @@ imported before it is known which command runs: `pagecache --help` needs click a
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -79,6 +84,49 @@ def demo(
 
 
 @main.command()
+@click.argument("sockets", nargs=-1, metavar="[SOCKET]...", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Print tables once, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and end.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600.0),
+    help="Time between looks; with --once or --json: look twice, for rates.  [default: 1; once: one look]",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["dirty", "cached", "failed", "unstable", "age", "hits", "key"]),
+    default="dirty",
+    show_default=True,
+    help="Order of the files.",
+)
+@click.option("--files", metavar="N", type=click.IntRange(0, 1000), help="Show at most so many files.")
+def top(
+    sockets: tuple[Path, ...], once: bool, as_json: bool, interval: float | None, sort: str, files: int | None
+) -> None:
+    """Watch caches that are served on local sockets.
+
+    Live in a terminal (needs textual: pip install 'pagecache[tui]'), once everywhere else. SOCKET is a path given to
+    PageCache.serve_stats. Without any: the paths in $PAGECACHE_SOCKET, separated by ':', and then
+    $XDG_RUNTIME_DIR/pagecache/*.sock.
+
+    Exit status: 1 when a socket could not be read once, 2 when there is none.
+    """
+    from pagecache.top.start import WrongInput, start
+
+    leave_on_sigterm()
+    try:
+        status = start(sockets, once=once, as_json=as_json, interval=interval, sort=sort, files=files)
+    except WrongInput as error:
+        raise WrongUsage(str(error)) from None
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
+        interrupted("nothing was changed")
+    sys.exit(status)
+
+
+@main.command()
 @click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
 @click.option("--only", metavar="P1,P5", help="Run only these goals or cases.")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and their goals, run nothing.")
@@ -86,6 +134,12 @@ def demo(
 @click.option("--repeat", default=1, show_default=True, help="Repeat everything; the median of the repetitions counts.")
 @click.option("--gate", is_flag=True, help="Exit with 1 when a goal is missed by more than the spread.")
 @click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path), help="Draw the ratios.")
+@click.option(
+    "--trace",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Trace the caches that are measured, for Perfetto: the first to FILE, others numbered beside it.",
+)
 @click.option(
     "--native",
     metavar="PROGRAM",
@@ -102,6 +156,7 @@ def bench(
     repeat: int,
     gate: bool,
     plot: Path | None,
+    trace: Path | None,
     native: Path | None,
     seed: int,
     as_json: bool,
@@ -119,6 +174,8 @@ def bench(
         raise WrongUsage(f"--repeat {repeat}: at least 1")
     if plot is not None:
         check_plot(plot)
+    if trace is not None and not trace.absolute().parent.is_dir():
+        raise WrongUsage(f"--trace {trace}: no such directory")
     try:
         cases = select(only.split(",") if only else [], group)
     except UnknownCase as error:
@@ -127,7 +184,7 @@ def bench(
         print_json(list_as_dict(cases)) if as_json else print_list(cases)
         return
     try:
-        outcome = run(cases, settings_for(quick=quick, seed=seed, native=native), repeat=repeat)
+        outcome = run(cases, settings_for(quick=quick, seed=seed, native=native), repeat=repeat, trace=trace)
     except KeyboardInterrupt:
         interrupted("temporary files are removed")
     if as_json:
@@ -139,6 +196,154 @@ def bench(
 
         draw(outcome, plot)
     sys.exit(1 if gate and outcome.missed() else 0)
+
+
+@main.command()
+@click.argument("sockets", metavar="SOCKET...", nargs=-1, required=True)
+@click.option("--volume", metavar="NAME", help="Only this volume.  [default: all]")
+@click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait no longer than this.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
+@click.option("--quiet", is_flag=True, help="Show no progress, and nothing at all when everything is saved.")
+def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, as_json: bool, quiet: bool) -> None:
+    """Have running caches save everything written so far, and wait until it is committed.
+
+    SOCKET is the path that a program gave to PageCache.serve_stats. Exit status: 0 everything is committed, 1 something
+    is not (it is listed), or nothing is known as the program has ended meanwhile.
+    """
+    from pagecache.drain import Unusable
+    from pagecache.drain import drain as drain_caches
+    from pagecache.drain.display import on_stderr, silent
+    from pagecache.drain.report import as_dict, lines
+
+    leave_on_sigterm()
+    try:
+        with nullcontext(silent) if quiet else on_stderr() as display:
+            outcomes = drain_caches(sockets, volume, deadline, display)
+    except Unusable as error:
+        raise WrongUsage(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("what was begun goes on")
+    saved = all(outcome.saved for outcome in outcomes)
+    if as_json:
+        print_json(as_dict(outcomes))
+    elif not (quiet and saved):
+        click.echo("\n".join(lines(outcomes)))
+    sys.exit(0 if saved else 1)
+
+
+@main.command("check-backend")
+@click.argument("backend")
+@click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Goes to the factory; may be repeated.")
+@click.option("--limits-only", is_flag=True, help="Measure, and look at the limits; make no checks.")
+@click.option(
+    "--budget", metavar="SECONDS", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Of measuring."
+)
+@click.option("--bytes", "most", metavar="SIZE", default="2GiB", show_default=True, help="Measuring moves no more.")
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of a check."
+)
+@click.option("--keep", is_flag=True, help="Leave the objects that were made.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def check_backend(
+    backend: str,
+    options: tuple[str, ...],
+    limits_only: bool,
+    budget: float,
+    most: str,
+    timeout: float,
+    keep: bool,
+    as_json: bool,
+) -> None:
+    """Check a backend against the promises of the protocol, and measure which limits suit it.
+
+    BACKEND is a URL (memory:, dir:PATH, ...), or module:factory, where factory is a class or function that gives a
+    backend, blocking or asynchronous. Exit status: 0 all promises are kept, 1 something is broken. All objects that are
+    made have one prefix of their own, and are removed.
+    """
+    from pagecache.check_backend import BadTarget, Settings, run
+    from pagecache.check_backend.measuring import Budget
+    from pagecache.check_backend.report import as_dict, print_report
+    from pagecache.check_backend.target import Hangs, Target, options_of
+    from pagecache.config import parse_size
+    from pagecache.demo.progress import progress_on_stderr
+
+    leave_on_sigterm()
+    try:
+        size = parse_size(most, "--bytes")
+        target = Target(backend, options_of(options))
+        settings = Settings(timeout, Budget(budget, size), limits_only=limits_only, keep=keep)
+        with progress_on_stderr() as progress:
+            report = run(target, settings, progress)
+    except Hangs as error:
+        WrongUsage(str(error)).show()
+        leave(WrongUsage.exit_code, hung=True)
+    except (BadTarget, ValueError) as error:
+        raise WrongUsage(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("objects that begin with 'pagecache-check-' may be left in the backend")
+    print_json(as_dict(report)) if as_json else print_report(report)
+    leave(0 if report.ok else 1, hung=report.hung)
+
+
+@main.command()
+@click.argument("target", required=False)
+@click.option("--seed", type=int, help="Decides every operation.  [default: random; it is printed]")
+@click.option("--duration", metavar="TIME", help="60s, 10m, 1h.  [default: 10s]")
+@click.option("--threads", type=int, help="Workers that are threads.  [default: 8]")
+@click.option("--tasks", type=int, help="Workers that are tasks of one event loop.  [default: 20]")
+@click.option("--files", type=int, help="Files that all workers share.  [default: 4]")
+@click.option("--size", metavar="SIZE", help="Of a file.  [default: 1MiB]")
+@click.option("--capacity", metavar="SIZE", help="Of the cache.  [default: 1MiB]")
+@click.option("--mix", metavar="WAY,...", help="Only these ways into a file: buffered,direct,views,...  [default: all]")
+@click.option("--profile", metavar="NAME", help="fsx, database, log, media, generic-095, metadata.  [default: fsx]")
+@click.option("--faults", metavar="NAME", help="Make backend calls fail: a profile of FaultPlan.  [default: none]")
+@click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
+@click.option(
+    "--replay",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Run the round that failed again; other options but --duration are the file's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def stress(target: str | None, replay: Path | None, as_json: bool, **options: Any) -> None:
+    """Random operations of many workers on TARGET, each byte checked against what it may be.
+
+    TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory, or
+    path:DIR: any mounted file system, without the cache. Exit status: 0 nothing was found, 1 something was; a file that
+    repeats it is written.
+    """
+    from pagecache.stress import UnusableTarget
+    from pagecache.stress.command import execute, plan_of, read_replay, write_replay
+
+    leave_on_sigterm()
+    try:
+        if replay is not None:
+            plan, named = read_replay(replay)
+            target = target if target is not None else named
+        else:
+            plan = plan_of(options)
+        click.echo(f"seed {plan.seed}", err=True)
+        report = execute(plan, target)
+    except (UnusableTarget, ValueError) as error:
+        raise WrongUsage(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("objects that begin with 'pagecache-stress-' may be left in the target")
+    print_json(report.to_dict()) if as_json else click.echo(report.story)
+    if not report.ok:
+        path = write_replay(report)
+        click.echo(f"again: pagecache stress --replay {path}", err=True)
+    leave(0 if report.ok else 1, hung=not report.ok)
+
+
+def leave(status: int, *, hung: bool) -> NoReturn:
+    """End, whatever hangs: a thread of a backend may be one that the interpreter would wait for."""
+    if hung:
+        import os
+
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def check_plot(plot: Path) -> None:

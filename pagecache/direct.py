@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .engine.direct import Read, Write, is_buffered
-from .errors import DeadlockError, Key
+from .errors import DeadlockError, Key, set_written, written_before
 from .file import CachedFile
-from .native import FOREVER
+from .native import FOREVER, traced
 
 if TYPE_CHECKING:
     from .inode import Inode
@@ -83,6 +83,7 @@ class DirectFile(CachedFile):
     def _reads_buffered(self) -> bool:
         return is_buffered(self._inode.engine.limits()) or bool(self._native.staged())
 
+    @traced
     def pread_into(self, buffer: Any, offset: int, /) -> int:
         """Read into a writable buffer; returns the number of bytes."""
         self._check_readable()
@@ -111,6 +112,7 @@ class DirectFile(CachedFile):
             self._native.run_owning("direct_read", read)
         return read.done
 
+    @traced
     def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
         self._check_readable()
@@ -164,6 +166,7 @@ class DirectFile(CachedFile):
 
     # -- writing
 
+    @traced
     def pwrite(self, data: Any, offset: int, /) -> int:
         """Write all of data at offset; returns its length."""
         self._check_writable()
@@ -177,13 +180,13 @@ class DirectFile(CachedFile):
             length = len(content)
             if not length:
                 return self._native.size if append else pos, 0
-            write = Write(pos, content, append=append, parallel=self._parallel)
+            write = Write(pos, content, self._check_writable, append=append, parallel=self._parallel)
             try:
                 if pos + length > FOREVER:
                     raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
                 self._native.run_owning("direct_write", write)
             except OSError as error:
-                error.characters_written = write.done  # type: ignore[attr-defined]
+                set_written(error, write.done)
                 raise
         if not write.buffered:
             return write.offset, length
@@ -204,7 +207,7 @@ class DirectFile(CachedFile):
             try:
                 done += self._write(buffer, pos + done, append=False)[1]
             except OSError as error:
-                error.characters_written = done + getattr(error, "characters_written", 0)  # type: ignore[attr-defined]
+                set_written(error, done + written_before(error))
                 raise
         return done
 
@@ -215,6 +218,7 @@ class DirectFile(CachedFile):
         with _bytes_of(data) as view:
             return None if len(view) else 0
 
+    @traced
     def append(self, data: Any) -> int:
         """Write atomically at the end; returns the offset."""
         self._check_writable()

@@ -4,12 +4,16 @@ Detaching seals the volume first: nothing new is accepted, and who is changing a
 is all there is, and no write that was accepted can fall between the saving and the end. It refuses where saving fails,
 unless the caller gives data up on purpose, and the volume goes on as before. Threads that hang in a dead backend are
 left behind with all that they may still touch.
+
+One at a time ends a volume. Whoever comes second waits for the first, until his own deadline, and finds the volume
+ended, or tries for himself; where he may give data up, the first does not keep him from it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import lifetimes
 from .backends.protocol import close_backend_file
 from .engine import direct
-from .engine.park import Deadline, deadline_error
+from .engine.notices import cause, spans
+from .engine.park import SLICE, Deadline, Signal, deadline_error
+from .engine.reason import Reason, during
 from .engine.runner import Job
 from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
@@ -26,23 +32,118 @@ from .native import END, LOCK, NAMES, TOKEN
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["detach"]
+__all__ = ["Turn", "detach"]
 
 PATIENCE = 1.0
 
 
 def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
-    if volume.detached:
-        return []
     deadline = Deadline(volume.engine.clock, timeout)
-    seal = _Seal(volume)
+    turn = _turn(volume, deadline, on_failed)
+    if turn is None:
+        return []
     try:
-        lost = _save(volume, deadline, on_failed)
-    except BaseException:
-        seal.lift()
-        raise
-    _finish(volume, deadline)
+        return _end(volume, deadline, on_failed)
+    finally:
+        turn.over()
+
+
+class Turn:
+    """Who is ending a volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._thread = threading.get_ident()
+        self._taken = False
+        self.signal: Signal = volume.engine.park.signal()
+
+    def take(self) -> tuple[int, Signal] | None:
+        """None: it is taken; else the thread that has it, and what is set when that is over."""
+        with self._volume.names:
+            current = self._volume.turn
+            if current is not None and current[0] != self._thread:
+                return current
+            # A signal handler may end what its own thread is ending: nobody waits for himself.
+            self._volume.turn = (self._thread, self.signal)
+            self._taken = True
+        return None
+
+    def over(self) -> None:
+        taken, self._taken = self._taken, False
+        if taken:
+            current = self._volume.turn
+            if current is not None and current[1] is self.signal:
+                self._volume.turn = None
+            self.signal.set()
+
+    def __del__(self) -> None:
+        """Where an interrupt struck before anybody else came to it."""
+        self.over()
+
+
+def _turn(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> Turn | None:
+    """Wait for a turn to end the volume; None: somebody else has ended it.
+
+    Raises:
+        UnsavedDataError: it was somebody else's until the deadline.
+    """
+    turn = Turn(volume)
+    if volume.ended:
+        return None
+    if turn.take() is None:
+        return turn
+    reason = _reason(volume, "another thread that ends the volume")
+    return during(reason, lambda: _stand_by(volume, turn, deadline, on_failed))
+
+
+def _stand_by(volume: Volume, turn: Turn, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> Turn | None:
+    forced = False
+    while not volume.ended:
+        other = turn.take()
+        if other is None:
+            return turn
+        while not other[1].wait(SLICE if forced else min(SLICE, deadline.left())):
+            if forced or not deadline.passed():
+                continue
+            if volume.detached:
+                return None  # all is saved, or given up; only threads and files are left
+            error = deadline_error("somebody else is detaching the volume")
+            if on_failed == "raise":
+                raise _unsaved_error(volume, _unsaved(volume), error) from error
+            volume.engine.abort(error)  # this ends the waits of whoever has the turn
+            forced = True
+    return None
+
+
+def _end(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+    lost: list[LostRange] = []
+    if not volume.detached:  # else an interrupt struck whoever came as far as that
+        seal = _Seal(volume)
+        try:
+            lost = _save(volume, deadline, on_failed)
+        except OSError:
+            if not volume.detached:  # by a signal handler in this thread
+                seal.lift()
+                raise
+        except BaseException:
+            seal.lift()
+            raise
+    if not volume.ended:
+        _finish(volume, deadline)
+        _tell(volume, lost)
     return lost
+
+
+def _tell(volume: Volume, lost: list[LostRange]) -> None:
+    if not lost:
+        volume.engine.say(logging.INFO, "the volume", "detached", "everything is saved")
+        return
+    ranges = [(entry.offset, entry.length) for entry in lost]
+    files = len({entry.key for entry in lost})
+    what = f"detached; {spans(ranges)} of {files} files were not saved and are given up"
+    volume.engine.say(
+        logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", lost[0].key
+    )
 
 
 class _Seal:
@@ -126,7 +227,7 @@ def _unsaved(volume: Volume) -> list[FailedRange]:
 
 def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseException | None) -> UnsavedDataError:
     total = sum(r.length for r in unsaved)
-    what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved"
+    what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved" if unsaved else "not detached"
     return UnsavedDataError(
         f"{volume.name}: {what}{f': {cause}' if cause else ''}",
         unsaved[0].key if unsaved else None,
@@ -166,8 +267,11 @@ def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
         return False
     try:
         _within(volume, rollback, "rollback", deadline)
-    except TimeoutError as error:
-        volume.engine.abort(error)
+    except Exception as error:
+        if isinstance(error, TimeoutError) and deadline.passed():
+            volume.engine.abort(error)
+        what = f"rolling back what is given up failed: {cause(error)}"
+        volume.engine.say(logging.WARNING, "the volume", what, "what was uploaded may stay behind", inode.key)
     return True
 
 
@@ -182,36 +286,61 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
         if deadline.passed():
             raise deadline_error(what)
 
-    job = Job(volume.engine.park, call, what=what)
-    try:
-        volume.engine.runner.submit(NAMES, job).wait(alive)
-    except OSError as error:
-        if error is not job.error:
-            raise
+    volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what)).wait(alive)
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     """Whether no call of the backend runs any more, after a moment for read-ahead to end."""
     native = volume.engine.native
     moment = Deadline(deadline.clock, PATIENCE)
-    while native.inflight() or any(i.native.in_old_hands() or i.native.commit_running() for i in inodes):
-        if moment.passed() or deadline.passed():
-            return False
-        volume.engine.park.wait("volume", native.address, native.event_seq(), 0.01)
-    return True
+
+    def busy() -> bool:
+        return bool(native.inflight()) or any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
+
+    def outlast() -> bool:
+        while busy():
+            if moment.passed() or deadline.passed():
+                return False
+            volume.engine.park.wait("volume", native.address, native.event_seq(), 0.01)
+        return True
+
+    return not busy() or during(_reason(volume, "the end of the backend's calls"), outlast)
+
+
+def _reason(volume: Volume, what: str) -> Reason:
+    native = volume.engine.native
+    ends = "the volume ends without what hangs"
+    return Reason(what, native, lambda look: look.busy(native.address), ends=ends)
 
 
 def _finish(volume: Volume, deadline: Deadline) -> None:
     """Threads end, files close, handles lead nowhere. What a hung call still uses is left alone until the process
-    ends.
+    ends. Where an interrupt strikes in here, the next who ends the volume does what is left.
     """
     volume.detached = True
     with volume.names:
         inodes = [*volume.inodes.values(), *volume.orphans]
-        volume.inodes.clear()
     for inode in inodes:
         for handle in inode.open_handles:
             handle._shut()
+    if _quiet(volume, inodes, deadline):
+        _close_backend(volume, inodes, deadline)
+    patience = PATIENCE if deadline.at is None else max(0.2, deadline.left())
+    stopped = during(_reason(volume, "the end of the volume's threads"), lambda: volume.engine.stop(patience))
+    volume.aside.stop()
+    volume.cache.forget(volume)
+    with volume.names:
+        volume.inodes.clear()
+    volume.ended = True
+    if not stopped:
+        return  # nor can anything be asked of that backend
+    for inode in inodes:
+        inode.native.drop_clean()
+
+
+def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:
+    """Once, whatever comes of it: everything that matters was committed or reported before."""
+    closing, volume.backend_closed = not volume.backend_closed, True
 
     def close_all() -> None:
         for inode in inodes:
@@ -220,13 +349,10 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
         if close is not None:
             close()
 
-    if _quiet(volume, inodes, deadline):
-        with contextlib.suppress(TimeoutError):
-            _within(volume, close_all, "close", deadline)
-    stopped = volume.engine.stop(PATIENCE if deadline.at is None else max(0.2, deadline.left()))
-    volume.aside.stop()
-    volume.cache.forget(volume)
-    if not stopped:
-        return  # nor can anything be asked of that backend
-    for inode in inodes:
-        inode.native.drop_clean()
+    if not closing:
+        return
+    try:
+        _within(volume, close_all, "close", deadline)
+    except Exception as error:
+        what = f"closing the backend failed: {cause(error)}"
+        volume.engine.say(logging.WARNING, "the volume", what, "all data was dealt with before")

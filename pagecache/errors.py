@@ -78,6 +78,16 @@ class FailedRange:
     since: float
 
 
+def written_before(error: OSError) -> int:
+    """How many bytes were accepted before a write failed, as `BlockingIOError` tells it."""
+    return int(getattr(error, "characters_written", 0))
+
+
+def set_written(error: OSError, accepted: int) -> None:
+    """Let the error of a write say how many bytes were accepted before it."""
+    error.characters_written = accepted  # type: ignore[attr-defined]
+
+
 def _restore(
     cls: type[OSError], args: tuple[Any, ...], options: dict[str, Any], written: int | None, state: dict[str, Any]
 ) -> OSError:
@@ -85,7 +95,7 @@ def _restore(
     error = cls(*args, **options)
     error.__dict__.update(state)
     if written is not None:
-        error.characters_written = written  # type: ignore[attr-defined]
+        set_written(error, written)
     return error
 
 
@@ -221,7 +231,7 @@ class ForkedError(PageCacheError):
 
 
 class BackendProtocolError(PageCacheError):
-    """A backend broke its contract: an answer that is no count, or more bytes than were asked for."""
+    """A backend broke its contract: an answer that is no count, too many bytes, an exception that is no OSError."""
 
     default_errno = codes.EPROTO
 

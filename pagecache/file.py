@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from . import lifetimes, prefetching
 from .config import VolumeOptions
 from .engine import barrier
-from .errors import Key, ShutdownError
-from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle
+from .errors import Key, ShutdownError, set_written, written_before
+from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
 from .stats import FileStats
 from .view import View
 
@@ -160,6 +160,7 @@ class CachedFile(Handle):
 
     # -- size and space
 
+    @traced
     def truncate(self, size: int | None = None) -> int:
         """Cut the file, or extend it by zeros; None: at the file position. The position stays.
 
@@ -171,9 +172,13 @@ class CachedFile(Handle):
         self._check_writable()
         length = self.tell() if size is None else _number(size, "size")
         self.volume.check_alive(self.key)
-        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", length)
+        self._resize(length)
         return length
 
+    def _resize(self, size: int) -> None:
+        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable))
+
+    @traced
     def punch_hole(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, giving the space back where the backend can; the size stays.
 
@@ -191,14 +196,14 @@ class CachedFile(Handle):
         zeros = [start, end, start]  # the third: how far they go by now
         try:
             if hasattr(engine.backend_file, "punch_hole"):
-                self._native.run(LOCK | TOKEN | INVALIDATE, "punch", zeros)
+                self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (zeros, self._check_writable))
             punched = zeros[2] > start
             self._zero_rest(zeros)
             limits = engine.limits()
             if punched and not limits.durable_writes and not limits.commit_on_close:
                 barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
         except OSError as error:
-            error.characters_written = zeros[2] - start  # type: ignore[attr-defined]
+            set_written(error, zeros[2] - start)
             raise
 
     def _zero_rest(self, zeros: list[int]) -> None:
@@ -208,10 +213,11 @@ class CachedFile(Handle):
             if done < end:
                 self._zero(done, end - done)
         except OSError as error:
-            zeros[2] += getattr(error, "characters_written", 0)
+            zeros[2] += written_before(error)
             raise
         zeros[2] = end
 
+    @traced
     def zero_range(self, offset: int, length: int) -> None:
         """Make [offset, offset + length) zeros, as far as the file goes; the size stays.
 
@@ -225,6 +231,7 @@ class CachedFile(Handle):
 
     # -- hints and zero copy
 
+    @traced
     def prefetch(self, offset: int = 0, length: int | None = None, *, wait: bool = False) -> None:
         """Get a range into the cache; `wait`: return when it is there. Errors of the backend are raised with `wait`
         only.
@@ -234,6 +241,7 @@ class CachedFile(Handle):
         end = min(end, self._native.size)
         prefetching.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
 
+    @traced
     def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
         """`prefetch` of several (offset, length) at once, in their order; a length of None is "to the end of the file".
 
@@ -390,6 +398,7 @@ class CachedFile(Handle):
         """Whether a `with` whose body raised abandons the file."""
         return self._inode.engine.limits().commit_on_close
 
+    @traced
     def close(self) -> None:
         """Close the handle; the last writable one flushes, and commits where `sync_on_close`. Errors are raised, the
         handle is closed anyway, the data stays in the cache (`Volume.failed`). Idempotent.

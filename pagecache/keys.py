@@ -7,15 +7,29 @@ lock, calls the backend, publishes, and frees them. So a slow or hung call delay
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+from .engine.look import Look, Owner, nobody
 from .engine.park import SLICE, Signal
+from .engine.reason import Reason, during
 from .engine.runner import Job
 from .engine.volume import EngineVolume
 from .errors import Key
 
 __all__ = ["BusyKeys"]
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    """Who made keys busy, and what for; for reports."""
+
+    what: str
+    thread: int
+    since: float
+    job: Job[None] | None = None
 
 
 class BusyKeys:
@@ -26,6 +40,7 @@ class BusyKeys:
         self._lock = lock
         self._alive = alive
         self._busy: dict[Key, Signal] = {}
+        self._claims: dict[Signal, _Claim] = {}
 
     def __contains__(self, key: Key) -> bool:
         """The lock is held."""
@@ -43,15 +58,16 @@ class BusyKeys:
             for key in keys:
                 if self._busy.get(key) is done:
                     del self._busy[key]
+            self._claims.pop(done, None)
         if not done.is_set():
             done.set()
 
     @contextmanager
-    def holding(self, *keys: Key) -> Generator[None, None, None]:
+    def holding(self, *keys: Key, what: str) -> Generator[None, None, None]:
         """Mark keys as busy for a block."""
         wanted, done = set(keys), self._engine.park.signal()
         try:
-            self._claim_all(wanted, done)
+            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic()))
             yield
         finally:
             self.free(wanted, done)
@@ -78,23 +94,45 @@ class BusyKeys:
 
         job = Job(self._engine.park, run, what=what, key=keys[0])
         try:
-            self._claim_all(wanted, done)
+            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic(), job))
             within(lambda: self._engine.run(job, keys[0]))
         except BaseException:
             if job.cancel():
                 self.free(wanted, done)
             raise
 
-    def _claim_all(self, wanted: set[Key], done: Signal) -> None:
-        while (other := self._claim(wanted, done)) is not None:
-            self._alive()
-            other.wait(SLICE)
+    def _claim_all(self, wanted: set[Key], done: Signal, claim: _Claim) -> None:
+        other = self._claim(wanted, done, claim)
 
-    def _claim(self, wanted: set[Key], done: Signal) -> Signal | None:
+        def sleep() -> None:
+            nonlocal other
+            while other is not None:
+                self._alive()
+                other.wait(SLICE)
+                other = self._claim(wanted, done, claim)
+
+        def owner(look: Look) -> Owner | None:
+            found = other
+            return None if found is None else self._owner(look, self._claims.get(found))
+
+        if other is not None:
+            key = next(iter(wanted))
+            during(Reason("the name", self._engine.native, owner, key=key), sleep)
+
+    def _owner(self, look: Look, claim: _Claim | None) -> Owner | None:
+        """Who has the keys, for reports: a thread that waits for something, or the call that it left behind."""
+        if claim is None:
+            return nobody("a file of that name is being given up")
+        if claim.job is not None and look.sleeping(claim.thread, claim.since) is None:
+            return look.job(claim.job)
+        return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
+
+    def _claim(self, wanted: set[Key], done: Signal, claim: _Claim) -> Signal | None:
         """Make the keys ours, unless somebody has one of them: then his signal."""
         with self._lock:
             for key in wanted:
                 if key in self._busy:
                     return self._busy[key]
             self._busy.update(dict.fromkeys(wanted, done))
+            self._claims[done] = claim
             return None

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from .engine import barrier
+from .engine.notices import spans
 from .engine.park import Signal
 from .errors import Key, LostRange
 from .inode import Inode
@@ -19,8 +20,6 @@ from .native import END, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
-
-log = logging.getLogger("pagecache")
 
 __all__ = [
     "abandon_handle",
@@ -105,9 +104,12 @@ def close_collected(volume: Volume, inode: Inode, *, writable: bool, loss_cursor
     """
     with volume.names:
         inode.engine.unclosed |= writable and inode.native.has_local()
-        for entry in inode.losses_since(loss_cursor):
-            where = f"[{entry.offset}, {entry.offset + entry.length})"
-            log.error("%s: %r %s is lost; its handle was not closed", volume.name, entry.key, where)
+        lost = inode.losses_since(loss_cursor)
+        told = not inode.untold()
+    if lost:
+        what = f"{spans([(entry.offset, entry.length) for entry in lost])} is lost, and the handle was not closed"
+        next = "other handles were told" if told else "the next opener is told"
+        volume.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
     release(volume, inode, writable=writable)
 
 

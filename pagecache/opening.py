@@ -8,6 +8,7 @@ changed under local data is a conflict, settled as the volume's options say (con
 from __future__ import annotations
 
 import errno
+import logging
 import operator
 import os
 from typing import TYPE_CHECKING, Any, cast
@@ -94,8 +95,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     backend_file, stat, created = open_backend(volume, key, bits)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
-        inode.native.set_uncommitted()
-        inode.engine.created = True
+        inode.native.set_uncommitted(created=True)
     with volume.names:
         volume.inodes[canonical] = inode
     volume.engine.add(inode.engine)
@@ -116,8 +116,8 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
             stat = stored_stat(volume, inode, key)
             if stat is None:
                 return False
-            if quiet is not None and inode.engine.quiet() == quiet:
-                compare(volume, inode, stat)
+            if quiet is not None:
+                compare(volume, inode, stat, quiet)
             elif inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
         elif inode.engine.conflict is not None:
@@ -186,7 +186,7 @@ def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
     try:
         return checked_stat(volume.engine.call(lambda: volume.engine.backend.stat(key), "open", key), key)
     except FileNotFoundError:
-        if engine.created:
+        if inode.native.undone()["created"]:
             return ObjectStat(size=0, version=engine.version)  # here, and not committed; its file may name a version
         if engine.version is not None and not inode.native.has_local():
             return None
@@ -216,8 +216,12 @@ def free_descriptors(volume: Volume) -> None:
     volume.engine.call(close, "open")
 
 
-def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
-    """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20)."""
+def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = None) -> None:
+    """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20).
+
+    `quiet` is `EngineFile.quiet` before `stat` was asked for: where it stands after the two are compared as well, the
+    difference is not our own doing.
+    """
     engine = inode.engine
     if engine.conflict is not None:
         raise engine.conflict_error()
@@ -227,6 +231,8 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
     same = stat.version == engine.version
     if not whole:
         same = (same or stat.version is None) and stat.size == inode.native.remote_size
+    if quiet is not None and engine.quiet() != quiet:
+        return
     if same:
         if engine.base_lost:
             engine.base_lost = False
@@ -251,7 +257,9 @@ def take_over(inode: Inode, stat: ObjectStat) -> None:
     inode.native.invalidate_remote(0, END)
     inode.native.set_sizes(stat.size, stat.size)
     inode.native.invalidate_remote(0, END)
-    inode.volume.engine.emit("invalidated", inode.key)
+    what, next = "another version is stored than the one that was cached", "what is cached is read again"
+    inode.volume.engine.emit("invalidated", inode.key, ((0, inode.native.size),), message=what, next=next)
+    inode.volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:

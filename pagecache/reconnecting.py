@@ -69,9 +69,10 @@ def _wanted(inode: Inode) -> bool:
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Inode, _Opened]:
     """Side by side. An object that is gone, with nothing of it local, stays closed."""
+    began = volume.engine.reconnects
 
     def check_attached() -> None:
-        if volume.detached or volume.engine.backend is backend:
+        if volume.detached or volume.engine.reconnects != began:
             raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by somebody else")
 
     jobs: dict[Inode, Job[_Opened | None]] = {}
@@ -81,7 +82,12 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
             job = Job(volume.engine.park, partial(_open, backend, inode), _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
-            found = job.wait(check_attached)
+            try:
+                found = job.wait(check_attached)
+            except Exception as error:
+                if error is not job.error or isinstance(error, OSError):
+                    raise
+                raise BackendProtocolError(f"open() raised {type(error).__name__}: {error}", inode.key) from error
             if found is not None:
                 opened[inode] = found
     except BaseException:

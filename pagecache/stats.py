@@ -8,13 +8,14 @@ right by itself, and sums may be off by what is in between.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import Key
 
-__all__ = ["CacheStats", "Event", "FileStat", "FileStats", "ObjectStat", "VolumeStats"]
+__all__ = ["CacheStats", "Event", "FileStat", "FileStats", "ObjectStat", "VolumeStats", "Wait", "WaitOwner"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,10 @@ class Event:
     Attributes:
         ranges: the bytes concerned as (offset, length).
         error: the cause, where there is one.
+        message: what happened, as a sentence without volume and key.
+        next: what happens with it now.
+        time: seconds since the epoch.
+        missed: events before this one that were left out, because subscribers were slow.
     """
 
     kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
@@ -121,3 +126,76 @@ class Event:
     key: Key | None = None
     ranges: tuple[tuple[int, int], ...] = ()
     error: OSError | None = None
+    message: str = ""
+    next: str = ""
+    time: float = 0.0
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitOwner:
+    """Who has what somebody waits for; see `Wait`.
+
+    Attributes:
+        what: what he does: "a read of the backend", "a write of [0, 4096)", "a commit".
+        thread: its identifier, as `threading.get_ident` says; None: no thread has it.
+        name: of the thread.
+        seconds: for how long.
+    """
+
+    what: str
+    thread: int | None = None
+    name: str | None = None
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `/v1/waits` of the live documents has it."""
+        return {"what": self.what, "thread": self.thread, "name": self.name, "seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A thread or task that waits for something of a cache; see `PageCache.waits`.
+
+    Attributes:
+        thread: its identifier, as `threading.get_ident` says; of a task, that of its loop's thread.
+        name: of the thread, or of the task.
+        task: whether it is a task of an event loop.
+        seconds: for how long.
+        what: what it waits for: "a fill of [0, 4096)", "the file's lock", "an fsync".
+        volume: name of the volume. key, file: the object and its number in the cache, where it is one.
+        offset, length: the bytes, where it is some.
+        owner: who has it; None: nobody has, or nobody knows.
+        chain: the wait, its owner, what that one waits for in turn, and so on, a sentence each; ends with a call that
+            runs, with nobody, or where it comes back to itself.
+        next: what happens without anybody doing anything.
+    """
+
+    thread: int
+    name: str
+    task: bool = False
+    seconds: float
+    what: str
+    volume: str | None = None
+    key: Key | None = None
+    file: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    owner: WaitOwner | None = None
+    chain: tuple[str, ...] = ()
+    next: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of `/v1/waits` of the live documents."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        key, owner = self.key, self.owner
+        return {
+            **plain,
+            "key": key if key is None or isinstance(key, str) else _text_of(key),
+            "owner": None if owner is None else owner.to_dict(),
+            "chain": list(self.chain),
+        }
+
+
+def _text_of(key: Key) -> str:
+    return os.fsdecode(key) if isinstance(key, os.PathLike) else repr(key)

@@ -3,23 +3,54 @@
 A ticket takes an epoch and the files that have anything of it. Advancing it moves each file on (flush, then commit),
 side by side, and the backend's names last, without ever waiting. The flusher advances the tickets of a volume in their
 order, and so does whoever waits for one: a ticket is over only after those before it.
+
+How far it has come is counted when somebody asks, in one walk over what is dirty: nobody who does not look pays for it.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .engine.barrier import FileSync
+from .engine.look import Look, Owner, nobody
 from .engine.loop import advanced
 from .engine.names import NameCall
 from .engine.park import SLICE, Deadline, deadline_error
+from .engine.reason import Reason, during
 from .errors import FailedRange, ShutdownError, WritebackError
 
 if TYPE_CHECKING:
     from .volume import Volume
 
 __all__ = ["SyncTicket"]
+
+WINDOW = 5.0
+"""Seconds that a rate is of."""
+STEP = 0.1
+"""Seconds between two looks at least: a display that asks for one number after the other gets those of one moment."""
+
+
+class _Speed:
+    """Bytes a second over the last `WINDOW` seconds, of a count that is looked at now and then."""
+
+    def __init__(self, now: float) -> None:
+        self._looks: deque[tuple[float, int]] = deque([(now, 0)])
+
+    def due(self, now: float) -> bool:
+        return now >= self._looks[-1][0] + STEP
+
+    def look(self, now: float, count: int) -> None:
+        self._looks.append((now, count))
+        while self._looks[1][0] <= now - WINDOW:
+            self._looks.popleft()
+
+    def rate(self) -> float:
+        (since, before), (now, count) = self._looks[0], self._looks[-1]
+        return (count - before) / (now - since) if now > since else 0.0
 
 
 class SyncTicket:
@@ -43,11 +74,84 @@ class SyncTicket:
         self._names: NameCall | None = None
         self._looked = float("-inf")
         self._finished = False
+        # Guards what follows; held while what is dirty is counted, which waits for nobody. A signal handler may come in
+        # between and abort the volume.
+        self._counting = threading.RLock()
+        self._remaining = self.total
+        self._parked: dict[FileSync, int] = {}
+        self._unsent = dict.fromkeys(self._pending, 0)
+        self._sent = 0
+        self._speed = _Speed(engine.clock.now())
+        self._first_count()
+
+    # -- how far it is
 
     @property
     def remaining(self) -> int:
-        """Of `total`, not yet committed (an upper bound, by folio)."""
-        return min(self.total, sum(sync.file.native.unsaved_up_to(self._stamp) for sync in self._pending))
+        """Of `total`, not yet committed (an upper bound, by folio); it never grows. What could not be saved remains."""
+        with self._counting:
+            self._count()
+            return self._remaining
+
+    @property
+    def rate(self) -> float:
+        """Bytes of it that the backend acknowledged per second, over the last seconds; 0.0 at first."""
+        with self._counting:
+            self._count_now_and_then()
+            return self._speed.rate()
+
+    @property
+    def expected(self) -> float | None:
+        """Seconds until the backend has acknowledged all of it at this rate; None: it cannot be said, as nothing moves,
+        or only commits are waited for. 0.0: it is over.
+        """
+        with self._counting:
+            self._count_now_and_then()
+            if self._finished:
+                return 0.0
+            unsent, rate = sum(self._unsent.values()), self._speed.rate()
+            return unsent / rate if unsent and rate else None
+
+    @property
+    def errors(self) -> tuple[OSError, ...]:
+        """What has failed so far, file by file; `wait` raises them together when it is over."""
+        return tuple(self._errors)
+
+    def _first_count(self) -> None:
+        for sync in self._unsent:
+            _, self._unsent[sync] = sync.file.native.unsaved_up_to(self._stamp)
+
+    def _count_now_and_then(self) -> None:
+        if not self._finished and self._speed.due(self._engine.clock.now()):
+            self._count()
+
+    def _count(self) -> None:
+        """Count what is left. `_counting` is held."""
+        if self._finished:
+            return
+        # In this order: what fails in between is counted twice, and not left out.
+        pending = self._pending
+        counted = {sync: sync.file.native.unsaved_up_to(self._stamp) for sync in pending}
+        left = sum(unsaved for unsaved, _ in counted.values()) + sum(self._parked.values())
+        self._remaining = min(self._remaining, left)
+        for sync, before in list(self._unsent.items()):
+            _, now = counted.get(sync, (0, 0))
+            self._sent += max(0, before - now)  # a failed commit makes bytes dirty that had been acknowledged
+            if sync in counted:
+                self._unsent[sync] = now
+            else:
+                self._unsent.pop(sync, None)
+        now_seconds = self._engine.clock.now()
+        if self._speed.due(now_seconds):
+            self._speed.look(now_seconds, self._sent)
+
+    def _leave(self, sync: FileSync, *, parked: bool) -> None:
+        """A file is no part of it any more though it is not saved: removed meanwhile, or it failed."""
+        self._unsent.pop(sync, None)
+        if parked:
+            self._parked[sync], _ = sync.file.native.unsaved_up_to(self._stamp)
+
+    # -- how it goes on
 
     def done(self) -> bool:
         """Whether it is over, with or without errors."""
@@ -64,10 +168,19 @@ class SyncTicket:
         try:
             if self._pending:
                 self._advance_files()
-            self._finished = first and not self._pending and self._names_done()
+            over = first and not self._pending and self._names_done()
         except ShutdownError as error:
-            self._errors, self._finished = [error], True
-        return self._finished
+            self._errors, over = [*self._errors, error], True
+        if over:
+            self._finish()
+        return over
+
+    def _finish(self) -> None:
+        """Numbers stand from here on; a ticket that is kept keeps no file."""
+        with self._counting:
+            self._count()
+            self._finished = True
+            self._pending, self._unsent, self._parked = [], {}, {}
 
     def _advance_files(self) -> None:
         """Look at each file of which something has changed, and from time to time at all of them."""
@@ -76,7 +189,8 @@ class SyncTicket:
         still, errors = [], list(self._errors)
         for sync in self._pending:
             if sync.file.removed:
-                continue  # its name went meanwhile: nobody can want it any more
+                self._leave(sync, parked=False)  # its name went meanwhile: nobody can want it any more
+                continue
             seq = sync.file.native.event_seq()
             if seq == sync.seen and not everything and not sync.due(now):
                 still.append(sync)
@@ -88,6 +202,7 @@ class SyncTicket:
             except ShutdownError:
                 raise
             except OSError as error:
+                self._leave(sync, parked=True)
                 errors.append(error)
         self._looked = now if everything else self._looked
         self._pending, self._errors = still, errors
@@ -125,13 +240,32 @@ class SyncTicket:
     def wait_until(self, deadline: Deadline) -> None:
         """`wait` for a deadline that runs already."""
         cache = self._engine.cache.native
-        while (seq := self._standing(deadline)) is not None:
-            names = self._names
-            if names is not None:
-                names.job.rest(min(deadline.left(), SLICE))
-            else:
-                self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
+        first = self._standing(deadline)
+
+        def sleep() -> None:
+            seq = first
+            while seq is not None:
+                names = self._names
+                if names is not None:
+                    names.job.rest(min(deadline.left(), SLICE))
+                else:
+                    self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
+                seq = self._standing(deadline)
+
+        if first is not None:
+            during(self._reason(), sleep)
         self._raise()
+
+    def _reason(self) -> Reason:
+        """Why somebody waits for it."""
+        return Reason("sync", self._engine.native, self._owner)
+
+    def _owner(self, look: Look) -> Owner | None:
+        """What it waits for at this moment: the first of its files, or the names."""
+        names, pending = self._names, self._pending
+        if pending:
+            return pending[0].owner(look)
+        return nobody("the syncs before it are not over") if names is None else look.job(names.job)
 
     def _standing(self, deadline: Deadline) -> int | None:
         """What the cache's event stood at before this looked; None: it is over."""
@@ -145,8 +279,8 @@ class SyncTicket:
     def _raise(self) -> None:
         if not self._errors:
             return
-        if len(self._errors) == 1:
-            raise self._errors[0]
+        if len(self._errors) == 1 or isinstance(self._errors[-1], ShutdownError):
+            raise self._errors[-1]
         ranges: list[FailedRange] = []
         for error in self._errors:
             ranges += getattr(error, "ranges", [])
@@ -165,8 +299,8 @@ class SyncTicket:
     async def _awaited(self) -> None:
         """`wait`, for a task: of any loop, without a thread."""
         self._engine.check_wait("sync")
-        deadline = self.deadline(None)
+        deadline, reason, since = self.deadline(None), self._reason(), time.monotonic_ns()
         cache = self._engine.cache.native
         while (seq := self._standing(deadline)) is not None:
-            await advanced(cache.core, "cache", cache.address, seq, min(deadline.left(), SLICE))
+            await advanced("cache", cache.address, seq, min(deadline.left(), SLICE), reason, since)
         self._raise()

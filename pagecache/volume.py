@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -26,6 +27,8 @@ from .direct import DirectFile
 from .engine import barrier, remote, staging
 from .engine.aside import Aside
 from .engine.loop import blocking, original
+from .engine.notices import spans
+from .engine.park import Signal
 from .engine.volume import EngineVolume
 from .errors import (
     FailedRange,
@@ -70,8 +73,11 @@ class Volume:
             park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
-        self.detached = False
-        self.aside: Aside = Aside(name, cache.check_forked)
+        self.detached = False  # nothing of it is left to save
+        self.ended = False  # nor any thread or file
+        self.backend_closed = False
+        self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and what is set when that is over
+        self.aside: Aside = Aside(name, self.engine.native, cache.check_forked)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
@@ -101,7 +107,10 @@ class Volume:
             hash(key)
         except TypeError:
             raise TypeError(f"key {key!r} is not hashable") from None
-        return self.engine.backend.canonical(key)
+        canonical = self.engine.backend.canonical
+        if getattr(canonical, "__func__", None) is Backend.canonical:
+            return canonical(key)
+        return self.engine.asked("canonical", key, lambda: canonical(key))
 
     def inode_at(self, key: Key) -> Inode | None:
         with self.names:
@@ -145,7 +154,7 @@ class Volume:
         self._check_may_write(key, bits)
         self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
-        with self.busy.holding(canonical):
+        with self.busy.holding(canonical, what="an open"):
             inode = opening.open_inode(self, canonical, key, bits, keep_cache)
             try:
                 through = self.options.write_through if write_through is None else bool(write_through)
@@ -165,7 +174,7 @@ class Volume:
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
         try:
             if bits & os.O_TRUNC and inode.native.size:
-                inode.native.run(7, "truncate", 0)
+                handle._resize(0)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
         except BaseException:
@@ -381,7 +390,10 @@ class Volume:
             remote.announced(inode.engine, version, start, END if length is None else end)
             if self.engine.mirror is not None:
                 self.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-            self.engine.emit("invalidated", inode.key, ((start, end - start),))
+            what = f"somebody else changed [{start}, {end})"
+            next = "what is cached of it is read again" if not inode.native.has_local() else "unsaved bytes are kept"
+            self.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)
+            self.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
         """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
@@ -394,6 +406,10 @@ class Volume:
             dropped = self._drop(inode, start, END if length is None else end)
             with self.names:
                 inode.record_loss(dropped, seen=True)
+            if dropped:
+                what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
+                next = "each handle raises DataLossError once"
+                self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
             lost += dropped
             if inode.engine.conflict is not None and not inode.native.unsaved():
                 inode.engine.settled(partial(remote.take, inode.engine))
@@ -471,6 +487,7 @@ class Volume:
 
         Raises:
             OSError: an object cannot be opened there; nothing has changed, the volume stays aborted.
+            ValueError: another volume of the cache has this backend.
 
         Blocks: until the objects that are open or not saved are open in the new backend.
         """
@@ -478,6 +495,7 @@ class Volume:
         if self.detached:
             raise ShutdownError(f"the volume {self.name!r} is detached")
         found = as_backend(backend, "backend", {})
+        self.cache.check_unused(found, "backend", by=self)
         reconnecting.reconnect(self, blocking(found, self.cache.event_loop), fenced)
 
     def detach(
@@ -499,9 +517,12 @@ class Volume:
     def stats(self) -> VolumeStats:
         """Counters of this volume."""
         self.cache.check_forked()
+        return VolumeStats(**self.cache.counters(self.usage()))
+
+    def usage(self) -> dict[str, int]:
+        """CORE's numbers; under the lock that inodes come and go under."""
         with self.names:
-            usage = self.engine.native.usage()
-        return VolumeStats(**self.cache.counters(usage))
+            return self.engine.native.usage()
 
     def file_stats(self, inode: Inode) -> FileStats:
         return FileStats(**self.cache.counters(inode.native.usage()))

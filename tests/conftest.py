@@ -2,5 +2,5 @@
 
 import pytest
 
-for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names"):
+for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names", "conformance_staged"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")

@@ -24,13 +24,10 @@ __all__ = ["LATER", "MODULES_LATER", "PROMISE", "compare", "modules", "write_stu
 PROMISE = Path(__file__).parent / "public_api.pyi"
 
 LATER = {
-    "pagecache.PageCache.serve_stats": "live statistics come with `pagecache top`",
     "pagecache.backends.S3Backend": "the S3 backend is a later step",
     "pagecache.backends.FsspecBackend": "the fsspec backend is a later step",
 }
-MODULES_LATER = {
-    "pagecache.stress": "`pagecache stress` is a later step",
-}
+MODULES_LATER: dict[str, str] = {}
 
 
 def modules(text: str) -> dict[str, str]:

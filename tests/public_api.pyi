@@ -12,7 +12,7 @@ All errors and dataclasses here pickle.
 """
 import io
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -62,6 +62,7 @@ class PageCache:
     def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Any) -> None: ...   # >= 16 pages
     capacity: int
     config: CacheConfig
+    name: str                              # of this cache in live documents and metrics: unique in the process
     def attach(self, backend: Backend | AsyncBackend | str, *, name: str | None = None, options: VolumeOptions | None = None,
                backend_options: Mapping[str, Any] | None = None, mirror: Backend | AsyncBackend | str | None = None,
                **overrides: Any) -> Volume:
@@ -82,11 +83,24 @@ class PageCache:
     def stats(self) -> CacheStats: ...
     def serve_stats(self, path: str | os.PathLike[str]) -> None:
         """Serve live statistics on a local socket for `pagecache top` and Prometheus; removed at close."""
+    def trace(self, path: str | os.PathLike[str], *, records: int = 262144) -> Trace:
+        """A context manager: what happens in its body is written to a file for Perfetto or chrome://tracing when it ends. OSError on
+        entering it, where that could not be written; PageCacheError (EBUSY) while another trace of this cache runs."""
+    def waits(self) -> _list[Wait]:
+        """Who waits for what at this moment, for how long, who owns it, and what he waits for in turn; who has waited longest first.
+        Stops nobody. A wait that has lasted `stall_warn` seconds is logged once."""
     def check(self) -> None:
         """Verify every internal invariant; AssertionError names the first one broken. For tests; stops the world."""
     def close(self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise") -> _list[LostRange]:
         """Write back, commit and detach everything. "raise": UnsavedDataError lists what could not be saved; the cache stays open,
         nothing is lost. "discard": returns what was given up. Idempotent."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
+
+class Trace:
+    path: str
+    records: int
+    dropped: int                           # after the end: the oldest ones, where there were more than `records`
     def __enter__(self) -> Self: ...
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
 
@@ -97,6 +111,35 @@ class Event:
     key: Key | None = None
     ranges: tuple[tuple[int, int], ...] = ()                              # (offset, length)
     error: OSError | None = None
+    message: str = ""                                                     # what happened, without volume and key
+    next: str = ""                                                        # what happens with it now
+    time: float = 0.0                                                     # seconds since the epoch
+    missed: int = 0                                                       # events left out before this one
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitOwner:
+    what: str                              # "a read of the backend", "a write of [0, 4096)", or why it is nobody's turn
+    thread: int | None = None              # None: no thread has it
+    name: str | None = None
+    seconds: float | None = None
+    def to_dict(self) -> dict[str, Any]: ...
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    thread: int                            # threading.get_ident(); of a task, that of its loop
+    name: str                              # of the thread, or of the task
+    task: bool = False
+    seconds: float
+    what: str                              # "a fill of [0, 4096)", "the file's lock", "fsync"
+    volume: str | None = None
+    key: Key | None = None
+    file: int | None = None                # its number in the cache
+    offset: int | None = None
+    length: int | None = None
+    owner: WaitOwner | None = None
+    chain: tuple[str, ...] = ()            # sentences, from the waiter down to a call that runs, to nobody, or back to himself
+    next: str = ""                         # what happens without anybody doing anything
+    def to_dict(self) -> dict[str, Any]: ...                              # an entry of /v1/waits of the live documents
 
 # ------------------------------------------------------------------------------------------------ volume
 
@@ -163,7 +206,10 @@ class Volume:
 class SyncTicket:
     """Can be awaited."""
     total: int                             # bytes that were local when the ticket was taken
-    remaining: int                         # of them, not yet committed (an upper bound, by folio)
+    remaining: int                         # of them, not yet committed (an upper bound, by folio); never grows
+    rate: float                            # bytes of it acknowledged per second, over the last seconds; 0.0 at first
+    expected: float | None                 # seconds until all of it is acknowledged at this rate; None: it cannot be said
+    errors: tuple[OSError, ...]            # what has failed so far; `wait` raises them together
     def done(self) -> bool: ...
     def wait(self, timeout: float | None = None) -> None: ...             # raises as Volume.sync does
     def __await__(self) -> Generator[Any, None, None]: ...
@@ -463,6 +509,12 @@ class TransformBackend(Backend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile: ...
     def stat(self, key: Key) -> ObjectStat: ...
     def __init__(self, inner: Backend, transform: Any) -> None: ...
+
+# module pagecache.metrics
+
+class Collector(ABC):
+    """The metrics of one cache, for `prometheus_client`'s registries; the same as `GET /metrics`."""
+    def __init__(self, cache: PageCache) -> None: ...
 
 # module pagecache.aio
 

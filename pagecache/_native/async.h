@@ -8,7 +8,8 @@
 
 extern PyTypeObject *pc_ticket_type, *pc_waker_type;
 
-PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq);
+PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq, const struct pc_wait *wait, PyObject *reason);
+void pc_ticket_waiter(PyObject *self, PyObject **wakes, PyObject **loop);
 PyObject *pc_ticket_yield(PyObject *ticket);
 int pc_ticket_outcome(PyObject *ticket);
 void pc_return_value(PyObject *value);

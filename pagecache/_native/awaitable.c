@@ -84,6 +84,8 @@ static PySendResult advance(struct awaitable *a, PyObject **result)
 		int step = pc_await_step(a);
 		if (PC_LIKELY(step == STEP_DONE))
 			return over(a, pc_await_result(a), result);
+		if (PC_UNLIKELY(a->call.began))
+			pc_await_announce(a);
 		if (step == STEP_ERROR || (step == STEP_ASIDE && go_aside(a)))
 			return over(a, NULL, result);
 		if (step == STEP_WAIT) {
@@ -108,6 +110,8 @@ static PySendResult awaitable_send(PyObject *self, PyObject *value, PyObject **r
 	if (PC_LIKELY(a->state == NEW)) {
 		a->state = RUNNING;
 		a->through = 0;
+		if (handle_of_owner(a)->inode && pc_recording(handle_of_owner(a)->inode->cache))
+			pc_await_traced(a);
 		if (pc_await_prepare(a))
 			return over(a, NULL, result);
 		a->through = handle_of_owner(a)->through;

@@ -23,6 +23,7 @@ struct awaitable {
 	u8 *memory; /* to read into, or write from */
 	void *bounce;
 	u64 pos, len, done;
+	struct pc_span call; /* of a trace */
 	u32 report;
 	int rounds;
 	u8 verb, state, missed, asking, through;
@@ -39,5 +40,7 @@ int pc_await_step(struct awaitable *a);
 int pc_await_rest(struct awaitable *a);
 PyObject *pc_await_result(struct awaitable *a);
 void pc_await_settle(struct awaitable *a);
+void pc_await_traced(struct awaitable *a);
+void pc_await_announce(struct awaitable *a);
 
 #endif

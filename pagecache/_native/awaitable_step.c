@@ -89,9 +89,37 @@ int pc_await_prepare(struct awaitable *a)
 	return 0;
 }
 
+/* A trace runs: the call gets an id, which what it writes carries on whatever thread. */
+void pc_await_traced(struct awaitable *a)
+{
+	static const u8 verbs[] = {[PREAD] = PC_CALL_PREAD,
+				   [PREAD_INTO] = PC_CALL_PREAD_INTO,
+				   [PWRITE] = PC_CALL_PWRITE,
+				   [APPEND] = PC_CALL_APPEND};
+	pc_call_awaited(&a->call, handle_of_owner(a)->inode, verbs[a->verb]);
+}
+
+/* It is about to be suspended, perhaps for ever. */
+void pc_await_announce(struct awaitable *a)
+{
+	struct pc_inode *i = handle_of_owner(a)->inode;
+	if (i)
+		pc_record_announce(i->cache, &a->call, i->id, a->pos, a->len, 0);
+}
+
+static void trace_over(struct awaitable *a)
+{
+	struct pc_inode *i = handle_of_owner(a)->inode;
+	int flags = PC_R_AWAITED | (a->done < a->len && a->verb >= PWRITE ? PC_R_FAILED : 0);
+	if (i)
+		pc_record_end(i->cache, &a->call, flags, i->id, a->pos, a->len, a->done);
+}
+
 /* Give everything back but what a thread still works with. */
 void pc_await_settle(struct awaitable *a)
 {
+	if (PC_UNLIKELY(a->call.began))
+		trace_over(a);
 	a->state = OVER;
 	pc_list_del(&a->reading);
 	Py_CLEAR(a->ticket);
@@ -128,9 +156,9 @@ PyObject *pc_await_result(struct awaitable *a)
 
 /* ---------------------------------------------------------------- reading */
 
-static int await_event(struct awaitable *a, struct handle *h, struct pc_event *e, u32 seq)
+static int await_event(struct awaitable *a, struct handle *h, struct pc_event *e, u32 seq, const struct pc_wait *w)
 {
-	a->ticket = pc_ticket_new(h->core, e, seq);
+	a->ticket = pc_ticket_new(h->core, e, seq, w, NULL);
 	return a->ticket ? STEP_WAIT : STEP_ERROR;
 }
 
@@ -144,17 +172,21 @@ static int await_folio(struct awaitable *a, struct handle *h, const struct pc_ne
 	struct pc_event *e = pc_folio_event(c, need->folio);
 	u32 seq = atomic_load(&e->seq);
 	bool busy = atomic_fetch_or(&f->state, PC_F_WAITERS) & PC_F_LOCKED;
+	struct pc_wait w = pc_wait_for_folio(h->inode, f, need);
 	pc_folio_put(c, f);
 	if (!busy)
 		return STEP_DONE;
 	pc_count(h->inode, &h->inode->counters.lock_waits, 1);
-	return await_event(a, h, e, seq);
+	return await_event(a, h, e, seq, &w);
 }
 
 static int await_invalidate(struct awaitable *a, struct handle *h)
 {
 	u32 seq = atomic_load(&h->inode->event.seq);
-	return atomic_load(&h->inode->inval_x) ? await_event(a, h, &h->inode->event, seq) : STEP_DONE;
+	if (!atomic_load(&h->inode->inval_x))
+		return STEP_DONE;
+	struct pc_wait w = pc_wait_of(h->inode, PC_WAIT_INVALIDATE, 0, 0);
+	return await_event(a, h, &h->inode->event, seq, &w);
 }
 
 /* Have [pos, pos + len) fetched. Return: STEP_DONE look again; STEP_WAIT; STEP_ASIDE: no memory for it; STEP_ERROR. */
@@ -246,7 +278,10 @@ static int step_write(struct awaitable *a)
 	if (a->verb == APPEND)
 		return STEP_ASIDE; /* keeps the inode lock over all of it, which a task must not */
 	u64 piece = pc_min(a->len - a->done, LOOP_PIECE);
+	u64 outer = PC_UNLIKELY(a->call.began) ? pc_record_enter(a->call.id) : 0;
 	u64 n = pc_write_try(h, a->pos + a->done, a->memory + a->done, piece);
+	if (PC_UNLIKELY(a->call.began))
+		pc_record_enter(outer);
 	a->done += n;
 	if (a->done == a->len)
 		return a->through ? STEP_ASIDE : STEP_DONE;
@@ -269,6 +304,7 @@ int pc_await_rest(struct awaitable *a)
 	if (reads ? check_readable(h) : check_writable(h))
 		return -1;
 	a->lent = 1;
+	u64 outer = pc_record_enter(a->call.began ? a->call.id : 0);
 	if (reads) {
 		i64 n = pc_read_rest(h, a->pos + a->done, a->memory + a->done, a->len - a->done);
 		a->done += n < 0 ? 0 : (u64)n;
@@ -276,6 +312,7 @@ int pc_await_rest(struct awaitable *a)
 	} else {
 		err = pc_write_rest(h, &a->pos, a->memory, a->len, &a->done, a->verb == APPEND);
 	}
+	pc_record_enter(outer);
 	a->lent = 0;
 	if (a->state == OVER)
 		pc_await_settle(a); /* nobody waits any more */

@@ -38,8 +38,14 @@ void pc_fail_assert(const char *file, int line, const char *text) __attribute__(
 #define PC_ASSERT(c) ((void)(PC_LIKELY(c) || (pc_fail_assert(__FILE__, __LINE__, #c), 0)))
 #ifdef PC_DEBUG
 #define PC_DEBUG_ASSERT(c) PC_ASSERT(c)
+#ifdef PC_SCHEDULED
+/* Built for tests/native/schedules: threads are simulated, and whatever could let another one run asks the scheduler. */
+#include "schedule.h"
+#define PC_SYNC(point) schedule_point(point)
+#else
 void pc_sync_reached(const char *point);
 #define PC_SYNC(point) pc_sync_reached(point)
+#endif
 /* Whether a fix is in: a test may take it out (pc_fix_remove) to see that the test of it fails. */
 bool pc_fix_present(const char *fix);
 #define PC_FIX(fix) pc_fix_present(fix)
@@ -55,6 +61,12 @@ void pc_debug_unlocked(const char *where);
 #define pc_debug_trylock(level)  ((void)0)
 #define pc_debug_unlock(level)   ((void)0)
 #define pc_debug_unlocked(where) ((void)0)
+#endif
+
+#ifdef PC_SCHEDULED
+#define PC_POINT(point) schedule_point(point)
+#else
+#define PC_POINT(point) ((void)0) /* where another thread may come in between; only the simulated ones look */
 #endif
 
 /* check.c: what a checker says; false. */

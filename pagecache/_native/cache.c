@@ -41,6 +41,9 @@ static int init_pools(struct pc_cache *c)
 		  : pc_pool_init(&c->requests, sizeof(struct pc_request), offsetof(struct pc_request, link_free),
 				 n < 1 << 20 ? n : 1 << 20); /* each holds a folio at least */
 	err = err ? err : pc_pool_init(&c->shadows, sizeof(struct pc_shadow), offsetof(struct pc_shadow, link), n);
+	err = err ? err
+		  : pc_pool_init(&c->waits, sizeof(struct pc_wait_record), offsetof(struct pc_wait_record, link_free),
+				 PC_WAITS_MAX);
 	for (u32 k = 0; k < PC_EXT_CLASSES && !err; k++)
 		err = pc_pool_init(&c->exts[k], (u32)(sizeof(struct pc_ext) + PC_SETS * 8 * (1u << k)),
 				   offsetof(struct pc_ext, link), n);
@@ -60,6 +63,7 @@ static void unmap(struct pc_cache *c)
 	pc_pool_destroy(&c->nodes);
 	pc_pool_destroy(&c->requests);
 	pc_pool_destroy(&c->shadows);
+	pc_pool_destroy(&c->waits);
 	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
 		pc_pool_destroy(&c->exts[k]);
 	if (c->ghost)
@@ -123,9 +127,11 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 		c->max_order++;
 	c->fork_epoch = atomic_load(&pc_fork_epoch);
 	c->trace = pc_trace_create();
-	int err = c->trace ? map_most(c, capacity) : -ENOMEM;
+	c->recorder = pc_recorder_create();
+	int err = c->trace && c->recorder ? map_most(c, capacity) : -ENOMEM;
 	if (err) {
 		pc_trace_destroy(c->trace);
+		pc_recorder_destroy(c->recorder);
 		free(c);
 		return err;
 	}
@@ -151,6 +157,7 @@ void pc_cache_destroy(struct pc_cache *c)
 		free(c->volumes[k]);
 	unmap(c);
 	pc_trace_destroy(c->trace);
+	pc_recorder_destroy(c->recorder);
 	free(c);
 }
 
@@ -168,7 +175,7 @@ static size_t trim(void *base, size_t used, size_t reserved)
  * descriptor: all of them stay as long as the longest. */
 static void trim_tables(struct pc_cache *c)
 {
-	struct pc_pool *pools[] = {&c->folios, &c->leaves, &c->nodes, &c->requests, &c->shadows};
+	struct pc_pool *pools[] = {&c->folios, &c->leaves, &c->nodes, &c->requests, &c->shadows, &c->waits};
 	u32 exts = 0, fresh;
 	for (size_t k = 0; k < sizeof(pools) / sizeof(*pools); k++)
 		pc_pool_trim(pools[k], pc_pool_close(pools[k]));

@@ -8,8 +8,10 @@
 #include "pool.h"
 #include "reclaim.h"
 #include "shadow.h"
+#include "waits.h"
 
 struct pc_trace;
+struct pc_recorder;
 
 enum { PC_EXT_CLASSES = 4 };
 enum { PC_INODES_MAX = 1 << 20, PC_INODE_SLOT_BITS = 20 };
@@ -18,6 +20,8 @@ enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
 struct pc_cache {
 	struct pc_arena arena;
 	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
+	struct pc_pool waits; /* who sleeps now (waits.c) */
+	_Atomic u64 wait_number;
 	u32 page_shift, page_size, max_order;
 	u32 cow_pages;
 	_Atomic u64 local;                      /* blocks of L in the whole cache, those of P aside */
@@ -52,11 +56,15 @@ struct pc_cache {
 	struct pc_volume *volumes[PC_VOLUMES_MAX];
 	u32 nr_volumes;
 	u16 next_tag;
-	u32 fork_epoch;
-	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
+	/* These lie in one line: what every verb reads, and beside it what a trace turns on (record.c). */
+	_Alignas(16) u32 fork_epoch;
+	_Atomic u8 recording;
 	_Atomic u8 closed;
+	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
 	struct pc_trace *trace;
+	struct pc_recorder *recorder;
+	_Atomic u64 last_serial; /* of requests */
 };
 
 /* Behind the last page that a file can have. */

@@ -346,6 +346,35 @@ static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 	return true;
 }
 
+static struct pc_inode *inode_with(const struct pc_cache *c, u64 id)
+{
+	for (u32 k = 0; k < c->inode_slots; k++)
+		if (c->inodes[k] && c->inodes[k]->id == id)
+			return c->inodes[k];
+	return NULL;
+}
+
+/* I-16: whoever is said to wait for a logical lock finds somebody who has it. What an event ends is not looked at: a thread may
+ * have been woken and not yet run. */
+static bool check_waits(struct pc_cache *c, struct pc_violation *out)
+{
+	u32 bound = pc_waits_bound(c);
+	struct pc_wait w;
+	for (u32 id = 1; id < bound; id++) {
+		if (!pc_wait_read(c, id, &w))
+			continue;
+		const struct pc_inode *i = w.inode ? inode_with(c, w.inode) : NULL;
+		bool lock = w.kind == PC_WAIT_LOCK || w.kind == PC_WAIT_SHARED;
+		bool idle = lock ? i && !atomic_load(&((struct pc_inode *)i)->lock_word)
+				 : w.kind == PC_WAIT_TOKEN && i && i->token == PC_TOKEN_FREE;
+		if (idle || !w.kind || w.kind > PC_WAIT_REASON || w.pos > w.end)
+			return pc_violated(out, "I-16",
+					   "wait %u, of kind %llu: inode %llu is free, or there is no such wait", id,
+					   (unsigned long long)w.kind, (unsigned long long)w.inode);
+	}
+	return true;
+}
+
 static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 {
 	u32 slots = c->inode_slots;
@@ -364,7 +393,7 @@ static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 	for (u32 k = 0; ok && k < slots; k++)
 		ok = !inodes[k] || inodes[k]->id == 0 || check_inode(inodes[k], out);
 	ok = ok && check_queue(c, &c->small, PC_F_SMALL, out) && check_queue(c, &c->main, PC_F_MAIN, out);
-	ok = ok && check_frames(c, owned, out) && check_sums(c, out);
+	ok = ok && check_frames(c, owned, out) && check_sums(c, out) && check_waits(c, out);
 	pc_leaf_unlock(&c->arena.lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
@@ -392,7 +421,7 @@ int pc_check(struct pc_cache *c, struct pc_violation *out)
 		if (ok)
 			return 0;
 		if (round < 20)
-			sched_yield();
+			pc_yield();
 		else
 			usleep(200);
 	}

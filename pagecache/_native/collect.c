@@ -22,6 +22,8 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	struct pc_inode *i = r->inode;
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
+	if (n > 0 && !PC_FIX("short_answer_is_short"))
+		n = (i64)r->call_len;
 	n = r->unit ? pc_unit_acked(r, n) : n;
 	if (n == 0)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
@@ -98,6 +100,8 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	for (int acked = ok; acked <= 1; acked++)
 		for (u32 k = s; k < end; k++) {
 			seg_blocks(r, k, acked, c->page_shift, &b0, &b1);
+			if (b0 < b1 && !ok && pc_recording(c))
+				pc_record_answered(r, k, b0, b1, acked ? success : failure);
 			if (b0 < b1)
 				pc_folio_end_writeback(i, f, b0, b1, acked ? success : failure);
 		}
@@ -112,6 +116,11 @@ static void end_segs(struct pc_request *r, bool ok, int failure)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
+	if (ok && pc_recording(c))
+		pc_record_answered(r, 0, 0, 0,
+				   i->limits.durable_writes ? PC_WB_STABLE
+				   : r->stage               ? PC_WB_STAGED
+							    : PC_WB_UNSTABLE);
 	for (u32 s = 0, end; s < r->nr_segs; s = end) {
 		for (end = s + 1; end < r->nr_segs && r->segs[end].folio == r->segs[s].folio;)
 			end++;
@@ -139,7 +148,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 {
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
-	bool late = pc_stopped(i, r->generation);
+	bool late = pc_stopped(i, r->generation) && PC_FIX("late_answer_only_ends_the_flight");
 	u64 acked_end = r->seg ? r->segs[r->seg - 1].pos + r->segs[r->seg - 1].len : 0;
 	if (r->seg < r->nr_segs && r->seg_off)
 		acked_end = r->segs[r->seg].pos + r->seg_off;

@@ -58,7 +58,7 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 		pc_inode_leaf_unlock(i);
 		if (left || running)
 			return false;
-		if (same)
+		if (same || !PC_FIX("nothing_went_back_between_two_looks"))
 			return true;
 	}
 }
@@ -120,6 +120,7 @@ bool pc_commit_begin(struct pc_inode *i)
 	bool some = i->nr_unstable || i->stamp_m != PC_STAMP_NONE || pc_staged_bytes(i);
 	bool commits = some && !early && (i->commit_asked || !PC_FIX("settling_commits_nothing"));
 	bool wanted = (commits || i->settle) && !pc_stopped(i, generation);
+	u64 stamp = i->commit_stamp;
 	i->commit_queued = i->commit_asked = 0;
 	i->commit_stamp = 0;
 	i->commit_due = wanted && commits;
@@ -135,6 +136,8 @@ bool pc_commit_begin(struct pc_inode *i)
 		i->stamp_m = PC_STAMP_NONE;
 		pc_direct_move(i);
 		i->counters.commits += commits;
+		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1);
+		pc_record_announce(i->cache, &i->commit_span, i->id, 0, 0, stamp);
 	} else {
 		pc_token_release_locked(i);
 	}
@@ -186,6 +189,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		pc_invalidate_range(i, gone_pos, gone_end);
 	pc_inode_leaf_lock(i);
 	if (ok) {
+		if (!PC_FIX("commit_covers_what_came_before_it"))
+			i->stamp_m = PC_STAMP_NONE;
 		i->committed_size = i->commit_size;
 		pc_staged_clear(i);
 	} else {
@@ -195,6 +200,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
+	pc_record_end(i->cache, &i->commit_span, (ok ? 0 : PC_R_FAILED) | (how == PC_COMMIT_KEPT ? PC_R_KEPT : 0),
+		      i->id, 0, 0, 0);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = i->commit_due = 0;
@@ -213,7 +220,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
  * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
-	bool more = true;
+	bool more = PC_FIX("what_was_forgotten_is_sent_again");
 	while (more) {
 		pc_inode_leaf_lock(i);
 		struct pc_folio *f = first_unstable(i, 0);

@@ -21,10 +21,12 @@ void pc_seq_begin(struct pc_folio *f)
 {
 	atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel);
 	atomic_thread_fence(memory_order_release);
+	PC_POINT("seq_odd");
 }
 
 void pc_seq_end(struct pc_folio *f)
 {
+	PC_POINT("seq_changed");
 	atomic_fetch_add_explicit(&f->seq, 1, memory_order_release);
 }
 
@@ -92,6 +94,7 @@ void pc_folio_freed(struct pc_cache *c, struct pc_folio *f)
 
 bool pc_folio_trylock(struct pc_folio *f)
 {
+	PC_POINT("folio_trylock");
 	return !(atomic_fetch_or_explicit(&f->state, PC_F_LOCKED, memory_order_acquire) & PC_F_LOCKED);
 }
 
@@ -100,11 +103,12 @@ bool pc_folio_trylock(struct pc_folio *f)
 int pc_folio_trylock_at(struct pc_inode *i, struct pc_folio *f, u64 index)
 {
 	int err = 0;
+	PC_SYNC("found_before_lock");
 	if (!pc_folio_get(f))
 		return -ENOENT;
 	if (!pc_folio_trylock(f)) {
 		err = pc_folio_is(i, f, index) ? -EAGAIN : -ENOENT;
-	} else if (!pc_folio_is(i, f, index)) {
+	} else if (!pc_folio_is(i, f, index) && PC_FIX("who_locked_looks_again")) {
 		pc_folio_unlock(i->cache, f);
 		err = -ENOENT;
 	}
@@ -117,6 +121,7 @@ void pc_folio_unlock(struct pc_cache *c, struct pc_folio *f)
 	atomic_store_explicit(&f->owner, 0, memory_order_relaxed);
 	u32 old = atomic_fetch_and(&f->state, ~(u32)(PC_F_LOCKED | PC_F_WAITERS));
 	PC_DEBUG_ASSERT(old & PC_F_LOCKED);
+	PC_POINT("folio_unlocked");
 	if (PC_UNLIKELY(old & PC_F_WAITERS))
 		pc_event_wake(pc_folio_event(c, pc_folio_id(c, f)));
 }
@@ -135,6 +140,7 @@ bool pc_folio_get(struct pc_folio *f)
 
 void pc_folio_put(struct pc_cache *c, struct pc_folio *f)
 {
+	PC_POINT("folio_put");
 	if (atomic_fetch_sub_explicit(&f->refs, 1, memory_order_acq_rel) == 1)
 		pc_folio_freed(c, f);
 }

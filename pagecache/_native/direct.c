@@ -263,7 +263,7 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 	PC_DEBUG_ASSERT(i->nr_direct);
 	if (taken > pos && taken > atomic_load(&i->remote_size))
 		atomic_store_explicit(&i->remote_size, taken, memory_order_release);
-	if (PC_FIX("direct_write_invalidates_again"))
+	if (PC_FIX("direct_write_invalidates_again") && PC_FIX("direct_write_invalidates"))
 		pc_invalidate_folios(i, pos, end);
 	if (taken > pos && taken > atomic_load(&i->size))
 		atomic_store_explicit(&i->size, taken, memory_order_release);

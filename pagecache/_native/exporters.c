@@ -244,6 +244,9 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
 	if (!op)
 		return NULL;
+	op->what = Py_NewRef(pc_str_view);
+	op->pos = pos;
+	op->len = len;
 	if (pc_op_acquire(op, HOLD_LOCK_X, -1) == 0) {
 		u64 size = pc_inode_size(i);
 		if (pos > size || len > size - pos)
@@ -268,6 +271,12 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	if (pc_recording(i->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, i, PC_CALL_VIEW, pos, len);
+		return pc_call_end(&call,
+				   writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false));
+	}
 	return writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false);
 }
 

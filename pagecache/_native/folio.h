@@ -156,5 +156,6 @@ struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *
 
 /* invalidate.c */
 void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f);
+u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size);
 
 #endif

@@ -76,8 +76,9 @@ int pc_to_i64(PyObject *value, const char *what, i64 *out)
 }
 
 /* Every segment must be a buffer before the first one is touched: a bad one refuses the whole call. */
-int pc_check_segments(PyObject *buffers, int flags)
+int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct segments *s)
 {
+	*s = (struct segments){0};
 	if (!PySequence_Check(buffers) || PyBytes_Check(buffers) || PyByteArray_Check(buffers) ||
 	    PyUnicode_Check(buffers)) {
 		PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(buffers), "__name__");
@@ -96,6 +97,8 @@ int pc_check_segments(PyObject *buffers, int flags)
 		Py_XDECREF(buffer);
 		if (err)
 			return -1;
+		s->total += (u64)view.len;
+		s->cached |= view.len && pc_arena_has(&h->inode->cache->arena, view.buf);
 		PyBuffer_Release(&view);
 	}
 	return n < 0 ? -1 : 0;

@@ -6,7 +6,13 @@
 
 #include "types.h"
 
-enum { PC_PIECE = 4 << 20, PC_ROUNDS_CACHED = 16, PC_TURN_NS = 1000 * 1000, PC_ASIDE_NS = 20 * 1000 };
+enum {
+	PC_PIECE = 4 << 20,
+	PC_ROUNDS_CACHED = 16,
+	PC_ROUNDS_BUDGET = 4,
+	PC_TURN_NS = 1000 * 1000,
+	PC_ASIDE_NS = 20 * 1000
+};
 
 struct handle {
 	struct pc_inode *inode;
@@ -26,7 +32,13 @@ extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
 int pc_refused(struct handle *h);
 int pc_to_u64_slow(PyObject *value, const char *what, u64 *out);
 int pc_to_i64(PyObject *value, const char *what, i64 *out);
-int pc_check_segments(PyObject *buffers, int flags);
+/* Several buffers of one call: how many bytes, and whether one of them is memory of the cache. */
+struct segments {
+	u64 total;
+	bool cached;
+};
+
+int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct segments *s);
 bool pc_may_fault(const struct handle *h, PyObject *object);
 void *pc_bounce_new(struct handle *h, u64 len);
 int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
@@ -104,7 +116,7 @@ PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *handle_write(PyObject *self, PyObject *data);
 
 /* handle_segments.c */
-int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, u64 *total);
+int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);
 PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
 PyObject *handle_joined(PyObject *self, PyObject *args);

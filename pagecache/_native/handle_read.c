@@ -116,6 +116,13 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	return shorter;
 }
 
+static __attribute__((cold, noinline)) PyObject *read_traced(struct handle *h, int verb, u64 pos, u64 size)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, pos, size);
+	return pc_call_end(&call, read_bytes(h, pos, size));
+}
+
 PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -123,6 +130,8 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	if (check_nargs("pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
 	    to_u64(args[1], "offset", &pos))
 		return NULL;
+	if (pc_recording(h->inode->cache))
+		return read_traced(h, PC_CALL_PREAD, pos, size);
 	return read_bytes(h, pos, size);
 }
 
@@ -156,14 +165,28 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 	return n;
 }
 
+static PyObject *into_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
+{
+	i64 n = read_buffer(h, object, pos, wanted);
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
+}
+
+static __attribute__((cold, noinline)) PyObject *into_traced(struct handle *h, int verb, PyObject *object, u64 pos)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, pos, 0);
+	return pc_call_end(&call, into_buffer(h, object, pos, &call.len));
+}
+
 PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos, wanted;
 	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos))
 		return NULL;
-	i64 n = read_buffer(h, args[0], pos, &wanted);
-	return n < 0 ? NULL : PyLong_FromLongLong(n);
+	if (pc_recording(h->inode->cache))
+		return into_traced(h, PC_CALL_PREAD_INTO, args[0], pos);
+	return into_buffer(h, args[0], pos, &wanted);
 }
 
 /* Into buffers that are memory of what is read. */
@@ -178,20 +201,15 @@ static PyObject *preadv_at_once(struct handle *h, PyObject *buffers, u64 pos, u6
 	return err ? NULL : PyLong_FromUnsignedLongLong(len);
 }
 
-PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *read_segments(struct handle *h, PyObject *buffers, u64 pos, const struct segments *s)
 {
-	struct handle *h = handle_of(self);
-	u64 pos, wanted, done = 0;
-	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
-	    pc_check_segments(args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
-		return NULL;
-	u64 total;
-	int tangled = pc_segments_tangled(h, args[0], pos, true, &total);
+	u64 wanted, done = 0;
+	int tangled = pc_segments_tangled(h, buffers, pos, true, s);
 	if (tangled)
-		return tangled < 0 ? NULL : preadv_at_once(h, args[0], pos, total);
-	Py_ssize_t n = PySequence_Size(args[0]);
+		return tangled < 0 ? NULL : preadv_at_once(h, buffers, pos, s->total);
+	Py_ssize_t n = PySequence_Size(buffers);
 	for (Py_ssize_t k = 0; k < n; k++) {
-		PyObject *buffer = PySequence_GetItem(args[0], k);
+		PyObject *buffer = PySequence_GetItem(buffers, k);
 		if (!buffer)
 			return NULL;
 		i64 got = read_buffer(h, buffer, pos + done, &wanted);
@@ -205,14 +223,25 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
 }
 
-PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
-	u64 size, pos;
-	struct pc_need need;
-	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
-	    to_u64(args[1], "offset", &pos))
+	struct segments s;
+	u64 pos;
+	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_PREADV, pos, s.total);
+		return pc_call_end(&call, read_segments(h, args[0], pos, &s));
+	}
+	return read_segments(h, args[0], pos, &s);
+}
+
+static PyObject *try_read(struct handle *h, u64 pos, u64 size)
+{
+	struct pc_need need;
 	u64 len = clip(h, pos, size);
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
 	if (!bytes)
@@ -232,6 +261,21 @@ PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nar
 	Py_RETURN_NONE;
 }
 
+PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
+	    to_u64(args[1], "offset", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_TRY_PREAD, pos, size);
+		return pc_call_end(&call, try_read(h, pos, size));
+	}
+	return try_read(h, pos, size);
+}
+
 PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -248,7 +292,8 @@ PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 			return NULL;
 		size = n < 0 ? INT64_MAX : (u64)n;
 	}
-	PyObject *bytes = read_bytes(h, h->position, size);
+	PyObject *bytes = pc_recording(h->inode->cache) ? read_traced(h, PC_CALL_READ, h->position, size)
+							: read_bytes(h, h->position, size);
 	if (PC_LIKELY(bytes != NULL))
 		h->position += (u64)PyBytes_Size(bytes);
 	return bytes;
@@ -266,9 +311,9 @@ PyObject *handle_readinto(PyObject *self, PyObject *buffer)
 	u64 wanted;
 	if (check_readable(h))
 		return NULL;
-	i64 n = read_buffer(h, buffer, h->position, &wanted);
-	if (n < 0)
-		return NULL;
-	h->position += (u64)n;
-	return PyLong_FromLongLong(n);
+	PyObject *n = pc_recording(h->inode->cache) ? into_traced(h, PC_CALL_READINTO, buffer, h->position)
+						    : into_buffer(h, buffer, h->position, &wanted);
+	if (n)
+		h->position += (u64)PyLong_AsLongLong(n);
+	return n;
 }

@@ -19,28 +19,22 @@ static int get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *vi
 /**
  * pc_segments_tangled() - would one of several buffers change what another is about?
  *
- * @pos: where the first one is read from or written to. @total: bytes of all of them.
- * Return: 1, 0, -1 exception. Context: GIL; each buffer is looked at, none is touched.
+ * @pos: where the first one is read from or written to. @s: what pc_check_segments found.
+ * Return: 1, 0, -1 exception. Context: GIL; buffers are looked at only where one is memory of the cache, none is touched.
  */
-int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, u64 *total)
+int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s)
 {
+	if (!s->cached || pos + s->total > INT64_MAX)
+		return 0;
 	struct pc_inode *i = h->inode;
 	Py_ssize_t n = PySequence_Size(buffers);
 	int tangled = 0, flags = reads ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_SIMPLE;
 	Py_buffer view;
-	*total = 0;
-	for (Py_ssize_t k = 0; k < n; k++) {
-		if (get_segment(buffers, k, flags, &view))
-			return -1;
-		*total += (u64)view.len;
-		PyBuffer_Release(&view);
-	}
-	if (pos + *total > INT64_MAX)
-		return n < 0 ? -1 : 0;
 	for (u64 k = 0, done = 0; k < (u64)n && n > 1 && !tangled; k++) {
 		if (get_segment(buffers, (Py_ssize_t)k, flags, &view))
 			return -1;
-		u64 after = done + (u64)view.len, from = reads ? pos + after : pos, len = reads ? *total - after : done;
+		u64 after = done + (u64)view.len, from = reads ? pos + after : pos,
+		    len = reads ? s->total - after : done;
 		tangled = pc_view_meets(i, from, len, view.buf, (u64)view.len);
 		done = after;
 		PyBuffer_Release(&view);
@@ -65,6 +59,11 @@ PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
 			Py_CLEAR(joined);
 		done += part;
 		PyBuffer_Release(&view);
+	}
+	if (joined && done < total) { /* the list changed in our hands */
+		PyObject *shorter = PyBytes_FromStringAndSize(PyBytes_AsString(joined), (Py_ssize_t)done);
+		Py_DECREF(joined);
+		joined = shorter;
 	}
 	if (joined)
 		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
@@ -96,12 +95,13 @@ PyObject *handle_joined(PyObject *self, PyObject *args)
 	struct handle *h = handle_of(self);
 	PyObject *buffers;
 	unsigned long long pos;
-	u64 total;
-	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) || pc_check_segments(buffers, PyBUF_SIMPLE))
+	struct segments s;
+	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
+	    pc_check_segments(h, buffers, PyBUF_SIMPLE, &s))
 		return NULL;
-	int tangled = pc_segments_tangled(h, buffers, pos, false, &total);
+	int tangled = pc_segments_tangled(h, buffers, pos, false, &s);
 	if (tangled > 0)
-		return pc_segments_join(h, buffers, total);
+		return pc_segments_join(h, buffers, s.total);
 	if (tangled < 0)
 		return NULL;
 	Py_RETURN_NONE;
@@ -113,12 +113,12 @@ PyObject *handle_tangled(PyObject *self, PyObject *args)
 	struct handle *h = handle_of(self);
 	PyObject *buffers;
 	unsigned long long pos;
-	u64 total;
+	struct segments s;
 	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
-	    pc_check_segments(buffers, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
+	    pc_check_segments(h, buffers, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
-	int tangled = pc_segments_tangled(h, buffers, pos, true, &total);
-	return tangled < 0 ? NULL : PyLong_FromUnsignedLongLong(tangled ? total : 0);
+	int tangled = pc_segments_tangled(h, buffers, pos, true, &s);
+	return tangled < 0 ? NULL : PyLong_FromUnsignedLongLong(tangled ? s.total : 0);
 }
 
 /* _spread(buffers, data): data into the buffers, one after another. */

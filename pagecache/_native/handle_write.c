@@ -78,7 +78,10 @@ static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 	if (PC_LIKELY(pc_room_take(i, place, false) && !i->nr_failed))
 		return 0;
 	atomic_fetch_add(&i->volume->room.asking, 1);
+	struct pc_span wait;
+	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_ROOM, pos, len, 0);
 	int err = ask_engine(h, pc_str_room, len, (uintptr_t)place);
+	pc_record_end(i->cache, &wait, err ? PC_R_FAILED : 0, i->id, pos, len, 0);
 	atomic_fetch_sub(&i->volume->room.asking, 1);
 	return err;
 }
@@ -86,7 +89,11 @@ static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 /* Wait until memory may be free. */
 static int memory_for(struct handle *h)
 {
-	return ask_engine(h, pc_str_room, 0, 0);
+	struct pc_span wait;
+	pc_slow_begin(&wait, h->inode, PC_R_WAIT, PC_WAITED_MEMORY, 0, 0, 0);
+	int err = ask_engine(h, pc_str_room, 0, 0);
+	pc_record_end(h->inode->cache, &wait, err ? PC_R_FAILED : 0, h->inode->id, 0, 0, 0);
+	return err;
 }
 
 /* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
@@ -121,6 +128,7 @@ static int lock_inode(struct op *op, struct handle *h)
 {
 	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
 		op->holds |= HOLD_LOCK_X;
+		pc_op_claims(op);
 		return 0;
 	}
 	return pc_op_acquire(op, HOLD_LOCK_X, -1);
@@ -140,6 +148,44 @@ static bool may_try(struct handle *h, u64 len)
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
+/* Dirty budget for a piece, and the inode lock. Nobody waits for the lock with budget in his hands: who holds it may wait for
+ * budget himself (an append, zeros), and would wait for ever. Return: 0, -1 exception; close the place in any case. */
+static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 pos, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	for (int round = 0;; round++) {
+		int err = room_for(h, place, pos, len);
+		if (!err && !PC_FIX("no_budget_while_waiting_for_a_lock"))
+			return lock_inode(op, h);
+		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+			if (!err) {
+				op->holds |= HOLD_LOCK_X;
+				pc_op_claims(op);
+			}
+			return err;
+		}
+		pc_place_close(i, place);
+		if (lock_inode(op, h))
+			return -1;
+		pc_place_open(i, place, pos, len);
+		if (pc_room_take(i, place, true))
+			return 0;
+		if (round == PC_ROUNDS_BUDGET)
+			return room_for(h, place, pos, len);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+		op->holds &= ~(u32)HOLD_LOCK_X;
+	}
+}
+
+/* What an operation is for: who waits for what it holds is told. */
+static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
+{
+	op->what = Py_NewRef(verb);
+	op->pos = pos;
+	op->len = len;
+	pc_op_claims(op);
+}
+
 /* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
  * `done` bytes of it are written already, with the inode lock, which is this call's then. */
 static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
@@ -150,6 +196,8 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
+	if (op)
+		describe(op, append ? pc_str_append : pc_str_write, pos, len);
 	if (append && done && op)
 		op->holds |= HOLD_LOCK_X;
 	else if (append && done)
@@ -157,15 +205,15 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
 		pc_place_open(i, &place, 0, 0);
+		bool locked = op->holds & HOLD_LOCK_X;
 		if (!append)
-			err = room_for(h, &place, pos + done, piece);
-		if (!err && !(op->holds & HOLD_LOCK_X)) {
+			err = claim(h, op, &place, pos + done, piece);
+		else if (!locked)
 			err = lock_inode(op, h);
-			if (!err && check_writable(h))
-				err = -1; /* closed while this waited: nothing more of it gets into the file */
-			if (!err && append && done == 0)
-				*append_pos = pos = pc_inode_size(i);
-		}
+		if (!err && !locked && check_writable(h))
+			err = -1; /* closed while this waited: nothing more of it gets into the file */
+		if (!err && append && done == 0)
+			*append_pos = op->pos = pos = pc_inode_size(i);
 		if (!err && append)
 			err = room_for(h, &place, pos + done, piece);
 		if (!err && pos + len > INT64_MAX) {
@@ -177,7 +225,7 @@ static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 do
 		pc_place_close(i, &place);
 		if (err < 0)
 			break;
-		if (!append && op->holds & HOLD_LOCK_X) {
+		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & HOLD_LOCK_X) {
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
 			op->holds &= ~(u32)HOLD_LOCK_X;
 		}
@@ -250,7 +298,8 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 		}
 		return NULL;
 	}
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
+	if (PC_LIKELY(!pc_may_fault(h, object) && (!pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true) ||
+						   !PC_FIX("view_of_the_range_is_copied_first"))))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
 	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
@@ -326,6 +375,26 @@ static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool appen
 	return err ? -1 : len;
 }
 
+/* The same, seen by a trace. */
+static __attribute__((cold, noinline)) i64 write_traced(struct handle *h, int verb, PyObject *object, u64 *pos,
+							bool append)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, *pos, 0);
+	i64 n = write_buffer(h, object, pos, append);
+	call.pos = *pos;
+	call.len = n < 0 ? 0 : (u64)n;
+	pc_call_over(&call, n < 0 ? PC_R_FAILED : 0, n);
+	return n;
+}
+
+static inline i64 write_verb(struct handle *h, int verb, PyObject *object, u64 *pos, bool append)
+{
+	if (pc_recording(h->inode->cache))
+		return write_traced(h, verb, object, pos, append);
+	return write_buffer(h, object, pos, append);
+}
+
 /* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
 static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
 {
@@ -358,8 +427,15 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
 	if (!op)
 		return NULL;
+	describe(op, pc_str_zero, pos, len);
 	u64 done = 0;
+	struct pc_call call;
+	bool traced = pc_recording(h->inode->cache);
+	if (traced)
+		pc_call_begin(&call, h->inode, PC_CALL_ZERO, pos, len);
 	int err = write_zeros(h, op, pos, len, &done);
+	if (traced)
+		pc_call_over(&call, err ? PC_R_FAILED : 0, (i64)done);
 	pc_op_settle(op);
 	Py_DECREF(op);
 	if (err) {
@@ -375,7 +451,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	u64 pos;
 	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
 		return NULL;
-	i64 n = write_buffer(h, args[0], &pos, false);
+	i64 n = write_verb(h, PC_CALL_PWRITE, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
 }
 
@@ -390,20 +466,15 @@ static PyObject *pwritev_at_once(struct handle *h, PyObject *buffers, u64 pos, u
 	return got < 0 ? NULL : PyLong_FromLongLong(got);
 }
 
-PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *write_segments(struct handle *h, PyObject *buffers, u64 pos, const struct segments *s)
 {
-	struct handle *h = handle_of(self);
-	u64 pos, done = 0;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
-	    pc_check_segments(args[0], PyBUF_SIMPLE))
-		return NULL;
-	u64 total;
-	int tangled = pc_segments_tangled(h, args[0], pos, false, &total);
+	u64 done = 0;
+	int tangled = pc_segments_tangled(h, buffers, pos, false, s);
 	if (tangled)
-		return tangled < 0 ? NULL : pwritev_at_once(h, args[0], pos, total);
-	Py_ssize_t n = PySequence_Size(args[0]);
+		return tangled < 0 ? NULL : pwritev_at_once(h, buffers, pos, s->total);
+	Py_ssize_t n = PySequence_Size(buffers);
 	for (Py_ssize_t k = 0; k < n; k++) {
-		PyObject *buffer = PySequence_GetItem(args[0], k);
+		PyObject *buffer = PySequence_GetItem(buffers, k);
 		u64 at = pos + done;
 		i64 got = buffer && !check_writable(h) ? write_buffer(h, buffer, &at, false) : -1;
 		Py_XDECREF(buffer);
@@ -414,6 +485,22 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 		done += (u64)got;
 	}
 	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
+}
+
+PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	struct segments s;
+	u64 pos;
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_PWRITEV, pos, s.total);
+		return pc_call_end(&call, write_segments(h, args[0], pos, &s));
+	}
+	return write_segments(h, args[0], pos, &s);
 }
 
 /* Dirty budget without waiting for it. One that lets the GIL go while it copies reserves it; close the place in any case. */
@@ -458,15 +545,11 @@ static int check_try(struct handle *h, u64 pos, u64 len)
 	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
 }
 
-PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *try_write_buffer(struct handle *h, PyObject *object, u64 pos)
 {
-	struct handle *h = handle_of(self);
-	u64 pos;
-	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
-		return NULL;
 	Py_buffer view;
 	void *bounce;
-	const u8 *from = source(h, args[0], pos, &view, &bounce);
+	const u8 *from = source(h, object, pos, &view, &bounce);
 	if (!from)
 		return NULL;
 	u64 len = (u64)view.len;
@@ -481,14 +564,28 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	return PyLong_FromUnsignedLongLong(len);
 }
 
+PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_TRY_PWRITE, pos, 0);
+		return pc_call_end(&call, try_write_buffer(h, args[0], pos));
+	}
+	return try_write_buffer(h, args[0], pos);
+}
+
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = {"data", NULL};
 	struct handle *h = handle_of(self);
 	PyObject *data;
-	u64 pos;
+	u64 pos = 0;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
-	    write_buffer(h, data, &pos, true) < 0)
+	    write_verb(h, PC_CALL_APPEND, data, &pos, true) < 0)
 		return NULL;
 	return PyLong_FromUnsignedLongLong(pos);
 }
@@ -504,7 +601,7 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 		return NULL;
 	}
 	pos = h->position;
-	i64 n = write_buffer(h, data, &pos, h->appends);
+	i64 n = write_verb(h, PC_CALL_WRITE, data, &pos, h->appends);
 	if (n < 0)
 		return NULL;
 	if (n)

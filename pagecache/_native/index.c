@@ -39,6 +39,7 @@ u32 pc_index_lookup(const struct pc_inode *i, u64 index)
 	/* The types, not pc_pool_at: constant sizes are worth some twenty instructions of a hit. */
 	struct pc_node *nodes = (struct pc_node *)(void *)i->cache->nodes.base;
 	do {
+		PC_POINT("lookup_descends");
 		shift -= PC_NODE_SHIFT;
 		slot = atomic_load_explicit(&nodes[slot >> 2].slots[index >> shift & (PC_NODE_SLOTS - 1)],
 					    memory_order_acquire);

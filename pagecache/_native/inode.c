@@ -10,7 +10,6 @@
  * Locks: leaf lock of the inode for all counts; the table lock (level 7) for slots. Sizes are atomic: readers sample them
  * without a lock.
  */
-#include <sched.h>
 #include <stdlib.h>
 
 #include "internal.h"
@@ -116,7 +115,7 @@ int pc_inode_destroy(struct pc_inode *i)
 		}
 		/* Nobody works on the inode, so only a passing reclaim can have it. */
 		pc_inode_leaf_unlock(i);
-		sched_yield();
+		pc_yield();
 		pc_inode_leaf_lock(i);
 	}
 	i->dead = !busy;
@@ -198,8 +197,8 @@ static void usage_of(struct pc_inode *i, struct pc_usage *u)
 	u->pinned += i->nr_pinned << shift;
 	u->write_pinned += i->nr_write_pinned << shift;
 	u->folios += i->nr_folios;
-	u->size = pc_inode_size(i);
-	u->remote_size = pc_inode_remote_size(i);
+	u->size += pc_inode_size(i);
+	u->remote_size += pc_inode_remote_size(i);
 }
 
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from)
@@ -418,6 +417,7 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 	r->inode = i;
 	r->id = id;
 	r->kind = (u8)kind;
+	r->serial = atomic_fetch_add_explicit(&c->last_serial, 1, memory_order_relaxed) + 1;
 	r->generation = atomic_load(&i->volume->generation);
 	r->segs = r->inline_segs;
 	r->cap_segs = PC_REQ_INLINE;
@@ -429,6 +429,8 @@ void pc_request_delete(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+	if (pc_recording(i->cache))
+		pc_record_event(i->cache, PC_R_DONE, r->kind, i->id, r->start, r->end - r->start, r->serial, 0);
 	if (r->segs != r->inline_segs)
 		free(r->segs);
 	free(r->sink);

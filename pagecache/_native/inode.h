@@ -6,6 +6,7 @@
 
 #include "direct.h"
 #include "folio.h"
+#include "record.h"
 #include "staged.h"
 #include "volume.h"
 #include "writeback.h"
@@ -67,6 +68,7 @@ struct pc_inode {
 	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
 	u64 commit_size; /* the same at the start of the one that runs */
 	u64 commit_generation; /* of the volume, when the running commit began */
+	struct pc_span commit_span; /* the one that runs */
 	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
 	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
 	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known */

@@ -63,13 +63,20 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 
 /* ---------------------------------------------------------------- another version in storage */
 
-/* End of the last byte of L in a folio; 0: there is none. */
-static u64 local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
+/* End of the last byte of L in a folio, cut at the size; 0: there is none. What a block has in L are its valid bytes [M6]. */
+u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
 {
-	for (u32 b = 1u << pc_folio_order(f); b > 0; b--)
-		if (pc_local_count(c, f, b - 1, b))
-			return pc_min(pc_folio_pos(c, f) + ((u64)b << c->page_shift), size);
-	return 0;
+	u32 block = 1u << pc_folio_order(f);
+	while (block > 0 && !pc_local_count(c, f, block - 1, block))
+		block--;
+	u32 to = block << c->page_shift, at = block ? to - c->page_size : 0,
+	    end = PC_FIX("a_local_end_is_a_byte") ? at : to;
+	while (at < to) {
+		u32 valid = pc_valid_until(c, f, at, to);
+		end = valid > at ? (u32)pc_max(end, valid) : end;
+		at = valid > at ? valid : pc_missing_until(c, f, at, to);
+	}
+	return block ? pc_min(pc_folio_pos(c, f) + end, size) : 0;
 }
 
 /**
@@ -92,9 +99,9 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
 			if (remote > size && atomic_load(&f->owner) && holds_end(c, f, size))
 				i->old_end = size;
-			end = pc_max(end, local_end(c, f, size));
+			end = pc_max(end, pc_local_end(c, f, size));
 		} else if (pc_folio_state(f) & PC_F_LOCAL) {
-			end = pc_max(end, local_end(c, f, size));
+			end = pc_max(end, pc_local_end(c, f, size));
 			pc_folio_refresh(i, f);
 			if (remote > size)
 				cut_behind(i, f, size);
@@ -198,9 +205,13 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		if (!pc_folio_trylock(f)) {
 			/* A fill reads again by inval_seq; a writer's section ends soon and leaves dirty bytes. */
-			atomic_fetch_or(&f->state, PC_F_STALE);
+			if (PC_FIX("fill_sees_invalidations"))
+				atomic_fetch_or(&f->state, PC_F_STALE);
 			continue;
 		}
+		if (!PC_FIX("invalidation_keeps_local_bytes") &&
+		    !(pc_folio_state(f) & (PC_F_WRITEBACK | PC_F_WRITE_PINNED)))
+			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 		if (pc_folio_state(f) & PC_F_LOCAL) {
 			err = -EBUSY;
 			pc_folio_refresh(i, f);
@@ -224,5 +235,7 @@ int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 /* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read from here on. Never blocks [K8]. */
 void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
+	if (!PC_FIX("direct_write_invalidates") && pc_direct_count(i))
+		return;
 	pc_invalidate_range(i, pos, end);
 }

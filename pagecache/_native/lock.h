@@ -25,6 +25,7 @@ static inline bool pc_leaf_trylock(struct pc_leaf_lock *l, int level)
 {
 	u32 free_word = 0;
 	(void)level;
+	PC_POINT("leaf_trylock");
 	if (!atomic_compare_exchange_strong_explicit(&l->word, &free_word, 1, memory_order_acquire,
 						     memory_order_relaxed))
 		return false;
@@ -36,6 +37,7 @@ static inline void pc_leaf_lock(struct pc_leaf_lock *l, int level)
 {
 	u32 free_word = 0;
 	(void)level;
+	PC_POINT("leaf_lock");
 	if (PC_UNLIKELY(!atomic_compare_exchange_strong_explicit(&l->word, &free_word, 1, memory_order_acquire,
 								 memory_order_relaxed)))
 		pc_leaf_lock_slow(l);
@@ -66,6 +68,7 @@ void pc_watch_notify(struct pc_event *e);
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
 void pc_futex_wake(_Atomic u32 *word, int n);
+void pc_yield(void);
 
 /* ---------------------------------------------------------------- inode lock, token */
 

@@ -21,6 +21,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
 	if (!op)
 		return NULL;
+	op->what = Py_NewRef(method);
 	if (pc_op_acquire(op, holds, deadline_ns)) {
 		pc_op_settle(op);
 		Py_DECREF(op);
@@ -46,6 +47,10 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 		return NULL;
 	struct op *op = pc_op_new(core, i, OP_CALLER, NULL), *second = pc_op_new(core, j, OP_CALLER, NULL);
 	bool i_first = i->id < j->id;
+	if (op && second) {
+		op->what = Py_NewRef(method);
+		second->what = Py_NewRef(method);
+	}
 	int err = !op || !second || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
 		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, -1);
 	if (!err)
@@ -182,8 +187,16 @@ static PyMethodDef functions[] = {
 	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
 	{"revoke", pc_revoke, METH_VARARGS,
 	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
+	{"waiting", pc_waiting, METH_VARARGS,
+	 "waiting($module, core, volume, inode, reason, call, /)\n--\n\nCall something, recorded as a wait meanwhile."},
+	{"waits", pc_waits, METH_O, "waits($module, core, /)\n--\n\nThe records of those who wait now."},
+	{"calls", pc_calls, METH_O, "calls($module, core, /)\n--\n\nThe operations that run, or hold something."},
+	{"waiting_since", pc_waiting_since, METH_O,
+	 "waiting_since($module, core, /)\n--\n\nWhen the oldest wait began, in nanoseconds; 0: nobody waits."},
 	{"wait", wait_for_event, METH_VARARGS,
 	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
+	{"name_threads", pc_name_threads, METH_O,
+	 "name_threads($module, function, /)\n--\n\nWhat is told the number of a thread that a trace meets first."},
 	{"inside", pc_inside_volumes, METH_NOARGS,
 	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls this thread is inside of."},
 	{"start_work", pc_start_work, METH_VARARGS,

@@ -19,7 +19,8 @@ _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
 _Thread_local struct pc_volume *pc_tls_worker;
 PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged;
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_view;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -36,6 +37,7 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	op->inode_id = i->id;
 	pc_list_init(&op->waiter.link);
 	pc_list_init(&op->running);
+	pc_list_add_tail(&pc_operations, &op->listed);
 	atomic_fetch_add(&i->users, 1);
 	return op;
 }
@@ -89,6 +91,7 @@ void pc_op_settle(struct op *op)
 	if (op->settled)
 		return;
 	if (pc_is_forked(((struct core *)op->core)->cache)) {
+		pc_list_del(&op->listed);
 		op->settled = 1;
 		return;
 	}
@@ -96,6 +99,7 @@ void pc_op_settle(struct op *op)
 		return;
 	PyErr_Fetch(&type, &value, &traceback);
 	pc_op_end_call(op);
+	pc_list_del(&op->listed);
 	op->settled = 1;
 	if (op->on_loop) {
 		pc_list_del(&op->running);
@@ -125,6 +129,7 @@ static void op_dealloc(PyObject *self)
 	Py_XDECREF(op->views);
 	Py_XDECREF(op->buf);
 	Py_XDECREF(op->memory);
+	Py_XDECREF(op->what);
 	Py_XDECREF(op->core);
 	PyObject_Free(self);
 	Py_DECREF(type);
@@ -156,9 +161,12 @@ int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	PyObject *engine = engine_of(op->inode), *result = NULL;
 	if (engine) {
 		Py_INCREF(engine);
+		pc_op_claims(op);
 		op->outer = pc_tls_op;
 		pc_tls_op = op;
 		pc_list_add_tail(&running, &op->running);
+		if (pc_recording(op->inode->cache))
+			pc_name_thread();
 		result = method == pc_str_fill
 				 ? pc_op_fill(op, engine)
 				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
@@ -190,6 +198,7 @@ int pc_op_start(struct op *op, PyObject *method)
 {
 	PyObject *engine = engine_of(op->inode);
 	op->on_loop = 1;
+	pc_op_claims(op);
 	pc_list_add_tail(&running, &op->running);
 	PyObject *started = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
 	if (!started)
@@ -229,6 +238,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		return NULL;
 	pc_op_end_call(op);
 	if (op->kind == OP_COMMIT) {
+		pc_list_del(&op->listed);
 		op->settled = 1;
 		pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
@@ -390,6 +400,7 @@ static PyMethodDef op_methods[] = {
 	 "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
 	{"complete", pc_op_complete, METH_O,
 	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
+	{"ended", pc_op_ended, METH_NOARGS, "ended($self, /)\n--\n\nThe call has raised: it is over."},
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
@@ -445,8 +456,11 @@ int pc_install_op(PyObject *module)
 	pc_str_write_through = PyUnicode_InternFromString("write_through");
 	pc_str_read_into = PyUnicode_InternFromString("read_into");
 	pc_str_read_staged = PyUnicode_InternFromString("read_staged");
+	pc_str_append = PyUnicode_InternFromString("append");
+	pc_str_zero = PyUnicode_InternFromString("zero_range");
+	pc_str_view = PyUnicode_InternFromString("view");
 	pc_op_type = (PyTypeObject *)PyType_FromSpec(&op_spec);
-	if (!pc_op_type || !pc_str_read_into || !pc_str_read_staged)
+	if (!pc_op_type || !pc_str_read_into || !pc_str_view)
 		return -1;
 	return PyModule_AddObjectRef(module, "Op", (PyObject *)pc_op_type);
 }

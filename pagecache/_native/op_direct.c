@@ -181,8 +181,15 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	u64 end = pos + (u64)len;
 	op->pos = pc_min(op->pos, pos);
 	op->len = pc_max(op->len, end);
+	struct pc_volume *v = op->inode->volume;
+	struct pc_span io;
+	u64 file = op->inode_id;
+	pc_slow_begin(&io, op->inode, PC_R_IO, PC_IO_DIRECT, pos, (u64)len, pc_record_call());
+	i64 began = pc_clock_ns();
 	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
+	pc_latency_add(v, PC_TIMED_WRITE, (u64)(pc_clock_ns() - began));
 	long long n = answer_of(answer, len);
+	pc_record_end(v->cache, &io, answer ? 0 : PC_R_FAILED, file, pos, (u64)len, (u64)n);
 	/* After an abort an answer says nothing, and after a fence the file is somebody else's. */
 	if (!op->settled)
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
@@ -208,7 +215,17 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 		return NULL;
 	op->outer = pc_tls_op;
 	pc_tls_op = op;
+	op->pos = pos; /* of the call that runs */
+	op->len = pos + (u64)len;
+	op->in_call = 1;
+	pc_op_claims(op);
+	struct pc_span io;
+	pc_slow_begin(&io, i, PC_R_IO, PC_IO_DIRECT, pos, (u64)len, pc_record_call());
+	i64 began = pc_clock_ns();
 	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
+	pc_latency_add(i->volume, PC_TIMED_READ, (u64)(pc_clock_ns() - began));
+	pc_record_end(i->cache, &io, answer ? 0 : PC_R_FAILED, i->id, pos, (u64)len, 0);
+	op->in_call = 0;
 	pc_tls_op = op->outer;
 	op->outer = NULL;
 	pc_credit_put(i->volume, credit);
@@ -240,6 +257,8 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 	PyObject *engine = engine_of(i), *result = NULL;
 	if (!op)
 		return NULL;
+	op->what = Py_NewRef(method);
+	pc_op_claims(op);
 	Py_XINCREF(engine);
 	result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
 	pc_op_settle(op);

@@ -28,6 +28,7 @@ struct pc_inode;
 struct pc_request;
 struct pc_place;
 struct pc_trace;
+struct pc_recorder;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
 enum {
@@ -63,6 +64,11 @@ struct pc_counters {
 struct pc_undone_report {
 	uint64_t lowest, hole_pos, hole_end, gone_end;
 	uint8_t created, resized;
+};
+
+/* Which logical locks of an inode are held at one moment; the token as enum pc_token of lock.h. */
+struct pc_locks {
+	uint32_t token, shared, exclusive, invalidate, commit_running, pass_active, inflight;
 };
 
 /* Byte counts of an inode or a volume at one moment. */
@@ -185,6 +191,7 @@ void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
 bool pc_inode_has_local(struct pc_inode *i);
 bool pc_inode_lock_busy(struct pc_inode *i);
+void pc_inode_locks(struct pc_inode *i, struct pc_locks *out);
 void pc_count_throttled(struct pc_inode *i, uint64_t ns);
 void pc_count_retry(struct pc_inode *i);
 
@@ -245,7 +252,7 @@ enum {
 };
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
-uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp);
+uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent);
 bool pc_pass_background(struct pc_inode *i, uint64_t budget);
 bool pc_pass_partial(struct pc_inode *i, uint64_t budget);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);
@@ -309,6 +316,125 @@ bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin);
 int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts);
 int pc_views_reserve(struct pc_inode *i, uint64_t size);
 void pc_views_unreserve(struct pc_inode *i);
+
+/* ---- what is shown: latencies of backend calls, states of pages, lengths of queues */
+enum { PC_TIMED_READ, PC_TIMED_WRITE, PC_TIMED_COMMIT, PC_TIMED };
+enum { PC_LATENCY_BOUNDS = 28 }; /* 1 µs, 2 µs, ... 2^27 µs = 134 s */
+void pc_latency_add(struct pc_volume *v, uint32_t call, uint64_t ns);
+uint64_t pc_latency_get(struct pc_volume *v, uint32_t call, uint64_t *counts);
+/* States of a page, most urgent first. */
+enum {
+	PC_SHOW_FAILED,
+	PC_SHOW_WRITEBACK,
+	PC_SHOW_DIRTY,
+	PC_SHOW_STAGED,
+	PC_SHOW_UNSTABLE,
+	PC_SHOW_FILLING,
+	PC_SHOW_PINNED,
+	PC_SHOW_CLEAN,
+	PC_SHOW_NOTHING
+};
+struct pc_shown {
+	uint64_t next; /* where to go on */
+	uint32_t runs, folios;
+};
+bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end, uint64_t *runs, size_t n,
+		    struct pc_shown *out);
+enum { PC_BY_DIRTY, PC_BY_CACHED, PC_BY_FAILED, PC_BY_UNSTABLE, PC_BY_AGE, PC_BY_HITS };
+uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
+void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
+/* Transitions of folios and files (trace.c). */
+enum {
+	PC_T_INSERT = 1,
+	PC_T_REMOVE,
+	PC_T_DIRTY,
+	PC_T_HANDOVER,
+	PC_T_ACK,
+	PC_T_AGAIN,
+	PC_T_COMMIT,
+	PC_T_UNCOMMIT,
+	PC_T_FILL,
+	PC_T_EVICT,
+	PC_T_COW,
+	PC_T_TRUNCATE,
+	PC_T_PASS,
+	PC_T_PASS_END,
+	PC_T_ABORT,
+	PC_T_QUARANTINE
+};
+
+/* ---- traces (record.c) */
+enum {
+	PC_R_CALL = 1, /* a call of a user; what: PC_CALL_*, id: its number, value: its result */
+	PC_R_WAIT,     /* what: PC_WAIT_*, id: the call, or 0 */
+	PC_R_IO,       /* a call of the backend; what: PC_IO_*, id: the request, value: its answer */
+	PC_R_COMMIT, /* what: 1 a commit, 0 only work under the token; id: number of the file's commit; value: asked up to */
+	PC_R_ENGINE, /* what: PC_ENGINE_* */
+	PC_R_WROTE, /* bytes are dirty; id: the call, value: their stamp */
+	PC_R_REQUEST, /* what: 1 fill, 2 write, 3 mirror; id: the request, value: class of work */
+	PC_R_HANDED, /* bytes went from dirty into the request id */
+	PC_R_ACKED, /* bytes of it were acknowledged; what: 0 durable, 1 to be committed, 2 kept by the backend */
+	PC_R_AGAIN, /* bytes of it are dirty again; what: 3 to be sent again, 4 failed for good */
+	PC_R_BACK, /* acknowledged bytes are dirty again */
+	PC_R_GONE, /* what was local was truncated, punched or given up */
+	PC_R_DONE, /* the request id has ended */
+	PC_R_STATE /* what: a transition as trace.c has it; pos: its page; value: its value */
+};
+enum { PC_R_BEGINS = 1, PC_R_ELSEWHERE = 2, PC_R_FAILED = 4, PC_R_AWAITED = 8, PC_R_KEPT = 16 };
+enum {
+	PC_CALL_PREAD,
+	PC_CALL_PREAD_INTO,
+	PC_CALL_PREADV,
+	PC_CALL_TRY_PREAD,
+	PC_CALL_READ,
+	PC_CALL_READINTO,
+	PC_CALL_PWRITE,
+	PC_CALL_PWRITEV,
+	PC_CALL_TRY_PWRITE,
+	PC_CALL_APPEND,
+	PC_CALL_WRITE,
+	PC_CALL_ZERO,
+	PC_CALL_VIEW,
+	PC_CALL_CHANGE,
+	PC_CALL_FSYNC,
+	PC_CALL_FLUSH,
+	PC_CALL_COMMIT,
+	PC_CALL_DIRECT,
+	PC_CALLS
+};
+enum {
+	PC_WAITED_FOLIO,
+	PC_WAITED_INVALIDATE,
+	PC_WAITED_CREDIT,
+	PC_WAITED_LOCK,
+	PC_WAITED_TOKEN,
+	PC_WAITED_FILL,
+	PC_WAITED_UNCACHED,
+	PC_WAITED_ROOM,
+	PC_WAITED_MEMORY,
+	PC_WAITED_HAND_OVER,
+	PC_WAITED_ROUND,
+	PC_WAITED
+};
+enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
+enum { PC_ENGINE_FLUSHER, PC_ENGINE_JOB, PC_ENGINE_PAUSE, PC_ENGINES };
+struct pc_record {
+	uint64_t seq; /* its number: the order of what happened */
+	uint64_t at, began; /* ns of the monotonic clock; began: of what takes time, 0: of nothing */
+	uint64_t file, pos, len, id, value;
+	uint32_t thread;
+	uint16_t what;
+	uint8_t kind, flags;
+};
+int pc_record_start(struct pc_cache *c, uint64_t records);
+uint64_t pc_record_stop(struct pc_cache *c, uint64_t *first, uint64_t *end, uint64_t *lost);
+size_t pc_record_read(struct pc_cache *c, uint64_t *at, uint64_t end, struct pc_record *out, size_t n);
+void pc_record_free(struct pc_cache *c);
+uint64_t pc_record_clock(void);
+uint32_t pc_record_thread(void);
+uint64_t pc_record_call(void);
+uint64_t pc_record_enter(uint64_t call);
+void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 
 /* ---- tests: sync points and removed fixes of debug builds, index walks that count their visits */
 void pc_sync_arm(const char *point, uint32_t skip);

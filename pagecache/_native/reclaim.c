@@ -213,6 +213,7 @@ static void set_aside(struct pc_cache *c, struct pc_folio *f)
 	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_RECLAIM, memory_order_acq_rel) | PC_F_RECLAIM;
 	struct pc_fifo *q = fifo_of(c, st);
 	link_out(c, q, f);
+	PC_POINT("set_aside");
 	while (st & PC_F_UNEVICTABLE)
 		if (atomic_compare_exchange_weak(&f->state, &st, st & ~(u32)(PC_F_SMALL | PC_F_MAIN)))
 			return;
@@ -234,7 +235,10 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 		return 0;
 	}
 	PC_DEBUG_ASSERT(i->id == id);
+	if (!PC_FIX("unstable_bytes_are_not_evicted") && !(pc_folio_state(f) & (PC_F_UNEVICTABLE & ~PC_F_UNSTABLE)))
+		pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 	u32 freed = 0, st = pc_folio_state(f);
+	PC_POINT("evict_looked");
 	if (!(st & PC_F_UNEVICTABLE) &&
 	    atomic_compare_exchange_strong_explicit(&f->refs, &one, 0, memory_order_acq_rel, memory_order_relaxed)) {
 		freed = 1u << pc_folio_order(f);
@@ -261,8 +265,10 @@ enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
 	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	if (!PC_FIX("unstable_bytes_are_not_evicted"))
+		st &= ~(u32)PC_F_UNSTABLE;
 	while (!PC_FIX("reclaim_never_waits") && pc_folio_state(f) & PC_F_WRITEBACK)
-		;
+		PC_POINT("reclaim_waits");
 	if (st & PC_F_UNEVICTABLE) {
 		set_aside(c, f);
 		return STEP_MOVED;
@@ -293,18 +299,22 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 /* Return: pages freed. *moved: whether the queues are nearer to a victim than before. */
 static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 {
-	u32 freed = 0, examined = 0, spared = 0;
+	u32 freed = 0, examined = 0, spared = 0, stuck = 0;
 	*moved = false;
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
 	while (freed < wanted && examined < PC_EXAMINE && (c->small.head || c->main.head)) {
 		u64 total = c->small.pages + c->main.pages;
 		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total ||
 					       pc_folio_state(pc_folio_at(c, c->small.head)) & PC_F_RECLAIM);
+		/* What fills own cannot go, and may be all there is on a queue: the other one has a turn. */
+		if (stuck && c->small.head && c->main.head && PC_FIX("a_stuck_queue_gives_way"))
+			small = stuck == PC_F_MAIN;
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
 		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE;
 		examined++;
 		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
 		*moved |= step != STEP_STUCK;
+		stuck = step != STEP_STUCK ? 0 : small ? PC_F_SMALL : PC_F_MAIN;
 		spared += step == STEP_MOVED && !local;
 	}
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);

@@ -430,6 +430,8 @@ int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uin
 					      memory_order_release);
 			pc_invalidated(i, 0, UINT64_MAX);
 		}
+		for (size_t k = 0; pc_recording(i->cache) && k < pc_min(out.used, n); k++)
+			pc_record_moved(i, PC_R_GONE, ranges[2 * k], ranges[2 * k + 1]);
 		pc_staged_clear(i);
 		used = (int64_t)out.used;
 	}

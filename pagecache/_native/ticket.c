@@ -26,6 +26,9 @@ struct ticket {
 	PyObject *waker, *loop, *core; /* core: owner of the memory in which the event lies, or NULL */
 	PyObject *callback, *context;  /* who waits: one task */
 	PyObject *value, *error, *message;
+	PyObject *reason;     /* why the task waits, for reports; or NULL */
+	struct pc_wait wait;  /* the same; kind 0: the wait is nobody's business */
+	u32 record;           /* while a task awaits this (waits.c) */
 	u8 blocking, done, cancelled;
 };
 
@@ -92,8 +95,35 @@ static PyObject *waker_dispatch(PyObject *self, PyObject *unused)
 
 /* ---------------------------------------------------------------- tickets */
 
-/* A ticket of the running loop. `event`: it is over when that advances beyond `seq`; NULL: when somebody finishes it. */
-PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq)
+/* A task awaits the ticket from here on, and its wait is on record; until it is over or nobody waits any more. */
+static void wait_begins(struct ticket *t)
+{
+	if (!t->core || !t->wait.kind || t->record)
+		return;
+	t->wait.thread = pc_thread_id();
+	t->wait.waiter = (uintptr_t)t;
+	t->wait.reason = (uintptr_t)t->reason;
+	t->record = pc_wait_begin(((struct core *)t->core)->cache, &t->wait);
+}
+
+static void wait_ends(struct ticket *t)
+{
+	if (t->record)
+		pc_wait_end(((struct core *)t->core)->cache, t->record);
+	t->record = 0;
+}
+
+/* New references to what wakes the task that awaits this, and to its loop; NULL where there is none. Makes no object. */
+void pc_ticket_waiter(PyObject *self, PyObject **wakes, PyObject **loop)
+{
+	struct ticket *t = (struct ticket *)self;
+	*wakes = Py_XNewRef(t->callback);
+	*loop = Py_XNewRef(t->loop);
+}
+
+/* A ticket of the running loop. `event`: it is over when that advances beyond `seq`; NULL: when somebody finishes it. `wait`,
+ * `reason`: what for, or NULL. */
+PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq, const struct pc_wait *wait, PyObject *reason)
 {
 	PyObject *pair = pc_running_loop ? PyObject_CallNoArgs(pc_running_loop) : NULL, *loop, *waker;
 	if (!pair) {
@@ -109,6 +139,9 @@ PyObject *pc_ticket_new(PyObject *core, struct pc_event *event, u32 seq)
 		t->waker = Py_NewRef(waker);
 		t->loop = Py_NewRef(loop);
 		t->core = Py_XNewRef(core);
+		t->reason = Py_XNewRef(reason);
+		if (wait)
+			t->wait = *wait;
 		if (event)
 			pc_watch_arm(&t->watch, event, seq);
 	}
@@ -126,12 +159,14 @@ static int ticket_traverse(PyObject *self, visitproc visit, void *arg)
 	Py_VISIT(t->value);
 	Py_VISIT(t->error);
 	Py_VISIT(t->message);
+	Py_VISIT(t->reason);
 	return 0;
 }
 
 static int ticket_clear(PyObject *self)
 {
 	struct ticket *t = (struct ticket *)self;
+	wait_ends(t); /* first of all: a record refers to what goes here */
 	pc_watch_end(&t->watch);
 	t->done = 1;
 	Py_CLEAR(t->loop);
@@ -140,6 +175,7 @@ static int ticket_clear(PyObject *self)
 	Py_CLEAR(t->value);
 	Py_CLEAR(t->error);
 	Py_CLEAR(t->message);
+	Py_CLEAR(t->reason);
 	return 0;
 }
 
@@ -160,18 +196,20 @@ static PyObject *ticket_wake(PyObject *self, PyObject *unused)
 {
 	struct ticket *t = (struct ticket *)self;
 	(void)unused;
-	PyObject *callback = t->callback, *context = t->context, *ran = NULL;
-	t->callback = t->context = NULL;
+	PyObject *callback = t->callback, *context = t->context, *reason = t->reason, *ran;
+	wait_ends(t);
+	t->callback = t->context = t->reason = NULL;
 	t->done = 1;
 	pc_watch_end(&t->watch);
 	if (!callback)
-		Py_RETURN_NONE;
-	if (context)
+		ran = Py_NewRef(Py_None);
+	else if (context)
 		ran = PyObject_CallMethodObjArgs(context, pc_str_run, callback, self, NULL);
 	else
 		ran = PyObject_CallFunctionObjArgs(callback, self, NULL);
-	Py_DECREF(callback);
+	Py_XDECREF(callback);
 	Py_XDECREF(context);
+	Py_XDECREF(reason); /* whose owner may be what made the ticket: a ring until here */
 	return ran;
 }
 
@@ -197,8 +235,10 @@ static PyObject *ticket_add_done_callback(PyObject *self, PyObject *args, PyObje
 	}
 	t->callback = Py_NewRef(callback);
 	t->context = context == Py_None ? NULL : Py_NewRef(context);
-	if (!t->done)
+	if (!t->done) {
+		wait_begins(t);
 		Py_RETURN_NONE;
+	}
 	return wake_soon(t);
 }
 
@@ -209,6 +249,7 @@ static PyObject *ticket_remove_done_callback(PyObject *self, PyObject *callback)
 	if (same < 0)
 		return NULL;
 	if (same) {
+		wait_ends(t);
 		Py_CLEAR(t->callback);
 		Py_CLEAR(t->context);
 	}
@@ -417,15 +458,19 @@ PyObject *pc_use_loops(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* ticket(core, kind, address, seq): over when the event advances; ticket(None, "", 0, 0): when somebody finishes it. */
+/* ticket(core, kind, address, seq, volume, inode, reason, since_ns): over when the event advances; with address 0 when somebody
+ * finishes it. reason: None where the wait is nobody's business. */
 PyObject *pc_make_ticket(PyObject *module, PyObject *args)
 {
-	PyObject *core;
+	PyObject *core, *reason;
 	const char *kind;
-	unsigned long long address;
+	unsigned long long address, volume, inode, since_ns;
 	unsigned int seq;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OsKI", &core, &kind, &address, &seq))
+	if (!PyArg_ParseTuple(args, "OsKIKKOK", &core, &kind, &address, &seq, &volume, &inode, &reason, &since_ns))
 		return NULL;
-	return pc_ticket_new(core, address ? pc_event_at(kind[0], address) : NULL, seq);
+	struct pc_wait w = {.kind = PC_WAIT_REASON, .since_ns = since_ns, .volume = volume, .inode = inode};
+	bool told = reason != Py_None && Py_IS_TYPE(core, pc_core_type);
+	return pc_ticket_new(core, address ? pc_event_at(kind[0], address) : NULL, seq, told ? &w : NULL,
+			     told ? reason : NULL);
 }

@@ -9,14 +9,13 @@
  *
  * Contract 2.17, 2.18; transitions E8, E10, E12. Locks: leaf lock; content is zeroed with the folio locked.
  */
-#include <sched.h>
-
 #include "internal.h"
 
 static void wait_for_passer_by(struct pc_inode *i)
 {
 	pc_inode_leaf_unlock(i);
-	sched_yield();
+	PC_SYNC("passer_by_met");
+	pc_yield();
 	pc_inode_leaf_lock(i);
 }
 
@@ -103,8 +102,11 @@ static void uncommitted_now(struct pc_inode *i)
 static void cut_staged(struct pc_inode *i, u64 pos, u64 end)
 {
 	u64 stamp = i->staged.stamp;
-	if (pc_staged_cut(i, pos, end))
-		i->stamp_m = pc_min(i->stamp_m, stamp);
+	if (!pc_staged_cut(i, pos, end))
+		return;
+	i->stamp_m = pc_min(i->stamp_m, stamp);
+	if (pc_recording(i->cache))
+		pc_record_moved(i, PC_R_GONE, pos, end - pos);
 }
 
 /* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, given back while zeroing. */
@@ -112,10 +114,14 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 {
 	struct pc_cache *c = i->cache;
 	pc_inode_leaf_unlock(i);
+	PC_POINT("cut_before_zeros");
 	if (pc_folio_state(f) & PC_F_HELD)
 		pc_mirror_leave(i, f);
-	memset(pc_folio_memory(c, f) + from, 0, to - from);
+	if (PC_FIX("what_is_cut_is_zeroed"))
+		memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
+	if (pc_recording(c))
+		pc_record_moved(i, PC_R_GONE, pc_folio_pos(c, f) + from, to - from);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
 	if (forget && b0 < b1)
 		pc_folio_forget_local(i, f, b0, b1);
@@ -148,7 +154,9 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		u64 start = pc_folio_pos(c, f);
 		if (uncommitted)
 			cover(i, f);
-		if (start >= size) {
+		if (!PC_FIX("what_is_cut_leaves_the_cache") && start >= size && !(pc_folio_state(f) & PC_F_LOCAL)) {
+			pc_folio_unlock(c, f);
+		} else if (start >= size) {
 			pc_folio_unpin_blocks(i, f);
 			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
 			pc_folio_remove(i, f);
@@ -272,6 +280,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last >> c->page_shift, &locked));) {
+		if (PC_FIX("discard_sees_what_grew")) /* the leaf lock was given back: a writer may have extended the file */
+			size = atomic_load(&i->size);
 		u64 start = pc_folio_pos(c, f);
 		u32 blocks = 1u << pc_folio_order(f);
 		if (locked && pc_views_hit(i, f, pos, end) == PC_VIEWS_WHOLE)
@@ -281,10 +291,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			if (!pc_local_count(c, f, b, b + 1))
 				continue;
 			/* A view that pc_views_cut did not meet: what it may store to is a later write. */
-			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1)) {
-				tail = pc_max(tail, to);
+			if (to <= pos || from >= end || pc_set_count(c, f, PC_P, b, b + 1))
 				continue;
-			}
 			list_valid(i, f, from, pc_min(to, size), &out, &staged);
 			if (may_be_stored(i, f, b)) {
 				gone(i, from, to);
@@ -313,10 +321,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 		u32 id;
 		for (u64 at = 0; (id = pc_index_next_marked(i, at, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
 			struct pc_folio *f = pc_folio_at(c, id);
-			at = pc_folio_index(f) + (1ull << pc_folio_order(f));
-			for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
-				if (pc_local_count(c, f, b, b + 1))
-					tail = pc_max(tail, pc_folio_pos(c, f) + ((u64)(b + 1) << c->page_shift));
+			at = pc_folio_after(f);
+			tail = pc_max(tail, pc_local_end(c, f, size));
 		}
 		atomic_store_explicit(&i->size, pc_min(size, pc_max(remote, tail)), memory_order_release);
 	}

@@ -31,15 +31,24 @@ struct op {
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	PyObject *memory; /* UNCACHED: a bytearray */
 	u64 pos, len, got;
+	struct pc_span io; /* the call that runs, of a trace */
+	u64 io_pos, io_len;
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
 	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
+	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
+	PyObject *what;         /* CALLER: which method of the engine, or which verb, it is for; or NULL */
+	u64 thread;             /* that runs it, or has what it holds; 0: none yet */
+	i64 since_ns;           /* since when: of its current call, where it is in one */
 	u64 generation;         /* of the volume, when it was made */
 	u64 inode_id;
 	u32 holds;
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
+	u8 reads;   /* the call that runs reads, other than its operation: units that lack bytes */
+	i64 began_ns; /* when that call began; 0: none runs, or it is not measured */
+	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it himself */
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
 	u8 stale;   /* FILL: what it read was invalidated again and again; UNCACHED: a truncate came between */
 	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
@@ -76,6 +85,17 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
+/* waiting.c: who waits for whom */
+extern struct pc_list pc_operations; /* those that are not settled; under the GIL */
+i64 pc_clock_coarse_ns(void);
+void pc_op_claims(struct op *op);
+struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
+struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
+PyObject *pc_waits(PyObject *module, PyObject *core);
+PyObject *pc_calls(PyObject *module, PyObject *core);
+PyObject *pc_waiting(PyObject *module, PyObject *args);
+PyObject *pc_waiting_since(PyObject *module, PyObject *core);
+
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_start(struct op *op, PyObject *method);
@@ -90,6 +110,7 @@ int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to
 PyObject *pc_op_begin(PyObject *self, PyObject *unused);
 PyObject *pc_op_complete(PyObject *self, PyObject *value);
 PyObject *pc_op_fill(struct op *op, PyObject *engine);
+PyObject *pc_op_ended(PyObject *self, PyObject *unused);
 void pc_op_end_call(struct op *op);
 
 PyObject *pc_buf_new(PyObject *core, bool readonly);
@@ -162,7 +183,22 @@ int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
 extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
-	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged;
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_view;
+
+/* handle_trace.c */
+struct pc_call {
+	struct pc_span span;
+	struct pc_cache *cache;
+	u64 file, pos, len, outer;
+};
+void pc_name_thread(void);
+void pc_call_begin(struct pc_call *call, struct pc_inode *i, int verb, u64 pos, u64 len);
+void pc_call_over(struct pc_call *call, int flags, i64 value);
+PyObject *pc_call_end(struct pc_call *call, PyObject *result);
+void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb);
+void pc_slow_begin(struct pc_span *s, struct pc_inode *i, int kind, int what, u64 pos, u64 len, u64 id);
+PyObject *pc_name_threads(PyObject *module, PyObject *function);
 
 i64 pc_clock_ns(void);
 void pc_nap(i64 ns);

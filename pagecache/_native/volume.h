@@ -4,6 +4,7 @@
 #ifndef PC_VOLUME_H
 #define PC_VOLUME_H
 
+#include "latency.h"
 #include "list.h"
 #include "lock.h"
 #include "room.h"
@@ -41,6 +42,7 @@ struct pc_volume {
 	_Atomic u32 nr_dirty; /* inodes on the dirty list */
 	u32 nr_inodes;
 	struct pc_counters retired; /* of inodes that are gone */
+	struct pc_latency latency[PC_TIMED];
 };
 
 struct pc_work {
@@ -56,6 +58,7 @@ enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMIT
 void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
 void pc_work_push_pass(struct pc_inode *i);
+void pc_work_raise_pass(struct pc_inode *i);
 void pc_work_push_commit(struct pc_inode *i);
 void pc_pass_again(struct pc_inode *i);
 void pc_pass_begin(struct pc_inode *i);

@@ -10,6 +10,7 @@
  */
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -33,11 +34,29 @@ void pc_fail_assert(const char *file, int line, const char *text)
 	abort();
 }
 
-/* Return: 0 woken or the value differed, -EINTR, -ETIMEDOUT. */
-int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+#ifdef PC_SCHEDULED
+enum { SPINS = 0 }; /* nobody else runs meanwhile */
+
+static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+{
+	return schedule_wait(word, value, timeout_ns);
+}
+
+void pc_futex_wake(_Atomic u32 *word, int n)
+{
+	schedule_wake(word, n);
+}
+
+void pc_yield(void)
+{
+	schedule_yield();
+}
+#else
+enum { SPINS = 100 };
+
+static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
 {
 	struct timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-	pc_debug_unlocked("futex wait");
 	if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? NULL : &ts, NULL, 0) == 0)
 		return 0;
 	return errno == EINTR ? -EINTR : errno == ETIMEDOUT ? -ETIMEDOUT : 0;
@@ -48,9 +67,23 @@ void pc_futex_wake(_Atomic u32 *word, int n)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
+/* Who has what we need is about to let it go, and tells nobody. */
+void pc_yield(void)
+{
+	sched_yield();
+}
+#endif
+
+/* Return: 0 woken or the value differed, -EINTR, -ETIMEDOUT. */
+int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+{
+	pc_debug_unlocked("futex wait");
+	return futex_wait(word, value, timeout_ns);
+}
+
 void pc_leaf_lock_slow(struct pc_leaf_lock *l)
 {
-	for (int spin = 0; spin < 100; spin++) {
+	for (int spin = 0; spin < SPINS; spin++) {
 		u32 free_word = 0;
 		if (atomic_load_explicit(&l->word, memory_order_relaxed) == 0 &&
 		    atomic_compare_exchange_weak_explicit(&l->word, &free_word, 1, memory_order_acquire,
@@ -61,7 +94,7 @@ void pc_leaf_lock_slow(struct pc_leaf_lock *l)
 #endif
 	}
 	while (atomic_exchange_explicit(&l->word, 2, memory_order_acquire) != 0)
-		syscall(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+		futex_wait(&l->word, 2, -1);
 }
 
 void pc_leaf_wake(struct pc_leaf_lock *l)
@@ -72,9 +105,10 @@ void pc_leaf_wake(struct pc_leaf_lock *l)
 void pc_event_wake(struct pc_event *e)
 {
 	atomic_fetch_add(&e->seq, 1);
+	PC_POINT("event_advanced");
 	if (atomic_load(&e->waiters))
 		pc_futex_wake(&e->seq, INT_MAX);
-	if (atomic_load(&e->watched))
+	if (atomic_load(&e->watched) && PC_FIX("tasks_are_woken"))
 		pc_watch_notify(e);
 }
 
@@ -89,7 +123,11 @@ struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)
  */
 #include <pthread.h>
 
+#ifdef PC_SCHEDULED
+#define held schedule_held() /* of the simulated thread */
+#else
 static _Thread_local u32 held[16];
+#endif
 
 void pc_debug_lock(int level)
 {
@@ -193,7 +231,7 @@ void pc_sync_release(const char *point)
 	pthread_mutex_unlock(&sync_mutex);
 }
 
-static const char *_Atomic fix_removed;
+static const char *_Atomic fix_removed; /* stays valid: the caller's, for as long as it is removed */
 
 bool pc_fix_present(const char *fix)
 {
@@ -201,7 +239,7 @@ bool pc_fix_present(const char *fix)
 	return !removed || strcmp(removed, fix) != 0;
 }
 
-/* One at a time; for a child process that is expected to fail. */
+/* One at a time, for a process that is expected to fail; NULL: all are in again. */
 void pc_fix_remove(const char *fix)
 {
 	atomic_store(&fix_removed, fix);

@@ -60,18 +60,18 @@ struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
 	return mine ? r : NULL;
 }
 
-/* Queue the inode's pass, or move it up when it became urgent. Context: inode leaf lock. */
-void pc_work_push_pass(struct pc_inode *i)
+/* @anew: queue it where it is not queued; else just move it up. Context: inode leaf lock. */
+static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 {
 	struct pc_volume *v = i->volume;
-	u32 cls = i->pass.integrity ? PC_WORK_INTEGRITY : PC_WORK_BACKGROUND;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (i->pass.queued && i->pass.queued != cls) {
 		pc_list_del(&i->work_pass);
 		v->nr_work[i->pass.queued]--;
 		i->pass.queued = 0;
+		anew = true;
 	}
-	bool pushed = !i->pass.queued;
+	bool pushed = anew && !i->pass.queued;
 	if (pushed) {
 		i->pass.queued = (u8)cls;
 		push(v, &i->work_pass, cls);
@@ -79,6 +79,22 @@ void pc_work_push_pass(struct pc_inode *i)
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (pushed)
 		pc_event_wake(&v->event);
+}
+
+/* Queue the inode's pass, or move it up when it became urgent: somebody may wait for the token that it has. Context: inode leaf
+ * lock. */
+void pc_work_push_pass(struct pc_inode *i)
+{
+	bool waited_for = !pc_list_empty(&i->token_queue) && PC_FIX("a_pass_waited_for_moves_up");
+	queue_pass(i, i->pass.integrity || waited_for ? PC_WORK_INTEGRITY : PC_WORK_BACKGROUND, true);
+}
+
+/* Somebody queued for the token. A pass that has it must be taken once more to give way, however busy others are. Context: inode
+ * leaf lock. */
+void pc_work_raise_pass(struct pc_inode *i)
+{
+	if (i->pass.active && PC_FIX("a_pass_waited_for_moves_up"))
+		queue_pass(i, PC_WORK_INTEGRITY, false);
 }
 
 /* Its only folio left was in a writer's hands. */

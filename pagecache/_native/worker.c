@@ -59,7 +59,13 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
 	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
+	struct pc_span wait;
+	if (pc_recording(i->cache))
+		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
+				PC_WORK_FILL);
+	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_FILL, pos, len, 0);
 	int ran = pc_op_run(op, pc_str_fill, NULL);
+	pc_record_end(i->cache, &wait, ran < 0 ? PC_R_FAILED : 0, i->id, pos, len, 0);
 	return ran == PC_RUN_REVOKED ? 0 : ran == PC_RUN_STALE ? 1 : ran;
 }
 
@@ -82,7 +88,10 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	PyObject *memory = op->memory;
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
+	struct pc_span wait;
+	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_UNCACHED, pos, len, 0);
 	int err = pc_op_run(op, pc_str_fill, NULL);
+	pc_record_end(i->cache, &wait, err < 0 ? PC_R_FAILED : 0, i->id, pos, len, 0);
 	if (!err)
 		memcpy(to, PyByteArray_AsString(memory), len);
 	Py_DECREF(memory);

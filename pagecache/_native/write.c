@@ -99,7 +99,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	PC_SYNC("write_before_conflict");
-	if (!in_flight(i, f, from, to)) {
+	if (!in_flight(i, f, from, to) || !PC_FIX("flight_is_not_changed")) {
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
 			pc_mirror_leave(i, f);
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))
@@ -111,6 +111,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 		return true;
 	}
 	atomic_fetch_or(&f->state, PC_F_WRITER_WAITS);
+	PC_POINT("writer_waits");
 	return !(pc_folio_state(f) & PC_F_WRITEBACK);
 }
 
@@ -122,8 +123,10 @@ static bool make_writable(struct pc_inode *i, struct pc_folio *f, bool created, 
 	if (pc_folio_state(f) & PC_F_UPTODATE || (from == 0 && to == size) || pc_valid_covers(c, f, from, to))
 		return true;
 	if (created && pc_folio_pos(c, f) >= atomic_load(&i->remote_size)) {
-		memset(pc_folio_memory(c, f), 0, from);
-		memset(pc_folio_memory(c, f) + to, 0, size - to);
+		if (PC_FIX("rest_of_a_new_page_is_zeroed")) {
+			memset(pc_folio_memory(c, f), 0, from);
+			memset(pc_folio_memory(c, f) + to, 0, size - to);
+		}
 		return true;
 	}
 	return pc_valid_can_add(c, f, from, to);
@@ -151,7 +154,7 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	if (!err) {
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_UNREAD | PC_F_READAHEAD), memory_order_relaxed);
 		pc_folio_dirty(i, f, from, to);
-		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed))
+		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && PC_FIX("size_before_unlock"))
 			atomic_store_explicit(&i->size, start + to, memory_order_release);
 		pc_folio_ext_drop(i, f);
 	}
@@ -237,6 +240,16 @@ static void leave(struct pc_inode *i, struct pc_folio *f, bool unused)
 	}
 }
 
+/* The mistake that the order in publish() avoids: a hand-over in between cuts the tail off and calls it clean. */
+static void publish_late(struct pc_inode *i, u64 end)
+{
+	PC_SYNC("size_late");
+	pc_inode_leaf_lock(i);
+	if (end > atomic_load_explicit(&i->size, memory_order_relaxed))
+		atomic_store_explicit(&i->size, end, memory_order_release);
+	pc_inode_leaf_unlock(i);
+}
+
 /* One folio's part. Return: bytes taken, 0: see need. */
 static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
@@ -248,11 +261,19 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	u64 start = pc_folio_pos(c, f);
 	u32 a = (u32)(pos - start), b = (u32)pc_min(a + len, pc_folio_bytes(c, f));
 	bool taken = true;
-	if (PC_LIKELY(already_dirty(i, f, a, b)))
+	if (pc_recording(c))
+		pc_record_stamp(atomic_load(&i->volume->epoch));
+	bool dirty = already_dirty(i, f, a, b);
+	PC_POINT("write_locked");
+	if (PC_LIKELY(dirty))
 		move(pc_folio_memory(c, f) + a, from, b - a);
 	else
 		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
+	if (taken && pc_recording(c))
+		pc_record_wrote(i, pos, b - a);
 	leave(i, f, created && !taken);
+	if (taken && !PC_FIX("size_before_unlock"))
+		publish_late(i, start + b);
 	return taken ? b - a : 0;
 }
 
@@ -337,9 +358,13 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 			u32 a = (u32)(pos + done - pc_folio_pos(c, f));
 			u32 b = (u32)pc_min(a + len - done, pc_folio_bytes(c, f));
 			taken = go = take(i, f, created, a, b, (const u8 *)from + done, need);
+			if (taken && pc_recording(c))
+				pc_record_wrote(i, pos + done, b - a);
 			done += taken ? b - a : 0;
 		}
 		leave(i, f, created && !taken);
 	}
+	if (done && !PC_FIX("size_before_unlock"))
+		publish_late(i, pos + done);
 	return (int64_t)done;
 }

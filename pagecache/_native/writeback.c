@@ -162,7 +162,7 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 				found |= st & PC_F_FAILED    ? PC_PENDING_FAILED
 					 : st & PC_F_BACKOFF ? PC_PENDING_BACKOFF
 							     : PC_PENDING_DIRTY;
-			if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
+			if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp && PC_FIX("flight_is_waited_for"))
 				found |= PC_PENDING_WRITEBACK;
 			bits |= found;
 			if (cursor && found & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)) {
@@ -187,16 +187,29 @@ static bool up_to(const struct pc_folio *f, u64 stamp)
 	       (st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp);
 }
 
+/* Blocks of the folio that are to be handed over, or in flight, if any of them was dirtied up to the stamp. */
+static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
+{
+	u32 st = pc_folio_state(f), n = 0, blocks = 1u << pc_folio_order(f);
+	if (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp)
+		n += pc_set_count(c, f, PC_D, 0, blocks);
+	if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
+		n += pc_set_count(c, f, PC_W, 0, blocks);
+	return n;
+}
+
 /**
  * pc_unsaved_bytes() - bytes of the file that are not committed and were dirtied up to @stamp: an upper bound.
+ *
+ * @unsent: NULL, or how many of them no backend has acknowledged.
  *
  * It is made by folio: what else is local in a folio that has such bytes counts too. So does everything that is staged.
  * Context: no leaf lock; gives it back every PC_SWEEP folios.
  */
-uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp)
+uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = 0, last = last_index(i, UINT64_MAX), blocks = 0, staged = 0;
+	u64 index = 0, last = last_index(i, UINT64_MAX), blocks = 0, unsent_blocks = 0, staged = 0;
 	for (bool more = true; more;) {
 		pc_inode_leaf_lock(i);
 		for (u32 k = 0; more && k < PC_SWEEP; k++) {
@@ -208,20 +221,25 @@ uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp)
 					f = found;
 			}
 			more = f != NULL;
-			if (more && up_to(f, stamp))
-				blocks += pc_local_count(c, f, 0, 1u << pc_folio_order(f));
+			if (more && up_to(f, stamp)) {
+				u32 local = pc_local_count(c, f, 0, 1u << pc_folio_order(f));
+				blocks += local;
+				unsent_blocks += pc_min(local, unsent_count(c, f, stamp));
+			}
 			index = more ? pc_folio_after(f) : index;
 		}
 		staged = pc_staged_bytes(i);
 		pc_inode_leaf_unlock(i);
 	}
+	if (unsent)
+		*unsent = unsent_blocks << c->page_shift;
 	return (blocks << c->page_shift) + staged;
 }
 
 static void pass_end(struct pc_inode *i)
 {
 	struct pc_pass *p = &i->pass;
-	PC_DEBUG_ASSERT(p->inflight == 0 && pc_list_empty(&p->ready));
+	PC_DEBUG_ASSERT((p->inflight == 0 && pc_list_empty(&p->ready)) || !PC_FIX("token_stays_to_the_last_answer"));
 	p->active = p->integrity = p->background = p->wrapped = p->partial = 0;
 	p->cursor = 0;
 	p->nr_issued = 0;
@@ -324,7 +342,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			i->counters.write_requests++;
 			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
 			pc_work_push_pass(i); /* another thread may take the next one */
-		} else if (p->inflight == 0 && !busy) {
+		} else if ((p->inflight == 0 || !PC_FIX("token_stays_to_the_last_answer")) && !busy) {
 			pass_end(i);
 		}
 	} else if (p->active && stopped && p->inflight == 0 && pc_list_empty(&p->ready)) {

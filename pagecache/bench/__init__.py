@@ -7,6 +7,7 @@
     backends.py   stores without latency, with a known latency, and one that counts
     cases_*.py    what is measured: each case gives rows
     suite.py      which cases run, in which order, how often; the goals they reach
+    traces.py     what the caches did, as files for Perfetto
     report.py     tables and JSON; plot.py: a picture; machine.py: where it ran
 
 Everything goes through the public interface of the package.

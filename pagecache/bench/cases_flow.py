@@ -21,6 +21,7 @@ from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.peers import make_file
 from pagecache.bench.rows import Bench, Row, case, exact, look, timed
 from pagecache.bench.subject import KIB, MIB, PAGE, cache_for_hits
+from pagecache.bench.traces import made
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 
@@ -268,7 +269,7 @@ def sent_for(percent: int, seed: int) -> tuple[float, int]:
     limits = BackendLimits(max_write=256 * KIB, max_inflight=1)
     faulty = FaultyBackend(PatternBackend(size, limits=limits), plan)
     retry = RetryPolicy(attempts=50, first_delay=0.0005, max_delay=0.001)
-    with PageCache(2 * size, dirty_background=0.9, dirty_limit=0.95, retry=retry, max_folio=64 * KIB) as cache:
+    with made(PageCache(2 * size, dirty_background=0.9, dirty_limit=0.95, retry=retry, max_folio=64 * KIB)) as cache:
         volume = cache.attach(faulty, read_ahead=0)
         with volume.open("file", "r+b") as file:
             dirty(file, size)
@@ -299,7 +300,7 @@ class Fresh:
         limits = BackendLimits(max_inflight=1, durable_writes=True)
         self.frames = frames
         self.written = 0
-        self.cache = stack.enter_context(PageCache(capacity, max_folio=64 * KIB, dirty_limit=0.9))
+        self.cache = stack.enter_context(made(PageCache(capacity, max_folio=64 * KIB, dirty_limit=0.9)))
         volume = self.cache.attach(PatternBackend(1 << 40, limits=limits), read_ahead=0)
         self.file = stack.enter_context(volume.open("written", "r+b"))
         other = stack.enter_context(volume.open("clean", "rb"))

@@ -6,6 +6,7 @@ from pagecache import PageCache
 from pagecache.bench.backends import PatternBackend, read_nothing
 from pagecache.bench.rows import Bench, Row, case, exact, skipped
 from pagecache.bench.subject import KIB, MIB, PAGE
+from pagecache.bench.traces import made
 
 
 @case("memory", "bytes of metadata per page", ("P11/4K", "P11/64K"))
@@ -14,7 +15,7 @@ def metadata(bench: Bench) -> Iterator[Row]:
     pages = min(bench.settings.most_pages, 262_144)
     size = pages * PAGE // MIB * MIB
     for key, folio in (("P11/4K", PAGE), ("P11/64K", 64 * KIB)):
-        with PageCache(size + 64 * MIB, max_folio=folio) as cache:
+        with made(PageCache(size + 64 * MIB, max_folio=folio)) as cache:
             file = cache.attach(PatternBackend(size, read=read_nothing), read_ahead=0).open("file", "rb")
             for offset in range(0, size, MIB):
                 file.prefetch(offset, MIB, wait=True)

@@ -16,6 +16,7 @@ from pagecache.bench.cases_hits import pread_hits
 from pagecache.bench.harness import Variant, shuffled
 from pagecache.bench.rows import Bench, Row, case, exact, look, skipped, timed
 from pagecache.bench.subject import KIB, MIB, PAGE
+from pagecache.bench.traces import made
 
 STREAMED = 256  # pages of one prefetch: 1 MiB
 SMALLEST = 4096  # pages; a prefetch of 1 MiB has to be small beside it
@@ -36,7 +37,7 @@ def miss(bench: Bench) -> Iterator[Row]:
                 buffer = bytearray(PAGE)
                 read_into(offset, (memoryview(buffer),))
 
-        with PageCache(size // 16, max_folio=PAGE) as cache:
+        with made(PageCache(size // 16, max_folio=PAGE)) as cache:
             file = cache.attach(backend, read_ahead=0).open("file", "rb")
             variants = [
                 Variant(name="miss", run=pread_hits(file, PAGE), items=shuffled(offsets, bench.rng)),
@@ -58,7 +59,7 @@ class Streamer:
 
     def __init__(self, pages: int) -> None:
         self.pages = pages
-        self.cache = PageCache(pages * PAGE, max_folio=PAGE)
+        self.cache = made(PageCache(pages * PAGE, max_folio=PAGE))
         size = 2 * pages * PAGE
         self.file = self.cache.attach(PatternBackend(size, read=read_nothing), read_ahead=0).open("file", "rb")
         self.items = range(0, size - STREAMED * PAGE + 1, STREAMED * PAGE)
@@ -158,7 +159,7 @@ def eviction(bench: Bench) -> Iterator[Row]:
     worst = 0
     for state in ("clean", "hot", "dirty", "pinned"):
         backend = PatternBackend(8 * pages * PAGE, read=read_nothing)
-        with PageCache(pages * PAGE, max_folio=PAGE) as cache:
+        with made(PageCache(pages * PAGE, max_folio=PAGE)) as cache:
             file = cache.attach(backend, read_ahead=0).open("file", "r+b")
             half = pages // 2
             for index in range(half):

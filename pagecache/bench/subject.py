@@ -16,6 +16,7 @@ from typing import Self
 from pagecache import CachedFile, PageCache, Volume
 from pagecache.bench.backends import PatternBackend
 from pagecache.bench.harness import shuffled
+from pagecache.bench.traces import made
 
 PAGE = 4096
 KIB = 1024
@@ -24,13 +25,15 @@ MIB = 1024 * 1024
 
 def cache_for_hits(capacity: int, folio: int) -> PageCache:
     """A cache that writes nothing back by itself, with folios of at most `folio` bytes."""
-    return PageCache(
-        capacity,
-        max_folio=folio,
-        dirty_background=0.90,
-        dirty_limit=0.95,
-        dirty_expire=3600.0,
-        flush_interval=600.0,
+    return made(
+        PageCache(
+            capacity,
+            max_folio=folio,
+            dirty_background=0.90,
+            dirty_limit=0.95,
+            dirty_expire=3600.0,
+            flush_interval=600.0,
+        )
     )
 
 

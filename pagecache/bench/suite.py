@@ -21,6 +21,7 @@ from pagecache.bench.goals import BY_KEY
 from pagecache.bench.harness import Variant, real_difference
 from pagecache.bench.rows import Bench, Case, Row, Settings, skipped
 from pagecache.bench.subject import MIB, PAGE
+from pagecache.bench.traces import Traces
 from pagecache.interrupts import uninterrupted
 
 TMPFS = Path("/dev/shm")
@@ -57,6 +58,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_aio,
         cases_flow,
         cases_hits,
+        cases_live,
         cases_marks,
         cases_memory,
         cases_miss,
@@ -77,6 +79,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_hits.views,
         cases_peers.peers,
         cases_threads.beside_a_thread,
+        cases_live.watched,
         cases_aio.awaited_hits,
         cases_aio.blocked_loop,
         cases_miss.miss,
@@ -115,7 +118,7 @@ def select(words: Iterable[str], group: str | None = None) -> list[Case]:
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P27, cases {names}")
+            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P29 and P37, cases {names}")
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 
@@ -136,9 +139,15 @@ def announce(text: str) -> None:
 
 
 def run(
-    cases: Sequence[Case], settings: Settings, *, repeat: int = 1, say: Callable[[str], None] = announce
+    cases: Sequence[Case],
+    settings: Settings,
+    *,
+    repeat: int = 1,
+    say: Callable[[str], None] = announce,
+    trace: Path | None = None,
 ) -> Outcome:
-    """Measure `cases`, `repeat` times, and return what was found.
+    """Measure `cases`, `repeat` times, and return what was found. `trace`: of each cache, to this file and others
+    numbered beside it; the numbers are those of traced caches then.
 
     Blocks: for minutes in full, for half a minute in a quick run.
     """
@@ -147,9 +156,12 @@ def run(
         say(f"the load average is {where.load:.2f}: other work runs here, the numbers are worth little")
     start = time.monotonic()
     spreads, collected, huge = [], [], 0
+    traces: Traces | None = None
     for turn in range(repeat):
         with ExitStack() as stack:
             bench = surroundings(settings, turn, stack)
+            if trace is not None:
+                traces = stack.enter_context(Traces(trace, traces.next if traces else 1))
             spreads.append(same_against_same(bench))
             rows: list[Row] = []
             for number, case in enumerate(cases, 1):

@@ -17,9 +17,10 @@ from pagecache.config import parse_size
 from pagecache.demo import plan
 from pagecache.demo.progress import Progress, progress_on_stderr
 from pagecache.demo.sides import CachedSide, PlainSide, Side
-from pagecache.demo.tree import Tree, Workplace, WrongInput, printable, scan, workplace
+from pagecache.demo.tree import Tree, Workplace, WrongInput, scan, workplace
 from pagecache.demo.verify import Difference, compare_pieces, compare_trees
 from pagecache.interrupts import uninterrupted
+from pagecache.quantities import printable
 
 PAGE = 4096
 SMALLEST_CAPACITY = 16 * PAGE

@@ -9,18 +9,10 @@ from rich.text import Text
 
 from pagecache.demo.job import PHASES, Report
 from pagecache.demo.sides import CachedSide, PlainSide
-from pagecache.demo.tree import printable
 from pagecache.demo.verify import Difference
+from pagecache.quantities import printable, size_text
 
 MIB = 1024 * 1024
-
-
-def size_text(size: float) -> str:
-    """Bytes with a fitting unit."""
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} B"
 
 
 def facts(report: Report) -> list[tuple[str, str]]:

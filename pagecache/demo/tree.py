@@ -18,6 +18,7 @@ from random import Random
 from typing import NoReturn
 
 from pagecache.interrupts import uninterrupted
+from pagecache.quantities import printable
 
 MIB = 1024 * 1024
 LEFT_OUT = frozenset({"site-packages", "dist-packages", "__pycache__"})
@@ -57,11 +58,6 @@ class Tree:
         except OSError:
             return True
         return (now.st_size, now.st_mtime_ns) != (expected.size, expected.mtime_ns)
-
-
-def printable(key: str) -> str:
-    """A file name as text that any terminal and JSON can take."""
-    return os.fsencode(key).decode("utf-8", "backslashreplace")
 
 
 def scan(root: Path | None, limit: int, seed: int) -> Tree:

@@ -13,17 +13,29 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, TypeVar
 
 from .. import native
+from ..errors import Key
+from ..native import NativeVolume
+from .look import Look, Owner, nobody
+from .reason import Reason
 
 __all__ = ["Aside", "Lane"]
 
 T = TypeVar("T")
 Lane = Literal["open", "read", "write", "change", "close"]
 
+WHATS: dict[Lane, str] = {
+    "open": "an open",
+    "read": "a read or view",
+    "write": "a write",
+    "change": "a truncate or hole",
+    "close": "a close",
+}
 THREADS_MAX = 8
 """Threads of one lane."""
 IDLE = 5.0
@@ -33,8 +45,21 @@ IDLE = 5.0
 class _Call:
     """One call; `_lock` decides between the thread that runs it and the task that may leave it."""
 
-    def __init__(self, call: Callable[[], Any], undo: Callable[[Any], None] | None) -> None:
-        self.ticket = native.open_ticket()
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        undo: Callable[[Any], None] | None,
+        lane: Lane = "read",
+        volume: NativeVolume | None = None,
+        key: Key | None = None,
+    ) -> None:
+        self._thread: int | None = None
+        self._began = 0.0
+        if volume is None:
+            self.ticket = native.open_ticket()
+        else:
+            reason = Reason(WHATS[lane], volume, self._owner, key=key)
+            self.ticket = native.open_ticket(volume.cache.core, volume.address, reason)
         self._call = call
         self._undo = undo
         self._context = contextvars.copy_context()  # a call of a backend stays one on the other thread
@@ -47,6 +72,7 @@ class _Call:
             if self._left:
                 return
             self._started = True
+        self._began, self._thread = time.monotonic(), threading.get_ident()
         try:
             value = self._context.run(self._call)
         except BaseException as error:
@@ -59,6 +85,12 @@ class _Call:
             self._take_back()
         else:
             self.ticket.finish(value, None)
+
+    def _owner(self, look: Look) -> Owner:
+        """Who does it, for reports."""
+        if self._thread is None:
+            return nobody(f"it is in line: {THREADS_MAX} calls of the kind are at work at most")
+        return Owner("the call itself", "does that", self._thread, self._began)
 
     def leave(self) -> None:
         with self._lock:
@@ -120,23 +152,27 @@ class _Lane:
 class Aside:
     """The lanes of one volume."""
 
-    def __init__(self, name: str, check_forked: Callable[[], None]) -> None:
+    def __init__(self, name: str, volume: NativeVolume, check_forked: Callable[[], None]) -> None:
+        self._volume = volume
         self._check_forked = check_forked
         self._lanes = {lane: _Lane(f"{name}-{lane}") for lane in ("open", "read", "write", "change", "close")}
 
-    async def run(self, lane: Lane, call: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+    async def run(
+        self, lane: Lane, call: Callable[[], T], undo: Callable[[T], None] | None = None, *, key: Key | None = None
+    ) -> T:
         """Have something done by a thread.
 
         Args:
             lane: which queue it waits in.
             call: what is to be done.
             undo: for a result that came when nobody waited for it any more; must not wait.
+            key: of what it is done to, for reports.
 
         Raises:
             ForkedError: in a forked child.
         """
         self._check_forked()  # the child has the counts of threads, and none of the threads
-        made = _Call(call, undo)
+        made = _Call(call, undo, lane, self._volume, key)
         try:
             self._lanes[lane].submit(made)
             value: T = await made.ticket

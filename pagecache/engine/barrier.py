@@ -10,12 +10,15 @@ nothing <= s is left.
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING
 
 from ..errors import CommitError, WritebackError
-from ..native import BACKOFF, DIRTY, END, FAILED, WRITEBACK
+from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAIT_ROUND, WRITEBACK, Kind, Span
+from .look import Look, Owner, nobody
 from .loop import advanced
 from .park import SLICE, Deadline, deadline_error
+from .reason import Reason, during, of_file
 from .retryer import Parked, decide, errno_of, text_of
 from .runner import Job
 
@@ -58,6 +61,7 @@ class FileSync:
         self.seen = -1
         self.flush = flush
         self.stamp = stamp
+        self.recorder = file.volume.cache.native.recorder
         self.start = start
         self.end = end
         self.commit = commit
@@ -167,9 +171,46 @@ class FileSync:
             left = min(left, max(0.001, self._not_before - deadline.clock.now()))
         return left
 
+    def owner(self, look: Look) -> Owner | None:
+        """What it waits for at this moment, for reports."""
+        if self._version is not None:
+            return look.job(self._version)
+        file = self.file
+        held = look.token(file)
+        if held is not None:
+            return held
+        worst, next_retry = None, None
+        if file.lock.acquire(blocking=False):  # a signal handler may ask while its thread has it
+            try:
+                worst, next_retry = file.failures.worst(), file.failures.next_retry()
+            finally:
+                file.lock.release()
+        at = max(self._not_before, next_retry or 0.0)
+        if at > file.volume.clock.now():
+            why = "" if worst is None else f" after {worst.message}"
+            return nobody(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
+        return nobody(f"no thread has begun what is left of {file.key!r}", look.busy(file.volume.native.address))
+
     def due(self, now: float) -> bool:
         """Whether the time has come that this waits for."""
         return 0.0 < self._not_before <= now
+
+
+def _span(sync: FileSync, what: str, *, awaited: bool = False) -> Span:
+    """The call as a trace shows it; its value is the stamp up to which it waits."""
+    extent = (sync.start, sync.end - sync.start)
+    file = sync.file.native.id
+    return Span(
+        sync.recorder,
+        Kind.CALL,
+        CALLS[what],
+        file=file,
+        extent=extent,
+        id=None,
+        value=sync.stamp,
+        slow=True,
+        awaited=awaited,
+    )
 
 
 def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
@@ -182,6 +223,11 @@ def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
     return seq
 
 
+def _reason(sync: FileSync, what: str) -> Reason:
+    whole = sync.start == 0 and sync.end == END
+    return of_file(sync.file, what, sync.owner, start=0 if whole else sync.start, end=0 if whole else sync.end)
+
+
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """Wait, on this thread, until it is done.
 
@@ -190,17 +236,28 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
-    while (seq := _standing(sync, deadline, what)) is not None:
-        sync.wait(seq, deadline)
+    with _span(sync, what) as span:
+        first = _standing(sync, deadline, what)
+
+        def sleep() -> None:
+            seq = first
+            while seq is not None:
+                with Span(sync.recorder, Kind.WAIT, WAIT_ROUND, file=span.file, id=span.id):
+                    sync.wait(seq, deadline)
+                seq = _standing(sync, deadline, what)
+
+        if first is not None:
+            during(_reason(sync, what), sleep)
 
 
 async def awaited(sync: FileSync, timeout: float | None, what: str) -> None:
     """`drive`, for a task."""
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
-    native = sync.file.native
-    while (seq := _standing(sync, deadline, what)) is not None:
-        await advanced(native.core, "inode", native.address, seq, sync.rest(deadline))
+    native, reason, since = sync.file.native, _reason(sync, what), time.monotonic_ns()
+    with _span(sync, what, awaited=True):
+        while (seq := _standing(sync, deadline, what)) is not None:
+            await advanced("inode", native.address, seq, sync.rest(deadline), reason, since)
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:

@@ -7,19 +7,19 @@ waits, then events go out. Who is woken therefore sees the error.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import BackendError, ConflictError, PageCacheError
-from ..native import BACKOFF, END, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from ..native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
 from . import staging
+from .notices import cause, spans
 from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
+from .trouble import SETTLED, tried_again
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
 __all__ = ["acknowledged", "as_os_error", "commit_failed", "committed", "failed"]
-
-log = logging.getLogger("pagecache")
 
 
 def as_os_error(error: BaseException) -> OSError:
@@ -46,14 +46,19 @@ def _late(file: EngineFile, op: Op) -> bool:
 def acknowledged(file: EngineFile, op: Op) -> None:
     if _late(file, op):
         return
+    if not len(file.failures):
+        op.finish(True, False)
+        return
     start, end = op.extent
-    repaired = False
-    if len(file.failures):
-        with file.lock:
-            repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
-    op.finish(True, False)
+    what, next = f"write-back of [{start}, {end}) went through", "it waits for a commit"
+    with file.lock:  # until the event is on its way: what comes of these bytes next is told after it
+        repaired = not _neighbour_waits(file, start, end) and file.failures.clear(start, end)
+        repaired = repaired and file.commit_error is None  # else the commit that succeeds says so
+        op.finish(True, False)
+        if repaired:
+            file.volume.emit("repaired", file.key, ((start, end - start),), message=what, next=next)
     if repaired:
-        file.volume.emit("repaired", file.key, ((start, end - start),))
+        file.volume.say(logging.INFO, "data that was saved after all", what, next, file.key)
 
 
 def _neighbour_waits(file: EngineFile, start: int, end: int) -> bool:
@@ -71,6 +76,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     now = volume.clock.now()
     start, end = op.extent
     anew = (op.stage or op.staged) and staging.gone(error) and staging.give_up(file)
+    if isinstance(error, BackendError) and error.max_write is not None:
+        file.lower_max_write(error.max_write)
     progress = start < op.offset < end
     start = op.offset if progress else start
     with file.lock:
@@ -86,14 +93,12 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.failures.add(
             Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
         )
-    if isinstance(error, BackendError) and error.max_write is not None:
-        file.lower_max_write(error.max_write)
-    op.finish(False, parked)
-    ranges = ((start, end - start),)
-    log.warning("%s: %r: write-back of [%d, %d) failed: %s", volume.name, file.key, start, end, error)
-    volume.emit("failed", file.key, ranges, as_os_error(error))
-    if parked:
-        volume.emit("parked", file.key, ranges, as_os_error(error))
+        # What comes of these bytes next is told after this.
+        op.finish(False, parked)
+        what = f"write-back of [{start}, {end}) failed at try {attempts}: {cause(error)}"
+        volume.troubles.failing(file)
+        line = _emit_failed(file, ((start, end - start),), error, what, parked=parked, wait=wait)
+    _log_failed(file, "failed write-back", line)
     if isinstance(decision, Again) and decision.delay == 0.0:
         file.refresh_limits()
         file.native.count_retry()
@@ -103,26 +108,65 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         volume.retry_later(file)
 
 
+class _Line(NamedTuple):
+    """What is logged once no lock is held: handlers of the program may do what they like."""
+
+    what: str
+    next: str
+    parked: bool
+    needs_help: bool
+
+
+def _emit_failed(
+    file: EngineFile,
+    ranges: tuple[tuple[int, int], ...],
+    error: BaseException,
+    what: str,
+    *,
+    parked: bool,
+    wait: float | None,
+) -> _Line:
+    """With the file's lock held."""
+    volume, raised = file.volume, as_os_error(error)
+    next = SETTLED if isinstance(error, ConflictError) else tried_again(wait)
+    volume.emit("failed", file.key, ranges, raised, what, next)
+    if parked:
+        volume.emit("parked", file.key, ranges, raised, what, next)
+    return _Line(what, next, parked, parked and wait is None)
+
+
+def _log_failed(file: EngineFile, topic: str, line: _Line) -> None:
+    """An ERROR where nobody tries again unasked."""
+    topic = "data that is kept after a failure" if line.parked else topic
+    level = logging.ERROR if line.needs_help else logging.WARNING
+    file.volume.say(level, topic, line.what, line.next, file.key)
+
+
 def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
     """`changes`: those of our own that had begun before the call; None: some of them may have gone on beside it."""
     if _late(file, op):
         return
-    with file.lock:
-        file.commit_error = None
-        file.commit_attempts = file.rebases = 0
+    with file.lock:  # until the events are on their way
+        failed, file.commit_error = file.commit_error, None
+        tries, file.commit_attempts, file.rebases = file.commit_attempts, 0, 0
         file.commit_not_before = 0.0
         alone = file.own_changes == changes
         file.own_changes += 1
         file.holes.clear()
-        file.created = False
         if version is not None:
             file.version = version
             # Direct writes beside it have made another version of it since, perhaps.
             file.version_stale = not alone and not file.limits().commit_on_close
-    op.finish(True, False)
+        op.finish(True, False)
+        what = f"the commit went through after {tries} that failed"
+        if failed is not None:
+            file.volume.emit("repaired", file.key, message=what, next="it is stored")
+        file.volume.emit("committed", file.key, message="committed", next="it is stored")
+    if failed is not None:
+        file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
     if file.volume.mirror is not None:
         file.volume.mirror.committed(file.key)
-    file.volume.emit("committed", file.key)
+    file.volume.say(logging.DEBUG, "commits", "committed", key=file.key)
 
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -145,17 +189,21 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.version_stale |= is_transient(error) or not file.limits().commit_on_close
         file.commit_error = error
         decision = decide(volume.retry, error, file.commit_attempts, 0.0, volume.random())
-        delay = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
-        file.commit_not_before = now + delay
+        delay: float | None = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
+        file.commit_not_before = now + (delay or 0.0)
         if parked:
             file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now))
+            delay = volume.retry.failed_retry
+    if parked:
+        volume.troubles.failing(file)
     if not kept:
         file.lose_direct()
-    op.finish(False, KEPT if kept else PARKED if parked else 0)
-    log.warning("%s: %r: commit failed: %s", volume.name, file.key, error)
-    volume.emit("failed", file.key, ((0, END),), as_os_error(error))
+    with file.lock:
+        op.finish(False, KEPT if kept else PARKED if parked else 0)
+        what = f"commit of {spans(local)} failed at try {file.commit_attempts}: {cause(error)}"
+        line = _emit_failed(file, tuple(local), error, what, parked=parked, wait=delay)
+    _log_failed(file, "failed commits", line)
     if parked:
-        volume.emit("parked", file.key, tuple(local), as_os_error(error))
         volume.retry_later(file)
 
 

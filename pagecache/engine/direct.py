@@ -31,6 +31,7 @@ from ..errors import BackendError, BackendProtocolError, LostRange, ShutdownErro
 from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from . import barrier, remote
 from .collector import as_os_error
+from .notices import cause
 from .owed import Step
 from .retryer import Parked, decide
 from .runner import Job
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "uncommitted"]
 
-log = logging.getLogger("pagecache")
 
 ROUNDS = 8
 """How often a write is sent again because commits fail beside it, and how often its range is cleaned."""
@@ -90,7 +90,7 @@ def direct_read(self: EngineFile, op: Op, read: Read) -> None:
 
 def _wait_for_copy(file: EngineFile) -> int:
     """Somebody is changing the page."""
-    file.volume.sleep(file, BUSY)
+    file.volume.sleep(file, BUSY, "a page that is being changed")
     return 0
 
 
@@ -144,7 +144,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         if at + more_than >= file.native.remote_size:
             return more_than
         if not seen or seen != file.native.storage_seen():
-            volume.sleep(file, BUSY)  # a truncate has cut storage and not yet the size
+            volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage and not yet the size
             continue
         zeros += 1
         if zeros == 2:
@@ -174,16 +174,19 @@ class Write:
     """One direct write, and what became of it.
 
     `offset` is where it began (an append finds it out), `done` how many bytes from there on are acknowledged.
-    `buffered`: nothing was done, it has to go through the cache.
+    `buffered`: nothing was done, it has to go through the cache. `check_open` raises where the handle was closed.
     """
 
-    __slots__ = ("append", "buffered", "data", "done", "offset", "parallel")
+    __slots__ = ("append", "buffered", "check_open", "data", "done", "offset", "parallel")
 
-    def __init__(self, offset: int, data: memoryview, *, append: bool, parallel: bool) -> None:
+    def __init__(
+        self, offset: int, data: memoryview, check_open: Callable[[], None], *, append: bool, parallel: bool
+    ) -> None:
         self.offset = offset
         self.data = data
         self.append = append
         self.parallel = parallel
+        self.check_open = check_open
         self.done = 0
         self.buffered = False
 
@@ -205,6 +208,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     write.buffered = not _locked(self, op, write)
     if write.buffered:
         return
+    write.check_open()
     self.volume.check_unsealed(self.key)
     # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
@@ -283,7 +287,9 @@ def _cut_tail(file: EngineFile) -> None:
     try:
         file.settled(partial(_cut, file))
     except OSError as error:
-        log.warning("%s: %r: cutting what a direct write left failed: %s", file.volume.name, file.key, error)
+        what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
+        next = "it is made again before the file's next call"
+        file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
 
 def _cut(file: EngineFile) -> None:
@@ -299,7 +305,8 @@ class _Piece:
         self._sender = sender
         self.at = start
         self.end = end
-        self.job = Job(sender.file.volume.park, self._run)
+        file = sender.file
+        self.job = Job(file.volume.park, self._run, what="write_from", key=file.key, file=file.native.id)
 
     def _run(self) -> None:
         self._sender.op.carry(self._send)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["EngineFile", "limits_of"]
 
 T = TypeVar("T")
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 
 
 def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
@@ -94,7 +94,6 @@ class EngineFile:
         self.retired: list[BackendFile] = []
         self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
         self.removed = False
-        self.created = False  # here, and not committed: nothing shows it but its own file
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
@@ -196,9 +195,10 @@ class EngineFile:
     def quiet(self) -> int | None:
         """A number that stands while nothing of our own changes storage; None while something is about to."""
         with self.lock:
+            changes = self.own_changes  # first: what begins after this makes it another number
             if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_running():
                 return None
-            return self.own_changes
+            return changes
 
     def begin_hand_over(self, start: int, end: int) -> None:
         """Have what is dirty of a range written back, without waiting. Not where a commit is what makes bytes visible:
@@ -219,7 +219,8 @@ class EngineFile:
     def settled(self, job: Callable[[], T]) -> T:
         """`settle`, and wait for what comes of it."""
         self.volume.check_reentry("settling a conflict", self.key)
-        work = Job(self.volume.park, job)
+        work = Job(self.volume.park, job, what="work under the token", key=self.key, file=self.native.id)
+        work.volume = self.volume.native
         self.settle(work.run)
         return work.wait(lambda: self.volume.check_alive(self.key))
 
@@ -231,7 +232,7 @@ class EngineFile:
             try:
                 self.settling.popleft()()
             except Exception:
-                log.exception("%r: work under the file's token failed", self.key)
+                log.exception("%s: %r: work under the file's token failed", self.volume.name, self.key)
         return True
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:
@@ -251,7 +252,8 @@ class EngineFile:
         owed too): all of it is dirty again, and the truncates and holes are owed. The token is held.
         """
         self.lose_direct(forget=True)
-        size, lowest = self.native.size, self.native.undone()["lowest"]
+        undone = self.native.undone()
+        size, lowest = self.native.size, undone["lowest"]
         steps: list[Step] = []
         if stored is None or lowest < stored:
             steps += [Step("truncate", (length,)) for length in sorted({min(lowest, size), size})]
@@ -265,6 +267,8 @@ class EngineFile:
         for step in steps:
             self.owed.add(step)
         self.native.rebase(end, not steps)
+        if undone["created"]:
+            self.native.set_uncommitted(created=True)  # it is still there for nobody else, and closing publishes it
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

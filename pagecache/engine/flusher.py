@@ -9,7 +9,8 @@ a dead backend cannot stop it. Each turn it
   oldest file first,
 * starts commits of what is only acknowledged where that fills half the limit (never on commit_on_close volumes: an
   object would be published half-written),
-* measures what the backends complete, divides the dirty limit between volumes by that, says when one stalls,
+* measures what the backends complete, divides the dirty limit between volumes by that, says when one stalls, and who
+  has waited for long,
 * moves sync tickets on, closes handles that the garbage collector found, closes idle files of backends.
 
 It does not keep its cache alive. A cache that nobody refers to any more and that nobody closed hands itself over
@@ -25,9 +26,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..native import NativeCache, Pressure
+from ..errors import Key
+from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
 from .park import Clock, Park
 from .throttle import divide
+from .trouble import STALLED
+from .waits import LongWaits
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Flusher"]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20
 BUSY = 0.02
@@ -58,6 +62,7 @@ class Flusher:
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
+        self._long_waits = LongWaits()
         self._thread = threading.Thread(target=self._loop, name="pagecache-flusher", daemon=True)
 
     def start(self) -> None:
@@ -96,7 +101,8 @@ class Flusher:
             seq = self._native.flusher_seq()
             began = self._clock.now()
             try:
-                delay = self.turn()
+                with Span(self._native.recorder, Kind.ENGINE, ENGINE_FLUSHER):
+                    delay = self.turn()
             except Exception:
                 log.exception("the flusher met an error that should not get here; it goes on")
                 delay = 1.0
@@ -145,6 +151,7 @@ class Flusher:
             volume.close_idle()
             if volume.mirror is not None:
                 volume.mirror.check(now)
+        delay = min(delay, self._long_waits.look(cache))
         if over:
             self.make_room()
             delay = min(delay, BUSY)
@@ -159,14 +166,17 @@ class Flusher:
         limit = volume.cache.config.stall_warn
         stalled, left = volume.stall.look(pressure, now, limit)
         if stalled:
-            log.warning("%s: %d calls run, and none has ended for %g seconds", volume.name, pressure.running, limit)
-            volume.emit("stalled")
+            what = f"{pressure.running} calls run, and none has ended for {limit:g} seconds"
+            self._tell_stalled(volume, what, None)
         hung, soon = volume.runner.hung(now, limit)
         for job in hung:
             of = "" if job.key is None else f" of {job.key!r}"
-            log.warning("%s: %s%s has run for %g seconds and has not ended", volume.name, job.what, of, limit)
-            volume.emit("stalled", job.key)
-        return min(left, soon)
+            self._tell_stalled(volume, f"{job.what}{of} has run for {limit:g} seconds and has not ended", job.key)
+        return min(left, soon, volume.notices.look(now))
+
+    def _tell_stalled(self, volume: EngineVolume, what: str, key: Key | None) -> None:
+        volume.emit("stalled", key, message=what, next=STALLED)
+        volume.say(logging.WARNING, "calls that hang", what, STALLED)
 
     def _end(self, cache: EngineCache, now: float) -> None:
         """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""

@@ -8,11 +8,12 @@ thread that sent a request collects its answer: no hop.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
-from ..native import Op
+from ..native import COMMIT_CALL, Op
 from . import barrier, collector, reader, remote
 from .loop import BlockingFile, as_answer, asked, original_file
 
@@ -54,8 +55,9 @@ def _to_be_sent(file: EngineFile, op: Op) -> bool:
     if file.abandoned:
         op.finish(False, True)  # nothing of it is handed over any more
         return False
-    file.own_changes += 1
-    file.version_stale |= not file.limits().commit_on_close  # whatever becomes of it
+    with file.lock:
+        file.own_changes += 1
+        file.version_stale |= not file.limits().commit_on_close  # whatever becomes of it
     return True
 
 
@@ -154,6 +156,7 @@ def _check_read(file: EngineFile, offset: int, answer: int) -> None:
 
 def _not_sent(file: EngineFile, op: Op, error: BaseException) -> None:
     """A hand-over failed, unless another version is stored: then it is dirty again, for what `on_conflict` says."""
+    op.ended()
     if remote.is_remote_change(error):
         remote.refused(file)
         if file.conflict is None:
@@ -192,8 +195,9 @@ def commit(self: EngineFile, op: Op) -> None:
         call = self.opened().commit
         if len(self.owed):
             self.owed.pay()
-        changes = None if self.native.direct_count() else self.own_changes
-        version = None if op.stopped else call()
+        begun = self.own_changes  # first: a direct write that begins after this makes it another number
+        changes = None if self.native.direct_count() else begun
+        version = None if op.stopped else _committing(self, call)
     except BaseException as error:
         if remote.is_remote_change(error):
             remote.refused(self)
@@ -206,6 +210,16 @@ def commit(self: EngineFile, op: Op) -> None:
         collector.commit_failed(self, op, error)
     else:
         collector.committed(self, op, version, changes)
+
+
+def _committing(file: EngineFile, call: Callable[[], str | None]) -> str | None:
+    """The call itself, and how long it took."""
+    volume = file.volume
+    began = volume.clock.now()
+    try:
+        return call()
+    finally:
+        volume.native.count_call(COMMIT_CALL, volume.clock.now() - began)
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:

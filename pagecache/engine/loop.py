@@ -31,6 +31,7 @@ from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, Backend
 from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
 from ..native import NativeVolume, Op
 from .park import SLICE, Park, Signal
+from .reason import Reason
 from .runner import Job, ThreadRunner
 
 __all__ = [
@@ -47,7 +48,7 @@ __all__ = [
     "original_file",
 ]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 
 BATCH = 64
@@ -105,9 +106,12 @@ def running_loop() -> tuple[asyncio.AbstractEventLoop, native.Waker]:
 native.use_loops(running_loop, None, asyncio.CancelledError)
 
 
-async def advanced(core: object, kind: str, address: int, seq: int, timeout: float) -> None:
-    """Wait, on the running loop, until an event advances beyond `seq`, at most `timeout` seconds."""
-    ticket = native.ticket(core, kind, address, seq)
+async def advanced(kind: str, address: int, seq: int, timeout: float, reason: Reason, since_ns: int) -> None:
+    """Wait, on the running loop, until an event advances beyond `seq`, at most `timeout` seconds; a part of a wait that
+    began at `since_ns`.
+    """
+    volume = reason.volume
+    ticket = native.ticket(volume.cache.core, kind, address, seq, volume.address, reason.file, reason, since_ns)
     timer = asyncio.get_running_loop().call_later(timeout, ticket.wake)
     try:
         await ticket
@@ -287,7 +291,7 @@ class CacheLoop:
             elif more == "later":
                 await asyncio.sleep(LATER)
             else:
-                await native.ticket(volume.cache.core, "volume", volume.address, seq)
+                await native.ticket(volume.cache.core, "volume", volume.address, seq, 0, 0, None, 0)
 
     # -- the end
 

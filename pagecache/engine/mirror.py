@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
+from .notices import cause
 from .park import SLICE, Deadline
-from .retryer import text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mirror", "MirrorError"]
 
-log = logging.getLogger("pagecache")
 
 SHARE = 8
 """One part in so many of the cache's capacity may be held by mirrors (and by calls whose pages were written again)."""
@@ -270,7 +269,9 @@ class Mirror:
             dropped = self._drop(copy)
             copy.queue.append(Step(self._remove))
         _end(dropped)
-        log.warning("%s: %r: the mirror's copy is given up: %s", self.volume.name, copy.key, text_of(error))
+        what = f"the mirror's copy is given up: {cause(error)}"
+        next = "it is removed there, and begins anew when the file is made or emptied"
+        self.volume.say(logging.WARNING, "the mirror", what, next, copy.key)
         self._ready.put(copy)
 
     # -- calls of the backend, on the mirror's threads
@@ -330,8 +331,8 @@ class Mirror:
             try:
                 self._remove_object(key)
             except Exception as error:
-                what = "%s: %r: the mirror's copy is not right, and cannot be removed: %s"
-                log.warning(what, self.volume.name, key, text_of(error))
+                what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
+                self.volume.say(logging.ERROR, "the mirror", what, "somebody else has to remove it", key)
 
     def _remove_object(self, key: Key) -> None:
         try:

@@ -20,7 +20,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..native import COMMIT
+from .look import Look, Owner
 from .park import SLICE
+from .reason import during, of_file
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -85,24 +87,49 @@ class Owed:
         file, volume = self._file, self._file.volume
         while self._steps:
             volume.check_alive(file.key)
-            seq = file.native.event_seq()
             if volume.runner.is_worker():
                 if file.native.in_old_hands():
                     message = "a call that was left behind still runs on this file"
                     raise BlockingIOError(errno.EAGAIN, message, file.key)
                 self.pay_now()
             elif file.native.in_old_hands():
-                volume.park.wait("inode", file.native.address, seq, SLICE)
+                during(of_file(file, "a call that was left behind", self._left_behind), self._outlast)
             else:
-                job = Job(volume.park, self.pay_now, what="truncate", key=file.key)
+                job = Job(volume.park, self.pay_now, what="truncate", key=file.key, file=file.native.id)
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
+
+    def _outlast(self) -> None:
+        """Wait until no call left behind runs, or nothing is owed."""
+        file, volume = self._file, self._file.volume
+        while self._steps:
+            volume.check_alive(file.key)
+            seq = file.native.event_seq()
+            if not file.native.in_old_hands():
+                return
+            volume.park.wait("inode", file.native.address, seq, SLICE)
+
+    def _left_behind(self, look: Look) -> Owner | None:
+        return look.token(self._file) or look.at_work(self._file.volume.native.address, self._file.key)
+
+    def _wait_for_payer(self) -> bool:
+        """Until `_paying` is this thread's (then True), or nothing is owed."""
+        while self._steps:
+            if self._paying.acquire(timeout=SLICE):
+                return True
+            self._file.volume.check_alive(self._file.key)
+        return False
+
+    def _payer(self, look: Look) -> Owner | None:
+        return look.at_work(self._file.volume.native.address, self._file.key)
 
     def pay_now(self) -> None:
         """The calls, on a thread of the volume, by who knows that no call left behind runs."""
         while self._steps:
             self._file.volume.check_alive(self._file.key)
-            if not self._paying.acquire(timeout=SLICE):
-                continue
+            if not self._paying.acquire(blocking=False):
+                reason = of_file(self._file, "what the file owes the backend", self._payer)
+                if not during(reason, self._wait_for_payer):
+                    continue
             try:
                 steps = self._steps
                 if steps:

@@ -18,6 +18,7 @@ from ..errors import BackendProtocolError, PageCacheError
 from ..native import Op
 from . import remote, staging
 from .loop import BlockingFile, as_answer, asked
+from .notices import cause
 from .retryer import Parked, decide
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fill", "read", "start_fill"]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 
 STALE = -errno.ESTALE
 """What was read was invalidated again and again meanwhile: C delivers it to the caller past the cache."""
@@ -49,6 +50,7 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         try:
             answer = op.complete((self.read_staged if op.staged else self.read_into)(call[0], call[1]))
         except Exception as error:
+            op.ended()
             failed = _again(self, op, error, failed)
             continue
         if answer in (1, STALE):
@@ -81,6 +83,7 @@ async def _fill(self: EngineFile, op: Op) -> None:
                     failed = None
                     continue
             except Exception as error:
+                op.ended()
                 if op.settled:
                     return  # revoked: an abort, or another backend
                 failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, error, failed))
@@ -148,4 +151,6 @@ def _judge(
             raise error
         raise OSError(errno.EIO, f"reading raised {type(error).__name__}: {error}", file.key) from error
     file.native.count_retry()
+    what = f"read_into of {op.length} bytes at {op.offset} failed at try {attempts + 1}: {cause(error)}"
+    volume.say(logging.DEBUG, "failed reads", what, f"it is made again in {decision.delay:.3g} s", file.key)
     return (attempts + 1, since), decision.delay

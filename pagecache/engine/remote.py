@@ -21,13 +21,16 @@ another file.
 from __future__ import annotations
 
 import errno
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendFile, ObjectStat
 from ..errors import ConflictError, LostRange, PageCacheError
 from ..native import END, STAMP_MAX
 from . import staging
+from .notices import cause, spans
 from .retryer import is_transient
+from .trouble import SETTLED
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -99,7 +102,10 @@ def _conflict(file: EngineFile, version: str | None) -> None:
     if file.limits().commit_on_close:
         file.read_into = file.refuse_read
     error = file.conflict_error()
-    file.volume.emit("conflict", file.key, tuple(error.ranges), error)
+    ranges = tuple(error.ranges)
+    what = f"another version is stored below unsaved bytes of ours, {spans(ranges)}: {cause(error)}"
+    file.volume.emit("conflict", file.key, ranges, error, what, SETTLED)
+    file.volume.say(logging.ERROR, "conflicts", what, SETTLED, file.key)
     # What is dirty is found out to be failed, and what is acknowledged not to be committed, by trying.
     file.native.flush_start(STAMP_MAX)
     file.native.start_commit()
@@ -109,6 +115,9 @@ def _settle(file: EngineFile, version: str | None, *, take_remote: bool) -> None
     with file.lock:
         asked, file.rebase_asked = file.rebase_asked, True
     if not asked:
+        what = "another version is stored below unsaved bytes of ours"
+        next = "ours are given up" if take_remote else "ours are laid over it"
+        file.volume.say(logging.ERROR if take_remote else logging.WARNING, "conflicts", what, next, file.key)
         file.settle(lambda: _take(file) if take_remote else _rebase(file, version))
 
 

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .. import native
 from ..errors import Key
-from ..native import NativeVolume
+from ..native import ENGINE_JOB, Kind, NativeVolume, Span
 from .park import SLICE, Clock, Park
+from .reason import ENDS, Reason, during
 
 __all__ = ["Job", "ThreadRunner"]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 
 IDLE = 60.0
@@ -43,14 +45,20 @@ class Job(Generic[T]):
         *,
         what: str = "call",
         key: Key | None = None,
+        file: int = 0,
         then: Callable[[], object] | None = None,
     ) -> None:
-        """`undo`: for a result that nobody waited for any more. `then`: called when it is over, for who does not sleep
-        on it.
+        """`file`: number of its inode, where it has one. `undo`: for a result that nobody waited for any more. `then`:
+        called when it is over, for who does not sleep on it.
         """
         self.what = what
         self.key = key
+        self.file = file
         self.told = False  # that it hangs
+        self.cls = native.NAMES
+        self.volume: NativeVolume | None = None  # on whose threads it is to run
+        self.thread: int | None = None  # that runs it, since `began` of the monotonic clock
+        self.began = 0.0
         self._call = call
         self._undo = undo
         self._then = then
@@ -71,6 +79,7 @@ class Job(Generic[T]):
             if self._abandoned or self._started:
                 return
             self._started = True
+        self.began, self.thread = time.monotonic(), threading.get_ident()
         try:
             result = self._call()
         except BaseException as error:
@@ -109,15 +118,34 @@ class Job(Generic[T]):
 
     def wait(self, alive: Callable[[], None]) -> T:
         """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""
-        try:
+
+        def sleep() -> None:
             while not self._done.wait(SLICE):
                 alive()
+
+        try:
+            if self.volume is None:
+                sleep()
+            else:
+                during(self._reason(self.volume), sleep)
         except BaseException:
             self.abandon()
             raise
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]
+
+    def _reason(self, volume: NativeVolume) -> Reason:
+        """Why somebody waits for it."""
+        return Reason(
+            f"the backend's {self.what}",
+            volume,
+            lambda look: look.job(self),
+            key=self.key,
+            file=self.file,
+            ends=ENDS,
+            named=lambda: self.thread is not None,
+        )
 
 
 class ThreadRunner:
@@ -165,8 +193,11 @@ class ThreadRunner:
         if jobs:
             self._volume.push_job(cls)  # an interrupt may have struck between a job's place and its count
         self._running[job] = self._clock.now()
+        recorder = self._volume.cache.recorder
         try:
-            job.run()
+            what = recorder.text(job.what, job.key) if recorder.on else 0
+            with Span(recorder, Kind.ENGINE, ENGINE_JOB, value=what, slow=True):
+                job.run()
         finally:
             del self._running[job]
 
@@ -181,7 +212,17 @@ class ThreadRunner:
                 found.append(job)
         return found, left
 
+    def running(self) -> list[Job[object]]:
+        """Jobs that run now."""
+        return list(self._running)
+
+    def naming(self) -> int:
+        """Jobs at work that carry no bytes."""
+        return sum(job.cls < native.FILL for job in list(self._running))
+
     def submit(self, cls: int, job: Job[T]) -> Job[T]:
+        job.cls = cls
+        job.volume = self._volume
         self._jobs[cls].append(job)  # type: ignore[arg-type]
         self._volume.push_job(cls)
         return job

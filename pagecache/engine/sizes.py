@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..errors import BackendError, LostRange
 from ..native import COMMIT, END, Op
 from . import staging
+from .notices import cause
 from .owed import Rollback, Step
 from .retryer import Parked, decide, errno_of, is_transient
 from .runner import Job
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cut_views", "drop_local", "punch", "truncate"]
 
-log = logging.getLogger("pagecache")
 
 NOT_SENT = frozenset(
     {
@@ -97,7 +97,7 @@ class _Change:
         file, volume = self._file, self._file.volume
         attempts, since, began = 0, volume.clock.now(), volume.reconnects
         while True:
-            job = Job(volume.park, lambda: self.begin(op), what=self._step.method, key=file.key)
+            job = Job(volume.park, lambda: self.begin(op), what=self._step.method, key=file.key, file=file.native.id)
             try:
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key, began))
             except Exception as error:
@@ -129,20 +129,22 @@ def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None
         raise
 
 
-def _check_changeable(file: EngineFile) -> None:
-    """The locks are held.
+def _check_changeable(file: EngineFile, check_open: Callable[[], None]) -> None:
+    """The locks are held; what the handle was when it asked for them may have changed since.
 
     Raises:
-        ShutdownError: the volume is ending. ValueError: the file was abandoned while this waited for the locks.
+        ShutdownError: the volume is ending. ValueError: the handle was closed, or the file abandoned.
     """
+    check_open()
     file.volume.check_unsealed(file.key)
     if file.abandoned:
         raise ValueError(f"{file.key!r}: the file was abandoned while it was about to be changed")
 
 
-def truncate(self: EngineFile, op: Op, size: int) -> None:
-    """Under the inode lock, the token and the invalidate lock."""
-    _check_changeable(self)
+def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None]]) -> None:
+    """Under the inode lock, the token and the invalidate lock. `change`: the size, and what asks for it being open."""
+    size, check_open = change
+    _check_changeable(self, check_open)
     self.native.settle_fills(min(size, self.native.size))
 
     def publish(uncommitted: bool) -> None:
@@ -158,9 +160,12 @@ def truncate(self: EngineFile, op: Op, size: int) -> None:
         _change(self, op, Step("truncate", (size,)), publish)
 
 
-def punch(self: EngineFile, op: Op, extent: list[int]) -> None:
-    """Under the same locks. `extent`: start, end, and how far the hole goes, which is start until it is published."""
-    _check_changeable(self)
+def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]) -> None:
+    """Under the same locks. `change`: start, end, and how far the hole goes, which is start until it is published; and
+    what asks for it being open.
+    """
+    extent, check_open = change
+    _check_changeable(self, check_open)
     start, end = extent[0], min(extent[1], self.native.remote_size)
     if start >= end:
         return
@@ -236,4 +241,6 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
     try:
         _change(file, op, Step("truncate", (size,)), publish)
     except OSError as error:
-        log.warning("%s: %r: cutting the tail that was given up failed: %s", file.volume.name, file.key, error)
+        what = f"cutting the tail from {size} on, which was given up, failed: {cause(error)}"
+        next = "it is made again before the file's next call" if len(file.owed) else "it may be stored"
+        file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, TypeVar
 from ..backends.protocol import BackendFile
 from ..errors import BackendError, LostRange, PageCacheError
 from ..native import Op
+from .notices import cause, spans
 from .owed import Rollback
 from .park import SLICE
-from .retryer import is_transient, text_of
+from .reason import during, of_file
+from .retryer import is_transient
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
 __all__ = ["Missing", "commit_lost", "give_up", "gone", "lose", "possible", "reading_back", "recall", "stands"]
 
-log = logging.getLogger("pagecache")
 T = TypeVar("T")
 
 RECALL_ROUNDS = 8
@@ -41,9 +42,14 @@ def possible(backend_file: BackendFile | None) -> bool:
 
 def stands(file: EngineFile, op: Op) -> bool:
     """Whether the bytes of the current call are still staged, once a commit that may have taken them has ended."""
-    while file.native.commit_running():
-        file.volume.check_alive(file.key)
-        file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+
+    def sleep() -> None:
+        while file.native.commit_running():
+            file.volume.check_alive(file.key)
+            file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+
+    if file.native.commit_running():
+        during(of_file(file, "the commit that runs", lambda look: look.token(file)), sleep)
     return file.native.is_staged(op.offset)
 
 
@@ -87,7 +93,8 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
     if file.volume.mirror is not None and ranges and not file.removed:
         file.volume.mirror.invalidate(file.key, "staged data was lost")
     total = sum(length for _, length in ranges)
-    log.error("%s: %r: the backend lost what it had staged; %d bytes are gone", file.volume.name, file.key, total)
+    what = f"the backend lost what it had staged; {spans(ranges)} are gone, {total} bytes"
+    file.volume.say(logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", file.key)
     file.report_loss([LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges])
     return True
 
@@ -105,7 +112,8 @@ def _begin_anew(file: EngineFile) -> None:
     try:
         rollback.call(file.opened())
     except Exception as error:
-        log.warning("%s: %r: rolling back failed, and is owed: %s", file.volume.name, file.key, text_of(error))
+        next = "it is made again before the file's next call"
+        file.volume.say(logging.WARNING, "calls that are owed", f"rolling back failed: {cause(error)}", next, file.key)
         file.lie_over(None)
     else:
         file.lie_over(rollback.stored)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from .. import native
 from ..errors import PageCacheError, WritebackError
-from ..native import Pressure
+from ..native import ENGINE_PAUSE, Kind, Pressure, Span
+from .look import Look, Owner, nobody
 from .park import SLICE, Deadline
+from .reason import Reason, during, of_file
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -164,6 +166,22 @@ class _Wait:
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
         self._hopeless = 0
 
+    def reason(self, what: str) -> Reason:
+        at = self.deadline.at
+        ends = "it goes on when calls of the backend have made room" + (
+            "" if at is None else f", or raises BlockingIOError in {self.deadline.left():.1f} s (throttle_timeout)"
+        )
+        return of_file(self.file, what, self.owner, ends=ends)
+
+    def owner(self, look: Look) -> Owner | None:
+        """Who makes room at this moment, for reports."""
+        volumes = [self.volume, *(v for v in self.cache.engine_volumes() if v is not self.volume)]
+        for volume in volumes:
+            found = look.busy(volume.native.address)
+            if found is not None:
+                return found
+        return nobody(_hopeless(self.file, memory=False) or "no call that makes room has begun")
+
     def look(self) -> int:
         """Raise what ends the wait; returns the event's number to sleep on."""
         self.volume.check_alive(self.file.key)
@@ -200,13 +218,20 @@ class _Wait:
         pressure = self.volume.native.pressure()
         now = self.volume.clock.now()
         seconds, grant = self.volume.pace.pause(length, pressure)
-        while (left := now + seconds - self.volume.clock.now()) > 0 and not self.deadline.passed():
+        with Span(self.cache.native.recorder, Kind.ENGINE, ENGINE_PAUSE, file=self.native.id, extent=(0, length)):
+            if self._paused(now + seconds, place):
+                return True
+        self.volume.native.grant(grant)
+        return self.native.room_take(place, True)
+
+    def _paused(self, until: float, place: int) -> bool:
+        """Sleep; whether the place got what it asks for meanwhile."""
+        while (left := until - self.volume.clock.now()) > 0 and not self.deadline.passed():
             seq = self.look()
             if self.native.room_take(place):
                 return True
             self.volume.park.wait("cache", self.cache.native.address, seq, min(left, self.deadline.left()))
-        self.volume.native.grant(grant)
-        return self.native.room_take(place, True)
+        return False
 
     def for_room(self, length: int, place: int) -> None:
         native = self.native
@@ -250,8 +275,8 @@ def room(self: EngineFile, length: int, place: int) -> None:
     try:
         wait = _Wait(self, inside)
         if place:
-            wait.for_room(length, place)
+            during(wait.reason(f"room for {length} bytes"), lambda: wait.for_room(length, place))
         else:
-            wait.for_memory()
+            during(wait.reason("memory"), wait.for_memory)
     finally:
         self.native.count_throttled(self.volume.clock.now() - began)

@@ -13,22 +13,28 @@ import itertools
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..config import CacheConfig, CacheLimits, RetryPolicy
-from ..errors import DeadlockError, Key, ShutdownError
+from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
+from .look import Look, Owner, nobody
 from .loop import Blocking, CacheLoop
 from .mirror import Mirror
 from .names import NameSync
+from .notices import Notices
 from .park import SLICE, Clock, Park
+from .reason import Reason, during, of_file
+from .retryer import text_of
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
+from .trouble import Troubles
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
 
-log = logging.getLogger("pagecache")
+log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 _numbers = itertools.count(1)
 EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed"]
@@ -104,6 +110,7 @@ class EngineVolume:
         self.aborted = False
         self.seals = 0
         self.abort_reason: BaseException | None = None
+        self.notices = Notices(name)
         self.pace = Pace()
         self.stall = Stall()
         self.dirty_share = 1.0
@@ -120,6 +127,7 @@ class EngineVolume:
             self.mirror = Mirror(self, mirror)
         self._advancing = threading.RLock()  # a signal handler may abort the volume in between
         self.names = NameSync(self)
+        self.troubles = Troubles()
 
     @property
     def retry(self) -> RetryPolicy:
@@ -186,12 +194,30 @@ class EngineVolume:
         self.check_reentry(what, key)
         return self.run(Job(self.park, call, undo, what=what, key=key), key)
 
+    def asked(self, what: str, key: Key, call: Callable[[], T]) -> T:
+        """Make a call of the backend on this thread."""
+        thread, since = threading.get_ident(), time.monotonic()
+
+        def owner(look: Look) -> Owner:
+            return Owner(f"{what} of the backend", f"is in {what} of {key!r}", thread, since, method=what)
+
+        return during(Reason(f"the backend's {what}", self.native, owner, key=key), call)
+
     def run(self, job: Job[T], key: Key | None = None) -> T:
-        """Have a job done by a thread of the volume, and wait for it."""
+        """Have a job done by a thread of the volume, and wait for it.
+
+        Raises:
+            BackendProtocolError: what the backend raised is no OSError.
+        """
         self.check_alive(key)
         began = self.reconnects
         self.runner.submit(core.NAMES, job)
-        return job.wait(lambda: self.check_alive(key, began))
+        try:
+            return job.wait(lambda: self.check_alive(key, began))
+        except Exception as error:
+            if error is not job.error or isinstance(error, OSError):
+                raise
+            raise BackendProtocolError(f"{job.what}() raised {type(error).__name__}: {error}", key) from error
 
     def post(self, call: Callable[[], object], what: str) -> None:
         """Have a call of the backend made on a thread of the volume; nobody waits for it."""
@@ -200,22 +226,31 @@ class EngineVolume:
             try:
                 call()
             except Exception:
-                log.exception("%s: a call that nobody waits for failed", self.name)
+                log.exception("%s: %s, which nobody waits for, failed; it is not made again", self.name, what)
 
         self.runner.submit(core.NAMES, Job(self.park, run, what=what))
 
-    def sleep(self, file: EngineFile, seconds: float) -> None:
+    def sleep(self, file: EngineFile, seconds: float, what: str = "the next try of a call that failed") -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""
         until = self.clock.now() + seconds
-        while (left := until - self.clock.now()) > 0:
-            self.check_alive(file.key)
-            self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
+
+        def sleep() -> None:
+            while (left := until - self.clock.now()) > 0:
+                self.check_alive(file.key)
+                self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
+
+        def owner(look: Look) -> Owner:
+            return nobody(f"time: {max(0.0, until - self.clock.now()):.1f} s are left")
+
+        if seconds > 0:
+            during(of_file(file, what, owner, ends="it goes on when the time has passed"), sleep)
 
     # -- files
 
     def add(self, file: EngineFile) -> None:
         with self._lock:
             self._files[file.native.id] = file
+        self.cache.native.recorder.met(file.native.id, self.name, file.key)
 
     def forget(self, file: EngineFile) -> None:
         with self._lock:
@@ -223,6 +258,15 @@ class EngineVolume:
             self._retries.discard(file)
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
+        self.troubles.forget(file)
+
+    def file_at(self, id: int) -> EngineFile | None:
+        with self._lock:
+            return self._files.get(id)
+
+    def file(self, inode: int) -> EngineFile | None:
+        """The file with this number. Takes no lock: a signal handler may ask while its thread has it."""
+        return self._files.get(inode)
 
     def files(self) -> list[EngineFile]:
         with self._lock:
@@ -332,18 +376,42 @@ class EngineVolume:
         key: Key | None = None,
         ranges: tuple[tuple[int, int], ...] = (),
         error: OSError | None = None,
+        message: str = "",
+        next: str = "",
     ) -> None:
-        self.cache.emit(Event(kind=kind, volume=self.name, key=key, ranges=ranges, error=error))
+        """Tell who listens, and keep it where it is of trouble; `next`: what happens without anybody doing anything."""
+        event = Event(
+            kind=kind,
+            volume=self.name,
+            key=key,
+            ranges=ranges,
+            error=error,
+            message=message,
+            next=next,
+            time=time.time(),
+        )
+        self.troubles.add(event, self.clock.now())
+        self.cache.emit(event)
+
+    def say(self, level: int, topic: str, what: str, next: str = "", key: Key | None = None) -> None:
+        """A line in the log; see notices.py."""
+        line = f"{'' if key is None else f'{key!r}: '}{what}{f'; {next}' if next else ''}"
+        self.notices.say(level, topic, line, self.clock.now())
 
     # -- the end
 
     def seal(self, sealed: bool) -> None:
         """Accept nothing new from now on, or again."""
-        self.seals += 1 if sealed else -1
-        self.native.seal(sealed)
+        with self._lock:
+            self.seals += 1 if sealed else -1
+            self.native.seal(sealed)
 
     def abort(self, reason: BaseException | None) -> None:
-        self.aborted, self.abort_reason = True, reason
+        known, self.aborted, self.abort_reason = self.aborted, True, reason
+        if not known:
+            because = f": {text_of(reason)}" if reason is not None else ""
+            next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
+            self.say(logging.WARNING, "the volume", f"aborted{because}", next)
         self.native.abort()
         for file in self.files():
             file.native.aborted()
@@ -357,6 +425,8 @@ class EngineVolume:
         self.names.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))
         self.aborted, self.abort_reason = False, None
+        next = "what is not known to be committed is sent again"
+        self.say(logging.INFO, "the volume", f"reconnected to {type(backend).__name__}", next)
         self.native.resume()
         for file in self.files():
             if file.settling:

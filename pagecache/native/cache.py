@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from .extension import extension, ffi, fields, lib
+from .extension import LATENCY_BOUNDS, WORK, extension, ffi, fields, lib, read_counters, read_memory, read_usage
+from .recording import Recorder
 
 if TYPE_CHECKING:
     from ..config import CacheLimits
@@ -35,7 +36,7 @@ class Pressure:
 class NativeCache:
     """One `struct pc_cache`. `error` makes the exceptions that C entries raise."""
 
-    __slots__ = ("_c", "address", "core")
+    __slots__ = ("_c", "address", "core", "recorder")
 
     def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
         arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
@@ -46,6 +47,7 @@ class NativeCache:
             self.core = extension.Core(*arguments)
         self.address: int = self.core.address
         self._c = ffi.cast("struct pc_cache *", self.address)
+        self.recorder = Recorder(self.core, self.address)
 
     @property
     def forked(self) -> bool:
@@ -64,7 +66,7 @@ class NativeCache:
     def usage(self) -> dict[str, int]:
         out = ffi.new("struct pc_cache_usage *")
         lib.pc_cache_usage_get(self._c, out)
-        return fields(out[0])
+        return read_memory(out)
 
     def tick(self, seconds: float) -> None:
         lib.pc_tick(self._c, int(seconds * 1e9))
@@ -181,17 +183,44 @@ class NativeVolume:
     def set_inflight(self, n: int) -> None:
         lib.pc_volume_set_inflight(self._v, n)
 
-    def dirty_inodes(self) -> list[int]:
-        """Ids of the inodes with anything local or uncommitted."""
-        room = 256
+    def dirty_inodes(self, most: int | None = None) -> list[int]:
+        """Ids of the inodes with anything local or uncommitted; the first `most` of them."""
+        room = 256 if most is None else most
         while True:
             ids = ffi.new("uint64_t[]", room)
             found = lib.pc_volume_dirty_inodes(self._v, ids, room)
-            if found <= room:
-                return [int(ids[k]) for k in range(found)]
+            if found <= room or most is not None:
+                return [int(ids[k]) for k in range(min(found, room))]
             room = int(found) + 64
+
+    def count_call(self, call: int, seconds: float) -> None:
+        """A call of the backend (READ_CALL, WRITE_CALL, COMMIT_CALL) has ended after so long."""
+        lib.pc_latency_add(self._v, call, max(0, int(seconds * 1e9)))
+
+    def latency(self, call: int) -> tuple[list[int], float]:
+        """How many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""
+        counts = ffi.new("uint64_t[]", len(LATENCY_BOUNDS) + 1)
+        total = int(lib.pc_latency_get(self._v, call, counts))
+        return ffi.unpack(counts, len(counts)), total / 1e9
+
+    def waiting(self) -> dict[str, int]:
+        """Pieces of work that no thread has taken yet, by class, most urgent first."""
+        waiting = ffi.new("uint32_t[]", len(WORK))
+        lib.pc_show_queue(self._v, waiting)
+        return {name: int(n) for name, n in zip(WORK, waiting, strict=True)}
 
     def usage(self) -> dict[str, int]:
         counters, usage = ffi.new("struct pc_counters *"), ffi.new("struct pc_usage *")
         lib.pc_volume_counters(self._v, counters, usage)
-        return fields(usage[0]) | fields(counters[0])
+        return read_usage(usage) | read_counters(counters)
+
+    @staticmethod
+    def no_usage() -> dict[str, int]:
+        """`usage` of nothing."""
+        return read_usage(ffi.new("struct pc_usage *")) | read_counters(ffi.new("struct pc_counters *"))
+
+    def counters(self) -> dict[str, int]:
+        """What only grows, without the bytes of this moment."""
+        counters, usage = ffi.new("struct pc_counters *"), ffi.new("struct pc_usage *")
+        lib.pc_volume_counters(self._v, counters, usage)
+        return read_counters(counters)

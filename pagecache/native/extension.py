@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from .._native import _core
 
@@ -24,8 +25,22 @@ KEPT, PARKED = 1, 2
 DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = 1, 2, 4, 8, 16
 """What `NativeInode.flush_pending` and `NativeInode.range_local` find."""
 
-COMMIT, NAMES, DIRECT = 0, 1, 3
-"""Classes of a volume's work that the engine itself submits; direct writes take turns with what an fsync waits for."""
+COMMIT, NAMES, FILL, DIRECT = 0, 1, 2, 3
+"""Classes of a volume's work; from FILL on it carries bytes. The engine itself submits jobs of the other three; direct
+writes take turns with what an fsync waits for.
+"""
+
+WORK = ("commit", "names", "fill", "integrity", "background", "readahead")
+"""All of them, most urgent first."""
+
+READ_CALL, WRITE_CALL, COMMIT_CALL = 0, 1, 2
+"""Kinds of backend calls whose durations `NativeVolume.count_call` counts."""
+
+LATENCY_BOUNDS = tuple(2**k / 1e6 for k in range(28))
+"""Seconds: a call is counted at the first of these that it did not exceed."""
+
+STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinned", "clean")
+"""Of a page, most urgent first."""
 
 extension = _core  # for this package alone; what others may use is said in __init__.py
 ffi, lib = extension.ffi, extension.lib
@@ -57,6 +72,9 @@ class Op(Protocol):
 
     def complete(self, n: object, /) -> int:
         """Report the answer: 1 all done, 0 go on, negative errno: impossible, or no progress."""
+
+    def ended(self) -> None:
+        """The call has raised: it is over, whatever else is done before the next one."""
 
     def mirror(self, last: Op | None, /) -> Op | None:
         """The operation of the second stream that has this write request's bytes now: `last`, where they could join
@@ -131,14 +149,81 @@ def enter_loop() -> None:
     extension.enter_loop()
 
 
-def ticket(core: object, kind: str, address: int, seq: int) -> Ticket:
-    """Over when an event ("inode", "volume", "cache") advances beyond `seq`."""
-    return cast(Ticket, extension.ticket(core, kind, address, seq))
+def ticket(
+    core: object, kind: str, address: int, seq: int, volume: int, inode: int, reason: object, since_ns: int
+) -> Ticket:
+    """Over when an event ("inode", "volume", "cache") advances beyond `seq`. `reason`: what the task that awaits it
+    waits for, of which volume (address) and inode (number), since when; None: it is nobody's business.
+    """
+    return cast(Ticket, extension.ticket(core, kind, address, seq, volume, inode, reason, since_ns))
 
 
-def open_ticket() -> Ticket:
+def open_ticket(core: object = None, volume: int = 0, reason: object = None) -> Ticket:
     """Over when somebody finishes it."""
-    return cast(Ticket, extension.ticket(None, "", 0, 0))
+    return cast(Ticket, extension.ticket(core, "", 0, 0, volume, 0, reason, time.monotonic_ns()))
+
+
+def waiting(core: object, volume: int, inode: int, reason: object, call: Callable[[], T]) -> T:
+    """Call something that waits; meanwhile the wait is on record."""
+    return cast(T, extension.waiting(core, volume, inode, reason, call))
+
+
+def waiting_since(core: object) -> float:
+    """When the oldest wait began, or the oldest backend call that a caller makes himself, in seconds of the monotonic
+    clock; 0.0: nobody waits.
+    """
+    return float(extension.waiting_since(core)) / 1e9
+
+
+class WaitRecord(NamedTuple):
+    """A wait on record: see `_native/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
+
+    number: int
+    kind: int
+    thread: int
+    since_ns: int
+    volume: int
+    inode: int
+    pos: int
+    end: int
+    request: int
+    reason: Any
+    wakes: Any
+    loop: Any
+
+
+class Operation(NamedTuple):
+    """An operation that runs or holds something: see `_native/waiting.c`. [pos, end) is what its call is about, [start,
+    stop) all of it; `helper`: its thread is one of the volume's.
+    """
+
+    kind: int
+    thread: int
+    since_ns: int
+    volume: int
+    inode: int
+    pos: int
+    end: int
+    start: int
+    stop: int
+    request: int
+    holds: int
+    in_call: int
+    on_loop: int
+    left: int
+    helper: int
+    staged: int
+    what: str | None
+
+
+def waits(core: object) -> list[WaitRecord]:
+    """Those who wait now, in no order."""
+    return [WaitRecord(*fields) for fields in extension.waits(core)]
+
+
+def operations(core: object) -> list[Operation]:
+    """Those that run or hold something, oldest first."""
+    return [Operation(*fields) for fields in extension.calls(core)]
 
 
 def is_debug() -> bool:
@@ -157,6 +242,22 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
 def inside() -> list[int]:
     """Addresses of the volumes whose backend calls this thread is in, innermost first."""
     return cast("list[int]", extension.inside())
+
+
+def counters(kind: str) -> Callable[[Any], dict[str, int]]:
+    """Makes a dict of a pointer to a struct that has nothing but 64-bit counters, all at once."""
+    names = tuple(name for name, _ in ffi.typeof(kind).fields)
+    assert ffi.sizeof(kind) == 8 * len(names)
+
+    def read(pointer: Any) -> dict[str, int]:
+        return dict(zip(names, ffi.unpack(ffi.cast("uint64_t *", pointer), len(names)), strict=True))
+
+    return read
+
+
+read_memory, read_usage, read_counters = map(
+    counters, ("struct pc_cache_usage", "struct pc_usage", "struct pc_counters")
+)
 
 
 def fields(struct: Any) -> dict[str, int]:

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import END, extension, ffi, fields, lib, ranges
+from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
 __all__ = ["NativeInode"]
+
+NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits")
+SLICE_RUNS = 256
 
 
 class NativeInode:
@@ -55,7 +58,34 @@ class NativeInode:
     def usage(self) -> dict[str, int]:
         counters, usage = ffi.new("struct pc_counters *"), ffi.new("struct pc_usage *")
         lib.pc_inode_usage(self._i, usage, counters)
-        return fields(usage[0]) | fields(counters[0])
+        return read_usage(usage) | read_counters(counters)
+
+    def number(self, name: str) -> int:
+        """One of NUMBERS, without the cost of all of `usage`; 0 when the inode is gone."""
+        return int(lib.pc_show_number(self._i, self.id, NUMBERS.index(name)))
+
+    def states(self, pos: int, end: int, most: int) -> tuple[list[tuple[int, int, str]], int, int]:
+        """The states of the pages that meet [pos, end), looked at in slices, so that the file's lock is never held for
+        long.
+
+        Returns: runs (position, bytes, one of STATES), ascending, at most `most`, of what is cached; how many folios
+        that was; where it stopped, `end` when that is all. Of an inode that is gone: nothing.
+        """
+        out, found = ffi.new("struct pc_shown *"), ffi.new("uint64_t[]", 3 * SLICE_RUNS)
+        runs: list[tuple[int, int, str]] = []
+        folios = 0
+        while pos < end:
+            room = min(SLICE_RUNS, most - len(runs))
+            if not room or not lib.pc_show_states(self._i, self.id, pos, end, found, room, out):
+                break
+            for k in range(0, 3 * out.runs, 3):
+                at, length, state = int(found[k]), int(found[k + 1]), STATES[found[k + 2]]
+                if runs and runs[-1][2] == state and runs[-1][0] + runs[-1][1] == at:
+                    at, length = runs[-1][0], runs.pop()[1] + length
+                runs.append((at, length, state))
+            folios += out.folios
+            pos = int(out.next)
+        return runs, folios, pos
 
     def event_seq(self) -> int:
         return int(lib.pc_inode_event_seq(self._i))
@@ -99,6 +129,12 @@ class NativeInode:
         """Whether somebody has the inode lock, or stands in line for it."""
         return bool(lib.pc_inode_lock_busy(self._i))
 
+    def locks(self) -> dict[str, int]:
+        """Which logical locks are held at this moment."""
+        out = ffi.new("struct pc_locks *")
+        lib.pc_inode_locks(self._i, out)
+        return fields(out[0])
+
     def in_old_hands(self) -> bool:
         """Whether a call that an abort, an interrupt or a deadline left behind still runs on the file."""
         return bool(lib.pc_inode_in_old_hands(self._i))
@@ -115,9 +151,12 @@ class NativeInode:
         usage = self.usage()
         return usage["local"] + usage["staged"]
 
-    def unsaved_up_to(self, stamp: int) -> int:
-        """Bytes that were written up to the stamp and are not committed, an upper bound by folio."""
-        return int(lib.pc_unsaved_bytes(self._i, stamp))
+    def unsaved_up_to(self, stamp: int) -> tuple[int, int]:
+        """Bytes written up to the stamp that are not committed, and how many of them the backend has not acknowledged:
+        upper bounds by folio.
+        """
+        unsent = ffi.new("uint64_t *")
+        return int(lib.pc_unsaved_bytes(self._i, stamp, unsent)), int(unsent[0])
 
     def count_throttled(self, seconds: float) -> None:
         lib.pc_count_throttled(self._i, int(seconds * 1e9))

@@ -1,6 +1,6 @@
 """What one needs to test a backend, or a program on top of the cache: faults, delays, and a suite that checks promises.
 
-`BackendConformance` needs pytest, which nothing else here does; it is imported when it is asked for by name.
+`BackendConformance` is for pytest, and imports it where it is installed: it is imported when it is asked for by name.
 """
 
 from typing import TYPE_CHECKING, Any

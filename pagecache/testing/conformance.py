@@ -17,9 +17,8 @@ import random
 import threading
 from collections.abc import Callable
 
-import pytest
-
 from ..backends.protocol import Backend, BackendFile
+from .checks import each, raises, same, skip
 from .conformance_base import content, read, supported, together, write
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
@@ -40,18 +39,18 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
     ) -> None:
         file = opened(0, b"content")
         version = file.commit()
-        assert version is None or isinstance(version, str)
-        assert backend.stat(self.make_key(0)).version == version
-        assert file.stat().version == version
+        assert version is None or isinstance(version, str), f"commit answered {version!r}, which is no version"
+        same(backend.stat(self.make_key(0)).version, version)
+        same(file.stat().version, version)
 
-    @pytest.mark.parametrize("change", ["write", "truncate", "punch"])
+    @each("change", ["write", "truncate", "punch"])
     def test_version_changes_with_the_content(
         self, backend: Backend, opened: Callable[..., BackendFile], change: str
     ) -> None:
         file = opened(0, b"0" * 100)
         versions = [file.commit()]
         if versions == [None]:
-            pytest.skip("the backend has no versions")
+            skip("the backend has no versions")
         for i in range(1, 6):
             if change == "write":
                 write(backend, file, 0, str(i).encode() * 100)
@@ -60,40 +59,40 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
             elif hasattr(file, "punch_hole"):
                 file.punch_hole(i, 1)
             else:
-                pytest.skip("no punch_hole")
+                skip("no punch_hole")
             versions.append(file.commit())
-        assert len(set(versions)) == len(versions)
+        assert len(set(versions)) == len(versions), f"the versions of different contents were {versions}"
 
     def test_commit_can_be_repeated(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         file = opened(0, b"content")
         for _ in range(3):
             file.commit()
-        assert read(backend, file, 0, 10) == b"content"
+        same(read(backend, file, 0, 10), b"content")
 
     def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         if not backend.limits.commit_on_close:
-            pytest.skip("not commit_on_close: bytes may be visible at once")
+            skip("not commit_on_close: bytes may be visible at once")
         opened(0, b"old")
         file = opened(0)
         write(backend, file, 0, b"newer")
         made = backend.open(self.make_key(1), create=True)
         write(backend, made, 0, b"made")
-        assert backend.stat(self.make_key(0)).size == 3
-        with pytest.raises(FileNotFoundError):
+        same(backend.stat(self.make_key(0)).size, 3)
+        with raises(FileNotFoundError):
             backend.stat(self.make_key(1))
         file.commit()
         made.commit()
-        assert [backend.stat(self.make_key(i)).size for i in range(2)] == [5, 4]
+        same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 4])
 
     def test_rollback_forgets(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "rollback"):
             assert not backend.limits.commit_on_close, "rollback is required with commit_on_close"
-            pytest.skip("no rollback")
+            skip("no rollback")
         write(backend, file, 0, b"newer")
         file.rollback()
         file.commit()
-        assert read(backend, opened(0), 0, 10) == b"old"
+        same(read(backend, opened(0), 0, 10), b"old")
 
     def test_sync_after_everything(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"content")
@@ -106,7 +105,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
     ) -> None:
         if backend.limits.ordered_writes:
-            pytest.skip("ordered_writes: the cache sends one call at a time")
+            skip("ordered_writes: the cache sends one call at a time")
         file, rounds = opened(0, b""), 8
         count = min(6, backend.limits.max_inflight)
 
@@ -118,7 +117,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
         together([lambda me=me: writer(me) for me in range(count)])  # type: ignore[misc]
         file.commit()
         expected = b"".join(content(unit, index) for index in range(rounds * count))
-        assert read(backend, file, 0, len(expected) + 1) == expected
+        same(read(backend, file, 0, len(expected) + 1), expected)
 
     def test_read_beside_writes_sees_old_or_new(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int
@@ -138,7 +137,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
                 done.set()
 
         together([reader, writer])
-        assert seen <= set(range(10))
+        assert seen <= set(range(10)), f"bytes that nobody wrote: {sorted(seen - set(range(10)))}"
 
     def test_objects_side_by_side(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
         def worker(i: int) -> None:
@@ -148,11 +147,11 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
 
         together([lambda i=i: worker(i) for i in range(6)])  # type: ignore[misc]
         for i in range(6):
-            assert read(backend, opened(i), 0, 2 * unit) == content(unit, i)
+            same(read(backend, opened(i), 0, 2 * unit), content(unit, i))
 
     # --------------------------------------------------------------------------------------- all of it
 
-    @pytest.mark.parametrize("seed", range(5))
+    @each("seed", range(5))
     def test_random_operations_match_a_model(
         self, backend: Backend, opened: Callable[..., BackendFile], unit: int, seed: int
     ) -> None:
@@ -179,7 +178,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
             else:
                 file.commit()
                 file = opened(0) if verb == "reopen" else file
-                assert backend.stat(self.make_key(0)).size == len(model)
-                assert read(backend, file, 0, len(model) + unit) == model
+                same(backend.stat(self.make_key(0)).size, len(model))
+                same(read(backend, file, 0, len(model) + unit), model)
         file.commit()
-        assert read(backend, opened(0), 0, len(model) + unit) == model
+        same(read(backend, opened(0), 0, len(model) + unit), model)

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from ..backends.protocol import Backend, BackendFile, BackendLimits
 from ..errors import Key
+from .checks import fixture, skip
 
 __all__ = ["ConformanceBase", "content", "limits_of", "read", "supported", "together", "transfer", "write"]
 
@@ -37,7 +36,7 @@ def supported(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except io.UnsupportedOperation as error:
-        pytest.skip(f"the backend says: {error}")
+        skip(f"the backend says: {error}")
 
 
 def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: memoryview) -> int:
@@ -107,15 +106,20 @@ class ConformanceBase:
         """The i-th key; different for each i."""
         return f"object-{i}"
 
-    @pytest.fixture
+    @property
+    def prefix(self) -> str:
+        """What keys that are text begin with, if the backend may have others besides; those are let alone."""
+        return ""
+
+    @fixture
     def backend(self, tmp_path: Any) -> Iterator[Backend]:
         backend = self.make_backend(tmp_path)
         if backend.limits.read_only:
-            pytest.skip("the backend is read-only: there is no way to put something in")
+            skip("the backend is read-only: there is no way to put something in")
         yield backend
         backend.close()
 
-    @pytest.fixture
+    @fixture
     def opened(self, backend: Backend) -> Iterator[Callable[..., BackendFile]]:
         """Opens, and closes at the end what was opened."""
         files: list[BackendFile] = []
@@ -134,7 +138,7 @@ class ConformanceBase:
             if hasattr(file, "close"):
                 file.close()
 
-    @pytest.fixture
+    @fixture
     def unit(self, backend: Backend) -> int:
         """Offsets and lengths of these tests are multiples of this; at least 4 KiB, so that something can go wrong."""
         return math.lcm(int(backend.limits.read_unit), int(backend.limits.write_unit), 4096)

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from typing import cast
 
-import pytest
-
 from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
-from .conformance_base import ConformanceBase, read, supported, together
+from .checks import raises, same, skip
+from .conformance_base import ConformanceBase, read, supported, together, write
 
 __all__ = ["NamePromises"]
 
@@ -17,7 +16,7 @@ __all__ = ["NamePromises"]
 def namespace(backend: Backend) -> NamespaceBackend:
     """The backend, if it has directories; asked by method, as decorators hand on what the inner backend has."""
     if not hasattr(backend, "readdir"):
-        pytest.skip("no directories, links and attributes")
+        skip("no directories, links and attributes")
     return cast(NamespaceBackend, backend)
 
 
@@ -25,25 +24,25 @@ class NamePromises(ConformanceBase):
     """Which object a key means, and how that changes."""
 
     def test_limits_are_limits(self, backend: Backend) -> None:
-        assert isinstance(backend.limits, BackendLimits)
+        assert isinstance(backend.limits, BackendLimits), f"limits is {backend.limits!r}, and no BackendLimits"
 
     def test_missing_object_is_not_found(self, backend: Backend) -> None:
-        with pytest.raises(FileNotFoundError) as raised:
+        with raises(FileNotFoundError) as raised:
             backend.open(self.make_key(0))
-        assert raised.value.errno is not None
-        with pytest.raises(FileNotFoundError):
+        assert raised.value.errno is not None, "FileNotFoundError without an errno"
+        with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
 
     def test_created_object_is_empty(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
         file = opened(0, b"")
-        assert file.stat().size == 0
-        assert backend.stat(self.make_key(0)).size == 0
-        assert read(backend, file, 0, unit) == b""
+        same(file.stat().size, 0)
+        same(backend.stat(self.make_key(0)).size, 0)
+        same(read(backend, file, 0, unit), b"")
 
     def test_create_keeps_an_existing_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"kept")
         again = backend.open(self.make_key(0), create=True)
-        assert read(backend, again, 0, 4) == b"kept"
+        same(read(backend, again, 0, 4), b"kept")
         if hasattr(again, "close"):
             again.close()
 
@@ -51,13 +50,13 @@ class NamePromises(ConformanceBase):
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
         opened(0, b"kept")
-        with pytest.raises(FileExistsError):
+        with raises(FileExistsError):
             backend.open(self.make_key(0), create=True, exclusive=True)
-        assert backend.stat(self.make_key(0)).size == 4
+        same(backend.stat(self.make_key(0)).size, 4)
 
     def test_one_of_many_exclusive_creators_wins(self, backend: Backend) -> None:
         if backend.limits.commit_on_close:
-            pytest.skip("commit_on_close: creators meet at commit only")
+            skip("commit_on_close: creators meet at commit only")
         won: list[BackendFile] = []
         lost: list[FileExistsError] = []
 
@@ -68,7 +67,7 @@ class NamePromises(ConformanceBase):
                 lost.append(error)
 
         together([create] * 6)
-        assert (len(won), len(lost)) == (1, 5)
+        same((len(won), len(lost)), (1, 5))
         if hasattr(won[0], "close"):
             won[0].close()
 
@@ -76,11 +75,11 @@ class NamePromises(ConformanceBase):
         opened(0, b"here")
         opened(1, b"stays")
         supported(lambda: backend.remove(self.make_key(0)))
-        with pytest.raises(FileNotFoundError):
+        with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
-        with pytest.raises(FileNotFoundError):
+        with raises(FileNotFoundError):
             backend.remove(self.make_key(0))
-        assert backend.stat(self.make_key(1)).size == 5
+        same(backend.stat(self.make_key(1)).size, 5)
 
     def test_object_made_anew_has_nothing_of_the_old_one(
         self, backend: Backend, opened: Callable[..., BackendFile]
@@ -88,27 +87,27 @@ class NamePromises(ConformanceBase):
         old = opened(0, b"old content").stat().version
         supported(lambda: backend.remove(self.make_key(0)))
         file = opened(0, b"new")
-        assert read(backend, file, 0, 20) == b"new"
-        assert old is None or backend.stat(self.make_key(0)).version != old
+        same(read(backend, file, 0, 20), b"new")
+        assert old is None or backend.stat(self.make_key(0)).version != old, f"both have the version {old!r}"
 
     def test_rename_moves(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
-        with pytest.raises(FileNotFoundError):
+        with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
-        assert read(backend, opened(1), 0, 10) == b"moved"
-        with pytest.raises(FileNotFoundError):
+        same(read(backend, opened(1), 0, 10), b"moved")
+        with raises(FileNotFoundError):
             backend.rename(self.make_key(0), self.make_key(2))
 
     def test_rename_replaces_if_allowed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         opened(0, b"first")
         opened(1, b"the second")
-        with pytest.raises(FileExistsError):
+        with raises(FileExistsError):
             supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
-        assert [backend.stat(self.make_key(i)).size for i in range(2)] == [5, 10]
+        same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 10])
         backend.rename(self.make_key(0), self.make_key(1))
-        assert read(backend, opened(1), 0, 20) == b"first"
-        with pytest.raises(FileNotFoundError):
+        same(read(backend, opened(1), 0, 20), b"first")
+        with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
 
     def test_rename_without_replacing_moves_to_a_free_name(
@@ -116,28 +115,39 @@ class NamePromises(ConformanceBase):
     ) -> None:
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
-        assert backend.stat(self.make_key(1)).size == 5
+        same(backend.stat(self.make_key(1)).size, 5)
 
     def test_list_has_every_object_with_key_and_size(
         self, backend: Backend, opened: Callable[..., BackendFile]
     ) -> None:
-        assert list(supported(lambda: list(backend.list()))) == []
+        same(list(supported(lambda: list(backend.list(self.prefix)))), [])
         for i in range(5):
             opened(i, bytes(i))
-        found = {backend.canonical(stat.key): stat.size for stat in backend.list()}
-        assert found == {backend.canonical(self.make_key(i)): i for i in range(5)}
+        found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
+        same(found, {backend.canonical(self.make_key(i)): i for i in range(5)})
+
+    def test_list_follows_what_changes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+        for i in range(3):
+            opened(i, b"x")
+        supported(lambda: list(backend.list(self.prefix)))
+        supported(lambda: backend.remove(self.make_key(0)))
+        file = opened(1)
+        write(backend, file, 0, b"longer")
+        file.commit()
+        found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
+        same(found, {backend.canonical(self.make_key(1)): 6, backend.canonical(self.make_key(2)): 1})
 
     def test_list_obeys_the_prefix(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         keys = [self.make_key(i) for i in range(12)]
         if not all(isinstance(key, str) for key in keys):
-            pytest.skip("keys are not text")
-        supported(lambda: list(backend.list()))
+            skip("keys are not text")
+        supported(lambda: list(backend.list(self.prefix)))
         for i in range(12):
             opened(i, b"x")
         prefix = str(keys[1])
         found = sorted(str(stat.key) for stat in backend.list(prefix))
-        assert found == sorted(str(key) for key in keys if str(key).startswith(prefix))
-        assert list(backend.list("no such prefix")) == []
+        same(found, sorted(str(key) for key in keys if str(key).startswith(prefix)))
+        same(list(backend.list(f"{self.prefix}no such prefix")), [])
 
     def test_canonical_is_stable_and_keeps_objects_apart(
         self, backend: Backend, opened: Callable[..., BackendFile]
@@ -146,37 +156,37 @@ class NamePromises(ConformanceBase):
         for i in range(3):
             opened(i, b"x")
         after = [backend.canonical(self.make_key(i)) for i in range(3)]
-        assert after == before
-        assert len(set(after)) == 3
-        assert [backend.canonical(key) for key in after] == after
+        same(after, before)
+        same(len(set(after)), 3)
+        same([backend.canonical(key) for key in after], after)
 
     def test_directories(self, backend: Backend) -> None:
         tree = namespace(backend)
         key = self.make_key(0)
         supported(lambda: tree.mkdir(key))
-        assert backend.stat(key).kind == "dir"
-        with pytest.raises(FileExistsError):
+        same(backend.stat(key).kind, "dir")
+        with raises(FileExistsError):
             tree.mkdir(key)
-        with pytest.raises(IsADirectoryError):
+        with raises(IsADirectoryError):
             backend.open(key)
-        assert list(tree.readdir(key)) == []
+        same(list(tree.readdir(key)), [])
         tree.rmdir(key)
-        with pytest.raises(FileNotFoundError):
+        with raises(FileNotFoundError):
             backend.stat(key)
 
     def test_links(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         tree = namespace(backend)
         opened(0, b"linked")
         supported(lambda: tree.link(self.make_key(0), self.make_key(1)))
-        assert backend.canonical(self.make_key(0)) == backend.canonical(self.make_key(1))
+        same(backend.canonical(self.make_key(0)), backend.canonical(self.make_key(1)))
         target = os.path.relpath(str(self.make_key(0)), os.path.dirname(str(self.make_key(2))) or ".")
         supported(lambda: tree.symlink(target, self.make_key(2)))
-        assert tree.readlink(self.make_key(2)) == target
-        assert backend.canonical(self.make_key(2)) == backend.canonical(self.make_key(0))
+        same(tree.readlink(self.make_key(2)), target)
+        same(backend.canonical(self.make_key(2)), backend.canonical(self.make_key(0)))
 
     def test_attributes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
         tree = namespace(backend)
         opened(0, b"content")
         changed: ObjectStat = supported(lambda: tree.setattr(self.make_key(0), mode=0o640, mtime_ns=10**18))
-        assert (changed.mode, changed.mtime_ns) == (0o640, 10**18)
-        assert backend.stat(self.make_key(0)).mtime_ns == 10**18
+        same((changed.mode, changed.mtime_ns), (0o640, 10**18))
+        same(backend.stat(self.make_key(0)).mtime_ns, 10**18)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from ..backends.protocol import Backend, BackendFile
+from .checks import each, raises, same, skip
 from .conformance_base import ConformanceBase, content, limits_of, read, transfer, write
 
 __all__ = ["StagedPromises"]
@@ -20,7 +19,7 @@ Opened = Callable[..., BackendFile]
 def stage(backend: Backend, file: BackendFile, offset: int, data: bytes) -> None:
     """Stage all of it, asking again after short answers."""
     if not hasattr(file, "stage"):
-        pytest.skip("no stage")
+        skip("no stage")
     with memoryview(data) as view:
         transfer(backend, file, "stage", offset, view)
 
@@ -38,18 +37,18 @@ class StagedPromises(ConformanceBase):
 
     def fail_commit(self, backend: Backend) -> None:
         """Have the next commit fail, and nothing else. Define it in the subclass where that can be had."""
-        pytest.skip("no fail_commit(self, backend) is defined: a commit that fails cannot be had")
+        skip("no fail_commit(self, backend) is defined: a commit that fails cannot be had")
 
     def test_staged_bytes_are_readable_at_once(self, backend: Backend, opened: Opened, unit: int) -> None:
         """By who staged them; nobody else sees them where only a commit makes bytes visible."""
         file, data = opened(0, b"old"), content(3 * unit, 15)
         stage(backend, file, 0, data)
-        assert read_staged(backend, file, 0, 3 * unit) == data
-        assert read_staged(backend, file, unit + 7, unit) == data[unit + 7 : 2 * unit + 7]
-        assert file.stat().size == 3 * unit
+        same(read_staged(backend, file, 0, 3 * unit), data)
+        same(read_staged(backend, file, unit + 7, unit), data[unit + 7 : 2 * unit + 7])
+        same(file.stat().size, 3 * unit)
         if backend.limits.commit_on_close:
-            assert backend.stat(self.make_key(0)).size == 3
-            assert read(backend, opened(0), 0, unit) == b"old"
+            same(backend.stat(self.make_key(0)).size, 3)
+            same(read(backend, opened(0), 0, unit), b"old")
 
     def test_staged_bytes_appear_with_the_commit(self, backend: Backend, opened: Opened, unit: int) -> None:
         file, data = opened(0, b""), content(2 * unit, 15)
@@ -57,63 +56,63 @@ class StagedPromises(ConformanceBase):
         write(backend, file, 2 * unit, b"tail")
         file.commit()
         for reader in (file, opened(0)):
-            assert read(backend, reader, 0, 3 * unit) == data + b"tail"
-        assert backend.stat(self.make_key(0)).size == 2 * unit + 4
+            same(read(backend, reader, 0, 3 * unit), data + b"tail")
+        same(backend.stat(self.make_key(0)).size, 2 * unit + 4)
 
     def test_staged_bytes_change_their_range_only(self, backend: Backend, opened: Opened, unit: int) -> None:
         data = content(4 * unit, 16)
         file = opened(0, data)
         stage(backend, file, unit, content(unit, 17))
         file.commit()
-        assert read(backend, file, 0, 5 * unit) == data[:unit] + content(unit, 17) + data[2 * unit :]
+        same(read(backend, file, 0, 5 * unit), data[:unit] + content(unit, 17) + data[2 * unit :])
 
     def test_bytes_staged_beyond_the_end_leave_zeros(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"head")
         stage(backend, file, 3 * unit, b"tail")
-        assert file.stat().size == 3 * unit + 4
-        assert read_staged(backend, file, 3 * unit, 4) == b"tail"
+        same(file.stat().size, 3 * unit + 4)
+        same(read_staged(backend, file, 3 * unit, 4), b"tail")
         file.commit()
-        assert read(backend, file, 0, 4 * unit) == b"head" + bytes(3 * unit - 4) + b"tail"
+        same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4) + b"tail")
 
     def test_staging_may_be_answered_short(self, backend: Backend, opened: Opened, unit: int) -> None:
         """What was acknowledged is there, whatever becomes of the rest; several buffers are taken in their order."""
         file = opened(0, b"")
         if not hasattr(file, "stage"):
-            pytest.skip("no stage")
+            skip("no stage")
         limits = limits_of(backend, file)
         room = min(2 * unit, int(limits.max_write), int(limits.boundary) or 2 * unit)
         data = memoryview(content(room, 18))
         parts = [data[: room // 2], data[room // 2 :]] if limits.max_vectors > 1 else [data]
         taken = file.stage(0, parts)
-        assert isinstance(taken, int)
-        assert 0 < taken <= room
-        assert read_staged(backend, file, 0, taken) == data[:taken]
+        assert isinstance(taken, int), f"stage answered {taken!r}, which is no count"
+        assert 0 < taken <= room, f"stage answered {taken} for {room} bytes"
+        same(read_staged(backend, file, 0, taken), data[:taken])
         rest = taken - taken % int(limits.write_unit)
         stage(backend, file, rest, bytes(data[rest:]))
         file.commit()
-        assert read(backend, file, 0, room + unit) == data
+        same(read(backend, file, 0, room + unit), data)
 
     def test_buffers_of_stage_are_not_kept(self, backend: Backend, opened: Opened, unit: int) -> None:
         file, data = opened(0, b""), bytearray(content(unit, 19))
         if not hasattr(file, "stage"):
-            pytest.skip("no stage")
+            skip("no stage")
         view = memoryview(data).toreadonly()
         transfer(backend, file, "stage", 0, view)
         view.release()
         data[:] = b"!" * unit
         data.clear()  # BufferError: somebody holds on to it
-        assert read_staged(backend, file, 0, unit) == content(unit, 19)
+        same(read_staged(backend, file, 0, unit), content(unit, 19))
 
-    @pytest.mark.parametrize("first", ["stage", "write"])
+    @each("first", ["stage", "write"])
     def test_what_is_staged_last_counts(self, backend: Backend, opened: Opened, unit: int, first: str) -> None:
         """Over what was written or staged before, in the part where they meet."""
         file = opened(0, b"")
         (stage if first == "stage" else write)(backend, file, 0, content(3 * unit, 20))
         stage(backend, file, unit, content(unit, 21))
-        assert read_staged(backend, file, unit, unit) == content(unit, 21)
+        same(read_staged(backend, file, unit, unit), content(unit, 21))
         file.commit()
         data = content(3 * unit, 20)
-        assert read(backend, file, 0, 4 * unit) == data[:unit] + content(unit, 21) + data[2 * unit :]
+        same(read(backend, file, 0, 4 * unit), data[:unit] + content(unit, 21) + data[2 * unit :])
 
     def test_what_is_written_after_staging_counts(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"")
@@ -121,67 +120,67 @@ class StagedPromises(ConformanceBase):
         write(backend, file, unit, content(unit, 23))
         file.commit()
         data = content(3 * unit, 22)
-        assert read(backend, file, 0, 4 * unit) == data[:unit] + content(unit, 23) + data[2 * unit :]
+        same(read(backend, file, 0, 4 * unit), data[:unit] + content(unit, 23) + data[2 * unit :])
 
     def test_staged_bytes_survive_a_failed_commit(self, backend: Backend, opened: Opened, unit: int) -> None:
         file, data = opened(0, b"old"), content(2 * unit, 24)
         stage(backend, file, 0, data)
         self.fail_commit(backend)
-        with pytest.raises(OSError):
+        with raises(OSError):
             file.commit()
-        assert read_staged(backend, file, 0, 2 * unit) == data
+        same(read_staged(backend, file, 0, 2 * unit), data)
         file.commit()
-        assert read(backend, opened(0), 0, 3 * unit) == data
+        same(read(backend, opened(0), 0, 3 * unit), data)
 
     def test_rollback_forgets_staged_bytes(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "rollback"):
-            pytest.skip("no rollback")
+            skip("no rollback")
         stage(backend, file, 0, content(2 * unit, 25))
         file.rollback()
-        assert file.stat().size == 3
+        same(file.stat().size, 3)
         try:
             left = file.read_staged(0, [memoryview(bytearray(unit))])  # type: ignore[attr-defined]
         except FileNotFoundError:
             left = 0
         assert left == 0, "bytes are staged after a rollback"
         file.commit()
-        assert read(backend, opened(0), 0, unit) == b"old"
+        same(read(backend, opened(0), 0, unit), b"old")
         stage(backend, file, 0, content(unit, 26))
         file.commit()
-        assert read(backend, opened(0), 0, 2 * unit) == content(unit, 26)
+        same(read(backend, opened(0), 0, 2 * unit), content(unit, 26))
 
     def test_truncate_cuts_staged_bytes(self, backend: Backend, opened: Opened, unit: int) -> None:
         """And they do not come back when the file grows again."""
         file, data = opened(0, b""), content(3 * unit, 27)
         stage(backend, file, 0, data)
         file.truncate(unit + 5)
-        assert file.stat().size == unit + 5
-        assert read_staged(backend, file, 0, unit + 5) == data[: unit + 5]
+        same(file.stat().size, unit + 5)
+        same(read_staged(backend, file, 0, unit + 5), data[: unit + 5])
         file.truncate(2 * unit)
         file.commit()
-        assert read(backend, file, 0, 3 * unit) == data[: unit + 5] + bytes(unit - 5)
+        same(read(backend, file, 0, 3 * unit), data[: unit + 5] + bytes(unit - 5))
 
     def test_holes_cut_staged_bytes(self, backend: Backend, opened: Opened, unit: int) -> None:
         file, data = opened(0, b""), content(3 * unit, 28)
         if not hasattr(file, "punch_hole"):
-            pytest.skip("no punch_hole")
+            skip("no punch_hole")
         stage(backend, file, 0, data)
         file.punch_hole(unit, unit)
-        assert read_staged(backend, file, 0, unit) == data[:unit]
+        same(read_staged(backend, file, 0, unit), data[:unit])
         file.commit()
-        assert read(backend, file, 0, 4 * unit) == data[:unit] + bytes(unit) + data[2 * unit :]
+        same(read(backend, file, 0, 4 * unit), data[:unit] + bytes(unit) + data[2 * unit :])
 
     def test_kept_says_that_what_was_acknowledged_is_there(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "kept"):
-            pytest.skip("no kept")
+            skip("no kept")
         write(backend, file, 0, content(unit, 29))
         if hasattr(file, "stage"):
             stage(backend, file, unit, content(unit, 30))
         kept = file.kept()
-        assert isinstance(kept, bool)
+        assert isinstance(kept, bool), f"kept answered {kept!r}"
         file.commit()
         if kept:
             expected = content(unit, 29) + (content(unit, 30) if hasattr(file, "stage") else b"")
-            assert read(backend, opened(0), 0, 3 * unit) == expected
+            same(read(backend, opened(0), 0, 3 * unit), expected)

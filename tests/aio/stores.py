@@ -21,6 +21,7 @@ class Gate:
     def __init__(self) -> None:
         self.waiting = 0
         self.entered = threading.Event()
+        self._changed = threading.Condition()
         self._open = False
         self._futures: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -31,7 +32,9 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         future = self._loop.create_future()
         self._futures.append(future)
-        self.waiting += 1
+        with self._changed:
+            self.waiting += 1
+            self._changed.notify_all()
         self.entered.set()
         try:
             await future
@@ -49,8 +52,11 @@ class Gate:
             if not future.done():
                 future.set_result(None)
 
-    def wait_entered(self) -> None:
-        assert self.entered.wait(PATIENCE), "no call reached the gate"
+    def wait_entered(self, calls: int = 1) -> None:
+        """Return once so many calls wait here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: self.waiting >= calls, PATIENCE)
+        assert came, f"{self.waiting} of {calls} calls reached the gate"
 
 
 class Store(AsyncBackend):

@@ -84,9 +84,8 @@ def test_a_thousand_requests_in_flight_without_a_thousand_threads(attach: Attach
         async def main() -> None:
             handle = aio.AsyncCachedFile(file)
             tasks = [asyncio.create_task(handle.pread(PAGE, k * PAGE)) for k in range(MANY)]
-            while gate.waiting < MANY:
-                await asyncio.sleep(0.001)
-            assert threading.active_count() <= threads + 1
+            await asyncio.to_thread(gate.wait_entered, MANY)
+            assert threading.active_count() <= threads + 2  # one waits for the gate
             gate.open()
             assert b"".join(await asyncio.gather(*tasks)) == data
 

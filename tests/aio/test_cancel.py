@@ -48,8 +48,7 @@ WAITS: dict[str, tuple[str, Callable[[aio.AsyncCachedFile], Any]]] = {
 async def behind_a_truncate(file: aio.AsyncCachedFile, *, append: bool = False) -> None:
     cut = Task(file._file.truncate, 6 * PAGE)
     store: Any = file.volume.backend
-    while not store.gates["truncate"].waiting:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(store.gates["truncate"].wait_entered)
     try:
         await (file.append(b"end") if append else file.pwrite(b"late", 0))
     finally:
@@ -80,8 +79,7 @@ def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
         await file.pwrite(b"dirty", 0)
         gate = store.gate(method)
         task = asyncio.create_task(call(file))
-        while not gate.waiting:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(gate.wait_entered)
         for _ in range(3):
             await asyncio.sleep(0)
         task.cancel()
@@ -105,6 +103,7 @@ def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
 
     run(main())
     assert volume.cache.stats().pinned == 0
+    assert [wait for wait in volume.cache.waits() if wait.task or wait.name == "MainThread"] == []
     volume.cache.check()
     assert store.content(KEY)[:5] == b"dirty" or late
 
@@ -120,8 +119,7 @@ def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) 
         async with aio.open(volume, KEY, "r+") as file:
             gate = store.gate("write_from")
             tasks = [asyncio.create_task(file.pwrite(pattern(size, k), k * size)) for k in range(12)]
-            while not gate.waiting:
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread(gate.wait_entered)
             for task in tasks[2:6]:
                 task.cancel()
             store.open_all()
@@ -142,8 +140,7 @@ def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
     async def main() -> None:
         gate = store.gate("open")
         task = asyncio.create_task(aio.open(volume, KEY, "r+")._open())
-        while not gate.waiting:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(gate.wait_entered)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -249,6 +246,7 @@ def verify(volume: Volume) -> None:
         file.fsync(timeout=SECONDS)
     assert volume.dirty_ranges(KEY) == []
     assert volume.cache.stats().pinned == 0
+    assert [wait for wait in volume.cache.waits() if wait.task or wait.name == "MainThread"] == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -281,8 +279,7 @@ def test_a_wake_up_that_an_interrupt_took_away_comes_again(attach: Attach) -> No
         async with aio.open(volume, KEY) as file:
             gate = store.gate("read_into")
             tasks = [asyncio.create_task(file.pread(10, k * PAGE)) for k in range(4)]
-            while not gate.waiting:
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread(gate.wait_entered)
             real, failures = loop.call_soon, [3]
 
             def call_soon(callback: Any, *args: Any, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from typing import Any
 
@@ -99,8 +100,7 @@ def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: st
             gate = store.gate("read_into" if verb == "pread_into" else "write_from")
             call = direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0)
             task = asyncio.create_task(call)
-            while not gate.waiting:
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread(gate.wait_entered)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -157,3 +157,29 @@ def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
     run(main())
     volume.cache.close()
     assert content(backend)[:PAGE] == b"z" * PAGE
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_task_gets_bytes_that_are_invalidated_again_and_again(attach: Attach, failing: int) -> None:
+    """Past the cache, on a thread, as a thread does; also where a call before failed. [2.3, K12, aio]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    reads = 0
+
+    async def beside_a_write(offset: int, buffers: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads <= failing:
+            raise OSError(errno.EIO, "a moment")
+        volume.invalidate_remote(KEY)
+        return NotImplemented
+
+    store.instead["read_into"] = beside_a_write
+
+    async def main() -> None:
+        async with aio.open(volume, KEY) as file:
+            assert await file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+
+    run(main())
+    assert reads > 4
+    volume.cache.check()

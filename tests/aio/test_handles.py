@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import errno
 import gc
 import inspect
+import mmap
+import os
 import threading
 import warnings
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import Advice, AsyncBackend, CachedFile, aio
 from pagecache.backends import MemoryBackend
+from pagecache.engine.loop import BlockingFile
 from pagecache.testing import LatencyBackend
 
 from ..file.rig import KEY, PAGE, pattern
@@ -145,8 +150,7 @@ def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     async def main() -> None:
         async with aio.open(volume, KEY) as file:
             tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
-            while not (entered.is_set() or (store is not None and gate.entered.is_set())):
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread((entered if store is None else gate.entered).wait, SECONDS)
             assert not any(task.done() for task in tasks)
             release.set() if store is None else gate.open()
             assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
@@ -270,6 +274,72 @@ def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int)
     assert read == model[:start] + model[to : to + length] + model[start + length :]
 
 
+@pytest.mark.parametrize("verb", ["pwrite", "append", "pread_into"])
+def test_memory_of_the_file_itself_moves_as_one(attach: Attach, verb: str) -> None:
+    """A view as source or destination of a task: as if all were read before the first byte is stored. [T-04, 2.7]"""
+    half = 64 << 10
+    content = pattern(2 * half)
+    volume = attach(Store({KEY: content}), max_folio=half)
+
+    async def main() -> bytes:
+        async with aio.open(volume, KEY, "r+") as file:
+            if verb == "pwrite":
+                with await file.view(0, half) as view:
+                    await file.pwrite(view.segments[0], PAGE)
+            elif verb == "append":
+                with await file.view(half, half) as view:
+                    await file.append(view.segments[0])
+            else:
+                with await file.view(half, half, writable=True) as view:
+                    assert await file.pread_into(view.segments[0], half - PAGE) == half
+            return bytes(await file.pread(4 * half, 0))
+
+    expected = {
+        "pwrite": content[:PAGE] + content[:half] + content[half + PAGE :],
+        "append": content + content[half:],
+        "pread_into": content[:half] + content[half - PAGE : 2 * half - PAGE],
+    }
+    assert run(main()) == expected[verb]
+
+
+@pytest.mark.parametrize("verb", ["pwrite", "append"])
+def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_path: Path, verb: str) -> None:
+    """A map behind the end of its file: EFAULT, and nothing is written. [T-05, 2.7]"""
+    path = tmp_path / "map"
+    path.write_bytes(bytes(4 * PAGE))
+    volume = attach(stored())
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+") as file:
+            with open(path, "r+b") as mapped, mmap.mmap(mapped.fileno(), 4 * PAGE) as source:
+                os.truncate(path, PAGE)
+                with pytest.raises(OSError) as caught:
+                    await (file.pwrite(source, 0) if verb == "pwrite" else file.append(source))
+            assert caught.value.errno == errno.EFAULT
+            assert file.size == len(DATA)
+            assert await file.pread(len(DATA), 0) == DATA
+
+    run(main())
+
+
+def test_what_carries_bytes_takes_no_thread_of_the_volume(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bytes go by an event loop, threads are for commits and names; jobs are for threads alone. [2.1]"""
+    volume = attach(Store({KEY: b""}, max_write=PAGE, max_inflight=4))
+    carried: list[str] = []
+    for method in ("write_from", "read_into"):
+        monkeypatch.setattr(BlockingFile, method, lambda *_, method=method: carried.append(method))
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+") as file:
+            await file.pwrite(DATA, 0)
+            await file.fsync()
+            volume.drop_clean()
+            assert await file.pread(len(DATA), 0) == DATA
+
+    run(main())
+    assert carried == []
+
+
 def test_bad_arguments(attach: Attach) -> None:
     """The errors of the blocking verbs; nothing has changed. [T-59]"""
     volume = attach(memory())
@@ -359,6 +429,8 @@ def test_write_through(attach: Attach, backend: Any) -> None:
     async def main() -> None:
         async with aio.open(volume, KEY, "r+") as file:
             assert await file.pwrite(b"through", 10) == 7
+            assert (await file.stats()).dirty == 0
+            assert await file.append(b"on a thread") == len(DATA)
             assert (await file.stats()).dirty == 0
 
     run(main())

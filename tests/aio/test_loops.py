@@ -42,7 +42,8 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
         tasks = [
             asyncio.create_task(call) for call in (file.pread(10, 8 * PAGE), file.fsync(), file.truncate(9 * PAGE))
         ]
-        await until(lambda: read.waiting and write.waiting)
+        for gate in (read, write):
+            await asyncio.to_thread(gate.wait_entered)
         return tasks
 
     tasks = dead.run_until_complete(begin())

@@ -116,6 +116,12 @@ class Task(Generic[T]):
         return not self.finished.wait(moment)
 
 
+def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float = 60.0) -> None:
+    """Run `work(number)` on so many threads; what one of them raises is raised here."""
+    for task in [Task(work, number) for number in range(threads)]:
+        task.result(timeout)
+
+
 def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
     """Wait for something that has no event."""
     end = time.monotonic() + timeout

@@ -14,7 +14,7 @@ import pytest
 from pagecache import Backend, BackendLimits, CachedFile, ObjectStat, PageCache, ShutdownError, Volume
 
 from .backends import RecordingBackend
-from .rig import KEY, PAGE, Rig, Task, pattern
+from .rig import KEY, PAGE, Rig, Task, pattern, side_by_side
 
 Make = Callable[..., Rig]
 WORD = struct.Struct("<HHIQ")  # file, page, version, check
@@ -209,8 +209,7 @@ def test_opening_and_closing_beside_everything_else(make: Make) -> None:
                 if i % 17 == 0:
                     rig.volume.sync(20)
 
-    for task in [Task(worker, number) for number in range(8)]:
-        task.result(60)
+    side_by_side(worker)
     rig.volume.sync(20)
     for n in range(3):
         with rig.volume.open(f"f{n}", "rb") as file:
@@ -314,8 +313,7 @@ def test_hits_and_misses_are_exact(make: Make) -> None:
         for number in range(2000):
             file.pread(PAGE * (1 + number % 2), (first * 7 + number) % 62 * PAGE)
 
-    for task in [Task(read, number) for number in range(8)]:
-        task.result()
+    side_by_side(read)
     after = rig.volume.stats()
     assert after.hits + after.misses - before.hits - before.misses == 8 * 2000
     assert after.misses <= 64 * 8

@@ -375,6 +375,23 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
     rig.cache.check()
 
 
+def test_the_same_after_a_call_that_failed(make: Make) -> None:
+    """Then the engine makes the calls, and takes the same answer. [2.3, 2.14, K12]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    native = file._inode.native
+
+    def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        native.invalidate_remote(0, 8 * PAGE)
+        return stored.fill(offset, buffers)
+
+    rig.backend.fault("read_into", OSError(errno.EIO, "a moment"))
+    rig.backend.fault("read_into", reads_beside_a_write, times=float("inf"))
+    assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
+    assert 4 < len(rig.backend.seen("read_into")) < 9
+    rig.cache.check()
+
+
 def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
     """Nobody waits for its answer any more: what it stored beyond the end is cut all the same. [T-24, T-51, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)

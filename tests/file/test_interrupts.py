@@ -355,6 +355,7 @@ def verify(rig: Rig) -> None:
     assert (rig.backend.committed(KEY) or b"")[:PAGE] == expected[:PAGE]
     assert rig.volume.dirty_ranges(KEY) == []
     assert rig.cache.stats().pinned == 0
+    assert [wait for wait in rig.cache.waits() if wait.name == "MainThread"] == []
     rig.cache.check()
     file.close()
 

@@ -84,8 +84,8 @@ def test_sequences_of_buffers_of_any_kind(make: Make) -> None:
     assert (target == rows).all()
 
 
-def test_the_conformance_suite_alone_needs_pytest() -> None:
-    """`from pagecache.testing import *` works without it."""
+def test_the_conformance_suite_is_imported_by_name_alone() -> None:
+    """`from pagecache.testing import *` imports no pytest."""
     import pagecache.testing
 
     assert "BackendConformance" not in pagecache.testing.__all__

@@ -416,3 +416,25 @@ def test_a_read_past_the_cache_does_not_miss_what_is_stored_and_dropped_meanwhil
     assert task.result() == b"o" * PAGE + b"n" * PAGE
     for view in views:
         view.release()
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_read_past_the_cache_survives_a_failing_call(make: Make, times: int) -> None:
+    """The call is made again, or its error raised; a buffer that the backend keeps is revoked. [2.2, 2.14, 2.1]"""
+    rig = make({KEY: pattern(3 * PAGE), "other": bytes(16 * PAGE)}, capacity="64KiB")
+    file, other = rig.open("rb"), rig.open("rb", key="other")
+    views = [other.view(page * PAGE, PAGE) for page in range(16)]  # no memory is left
+    fault = rig.backend.fault("read_into", OSError(errno.EIO, "a moment"), key=KEY, times=times)
+    kept: list[memoryview] = []
+    rig.backend.keep_buffers = kept
+    if times == 1:
+        assert file.pread(PAGE, PAGE) == pattern(3 * PAGE)[PAGE : 2 * PAGE]
+    else:
+        with pytest.raises(OSError, match="a moment"):
+            file.pread(PAGE, PAGE)
+    assert fault.nr_hit == min(times, 3)
+    assert rig.cache.stats().pinned == 16 * PAGE
+    rig.backend.keep_buffers = None
+    kept.clear()
+    for view in views:
+        view.release()

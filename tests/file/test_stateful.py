@@ -327,7 +327,9 @@ class CacheMachine(RuleBasedStateMachine):
         before = bytes(content[offset : offset + length])
         try:
             getattr(handle.real, how)(offset, length)
-        except (BlockingIOError, WritebackError):  # no room, refused, or a hole whose commit failed: some may be there
+        except OSError as error:  # no room, refused, or a hole whose commit failed: some may be there
+            if not isinstance(error, BlockingIOError | WritebackError) and error.errno != errno.ENOBUFS:
+                raise
             now = reader.real.pread(len(before), offset)
             assert all(byte in (0, was) for byte, was in zip(now, before, strict=True))
             handle.file.write(now, offset)

@@ -472,7 +472,8 @@ def test_a_call_of_a_name_that_hangs_is_named(
         assert len(events) == len(expected)
         expected.append(("stalled", "volume", None if call == "list" else key))
         of = "" if call == "list" else f" of {key!r}"
-        lines.append(f"volume: {call}{of} has run for 10 seconds and has not ended")
+        next = "nothing is given up; it is waited for until it ends, or `abort`"
+        lines.append(f"volume: {call}{of} has run for 10 seconds and has not ended; {next}")
         with caplog.at_level(logging.WARNING, "pagecache"):
             clock.advance(0.2)
             eventually(lambda: len(events) == len(expected))
@@ -556,3 +557,37 @@ def test_the_same_for_ten_seconds(make: Make) -> None:
 def test_the_same_for_minutes(make: Make) -> None:
     """[2.24, 2.23]"""
     squeeze(make, 300.0)
+
+
+# ---------------------------------------------------------------------------------------------- budget and locks
+
+
+@pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])
+def test_nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make, change: str) -> None:
+    """Who holds the file's lock may need more budget; writers in line for the lock have none of it reserved. [2.24]"""
+    rig = make(
+        {KEY: bytes(64 * PAGE)},
+        capacity="256KiB",
+        dirty_background="16KiB",
+        dirty_limit="32KiB",
+        limits={"parallel_direct_writes": True},
+    )
+    buffered, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
+    calls: dict[str, Callable[[], object]] = {
+        "append": lambda: buffered.append(bytes(16 * PAGE)),
+        "zero_range": lambda: buffered.zero_range(0, 16 * PAGE),
+        "punch_hole": lambda: buffered.punch_hole(1, 16 * PAGE),
+    }
+    with rig.backend.gate("write_from") as gate:
+        sent = Task(direct.pwrite, bytes(PAGE), 0)  # with the file's lock
+        gate.wait_entered()
+        held = rig.cache.stats().lock_waits
+        first = Task(calls[change])
+        eventually(lambda: rig.cache.stats().lock_waits >= held + 1)
+        others = [Task(buffered.pwrite, pattern(2 * PAGE), k * 2 * PAGE) for k in range(16, 24)]
+        eventually(lambda: rig.cache.stats().lock_waits >= held + 5 or asking(rig.volume) >= 4)
+    sent.result()
+    first.result()
+    for other in others:
+        assert other.result() == 2 * PAGE
+    assert rig.cache.stats().dirty <= 32 * KIB

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
 from pagecache import View, aio
 
+from .choosing import Chooser
 from .history import Change
 from .ranges import END, Claim
-from .threads import length, place, put
+from .threads import put
 from .world import File, World
 
 __all__ = ["Task", "run_tasks"]
@@ -18,11 +18,10 @@ __all__ = ["Task", "run_tasks"]
 Handles = dict[str, list[aio.AsyncCachedFile]]
 
 
-class Task:
+class Task(Chooser):
     def __init__(self, world: World, handles: Handles, seed: str) -> None:
-        self.world = world
+        super().__init__(world, seed)
         self.handles = handles
-        self.rng = random.Random(seed)
         self.verbs: list[Callable[[File], Awaitable[None]]] = [
             *(verb for verb in (self.read, self.write) for _ in range(8)),
             *(verb for verb in (self.append, self.view, self.copy, self.store) for _ in range(2)),
@@ -45,9 +44,8 @@ class Task:
     def handle(self, file: File) -> aio.AsyncCachedFile:
         return self.rng.choice(self.handles[file.key])
 
-    def range(self, most: int) -> tuple[int, int]:
-        start = place(self.rng, most)
-        return start, min(most, start + length(self.rng))
+    def claim(self, file: File, wanted: Callable[[], Claim | None]) -> Claim | None:
+        return file.ranges.attempt(wanted)
 
     async def view_of(self, file: File, start: int, size: int, *, writable: bool = False) -> View | None:
         """None: there is no room for one. ValueError: the range is not in the file."""
@@ -75,7 +73,7 @@ class Task:
             file.content.finish(change)
 
     async def read(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         handle, how = self.handle(file), self.rng.randrange(3)
         window = file.look(start, end)
         if how == 0:
@@ -91,12 +89,11 @@ class Task:
         window.verify(got, f"{file.key}: task read {how} by {type(handle).__name__}")
 
     async def write(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
-        claim = file.ranges.attempt(file.inside((start, end)))
-        if claim is None:
-            await self.read(file)
-            return
-        with file.ranges.owning(claim):
+        start, end = self.range()
+        with self.owning(file, file.inside((start, end))) as claim:
+            if claim is None:
+                await self.read(file)
+                return
             handle, data = self.handle(file), self.rng.randbytes(end - start)
             change = file.content.begin(f"task pwrite by {type(handle).__name__}", start, data)
             how = self.rng.randrange(3)
@@ -118,11 +115,10 @@ class Task:
             size = file.content.size
             return Claim([(size, END)], appends=True) if size < self.world.variant.most else None
 
-        claim = file.ranges.attempt(wanted)
-        if claim is None:
-            await self.read(file)
-            return
-        with file.ranges.owning(claim):
+        with self.owning(file, wanted) as claim:
+            if claim is None:
+                await self.read(file)
+                return
             change = file.content.begin_append(data)
             try:
                 offset = await self.handle(file).append(data)
@@ -151,17 +147,15 @@ class Task:
 
     async def copy(self, file: File) -> None:
         """Within the file, overlapping or not."""
-        size = file.content.size
-        if not size:
-            return
-        start, end = self.range(size)
-        count = end - start
-        to = max(0, min(self.world.variant.most - count, start + self.rng.randrange(-count, count + 1)))
-        claim = file.ranges.attempt(file.inside((start, end), (to, to + count)))
-        if claim is None:
-            return
-        with file.ranges.owning(claim):
-            view = await self.view_of(file, start, count) if end <= file.content.size else None
+
+        def beside(start: int, size: int) -> int:
+            return max(0, min(self.world.variant.most - size, start + self.rng.randrange(-size, size + 1)))
+
+        with self.owning_inside(file, beside) as owned:
+            if owned is None:
+                return
+            start, end, to = owned
+            view = await self.view_of(file, start, end - start)
             if view is None:
                 return
             with view:
@@ -174,15 +168,11 @@ class Task:
 
     async def store(self, file: File) -> None:
         """Through a writable view."""
-        size = file.content.size
-        if not size:
-            return
-        start, end = self.range(size)
-        claim = file.ranges.attempt(file.inside((start, end)))
-        if claim is None:
-            return
-        with file.ranges.owning(claim):
-            view = await self.view_of(file, start, end - start, writable=True) if end <= file.content.size else None
+        with self.owning_inside(file) as owned:
+            if owned is None:
+                return
+            start, end, _ = owned
+            view = await self.view_of(file, start, end - start, writable=True)
             if view is None:
                 return
             with view:
@@ -197,11 +187,10 @@ class Task:
                     await asyncio.sleep(0)
 
     async def truncate(self, file: File) -> None:
-        to = place(self.rng, self.world.variant.most)
-        claim = file.ranges.attempt(lambda: Claim([(min(to, file.content.size), END)]))
-        if claim is None:
-            return
-        with file.ranges.owning(claim):
+        to = self.place(self.world.variant.most)
+        with self.owning(file, lambda: Claim([(min(to, file.content.size), END)])) as claim:
+            if claim is None:
+                return
             size = file.content.size
             change = file.content.begin("task truncate", min(to, size), bytes(max(0, size - to)), to)
             try:
@@ -214,16 +203,10 @@ class Task:
                 file.content.finish(change)
 
     async def hole(self, file: File) -> None:
-        size = file.content.size
-        if not size:
-            return
-        start, end = self.range(size)
-        claim = file.ranges.attempt(file.inside((start, end)))
-        if claim is None:
-            return
-        with file.ranges.owning(claim):
-            if end > file.content.size:
+        with self.owning_inside(file) as owned:
+            if owned is None:
                 return
+            start, end, _ = owned
             handle = self.handle(file)
             change = file.content.begin("task hole", start, bytes(end - start))
             call = handle.punch_hole if self.rng.random() < 0.5 else handle.zero_range
@@ -244,7 +227,7 @@ class Task:
 
     async def give_up(self, file: File) -> None:
         """A read that is cancelled leaves nothing behind."""
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         read = asyncio.ensure_future(self.one_read(file, start, end))
         for _ in range(self.rng.randrange(3)):
             await asyncio.sleep(0)

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 from pagecache import Advice, CachedFile, View
 
+from .choosing import Chooser
 from .history import Change
 from .ranges import END, Claim
-from .world import OWNED, PAGE, PATIENCE, File, World
+from .world import OWNED, PATIENCE, File, World
 
-__all__ = ["Worker", "length", "place", "put"]
-
-
-def length(rng: random.Random) -> int:
-    return rng.choice([1, 7, 512, rng.randrange(1, 600), PAGE, rng.randrange(1, 3 * PAGE), rng.randrange(1, 16 * PAGE)])
+__all__ = ["Worker", "put"]
 
 
-def place(rng: random.Random, most: int) -> int:
-    at = rng.randrange(most)
-    return at - at % PAGE if rng.random() < 0.4 else at
-
-
-class Worker:
+class Worker(Chooser):
     def __init__(self, world: World, seed: str) -> None:
-        self.world = world
-        self.rng = random.Random(seed)
+        super().__init__(world, seed)
+        self.own = 0
         self.verbs: list[Callable[[File], None]] = [
             verb for verb, times in self.weights().items() for _ in range(times)
         ]
@@ -52,6 +44,7 @@ class Worker:
             self.drop: 4,
             self.advise: 3,
             self.reopen: 1,
+            self.rename_and_remove: 1,
         }
 
     def run(self, times: int, stopped: Callable[[], bool]) -> None:
@@ -67,21 +60,13 @@ class Worker:
     def handle(self, file: File) -> CachedFile:
         return self.rng.choice(file.handles)
 
-    def range(self, most: int) -> tuple[int, int]:
-        start = place(self.rng, most)
-        return start, min(most, start + length(self.rng))
-
-    def range_inside(self, file: File) -> tuple[int, int] | None:
-        size = file.content.size
-        return self.range(size) if size else None
-
-    def owned(self, file: File, *pieces: tuple[int, int]) -> Any:
-        return file.ranges.owning(file.ranges.obtain(file.inside(*pieces), OWNED))
+    def claim(self, file: File, wanted: Callable[[], Claim | None]) -> Claim | None:
+        return file.ranges.obtain(wanted, OWNED)
 
     # -- reading
 
     def read(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         handle, how = self.handle(file), self.rng.randrange(3)
         window = file.look(start, end)
         if how == 0:
@@ -97,7 +82,7 @@ class Worker:
         window.verify(got, f"{file.key}: read {how} by {handle.mode} {type(handle).__name__}")
 
     def try_read(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         handle = file.plain
         window = file.look(start, end)
         got = handle.try_pread(end - start, start)
@@ -105,10 +90,9 @@ class Worker:
             window.verify(got, f"{file.key}: try_pread")
 
     def look_at_view(self, file: File) -> None:
-        where = self.range_inside(file)
-        if where is None:
+        if not (size := file.content.size):
             return
-        start, end = where
+        start, end = self.range(size)
         window = file.look(start, end)
         try:
             view = self.world.view(file, start, end - start)
@@ -147,11 +131,10 @@ class Worker:
             file.content.finish(change)
 
     def write(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         handle = self.handle(file)
         data = self.rng.randbytes(end - start)
-        with self.owned(file, (start, end)) as claim:
-            assert claim is not None
+        with self.owning(file, file.inside((start, end))):
             change = file.content.begin(f"pwrite by {type(handle).__name__}", start, data)
             cut = self.rng.randrange(len(data) + 1)
             if self.rng.random() < 0.3:
@@ -160,7 +143,7 @@ class Worker:
                 self.changing(file, change, lambda: handle.pwrite(data, start))
 
     def try_write(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         data = self.rng.randbytes(end - start)
         claim = file.ranges.attempt(file.inside((start, end)))
         with file.ranges.owning(claim):
@@ -173,13 +156,13 @@ class Worker:
                 file.content.finish(change)
 
     def append(self, file: File) -> None:
-        data = self.rng.randbytes(length(self.rng))
+        data = self.rng.randbytes(self.length())
 
         def wanted() -> Claim | None:
             size = file.content.size
             return Claim([(size, END)], appends=True) if size < self.world.variant.most else None
 
-        with file.ranges.owning(file.ranges.obtain(wanted, OWNED)) as claim:
+        with self.owning(file, wanted) as claim:
             if claim is not None:
                 change = file.content.begin_append(data)
                 try:
@@ -192,13 +175,10 @@ class Worker:
     # -- writable views
 
     def store_to_view(self, file: File) -> None:
-        where = self.range_inside(file)
-        if where is None:
-            return
-        start, end = where
-        with self.owned(file, (start, end)) as claim:
-            if claim is None or end > file.content.size:
+        with self.owning_inside(file) as owned:
+            if owned is None:
                 return
+            start, end, _ = owned
             view = self.world.view(file, start, end - start, writable=True)
             if view is None:
                 return
@@ -224,18 +204,17 @@ class Worker:
 
     def copy_from_view(self, file: File) -> None:
         """Within the file, overlapping or not."""
-        where = self.range_inside(file)
-        if where is None:
-            return
-        start, end = where
-        size = end - start
-        to = max(0, min(self.world.variant.most - size, start + self.rng.randrange(-size, size + 1)))
-        if self.rng.random() < 0.3:
-            to = place(self.rng, self.world.variant.most - size + 1)
-        with self.owned(file, (start, end), (to, to + size)) as claim:
-            if claim is None or end > file.content.size:
+
+        def beside(start: int, size: int) -> int:
+            if self.rng.random() < 0.3:
+                return self.place(self.world.variant.most - size + 1)
+            return max(0, min(self.world.variant.most - size, start + self.rng.randrange(-size, size + 1)))
+
+        with self.owning_inside(file, beside) as owned:
+            if owned is None:
                 return
-            view = self.world.view(file, start, size)
+            start, end, to = owned
+            view = self.world.view(file, start, end - start)
             if view is None:
                 return
             handle = self.handle(file)
@@ -248,14 +227,16 @@ class Worker:
 
     def read_into_view(self, file: File) -> None:
         """Another place of the file read into a writable view of it."""
-        where = self.range_inside(file)
-        if where is None:
-            return
-        start, end = where
-        size = end - start
-        origin = max(0, min(file.content.size - size, start + self.rng.randrange(-2 * size, 2 * size + 1)))
-        with self.owned(file, (start, end), (origin, origin + size)) as claim:
-            if claim is None or max(end, origin + size) > file.content.size:
+
+        def beside(start: int, size: int) -> int:
+            return max(0, min(file.content.size - size, start + self.rng.randrange(-2 * size, 2 * size + 1)))
+
+        with self.owning_inside(file, beside) as owned:
+            if owned is None:
+                return
+            start, end, origin = owned
+            size = end - start
+            if origin + size > file.content.size:
                 return
             view = self.world.view(file, start, size, writable=True)
             if view is None:
@@ -273,9 +254,8 @@ class Worker:
     # -- size and space
 
     def truncate(self, file: File) -> None:
-        to = place(self.rng, self.world.variant.most)
-        with file.ranges.owning(file.ranges.obtain(lambda: Claim([(min(to, file.content.size), END)]), OWNED)) as claim:
-            assert claim is not None
+        to = self.place(self.world.variant.most)
+        with self.owning(file, lambda: Claim([(min(to, file.content.size), END)])):
             size = file.content.size
             change = file.content.begin("truncate", min(to, size), bytes(max(0, size - to)), to)
             try:
@@ -288,13 +268,10 @@ class Worker:
                 file.content.finish(change)
 
     def make_hole(self, file: File) -> None:
-        where = self.range_inside(file)
-        if where is None:
-            return
-        start, end = where
-        with self.owned(file, (start, end)) as claim:
-            if claim is None or end > file.content.size:
+        with self.owning_inside(file) as owned:
+            if owned is None:
                 return
+            start, end, _ = owned
             handle, punch = self.handle(file), self.rng.random() < 0.6
             change = file.content.begin("punch_hole" if punch else "zero_range", start, bytes(end - start))
             call = handle.punch_hole if punch else handle.zero_range
@@ -315,11 +292,11 @@ class Worker:
         if self.rng.random() < 0.5:
             self.handle(file).flush()
         else:
-            start, end = self.range(self.world.variant.most)
+            start, end = self.range()
             self.handle(file).sync_range(start, end - start)
 
     def drop(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         if self.rng.random() < 0.5:
             self.world.volume.drop_clean(file.key, start, end - start)
         elif self.rng.random() < 0.2:
@@ -331,7 +308,7 @@ class Worker:
                 self.world.counts["invalidate refused"] += 1
 
     def advise(self, file: File) -> None:
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         handle = self.handle(file)
         if self.rng.random() < 0.5:
             handle.advise(self.rng.choice(list(Advice)), start, end - start)
@@ -340,10 +317,45 @@ class Worker:
 
     def reopen(self, file: File) -> None:
         direct = self.rng.random() < 0.5
-        start, end = self.range(self.world.variant.most)
+        start, end = self.range()
         with self.world.volume.open(file.key, "rb", direct=direct) as handle:
             window = file.look(start, end)
             window.verify(handle.pread(end - start, start), f"{file.key}: by a new handle")
+
+    # -- names: files of its own, which nobody else knows
+
+    def rename_and_remove(self, file: File) -> None:
+        """Under another name, perhaps one that was another file's, and without any, a handle shows what it showed."""
+        volume, data = self.world.volume, self.rng.randbytes(self.length())
+        self.own += 1
+        key, other = (f"{name} of {id(self)} {self.own}" for name in ("first", "second"))
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(volume.open(key, "x+b"))
+            stack.callback(self._remove_all, key, other)
+            try:
+                own.pwrite(data, 0)
+                if self.rng.random() < 0.3:
+                    stack.enter_context(volume.open(other, "x+b")).pwrite(data[::-1], 0)
+                    volume.sync(PATIENCE)
+            except OSError as error:
+                if not self.world.excused(error):
+                    raise
+                return
+            if self.world.variant.publishes or self.rng.random() < 0.5:
+                own.fsync(timeout=PATIENCE)  # what was never published has no name yet that could be moved
+            volume.rename(key, other)
+            assert not volume.exists(key)
+            with volume.open(other, "rb") as moved:
+                assert moved.pread(len(data) + 1, 0) == data, "after a rename, by a new handle"
+            if self.rng.random() < 0.5:
+                volume.remove(other)
+                assert not volume.exists(other)
+            assert own.pread(len(data) + 1, 0) == data, "after rename and remove, by the old handle"
+
+    def _remove_all(self, *keys: str) -> None:
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                self.world.volume.remove(key)
 
 
 def put(view: View, at: int, data: bytes) -> None:

@@ -12,12 +12,15 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pagecache import CachedFile, PageCache, View, Volume
+from pagecache import BackendError, CachedFile, PageCache, RetryPolicy, View, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..aio.stores import Store
+from ..staging import StagingBackend
 from .history import Change, Content, Window
 from .ranges import END, Claim, Ranges
 
@@ -27,6 +30,23 @@ PAGE = 4096
 PATIENCE = 30.0
 OWNED = 90.0  # longer than any owner may wait, by far: a loaded machine is slow
 APPENDED = 2 << 20  # bytes that may be appended to a file of the largest size
+
+
+def _again() -> BackendError:
+    return BackendError(errno.EIO, "made up, goes away", retry=True, retry_after=0.0)
+
+
+FAULTS = [  # all of which end well, sent often enough
+    Rule(("read", "write", "truncate", "punch"), error=_again, chance=0.04),
+    Rule("write", error=_again, done=True, chance=0.03),
+    Rule(("read", "write"), error=errno.EAGAIN, chance=0.02),
+    Rule("write", error=lambda: BackendError(errno.EIO, "too long", retry=True, max_write=2 * PAGE), chance=0.01),
+    Rule(("read", "write"), short="half", chance=0.1),
+    Rule(("read", "write"), short=1, chance=0.02),
+    # No answer of a commit gets lost: reads of staged bytes raise until the next one.
+    Rule("commit", error=_again, chance=0.1),
+]
+PATIENT = RetryPolicy(attempts=1000, first_delay=0.001, max_delay=0.01, deadline=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,23 @@ class Variant:
     config: dict[str, Any]
     files: int
     most: int  # bytes of a file
+    faults: int  # seed of the failures of its backend; 0: none
+
+    @property
+    def publishes(self) -> bool:
+        """Whether a commit is what makes bytes visible."""
+        return self.store == "objects"
+
+    def rules(self) -> list[Rule]:
+        """Direct bytes that a failing commit has not covered are a loss: commits fail where there are none. A part of a
+        unit is nothing that a backend may see.
+        """
+        whole = self.limits["write_unit"] > 1
+        return [
+            rule
+            for rule in FAULTS
+            if (self.publishes or "commit" not in rule.operations()) and not (whole and rule.short is not None)
+        ]
 
     @classmethod
     def of(cls, rng: random.Random) -> Variant:
@@ -57,8 +94,11 @@ class Variant:
             "write_unit": rng.choice([1, 1, 1, 1, 512]),
             "ordered_writes": rng.random() < 0.1,
         }
+        store = rng.choice(["memory", "dir", "async", "objects"])
+        if store == "objects":
+            limits = {name: limits[name] for name in ("max_inflight", "max_write", "write_unit")}
         return cls(
-            store=rng.choice(["memory", "dir", "async"]),
+            store=store,
             capacity=capacity,
             max_folio=max_folio,
             parallel=parallel,
@@ -74,6 +114,7 @@ class Variant:
             },
             files=rng.choice([1, 2, 4]),
             most=rng.choice([64, 256, 1024]) << 10,
+            faults=rng.choice([0, 0, rng.randrange(1, 1 << 30)]) if store != "async" else 0,
         )
 
 
@@ -82,17 +123,24 @@ class Stored:
 
     def __init__(self, variant: Variant) -> None:
         self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.objects: StagingBackend | None = None
         self.backend: Any
         if variant.store == "dir":
             self.folder = tempfile.TemporaryDirectory(prefix="mix")
             self.backend = DirectoryBackend(self.folder.name, **variant.limits)
             self.read: Callable[[str], bytes] = self._from_folder
+        elif variant.store == "objects":
+            self.folder = tempfile.TemporaryDirectory(prefix="mix")
+            objects = self.objects = StagingBackend(Path(self.folder.name), **variant.limits)
+            self.backend, self.read = objects, lambda key: objects.visible(key) or b""
         elif variant.store == "async":
             store = Store({}, **variant.limits)
             self.backend, self.read = store, store.content
         else:
             memory = MemoryBackend(**variant.limits)
             self.backend, self.read = memory, memory.snapshot
+        if variant.faults:
+            self.backend = FaultyBackend(self.backend, FaultPlan(variant.rules(), variant.faults))
 
     def _from_folder(self, key: str) -> bytes:
         assert self.folder is not None
@@ -100,6 +148,8 @@ class Stored:
             return file.read()
 
     def close(self) -> None:
+        violations = [] if self.objects is None else self.objects.violations
+        assert violations == [], violations[:5]
         if self.folder is not None:
             self.folder.cleanup()
 
@@ -163,7 +213,7 @@ class World:
         self.variant = variant
         self.counts: Counter[str] = Counter()
         self.stored = Stored(variant)
-        self.cache = PageCache(variant.capacity, max_folio=variant.max_folio, **variant.config)
+        self.cache = PageCache(variant.capacity, max_folio=variant.max_folio, retry=PATIENT, **variant.config)
         self.volume = self.cache.attach(self.stored.backend, **variant.options)
         self.files = [self._file(f"file{n}") for n in range(variant.files)]
         # What pins a page pins its folio.
@@ -232,6 +282,8 @@ class World:
         """Nothing runs: the invariants hold, all handles agree with the model, and so does the store after fsync."""
         gc.collect()
         self.cache.check()
+        if self.rests and not self.variant.publishes:
+            self._reconnect()
         for file in self.files:
             expected = file.content.rest()
             self._agree(file, expected, "at rest")
@@ -244,6 +296,38 @@ class World:
             for file in self.files:
                 self._agree(file, file.content.rest(), "read again")
             self.cache.check()
+
+    def _reconnect(self) -> None:
+        """Commit, write and cut a little, abort, and go on with the same store: nothing of it is lost. Direct bytes and
+        holes that are not committed would be, where the truncate after which they came is made again.
+        """
+        self.volume.sync(PATIENCE)
+        rng = random.Random(self.rests)
+        for file in self.files:
+            self._write_a_little(file, rng)
+        self.volume.abort(ConnectionError("made up"))
+        self.volume.reconnect(self.stored.backend)
+        self.cache.check()
+
+    def _write_a_little(self, file: File, rng: random.Random) -> None:
+        for number in range(8):
+            start = rng.randrange(self.variant.most)
+            data = rng.randbytes(min(rng.randrange(1, 3 * PAGE), self.variant.most - start))
+            change = file.content.begin("write before an abort", start, data)
+            try:
+                file.plain.pwrite(data, start)
+            except OSError as error:
+                if not self.excused(error):
+                    raise
+                file.settle(change)
+            else:
+                file.content.finish(change)
+            if number == 3:
+                file.plain.flush()
+        size = rng.randrange(file.content.size + 1)
+        change = file.content.begin("truncate before an abort", size, b"", size)
+        file.plain.truncate(size)
+        file.content.finish(change)
 
     def _agree(self, file: File, expected: bytes, when: str) -> None:
         for handle in file.handles:

@@ -97,9 +97,12 @@ static MAYBE bool soak(void)
 
 /* ---------------------------------------------------------------- a store */
 
+enum store_moment { STORE_READS, STORE_TAKES, STORE_COMMITS, STORE_ANSWERS };
+
 struct store {
 	pthread_mutex_t lock;
 	u8 *bytes, *stable;
+	u8 *left; /* with store_forgets: what a failed commit leaves */
 	u8 *kept, *old; /* with store_stages: which bytes are staged; what reads of the object answer for the rest */
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
@@ -108,6 +111,7 @@ struct store {
 	bool parked;                               /* write_error is for good */
 	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
 	u32 delay_us; /* a write takes so long, and its buffers must not change meanwhile */
+	void (*meet)(struct store *, enum store_moment); /* a call has come, or is about to return: others may go on */
 	u32 reads, writes, commits, stages, staged_reads;
 	u64 read_bytes, write_bytes;
 };
@@ -137,8 +141,22 @@ static MAYBE void store_stages(struct store *s)
 	memcpy(s->old, s->bytes, s->room + 1);
 }
 
+/* From here on a commit that fails forgets what was acknowledged since the last one, truncates and holes aside. */
+static MAYBE void store_forgets(struct store *s)
+{
+	s->left = malloc(s->room + 1);
+	memcpy(s->left, s->bytes, s->room + 1);
+}
+
+static void store_meet(struct store *s, enum store_moment when)
+{
+	if (s->meet)
+		s->meet(s, when);
+}
+
 static MAYBE void store_free(struct store *s)
 {
+	free(s->left);
 	free(s->bytes);
 	free(s->stable);
 	free(s->kept);
@@ -149,6 +167,7 @@ static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *
 {
 	const u8 *source = s->kept ? s->old : s->bytes;
 	u64 done = 0;
+	store_meet(s, STORE_READS);
 	pthread_mutex_lock(&s->lock);
 	s->reads++;
 	u64 most = pos >= s->size ? 0 : s->size - pos;
@@ -161,6 +180,7 @@ static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *
 	s->read_bytes += done;
 	int err = s->read_error;
 	pthread_mutex_unlock(&s->lock);
+	store_meet(s, STORE_ANSWERS);
 	return err ? err : (int64_t)done;
 }
 
@@ -169,6 +189,7 @@ static MAYBE int64_t store_read_staged(struct store *s, u64 pos, const struct pc
 {
 	u64 done = 0;
 	bool more = true;
+	store_meet(s, STORE_READS);
 	pthread_mutex_lock(&s->lock);
 	s->staged_reads++;
 	for (size_t k = 0; more && k < n; k++)
@@ -178,38 +199,33 @@ static MAYBE int64_t store_read_staged(struct store *s, u64 pos, const struct pc
 				parts[k].memory[b] = s->bytes[pos + done++];
 		}
 	pthread_mutex_unlock(&s->lock);
+	store_meet(s, STORE_ANSWERS);
 	return done ? (int64_t)done : -ENOENT;
 }
 
 static MAYBE u64 sum_of(const struct pc_part *parts, size_t n)
 {
 	u64 sum = 0;
-	for (size_t k = 0; k < n; k++)
-		for (u64 b = 0; b < parts[k].len; b++)
+	for (size_t k = 0; k < n; k++) {
+		u64 b = 0, word;
+		for (; b + 8 <= parts[k].len; b += 8) {
+			memcpy(&word, parts[k].memory + b, 8);
+			sum = (sum ^ word) * 0x9e3779b97f4a7c15ull;
+		}
+		for (; b < parts[k].len; b++)
 			sum = sum * 31 + parts[k].memory[b];
+	}
 	return sum;
 }
 
-/* @stage: keep what is taken readable. */
-static MAYBE int64_t store_take(struct store *s, u64 pos, const struct pc_part *parts, size_t n, bool stage)
+static int64_t store_took(struct store *s, u64 pos, const struct pc_part *parts, size_t n, bool stage)
 {
 	u64 done = 0, len = 0;
-	if (s->delay_us) {
-		u64 sum = sum_of(parts, n);
-		usleep(s->delay_us);
-		EQUAL(sum_of(parts, n), sum);
-	}
-	pthread_mutex_lock(&s->lock);
-	s->writes++;
-	s->stages += stage;
 	for (size_t k = 0; k < n; k++)
 		len += parts[k].len;
 	CHECK(!s->unit || (pos % s->unit == 0 && ((pos + len) % s->unit == 0 || pos + len >= s->size)));
-	int err = s->write_error;
-	if (err && pos + len > s->write_fails_at) {
-		pthread_mutex_unlock(&s->lock);
-		return err;
-	}
+	if (s->write_error && pos + len > s->write_fails_at)
+		return s->write_error;
 	u64 most = s->write_max && s->write_max < len ? s->write_max : len;
 	CHECK(pos + most <= s->room);
 	for (size_t k = 0; k < n; k++) {
@@ -222,8 +238,26 @@ static MAYBE int64_t store_take(struct store *s, u64 pos, const struct pc_part *
 	if (pos + done > s->size)
 		s->size = pos + done;
 	s->write_bytes += done;
-	pthread_mutex_unlock(&s->lock);
 	return (int64_t)done;
+}
+
+/* @stage: keep what is taken readable. A call that takes a while sees its buffers hold still. */
+static MAYBE int64_t store_take(struct store *s, u64 pos, const struct pc_part *parts, size_t n, bool stage)
+{
+	bool looks = s->delay_us || s->meet;
+	u64 sum = looks ? sum_of(parts, n) : 0;
+	if (s->delay_us)
+		usleep(s->delay_us);
+	store_meet(s, STORE_TAKES);
+	pthread_mutex_lock(&s->lock);
+	s->writes++;
+	s->stages += stage;
+	int64_t took = store_took(s, pos, parts, n, stage);
+	pthread_mutex_unlock(&s->lock);
+	store_meet(s, STORE_ANSWERS);
+	if (looks)
+		EQUAL(sum_of(parts, n), sum);
+	return took;
 }
 
 static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
@@ -237,16 +271,21 @@ static MAYBE void store_forget(struct store *s)
 	for (u64 k = 0; s->kept && k < s->room; k++)
 		if (!s->kept[k])
 			s->bytes[k] = s->old[k];
+	if (s->left)
+		memcpy(s->bytes, s->left, s->room);
 }
 
 static MAYBE int store_commit(struct store *s)
 {
+	store_meet(s, STORE_COMMITS);
 	pthread_mutex_lock(&s->lock);
 	int err = s->commit_error;
 	s->commits++;
 	if (!err) {
 		memcpy(s->stable, s->bytes, s->room);
 		s->stable_size = s->size;
+		if (s->left)
+			memcpy(s->left, s->bytes, s->room);
 		if (s->kept) {
 			memcpy(s->old, s->bytes, s->room);
 			memset(s->kept, 0, s->room);
@@ -255,12 +294,15 @@ static MAYBE int store_commit(struct store *s)
 		store_forget(s);
 	}
 	pthread_mutex_unlock(&s->lock);
+	store_meet(s, STORE_ANSWERS);
 	return err;
 }
 
 static MAYBE void store_zero(struct store *s, u64 pos, u64 end)
 {
 	memset(s->bytes + pos, 0, end - pos);
+	if (s->left)
+		memset(s->left + pos, 0, end - pos);
 	if (s->kept) {
 		memset(s->old + pos, 0, end - pos);
 		memset(s->kept + pos, 0, end - pos);

@@ -87,7 +87,7 @@ static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const 
 	if (!r->staged || got != -ENOENT)
 		return got;
 	while (pc_commit_running(f->inode))
-		sched_yield();
+		pc_yield();
 	return pc_staged_has(f->inode, pos) ? got : 0;
 }
 
@@ -137,8 +137,17 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 
 static MAYBE void run_commit(struct file *f)
 {
-	if (pc_commit_begin(f->inode))
-		pc_commit_end(f->inode, store_commit(&f->store) == 0, false);
+	pc_inode_leaf_lock(f->inode);
+	u64 stamp = f->inode->commit_stamp;
+	pc_inode_leaf_unlock(f->inode);
+	if (!pc_commit_begin(f->inode))
+		return;
+	/* Who asked by now waits for a commit of all that he had written [2.15]. */
+	CHECK(!pc_commit_due(f->inode) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
+	if (pc_commit_due(f->inode))
+		pc_commit_end(f->inode, store_commit(&f->store) == 0, PC_COMMIT_AGAIN);
+	else
+		pc_commit_end(f->inode, false, PC_COMMIT_KEPT);
 }
 
 static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
@@ -155,7 +164,7 @@ static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
 			run_write(f, r);
 		} else {
 			pc_credit_put(v, w->credit);
-			sched_yield();
+			pc_yield();
 			if (got == -EAGAIN)
 				pc_pass_again(w->inode);
 		}
@@ -265,6 +274,8 @@ static MAYBE u32 flush_range(struct file *f, u64 stamp, u64 pos, u64 end)
 		u32 pending = pc_flush_pending(f->inode, stamp, pos, end, NULL);
 		if (!(pending & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)))
 			return pending;
+		if (pending & PC_PENDING_DIRTY && pc_pass_idle(f->inode))
+			continue; /* dirtied since it was marked */
 		if (check_threads)
 			wait_event(&f->inode->event, seq);
 		else

@@ -110,9 +110,28 @@ static void check_the_file_ends_with_the_new_version_or_the_last_local_byte(void
 	replace_storage(9, PAGE);
 	rebase(PAGE, false);
 	EQUAL(pc_inode_remote_size(file->inode), PAGE);
-	EQUAL(pc_inode_size(file->inode), 3 * PAGE);
+	EQUAL(pc_inode_size(file->inode), 2 * PAGE + 10);
 	EQUAL(at(PAGE), 0);
 	rig_close(&rig);
+}
+
+/* The last local page has 512 bytes, and the old version had more behind them. [I-10, M6] */
+static void local_end_inside_a_block(void)
+{
+	start(PAGE + 2000, PAGE);
+	put(PAGE, 9, 512);
+	replace_storage(3, 100);
+	rebase(100, false);
+	EQUAL(pc_inode_size(file->inode), PAGE + 512);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, PAGE + 512);
+	rig_close(&rig);
+}
+
+static void check_the_file_ends_inside_a_local_block(void)
+{
+	local_end_inside_a_block();
+	check_fails_without("a_local_end_is_a_byte", local_end_inside_a_block);
 }
 
 static void check_what_the_backend_forgot_is_not_uncommitted(void)
@@ -188,6 +207,7 @@ int main(void)
 	RUN(check_one_page_and_large_folios);
 	RUN(check_zeros_that_a_fill_held_are_not_local_either);
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
+	RUN(check_the_file_ends_inside_a_local_block);
 	RUN(check_what_the_backend_forgot_is_not_uncommitted);
 	RUN(check_work_under_the_token_runs_without_anything_to_commit);
 	return 0;

@@ -232,6 +232,33 @@ static void check_large_blocks_do_not_cost_the_whole_cache(void)
 	rig_close(&rig);
 }
 
+/* All of the probation queue is being filled: the other queue is looked at too. */
+static void free_beside_locked_folios(void)
+{
+	enum { N = 40 };
+	struct pc_need need;
+	struct pc_request *r;
+	start(N, 4 << 20);
+	for (u64 k = 0; k < 60; k++) /* what is read more than once is kept, on the main queue */
+		touch(k % 20);
+	for (u64 k = 60; k < 100; k++)
+		touch(k);
+	pc_drop_clean(file->inode, 20 * PAGE, ALL);
+	EQUAL(rig.cache->main.pages, 20);
+	EQUAL(rig.cache->small.pages, 0);
+	EQUAL(pc_fill_begin(file->inode, 200 * PAGE, 20 * PAGE, &need, &r), 0);
+	EQUAL(cache_usage().used, N * PAGE);
+	EQUAL(pc_reclaim(rig.cache, 5), 5);
+	EQUAL(run_fill(file, r), 0);
+	rig_close(&rig);
+}
+
+static void check_what_is_being_filled_does_not_hide_the_rest(void)
+{
+	free_beside_locked_folios();
+	check_fails_without("a_stuck_queue_gives_way", free_beside_locked_folios);
+}
+
 /* NOREUSE: what was read for the only time goes first; small reads of a page are one use; others' use counts. */
 static void check_what_is_read_once_goes_first(void)
 {
@@ -269,5 +296,6 @@ int main(void)
 	RUN(check_capacity_shrinks_to_what_is_local);
 	RUN(check_large_blocks_do_not_cost_the_whole_cache);
 	RUN(check_what_is_read_once_goes_first);
+	RUN(check_what_is_being_filled_does_not_hide_the_rest);
 	return 0;
 }

@@ -275,6 +275,68 @@ static void check_discard_does_not_wait_for_a_fill(void)
 	rig_close(&rig);
 }
 
+static void *extend(void *arg)
+{
+	(void)arg;
+	put(PAGE, PAGE);
+	return NULL;
+}
+
+static void *discard_behind(void *arg)
+{
+	(void)arg;
+	file_discard(file, PAGE, 2 * PAGE, NULL, 0);
+	return NULL;
+}
+
+/* The discard looks at the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
+static void discard_beside_an_extension(void)
+{
+	pthread_t writer, discarder;
+	start(PAGE, PAGE);
+	pc_sync_arm("write_before_copy", 0);
+	pthread_create(&writer, NULL, extend, NULL);
+	while (!pc_sync_arrived("write_before_copy"))
+		sched_yield();
+	pc_sync_arm("passer_by_met", 0);
+	pthread_create(&discarder, NULL, discard_behind, NULL);
+	while (!pc_sync_arrived("passer_by_met"))
+		sched_yield();
+	pc_sync_release("write_before_copy");
+	pthread_join(writer, NULL);
+	pc_sync_release("passer_by_met");
+	pthread_join(discarder, NULL);
+	EQUAL(pc_inode_size(file->inode), PAGE);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_a_discard_cuts_what_was_extended_beside_it(void)
+{
+	discard_beside_an_extension();
+	check_fails_without("discard_sees_what_grew", discard_beside_an_extension);
+}
+
+/* Of the page that is local now 512 bytes are there, and what is stored goes on behind them. [I-10, M6] */
+static void tail_inside_a_block(void)
+{
+	start(PAGE + 1536, PAGE);
+	put(2 * PAGE, 2048);
+	put(PAGE, 512);
+	EQUAL(file_discard(file, 2 * PAGE, ALL, NULL, 0), 1);
+	EQUAL(pc_inode_size(file->inode), PAGE + 1536);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, pc_inode_size(file->inode));
+	rig_close(&rig);
+}
+
+static void check_a_discard_leaves_the_size_at_the_last_byte(void)
+{
+	tail_inside_a_block();
+	check_fails_without("a_local_end_is_a_byte", tail_inside_a_block);
+}
+
 static void check_a_pinned_folio_survives_detached(void)
 {
 	start(16384, PAGE);
@@ -321,6 +383,8 @@ int main(void)
 	RUN(check_truncate_waits_for_a_fill_and_a_fill_for_truncate);
 	RUN(check_discard_gives_up_what_it_lists);
 	RUN(check_discard_does_not_wait_for_a_fill);
+	RUN(check_a_discard_cuts_what_was_extended_beside_it);
+	RUN(check_a_discard_leaves_the_size_at_the_last_byte);
 	RUN(check_a_pinned_folio_survives_detached);
 	RUN(check_a_remote_change_leaves_local_bytes_alone);
 	RUN(check_a_random_walk_loses_and_invents_nothing);

@@ -7,22 +7,29 @@ static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
 	put(0, PAGE);
 	u64 s = pc_epoch_take(rig.volume);
 	put(8192, PAGE);
-	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE);
-	EQUAL(pc_unsaved_bytes(file->inode, ALL), 2 * PAGE);
+	u64 unsent;
+	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE);
+	EQUAL(unsent, PAGE);
+	EQUAL(pc_unsaved_bytes(file->inode, ALL, NULL), 2 * PAGE);
 	EQUAL(pc_flush_start(file->inode, s, 0, ALL), PAGE);
 	struct pc_request *r = next();
 	EQUAL(r->start, 0);
-	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE); /* in flight */
+	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* in flight */
+	EQUAL(unsent, PAGE);
 	EQUAL(r->end, PAGE);
 	put(16384, PAGE);
 	run_write(file, r);
 	CHECK(!next());
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	EQUAL(pc_flush_pending(file->inode, s, 0, ALL, NULL), 0);
-	EQUAL(pc_unsaved_bytes(file->inode, s), PAGE); /* unstable */
+	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* unstable */
+	EQUAL(unsent, 0);
 	EQUAL(pc_flush_start(file->inode, ALL, 8192, 12288), PAGE); /* a range */
 	EQUAL(flush_range(file, ALL, 8192, 12288), 0);
 	EQUAL(usage(file, NULL).dirty, PAGE);
+	put(0, 1);
+	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* dirtied again later */
+	EQUAL(unsent, 0);
 	rig_close(&rig);
 }
 
@@ -373,6 +380,37 @@ static void check_a_fill_that_wants_nothing_never_looks_like_an_owner(void)
 	rig_close(&rig);
 }
 
+/* A background pass has the token, and others keep all threads busy with more urgent work: who queues moves it up. */
+static void waiting_behind_a_background_pass(void)
+{
+	struct pc_limits l = limits_wide();
+	l.max_write = PAGE;
+	start(PAGE, limits_wide());
+	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, l);
+	put(0, PAGE);
+	EQUAL(file_write(busy, 0, want, 64 * PAGE), 0);
+	CHECK(pc_pass_background(file->inode, PAGE));
+	pc_flush_start(busy->inode, ALL, 0, ALL);
+	pc_commit_start(file->inode, 0);
+	bool met = false;
+	for (u32 k = 0; k < 4 && !met; k++) {
+		struct pc_work w;
+		pc_work_next(rig.volume, &w);
+		EQUAL(w.kind, PC_WORK_PASS);
+		met = w.inode == file->inode;
+		do_work(rig.volume, &w);
+	}
+	CHECK(met);
+	EQUAL(flush(busy), 0);
+	rig_close(&rig);
+}
+
+static void check_a_pass_that_is_waited_for_moves_up(void)
+{
+	waiting_behind_a_background_pass();
+	check_fails_without("a_pass_waited_for_moves_up", waiting_behind_a_background_pass);
+}
+
 static void check_an_inode_can_go_while_its_ended_pass_is_queued(void)
 {
 	start(PAGE, limits_wide());
@@ -410,6 +448,7 @@ int main(void)
 	RUN(check_requests_in_flight_are_bounded_per_file);
 	RUN(check_no_pass_waits_for_a_fill);
 	RUN(check_a_fill_that_wants_nothing_never_looks_like_an_owner);
+	RUN(check_a_pass_that_is_waited_for_moves_up);
 	RUN(check_an_inode_can_go_while_its_ended_pass_is_queued);
 	return 0;
 }

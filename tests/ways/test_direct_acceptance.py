@@ -6,7 +6,6 @@ import ctypes
 import io
 import mmap
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pagecache
 from pagecache import ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
+from ..file.rig import side_by_side
 from .conftest import Attach
 
 PAGE = 4096
@@ -377,24 +377,14 @@ def test_threads_share_a_handle(attach: Attach) -> None:
     """T-25."""
     volume = attach(MemoryBackend())
     make(volume, bytes(64 * PAGE))
-    errors: list[BaseException] = []
     with volume.open("f", "r+", direct=True, parallel_direct_writes=True) as file, volume.open("f", "r+") as buffered:
 
         def work(i: int) -> None:
-            try:
-                for turn in range(30):
-                    way: Any = buffered if (i + turn) % 5 == 0 else file
-                    data = bytes([i * 30 + turn & 255]) * PAGE
-                    assert way.pwrite(data, (i * 8 + turn % 8) * PAGE) == PAGE
-                    assert file.pread(PAGE, (i * 8 + turn % 8) * PAGE) == data
-                    assert buffered.pread(PAGE, (i * 8 + turn % 8) * PAGE) == data
-            except BaseException as error:
-                errors.append(error)
+            for turn in range(30):
+                way: Any = buffered if (i + turn) % 5 == 0 else file
+                data = bytes([i * 30 + turn & 255]) * PAGE
+                assert way.pwrite(data, (i * 8 + turn % 8) * PAGE) == PAGE
+                assert file.pread(PAGE, (i * 8 + turn % 8) * PAGE) == data
+                assert buffered.pread(PAGE, (i * 8 + turn % 8) * PAGE) == data
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
-    assert errors == []
+        side_by_side(work)

@@ -6,7 +6,14 @@ import os
 
 import pytest
 
+from pagecache import DataLossError
+from pagecache.backends import MemoryBackend
+from pagecache.engine.file import EngineFile
+from pagecache.native import NativeInode
+
+from ..file.backends import RecordingBackend
 from ..file.keeping import KeepingBackend
+from ..file.rig import PAGE, Task, eventually
 from .conftest import Attach
 from .plain import PlainStore
 
@@ -35,3 +42,78 @@ def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attac
         one.fsync()
         volume.open("f").close()
         assert one.pread(10, 0) == b"bytes"
+
+
+def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) -> None:
+    """2.19, 2.20: what the backend forgot of it is not that it was made here; closing publishes it."""
+    store = PlainStore(commit_on_close=True)
+    volume = attach(store)
+    with volume.open("f", "x+") as one:
+        one.pwrite(b"x" * 3 * PAGE, 0)
+        one.flush()
+        eventually(lambda: volume.stats().unstable == 3 * PAGE)
+        assert sum(lost.length for lost in volume.discard("f", 0, PAGE)) == PAGE
+        assert "rollback" in store.calls
+        volume.open("f").close()
+        with pytest.raises(DataLossError):
+            one.flush()
+    assert store.objects["f"] == bytes(PAGE) + b"x" * 2 * PAGE
+
+
+def test_writes_of_our_own_beside_an_open_are_no_change_of_somebody_elses(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.20: between the look at what is stored and the comparison everything may be written and committed anew."""
+    volume = attach(MemoryBackend())
+    with volume.open("f", "x+") as one:
+        one.pwrite(b"x" * 100, 0)
+        one.fsync()
+        looks = []
+        quiet = EngineFile.quiet
+
+        def meanwhile(file: EngineFile) -> int | None:
+            looks.append(quiet(file))
+            if len(looks) == 2:
+                one.pwrite(b"y" * 1000, 0)
+                one.fsync()
+            return looks[-1]
+
+        monkeypatch.setattr(EngineFile, "quiet", meanwhile)
+        with volume.open("f") as other:
+            assert len(looks) == 2
+            assert other.size == 1000
+            assert other.pread(2000, 0) == b"y" * 1000
+
+
+def test_a_direct_write_that_begins_with_a_commit_is_no_change_of_somebody_elses(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2.19: the version that a commit answers is not that of a direct write that began meanwhile."""
+    backend = RecordingBackend({"f": bytes(4 * PAGE)}, durable_writes=False, parallel_direct_writes=True)
+    volume = attach(backend)
+    one = volume.open("f", "r+")
+    direct = volume.open("f", "r+", direct=True)
+    begun: list[Task[int]] = []
+    gates = []
+    count = NativeInode.direct_count
+
+    def meanwhile(native: NativeInode) -> int:
+        found = count(native)
+        if not begun and native.commit_running():
+            gates.append(backend.gate("write_from"))
+            begun.append(Task(direct.pwrite, b"d" * PAGE, 2 * PAGE))
+            gates[0].wait_entered()
+        return found
+
+    one.pwrite(b"b" * PAGE, 0)
+    one.flush()
+    monkeypatch.setattr(NativeInode, "direct_count", meanwhile)
+    one.fsync()
+    assert begun
+    gates[0].open()
+    assert begun[0].result() == PAGE
+    one.pwrite(b"b", 0)
+    volume.open("f").close()
+    one.fsync()
+    direct.close()
+    one.close()

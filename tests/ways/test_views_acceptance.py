@@ -8,7 +8,6 @@ import gc
 import os
 import socket
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import pagecache
 from pagecache import PageCache, View, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
-from ..file.rig import FAST, QUIET
+from ..file.rig import FAST, QUIET, side_by_side
 from .conftest import Attach
 from .plain import PlainStore
 
@@ -264,29 +263,19 @@ def test_too_much_is_enomem_and_harms_nothing(attach: Attach) -> None:
 
 def test_threads_take_and_release_views(volume: Volume) -> None:
     make(volume, bytes(16 * PAGE))
-    errors: list[BaseException] = []
     with volume.open("f", "r+") as file:
 
         def work(i: int) -> None:
-            try:
-                for turn in range(25):
-                    with file.view(i * 2 * PAGE, 2 * PAGE, writable=True) as view:
-                        for segment in view.segments:
-                            segment[:] = bytes([i + 1]) * len(segment)
-                    with file.view(i * 2 * PAGE, 2 * PAGE) as view:
-                        assert view.tobytes() == bytes([i + 1]) * 2 * PAGE
-                    if turn % 10 == i:
-                        file.flush()
-            except BaseException as error:
-                errors.append(error)
+            for turn in range(25):
+                with file.view(i * 2 * PAGE, 2 * PAGE, writable=True) as view:
+                    for segment in view.segments:
+                        segment[:] = bytes([i + 1]) * len(segment)
+                with file.view(i * 2 * PAGE, 2 * PAGE) as view:
+                    assert view.tobytes() == bytes([i + 1]) * 2 * PAGE
+                if turn % 10 == i:
+                    file.flush()
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
-        assert errors == []
+        side_by_side(work)
         file.fsync()
     volume.drop_clean()
     assert content(volume) == b"".join(bytes([i + 1]) * 2 * PAGE for i in range(8))
@@ -295,39 +284,29 @@ def test_threads_take_and_release_views(volume: Volume) -> None:
 def test_views_collected_at_any_point(volume: Volume) -> None:
     """T-48: cycles with views and handles in them, the collector at every allocation, in several threads."""
     make(volume, bytes(16 * PAGE))
-    errors: list[BaseException] = []
 
     class Cycle:
         me: object
         view: View
 
     def work(i: int) -> None:
-        try:
-            with volume.open("f", "r+") as file:
-                for _ in range(15):
-                    cycle = Cycle()
-                    cycle.me = cycle
-                    cycle.view = file.view(i * PAGE, PAGE, writable=True)
-                    cycle.view.segments[0][:4] = bytes([i, i, i, i])
-                    del cycle
-                    file.pwrite(b"w", i * PAGE + 10)
-                    file.pread(10, i * PAGE)
-                file.flush()
-        except BaseException as error:
-            errors.append(error)
+        with volume.open("f", "r+") as file:
+            for _ in range(15):
+                cycle = Cycle()
+                cycle.me = cycle
+                cycle.view = file.view(i * PAGE, PAGE, writable=True)
+                cycle.view.segments[0][:4] = bytes([i, i, i, i])
+                del cycle
+                file.pwrite(b"w", i * PAGE + 10)
+                file.pread(10, i * PAGE)
+            file.flush()
 
     before = gc.get_threshold()
     gc.set_threshold(1)
     try:
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
+        side_by_side(work, 4)
     finally:
         gc.set_threshold(*before)
-    assert errors == []
     gc.collect()
     assert volume.cache.stats().pinned == 0
     assert content(volume)[: 4 * PAGE : PAGE] == bytes(range(4))

@@ -1,0 +1,38 @@
+/*
+ * latency.c - how long the backend's calls take.
+ *
+ *   µs     0   1   2   4   8   ...  2^26  2^27
+ *   count  |_0_|_1_|_2_|_3_|   ...   |_27_|_28_ ...        count k: up to and with 2^k µs
+ *
+ * Two relaxed additions a call. Whoever makes a call reads the clock before and after it and reports here: op_calls.c for
+ * what carries bytes, op_direct.c for direct I/O, the engine for commits. CORE itself reads no clock.
+ *
+ * Context: any thread, no lock.
+ */
+#include "internal.h"
+
+static u32 bucket_of(u64 ns)
+{
+	u64 us = (ns + 999) / 1000;
+	u32 k = us <= 1 ? 0 : 64 - (u32)__builtin_clzll(us - 1);
+	return k < PC_LATENCY_BOUNDS ? k : PC_LATENCY_BOUNDS;
+}
+
+/* A call of the backend has ended, well or not, after `ns`. */
+void pc_latency_add(struct pc_volume *v, uint32_t call, uint64_t ns)
+{
+	PC_ASSERT(call < PC_TIMED);
+	struct pc_latency *l = &v->latency[call];
+	atomic_fetch_add_explicit(&l->counts[bucket_of(ns)], 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(&l->sum_ns, ns, memory_order_relaxed);
+}
+
+/* PC_LATENCY_BOUNDS + 1 counts. Return: the sum of all durations, nanoseconds. */
+uint64_t pc_latency_get(struct pc_volume *v, uint32_t call, uint64_t *counts)
+{
+	PC_ASSERT(call < PC_TIMED);
+	struct pc_latency *l = &v->latency[call];
+	for (u32 k = 0; k <= PC_LATENCY_BOUNDS; k++)
+		counts[k] = atomic_load_explicit(&l->counts[k], memory_order_relaxed);
+	return atomic_load_explicit(&l->sum_ns, memory_order_relaxed);
+}

@@ -1,0 +1,168 @@
+"""From what a person names (a URL, or a factory in a module) to backends, as many as are wanted."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from pagecache.backends.passing import PassingBackend
+from pagecache.backends.protocol import Backend, BackendLimits
+from pagecache.backends.url import BUILT_IN, EXTRAS, GROUP, backend_from_url
+from pagecache.engine.loop import CacheLoop, blocking
+from pagecache.engine.park import Park
+
+__all__ = ["BadTarget", "Hangs", "Target", "options_of"]
+
+PYTHON = "python"
+REQUIRED = ("open", "stat")
+FROM_SUBCLASSING = ("canonical", "sync", "close", "list", "remove", "rename")
+
+
+class BadTarget(Exception):
+    """No backend can be had from what was named: a sentence that says what is missing."""
+
+
+def options_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Options as `name=value`; a value is read as Python where it is a number, True, False, None or quoted.
+
+    Raises:
+        BadTarget: one is not of that form.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise BadTarget(f"--option {text!r} is not of the form name=value")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+class Hangs(BadTarget):
+    """It does not come back, and keeps a thread."""
+
+
+class Target:
+    """Where backends come from.
+
+    Args:
+        name: `SCHEME:REST`, `module:factory` or `python:module:factory`. A factory is anything that can be called for a
+            backend (a class, a function), or the backend itself.
+        options: keywords of the factory.
+
+    Attributes:
+        kind: the class of what it gave.
+
+    Raises:
+        BadTarget: no such scheme or module, or nothing of that name in it.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self.kind = ""
+        self._options = options
+        self._loop: CacheLoop | None = None
+        self._spare: Any = None
+        self._shared: bool | None = None
+        self._factory: Callable[[], Any]
+        scheme, colon, rest = name.partition(":")
+        if colon and scheme in BUILT_IN.keys() | EXTRAS.keys() | {point.name for point in entry_points(group=GROUP)}:
+            self._factory = lambda: backend_from_url(name, **options)
+        elif scheme == PYTHON:
+            self._factory = self._from_module(rest)
+        else:
+            self._factory = self._from_module(name)
+
+    def _from_module(self, text: str) -> Callable[[], Any]:
+        module_name, colon, path = text.partition(":")
+        if (
+            not colon
+            or not path
+            or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")])
+        ):
+            known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | EXTRAS.keys()))
+            raise BadTarget(f"{self.name!r} is neither a URL ({known} ...) nor module:factory")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                raise BadTarget(f"{module_name} cannot be imported: {error}") from error
+            raise BadTarget(f"no module {module_name!r} (looked for in {os.getcwd()} and the Python path)") from None
+        except Exception as error:
+            raise BadTarget(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+        for part in path.split("."):
+            if not hasattr(found, part):
+                raise BadTarget(f"{module_name} has no {path!r}")
+            found = getattr(found, part)
+        if callable(found):
+            return lambda: found(**self._options)
+        if self._options:
+            raise BadTarget(f"{text} is {found!r}, which takes no --option: it cannot be called")
+        return lambda: found
+
+    def make(self) -> Backend:
+        """A backend, seen by threads. Where the factory gives one and the same, that is not closed.
+
+        Raises:
+            BadTarget: there is none to be had; says why.
+        """
+        made, self._spare = self._spare, None
+        if made is None:
+            made = self._call()
+        if self._shared is None:
+            self._spare = self._call()
+            self._shared = self._spare is made
+        if self._loop is not None and not self._loop.alive():
+            self._loop = None
+        backend = blocking(made, self._start_loop)
+        return _Unclosed(backend) if self._shared else backend
+
+    def _call(self) -> Any:
+        try:
+            made = self._factory()
+        except (Exception, SystemExit) as error:
+            raise BadTarget(f"{self.name}: no backend could be made: {type(error).__name__}: {error}") from error
+        self._check(made)
+        self.kind = type(made).__name__
+        return made
+
+    def _start_loop(self) -> CacheLoop:
+        if self._loop is None:
+            self._loop = CacheLoop("check-backend", Park())
+        return self._loop
+
+    def forget_loop(self) -> None:
+        """A coroutine hangs in it: the next backend gets another."""
+        self._loop = None
+
+    def _check(self, made: Any) -> None:
+        what = f"{self.name} gave {made!r}"
+        if isinstance(made, type):
+            raise BadTarget(f"{what}, which is a class: name something that makes an object of it")
+        missing = [name for name in REQUIRED if not callable(getattr(made, name, None))]
+        if missing:
+            raise BadTarget(f"{what}, which is no Backend: it has no {' and no '.join(missing)}")
+        if not isinstance(getattr(made, "limits", None), BackendLimits):
+            raise BadTarget(
+                f"{what}, whose `limits` is no BackendLimits: write `limits = BackendLimits()` into its class"
+            )
+        missing = [name for name in FROM_SUBCLASSING if not callable(getattr(made, name, None))]
+        if missing:
+            names = ", no ".join(missing)
+            raise BadTarget(f"{what}, which has no {names}: subclass pagecache.Backend (or AsyncBackend)")
+
+
+class _Unclosed(PassingBackend):
+    """One backend that is used again and again."""
+
+    def close(self) -> None:
+        pass

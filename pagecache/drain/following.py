@@ -1,0 +1,233 @@
+"""One cache: begin a sync there, and ask how far it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pagecache.live.answers import FailedRange, Sync, SyncError
+from pagecache.live.client import Client, LiveError, Refused, TooSlow
+from pagecache.quantities import duration_text, printable
+
+__all__ = ["Follower", "Outcome", "Unsaved", "Unusable"]
+
+PATIENCE = 5.0
+"""Seconds that one answer may take: everything is in memory there."""
+PATIENCE_AT_THE_END = 1.0
+"""Seconds that may be spent on saying what is in the way."""
+INTERVAL = 0.2
+"""Seconds between two questions."""
+BUSY_MAX = 10.0
+"""A cache that has too many clients for so many seconds is taken for closed: the answer is the same."""
+NOT_KNOWN = "it is not known what was saved"
+
+
+class Unusable(Exception):
+    """The socket cannot be what was meant: a sentence for whoever gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """Something that is not saved.
+
+    Attributes:
+        key: None: it concerns the volume as a whole.
+        next: what happens without anybody doing anything; "" where that is not known.
+    """
+
+    volume: str
+    message: str
+    key: str | None = None
+    offset: int = 0
+    length: int = 0
+    errno: int = 0
+    next: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of one cache. Replaced as a whole with each answer, so that a reader sees numbers of one moment.
+
+    Attributes:
+        socket: as it was given.
+        name: of the cache.
+        pid: of its process.
+        done: nothing more happens.
+        unknown: why nothing can be known any more, as a sentence; "" as long as it can.
+        silent: seconds since the last answer.
+        errors: of the ticket.
+        unsaved: what they come to, when it is over or given up.
+    """
+
+    socket: str
+    name: str = ""
+    pid: int | None = None
+    total: int = 0
+    remaining: int = 0
+    rate: float = 0.0
+    expected: float | None = None
+    seconds: float = 0.0
+    done: bool = False
+    unknown: str = ""
+    silent: float = 0.0
+    errors: tuple[SyncError, ...] = ()
+    unsaved: list[Unsaved] = field(default_factory=list)
+
+    @property
+    def saved(self) -> bool:
+        """Everything that was written before is committed."""
+        return self.done and not self.errors and not self.unknown
+
+    @property
+    def over(self) -> bool:
+        return self.done or bool(self.unknown)
+
+
+class Follower:
+    """Follows the sync of one cache, on a thread of its own."""
+
+    def __init__(self, socket: str, volume: str | None) -> None:
+        self.outcome = Outcome(socket)
+        self.ended = threading.Event()
+        self._socket = socket
+        self._volume = volume
+        # Used by who calls `look`, and by the thread from `start` on.
+        self._client = Client(socket, timeout=PATIENCE)
+        self._answered = 0.0
+
+    def look(self) -> None:
+        """Who is there, before anything is begun.
+
+        Raises:
+            Unusable: not a cache, or it has no such volume.
+            TooSlow: it does not answer.
+        """
+        try:
+            stats = self._client.stats()
+        except TooSlow:
+            raise
+        except LiveError as error:
+            raise Unusable(printable(str(error))) from error
+        self.outcome.name, self.outcome.pid = stats.cache.name, stats.pid
+        names = [volume.name for volume in stats.volumes]
+        if self._volume is not None and self._volume not in names:
+            there = ", ".join(map(repr, names)) or "none"
+            where = printable(self._socket)
+            raise Unusable(f"--volume {self._volume!r}: {where} has no such volume (there: {there})")
+
+    def close(self) -> None:
+        """Drop the connection of a follower that was never started."""
+        self._client.close()
+
+    def give_up(self) -> None:
+        """Nobody waits any longer: say what is in the way."""
+        if not self.ended.is_set():
+            self._tell_unsaved()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"drain-{self._socket}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            with self._client:
+                self._follow()
+        except LiveError as error:
+            self._lose(printable(str(error)))
+        finally:
+            self.ended.set()
+
+    def _follow(self) -> None:
+        self._answered = time.monotonic()
+        sync = self._patiently(lambda: self._client.begin_sync(self._volume))
+        self._take(sync)
+        while not self.outcome.done:
+            time.sleep(INTERVAL)
+            self._take(self._patiently(lambda: self._client.sync(sync.ticket)))
+        if self.outcome.errors:
+            self._tell_unsaved()
+
+    def _patiently(self, ask: Callable[[], Sync]) -> Sync:
+        """The answer, whenever it comes: a process that is stopped, or too busy to answer, may go on.
+
+        To begin a sync a second time does no harm.
+        """
+        refused_since: float | None = None
+        while True:
+            try:
+                return ask()
+            except TooSlow:
+                pass
+            except Refused as error:
+                now = time.monotonic()
+                refused_since = now if refused_since is None else refused_since
+                if error.status != 503 or now >= refused_since + BUSY_MAX:
+                    raise
+                time.sleep(INTERVAL)
+            self.outcome.silent = time.monotonic() - self._answered
+
+    def _take(self, sync: Sync) -> None:
+        self._answered = time.monotonic()
+        before = self.outcome
+        self.outcome = Outcome(
+            socket=before.socket,
+            name=before.name,
+            pid=before.pid,
+            total=sync.total,
+            remaining=sync.remaining,
+            rate=sync.rate or 0.0,
+            expected=sync.expected,
+            seconds=sync.seconds,
+            done=sync.done,
+            errors=sync.errors,
+        )
+
+    def _lose(self, why: str) -> None:
+        """Nothing can be known from here on, other than that the end was not seen."""
+        if not self.outcome.done:
+            self.outcome.unknown = f"{why}; {NOT_KNOWN}"
+
+    def _tell_unsaved(self) -> None:
+        """Say of each range what becomes of it, as far as the cache still tells.
+
+        Context: any thread, so with a connection of its own.
+        """
+        failed: tuple[FailedRange, ...] = ()
+        try:
+            with Client(self._socket, timeout=PATIENCE_AT_THE_END) as client:
+                failed = client.failed(self._volume).failed
+        except LiveError:
+            pass  # then without what happens next
+        nexts = {(entry.volume, entry.key): _next(entry.next_retry) for entry in failed}
+        told = [unsaved for error in self.outcome.errors for unsaved in _of_error(error, nexts)]
+        if not self.outcome.done:
+            # What is tried again and again is no error of the sync yet, and the reason why it lasts.
+            keys = {(unsaved.volume, unsaved.key) for unsaved in told}
+            told += [_of_range(e.volume, e, nexts) for e in failed if (e.volume, e.key) not in keys]
+        self.outcome.unsaved = told
+
+
+Nexts = Mapping[tuple[str | None, str], str]
+"""What happens next, by volume and key."""
+
+
+def _next(seconds: float | None) -> str:
+    return "kept, and tried again when asked" if seconds is None else f"tried again in {duration_text(seconds)}"
+
+
+def _of_range(volume: str | None, entry: FailedRange, nexts: Nexts) -> Unsaved:
+    return Unsaved(
+        volume=volume or "",
+        message=entry.message or "",
+        key=entry.key,
+        offset=entry.offset,
+        length=entry.length,
+        errno=entry.errno or 0,
+        next=nexts.get((volume, entry.key), "kept, and written back as usual"),
+    )
+
+
+def _of_error(error: SyncError, nexts: Nexts) -> list[Unsaved]:
+    ranges = [_of_range(error.volume, entry, nexts) for entry in error.ranges]
+    return ranges or [Unsaved(error.volume or "", error.message)]

@@ -1,0 +1,118 @@
+"""Events on their way to subscribers.
+
+One daemon thread, started with the first subscriber, calls all subscribers with one event after the other, in the order
+in which they came. The thread does nothing else: a callback may take its time and call whatever it likes of the cache,
+sync and close included; what it delays are other subscribers. Who emits never waits: where subscribers are too slow
+events are left out, counted, and told with the next one that is not.
+
+The thread refers to its `Feed` weakly while it waits, so that subscribers do not keep a dropped cache alive. `_lock`
+guards the subscribers and the order of events; it is held for moments, and a signal handler may emit in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from ..stats import Event
+
+__all__ = ["Feed"]
+
+log = logging.getLogger("pagecache.events")
+
+QUEUED_MAX = 4096
+"""Events that wait for slow subscribers; more are left out."""
+
+Callback = Callable[[Event], object]
+Queue = SimpleQueue[tuple[int, Event] | None]
+
+
+class _Subscriber:
+    """Gets the events from number `since` on, until it is taken off the list."""
+
+    __slots__ = ("callback", "raised", "since")
+
+    def __init__(self, callback: Callback, since: int) -> None:
+        self.callback = callback
+        self.since = since
+        self.raised = 0
+
+
+class Feed:
+    """The subscribers of one cache."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._subscribers: list[_Subscriber] = []
+        self._queue: Queue = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._number = 0
+        self._missed = 0
+        self._stopped = False
+
+    def subscribe(self, callback: Callback) -> Callable[[], None]:
+        """It gets what happens from now on; returns what ends that, which may be called again, and from anywhere."""
+        with self._lock:
+            subscriber = _Subscriber(callback, self._number)
+            self._subscribers.append(subscriber)
+            if self._thread is None:
+                weakref.finalize(self, self._queue.put, None).atexit = False
+                arguments = (weakref.ref(self), self._queue)
+                self._thread = threading.Thread(target=_run, args=arguments, name="pagecache-events", daemon=True)
+                self._thread.start()
+
+        def unsubscribe() -> None:
+            with self._lock, contextlib.suppress(ValueError):
+                self._subscribers.remove(subscriber)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """From any thread; never waits."""
+        if not self._subscribers or self._stopped:
+            return
+        with self._lock:
+            if self._queue.qsize() >= QUEUED_MAX:
+                self._missed += 1
+                if self._missed == 1:
+                    log.warning("subscribers are slow: %d events wait, and more are left out", QUEUED_MAX)
+                return
+            missed, self._missed = self._missed, 0
+            self._queue.put((self._number, dataclasses.replace(event, missed=missed) if missed else event))
+            self._number += 1
+
+    def deliver(self, number: int, event: Event) -> None:
+        with self._lock:
+            subscribers = [each for each in self._subscribers if each.since <= number]
+        for subscriber in subscribers:
+            if subscriber not in self._subscribers:
+                continue  # one before it has unsubscribed it
+            try:
+                subscriber.callback(event)
+            except BaseException:  # SystemExit too: the thread is everybody's
+                subscriber.raised += 1
+                if subscriber.raised == 1:
+                    log.exception("%r raised, with %s; it goes on getting events", subscriber.callback, event)
+                else:
+                    log.debug("%r raised again", subscriber.callback, exc_info=True)
+
+    def stop(self, patience: float) -> None:
+        """The last events go out, within `patience` seconds; nobody waits for himself."""
+        self._stopped = True
+        self._queue.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(patience)
+
+
+def _run(feed: weakref.ref[Feed], queue: Queue) -> None:
+    while (entry := queue.get()) is not None:
+        found = feed()
+        if found is None:
+            return
+        found.deliver(*entry)
+        del found, entry

@@ -1,0 +1,309 @@
+"""The state of a cache at one moment, for reports of who waits for whom.
+
+    records (C, with Reasons of the engine)     who waits, what for, since when
+    operations (C), jobs of the volumes         who runs a call of a backend, or holds a lock
+    names and places of the threads             who that is
+
+A Look is taken without stopping anybody: what begins or ends meanwhile is in it or not. Asked who owns what a wait is
+for, it says what it finds in there and, for the token, in the file; what no thread has in hand is "nobody", with what
+that is behind. Nothing in here waits, and nothing that it reports on calls it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from ..errors import Key
+from ..native import INVALIDATE as INVALIDATE_LOCK
+from ..native import LOCK, SHARED, TOKEN, Operation, WaitRecord
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+    from .reason import Reason
+    from .runner import Job
+    from .volume import EngineCache
+
+__all__ = ["Look", "Owner", "nobody", "of", "span"]
+
+FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = range(1, 8)
+"""Kinds of waits, as `_native/waits.h` has them."""
+FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
+"""Kinds of operations, as `_native/types.h` has them."""
+STRAY = 4
+"""The token of a call that was left behind, as `_native/lock.h` has it."""
+COARSE = 0.01
+"""Seconds by which the clock of operations may be behind that of records."""
+
+WHATS = {
+    INVALIDATE: "the end of a truncate or hole",
+    EXCLUSIVE: "the file's lock",
+    SHARE: "the file's lock, shared",
+    TOKENS: "the file's token",
+    CREDIT: "a call more than the volume may have at once (max_inflight)",
+}
+VERBS = {
+    "write": "a write",
+    "append": "an append",
+    "zero_range": "a zero_range",
+    "view": "a writable view",
+    "truncate": "a truncate",
+    "punch": "a hole",
+    "drop_local": "a discard",
+    "direct_write": "a direct write",
+    "direct_read": "a direct read",
+    "cut_views": "the end of its views",
+    "holding": "a rename or a detach",
+}
+"""What an operation holds locks for, by the method of the engine or the verb of the handle."""
+
+
+@dataclass(slots=True, eq=False)
+class Owner:
+    """Who has what is waited for.
+
+    Attributes:
+        what: what he does, as a noun.
+        does: the same, as the rest of a sentence that begins with his name; the whole of it where he is no thread.
+        thread, since: None: no thread has it.
+        behind: who is in the way of what no thread has.
+        method: of the backend, in whose code he is: it is worth saying where.
+        loop: it is a task on the loop of that thread.
+        op: what he does it with, where that is an operation.
+    """
+
+    what: str
+    does: str
+    thread: int | None = None
+    since: float | None = None
+    behind: Owner | None = None
+    method: str | None = None
+    loop: bool = False
+    op: Operation | None = None
+
+
+def nobody(does: str, behind: Owner | None = None) -> Owner:
+    return Owner("nobody", does, behind=behind)
+
+
+def span(start: int, end: int) -> str:
+    return f"[{start}, {end})"
+
+
+def of(key: Key | None) -> str:
+    return "" if key is None else f" of {key!r}"
+
+
+def _meets(op: Operation, record: WaitRecord) -> bool:
+    return op.start < record.end and record.pos < op.stop
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _line(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+class Look:
+    """See the top of this file."""
+
+    def __init__(self, cache: EngineCache) -> None:
+        self.now = time.monotonic()
+        self.records = native.waits(cache.native.core)
+        self.operations = native.operations(cache.native.core)
+        self.volumes = {volume.native.address: volume for volume in cache.engine_volumes()}
+        self._names = {thread.ident: thread.name for thread in threading.enumerate()}
+        self._frames = sys._current_frames()
+        self._sleeping: dict[int, WaitRecord] = {}
+        for record in sorted(self.records, key=lambda record: record.since_ns):
+            if record.wakes is None:
+                self._sleeping[record.thread] = record
+        # In the order in which they were made: the last of a thread is the innermost.
+        self._calling = {op.thread: op for op in self.operations if op.in_call and not op.helper and not op.on_loop}
+
+    # -- who and where
+
+    def name(self, thread: int) -> str:
+        return self._names.get(thread, f"thread {thread}")
+
+    def ended(self, thread: int) -> bool:
+        return thread not in self._frames
+
+    def file(self, volume: int, inode: int) -> EngineFile | None:
+        found = self.volumes.get(volume)
+        return None if found is None or not inode else found.file(inode)
+
+    def key(self, volume: int, inode: int) -> Key | None:
+        file = self.file(volume, inode)
+        return None if file is None else file.key
+
+    def sleeping(self, thread: int, since: float | None = None) -> WaitRecord | None:
+        """What a thread sleeps in: the innermost of its waits, if it began after `since`."""
+        record = self._sleeping.get(thread)
+        if record is None or (since is not None and record.since_ns / 1e9 < since - COARSE):
+            return None
+        return record
+
+    def calling(self, thread: int) -> Operation | None:
+        """The innermost call of a backend that a caller makes himself, unless he sleeps in something inside of it."""
+        op = self._calling.get(thread)
+        return None if op is None or self.sleeping(thread, op.since_ns / 1e9) else op
+
+    def place(self, thread: int, method: str) -> str:
+        """Where a thread is in code of the backend: the innermost line, and that of the method that was called."""
+        frame = self._frames.get(thread)
+        while frame is not None and _package(frame) == "threading":
+            frame = frame.f_back
+        if frame is None or _package(frame) == "pagecache":
+            return ""
+        at = _line(frame)
+        while frame is not None and frame.f_code.co_name != method:
+            frame = frame.f_back
+        return f", at {at}" if frame is None or _line(frame) == at else f", at {at}, from {_line(frame)}"
+
+    # -- what an operation, a job or a volume is at
+
+    def call(self, op: Operation) -> Owner:
+        """An operation that is there for calls of the backend."""
+        key, task = self.key(op.volume, op.inode), bool(op.on_loop)
+        since = op.since_ns / 1e9
+        if op.kind == COMMIT:
+            what, does = "a commit of the backend", f"is in commit{of(key)}"
+            return Owner(what, does, op.thread, since, method="commit", loop=task, op=op)
+        if op.kind == WRITE:
+            what, method = "a write of the backend", "stage" if op.staged else "write_from"
+        else:
+            what, method = "a read of the backend", "read_staged" if op.staged else "read_into"
+        does = f"{'is in' if op.in_call else 'is between calls of'} {method}{of(key)} {span(op.pos, op.end)}"
+        return Owner(what, does, op.thread, since, method=method if op.in_call else None, loop=task, op=op)
+
+    def holder(self, op: Operation) -> Owner:
+        """An operation that holds a lock of its file."""
+        verb = VERBS.get(op.what or "", op.what or "a change")
+        what = f"{verb} of {span(op.start, op.stop)}" if op.start < op.stop else verb
+        key, since = self.key(op.volume, op.inode), op.since_ns / 1e9
+        if not op.left:
+            return Owner(what, f"has{of(key).replace(' of', '')} locked for {what}", op.thread, since)
+        return Owner(
+            what, f"{what}{of(key)} was left by its caller while its calls run", behind=self.at_work(op.volume, key)
+        )
+
+    def job(self, job: Job[Any]) -> Owner | None:
+        """Who runs a job; None: it is over."""
+        if job.finished():
+            return None
+        what, does = f"{job.what} of the backend", f"{job.what}{of(job.key)}"
+        if job.thread is not None:
+            return Owner(what, f"is in {does}", job.thread, job.began, method=job.what)
+        return Owner(
+            what, f"no thread has begun {does}", behind=None if job.volume is None else self.busy(job.volume.address)
+        )
+
+    def at_work(self, volume: int, key: Key | None) -> Owner | None:
+        """A job that runs for an object."""
+        engine = self.volumes.get(volume)
+        for job in [] if engine is None else engine.runner.running():
+            if job.key == key:
+                return self.job(job)
+        return None
+
+    def busy(self, volume: int) -> Owner | None:
+        """What a volume is busy with for longest."""
+        found = [self.call(op) for op in self.operations if op.volume == volume and (op.in_call or op.kind == COMMIT)]
+        engine = self.volumes.get(volume)
+        jobs = [] if engine is None else [self.job(job) for job in engine.runner.running()]
+        found += [owner for owner in jobs if owner is not None]
+        return min(found, key=lambda owner: owner.since or self.now, default=None)
+
+    # -- who has what is waited for
+
+    def owner(self, record: WaitRecord) -> Owner | None:
+        if record.reason is not None:
+            reason: Reason = record.reason
+            return reason.owner(self)
+        if record.kind == FOLIO:
+            return self._fill(record)
+        if record.kind in (EXCLUSIVE, SHARE):
+            return self._lock(record.inode, LOCK | SHARED) or nobody("it is free by now, or a write is copying")
+        if record.kind == INVALIDATE:
+            return self._lock(record.inode, INVALIDATE_LOCK)
+        if record.kind == CREDIT:
+            return self.busy(record.volume)
+        sent = next((op for op in self._of(record.inode, WRITE) if _meets(op, record)), None)
+        if record.kind == FLIGHT and sent is not None:
+            return self.call(sent)
+        file = self.file(record.volume, record.inode)
+        return None if file is None else self.token(file)
+
+    def _of(self, inode: int, *kinds: int) -> list[Operation]:
+        """Operations of a file, oldest first."""
+        found = [op for op in self.operations if op.inode == inode and op.kind in kinds]
+        return sorted(found, key=lambda op: op.since_ns)
+
+    def _fill(self, record: WaitRecord) -> Owner | None:
+        for op in self._of(record.inode, FILL):
+            if op.request == record.request or (not record.request and _meets(op, record)):
+                return self.call(op)
+        if record.request:
+            return nobody("no thread has begun that read", self.busy(record.volume))
+        return self._lock(record.inode, LOCK) or nobody("it is free by now, or being copied to")
+
+    def _lock(self, inode: int, which: int) -> Owner | None:
+        held = [op for op in self._of(inode, CALLER) if op.holds & which]
+        if not held:
+            return None
+        owner = self.holder(held[0])
+        if len(held) > 1:
+            owner.does += f", beside {len(held) - 1} more"
+        return owner
+
+    def token(self, file: EngineFile) -> Owner | None:
+        """Who has the token of a file, or keeps it from being used; None: it is free."""
+        inode, volume = file.native.id, file.volume.native.address
+        calls = self._of(inode, COMMIT) or self._of(inode, WRITE)
+        if calls:
+            return self.call(calls[0])
+        held = self._lock(inode, TOKEN)
+        if held is not None:
+            return held
+        token = file.native.locks()["token"]
+        if token == STRAY:
+            return nobody(f"a call on {file.key!r} that was left behind still runs", self.at_work(volume, file.key))
+        return nobody(f"no thread has begun the next call on {file.key!r}", self.busy(volume)) if token else None
+
+    # -- words
+
+    def what(self, record: WaitRecord) -> str:
+        if record.reason is not None:
+            reason: Reason = record.reason
+            return reason.what
+        where = span(record.pos, record.end)
+        if record.kind == FLIGHT:
+            return f"a write of {where} to end"
+        if record.kind == FOLIO:
+            filled = record.request or any(_meets(op, record) for op in self._of(record.inode, FILL))
+            return f"a fill of {where}" if filled else f"the page {where}"
+        return WHATS[record.kind]
+
+    def waiter(self, record: WaitRecord) -> str:
+        """Name of the thread, or of the task."""
+        if record.wakes is None:
+            return self.name(record.thread)
+        task: Any = getattr(record.wakes, "__self__", None)
+        return str(task.get_name()) if hasattr(task, "get_name") else "a task"
+
+    def sentence(self, owner: Owner) -> str:
+        """What an owner does, and for how long."""
+        lasts = "" if owner.since is None else f" for {max(0.0, self.now - owner.since):.1f} s"
+        if owner.thread is None:
+            return f"{owner.does}{lasts}"
+        who = f"a task on {self.name(owner.thread)}" if owner.loop else self.name(owner.thread)
+        place = "" if owner.method is None or owner.loop else self.place(owner.thread, owner.method)
+        return f"{who} {owner.does}{lasts}{place}"

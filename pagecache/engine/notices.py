@@ -1,0 +1,105 @@
+"""What is said of a volume: sentences for the log and for events, and how many of them.
+
+A line names the volume, the key, the range, the errno and what happens next. Levels: ERROR where somebody has to act or
+data was given up, WARNING for what heals by itself or is kept, INFO for a change of the volume's state, DEBUG for what
+happens with each request. Of a topic at most LINES lines go out within WINDOW seconds, so that a backend that fails ten
+thousand times writes a few; the others go to DEBUG, and how many they were is said when the time is over.
+
+`_lock` guards the counts; it is held for moments, and a signal handler may come in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .retryer import errno_of, text_of
+
+__all__ = ["LINES", "TOPICS", "WINDOW", "Notices", "cause", "spans"]
+
+LINES = 5
+WINDOW = 10.0
+
+TOPICS = {
+    "failed write-back": "writeback",
+    "failed commits": "writeback",
+    "data that is kept after a failure": "writeback",
+    "data that was saved after all": "writeback",
+    "commits": "writeback",
+    "calls that are owed": "writeback",
+    "conflicts": "remote",
+    "changes of stored objects": "remote",
+    "data that was given up": "loss",
+    "calls that hang": "volume",
+    "the volume": "volume",
+    "the mirror": "mirror",
+    "failed reads": "reading",
+}
+"""What lines are about, and the logger below `pagecache` that says it."""
+
+_loggers = {name: logging.getLogger(f"pagecache.{name}") for name in {*TOPICS.values()}}
+
+
+def cause(error: BaseException | None) -> str:
+    """An error as its errno, by name, and its text."""
+    if error is None:
+        return "unknown"
+    code = errno_of(error)
+    return f"{errno.errorcode.get(code, code)} ({text_of(error)})"
+
+
+def spans(ranges: Sequence[tuple[int, int]]) -> str:
+    """(offset, length) pairs as text; many of them in short."""
+    shown = ", ".join(f"[{pos}, {pos + length})" for pos, length in ranges[:3])
+    if len(ranges) <= 3:
+        return shown or "nothing that is bytes"
+    return f"{shown} and {len(ranges) - 3} more ranges, {sum(n for _, n in ranges)} bytes in all"
+
+
+@dataclass(slots=True)
+class _Topic:
+    began: float
+    level: int
+    lines: int = 0
+    left_out: int = 0
+
+
+class Notices:
+    """The lines of one volume."""
+
+    def __init__(self, volume: str) -> None:
+        self._volume = volume
+        self._lock = threading.RLock()
+        self._topics: dict[str, _Topic] = {}
+
+    def say(self, level: int, topic: str, line: str, now: float) -> None:
+        logger = _loggers[TOPICS[topic]]
+        if level > logging.DEBUG and self._leave_out(level, topic, now):
+            level = logging.DEBUG
+        logger.log(level, "%s: %s", self._volume, line)
+
+    def _leave_out(self, level: int, topic: str, now: float) -> bool:
+        self.look(now)
+        with self._lock:
+            known = self._topics.setdefault(topic, _Topic(now, level))
+            known.level = max(known.level, level)
+            known.lines += 1
+            known.left_out += known.lines > LINES
+            return known.lines > LINES
+
+    def look(self, now: float) -> float:
+        """Say how many lines were left out where the time is over; returns the seconds until the next such look."""
+        with self._lock:
+            over = [(topic, known) for topic, known in self._topics.items() if known.began + WINDOW <= now]
+            for topic, _ in over:
+                del self._topics[topic]
+            left = min((known.began + WINDOW - now for known in self._topics.values()), default=WINDOW)
+        for topic, known in over:
+            if known.left_out:
+                what = "%s: %d more lines about %s were left out in %.3g s"
+                logger = _loggers[TOPICS[topic]]
+                logger.log(known.level, what, self._volume, known.left_out, topic, now - known.began)
+        return left

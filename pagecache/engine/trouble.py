@@ -1,0 +1,86 @@
+"""What went wrong lately: the last events of trouble of a volume, each with what happens next, and files with failures.
+
+For people who look: nothing decides by it. It holds texts and numbers, never the exceptions, whose tracebacks would
+keep alive whatever their frames refer to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import Key
+from ..stats import Event
+from .retryer import errno_of, text_of
+
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["SETTLED", "STALLED", "Trouble", "Troubles", "tried_again"]
+
+KEPT = 20
+KINDS = ("failed", "parked", "conflict", "stalled")
+
+SETTLED = "nothing until `resolve` or `discard` settles it"
+STALLED = "nothing is given up; it is waited for until it ends, or `abort`"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One event; `at` is monotonic, `next` what happens without anybody doing anything."""
+
+    at: float
+    kind: str
+    key: Key | None
+    offset: int | None
+    length: int | None
+    errno: int | None
+    message: str | None
+    next: str | None
+
+
+def tried_again(wait: float | None) -> str:
+    """What becomes of bytes that failed; None: nobody tries by himself."""
+    if wait is None:
+        return "kept until `retry_failed`, a new write to the file, or `discard`"
+    return "tried again at once" if wait <= 0 else f"tried again in {wait:.1f} s"
+
+
+class Troubles:
+    """Of one volume. Any thread; each step is one of CPython's own."""
+
+    def __init__(self) -> None:
+        self.last: deque[Trouble] = deque(maxlen=KEPT)
+        self._failing: dict[EngineFile, None] = {}
+
+    def add(self, event: Event, now: float) -> None:
+        """Keep an event, if it is of trouble."""
+        if event.kind not in KINDS:
+            return
+        offset, length = event.ranges[0] if event.ranges else (None, None)
+        code = None if event.error is None else errno_of(event.error)
+        text = None if event.error is None else text_of(event.error)
+        self.last.append(Trouble(now, event.kind, event.key, offset, length, code, text, event.next or None))
+
+    def failing(self, file: EngineFile) -> None:
+        """Something of the file has failed: called after it is recorded there."""
+        self._failing[file] = None
+
+    def failures_since(self) -> float | None:
+        """When the first failure that still stands began."""
+        first = None
+        for file in list(self._failing):
+            if not len(file.failures):
+                self._failing.pop(file, None)
+                if not len(file.failures):
+                    continue
+                self._failing[file] = None  # it failed again in between
+            with file.lock:
+                since = min((failure.since for failure in file.failures), default=None)
+            if since is not None and (first is None or since < first):
+                first = since
+        return first
+
+    def forget(self, file: EngineFile) -> None:
+        self._failing.pop(file, None)

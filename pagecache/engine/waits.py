@@ -1,0 +1,221 @@
+"""Who waits for whom: the report, and the warnings about waits that last.
+
+Each wait is followed to its owner, from him to what he waits for, and so on: down to a call of a backend that runs, to
+nobody, or back to where the chain has been before. A caller that makes a call of the backend himself (a read that
+misses) waits for that call, and is in the report like those who wait for somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from ..native import Operation, WaitRecord
+from ..stats import Wait, WaitOwner
+from .look import CALLER, Look, Owner, of, span
+from .reason import ENDS, Reason
+
+if TYPE_CHECKING:
+    from .volume import EngineCache
+
+__all__ = ["LongWaits", "left_over", "report"]
+
+log = logging.getLogger("pagecache")
+
+DEEPEST = 32
+"""Sentences of a chain."""
+WARNINGS, PERIOD = 10, 60.0
+"""So many warnings about single waits in so many seconds; the rest is counted in one line."""
+OWN = "it goes on with what the call answers or raises; Volume.abort does not end the call"
+
+
+Entry = tuple[tuple[int, int, str], Wait, bool]
+"""Since when, thread and name; the wait; whether the flusher names what it is for by itself."""
+
+
+def report(cache: EngineCache) -> list[Wait]:
+    """Those who wait now, who has waited longest first."""
+    return [wait for _, wait, _ in _entries(cache)]
+
+
+def _entries(cache: EngineCache) -> list[Entry]:
+    look = Look(cache)
+    found: list[Entry] = []
+    for record in look.records:
+        if _stands(look, record):
+            wait = _wait(look, record)
+            named = record.reason is not None and record.reason.named()
+            found.append(((record.since_ns, record.thread, wait.name), wait, named))
+    for op in look.operations:
+        if op is look.calling(op.thread):
+            wait = _own_call(look, op)
+            found.append(((op.since_ns, op.thread, wait.name), wait, False))
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def left_over(cache: EngineCache) -> str | None:
+    """A record of somebody who waits no more, for `PageCache.check`. What ends meanwhile is gone at a second look."""
+    look = Look(cache)
+    found = {
+        record.number: f"wait for {look.what(record)}: {why}" for record in look.records if (why := _over(look, record))
+    }
+    return next((found[record.number] for record in native.waits(cache.native.core) if record.number in found), None)
+
+
+def _over(look: Look, record: WaitRecord) -> str | None:
+    """Why nobody can be waiting there."""
+    task: Any = getattr(record.wakes, "__self__", None)
+    if record.wakes is None:
+        return "its thread has ended" if look.ended(record.thread) else None
+    return f"{task!r} is over" if task is not None and task.done() else None
+
+
+def _stands(look: Look, record: WaitRecord) -> bool:
+    """Whether somebody sleeps in it: not an outer one of several, nor that of a task whose loop is gone."""
+    if record.wakes is None:
+        return look.sleeping(record.thread) is record
+    return record.loop is None or not record.loop.is_closed()
+
+
+def _wait(look: Look, record: WaitRecord) -> Wait:
+    reason: Reason | None = record.reason
+    owner, name, what = look.owner(record), look.waiter(record), look.what(record)
+    if reason is None:
+        key, file, start, end = look.key(record.volume, record.inode), record.inode, record.pos, record.end
+    else:
+        key, file, start, end = reason.key, reason.file, reason.start, reason.end
+    volume = look.volumes.get(record.volume)
+    return Wait(
+        thread=record.thread,
+        name=name,
+        task=record.wakes is not None,
+        seconds=max(0.0, look.now - record.since_ns / 1e9),
+        what=what,
+        volume=None if volume is None else volume.name,
+        key=key,
+        file=file or None,
+        offset=start if start < end else None,
+        length=end - start if start < end else None,
+        owner=_public(look, owner),
+        chain=_chain(look, f"{name} waits for {what}{of(key)}", {record.number}, owner),
+        next=ENDS if reason is None else reason.ends,
+    )
+
+
+def _own_call(look: Look, op: Operation) -> Wait:
+    owner, name, key = look.call(op), look.name(op.thread), look.key(op.volume, op.inode)
+    what = f"a {'direct read' if op.kind == CALLER else 'fill'} of {span(op.pos, op.end)}"
+    volume = look.volumes.get(op.volume)
+    return Wait(
+        thread=op.thread,
+        name=name,
+        seconds=max(0.0, look.now - op.since_ns / 1e9),
+        what=what,
+        volume=None if volume is None else volume.name,
+        key=key,
+        file=op.inode,
+        offset=op.pos,
+        length=op.end - op.pos,
+        owner=_public(look, owner),
+        chain=(f"{name} waits for {what}{of(key)}", look.sentence(owner)),
+        next=OWN,
+    )
+
+
+def _public(look: Look, owner: Owner | None) -> WaitOwner | None:
+    if owner is None:
+        return None
+    if owner.thread is None:
+        return WaitOwner(what=owner.does)
+    since = None if owner.since is None else max(0.0, look.now - owner.since)
+    return WaitOwner(what=owner.what, thread=owner.thread, name=look.name(owner.thread), seconds=since)
+
+
+def _chain(look: Look, first: str, seen: set[int], owner: Owner | None) -> tuple[str, ...]:
+    """The sentences from the waiter down; `seen`: the waits they are about."""
+    lines = [first]
+    while owner is not None and len(lines) < DEEPEST:
+        lines.append(look.sentence(owner))
+        if owner.thread is None:
+            owner = owner.behind
+            continue
+        record = None if owner.loop else look.sleeping(owner.thread, owner.since)
+        if record is None:
+            inner = look.calling(owner.thread)
+            if inner is None or inner is owner.op or owner.loop or owner.op is None:
+                break
+            owner = look.call(inner)
+            continue
+        reason: Reason | None = record.reason
+        key = look.key(record.volume, record.inode) if reason is None else reason.key
+        line = f"{look.waiter(record)} waits for {look.what(record)}{of(key)}"
+        if record.number in seen:
+            lines.append(f"{line}: a circle, in which nobody can go on")
+            break
+        seen.add(record.number)
+        lines.append(line)
+        owner = look.owner(record)
+    return tuple(lines)
+
+
+class LongWaits:
+    """Says once of each wait that it has lasted `stall_warn` seconds. For the flusher.
+
+    Not of one for a call that the flusher names by itself (`Job`). A wait that begins after a look is not due before
+    another `stall_warn` seconds, so looks are as rare as that, and cost next to nothing where nobody waits for long.
+    """
+
+    def __init__(self) -> None:
+        self._told: set[tuple[int, int, str]] = set()
+        self._next = 0.0
+        self._period = 0.0
+        self._left = WARNINGS
+        self._more = 0
+
+    def look(self, cache: EngineCache) -> float:
+        """Warn where it is due; returns the seconds until the next look."""
+        limit, now = cache.config.stall_warn, time.monotonic()
+        self._next = min(self._next, now + limit)  # the limit may be smaller than it was
+        if now < self._next:
+            return self._next - now
+        if now >= self._period + PERIOD:
+            self._say_more(limit)
+            self._period, self._left = now, WARNINGS
+        oldest = native.waiting_since(cache.native.core)
+        self._next = (oldest or now) + limit
+        if self._next <= now:
+            self._next = now + self._warn(cache, limit)
+        return self._next - now
+
+    def _warn(self, cache: EngineCache, limit: float) -> float:
+        entries, left = _entries(cache), limit
+        self._told &= {identity for identity, _, _ in entries}
+        for identity, wait, named in entries:
+            if wait.seconds < limit:
+                left = min(left, limit - wait.seconds)
+            elif identity not in self._told:
+                self._told.add(identity)
+                if not named:
+                    self._say(wait)
+        if self._left == 0 and self._more:
+            self._left = -1  # those that come now are counted until the period is over
+            self._say_more(limit)
+        return left
+
+    def _say(self, wait: Wait) -> None:
+        if self._left <= 0:
+            self._more += 1
+            return
+        self._left -= 1
+        why = "; ".join(wait.chain[1:]) or "nobody has it"
+        what = wait.what + of(wait.key)
+        log.warning(
+            "%s: %s has waited %.1f s for %s: %s; %s", wait.volume, wait.name, wait.seconds, what, why, wait.next
+        )
+
+    def _say_more(self, limit: float) -> None:
+        if self._more:
+            log.warning("%d more waits have lasted %g seconds; PageCache.waits() lists them", self._more, limit)
+        self._more = 0

@@ -1,0 +1,203 @@
+"""The socket of a server: how it comes into being, and how it goes.
+
+It is made under a name that nobody knows, with mode 0600 before it has a name at all, and listens before it gets the
+name that was asked for: so nobody ever meets it half made, whatever the umask is. That name is taken by a link, which
+replaces nothing. Only a socket that nobody listens on any more is taken away first, and only when what was taken away
+is that socket: a file that came there meanwhile is put back. Two processes that want one name take turns by a lock on
+the directory.
+
+A name may be as long as the file system allows: sockets are bound and connected to through the directory that holds
+them (/proc/self/fd), since an address has room for 107 bytes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import stat
+import time
+import weakref
+from collections.abc import Iterator
+
+__all__ = ["Listener", "checked_path"]
+
+BACKLOG = 128
+PATIENCE = 5.0
+"""Seconds that others have for their turn."""
+MODE = 0o600
+
+
+_made: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+def _forsake() -> None:
+    for listener in list(_made):
+        listener.socket.close()
+
+
+os.register_at_fork(after_in_child=_forsake)
+
+
+class Listener:
+    """A listening socket with a name. A forked child closes it: nobody is to connect to it when its owner is gone."""
+
+    def __init__(self, path: str) -> None:
+        """Listen at an absolute path.
+
+        Raises:
+            OSError: EADDRINUSE somebody listens there; FileExistsError: something else is there; whatever the directory
+                says, with the path.
+        """
+        self.path = path
+        self._folder, self._name = os.path.split(path)
+        with _opened(self._folder, path) as folder:
+            self.socket, temporary = _bound(folder, path)
+            _made.add(self)
+            try:
+                self._identity = _identity(os.stat(temporary, dir_fd=folder, follow_symlinks=False))
+                self.socket.listen(BACKLOG)
+                with _turn(folder, path):
+                    _take_name(folder, temporary, self._name, path)
+            except BaseException:
+                self.socket.close()
+                raise
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+
+    def close(self) -> None:
+        """Nobody is to connect any more."""
+        self.remove()
+        self.socket.close()
+
+    def remove(self) -> None:
+        """Take the name away, if it is still ours. Before the socket closes: until then nobody else can be it."""
+        with contextlib.suppress(OSError), _opened(self._folder, self.path) as folder:
+            if _identity(os.stat(self._name, dir_fd=folder, follow_symlinks=False)) == self._identity:
+                os.unlink(self._name, dir_fd=folder)
+
+
+def checked_path(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a socket.
+
+    Raises:
+        TypeError, ValueError: it can be no path of one.
+    """
+    found = os.fspath(path)
+    if not isinstance(found, str):
+        raise TypeError(f"path must be a str or os.PathLike of one, not {type(found).__name__}")
+    if "\0" in found or not os.path.basename(found):
+        raise ValueError(f"path: {found!r} is not the path of a socket")
+    return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
+
+
+@contextlib.contextmanager
+def _opened(folder: str, path: str) -> Iterator[int]:
+    try:
+        found = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _named(error, path) from None
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """The error of a call that did not know the whole path."""
+    return OSError(error.errno, error.strerror, path)
+
+
+def _address(folder: int, name: str) -> str:
+    return f"/proc/self/fd/{folder}/{name}"
+
+
+def _bound(folder: int, path: str) -> tuple[socket.socket, str]:
+    """A socket under a name that nobody knows."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        os.fchmod(made.fileno(), MODE)  # what bind gives to the name, less the umask
+        name = f".pagecache-{secrets.token_hex(8)}"
+        made.bind(_address(folder, name))
+    except OSError as error:
+        made.close()
+        raise _named(error, path) from None
+    except BaseException:
+        made.close()
+        raise
+    return made, name
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _turn(folder: int, path: str) -> Iterator[None]:
+    """One at a time looks at the names of sockets in a directory and changes them."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise OSError(errno.EAGAIN, "another process keeps the directory locked", path) from None
+            time.sleep(0.005)
+    try:
+        yield
+    finally:
+        fcntl.flock(folder, fcntl.LOCK_UN)  # not only by closing it: a child that was forked meanwhile has it open too
+
+
+def _take_name(folder: int, temporary: str, name: str, path: str) -> None:
+    for _ in range(2):
+        try:
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return
+        except FileExistsError:
+            _clear(folder, name, path)
+        except OSError as error:
+            raise _named(error, path) from None
+    raise OSError(errno.EADDRINUSE, "somebody else took the path just now", path)
+
+
+def _clear(folder: int, name: str, path: str) -> None:
+    """Take a socket away whose owner is gone.
+
+    Raises:
+        OSError: it is not; or it is no socket at all.
+    """
+    try:
+        held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return  # it went by itself
+    try:
+        if not stat.S_ISSOCK(os.stat(held).st_mode):
+            raise FileExistsError(errno.EEXIST, "something is there that is not a socket", path)
+        if _alive(held):
+            raise OSError(errno.EADDRINUSE, "somebody serves at this path already", path)
+        aside = f".pagecache-{secrets.token_hex(8)}"
+        os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        # As long as it is held, nothing else can be the same inode.
+        if _identity(os.stat(aside, dir_fd=folder, follow_symlinks=False)) != _identity(os.stat(held)):
+            os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.unlink(aside, dir_fd=folder)
+    finally:
+        os.close(held)
+
+
+def _alive(held: int) -> bool:
+    """Whether somebody listens, or somebody else's socket cannot be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(f"/proc/self/fd/{held}")
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True

@@ -1,0 +1,122 @@
+"""Every number of `CacheStats.to_dict()`: what kind it is, what it is called elsewhere, and what it means in a line.
+
+The one table behind the Prometheus text, `pagecache.metrics.Collector` and docs/counters.md, which says of each what
+to do about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["COUNTERS", "Counter"]
+
+Unit = Literal["bytes", "seconds", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One number.
+
+    Attributes:
+        help: one line.
+        unit: empty for a count.
+        grows: it only grows while the cache lives; else it is a level.
+        memory: metrics have it once a cache. It is of the whole cache, in the numbers of a volume or file too.
+    """
+
+    help: str
+    unit: Unit = ""
+    grows: bool = False
+    memory: bool = False
+
+    def metric(self, name: str) -> str:
+        """What Prometheus calls it."""
+        unit = f"_{self.unit}" if self.unit and not name.endswith(self.unit) else ""
+        return f"pagecache_{name}{unit}{'_total' if self.grows else ''}"
+
+
+def _level(help: str, unit: Unit = "bytes") -> Counter:
+    return Counter(help, unit)
+
+
+def _grows(help: str, unit: Unit = "") -> Counter:
+    return Counter(help, unit, grows=True)
+
+
+def _memory(help: str, unit: Unit = "", *, grows: bool = False) -> Counter:
+    return Counter(help, unit, grows=grows, memory=True)
+
+
+COUNTERS: dict[str, Counter] = {
+    # the state of the bytes
+    "capacity": _memory("The memory that the cache may use for cached data.", "bytes"),
+    "used": _memory(
+        "Memory in use for cached data. In the numbers of a volume or file: its pages, as `cached`.", "bytes"
+    ),
+    "cached": _level("Pages in memory, in any state."),
+    "clean": _level("Pages that storage has too; they can be evicted."),
+    "dirty": _level("Pages that are newer than storage and are not in the hands of a backend call."),
+    "writeback": _level("Pages in the hands of a backend call."),
+    "unstable": _level("Pages that the backend acknowledged and has not committed."),
+    "failed": _level("Dirty pages whose last hand-over failed for good."),
+    "local": _level("Pages that are dirty, in flight or unstable: they count against the dirty limit."),
+    "staged": _level("Bytes that the backend keeps until a commit, whether memory has them or not."),
+    "pinned": _level("Pages that views hold in memory."),
+    "write_pinned": _level("Pages that writable views may store to at any moment."),
+    "folios": _level("Folios in memory.", ""),
+    "size": _level("Sizes of the files that the cache knows, as a reader sees them."),
+    "remote_size": _level("Sizes of the same files in storage."),
+    # reads
+    "hits": _grows("Reads that were answered from memory."),
+    "misses": _grows("Reads that had to wait for bytes."),
+    "evicted": _grows("Clean folios that were removed because memory was needed."),
+    "read_requests": _grows("Backend calls that read."),
+    "read_bytes": _grows("Bytes that backend calls read.", "bytes"),
+    "fill_requested": _grows("Bytes that fills asked for.", "bytes"),
+    "fill_validated": _grows("Bytes of them that became valid.", "bytes"),
+    "fill_reread": _grows(
+        "Bytes of them that were asked for again, since the stored object changed meanwhile.", "bytes"
+    ),
+    "fill_dropped": _grows("Bytes of them that nobody got: a failed call, or the end of the object.", "bytes"),
+    "fill_zeroed": _grows("Bytes of them behind the stored size: zeros, without a call.", "bytes"),
+    # writes
+    "write_requests": _grows("Backend calls that wrote."),
+    "write_bytes": _grows("Bytes that backend calls took.", "bytes"),
+    "commits": _grows("Commits that succeeded."),
+    "retries": _grows("Calls that were made again after a failure."),
+    "short_writes": _grows("Writes that took less than they were given."),
+    "handed_over": _grows("Pages that went into the hands of a backend call.", "bytes"),
+    "acknowledged": _grows("Pages of them that the backend took.", "bytes"),
+    "returned": _grows("Pages of them that came back dirty.", "bytes"),
+    "mirror_requests": _grows("Write calls to the mirror."),
+    "mirror_bytes": _grows("Bytes that the mirror took.", "bytes"),
+    # copies and waits
+    "cow_copies": _grows("Folios that were copied because they were written while in flight."),
+    "staged_copies": _grows(
+        "Copies of a caller's buffer or of pages under a writable view, made before they were used."
+    ),
+    "throttled_seconds": _grows("Time that writers waited for room, summed over threads.", "seconds"),
+    "throttled_ns": _grows("The same in nanoseconds."),
+    "lock_waits": _grows("Times that a call had to wait for a folio or for a file's lock."),
+    # memory of the metadata
+    "leaves": _memory("Index leaves in use."),
+    "nodes": _memory("Index nodes in use."),
+    "exts": _memory("Extensions of folios in use: partly valid, pinned, or local with more than one page."),
+    "requests": _memory("Requests to backends that exist now."),
+    "shadows": _memory("Frames that calls hold though their folio has another by now."),
+    "metadata_bytes": _memory("Memory of the metadata: the sum of the six below.", "bytes"),
+    "folio_bytes": _memory("Memory of folio descriptors.", "bytes"),
+    "index_bytes": _memory("Memory of the indexes.", "bytes"),
+    "ext_bytes": _memory("Memory of extensions.", "bytes"),
+    "arena_bytes": _memory("Memory of the allocator of frames.", "bytes"),
+    "ghost_bytes": _memory("Memory of the identities of what was evicted.", "bytes"),
+    "staged_map_bytes": _memory("Memory of the maps of staged bytes.", "bytes"),
+    # eviction and frames
+    "evict_calls": _memory("Times that memory was needed and something was looked for.", grows=True),
+    "evict_examined": _memory("Folios that were looked at for that.", grows=True),
+    "evict_examined_max": _memory("The most that one such call looked at."),
+    "frames_allocated": _memory("Frames that were taken from the arena.", grows=True),
+    "frames_freed": _memory("Frames that were given back.", grows=True),
+    "quarantined": _memory("Frames that were put aside because a backend kept a buffer after its call.", grows=True),
+}

@@ -1,0 +1,305 @@
+"""The documents of docs/live.md, as plain dicts and lists that JSON can say: pure functions of a cache.
+
+Each takes its numbers without stopping anything, holds locks of the cache for moments only, and is bounded: by volumes,
+by LIMIT_MOST files, RUNS_MOST runs and RANGES_MOST ranges. What is asked of every file, to choose and sort them or
+to find the oldest dirty byte, is its key or one number and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from functools import cache as once
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from .. import native
+from ..engine.trouble import Trouble
+from ..errors import FailedRange, Key
+from ..native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
+from ..stats import CacheStats
+
+if TYPE_CHECKING:
+    from ..cache import PageCache
+    from ..inode import Inode
+    from ..volume import Volume
+
+__all__ = ["SCHEMA", "SORTS", "NotThere", "failed", "files", "folios", "said_range", "stats", "volume_named", "waits"]
+
+SCHEMA = 1
+SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
+LIMIT, LIMIT_MOST = 200, 1000
+RUNS_MOST = 10_000
+RANGES_MOST = 10_000
+OLDEST_AMONG = 1000
+"""Of the dirty files, in the order in which they became so, the oldest byte is looked for in so many."""
+COMMAND_MOST = 200
+CALLS = {"read": READ_CALL, "write": WRITE_CALL, "commit": COMMIT_CALL}
+
+
+class NotThere(LookupError):
+    """No such volume, file or ticket; one sentence says which."""
+
+
+def said(key: Key) -> str | None:
+    """A key as people read it."""
+    if key is None or isinstance(key, str):
+        return key
+    if isinstance(key, os.PathLike):
+        path = os.fspath(key)
+        return path if isinstance(path, str) else repr(path)
+    return repr(key)
+
+
+def code_name(code: int | None) -> str | None:
+    return None if code is None else errno.errorcode.get(code)
+
+
+def volume_named(cache: PageCache, name: str | None) -> list[Volume]:
+    """The volume of that name; None: all of them.
+
+    Raises:
+        NotThere: there is none.
+    """
+    volumes = cache.volumes()
+    found = [volume for volume in volumes if name is None or volume.name == name]
+    if not found and name is not None:
+        known = ", ".join(repr(volume.name) for volume in volumes) or "none"
+        raise NotThere(f"volume {name!r} is not attached; there are: {known}")
+    return found
+
+
+# -- stats
+
+
+def stats(cache: PageCache) -> dict[str, Any]:
+    """`/v1/stats`."""
+    now = cache.clock.now()
+    limits = cache.limits
+    memory = cache.native.usage()
+    total, each = cache.usage()
+    volumes = [_volume(volume, CacheStats(**cache.counters(usage, memory)).to_dict(), now) for volume, usage in each]
+    return {
+        "schema": SCHEMA,
+        "pagecache": _version(),
+        "pid": os.getpid(),
+        "command": _command(),
+        "time": time.time(),
+        "uptime": now - cache.began,
+        "cache": {
+            "name": cache.name,
+            "capacity": cache.capacity,
+            "page_size": limits.page_size,
+            "dirty_background": limits.dirty_background,
+            "dirty_limit": limits.dirty_limit,
+            "waiting": len(native.waits(cache.native.core)),
+            "counters": CacheStats(**cache.counters(total, memory)).to_dict(),
+        },
+        "volumes": volumes,
+    }
+
+
+@once
+def _version() -> str:
+    return version("pagecache")
+
+
+@once
+def _command() -> str:
+    return shlex.join(sys.orig_argv)[:COMMAND_MOST]
+
+
+def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, Any]:
+    engine = volume.engine
+    pressure = engine.native.pressure()
+    with volume.names:
+        files = len(volume.inodes) + len(volume.orphans)
+        handles = sum(inode.handles for inode in volume.inodes.values()) + sum(i.handles for i in volume.orphans)
+    return {
+        "name": volume.name,
+        "backend": type(volume.backend).__name__,
+        "state": "aborted" if engine.aborted else "detaching" if engine.seals else "attached",
+        "reason": str(engine.abort_reason) if engine.aborted and engine.abort_reason is not None else None,
+        "files": files,
+        "handles": handles,
+        "oldest": {"dirty": _oldest_dirty(volume, now), "failed": _age(engine.troubles.failures_since(), now)},
+        "queue": {"running": pressure.running + engine.runner.naming(), "waiting": engine.native.waiting()},
+        "throttle": {
+            "waiting": pressure.asking,
+            "position": pressure.position / 1000,
+            "local": pressure.local,
+            "limit": pressure.limit,
+        },
+        "rate": engine.pace.rate,
+        "clean_in": _clean_in(counters, engine.pace.rate, engine.aborted),
+        "latency": {name: _histogram(volume, call) for name, call in CALLS.items()},
+        "errors": [_trouble(trouble, now) for trouble in reversed(engine.troubles.last)],
+        "counters": counters,
+    }
+
+
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else max(0.0, now - at)
+
+
+def _oldest_dirty(volume: Volume, now: float) -> float | None:
+    found = [volume.engine.file_at(id) for id in volume.engine.native.dirty_inodes(OLDEST_AMONG)]
+    times = [when for file in found if file is not None and (when := file.native.number("age"))]
+    return _age(min(times) / 1e9, now) if times else None
+
+
+def _clean_in(counters: dict[str, Any], rate: float | None, aborted: bool) -> float | None:
+    """Nobody can say it for bytes that are not tried any more."""
+    unsaved = counters["local"] + counters["staged"]
+    if not unsaved:
+        return 0.0
+    return None if aborted or counters["failed"] or not rate else unsaved / rate
+
+
+def _histogram(volume: Volume, call: int) -> dict[str, Any]:
+    counts, total = volume.engine.native.latency(call)
+    return {"bounds": LATENCY_BOUNDS, "counts": counts, "count": sum(counts), "sum": total}
+
+
+def _trouble(trouble: Trouble, now: float) -> dict[str, Any]:
+    return {
+        "age": _age(trouble.at, now),
+        "kind": trouble.kind,
+        "key": said(trouble.key),
+        "offset": trouble.offset,
+        "length": trouble.length,
+        "errno": trouble.errno,
+        "name": code_name(trouble.errno),
+        "message": trouble.message,
+        "next": trouble.next,
+    }
+
+
+# -- files
+
+
+def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: str = "") -> dict[str, Any]:
+    """`/v1/files`: the first `limit` of those with `match` in their keys, greatest first; by key ascending."""
+    now = cache.clock.now()
+    found: list[tuple[Volume, Inode]] = []
+    for each in volume_named(cache, volume):
+        with each.names:
+            found += [(each, inode) for inode in (*each.inodes.values(), *each.orphans)]
+    if match:
+        found = [pair for pair in found if _matches(pair[1].key, match.casefold())]
+    return {
+        "schema": SCHEMA,
+        "uptime": now - cache.began,
+        "total": len(found),
+        "files": [_file(each, inode, now) for each, inode in _first(found, sort, limit)],
+    }
+
+
+def _matches(key: Key, folded: str) -> bool:
+    return folded in str(said(key)).casefold()
+
+
+def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tuple[Volume, Inode]]:
+    if sort == "key":
+        return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
+    if sort == "age":  # the oldest first; what is not dirty has none
+        return heapq.nsmallest(limit, found, key=lambda pair: pair[1].native.number("age") or float("inf"))
+    return heapq.nlargest(limit, found, key=lambda pair: pair[1].native.number(sort))
+
+
+def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
+    oldest = inode.native.number("age")
+    return {
+        "id": inode.native.id,
+        "volume": volume.name,
+        "key": said(inode.key),
+        "size": inode.native.size,
+        "stored": inode.native.remote_size,
+        "handles": inode.handles,
+        "oldest_dirty": _age(oldest / 1e9, now) if oldest else None,
+        "state": _state(inode),
+        "counters": volume.file_stats(inode).to_dict(),
+    }
+
+
+def _state(inode: Inode) -> str:
+    if inode.engine.conflict is not None:
+        return "conflict"
+    if inode.engine.removed or inode.engine.abandoned:
+        return "removed"
+    return "open" if inode.handles else "idle"
+
+
+# -- folios
+
+
+def folios(cache: PageCache, file: int, offset: int, length: int | None) -> dict[str, Any]:
+    """`/v1/folios`: at most RUNS_MOST runs; `length` of the answer says how far they go."""
+    for volume in cache.volumes():
+        engine = volume.engine.file_at(file)
+        if engine is not None:
+            break
+    else:
+        raise NotThere(f"file {file} is not in the cache; `/v1/files` has the ids")
+    native = engine.native
+    page = cache.limits.page_size
+    size = native.size
+    start = min(offset // page * page, -(-size // page) * page)
+    end = size if length is None else min(size, offset + length)
+    runs, count, stop = native.states(start, end, RUNS_MOST)
+    return {
+        "schema": SCHEMA,
+        "id": file,
+        "volume": volume.name,
+        "key": said(engine.key),
+        "size": size,
+        "page_size": page,
+        "offset": start,
+        "length": max(0, stop - start),
+        "folios": count,
+        "runs": runs,
+    }
+
+
+# -- waits
+
+
+def waits(cache: PageCache) -> dict[str, Any]:
+    """`/v1/waits`."""
+    return {"schema": SCHEMA, "waits": [wait.to_dict() for wait in cache.waits()]}
+
+
+# -- failed
+
+
+def failed(cache: PageCache, volume: str | None) -> dict[str, Any]:
+    """`/v1/failed`: at most RANGES_MOST of the `total` ranges."""
+    found: list[FailedRange] = []
+    for each in volume_named(cache, volume):
+        if each.engine.aborted or each.usage()["failed"]:
+            found += each.failed()
+    return {"schema": SCHEMA, "total": len(found), "failed": said_ranges(found[:RANGES_MOST])}
+
+
+def said_range(failed: FailedRange) -> dict[str, Any]:
+    return {
+        "volume": failed.volume,
+        "key": said(failed.key),
+        "offset": failed.offset,
+        "length": failed.length,
+        "errno": failed.errno,
+        "name": code_name(failed.errno),
+        "attempts": failed.attempts,
+        "next_retry": failed.next_retry,
+        "message": failed.message,
+        "since": failed.since,
+    }
+
+
+def said_ranges(ranges: Iterable[FailedRange]) -> list[dict[str, Any]]:
+    return [said_range(each) for each in ranges]

@@ -1,0 +1,122 @@
+"""Which document answers which request: paths, methods and parameters of docs/live.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ShutdownError
+from . import documents, metrics
+from .documents import SCHEMA, NotThere
+from .http import Request, Response, error
+from .syncs import Busy, Syncs
+
+if TYPE_CHECKING:
+    from ..cache import PageCache
+
+__all__ = ["answer", "gone"]
+
+SYNC = "/v1/sync/"
+SIZE_MOST = 2**63 - 1
+
+Query = Mapping[str, str]
+Document = Callable[["PageCache", Syncs, Query], dict[str, Any]]
+
+
+def answer(cache: PageCache, syncs: Syncs, request: Request) -> Response:
+    """The answer to a request, built completely. Never raises for what the client did."""
+    methods = _methods(request.path)
+    if methods is None:
+        known = ", ".join([*ROUTES, f"{SYNC}NUMBER"])
+        return error(SCHEMA, 404, f"no document {request.path[:80]!r}; there are: {known}")
+    found = methods.get("GET" if request.method == "HEAD" else request.method)
+    if found is None:
+        allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+        return error(SCHEMA, 405, f"{request.method[:20]} {request.path}: only {allowed}", Allow=allowed)
+    document, parameters = found
+    try:
+        for name in request.query:
+            if name not in parameters:
+                takes = ", ".join(parameters) or "none"
+                raise ValueError(f"parameter {name[:40]!r}: {request.path} takes {takes}")
+        return document(cache, syncs, request.query)
+    except NotThere as missing:
+        return error(SCHEMA, 404, str(missing))
+    except ValueError as wrong:
+        return error(SCHEMA, 400, str(wrong))
+    except Busy as busy:
+        return error(SCHEMA, 503, str(busy))
+    except ShutdownError:
+        return gone()
+
+
+def gone() -> Response:
+    """The cache has ended."""
+    return error(SCHEMA, 503, "the cache is closed")
+
+
+Route = tuple[Callable[["PageCache", Syncs, Query], Response], tuple[str, ...]]
+
+
+def _methods(path: str) -> dict[str, Route] | None:
+    """What can be done with a path; None: it leads nowhere."""
+    if path in ROUTES:
+        return ROUTES[path]
+    number = path.removeprefix(SYNC)
+    if number == path:
+        return None
+    return {"GET": (_json(lambda cache, syncs, query: syncs.document(_number(number, "ticket"))), ())}
+
+
+def _json(document: Document) -> Callable[[PageCache, Syncs, Query], Response]:
+    def respond(cache: PageCache, syncs: Syncs, query: Query) -> Response:
+        return Response(200, json.dumps(document(cache, syncs, query)).encode())
+
+    return respond
+
+
+def _prometheus(cache: PageCache, syncs: Syncs, query: Query) -> Response:
+    page = metrics.text(metrics.families(documents.stats(cache)))
+    return Response(200, page.encode("utf-8", "replace"), metrics.CONTENT_TYPE)
+
+
+def _files(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
+    sort = query.get("sort", documents.SORTS[0])
+    if sort not in documents.SORTS:
+        raise ValueError(f"sort: {sort[:40]!r} is not one of {', '.join(documents.SORTS)}")
+    limit = _number(query.get("limit", str(documents.LIMIT)), "limit", documents.LIMIT_MOST)
+    return documents.files(cache, query.get("volume"), sort, limit, query.get("match", ""))
+
+
+def _folios(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
+    if "file" not in query:
+        raise ValueError("file: is needed, an id of `/v1/files`")
+    length = query.get("length")
+    return documents.folios(
+        cache,
+        _number(query["file"], "file"),
+        _number(query.get("offset", "0"), "offset"),
+        None if length is None else _number(length, "length"),
+    )
+
+
+def _sync(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
+    return syncs.begin(documents.volume_named(cache, query.get("volume")))
+
+
+def _number(text: str, name: str, most: int = SIZE_MOST) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= most):
+        raise ValueError(f"{name}: {text[:40]!r} is not a number from 0 to {most}")
+    return int(text)
+
+
+ROUTES: dict[str, dict[str, Route]] = {
+    "/metrics": {"GET": (_prometheus, ())},
+    "/v1/stats": {"GET": (_json(lambda cache, syncs, query: documents.stats(cache)), ())},
+    "/v1/files": {"GET": (_json(_files), ("volume", "sort", "limit", "match"))},
+    "/v1/folios": {"GET": (_json(_folios), ("file", "offset", "length"))},
+    "/v1/waits": {"GET": (_json(lambda cache, syncs, query: documents.waits(cache)), ())},
+    "/v1/failed": {"GET": (_json(lambda c, syncs, query: documents.failed(c, query.get("volume"))), ("volume",))},
+    "/v1/sync": {"POST": (_json(_sync), ("volume",))},
+}

@@ -1,0 +1,131 @@
+"""Syncs that somebody asked for over the socket: `Volume.begin_sync` on volumes side by side, under one number.
+
+A sync that is over is kept as numbers and texts for a while, so that it keeps neither volumes nor files. Context: the
+serving thread alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FailedRange, ShutdownError
+from .documents import SCHEMA, NotThere, said_ranges
+
+if TYPE_CHECKING:
+    from ..ticket import SyncTicket
+    from ..volume import Volume
+
+__all__ = ["Busy", "Syncs"]
+
+KEPT = 600.0
+"""Seconds that a sync can be asked for after it is over."""
+RUNNING_MOST = 64
+OVER_MOST = 1000
+FIRST_MOST = 2**31
+
+
+class Busy(RuntimeError):
+    """Too many syncs run."""
+
+
+class _Sync:
+    """One number."""
+
+    def __init__(self, number: int, volumes: list[Volume]) -> None:
+        self.number = number
+        self.over_at: float | None = None
+        self._began = time.monotonic()
+        self._tickets: list[tuple[str, SyncTicket]] = []
+        self._gone: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+        for volume in volumes:
+            try:
+                self._tickets.append((volume.name, volume.begin_sync()))
+            except ShutdownError as error:
+                self._gone.append(_said(volume.name, error))
+        self._total = sum(ticket.total for _, ticket in self._tickets)
+
+    def look(self) -> None:
+        """Whether it is over by now; then only its document is kept."""
+        if self.over_at is not None or not all(ticket.done() for _, ticket in self._tickets):
+            return
+        self._last = self._document(done=True)
+        self.over_at = time.monotonic()
+        self._tickets = []
+
+    def document(self) -> dict[str, Any]:
+        self.look()
+        return self._document(done=False) if self.over_at is None else self._last
+
+    def _document(self, *, done: bool) -> dict[str, Any]:
+        tickets = [ticket for _, ticket in self._tickets]
+        expected = [ticket.expected for ticket in tickets if not ticket.done()]
+        errors = [_said(name, error) for name, ticket in self._tickets for error in ticket.errors]
+        return {
+            "schema": SCHEMA,
+            "ticket": self.number,
+            "total": self._total,
+            "remaining": sum(ticket.remaining for ticket in tickets),
+            "rate": sum(ticket.rate for ticket in tickets),
+            "expected": None if errors or None in expected else max(filter(None, expected), default=0.0),
+            "done": done,
+            "seconds": time.monotonic() - self._began,
+            "errors": self._gone + errors,
+        }
+
+
+class Syncs:
+    """All of one server."""
+
+    def __init__(self) -> None:
+        # Whoever asks on at the same path may have reached another process by then: it must not have the same number.
+        self._numbers = itertools.count(1 + secrets.randbelow(FIRST_MOST))
+        self._syncs: dict[int, _Sync] = {}
+
+    def begin(self, volumes: list[Volume]) -> dict[str, Any]:
+        """Begin to save everything written so far.
+
+        Raises:
+            Busy: too many are under way.
+        """
+        self.look()
+        if self.running() >= RUNNING_MOST:
+            raise Busy(f"{RUNNING_MOST} syncs are under way: ask for one of these, or wait until one is over")
+        sync = _Sync(next(self._numbers), volumes)
+        self._syncs[sync.number] = sync
+        return sync.document()
+
+    def document(self, number: int) -> dict[str, Any]:
+        """How far it is.
+
+        Raises:
+            NotThere: no such number, or it was over too long ago.
+        """
+        self.look()
+        if number not in self._syncs:
+            raise NotThere(f"sync {number} is not known: never begun, or over for more than {KEPT:g} seconds")
+        return self._syncs[number].document()
+
+    def running(self) -> int:
+        return sum(sync.over_at is None for sync in self._syncs.values())
+
+    def look(self) -> None:
+        """Notice what is over, and forget what is so for long."""
+        over = []
+        for sync in self._syncs.values():
+            sync.look()
+            if sync.over_at is not None:
+                over.append(sync)
+        old = time.monotonic() - KEPT
+        for sync in over:
+            if sync.over_at is not None and (sync.over_at < old or len(over) > OVER_MOST):
+                del self._syncs[sync.number]
+                over = over[1:]
+
+
+def _said(volume: str, error: OSError) -> dict[str, Any]:
+    ranges = [each for each in getattr(error, "ranges", []) if isinstance(each, FailedRange)]
+    return {"volume": volume, "message": str(error), "ranges": said_ranges(ranges)}

@@ -1,0 +1,291 @@
+"""What a trace records: `_native/record.c` seen from Python.
+
+While a trace runs the cache has a ring of records. C makes most of them, the engine some of its own through `Span`.
+Records are read as tuples in the order of what happened, in pieces, so that they are not twice in memory.
+
+One `Recorder` belongs to each cache. What its records name by number is kept here while it is on: keys of files, names
+of jobs; names of threads belong to the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from functools import wraps
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
+
+from .extension import END, extension, ffi, lib
+
+__all__ = [
+    "CALLS",
+    "ENGINE_FLUSHER",
+    "ENGINE_JOB",
+    "ENGINE_PAUSE",
+    "MAIN_THREAD",
+    "WAIT_ROUND",
+    "Fate",
+    "Flag",
+    "Kind",
+    "Record",
+    "Recorder",
+    "Span",
+    "Taken",
+    "clock",
+    "names_of",
+    "text_of",
+    "traced",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Record = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+"""number, ns at its end, ns at its beginning or 0, file, offset, length, id, value, thread, what, kind, flags"""
+
+PIECE = 4096
+LAYOUT = struct.Struct("=8QIHBB")
+TEXTS_MAX = 1 << 16
+MAIN_THREAD = 1
+
+CALLS: dict[str, int] = {"fsync": lib.PC_CALL_FSYNC, "flush": lib.PC_CALL_FLUSH, "commit": lib.PC_CALL_COMMIT}
+ENGINE_FLUSHER: int = lib.PC_ENGINE_FLUSHER
+ENGINE_JOB: int = lib.PC_ENGINE_JOB
+ENGINE_PAUSE: int = lib.PC_ENGINE_PAUSE
+WAIT_ROUND: int = lib.PC_WAITED_ROUND
+
+
+def clock() -> int:
+    """ns, as records have them."""
+    return int(lib.pc_record_clock())
+
+
+def text_of(key: object) -> str:
+    """A key as text that every reader of JSON takes: a string or a path as itself, with what is no character as its
+    code; any other as its repr.
+    """
+    text = os.fsdecode(key) if isinstance(key, str | os.PathLike) else repr(key)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def names_of(prefix: str) -> dict[int, str]:
+    """What the numbers of an enumeration of C are called, in lower case: "PC_WAITED_" gives {0: "folio", ...}."""
+    return {int(getattr(lib, name)): name.removeprefix(prefix).lower() for name in dir(lib) if name.startswith(prefix)}
+
+
+class Kind:
+    """What a record is of."""
+
+    CALL: Final[int] = lib.PC_R_CALL
+    WAIT: Final[int] = lib.PC_R_WAIT
+    IO: Final[int] = lib.PC_R_IO
+    COMMIT: Final[int] = lib.PC_R_COMMIT
+    ENGINE: Final[int] = lib.PC_R_ENGINE
+    WROTE: Final[int] = lib.PC_R_WROTE
+    REQUEST: Final[int] = lib.PC_R_REQUEST
+    HANDED: Final[int] = lib.PC_R_HANDED
+    ACKED: Final[int] = lib.PC_R_ACKED
+    AGAIN: Final[int] = lib.PC_R_AGAIN
+    BACK: Final[int] = lib.PC_R_BACK
+    GONE: Final[int] = lib.PC_R_GONE
+    DONE: Final[int] = lib.PC_R_DONE
+    STATE: Final[int] = lib.PC_R_STATE
+
+
+class Flag:
+    """BEGINS: it goes on, and has another record when it ends. ELSEWHERE: it ended in another thread. KEPT: a commit
+    failed that lost nothing.
+    """
+
+    BEGINS: Final[int] = lib.PC_R_BEGINS
+    ELSEWHERE: Final[int] = lib.PC_R_ELSEWHERE
+    FAILED: Final[int] = lib.PC_R_FAILED
+    AWAITED: Final[int] = lib.PC_R_AWAITED
+    KEPT: Final[int] = lib.PC_R_KEPT
+
+
+class Fate:
+    """What became of handed-over bytes: `what` of ACKED and AGAIN."""
+
+    DURABLE: Final = 0
+    FAILED: Final = 4
+
+
+class Taken:
+    """Transitions, `what` of STATE."""
+
+    PASS: Final[int] = lib.PC_T_PASS
+    PASS_END: Final[int] = lib.PC_T_PASS_END
+
+
+class _Threads:
+    """Names of the threads that any trace of this process has met, by the numbers that C gives them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.names: dict[int, str] = {}
+        self.traces = 0
+
+    def begin(self) -> None:
+        with self.lock:
+            if not self.traces:
+                self.names.clear()
+            self.traces += 1
+            self.names[MAIN_THREAD] = threading.main_thread().name
+        extension.name_threads(self.seen)
+
+    def end(self) -> None:
+        with self.lock:
+            self.traces -= 1
+
+    def seen(self, number: int) -> None:
+        """In the thread itself. `current_thread` would make an object for a thread that is not Python's."""
+        own = threading.get_ident()
+        self.names[number] = next((t.name for t in threading.enumerate() if t.ident == own), f"thread {number}")
+
+
+threads = _Threads()
+
+
+class Recorder:
+    """The records of one cache. `on`: a trace runs."""
+
+    __slots__ = ("_c", "_core", "files", "on", "texts")
+
+    def __init__(self, core: object, address: int) -> None:
+        self._core = core  # keeps the memory
+        self._c = ffi.cast("struct pc_cache *", address)
+        self.on = False
+        self.files: dict[int, tuple[str, object]] = {}
+        self.texts: dict[str, int] = {}
+
+    def start(self, records: int) -> bool:
+        """Whether a trace begins; False: one runs, or is being written."""
+        error = lib.pc_record_start(self._c, records)
+        if error:
+            if error == -errno.EBUSY:
+                return False
+            raise OSError(-error, os.strerror(-error))
+        threads.begin()
+        self.on = True
+        return True
+
+    def stop(self) -> tuple[int, int, int, int]:
+        """Record no more: how many records were made, the numbers [first, end) of those that are kept, and how many
+        among these were lost.
+        """
+        out = ffi.new("uint64_t[3]")
+        self.on = False
+        made = int(lib.pc_record_stop(self._c, out, out + 1, out + 2))
+        return made, int(out[0]), int(out[1]), int(out[2])
+
+    def read(self, first: int, end: int) -> Iterator[Record]:
+        """The records with these numbers, in their order; after `stop`."""
+        at, out = ffi.new("uint64_t *", first), ffi.new("struct pc_record[]", PIECE)
+        memory = ffi.buffer(out)
+        while count := lib.pc_record_read(self._c, at, end, out, PIECE):
+            yield from LAYOUT.iter_unpack(bytes(memory[: count * LAYOUT.size]))
+
+    def free(self) -> None:
+        """What was recorded is not read any more."""
+        lib.pc_record_free(self._c)
+        self.files.clear()
+        self.texts.clear()
+        threads.end()
+
+    def met(self, file: int, volume: str, key: object) -> None:
+        """What the number of a file stands for."""
+        if self.on:
+            self.files[file] = (volume, key)
+
+    def text(self, text: str, key: object = None) -> int:
+        """A number for a text that a record has to carry."""
+        if key is not None:
+            text = f"{text} {text_of(key)}"
+        if len(self.texts) >= TEXTS_MAX:
+            text = "..."
+        return self.texts.setdefault(text, len(self.texts))
+
+    def add(
+        self, kind: int, what: int, flags: int, began: int, file: int, pos: int, length: int, id: int, value: int
+    ) -> None:
+        number = int(lib.pc_record_thread())
+        if number not in threads.names:
+            threads.seen(number)
+        record = (0, 0, began, file, pos, length, id, value & END, number, what, kind, flags)
+        lib.pc_record_span(self._c, ffi.from_buffer("struct pc_record *", LAYOUT.pack(*record)))
+
+
+class Span:
+    """Something of the engine's that takes time: a context manager, which does nothing while no trace runs.
+
+    Args:
+        kind, what: of the record. id: of the call that it belongs to; None: it is a call, and gets one.
+        slow: it may take long: announced when it begins. awaited: by a task, so that others run in between.
+    """
+
+    __slots__ = ("_awaited", "_began", "_outer", "_recorder", "_slow", "extent", "file", "id", "kind", "value", "what")
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        kind: int,
+        what: int,
+        *,
+        file: int = 0,
+        extent: tuple[int, int] = (0, 0),
+        id: int | None = 0,
+        value: int = 0,
+        slow: bool = False,
+        awaited: bool = False,
+    ) -> None:
+        self._recorder = recorder
+        self.kind, self.what, self.file, self.extent, self.id, self.value = kind, what, file, extent, id, value
+        self._slow, self._awaited = slow, awaited
+        self._began = 0
+        self._outer: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._recorder.on:
+            if self.id is None:
+                self.id = int(lib.pc_record_call())
+                if not self._awaited:
+                    self._outer = int(lib.pc_record_enter(self.id))
+            self._began = int(lib.pc_record_clock())
+            if self._slow:
+                self._add(Flag.BEGINS)
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if self._outer is not None:
+            lib.pc_record_enter(self._outer)
+            self._outer = None
+        if self._began:
+            self._add(Flag.FAILED if e is not None else 0)
+            self._began = 0
+
+    def _add(self, flags: int) -> None:
+        flags |= Flag.AWAITED if self._awaited else 0
+        pos, length = self.extent
+        self._recorder.add(self.kind, self.what, flags, self._began, self.file, pos, length, self.id or 0, self.value)
+
+
+def traced(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of a handle that a trace shows as a call; the handle has its inode as `_native`."""
+    name = method.__name__
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        native: Any = args[0]._native  # type: ignore[attr-defined]
+        recorder = native.volume.cache.recorder
+        if not recorder.on:
+            return method(*args, **kwargs)
+        with Span(
+            recorder, Kind.CALL, lib.PC_CALL_CHANGE, file=native.id, id=None, value=recorder.text(name), slow=True
+        ):
+            return method(*args, **kwargs)
+
+    return call

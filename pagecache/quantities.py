@@ -1,0 +1,119 @@
+"""What the commands print for people: sizes, counts, times, and words of others.
+
+    in a sentence   12.5 MiB     3.2s     with the unit as it is written in options
+    in a column     13M    12k   3.2s     five or six cells, whatever the number is; on a screen of such columns
+                                          in its sentences too
+
+Names come from the keys of a backend, messages from whatever failed: both may hold escape sequences, line ends or
+letters that reverse the direction of writing. `printable` is what everything passes that comes from elsewhere. None is
+"not known".
+"""
+
+import math
+
+__all__ = [
+    "UNKNOWN",
+    "clean_in_text",
+    "count_text",
+    "duration_text",
+    "percent_text",
+    "printable",
+    "range_text",
+    "short_size",
+    "size_text",
+]
+
+UNKNOWN = "-"
+
+
+def printable(text: str) -> str:
+    """Words of others, who cannot move the cursor of a terminal with them, nor break its encoding.
+
+    What is no visible character becomes an escape; a byte of a file name that is no UTF-8 the one of that byte.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else escape(one) for one in text)
+
+
+def escape(one: str) -> str:
+    r"""One character as Python writes it: `\n`, `\x1b`, `\u202e`. The byte behind `\udcff` is `\xff`."""
+    return f"\\x{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
+
+
+def size_text(size: float) -> str:
+    """Bytes in a sentence."""
+    value, power = scaled(size, 1024, 1023.95)
+    return f"{value:.1f} {'KMGTP'[power - 1]}iB" if power else f"{size:.0f} B"
+
+
+def short_size(size: float | None) -> str:
+    """Bytes in at most five columns; K, M, G, ... are powers of 1024."""
+    if size is None:
+        return UNKNOWN
+    value, power = scaled(size, 1024, 1023.5)
+    return short(value, "KMGTP"[power - 1]) if power else f"{size:.0f}B" if size else "0"
+
+
+def count_text(count: float | None) -> str:
+    """A number in at most five columns; k, M, G are powers of 1000."""
+    if count is None:
+        return UNKNOWN
+    if 0 < count < 9.95 and count != int(count):
+        return f"{count:.1f}"
+    value, power = scaled(count, 1000, 999.5)
+    return short(value, "kMGTP"[power - 1]) if power else f"{count:.0f}"
+
+
+def scaled(value: float, base: int, most: float) -> tuple[float, int]:
+    """The value in the smallest power of `base`, up to the fifth, in which it is below `most`; and that power."""
+    power = 0
+    while value >= most and power < 5:
+        value /= base
+        power += 1
+    return value, power
+
+
+def short(value: float, unit: str) -> str:
+    """Four digits at most, one of them behind the point where there is one before it."""
+    return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+
+
+def percent_text(share: float | None) -> str:
+    """A share of 1 as percent. All is said only where it is all."""
+    if share is None:
+        return UNKNOWN
+    if share < 1:
+        share = min(share, 0.999)
+    return f"{100 * share:.1f}" if share < 1 else "100"
+
+
+def duration_text(seconds: float | None) -> str:
+    """A time with a fitting unit, from microseconds to days, in at most six columns."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 59.95:
+        for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+            value = seconds * factor
+            if 0 < value < 999.5:
+                return short(value, unit)
+        return f"{seconds:.1f}s" if seconds else "0s"
+    minutes, rest = divmod(math.floor(seconds + 0.5), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02}m"
+    return f"{hours // 24}d{hours % 24:02}h"
+
+
+def clean_in_text(clean_in: float | None, *, local: float) -> str:
+    """When nothing will be unsaved any more: "clean" where nothing is, "?" where it cannot be said."""
+    if clean_in is None:
+        return "?" if local else "clean"
+    return duration_text(clean_in) if clean_in or local else "clean"
+
+
+def range_text(offset: int | None, length: int | None) -> str:
+    """A range of bytes as an interval."""
+    return "" if offset is None or length is None else f"[{offset}, {offset + length})"

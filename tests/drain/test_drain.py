@@ -1,0 +1,350 @@
+"""`pagecache drain` against servers that answer as docs/live.md says: what a person is told, and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pagecache.cli import main
+from pagecache.drain import Outcome, following
+from pagecache.drain.display import state_of
+from pagecache.live.answers import SyncError
+
+from .served import DIED, DONE, GIB, Served, failed_range, ticket
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Serves as many sockets as a test wants."""
+    served: list[Served] = []
+
+    def serve(name: str = "s", **sync: Any) -> Served:
+        served.append(Served(tmp_path / name, **sync))
+        return served[-1]
+
+    yield serve
+    for server in served:
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "INTERVAL", 0.01)
+
+
+def call(*arguments: str) -> Result:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(main, ["drain", *arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
+    server = serve()
+    server.sync = lambda look: (200, ticket() if look < 3 else ticket(**DONE))
+    result = call(server.path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "cache-1 (process 4711): saved: all that was written before, 2.0 GiB in 2.5s\n"
+    assert server.asked == ["GET /v1/stats", "POST /v1/sync", "GET /v1/sync/7", "GET /v1/sync/7"]
+    assert server.connections == 1
+
+
+def test_quiet_says_nothing_when_everything_is_saved(serve: Serve) -> None:
+    assert call(serve(**DONE).path, "--quiet").output == ""
+
+
+def test_one_volume_is_asked_for_by_name(serve: Serve) -> None:
+    server = serve(**DONE)
+    server.volumes = ["files", "odd & name"]
+    assert call(server.path, "--volume", "odd & name").exit_code == 0
+    assert "POST /v1/sync?volume=odd & name" in server.asked
+
+
+def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
+    """Volume, key, range, errno, the backend's words without their control characters, and what happens next."""
+    ranges = [failed_range(message="no\x1b[2Jroom"), failed_range(key="c", errno=5), failed_range(key="d\n", errno=999)]
+    errors = [
+        {"volume": "files", "message": "3 files could not be saved", "ranges": ranges},
+        {"volume": "objects", "message": "the volume 'objects' was aborted: unplugged", "ranges": []},
+    ]
+    server = serve(done=True, remaining=24576, errors=errors)
+    server.failed = [
+        {"volume": "files", **failed_range(next_retry=12.25)},
+        {"volume": "files", **failed_range(key="c", next_retry=None)},
+    ]
+    result = call(server.path)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "cache-1 (process 4711): NOT SAVED: 24.0 KiB of 2.0 GiB, kept in memory by its process",
+        "  files: 'a/b' [4096, 12288): ENOSPC: no\\x1b[2Jroom; tried again in 12.2s",
+        "  files: 'c' [4096, 12288): EIO: no room left; kept, and tried again when asked",
+        "  files: 'd\\n' [4096, 12288): 999: no room left; kept, and written back as usual",
+        "  objects: the volume 'objects' was aborted: unplugged",
+    ]
+
+
+def test_json_has_all_of_it(serve: Serve) -> None:
+    errors = [{"volume": "files", "message": "no", "ranges": [failed_range()]}]
+    bad, good = serve("bad", done=True, remaining=8192, errors=errors), serve("good", **DONE)
+    result = call(bad.path, good.path, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["saved"] is False
+    assert [(cache["socket"], cache["saved"]) for cache in document["caches"]] == [(bad.path, False), (good.path, True)]
+    first = document["caches"][0]
+    assert (first["name"], first["pid"], first["total"], first["remaining"]) == ("cache-1", 4711, 2 * GIB, 8192)
+    assert first["unsaved"] == [
+        {"volume": "files", **failed_range(), "next": "kept, and written back as usual"},
+    ]
+    assert first["unknown"] is None
+
+
+def test_the_deadline_tells_what_is_left_and_what_is_in_the_way(serve: Serve) -> None:
+    """What is tried again and again is no error of the ticket yet."""
+    server = serve()
+    server.failed = [{"volume": "files", **failed_range(), "next_retry": 0.5}]
+    result = call(server.path, "--deadline", "0.3")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "cache-1 (process 4711): NOT SAVED YET: 1.0 GiB of 2.0 GiB left at the deadline; what was begun goes on",
+        "  files: 'a/b' [4096, 12288): ENOSPC: no room left; tried again in 500ms",
+    ]
+
+
+def test_a_slow_cache_delays_no_other(serve: Serve) -> None:
+    slow, quick = serve("slow"), serve("quick", **DONE)
+    result = call(slow.path, quick.path, "--deadline", "0.3", "--json")
+    assert [cache["saved"] for cache in json.loads(result.stdout)["caches"]] == [False, True]
+
+
+# ------------------------------------------------------------------------------------------------ the owner
+
+
+def died(server: Served) -> Callable[[int], tuple[int, Any]]:
+    return lambda look: (200, ticket()) if look < 2 else DIED
+
+
+def refused(server: Served) -> Callable[[int], tuple[int, Any]]:
+    return lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no such ticket: 7"})
+
+
+def strange(server: Served) -> Callable[[int], tuple[int, Any]]:
+    return lambda look: (200, ticket()) if look < 2 else (200, {"schema": 1})
+
+
+def other(server: Served) -> Callable[[int], tuple[int, Any]]:
+    return lambda look: (200, ticket()) if look < 2 else (200, b"<html>")
+
+
+@pytest.mark.parametrize("end", [died, refused, strange, other])
+def test_an_owner_that_dies_leaves_it_unknown_what_was_saved(serve: Serve, end: Callable[..., Any]) -> None:
+    """Also where another process serves the path now, that knows nothing of the ticket."""
+    server = serve()
+    server.sync = end(server)
+    result = call(server.path)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("cache-1 (process 4711): NOT KNOWN: ")
+    assert "it is not known what was saved; the last that was seen is 1.0 GiB of 2.0 GiB left" in result.stdout
+    assert json.loads(call(server.path, "--json").stdout)["caches"][0]["unknown"]
+
+
+def test_an_owner_that_stops_serving_leaves_it_unknown_what_was_saved(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    command = [sys.executable, "-m", "pagecache", "drain", server.path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server.wait_looked(2)
+    server.stop()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "NOT KNOWN" in out
+
+
+def test_a_busy_cache_is_asked_again(serve: Serve) -> None:
+    """503 is also the answer of a cache that is closed: after some seconds nobody waits any longer."""
+    server = serve()
+    busy = (503, {"schema": 1, "error": "too many clients"})
+    server.sync = lambda look: busy if look in (1, 3) else (200, ticket(**DONE) if look > 3 else ticket())
+    assert call(server.path).exit_code == 0
+
+
+def test_a_cache_that_is_closed_meanwhile_is_not_asked_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "BUSY_MAX", 0.05)
+    server = serve()
+    server.sync = lambda look: (200, ticket()) if look < 2 else (503, {"schema": 1, "error": "the cache is closed"})
+    result = call(server.path)
+    assert result.exit_code == 1
+    assert "the cache is closed; it is not known what was saved" in result.stdout
+
+
+def test_an_owner_that_does_not_answer_may_go_on(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was stopped for a while is waited for."""
+    monkeypatch.setattr(following, "PATIENCE", 0.2)
+    server, goes_on = serve(), threading.Event()
+
+    def sync(look: int) -> tuple[int, Any]:
+        if look in (1, 3):
+            goes_on.wait(20)
+        return 200, ticket() if look < 4 else ticket(**DONE)
+
+    server.sync = sync
+    result = call(server.path)
+    goes_on.set()
+    assert result.exit_code == 0, result.output
+    assert [request for request in server.asked if request != "GET /v1/stats"] == (
+        ["POST /v1/sync"] * 2 + ["GET /v1/sync/7"] * 2
+    )
+
+
+def test_an_owner_that_never_answers_is_exit_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes the connection; nobody takes it from there."""
+    monkeypatch.setattr("pagecache.drain.following.PATIENCE", 0.05)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        result = call(str(tmp_path / "s"))
+    assert result.exit_code == 1
+    assert "no answer within 0.05 s: its owner hangs, or is stopped; nothing was begun there" in result.stdout
+
+
+# ------------------------------------------------------------------------------------------------ wrong usage
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "no such socket"),
+        (lambda path: path.write_text(""), "not a socket"),
+        (lambda path: path.mkdir(), "not a socket"),
+        (bound, "nobody listens"),
+    ],
+)
+def test_a_path_without_a_cache_is_wrong_usage(tmp_path: Path, make: Callable[[Path], Any], words: str) -> None:
+    make(tmp_path / "s")
+    result = call(str(tmp_path / "s"))
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_nothing_is_begun_when_one_of_several_is_wrong(serve: Serve, tmp_path: Path) -> None:
+    server = serve(**DONE)
+    assert call(server.path, str(tmp_path / "none")).exit_code == 2
+    assert server.asked == ["GET /v1/stats"]
+
+
+def test_no_socket_no_volume_and_no_deadline_are_wrong_usage(serve: Serve, tmp_path: Path) -> None:
+    server = serve(**DONE)
+    assert call().exit_code == 2
+    assert call(server.path, "--deadline", "-1").exit_code == 2
+    missing = call(server.path, "--volume", "fils")
+    assert missing.exit_code == 2
+    assert "has no such volume (there: 'files')" in missing.stderr
+    long = call("/" + "x" * 200)
+    assert long.exit_code == 2
+    assert server.asked == ["GET /v1/stats"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((200, {"schema": 2}), "speaks schema 2, this program knows 1"),
+        ((200, b"hello"), "not a pagecache socket"),
+        ((200, {"schema": 0}), "not a pagecache socket"),
+        ((503, {"schema": 1, "error": "the cache is closed"}), "the cache is closed"),
+        ((0, b"SSH-2.0\r\n"), "not a pagecache socket"),
+    ],
+)
+def test_who_does_not_speak_as_a_cache_is_wrong_usage(serve: Serve, answer: tuple[int, Any], words: str) -> None:
+    server = serve()
+    server.stats = answer
+    result = call(server.path)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_words_of_a_cache_do_nothing_to_the_terminal(serve: Serve) -> None:
+    """Not even those of whoever serves the path by now."""
+    server = serve()
+    server.sync = lambda look: (200, ticket()) if look < 2 else (404, {"schema": 1, "error": "no\x1b[2J"})
+    assert r"no\x1b[2J; it is not known what was saved" in call(server.path).stdout
+    server.stats = (404, {"schema": 1, "error": "no\x1b[2J"})
+    assert r"no\x1b[2J" in call(server.path).stderr
+
+
+# ------------------------------------------------------------------------------------------------ for a person
+
+
+def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
+    server = serve()
+    command = [sys.executable, "-m", "pagecache", "drain", server.path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server.wait_looked(2)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "interrupted: what was begun goes on\n"
+
+
+def test_a_line_now_and_then_where_nobody_watches(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagecache.drain.display.LINE_INTERVAL", 0.05)
+    result = call(serve().path, "--deadline", "0.5")
+    lines = result.stderr.splitlines()
+    assert set(lines) == {"cache-1 (process 4711): 1.0 GiB of 2.0 GiB left, 976.6 KiB/s, about 17m54s"}
+
+
+def test_a_terminal_shows_bars(serve: Serve) -> None:
+    """What a terminal gets; its own test is that no bar is left behind."""
+    server = serve()
+    master, slave = os.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "pagecache", "drain", server.path, "--deadline", "1"]
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError as error:
+            if error.errno != errno.EIO:  # nobody has the other end any more
+                raise
+            break
+        shown += part
+    os.close(master)
+    out, _ = done.communicate(timeout=60)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "1.0 GiB of 2.0 GiB left" in text
+    assert "━" in text
+    assert out.startswith("cache-1 (process 4711): NOT SAVED YET")
+
+
+def test_states_are_told_as_they_are() -> None:
+    outcome = Outcome("s", total=2 * GIB, remaining=GIB)
+    assert state_of(outcome) == "1.0 GiB of 2.0 GiB left"
+    outcome.silent, outcome.errors = 12.0, (SyncError("no"),)
+    assert state_of(outcome) == "1.0 GiB of 2.0 GiB left, 1 failed, no answer for 12.0s"
+    outcome.done = True
+    assert state_of(outcome) == "1.0 GiB not saved"
+    outcome.errors = ()
+    assert state_of(outcome) == "saved"
+    outcome.unknown = "gone"
+    assert state_of(outcome) == "lost"

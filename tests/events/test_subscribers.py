@@ -1,0 +1,253 @@
+"""Subscribers that are slow, raise, come and go, and call the cache."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import Event, PageCache, RetryPolicy
+from pagecache.backends import MemoryBackend
+from pagecache.engine import events as engine_events
+
+from ..file.backends import PATIENCE
+from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(4 * PAGE)
+GONE = OSError(errno.EIO, "gone for a moment")
+
+
+def kinds(seen: list[Event]) -> list[str]:
+    return [event.kind for event in seen]
+
+
+def commit(rig: Rig, times: int = 1) -> None:
+    """So many commits, each an event."""
+    for number in range(times):
+        rig.handles[0].pwrite(bytes([number % 256]), 0)
+        rig.handles[0].fsync()
+
+
+@pytest.fixture
+def rig(make: Make) -> Rig:
+    rig = make({KEY: DATA})
+    rig.open("r+b")
+    return rig
+
+
+def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
+    """Retries, write-back by age and syncs go on; it gets everything, later and in order. [2.27]"""
+    rig = make({KEY: DATA}, dirty_expire=0.01, flush_interval=0.01)
+    seen: list[Event] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(event: Event) -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+        seen.append(event)
+
+    rig.cache.subscribe(slow)
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", GONE, times=2)
+    file.pwrite(b"a", 0)  # nobody asks for it to be saved
+    assert entered.wait(PATIENCE)
+    eventually(lambda: rig.backend.written(KEY)[:1] == b"a")
+    file.pwrite(b"b", 0)
+    Task(file.fsync).result()
+    Task(rig.volume.sync).result()
+    assert seen == []
+    release.set()
+    eventually(lambda: kinds(seen)[-1:] == ["committed"])
+    assert kinds(seen)[:3] == ["failed", "failed", "repaired"]
+
+
+def test_what_a_subscriber_raises_is_logged_once_and_hurts_nobody(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit too. It goes on getting events, and so do the others. [2.27]"""
+    seen: list[Event] = []
+    raised: list[Event] = []
+
+    def broken(event: Event) -> None:
+        raised.append(event)
+        raise SystemExit("made up") if len(raised) == 1 else ValueError("made up")
+
+    rig.cache.subscribe(broken)
+    rig.cache.subscribe(seen.append)
+    with caplog.at_level(logging.INFO, "pagecache"):
+        commit(rig, 5)
+        eventually(lambda: len(seen) == 5)
+    assert len(raised) == 5
+    records = [record for record in caplog.records if record.name == "pagecache.events"]
+    assert [(record.levelname, "broken" in record.getMessage()) for record in records] == [("ERROR", True)]
+
+
+def test_a_subscriber_may_unsubscribe_itself_and_others(rig: Rig) -> None:
+    """From its callback: none of them is called again, those behind it get this event. [2.27]"""
+    first: list[Event] = []
+    second: list[Event] = []
+    third: list[Event] = []
+    ends: list[Callable[[], None]] = []
+
+    def once(event: Event) -> None:
+        first.append(event)
+        for end in (*ends, *ends):
+            end()
+
+    ends.append(rig.cache.subscribe(once))
+    ends.append(rig.cache.subscribe(second.append))
+    rig.cache.subscribe(third.append)
+    commit(rig, 3)
+    eventually(lambda: len(third) == 3)
+    assert (len(first), second) == (1, [])
+
+
+def test_a_callback_that_is_subscribed_twice_is_called_twice(rig: Rig) -> None:
+    """And each is ended by its own. [2.27]"""
+    seen: list[Event] = []
+    ends = [rig.cache.subscribe(seen.append) for _ in range(2)]
+    commit(rig)
+    eventually(lambda: len(seen) == 2)
+    ends[0]()
+    ends[0]()
+    commit(rig)
+    eventually(lambda: len(seen) == 3)
+    ends[1]()
+    commit(rig)
+    rig.cache.close()
+    assert len(seen) == 3
+
+
+def test_a_subscriber_gets_what_happens_after_it_came(rig: Rig) -> None:
+    """Also one that a callback subscribes: not the event of that moment, nor one that waited then. [2.27]"""
+    first: list[Event] = []
+    late: list[Event] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def subscribes(event: Event) -> None:
+        if not first:
+            entered.set()
+            assert release.wait(PATIENCE)
+            rig.cache.subscribe(late.append)
+        first.append(event)
+
+    rig.cache.subscribe(subscribes)
+    commit(rig, 2)
+    assert entered.wait(PATIENCE)
+    release.set()
+    eventually(lambda: len(first) == 2)
+    assert late == []
+    commit(rig)
+    eventually(lambda: len(late) == 1)
+    assert late == first[2:]
+
+
+@pytest.mark.parametrize("call", ["sync", "fsync", "stats", "pwrite", "retry_failed", "detach"])
+def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
+    """What it asks for is done while it waits, retries that only the flusher makes included. [2.27]"""
+    retry = RetryPolicy(attempts=50, first_delay=0.01, max_delay=0.02, deadline=None)
+    rig = make({KEY: DATA}, retry=retry)
+    file = rig.open("r+b")
+    done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    calls: dict[str, Callable[[], Any]] = {
+        "sync": lambda: rig.cache.sync(PATIENCE),
+        "fsync": lambda: file.fsync(timeout=PATIENCE),
+        "stats": rig.cache.stats,
+        "pwrite": lambda: file.pwrite(b"x", 0),
+        "retry_failed": rig.volume.retry_failed,
+        "detach": lambda: rig.volume.detach(timeout=PATIENCE),
+    }
+
+    def calls_back(event: Event) -> None:
+        unsubscribe()
+        try:
+            done.put(calls[call]())
+        except BaseException as error:
+            done.put(error)
+
+    unsubscribe = rig.cache.subscribe(calls_back)
+    rig.backend.fault("write_from", GONE, times=5)
+    file.pwrite(b"a", 0)
+    Task(file.flush).result()
+    assert not isinstance(done.get(timeout=PATIENCE), BaseException)
+
+
+def test_a_subscriber_may_close_the_cache(rig: Rig) -> None:
+    """It does not wait for itself. [2.27, 2.22]"""
+    closed: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    rig.cache.subscribe(lambda event: closed.put(rig.cache.close()))
+    Task(commit, rig).finished.wait(PATIENCE)  # well, or with the news that the volume has ended
+    assert closed.get(timeout=PATIENCE) == []
+    assert rig.cache.closed
+    eventually(lambda: not any(thread.name == "pagecache-events" for thread in threading.enumerate()))
+
+
+def test_close_delivers_what_happened(rig: Rig) -> None:
+    """The commits of the close itself are told before it returns. [2.27]"""
+    seen: list[Event] = []
+    rig.cache.subscribe(seen.append)
+    rig.handles[0].pwrite(b"x", 0)
+    rig.cache.close()
+    assert kinds(seen) == ["committed"]
+
+
+def test_events_that_slow_subscribers_miss_are_counted(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They wait up to a number; those left out are told with the next one, and once in the log. [2.27]"""
+    monkeypatch.setattr(engine_events, "QUEUED_MAX", 3)
+    seen: list[Event] = []
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(event: Event) -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+        seen.append(event)
+
+    rig.cache.subscribe(slow)
+    commit(rig)
+    assert entered.wait(PATIENCE)
+    with caplog.at_level(logging.WARNING, "pagecache.events"):
+        commit(rig, 10)  # three wait, seven are left out
+    release.set()
+    eventually(lambda: len(seen) == 4)
+    commit(rig)
+    eventually(lambda: len(seen) == 5)
+    assert [event.missed for event in seen] == [0, 0, 0, 0, 7]
+    assert [record.getMessage() for record in caplog.records] == [
+        "subscribers are slow: 3 events wait, and more are left out"
+    ]
+
+
+def test_a_subscriber_does_not_keep_a_dropped_cache() -> None:
+    """Though its callback refers to it. [2.22, 2.27]"""
+    cache = PageCache("1MiB", **QUIET, retry=ONCE)
+    volume = cache.attach(MemoryBackend())
+    seen: list[tuple[object, Event]] = []
+    cache.subscribe(lambda event, cache=cache: seen.append((cache, event)))  # type: ignore[misc]
+    with volume.open("f", "w") as file:
+        file.pwrite(b"x", 0)
+        file.fsync()
+    eventually(lambda: seen)
+    seen.clear()
+    gone, thread = weakref.ref(cache.flusher), cache.feed._thread
+    assert thread is not None
+    del cache, volume, file
+
+    def ended() -> bool:
+        gc.collect()
+        return gone() is None and not thread.is_alive()
+
+    eventually(ended)
+
+
+def test_no_subscriber_no_thread(rig: Rig) -> None:
+    """Who does not listen pays nothing. [2.27]"""
+    commit(rig)
+    assert rig.cache.feed._thread is None

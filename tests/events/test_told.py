@@ -1,0 +1,270 @@
+"""What is told, and how often: events once per change of state and in order, and few lines with all that one needs."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import ConflictError, Event, RetryPolicy, WritebackError
+from pagecache.engine.notices import LINES, TOPICS, WINDOW
+
+from ..file.backends import failing_commit
+from ..file.clock import HandClock, after_a_look
+from ..file.objects import ObjectBackend
+from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(4 * PAGE)
+NEW = pattern(PAGE, 1)
+FULL = OSError(errno.ENOSPC, "no room")
+AGAIN = OSError(errno.EIO, "a moment")
+PARKS = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, failed_retry=60.0)
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[int], list[str]]]:
+    """What was logged so far at a level or above: level, logger and sentence."""
+    with caplog.at_level(logging.DEBUG, "pagecache"):
+        yield lambda level: [f"{r.levelname} {r.name} {r.getMessage()}" for r in caplog.records if r.levelno >= level]
+
+
+def listening(rig: Rig) -> list[Event]:
+    seen: list[Event] = []
+    rig.cache.subscribe(seen.append)
+    return seen
+
+
+def told(seen: list[Event]) -> list[tuple[object, ...]]:
+    return [(event.kind, event.ranges, None if event.error is None else event.error.errno) for event in seen]
+
+
+# -------------------------------------------------------------------- events
+
+
+def test_a_failure_that_heals_is_told_in_order(make: Make) -> None:
+    """failed for each call that failed, repaired when the bytes went through, committed when they are stored. [2.27]"""
+    rig = make({KEY: DATA}, retry=FAST)
+    seen = listening(rig)
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", AGAIN, times=2)
+    before = time.time()
+    file.pwrite(NEW, PAGE)
+    file.fsync()
+    eventually(lambda: len(seen) == 4)
+    page = ((PAGE, PAGE),)
+    expected = [("failed", page, errno.EIO)] * 2 + [("repaired", page, None), ("committed", (), None)]
+    assert told(seen) == expected
+    assert {(event.volume, event.key) for event in seen} == {("volume", KEY)}
+    assert all(before - 1 <= event.time <= time.time() + 1 for event in seen)
+    assert seen[0].message == f"write-back of [{PAGE}, {2 * PAGE}) failed at try 1: EIO (a moment)"
+    assert re.fullmatch(r"tried again (at once|in [\d.]+ s)", seen[0].next)
+
+
+def test_a_failure_that_stays_is_parked_and_told_again_with_each_try(make: Make) -> None:
+    """failed and parked, each time; then repaired once. [2.14, 2.27]"""
+    rig = make({KEY: DATA}, retry=PARKS)
+    seen = listening(rig)
+    file = rig.open("r+b")
+    fault = rig.backend.fault("write_from", FULL, times=2)
+    file.pwrite(NEW, 0)
+    for _ in range(2):
+        with pytest.raises(WritebackError):
+            file.fsync()
+    assert fault.nr_hit == 2
+    file.fsync()
+    eventually(lambda: len(seen) == 6)
+    assert [event.kind for event in seen] == ["failed", "parked"] * 2 + ["repaired", "committed"]
+    assert seen[1].next == "tried again in 60.0 s"
+
+
+@pytest.mark.parametrize("error", [AGAIN, FULL], ids=["transient", "permanent"])
+def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit(make: Make, error: OSError) -> None:
+    """Not when its bytes are acknowledged once more: they may be forgotten again. [2.14, 2.27]"""
+    rig = make({KEY: DATA}, retry=PARKS)
+    seen = listening(rig)
+    file = rig.open("r+b")
+    rig.backend.fault("commit", failing_commit(error))
+    file.pwrite(NEW, PAGE)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    file.fsync()
+    eventually(lambda: [event.kind for event in seen[-2:]] == ["repaired", "committed"])
+    page = ((PAGE, PAGE),)
+    expected = [("failed", page, error.errno)]
+    if error is FULL:
+        expected.append(("parked", page, error.errno))
+    assert told(seen) == [*expected, ("repaired", (), None), ("committed", (), None)]
+    code = errno.errorcode[error.errno or 0]
+    assert seen[0].message.startswith(f"commit of [{PAGE}, {2 * PAGE}) failed at try 1: {code}")
+
+
+def test_a_conflict_is_told_once(make: Make) -> None:
+    """With the bytes of ours that are not saved, and what settles it. [2.19, 2.27]"""
+    rig = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
+    seen = listening(rig)
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    rig.backend.change_remotely(KEY, b"theirs")
+    for _ in range(2):
+        with pytest.raises(ConflictError):
+            file.fsync()
+    rig.volume.invalidate_remote(KEY, version="another")
+    eventually(lambda: "invalidated" in [event.kind for event in seen])
+    conflicts = [event for event in seen if event.kind == "conflict"]
+    assert len(conflicts) == 1
+    assert isinstance(conflicts[0].error, ConflictError)
+    assert conflicts[0].next == "nothing until `resolve` or `discard` settles it"
+
+
+def test_events_of_a_file_are_in_order_whatever_thread_tells_them(make: Make) -> None:
+    """Many requests side by side that fail and go through: no range is repaired before it failed. [2.27]"""
+    rig = make({KEY: bytes(64 * PAGE)}, retry=FAST, limits={"max_write": PAGE, "max_inflight": 8})
+    seen = listening(rig)
+    file = rig.open("r+b")
+    for turn in range(10):
+        rig.backend.fault("write_from", AGAIN, times=32)
+        file.pwrite(pattern(64 * PAGE, turn), 0)
+        file.fsync()
+    eventually(lambda: sum(event.kind == "committed" for event in seen) == 10)
+    failed: Counter[tuple[tuple[int, int], ...]] = Counter()
+    for event in seen:
+        if event.kind == "failed":
+            failed[event.ranges] += 1
+        elif event.kind == "repaired":
+            assert failed.pop(event.ranges), event
+        else:
+            assert not failed, event
+    assert not failed
+
+
+# -------------------------------------------------------------------- the log
+
+
+def test_ten_thousand_failing_requests_write_a_few_lines(
+    make: Make, clock: HandClock, lines: Callable[[int], list[str]]
+) -> None:
+    """And how many were left out is said when the time is over; all of them are there at DEBUG. [2.27]"""
+    nr = 10_000
+    rig = make({KEY: bytes(nr * PAGE)}, capacity="64MiB", max_folio=PAGE, retry=PARKS, limits={"max_write": PAGE})
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", FULL, times=float("inf"))
+    file.pwrite(bytes(nr * PAGE), 0)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    warned = [line for line in lines(logging.INFO) if "pagecache.writeback" in line]
+    assert len(warned) == LINES
+    eventually(lambda: len([line for line in lines(logging.DEBUG) if "failed at try" in line]) == nr)
+    for line in warned:
+        start = r"WARNING pagecache\.writeback volume: 'file': write-back of \[\d+, \d+\) failed at try 1: "
+        assert re.fullmatch(start + r"ENOSPC \(no room\); tried again in 60\.0 s", line), line
+    clock.advance(WINDOW)
+    after_a_look(rig.cache)
+    said = [line for line in lines(logging.INFO) if "left out" in line]
+    assert said == [
+        f"WARNING pagecache.writeback volume: {nr - LINES} more lines about data that is kept after a failure "
+        f"were left out in {WINDOW:g} s"
+    ]
+
+
+def test_nothing_is_said_of_a_request_that_goes_well(make: Make, lines: Callable[[int], list[str]]) -> None:
+    """A volume's life at INFO is its beginning and its end. [2.27]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    for number in range(20):
+        file.pwrite(b"x", number)
+        file.fsync()
+        rig.volume.drop_clean()
+        file.pread(10, 0)
+    rig.cache.close()
+    assert lines(logging.INFO) == [
+        "INFO pagecache.volume volume: attached: RecordingBackend",
+        "INFO pagecache.volume volume: detached; everything is saved",
+    ]
+
+
+def test_where_nobody_tries_again_unasked_it_is_an_error(make: Make, lines: Callable[[int], list[str]]) -> None:
+    """What heals by itself is a warning, and that it did is information. [2.27]"""
+    rig = make({KEY: DATA}, retry=ONCE)  # failed_retry is None
+    file = rig.open("r+b")
+    rig.backend.fault("write_from", FULL)
+    file.pwrite(NEW, 0)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    file.fsync()
+    eventually(lambda: len(lines(logging.INFO)) == 3)
+    assert lines(logging.INFO)[1:] == [
+        "ERROR pagecache.writeback volume: 'file': write-back of [0, 4096) failed at try 1: ENOSPC (no room); "
+        "kept until `retry_failed`, a new write to the file, or `discard`",
+        "INFO pagecache.writeback volume: 'file': write-back of [0, 4096) went through; it waits for a commit",
+    ]
+
+
+def test_the_end_of_a_backend_is_told(make: Make, lines: Callable[[int], list[str]]) -> None:
+    """abort, reconnect, and what a detach gives up. [2.22, 2.27]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    rig.volume.abort(ConnectionError("pulled the plug"))
+    rig.volume.abort(ConnectionError("again"))
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    fresh.fault("write_from", FULL, times=float("inf"))
+    rig.cache.close(on_failed="discard")
+    found = [line for line in lines(logging.INFO) if "writeback" not in line][1:]
+    assert found == [
+        "WARNING pagecache.volume volume: aborted: pulled the plug; what is not committed is kept as failed until "
+        "reconnect; calls of the backend are left alone",
+        "INFO pagecache.volume volume: reconnected to RecordingBackend; what is not known to be committed is sent "
+        "again",
+        "ERROR pagecache.loss volume: 'file': detached; [0, 4096) of 1 files were not saved and are given up; "
+        "each handle raises DataLossError once",
+    ]
+
+
+def test_a_discard_is_told_with_what_was_given_up(make: Make, lines: Callable[[int], list[str]]) -> None:
+    """Data that is gone is an error, whoever wanted it. [2.18, 2.27]"""
+    rig = make({KEY: DATA})
+    file = rig.open("r+b")
+    for page in range(0, 4, 2):
+        file.pwrite(NEW, page * PAGE)
+    rig.volume.discard(KEY)
+    assert lines(logging.WARNING) == [
+        "ERROR pagecache.loss volume: 'file': discard: [0, 4096), [8192, 12288) given up; "
+        "each handle raises DataLossError once"
+    ]
+
+
+def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
+    """One that looks at the very file gets its answer. [2.27]"""
+    rig = make({KEY: DATA}, retry=FAST)
+    file = rig.open("r+b")
+    answers: list[object] = []
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            answers.append((file.stats().dirty, rig.volume.failed(), rig.volume.dirty_ranges(KEY)))
+
+    handler, logger = Looks(), logging.getLogger("pagecache.writeback")
+    logger.addHandler(handler)
+    try:
+        rig.backend.fault("write_from", AGAIN)
+        rig.backend.fault("commit", AGAIN)
+        file.pwrite(NEW, 0)
+        file.fsync(timeout=20)
+        eventually(lambda: len(answers) >= 2)
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_each_topic_has_a_logger_that_the_documentation_names() -> None:
+    """docs/events.md lists the children of `pagecache`. [2.27]"""
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    for child in {*TOPICS.values(), "events", "internal"}:
+        assert f"`pagecache.{child}`" in page, child

@@ -1,0 +1,357 @@
+"""The socket's name: how it comes into being under any umask, what it replaces and what never, who takes it away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import ForkedError, PageCache, ShutdownError
+from pagecache.live import address
+from tests.file.rig import Task
+
+from .conftest import Served
+from .wire import TIMEOUT, Raw, connect, get
+
+ROOT = str(Path(__file__).parents[2])
+
+
+@pytest.fixture
+def cache() -> Iterator[PageCache]:
+    with PageCache("1MiB") as made:
+        yield made
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_socket_is_the_owners_alone(cache: PageCache, tmp_path: Path) -> None:
+    cache.serve_stats(tmp_path / "s")
+    found = (tmp_path / "s").lstat()
+    assert stat.S_ISSOCK(found.st_mode)
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
+    assert os.listdir(tmp_path) == ["s"]
+
+
+@pytest.mark.usefixtures("umask")
+def test_it_is_so_from_the_first_moment_of_its_first_name(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    made, name = address._bound(folder, "s")
+    assert stat.S_IMODE((tmp_path / name).lstat().st_mode) == 0o600
+    made.close()
+    os.close(folder)
+
+
+def test_whoever_finds_the_name_finds_somebody_who_listens(tmp_path: Path) -> None:
+    """A client that tries without pause meets nothing or a server, never a socket that refuses."""
+    path = str(tmp_path / "s")
+    refused: list[OSError] = []
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            try:
+                connect(path).close()
+            except ConnectionRefusedError as error:
+                refused.append(error)
+            except OSError:
+                pass  # there is none; or so many wait that no other may
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    made = []
+    for _ in range(50):
+        made.append(address.Listener(path))
+        made[-1].remove()
+    over.set()
+    thread.join(TIMEOUT)
+    for listener in made:
+        listener.close()
+    assert refused == []
+
+
+@pytest.mark.parametrize("what", ["a file", "a directory", "a pipe", "a symbolic link"])
+def test_what_is_no_socket_is_never_replaced(cache: PageCache, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "s"
+    if what == "a file":
+        path.write_text("mine")
+    elif what == "a directory":
+        path.mkdir()
+    elif what == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "other")
+    before = path.lstat()
+    with pytest.raises(FileExistsError) as caught:
+        cache.serve_stats(path)
+    assert caught.value.filename == str(path)
+    assert path.lstat() == before
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_a_path_that_is_served_is_refused(served: Served) -> None:
+    """By the same cache or another, and the first goes on."""
+    with PageCache("1MiB") as other:
+        for cache in (served.cache, other):
+            with pytest.raises(OSError, match="already") as caught:
+                cache.serve_stats(served.path)
+            assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, served.path)
+    assert get(served.path, "/v1/stats")["volumes"][0]["name"] == "V"
+    assert os.listdir(served.folder) == ["s"]
+
+
+def test_a_second_path_is_served_too(served: Served) -> None:
+    second = str(served.folder / "t")
+    served.cache.serve_stats(second)
+    names = [get(path, "/v1/stats")["cache"]["name"] for path in (served.path, second)]
+    assert names == [served.cache.name] * 2
+    served.cache.close()
+    assert os.listdir(served.folder) == []
+
+
+OWNER = """
+import sys
+sys.path[:0] = [{root!r}]
+from pagecache import PageCache
+cache = PageCache("1MiB")
+cache.serve_stats(sys.argv[1])
+print("serves", flush=True)
+sys.stdin.readline()
+"""
+
+
+def owner(path: str) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", OWNER.format(root=ROOT), path], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"serves\n"
+    return child
+
+
+def test_the_socket_of_an_owner_that_was_killed_is_taken_over(cache: PageCache, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with owner(path) as child:
+        with pytest.raises(OSError, match="already"):
+            cache.serve_stats(path)
+        pid = get(path, "/v1/stats")["pid"]
+        assert pid == child.pid
+        child.send_signal(signal.SIGKILL)
+        child.wait(TIMEOUT)
+    assert Path(path).is_socket()
+    cache.serve_stats(path)
+    assert get(path, "/v1/stats")["pid"] == os.getpid()
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_the_name_goes_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with owner(path) as child:
+        child.communicate(b"\n", TIMEOUT)
+        assert child.returncode == 0
+    assert os.listdir(tmp_path) == []
+
+
+def take_together(path: str) -> tuple[list[address.Listener], list[int | None]]:
+    """Four threads try for one name: who got it, and what the others were told."""
+    got: list[address.Listener] = []
+    refused: list[int | None] = []
+    together = threading.Barrier(4)
+
+    def take() -> None:
+        together.wait(TIMEOUT)
+        try:
+            got.append(address.Listener(path))
+        except OSError as error:
+            refused.append(error.errno)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    return got, refused
+
+
+def test_of_those_who_take_over_a_stale_socket_at_once_one_gets_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    for _ in range(10):
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(path)
+        got, refused = take_together(path)
+        assert (len(got), refused) == (1, [errno.EADDRINUSE] * 3)
+        connect(path).close()
+        got[0].close()
+        assert os.listdir(tmp_path) == []
+
+
+def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes while another has found it stale waits, and finds that one serving: its name is never gone again."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(path)
+    alive = address._alive
+    second: list[Task[address.Listener]] = []
+
+    def looked(held: int) -> bool:
+        found = alive(held)
+        if not second:
+            second.append(Task(address.Listener, path))
+            assert second[0].waits()
+        return found
+
+    monkeypatch.setattr(address, "_alive", looked)
+    first = address.Listener(path)
+    with pytest.raises(OSError, match="already"):
+        second[0].result()
+    connect(path).close()
+    first.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_came_to_a_stale_name_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+
+    def alive(held: int) -> bool:
+        path.unlink()
+        path.write_text("mine")
+        return False
+
+    monkeypatch.setattr(address, "_alive", alive)
+    with pytest.raises(FileExistsError):
+        address.Listener(str(path))
+    assert path.read_text() == "mine"
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_a_name_that_is_not_ours_any_more_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with PageCache("1MiB") as cache:
+        cache.serve_stats(path)
+        path.unlink()
+        with PageCache("1MiB") as other:
+            other.serve_stats(path)
+            cache.close()
+            assert get(str(path), "/v1/stats")["cache"]["name"] == other.name
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("length", [100, 200, 255])
+def test_a_path_may_be_longer_than_an_address(cache: PageCache, tmp_path: Path, length: int) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    path = str(folder / ("s" * length))
+    cache.serve_stats(path)
+    assert get(path, "/v1/stats")["schema"] == 1
+    with pytest.raises(OSError, match="already"):
+        cache.serve_stats(path)
+
+
+def test_a_name_may_not_be_longer_than_the_file_system_allows(cache: PageCache, tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        cache.serve_stats(tmp_path / ("s" * 256))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_missing_is_named(cache: PageCache, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "s"
+    with pytest.raises(FileNotFoundError) as caught:
+        cache.serve_stats(path)
+    assert caught.value.filename == str(path)
+
+
+def test_a_folder_that_is_none_is_named(cache: PageCache, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        cache.serve_stats(tmp_path / "file" / "s")
+    assert caught.value.filename == str(tmp_path / "file" / "s")
+
+
+def test_a_folder_that_nothing_can_be_made_in_is_named(cache: PageCache) -> None:
+    with pytest.raises(OSError) as caught:
+        cache.serve_stats("/proc/s")
+    assert caught.value.filename == "/proc/s"
+
+
+@pytest.mark.parametrize("path", ["", "\0abstract", "a\0b", "folder/"])
+def test_what_can_be_no_path_of_a_socket_is_refused(cache: PageCache, path: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        cache.serve_stats(path)
+
+
+def test_bytes_are_no_path(cache: PageCache) -> None:
+    with pytest.raises(TypeError, match="path"):
+        cache.serve_stats(b"s")  # type: ignore[arg-type]
+
+
+def test_a_relative_path_is_the_same_after_a_change_of_folder(
+    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache.serve_stats("s")
+    monkeypatch.chdir("/")
+    cache.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_closed_cache_is_not_served(cache: PageCache, tmp_path: Path) -> None:
+    cache.close()
+    with pytest.raises(ShutdownError):
+        cache.serve_stats(tmp_path / "s")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> None:
+    """It closes what it inherited: when its parent is gone nobody is left whom a client could wait for."""
+    with Raw(served.path) as client:
+        client.send(b"GET /v1/waits HTTP/1.1\r\n\r\n")
+        client.answer()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                sockets = [n for n in os.listdir("/proc/self/fd") if is_socket_of(n, served.path)]
+                with pytest.raises(ForkedError):
+                    served.cache.serve_stats(served.folder / "t")
+                with pytest.raises(ForkedError):
+                    served.cache.close()
+                served.cache.__del__()
+                served.cache.at_exit()
+                os.write(writing, repr(sockets).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            assert pipe.read() == b"[]"
+        assert os.waitpid(child, 0)[1] == 0
+        assert get(served.path, "/v1/stats")["pid"] == os.getpid()
+        client.send(b"GET /v1/waits HTTP/1.1\r\n\r\n")
+        assert client.answer()[0] == 200
+
+
+def is_socket_of(number: str, path: str) -> bool:
+    """Whether a descriptor listens, or is the server's end of a connection."""
+    try:
+        with socket.socket(fileno=os.dup(int(number))) as found:
+            listens = bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            return listens or (found.family == socket.AF_UNIX and "pagecache" in str(found.getsockname()))
+    except OSError:
+        return False

@@ -1,0 +1,523 @@
+"""What the documents say, beside what is so: states, ages, queues, failures, syncs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, RetryPolicy
+from pagecache.live import documents
+from pagecache.live.syncs import RUNNING_MOST, Busy, Syncs
+from pagecache.native import STATES
+from tests.file.backends import PATIENCE, RecordingBackend, RecordingFile
+from tests.file.conftest import make as make  # the fixture
+from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+
+
+def volume_of(rig: Rig) -> dict[str, Any]:
+    document = documents.stats(rig.cache)
+    json.dumps(document)
+    found: dict[str, Any] = document["volumes"][0]
+    return found
+
+
+def only_file(rig: Rig) -> dict[str, Any]:
+    (found,) = documents.files(rig.cache, None, "dirty", 10)["files"]
+    return dict(found)
+
+
+def runs(rig: Rig, offset: int = 0, length: int | None = None) -> list[tuple[int, int, str]]:
+    found: list[tuple[int, int, str]] = documents.folios(rig.cache, only_file(rig)["id"], offset, length)["runs"]
+    return found
+
+
+# -- stats
+
+
+def test_the_document_of_a_cache_has_every_field_of_the_schema(make: Make) -> None:
+    """Of the example in docs/live.md, so the page cannot promise what is not there."""
+    rig = make({KEY: b"x" * 3 * PAGE}, retry=ONCE)
+    f = rig.open()
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    f.pwrite(b"y", 0)
+    with pytest.raises(OSError, match="full"):
+        f.fsync()
+    page = (PurePosixPath(__file__).parents[2] / "docs" / "live.md").as_posix()
+    with open(page, encoding="utf-8") as text:
+        examples = text.read().split("```json")[1:]
+    ours = {
+        "pagecache": documents.stats(rig.cache),
+        "files": documents.files(rig.cache, None, "dirty", 10),
+        "runs": documents.folios(rig.cache, only_file(rig)["id"], 0, None),
+        "failed": documents.failed(rig.cache, None),
+        "ticket": Syncs().begin([]),
+    }
+    for example in examples:
+        promised = json.loads(example.split("```")[0].replace("…", "..."))
+        found = [name for name in ours if name in promised]
+        if found:
+            assert missing(promised, json.loads(json.dumps(ours.pop(found[0])))) == []
+    assert ours == {}
+
+
+def missing(promised: Any, found: Any, where: str = "") -> list[str]:
+    """What a document lacks, or has as another kind of thing; an empty list promises nothing."""
+    if isinstance(promised, dict):
+        if not isinstance(found, dict):
+            return [where]
+        return [
+            m
+            for k in promised
+            for m in ([f"{where}/{k}"] if k not in found else missing(promised[k], found[k], f"{where}/{k}"))
+        ]
+    if isinstance(promised, list) and promised and isinstance(found, list) and found:
+        return missing(promised[0], found[0], f"{where}/0")
+    alike = promised is None or found is None or isinstance(found, type(promised)) or isinstance(promised, float | int)
+    return [] if alike else [where]
+
+
+def test_an_idle_volume_is_clean(make: Make) -> None:
+    one = volume_of(make({KEY: b"x"}))
+    assert one["state"] == "attached"
+    assert one["oldest"] == {"dirty": None, "failed": None}
+    assert (one["clean_in"], one["errors"], one["queue"]["running"]) == (0.0, [], 0)
+    assert one["throttle"]["position"] == 0.0
+
+
+def test_the_oldest_dirty_byte_has_its_age(make: Make) -> None:
+    rig = make({KEY: b"x", "other": b"x"})
+    f, g = rig.open(), rig.open(key="other")
+    f.pwrite(b"1", 0)
+    rig.cache.native.tick(rig.cache.clock.now())
+    first = volume_of(rig)["oldest"]["dirty"]
+    g.pwrite(b"2", 0)
+    assert 0 <= first <= volume_of(rig)["oldest"]["dirty"]
+    f.fsync()
+    g.fsync()
+    assert volume_of(rig)["oldest"]["dirty"] is None
+
+
+def test_work_that_waits_and_work_that_runs_are_told_apart(make: Make) -> None:
+    rig = make({f"{k}": b"" for k in range(6)}, limits={"max_inflight": 2})
+    gate = rig.backend.gate("write_from", times=6)
+    for k in range(6):
+        rig.open(key=f"{k}").pwrite(b"x", 0)
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+    eventually(lambda: volume_of(rig)["queue"]["running"] == 2)
+    waiting = volume_of(rig)["queue"]["waiting"]
+    assert waiting.pop("integrity") >= 4
+    assert set(waiting.values()) == {0}
+    gate.open()
+    rig.backend.open_all_gates()
+    ticket.wait(20)
+    assert volume_of(rig)["queue"] == queue(running=0)
+
+
+def queue(running: int, **waiting: int) -> dict[str, Any]:
+    classes = ("commit", "names", "fill", "integrity", "background", "readahead")
+    return {"running": running, "waiting": {name: waiting.get(name, 0) for name in classes}}
+
+
+def test_a_call_of_a_name_counts_as_one_that_runs(make: Make) -> None:
+    rig = make({KEY: b"x"})
+    gate = rig.backend.gate("stat")
+    asking = Task(rig.volume.stat, KEY)
+    gate.wait_entered()
+    assert volume_of(rig)["queue"] == queue(running=1)
+    gate.open()
+    asking.result()
+
+
+def test_the_state_of_a_volume_is_that_of_its_life(make: Make) -> None:
+    rig = make({KEY: b"x"})
+    f = rig.open()
+    f.pwrite(b"y", 0)
+    gate = rig.backend.gate("write_from")
+    leaving = Task(rig.volume.detach)
+    gate.wait_entered()
+    assert volume_of(rig)["state"] == "detaching"
+    gate.open()
+    leaving.result()
+    assert documents.stats(rig.cache)["volumes"] == []
+
+
+def test_the_counters_of_a_cache_outlive_its_volumes_and_the_bytes_do_not(make: Make) -> None:
+    rig = make({KEY: b"x" * PAGE})
+    assert rig.open().pread(1, 0) == b"x"
+    counters = documents.stats(rig.cache)["cache"]["counters"]
+    assert (counters["read_requests"], counters["clean"], counters["folios"]) == (1, PAGE, 1)
+    rig.volume.detach()
+    after = documents.stats(rig.cache)["cache"]["counters"]
+    assert (after["read_requests"], after["clean"], after["folios"], after["used"]) == (1, 0, 0, 0)
+    assert after.keys() == counters.keys()
+
+
+def test_a_throttled_writer_is_seen(make: Make) -> None:
+    rig = make({KEY: b""}, "1MiB", dirty_background=0.1, dirty_limit=0.25)
+    gate = rig.backend.gate("write_from", times=100)
+    writing = Task(rig.open().pwrite, b"x" * (1 << 20), 0)
+    eventually(lambda: volume_of(rig)["throttle"]["waiting"] == 1)
+    eventually(lambda: documents.stats(rig.cache)["cache"]["waiting"] == 1)  # between two pauses nobody waits
+    eventually(lambda: volume_of(rig)["throttle"]["position"] == 1.0)
+    gate.open()
+    rig.backend.open_all_gates()
+    writing.result()
+    assert volume_of(rig)["throttle"]["waiting"] == 0
+
+
+# -- trouble
+
+
+def test_trouble_is_told_with_what_happens_next(make: Make) -> None:
+    policy = RetryPolicy(attempts=2, first_delay=0.01, max_delay=0.02, deadline=20.0, failed_retry=60.0)
+    rig = make({KEY: b"x"}, retry=policy)
+    f = rig.open()
+    rig.backend.fault("write_from", OSError(errno.EIO, "no luck"), times=2)
+    f.pwrite(b"y", 0)
+    with pytest.raises(OSError, match="no luck"):
+        f.fsync()
+    eventually(lambda: len(volume_of(rig)["errors"]) == 3)  # whoever waits is woken first
+    parked, last, first = volume_of(rig)["errors"]
+    assert [e["kind"] for e in (first, last, parked)] == ["failed", "failed", "parked"]
+    for entry in (first, last, parked):
+        assert (entry["key"], entry["offset"], entry["length"]) == (KEY, 0, 1)
+        assert (entry["errno"], entry["name"], entry["message"]) == (errno.EIO, "EIO", "no luck")
+        assert entry["next"].startswith("tried again in ")
+    assert parked["next"] == "tried again in 60.0 s"
+    assert first["age"] >= last["age"] >= parked["age"] >= 0
+    assert volume_of(rig)["oldest"]["failed"] >= first["age"]
+    assert volume_of(rig)["clean_in"] is None
+    (found,) = documents.failed(rig.cache, None)["failed"]
+    assert (found["key"], found["errno"], found["name"], found["attempts"]) == (KEY, errno.EIO, "EIO", 2)
+    rig.volume.retry_failed()
+    f.fsync()
+    assert volume_of(rig)["oldest"]["failed"] is None
+    assert documents.failed(rig.cache, "volume")["failed"] == []
+
+
+def test_of_what_nobody_tries_again_it_is_said_what_would_help(make: Make) -> None:
+    rig = make({KEY: b"x"}, retry=ONCE)
+    f = rig.open()
+    rig.backend.fault("commit", OSError(errno.EDQUOT, "quota"))
+    f.pwrite(b"y", 0)
+    with pytest.raises(OSError, match="quota"):
+        f.fsync()
+    eventually(lambda: len(volume_of(rig)["errors"]) == 2)
+    newest = volume_of(rig)["errors"][0]
+    assert newest["next"] == "kept until `retry_failed`, a new write to the file, or `discard`"
+    first = volume_of(rig)["errors"][1]
+    assert (first["kind"], first["offset"], first["length"]) == ("failed", 0, 1)
+
+
+def test_a_conflict_says_who_settles_it(make: Make) -> None:
+    rig = make({KEY: b"x" * PAGE})
+    f = rig.open()
+    f.pwrite(b"y", 0)
+    rig.backend.change_remotely(KEY, b"z" * PAGE)
+    with pytest.raises(OSError):
+        rig.open()
+    found = {(e["kind"], e["next"]) for e in volume_of(rig)["errors"]}
+    assert ("conflict", "nothing until `resolve` or `discard` settles it") in found
+    assert len({then for _, then in found}) == 1
+    assert only_file(rig)["state"] == "conflict"
+    rig.volume.discard(KEY)
+
+
+def test_only_the_last_twenty_are_kept_and_nothing_that_they_referred_to(make: Make) -> None:
+    rig = make({KEY: b"x"}, retry=ONCE)
+    f = rig.open()
+    for k in range(15):
+        rig.backend.fault("write_from", OSError(errno.EIO, f"number {k}"))
+        f.pwrite(b"y", 0)
+        with pytest.raises(OSError, match=f"number {k}"):
+            f.fsync()
+        rig.volume.retry_failed()
+        f.fsync()
+    eventually(lambda: volume_of(rig)["errors"][0]["message"] == "number 14")
+    errors = volume_of(rig)["errors"]
+    assert [e["message"] for e in errors] == [f"number {k}" for k in range(14, 4, -1) for _ in range(2)]
+    assert not any(isinstance(getattr(t, "message", None), BaseException) for t in rig.volume.engine.troubles.last)
+
+
+# -- files
+
+
+class Thing:
+    def __repr__(self) -> str:
+        return "a thing"
+
+
+def test_keys_are_shown_as_people_read_them(make: Make) -> None:
+    thing = Thing()
+    rig = make({"text": b"", PurePosixPath("a/b"): b"", 7: b"", thing: b"", b"bytes": b"", ("b", "k"): b""})
+    for key in list(rig.backend.objects):
+        rig.open(key=key)
+    keys = [f["key"] for f in documents.files(rig.cache, None, "key", 100)["files"]]
+    assert keys == sorted(["text", "a/b", "7", "a thing", "b'bytes'", "('b', 'k')"])
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"),
+    [
+        ("dirty", "dirty"),
+        ("cached", "cached"),
+        ("age", "dirty"),
+        ("hits", "hot"),
+        ("key", "a"),
+        ("unstable", "unstable"),
+        ("failed", "failed"),
+    ],
+)
+def test_files_come_in_the_order_that_was_asked_for(make: Make, sort: str, first: str) -> None:
+    names = ["a", "cached", "dirty", "failed", "hot", "unstable"]
+    rig = make(dict.fromkeys(names, b"x" * 8 * PAGE), retry=ONCE)
+    files = {name: rig.open(key=name) for name in names}
+    files["dirty"].pwrite(b"y" * 3 * PAGE, 0)
+    files["cached"].pread(8 * PAGE, 0)
+    files["unstable"].pwrite(b"y" * PAGE, 0)
+    files["unstable"].flush()
+    rig.backend.fault("write_from", OSError(errno.EIO, "no"), key="failed")
+    files["failed"].pwrite(b"y", 0)
+    with pytest.raises(OSError):
+        files["failed"].flush()
+    for _ in range(9):
+        files["hot"].pread(1, 0)
+    found = documents.files(rig.cache, "volume", sort, 2)
+    assert (found["total"], len(found["files"])) == (6, 2)
+    assert found["files"][0]["key"] == first
+
+
+def test_files_are_looked_for_by_a_part_of_their_keys(make: Make) -> None:
+    """All of them, not only those that are shown; in letters of any size; keys of any kind as they are shown."""
+    keys = ["Photos/Straße.jpg", "photos/b.jpg", PurePosixPath("x/photos"), 7, b"photos", "other", "a\udcff"]
+    rig = make(dict.fromkeys(keys, b""))
+    for key in keys:
+        rig.open(key=key)
+
+    def matching(text: str, limit: int = 100) -> tuple[int, list[str]]:
+        found = documents.files(rig.cache, None, "key", limit, text)
+        return found["total"], [file["key"] for file in found["files"]]
+
+    assert matching("PHOTOS") == (4, ["Photos/Straße.jpg", "b'photos'", "photos/b.jpg", "x/photos"])
+    assert matching("photos", limit=1) == (4, ["Photos/Straße.jpg"])
+    assert matching("STRASSE") == (1, ["Photos/Straße.jpg"])
+    assert matching("7") == (1, ["7"])
+    assert matching("*") == (0, [])
+    assert matching("")[0] == len(keys)
+
+
+def test_a_file_tells_its_state_and_never_gets_the_number_of_another(make: Make) -> None:
+    rig = make({KEY: b"x" * 5})
+    f = rig.open()
+    f.pwrite(b"y", 9)
+    one = only_file(rig)
+    assert (one["state"], one["handles"], one["size"], one["stored"]) == ("open", 1, 10, 5)
+    assert one["counters"] == f.stats().to_dict()
+    assert one["oldest_dirty"] >= 0
+    f.close()
+    assert only_file(rig)["state"] == "idle"
+    g = rig.open()
+    rig.volume.remove(KEY)
+    assert only_file(rig)["state"] == "removed"
+    g.close()
+    eventually(lambda: documents.files(rig.cache, None, "key", 1)["total"] == 0)
+    rig.open("w")
+    assert only_file(rig)["id"] != one["id"]
+    with pytest.raises(documents.NotThere):
+        documents.folios(rig.cache, one["id"], 0, None)
+
+
+# -- folios
+
+
+def test_pages_show_what_has_to_happen_to_them(make: Make) -> None:
+    rig = make({KEY: b"x" * 20 * PAGE}, max_folio=PAGE, retry=ONCE)
+    f = rig.open()
+    f.pread(4 * PAGE, 0)
+    f.pwrite(b"u" * PAGE, 4 * PAGE)
+    f.flush()
+    entered, release, broken = threading.Event(), threading.Event(), [True]
+
+    def write(stored: RecordingFile, offset: int, buffers: list[memoryview]) -> int:
+        if offset == 5 * PAGE and broken:
+            raise OSError(errno.EIO, "no")
+        if offset == 7 * PAGE:
+            entered.set()
+            assert release.wait(PATIENCE)
+        return stored.store(offset, buffers)
+
+    rig.backend.fault("write_from", write, times=100)
+    f.pwrite(b"f" * PAGE, 5 * PAGE)
+    with pytest.raises(OSError):
+        f.flush()
+    f.pwrite(b"d" * 2 * PAGE, 6 * PAGE)
+    reads = rig.backend.gate("read_into")
+    writing = Task(f.sync_range, 7 * PAGE, PAGE)
+    assert entered.wait(PATIENCE)
+    reading = Task(f.pread, PAGE, 10 * PAGE)
+    reads.wait_entered()
+    with f.view(0, PAGE):
+        eventually(lambda: (5 * PAGE, PAGE, "failed") in runs(rig))  # it was tried again along with the others
+        assert runs(rig) == [
+            (0, PAGE, "pinned"),
+            (PAGE, 3 * PAGE, "clean"),
+            (4 * PAGE, PAGE, "unstable"),
+            (5 * PAGE, PAGE, "failed"),
+            (6 * PAGE, PAGE, "dirty"),
+            (7 * PAGE, PAGE, "writeback"),
+            (10 * PAGE, PAGE, "filling"),
+        ]
+    assert {state for _, _, state in runs(rig)} <= set(STATES)
+    broken.clear()
+    release.set()
+    reads.open()
+    writing.result()
+    reading.result()
+    rig.volume.retry_failed()
+    f.fsync()
+    assert runs(rig) == [(0, 8 * PAGE, "clean"), (10 * PAGE, PAGE, "clean")]
+
+
+@pytest.mark.parametrize("max_folio", [PAGE, "2MiB"])
+def test_a_long_file_is_shown_slice_by_slice(make: Make, max_folio: object) -> None:
+    """Every other page is dirty: more runs than one slice has room for, and as many as were written."""
+    pages = 1500
+    rig = make({KEY: b"x" * pages * PAGE}, "16MiB", max_folio=max_folio)
+    f = rig.open()
+    f.pread(pages * PAGE, 0)
+    for k in range(1, pages, 2):
+        f.pwrite(b"y", k * PAGE)
+    assert runs(rig) == [(k * PAGE, PAGE, "dirty" if k % 2 else "clean") for k in range(pages)]
+    assert runs(rig, 7 * PAGE, 2 * PAGE) == [(7 * PAGE, PAGE, "dirty"), (8 * PAGE, PAGE, "clean")]
+    assert runs(rig, 7 * PAGE + 5, 1) == [(7 * PAGE, PAGE, "dirty")]
+    assert runs(rig, pages * PAGE) == []
+    assert runs(rig, 1 << 62) == []
+
+
+def test_more_runs_than_a_document_has_are_asked_for_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "RUNS_MOST", 300)
+    rig = make({KEY: b""})
+    f = rig.open()
+    for k in range(0, 2000, 2):
+        f.pwrite(b"y", k * PAGE)
+    whole, at = [], 0
+    while at < only_file(rig)["size"]:
+        one = documents.folios(rig.cache, only_file(rig)["id"], at, None)
+        assert 0 < len(one["runs"]) <= 300
+        whole += one["runs"]
+        assert one["offset"] == at
+        at += one["length"]
+    assert whole == [(k * PAGE, PAGE, "dirty") for k in range(0, 2000, 2)]
+
+
+# -- syncs
+
+
+def test_a_sync_of_all_volumes_is_told_as_one(make: Make) -> None:
+    first, second = RecordingBackend({KEY: b""}), RecordingBackend({KEY: b""})
+    with PageCache("8MiB", **QUIET) as cache:
+        volumes = [cache.attach(b, name=n) for b, n in ((first, "A"), (second, "B"))]
+        files = [volume.open(KEY, "r+") for volume in volumes]
+        for f in files:
+            f.pwrite(b"x" * 4 * PAGE, 0)
+        gate = second.gate("write_from", times=4)
+        syncs = Syncs()
+        begun = syncs.begin(list(cache.volumes()))
+        assert (begun["total"], begun["done"]) == (8 * PAGE, False)
+        number = begun["ticket"]
+        eventually(lambda: syncs.document(number)["remaining"] == 4 * PAGE)
+        half = syncs.document(number)
+        assert half["rate"] >= 0.0
+        assert half["expected"] is None or half["expected"] >= 0.0  # how they are measured is the ticket's
+        gate.open()
+        eventually(lambda: syncs.document(number)["done"])
+        over = syncs.document(number)
+        assert (over["remaining"], over["expected"], over["errors"]) == (0, 0.0, [])
+        assert syncs.running() == 0
+        assert syncs.document(number) == over
+        for f in files:
+            f.close()
+
+
+def test_a_sync_that_fails_says_of_which_volume_and_which_bytes(make: Make) -> None:
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.open().pwrite(b"x" * PAGE, PAGE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    syncs = Syncs()
+    number = syncs.begin([rig.volume])["ticket"]
+    eventually(lambda: syncs.document(number)["done"])
+    (error,) = syncs.document(number)["errors"]
+    assert error["volume"] == "volume"
+    assert "full" in error["message"]
+    assert [(r["key"], r["offset"], r["length"], r["errno"]) for r in error["ranges"]] == [
+        (KEY, PAGE, PAGE, errno.ENOSPC)
+    ]
+    assert syncs.document(number)["expected"] is None
+
+
+def test_a_volume_that_was_aborted_is_an_error_of_the_sync(make: Make) -> None:
+    rig = make({KEY: b""})
+    rig.volume.abort(OSError(errno.EIO, "unplugged"))
+    document = Syncs().begin([rig.volume])
+    assert document["done"]
+    assert "unplugged" in document["errors"][0]["message"]
+
+
+def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make({KEY: b""})
+    f = rig.open()
+    f.pwrite(b"x", 0)
+    gate = rig.backend.gate("write_from")
+    syncs = Syncs()
+    first, *_, last = [syncs.begin([rig.volume])["ticket"] for _ in range(RUNNING_MOST)]
+    assert last == first + RUNNING_MOST - 1
+    with pytest.raises(Busy):
+        syncs.begin([rig.volume])
+    gate.open()
+    eventually(lambda: syncs.document(last)["done"])
+    eventually(lambda: syncs.begin([rig.volume])["ticket"] == last + 1)
+    monkeypatch.setattr("pagecache.live.syncs.KEPT", -1.0)
+    syncs.look()
+    with pytest.raises(documents.NotThere):
+        syncs.document(first)
+
+
+def test_a_number_of_one_cache_is_none_of_the_next_at_its_path() -> None:
+    """A restarted program must not tell of another sync to whoever asks on: it would be taken for saved."""
+    assert len({Syncs().begin([])["ticket"] for _ in range(3)}) == 3
+
+
+def test_the_process_is_named(make: Make) -> None:
+    document = documents.stats(make().cache)
+    assert document["pid"] == os.getpid()
+    assert "pytest" in document["command"]
+    assert len(document["command"]) <= documents.COMMAND_MOST
+
+
+def test_who_waits_is_told_with_owner_and_chain(make: Make) -> None:
+    """`/v1/waits` and the count of `/v1/stats`, while a reader waits for a fill that somebody else has begun."""
+    rig = make({KEY: pattern(PAGE)})
+    with rig.backend.gate("read_into") as gate:
+        first = Task(rig.open().pread, PAGE, 0)
+        gate.wait_entered()
+        second = Task(rig.open().pread, PAGE, 0)
+        eventually(lambda: documents.waits(rig.cache)["waits"])
+        (wait,) = (w for w in documents.waits(rig.cache)["waits"] if w["thread"] == second.thread.ident)
+        assert (wait["volume"], wait["key"], wait["file"]) == ("volume", KEY, only_file(rig)["id"])
+        assert wait["owner"]["thread"] == first.thread.ident
+        assert any("read_into" in link for link in wait["chain"])
+        assert documents.stats(rig.cache)["cache"]["waiting"] >= 1
+    first.result()
+    second.result()
+    assert documents.waits(rig.cache) == {"schema": 1, "waits": []}
+    assert documents.stats(rig.cache)["cache"]["waiting"] == 0

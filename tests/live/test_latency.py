@@ -1,0 +1,205 @@
+"""How long backend calls took: each is counted once, whoever makes it, and for no longer than it lasted."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, RetryPolicy, aio
+from pagecache.live import documents
+from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
+from tests.aio.stores import Store
+from tests.file.backends import RecordingBackend, RecordingFile
+from tests.file.conftest import make as make  # the fixture
+from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually
+
+Make = Callable[..., Rig]
+NAMES = ("read", "write", "commit")
+
+
+def counts(volume: Any) -> dict[str, int]:
+    """Calls that ended, by kind."""
+    return {name: sum(volume.engine.native.latency(call)[0]) for name, call in zip(NAMES, range(3), strict=True)}
+
+
+def test_reads_writes_and_commits_are_counted_apart(make: Make) -> None:
+    rig = make({KEY: b"x" * 8 * PAGE})
+    f = rig.open()
+    f.pread(PAGE, 0)
+    f.pwrite(b"y" * PAGE, 4 * PAGE)
+    f.fsync()
+    assert counts(rig.volume) == {"read": 1, "write": 1, "commit": 1}
+    assert counts(rig.volume) == {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
+
+
+OPS = ("read_into", "write_from", "commit")
+
+
+@pytest.mark.parametrize("us", [0, 1, 1.5, 2, 3, 4, 1000, 10**6, 2**27 - 1, 2**27, 2**27 + 1, 10**12])
+def test_a_call_is_counted_at_the_first_bound_that_it_did_not_exceed(make: Make, us: float) -> None:
+    native = make().volume.engine.native
+    native.count_call(COMMIT_CALL, us / 1e6)
+    found, total = native.latency(COMMIT_CALL)
+    first = sum(bound * 1e6 < us for bound in LATENCY_BOUNDS)
+    assert found == [int(k == first) for k in range(len(LATENCY_BOUNDS) + 1)]
+    assert total == pytest.approx(us / 1e6, abs=1e-9)
+
+
+def test_the_document_has_the_bounds_and_all_counts(make: Make) -> None:
+    rig = make({KEY: b"x"})
+    rig.open().pread(1, 0)
+    latency = documents.stats(rig.cache)["volumes"][0]["latency"]
+    for name in NAMES:
+        assert latency[name]["bounds"] == LATENCY_BOUNDS
+        assert len(latency[name]["counts"]) == len(LATENCY_BOUNDS) + 1
+        assert latency[name]["count"] == sum(latency[name]["counts"]) == int(name == "read")
+
+
+def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make) -> None:
+    rig = make({KEY: b"x"})
+    for op, call, act in (
+        ("read_into", READ_CALL, lambda f: f.pread(1, 0)),
+        ("write_from", WRITE_CALL, lambda f: (f.pwrite(b"y", 0), f.flush())),
+        ("commit", COMMIT_CALL, lambda f: f.fsync()),
+    ):
+        gate = rig.backend.gate(op)
+        began = time.monotonic()
+        running = Task(act, rig.open())
+        gate.wait_entered()
+        entered = time.monotonic()
+        time.sleep(0.02)  # for the call to have a length, not for anything to happen
+        assert sum(rig.volume.engine.native.latency(call)[0]) == 0
+        released = time.monotonic()
+        gate.open()
+        running.result()
+        found, total = rig.volume.engine.native.latency(call)
+        assert sum(found) == 1
+        assert released - entered <= total <= time.monotonic() - began
+
+
+def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(make: Make) -> None:
+    policy = RetryPolicy(attempts=3, first_delay=10.0, max_delay=10.0, deadline=60.0, failed_retry=None)
+    rig = make({KEY: b"x"}, retry=policy)
+    pauses = []
+
+    def slow(stored: RecordingFile, offset: int, buffers: Any) -> int:
+        pauses.append(time.monotonic())
+        raise OSError(errno.EIO, "later")
+
+    rig.volume.engine.sleep = lambda *_: time.sleep(0.05)  # type: ignore[method-assign]
+    rig.backend.fault("read_into", slow, times=2)
+    assert rig.open().pread(1, 0) == b"x"
+    found, total = rig.volume.engine.native.latency(READ_CALL)
+    assert sum(found) == 3
+    assert total < 0.05 + (time.monotonic() - pauses[-1])
+
+
+def test_failed_writes_and_commits_count(make: Make) -> None:
+    rig = make({KEY: b"x"}, retry=ONCE)
+    f = rig.open()
+    f.pwrite(b"y", 0)
+    for op, kind in (("write_from", "write"), ("commit", "commit")):
+        before = counts(rig.volume)[kind]
+        rig.backend.fault(op, OSError(errno.ENOSPC, "full"))
+        with pytest.raises(OSError, match="full"):
+            f.fsync()
+        assert counts(rig.volume)[kind] == before + 1
+        rig.volume.retry_failed()
+
+
+def test_an_impossible_answer_is_the_end_of_a_call_too(make: Make) -> None:
+    rig = make({KEY: b"x"}, retry=ONCE)
+    rig.backend.fault("read_into", lambda *args: -5)
+    with pytest.raises(OSError):
+        rig.open().pread(1, 0)
+    assert counts(rig.volume)["read"] == 1
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
+    rig = make({KEY: b"x" * 4 * PAGE}, limits={"parallel_direct_writes": parallel})
+    f = rig.open(direct=True, parallel_direct_writes=parallel)
+    f.pwrite(b"y" * PAGE, 0)
+    f.pread(PAGE, 2 * PAGE)
+    seen = {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
+    assert counts(rig.volume) == seen
+    assert seen["read"] >= 1
+    assert seen["write"] >= 1
+
+
+def test_what_a_write_unit_lacks_is_a_read(make: Make) -> None:
+    rig = make({KEY: b"x" * 8 * PAGE}, limits={"write_unit": 4 * PAGE})
+    f = rig.open()
+    f.pwrite(b"y", 0)
+    f.fsync()
+    seen = {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
+    assert counts(rig.volume) == seen
+    assert seen["read"] >= 1
+
+
+def test_the_mirror_is_not_measured(make: Make) -> None:
+    backend, mirror = RecordingBackend({KEY: b""}), RecordingBackend({KEY: b""})
+    with PageCache("8MiB", **QUIET) as cache:
+        volume = cache.attach(backend, mirror=mirror)
+        with volume.open(KEY, "r+") as f:
+            f.pwrite(b"x" * PAGE, 0)
+            f.fsync()
+        eventually(lambda: mirror.seen("write_from"))
+        assert counts(volume)["write"] == len(backend.seen("write_from"))
+
+
+def test_calls_of_an_asynchronous_backend_count() -> None:
+    store = Store({KEY: b"x" * PAGE})
+    with PageCache("8MiB", **QUIET) as cache:
+        volume = cache.attach(store, read_ahead=0)
+
+        async def use() -> None:
+            async with aio.open(volume, KEY, "r+") as f:
+                await f.pread(PAGE, 0)
+                await f.pwrite(b"y" * PAGE, 0)
+                await f.fsync()
+
+        asyncio.run(use())
+        assert counts(volume) == {name: store.calls.count(op) for name, op in zip(NAMES, OPS, strict=True)}
+
+
+def test_a_call_left_behind_by_an_abort_is_not_measured(make: Make) -> None:
+    """Its operation ended before it did."""
+    rig = make({KEY: b"x"})
+    gate = rig.backend.gate("read_into")
+    reading = Task(rig.open().pread, 1, 0)
+    gate.wait_entered()
+    rig.volume.abort(OSError(errno.EIO, "gone"))
+    rig.volume.reconnect(rig.backend.successor(), fenced=True)
+    gate.open()
+    try:
+        reading.result()
+    except OSError:
+        pass  # whether it was read again is not the question
+    assert counts(rig.volume)["read"] <= 1
+
+
+def test_counting_never_goes_back(make: Make) -> None:
+    """Read beside threads that count."""
+    native = make().volume.engine.native
+
+    def count() -> None:
+        for _ in range(5000):
+            native.count_call(READ_CALL, 1e-6)
+
+    tasks = [Task(count) for _ in range(4)]
+    last = 0
+    while last < 20_000:
+        now = sum(native.latency(READ_CALL)[0])
+        assert now >= last
+        last = now
+        if all(task.finished.is_set() for task in tasks):
+            break
+    for task in tasks:
+        task.result()
+    assert sum(native.latency(READ_CALL)[0]) == 20_000

@@ -1,0 +1,107 @@
+"""What the pages and the dashboard say of numbers is true of the numbers that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache
+from pagecache.live import documents, metrics
+from pagecache.live.counters import COUNTERS
+from pagecache.live.routes import ROUTES
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROW = re.compile(r"^\| `(\w+)` \| (level|sum), (\w+)[^|]*\|([^|]+)\|([^|]+)\|([^|]+)\|$", re.MULTILINE)
+METRIC = re.compile(r"\bpagecache_\w+")
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, metrics.Family]:
+    with PageCache("1MiB") as cache:
+        cache.attach("memory:")
+        return {family.name: family for family in metrics.families(documents.stats(cache))}
+
+
+def samples(families: dict[str, metrics.Family]) -> set[str]:
+    """Names as they stand in the text."""
+    found = {name for name, family in families.items() if family.kind != "histogram"}
+    for name in families.keys() - found:
+        found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+    return found
+
+
+def rows() -> dict[str, tuple[str, ...]]:
+    found = ROW.findall((DOCS / "counters.md").read_text(encoding="utf-8"))
+    assert len(found) == len({row[0] for row in found}), "a counter is explained twice"
+    return {name: rest for name, *rest in found}
+
+
+def test_every_counter_is_explained_and_nothing_else() -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with volume.open("f", "w") as f:
+            there = {*cache.stats().to_dict(), *volume.stats().to_dict(), *f.stats().to_dict()}
+    assert set(rows()) == there == set(COUNTERS)
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_a_counter_is_explained_as_what_it_is(name: str) -> None:
+    kind, unit, what, advice, metric = rows()[name]
+    counter = COUNTERS[name]
+    assert kind == ("sum" if counter.grows else "level")
+    assert unit == (counter.unit or ("nanoseconds" if name.endswith("_ns") else "count"))
+    assert len(what) > 10
+    assert advice.strip()
+    if name not in metrics.IN_OTHER_WORDS:
+        assert f"`{counter.metric(name)}`" in metric
+
+
+def test_the_page_names_every_metric_and_no_other(families: dict[str, metrics.Family]) -> None:
+    text = (DOCS / "counters.md").read_text(encoding="utf-8")
+    assert set(METRIC.findall(text)) == set(families)
+
+
+def expressions(node: Any) -> list[str]:
+    """Everything in a dashboard that is asked of Prometheus."""
+    if isinstance(node, dict):
+        own = [value for key, value in node.items() if key in ("expr", "query") and "pagecache_" in str(value)]
+        return own + [e for value in node.values() for e in expressions(value)]
+    return [e for value in node for e in expressions(value)] if isinstance(node, list) else []
+
+
+def test_every_expression_of_the_dashboard_names_metrics_that_exist(families: dict[str, metrics.Family]) -> None:
+    dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
+    found = expressions(dashboard)
+    assert len(found) > 20
+    for expression in found:
+        names = METRIC.findall(expression)
+        assert names, expression
+        assert set(names) <= samples(families), expression
+
+
+def test_rates_are_of_what_grows_and_levels_are_not_rated(families: dict[str, metrics.Family]) -> None:
+    for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
+        rated = set(re.findall(r"rate\((pagecache_\w+)", expression))
+        for name in METRIC.findall(expression):
+            grows = name not in families or families[name].kind == "counter"
+            assert grows == (name in rated), expression
+
+
+def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, metrics.Family]) -> None:
+    for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
+        for name, matchers in re.findall(r"(pagecache_\w+)\{([^}]*)\}", expression):
+            base = name if name in families else name.rpartition("_")[0]
+            if families[base].samples:
+                labels = {label for of, _ in families[base].samples for label, _ in of}
+                assert set(re.findall(r"(\w+)=~", matchers)) <= labels, expression
+
+
+def test_the_page_of_the_documents_knows_every_path() -> None:
+    text = (DOCS / "live.md").read_text(encoding="utf-8")
+    for path, methods in ROUTES.items():
+        for method in methods:
+            assert f"| `{method} {path}" in text

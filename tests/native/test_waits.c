@@ -1,0 +1,245 @@
+/* The register of waits: one record for as long as somebody sleeps, read whole or not at all, by whoever asks [I-16, T-80]. */
+#include "rig.h"
+
+static struct rig rig;
+
+static struct pc_wait wait_of(u64 n)
+{
+	return (struct pc_wait){.kind = PC_WAIT_REASON,
+				.since_ns = n,
+				.thread = n ^ 1,
+				.volume = n ^ 2,
+				.inode = 0,
+				.pos = n,
+				.end = n + 1,
+				.request = n ^ 3,
+				.reason = n ^ 4,
+				.waiter = n ^ 5};
+}
+
+static void check_whole(const struct pc_wait *w)
+{
+	struct pc_wait expected = wait_of(w->since_ns);
+	CHECK(memcmp(w, &expected, sizeof(expected)) == 0);
+}
+
+static u32 nr_waits(void)
+{
+	u32 found = 0, bound = pc_waits_bound(rig.cache);
+	struct pc_wait w;
+	for (u32 id = 1; id < bound; id++)
+		found += pc_wait_read(rig.cache, id, &w) != 0;
+	return found;
+}
+
+/* ---------------------------------------------------------------- one thread */
+
+static void check_a_record_stands_while_somebody_waits(void)
+{
+	struct pc_wait one = wait_of(100), two = wait_of(50), seen;
+	rig_open(&rig, 1 << 20, PAGE);
+	EQUAL(nr_waits(), 0);
+	EQUAL(pc_waits_oldest_ns(rig.cache), 0);
+	u32 first = pc_wait_begin(rig.cache, &one), second = pc_wait_begin(rig.cache, &two);
+	CHECK(first && second && first != second);
+	EQUAL(nr_waits(), 2);
+	EQUAL(pc_waits_oldest_ns(rig.cache), 50);
+	u64 number = pc_wait_read(rig.cache, first, &seen);
+	check_whole(&seen);
+	EQUAL(seen.since_ns, 100);
+	pc_wait_end(rig.cache, second);
+	EQUAL(nr_waits(), 1);
+	pc_wait_end(rig.cache, first);
+	pc_wait_end(rig.cache, 0);
+	EQUAL(pc_wait_read(rig.cache, first, &seen), 0);
+	EQUAL(nr_waits(), 0);
+	u32 again = pc_wait_begin(rig.cache, &one);
+	CHECK(pc_wait_read(rig.cache, again, &seen) != number); /* another wait, in the place of one that is over */
+	pc_wait_end(rig.cache, again);
+	EQUAL(rig.cache->waits.used, 0);
+	rig_close(&rig);
+}
+
+/* What check() can see of a record that was left: nobody has the lock that it is said to be for. */
+static void check_a_record_that_was_left_is_found(void)
+{
+	struct pc_violation v;
+	rig_open(&rig, 1 << 20, PAGE);
+	struct file *file = file_open(&rig, PAGE, PAGE);
+	static const u32 kinds[] = {PC_WAIT_LOCK, PC_WAIT_SHARED, PC_WAIT_TOKEN};
+	for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
+		struct pc_wait w = {.kind = kinds[k], .since_ns = 1, .inode = file->inode->id};
+		u32 id = pc_wait_begin(rig.cache, &w);
+		EQUAL(pc_check(rig.cache, &v), 1);
+		CHECK(strcmp(v.invariant, "I-16") == 0);
+		pc_wait_end(rig.cache, id);
+		SOUND(&rig);
+	}
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	struct pc_wait w = {.kind = PC_WAIT_LOCK, .since_ns = 1, .inode = file->inode->id};
+	u32 id = pc_wait_begin(rig.cache, &w);
+	SOUND(&rig);
+	pc_wait_end(rig.cache, id);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	rig_close(&rig);
+}
+
+static void check_locks_are_told(void)
+{
+	struct pc_locks locks;
+	struct pc_waiter waiter;
+	rig_open(&rig, 1 << 20, PAGE);
+	struct pc_inode *i = file_open(&rig, PAGE, PAGE)->inode;
+	pc_inode_locks(i, &locks);
+	CHECK(!locks.token && !locks.shared && !locks.exclusive && !locks.invalidate);
+	CHECK(pc_inode_lock_try(i, PC_SHARED) && pc_inode_lock_try(i, PC_SHARED));
+	pc_list_init(&waiter.link);
+	pc_inode_leaf_lock(i);
+	CHECK(pc_token_take(i, &waiter, PC_TOKEN_CALLER));
+	pc_inode_leaf_unlock(i);
+	EQUAL(pc_invalidate_lock(i), 0);
+	pc_inode_locks(i, &locks);
+	CHECK(locks.token == PC_TOKEN_CALLER && locks.shared == 2 && !locks.exclusive && locks.invalidate);
+	pc_invalidate_unlock(i);
+	pc_token_release(i);
+	pc_inode_lock_release(i, PC_SHARED);
+	pc_inode_lock_release(i, PC_SHARED);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- a reader between begin and end */
+
+static u64 read_number;
+
+static void *read_first(void *arg)
+{
+	struct pc_wait seen;
+	read_number = pc_wait_read(rig.cache, *(u32 *)arg, &seen);
+	return NULL;
+}
+
+/* The record is copied, its wait ends, another begins in its place: what was copied is nobody's any more. */
+static void check_a_wait_that_ends_while_it_is_copied_is_not_reported(void)
+{
+	struct pc_wait one = wait_of(1), two = wait_of(2);
+	pthread_t reader;
+	rig_open(&rig, 1 << 20, PAGE);
+	u32 id = pc_wait_begin(rig.cache, &one);
+	pc_sync_arm("wait_copied_before_look", 0);
+	pthread_create(&reader, NULL, read_first, &id);
+	while (!pc_sync_arrived("wait_copied_before_look"))
+		sched_yield();
+	pc_wait_end(rig.cache, id);
+	EQUAL(pc_wait_begin(rig.cache, &two), id);
+	pc_sync_release("wait_copied_before_look");
+	pthread_join(reader, NULL);
+	EQUAL(read_number, 0);
+	pc_wait_end(rig.cache, id);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- threads */
+
+enum { WAITERS = 8, READERS = 2, ROUNDS = 20000, DEEP = 3 };
+
+static _Atomic bool over;
+static _Atomic u64 nr_seen;
+
+static void *wait_again_and_again(void *arg)
+{
+	u32 ids[DEEP];
+	seed((uintptr_t)arg);
+	for (int k = 0; k < ROUNDS; k++) {
+		int n = 1 + (int)draw(DEEP);
+		for (int d = 0; d < n; d++) {
+			struct pc_wait w = wait_of(1 + draw(1ull << 40));
+			ids[d] = pc_wait_begin(rig.cache, &w);
+			CHECK(ids[d]);
+		}
+		if (draw(16) == 0)
+			sched_yield();
+		for (int d = n; d-- > 0;)
+			pc_wait_end(rig.cache, ids[d]);
+	}
+	return NULL;
+}
+
+static void *report_again_and_again(void *arg)
+{
+	struct pc_wait w;
+	(void)arg;
+	while (!atomic_load(&over)) {
+		u32 bound = pc_waits_bound(rig.cache);
+		CHECK(bound <= WAITERS * DEEP + 1);
+		for (u32 id = 1; id < bound; id++)
+			if (pc_wait_read(rig.cache, id, &w)) {
+				check_whole(&w);
+				atomic_fetch_add(&nr_seen, 1);
+			}
+		pc_waits_oldest_ns(rig.cache);
+	}
+	return NULL;
+}
+
+/* Threads come, wait and die while others report: each record is whole, and none is left. */
+static void check_a_report_beside_waits_that_begin_and_end(void)
+{
+	pthread_t waiters[WAITERS], readers[READERS];
+	rig_open(&rig, 1 << 20, PAGE);
+	atomic_store(&over, false);
+	for (int k = 0; k < READERS; k++)
+		pthread_create(&readers[k], NULL, report_again_and_again, NULL);
+	for (int k = 0; k < WAITERS; k++)
+		pthread_create(&waiters[k], NULL, wait_again_and_again, (void *)(uintptr_t)(k + 1));
+	for (int k = 0; k < WAITERS; k++)
+		pthread_join(waiters[k], NULL);
+	atomic_store(&over, true);
+	for (int k = 0; k < READERS; k++)
+		pthread_join(readers[k], NULL);
+	CHECK(atomic_load(&nr_seen));
+	EQUAL(nr_waits(), 0);
+	EQUAL(rig.cache->waits.used, 0);
+	rig_close(&rig);
+}
+
+/* ---------------------------------------------------------------- the end of a cache, and forks */
+
+static void check_a_closed_cache_has_no_place_for_more(void)
+{
+	struct pc_wait one = wait_of(1);
+	rig_open(&rig, 1 << 20, PAGE);
+	u32 id = pc_wait_begin(rig.cache, &one);
+	pc_cache_close(rig.cache);
+	EQUAL(nr_waits(), 1);
+	EQUAL(pc_wait_begin(rig.cache, &one), 0);
+	pc_wait_end(rig.cache, id);
+	EQUAL(nr_waits(), 0);
+	rig_close(&rig);
+}
+
+/* Last of all: from here on this process is a child. */
+static void check_a_child_sees_none_and_touches_none(void)
+{
+	struct pc_wait one = wait_of(1);
+	rig_open(&rig, 1 << 20, PAGE);
+	u32 id = pc_wait_begin(rig.cache, &one);
+	pc_leaf_lock(&rig.cache->waits.lock, PC_LEVEL_FRAME); /* a thread of the parent held it */
+	pc_forked();
+	EQUAL(nr_waits(), 0);
+	EQUAL(pc_waits_oldest_ns(rig.cache), 0);
+	EQUAL(pc_wait_begin(rig.cache, &one), 0);
+	pc_wait_end(rig.cache, id);
+}
+
+int main(void)
+{
+	RUN(check_a_record_stands_while_somebody_waits);
+	RUN(check_a_record_that_was_left_is_found);
+	RUN(check_locks_are_told);
+	RUN(check_a_wait_that_ends_while_it_is_copied_is_not_reported);
+	check_fails_without("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_not_reported);
+	RUN(check_a_report_beside_waits_that_begin_and_end);
+	RUN(check_a_closed_cache_has_no_place_for_more);
+	RUN(check_a_child_sees_none_and_touches_none);
+	return 0;
+}

@@ -1,0 +1,101 @@
+"""Figures and names as the commands print them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagecache.quantities import (
+    clean_in_text,
+    count_text,
+    duration_text,
+    percent_text,
+    printable,
+    range_text,
+    short_size,
+    size_text,
+)
+
+from .top.documents import NASTY
+
+
+def test_nothing_that_a_terminal_acts_on_is_left() -> None:
+    assert printable(NASTY) == r"evil\x1b]0;owned\x07\x1b[2Jname\r\n\u202etxt"
+    assert printable("\x9b31m \x7f \ud800 \u200b \u2028") == r"\x9b31m \x7f \ud800 \u200b \u2028"
+    assert printable("写真 é ü") == "写真 é ü"
+
+
+def test_a_byte_of_a_name_that_is_no_text_is_shown_as_that_byte() -> None:
+    assert printable(b"a\xff\x80b".decode("utf-8", "surrogateescape")) == r"a\xff\x80b"
+
+
+@given(st.text())
+def test_whatever_is_made_printable_is_printable(text: str) -> None:
+    assert printable(text).isprintable()
+    printable(text).encode()  # no surrogate is left
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"), (0, "0"), (1, "1B"), (1023, "1023B"), (1024, "1.0K"), (1535, "1.5K"), (10_188, "9.9K"),
+        (10_189, "10K"), (1_047_999, "1023K"), (1_048_300, "1.0M"), (1 << 20, "1.0M"), (5 << 40, "5.0T"),
+        (1023 << 50, "1023P"), (1 << 62, "4096P"),
+    ],
+)  # fmt: skip
+def test_sizes_in_a_column(size: float | None, text: str) -> None:
+    assert short_size(size) == text
+
+
+@given(st.integers(0, 1 << 59))
+def test_a_size_has_five_columns_at_most(size: int) -> None:
+    assert len(short_size(size)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (12, "12 B"), (1023, "1023 B"), (2048, "2.0 KiB"), (976.6 * 1024, "976.6 KiB"),
+        ((1 << 20) - 1, "1.0 MiB"), (5 << 20, "5.0 MiB"), (3 << 30, "3.0 GiB"), (7 << 40, "7.0 TiB"),
+        (1 << 62, "4096.0 PiB"),
+    ],
+)  # fmt: skip
+def test_sizes_in_a_sentence(size: float, text: str) -> None:
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "-"), (0, "0"), (0.04, "0.0"), (1, "1"), (1.26, "1.3"), (9.96, "10"), (999, "999"), (999.6, "1.0k"),
+     (12_345, "12k"), (1_234_567, "1.2M")],
+)  # fmt: skip
+def test_counts(count: float | None, text: str) -> None:
+    assert count_text(count) == text
+
+
+def test_all_is_said_only_where_it_is_all() -> None:
+    assert [percent_text(share) for share in (None, 0, 0.5, 0.9999, 1)] == ["-", "0.0", "50.0", "99.9", "100"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0s"), (1.5e-6, "1.5µs"), (0.00085, "850µs"), (0.0012, "1.2ms"), (0.9994, "999ms"),
+     (0.9996, "1.0s"), (3.25, "3.2s"), (59.94, "59.9s"), (59.96, "1m00s"), (95, "1m35s"), (3599.6, "1h00m"),
+     (7500, "2h05m"), (200_000, "2d07h")],
+)  # fmt: skip
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_clean_is_said_only_where_nothing_is_unsaved() -> None:
+    assert clean_in_text(0.0, local=0) == "clean"
+    assert clean_in_text(None, local=0) == "clean"
+    assert clean_in_text(None, local=1) == "?"
+    assert clean_in_text(0.0, local=1) == "0s"
+    assert clean_in_text(2.0, local=1) == "2.0s"
+
+
+def test_a_range_is_half_open() -> None:
+    assert range_text(4096, 4096) == "[4096, 8192)"
+    assert range_text(None, 5) == ""

@@ -1,0 +1,1 @@
+"""Traces: the ring, the file, its arrows."""

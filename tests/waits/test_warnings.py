@@ -1,0 +1,127 @@
+"""The log says once of a wait that it has lasted `stall_warn` seconds: who, for what, who has it, what happens next."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+import pytest
+
+from pagecache.engine import waits
+
+from ..file.rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .seen import nobody_waits, start, wait_of
+
+Make = Callable[..., Rig]
+DATA = pattern(64 * PAGE)
+
+
+def lines(caplog: pytest.LogCaptureFixture, words: str = "has waited") -> list[str]:
+    return [record.getMessage() for record in caplog.records if words in record.getMessage()]
+
+
+def look(rig: Rig, times: int = 3) -> None:
+    """The flusher has had so many turns."""
+    for _ in range(times):
+        seq = rig.cache.native.flusher_seq()
+        done: list[int] = []
+        rig.cache.flusher.defer(lambda: done.append(seq))  # noqa: B023
+        eventually(lambda: done)  # noqa: B023
+
+
+def test_a_long_wait_is_told_once_with_its_owner(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Volume, key, bytes, what, how long, the chain, and what happens without anybody doing anything. [T-82]"""
+    rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
+    file = rig.open()
+    gate = rig.backend.gate("read_into")
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        first = start("first", file.pread, 10, 0)
+        gate.wait_entered()
+        second = start("second", file.pread, 10, 5)
+        eventually(lambda: len(lines(caplog)) == 2)
+        wait = wait_of(rig.cache, "second")
+        eventually(lambda: wait_of(rig.cache, "second").seconds > wait.seconds + 0.2)
+        look(rig)
+    told = {re.sub(r"^volume: (\w+) .*", r"\1", line): line for line in lines(caplog)}
+    assert sorted(told) == ["first", "second"]
+    owner = r"first is in read_into of 'file' \[0, 4096\) for [\d.]+ s, at .*backends\.py:\d+ in call, from .* in \w+"
+    fill = r"has waited 0\.\d s for a fill of \[0, 4096\) of 'file': "
+    assert re.fullmatch(rf"volume: second {fill}{owner}; it goes on when that is over; .*abort.*", told["second"])
+    assert re.fullmatch(
+        rf"volume: first {fill}{owner}; it goes on with what the call answers or raises; .*", told["first"]
+    )
+    gate.open()
+    first.result()
+    second.result()
+    nobody_waits(rig.cache)
+
+
+def test_the_next_wait_is_told_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """What was told is the wait, not the thread. [T-82]"""
+    rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
+    file = rig.open()
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        for times in (1, 2):
+            gate = rig.backend.gate("write_from")
+            file.pwrite(b"x", 0)
+            task = start("waiter", file.fsync)
+            gate.wait_entered()
+            eventually(lambda times=times: len(lines(caplog)) == times)  # type: ignore[misc]
+            gate.open()
+            task.result()
+    assert all("waiter has waited" in line and "for fsync of 'file'" in line for line in lines(caplog))
+
+
+def test_short_waits_are_not_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    rig = make({KEY: DATA}, stall_warn=30.0, flush_interval=0.01)
+    file = rig.open()
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        for page in range(3):
+            with rig.backend.gate("read_into") as gate:
+                task = start("waiter", file.pread, 10, page * PAGE)
+                gate.wait_entered()
+                wait_of(rig.cache)
+                look(rig)
+            task.result()
+    assert lines(caplog) == []
+
+
+def test_a_call_that_the_flusher_names_is_not_told_twice(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """A stat that hangs is one line, that of the call; who waits for it is in the report. [T-82]"""
+    rig = make({KEY: DATA}, stall_warn=0.05, flush_interval=0.02)
+    with caplog.at_level(logging.WARNING, "pagecache"), rig.backend.gate("stat") as gate:
+        task = start("waiter", rig.volume.stat, KEY)
+        gate.wait_entered()
+        eventually(lambda: lines(caplog, "stat of 'file' has run"))
+        wait = wait_of(rig.cache)
+        eventually(lambda: wait_of(rig.cache).seconds > wait.seconds + 0.1)
+        look(rig)
+    assert lines(caplog) == []
+    task.result()
+
+
+def test_many_long_waits_are_told_in_a_few_lines(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most WARNINGS in PERIOD; how many more there are is one line. [T-82]"""
+    monkeypatch.setattr(waits, "WARNINGS", 3)
+    monkeypatch.setattr(waits, "PERIOD", 1.0)
+    rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)
+    file = rig.open()
+    file.pwrite(b"x", 0)
+    gate = rig.backend.gate("commit")
+    tasks: list[Task[None]] = []
+    with caplog.at_level(logging.WARNING, "pagecache"):
+        for number in range(9):
+            tasks.append(start(f"waiter-{number}", file.fsync))
+        gate.wait_entered()
+        eventually(lambda: sum(int(line.partition(" ")[0]) for line in lines(caplog, "more waits")) == 6)
+        look(rig)
+    assert len(lines(caplog)) == 3
+    for line in lines(caplog, "more waits"):
+        assert re.fullmatch(r"\d more waits have lasted 0\.1 seconds; PageCache\.waits\(\) lists them", line)
+    gate.open()
+    for task in tasks:
+        task.result()
+    nobody_waits(rig.cache)

@@ -1,0 +1,229 @@
+"""How awaited handles end: close, abandon, cancelled opens, exceptions in the body, over every kind of backend."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from pagecache import Volume, aio
+
+from ..file.rig import eventually
+from .awaiting import BLOCK, content, run
+from .conftest import Attach
+from .plain import PlainStore
+
+
+def test_an_exception_in_the_body_abandons_objects_and_closes_files(volume: Volume) -> None:
+    """2.22: `async with` as `with`: nothing half-written is published, and the exception is the primary one."""
+
+    class Oops(Exception): ...
+
+    async def main() -> None:
+        with pytest.raises(Oops):
+            async with aio.open(volume, "f", "w+b") as file:
+                await file.pwrite(b"half", 0)
+                raise Oops
+
+    run(main())
+    if volume.backend.limits.commit_on_close:
+        assert not volume.exists("f")
+    else:
+        assert content(volume) == b"half"
+
+
+def test_cancellation_in_the_body_abandons_objects_too(volume: Volume) -> None:
+    """T-56, 2.22: CancelledError is an exception as well."""
+
+    async def main() -> None:
+        ready = asyncio.Event()
+
+        async def body() -> None:
+            async with aio.open(volume, "f", "w+b") as file:
+                await file.pwrite(b"half", 0)
+                ready.set()
+                await asyncio.sleep(1000)
+
+        task = asyncio.create_task(body())
+        await ready.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    if volume.backend.limits.commit_on_close:
+        assert not volume.exists("f")
+    else:
+        assert content(volume) == b"half"
+
+
+def test_abandon_publishes_nothing(volume: Volume) -> None:
+    async def main() -> None:
+        async with aio.open(volume, "f", "w+b") as file:
+            await file.pwrite(BLOCK * 8, 0)
+            await file.flush()
+            await file.abandon()
+
+    run(main())
+    if volume.backend.limits.commit_on_close:
+        assert not volume.exists("f")
+
+
+def test_close_commits_an_object(attach: Attach) -> None:
+    store = PlainStore(commit_on_close=True)
+    volume = attach(store)
+
+    async def main() -> None:
+        async with aio.open(volume, "f", "w") as file:
+            await file.pwrite(BLOCK, 0)
+            await file.flush()
+            assert "f" not in store.objects
+        assert store.objects["f"] == BLOCK
+
+    run(main())
+
+
+def test_leaving_through_an_exit_stack(volume: Volume) -> None:
+    from contextlib import AsyncExitStack
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            files = [await stack.enter_async_context(aio.open(volume, f"f{i}", "w+")) for i in range(10)]
+            await asyncio.gather(*(file.pwrite(b"x" * (i + 1), 0) for i, file in enumerate(files)))
+
+    run(main())
+    assert [volume.stat(f"f{i}").size for i in range(10)] == list(range(1, 11))
+
+
+def opened_in_vain(volume: Volume, store: PlainStore, mode: str) -> None:
+    """A task that opens `f` is cancelled while the backend is at it, which then goes on."""
+
+    async def main() -> None:
+        gate = store.gate("open")
+        task = asyncio.ensure_future(aio.open(volume, "f", mode)._open())
+        await asyncio.to_thread(gate.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.open()
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["w", "w+"])
+def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: str) -> None:
+    """T-56, 2.22: nobody has the handle that emptied the object, so nothing of that is published by a later sync."""
+    store = PlainStore({"f": b"old"}, commit_on_close=True)
+    volume = attach(store)
+    opened_in_vain(volume, store, mode)
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f", "r") as file:
+        assert file.read() == b"old"
+    volume.sync()
+    assert store.objects["f"] == b"old"
+
+
+def test_an_exclusive_open_that_was_cancelled_may_be_repeated(attach: Attach) -> None:
+    store = PlainStore(commit_on_close=True)
+    volume = attach(store)
+    opened_in_vain(volume, store, "x")
+    eventually(lambda: "rollback" in store.calls, 5)
+
+    async def again() -> None:
+        async with aio.open(volume, "f", "x") as file:
+            await file.pwrite(b"new", 0)
+
+    run(again())
+    assert store.objects["f"] == b"new"
+
+
+def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
+    """T-55: nothing is dirty any more, but the version that was acknowledged is asked for."""
+    store = PlainStore({"f": b"old"}, durable_writes=True)
+    volume = attach(store)
+    gate = None
+
+    async def main() -> None:
+        nonlocal gate
+        file = await aio.open(volume, "f", "r+")
+        await file.pwrite(b"new", 0)
+        await file.sync_range(0, 3)
+        gate = store.gate("file_stat")
+        turned = threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def watch() -> bool:
+            gate.wait_entered()
+            loop.call_soon_threadsafe(turned.set)
+            try:
+                return turned.wait(2)
+            finally:
+                gate.open()
+
+        watching = loop.run_in_executor(None, watch)
+        await file.close()
+        assert await watching, "the loop stood still while the backend was asked"
+
+    run(main())
+
+
+def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: Attach) -> None:
+    """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on; others stand in line."""
+    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    volume = attach(store)
+
+    async def main() -> None:
+        gate = store.gate("truncate")
+        with pytest.raises(RuntimeError):
+            async with aio.open(volume, "f", "r+") as file:
+                tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(file.truncate(100))]
+                await asyncio.to_thread(gate.wait_entered)
+                tasks += [asyncio.ensure_future(file.pwrite(b"late", 0)), asyncio.ensure_future(file.append(b"late"))]
+                tasks += [asyncio.ensure_future(file.zero_range(0, 9)), asyncio.ensure_future(file.truncate(9))]
+                for _ in range(3):
+                    await asyncio.sleep(0.01)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise RuntimeError
+        gate.open()
+
+    run(main())
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f") as file:
+        assert file.size == 30_000
+        assert file.read() == b"old" * 10_000
+    volume.sync()
+    assert volume.dirty_ranges("f") == []
+    assert "commit" not in store.calls
+    assert volume.cache.close(timeout=20) == []
+    assert store.objects["f"] == b"old" * 10_000
+
+
+def test_a_write_that_goes_on_when_its_object_was_abandoned_is_given_up(attach: Attach) -> None:
+    """The same for a write that has the file's lock, and reads what it needs from the backend."""
+    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    volume = attach(store)
+
+    async def main() -> None:
+        gate = store.gate("read_into")
+        with pytest.raises(RuntimeError):
+            async with aio.open(volume, "f", "r+") as file:
+                for offset in range(10, 4000, 300):  # more pieces of a page than are kept apart
+                    file.try_pwrite(b"x", offset)
+                task = asyncio.ensure_future(file.pwrite(b"late" * 5000, 3905))
+                await asyncio.to_thread(gate.wait_entered)
+                task.cancel()
+                raise RuntimeError
+        gate.open()
+
+    run(main())
+    eventually(lambda: "rollback" in store.calls, 5)
+    with volume.open("f") as file:
+        assert file.read() == b"old" * 10_000
+    eventually(lambda: not volume.orphans, 10)
+    assert volume.cache.stats().dirty == 0
+    assert volume.cache.close(timeout=20) == []
+    assert store.objects["f"] == b"old" * 10_000
