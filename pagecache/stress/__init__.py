@@ -1,0 +1,24 @@
+"""`pagecache stress`: random operations of many workers on a cache, a backend or a directory, each byte checked.
+
+plan.py        what a run is asked to do; the seed decides every operation
+profiles.py    kinds of operations, how often, where
+content.py     bytes that say where they come from
+history.py     which writes a byte may be of: the model of a file
+oracle.py      whether what was seen could be there
+story.py       what was found, for people
+targets.py     what is tested, as verbs; cached.py: the cache over a backend; mounted.py: a directory
+naming.py      from what a person names to targets
+steps.py       what an operation does, as a generator of verbs
+world.py       one round: target, models, who does what; what has to hold at rest
+player.py      threads and tasks
+watchdog.py    who waits for what, when nothing goes on
+job.py         the course of a run
+report.py      what came of it
+"""
+
+from pagecache.stress.job import run
+from pagecache.stress.plan import Plan
+from pagecache.stress.report import Report
+from pagecache.stress.targets import UnusableTarget
+
+__all__ = ["Plan", "Report", "UnusableTarget", "run"]

@@ -1,0 +1,370 @@
+"""The cache as a target: over any backend, by all its ways in, for threads and for tasks.
+
+What a round has besides its plan is a `Variant`, chosen by the seed: folio sizes, thresholds, and for the backend in
+memory that is taken where none is named its limits too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pagecache import Advice, CachedFile, PageCache, Volume
+from pagecache.backends import MemoryBackend
+from pagecache.backends.protocol import Backend, BackendLimits, close_backend_file
+from pagecache.config import parse_size
+from pagecache.errors import Key
+from pagecache.stress.cached_tasks import CachedTasks
+from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import WAYS, Edges
+from pagecache.stress.targets import Held, UnusableTarget
+from pagecache.stress.views import Budget, HeldView
+from pagecache.testing import FaultPlan, FaultyBackend
+
+__all__ = ["CachedTarget", "Variant"]
+
+PAGE = 4096
+READ_ALL = 1 << 40
+KEYS: tuple[Callable[[str], Key], ...] = (
+    lambda name: name,
+    lambda name: ("pagecache-stress", name),
+    lambda name: int.from_bytes(name.encode()[-7:], "big"),
+    lambda name: name.encode(),
+)
+"""What a backend may want as keys; the first that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a round runs on, besides its plan."""
+
+    config: dict[str, Any]
+    options: dict[str, Any]
+    limits: dict[str, Any]
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Variant:
+        """Chosen by the seed."""
+        config: dict[str, Any] = {
+            "max_folio": rng.choice([PAGE, 4 * PAGE, 16 * PAGE, "2MiB"]),
+            "dirty_background": rng.choice([0.1, 0.25]),
+            "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
+            "flush_interval": 0.05,
+            "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
+            "gil_release": rng.choice([PAGE, "1MiB"]),
+            "poison": rng.random() < 0.5,
+        }
+        limits: dict[str, Any] = {
+            "parallel_direct_writes": rng.random() < 0.6,
+            "max_inflight": rng.choice([2, 8]),
+            "durable_writes": rng.random() < 0.2,
+            "max_write": rng.choice([2 * PAGE, 1 << 20]),
+            "max_read": rng.choice([4 * PAGE, 1 << 20]),
+            "direct_unit": rng.choice([1, 1, 512, PAGE]),
+            "write_unit": rng.choice([1, 1, 1, 512, 2 * PAGE]),
+            "ordered_writes": rng.random() < 0.1,
+        }
+        return cls(config, {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}, limits)
+
+
+class CachedTarget:
+    """See `targets.Target`.
+
+    Args:
+        plan: of the run.
+        number: of the round.
+        factory: gives a backend; None: one in memory, in the limits of the variant.
+        label: what the factory is called, for people.
+    """
+
+    moves = True
+    exact = True
+
+    def __init__(self, plan: Plan, number: int, factory: Callable[[], Backend] | None, label: str) -> None:
+        self._plan, self._number = plan, number
+        self.patience = 2 * plan.patience  # the watchdog is there first
+        self.variant = Variant.of(plan.rng("variant", number))
+        self._factory = factory or partial(MemoryBackend, BackendLimits(**self.variant.limits))
+        self._named = factory is not None
+        self._backend = self._factory()
+        self.name = label
+        limits = self._backend.limits
+        if limits.read_only:
+            raise UnusableTarget(f"{label} is read-only: there is nothing to write")
+        units = {PAGE, int(limits.write_unit), int(limits.direct_unit), int(limits.max_write)}
+        folio = self.variant.config["max_folio"]
+        units.add(folio if isinstance(folio, int) else PAGE * 16)
+        self.edges = Edges(tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20)))
+        self.skipped: dict[str, str] = {}
+        self.ways = frozenset(WAYS)
+        self.direct_unit = 1
+        self.tasks = CachedTasks(self)
+        self._key: Callable[[str], Key] = KEYS[0]
+        self._names: set[str] = set()
+
+    # -- beginning and end
+
+    def start(self, contents: Sequence[bytes]) -> None:
+        self._choose_keys()
+        for number, content in enumerate(contents):
+            self._make(self.key(number), content)
+        self.faults = FaultyBackend(self._backend, self._fault_plan())
+        least = 8 * max(int(self._backend.limits.write_unit), PAGE)
+        capacity = max(self._plan.capacity_bytes, 2 * least)
+        folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
+        self.budget = Budget(max(3 * folio, capacity // 2), folio)
+        self.cache = PageCache(capacity, **self.variant.config)
+        self.volume: Volume = self.cache.attach(self.faults, name="stress", **self.variant.options)
+        self.files = [self._open(number) for number in range(len(contents))]
+
+    def _fault_plan(self) -> FaultPlan:
+        return FaultPlan.profile(self._plan.faults, self._plan.rng("faults", self._number).randrange(1, 1 << 32))
+
+    def _choose_keys(self) -> None:
+        """The first form of keys that the backend takes."""
+        reasons = []
+        for form in KEYS:
+            self._key = form
+            try:
+                self._make(self.key("probe"), b"probe")
+                self._forget(self.key("probe"))
+            except Exception as error:  # whatever a backend says to a key that it does not know
+                reasons.append(f"{self.key('probe')!r}: {type(error).__name__}: {error}")
+            else:
+                if form is not KEYS[0]:
+                    self.skipped["text keys"] = f"the backend takes no {KEYS[0]('file')!r}: {reasons[0]}"
+                return
+        raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
+
+    def key(self, what: int | str) -> Key:
+        """The key of a file, or of a name."""
+        name = f"file{what}" if isinstance(what, int) else what
+        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}-{name}")
+
+    def _make(self, key: Key, content: bytes) -> None:
+        """Store an object without the cache."""
+        file = self._backend.open(key, create=True)
+        most, done = int(self._backend.limits.max_write), 0
+        while done < len(content):
+            done += file.write_from(done, [memoryview(content)[done : done + most].toreadonly()])
+        file.commit()
+        close_backend_file(file)
+
+    def _forget(self, key: Key) -> None:
+        try:
+            self._backend.remove(key)
+        except io.UnsupportedOperation as error:
+            self.skipped["removal of what was made"] = str(error)
+        except FileNotFoundError:
+            pass
+
+    def _open(self, number: int) -> dict[str, list[CachedFile]]:
+        key, many = self.key(number), self._backend.limits.parallel_direct_writes
+        return {
+            "buffered": [self.volume.open(key, "r+b"), self.volume.open(key, "r+b", keep_cache=True)],
+            "direct": [self.volume.open(key, "r+b", direct=True)],
+            "parallel": [self.volume.open(key, "r+b", direct=True, parallel_direct_writes=many)],
+            "through": [self.volume.open(key, "r+b", write_through=True)],
+        }
+
+    def calm(self) -> None:
+        self.faults.use([])
+        self.volume.retry_failed()
+
+    def stir(self) -> None:
+        self.faults.use(self._fault_plan())
+
+    def check(self) -> None:
+        self.cache.check()
+
+    def close(self) -> None:
+        for ways in self.files:
+            for handles in ways.values():
+                for handle in handles:
+                    handle.close()
+        lost = self.cache.close(timeout=self.patience)
+        assert lost == [], lost
+        self._reopen_backend()
+
+    def _reopen_backend(self) -> None:
+        """The cache has closed the backend. Where the factory gives one on the same store, go on with that."""
+        if self._named:
+            fresh = self._factory()
+            try:
+                fresh.stat(self.key(0))
+            except FileNotFoundError:
+                fresh.close()
+            else:
+                self._backend = fresh
+
+    def give_up(self) -> None:
+        self.volume.abort()
+        for ways in self.files:
+            for handles in ways.values():
+                for handle in handles:
+                    with contextlib.suppress(OSError):
+                        handle.abandon()
+        self.cache.close(timeout=1.0, on_failed="discard")
+
+    def discard(self) -> None:
+        for number in range(self._plan.files):
+            self._forget(self.key(number))
+        for name in self._names:
+            self._forget(self.key(name))
+        self._backend.close()
+
+    # -- what is stored
+
+    def store(self, file: int | str) -> bytes | None:
+        try:
+            found = self._backend.open(self.key(file))
+        except FileNotFoundError:
+            return None
+        try:
+            return self._stored(found)
+        finally:
+            close_backend_file(found)
+
+    def _stored(self, file: Any) -> bytes:
+        limits = self._backend.limits
+        unit, most = int(limits.read_unit), int(limits.max_read)
+        content, done = bytearray(), 0
+        while True:
+            room = bytearray(max(unit, most))
+            count = file.read_into(done, [memoryview(room)])
+            if not count:
+                return bytes(content)
+            content += room[:count]
+            done += count
+            if done % unit:
+                return bytes(content)
+
+    def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
+        return [
+            (f"a {way} handle", partial(handle.pread, READ_ALL if way == "buffered" else 1 << 31, 0))
+            for way, handles in self.files[file].items()
+            for handle in handles
+        ]
+
+    # -- verbs
+
+    def handle(self, file: int, way: str, extra: int = 0) -> CachedFile:
+        """One of the handles for a way."""
+        handles = self.files[file][way or "buffered"]
+        return handles[extra % len(handles)]
+
+    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        handle = self.handle(file, way, extra)
+        if extra & 2:
+            return handle.pread(length, offset)
+        room = bytearray(b"\xa5" * length)
+        return bytes(room[: handle.pread_into(room, offset)])
+
+    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        cut = extra % (length + 1)
+        rooms = [bytearray(cut), bytearray(length - cut)]
+        done = self.handle(file, way, extra).preadv(rooms, offset)
+        return b"".join(rooms)[:done]
+
+    def try_read(self, file: int, offset: int, length: int) -> bytes | None:
+        return self.handle(file, "buffered").try_pread(length, offset)
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        self.handle(file, way, extra).pwrite(data, offset)
+
+    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        cut = extra % (len(data) + 1)
+        self.handle(file, way, extra).pwritev([data[:cut], data[cut:]], offset)
+
+    def try_write(self, file: int, offset: int, data: bytes) -> bool:
+        return self.handle(file, "buffered").try_pwrite(data, offset) is not None
+
+    def append(self, file: int, way: str, data: bytes) -> int:
+        return self.handle(file, way).append(data)
+
+    def view(self, file: int, offset: int, length: int, writable: bool) -> HeldView:
+        give = self.budget.take(length)
+        try:
+            return HeldView(self.handle(file, "buffered").view(offset, length, writable=writable), give)
+        except BaseException:
+            give()
+            raise
+
+    def copy(self, file: int, way: str, held: Held, offset: int) -> None:
+        self.handle(file, way).pwritev(held.segments(), offset)
+
+    def truncate(self, file: int, size: int) -> None:
+        self.handle(file, "buffered").truncate(size)
+
+    def punch(self, file: int, offset: int, length: int) -> None:
+        self.handle(file, "buffered").punch_hole(offset, length)
+
+    def zero(self, file: int, offset: int, length: int) -> None:
+        self.handle(file, "buffered").zero_range(offset, length)
+
+    def flush(self, file: int) -> None:
+        self.handle(file, "buffered").flush()
+
+    def sync_range(self, file: int, offset: int, length: int) -> None:
+        self.handle(file, "buffered").sync_range(offset, length)
+
+    def fsync(self, file: int) -> None:
+        self.handle(file, "buffered").fsync(timeout=self.patience)
+
+    def sync(self) -> None:
+        self.volume.sync(self.patience)
+
+    def ticket(self) -> None:
+        self.volume.begin_sync().wait(self.patience)
+
+    def drop(self, file: int, offset: int, length: int) -> None:
+        self.volume.drop_clean(self.key(file), offset, length)
+
+    def invalidate(self, file: int, offset: int, length: int) -> None:
+        self.volume.invalidate(self.key(file), offset, length)
+
+    def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
+        self.handle(file, "buffered").prefetch(offset, length, wait=wait)
+
+    def advise(self, file: int, offset: int, length: int, extra: int) -> None:
+        advices = list(Advice)
+        self.handle(file, "buffered").advise(advices[extra % len(advices)], offset, length)
+
+    def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
+        with self.volume.open(self.key(file), "rb", direct=direct) as handle:
+            return handle.pread(length, offset)
+
+    # -- names
+
+    def publish(self, name: str, data: bytes, extra: int) -> None:
+        self._names.add(name)
+        if extra % 2:
+            with self.volume.open(self.key(name), "wb") as file:
+                file.pwrite(data, 0)
+            return
+        beside = f"{name}-new"
+        self._names.add(beside)
+        with self.volume.open(self.key(beside), "wb") as file:
+            file.pwrite(data, 0)
+            if extra % 4:
+                file.fsync(timeout=self.patience)
+        self.volume.rename(self.key(beside), self.key(name))
+
+    def rename(self, old: str, new: str) -> None:
+        self._names.add(new)
+        self.volume.rename(self.key(old), self.key(new))
+
+    def remove(self, name: str) -> None:
+        self.volume.remove(self.key(name))
+
+    def look(self, name: str) -> bytes | None:
+        try:
+            with self.volume.open(self.key(name), "rb") as file:
+                return file.pread(READ_ALL, 0)
+        except FileNotFoundError:
+            return None

@@ -1,0 +1,125 @@
+"""The verbs of the cache for tasks: coroutines of `pagecache.aio`, and threads for what it has no coroutine for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from pagecache import aio
+from pagecache.stress.targets import Held
+from pagecache.stress.views import HeldView
+
+if TYPE_CHECKING:
+    from pagecache.stress.cached import CachedTarget
+
+__all__ = ["CachedTasks"]
+
+
+class CachedTasks:
+    """Used on one loop, between `open` and `close`."""
+
+    def __init__(self, target: CachedTarget) -> None:
+        self._target = target
+        self._files: list[dict[str, aio.AsyncCachedFile]] = []
+
+    async def open(self) -> None:
+        """Handles of its own for each file."""
+        target = self._target
+        many = target.volume.backend.limits.parallel_direct_writes
+        for number in range(len(target.files)):
+            key = target.key(number)
+            self._files.append(
+                {
+                    "buffered": await aio.open(target.volume, key, "r+b"),
+                    "direct": await aio.open(target.volume, key, "r+b", direct=True),
+                    "parallel": await aio.open(target.volume, key, "r+b", direct=True, parallel_direct_writes=many),
+                    "through": await aio.open(target.volume, key, "r+b", write_through=True),
+                }
+            )
+
+    async def close(self) -> None:
+        """End them."""
+        for ways in self._files:
+            for handle in ways.values():
+                with contextlib.suppress(OSError):
+                    # It is closed all the same, and what it could not save is looked for at rest.
+                    await handle.close()
+        self._files.clear()
+
+    async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """A verb: as a coroutine where there is one."""
+        own = getattr(self, name, None)
+        if own is not None:
+            return await own(*arguments)
+        return await asyncio.to_thread(getattr(self._target, name), *arguments)
+
+    def _handle(self, file: int, way: str = "buffered") -> aio.AsyncCachedFile:
+        return self._files[file][way or "buffered"]
+
+    async def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        handle = self._handle(file, way)
+        if extra & 2:
+            got: bytes = await handle.pread(length, offset)
+            return got
+        room = bytearray(b"\xa5" * length)
+        return bytes(room[: await handle.pread_into(room, offset)])
+
+    async def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        cut = extra % (length + 1)
+        rooms = [bytearray(cut), bytearray(length - cut)]
+        done = await self._handle(file, way).preadv(rooms, offset)
+        return b"".join(rooms)[:done]
+
+    async def try_read(self, file: int, offset: int, length: int) -> bytes | None:
+        return self._handle(file).try_pread(length, offset)
+
+    async def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        await self._handle(file, way).pwrite(data, offset)
+
+    async def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        cut = extra % (len(data) + 1)
+        await self._handle(file, way).pwritev([data[:cut], data[cut:]], offset)
+
+    async def try_write(self, file: int, offset: int, data: bytes) -> bool:
+        return self._handle(file).try_pwrite(data, offset) is not None
+
+    async def append(self, file: int, way: str, data: bytes) -> int:
+        offset: int = await self._handle(file, way).append(data)
+        return offset
+
+    async def view(self, file: int, offset: int, length: int, writable: bool) -> HeldView:
+        give = self._target.budget.take(length)
+        try:
+            return HeldView(await self._handle(file).view(offset, length, writable=writable), give)
+        except BaseException:
+            give()
+            raise
+
+    async def copy(self, file: int, way: str, held: Held, offset: int) -> None:
+        await self._handle(file, way).pwritev(held.segments(), offset)
+
+    async def truncate(self, file: int, size: int) -> None:
+        await self._handle(file).truncate(size)
+
+    async def punch(self, file: int, offset: int, length: int) -> None:
+        await self._handle(file).punch_hole(offset, length)
+
+    async def zero(self, file: int, offset: int, length: int) -> None:
+        await self._handle(file).zero_range(offset, length)
+
+    async def flush(self, file: int) -> None:
+        await self._handle(file).flush()
+
+    async def sync_range(self, file: int, offset: int, length: int) -> None:
+        await self._handle(file).sync_range(offset, length)
+
+    async def fsync(self, file: int) -> None:
+        await self._handle(file).fsync(timeout=self._target.patience)
+
+    async def ticket(self) -> None:
+        async with asyncio.timeout(self._target.patience):
+            await self._target.volume.begin_sync()
+
+    async def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
+        await self._handle(file).prefetch(offset, length, wait=wait)

@@ -1,0 +1,172 @@
+"""The course of a run: rounds, each of some stirs and rests, until time is over or something is found."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from pagecache.backends.protocol import Backend
+from pagecache.stress.history import Broken
+from pagecache.stress.naming import maker
+from pagecache.stress.plan import Plan
+from pagecache.stress.player import Players
+from pagecache.stress.report import Report, exercised
+from pagecache.stress.targets import Target
+from pagecache.stress.watchdog import Watchdog, stacks
+from pagecache.stress.world import Failure, World
+
+__all__ = ["Run", "run"]
+
+RESTS = 3  # of a round
+OPERATIONS = 150  # of a thread between two rests, where the plan does not say
+GRACE = 5.0  # seconds: what the others may take to end after a failure
+
+
+def run(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Report:
+    """Run a plan.
+
+    Args:
+        plan: what to do.
+        target: a backend URL, `python:module:factory`, `path:DIR`, or a factory, which is called for each round and
+            again after each crash; None: a backend in memory.
+
+    Raises:
+        UnusableTarget: there is nothing to test; says why.
+
+    **Blocks:** for `plan.duration` seconds, and the end of the round that runs then; longer than `plan.patience` only
+    where a call that hangs is the finding.
+    """
+    return Run(plan, target).run()
+
+
+class Run:
+    """A run; `counters` and `number` may be looked at while it goes on. `make` gives targets of another kind."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: str | Callable[[], Backend] | None = None,
+        make: Callable[[Plan, int], Target] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.target = target
+        self._make = make or maker(target)
+        self.counters: Counter[str] = Counter()
+        self.coverage: Counter[tuple[str, str, str]] = Counter()
+        self.skipped: dict[str, str] = {}
+        self.name = ""
+        self.number = plan.first_round
+        self._grace = min(GRACE, plan.patience)
+        self.world: World | None = None
+
+    def run(self) -> Report:
+        """Rounds, until something is found or it is over."""
+        end = time.monotonic() + self.plan.duration
+        last = self.plan.first_round + self.plan.rounds if self.plan.rounds else None
+        while True:
+            failure = self._round()
+            if failure is not None:
+                return self._report(failure)
+            self.number += 1
+            if time.monotonic() >= end or (last is not None and self.number >= last):
+                return self._report(None)
+
+    def _round(self) -> Failure | None:
+        target: Target = self._make(self.plan, self.number)
+        self.name = target.name
+        world = self.world = World(self.plan, target, self.number)
+        try:
+            world.begin()
+            self._stir_and_rest(world)
+            if not world.failures:
+                self._bounded(world, "the end", world.end)
+            if world.failures:
+                self._give_up(target)
+            else:
+                target.discard()
+        finally:
+            self.counters += world.counters
+            self.counters["operations"] += world.operations
+            self.counters["rounds"] += 1
+            self.coverage += world.coverage
+            self.skipped |= target.skipped | world.unsupported
+        return world.failures[0] if world.failures else None
+
+    def _stir_and_rest(self, world: World) -> None:
+        players = Players(world)
+        for rest in range(RESTS):
+            with Watchdog(world):
+                threads = players.stir(self.plan.operations or OPERATIONS)
+                while any(thread.is_alive() for thread in threads) and not world.failures:
+                    for thread in threads:
+                        thread.join(0.05)
+            give_up = time.monotonic() + self._grace
+            for thread in threads:
+                thread.join(max(0.0, give_up - time.monotonic()))
+            if world.failures:
+                return
+            self._bounded(world, "a rest", lambda cold=rest % 2 == 0: world.rest(cold=cold))  # type: ignore[misc]
+            self.counters["rests"] += 1
+            if world.failures:
+                return
+
+    def _give_up(self, target: Target) -> None:
+        """As far as what went wrong lets it."""
+
+        def give_up() -> None:
+            with contextlib.suppress(Exception):
+                target.give_up()
+
+        thread = threading.Thread(target=give_up, name="stress-end", daemon=True)
+        thread.start()
+        thread.join(self._grace)
+
+    def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
+        """What is done while nothing runs; it may hang too."""
+
+        def guarded() -> None:
+            try:
+                call()
+            except Broken as error:
+                world.fail(Failure(error.kind, str(error)))
+            except AssertionError as error:
+                world.fail(Failure("check", f"{what}: {error}"))
+            except BaseException as error:
+                world.fail(Failure("error", f"{what}: " + "".join(traceback.format_exception(error)).strip()))
+
+        thread = threading.Thread(target=guarded, name="stress-rest", daemon=True)
+        thread.start()
+        thread.join(3 * self.plan.patience)
+        if thread.is_alive():
+            world.fail(Failure("hang", f"{what} does not end\n{stacks()}"))
+
+    # -- the report
+
+    def replay(self, failure: Failure | None) -> dict[str, Any]:
+        """What does the same again: from the round that failed on."""
+        plan = self.plan.to_dict()
+        if failure is not None:
+            plan |= {"first_round": self.number, "rounds": 1}
+        target = self.target if isinstance(self.target, str) else None
+        return {"version": 1, "plan": plan, "target": target}
+
+    def _report(self, failure: Failure | None) -> Report:
+        if failure is None:
+            story = exercised(self.counters, self.coverage, self.name, self.skipped)
+        else:
+            story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
+        return Report(
+            ok=failure is None,
+            story=story,
+            replay=self.replay(failure),
+            counters=dict(sorted(self.counters.items())),
+            coverage={" | ".join(key): count for key, count in sorted(self.coverage.items())},
+            skipped=self.skipped,
+            kind="" if failure is None else failure.kind,
+            hung=failure is not None and failure.kind == "hang",
+        )

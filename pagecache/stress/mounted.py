@@ -1,0 +1,380 @@
+"""A directory of the operating system as a target: `path:DIR`, by the system calls that programs use.
+
+    way         calls
+    buffered    pread, preadv, pwrite, pwritev
+    direct      the same with O_DIRECT, on whole pages, where the file system has it
+    through     the same with O_DSYNC
+    append      write with O_APPEND, and where it went
+    views       mmap, shared: read, stored to, and written from
+
+A mapping behind the end of its file is a signal and not an error, so truncates wait for mappings, and mappings for
+truncates. Everything else meets as it comes. What is stored is read with O_DIRECT, or where there is none after the
+pages were dropped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from pagecache.backends import linux
+from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import Edges
+from pagecache.stress.targets import Held, UnusableTarget
+
+__all__ = ["MountedTarget"]
+
+PAGE = mmap.PAGESIZE
+READ_ALL = 1 << 30
+DIRECT_TRIES = 20
+"""A direct read that meets a truncate raises EIO now and then (ext4, Linux 6.18): that says nothing about the disk."""
+
+
+class Mapping:
+    """A range of a file in memory. See `targets.Held`."""
+
+    detached = False
+
+    def __init__(self, fd: int, offset: int, length: int, release: Callable[[], None], *, writable: bool) -> None:
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        self._map = mmap.mmap(fd, before + length, access=access, offset=offset - before)
+        self._memory = memoryview(self._map)[before:]
+        self._release = release
+
+    def tobytes(self) -> bytes:
+        return self._memory.tobytes()
+
+    def store(self, at: int, data: bytes) -> None:
+        self._memory[at : at + len(data)] = data
+
+    def segments(self) -> Sequence[memoryview]:
+        return (self._memory,)
+
+    def release(self) -> None:
+        self._memory.release()
+        self._map.close()
+        self._release()
+
+
+class Mappings:
+    """Mappings of a file, or one truncate of it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._mapped = 0
+        self._cutting = 0
+
+    def enter(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._cutting)
+            self._mapped += 1
+
+    def leave(self) -> None:
+        with self._changed:
+            self._mapped -= 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def cutting(self) -> Iterator[None]:
+        with self._changed:
+            self._cutting += 1
+            self._changed.wait_for(lambda: not self._mapped)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._cutting -= 1
+                self._changed.notify_all()
+
+
+class MountedTarget:
+    """See `targets.Target`."""
+
+    moves = False
+    exact = False
+    tasks = None
+
+    def __init__(self, plan: Plan, number: int, folder: str) -> None:
+        self._files = plan.files
+        self._folder = Path(folder) / f"pagecache-stress-{plan.seed}-{number}"
+        self.name = f"path:{folder}"
+        self.edges = Edges((PAGE, 16 * PAGE))
+        self.skipped: dict[str, str] = {}
+        self.direct_unit = 1
+        self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
+        if plan.tasks:
+            self.skipped["tasks"] = "system calls have no coroutines; threads alone"
+        if not os.path.isdir(folder):
+            raise UnusableTarget(f"path:{folder}: no such directory")
+        self._fds: list[dict[str, int]] = []
+        self._mappings = [Mappings() for _ in range(plan.files)]
+
+    # -- beginning and end
+
+    def start(self, contents: Sequence[bytes]) -> None:
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise UnusableTarget(f"{self.name}: {error.strerror}: {self._folder}") from error
+        for number, content in enumerate(contents):
+            path = self._path(number)
+            path.write_bytes(content)
+            self._fds.append({"buffered": os.open(path, os.O_RDWR), "through": os.open(path, os.O_RDWR | os.O_DSYNC)})
+        try:
+            for number, fds in enumerate(self._fds):
+                fds["direct"] = os.open(self._path(number), os.O_RDWR | os.O_DIRECT)
+        except OSError as error:
+            self.skipped["direct"] = f"O_DIRECT: {error.strerror}"
+        else:
+            self.ways |= {"direct"}
+            self.direct_unit = PAGE
+
+    def _path(self, what: int | str) -> Path:
+        return self._folder / (f"file{what}" if isinstance(what, int) else what)
+
+    def calm(self) -> None:
+        """Nothing fails on purpose."""
+
+    stir = check = calm
+
+    def close(self) -> None:
+        for fds in self._fds:
+            for fd in fds.values():
+                os.close(fd)
+
+    give_up = close
+
+    def discard(self) -> None:
+        for path in self._folder.iterdir():
+            path.unlink()
+        self._folder.rmdir()
+
+    # -- what is stored
+
+    def store(self, file: int | str) -> bytes | None:
+        path = self._path(file)
+        try:
+            fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if "direct" in self.ways else 0))
+        except FileNotFoundError:
+            return None
+        try:
+            if "direct" in self.ways:
+                return self._read_direct(fd, 0, (os.fstat(fd).st_size // PAGE + 2) * PAGE)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            return os.pread(fd, READ_ALL, 0)
+        finally:
+            os.close(fd)
+
+    def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
+        ways = [way for way in ("buffered", "direct") if way in self._fds[file]]
+        return [(f"a {way} descriptor", partial(self._whole, file, way)) for way in ways]
+
+    def _whole(self, file: int, way: str) -> bytes:
+        size = os.fstat(self._fds[file]["buffered"]).st_size
+        return self.read(file, way, 0, (size // PAGE + 2) * PAGE, 0)
+
+    # -- verbs
+
+    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        fd = self._fds[file][way or "buffered"]
+        return self._read_direct(fd, offset, length) if way == "direct" else os.pread(fd, length, offset)
+
+    @staticmethod
+    def _read_direct(fd: int, offset: int, length: int) -> bytes:
+        with mmap.mmap(-1, max(length, PAGE)) as room, memoryview(room) as memory, memory[:length] as wanted:
+            for left in reversed(range(DIRECT_TRIES)):
+                try:
+                    return bytes(wanted[: os.preadv(fd, [wanted], offset)])
+                except OSError as error:
+                    if error.errno != errno.EIO or not left:
+                        raise
+            raise AssertionError
+
+    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        if way == "direct":
+            return self.read(file, way, offset, length, extra)
+        cut = extra % (length + 1)
+        rooms = [bytearray(cut), bytearray(length - cut)]
+        done = os.preadv(self._fds[file][way or "buffered"], rooms, offset)
+        return b"".join(rooms)[:done]
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        fd = self._fds[file][way or "buffered"]
+        if way != "direct":
+            _all(partial(os.pwrite, fd), data, offset)
+            return
+        with mmap.mmap(-1, len(data)) as room, memoryview(room) as memory:
+            memory[:] = data
+            _all(partial(os.pwrite, fd), memory, offset)
+
+    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        if way == "direct":
+            self.write(file, way, offset, data, extra)
+            return
+        cut = extra % (len(data) + 1)
+        done = os.pwritev(self._fds[file][way or "buffered"], [data[:cut], data[cut:]], offset)
+        if done < len(data):
+            self.write(file, way, offset + done, data[done:], extra)
+
+    def append(self, file: int, way: str, data: bytes) -> int:
+        # A descriptor of its own: its position afterwards is where the bytes ended.
+        fd = os.open(self._path(file), os.O_WRONLY | os.O_APPEND | (os.O_DSYNC if way == "through" else 0))
+        try:
+            done = os.write(fd, data)
+            if done < len(data):
+                raise _short(done)
+            return os.lseek(fd, 0, os.SEEK_CUR) - done
+        finally:
+            os.close(fd)
+
+    def view(self, file: int, offset: int, length: int, writable: bool) -> Held:
+        fd, mappings = self._fds[file]["buffered"], self._mappings[file]
+        mappings.enter()
+        try:
+            if offset + length > os.fstat(fd).st_size:
+                raise ValueError(f"[{offset}, {offset + length}) is not in the file")
+            return Mapping(fd, offset, length, mappings.leave, writable=writable)
+        except BaseException:
+            mappings.leave()
+            raise
+
+    def copy(self, file: int, way: str, held: Held, offset: int) -> None:
+        fd = self._fds[file]["buffered"]
+        for segment in held.segments():
+            _all(partial(os.pwrite, fd), segment, offset)
+            offset += len(segment)
+
+    def truncate(self, file: int, size: int) -> None:
+        with self._mappings[file].cutting():
+            os.ftruncate(self._fds[file]["buffered"], size)
+
+    def punch(self, file: int, offset: int, length: int) -> None:
+        if not linux.punch_hole(self._fds[file]["buffered"], offset, length):
+            raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no holes")
+
+    def zero(self, file: int, offset: int, length: int) -> None:
+        zero_range(self._fds[file]["buffered"], offset, length)
+
+    def flush(self, file: int) -> None:
+        """There is nothing between write and the system."""
+
+    def sync_range(self, file: int, offset: int, length: int) -> None:
+        os.fdatasync(self._fds[file]["buffered"])
+
+    def fsync(self, file: int) -> None:
+        os.fsync(self._fds[file]["buffered"])
+
+    def sync(self) -> None:
+        for fds in self._fds:
+            os.fsync(fds["buffered"])
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            for path in self._folder.iterdir():
+                try:
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                except FileNotFoundError:
+                    pass
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    ticket = sync
+
+    def drop(self, file: int, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fds[file]["buffered"], offset, length, os.POSIX_FADV_DONTNEED)
+
+    def invalidate(self, file: int, offset: int, length: int) -> None:
+        self.fsync(file)
+        self.drop(file, offset, length)
+
+    def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None:
+        os.posix_fadvise(self._fds[file]["buffered"], offset, length, os.POSIX_FADV_WILLNEED)
+
+    def advise(self, file: int, offset: int, length: int, extra: int) -> None:
+        advices = (os.POSIX_FADV_RANDOM, os.POSIX_FADV_SEQUENTIAL, os.POSIX_FADV_NORMAL)
+        os.posix_fadvise(self._fds[file]["buffered"], offset, length, advices[extra % 3])
+
+    def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
+        fd = os.open(self._path(file), os.O_RDONLY)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def try_read(self, file: int, offset: int, length: int) -> bytes | None:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
+    def try_write(self, file: int, offset: int, data: bytes) -> bool:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
+    # -- names
+
+    def publish(self, name: str, data: bytes, extra: int) -> None:
+        path = self._path(name)
+        if extra % 2:
+            path.write_bytes(data)
+            return
+        beside = self._path(f"{name}-new")
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if extra % 4:
+                os.fsync(file.fileno())
+        beside.rename(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self._path(old).rename(self._path(new))
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink()
+
+    def look(self, name: str) -> bytes | None:
+        try:
+            return self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def _all(write: Callable[[bytes | memoryview, int], int], data: bytes | memoryview, offset: int) -> None:
+    """Write everything; an error says how much was."""
+    memory, done = memoryview(data), 0
+    while done < len(memory):
+        try:
+            count = write(memory[done:], offset + done)
+        except OSError as error:
+            error.characters_written = done  # type: ignore[attr-defined]
+            raise
+        if not count:
+            raise _short(done)
+        done += count
+
+
+def _short(done: int) -> OSError:
+    error = OSError(errno.EIO, "a short write")
+    error.characters_written = done  # type: ignore[attr-defined]
+    return error
+
+
+def zero_range(fd: int, offset: int, length: int) -> None:
+    """FALLOC_FL_ZERO_RANGE, keeping the size.
+
+    Raises:
+        io.UnsupportedOperation: the file system has none.
+    """
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+    if call(fd, 0x10 | 0x01, offset, length):
+        number = ctypes.get_errno()
+        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise io.UnsupportedOperation(number, "the file system cannot zero a range")
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,243 @@
+"""Whether what somebody saw could be there: looks at the model of a file, and the verdict on what was read.
+
+    look = Look(model, start, end)        when the call begins
+    got = ...                             the call
+    look.returned()                       when it has returned
+    verdict(look, got, ...)               None, or a `Doubt` to be asked again; Broken says what is wrong
+
+Each byte has to be one that a write gave it which the byte had at a time between call and return [I-17]. For a store
+that is read after an fsync the look begins when fsync was called: then what it may hold is at least as new as the last
+write before the call [I-18], and as new as anything written until it was read.
+
+Where an append will go, and what a copy has copied, is known when they have returned. What was seen while they ran and
+fits nothing else is a doubt until then.
+
+Not seen: a byte that is wrong and has the value of a right one by chance (one in 256, so of n wrong bytes all with
+256^-n), and combinations: size and bytes are looked at for themselves, and so is each byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pagecache.stress.history import FOREVER, Broken, Candidates, Model, Piece, Write
+from pagecache.stress.story import Finding, tell
+
+__all__ = ["Doubt", "Look", "fit", "verdict"]
+
+VALUES_MAX = 8  # that a copied byte may have, before it is given up
+
+
+class Look:
+    """[start, end) of a file from now on. Close it, or the log of the file grows."""
+
+    def __init__(self, model: Model, start: int, end: int, worker: int, what: str) -> None:
+        self.model, self.start, self.end = model, start, end
+        self.worker, self.what = worker, what
+        with model.lock:
+            self.begun = model.clock.tick()
+            self.pieces = list(model.extents.pieces(start, end))
+            self.sizes = list(model.sizes)
+            self.beside = list(model.running)
+            self._first = model.dropped + len(model.log)
+            model.lookers[self] = self._first
+        self.ended: float = FOREVER
+
+    def returned(self) -> None:
+        """The call has returned: what begins from now on was not there."""
+        with self.model.lock:
+            if self.model.lookers.pop(self, None) is not None:
+                self.ended = self.model.clock.tick()
+                self.beside += self.model.log[self._first - self.model.dropped :]
+
+    def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
+        """The range in pieces, each with all the writes that it may be of, as far as they are known."""
+        extra = [write for write in self.beside if write.resolved and write.start < end and write.end > start]
+        for low, high, found in self.pieces:
+            low, high = max(low, start), min(high, end)
+            if low >= high:
+                continue
+            here = [one for one in extra if one is not ignored and one.start < high and one.end > low]
+            if not here:
+                yield low, high, found
+                continue
+            cuts = {low, high}
+            cuts.update(cut for one in here for cut in (one.start, one.end) if low < cut < high)
+            edges = sorted(cuts)
+            for a, b in pairwise(edges):
+                more = [one for one in here if one.start <= a and one.end >= b and one not in found]
+                yield a, b, (*found, *more)
+
+    def unresolved(self, end: int | None = None) -> list[Write]:
+        """What ran beside it, may have changed bytes before `end`, and is not known yet."""
+        end = self.end if end is None else end
+        return [
+            write
+            for write in self.beside
+            if not write.resolved
+            and (write.start < end and write.end > self.start if write.start >= 0 else write.floor < end)
+        ]
+
+    def sizes_meanwhile(self) -> tuple[int, int]:
+        """The least and the most that the file may have had."""
+        least = min(size.value if size.least is None else size.least for size in self.sizes)
+        most = max(size.value for size in self.sizes)
+        for write in self.beside:
+            if write.size is not None and write.size >= 0:
+                least, most = min(least, write.size), max(most, write.size)
+            elif write.size is None and write.length:
+                most = max(most, write.end)
+        return least, most
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What was seen fits if one of `writes`, which still run, put it there."""
+
+    look: Look
+    got: bytes
+    store: bool
+    writes: tuple[Write, ...]
+
+    def ask(self) -> Doubt | None:
+        """Again, now that more is known."""
+        return verdict(self.look, self.got, store=self.store)
+
+
+def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False) -> Doubt | None:
+    """Whether `got`, the bytes from the look's start on, could be seen by it.
+
+    Args:
+        look: that has returned.
+        got: what it gave.
+        short: it may end anywhere: the length says nothing.
+        store: it is what lies beneath, which does not show what readers see.
+
+    Raises:
+        Broken: they could not.
+    """
+    # An append beside it may have made the file longer, too.
+    unresolved = tuple(look.unresolved())
+    wrong = None if short else _wrong_length(look, len(got))
+    bad: list[tuple[int, int]] = []
+    seen: list[Piece] = []
+    if wrong is None:
+        for low, high, found in look.segments(look.start, look.start + len(got)):
+            pieces, missed = fit(low, high, found, got[low - look.start : high - look.start], first=bool(unresolved))
+            bad += missed
+            if bad and unresolved:
+                return Doubt(look, got, store, unresolved)
+            if len(found) > 1:
+                seen += pieces
+    if wrong is None and not bad:
+        if not store:
+            _overtake(look.model, seen)
+        return None
+    if unresolved:
+        return Doubt(look, got, store, unresolved)
+    raise Broken(tell(Finding(look, got, _joined(bad), wrong)))
+
+
+def _wrong_length(look: Look, length: int) -> str | None:
+    """What is wrong with it; None: nothing. A call that goes piece by piece may find the end elsewhere each time."""
+    least, most = look.sizes_meanwhile()
+    if max(0, min(least, look.end) - look.start) <= length <= max(0, min(most, look.end) - look.start):
+        return None
+    return f"{length} bytes, where the file had {least}" + (f" to {most}" if most > least else "")
+
+
+def fit(
+    low: int, high: int, found: Candidates, got: bytes, *, first: bool = False
+) -> tuple[list[Piece], list[tuple[int, int]]]:
+    """Which of the writes each byte is of: pieces with all that match, and the ranges that none matches.
+
+    `first`: one range is enough.
+    """
+    if any(write.wild for write in found):
+        return [(low, high, found)], []
+    options = [(write, data) for write in found for data in write.possible(low, high)]
+    whole = tuple(dict.fromkeys(write for write, data in options if data == got))
+    if whole:
+        return [(low, high, whole)], []
+    pieces: list[Piece] = []
+    bad: list[tuple[int, int]] = []
+    stack = [(0, high - low)]
+    while stack:
+        a, b = stack.pop()
+        part = got[a:b]
+        match = tuple(dict.fromkeys(write for write, data in options if data[a:b] == part))
+        if match:
+            pieces.append((low + a, low + b, match))
+        elif b - a == 1:
+            bad.append((low + a, low + b))
+            if first:
+                break
+        else:
+            middle = (a + b) // 2
+            stack += [(middle, b), (a, middle)]
+    return pieces, bad
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges with fewer than 16 bytes between them are one: single bytes are right by chance."""
+    joined: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if joined and low - joined[-1][1] < 16:
+            joined[-1] = (joined[-1][0], high)
+        else:
+            joined.append((low, high))
+    return joined
+
+
+def _overtake(model: Model, seen: list[Piece]) -> None:
+    """What was seen is there: nothing that was over before it began is seen after it.
+
+    Of buffered writes alone: where a direct write has stored its bytes and not returned, memory may show the old ones.
+    """
+    for low, high, found in seen:
+        if len(found) == 1 and found[0].way == "buffered" and found[0].certain:
+            write = found[0]
+            with model.lock:
+                pieces = [
+                    (
+                        a,
+                        b,
+                        tuple(one for one in here if one is write or one.ended >= write.begun)
+                        if write in here
+                        else here,
+                    )
+                    for a, b, here in model.extents.pieces(low, high)
+                ]
+                model.extents.assign(low, high, pieces)
+
+
+def settled(look: Look, got: bytes) -> list[Piece]:
+    """What a file is when nothing runs: each byte of the one write that it is of, as `got` shows.
+
+    Raises:
+        Broken: it is none that it may be.
+    """
+    verdict(look, got)
+    pieces: list[Piece] = []
+    for low, high, found in look.segments(look.start, look.start + len(got)):
+        part = got[low - look.start : high - look.start]
+        wild = next((write for write in found if write.wild), None)
+        pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]
+    return pieces
+
+
+def copied(look: Look, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:
+    """What a copy of the look's range may have stored, `shift` bytes further on; None: anything."""
+    if any(one is not write for one in look.unresolved()):
+        return None
+    literal = []
+    for low, high, found in look.segments(look.start, look.end, ignored=write):
+        if any(one.wild for one in found):
+            return None
+        values = tuple(dict.fromkeys(data for one in found for data in one.possible(low, high)))
+        if len(values) > VALUES_MAX:
+            return None
+        literal.append((low + shift, values))
+    return literal

@@ -1,0 +1,130 @@
+"""What a run is asked to do: its fields are the options of `pagecache stress`, its seed decides every operation.
+
+    Plan ──▶ round 0, 1, 2, ...     each with a fresh target in another variant, until `duration` is over
+                 └──▶ workers       threads and tasks; each has its own stream of operations
+
+A worker's operations depend on the seed, the round and the worker's number alone: never on time, on other workers, or
+on what calls answer. What they meet depends on the machine, so a replay runs the same plan and may need several tries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pagecache.config import Size, parse_size
+from pagecache.stress.profiles import PROFILES, WAYS
+from pagecache.testing import FaultPlan
+
+__all__ = ["Plan"]
+
+SEED_MAX = 1 << 32
+PAGE = 4096
+WORKERS_MAX = 10_000
+
+
+def _random_seed() -> int:
+    return random.SystemRandom().randrange(SEED_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run of the stress tester. Immutable; ValueError names the field that is out of range.
+
+    Attributes:
+        seed: decides all operations and variants; chosen at random where it is not given.
+        duration: seconds; the round that runs then is brought to its end.
+        threads, tasks: workers of a round; tasks share one event loop.
+        files, size: how many files all workers share, and how far operations on them reach.
+        capacity: of the cache.
+        mix: the ways into a file, of `profiles.WAYS`; empty: all that the target has.
+        profile: which operations, how often, where: a name of `profiles.PROFILES`.
+        faults: a profile of `pagecache.testing.FaultPlan`.
+        operations: of each worker between two rests; 0: as many as take some seconds.
+        rounds: at most so many; 0: as many as `duration` allows.
+        first_round: number of the first one; for a replay.
+        patience: seconds; a call that takes longer hangs.
+    """
+
+    seed: int = field(default_factory=_random_seed)
+    duration: float = 10.0
+    threads: int = 8
+    tasks: int = 20
+    files: int = 4
+    size: Size = "1MiB"
+    capacity: Size = "1MiB"
+    mix: tuple[str, ...] = ()
+    profile: str = "fsx"
+    faults: str = "none"
+    operations: int = 0
+    rounds: int = 0
+    first_round: int = 0
+    patience: float = 60.0
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "size", parse_size(self.size, "size"))
+        set_field(self, "capacity", parse_size(self.capacity, "capacity"))
+        mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
+        set_field(self, "mix", tuple(dict.fromkeys(way.strip() for way in mix if way.strip())))
+        self._check_numbers()
+        for way in self.mix:
+            if way not in WAYS:
+                raise ValueError(f"mix: {way!r} is not one of {', '.join(WAYS)}")
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
+        FaultPlan.profile(self.faults)  # which names those that there are
+
+    def _check_numbers(self) -> None:
+        least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
+        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0}
+        most = {"seed": SEED_MAX - 1, "files": 1024, "threads": WORKERS_MAX, "tasks": WORKERS_MAX}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name}: {value!r} is not an int")
+            if not low <= value <= most.get(name, value):
+                rule = f"at least {low}" + (f" and at most {most[name]}" if name in most else "")
+                raise ValueError(f"{name}: {value!r} is not {rule}")
+        for name in ("duration", "patience"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+                raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
+        if not self.threads + self.tasks:
+            raise ValueError("threads: 0, and tasks: 0: nobody would do anything")
+
+    @property
+    def size_bytes(self) -> int:
+        """`size` as it was understood."""
+        return parse_size(self.size, "size")
+
+    @property
+    def capacity_bytes(self) -> int:
+        """`capacity` as it was understood."""
+        return parse_size(self.capacity, "capacity")
+
+    def rng(self, *what: object) -> random.Random:
+        """Random numbers for one purpose, the same in every run of this plan."""
+        return random.Random(" ".join(map(str, (self.seed, *what))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return dataclasses.asdict(self) | {"mix": list(self.mix)}
+
+    @classmethod
+    def from_replay(cls, replay: Mapping[str, Any]) -> Plan:
+        """The plan of `Report.replay`, or of the file that a failing run left: the round that failed, again.
+
+        Raises:
+            ValueError: it is no replay, or of a version that is not known.
+        """
+        fields = replay.get("plan")
+        if replay.get("version") != 1 or not isinstance(fields, Mapping):
+            raise ValueError("not a replay of pagecache stress: no version 1, or no plan")
+        unknown = sorted(set(fields) - {known.name for known in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"the plan of the replay has unknown fields: {', '.join(unknown)}")
+        return cls(**dict(fields, mix=tuple(fields.get("mix", ()))))

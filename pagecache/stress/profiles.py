@@ -1,0 +1,258 @@
+"""What workers do: kinds of operations, how often a profile does each, where and how long.
+
+An `Operation` is fixed before it runs. Where it says `end`, its offset counts from the end of the file as it will be
+then, so that the edge is met although nobody knows yet where it is.
+
+    profile       what it is like
+    fsx           everything, at places where off-by-ones live
+    database      pages overwritten in place, a hot quarter, fsync often
+    log           appends, short reads near the end, fsync, a cut now and then
+    media         long sequential reads and writes, seeks, hints
+    generic-095   a small file, every way in at once: direct beside buffered, views, copies, truncates
+    metadata      small files of each worker: made, replaced, renamed, removed, synced
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+__all__ = ["KINDS", "PROFILES", "WAYS", "Edges", "Operation", "Profile", "operations"]
+
+PAGE = 4096
+PRIVATE = 3  # names that a worker has for itself
+
+# Kind -> the way of the mix it belongs to; "": it has one of IO, drawn for each operation.
+KINDS: dict[str, str] = {
+    "read": "",
+    "readv": "",
+    "try_read": "try",
+    "view": "views",
+    "write": "",
+    "writev": "",
+    "try_write": "try",
+    "append": "append",
+    "store": "views",
+    "copy": "views",
+    "truncate": "truncate",
+    "punch": "punch",
+    "zero": "punch",
+    "flush": "buffered",
+    "sync_range": "buffered",
+    "fsync": "buffered",
+    "sync": "buffered",
+    "ticket": "buffered",
+    "drop": "hints",
+    "invalidate": "hints",
+    "prefetch": "hints",
+    "advise": "hints",
+    "reopen": "buffered",
+    "publish": "names",
+    "rename": "names",
+    "remove": "names",
+    "look": "names",
+}
+IO = ("buffered", "direct", "parallel", "through")
+"""How bytes go in and out: through memory, past it (alone, or side by side), or written through at once."""
+WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints")
+"""What a mix is made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that a worker does.
+
+    Attributes:
+        kind: of KINDS.
+        file: its number; of a name of the worker's own for "names".
+        way: of IO, for kinds that move bytes; "" for others.
+        offset: from the beginning, or from the end where `end`.
+        length: bytes.
+        extra: a number for what else there is to choose.
+    """
+
+    kind: str
+    file: int
+    way: str = ""
+    offset: int = 0
+    length: int = 0
+    end: bool = False
+    extra: int = 0
+
+    def range(self, size: int, most: int) -> tuple[int, int]:
+        """[start, end) below `most`, in a file of `size` bytes."""
+        start = max(0, min(most - 1, (size if self.end else 0) + self.offset))
+        return start, min(most, start + self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Lengths at which code does something else: of pages, folios and write units."""
+
+    units: tuple[int, ...] = (PAGE,)
+
+
+Choice = Callable[[random.Random, int, Edges, int], tuple[int, int, bool]]  # rng, size, edges, position -> where
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Weights of kinds, the weights of IO ways, and what chooses offset, length and whether they count from the end."""
+
+    weights: dict[str, int]
+    where: Choice
+    io: tuple[int, int, int, int] = (6, 2, 2, 1)
+    share: float = 1.0  # of the size of a file that operations use
+
+
+# ---------------------------------------------------------------------------------------------- where, and how much
+
+
+def _adversarial(rng: random.Random, size: int, edges: Edges, _position: int) -> tuple[int, int, bool]:
+    """Edges of units and of the file, one byte to each side; a third of the operations in a hot twentieth."""
+    unit = rng.choice(edges.units)
+    pages = rng.randrange(1, rng.choice([4, 16]) * PAGE)
+    length = rng.choice([1, rng.randrange(1, 64), rng.randrange(1, 600), unit - 1, unit, unit + 1, pages, pages])
+    length = max(1, min(length, size // 2))
+    turn = rng.random()
+    if turn < 0.15:  # around the end
+        return (
+            rng.choice([-length, -length - 1, -length + 1, -1, 0, 1, -unit, -rng.randrange(1, 3 * PAGE)]),
+            length,
+            True,
+        )
+    at = rng.randrange(size // 20 + 1) if turn < 0.45 else rng.randrange(size)
+    if rng.random() < 0.5:
+        at = max(0, at - at % unit + rng.choice([-1, 0, 0, 0, 1]))
+    if rng.random() < 0.2:  # up to an edge
+        at = max(0, at - at % unit + unit - length)
+    return at, length, False
+
+
+def _pages(rng: random.Random, size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
+    """One to four whole pages; four fifths of them in the first quarter."""
+    pages = max(1, size // PAGE)
+    first = rng.randrange(max(1, pages // 4)) if rng.random() < 0.8 else rng.randrange(pages)
+    return first * PAGE, PAGE * rng.choice([1, 1, 1, 2, 4]), False
+
+
+def _tail(rng: random.Random, _size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
+    """A record, and a look at what was written last."""
+    length = rng.choice([rng.randrange(1, 200), rng.randrange(1, 200), rng.randrange(1, 2 * PAGE)])
+    return -rng.randrange(1, 8 * PAGE), length, True
+
+
+def _sequential(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
+    """On from where the last one ended, but for a seek now and then."""
+    length = min(size, rng.choice([PAGE, 16 * PAGE, 32 * PAGE, 64 * PAGE, max(edges.units)]))
+    if position >= size or rng.random() < 0.05:
+        position = rng.randrange(size)
+    return position, length, False
+
+
+def _small(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
+    """Whole pages half of the time, so that direct I/O can be what it is, in a few places that all meet."""
+    if rng.random() < 0.5:
+        return _adversarial(rng, size, edges, position)
+    pages = max(1, size // PAGE)
+    return rng.randrange(pages) * PAGE, PAGE * rng.choice([1, 1, 2, 4]), False
+
+
+_ALL = {
+    "read": 16,
+    "readv": 4,
+    "try_read": 4,
+    "view": 6,
+    "write": 16,
+    "writev": 5,
+    "try_write": 4,
+    "append": 4,
+    "store": 6,
+    "copy": 4,
+    "truncate": 3,
+    "punch": 3,
+    "zero": 2,
+    "flush": 2,
+    "sync_range": 2,
+    "fsync": 3,
+    "sync": 1,
+    "ticket": 1,
+    "drop": 3,
+    "invalidate": 2,
+    "prefetch": 2,
+    "advise": 2,
+    "reopen": 1,
+    "publish": 1,
+    "rename": 1,
+    "remove": 1,
+    "look": 1,
+}
+
+PROFILES: dict[str, Profile] = {
+    "fsx": Profile(_ALL, _adversarial),
+    "database": Profile(
+        {"read": 12, "write": 16, "fsync": 8, "sync": 1, "ticket": 1, "append": 2, "sync_range": 2, "drop": 2}
+        | {"store": 2, "view": 2, "invalidate": 1},
+        _pages,
+        io=(6, 2, 4, 2),
+    ),
+    "log": Profile(
+        {"append": 20, "read": 10, "fsync": 5, "sync_range": 1, "ticket": 1, "truncate": 1, "flush": 2, "view": 2}
+        | {"reopen": 1, "drop": 1},
+        _tail,
+        io=(6, 2, 0, 2),
+    ),
+    "media": Profile(
+        {"read": 16, "readv": 4, "write": 10, "writev": 4, "prefetch": 3, "advise": 2, "drop": 2, "fsync": 1}
+        | {"view": 4, "copy": 2, "truncate": 1, "invalidate": 1},
+        _sequential,
+        io=(8, 2, 2, 1),
+    ),
+    "generic-095": Profile(
+        {"read": 10, "readv": 3, "write": 12, "writev": 3, "view": 6, "store": 8, "copy": 6, "truncate": 4}
+        | {"punch": 2, "fsync": 1, "invalidate": 2, "drop": 2, "try_read": 2, "try_write": 2, "append": 2},
+        _small,
+        io=(4, 3, 5, 1),
+        share=0.25,
+    ),
+    "metadata": Profile(
+        {"publish": 12, "rename": 8, "remove": 4, "look": 8, "sync": 3, "ticket": 2, "write": 4, "append": 4, "read": 6}
+        | {"truncate": 3, "fsync": 3, "reopen": 3},
+        _adversarial,
+        share=0.25,
+    ),
+}
+
+
+def operations(
+    profile: Profile, rng: random.Random, *, files: int, size: int, edges: Edges, ways: Collection[str]
+) -> Iterator[Operation]:
+    """One worker's operations, without end.
+
+    Raises:
+        ValueError: nothing of the profile is possible in these ways.
+    """
+    possible = [way for way in IO if way in ways]
+    kinds = [kind for kind in profile.weights if (KINDS[kind] in ways if KINDS[kind] else possible)]
+    if not kinds:
+        raise ValueError(f"mix: {', '.join(ways)} leaves nothing to do of this profile")
+    weights = [profile.weights[kind] for kind in kinds]
+    io_weights = [profile.io[IO.index(way)] or 1 for way in possible]
+    reach, position = max(PAGE, int(size * profile.share)), 0
+    while True:
+        kind = rng.choices(kinds, weights)[0]
+        names = KINDS[kind] == "names"
+        offset, length, end = profile.where(rng, reach, edges, position)
+        position = offset + length
+        yield Operation(
+            kind,
+            rng.randrange(PRIVATE if names else files),
+            rng.choices(possible, io_weights)[0]
+            if possible and kind in ("read", "readv", "write", "writev", "append")
+            else "",
+            offset,
+            length,
+            end,
+            rng.randrange(1 << 16),
+        )

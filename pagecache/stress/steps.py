@@ -1,0 +1,427 @@
+"""What one operation does, without doing it: a generator that yields the verbs, and tells the models what they answer.
+
+    step = Steps(world, worker).conduct(operation)
+    verb = next(step)                       ("write", 0, "direct", 4096, b"...", 17)
+    verb = step.send(answer)                or step.throw(error), until StopIteration
+
+So threads, tasks, and whatever decides an order of its own, play the same operations, and the models are told of a call
+right before and right after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from pagecache.stress.content import APPENDED, made
+from pagecache.stress.history import FOREVER, Broken, Model, Write
+from pagecache.stress.oracle import Look, copied
+from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.story import who
+from pagecache.stress.targets import Held, Verb
+from pagecache.stress.world import World
+
+__all__ = ["Step", "Steps"]
+
+Step = Generator[Verb, Any, None]
+
+
+class Steps:
+    """One worker's."""
+
+    def __init__(self, world: World, worker: int) -> None:
+        self.world = world
+        self.worker = worker
+        self._sequence = 0
+        self._names: dict[str, bytes] = {}  # the worker's own objects
+        self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
+            kind: getattr(self, "_look_at_name" if kind == "look" else f"_{kind}") for kind in KINDS
+        }
+
+    def conduct(self, operation: Operation) -> Step:
+        """The verbs of an operation.
+
+        Raises:
+            Broken: what was seen could not be.
+        """
+        world, kind = self.world, operation.kind
+        if kind in world.unsupported:
+            return
+        model = world.models[operation.file % len(world.models)]
+        start, end = operation.range(model.largest(), world.reach)
+        if operation.way in ("direct", "parallel") and world.target.direct_unit > 1:
+            unit = world.target.direct_unit
+            start -= start % unit
+            end += -end % unit
+        world.enter(self.worker, operation, start, end)
+        try:
+            yield from self._kinds[kind](operation, model, start, end)
+        finally:
+            world.leave(self.worker)
+
+    # -- what all share
+
+    def _look(self, model: Model, start: int, end: int, what: str) -> Look:
+        return Look(model, start, end, self.worker, what)
+
+    def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
+        self._sequence += 1
+        return Write(kind, way, self.worker, self._sequence, model.number, self.world.tag, start, length, **fields)
+
+    def _seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
+        """Do a call that looks; None: it did not come to anything, and that is no fault."""
+        try:
+            return (yield verb)
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+            return None
+        finally:
+            look.returned()
+
+    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Step:
+        """Do a call that changes, or a part of it."""
+        model.begin(write)
+        try:
+            yield verb
+        except OSError as error:
+            self._failed(model, write, error)
+            self.world.excuse(error, kind, self.worker)
+        else:
+            model.finish(write)
+
+    def _failed(self, model: Model, write: Write, error: OSError) -> None:
+        """It did what it says, and of direct writes perhaps more."""
+        done = getattr(error, "characters_written", None)
+        exact = self.world.target.exact and write.way in ("buffered", "") and write.size is None
+        if done is None or (write.size is not None and write.size >= 0):
+            model.finish(write, certain=False)
+        elif exact and not done:
+            model.cancel(write)
+        else:
+            rest = model.split(write, done)
+            model.finish(write)
+            if exact:
+                model.cancel(rest)
+            else:
+                model.finish(rest, certain=False)
+
+    # -- reading
+
+    def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        kind, way = operation.kind, operation.way
+        look = self._look(model, start, end, f"{kind} ({way})")
+        got = yield from self._seeing(look, kind, (kind, operation.file, way, start, end - start, operation.extra))
+        if got is not None:
+            self.world.judge(look, got)
+
+    _readv = _read
+
+    def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        look = self._look(model, start, end, "try_read")
+        got = yield from self._seeing(look, "try_read", ("try_read", operation.file, start, end - start))
+        if got is not None:
+            self.world.judge(look, got)
+
+    def _reopen(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        direct = bool(operation.extra % 2) and "direct" in self.world.target.ways
+        look = self._look(model, start, end, "read by a new handle")
+        got = yield from self._seeing(look, "reopen", ("reopen", operation.file, start, end - start, direct))
+        if got is not None:
+            self.world.judge(look, got)
+
+    def _view(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        end = min(end, model.largest())
+        if start >= end:
+            return
+        look = self._look(model, start, end, "a view")
+        try:
+            held = yield from self._held(look, operation, writable=False)
+            if held is None:
+                return
+            got = held.tobytes()
+            held.release()
+        finally:
+            look.returned()
+        self.world.judge(look, got, short=True)
+
+    def _held(self, look: Look, operation: Operation, *, writable: bool) -> Generator[Verb, Any, Held | None]:
+        """A view; None: there is no memory for it, or the file was cut meanwhile."""
+        try:
+            held: Held = yield ("view", operation.file, look.start, look.end - look.start, writable)
+        except OSError as error:
+            self.world.excuse(error, "view", self.worker)
+            return None
+        except ValueError as error:
+            look.returned()
+            if look.sizes_meanwhile()[0] >= look.end:
+                raise Broken(f"view of {who(self.worker)} in a file that was long enough: {error}") from error
+            return None
+        return held
+
+    # -- writing
+
+    def _write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        write = self._new(model, operation.kind, operation.way, start, end - start)
+        data = write.data(start, end)
+        verb = (operation.kind, operation.file, operation.way, start, data, operation.extra)
+        yield from self._changing(model, write, operation.kind, verb)
+
+    _writev = _write
+
+    def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        write = self._new(model, "try_write", "buffered", start, end - start)
+        model.begin(write)
+        try:
+            done = yield ("try_write", operation.file, start, write.data(start, end))
+        except OSError as error:
+            self._failed(model, write, error)
+            self.world.excuse(error, "try_write", self.worker)
+        else:
+            model.finish(write) if done else model.cancel(write)
+
+    def _append(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        length = end - start
+        if model.largest() + length > self.world.reach:
+            return
+        write = self._new(model, "append", operation.way, -1, length)
+        data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
+        model.begin(write)
+        try:
+            offset = yield ("append", operation.file, operation.way, data)
+        except OSError as error:
+            yield from self._find_append(operation, model, write, data, error)
+            self.world.excuse(error, "append", self.worker)
+        else:
+            model.place(write, offset)
+            model.finish(write)
+        self.world.ask_again()
+
+    def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
+        """It failed without saying where the part went that it did."""
+        done = getattr(error, "characters_written", None)
+        if done == 0 and self.world.target.exact:
+            model.cancel(write)
+            return
+        try:
+            got = yield ("read", operation.file, "buffered", 0, self.world.reach * 2, 0)
+        except OSError:
+            got = b""
+        at = got.find(data[: done or 1 << 30])
+        if at < 0:
+            model.lose(write)
+            return
+        model.place(write, at)
+        rest = model.split(write, done) if done is not None else None
+        model.finish(write)
+        if rest is not None:
+            model.cancel(rest)
+
+    def _store(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        end = min(end, model.largest())
+        if start >= end:
+            return
+        look = self._look(model, start, end, "a writable view")
+        try:
+            held = yield from self._held(look, operation, writable=True)
+        finally:
+            look.returned()
+        if held is None:
+            return
+        write = self._new(model, "store", "view", start, end - start, size=-1)
+        model.begin(write)
+        held.store(0, write.data(start, end))
+        model.finish(write, certain=not held.detached)
+        if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
+            yield from self._fsync(operation, model, start, end)
+        held.release()
+
+    def _copy(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """From one place of the file to another, out of its own memory."""
+        end = min(end, model.largest())
+        if start >= end:
+            return
+        shift = operation.extra % (2 * (end - start) + 1) - (end - start)
+        shift = max(-start, min(shift, self.world.reach - end))
+        if not self.world.target.moves and abs(shift) < end - start:
+            shift = end - start
+            if end + shift > self.world.reach:
+                return
+        way = ("buffered", "direct")[operation.extra % 2]
+        if way not in self.world.target.ways or self.world.target.direct_unit > 1:
+            way = "buffered"
+        look = self._look(model, start, end, "a view to copy from")
+        try:
+            held = yield from self._held(look, operation, writable=False)
+            if held is None:
+                return
+            write = self._new(model, "copy", way, start + shift, end - start)
+            model.begin(write)
+            yield from self._copying(operation, model, write, look, held, shift)
+        finally:
+            look.returned()
+        self.world.ask_again()
+
+    def _copying(self, operation: Operation, model: Model, write: Write, look: Look, held: Held, shift: int) -> Step:
+        failed: OSError | None = None
+        try:
+            yield ("copy", operation.file, write.way, held, write.start)
+        except OSError as error:
+            failed = error
+        look.returned()
+        write.literal = copied(look, write, shift)
+        write.wild = write.literal is None
+        self.world.counters["copies of what nobody knows"] += write.wild
+        held.release()
+        if failed is not None:
+            model.resolve(write)
+            self._failed(model, write, failed)
+            self.world.excuse(failed, "copy", self.worker)
+        else:
+            model.finish(write)
+
+    # -- size and space
+
+    def _truncate(self, operation: Operation, model: Model, start: int, _end: int) -> Step:
+        write = self._new(model, "truncate", "", start, FOREVER - start, size=start, zero=True)
+        yield from self._changing(model, write, "truncate", ("truncate", operation.file, start))
+
+    def _punch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        kind = operation.kind
+        write = self._new(model, kind, "", start, end - start, size=-1, zero=True)
+        yield from self._changing(model, write, kind, (kind, operation.file, start, end - start))
+
+    _zero = _punch
+
+    # -- durability
+
+    def _fsync(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
+        yield from self._saving("fsync", ("fsync", operation.file), [model])
+
+    def _sync(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        yield from self._saving(operation.kind, (operation.kind,), self.world.models)
+
+    _ticket = _sync
+
+    def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
+        """What was written before is stored when it returns [I-18, I-19]."""
+        looks = [self._look(model, 0, FOREVER, f"the store after {kind}") for model in models]
+        names = dict(self._names)
+        try:
+            try:
+                yield verb
+            except OSError as error:
+                self.world.excuse(error, kind, self.worker)
+                return
+            for look in looks:
+                look.model.synced = max(look.model.synced, look.begun)
+                got = yield ("store", look.model.number)
+                look.returned()
+                if got is None:
+                    raise Broken(f"file {look.model.number}: the store after {kind} has no such object")
+                self.world.judge(look, got, store=True)
+            if kind != "fsync":
+                yield from self._saved_names(names)
+        finally:
+            for look in looks:
+                look.returned()
+
+    def _flush(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        yield from self._plain(operation.kind, ("flush", operation.file))
+
+    def _sync_range(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
+        yield from self._plain(operation.kind, ("sync_range", operation.file, start, end - start))
+
+    # -- what changes nothing
+
+    def _plain(self, kind: str, verb: Verb) -> Step:
+        try:
+            yield verb
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+
+    def _drop(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
+        yield from self._plain(operation.kind, (operation.kind, operation.file, start, end - start))
+
+    _invalidate = _drop
+
+    def _prefetch(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
+        wait = bool(operation.extra % 2)
+        yield from self._plain("prefetch", ("prefetch", operation.file, start, end - start, wait))
+
+    def _advise(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
+        yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra))
+
+    # -- names of the worker's own
+
+    def _name(self, operation: Operation, more: int = 0) -> str:
+        return f"own{self.worker}-{(operation.file + more) % 3}"
+
+    def _publish(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        """Make an object anew, or replace it by a rename over it."""
+        name = self._name(operation)
+        self._sequence += 1
+        length = operation.length % self.world.plan.size_bytes
+        data = made(self.world.tag, operation.file, self.worker, self._sequence, 0, length)
+        yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+
+    def _rename(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        old, new = self._name(operation), self._name(operation, 1)
+        if old in self._names:
+            yield from self._naming("rename", ("rename", old, new), {old: None, new: self._names[old]})
+
+    def _remove(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        name = self._name(operation)
+        if name in self._names:
+            yield from self._naming("remove", ("remove", name), {name: None})
+
+    def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Step:
+        """Change names; when that fails, what there is is looked at."""
+        try:
+            yield verb
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+            for name in after:
+                found = yield from self._looked(name)
+                wanted = after[name]
+                part = wanted is not None and found is not None and wanted.startswith(found)
+                if found not in (None, self._names.get(name), wanted) and not part:
+                    raise Broken(
+                        f"{name}: {len(found or b'')} bytes of neither before nor after a {kind} that failed"
+                    ) from error
+                self._known(name, found)
+            return
+        for name, data in after.items():
+            self._known(name, data)
+
+    def _known(self, name: str, data: bytes | None) -> None:
+        self._names.pop(name, None)
+        if data is not None:
+            self._names[name] = data
+
+    def _looked(self, name: str) -> Generator[Verb, Any, bytes | None]:
+        while True:
+            try:
+                found: bytes | None = yield ("look", name)
+            except OSError as error:
+                self.world.excuse(error, "look", self.worker)
+                if "look" in self.world.unsupported:
+                    return None
+            else:
+                return found
+
+    def _look_at_name(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
+        name = self._name(operation)
+        found = yield from self._looked(name)
+        self._same(name, found, self._names.get(name), "is")
+
+    def _saved_names(self, names: dict[str, bytes]) -> Step:
+        for number in range(3):
+            name = f"own{self.worker}-{number}"
+            found = yield ("store", name)
+            self._same(name, found, names.get(name), "is in the store after sync")
+
+    def _same(self, name: str, found: bytes | None, wanted: bytes | None, where: str) -> None:
+        if found != wanted:
+            has = "nothing" if found is None else f"an object of {len(found)} bytes"
+            should = "nothing" if wanted is None else f"{len(wanted)} bytes of {who(self.worker)}"
+            raise Broken(f"{name}: {has} {where}, should be {should}")

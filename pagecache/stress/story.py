@@ -1,0 +1,114 @@
+"""What was found, told to a person: which bytes, what they should be, what they are, who wrote that, what happened.
+
+    file 1, bytes 8704 to 9216: wrong
+      seen by: writer 3, pread of [8192, 12288) through a buffered handle (called at 830, returned at 841)
+      should be of: writer 5, write 14: pwrite [8192, 12288), called at 812, returned at 815
+      are of: writer 2, write 9: pwrite [8192, 12288), called at 640, returned at 655, replaced since
+      these bytes before: ...
+
+Times are those of the logical clock: a smaller number was there first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pagecache.stress.content import decode
+from pagecache.stress.history import RUNNING, Write
+
+if TYPE_CHECKING:
+    from pagecache.stress.oracle import Look
+
+__all__ = ["Finding", "explain", "tell", "who"]
+
+SHOWN = 4  # ranges, and writes, in one story
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with what a look saw."""
+
+    look: Look
+    got: bytes
+    ranges: list[tuple[int, int]]
+    length: str | None
+
+
+def who(worker: int) -> str:
+    """A worker by its number."""
+    return f"writer {worker}" if worker else "the beginning"
+
+
+def describe(write: Write) -> str:
+    """A write, where and when."""
+    if write.kind == "zeros":
+        return "zeros, never written"
+    if not write.worker:
+        return "the content that the file began with"
+    ended = "still running" if write.ended == RUNNING else f"returned at {write.ended}"
+    sure = "" if write.certain else ", which failed"
+    way = f" ({write.way})" if write.way else ""
+    return f"{who(write.worker)}, write {write.sequence}: {write!r}{way}, called at {write.begun}, {ended}{sure}"
+
+
+def tell(finding: Finding) -> str:
+    """All of it, in a few lines."""
+    look = finding.look
+    lines = []
+    if finding.length is not None:
+        lines.append(f"file {look.model.number}: {finding.length}")
+    for low, high in finding.ranges[:SHOWN]:
+        part = finding.got[low - look.start : high - look.start]
+        lines.append(f"file {look.model.number}, bytes {low} to {high}: wrong")
+        wanted = {one: None for a, b, found in look.segments(low, high) for one in found}
+        lines += [f"  should be of: {describe(write)}" for write in list(wanted)[:SHOWN]]
+        lines.append(f"  are: {explain(look, low, part)}")
+        lines.append(f"  seen: {part[:16].hex(' ')}{' ...' if len(part) > 16 else ''}")
+        lines += [f"  before: {describe(write)}" for write in _before(look, low, high, set(wanted))]
+    if len(finding.ranges) > SHOWN:
+        lines.append(f"and {len(finding.ranges) - SHOWN} ranges more, up to byte {finding.ranges[-1][1]}")
+    span = f"[{look.start}, {look.end})" if look.end < 1 << 60 else f"from {look.start} on"
+    lines.append(f"seen by: {who(look.worker)}, {look.what} {span}, called at {look.begun}, returned at {look.ended}")
+    return "\n".join(lines)
+
+
+def _before(look: Look, low: int, high: int, told: set[Write]) -> list[Write]:
+    """The last writes of these bytes."""
+    with look.model.lock:
+        ended = list(look.model.ended)
+    near = [one for one in ended if one not in told and one.start < high and one.end > low]
+    return near[-SHOWN:]
+
+
+def explain(look: Look, offset: int, part: bytes) -> str:
+    """Where bytes come from that should not be where they were found."""
+    model = look.model
+    if not any(part):
+        return f"{len(part)} zeros"
+    origin = decode(part, offset, model.number)
+    with model.lock:
+        known = [*model.ended, *model.running]
+    if origin is None:
+        return _compare(known, offset, part)
+    name = f"{who(origin.worker)}, write {origin.sequence}"
+    if origin.file != model.number:
+        return f"of file {origin.file}: {name}"
+    if origin.appended:
+        found = [one for one in known if (one.worker, one.sequence) == (origin.worker, origin.sequence)]
+        return f"of an append: {describe(found[0]) if found else name}, from its byte {origin.offset} on"
+    for one in known:
+        if (one.worker, one.sequence) == (origin.worker, origin.sequence):
+            place = "" if one.start <= offset < one.end else ", at the wrong place"
+            return f"of {describe(one)}{place}"
+    return f"of {name}, long ago" if origin.worker else f"{name}'s content"
+
+
+def _compare(known: list[Write], offset: int, part: bytes) -> str:
+    """Too few bytes to say it themselves: which writes of this place they fit."""
+    end = offset + len(part)
+    fits = [one for one in known if 0 <= one.start <= offset and end <= one.end and part in one.possible(offset, end)]
+    if not fits:
+        return f"{len(part)} bytes of no write that is remembered"
+    chance = "" if len(part) > 3 else f" ({len(part)} bytes: one in {256 ** len(part)} fits by chance)"
+    return f"of {describe(fits[-1])}{chance}"

@@ -1,0 +1,234 @@
+"""One round: the target, the models of its files, who does what at this moment, what was seen, what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import io
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pagecache.stress.content import made
+from pagecache.stress.history import Broken, Clock, Model, Write
+from pagecache.stress.oracle import Doubt, Look, settled, verdict
+from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import Operation
+from pagecache.stress.story import who
+from pagecache.stress.targets import Target
+
+__all__ = ["Activity", "Failure", "World"]
+
+PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
+NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong. `kind`: "data", "error", "hang" or "check"."""
+
+    kind: str
+    story: str
+
+
+@dataclass(slots=True)
+class Activity:
+    """What a worker does now."""
+
+    operation: Operation
+    since: float
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class World:
+    """Shared by all workers of a round."""
+
+    plan: Plan
+    target: Target
+    number: int
+    clock: Clock = field(default_factory=Clock)
+    models: list[Model] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    coverage: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    active: dict[int, Activity] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    operations: int = 0
+
+    @property
+    def tag(self) -> int:
+        """Of the bytes of this round."""
+        return (self.plan.seed * 31 + self.number) & 0xFFFF
+
+    @property
+    def faulty(self) -> bool:
+        """Whether calls may fail."""
+        return self.plan.faults != "none"
+
+    @property
+    def reach(self) -> int:
+        """How far operations go."""
+        return self.plan.size_bytes + self.plan.size_bytes // 8
+
+    # -- beginning and end
+
+    def begin(self) -> None:
+        """Make the files: most with a content, of a length that is no round number."""
+        rng = self.plan.rng("files", self.number)
+        contents = []
+        for number in range(self.plan.files):
+            length = rng.choice([0, 1, self.plan.size_bytes // 2 + 1, rng.randrange(self.plan.size_bytes)])
+            contents.append(made(self.tag, number, 0, 0, 0, length))
+            first = Write("content", "", 0, 0, number, self.tag, 0, length)
+            self.models.append(Model(number, first, self.clock))
+        self.target.start(contents)
+
+    def fail(self, failure: Failure) -> None:
+        """Something is wrong: everybody ends soon."""
+        with self.lock:
+            self.failures.append(failure)
+        self.stopped.set()
+
+    # -- while workers run
+
+    def enter(self, worker: int, operation: Operation, start: int, end: int) -> None:
+        """A worker begins an operation on a range."""
+        kind, state = operation.kind, self._state(operation, start)
+        others = [
+            one.operation.kind
+            for number, one in list(self.active.items())
+            if number != worker and one.operation.file == operation.file and one.start < end and start < one.end
+        ]
+        self.active[worker] = Activity(operation, time.monotonic(), start, end)
+        with self.lock:
+            self.operations += 1
+            for other in others or [""]:
+                self.coverage[kind, other, state] += 1
+
+    def leave(self, worker: int) -> None:
+        """It has ended it."""
+        self.active.pop(worker, None)
+
+    def _state(self, operation: Operation, start: int) -> str:
+        """What the first byte of an operation is, for the table of what was exercised."""
+        if operation.file >= len(self.models):
+            return "named"
+        model = self.models[operation.file]
+        with model.lock:
+            if start >= max(size.value for size in model.sizes):
+                return "past the end"
+            _low, _high, found = next(model.extents.pieces(start, start + 1))
+            last = found[-1]
+            if len(found) > 1:
+                return "contended"
+            if last.zero:
+                return "zeros"
+            if not last.worker:
+                return "original"
+            return "synced" if last.ended < model.synced else "written"
+
+    def count(self, what: str) -> None:
+        """One more of it."""
+        with self.lock:
+            self.counters[what] += 1
+
+    def excuse(self, error: OSError, kind: str, worker: int) -> None:
+        """An error of a call: an answer, or a reason to end.
+
+        Raises:
+            Broken: nothing explains it.
+        """
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        if isinstance(error, io.UnsupportedOperation):
+            with self.lock:
+                self.unsupported.setdefault(kind, str(error))
+            return
+        if error.errno in PRESSED or (kind == "invalidate" and isinstance(error, BlockingIOError)):
+            self.count(f"{kind}: {name}")
+            return
+        if not self.faulty or error.errno in NEVER:
+            raise Broken(f"{kind} of {who(worker)} raised {type(error).__name__}: {error}", "error") from error
+        self.count(f"{kind}: {name}")
+
+    def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
+        """Whether it may be; where that is not known yet, later."""
+        doubt = verdict(look, got, short=short, store=store)
+        if doubt is not None:
+            with self.lock:
+                self.doubts.append(doubt)
+
+    def ask_again(self) -> None:
+        """More is known: about the doubts."""
+        with self.lock:
+            asked, self.doubts = self.doubts, []
+        for number, doubt in enumerate(asked):
+            try:
+                left = doubt.ask()
+            except Broken:
+                with self.lock:
+                    self.doubts += asked[number + 1 :]
+                raise
+            if left is not None:
+                with self.lock:
+                    self.doubts.append(left)
+
+    # -- at rest
+
+    def rest(self, *, cold: bool) -> None:
+        """Nothing runs: every way to read shows what the model has, and so does the store after a sync.
+
+        Raises:
+            Broken: it does not.
+        """
+        self.target.calm()
+        self.target.check()
+        self.ask_again()
+        assert not self.doubts, self.doubts
+        for model in self.models:
+            self._agree(model, "at rest")
+        self.target.sync()
+        for model in self.models:
+            model.synced = self.clock.tick()
+            self._stored(model, "the store after sync")
+        if cold:
+            for model in self.models:
+                try:
+                    self.target.invalidate(model.number, 0, self.reach)
+                except OSError as error:
+                    self.excuse(error, "invalidate", 0)
+            for model in self.models:
+                self._agree(model, "read again")
+        self.target.check()
+        self.target.stir()
+
+    def _agree(self, model: Model, when: str) -> None:
+        for name, read in self.target.everywhere(model.number):
+            look = Look(model, 0, self.reach * 2, 0, f"{name}, {when},")
+            got = read()
+            look.returned()
+            pieces = settled(look, got)
+            model.settle(pieces, len(got))
+
+    def _stored(self, model: Model, what: str) -> None:
+        look = Look(model, 0, self.reach * 2, 0, what)
+        got = self.target.store(model.number)
+        look.returned()
+        if got is None:
+            raise Broken(f"file {model.number}: {what} has no such object")
+        verdict(look, got)
+
+    def end(self) -> None:
+        """Close the target: what was accepted is stored by that.
+
+        Raises:
+            Broken: it is not.
+        """
+        self.target.calm()
+        self.target.close()
+        for model in self.models:
+            self._stored(model, "the store after close")

@@ -1,0 +1,342 @@
+/*
+ * clients.h - what the clients of a world do, each with what it means to the model.
+ */
+#ifndef CLIENTS_H
+#define CLIENTS_H
+
+#include "model.h"
+
+static void client_sync(u32 file);
+
+/* ---------------------------------------------------------------- reading */
+
+static void act_read(struct client *self, u32 file)
+{
+	struct cells *c = &world.cells[file];
+	u64 at, n;
+	range(self, &at, &n);
+	memcpy(self->before + at, c->done + at, n * sizeof(u32));
+	int64_t got = file_read(&world.files[file], at * CELL, self->buffer, n * CELL);
+	if (got < 0)
+		return; /* the backend's error, or nothing can be evicted now */
+	for (u64 k = 0; k < n; k++) {
+		if ((k + 1) * CELL <= (u64)got)
+			judge(file, (u32)(at + k), self->buffer + k * (CELL / 8), self->before[at + k], c->version,
+			      "read");
+		else
+			judge_end(file, (u32)(at + k), self->before[at + k], "read");
+	}
+}
+
+static void act_read_ahead(u32 file)
+{
+	struct pc_readahead ra = {.start = schedule_draw(PAGES), .size = 2, .async_size = 1, .max = 4};
+	pc_readahead_submit(world.files[file].inode, &ra);
+}
+
+static void unpin(struct client *self, u32 n)
+{
+	while (n-- && self->nr_pins)
+		pc_unpin(world.rig->cache, &self->pins[--self->nr_pins]);
+}
+
+static void act_pin(struct client *self, u32 file)
+{
+	struct pc_need need;
+	if (self->nr_pins == 4 || schedule_draw(3) == 0)
+		unpin(self, 1);
+	else if (pc_pin(world.files[file].inode, schedule_draw(BYTES), CELL, false, &self->pins[self->nr_pins],
+			&need) == 0)
+		self->nr_pins++;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+static void commit(u32 file, u64 stamp)
+{
+	world.asked[file] = true;
+	pc_commit_start(world.files[file].inode, stamp);
+}
+
+/* As a throttled writer of the engine: in line, while everything is handed over and committed. */
+static void take_room(struct file *f, struct pc_place *p, u64 pos, u64 len)
+{
+	struct pc_cache *c = world.rig->cache;
+	pc_place_open(f->inode, p, pos, len);
+	if (pc_dirty_room(f->inode, len) || pc_room_take(f->inode, p, false))
+		return;
+	for (int tries = 0;; tries++) {
+		u32 seq = pc_cache_event_seq(c);
+		pc_line_first(f->inode, p);
+		if (pc_room_take(f->inode, p, false))
+			return;
+		CHECK(tries < 1000);
+		for (u32 k = 0; k < world.nr_files; k++) {
+			pc_retry(world.files[k].inode, 0, ALL, true);
+			pc_flush_start(world.files[k].inode, ALL, 0, ALL);
+			commit(k, 0);
+		}
+		atomic_fetch_add(&c->event.waiters, 1);
+		pc_futex_wait(&c->event.seq, seq, 5000000);
+		atomic_fetch_sub(&c->event.waiters, 1);
+	}
+}
+
+static void act_write(struct client *self, u32 file)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	struct pc_need need;
+	struct pc_place place;
+	u64 at, n, done = 0;
+	range(self, &at, &n);
+	take_room(f, &place, at * CELL, n * CELL);
+	lock_inode(f, PC_EXCLUSIVE);
+	u32 version = ++c->version;
+	u64 old = pc_inode_size(f->inode) / CELL;
+	for (u64 k = 0; k < n; k++)
+		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
+	if (at > old) /* what lies between is a hole */
+		is_cut(c, old, at, version);
+	bool whole = schedule_draw(4) == 0;
+	while (done < n * CELL) {
+		int64_t (*put)(struct pc_inode *, uint64_t, const void *, uint64_t, struct pc_need *) =
+			whole ? pc_write_whole : pc_write;
+		done += (u64)put(f->inode, at * CELL + done, (u8 *)self->buffer + done, n * CELL - done, &need);
+		if (done == n * CELL || need.kind == PC_NEED_ROOM || provide(f, &need))
+			break; /* all of it, or what was accepted is complete, and ends on a cell */
+	}
+	is_done(c, at, at + done / CELL, version);
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+	pc_place_close(f->inode, &place);
+}
+
+/* As a writer, but through the memory of a view, which stays pinned for a while. */
+static void act_store(struct client *self, u32 file)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	struct pc_pin *pin = &self->pins[self->nr_pins];
+	u64 at, n;
+	if (self->nr_pins == 4) {
+		unpin(self, 2);
+		return;
+	}
+	range(self, &at, &n);
+	lock_inode(f, PC_EXCLUSIVE);
+	u64 end = pc_inode_size(f->inode) / CELL;
+	if (at < end && pin_to_store(f, at * CELL, pc_min(n, end - at) * CELL, pin) == 0) {
+		u32 version = ++c->version;
+		n = pin->len / CELL;
+		for (u64 k = 0; k < n; k++) {
+			cell_fill(self->buffer, cell(file, at + k, version));
+			schedule_point("view_stores");
+			memcpy(pin->memory + k * CELL, self->buffer, CELL);
+		}
+		is_done(c, at, at + n, version);
+		self->nr_pins++;
+	}
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+	if (schedule_draw(2))
+		unpin(self, 1);
+}
+
+/* ---------------------------------------------------------------- cutting */
+
+static void act_cut(struct client *self, u32 file, bool punch)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	u64 at, n;
+	range(self, &at, &n);
+	u64 end = punch ? at + n : CELLS;
+	stop_the_file(f, punch ? at * CELL : 0, ALL);
+	if (!punch && pc_views_reserve(f->inode, at * CELL))
+		end = at; /* no memory for a copy of what a view holds: refused */
+	u32 version = ++c->version;
+	if (punch)
+		end = pc_min(end, pc_inode_remote_size(f->inode) / CELL);
+	if (at < end) {
+		is_cut(c, at, end, version);
+		schedule_point("call_comes");
+		if (punch)
+			store_zero(&f->store, at * CELL, end * CELL);
+		else
+			store_truncate(&f->store, at * CELL);
+		schedule_point("call_answers");
+		if (punch)
+			pc_punch(f->inode, at * CELL, end * CELL, !world.durable);
+		else
+			pc_truncate(f->inode, at * CELL, !world.durable);
+		is_done(c, at, end, version);
+	}
+	if (!punch)
+		pc_views_unreserve(f->inode);
+	let_the_file_go(f);
+}
+
+/* Local bytes of the range are given up: whatever they were before may come back. */
+static void act_discard(struct client *self, u32 file)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	u64 at, n, ranges[2 * 32];
+	range(self, &at, &n);
+	take_token(f);
+	if (pc_views_cut(f->inode, at * CELL, (at + n) * CELL, true) == 0) {
+		u64 first = at * CELL / PAGE * (PAGE / CELL);
+		u64 end = ((at + n) * CELL + PAGE - 1) / PAGE * (PAGE / CELL);
+		end = CELLS; /* a local end that goes takes the size along */
+		for (u64 k = first; k < end; k++)
+			c->lost[k] = LOSING;
+		pc_discard(f->inode, at * CELL, (at + n) * CELL, ranges, 32, true);
+		for (u64 k = first; k < end; k++)
+			c->lost[k] = c->version;
+	}
+	pc_token_release(f->inode);
+}
+
+/* ---------------------------------------------------------------- past the cache */
+
+static bool direct_locked(u32 file, u64 at, u64 n)
+{
+	struct file *f = &world.files[file];
+	if (schedule_draw(2) && pc_direct_may_share(f->inode, at * CELL, (at + n) * CELL)) {
+		lock_inode(f, PC_SHARED);
+		if (pc_direct_may_share(f->inode, at * CELL, (at + n) * CELL))
+			return true;
+		pc_inode_lock_release(f->inode, PC_SHARED);
+	}
+	lock_inode(f, PC_EXCLUSIVE);
+	client_sync(file);
+	return false;
+}
+
+static void act_direct(struct client *self, u32 file)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	u64 at, n, failed;
+	range(self, &at, &n);
+	for (u64 k = at; k < at + n; k++)
+		if (c->direct[k])
+			return; /* of two at once nobody could say which is the newer one */
+	memset(c->direct + at, 1, n);
+	bool shared = direct_locked(file, at, n);
+	self->calm = true;
+	EQUAL(pc_direct_begin(f->inode, &failed), 0);
+	u32 version = ++c->version;
+	u64 old = pc_inode_size(f->inode) / CELL;
+	if (at > old)
+		is_cut(c, old, at, version);
+	for (u64 k = 0; k < n; k++)
+		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
+	pc_invalidate_remote(f->inode, at * CELL, (at + n) * CELL);
+	do {
+		struct pc_part part = {.memory = (u8 *)self->buffer, .len = n * CELL};
+		EQUAL(store_write(&f->store, at * CELL, &part, 1), n * CELL);
+		pc_direct_answer(f->inode, at * CELL, (at + n) * CELL, (at + n) * CELL);
+	} while (!pc_direct_end(f->inode, at * CELL, (at + n) * CELL, &failed, false));
+	is_done(c, at, at + n, version);
+	memset(c->direct + at, 0, n);
+	self->calm = false;
+	pc_inode_lock_release(f->inode, shared ? PC_SHARED : PC_EXCLUSIVE);
+}
+
+/* ---------------------------------------------------------------- saving */
+
+/* As fsync_stamp of the rig, telling the model that a commit is wanted. */
+static int sync_once(u32 file, u64 stamp)
+{
+	world.asked[file] = true;
+	return fsync_stamp(&world.files[file], stamp);
+}
+
+/* Until it succeeds, as a user would who mends the cause: then the store has everything that was complete before. */
+static void client_sync(u32 file)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = &world.files[file];
+	u32 before[CELLS];
+	memcpy(before, c->done, sizeof(before));
+	u64 stamp = pc_epoch_take(f->inode->volume);
+	for (int tries = 0; sync_once(file, stamp); tries++) {
+		CHECK(tries < 1000);
+		pc_retry(f->inode, 0, ALL, true);
+		if (check_threads)
+			pc_yield();
+	}
+	const u64 *stored = (const void *)(world.durable ? f->store.bytes : f->store.stable);
+	u64 end = (world.durable ? f->store.size : f->store.stable_size) / CELL;
+	for (u32 k = 0; k < CELLS; k++) {
+		if (k < end)
+			judge(file, k, stored + k * (CELL / 8), before[k], c->version, "fsync");
+		else
+			judge_end(file, k, before[k], "fsync");
+	}
+}
+
+/* ---------------------------------------------------------------- what is next */
+
+static void client_act(struct client *self, u32 file, const u8 *weights)
+{
+	u32 sum = 0, verb = 0;
+	struct pc_inode *i = world.files[file].inode;
+	for (u32 k = 0; k < CLIENT_VERBS; k++)
+		sum += weights[k];
+	for (u32 at = (u32)schedule_draw(sum); at >= weights[verb]; verb++)
+		at -= weights[verb];
+	u64 pos = schedule_draw(BYTES), len = schedule_draw(3 * PAGE);
+	self->acts[self->nr_acts++] = (struct act){.verb = (u8)verb, .file = (u8)file};
+	switch (verb) {
+	case READ: act_read(self, file); break;
+	case WRITE: act_write(self, file); break;
+	case SYNC: client_sync(file); break;
+	case FLUSH:
+		if (schedule_draw(2))
+			pc_pass_background(i, 4 * PAGE);
+		else
+			flush_range(&world.files[file], pc_epoch_take(i->volume), pos, pos + len);
+		break;
+	case COMMIT: commit(file, 0); break;
+	case DROP:
+		if (schedule_draw(2))
+			pc_drop_clean(i, pos, pos + len);
+		else
+			pc_invalidate_remote(i, pos, pos + len);
+		break;
+	case AHEAD: act_read_ahead(file); break;
+	case PIN: act_pin(self, file); break;
+	case STORE: act_store(self, file); break;
+	case TRUNCATE: act_cut(self, file, false); break;
+	case PUNCH: act_cut(self, file, true); break;
+	case DIRECT: act_direct(self, file); break;
+	case DISCARD: act_discard(self, file); break;
+	case SETTLE: pc_settle_start(i); break;
+	default: CHECK(0);
+	}
+}
+
+static const char *const verb_names[] = {"read",        "write",  "fsync",
+					 "flush",       "commit", "drop",
+					 "read ahead",  "view",   "store to a view of",
+					 "truncate at", "punch",  "write directly",
+					 "discard",     "settle"};
+
+static void client_tell(const struct client *self, const char *name)
+{
+	for (u32 k = 0; k < self->nr_acts; k++) {
+		const struct act *a = &self->acts[k];
+		fprintf(stderr, "%s%s %s file %u", k ? ", " : "", k ? "" : name, verb_names[a->verb], a->file);
+		if (a->n)
+			fprintf(stderr, " [%u, %u)", a->at * CELL, (a->at + a->n) * CELL);
+	}
+	fprintf(stderr, "%s", self->nr_acts ? "\n" : "");
+}
+
+void client_leave(struct client *self)
+{
+	unpin(self, self->nr_pins);
+}
+
+#endif

@@ -1,0 +1,139 @@
+/*
+ * model.h - what a world is made of, and the model of what every byte may be.
+ *
+ * A file is an array of cells of 512 bytes; a cell is filled with words that say file, cell and version. Versions of a file are
+ * counted: a change has one from when it begins, under the inode lock. Of each cell the model keeps the newest change that is
+ * complete, the newest cut (zeros) that has begun, and the newest loss (discard): a look that began and ended with these numbers
+ * may see versions from `done` to the newest, zeros where a cut explains them, anything older where a loss does. Only the one OS
+ * thread reads and writes these, and no scheduling point lies between what belongs together.
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "rig.h"
+#include "schedule.h"
+
+enum { NR_FILES = 2, PAGES = 6, CELL = 512, BYTES = PAGES * PAGE, CELLS = BYTES / CELL, CLIENTS = 4, BALLAST = 12 };
+enum {
+	READ,
+	WRITE,
+	SYNC,
+	FLUSH,
+	COMMIT,
+	DROP,
+	AHEAD,
+	PIN,
+	STORE,
+	TRUNCATE,
+	PUNCH,
+	DIRECT,
+	DISCARD,
+	SETTLE,
+	CLIENT_VERBS
+};
+#define LOSING UINT32_MAX
+
+struct cells {
+	u32 version;
+	u32 done[CELLS], cut[CELLS], lost[CELLS];
+	u8 direct[CELLS]; /* a direct write of it runs */
+};
+
+/* For people: what a client did, or does. */
+struct act {
+	u8 verb, file;
+	u16 at, n; /* cells, where it is about some */
+};
+
+struct client {
+	u32 nr_verbs, nr_pins, nr_acts;
+	struct act acts[4];
+	bool calm; /* the backend has no whims with it */
+	struct pc_pin pins[4];
+	u64 buffer[BYTES / 8];
+	u32 before[CELLS];
+};
+
+struct world {
+	struct rig *rig;
+	struct file files[NR_FILES];
+	struct cells cells[NR_FILES];
+	u32 nr_files, nr_ballast, clients_left;
+	u32 trouble;            /* whims that are left to the backend */
+	_Atomic u32 hung;       /* calls that hang go on when it is 0 */
+	bool asked[NR_FILES];   /* somebody wanted a commit */
+	bool durable, kind_stages, stop_work;
+};
+static struct world world;
+
+static inline u64 cell(u32 file, u64 at, u64 version)
+{
+	return (u64)(file + 1) << 56 | at << 32 | version;
+}
+
+static inline void cell_fill(u64 *words, u64 word)
+{
+	for (u32 k = 0; k < CELL / 8; k++)
+		words[k] = word;
+}
+
+static _Noreturn void wrong(u32 file, u32 at, u64 value, u32 done, u32 newest, const char *who)
+{
+	const struct cells *c = &world.cells[file];
+	fprintf(stderr,
+		"%s: file %u, cell %u (byte %u): %" PRIx64
+		", which is version %u; complete %u, newest %u, cut %u, lost %u\n",
+		who, file, at, at * CELL, value, (u32)value, done, newest, c->cut[at], c->lost[at]);
+	check_failed(__FILE__, __LINE__, "a byte has a value that it never had", at, value);
+}
+
+static bool lost(const struct cells *c, u32 at, u32 done)
+{
+	return c->lost[at] >= done;
+}
+
+/* A cell as somebody saw it, who began when `done` was complete and ended when `newest` was the newest. */
+static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, const char *who)
+{
+	const struct cells *c = &world.cells[file];
+	bool even = memcmp(words, words + 1, CELL - 8) == 0;
+	for (u32 k = 0; k < (even ? 1 : CELL / 8); k++) {
+		u32 version = (u32)words[k], from = lost(c, at, done) ? 1 : done;
+		if (words[k] == 0 && c->cut[at] && c->cut[at] >= from)
+			continue;
+		if (words[k] != cell(file, at, version) || version < from || version > newest)
+			wrong(file, at, words[k], done, newest, who);
+	}
+}
+
+/* The end of the file was before this cell. */
+static void judge_end(u32 file, u32 at, u32 done, const char *who)
+{
+	const struct cells *c = &world.cells[file];
+	if (!(c->cut[at] && c->cut[at] >= done) && !lost(c, at, done))
+		wrong(file, at, 0, done, c->version, who);
+}
+
+static void range(struct client *self, u64 *at, u64 *n)
+{
+	u32 pages = schedule_draw(2) ? 2 : PAGES; /* some bytes are dear to all */
+	*at = schedule_draw(3) ? schedule_draw(pages * (PAGE / CELL)) : schedule_draw(pages) * (PAGE / CELL);
+	*n = schedule_draw(3) ? 1 + schedule_draw(10) : (1 + schedule_draw(3)) * (PAGE / CELL);
+	*n = pc_min(*n, CELLS - *at);
+	self->acts[self->nr_acts - 1].at = (u16)*at;
+	self->acts[self->nr_acts - 1].n = (u16)*n;
+}
+
+static void is_done(struct cells *c, u64 at, u64 end, u32 version)
+{
+	for (u64 k = at; k < end; k++)
+		c->done[k] = version;
+}
+
+static void is_cut(struct cells *c, u64 at, u64 end, u32 version)
+{
+	for (u64 k = at; k < end; k++)
+		c->cut[k] = version;
+}
+
+#endif

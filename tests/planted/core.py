@@ -1,0 +1,183 @@
+"""Fixes of the C core that a debug build can go without (PC_FIX). The name says what is so while the fix is in."""
+
+from __future__ import annotations
+
+from pagecache.engine import collector
+
+from .planted import Planted, without
+
+__all__ = ["CORE"]
+
+
+def core(name: str, rule: str, sentence: str, *changes: tuple[object, str, object]) -> Planted:
+    return Planted(name, sentence, rule, "core", without(name, *changes))
+
+
+CORE = [
+    core(
+        "what_failed_is_dirty_again",
+        "K1, E6",
+        "Dirty is cleared at hand-over, before the answer: bytes of a call that fails are taken for saved and lost.",
+    ),
+    core(
+        "short_answer_is_short",
+        "T-17, 2.14",
+        "A short answer is taken for the whole request: the bytes behind it are never sent.",
+    ),
+    core(
+        "late_answer_only_ends_the_flight",
+        "T-75b, 2.22",
+        "An answer that comes after an abort counts as success: what the old backend took is not sent to the new one.",
+        (collector, "_late", lambda file, op: False),
+    ),
+    core(
+        "oldest_stamp_stays",
+        "1.3, I-19",
+        "A page that is written again gets the newer stamp: a sync that began in between does not wait for the page.",
+    ),
+    core(
+        "flight_keeps_its_stamp",
+        "1.3, I-18",
+        "The epoch is taken at hand-over, too late: an fsync that caused the hand-over does not wait for it.",
+    ),
+    core(
+        "stamp_stays_to_the_last_answer",
+        "1.3, T-18a",
+        "The first answer of a page in two requests clears its stamp: fsync returns while the other part is in flight.",
+    ),
+    core(
+        "flight_is_waited_for",
+        "2.15, I-18",
+        "fsync skips pages in flight: it returns before they are stored.",
+    ),
+    core(
+        "failed_commit_makes_dirty",
+        "T-18, K2",
+        "A failed commit leaves its bytes clean: they are not sent again, and gone with a crash.",
+    ),
+    core(
+        "nothing_went_back_between_two_looks",
+        "T-18a, 2.15",
+        "fsync asks for dirty and for unstable bytes one after the other: a commit that fails in between hides them.",
+    ),
+    core(
+        "commit_covers_what_came_before_it",
+        "2.17, T-75a",
+        "A commit is taken to cover a direct write or truncate that came while it ran: fsync then commits nothing.",
+    ),
+    core(
+        "token_stays_to_the_last_answer",
+        "I-12, T-29",
+        "The file is free before the last answer: holes and truncates run beside a call that has old bytes.",
+    ),
+    core(
+        "what_was_forgotten_is_sent_again",
+        "2.22, T-75b",
+        "After a reconnect, acknowledged bytes that no commit covered are not sent again: fsync calls them safe.",
+    ),
+    core(
+        "flight_is_not_changed",
+        "T-11, K7",
+        "A write changes bytes that a call is reading: the backend stores a mixture, and checksums do not fit.",
+    ),
+    core(
+        "size_before_unlock",
+        "T-43, 2.7",
+        "The size is published late: a write-back in between cuts off the end of an extending write as clean.",
+    ),
+    core(
+        "rest_of_a_new_page_is_zeroed",
+        "M8, I-9",
+        "The rest of a new page keeps what its memory held before: other data of the cache shows behind a short write.",
+    ),
+    core(
+        "what_is_cut_is_zeroed",
+        "M8, T-44",
+        "The tail of the last page is not zeroed by a truncate: the cut bytes are back when the file grows again.",
+    ),
+    core(
+        "what_is_cut_leaves_the_cache",
+        "E8, T-45",
+        "Pages behind the new end stay cached: the bytes that a truncate took are back when the file grows again.",
+    ),
+    core(
+        "who_copied_looks_again",
+        "T-07, 2.4",
+        "A reader does not look whether its page was recycled while it copied: it returns bytes of another page.",
+    ),
+    core(
+        "who_locked_looks_again",
+        "1.4, 2.2",
+        "A page is not looked at again once it is locked: a write lands in the page that its memory has become.",
+    ),
+    core(
+        "fill_sees_invalidations",
+        "K12, T-46",
+        "A read that was under way when the object changed caches what it got: old bytes are served from then on.",
+    ),
+    core(
+        "failed_fill_unlocks",
+        "2.1.3, K10",
+        "A read that fails leaves a partly written page locked: whoever touches it next waits for ever.",
+    ),
+    core(
+        "invalidation_keeps_local_bytes",
+        "2.19, M4",
+        "An announced remote change drops dirty bytes with the clean ones: a write vanishes without an error.",
+    ),
+    core(
+        "unstable_bytes_are_not_evicted",
+        "K2, I-8, T-18",
+        "Acknowledged bytes are evicted before a commit: nothing commits them, and nothing can send them again.",
+    ),
+    core(
+        "reclaim_never_waits",
+        "T-14, 2.23",
+        "Who needs memory waits for a page in flight: one stuck backend stops readers of all others.",
+    ),
+    core(
+        "direct_write_invalidates",
+        "T-26, 2.10",
+        "A direct write leaves what is cached of its range: buffered readers see the old bytes from then on.",
+    ),
+    core(
+        "direct_write_invalidates_again",
+        "T-26, T-75a, 2.10",
+        "A direct write does not invalidate once it has landed: a read-ahead beside it leaves the old bytes cached.",
+    ),
+    core(
+        "last_one_out_hands_the_lock_on",
+        "K9, 2.10",
+        "The last of several parallel direct writes does not wake who waits for the file: a buffered writer hangs.",
+    ),
+    core(
+        "tasks_are_woken",
+        "K9, T-55",
+        "The wake-up of tasks is lost: a task that waits for a page that another reads never goes on.",
+    ),
+    core(
+        "no_budget_while_waiting_for_a_lock",
+        "2.24, decision 72",
+        "Writers reserve budget and then wait for the file's lock, whose holder needs it: all hang, or seem full.",
+    ),
+    core(
+        "append_keeps_the_lock",
+        "T-25, 2.7",
+        "A long append gives the file's lock away between its pieces: what somebody else appends there is overwritten.",
+    ),
+    core(
+        "view_of_the_range_is_copied_first",
+        "T-04, 2.7",
+        "A write whose source is a view of the same range is copied page by page: it reads what it has just written.",
+    ),
+    core(
+        "what_a_view_stores_to_stays_dirty",
+        "M5, T-76",
+        "A hand-over makes a page clean that a writable view may still store to: what it stores later is never saved.",
+    ),
+    core(
+        "views_end_with_the_file",
+        "T-47, I-9",
+        "A writable view is not detached by a truncate: what it stores behind the end shows when the file grows again.",
+    ),
+]

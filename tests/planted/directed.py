@@ -1,0 +1,111 @@
+"""Shows that each switch makes a bug: one directed scenario a bug, in forked children, with the bug and without it.
+
+A scenario asserts what should be so. Without the bug it passes, and `PageCache.check()` finds nothing; with the bug it
+fails, hangs, or the process dies. A child is given a few seconds; nothing of it is left when it is over.
+
+`python -m tests.planted.directed [NAME ...]` runs all, or some, and prints one JSON object: name -> [without, with],
+each "ok", "failed: ...", "hung" or "died of signal n". Bugs of the core need the debug extension
+(planted.debug_environment).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pagecache.native import is_debug
+
+from ..file.rig import Rig, make_rig
+from .shown_core import CORE_SCENARIOS
+from .shown_engine import ENGINE_SCENARIOS
+from .table import BUGS
+
+__all__ = ["SCENARIOS", "outcomes"]
+
+Make = Callable[..., Rig]
+SCENARIOS: dict[str, Callable[[Make], None]] = {**CORE_SCENARIOS, **ENGINE_SCENARIOS}
+
+SECONDS = {False: 20.0, True: 4.0}
+"""Without the bug, and with it: a hang is what some bugs do."""
+AT_ONCE = 4
+
+
+def _in_child(scenario: Callable[[Make], None], bug: Any, answer: int) -> None:
+    rigs: list[Rig] = []
+
+    def make(*args: Any, **options: Any) -> Rig:
+        rigs.append(make_rig(*args, **options))
+        return rigs[-1]
+
+    with bug.on() if bug is not None else contextlib.nullcontext():
+        try:
+            scenario(make)
+            if bug is None:
+                for rig in rigs:
+                    rig.finish()
+            said = "ok"
+        except BaseException as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            said = f"failed: {type(error).__name__}: {str(error)[:200]} ({os.path.basename(at.filename)}:{at.lineno})"
+        os.write(answer, said.encode())
+        os._exit(0)  # with the bug still in: nothing may wait for what it has broken
+
+
+class Child:
+    """A process that plays the scenario of a bug."""
+
+    def __init__(self, name: str, *, planted: bool) -> None:
+        bug = next(bug for bug in BUGS if bug.name == name)
+        self.name = name
+        self.answers, answer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # assertions of the core, warnings of what is left behind
+            _in_child(SCENARIOS[name], bug if planted else None, answer)
+        os.close(answer)
+        self.until = time.monotonic() + SECONDS[planted]
+
+    def outcome(self) -> str:
+        """Waits for the end, or makes one."""
+        ready, _, _ = select.select([self.answers], [], [], max(0.0, self.until - time.monotonic()))
+        if not ready:
+            os.kill(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        with open(self.answers, "rb") as said:
+            if not ready:
+                return "hung"
+            return said.read().decode() or f"died of signal {os.WTERMSIG(status)}"
+
+
+def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
+    """How the scenarios end; a few are played side by side, since most of them wait."""
+    found: dict[str, str] = {}
+    playing: deque[Child] = deque()
+    left = list(names)
+    while left or playing:
+        while left and len(playing) < AT_ONCE:
+            playing.append(Child(left.pop(0), planted=planted))
+        oldest = playing.popleft()
+        found[oldest.name] = oldest.outcome()
+    return found
+
+
+def main(names: list[str]) -> None:
+    wanted = names or list(SCENARIOS)
+    if not is_debug() and any(bug.kind == "core" and bug.name in wanted for bug in BUGS):
+        sys.exit("the debug extension is not imported: make debug-extension, set PAGECACHE_EXTENSION")
+    without, planted = outcomes(wanted, planted=False), outcomes(wanted, planted=True)
+    print(json.dumps({name: [without[name], planted[name]] for name in wanted}, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,279 @@
+"""Mistakes of the Python layers, as patches: what decides one thing is replaced by what a hurried author writes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from pagecache import file as file_module
+from pagecache import lifetimes, opening, reconnecting
+from pagecache.engine import collector, direct, issuer, remote
+from pagecache.engine.file import EngineFile
+from pagecache.engine.loop import BlockingFile
+from pagecache.engine.volume import EngineVolume
+from pagecache.inode import Inode
+from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
+from pagecache.ticket import SyncTicket
+from pagecache.volume import Volume
+
+from ..file.objects import ObjectBackend
+from .planted import Factory, Planted, patched
+
+__all__ = ["ENGINE"]
+
+
+def engine(name: str, rule: str, sentence: str, *changes: tuple[object, str, object], target: Any = None) -> Planted:
+    return Planted(name, sentence, rule, "engine", lambda: patched(*changes), target)
+
+
+# ---------------------------------------------------------------------------------------- direct writes, errors
+
+locked, acknowledged, target_of = direct._locked, collector.acknowledged, issuer._target
+
+
+def locked_as_decided(file: EngineFile, op: Op, write: direct.Write) -> bool:
+    """Nobody looks again whether the shared lock is still the right one."""
+    parallel = write.parallel and file.limits().parallel_direct_writes and not write.append
+    if parallel and direct._may_be_direct(file, write) and file.native.direct_may_share(write.offset, write.end):
+        op.acquire(SHARED)
+        return True
+    return locked(file, op, write)
+
+
+def give_up(file: EngineFile, start: int, end: int) -> None:
+    file.drop(start, end)
+
+
+def acknowledged_all(file: EngineFile, op: Op) -> None:
+    """Something of the file went well: what failed before is forgotten."""
+    acknowledged(file, op)
+    with file.lock:
+        failed = [(failure.start, failure.end) for failure in file.failures]
+    for start, end in failed:
+        file.settle(partial(give_up, file, start, end))
+
+
+class Resending:
+    """A backend's file with retries of its own, which nobody else knows of: the bytes as they were, two calls later."""
+
+    def __init__(self, inner: Any, waiting: list[tuple[int, bytes] | None]) -> None:
+        self._inner = inner
+        self._waiting = waiting
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        data = b"".join(buffers)
+        try:
+            taken: int = self._inner.write_from(offset, buffers)
+        except OSError:
+            self._waiting += [None, (offset, data)]
+            raise
+        if self._waiting and (late := self._waiting.pop(0)):
+            self._inner.write_from(late[0], [memoryview(late[1])])
+        return taken
+
+
+waiting: weakref.WeakKeyDictionary[EngineFile, list[tuple[int, bytes] | None]] = weakref.WeakKeyDictionary()
+
+
+def target_that_resends(file: EngineFile) -> Any:
+    opened = target_of(file)
+    return opened if isinstance(opened, BlockingFile) else Resending(opened, waiting.setdefault(file, []))
+
+
+# ---------------------------------------------------------------------------------------- reconnect, other versions
+
+reconnect = reconnecting.reconnect
+set_uncommitted = NativeInode.set_uncommitted
+
+
+def rebase_keeping_uploads(file: EngineFile) -> None:
+    """The other version is adopted, and what was sent with the old one's bytes around it stays sent."""
+    file.rebase_asked = False
+    backend: Any = file.volume.backend
+    upload: Any = file.backend_file
+    upload.base, upload.version = backend.content(file.key), backend.version(file.key)
+
+
+def object_store() -> Factory:
+    """Where the uploads of a rebase matter: objects are replaced as a whole, in units, by whoever saw them last."""
+    store = ObjectBackend(write_unit=4 * 4096, max_write=4 * 4096)
+    return lambda: store
+
+
+def set_uncommitted_but_created(self: NativeInode, created: bool = False, lowest: int = END) -> None:
+    if not created or lowest != END:
+        set_uncommitted(self, False, lowest)
+
+
+# ---------------------------------------------------------------------------------------- sync
+
+ticket_made, ticket_advanced = SyncTicket.__init__, SyncTicket.advance
+dirty_files = EngineVolume.dirty_files
+tickets: weakref.WeakSet[SyncTicket] = weakref.WeakSet()
+
+
+def ticket_for_ever(self: SyncTicket, volume: Volume) -> None:
+    """The epoch is that of the end of days."""
+    ticket_made(self, volume)
+    for sync in self._pending:
+        sync.stamp = STAMP_MAX
+
+
+def ticket_beside_others(self: SyncTicket, volume: Volume) -> None:
+    """What another sync waits for is taken care of, is it not."""
+    ticket_made(self, volume)
+    others = {sync.file for ticket in tickets if not ticket._finished for sync in ticket._pending}
+    self._pending = [sync for sync in self._pending if sync.file not in others]
+    tickets.add(self)
+
+
+# ---------------------------------------------------------------------------------------- names, open, close
+
+renamed = Volume._rename
+
+
+def remove_alone(self: Volume, key: Any, canonical: Any) -> None:
+    """The object goes, and what is cached under its name stays."""
+    with self._names_change():
+        self.engine.backend.remove(key)
+
+
+def rename_clean(self: Volume, src: Any, dst: Any, old: Any, new: Any, replace: bool) -> None:
+    """The cache of the old name is dropped, whatever is in it."""
+    inode = self.inode_at(old)
+    if inode is not None:
+        inode.engine.drop(0, END)
+    renamed(self, src, dst, old, new, replace)
+
+
+def close_alone(volume: Volume, inode: Inode, *, writable: bool) -> None:
+    lifetimes.release(volume, inode, writable=writable)
+
+
+def handed_over_some_time(self: EngineFile, pos: int, length: int) -> None:
+    self.native.flush_start(STAMP_MAX, pos, pos + length)
+
+
+ENGINE = [
+    engine(
+        "direct_write_looks_once",
+        "T-22, 2.10",
+        "Which lock a direct write needs is not looked at again once it has it: older buffered bytes go over it later.",
+        (direct, "_locked", locked_as_decided),
+    ),
+    engine(
+        "success_forgets_failures",
+        "K1, K3, 2.16",
+        "The error of one range is lost when a later write of the file succeeds: fsync says OK, the bytes are gone.",
+        (collector, "acknowledged", acknowledged_all),
+    ),
+    engine(
+        "retry_sends_old_bytes",
+        "K5, I-20",
+        "A failed call is repeated with the bytes it had, after newer ones were sent: storage goes back in time.",
+        (issuer, "_target", target_that_resends),
+    ),
+    engine(
+        "reconnect_waits_for_nobody",
+        "T-63, K7",
+        "After a reconnect, bytes are sent while an old call may still land: it lands over the newer ones.",
+        (reconnecting, "reconnect", lambda volume, backend, fenced: reconnect(volume, backend, True)),
+    ),
+    engine(
+        "rebase_keeps_uploads",
+        "T-73, 2.19",
+        "What was uploaded with the neighbours of an older version is kept over a rebase: it brings them back.",
+        (remote, "rebase", rebase_keeping_uploads),
+        target=object_store,
+    ),
+    engine(
+        "hole_is_forgotten_at_reconnect",
+        "2.17, 2.22",
+        "A hole that no commit covered is gone with the backend and nobody is told: the old bytes are back.",
+        (reconnecting, "_lose_holes", lambda inode: None),
+    ),
+    engine(
+        "truncate_is_forgotten_at_reconnect",
+        "2.17, T-75b",
+        "A truncate that no commit covered is not repeated on the new backend: the bytes that it cut are back.",
+        (reconnecting, "_owed", lambda inode: []),
+    ),
+    engine(
+        "creation_is_not_committed",
+        "T-74, 2.17",
+        "fsync of an object that was created and not written commits nothing: after a crash the object is not there.",
+        (NativeInode, "set_uncommitted", set_uncommitted_but_created),
+    ),
+    engine(
+        "sync_waits_for_later_writes",
+        "T-38, I-19",
+        "A sync waits for what is written after it began: beside a busy writer it never ends.",
+        (SyncTicket, "__init__", ticket_for_ever),
+    ),
+    engine(
+        "sync_leaves_files_to_another_sync",
+        "T-39, I-19",
+        "A sync does not wait for files that an earlier one is saving: it returns before their bytes are safe.",
+        (SyncTicket, "__init__", ticket_beside_others),
+        (SyncTicket, "advance", lambda self, *, first: ticket_advanced(self, first=True)),
+    ),
+    engine(
+        "sync_misses_the_last_file",
+        "I-19, 2.15",
+        "A sync leaves out the file that became dirty last: its bytes are not safe when it returns.",
+        (EngineVolume, "dirty_files", lambda self: dirty_files(self)[:-1]),
+    ),
+    engine(
+        "sync_forgets_names",
+        "T-40, 2.15",
+        "A sync does not make names durable: what was created, removed or renamed before it is undone by a crash.",
+        (SyncTicket, "_names_done", lambda self: True),
+    ),
+    engine(
+        "remove_leaves_the_cache",
+        "2.20",
+        "A removed object stays cached under its name: who opens the name gets the bytes of the dead one.",
+        (Volume, "_remove", remove_alone),
+    ),
+    engine(
+        "rename_drops_dirty_bytes",
+        "2.20",
+        "A rename throws away what was not saved yet: the new name has the old content.",
+        (Volume, "_rename", rename_clean),
+    ),
+    engine(
+        "write_through_returns_early",
+        "T-36, 2.8",
+        "A write-through write returns before the backend has the bytes: a crash takes what was said to be stored.",
+        (EngineFile, "write_through", handed_over_some_time),
+    ),
+    engine(
+        "close_hands_nothing_over",
+        "2.20",
+        "The last close does not hand over: who looks at storage then finds it without the bytes.",
+        (lifetimes, "close_handle", close_alone),
+    ),
+    engine(
+        "open_trusts_its_pages",
+        "T-30, 2.20",
+        "Opening does not look at the version: what somebody else stored meanwhile is never seen.",
+        (opening, "compare", lambda volume, inode, stat: None),
+    ),
+    engine(
+        "loss_is_told_to_nobody",
+        "2.16, I-22",
+        "Data that is given up is not reported to the other handles: their fsync says OK.",
+        (Inode, "record_loss", lambda self, lost, *, seen: None),
+    ),
+    engine(
+        "faulting_source_is_copied_in_place",
+        "T-04, K11",
+        "Memory that may fault is copied with locks held: a map of a file that was cut kills the process.",
+        (file_module, "FAULTS", {"auto": 2, "always": 1, "never": 2}),
+    ),
+]

@@ -1,0 +1,131 @@
+"""Stores that are nasty and legal: what they do is within the protocol, nothing is lost on them, no alarm is due."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from pagecache.backends import Backend, BackendFile, BackendLimits, MemoryBackend, ObjectStat
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.errors import BackendError, Key
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
+
+from .planted import Factory, Legal
+
+__all__ = ["LEGAL"]
+
+
+def around(wrap: Callable[[Backend], Backend], **limits: Any) -> Callable[[], Factory]:
+    """A new store of these limits, seen through the same wrapper at each start."""
+
+    def target() -> Factory:
+        inner = MemoryBackend(**limits)
+        return lambda: wrap(inner)
+
+    return target
+
+
+def faulty(*rules: Rule) -> Callable[[], Factory]:
+    return around(lambda inner: FaultyBackend(inner, FaultPlan(rules, seed=1)))
+
+
+def try_again() -> BaseException:
+    return BackendError(errno.EIO, "no answer", retry=True, retry_after=0.0)
+
+
+class Nameless(PassingFile):
+    def stat(self) -> ObjectStat:
+        return replace(self.inner.stat(), version=None)
+
+    def commit(self) -> str | None:
+        self.inner.commit()
+        return None
+
+
+class NoVersions(PassingBackend):
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return Nameless(self.inner.open(key, create=create, exclusive=exclusive))
+
+    def stat(self, key: Key) -> ObjectStat:
+        return replace(self.inner.stat(key), version=None)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        return (replace(stat, version=None) for stat in self.inner.list(prefix))
+
+
+class RestlessLimits(PassingBackend):
+    """Whoever asks for the limits gets others now and then."""
+
+    SIZES = (1 << 20, 4096, 512, 65536, 12288)
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.asked = count()
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        turn = next(self.asked) // 3
+        most = self.SIZES[turn % len(self.SIZES)]
+        return replace(self.inner.limits, max_read=most, max_write=most, max_vectors=1 + turn % 4)
+
+
+class Twice(PassingFile):
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self.inner.write_from(offset, buffers)
+        return self.inner.write_from(offset, buffers)
+
+    def truncate(self, size: int) -> None:
+        self.inner.truncate(size)
+        self.inner.truncate(size)
+
+    def commit(self) -> str | None:
+        self.inner.commit()
+        return self.inner.commit()
+
+
+class Duplicates(PassingBackend):
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return Twice(self.inner.open(key, create=create, exclusive=exclusive))
+
+
+LEGAL = [
+    Legal(
+        "lost_answers",
+        "One call in ten is carried out and reported as failed: it is sent again, and that does no harm.",
+        faulty(Rule(("write", "commit"), error=try_again, done=True, chance=0.1)),
+    ),
+    Legal(
+        "short_answers",
+        "Half of the reads and writes take a part of what was asked, down to one byte.",
+        faulty(Rule(("read", "write"), short="half", chance=0.4), Rule(("read", "write"), short=1, chance=0.1)),
+    ),
+    Legal("no_versions", "Nobody says which version an object has.", around(NoVersions)),
+    Legal(
+        "long_tails",
+        "One call in fifty takes fifty times as long as the others.",
+        faulty(Rule(("read", "write", "commit"), delay=0.05, chance=0.02)),
+    ),
+    Legal(
+        "restless_limits",
+        "The limits are others from pass to pass: from 512 bytes and one buffer to a megabyte.",
+        around(RestlessLimits),
+    ),
+    Legal(
+        "tiny_limits",
+        "Calls of at most two small units in one buffer, one at a time, within a boundary.",
+        around(
+            lambda inner: inner,
+            write_unit=512,
+            max_write=1024,
+            read_unit=512,
+            max_read=1024,
+            max_vectors=1,
+            max_inflight=1,
+            boundary=2048,
+        ),
+    ),
+    Legal("duplicates", "Every write, truncate and commit is carried out twice.", around(Duplicates)),
+]

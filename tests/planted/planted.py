@@ -1,0 +1,86 @@
+"""What an entry of the table is, and how a bug is switched on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pagecache.backends import Backend
+from pagecache.native.extension import ffi, is_debug, lib
+
+__all__ = ["DEBUG_EXTENSION", "Factory", "Kind", "Legal", "Planted", "debug_environment", "patched", "without"]
+
+Kind = Literal["core", "engine", "backend", "cache"]
+Factory = Callable[[], Backend]
+"""Opens the store. Called again after a crash, it opens the same store: what was not committed may be gone."""
+
+DEBUG_EXTENSION = Path(__file__).parents[2] / "build" / "debug" / "pagecache" / "_native"
+"""Where `make debug-extension` leaves the extension that bugs of the kind "core" need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """One bug.
+
+    Attributes:
+        name: of the bug; for `core` that of the fix that is taken out, so that it says what should be so.
+        sentence: what is wrong, and what a user loses.
+        rule: what it breaks, as the contract calls it.
+        kind: core: `on()` works in processes with the debug extension alone; engine: in all;
+            backend, cache: `target` is the broken thing, and there is nothing to switch on.
+        on: the bug is there for the length of a `with`.
+        target: makes a factory, on a new and empty store; None: whatever the tester likes.
+    """
+
+    name: str
+    sentence: str
+    rule: str
+    kind: Kind
+    on: Callable[[], AbstractContextManager[None]] = nullcontext
+    target: Callable[[], Factory] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Legal:
+    """A store that is nasty and keeps its promises: a tester that complains of it is wrong."""
+
+    name: str
+    sentence: str
+    target: Callable[[], Factory]
+
+
+def debug_environment() -> dict[str, str]:
+    """The environment of a process that imports the debug extension."""
+    return {**os.environ, "PAGECACHE_EXTENSION": str(DEBUG_EXTENSION)}
+
+
+@contextmanager
+def patched(*changes: tuple[object, str, object]) -> Iterator[None]:
+    """Attributes of modules and classes have other values: (owner, name, value) each."""
+    with ExitStack() as stack:
+        for owner, name, value in changes:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        yield
+
+
+def without(fix: str, *changes: tuple[object, str, object]) -> Callable[[], AbstractContextManager[None]]:
+    """Takes a fix of the C core out, and makes changes of the engine that belong to it."""
+
+    @contextmanager
+    def on() -> Iterator[None]:
+        if not is_debug():
+            raise RuntimeError("the debug extension is not imported: make debug-extension, set PAGECACHE_EXTENSION")
+        name: Any = ffi.new("char[]", fix.encode())
+        lib.pc_fix_remove(name)
+        try:
+            with patched(*changes):
+                yield
+        finally:
+            lib.pc_fix_remove(ffi.NULL)
+
+    return on

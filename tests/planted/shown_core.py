@@ -1,0 +1,545 @@
+"""Directed scenarios for the fixes of the core: what each asserts is so, and is not without the fix."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pagecache import aio
+from pagecache.native import STAMP_MAX
+from pagecache.native.extension import lib
+
+from ..file.backends import RecordingFile, failing_commit, short
+from ..file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
+
+__all__ = ["CORE_SCENARIOS"]
+
+Make = Callable[..., Rig]
+OLD = pattern(8 * PAGE)
+NEW = pattern(8 * PAGE, seed=5)
+FOREIGN = pattern(8 * PAGE, seed=9)
+SOON = 2.0
+"""Seconds within which a call that should come back does."""
+CORE_SCENARIOS: dict[str, Callable[[Make], None]] = {}
+
+
+def shows(*names: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
+    """The scenario of these bugs."""
+
+    def register(scenario: Callable[[Make], None]) -> Callable[[Make], None]:
+        CORE_SCENARIOS.update(dict.fromkeys(names, scenario))
+        return scenario
+
+    return register
+
+
+def fails(call: Callable[[], object]) -> None:
+    """It should raise; what then has to be so is asserted by who calls."""
+    with suppress(OSError):
+        call()
+
+
+@contextmanager
+def held(point: str) -> Iterator[Callable[[], None]]:
+    """The next thread that comes to a sync point stays there; gives what waits until one has come."""
+    name = point.encode()
+    lib.pc_sync_arm(name, 0)
+    try:
+        yield lambda: eventually(lambda: lib.pc_sync_arrived(name), SOON)
+    finally:
+        lib.pc_sync_release(name)
+
+
+def reading(before: Callable[[], None]) -> Callable[[RecordingFile, int, Sequence[memoryview]], int]:
+    """A read that has got what is stored, and answers later."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = file.fill(offset, buffers)
+        before()
+        return done
+
+    return answer
+
+
+# ---------------------------------------------------------------------------------------- answers and stamps
+
+
+@shows("what_failed_is_dirty_again")
+def a_failed_write_is_repaired(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open()
+    rig.backend.fault("write_from", OSError(errno.EINVAL, "no"))
+    file.pwrite(NEW[:PAGE], 0)
+    fails(file.fsync)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("short_answer_is_short")
+def all_of_a_short_write_arrives(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    rig.backend.fault("write_from", short(100))
+    file.pwrite(NEW[:PAGE], 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("late_answer_only_ends_the_flight")
+def the_new_backend_gets_what_the_old_one_took(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    gate = rig.backend.gate("write_from")
+    file.pwrite(NEW[:PAGE], 0)
+    saving = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    fresh = rig.backend.successor(shared=False)
+    rig.volume.reconnect(fresh)
+    gate.open()
+    fails(saving.result)
+    eventually(lambda: rig.cache.stats().writeback == 0)
+    Task(file.fsync).result(SOON)
+    assert fresh.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("oldest_stamp_stays")
+def a_sync_waits_for_what_was_written_again(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
+    with rig.backend.gate("commit") as gate:
+        saving = Task(file.fsync)
+        gate.wait_entered()  # nothing is handed over meanwhile
+        file.pwrite(NEW[:100], 0)
+        ticket = rig.volume.begin_sync()
+        file.pwrite(NEW[200:300], 200)
+    saving.result()
+    ticket.wait(SOON)
+    assert (rig.backend.committed(KEY) or b"")[:100] == NEW[:100]
+
+
+@shows("flight_keeps_its_stamp", "flight_is_waited_for")
+def fsync_waits_for_what_is_in_flight(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    with rig.backend.gate("write_from") as gate:
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        assert saving.waits(0.3)
+    saving.result()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("stamp_stays_to_the_last_answer")
+def fsync_waits_for_both_halves_of_a_page(make: Make) -> None:
+    rig = make({KEY: OLD}, limits={"max_write": PAGE}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(NEW[: 2 * PAGE], 0)  # one folio
+    entered, go_on = threading.Event(), threading.Event()
+
+    def fails_later(*_: object) -> int:
+        entered.set()
+        assert go_on.wait(SOON)
+        raise OSError(errno.EINVAL, "no")
+
+    rig.backend.fault("write_from", fails_later)
+    saving = Task(file.fsync)
+    assert entered.wait(SOON)
+    eventually(lambda: rig.cache.stats().unstable == PAGE)
+    go_on.set()
+    fails(saving.result)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[: 2 * PAGE])
+
+
+@shows("failed_commit_makes_dirty")
+def a_failed_commit_is_repaired(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open()
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "forgot")))
+    file.pwrite(NEW[:PAGE], 0)
+    fails(file.fsync)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("nothing_went_back_between_two_looks")
+def a_commit_that_fails_between_two_looks(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "forgot")))
+    with held("sync_between") as arrived:
+        looking = Task(file._native.sync_done, STAMP_MAX)
+        arrived()
+        file._native.start_commit(0)
+        eventually(lambda: not rig.cache.stats().unstable)
+    assert not looking.result(SOON)
+
+
+@shows("commit_covers_what_came_before_it")
+def a_direct_write_beside_a_commit_wants_its_own(make: Make) -> None:
+    rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
+    rig.backend.commits_beside_writes = True
+    file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(stored: RecordingFile) -> str:
+        content = bytes(stored.stored.written)
+        began.set()
+        assert go_on.wait(SOON)
+        stored.stored.committed = content
+        return "old"
+
+    rig.backend.fault("commit", slow)
+    file.pwrite(NEW[:PAGE], 0)
+    saving = Task(file.fsync)
+    assert began.wait(SOON)
+    direct.pwrite(NEW[4 * PAGE : 5 * PAGE], 4 * PAGE)
+    go_on.set()
+    saving.result()
+    direct.fsync()
+    expected = overlay(overlay(OLD, 0, NEW[:PAGE]), 4 * PAGE, NEW[4 * PAGE : 5 * PAGE])
+    assert rig.backend.committed(KEY) == expected
+
+
+@shows("token_stays_to_the_last_answer")
+def a_hole_waits_for_what_is_in_flight(make: Make) -> None:
+    rig = make({KEY: OLD}, limits={"max_write": PAGE, "punch": True})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
+    with rig.backend.gate("write_from") as gate:
+        flushing = Task(file.flush)
+        gate.wait_entered()
+        eventually(lambda: rig.cache.stats().unstable == PAGE)
+        hole = Task(file.punch_hole, 6 * PAGE, PAGE)
+        hole.waits(0.3)
+    flushing.result()
+    hole.result()
+    assert rig.backend.violations == []
+
+
+@shows("what_was_forgotten_is_sent_again")
+def what_the_old_backend_only_acknowledged_is_sent_again(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    file.fsync()
+    assert fresh.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+# ---------------------------------------------------------------------------------------- bytes and sizes
+
+
+@shows("flight_is_not_changed")
+def a_call_sends_what_it_was_given(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    sent: list[bytes] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        entered.set()
+        assert go_on.wait(SOON)
+        sent.append(b"".join(buffers))
+        return stored.store(offset, buffers)
+
+    rig.backend.fault("write_from", slow)
+    flushing = Task(file.flush)
+    assert entered.wait(SOON)
+    writing = Task(file.pwrite, FOREIGN[:PAGE], 0)
+    writing.waits(0.3)
+    go_on.set()
+    flushing.result()
+    writing.result()
+    assert sent == [NEW[:PAGE]]
+
+
+@shows("size_before_unlock")
+def the_end_of_an_extending_write_is_saved(make: Make) -> None:
+    rig = make({KEY: OLD[:100]}, gil_release=1)
+    file = rig.open()
+    assert file.pread(100, 0) == OLD[:100]
+    with held("size_late"):
+        writing = Task(file.pwrite, NEW[:100], 100)
+        writing.finished.wait(0.3)
+        file.fsync()
+    writing.result()
+    file.fsync()
+    assert rig.backend.committed(KEY) == OLD[:100] + NEW[:100]
+
+
+@shows("rest_of_a_new_page_is_zeroed")
+def a_gap_in_a_new_page_is_zeros(make: Make) -> None:
+    rig = make({"foreign": FOREIGN, KEY: b""})
+    assert rig.open(key="foreign").pread(8 * PAGE, 0) == FOREIGN
+    rig.volume.drop_clean()
+    file = rig.open()
+    file.pwrite(b"begin", 0)
+    file.pwrite(b"end", PAGE - 3)
+    assert file.pread(PAGE, 0) == b"begin" + bytes(PAGE - 8) + b"end"
+
+
+@shows("what_is_cut_is_zeroed")
+def a_page_that_was_cut_is_zeros_behind_the_cut(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    assert file.pread(PAGE, 0) == OLD[:PAGE]
+    file.truncate(100)
+    file.truncate(PAGE)
+    assert file.pread(PAGE, 0) == OLD[:100] + bytes(PAGE - 100)
+
+
+@shows("what_is_cut_leaves_the_cache")
+def pages_that_were_cut_off_are_zeros(make: Make) -> None:
+    rig = make({KEY: OLD}, max_folio="4KiB")
+    file = rig.open()
+    assert file.pread(8 * PAGE, 0) == OLD
+    file.truncate(PAGE)
+    file.truncate(8 * PAGE)
+    assert file.pread(8 * PAGE, 0) == OLD[:PAGE] + bytes(7 * PAGE)
+
+
+@shows("who_copied_looks_again")
+def a_reader_never_sees_what_its_page_became(make: Make) -> None:
+    rig = make({KEY: OLD}, max_folio="4KiB", gil_release=1)
+    file = rig.open()
+    assert file.pread(PAGE, 0) == OLD[:PAGE]
+    with held("read_before_copy") as arrived:
+        got = Task(file.pread, PAGE, 0)
+        arrived()
+        rig.volume.drop_clean()
+        assert rig.open().pread(PAGE, 4 * PAGE) == OLD[4 * PAGE : 5 * PAGE]  # in the same memory
+    assert got.result(SOON) == OLD[:PAGE]
+
+
+@shows("who_locked_looks_again")
+def a_writer_never_writes_to_what_its_page_became(make: Make) -> None:
+    rig = make({KEY: OLD}, max_folio="4KiB", gil_release=1)
+    file = rig.open()
+    assert file.pread(PAGE, 4 * PAGE) == OLD[4 * PAGE : 5 * PAGE]
+    with held("found_before_lock") as arrived:
+        writing = Task(file.pwrite, NEW[:100], 4 * PAGE)
+        arrived()
+        rig.volume.drop_clean()
+        assert rig.open().pread(PAGE, 0) == OLD[:PAGE]
+    writing.result(SOON)
+    assert file.pread(8 * PAGE, 0) == overlay(OLD, 4 * PAGE, NEW[:100])
+
+
+@shows("fill_sees_invalidations")
+def a_read_beside_a_remote_change_leaves_nothing_old(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go_on.wait(SOON)
+
+    rig.backend.fault("read_into", reading(hold))
+    first = Task(file.pread, PAGE, 0)
+    assert entered.wait(SOON)
+    rig.backend.change_remotely(KEY, NEW)
+    rig.volume.invalidate_remote(KEY)
+    go_on.set()
+    first.result()
+    assert file.pread(PAGE, 0) == NEW[:PAGE]
+
+
+@shows("failed_fill_unlocks")
+def a_read_that_failed_locks_nothing(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    file.pwrite(NEW[:100], 0)
+    rig.backend.fault("read_into", OSError(errno.EACCES, "no"))
+    fails(lambda: file.pread(PAGE, 0))
+    assert Task(file.pread, PAGE, 0).result(SOON) == NEW[:100] + OLD[100:PAGE]
+
+
+@shows("invalidation_keeps_local_bytes")
+def a_remote_change_leaves_what_is_local(make: Make) -> None:
+    rig = make({KEY: OLD}, options={"on_conflict": "rebase"})
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    rig.backend.change_remotely(KEY, FOREIGN)
+    rig.volume.invalidate_remote(KEY)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(FOREIGN, 0, NEW[:PAGE])
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+@shows("unstable_bytes_are_not_evicted")
+def what_is_not_committed_is_sent_again(make: Make) -> None:
+    many = pattern(64 * PAGE)
+    rig = make({KEY: OLD, "many": many}, capacity=16 * PAGE, retry=ONCE)
+    file, other = rig.open(), rig.open(key="many")
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    for _ in range(2):
+        assert other.pread(64 * PAGE, 0) == many
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "forgot")))
+    fails(file.fsync)
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("reclaim_never_waits")
+def a_stuck_backend_stops_no_other(make: Make) -> None:
+    rig = make({KEY: b""}, capacity=16 * PAGE, max_folio="4KiB")
+    many = pattern(64 * PAGE)
+    healthy = rig.cache.attach(type(rig.backend)({KEY: many}), name="healthy", read_ahead=0)
+    file = rig.open()
+    file.pwrite(NEW[: 4 * PAGE], 0)
+    with rig.backend.gate("write_from", times=8) as gate, healthy.open(KEY) as other:
+        flushing = Task(file.flush)
+        gate.wait_entered()
+        assert Task(other.pread, len(many), 0).result(SOON) == many
+    flushing.result()
+
+
+@shows("no_budget_while_waiting_for_a_lock")
+def nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make) -> None:
+    rig = make(
+        {KEY: bytes(64 * PAGE)},
+        capacity="256KiB",
+        dirty_background="16KiB",
+        dirty_limit="32KiB",
+        limits={"parallel_direct_writes": True},
+    )
+    buffered, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
+    with rig.backend.gate("write_from") as gate:
+        sent = Task(direct.pwrite, bytes(PAGE), 0)  # with the file's lock
+        gate.wait_entered()
+        waiting = rig.cache.stats().lock_waits
+        first = Task(buffered.append, bytes(16 * PAGE))
+        eventually(lambda: rig.cache.stats().lock_waits > waiting)
+        others = [Task(buffered.pwrite, pattern(2 * PAGE), k * 2 * PAGE) for k in range(16, 24)]
+        eventually(lambda: rig.cache.stats().lock_waits >= waiting + 5)
+    for task in [sent, first, *others]:
+        task.result(SOON)
+
+
+# ---------------------------------------------------------------------------------------- locks and wake-ups
+
+
+@shows("direct_write_invalidates")
+def a_direct_write_is_seen_by_buffered_readers(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file, direct = rig.open(), rig.open(direct=True)
+    assert file.pread(PAGE, 0) == OLD[:PAGE]
+    direct.pwrite(NEW[:PAGE], 0)
+    assert file.pread(PAGE, 0) == NEW[:PAGE]
+
+
+@shows("direct_write_invalidates_again")
+def a_read_beside_a_direct_write_leaves_nothing_old(make: Make) -> None:
+    rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
+    file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
+    with rig.backend.gate("write_from") as gate:
+        writing = Task(direct.pwrite, NEW[:PAGE], 0)
+        gate.wait_entered()
+        assert file.pread(PAGE, 0) == OLD[:PAGE]
+    writing.result()
+    assert file.pread(PAGE, 0) == NEW[:PAGE]
+
+
+@shows("last_one_out_hands_the_lock_on")
+def a_buffered_writer_goes_on_after_a_direct_one(make: Make) -> None:
+    rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
+    file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
+    with rig.backend.gate("write_from") as gate:
+        sent = Task(direct.pwrite, NEW[:PAGE], 0)
+        gate.wait_entered()
+        waiting = rig.cache.stats().lock_waits
+        writing = Task(file.pwrite, NEW[PAGE : 2 * PAGE], PAGE)
+        eventually(lambda: rig.cache.stats().lock_waits > waiting)
+    sent.result(SOON)
+    writing.result(SOON)
+
+
+@shows("tasks_are_woken")
+def a_task_goes_on_when_its_page_is_there(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+
+    async def waits(gate: Any, first: Task[bytes]) -> None:
+        async with aio.open(rig.volume, KEY, "r") as other:
+            task = asyncio.ensure_future(other.pread(PAGE, 0))
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+            gate.open()
+            await asyncio.to_thread(first.result)
+            assert await asyncio.wait_for(task, SOON) == OLD[:PAGE]
+
+    with rig.backend.gate("read_into") as gate:
+        first = Task(file.pread, PAGE, 0)
+        gate.wait_entered()
+        Task(asyncio.run, waits(gate, first)).result(3 * SOON)
+
+
+@shows("append_keeps_the_lock")
+def an_append_is_whole(make: Make) -> None:
+    rig = make({KEY: b""}, capacity="1MiB")
+    file = rig.open()
+    long = pattern(4 << 20)
+    with rig.backend.gate("write_from") as gate:
+        first = Task(file.append, long)
+        gate.wait_entered()
+        waiting = rig.cache.stats().lock_waits
+        second = Task(rig.open().append, b"whole")
+        eventually(lambda: rig.cache.stats().lock_waits > waiting)
+    first.result()
+    second.result()
+    file.fsync()
+    assert rig.backend.committed(KEY) in (long + b"whole", b"whole" + long)
+
+
+# ---------------------------------------------------------------------------------------- views
+
+
+@shows("view_of_the_range_is_copied_first")
+def a_view_moves_within_its_file(make: Make) -> None:
+    rig = make({KEY: OLD}, max_folio="16KiB")
+    file = rig.open()
+    with file.view(0, 4 * PAGE) as view:
+        assert len(view.segments) == 1
+        file.pwrite(view.segments[0], 2 * PAGE)
+    assert file.pread(8 * PAGE, 0) == overlay(OLD, 2 * PAGE, OLD[: 4 * PAGE])
+
+
+@shows("what_a_view_stores_to_stays_dirty")
+def what_a_view_stores_after_an_fsync_is_saved(make: Make) -> None:
+    rig = make({KEY: OLD})
+    file = rig.open()
+    with file.view(0, PAGE, writable=True) as view:
+        file.fsync()
+        view.segments[0][:] = NEW[:PAGE]
+    file.fsync()
+    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
+
+
+@shows("views_end_with_the_file")
+def a_view_stores_nothing_behind_the_end(make: Make) -> None:
+    rig = make({KEY: OLD[:PAGE]})
+    file = rig.open()
+    with file.view(0, PAGE, writable=True) as view:
+        file.truncate(100)
+        view.segments[0][200:300] = NEW[200:300]
+        file.truncate(PAGE)
+        assert file.pread(PAGE, 0) == OLD[:100] + bytes(PAGE - 100)

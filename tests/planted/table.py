@@ -1,0 +1,20 @@
+"""Everything that is planted, for who looks for it. `BUGS` have to be found, `LEGAL` must raise no alarm.
+
+for bug in BUGS:
+    factory = bug.target() if bug.target else ...    # a backend factory; called again after a crash
+    with bug.on():                                   # kind "core": in a process with planted.debug_environment()
+        ...                                          # run the tester; it has to complain
+"""
+
+from __future__ import annotations
+
+from .backends import BACKENDS
+from .caches import CACHES
+from .core import CORE
+from .engine import ENGINE
+from .legal import LEGAL
+from .planted import Factory, Legal, Planted, debug_environment
+
+__all__ = ["BUGS", "LEGAL", "Factory", "Legal", "Planted", "debug_environment"]
+
+BUGS: list[Planted] = [*CORE, *ENGINE, *BACKENDS, *CACHES]

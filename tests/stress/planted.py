@@ -1,0 +1,133 @@
+"""Backends and targets with one planted mistake each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from pagecache import Backend
+from pagecache.backends import BackendFile, MemoryBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.errors import Key
+from pagecache.stress.cached import CachedTarget
+
+Buffers = Sequence[memoryview]
+
+
+class Planted(PassingBackend):
+    """Memory, with files of a class that is wrong in one way."""
+
+    def __init__(self, kind: type[PassingFile]) -> None:
+        super().__init__(MemoryBackend())
+        self._kind = kind
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return self._kind(self.inner.open(key, create=create, exclusive=exclusive))
+
+
+class DropsTail(PassingFile):
+    """Stores zeros for what is no whole sector."""
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        data = b"".join(buffers)
+        kept = len(data) - len(data) % 512 or len(data)
+        return self.inner.write_from(offset, [memoryview(data[:kept] + bytes(len(data) - kept))])
+
+
+class ReadsOld(PassingFile):
+    """Keeps the first page as somebody once read it."""
+
+    def __init__(self, inner: BackendFile) -> None:
+        super().__init__(inner)
+        self._old: bytes | None = None
+
+    def read_into(self, offset: int, buffers: Buffers) -> int:
+        count = self.inner.read_into(offset, buffers)
+        if offset == 0 and count >= 4096 and len(buffers[0]) >= 4096:
+            if self._old is None:
+                self._old = bytes(buffers[0][:4096])
+            buffers[0][:4096] = self._old
+        return count
+
+
+class WrongPlace(PassingFile):
+    """The third page of a request goes where the second belongs too."""
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        data = bytearray(b"".join(buffers))
+        if len(data) >= 3 * 4096:
+            data[4096:8192] = data[8192:12288]
+        return self.inner.write_from(offset, [memoryview(data)])
+
+
+class Forgets(PassingFile):
+    """Every seventh write that changes no size is acknowledged and not done."""
+
+    _writes = 0
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        length = sum(map(len, buffers))
+        Forgets._writes += offset + length <= self.inner.stat().size
+        if Forgets._writes % 7 == 0 and offset + length <= self.inner.stat().size:
+            return length
+        return self.inner.write_from(offset, buffers)
+
+
+class HangsInCommit(PassingFile):
+    """The fifth commit does not return before `free` is set."""
+
+    _commits = 0
+    free = threading.Event()
+
+    def commit(self) -> str | None:
+        HangsInCommit._commits += 1
+        if HangsInCommit._commits == 5:
+            HangsInCommit.free.wait(60)
+        return self.inner.commit()
+
+
+class TearsWrites(CachedTarget):
+    """The last bytes of a long write are lost."""
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        super().write(file, way, offset, data[:-100] if len(data) > 5000 else data, extra)
+
+
+class NoFsync(CachedTarget):
+    """fsync does nothing."""
+
+    def fsync(self, file: int) -> None:
+        pass
+
+
+class AppendsOver(CachedTarget):
+    """Appends are writes at the size as it was looked at before."""
+
+    def append(self, file: int, way: str, data: bytes) -> int:
+        handle = self.handle(file, way)
+        offset = handle.size
+        threading.Event().wait(0.0005)
+        handle.pwrite(data, offset)
+        return offset
+
+
+class LeavesTail(CachedTarget):
+    """A truncate keeps the last 50 bytes that it should cut off."""
+
+    def truncate(self, file: int, size: int) -> None:
+        handle = self.handle(file, "buffered")
+        kept = handle.pread(50, size)
+        handle.truncate(size)
+        if len(kept) == 50:
+            handle.pwrite(kept, size)
+            handle.truncate(size + 50)
+            handle.truncate(size + 60)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    kind.__name__: lambda kind=kind: Planted(kind)  # type: ignore[misc]
+    for kind in (DropsTail, ReadsOld, WrongPlace, Forgets)
+}
+TARGETS: dict[str, type[CachedTarget]] = {
+    kind.__name__: kind for kind in (TearsWrites, NoFsync, AppendsOver, LeavesTail)
+}

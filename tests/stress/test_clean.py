@@ -1,0 +1,61 @@
+"""No alarm where nothing is wrong: each profile on the cache over memory and a directory, and on real file systems."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pagecache.stress import Plan, run
+from pagecache.stress.profiles import PROFILES
+
+SHORT = {"threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1}
+
+
+def clean(plan: Plan, target: str | None = None) -> None:
+    report = run(plan, target)
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 100
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
+    """On the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
+    clean(Plan(profile=profile, duration=1, **SHORT))  # type: ignore[arg-type]
+
+
+def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
+    """The store is read without the cache, and empty afterwards. [I-18, I-22]"""
+    clean(Plan(duration=1, **SHORT), f"dir:{tmp_path}")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_run_with_faults_is_clean() -> None:
+    """What fails is tried again, and in the end everything is saved. [I-22]"""
+    clean(Plan(duration=1, faults="flaky", **SHORT))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["/dev/shm", ""])
+def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: str) -> None:
+    """tmpfs, and whatever temporary files are on."""
+    if folder and not os.path.isdir(folder):
+        pytest.skip(f"no {folder} here")
+    clean(Plan(duration=1, **SHORT), f"path:{folder or tmp_path}")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("store", ["memory:", "dir:"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_runs_of_each_profile_are_clean(tmp_path: Path, profile: str, store: str) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    clean(Plan(profile=profile, duration=10), store if store == "memory:" else f"dir:{tmp_path}")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_long_runs_of_each_profile_are_clean(profile: str) -> None:
+    """Ten minutes each; PAGECACHE_SOAK_SECONDS says otherwise. [I-17, I-18, I-19, I-20, I-22]"""
+    clean(Plan(profile=profile, duration=float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))))

@@ -1,0 +1,124 @@
+"""`pagecache stress`, the fixture, and what a plan may be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress.command import seconds
+from pagecache.stress.profiles import PROFILES, WAYS, Edges, operations
+
+pytest_plugins = ["pytester"]
+
+SMALL = ("--threads", "3", "--tasks", "2", "--files", "2", "--size", "64KiB", "--capacity", "128KiB", "--seed", "7")
+
+
+def stress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "pagecache", "stress", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+
+
+def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
+    ran = stress(tmp_path, *SMALL, "--duration", "0.2")
+    assert (ran.returncode, "nothing wrong" in ran.stdout) == (0, True), ran.stderr
+    assert ran.stderr == "seed 7\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
+    """--replay finds it again: the target is in the file too."""
+    (tmp_path / "mine.py").write_text(
+        "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n", encoding="utf-8"
+    )
+    (tmp_path / "tests").symlink_to(Path(__file__).parent.parent)
+    ran = stress(tmp_path, "python:mine:factory", *SMALL, "--json")
+    assert ran.returncode == 1, ran.stderr
+    report = json.loads(ran.stdout)
+    assert (report["ok"], report["kind"]) == (False, "data")
+    (file,) = tmp_path.glob("pagecache-stress-*.json")
+    assert f"--replay {file}" in ran.stderr
+    again = stress(tmp_path, "--replay", file.name)
+    assert (again.returncode, "python:mine:factory, round 0 of seed 7: data" in again.stdout) == (1, True), again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--profile", "fast"], "profile: 'fast' is not one of fsx, database"),
+        (["--mix", "buffered,mmap"], "mix: 'mmap' is not one of buffered, direct"),
+        (["--faults", "odd"], "'odd' is not one of the fault profiles"),
+        (["--duration", "soon"], "duration: 'soon' is not a duration"),
+        (["--threads", "0", "--tasks", "0"], "nobody would do anything"),
+        (["path:/nowhere"], "path:/nowhere: no such directory"),
+        (["nonsense"], "'nonsense' is neither a URL"),
+        (["python:nowhere:factory"], "no module 'nowhere'"),
+    ],
+)
+def test_wrong_usage_is_exit_status_2_and_one_line(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    ran = stress(tmp_path, *arguments)
+    assert ran.returncode == 2
+    assert complaint in ran.stderr.splitlines()[-1]
+
+
+def test_what_is_no_replay_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"version": 2}', encoding="utf-8")
+    ran = stress(tmp_path, "--replay", "r.json")
+    assert (ran.returncode, "not a replay of pagecache stress" in ran.stderr) == (2, True)
+
+
+def test_durations() -> None:
+    assert [seconds(text, "duration") for text in ("90", "60s", "10m", "1.5h", "2min")] == [90, 60, 600, 5400, 120]
+
+
+def test_a_plan_keeps_its_fields_through_a_replay() -> None:
+    plan = Plan(seed=5, mix=("buffered", "direct"), size="64KiB", profile="log", operations=10)
+    assert Plan.from_replay(json.loads(json.dumps({"version": 1, "plan": plan.to_dict()}))) == plan
+
+
+def test_operations_depend_on_seed_and_worker_alone() -> None:
+    """The same numbers give the same operations, others give others."""
+
+    def first(worker: int) -> list[object]:
+        rng = Plan(seed=3).rng("worker", 0, worker)
+        stream = operations(PROFILES["fsx"], rng, files=4, size=1 << 20, edges=Edges(), ways=WAYS)
+        return [next(stream) for _ in range(300)]
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+def test_a_factory_that_gives_no_backend_is_named() -> None:
+    with pytest.raises(UnusableTarget, match="read-only"):
+        from pagecache.backends import MemoryBackend
+
+        run(Plan(duration=1), lambda: MemoryBackend(read_only=True))
+
+
+def test_the_fixture_fails_with_the_story_and_costs_others_nothing(pytester: pytest.Pytester) -> None:
+    """Nothing of the package is imported for tests that do not ask for it."""
+    pytester.makepyfile(
+        test_mine="""
+        import sys
+
+        def test_before():
+            assert "pagecache" not in sys.modules
+
+        def test_mine(pagecache_stress):
+            report = pagecache_stress(seed=1, duration=0.1, threads=2, tasks=0, size="64KiB", operations=10)
+            assert report.ok
+
+        def test_found(pagecache_stress):
+            from tests.stress.planted import BACKENDS
+            pagecache_stress(BACKENDS["DropsTail"], seed=1, duration=20, threads=4, tasks=0, size="64KiB")
+        """
+    )
+    root = Path(__file__).parents[2]
+    pytester.makeini(f"[pytest]\npythonpath = {root}\n")
+    result = pytester.runpytest_subprocess(timeout=100)
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*round 0 of seed 1: data*", "*again: Plan.from_replay(*"])

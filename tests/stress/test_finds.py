@@ -1,0 +1,64 @@
+"""That it finds mistakes, and says what they are."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from pagecache.stress import Plan, run
+from pagecache.stress.job import Run
+
+from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
+
+MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
+PLAN = {"threads": 4, "tasks": 4, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 60, "mix": MIX}
+BYTES = re.compile(r"file \d, bytes \d+ to \d+: wrong|file \d: \d+ bytes, where|file \d: append \[\d+, \d+\)")
+
+
+def expect(report: object, *words: str) -> None:
+    assert not report.ok  # type: ignore[attr-defined]
+    story: str = report.story  # type: ignore[attr-defined]
+    assert BYTES.search(story), story
+    assert "writer" in story, story
+    for word in words:
+        assert word in story, story
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) -> None:
+    """What it lost, whose it was, and what is there instead. [I-17, I-18]"""
+    expect(run(Plan(seed=1, duration=20, **PLAN), BACKENDS[name]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
+    """A torn write, an fsync that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
+    kind = TARGETS[name]
+    make = Run(Plan(seed=1, duration=20, **PLAN), make=lambda plan, number: kind(plan, number, None, name))  # type: ignore[arg-type]
+    expect(make.run())
+
+
+def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
+    """A backend call that does not return: the run ends, its operation and its stack are told. [I-23]"""
+    HangsInCommit.free.clear()
+    HangsInCommit._commits = 0
+    try:
+        report = run(Plan(seed=1, duration=20, patience=1, **PLAN), lambda: Planted(HangsInCommit))  # type: ignore[arg-type]
+    finally:
+        HangsInCommit.free.set()
+    assert (report.ok, report.kind, report.hung) == (False, "hang", True)
+    assert "is at Operation(kind=" in report.story
+    assert "in commit" in report.story
+    assert "the cache says:" in report.story
+
+
+def test_a_failure_is_replayed_by_its_round() -> None:
+    """The replay is JSON, and has the round alone."""
+    report = run(Plan(seed=3, duration=20, **PLAN), BACKENDS["DropsTail"])  # type: ignore[arg-type]
+    plan = Plan.from_replay(json.loads(json.dumps(report.replay)))
+    assert (plan.seed, plan.rounds, plan.threads, plan.size) == (3, 1, 4, 128 << 10)
+    again = run(plan, BACKENDS["DropsTail"])
+    assert not again.ok
+    assert again.replay == report.replay

@@ -1,0 +1,279 @@
+"""What a byte may be: exact where calls follow one another, a set where they do not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pagecache.stress.content import APPENDED, made
+from pagecache.stress.history import FOREVER, Broken, Clock, Model, Write
+from pagecache.stress.oracle import Look, copied, settled, verdict
+
+SIZE = 10_000
+
+
+class File:
+    """A model, and the file that it is of."""
+
+    def __init__(self) -> None:
+        first = Write("content", "", 0, 0, 0, 7, 0, SIZE)
+        self.model = Model(0, first, Clock())
+        self.bytes = bytearray(made(7, 0, 0, 0, 0, SIZE))
+        self._sequence = 0
+
+    def write(self, start: int, length: int, **fields: object) -> Write:
+        self._sequence += 1
+        return Write("write", "buffered", 1, self._sequence, 0, 7, start, length, **fields)  # type: ignore[arg-type]
+
+    def begin(self, start: int, length: int, **fields: object) -> Write:
+        write = self.write(start, length, **fields)
+        self.model.begin(write)
+        return write
+
+    def put(self, write: Write) -> None:
+        end = write.size if write.size is not None and write.size >= 0 else write.end
+        self.bytes.extend(bytes(max(0, end - len(self.bytes))))
+        if write.zero:
+            self.bytes[write.start :] = bytes(max(0, len(self.bytes) - write.start))
+            del self.bytes[end:]
+        else:
+            self.bytes[write.start : write.end] = write.data(write.start, write.end)
+
+    def done(self, start: int, length: int) -> Write:
+        write = self.begin(start, length)
+        self.put(write)
+        self.model.finish(write)
+        return write
+
+    def truncate(self, size: int) -> Write:
+        return self.begin(size, FOREVER - size, size=size, zero=True)
+
+    def look(self, start: int = 0, end: int = 2 * SIZE) -> Look:
+        return Look(self.model, start, end, 9, "pread")
+
+    def sees(self, got: bytes | None = None) -> None:
+        look = self.look()
+        look.returned()
+        assert verdict(look, bytes(self.bytes) if got is None else got) is None
+
+
+def test_calls_one_after_another_have_one_value() -> None:
+    """The newest write of each byte, and nothing older. [I-17]"""
+    file = File()
+    old = bytes(file.bytes)
+    file.done(100, 500)
+    file.done(300, 500)
+    file.sees()
+    with pytest.raises(Broken, match=r"bytes 100 to 800: wrong"):
+        file.sees(old)
+
+
+def test_random_calls_one_after_another_are_a_plain_file() -> None:
+    """Writes, truncates and holes, and every look at them. [I-17]"""
+    rng, file = random.Random(5), File()
+    for _ in range(400):
+        turn = rng.random()
+        if turn < 0.2:
+            size = rng.randrange(2 * SIZE)
+            cut = file.truncate(size)
+            del file.bytes[size:]
+            file.bytes.extend(bytes(size - len(file.bytes)))
+            file.model.finish(cut)
+        elif turn < 0.3:
+            start = rng.randrange(SIZE)
+            hole = file.begin(start, 700, size=-1, zero=True)
+            end = min(len(file.bytes), start + 700)
+            if start < end:
+                file.bytes[start:end] = bytes(end - start)
+            file.model.finish(hole)
+        else:
+            file.done(rng.randrange(SIZE), rng.randrange(1, 900))
+        file.sees()
+        if file.bytes:
+            wrong = bytearray(file.bytes)
+            at = rng.randrange(len(wrong))
+            wrong[at] ^= 0x55
+            with pytest.raises(Broken):
+                file.sees(bytes(wrong))
+        with pytest.raises(Broken, match="where the file had"):
+            file.sees(bytes(file.bytes) + b"\0")
+    assert len(file.model.extents) < 400
+
+
+def test_a_look_beside_a_write_sees_either_and_after_it_the_new_one() -> None:
+    """Byte by byte. [I-17]"""
+    file = File()
+    old = bytes(file.bytes)
+    look = file.look()
+    write = file.begin(0, 100)
+    file.put(write)
+    torn = bytes(file.bytes[:40]) + old[40:60] + bytes(file.bytes[60:])
+    file.model.finish(write)
+    look.returned()
+    assert verdict(look, torn) is None
+    with pytest.raises(Broken):
+        file.sees(torn)
+
+
+def test_what_was_seen_stays() -> None:
+    """A byte that somebody saw new is not seen old again, although its write still runs. [I-17]"""
+    file = File()
+    old = bytes(file.bytes)
+    write = file.begin(0, 100)
+    file.sees(old)
+    file.put(write)
+    file.sees()
+    with pytest.raises(Broken):
+        file.sees(old)
+    file.model.finish(write)
+
+
+def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
+    """Until somebody has looked while nothing runs. [I-17]"""
+    file = File()
+    one, other = file.begin(0, 100), file.begin(50, 100)
+    file.put(other)
+    first = bytes(file.bytes)
+    file.put(one)
+    second = bytes(file.bytes)
+    file.model.finish(one)
+    file.model.finish(other)
+    file.sees(second)
+    file = File()
+    one, other = file.begin(0, 100), file.begin(50, 100)
+    file.put(one)
+    file.put(other)
+    file.model.finish(other)
+    file.model.finish(one)
+    look = file.look()
+    look.returned()
+    got = bytes(file.bytes)
+    file.model.settle(settled(look, got), len(got))
+    file.sees(got)
+    with pytest.raises(Broken):
+        file.sees(second)
+    assert first != second
+
+
+def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
+    """And afterwards the bytes behind an end do not come back. [I-17]"""
+    file = File()
+    cut, write = file.truncate(100), file.begin(20_000 - 10, 10)
+    file.model.finish(write)
+    file.model.finish(cut)
+    for size in (100, 20_000):
+        look = file.look()
+        look.returned()
+        content = bytes(file.bytes[:100]) + bytes(20_000 - 110) + write.data(19_990, 20_000)
+        assert verdict(look, content[:size]) is None
+    up = file.truncate(20_000)
+    file.model.finish(up)
+    look = file.look()
+    look.returned()
+    with pytest.raises(Broken):
+        verdict(look, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
+
+
+def test_a_failed_write_is_there_up_to_what_it_said() -> None:
+    """An exact one no further, another perhaps. [I-17]"""
+    for exact in (True, False):
+        file = File()
+        old = bytes(file.bytes)
+        write = file.begin(0, 100)
+        rest = file.model.split(write, 30)
+        file.model.finish(write)
+        file.model.cancel(rest) if exact else file.model.finish(rest, certain=False)
+        new = made(7, 0, 1, 1, 0, 100)
+        file.sees(new[:30] + old[30:])
+        with pytest.raises(Broken):
+            file.sees(new[:20] + old[20:])
+        if exact:
+            with pytest.raises(Broken):
+                file.sees(new + old[100:])
+        else:
+            file.sees(new[:30] + old[30:60] + new[60:] + old[100:])
+
+
+def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> None:
+    """What a reader saw of it is judged then. [I-17]"""
+    for right in (True, False):
+        file = File()
+        append = Write("append", "buffered", 1, 1, 0, 7, -1, 50)
+        file.model.begin(append)
+        data = made(7, APPENDED, 1, 1, 0, 50)
+        look = file.look()
+        look.returned()
+        doubt = verdict(look, bytes(file.bytes) + (data if right else data[::-1]))
+        assert doubt is not None
+        assert doubt.ask() is not None
+        file.model.place(append, SIZE)
+        file.model.finish(append)
+        if right:
+            assert doubt.ask() is None
+        else:
+            with pytest.raises(Broken):
+                doubt.ask()
+
+
+def test_appends_do_not_lie_on_each_other_and_begin_at_an_end() -> None:
+    """[I-17]"""
+    file = File()
+    one, other, third = (Write("append", "buffered", n, 1, 0, 7, -1, 50) for n in (1, 2, 3))
+    for append in (one, other, third):
+        file.model.begin(append)
+    file.model.place(one, SIZE)
+    with pytest.raises(Broken, match="lies on"):
+        file.model.place(other, SIZE + 20)
+    file.model.place(other, SIZE + 50)
+    file.model.finish(one)
+    file.model.finish(other)
+    with pytest.raises(Broken, match="where the end was"):
+        file.model.place(third, SIZE + 300)
+
+
+def test_a_copy_may_have_any_value_that_its_source_had_meanwhile() -> None:
+    """[I-17]"""
+    file = File()
+    old = bytes(file.bytes[:100])
+    look = file.look(0, 100)
+    copy = Write("copy", "buffered", 1, 50, 0, 7, 5000, 100)
+    file.model.begin(copy)
+    write = file.done(0, 100)
+    look.returned()
+    copy.literal = copied(look, copy, 5000)
+    file.model.finish(copy)
+    new = write.data(0, 100)
+    for data in (old, new, old[:30] + new[30:]):
+        file.sees(bytes(file.bytes[:5000]) + data + bytes(file.bytes[5100:]))
+    with pytest.raises(Broken):
+        file.sees()
+
+
+def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
+    """Newer is right too, older is not. [I-18]"""
+    file = File()
+    old = bytes(file.bytes)
+    file.done(0, 100)
+    at_call = bytes(file.bytes)
+    look = file.look(0, FOREVER)
+    file.done(50, 100)
+    look.returned()
+    assert verdict(look, at_call, store=True) is None
+    assert verdict(look, bytes(file.bytes), store=True) is None
+    with pytest.raises(Broken, match="should be of: writer 1, write 1"):
+        verdict(look, old, store=True)
+
+
+def test_a_story_names_where_wrong_bytes_come_from() -> None:
+    """The file, the write, and that it is over."""
+    file = File()
+    file.done(200, 100)
+    wrong = bytearray(file.bytes)
+    wrong[400:500] = made(7, 3, 4, 17, 5000, 5100)
+    with pytest.raises(Broken, match=r"bytes 400 to 500: wrong\n.*began with\n  are: of file 3: writer 4, write 17"):
+        file.sees(bytes(wrong))
+    wrong = bytearray(file.bytes)
+    wrong[250:260] = bytes(10)
+    with pytest.raises(Broken, match=r"should be of: writer 1, write 1: write \[200, 300\).*\n  are: 10 zeros"):
+        file.sees(bytes(wrong))
