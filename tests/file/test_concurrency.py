@@ -79,9 +79,8 @@ def foreign_bytes(seconds: float, seed: int) -> None:
         readers = [Task(reader, number) for number in range(len(reads))]
         writers = [Task(writer, file) for file in range(4)]
         end = time.monotonic() + seconds
-        while (time.monotonic() < end or not all(reads)) and not any(
-            task.finished.wait(0.2) for task in [*readers, *writers]
-        ):
+        at_work = [task.finished for task in readers] + [task.finished for task in writers]
+        while (time.monotonic() < end or not all(reads)) and not any(finished.wait(0.2) for finished in at_work):
             cache.check()
         over.set()
         for task in readers:

@@ -94,9 +94,9 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: Hand
     hung = rig.cache.attach(backend := RecordingBackend({"h": DATA}), name="hung", read_ahead=0).open("h", "r+b")
     hung.pwrite(NEW, 0)
     gate = backend.gate("write_from")
-    closing = Task(rig.cache.close, timeout=1.0, on_failed="discard")
-    eventually(lambda: not dirty_bytes(rig.volume) and not dirty_bytes(file.volume, "b"))
-    clock.advance(1.0)
+    closing = Task(rig.cache.close, timeout=3600.0, on_failed="discard")
+    clock.until(lambda: not dirty_bytes(rig.volume) and not dirty_bytes(file.volume, "b"))
+    clock.advance(3600.0)
     lost = closing.result()
     assert {entry.volume for entry in lost} == {"hung"}
     assert other.committed("b") == overlay(DATA, 0, NEW)

@@ -15,7 +15,7 @@ from pagecache import CachedFile, PageCache, Volume, WritebackError
 
 from .backends import Gate, RecordingBackend
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -248,11 +248,7 @@ def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandCloc
         file.pwrite(DATA, 0)
         syncing = Task(rig.cache.sync, 3600.0)
 
-        def saved() -> bool:
-            clock.advance(0.02)  # for the flusher, which moves the sync of the other volume on
-            return backend.committed(KEY) == DATA
-
-        eventually(saved)
+        clock.until(lambda: backend.committed(KEY) == DATA)
         assert not syncing.finished.is_set()
         clock.advance(3600.0)
         with pytest.raises(TimeoutError):
@@ -423,7 +419,7 @@ def test_volumes_stacked_on_a_healthy_one_go_on_beside_a_dead_one(dead: Rig) -> 
     settle(dead, users)
 
 
-def test_closing_saves_the_healthy_volumes_beside_a_dead_one() -> None:
+def test_closing_saves_the_healthy_volumes_beside_a_dead_one(clock: HandClock) -> None:
     """The dead one takes all of the time there is; nobody else's data waits for it. [T-62, 2.22]"""
     cache = PageCache("8MiB", retry=FAST, **QUIET)
     healthy = [RecordingBackend({KEY: b""}) for _ in range(2)]
@@ -433,8 +429,11 @@ def test_closing_saves_the_healthy_volumes_beside_a_dead_one() -> None:
         files.append(cache.attach(backend, name=f"{number}").open(KEY, "r+b"))
         files[-1].pwrite(DATA, 0)
     hang(dead)
-    lost = Task(cache.close, timeout=1.0, on_failed="discard").result()
-    assert {entry.volume for entry in lost} == {"1"}
+    closing = Task(cache.close, timeout=3600.0, on_failed="discard")
+    clock.until(lambda: not any(dirty_bytes(files[number].volume) for number in (0, 2)))
+    assert not closing.finished.is_set()
+    clock.advance(3600.0)
+    assert {entry.volume for entry in closing.result()} == {"1"}
     assert [backend.committed(KEY) for backend in healthy] == [DATA, DATA]
     dead.open_all_gates()
 
