@@ -99,6 +99,7 @@ class EngineFile:
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.withheld = False
         self.unclosed = False
+        self._limits_lock = threading.Lock()  # reading the limits and telling CORE go together: the newest win
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None
         self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
@@ -118,9 +119,8 @@ class EngineFile:
         self.bind_reads()
         self.read_staged = getattr(backend_file, "read_staged", self._closed)
         self.stages = staging.possible(backend_file)
-        self._seen_limits = None
         if backend_file is not None:
-            self.refresh_limits()
+            self.apply_limits()
 
     def bind_reads(self) -> None:
         """What C calls for a fill: the backend's method itself, unless something stands before it."""
@@ -153,10 +153,8 @@ class EngineFile:
         return getattr(self.backend_file, "limits", None) or self.volume.backend.limits
 
     def refresh_limits(self) -> None:
-        """Limits are read before each pass: a backend may change them at any time."""
-        limits = self.limits()
-        if limits is not self._seen_limits:
-            self._seen_limits = limits
+        """Limits are read before each pass: a backend may change them at any time. On return CORE has them."""
+        if self.limits() is not self._seen_limits:
             self.apply_limits()
 
     def lower_max_write(self, most: int) -> None:
@@ -169,7 +167,10 @@ class EngineFile:
         return most if self._max_write is None else min(most, self._max_write)
 
     def apply_limits(self) -> None:
-        self.native.set_limits(limits_of(self.limits(), self._max_write, stages=self.stages))
+        with self._limits_lock:
+            limits = self.limits()
+            self.native.set_limits(limits_of(limits, self._max_write, stages=self.stages))
+            self._seen_limits = limits  # last: who finds it here starts a pass at once
 
     def start_version(self) -> Job[None] | None:
         """After our own writes: ask what storage calls the object now, on a thread of the volume. None: it is known.

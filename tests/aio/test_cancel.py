@@ -21,7 +21,7 @@ from .test_handles import both, run
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
-SECONDS = 20
+SECONDS = 60
 
 # What a task waits for, and the method of the backend in which it hangs.
 WAITS: dict[str, tuple[str, Callable[[aio.AsyncCachedFile], Any]]] = {

@@ -39,7 +39,7 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
         thread.start()
         await asyncio.to_thread(gives_up.wait, 20)
         lane.submit(made)
-        value: int = await asyncio.wait_for(made.ticket, 5)
+        value: int = await asyncio.wait_for(made.ticket, 20)
         return value
 
     thread = threading.Thread(target=lane._work, daemon=True)

@@ -20,7 +20,7 @@ from .stores import Store
 from .test_handles import both, run
 
 DATA = pattern(64 * PAGE)
-SECONDS = 20
+SECONDS = 60
 
 
 async def until(condition: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pagecache import PageCache
 
 from .rig import eventually
@@ -18,6 +20,17 @@ class HandClock:
 
     def advance(self, seconds: float) -> None:
         self.time += seconds
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Time goes on, ten seconds in each real one at the most, until something has happened: what is done by turns
+        of the flusher needs it.
+        """
+
+        def happened() -> object:
+            self.advance(0.02)
+            return condition()
+
+        eventually(happened)
 
 
 def after_a_look(cache: PageCache) -> None:

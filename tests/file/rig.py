@@ -130,6 +130,12 @@ def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> No
         time.sleep(0.002)
 
 
+def quiet(volume: Volume, key: Hashable = KEY) -> None:
+    """Wait until no pass or commit of ours goes on: before that an open does not compare versions."""
+    engine = volume.inodes[key].engine
+    eventually(lambda: engine.quiet() is not None)
+
+
 def pattern(length: int, seed: int = 0) -> bytes:
     """Bytes in which every position differs from its neighbours and from the same position in the next page."""
     i = numpy.arange(length, dtype=numpy.uint64)

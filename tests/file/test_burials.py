@@ -37,8 +37,8 @@ def test_nothing_is_left_of_what_nobody_can_reach(objects: bool, end: str, chang
             file.close()
         else:
             file.abandon()
-        eventually(lambda: not rig.volume.orphans, 10)
+        eventually(lambda: not rig.volume.orphans)
         assert rig.cache.stats().dirty == 0
-        eventually(lambda: "file_close" in [call.op for call in rig.backend.calls], 10)
+        eventually(lambda: "file_close" in [call.op for call in rig.backend.calls])
     finally:
         rig.finish()

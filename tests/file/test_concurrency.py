@@ -46,8 +46,10 @@ def foreign_bytes(seconds: float, seed: int) -> None:
     with PageCache(24 * PAGE, dirty_background=0.1, dirty_limit=0.4, flush_interval=0.01) as cache:
         volumes = [cache.attach(backend, name=f"v{i}", read_ahead="16KiB") for i, backend in enumerate(backends)]
 
-        def reader(number: int) -> int:
-            rng, nr_reads = random.Random(seed + number), 0
+        reads = [0, 0, 0]
+
+        def reader(number: int) -> None:
+            rng = random.Random(seed + number)
             handles = {n: volumes[n // 2].open(f"f{n}", "rb") for n in range(4)}
             while not over.is_set():
                 file, offset = rng.randrange(4), rng.randrange(pages * PAGE // WORD.size) * WORD.size
@@ -57,10 +59,9 @@ def foreign_bytes(seconds: float, seed: int) -> None:
                         check_tags(view.tobytes(), file, offset)
                 else:
                     check_tags(handles[file].pread(length, offset), file, offset)
-                nr_reads += 1
+                reads[number] += 1
             for handle in handles.values():
                 handle.close()
-            return nr_reads
 
         def writer(file: int) -> dict[int, int]:
             rng, versions = random.Random(seed * 31 + file), dict.fromkeys(range(pages), 0)
@@ -75,13 +76,15 @@ def foreign_bytes(seconds: float, seed: int) -> None:
                         volumes[file // 2].drop_clean(f"f{file}")
             return versions
 
-        readers = [Task(reader, number) for number in range(3)]
+        readers = [Task(reader, number) for number in range(len(reads))]
         writers = [Task(writer, file) for file in range(4)]
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not any(task.finished.wait(0.2) for task in readers + writers):
+        at_work = [task.finished for task in readers] + [task.finished for task in writers]
+        while (time.monotonic() < end or not all(reads)) and not any(finished.wait(0.2) for finished in at_work):
             cache.check()
         over.set()
-        assert all(task.result() > 0 for task in readers)
+        for task in readers:
+            task.result()
         versions = [task.result() for task in writers]
         cache.check()
         cache.sync(30)

@@ -13,7 +13,7 @@ from pagecache.engine.file import EngineFile
 
 from .backends import RecordingFile
 from .objects import ObjectBackend, losing_the_answer
-from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern, quiet
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -40,6 +40,7 @@ def uploaded(make: Make, policy: str = "fail", **limits: Any) -> Rig:
     file.pwrite(MINE, PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == PAGE)
+    quiet(rig.volume)
     backend.put(KEY, OTHER)
     return rig
 
@@ -425,6 +426,7 @@ def change_under_units(rig: Rig) -> bytes:
         file.pwrite(MINE, unit * UNIT + PAGE)
     file.sync_range(0, 3 * UNIT)
     eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
+    quiet(rig.volume)
     rig.backend.put(KEY, BIG_OTHER)  # type: ignore[attr-defined]
     expected = bytearray(BIG_OTHER)
     for unit in range(3):

@@ -12,7 +12,8 @@ import pytest
 from pagecache import ShutdownError, UnsavedDataError, ending
 
 from .backends import PATIENCE, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
+from .clock import HandClock
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -83,7 +84,7 @@ def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end
     assert rig.cache.close() == []
 
 
-def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make) -> None:
+def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: HandClock) -> None:
     """Its own data is nobody's loss, though the deadline was used up by the other. [2.15, 2.22]"""
     rig = make({KEY: DATA}, retry=ONCE)
     other = RecordingBackend({"b": DATA})
@@ -93,7 +94,10 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make) -> None:
     hung = rig.cache.attach(backend := RecordingBackend({"h": DATA}), name="hung", read_ahead=0).open("h", "r+b")
     hung.pwrite(NEW, 0)
     gate = backend.gate("write_from")
-    lost = Task(rig.cache.close, timeout=0.3, on_failed="discard").result()
+    closing = Task(rig.cache.close, timeout=3600.0, on_failed="discard")
+    clock.until(lambda: not dirty_bytes(rig.volume) and not dirty_bytes(file.volume, "b"))
+    clock.advance(3600.0)
+    lost = closing.result()
     assert {entry.volume for entry in lost} == {"hung"}
     assert other.committed("b") == overlay(DATA, 0, NEW)
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)

@@ -50,10 +50,21 @@ PRELUDE = """
             if "close" in self.hung:
                 hang()
 
-    def attach(*hung, name="volume", **config):
+    def attach(*hung, name="volume", exit_timeout=0.5):
         global cache
-        cache = PageCache("1MiB", exit_timeout=0.5, flush_interval=3600, dirty_expire=3600, **config)
+        cache = PageCache("1MiB", exit_timeout=exit_timeout, flush_interval=3600, dirty_expire=3600)
         return cache.attach(Hung(*hung), name=name)
+
+    def an_hour_a_second_after(event):
+        # The time that caches live in: nothing comes too late before the event, and every deadline is short after it.
+        import pagecache.cache
+        since = []
+        def now(self):
+            real = time.monotonic()
+            if not since and event():
+                since.append(real)
+            return real + 3600 * (real - since[0]) if since else real
+        pagecache.cache.Clock.now = now
 """
 
 
@@ -76,7 +87,8 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
 def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
     """Not saved is listed, what was saved is not; the status is the program's. [T-52, 2.22]"""
     body = f"""
-        file = attach("{hung}").open("thefile", "wb")
+        an_hour_a_second_after(entered.is_set)
+        file = attach("{hung}", exit_timeout=3600).open("thefile", "wb")
         file.pwrite(b"x" * 5000, 0)
         sys.exit(6)
     """
@@ -122,11 +134,20 @@ def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: st
 def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
     """Volumes are saved side by side. [T-52, T-62]"""
     body = """
-        file = attach("write_from", name="hung").open("lost", "wb")
+        saved = threading.Event()
+        an_hour_a_second_after(saved.is_set)
+        file = attach("write_from", name="hung", exit_timeout=3600).open("lost", "wb")
         file.pwrite(b"x" * 5000, 0)
         healthy = cache.attach(DirectoryBackend(sys.argv[1]), name="healthy").open("saved", "wb")
         healthy.pwrite(b"z" * 5000, 0)
         healthy.append(b"end")
+        def watch():
+            try:
+                while healthy.volume.dirty_ranges("saved"):
+                    time.sleep(0.005)
+            finally:
+                saved.set()  # or the exit is through with its volume
+        threading.Thread(target=watch, daemon=True).start()
     """
     done = run(body, tmp_path, str(tmp_path))
     assert done.returncode == 0

@@ -331,7 +331,7 @@ def interrupted_each(
         place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
         for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
             try:
-                Task(afterwards).result(10)
+                Task(afterwards).result()
             except (AssertionError, OSError) as error:
                 problems.append(f"{place}: {error!r}"[:400])
         if not place or len(problems) > 4:

@@ -107,7 +107,10 @@ def deadline_then_newer_bytes(rig: Rig, *, fenced: bool) -> bytes:
     rig.volume.reconnect(fresh, fenced=fenced)
     file.pwrite(NEWER, 0)
     saving = Task(file.fsync)
-    saving.waits(0.2)
+    if fenced:
+        saving.result()
+    else:
+        assert saving.waits()
     gate.open()
     saving.result()
     eventually(lambda: rig.backend.nr_running == 0)

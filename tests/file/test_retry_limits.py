@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from pagecache import BackendError, RetryPolicy, WritebackError
+from pagecache.native import NativeInode
 
-from .backends import RecordingFile
-from .rig import FAST, KEY, ONCE, PAGE, Rig, pattern
+from .backends import PATIENCE, RecordingFile
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
@@ -74,6 +76,31 @@ def test_a_retry_that_nobody_asks_for_obeys_them_too(make: Make, max_write: int)
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == DATA
     assert max(changing.sent_again()) <= max_write
+
+
+def test_a_pass_that_begins_while_the_limits_are_told_has_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds new limits first is on the way to tell CORE; a pass of somebody else does not begin before. [K5]"""
+    rig = make({KEY: b""}, limits={"max_write": REQUEST})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    engine = rig.volume.inodes[KEY].engine
+    telling, tell, tells = threading.Event(), threading.Event(), NativeInode.set_limits
+
+    def later(inode: NativeInode, limits: dict[str, int]) -> None:
+        telling.set()
+        assert tell.wait(PATIENCE)
+        tells(inode, limits)
+
+    monkeypatch.setattr(NativeInode, "set_limits", later)
+    rig.backend.limits = dataclasses.replace(rig.backend.limits, max_write=PAGE)
+    first = Task(engine.refresh_limits)
+    assert telling.wait(PATIENCE)
+    second = Task(file.fsync)
+    assert second.waits()
+    tell.set()
+    first.result()
+    second.result()
+    assert {call.length for call in rig.backend.seen("write_from")} == {PAGE}
 
 
 def test_a_limit_of_one_object_is_its_own(make: Make) -> None:

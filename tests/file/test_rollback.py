@@ -10,6 +10,7 @@ import pytest
 
 from pagecache import BackendError, CachedFile, ShutdownError
 
+from .clock import HandClock
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 
@@ -102,12 +103,15 @@ def test_abandon_returns_while_its_rollback_hangs(make: Make) -> None:
     assert backend.committed(KEY) == DATA
 
 
-def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make) -> None:
+def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, clock: HandClock) -> None:
     """What could not be saved is given up at the deadline, and listed. [2.22, K9]"""
     rig, _file, backend = uploaded(make)
     backend.fault("commit", BackendError(errno.EACCES, "no", retry=False, kept=True), times=9)
     gate = backend.gate("rollback", times=9)
-    lost = Task(rig.cache.close, timeout=0.2, on_failed="discard").result()
+    closing = Task(rig.cache.close, timeout=60.0, on_failed="discard")
+    gate.wait_entered()
+    clock.advance(60.0)
+    lost = closing.result()
     assert sum(entry.length for entry in lost) == 2 * PAGE
     assert gate.nr_entered == 1
     gate.open()

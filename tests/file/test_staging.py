@@ -12,7 +12,7 @@ from pagecache import BackendError, CommitError, DataLossError, PageCacheError, 
 
 from .backends import failing_commit, short
 from .keeping import KeepingBackend
-from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern, quiet
 
 Make = Callable[..., Rig]
 
@@ -459,6 +459,7 @@ def test_staged_bytes_over_a_version_that_changed(make: Make) -> None:
     file = rig.open("r+b")
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
+    quiet(rig.volume)
     newer = pattern(25 * PAGE, 6)
     with rig.backend.lock:
         stored = rig.backend.objects[KEY]

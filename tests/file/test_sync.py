@@ -14,7 +14,8 @@ import pytest
 from pagecache import CachedFile, PageCache, Volume, WritebackError
 
 from .backends import Gate, RecordingBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from .clock import HandClock
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, dirty_bytes, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -237,7 +238,7 @@ def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, 
     return backend, rig.cache.attach(backend, name=name, read_ahead=0)
 
 
-def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make) -> None:
+def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandClock) -> None:
     """Attached first, and dead: the others are committed all the same, and the error says what was not. [T-41]"""
     rig = make({KEY: b""})
     rig.open().pwrite(DATA, 0)
@@ -245,28 +246,33 @@ def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make) -> None:
     backend, volume = other_volume(rig, "healthy")
     with volume.open(KEY, "r+b") as file:
         file.pwrite(DATA, 0)
+        syncing = Task(rig.cache.sync, 3600.0)
+
+        clock.until(lambda: backend.committed(KEY) == DATA)
+        assert not syncing.finished.is_set()
+        clock.advance(3600.0)
         with pytest.raises(TimeoutError):
-            Task(rig.cache.sync, 0.3).result()
-        assert backend.committed(KEY) == DATA
+            syncing.result()
     for gate in hung:
         gate.open()
 
 
-def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make) -> None:
+def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: HandClock) -> None:
     """Their times run together: what began later is not given a time of its own. [T-41]"""
     rig = make({KEY: b""})
     dead = [other_volume(rig, f"dead {k}", trusted=False, sync_timeout=0.2) for k in range(8)]
-    files = []
+    files, gates = [], []
     for backend, volume in dead:
-        hang(backend, "write_from")
+        gates += hang(backend, "write_from")
         files.append(volume.open(KEY, "r+b"))
         files[-1].pwrite(DATA, 0)
     rig.open().pwrite(DATA, 0)
-    clock = rig.cache.clock
-    began = clock.now()
+    syncing = Task(rig.cache.sync)
+    for gate in gates:
+        gate.wait_entered()
+    clock.advance(0.2)  # once, for all of them
     with pytest.raises(WritebackError) as caught:
-        Task(rig.cache.sync).result()
-    assert clock.now() - began < 8 * 0.2
+        syncing.result()
     assert sum(isinstance(error, TimeoutError) for error in caught.value.exceptions) == 8
     assert rig.backend.committed(KEY) == DATA
     for backend, _volume in dead:
@@ -413,7 +419,7 @@ def test_volumes_stacked_on_a_healthy_one_go_on_beside_a_dead_one(dead: Rig) -> 
     settle(dead, users)
 
 
-def test_closing_saves_the_healthy_volumes_beside_a_dead_one() -> None:
+def test_closing_saves_the_healthy_volumes_beside_a_dead_one(clock: HandClock) -> None:
     """The dead one takes all of the time there is; nobody else's data waits for it. [T-62, 2.22]"""
     cache = PageCache("8MiB", retry=FAST, **QUIET)
     healthy = [RecordingBackend({KEY: b""}) for _ in range(2)]
@@ -423,8 +429,11 @@ def test_closing_saves_the_healthy_volumes_beside_a_dead_one() -> None:
         files.append(cache.attach(backend, name=f"{number}").open(KEY, "r+b"))
         files[-1].pwrite(DATA, 0)
     hang(dead)
-    lost = Task(cache.close, timeout=1.0, on_failed="discard").result()
-    assert {entry.volume for entry in lost} == {"1"}
+    closing = Task(cache.close, timeout=3600.0, on_failed="discard")
+    clock.until(lambda: not any(dirty_bytes(files[number].volume) for number in (0, 2)))
+    assert not closing.finished.is_set()
+    clock.advance(3600.0)
+    assert {entry.volume for entry in closing.result()} == {"1"}
     assert [backend.committed(KEY) for backend in healthy] == [DATA, DATA]
     dead.open_all_gates()
 

@@ -298,7 +298,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
     rig.volume.drop_clean()
     rig.backend.forget_calls()
     tried(PAGE, 103 * PAGE)  # goes on where a try has ended: more than a page
-    eventually(lambda: sum(call.length for call in rig.backend.seen("read_into")) > PAGE, 5)
+    eventually(lambda: sum(call.length for call in rig.backend.seen("read_into")) > PAGE)
 
 
 def test_tries_inside_of_a_backend_call(make: Make) -> None:

@@ -34,7 +34,7 @@ __all__ = ["SCENARIOS", "outcomes"]
 Make = Callable[..., Rig]
 SCENARIOS: dict[str, Callable[[Make], None]] = {**CORE_SCENARIOS, **ENGINE_SCENARIOS}
 
-SECONDS = {False: 20.0, True: 4.0}
+SECONDS = {False: 100.0, True: 4.0}
 """Without the bug, and with it: a hang is what some bugs do."""
 AT_ONCE = 4
 

@@ -17,7 +17,8 @@ from pagecache.native import NativeInode
 
 from ..file.backends import RecordingFile, failing_commit
 from ..file.objects import ObjectBackend
-from ..file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
+from ..file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern, quiet
+from .shown_core import MOMENT, SOON
 
 __all__ = ["ENGINE_SCENARIOS"]
 
@@ -25,7 +26,6 @@ Make = Callable[..., Rig]
 OLD = pattern(8 * PAGE)
 NEW = pattern(8 * PAGE, seed=5)
 NEWER = pattern(8 * PAGE, seed=9)
-SOON = 2.0
 ENGINE_SCENARIOS: dict[str, Callable[[Make], None]] = {}
 
 
@@ -125,7 +125,7 @@ def newer_bytes_stay_after_a_late_call(make: Make) -> None:
     rig.volume.reconnect(fresh)
     file.pwrite(NEWER[:PAGE], 0)
     saving = Task(file.fsync)
-    saving.waits(0.3)
+    assert saving.waits(MOMENT)
     gate.open()
     saving.result()
     eventually(lambda: rig.backend.nr_running == 0)
@@ -139,6 +139,7 @@ def a_rebase_brings_no_old_neighbours_back(make: Make) -> None:
     file = rig.open()
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     file.sync_range(0, 4 * PAGE)
+    quiet(rig.volume)
     backend.put(KEY, NEWER)
     file.fsync()
     assert backend.committed(KEY) == overlay(NEWER, PAGE, NEW[PAGE : 2 * PAGE])
@@ -205,7 +206,7 @@ def a_sync_waits_for_what_another_is_saving(make: Make) -> None:
         assert not first.done()
         gate.wait_entered()
         second = Task(rig.volume.sync)
-        assert second.waits(0.3)
+        assert second.waits(MOMENT)
     first.wait(SOON)
     second.result(SOON)
 
@@ -254,7 +255,7 @@ def a_write_through_is_stored_when_it_returns(make: Make) -> None:
     with rig.backend.gate("write_from") as gate:
         writing = Task(file.pwrite, NEW[:PAGE], 0)
         gate.wait_entered()
-        assert writing.waits(0.3)
+        assert writing.waits(MOMENT)
     writing.result()
 
 

@@ -16,6 +16,7 @@ from .planted import DEBUG_EXTENSION, Legal, Planted, debug_environment
 from .shown_stores import LIVES, life
 from .table import BUGS, LEGAL
 
+pytestmark = pytest.mark.timeout(600)  # a child for each bug, and all of them before the first test
 ROOT = Path(__file__).parents[2]
 SWITCHED = [bug for bug in BUGS if bug.kind in ("core", "engine")]
 STORES = [bug for bug in BUGS if bug.kind in ("backend", "cache")]
@@ -28,7 +29,7 @@ def outcomes() -> dict[str, list[str]]:
         pytest.fail("there is no debug extension: make debug-extension")
     command = [sys.executable, "-m", "tests.planted.directed"]
     run = subprocess.run(
-        command, cwd=ROOT, env=debug_environment(), capture_output=True, text=True, timeout=110, check=True
+        command, cwd=ROOT, env=debug_environment(), capture_output=True, text=True, timeout=500, check=True
     )
     found: dict[str, list[str]] = json.loads(run.stdout)
     return found

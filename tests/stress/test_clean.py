@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from pagecache import CommitError
 from pagecache.stress import Plan, run
+from pagecache.stress.cached import CachedTarget
 from pagecache.stress.profiles import PROFILES
+from pagecache.testing import Rule
 
 SHORT = {"threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1}
 
@@ -34,6 +38,18 @@ def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
 def test_a_short_run_with_faults_is_clean() -> None:
     """What fails is tried again, and in the end everything is saved. [I-22]"""
     clean(Plan(duration=1, faults="flaky", **SHORT))  # type: ignore[arg-type]
+
+
+def test_a_loss_that_a_handle_is_told_when_it_is_closed_is_no_alarm_where_calls_fail() -> None:
+    """A commit that fails may have taken direct writes with it; handles that were not used since hear of it last."""
+    target = CachedTarget(Plan(seed=2, faults="flaky", **SHORT), 0, None, "memory:")  # type: ignore[arg-type]
+    target.start([bytes(64 << 10)])
+    target.faults.use([Rule("commit", error=errno.EACCES)])
+    target.handle(0, "direct").pwrite(bytes(8 << 10), 0)
+    with pytest.raises(CommitError):
+        target.handle(0, "buffered").fsync()
+    target.calm()
+    target.close()
 
 
 @pytest.mark.parametrize("folder", ["/dev/shm", ""])

@@ -20,6 +20,7 @@ import pagecache
 from pagecache import ForkedError, PageCache, Wait, WaitOwner, aio, native
 from pagecache.engine.look import Look
 
+from ..file.backends import PATIENCE
 from ..file.rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern
 from .seen import nobody_waits, start, wait_of
 
@@ -200,7 +201,8 @@ def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
     """Eight threads at once, most of them short-lived, tasks that are cancelled, caches that close: each report is
     whole, and nobody is left in it. [T-80, I-16]
     """
-    until = time.monotonic() + 3.0
+    began = time.monotonic()
+    until = began + 3.0
     over = threading.Event()
     caches: list[PageCache] = []
     seen: set[str] = set()
@@ -210,13 +212,13 @@ def test_reports_beside_waits_that_begin_and_end_all_the_time() -> None:
             for cache in list(caches):
                 for wait in cache.waits():
                     assert wait.chain[0].startswith(f"{wait.name} waits for {wait.what}")
-                    assert wait.seconds < 20
+                    assert 0 <= wait.seconds <= time.monotonic() - began + 0.1  # they are told by a coarse clock
                     assert json.dumps(wait.to_dict())
                     seen.add(re.sub(r"[\d\[\], )]+", " ", wait.what))
 
     reporter = Task(report)
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < until or (len(seen) < 4 and time.monotonic() < began + PATIENCE):
             backend = Slow()
             for key in ("one", "two"):
                 backend.open(key, create=True).truncate(48 * PAGE)

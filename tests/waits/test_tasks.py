@@ -20,7 +20,7 @@ Make = Callable[..., Rig]
 DATA = pattern(16 * PAGE)
 WORKER = r"pagecache-volume-\d+"
 READS = rf"{WORKER} is in read_into of 'file' \[16384, 20480\) for [\d.]+ s, at .*"
-SECONDS = 20
+SECONDS = 60
 
 
 @dataclass

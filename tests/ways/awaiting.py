@@ -13,7 +13,7 @@ BLOCK = bytes(range(256)) * 16
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(main, 20))
+    return asyncio.run(asyncio.wait_for(main, 60))
 
 
 def content(volume: Volume, key: str = "f") -> bytes:
