@@ -52,7 +52,7 @@ static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
 {
 	struct pc_inode *i = h->inode;
 	pc_place_open(i, place, pos, len);
-	if (PC_LIKELY(pc_room_take(i, place, false) && !i->nr_failed))
+	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return 0;
 	atomic_fetch_add(&i->volume->room.asking, 1);
 	int err = ask_for_room(h, pos, len, place);

@@ -50,7 +50,7 @@ static bool may_try(struct handle *h, u64 len)
 		return false; /* what is wrong is found out, and said, on the way of writes that wait */
 	}
 	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
-	       pc_dirty_room(i, len) && !i->nr_failed &&
+	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
@@ -277,7 +277,7 @@ static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 	struct pc_need need;
 	struct pc_place place;
 	u64 done = 0;
-	if (len > PC_WHOLE_MAX || h->through || i->nr_failed)
+	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(i))
 		return false;
 	if (try_room(h, &place, pos, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		if (PC_LIKELY(len < h->gil_release)) {

@@ -193,7 +193,7 @@ static inline void pc_count_hit(struct pc_inode *i)
 #ifdef Py_GIL_DISABLED
 	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
 #else
-	i->counters.hits++;
+	__atomic_store_n(&i->counters.hits, i->counters.hits + 1, __ATOMIC_RELAXED);
 #endif
 }
 

@@ -243,6 +243,10 @@ def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) ->
     ticket = rig.volume.begin_sync()
     gate.wait_entered()
 
+    def failed() -> bool:
+        ticket._advance_files()
+        return bool(ticket.errors)
+
     class Counted(dict[Any, int]):
         """It fails as soon as those that have failed were looked at."""
 
@@ -250,7 +254,7 @@ def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) ->
             found = list(super().values())
             if not gate.release.is_set():
                 gate.open()
-                eventually(lambda: ticket._advance_files() or ticket.errors)
+                eventually(failed)
             return found
 
     ticket._parked = Counted()
