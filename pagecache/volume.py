@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from . import ending, lifetimes, opening, reconnecting
+from . import ending, lifetimes, opening, reconnecting, revising
 from .backends.protocol import AsyncBackend, Backend, ObjectStat
 from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
 from .direct import DirectFile
-from .engine import barrier, remote, staging
+from .engine import remote, staging
 from .engine.aside import Aside
 from .engine.loop import blocking, original
 from .engine.notices import spans
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from .cache import PageCache
 
 __all__ = ["Volume"]
-
-INVALIDATE_ROUNDS = 3
 
 
 class Volume:
@@ -353,19 +351,7 @@ class Volume:
         """
         self.check_alive(key)
         for inode in self._inodes_of(key):
-            start, end = extent(offset, length, inode.native.size)
-            whole = length is None
-            for _ in range(INVALIDATE_ROUNDS):
-                if inode.native.has_local():
-                    if inode.engine.limits().commit_on_close and (inode.writers or inode.engine.unclosed):
-                        raise BlockingIOError(errno.EAGAIN, "invalidate: the object is open for writing", inode.key)
-                    barrier.fsync(inode.engine)
-                if inode.native.invalidate_range(start, END if whole else end):
-                    break
-                if inode.native.usage()["write_pinned"]:
-                    raise BlockingIOError(errno.EAGAIN, "invalidate: a writable view is open", inode.key)
-            else:
-                raise BlockingIOError(errno.EAGAIN, "invalidate: written again and again", inode.key)
+            revising.invalidate(inode, offset, length)
 
     def drop_clean(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> int:
         """Drop what can be dropped at once; returns bytes freed. Never blocks, never fails."""
@@ -384,16 +370,7 @@ class Volume:
         """
         self.cache.check_forked()
         for inode in self._inodes_of(key):
-            if version is not None and version == inode.engine.version and not inode.engine.version_stale:
-                continue  # our own doing, or known
-            start, end = extent(offset, length, inode.native.size)
-            remote.announced(inode.engine, version, start, END if length is None else end)
-            if self.engine.mirror is not None:
-                self.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-            what = f"somebody else changed [{start}, {end})"
-            next = "what is cached of it is read again" if not inode.native.has_local() else "unsaved bytes are kept"
-            self.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)
-            self.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
+            revising.announce(self, inode, offset, length, version)
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
         """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
@@ -439,34 +416,7 @@ class Volume:
         self.check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        lost: builtins.list[LostRange] = []
-        for inode in self._inodes_of(key):
-            if inode.engine.conflict is None:
-                continue
-            lost += self._resolve(inode, how)
-        return lost
-
-    def _resolve(self, inode: Inode, how: str) -> builtins.list[LostRange]:
-        engine = inode.engine
-        if how == "discard":
-            lost = engine.settled(lambda: remote.take(engine))
-            with self.names:
-                inode.record_loss(lost, seen=True)
-            return lost
-        if how == "force" and engine.limits().commit_on_close:
-            self._fill_all(inode)
-        settle = remote.force if how == "force" else remote.rebase
-        staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
-        return []
-
-    def _fill_all(self, inode: Inode) -> None:
-        """Our whole version into memory, while what lies under it can still be read."""
-        engine = inode.engine
-        engine.read_into = engine.opened().read_into
-        try:
-            inode.native.fill(0, inode.native.size)
-        finally:
-            engine.use(engine.backend_file)
+        return [lost for inode in self._inodes_of(key) for lost in revising.resolve(self, inode, how)]
 
     # -- abort, reconnect, detach
 

@@ -24,6 +24,7 @@ LAYERS = [
         "ending",
         "closing",
         "reconnecting",
+        "revising",
         "ticket",
         "tracing",
         "inode",

@@ -5,21 +5,14 @@
  * with signal handlers run in between and an aborted volume as a way out [K9]. A fill that nobody has started is run by who
  * waits for it. A wait that could only wait for the call it was made from is a DeadlockError (contract 2.25).
  *
- * Before its first sleep each wait writes a record of itself, and takes it back when it is over (waits.c): what has not to be waited
- * for leaves none. Pauses of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
+ * A wait begins (spans.c) before its first sleep, and ends whatever ends it: what has not to be waited for leaves no trace. Pauses
+ * of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
  */
 #include "types.h"
 
 #include <time.h>
 
 _Thread_local bool pc_tls_loop;
-
-i64 pc_clock_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 /* Context: without the interpreter lock. */
 void pc_nap(i64 ns)
@@ -135,36 +128,11 @@ static int run_taken(PyObject *core, struct pc_request *r)
 	return 0;
 }
 
-/* A wait of this thread: what it says of itself. */
-struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end)
-{
-	return (struct pc_wait){.kind = kind,
-				.since_ns = (u64)pc_clock_ns(),
-				.thread = pc_thread_id(),
-				.volume = (uintptr_t)i->volume,
-				.inode = i->id,
-				.pos = pos,
-				.end = end};
-}
-
-static u32 begin(struct pc_inode *i, u32 kind)
+/* Before the first sleep of a wait. */
+static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
 {
 	struct pc_wait w = pc_wait_of(i, kind, 0, 0);
-	return pc_wait_begin(i->cache, &w);
-}
-
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need)
-{
-	u64 pos = pc_folio_index(f) << i->cache->page_shift, len = (u64)i->cache->page_size << pc_folio_order(f);
-	struct pc_wait w = pc_wait_of(i, need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO, pos, pos + len);
-	w.request = need->owner;
-	return w;
-}
-
-static u32 begin_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need)
-{
-	struct pc_wait w = pc_wait_for_folio(i, f, need);
-	return pc_wait_begin(i->cache, &w);
+	pc_sleep_begin(s, i->cache, &w, 0);
 }
 
 /* Wait until the folio may be unlocked (or out of flight); a fill that no thread has started is run here. */
@@ -176,58 +144,53 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return -1;
 	int err = 0;
-	u32 record = 0;
+	struct pc_sleep sleep = {.cache = NULL};
 	struct pc_request *taken = NULL;
 	if (!pc_folio_get(f))
 		return 0;
-	struct pc_span wait;
-	u64 pos = pc_folio_pos(c, f), len = pc_folio_bytes(c, f);
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_FOLIO, pos, len, 0);
 	pc_count(i, &i->counters.lock_waits, 1);
 	while (!err) {
 		u32 seq = atomic_load(&e->seq);
 		if (!folio_busy(f, need->kind) || (taken = take_over(i, need)))
 			break;
-		if (!record)
-			record = begin_folio(i, f, need);
+		if (!sleep.cache) {
+			struct pc_wait w = pc_wait_for_folio(i, f, need);
+			pc_sleep_begin(&sleep, c, &w, 0);
+		}
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
 	}
-	pc_wait_end(c, record);
+	pc_sleep_end(&sleep, err);
 	pc_folio_put(c, f);
-	pc_record_end(c, &wait, err ? PC_R_FAILED : 0, i->id, pos, len, 0);
 	return taken ? run_taken(core, taken) : err;
 }
 
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
 {
-	struct pc_span wait;
+	struct pc_sleep sleep = {.cache = NULL};
 	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
-	u32 record = 0;
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_INVALIDATE, 0, 0, 0);
 	while (!err) {
 		u32 seq = atomic_load(&i->event.seq);
 		if (!atomic_load(&i->inval_x))
 			break;
-		record = record ? record : begin(i, PC_WAIT_INVALIDATE);
+		if (!sleep.cache)
+			begin(&sleep, i, PC_WAIT_INVALIDATE);
 		err = pc_wait_event(&i->event, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
 	}
-	pc_wait_end(i->cache, record);
-	pc_record_end(i->cache, &wait, err ? PC_R_FAILED : 0, i->id, 0, 0, 0);
+	pc_sleep_end(&sleep, err);
 	return err;
 }
 
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 {
 	struct pc_volume *v = i->volume;
-	struct pc_span wait;
+	struct pc_sleep sleep;
 	int err = 0;
 	u32 seq = atomic_load(&v->event.seq);
 	if ((*credit = pc_credit_try(v)))
 		return 0;
-	u32 record = begin(i, PC_WAIT_CREDIT);
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_CREDIT, 0, 0, 0);
+	begin(&sleep, i, PC_WAIT_CREDIT);
 	while (!err) {
 		err = pc_wait_event(&v->event, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(i, core);
@@ -235,8 +198,7 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 		if (!err && (*credit = pc_credit_try(v)))
 			break;
 	}
-	pc_wait_end(i->cache, record);
-	pc_record_end(i->cache, &wait, err ? PC_R_FAILED : 0, i->id, 0, 0, 0);
+	pc_sleep_end(&sleep, err);
 	return err;
 }
 
@@ -244,10 +206,10 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
 {
 	struct pc_inode *i = op->inode;
-	struct pc_span wait;
+	struct pc_sleep sleep = {.cache = NULL};
 	int err = 0;
-	u32 record = atomic_load(&op->waiter.word) == PC_GRANTED ? 0 : begin(i, kind);
-	pc_slow_begin(&wait, i, PC_R_WAIT, kind == PC_WAIT_TOKEN ? PC_WAITED_TOKEN : PC_WAITED_LOCK, 0, 0, 0);
+	if (atomic_load(&op->waiter.word) != PC_GRANTED)
+		begin(&sleep, i, kind);
 	while (!err && atomic_load(&op->waiter.word) != PC_GRANTED) {
 		i64 left = PC_WAIT_SLICE_NS;
 		if (deadline_ns >= 0) {
@@ -263,8 +225,7 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 		err = err ? err : check_alive(i, op->core);
 	}
 	bool late = err && cancel(i, &op->waiter);
-	pc_wait_end(i->cache, record);
-	pc_record_end(i->cache, &wait, err ? PC_R_FAILED : 0, i->id, 0, 0, 0);
+	pc_sleep_end(&sleep, err);
 	if (late)
 		return err < 0 ? -2 : 2; /* granted in the last moment: the caller holds it and passes it on */
 	return err;
@@ -282,7 +243,7 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 	int err = 0;
 	if (!pc_inode_lock_try(i, mode)) {
 		pc_inode_lock_enqueue(i, &op->waiter, mode);
-		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_SHARED : PC_WAIT_LOCK, deadline_ns,
+		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns,
 				   pc_inode_lock_cancel);
 		if (err == 2 || err == -2)
 			pc_inode_lock_release(i, mode);
@@ -309,18 +270,19 @@ static int acquire_token(struct op *op, i64 deadline_ns)
 static int acquire_invalidate(struct op *op)
 {
 	int err = 0;
-	u32 record = 0;
+	struct pc_sleep sleep = {.cache = NULL};
 	while (!err) {
 		u32 seq = atomic_load(&op->inode->event.seq);
 		if (!pc_invalidate_lock(op->inode)) {
 			op->holds |= HOLD_INVALIDATE;
 			break;
 		}
-		record = record ? record : begin(op->inode, PC_WAIT_INVALIDATE);
+		if (!sleep.cache)
+			begin(&sleep, op->inode, PC_WAIT_INVALIDATE);
 		err = pc_wait_event(&op->inode->event, seq, PC_WAIT_SLICE_NS);
 		err = err ? err : check_alive(op->inode, op->core);
 	}
-	pc_wait_end(op->inode->cache, record);
+	pc_sleep_end(&sleep, err);
 	return err;
 }
 

@@ -409,9 +409,11 @@ uint32_t pc_volume_inflight(struct pc_volume *v)
 static void wake_everybody(struct pc_volume *v)
 {
 	struct pc_cache *c = v->cache;
-	for (u32 k = 0; k < c->inode_slots; k++)
-		if (c->inodes[k] && c->inodes[k]->volume == v)
-			pc_event_wake(&c->inodes[k]->event);
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		struct pc_inode *i = c->inodes[k];
+		if (pc_inode_is_of(i, v))
+			pc_event_wake(&i->event);
+	}
 	pc_event_wake(&v->event);
 	pc_cache_wake_all(c);
 }

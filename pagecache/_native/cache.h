@@ -48,10 +48,11 @@ struct pc_cache {
 	u64 held_pages; /* of the frames in the table */
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
-	struct pc_inode **inodes;
+	_Atomic(struct pc_inode *) *inodes; /* written under the lock, like the number of slots; read without */
 	u32 inodes_max; /* room in `inodes` */
 	struct pc_inode *free_inodes;
-	u32 inode_slots, inode_hint;
+	_Atomic u32 inode_slots;
+	u32 inode_hint;
 	u64 inode_generation;
 	struct pc_volume *volumes[PC_VOLUMES_MAX];
 	u32 nr_volumes;

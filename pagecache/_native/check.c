@@ -364,10 +364,10 @@ static bool check_waits(struct pc_cache *c, struct pc_violation *out)
 		if (!pc_wait_read(c, id, &w))
 			continue;
 		const struct pc_inode *i = w.inode ? inode_with(c, w.inode) : NULL;
-		bool lock = w.kind == PC_WAIT_LOCK || w.kind == PC_WAIT_SHARED;
+		bool lock = w.kind == PC_WAIT_LOCK || w.kind == PC_WAIT_LOCK_SHARED;
 		bool idle = lock ? i && !atomic_load(&((struct pc_inode *)i)->lock_word)
 				 : w.kind == PC_WAIT_TOKEN && i && i->token == PC_TOKEN_FREE;
-		if (idle || !w.kind || w.kind > PC_WAIT_REASON || w.pos > w.end)
+		if (idle || !w.kind || w.kind >= PC_WAITS || w.pos > w.end)
 			return pc_violated(out, "I-16",
 					   "wait %u, of kind %llu: inode %llu is free, or there is no such wait", id,
 					   (unsigned long long)w.kind, (unsigned long long)w.inode);

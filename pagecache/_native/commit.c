@@ -136,7 +136,7 @@ bool pc_commit_begin(struct pc_inode *i)
 		i->stamp_m = PC_STAMP_NONE;
 		pc_direct_move(i);
 		i->counters.commits += commits;
-		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1);
+		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1, 0);
 		pc_record_announce(i->cache, &i->commit_span, i->id, 0, 0, stamp);
 	} else {
 		pc_token_release_locked(i);
@@ -144,6 +144,12 @@ bool pc_commit_begin(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_begun");
 	return wanted;
+}
+
+static void record_commit(struct pc_inode *i, bool ok, int how)
+{
+	int flags = (ok ? 0 : PC_R_FAILED) | (how == PC_COMMIT_KEPT ? PC_R_KEPT : 0);
+	pc_record_end(i->cache, &i->commit_span, flags, i->id, 0, 0, 0);
 }
 
 /**
@@ -200,8 +206,8 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
-	pc_record_end(i->cache, &i->commit_span, (ok ? 0 : PC_R_FAILED) | (how == PC_COMMIT_KEPT ? PC_R_KEPT : 0),
-		      i->id, 0, 0, 0);
+	if (PC_FIX("commit_recorded_under_token"))
+		record_commit(i, ok, how);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	i->stamp_m_moved = PC_STAMP_NONE;
 	i->commit_running = i->commit_due = 0;
@@ -213,6 +219,9 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	if (i->settle) /* asked for while this commit ran */
 		queue_for_commit(i);
 	pc_inode_leaf_unlock(i);
+	PC_SYNC("commit_ended");
+	if (!PC_FIX("commit_recorded_under_token"))
+		record_commit(i, ok, how);
 	pc_event_wake(&i->cache->event);
 }
 

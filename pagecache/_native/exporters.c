@@ -172,7 +172,7 @@ static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 /* No memory now: wait for some like a writer; where none can ever come that call says so. Return: 0, -1. */
 static int wait_for_memory(struct pc_inode *i)
 {
-	PyObject *room = PyObject_CallMethod(i->user, "room", "ii", 0, 0);
+	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
 	Py_XDECREF(room);
 	return room ? 0 : -1;
 }

@@ -56,6 +56,12 @@ static u64 *count_of(struct pc_inode *i, enum pc_set s)
 	}
 }
 
+/* Written under the leaf lock; one of them is read without (pc_some_failed). */
+static void count(u64 *counter, u64 n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
 /* Add to or take from a set, with its count and its mark; the first dirty block starts the inode's age. Return: blocks that
  * changed. */
 static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1)
@@ -64,7 +70,7 @@ static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0
 		i->dirtied_ns = pc_now(i->cache);
 	bool was = pc_set_count(i->cache, f, s, 0, blocks_of(f)) != 0;
 	u32 n = pc_set_add(i->cache, f, s, b0, b1);
-	*count_of(i, s) += n;
+	count(count_of(i, s), n);
 	if (s == PC_U)
 		atomic_fetch_add_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && !was && s <= PC_U)
@@ -75,7 +81,7 @@ static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0
 static u32 set_del(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1)
 {
 	u32 n = pc_set_del(i->cache, f, s, b0, b1);
-	*count_of(i, s) -= n;
+	count(count_of(i, s), -(u64)n);
 	if (s == PC_U)
 		atomic_fetch_sub_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && s <= PC_U && pc_set_count(i->cache, f, s, 0, blocks_of(f)) == 0)

@@ -1,5 +1,5 @@
 /*
- * handle.h - a handle's own fields, and the checks that every verb begins with (handle.c, handle_read.c, handle_write.c).
+ * handle.h - a handle's own fields, and the checks that every verb begins with (handle.c, handle_read.c, handle_write.c, handle_claim.c).
  */
 #ifndef PC_HANDLE_H
 #define PC_HANDLE_H
@@ -95,7 +95,7 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 	return pc_to_u64_slow(value, what, out);
 }
 
-/* handle_read.c, handle_write.c */
+/* handle_read.c, handle_write.c, handle_claim.c */
 void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
 i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len);

@@ -40,7 +40,7 @@ PyObject *pc_name_threads(PyObject *module, PyObject *function)
 void pc_call_begin(struct pc_call *call, struct pc_inode *i, int verb, u64 pos, u64 len)
 {
 	pc_name_thread();
-	pc_record_begin(i->cache, &call->span, PC_R_CALL, (u16)verb, pc_record_call());
+	pc_record_begin(i->cache, &call->span, PC_R_CALL, (u16)verb, pc_record_call(), 0);
 	call->cache = i->cache;
 	call->file = i->id;
 	call->pos = pos;
@@ -74,16 +74,5 @@ PyObject *pc_call_end(struct pc_call *call, PyObject *result)
 void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb)
 {
 	pc_name_thread();
-	pc_record_begin(i->cache, s, PC_R_CALL, (u16)verb, pc_record_call());
-}
-
-/* A wait, or a call of the backend, on a slow path. */
-void pc_slow_begin(struct pc_span *s, struct pc_inode *i, int kind, int what, u64 pos, u64 len, u64 id)
-{
-	s->began = 0;
-	if (!pc_recording(i->cache))
-		return;
-	pc_name_thread();
-	pc_record_begin(i->cache, s, kind, (u16)what, id);
-	pc_record_announce(i->cache, s, i->id, pos, len, 0);
+	pc_record_begin(i->cache, s, PC_R_CALL, (u16)verb, pc_record_call(), 0);
 }

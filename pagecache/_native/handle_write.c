@@ -1,16 +1,16 @@
 /*
  * handle_write.c - the writing verbs of a handle.
  *
- * A short write without obstacles is one try of the inode lock and one call of CORE. Everything else, waiting for dirty
- * budget or memory, bytes that a folio lacks, a folio in flight, runs with an Op that owns the inode lock and gives it back
- * whatever happens. All or raise [K13]: the exception says how much was accepted (`characters_written`).
+ * A short write without obstacles is one try of the inode lock and one call of CORE. Everything else goes the way of
+ * handle_claim.c. All or raise [K13]: the exception says how much was accepted (`characters_written`).
  */
+#include "handle_write.h"
 #include "handle.h"
 
 #include <stdlib.h>
 
 /* The exception that ends a write says how much was accepted (and is kept). */
-static void set_characters_written(u64 done)
+void pc_characters_written(u64 done)
 {
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
@@ -37,101 +37,7 @@ static void add_characters_written(u64 before)
 	}
 	Py_XDECREF(n);
 	PyErr_Restore(type, value, traceback);
-	set_characters_written(before + own);
-}
-
-static i64 core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
-{
-	i64 n;
-	if (PC_LIKELY(len < h->gil_release))
-		return pc_write(h->inode, pos, from, len, need);
-	Py_BEGIN_ALLOW_THREADS n = pc_write(h->inode, pos, from, len, need);
-	Py_END_ALLOW_THREADS return n;
-}
-
-/* Pieces of a long write: each can have room below the dirty limit beside others. */
-static u64 piece_of(struct pc_inode *i, u64 len)
-{
-	struct pc_cache *c = i->cache;
-	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
-			   atomic_load_explicit(&i->volume->room.limit, memory_order_relaxed));
-	u64 share = limit / 4 << c->page_shift;
-	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
-}
-
-/* engine.write_back(pos, len), engine.write_through(pos, len), engine.room(length, place): see room_for. */
-static int ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
-{
-	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
-	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
-	Py_XDECREF(x);
-	Py_XDECREF(y);
-	Py_XDECREF(result);
-	return result ? 0 : -1;
-}
-
-/* Wait until the piece has dirty budget, which is the place's then. Return: 0, -1 exception; close the place in any case. */
-static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
-{
-	struct pc_inode *i = h->inode;
-	pc_place_open(i, place, pos, len);
-	if (PC_LIKELY(pc_room_take(i, place, false) && !i->nr_failed))
-		return 0;
-	atomic_fetch_add(&i->volume->room.asking, 1);
-	struct pc_span wait;
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_ROOM, pos, len, 0);
-	int err = ask_engine(h, pc_str_room, len, (uintptr_t)place);
-	pc_record_end(i->cache, &wait, err ? PC_R_FAILED : 0, i->id, pos, len, 0);
-	atomic_fetch_sub(&i->volume->room.asking, 1);
-	return err;
-}
-
-/* Wait until memory may be free. */
-static int memory_for(struct handle *h)
-{
-	struct pc_span wait;
-	pc_slow_begin(&wait, h->inode, PC_R_WAIT, PC_WAITED_MEMORY, 0, 0, 0);
-	int err = ask_engine(h, pc_str_room, 0, 0);
-	pc_record_end(h->inode->cache, &wait, err ? PC_R_FAILED : 0, h->inode->id, 0, 0, 0);
-	return err;
-}
-
-/* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
-static int provide_locked(struct handle *h, const struct pc_need *need)
-{
-	if (need->kind == PC_NEED_FILL) {
-		int next = pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
-		return next > 0 ? 1 : next;
-	}
-	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
-		return pc_wait_folio(h->inode, h->core, need);
-	if (need->kind == PC_NEED_OPEN)
-		return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
-	return 1;
-}
-
-/* Take the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
-static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need, int *err)
-{
-	u64 done = 0;
-	*err = 0;
-	while (done < len && *err == 0) {
-		i64 n = core_write(h, pos + done, from + done, len - done, need);
-		done += (u64)n;
-		if (done < len)
-			*err = provide_locked(h, need);
-	}
-	return done;
-}
-
-static int lock_inode(struct op *op, struct handle *h)
-{
-	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
-		op->holds |= HOLD_LOCK_X;
-		pc_op_claims(op);
-		return 0;
-	}
-	return pc_op_acquire(op, HOLD_LOCK_X, -1);
+	pc_characters_written(before + own);
 }
 
 /* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
@@ -144,109 +50,13 @@ static bool may_try(struct handle *h, u64 len)
 		return false; /* what is wrong is found out, and said, on the way of writes that wait */
 	}
 	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
-	       pc_dirty_room(i, len) && !i->nr_failed &&
+	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
-}
-
-/* Dirty budget for a piece, and the inode lock. Nobody waits for the lock with budget in his hands: who holds it may wait for
- * budget himself (an append, zeros), and would wait for ever. Return: 0, -1 exception; close the place in any case. */
-static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 pos, u64 len)
-{
-	struct pc_inode *i = h->inode;
-	for (int round = 0;; round++) {
-		int err = room_for(h, place, pos, len);
-		if (!err && !PC_FIX("no_budget_while_waiting_for_a_lock"))
-			return lock_inode(op, h);
-		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
-			if (!err) {
-				op->holds |= HOLD_LOCK_X;
-				pc_op_claims(op);
-			}
-			return err;
-		}
-		pc_place_close(i, place);
-		if (lock_inode(op, h))
-			return -1;
-		pc_place_open(i, place, pos, len);
-		if (pc_room_take(i, place, true))
-			return 0;
-		if (round == PC_ROUNDS_BUDGET)
-			return room_for(h, place, pos, len);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-		op->holds &= ~(u32)HOLD_LOCK_X;
-	}
-}
-
-/* What an operation is for: who waits for what it holds is told. */
-static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
-{
-	op->what = Py_NewRef(verb);
-	op->pos = pos;
-	op->len = len;
-	pc_op_claims(op);
-}
-
-/* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
- * `done` bytes of it are written already, with the inode lock, which is this call's then. */
-static int write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
-{
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct pc_place place;
-	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
-	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
-	bool append = append_pos != NULL;
-	if (op)
-		describe(op, append ? pc_str_append : pc_str_write, pos, len);
-	if (append && done && op)
-		op->holds |= HOLD_LOCK_X;
-	else if (append && done)
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	while (!err && done < len) {
-		u64 piece = piece_of(i, len - done);
-		pc_place_open(i, &place, 0, 0);
-		bool locked = op->holds & HOLD_LOCK_X;
-		if (!append)
-			err = claim(h, op, &place, pos + done, piece);
-		else if (!locked)
-			err = lock_inode(op, h);
-		if (!err && !locked && check_writable(h))
-			err = -1; /* closed while this waited: nothing more of it gets into the file */
-		if (!err && append && done == 0)
-			*append_pos = op->pos = pos = pc_inode_size(i);
-		if (!err && append)
-			err = room_for(h, &place, pos + done, piece);
-		if (!err && pos + len > INT64_MAX) {
-			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
-			err = -1;
-		}
-		if (!err)
-			done += write_locked(h, pos + done, from + done, piece, &need, &err);
-		pc_place_close(i, &place);
-		if (err < 0)
-			break;
-		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & HOLD_LOCK_X) {
-			pc_inode_lock_release(i, PC_EXCLUSIVE);
-			op->holds &= ~(u32)HOLD_LOCK_X;
-		}
-		if (err == 1) {
-			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
-			bool back = need.kind == PC_NEED_WRITEBACK;
-			err = back ? ask_engine(h, pc_str_write_back, need.pos, need.len) : memory_for(h);
-		}
-	}
-	if (op) {
-		pc_op_settle(op);
-		Py_DECREF(op);
-	}
-	if (err)
-		set_characters_written(done);
-	return err;
 }
 
 static int write_through(struct handle *h, u64 pos, u64 len)
 {
-	return PC_UNLIKELY(h->through) && len ? ask_engine(h, pc_str_write_through, pos, len) : 0;
+	return PC_UNLIKELY(h->through) && len ? pc_ask_engine(h, pc_str_write_through, pos, len) : 0;
 }
 
 /* Writes keep the interpreter lock, so a thread that does nothing else keeps it for a whole switch interval (5 ms), once for
@@ -272,15 +82,15 @@ static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
 		return 0;
 	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
 		pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
-		set_characters_written(0);
+		pc_characters_written(0);
 		return -1;
 	}
 	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
-		done = (u64)core_write(h, pos, from, len, &need);
+		done = (u64)pc_core_write(h, pos, from, len, &need);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	if (PC_UNLIKELY(done < len) && write_slow(h, pos, from, len, done, NULL))
+	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done, NULL))
 		return -1;
 	step_aside(h);
 	return write_through(h, pos, len);
@@ -303,7 +113,7 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
 	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
-		set_characters_written(0);
+		pc_characters_written(0);
 		free(*bounce);
 		PyBuffer_Release(view);
 		return NULL;
@@ -322,11 +132,11 @@ static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
 	if (may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		*pos = pc_inode_size(i);
 		if (PC_LIKELY(*pos + len <= INT64_MAX))
-			done = (u64)core_write(h, *pos, from, len, &need);
+			done = (u64)pc_core_write(h, *pos, from, len, &need);
 		if (done == len || done == 0)
 			pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	if (done < len && write_slow(h, *pos, from, len, done, pos))
+	if (done < len && pc_write_slow(h, *pos, from, len, done, pos))
 		return -1;
 	step_aside(h);
 	return write_through(h, *pos, len);
@@ -351,10 +161,10 @@ int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done
 {
 	if (!append && PC_UNLIKELY(*pos + len > INT64_MAX)) {
 		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
-		set_characters_written(0);
+		pc_characters_written(0);
 		return -1;
 	}
-	if (*done < len && write_slow(h, *pos, from, len, *done, append ? pos : NULL))
+	if (*done < len && pc_write_slow(h, *pos, from, len, *done, append ? pos : NULL))
 		return -1;
 	*done = len;
 	return 0;
@@ -395,56 +205,6 @@ static inline i64 write_verb(struct handle *h, int verb, PyObject *object, u64 *
 	return write_buffer(h, object, pos, append);
 }
 
-/* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
-static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
-{
-	static const u8 zeros[64 << 10];
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct pc_place place;
-	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
-	err = err ? err : lock_inode(op, h);
-	err = err ? err : check_writable(h);
-	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
-	while (!err && *done < total) {
-		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
-		err = room_for(h, &place, pos + *done, piece);
-		if (!err)
-			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
-		pc_place_close(i, &place);
-		if (err == 1)
-			err = memory_for(h);
-	}
-	return err;
-}
-
-PyObject *handle_zero(PyObject *self, PyObject *args)
-{
-	struct handle *h = handle_of(self);
-	unsigned long long pos, len;
-	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
-		return NULL;
-	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
-	if (!op)
-		return NULL;
-	describe(op, pc_str_zero, pos, len);
-	u64 done = 0;
-	struct pc_call call;
-	bool traced = pc_recording(h->inode->cache);
-	if (traced)
-		pc_call_begin(&call, h->inode, PC_CALL_ZERO, pos, len);
-	int err = write_zeros(h, op, pos, len, &done);
-	if (traced)
-		pc_call_over(&call, err ? PC_R_FAILED : 0, (i64)done);
-	pc_op_settle(op);
-	Py_DECREF(op);
-	if (err) {
-		set_characters_written(done);
-		return NULL;
-	}
-	Py_RETURN_NONE;
-}
-
 PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -461,7 +221,7 @@ static PyObject *pwritev_at_once(struct handle *h, PyObject *buffers, u64 pos, u
 	PyObject *data = pc_segments_join(h, buffers, total);
 	i64 got = data ? write_buffer(h, data, &pos, false) : -1;
 	if (!data)
-		set_characters_written(0);
+		pc_characters_written(0);
 	Py_XDECREF(data);
 	return got < 0 ? NULL : PyLong_FromLongLong(got);
 }
@@ -517,7 +277,7 @@ static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 	struct pc_need need;
 	struct pc_place place;
 	u64 done = 0;
-	if (len > PC_WHOLE_MAX || h->through || i->nr_failed)
+	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(i))
 		return false;
 	if (try_room(h, &place, pos, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		if (PC_LIKELY(len < h->gil_release)) {
@@ -537,7 +297,7 @@ static int check_try(struct handle *h, u64 pos, u64 len)
 {
 	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
 		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
-		set_characters_written(0);
+		pc_characters_written(0);
 		return -1;
 	}
 	if (PC_LIKELY(!atomic_load_explicit(&h->inode->volume->aborted, memory_order_relaxed)))

@@ -14,7 +14,8 @@
 
 #include "internal.h"
 
-/* Inodes are type-stable like folios: whoever unpins memory of a file that went away meanwhile may still take its lock. */
+/* Inodes are type-stable like folios: whoever unpins memory of a file that went away meanwhile may still take its lock,
+ * and whoever shows a file that is gone looks at its id and its cache. Return: with the leaf lock held, or NULL. */
 static struct pc_inode *inode_alloc(struct pc_cache *c)
 {
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
@@ -22,9 +23,16 @@ static struct pc_inode *inode_alloc(struct pc_cache *c)
 	if (i)
 		c->free_inodes = i->next_free;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (!i && (i = calloc(1, sizeof(*i))))
+		i->cache = c;
 	if (!i)
-		return calloc(1, sizeof(*i));
-	memset((char *)i + sizeof(i->leaf), 0, sizeof(*i) - sizeof(i->leaf));
+		return NULL;
+	pc_inode_leaf_lock(i);
+	size_t kept = PC_FIX("inode_keeps_its_cache") ? offsetof(struct pc_inode, lock_word) : sizeof(i->leaf);
+	memset((char *)i + kept, 0, sizeof(*i) - kept);
+	PC_SYNC("inode_emptied");
+	if (!PC_FIX("inode_keeps_its_cache"))
+		i->cache = c;
 	return i;
 }
 
@@ -44,7 +52,6 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	struct pc_inode *i = inode_alloc(c);
 	if (!i)
 		return -ENOMEM;
-	i->cache = c;
 	i->volume = v;
 	atomic_store(&i->size, size);
 	atomic_store(&i->remote_size, size);
@@ -80,6 +87,7 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	}
 	bool full = slot >= c->inodes_max;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	pc_inode_leaf_unlock(i);
 	if (full) {
 		inode_free(i);
 		return -ENFILE;
@@ -206,15 +214,16 @@ void pc_counters_add(struct pc_counters *to, const struct pc_counters *from)
 	u64 *t = (u64 *)to;
 	const u64 *f = (const u64 *)from;
 	for (size_t k = 0; k < sizeof(*to) / sizeof(u64); k++)
-		t[k] += f[k];
+		t[k] += __atomic_load_n(&f[k], __ATOMIC_RELAXED); /* hits are counted without the lock */
 }
 
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters)
 {
 	memset(out, 0, sizeof(*out));
+	memset(counters, 0, sizeof(*counters));
 	pc_inode_leaf_lock(i);
 	usage_of(i, out);
-	*counters = i->counters;
+	pc_counters_add(counters, &i->counters);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -228,11 +237,13 @@ void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struc
 	/* Inodes are destroyed only by the engine, which calls this under the same lock of its own. */
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		struct pc_inode *i = c->inodes[k];
-		if (!i || i->volume != v)
+		if (!i)
 			continue;
 		pc_inode_leaf_lock(i);
-		usage_of(i, usage);
-		pc_counters_add(counters, &i->counters);
+		if (i->volume == v) {
+			usage_of(i, usage);
+			pc_counters_add(counters, &i->counters);
+		}
 		pc_inode_leaf_unlock(i);
 	}
 }

@@ -33,6 +33,7 @@ struct pc_spare {
 
 struct pc_inode {
 	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
+	struct pc_cache *cache; /* as long as the struct is there, which may be many inodes */
 	_Atomic u32 lock_word; /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
 	_Atomic u64 root; /* slot << 8 | levels, one word for lock-free readers */
 	_Atomic u64 size; /* writers: leaf lock and inode lock X */
@@ -41,7 +42,6 @@ struct pc_inode {
 	u32 slot;
 	struct pc_inode *next_free;
 	void *user; /* the engine's object, for the C types; under the GIL */
-	struct pc_cache *cache;
 	struct pc_volume *volume;
 	struct pc_event event;
 	struct pc_list lock_queue, token_queue;
@@ -78,7 +78,8 @@ struct pc_inode {
 	struct pc_spare spare; /* of who holds the token */
 	u32 nr_folios;
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
-	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned; /* blocks */
+	/* blocks; nr_failed is read without the lock (pc_some_failed) */
+	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
 	struct pc_staged staged; /* S; its `bytes` are read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */
@@ -104,6 +105,12 @@ static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Whether anything of it failed for good. Context: any; what is found without the leaf lock may be old. */
+static inline bool pc_some_failed(const struct pc_inode *i)
+{
+	return __atomic_load_n(&i->nr_failed, __ATOMIC_RELAXED) != 0;
+}
+
 static inline u64 pc_staged_bytes(const struct pc_inode *i)
 {
 	return atomic_load_explicit(&((struct pc_inode *)i)->staged.bytes, memory_order_acquire);
@@ -120,6 +127,17 @@ static inline bool pc_unsaved(const struct pc_inode *i)
 static inline bool pc_came_back(const struct pc_inode *i)
 {
 	return i->regress_seq && !i->limits.durable_writes;
+}
+
+/* Whether a struct from the table, which may be NULL or somebody else's by now, is of the volume. */
+static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
+{
+	if (!i)
+		return false;
+	pc_inode_leaf_lock(i);
+	bool found = i->volume == v;
+	pc_inode_leaf_unlock(i);
+	return found;
 }
 
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);

@@ -4,8 +4,8 @@
  *   µs     0   1   2   4   8   ...  2^26  2^27
  *   count  |_0_|_1_|_2_|_3_|   ...   |_27_|_28_ ...        count k: up to and with 2^k µs
  *
- * Two relaxed additions a call. Whoever makes a call reads the clock before and after it and reports here: op_calls.c for
- * what carries bytes, op_direct.c for direct I/O, the engine for commits. CORE itself reads no clock.
+ * Two relaxed additions a call. Whoever makes a call reads the clock before and after it and reports here: spans.c for what
+ * carries bytes, the engine for commits.
  *
  * Context: any thread, no lock.
  */

@@ -12,21 +12,25 @@
 
 #include <stdlib.h>
 
-/* A call is about to be made. The second stream is measured by nobody: no caller ever waits for it. */
-static void call_begins(struct op *op)
+static int awaited(const struct op *op)
 {
-	op->reads = op->kind != OP_WRITE || op->request->gather;
-	op->began_ns = op->kind == OP_MIRROR ? 0 : pc_clock_ns();
+	return op->on_loop ? PC_R_AWAITED : 0;
 }
 
-/* It has returned, or raised. What outlives its operation (abort, reconnect) is not measured. */
-static void call_ends(struct op *op)
+/* A call is about to be made. The second stream is measured by nobody: no caller ever waits for it. */
+static void call_begins(struct op *op, u64 pos, u64 len)
 {
-	if (!op->began_ns)
-		return;
-	u64 ns = (u64)(pc_clock_ns() - op->began_ns);
-	op->began_ns = 0;
-	pc_latency_add(op->inode->volume, op->reads ? PC_TIMED_READ : PC_TIMED_WRITE, ns);
+	const struct pc_request *r = op->request;
+	bool reads = op->kind != OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
+	u32 timed = op->kind == OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
+	pc_io_begin(&op->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
+	op->since_ns = op->io.began_ns;
+}
+
+static void call_raised(struct op *op)
+{
+	if (!op->settled)
+		pc_io_end(&op->io, PC_R_FAILED | awaited(op), -1);
 }
 
 /* ended(): the call has raised; for who made it in Python and has other things to do before he settles. */
@@ -34,34 +38,17 @@ PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
 	(void)unused;
-	if (!op->settled)
-		call_ends(op);
+	call_raised(op);
 	Py_RETURN_NONE;
-}
-
-static void io_begin(struct op *op, u64 pos, u64 len)
-{
-	struct pc_request *r = op->request;
-	op->io_pos = pos;
-	op->io_len = len;
-	pc_slow_begin(&op->io, op->inode, PC_R_IO, op->kind, pos, len, r ? r->serial : pc_record_call());
-}
-
-static void io_end(struct op *op, int flags, i64 n)
-{
-	if (op->io.began)
-		pc_record_end(op->inode->cache, &op->io, flags | (op->on_loop ? PC_R_AWAITED : 0), op->inode->id,
-			      op->io_pos, op->io_len, (u64)n);
 }
 
 /* The call is over: its memoryviews are revoked; what somebody still exports keeps its memory (contract 2.1.3). */
 void pc_op_end_call(struct op *op)
 {
 	PyObject *views = op->views;
-	io_end(op, PC_R_FAILED, -1); /* a call that answered is recorded already */
+	pc_io_left(&op->io, awaited(op));
 	op->views = NULL;
 	op->in_call = 0;
-	op->began_ns = 0;
 	if (!views)
 		return;
 	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
@@ -102,17 +89,15 @@ static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 	}
 	op->views = views;
 	op->in_call = views != NULL;
-	op->since_ns = pc_clock_coarse_ns();
 	return views ? 1 : -1;
 }
 
-static int begin_request(struct op *op, u64 *pos)
+static int begin_request(struct op *op, u64 *pos, u64 *len)
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	size_t n = 0;
 	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
-	if (more > 0)
-		io_begin(op, *pos, op->request->call_len);
+	*len = op->request->call_len;
 	if (more > 0)
 		return begin_call(op, parts, n);
 	if (more == -ESTALE) {
@@ -128,7 +113,7 @@ static int begin_request(struct op *op, u64 *pos)
 	return 0;
 }
 
-static int begin_uncached(struct op *op, u64 *at)
+static int begin_uncached(struct op *op, u64 *at, u64 *asked)
 {
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
@@ -147,15 +132,14 @@ static int begin_uncached(struct op *op, u64 *at)
 		return -1;
 	op->views = views;
 	op->in_call = 1;
-	op->since_ns = pc_clock_coarse_ns();
 	op->seen = pc_storage_seen(op->inode);
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
-	io_begin(op, *at, len);
+	*asked = len;
 	return 1;
 }
 
-static int next_call(struct op *op, u64 *pos)
+static int next_call(struct op *op, u64 *pos, u64 *len)
 {
 	if (pc_op_check(op))
 		return -1;
@@ -164,9 +148,9 @@ static int next_call(struct op *op, u64 *pos)
 	if (op->in_call)
 		pc_op_end_call(op);
 	if (op->kind == OP_UNCACHED)
-		return begin_uncached(op, pos);
+		return begin_uncached(op, pos, len);
 	if (op->request)
-		return begin_request(op, pos);
+		return begin_request(op, pos, len);
 	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
 	return -1;
 }
@@ -174,9 +158,10 @@ static int next_call(struct op *op, u64 *pos)
 /* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
 static int op_next(struct op *op, u64 *pos)
 {
-	int more = next_call(op, pos);
+	u64 len;
+	int more = next_call(op, pos, &len);
 	if (more > 0)
-		call_begins(op);
+		call_begins(op, *pos, len);
 	return more;
 }
 
@@ -222,9 +207,8 @@ static int answer_uncached(struct op *op, int64_t n)
 
 static int answer(struct op *op, int64_t n)
 {
-	call_ends(op);
+	pc_io_end(&op->io, (n < 0 ? PC_R_FAILED : 0) | awaited(op), n);
 	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
-	io_end(op, n < 0 ? PC_R_FAILED : 0, n);
 	bool scratch = op->request && op->request->scratch;
 	pc_op_end_call(op);
 	if (op->kind == OP_UNCACHED)
@@ -283,8 +267,7 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 		*met = result < 0 ? PyLong_FromLong(result) : NULL;
 		return result < 0 ? -2 : result;
 	}
-	if (!op->settled)
-		call_ends(op);
+	call_raised(op);
 	if (!PyErr_ExceptionMatches(PyExc_Exception))
 		return -1;
 	PyObject *type, *traceback;

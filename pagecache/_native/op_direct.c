@@ -181,15 +181,11 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	u64 end = pos + (u64)len;
 	op->pos = pc_min(op->pos, pos);
 	op->len = pc_max(op->len, end);
-	struct pc_volume *v = op->inode->volume;
-	struct pc_span io;
-	u64 file = op->inode_id;
-	pc_slow_begin(&io, op->inode, PC_R_IO, PC_IO_DIRECT, pos, (u64)len, pc_record_call());
-	i64 began = pc_clock_ns();
+	struct pc_io io;
+	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len, 0);
 	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
-	pc_latency_add(v, PC_TIMED_WRITE, (u64)(pc_clock_ns() - began));
 	long long n = answer_of(answer, len);
-	pc_record_end(v->cache, &io, answer ? 0 : PC_R_FAILED, file, pos, (u64)len, (u64)n);
+	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
 	/* After an abort an answer says nothing, and after a fence the file is somebody else's. */
 	if (!op->settled)
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
@@ -219,18 +215,17 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	op->len = pos + (u64)len;
 	op->in_call = 1;
 	pc_op_claims(op);
-	struct pc_span io;
-	pc_slow_begin(&io, i, PC_R_IO, PC_IO_DIRECT, pos, (u64)len, pc_record_call());
-	i64 began = pc_clock_ns();
+	struct pc_io io;
+	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len, 0);
+	op->since_ns = io.began_ns;
 	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
-	pc_latency_add(i->volume, PC_TIMED_READ, (u64)(pc_clock_ns() - began));
-	pc_record_end(i->cache, &io, answer ? 0 : PC_R_FAILED, i->id, pos, (u64)len, 0);
+	long long n = answer_of(answer, len);
+	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
 	op->in_call = 0;
 	pc_tls_op = op->outer;
 	op->outer = NULL;
 	pc_credit_put(i->volume, credit);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
-	long long n = answer_of(answer, len);
 	pc_inode_leaf_lock(i);
 	i->counters.read_requests++;
 	i->counters.read_bytes += n > 0 ? (u64)n : 0;

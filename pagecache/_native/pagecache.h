@@ -366,7 +366,7 @@ enum {
 /* ---- traces (record.c) */
 enum {
 	PC_R_CALL = 1, /* a call of a user; what: PC_CALL_*, id: its number, value: its result */
-	PC_R_WAIT,     /* what: PC_WAIT_*, id: the call, or 0 */
+	PC_R_WAIT,     /* what: PC_WAIT_*, id: the call, or 0; value: of REASON */
 	PC_R_IO,       /* a call of the backend; what: PC_IO_*, id: the request, value: its answer */
 	PC_R_COMMIT, /* what: 1 a commit, 0 only work under the token; id: number of the file's commit; value: asked up to */
 	PC_R_ENGINE, /* what: PC_ENGINE_* */
@@ -402,19 +402,22 @@ enum {
 	PC_CALL_DIRECT,
 	PC_CALLS
 };
+/* What somebody waits for, in the register of waits (waits.c) and in a trace. */
 enum {
-	PC_WAITED_FOLIO,
-	PC_WAITED_INVALIDATE,
-	PC_WAITED_CREDIT,
-	PC_WAITED_LOCK,
-	PC_WAITED_TOKEN,
-	PC_WAITED_FILL,
-	PC_WAITED_UNCACHED,
-	PC_WAITED_ROOM,
-	PC_WAITED_MEMORY,
-	PC_WAITED_HAND_OVER,
-	PC_WAITED_ROUND,
-	PC_WAITED
+	PC_WAIT_FOLIO = 1, /* a folio that somebody else has locked, mostly a fill */
+	PC_WAIT_FLIGHT, /* a folio that is in flight and may not be copied aside */
+	PC_WAIT_INVALIDATE, /* the invalidate lock */
+	PC_WAIT_LOCK, /* the inode lock, exclusive */
+	PC_WAIT_LOCK_SHARED,
+	PC_WAIT_TOKEN,
+	PC_WAIT_CREDIT, /* one of the volume's `max_inflight` */
+	PC_WAIT_FILL, /* his own fill: only in a trace, the register has its operation */
+	PC_WAIT_UNCACHED, /* his own read past the cache: the same */
+	PC_WAIT_ROOM, /* dirty budget; from here on the engine waits, and has a Reason */
+	PC_WAIT_MEMORY,
+	PC_WAIT_SYNC, /* nothing up to the epoch of an fsync, flush or commit is left */
+	PC_WAIT_REASON, /* anything else, as the Reason says; value: its text */
+	PC_WAITS
 };
 enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
 enum { PC_ENGINE_FLUSHER, PC_ENGINE_JOB, PC_ENGINE_PAUSE, PC_ENGINES };
@@ -430,7 +433,7 @@ int pc_record_start(struct pc_cache *c, uint64_t records);
 uint64_t pc_record_stop(struct pc_cache *c, uint64_t *first, uint64_t *end, uint64_t *lost);
 size_t pc_record_read(struct pc_cache *c, uint64_t *at, uint64_t end, struct pc_record *out, size_t n);
 void pc_record_free(struct pc_cache *c);
-uint64_t pc_record_clock(void);
+int64_t pc_clock_ns(void);
 uint32_t pc_record_thread(void);
 uint64_t pc_record_call(void);
 uint64_t pc_record_enter(uint64_t call);

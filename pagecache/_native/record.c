@@ -21,7 +21,8 @@
  *   COMMIT     under the token, which nothing is acknowledged without
  *
  * Memory: rings are mapped, given back to the system when a trace was written, and unmapped with the cache, because a thread may
- * still be on its way into one. The only clock that CORE reads is read here, and only while a trace runs.
+ * still be on its way into one. CORE reads the clock here alone, and only while a trace runs; who has read it for other reasons
+ * passes the time (spans.c).
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -155,11 +156,11 @@ void pc_record_free(struct pc_cache *c)
 
 /* ---------------------------------------------------------------- records */
 
-uint64_t pc_record_clock(void)
+int64_t pc_clock_ns(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
 /* A number of the calling thread that no other ever has: the system gives its own numbers again. */
@@ -177,7 +178,8 @@ static void add(struct pc_cache *c, struct pc_record *record)
 	u64 fields[FIELDS];
 	if (!g)
 		return;
-	record->at = pc_record_clock();
+	if (!record->at)
+		record->at = (u64)pc_clock_ns();
 	if (!record->thread)
 		record->thread = pc_record_thread();
 	memcpy(fields, (u8 *)record + sizeof(u64), sizeof(fields));
@@ -216,14 +218,14 @@ uint64_t pc_record_enter(uint64_t call)
 	return outer;
 }
 
-/* @id: 0: that of the call that this thread is in. */
-void pc_record_begin(struct pc_cache *c, struct pc_span *s, int kind, u16 what, u64 id)
+/* @id: 0: that of the call that this thread is in. @now: the clock; 0: it was not read yet. */
+void pc_record_begin(struct pc_cache *c, struct pc_span *s, int kind, u16 what, u64 id, i64 now)
 {
 	s->began = 0;
 	if (!pc_recording(c))
 		return;
 	*s = (struct pc_span){.id = id ? id : running,
-			      .began = pc_record_clock(),
+			      .began = (u64)(now ? now : pc_clock_ns()),
 			      .thread = pc_record_thread(),
 			      .what = what,
 			      .kind = (u8)kind};
@@ -231,7 +233,8 @@ void pc_record_begin(struct pc_cache *c, struct pc_span *s, int kind, u16 what, 
 
 static void add_span(struct pc_cache *c, const struct pc_span *s, int flags, u64 file, u64 pos, u64 len, u64 value)
 {
-	add(c, &(struct pc_record){.began = s->began,
+	add(c, &(struct pc_record){.at = flags & PC_R_BEGINS ? s->began : s->ended,
+				   .began = s->began,
 				   .file = file,
 				   .pos = pos,
 				   .len = len,
@@ -264,6 +267,7 @@ void pc_record_end(struct pc_cache *c, struct pc_span *s, int flags, u64 file, u
 void pc_record_span(struct pc_cache *c, const struct pc_record *r)
 {
 	struct pc_record copy = *r;
+	copy.at = 0;
 	if (pc_recording(c))
 		add(c, &copy);
 }

@@ -18,6 +18,7 @@ static inline bool pc_recording(const struct pc_cache *c)
 /* Something that takes time, on the stack or in the object of who does it; `began` 0: no trace ran when it began. */
 struct pc_span {
 	u64 id, began;
+	u64 ended; /* 0: pc_record_end reads the clock */
 	u32 thread;
 	u16 what;
 	u8 kind;
@@ -26,7 +27,7 @@ struct pc_span {
 struct pc_recorder *pc_recorder_create(void);
 void pc_recorder_destroy(struct pc_recorder *r);
 void pc_record_stamp(u64 stamp);
-void pc_record_begin(struct pc_cache *c, struct pc_span *s, int kind, u16 what, u64 id);
+void pc_record_begin(struct pc_cache *c, struct pc_span *s, int kind, u16 what, u64 id, i64 now);
 void pc_record_announce(struct pc_cache *c, const struct pc_span *s, u64 file, u64 pos, u64 len, u64 value);
 void pc_record_end(struct pc_cache *c, struct pc_span *s, int flags, u64 file, u64 pos, u64 len, u64 value);
 void pc_record_event(struct pc_cache *c, int kind, u16 what, u64 file, u64 pos, u64 len, u64 id, u64 value);

@@ -142,13 +142,14 @@ uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 {
 	u32 shift = i->cache->page_shift;
 	u64 number = 0;
+	PC_SYNC("show_before_lock");
 	pc_inode_leaf_lock(i);
 	if (i->id == id)
 		number = which == PC_BY_DIRTY      ? i->nr_dirty << shift
 			 : which == PC_BY_CACHED   ? i->nr_pages << shift
 			 : which == PC_BY_FAILED   ? i->nr_failed << shift
 			 : which == PC_BY_UNSTABLE ? i->nr_unstable << shift
-			 : which == PC_BY_HITS     ? i->counters.hits
+			 : which == PC_BY_HITS     ? __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED)
 			 : i->nr_dirty             ? i->dirtied_ns
 						   : 0;
 	pc_inode_leaf_unlock(i);

@@ -22,6 +22,23 @@ enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR }
 enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
 enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8, HOLD_DIRECT = 16 };
 
+/* Who sleeps (spans.c): begun before his first sleep, if there is one; ended whatever ended it. */
+struct pc_sleep {
+	struct pc_cache *cache; /* NULL: not begun */
+	u64 file, pos, len, value;
+	struct pc_span span;
+	u32 record; /* of the register, 0: none */
+};
+
+/* A call of the backend that carries bytes (spans.c). */
+struct pc_io {
+	i64 began_ns; /* 0: none runs */
+	struct pc_volume *volume;
+	u64 file, pos, len;
+	struct pc_span span;
+	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: nobody wants to know */
+};
+
 /* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
 struct op {
 	PyObject_HEAD struct pc_request *request;
@@ -31,8 +48,7 @@ struct op {
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	PyObject *memory; /* UNCACHED: a bytearray */
 	u64 pos, len, got;
-	struct pc_span io; /* the call that runs, of a trace */
-	u64 io_pos, io_len;
+	struct pc_io io; /* the call that runs */
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
@@ -46,8 +62,6 @@ struct op {
 	u32 holds;
 	u32 turn;               /* of the token, when `lent` was set */
 	u8 kind, settled, in_call;
-	u8 reads;   /* the call that runs reads, other than its operation: units that lack bytes */
-	i64 began_ns; /* when that call began; 0: none runs, or it is not measured */
 	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it himself */
 	u8 staged;  /* UNCACHED: this call asks for bytes of S */
 	u8 stale;   /* FILL: what it read was invalidated again and again; UNCACHED: a truncate came between */
@@ -87,10 +101,7 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
 /* waiting.c: who waits for whom */
 extern struct pc_list pc_operations; /* those that are not settled; under the GIL */
-i64 pc_clock_coarse_ns(void);
 void pc_op_claims(struct op *op);
-struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
 PyObject *pc_waits(PyObject *module, PyObject *core);
 PyObject *pc_calls(PyObject *module, PyObject *core);
 PyObject *pc_waiting(PyObject *module, PyObject *args);
@@ -105,6 +116,16 @@ int pc_op_check(struct op *op);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
+
+/* spans.c */
+struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
+struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
+void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w, u64 value);
+void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u64 len);
+void pc_sleep_end(struct pc_sleep *s, bool failed);
+void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id);
+void pc_io_end(struct pc_io *io, int flags, i64 answer);
+void pc_io_left(struct pc_io *io, int flags);
 
 /* op_calls.c */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused);
@@ -172,7 +193,7 @@ static inline void pc_count_hit(struct pc_inode *i)
 #ifdef Py_GIL_DISABLED
 	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
 #else
-	i->counters.hits++;
+	__atomic_store_n(&i->counters.hits, i->counters.hits + 1, __ATOMIC_RELAXED);
 #endif
 }
 
@@ -197,10 +218,8 @@ void pc_call_begin(struct pc_call *call, struct pc_inode *i, int verb, u64 pos, 
 void pc_call_over(struct pc_call *call, int flags, i64 value);
 PyObject *pc_call_end(struct pc_call *call, PyObject *result);
 void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb);
-void pc_slow_begin(struct pc_span *s, struct pc_inode *i, int kind, int what, u64 pos, u64 len, u64 id);
 PyObject *pc_name_threads(PyObject *module, PyObject *function);
 
-i64 pc_clock_ns(void);
 void pc_nap(i64 ns);
 
 #endif

@@ -34,7 +34,7 @@ struct pc_volume {
 	u8 turn;                   /* of a class that has both: 0 its jobs, 1 its requests and passes */
 	_Atomic u64 credits;       /* era << 32 | calls that carry bytes; a reconnect begins a new era */
 	u32 low_running;           /* background passes and read-ahead */
-	u32 max_inflight;
+	_Atomic u32 max_inflight; /* written under the lock, read without */
 	u8 stopping;
 	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
 	struct pc_limits mirror_limits; /* set before the first pass */

@@ -7,7 +7,8 @@
  *   waiting(...)  a wait of the engine: its record stands while a function runs, whatever exception ends that
  *
  * Nothing is made for a report but what is there anyway: operations are on one list from their making to their end, and note
- * their thread and the time of a clock that is read in some nanoseconds and a few milliseconds coarse.
+ * their thread and a time: when their last call of the backend began (spans.c); before that, and for what only holds locks, that of
+ * a clock that is read in some nanoseconds and a few milliseconds coarse.
  *
  * Context: GIL. It guards the list; and records whose `reason` or `waiter` are objects begin and end with it held, so the
  * objects of a record that stands may be referred to. Making objects may run the collector, and with it anything: so both
@@ -20,41 +21,46 @@
 
 struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
-i64 pc_clock_coarse_ns(void)
+static i64 clock_coarse_ns(void)
 {
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-/* From here on the operation is this thread's: it runs it, or holds what it has. Each call of the backend reads the clock again;
- * reads that miss, which do little else than call, do not read it here. */
+/* From here on the operation is this thread's: it runs it, or holds what it has. Reads that miss do little else than call the
+ * backend, which notes the time: none is read for them here. */
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
 	op->helper = pc_tls_worker != NULL;
 	if (op->kind != OP_FILL && op->kind != OP_UNCACHED)
-		op->since_ns = pc_clock_coarse_ns();
+		op->since_ns = clock_coarse_ns();
 }
 
-/* waiting(core, volume, inode, reason, call) -> what `call` returns. */
+/* waiting(core, volume, inode, kind, pos, end, text, reason, call) -> what `call` returns. `text`: of the reason, in a trace. */
 PyObject *pc_waiting(PyObject *module, PyObject *args)
 {
 	PyObject *core, *reason, *call;
-	unsigned long long volume, inode;
+	unsigned long long volume, inode, pos, end, text;
+	unsigned int kind;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "O!KKOO", pc_core_type, &core, &volume, &inode, &reason, &call))
+	if (!PyArg_ParseTuple(args, "O!KKIKKKOO", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &text,
+			      &reason, &call))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
-	struct pc_wait w = {.kind = PC_WAIT_REASON,
+	struct pc_sleep sleep;
+	struct pc_wait w = {.kind = kind,
 			    .since_ns = (u64)pc_clock_ns(),
 			    .thread = pc_thread_id(),
 			    .volume = volume,
 			    .inode = inode,
+			    .pos = pos,
+			    .end = end,
 			    .reason = (uintptr_t)reason};
-	u32 record = pc_wait_begin(c, &w);
+	pc_sleep_begin(&sleep, c, &w, text);
 	PyObject *result = PyObject_CallNoArgs(call);
-	pc_wait_end(c, record);
+	pc_sleep_end(&sleep, result == NULL);
 	return result;
 }
 

@@ -10,20 +10,10 @@ struct pc_cache;
 
 enum { PC_WAITS_MAX = 1 << 16 };
 
-enum pc_wait_kind {
-	PC_WAIT_FOLIO = 1,  /* a folio that somebody else has locked, mostly a fill: `request` says which */
-	PC_WAIT_FLIGHT,     /* a folio that is in flight and may not be copied aside */
-	PC_WAIT_INVALIDATE, /* the invalidate lock */
-	PC_WAIT_LOCK,       /* the inode lock, exclusive */
-	PC_WAIT_SHARED,     /* the inode lock, shared */
-	PC_WAIT_TOKEN,
-	PC_WAIT_CREDIT, /* one of the volume's `max_inflight` */
-	PC_WAIT_REASON, /* what the engine says: an object of it */
-};
-
 /* What a waiter says of himself. `reason` and `waiter` are objects of who writes and reads records; CORE only keeps them. */
 struct pc_wait {
-	u64 kind, since_ns;
+	u64 kind; /* PC_WAIT_* */
+	u64 since_ns;
 	u64 thread; /* as pthread_self() says */
 	u64 volume; /* address, 0: of none */
 	u64 inode;  /* id, 0: of none */

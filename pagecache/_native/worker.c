@@ -23,6 +23,16 @@ void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 	}
 }
 
+/* The caller runs it himself, and waits for it so. Steals the reference. Return: as pc_op_run. */
+static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
+{
+	struct pc_sleep sleep;
+	pc_sleep_shown(&sleep, op->inode, kind, pos, len);
+	int ran = pc_op_run(op, pc_str_fill, NULL);
+	pc_sleep_end(&sleep, ran < 0);
+	return ran;
+}
+
 /**
  * pc_run_fill() - get the missing part of [pos, pos + len) in, as far as one request goes; the caller then looks again.
  *
@@ -59,13 +69,10 @@ int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_
 	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
 	if (ra && pc_readahead_miss(i, ra, pos, len))
 		pc_readahead_submit(i, ra);
-	struct pc_span wait;
 	if (pc_recording(i->cache))
 		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
 				PC_WORK_FILL);
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_FILL, pos, len, 0);
-	int ran = pc_op_run(op, pc_str_fill, NULL);
-	pc_record_end(i->cache, &wait, ran < 0 ? PC_R_FAILED : 0, i->id, pos, len, 0);
+	int ran = run_own(op, PC_WAIT_FILL, pos, len);
 	return ran == PC_RUN_REVOKED ? 0 : ran == PC_RUN_STALE ? 1 : ran;
 }
 
@@ -88,10 +95,7 @@ static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *t
 	PyObject *memory = op->memory;
 	Py_INCREF(memory);
 	memset(PyByteArray_AsString(memory), 0, len);
-	struct pc_span wait;
-	pc_slow_begin(&wait, i, PC_R_WAIT, PC_WAITED_UNCACHED, pos, len, 0);
-	int err = pc_op_run(op, pc_str_fill, NULL);
-	pc_record_end(i->cache, &wait, err < 0 ? PC_R_FAILED : 0, i->id, pos, len, 0);
+	int err = run_own(op, PC_WAIT_UNCACHED, pos, len);
 	if (!err)
 		memcpy(to, PyByteArray_AsString(memory), len);
 	Py_DECREF(memory);

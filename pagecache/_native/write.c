@@ -269,9 +269,12 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 		move(pc_folio_memory(c, f) + a, from, b - a);
 	else
 		taken = ready(i, f, created, a, b, need) && take(i, f, created, a, b, from, need);
-	if (taken && pc_recording(c))
+	if (taken && PC_FIX("wrote_before_unlock") && pc_recording(c))
 		pc_record_wrote(i, pos, b - a);
 	leave(i, f, created && !taken);
+	PC_SYNC("write_left_folio");
+	if (taken && !PC_FIX("wrote_before_unlock") && pc_recording(c))
+		pc_record_wrote(i, pos, b - a);
 	if (taken && !PC_FIX("size_before_unlock"))
 		publish_late(i, start + b);
 	return taken ? b - a : 0;

@@ -350,6 +350,8 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	}
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("hand_over_done");
+	if (*out && !PC_FIX("handed_under_leaf_lock") && pc_recording(i->cache))
+		pc_record_handed(*out);
 	return *out ? 1 : busy ? -EAGAIN : 0;
 }
 

@@ -32,15 +32,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import BackendError, BackendProtocolError, Key
+from ..errors import BackendError, Key
 from .changes import EVERYTHING, Changes
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from .slots import Slots
 from .units import Units, up
 
 __all__ = ["TransformFile"]
 
 OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
-ZERO_ANSWERS_MAX = 3
 
 
 class TransformFile(BackendFile):
@@ -48,13 +48,12 @@ class TransformFile(BackendFile):
 
     def __init__(self, inner: BackendFile, backend: Backend, units: Units, key: Key) -> None:
         self.inner = inner
-        self._backend = backend
+        self._slots = Slots(inner, backend, key)
         self._units = units
         self._key = key
         self._changes = Changes()
         self._sizing = threading.Lock()  # guards _end; held across a stat of the inner file
         self._end: int | None = None  # size of the content; None: ask
-        self._max_write: int | None = None  # where the inner file asked for less than its limits say
         # Changed by whoever changes these units. Look-ups need no lock.
         self._own: dict[int, bytes] = {}
         self._owed: dict[int, bytes] = {}
@@ -118,7 +117,7 @@ class TransformFile(BackendFile):
 
     @property
     def _limits(self) -> BackendLimits:
-        return self._units.limits(self._inner_limits())
+        return self._units.limits(self._slots.limits())
 
     def _punch_hole(self, offset: int, length: int) -> None:
         going = threading.Lock()
@@ -146,7 +145,7 @@ class TransformFile(BackendFile):
 
     def _close(self) -> None:
         try:
-            if not self._inner_limits().commit_on_close:
+            if not self._slots.limits().commit_on_close:
                 self._settle()
         finally:
             self._optional("close")()
@@ -156,12 +155,9 @@ class TransformFile(BackendFile):
 
     # ---------------------------------------------------------------------------------------- sizes
 
-    def _inner_limits(self) -> BackendLimits:
-        return getattr(self.inner, "limits", None) or self._backend.limits
-
     def _span(self) -> int:
         """Bytes of content in a group."""
-        limits = self._inner_limits()
+        limits = self._slots.limits()
         return self._units.span(limits.read_unit, limits.write_unit)
 
     def _size(self) -> int:
@@ -190,7 +186,7 @@ class TransformFile(BackendFile):
     # ---------------------------------------------------------------------------------------- reads
 
     def _read(self, method: str, offset: int, buffers: Sequence[memoryview]) -> int:
-        span = self._units.span(self._inner_limits().read_unit)
+        span = self._units.span(self._slots.limits().read_unit)
         begin, end = offset - offset % span, up(offset + sum(map(len, buffers)), span)
         while True:
             since = self._changes.quiet(begin, end)
@@ -211,7 +207,7 @@ class TransformFile(BackendFile):
     def _load(self, begin: int, end: int, method: str = "read_into") -> bytearray:
         """Content of whole units, up to the end of the object."""
         units, first = self._units, begin // self._units.unit
-        slots = self._fetch(method, first * units.slot, (end - begin) // units.unit * units.slot)
+        slots = self._slots.fetch(method, first * units.slot, (end - begin) // units.unit * units.slot)
         content = bytearray()
         for index in range(first, end // units.unit):
             at = (index - first) * units.slot
@@ -228,35 +224,12 @@ class TransformFile(BackendFile):
     def _known(self, index: int) -> bytes | None:
         """Content of a unit that cannot be read from the backend below, up to the end of the object."""
         known = self._owed.get(index)
-        if known is None and self._own and self._inner_limits().commit_on_close:
+        if known is None and self._own and self._slots.limits().commit_on_close:
             known = self._own.get(index)
         if known is None:
             return None
         length = max(0, min(self._units.unit, self._size() - index * self._units.unit))
         return known[:length].ljust(length, b"\0")
-
-    def _fetch(self, method: str, position: int, length: int) -> bytearray:
-        """Stored bytes, fewer at the end; asks again after short answers, in whole read units."""
-        stored, done = bytearray(length), 0
-        read = getattr(self.inner, method)
-        with memoryview(stored) as view:
-            while done < length:
-                limits = self._inner_limits()
-                at = done - done % int(limits.read_unit)
-                room = _room(position + at, length - at, int(limits.max_read), int(limits.boundary))
-                answer = read(position + at, [view[at : at + room]])
-                if at + self._counted(method, answer, room) <= done:
-                    break
-                done = at + answer
-        del stored[done:]
-        return stored
-
-    def _counted(self, method: str, answer: object, asked: int) -> int:
-        if not isinstance(answer, int) or not 0 <= answer <= asked:
-            raise BackendProtocolError(
-                f"{method} of the inner backend answered {answer!r} for {asked} bytes", self._key
-            )
-        return answer
 
     # ---------------------------------------------------------------------------------------- writes
 
@@ -303,7 +276,7 @@ class TransformFile(BackendFile):
             return bytes(self._load(begin, begin + span, "read_staged"))
         if self._sent:
             first = begin // units.unit
-            slots = self._fetch("read_into", first * units.slot, span // units.unit * units.slot)
+            slots = self._slots.fetch("read_into", first * units.slot, span // units.unit * units.slot)
             for index in range(first, first + span // units.unit):
                 slot = slots[(index - first) * units.slot : (index - first + 1) * units.slot]
                 if index in self._sent and self._known(index) is None:
@@ -335,7 +308,7 @@ class TransformFile(BackendFile):
             self._keep(self._owed, begin, content)
         for begin in after:
             method = self._method(begin)
-            _sent, error = self._send(method, begin // units.unit * units.slot, slots[begin] + bytes(pad))
+            _sent, error = self._slots.send(method, begin // units.unit * units.slot, slots[begin] + bytes(pad))
             if error is not None:
                 raise error
         if then is not None:
@@ -352,7 +325,7 @@ class TransformFile(BackendFile):
 
     def _keep(self, known: dict[int, bytes], begin: int, content: bytes) -> None:
         unit = self._units.unit
-        if known is self._own and self._inner_limits().durable_writes:
+        if known is self._own and self._slots.limits().durable_writes:
             return
         for at in range(0, len(content), unit):
             known[(begin + at) // unit] = content[at : at + unit]
@@ -369,7 +342,7 @@ class TransformFile(BackendFile):
         units = self._units
         first = begin // units.unit
         slots = bytes(units.encode(self._key, first, content))
-        sent, error = self._send(method, first * units.slot, slots)
+        sent, error = self._slots.send(method, first * units.slot, slots)
         done = len(content)
         if sent < len(slots):
             done = min(done, sent // units.slot * units.unit)
@@ -388,7 +361,7 @@ class TransformFile(BackendFile):
 
     def _stored(self, begin: int, content: bytes, slots: bytes, size: int, method: str) -> None:
         """Units are acknowledged."""
-        units, limits = self._units, self._inner_limits()
+        units, limits = self._units, self._slots.limits()
         for at in range(0, len(content), units.unit):
             index, data = (begin + at) // units.unit, content[at : at + units.unit]
             self._owed.pop(index, None)
@@ -406,33 +379,6 @@ class TransformFile(BackendFile):
                 start = at // units.unit * units.slot
                 self._sent[index] = zlib.crc32(slots[start : start + len(data) + units.overhead])
 
-    def _send(self, method: str, position: int, slots: bytes) -> tuple[int, BaseException | None]:
-        """Calls within the limits of the inner file, until all is acknowledged or one fails; how much is."""
-        put, done, empty = getattr(self.inner, method), 0, 0
-        view = memoryview(slots).toreadonly()
-        try:
-            while done < len(slots):
-                limits = self._inner_limits()
-                unit = int(limits.write_unit)
-                most = min(int(limits.max_write), self._max_write or int(limits.max_write))
-                at = done - done % unit
-                room = _room(position + at, len(slots) - at, max(unit, most - most % unit), int(limits.boundary))
-                try:
-                    answer = put(position + at, [view[at : at + room]])
-                except BackendError as error:
-                    if not error.max_write or not unit <= error.max_write < room:
-                        raise
-                    self._max_write = error.max_write
-                    continue
-                at += self._counted(method, answer, room)
-                empty = 0 if at > done else empty + 1
-                if empty == ZERO_ANSWERS_MAX:
-                    raise OSError(errno.EIO, f"{method} of the inner backend made no progress", self._key)
-                done = max(done, at)
-        except BaseException as error:
-            return done, error
-        return done, None
-
     # ---------------------------------------------------------------------------------------- size and space
 
     def _cut(self, size: int, old: int) -> None:
@@ -445,7 +391,7 @@ class TransformFile(BackendFile):
         # Stored before the object is cut, so that a refusal of either call leaves everything as it was. The inner
         # backend may want whole write units until then.
         begins, ends = units.stored_size(begin), units.stored_size(size)
-        padded = min(up(ends - begins, int(self._inner_limits().write_unit)), units.stored_size(old) - begins)
+        padded = min(up(ends - begins, int(self._slots.limits().write_unit)), units.stored_size(old) - begins)
         self._replace(
             {begin: before},
             {begin: before[: size - begin]},
@@ -508,8 +454,3 @@ class TransformFile(BackendFile):
                 self._store(begin, content, self._size(), self._method(begin))
                 for index in range(begin // unit, (begin + span) // unit):
                     self._owed.pop(index, None)  # behind the end
-
-
-def _room(position: int, length: int, most: int, boundary: int) -> int:
-    """How long a call at `position` may be."""
-    return min(length, most, boundary - position % boundary if boundary else length)

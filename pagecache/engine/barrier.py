@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..errors import CommitError, WritebackError
-from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAIT_ROUND, WRITEBACK, Kind, Span
+from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
 from .look import Look, Owner, nobody
 from .loop import advanced
 from .park import SLICE, Deadline, deadline_error
@@ -225,7 +225,8 @@ def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
 
 def _reason(sync: FileSync, what: str) -> Reason:
     whole = sync.start == 0 and sync.end == END
-    return of_file(sync.file, what, sync.owner, start=0 if whole else sync.start, end=0 if whole else sync.end)
+    start, end = (0, 0) if whole else (sync.start, sync.end)
+    return of_file(sync.file, what, sync.owner, start=start, end=end, kind=WAITS["sync"])
 
 
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
@@ -236,14 +237,13 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     sync.file.volume.check_wait(what, sync.file.key)
     deadline = Deadline(sync.file.volume.clock, timeout)
-    with _span(sync, what) as span:
+    with _span(sync, what):
         first = _standing(sync, deadline, what)
 
         def sleep() -> None:
             seq = first
             while seq is not None:
-                with Span(sync.recorder, Kind.WAIT, WAIT_ROUND, file=span.file, id=span.id):
-                    sync.wait(seq, deadline)
+                sync.wait(seq, deadline)
                 seq = _standing(sync, deadline, what)
 
         if first is not None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .. import native
 from ..errors import Key
 from ..native import INVALIDATE as INVALIDATE_LOCK
-from ..native import LOCK, SHARED, TOKEN, Operation, WaitRecord
+from ..native import LOCK, SHARED, TOKEN, WAITS, Operation, WaitRecord
 
 if TYPE_CHECKING:
     from .file import EngineFile
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Look", "Owner", "nobody", "of", "span"]
 
-FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = range(1, 8)
-"""Kinds of waits, as `_native/waits.h` has them."""
+FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
+    WAITS[name] for name in ("folio", "flight", "invalidate", "lock", "lock_shared", "token", "credit")
+)
+"""Kinds of waits of C; the others have a Reason."""
 FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
 """Kinds of operations, as `_native/types.h` has them."""
 STRAY = 4

@@ -4,8 +4,8 @@ Waits of C have a kind, a file and a range; those of the engine have a Reason, w
 It is made once for a wait that really blocks and is looked at by reports alone: they ask for its `owner`, with the
 state of things at that moment (look.py).
 
-`during` runs what waits. It stands in C around the call, so the record goes on every way out, whatever an interrupt
-strikes between two bytecodes.
+`during` runs what waits: on record while it does, and a slice of a trace. It stands in C around the call, so the record
+goes on every way out, whatever an interrupt strikes between two bytecodes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import native
 from ..errors import Key
+from ..native import WAITS
 
 if TYPE_CHECKING:
     from ..native import NativeVolume
@@ -38,6 +39,7 @@ class Reason:
         owner: who has it, when somebody asks.
         ends: what happens without anybody doing anything.
         named: whether the flusher names what hangs by itself, should it: then the wait is not worth a line more.
+        kind: what a trace calls it; "reason": `what`.
     """
 
     what: str
@@ -49,11 +51,16 @@ class Reason:
     end: int = 0
     ends: str = ENDS
     named: Callable[[], bool] = bool
+    kind: int = WAITS["reason"]
 
 
 def during(reason: Reason, call: Callable[[], T]) -> T:
     """Call what waits for this."""
-    return native.waiting(reason.volume.cache.core, reason.volume.address, reason.file, reason, call)
+    volume, recorder = reason.volume, reason.volume.cache.recorder
+    text = recorder.text(reason.what) if recorder.on and reason.kind == WAITS["reason"] else 0
+    return native.waiting(
+        volume.cache.core, volume.address, reason.file, reason.kind, reason.start, reason.end, text, reason, call
+    )
 
 
 def of_file(file: EngineFile, what: str, owner: Callable[[Look], Owner | None], **more: Any) -> Reason:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import native
 from ..errors import PageCacheError, WritebackError
-from ..native import ENGINE_PAUSE, Kind, Pressure, Span
+from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
 from .look import Look, Owner, nobody
 from .park import SLICE, Deadline
 from .reason import Reason, during, of_file
@@ -166,12 +166,12 @@ class _Wait:
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
         self._hopeless = 0
 
-    def reason(self, what: str) -> Reason:
+    def reason(self, what: str, kind: str, start: int = 0, end: int = 0) -> Reason:
         at = self.deadline.at
         ends = "it goes on when calls of the backend have made room" + (
             "" if at is None else f", or raises BlockingIOError in {self.deadline.left():.1f} s (throttle_timeout)"
         )
-        return of_file(self.file, what, self.owner, ends=ends)
+        return of_file(self.file, what, self.owner, start=start, end=end, ends=ends, kind=WAITS[kind])
 
     def owner(self, look: Look) -> Owner | None:
         """Who makes room at this moment, for reports."""
@@ -259,8 +259,8 @@ class _Wait:
                 return
 
 
-def room(self: EngineFile, length: int, place: int) -> None:
-    """Wait until what the place asks for (`length` bytes) is reserved; place 0: until memory may be free.
+def room(self: EngineFile, pos: int, length: int, place: int) -> None:
+    """Wait until what the place asks for is reserved, for [pos, pos + length); place 0: until memory may be free.
 
     Raises:
         BlockingIOError: throttle_timeout passed.
@@ -275,8 +275,9 @@ def room(self: EngineFile, length: int, place: int) -> None:
     try:
         wait = _Wait(self, inside)
         if place:
-            during(wait.reason(f"room for {length} bytes"), lambda: wait.for_room(length, place))
+            reason = wait.reason(f"room for {length} bytes", "room", pos, pos + length)
+            during(reason, lambda: wait.for_room(length, place))
         else:
-            during(wait.reason("memory"), wait.for_memory)
+            during(wait.reason("memory", "memory"), wait.for_memory)
     finally:
         self.native.count_throttled(self.volume.clock.now() - began)

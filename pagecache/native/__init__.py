@@ -31,6 +31,7 @@ from .extension import (
     STATES,
     TOKEN,
     UNSTABLE,
+    WAITS,
     WORK,
     WRITE_CALL,
     WRITEBACK,
@@ -55,7 +56,7 @@ from .extension import (
     waits,
 )
 from .inode import NativeInode
-from .recording import CALLS, ENGINE_FLUSHER, ENGINE_JOB, ENGINE_PAUSE, WAIT_ROUND, Kind, Recorder, Span, traced
+from .recording import CALLS, ENGINE_FLUSHER, ENGINE_JOB, ENGINE_PAUSE, Kind, Recorder, Span, traced
 
 __all__ = [
     "BACKOFF",
@@ -83,7 +84,7 @@ __all__ = [
     "STATES",
     "TOKEN",
     "UNSTABLE",
-    "WAIT_ROUND",
+    "WAITS",
     "WORK",
     "WRITEBACK",
     "WRITE_CALL",

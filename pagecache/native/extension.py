@@ -39,6 +39,13 @@ READ_CALL, WRITE_CALL, COMMIT_CALL = 0, 1, 2
 LATENCY_BOUNDS = tuple(2**k / 1e6 for k in range(28))
 """Seconds: a call is counted at the first of these that it did not exceed."""
 
+WAITS = {
+    name.removeprefix("PC_WAIT_").lower(): int(getattr(_core.lib, name))
+    for name in dir(_core.lib)
+    if name.startswith("PC_WAIT_")
+}
+"""Kinds of waits."""
+
 STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinned", "clean")
 """Of a page, most urgent first."""
 
@@ -163,9 +170,19 @@ def open_ticket(core: object = None, volume: int = 0, reason: object = None) -> 
     return cast(Ticket, extension.ticket(core, "", 0, 0, volume, 0, reason, time.monotonic_ns()))
 
 
-def waiting(core: object, volume: int, inode: int, reason: object, call: Callable[[], T]) -> T:
-    """Call something that waits; meanwhile the wait is on record."""
-    return cast(T, extension.waiting(core, volume, inode, reason, call))
+def waiting(
+    core: object,
+    volume: int,
+    inode: int,
+    kind: int,
+    pos: int,
+    end: int,
+    text: int,
+    reason: object,
+    call: Callable[[], T],
+) -> T:
+    """Call something that waits; meanwhile the wait is on record, and then in a trace, where `text` is its name."""
+    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, text, reason, call))
 
 
 def waiting_since(core: object) -> float:

@@ -1,6 +1,7 @@
 """What a trace records: `_native/record.c` seen from Python.
 
-While a trace runs the cache has a ring of records. C makes most of them, the engine some of its own through `Span`.
+While a trace runs the cache has a ring of records. C makes most of them, waits among them; the engine some of its own
+through `Span`.
 Records are read as tuples in the order of what happened, in pieces, so that they are not twice in memory.
 
 One `Recorder` belongs to each cache. What its records name by number is kept here while it is on: keys of files, names
@@ -26,7 +27,6 @@ __all__ = [
     "ENGINE_JOB",
     "ENGINE_PAUSE",
     "MAIN_THREAD",
-    "WAIT_ROUND",
     "Fate",
     "Flag",
     "Kind",
@@ -55,12 +55,11 @@ CALLS: dict[str, int] = {"fsync": lib.PC_CALL_FSYNC, "flush": lib.PC_CALL_FLUSH,
 ENGINE_FLUSHER: int = lib.PC_ENGINE_FLUSHER
 ENGINE_JOB: int = lib.PC_ENGINE_JOB
 ENGINE_PAUSE: int = lib.PC_ENGINE_PAUSE
-WAIT_ROUND: int = lib.PC_WAITED_ROUND
 
 
 def clock() -> int:
     """ns, as records have them."""
-    return int(lib.pc_record_clock())
+    return int(lib.pc_clock_ns())
 
 
 def text_of(key: object) -> str:
@@ -72,7 +71,7 @@ def text_of(key: object) -> str:
 
 
 def names_of(prefix: str) -> dict[int, str]:
-    """What the numbers of an enumeration of C are called, in lower case: "PC_WAITED_" gives {0: "folio", ...}."""
+    """What the numbers of an enumeration of C are called, in lower case: "PC_WAIT_" gives {1: "folio", ...}."""
     return {int(getattr(lib, name)): name.removeprefix(prefix).lower() for name in dir(lib) if name.startswith(prefix)}
 
 
@@ -254,7 +253,7 @@ class Span:
                 self.id = int(lib.pc_record_call())
                 if not self._awaited:
                     self._outer = int(lib.pc_record_enter(self.id))
-            self._began = int(lib.pc_record_clock())
+            self._began = clock()
             if self._slow:
                 self._add(Flag.BEGINS)
         return self

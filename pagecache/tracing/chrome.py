@@ -26,13 +26,14 @@ __all__ = ["Writer"]
 LANES = 1 << 24
 """Tracks from here on are no threads."""
 
-VERBS, WAITS = names_of("PC_CALL_"), names_of("PC_WAITED_")
+VERBS, WAITS = names_of("PC_CALL_"), names_of("PC_WAIT_")
 IOS = {**names_of("PC_IO_"), 0: "read_into", 1: "read_into past the cache", 2: "write_from", 5: "copy to the mirror"}
 CLASSES = names_of("PC_WORK_")
 STATES = names_of("PC_T_")
 ENGINE = {0: "flusher turn", 1: "job", 2: "throttle pause"}
 REQUESTS = {1: "fill", 2: "write request", 3: "mirror request"}
 CHANGE = next(number for number, name in VERBS.items() if name == "change")
+REASON = next(number for number, name in WAITS.items() if name == "reason")
 
 
 class Lanes:
@@ -204,7 +205,11 @@ class Writer:
 
     def _wait(self, record: Record) -> None:
         if not self._begins(record):
-            self._slice(record, f"wait: {WAITS[record[9]].replace('_', ' ')}", "wait", "waits", "")
+            self._slice(record, self._wait_name(record), "wait", "waits", "")
+
+    def _wait_name(self, record: Record) -> str:
+        name = WAITS[record[9]].replace("_", " ")
+        return "wait: " + (name if record[9] != REASON else json.dumps(self._texts.get(record[7], "?"))[1:-1])
 
     def _io(self, record: Record) -> None:
         if self._begins(record):
@@ -327,11 +332,11 @@ class Writer:
 
     def _unended(self, record: Record) -> None:
         kind, what = record[10], record[9]
-        names = {Kind.CALL: VERBS, Kind.WAIT: WAITS, Kind.IO: IOS, Kind.ENGINE: ENGINE}.get(kind, {})
+        names = {Kind.CALL: VERBS, Kind.IO: IOS, Kind.ENGINE: ENGINE}.get(kind, {})
         name = "commit" if kind == Kind.COMMIT else names.get(what, "?")
         if kind == Kind.CALL and what == CHANGE:
             name = json.dumps(self._texts.get(record[7], "?"))[1:-1]
-        name = f"wait: {name.replace('_', ' ')}" if kind == Kind.WAIT else name
+        name = self._wait_name(record) if kind == Kind.WAIT else name
         point = self._slice(record, name, "unfinished", "unfinished", '"unfinished":true')
         if kind == Kind.CALL:
             self.flows.call_ended(record[6], point.track)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -229,3 +230,36 @@ def test_a_file_that_is_removed_meanwhile_remains_no_more(make: Make, clock: Han
         gate.open()
     ticket.wait(20)
     assert ticket.remaining == 0
+
+
+def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) -> None:
+    """It goes from what is pending to what has failed while the two are added up: counted twice rather than left out,
+    as what remains never grows again. [2.15, 2.16]
+    """
+    rig = make({KEY: b""}, limits=STEPS, retry=ONCE, max_folio="4KiB")
+    rig.open().pwrite(pattern(PAGE), 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    gate = rig.backend.gate("write_from")
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+
+    def failed() -> bool:
+        ticket._advance_files()
+        return bool(ticket.errors)
+
+    class Counted(dict[Any, int]):
+        """It fails as soon as those that have failed were looked at."""
+
+        def values(self) -> Any:
+            found = list(super().values())
+            if not gate.release.is_set():
+                gate.open()
+                eventually(failed)
+            return found
+
+    ticket._parked = Counted()
+    assert ticket.remaining == PAGE
+    assert ticket.errors
+    with pytest.raises(WritebackError):
+        ticket.wait(20)
+    assert ticket.remaining == PAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
@@ -9,13 +10,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 
 from pagecache import PageCache, UnsavedDataError
-from pagecache.live.server import CLIENTS_MOST
+from pagecache.live import server
+from pagecache.live.server import CLIENTS_MOST, _Client
 from tests.file.rig import eventually
 
 from .conftest import Served
@@ -213,8 +216,10 @@ def test_nobody_waits_for_a_client_that_does_not_read(served: Served) -> None:
 
 @pytest.mark.parametrize("what", ["silent", "half a request", "half a body", "never reads"])
 def test_a_client_that_has_used_up_its_time_is_dropped(served: Served, what: str) -> None:
+    """Of the time for what it does: it has plenty of every other."""
     fill(served)
-    served.hurry(idle=0.2, request=0.2, send=0.2)
+    short = {"silent": "idle", "never reads": "send"}.get(what, "request")
+    served.hurry(**{**dict.fromkeys(("idle", "request", "send", "leave"), 3600.0), short: 0.2})
     with Raw(served.path) as client:
         if what == "never reads":
             client.send(ALL_FILES * 8)
@@ -223,6 +228,96 @@ def test_a_client_that_has_used_up_its_time_is_dropped(served: Served, what: str
         if what != "silent":
             client.send(STATS[:10] if what == "half a request" else HALF)
         assert client.ended()
+
+
+class Clock:
+    """Time that a test moves; everything else is that of the module."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def blocked(served: Served, sending: _Client) -> bool:
+    """Nothing more of its answer was sent though every client was looked at."""
+    before = len(sending.answer)
+    assert get(served.path, "/v1/stats")["schema"] == 1
+    return 0 < before == len(sending.answer)
+
+
+def test_a_client_that_reads_slowly_gets_everything(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time begins again with whatever it takes of an answer."""
+    for k in range(300):
+        with served.volume.open(f"{k:04}" + "x" * 3000, "w") as f:
+            f.write(b"x")
+    live = served.cache.live
+    assert live is not None
+    clock = Clock()
+    monkeypatch.setattr(server, "time", clock)
+    served.hurry(idle=3600, request=3600, send=30)
+    with Raw(served.path) as slow:
+        slow.send(ALL_FILES)
+        eventually(lambda: any(client.answer for client in live._clients.values()))
+        (sending,) = live._clients.values()
+
+        data = b""
+        for _ in range(3):
+            eventually(lambda: blocked(served, sending))
+            clock.now += 20
+            while sending.until < clock.now + 30:  # until it has taken so much that more could be sent
+                piece = slow.socket.recv(65536)
+                assert piece
+                data += piece
+            assert get(served.path, "/v1/stats")["schema"] == 1  # who was late would have been dropped
+        head, _, body = data.partition(b"\r\n\r\n")
+        (length,) = [int(line.split()[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+        while len(body) < length:
+            piece = slow.socket.recv(65536)
+            assert piece
+            body += piece
+    assert len(json.loads(body)["files"]) == 300
+
+
+def test_who_reads_nothing_is_not_read_either(served: Served) -> None:
+    """The server has one answer and one buffer of requests for it, however many it sends."""
+    fill(served)
+    live = served.cache.live
+    assert live is not None
+    with Raw(served.path) as rude:
+        rude.send(ALL_FILES * 40)
+        eventually(lambda: any(client.answer for client in live._clients.values()))
+        (sending,) = live._clients.values()
+        eventually(lambda: blocked(served, sending))
+        rude.socket.setblocking(False)
+        sent = [0]
+        for _ in range(20):
+            with contextlib.suppress(BlockingIOError):
+                while sent[-1] < 32 << 20:
+                    sent[-1] += rude.socket.send(STATS * 1000)
+            sent.append(sent[-1])
+            assert get(served.path, "/v1/stats")["schema"] == 1  # it has looked at all its clients once more
+    assert 0 < sent[0] == sent[-1]
+
+
+def test_an_answer_on_its_way_is_finished_before_the_next_begins(served: Served) -> None:
+    """Small answers go at once, and their client is looked at again in the next turn; there its further requests have
+    come, and one of them has an answer that does not go at once.
+    """
+    fill(served)
+    padded = b"GET /v1/stats HTTP/1.1\r\nX-Padding: " + b"x" * 1000 + b"\r\n\r\n"
+    with Raw(served.path) as client:
+        client.send(STATS * 2 + ALL_FILES * 10 + padded * 30)
+        kinds = []
+        for _ in range(42):
+            status, _, body = client.answer()
+            assert status == 200
+            kinds.append("files" in json.loads(body))
+    assert kinds == [False] * 2 + [True] * 10 + [False] * 30
 
 
 def wait_until_gone(served: Served) -> None:

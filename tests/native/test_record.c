@@ -199,6 +199,127 @@ static void check_a_write_is_seen_from_its_copy_to_its_commit(void)
 	rig_close(&rig);
 }
 
+/* ---------------------------------------------------------------- the order of records, where threads come in between */
+
+static struct file *held_file;
+
+/* `run` goes on until it is past the change that it records, and is held there while `meanwhile` runs. Return: records made. */
+static u32 beside(const char *point, void *(*run)(void *), void (*meanwhile)(struct file *))
+{
+	pthread_t thread;
+	pc_sync_arm(point, 0);
+	pthread_create(&thread, NULL, run, NULL);
+	while (!pc_sync_arrived(point))
+		sched_yield();
+	meanwhile(held_file);
+	pc_sync_release(point);
+	pthread_join(thread, NULL);
+	return collect(rig.cache);
+}
+
+/* A traced file with a page that is written. */
+static void open_traced(void)
+{
+	static const u8 bytes[PAGE] = "x";
+	rig_open(&rig, 1 << 20, PAGE);
+	held_file = file_open(&rig, 0, 1 << 20);
+	EQUAL(pc_record_start(rig.cache, 256), 0);
+	EQUAL(file_write(held_file, 0, bytes, PAGE), 0);
+}
+
+static void *write_once(void *unused)
+{
+	static const u8 bytes[PAGE] = "y";
+	(void)unused;
+	EQUAL(file_write(held_file, PAGE, bytes, PAGE), 0);
+	return NULL;
+}
+
+static void *work_once(void *unused)
+{
+	(void)unused;
+	CHECK(work(rig.volume));
+	return NULL;
+}
+
+static void *end_commit(void *unused)
+{
+	(void)unused;
+	pc_commit_end(held_file->inode, store_commit(&held_file->store) == 0, PC_COMMIT_AGAIN);
+	return NULL;
+}
+
+static void flush_all(struct file *f)
+{
+	EQUAL(flush(f), 0);
+}
+
+static void write_again(struct file *f)
+{
+	static const u8 bytes[PAGE] = "z";
+	EQUAL(file_write(f, 0, bytes, PAGE), 0);
+}
+
+static void commit_all(struct file *f)
+{
+	CHECK(begin_commit(f));
+	pc_commit_end(f->inode, store_commit(&f->store) == 0, PC_COMMIT_AGAIN);
+}
+
+static void write_again_and_flush(struct file *f)
+{
+	write_again(f);
+	flush_all(f);
+}
+
+/* Else the bytes would be handed over before anybody had written them: a write without an arrow. */
+static void check_a_write_is_recorded_before_anybody_can_hand_it_over(void)
+{
+	open_traced();
+	flush_all(held_file);
+	u32 n = beside("write_left_folio", write_once, flush_all);
+	u32 wrote = find(n, find(n, 0, PC_R_WROTE) + 1, PC_R_WROTE);
+	EQUAL(trail[wrote].pos, PAGE);
+	EQUAL(trail[find(n, wrote, PC_R_HANDED)].pos, PAGE);
+	rig_close(&rig);
+}
+
+/* Else what was written meanwhile would have an arrow to a request that does not carry it. */
+static void check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again(void)
+{
+	open_traced();
+	pc_flush_start(held_file->inode, ALL, 0, ALL);
+	u32 n = beside("hand_over_done", work_once, write_again);
+	u32 handed = find(n, find(n, 0, PC_R_WROTE), PC_R_HANDED);
+	find(n, handed, PC_R_WROTE);
+	flush_all(held_file);
+	rig_close(&rig);
+}
+
+/* Else a commit would be over before anybody knew that it had these bytes. */
+static void check_an_answer_is_recorded_before_anybody_can_commit_it(void)
+{
+	open_traced();
+	pc_flush_start(held_file->inode, ALL, 0, ALL);
+	u32 n = beside("write_ended", work_once, commit_all);
+	find(n, find(n, 0, PC_R_ACKED), PC_R_COMMIT);
+	rig_close(&rig);
+}
+
+/* Else it would have made durable what was acknowledged after it. */
+static void check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it(void)
+{
+	open_traced();
+	flush_all(held_file);
+	CHECK(begin_commit(held_file));
+	u32 n = beside("commit_ended", end_commit, write_again_and_flush);
+	u32 began = find(n, 0, PC_R_COMMIT), ended = find(n, began + 1, PC_R_COMMIT);
+	CHECK(trail[began].flags & PC_R_BEGINS && !(trail[ended].flags & PC_R_BEGINS));
+	find(n, ended, PC_R_ACKED);
+	EQUAL(file_sync(held_file), 0);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_records_come_back_in_their_order);
@@ -206,5 +327,15 @@ int main(void)
 	RUN(check_eight_threads_lose_no_record_of_a_ring_that_is_large_enough);
 	RUN(check_no_record_is_ever_half_another);
 	RUN(check_a_write_is_seen_from_its_copy_to_its_commit);
+	RUN(check_a_write_is_recorded_before_anybody_can_hand_it_over);
+	RUN(check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again);
+	RUN(check_an_answer_is_recorded_before_anybody_can_commit_it);
+	RUN(check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it);
+	check_fails_without("wrote_before_unlock", check_a_write_is_recorded_before_anybody_can_hand_it_over);
+	check_fails_without("handed_under_leaf_lock",
+			    check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again);
+	check_fails_without("acked_before_token", check_an_answer_is_recorded_before_anybody_can_commit_it);
+	check_fails_without("commit_recorded_under_token",
+			    check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it);
 	return 0;
 }

@@ -259,6 +259,115 @@ static void check_a_walk_beside_a_writer_says_what_can_be(void)
 	rig_close(&rig);
 }
 
+/* ---------------------------------------------------------------- a struct that is another file by now */
+
+static struct pc_volume *other;
+static struct pc_inode *stale;
+static u64 stale_id;
+static _Atomic bool over;
+
+static struct pc_inode *make_other(void)
+{
+	struct pc_limits limits = limits_wide();
+	struct pc_inode *i;
+	EQUAL(pc_inode_create(other, PAGE, &limits, true, &i), 0);
+	return i;
+}
+
+static void open_with_stale(void)
+{
+	start(PAGE, PAGE);
+	other = volume_open(&rig);
+	stale = make_other();
+	stale_id = pc_inode_id(stale);
+	EQUAL(pc_inode_destroy(stale), 0);
+}
+
+static void *make_one(void *unused)
+{
+	(void)unused;
+	CHECK(make_other() == stale);
+	return NULL;
+}
+
+static void *show_stale(void *unused)
+{
+	(void)unused;
+	EQUAL(pc_show_number(stale, stale_id, PC_BY_CACHED), 0);
+	return NULL;
+}
+
+/* Who asks for a file that is gone comes while its struct becomes another. */
+static void check_a_file_that_becomes_another_is_nobody(void)
+{
+	pthread_t maker, shower;
+	open_with_stale();
+	pc_sync_arm("inode_emptied", 0);
+	pc_sync_arm("show_before_lock", 0);
+	pthread_create(&maker, NULL, make_one, NULL);
+	while (!pc_sync_arrived("inode_emptied"))
+		sched_yield();
+	pthread_create(&shower, NULL, show_stale, NULL);
+	while (!pc_sync_arrived("show_before_lock"))
+		sched_yield();
+	pc_sync_release("inode_emptied");
+	pc_sync_release("show_before_lock");
+	pthread_join(maker, NULL);
+	pthread_join(shower, NULL);
+	EQUAL(pc_inode_destroy(stale), 0);
+	rig_close(&rig);
+}
+
+static void *look_again_and_again(void *unused)
+{
+	u64 runs[3];
+	struct pc_counters counters;
+	struct pc_usage usage;
+	struct pc_shown out;
+	u32 waiting[PC_WORK_CLASSES];
+	(void)unused;
+	while (!atomic_load(&over)) {
+		pc_volume_counters(rig.volume, &counters, &usage);
+		EQUAL(usage.cached, PAGE);
+		EQUAL(pc_show_number(stale, stale_id, PC_BY_CACHED), 0);
+		CHECK(!pc_show_states(stale, stale_id, 0, PAGE, runs, 1, &out));
+		pc_show_queue(rig.volume, waiting);
+		u32 credit = pc_credit_try(rig.volume);
+		CHECK(credit);
+		pc_credit_put(rig.volume, credit);
+		CHECK(!pc_some_failed(file->inode));
+	}
+	return NULL;
+}
+
+/* What is read without a lock beside files of another volume that come and go, limits that change, and writes. */
+static void check_numbers_are_read_beside_changes_of_everything(void)
+{
+	pthread_t lookers[2];
+	open_with_stale();
+	put(0, PAGE);
+	atomic_store(&over, false);
+	for (int k = 0; k < 2; k++)
+		pthread_create(&lookers[k], NULL, look_again_and_again, NULL);
+	for (u32 k = 0; k < 3000; k++) {
+		struct pc_inode *one = make_other(), *two = make_other();
+		EQUAL(pc_inode_destroy(one), 0);
+		EQUAL(pc_inode_destroy(two), 0);
+		pc_volume_set_inflight(rig.volume, 4 + k % 8);
+		if (k % 100 == 0) {
+			put(0, PAGE);
+			EQUAL(flush(file), 0);
+			pc_volume_abort(other);
+			pc_volume_resume(other);
+		}
+	}
+	atomic_store(&over, true);
+	for (int k = 0; k < 2; k++)
+		pthread_join(lookers[k], NULL);
+	EQUAL(file_sync(file), 0);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_pages_show_their_most_urgent_state);
@@ -269,5 +378,8 @@ int main(void)
 	RUN(check_the_queue_is_told_by_class);
 	RUN(check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed);
 	RUN(check_a_walk_beside_a_writer_says_what_can_be);
+	RUN(check_a_file_that_becomes_another_is_nobody);
+	RUN(check_numbers_are_read_beside_changes_of_everything);
+	check_fails_without("inode_keeps_its_cache", check_a_file_that_becomes_another_is_nobody);
 	return 0;
 }

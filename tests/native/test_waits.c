@@ -66,7 +66,7 @@ static void check_a_record_that_was_left_is_found(void)
 	struct pc_violation v;
 	rig_open(&rig, 1 << 20, PAGE);
 	struct file *file = file_open(&rig, PAGE, PAGE);
-	static const u32 kinds[] = {PC_WAIT_LOCK, PC_WAIT_SHARED, PC_WAIT_TOKEN};
+	static const u32 kinds[] = {PC_WAIT_LOCK, PC_WAIT_LOCK_SHARED, PC_WAIT_TOKEN};
 	for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
 		struct pc_wait w = {.kind = kinds[k], .since_ns = 1, .inode = file->inode->id};
 		u32 id = pc_wait_begin(rig.cache, &w);
