@@ -74,9 +74,9 @@ demo: $(VENV)/.built                                                  ## a tour 
 .PHONY: test check lint pytest soak
 test: lint ctest pytest                                               ## lint, types, C tests, Python tests
 check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test, sanitizers, slow tests
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -m slow --hypothesis-profile=random
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
-	$(PY) -m pytest -q -m soak --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+	$(PY) -m pytest -q -m soak --hypothesis-profile=random --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
 	$(RUN)/ruff check -q

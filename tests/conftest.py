@@ -1,6 +1,15 @@
-"""What all tests share: nothing but good error messages from the public conformance suite."""
+"""What all tests share: good error messages from the public conformance suite, and settings for hypothesis.
+
+`make test` has to say the same each time it is asked: its random tests play the same examples until they are changed.
+New ones are for the long runs (`--hypothesis-profile=random`, as `make check` and `make soak` do).
+"""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+settings.register_profile("same", parent=settings.get_profile("random"), derandomize=True)
+settings.load_profile("same")
 
 for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names", "conformance_staged"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")

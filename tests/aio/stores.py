@@ -19,7 +19,7 @@ class Gate:
     """Calls of one method wait here, as tasks."""
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.waiting = self.came = 0
         self.entered = threading.Event()
         self._changed = threading.Condition()
         self._open = False
@@ -34,6 +34,7 @@ class Gate:
         self._futures.append(future)
         with self._changed:
             self.waiting += 1
+            self.came += 1
             self._changed.notify_all()
         self.entered.set()
         try:
@@ -53,10 +54,10 @@ class Gate:
                 future.set_result(None)
 
     def wait_entered(self, calls: int = 1) -> None:
-        """Return once so many calls wait here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
+        """Return once so many calls have come here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
         with self._changed:
-            came = self._changed.wait_for(lambda: self.waiting >= calls, PATIENCE)
-        assert came, f"{self.waiting} of {calls} calls reached the gate"
+            enough = self._changed.wait_for(lambda: self.came >= calls, PATIENCE)
+        assert enough, f"{self.came} of {calls} calls reached the gate"
 
 
 class Store(AsyncBackend):

@@ -26,7 +26,7 @@ import pagecache
 from pagecache import BackendLimits, ObjectStat
 
 Key = Hashable
-PATIENCE = 30.0  # seconds: longer than anything a healthy run waits for
+PATIENCE = 60.0  # seconds: longer than anything a healthy run waits for
 
 Action = BaseException | Callable[..., Any]
 

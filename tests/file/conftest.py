@@ -1,21 +1,15 @@
-"""Fixtures: rigs that are always closed, settings for hypothesis, contract ids from docstrings."""
+"""Fixtures: rigs that are always closed, contract ids from docstrings."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from .clock import HandClock
 from .rig import Rig, make_rig
-
-settings.register_profile("pagecache", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
-settings.register_profile("pagecache-ci", parent=settings.get_profile("pagecache"), derandomize=True)
-settings.load_profile("pagecache-ci" if os.environ.get("CI") else "pagecache")
 
 HERE = Path(__file__).parent
 CONTRACT_IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:, (?:[A-Z]-?\d+[a-z]?|\d+\.\d+))*)\]\s*$")

@@ -19,7 +19,7 @@ from tests.staging import StagingBackend
 from .backends import PATIENCE, failing_commit
 from .keeping import KeepingBackend
 from .objects import ObjectBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern, quiet
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -102,6 +102,7 @@ def rebased_by_a_commit(make: Make) -> list[bytes | None]:
     file.pwrite(ours, 0)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == len(ours))
+    quiet(rig.volume)
     backend.put(KEY, b"other")
     published = Published(backend)
     Task(file.fsync).result()

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
-from pagecache.stress import Plan, run
+from pagecache.stress import Plan, Report, run
 from pagecache.stress.job import Run
 
 from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
-PLAN = {"threads": 4, "tasks": 4, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 60, "mix": MIX}
+PLAN: dict[str, Any] = {
+    "threads": 4,
+    "tasks": 4,
+    "files": 2,
+    "size": "128KiB",
+    "capacity": "128KiB",
+    "operations": 60,
+    "mix": MIX,
+}
 BYTES = re.compile(r"file \d, bytes \d+ to \d+: wrong|file \d: \d+ bytes, where|file \d: append \[\d+, \d+\)")
 
 
-def expect(report: object, *words: str) -> None:
-    assert not report.ok  # type: ignore[attr-defined]
-    story: str = report.story  # type: ignore[attr-defined]
+def expect(report: Report, *words: str) -> None:
+    assert not report.ok
+    story = report.story
     assert BYTES.search(story), story
     assert "writer" in story, story
     for word in words:
@@ -29,14 +38,14 @@ def expect(report: object, *words: str) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) -> None:
     """What it lost, whose it was, and what is there instead. [I-17, I-18]"""
-    expect(run(Plan(seed=1, duration=20, **PLAN), BACKENDS[name]))  # type: ignore[arg-type]
+    expect(run(Plan(seed=1, duration=100, **PLAN), BACKENDS[name]))
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
     """A torn write, an fsync that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
     kind = TARGETS[name]
-    make = Run(Plan(seed=1, duration=20, **PLAN), make=lambda plan, number: kind(plan, number, None, name))  # type: ignore[arg-type]
+    make = Run(Plan(seed=1, duration=100, **PLAN), make=lambda plan, number: kind(plan, number, None, name))
     expect(make.run())
 
 
@@ -45,7 +54,7 @@ def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
     HangsInCommit.free.clear()
     HangsInCommit._commits = 0
     try:
-        report = run(Plan(seed=1, duration=20, patience=1, **PLAN), lambda: Planted(HangsInCommit))  # type: ignore[arg-type]
+        report = run(Plan(seed=1, duration=100, patience=5, **PLAN), lambda: Planted(HangsInCommit))
     finally:
         HangsInCommit.free.set()
     assert (report.ok, report.kind, report.hung) == (False, "hang", True)
@@ -56,7 +65,7 @@ def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
 
 def test_a_failure_is_replayed_by_its_round() -> None:
     """The replay is JSON, and has the round alone."""
-    report = run(Plan(seed=3, duration=20, **PLAN), BACKENDS["DropsTail"])  # type: ignore[arg-type]
+    report = run(Plan(seed=3, duration=100, **PLAN), BACKENDS["DropsTail"])
     plan = Plan.from_replay(json.loads(json.dumps(report.replay)))
     assert (plan.seed, plan.rounds, plan.threads, plan.size) == (3, 1, 4, 128 << 10)
     again = run(plan, BACKENDS["DropsTail"])

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from .serving import Owner, folder
+from pagecache.top import look, map_screen, once
+
+from .serving import LONG, Owner, folder
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner on a busy machine answers late, which no test is about but those that say how long they wait."""
+    for module in (look, map_screen, once):
+        monkeypatch.setattr(module, "TIMEOUT", LONG)
 
 
 @pytest.fixture

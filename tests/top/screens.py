@@ -67,12 +67,14 @@ class View:
         """Wait until all of these are on the screen."""
         await self.until(lambda: all(part in self.text for part in parts), f"{parts} on the screen")
 
-    async def comes_to_show(self, *parts: str) -> None:
-        """Look again and again until all of these are on the screen: a look may give up too early."""
+    async def comes_to_show(self, *parts: str, key: str = "r") -> None:
+        """Press a key again and again until all of these are on the screen: a look may give up too early, and a key may
+        come before what it is about.
+        """
         deadline = time.monotonic() + LONG
         while not all(part in self.text for part in parts):
-            assert time.monotonic() < deadline, f"looked for {LONG:g} s for {parts} on the screen:\n{self.text}"
-            await self.press("r")
+            assert time.monotonic() < deadline, f"pressed {key} for {LONG:g} s for {parts} on the screen:\n{self.text}"
+            await self.press(key)
             await self.pilot.pause(0.1)
 
     async def settled(self) -> None:

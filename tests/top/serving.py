@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from . import documents
 
 # How long anything here waits at most.
-LONG = 20.0
+LONG = 60.0
 
 Answer = tuple[int, bytes]
 

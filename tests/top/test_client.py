@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ from pagecache.live.client import (
 )
 
 from . import documents
-from .serving import Owner, as_json
+from .serving import LONG, Owner, as_json, wait_until
 
 MIB = 1 << 20
 
@@ -249,10 +248,8 @@ def test_an_owner_that_hangs_is_left_after_the_timeout(owner: Owner) -> None:
 def test_an_owner_that_answers_byte_by_byte_is_left_after_the_timeout(owner: Owner) -> None:
     """Each byte comes in time, the answer does not: the timeout is of the whole."""
     owner.drip = 0.01
-    begin = time.monotonic()
     with Client(owner.path, timeout=0.1) as client, pytest.raises(TooSlow):
         client.stats()
-    assert time.monotonic() - begin < 10  # the whole answer would take over a minute
 
 
 def test_an_owner_that_accepts_nobody_is_waited_for_and_left(place: Path) -> None:
@@ -272,7 +269,7 @@ def test_an_owner_that_recovers_is_read_again_by_the_same_client(owner: Owner) -
         with pytest.raises(TooSlow):
             client.stats()
         owner.open_gate.set()
-        client.timeout = 10.0
+        client.timeout = LONG
         assert client.waits().waits  # and not the late answer of the request before
         owner.raw = b"garbage\r\n\r\n"
         with pytest.raises(NotPagecache):
@@ -283,10 +280,14 @@ def test_an_owner_that_recovers_is_read_again_by_the_same_client(owner: Owner) -
 
 def test_an_interrupted_request_leaves_no_answer_to_the_next(owner: Owner) -> None:
     owner.open_gate.clear()
+
+    def interrupt() -> None:
+        wait_until(lambda: bool(owner.requests), "the request")
+        os.kill(os.getpid(), 2)
+
     with Client(owner.path) as client:
-        interrupt = threading.Timer(0.1, lambda: os.kill(os.getpid(), 2))
-        interrupt.start()
         with pytest.raises(KeyboardInterrupt):
+            threading.Thread(target=interrupt).start()
             client.stats()
         owner.open_gate.set()
         assert len(client.waits().waits) == 2

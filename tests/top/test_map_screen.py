@@ -43,9 +43,8 @@ def test_a_map_can_be_seen_closer_and_moved(owner: Owner) -> None:
         await view.shows("from 15M to 25M")
         await view.press("right")
         await view.shows("from 20M to 30M")
-        for _ in range(5):
-            await view.press("right")
-            await view.pilot.pause(0.05)
+        await view.comes_to_show("from 30M to 40M", key="right")
+        await view.press("right")  # and no further
         await view.shows("from 30M to 40M")
         await view.press("left")
         await view.shows("from 25M to 35M")
@@ -55,9 +54,8 @@ def test_a_map_can_be_seen_closer_and_moved(owner: Owner) -> None:
         await view.shows("from 15M to 25M")
         await view.press("home")
         await view.hides("from")
-        for _ in range(12):  # never closer than a page
-            await view.press("z")
-            await view.pilot.pause(0.05)
+        await view.comes_to_show("4.0K a letter", key="z")
+        await view.press("z")  # never closer than a page
         await view.shows("4.0K a letter")
 
     run_view(model_of(owner), test)
