@@ -99,6 +99,11 @@ int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
 
+/* simulated.c */
+PyObject *pc_simulate(PyObject *module, PyObject *callable);
+PyObject *pc_simulated_point(PyObject *module, PyObject *name);
+PyObject *pc_simulated_away(PyObject *module, PyObject *callable);
+
 /* waiting.c: who waits for whom */
 extern struct pc_list pc_operations; /* those that are not settled; under the GIL */
 void pc_op_claims(struct op *op);
