@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pagecache.stress import watchdog
 from pagecache.stress.deterministic import threads
 from pagecache.stress.deterministic.scheduler import Scheduler, here
 
@@ -104,6 +105,7 @@ OTHERS: list[tuple[Any, Any]] = [
     (time, TIME),
     (random, RANDOM),
     (queue.SimpleQueue, _made(threads.SimpleQueue, queue.SimpleQueue)),
+    (watchdog.stacks, _asked(Scheduler.report, watchdog.stacks)),
 ]
 
 
