@@ -52,6 +52,7 @@ struct op {
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
+	struct pc_place place; /* of a write that may have to wait for dirty budget */
 	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
 	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
 	PyObject *what;         /* CALLER: which method of the engine, or which verb, it is for; or NULL */
