@@ -63,7 +63,7 @@ class Simulated:
         done: it has ended.
     """
 
-    __slots__ = ("done", "greenlet", "ident", "joiners", "name", "priority", "target", "turn", "waits", "woken", "word")
+    __slots__ = ("done", "greenlet", "ident", "joiners", "name", "priority", "target", "turn", "waits", "woken")
 
     def __init__(self, ident: int, name: str, target: Callable[[], None]) -> None:
         self.ident = ident
@@ -73,7 +73,6 @@ class Simulated:
         self.priority = 0.0
         self.turn = 0
         self.waits = ""
-        self.word = 0
         self.woken = False
         self.done = False
         self.joiners: list[Simulated] = []
@@ -124,7 +123,8 @@ class Scheduler:
         self._first: Simulated | None = None
         self._until = -1
         self._next: Simulated | None = None
-        self._preempted = False
+        self._preempted = False  # one was woken: the policy is asked at the next point, though `_left` are left
+        self._left = 0
         self._asleep: tuple[str, int]
         self.running: Simulated
         self.state = simulated.simulation()
@@ -149,7 +149,6 @@ class Scheduler:
             while self._next is not None:
                 thread, self._next = self._next, None
                 self.running = thread
-                self.state.left = self.policy.left
                 thread.greenlet.switch()
                 if self._next is None and self._stuck is None and not self.stopped:
                     self._next = self._chosen()  # one has ended
@@ -232,6 +231,7 @@ class Scheduler:
         if self.stopped:
             return None
         self._fire()
+        self._count()
         while not self._ready:
             if not self._pass_time():
                 if self.threads:
@@ -239,7 +239,15 @@ class Scheduler:
                 return None
         if 0 <= self._until < self.now_ns():
             return None
-        return self._ready.pop(self.policy.next(self._ready))
+        thread = self._ready.pop(self.policy.next(self._ready))
+        self.state.left = self.policy.left
+        return thread
+
+    def _count(self) -> bool:
+        """Tell the policy how many points of those that it asked for are left; whether it wanted to be asked now."""
+        state, preempted = self.state, self._preempted
+        self.policy.left, self._preempted = self._left if preempted else int(state.left), False
+        return self.policy.left <= 0
 
     def _switch(self, thread: Simulated | None) -> None:
         """Let it go on; returns when this one is chosen again. None: back to `run`, for good."""
@@ -253,7 +261,6 @@ class Scheduler:
         else:
             self.running = thread
             self._mark(thread.ident)
-            self.state.left = self.policy.left
             thread.greenlet.switch()
 
     def _mark(self, ident: int) -> None:
@@ -267,16 +274,15 @@ class Scheduler:
             self._timer += 1
             heappush(self._timers, (self.now_ns() + timeout_ns, self._timer, me, me.turn))
         self._switch(self._chosen())
-        self.state.left = self.policy.left
         return me.woken
 
     def _yield_to(self, number: int) -> None:
         """Another one goes on, and this one can."""
+        self.state.left = self.policy.left
         if number >= 0:
             thread = self._ready.pop(number)
             self._ready.append(self.running)
             self._switch(thread)
-        self.state.left = self.policy.left
 
     # -- for CORE
 
@@ -300,8 +306,7 @@ class Scheduler:
     def _at_point(self) -> int:
         """Whom the policy lets go on, at a point."""
         policy = self.policy
-        if self._preempted:
-            self._preempted = False
+        if not self._count():  # it is here because it has woken some
             return policy.woke(self.running, self._ready)
         if self.rng.random() < EARLY and self._timers and self._timers[0][0] - self.now_ns() < EARLY_NS:
             self._pass_time()
@@ -311,7 +316,6 @@ class Scheduler:
         me = self.running
         sleepers = self._sleepers.setdefault(word, deque())
         sleepers.append(me)
-        me.word = word
         if self._sleep("CORE", timeout_ns):
             return 0
         if me in sleepers:  # nobody tried to wake it after its time had come
@@ -320,6 +324,7 @@ class Scheduler:
 
     def _give_way(self) -> None:
         self._fire()
+        self._count()
         if self._ready or self._pass_time():
             self._lonely = 0
             self._yield_to(self.policy.gives_way(self.running, self._ready))
@@ -346,8 +351,7 @@ class Scheduler:
         """It can run again, where it sleeps: from the next point on. False: its time had come before."""
         woken = self._wake(thread)
         if not self._preempted:
-            self.policy.left = int(self.state.left)
-            self._preempted = True
+            self._left, self._preempted = int(self.state.left), True
             self.state.left = 0
         return woken
 
