@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import random
 import threading
 import traceback
@@ -201,12 +202,12 @@ class Scheduler:
             if thread.turn == turn:
                 self._up(thread)
 
-    def _pass_time(self) -> bool:
-        """Move the clock to the next timer; False: there is none."""
+    def _pass_time(self, most: float = math.inf) -> bool:
+        """Move the clock to the next timer; False: there is none, or not within so many nanoseconds."""
         timers = self._timers
         while timers and timers[0][2].turn != timers[0][3]:
             heappop(timers)
-        if not timers:
+        if not timers or timers[0][0] - self.now_ns() > most:
             return False
         self.state.now_ns += max(0, timers[0][0] - self.now_ns())
         self._fire()
@@ -308,8 +309,8 @@ class Scheduler:
         policy = self.policy
         if not self._count():  # it is here because it has woken some
             return policy.woke(self.running, self._ready)
-        if self.rng.random() < EARLY and self._timers and self._timers[0][0] - self.now_ns() < EARLY_NS:
-            self._pass_time()
+        if self.rng.random() < EARLY:
+            self._pass_time(EARLY_NS)
         return policy.at_point(self.running, self._ready)
 
     def _wait(self, word: int, timeout_ns: int) -> int:
