@@ -14,8 +14,9 @@ POINT, WAIT, WAKE, YIELD = range(4)
 """What a scheduler is asked."""
 
 simulate: Callable[[Callable[[int, str | None, int, int], int] | None], None] = extension.simulate
-"""This thread of the system plays simulated threads from now on, and a callable decides: (what, name of the point, address
-of the word, timeout in nanoseconds or how many to wake) -> 0 or an errno. None: it is over. The caller keeps the callable.
+"""This thread of the system plays simulated threads from now on, and a callable decides: (what, name of the point,
+address of the word, timeout in nanoseconds or how many to wake) -> 0 or an errno. None: it is over. The caller keeps
+the callable.
 """
 
 passed: Callable[[str], None] = extension.point

@@ -48,7 +48,7 @@ class Plan:
         rounds: at most so many; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
         patience: seconds; a call that takes longer hangs.
-        scheduler: who decides which thread goes on: "threads", the machine; "deterministic", the seed (docs/deterministic.md).
+        scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
     """
 
     seed: int = field(default_factory=_random_seed)

@@ -1,4 +1,4 @@
-"""The deterministic scheduler: all threads of a round, those of the cache too, in one thread, in an order that a seed decides.
+"""The deterministic scheduler: all threads of a round, the cache's too, in one, in an order that a seed decides.
 
 scheduler.py    simulated threads (greenlets), the virtual clock, who runs next
 policies.py     how that is drawn: a random walk, or priorities with a few changes (PCT)

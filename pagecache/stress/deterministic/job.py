@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from pagecache.native import is_debug
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
 from pagecache.stress.deterministic.policies import drawn
-from pagecache.stress.deterministic.scheduler import Scheduler, Stuck, here
+from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan

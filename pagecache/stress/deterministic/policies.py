@@ -4,9 +4,9 @@ A policy is asked where the running thread sleeps (`next`), and after each `left
 
     Walk   at each point the thread gives way with a probability of the round's own, from 1/2 to 1/128, to any other
     Pct    threads have priorities, and the highest that can run does; after each few hundred or thousand points the
-           running thread becomes the lowest, once in a while all priorities are drawn anew. So there are few preemptions,
-           and each is followed by a long run of the others (Burckhardt et al., "A randomized scheduler with probabilistic
-           guarantees of finding bugs", ASPLOS 2010; there a run is one window, here it is many)
+           running thread becomes the lowest, once in a while all priorities are drawn anew. So there are few
+           preemptions, and each is followed by a long run of the others (Burckhardt et al., "A randomized scheduler
+           with probabilistic guarantees of finding bugs", ASPLOS 2010; there a run is one window, here it is many)
 """
 
 from __future__ import annotations

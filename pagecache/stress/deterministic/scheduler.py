@@ -265,7 +265,9 @@ class Scheduler:
             thread.greenlet.switch()
 
     def _mark(self, ident: int) -> None:
-        self.digest = (self.digest * 6364136223846793005 + (self.state.points << 8 ^ ident) + 1442695040888963407) & MASK
+        self.digest = (
+            self.digest * 6364136223846793005 + (self.state.points << 8 ^ ident) + 1442695040888963407
+        ) & MASK
 
     def _sleep(self, waits: str, timeout_ns: int) -> bool:
         """Sleep until woken, or for a time (-1: for ever); whether it was woken."""

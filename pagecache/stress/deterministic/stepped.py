@@ -1,4 +1,4 @@
-"""A backend whose calls take virtual time: each begins, lasts, and ends, so that others run meanwhile and overtake it."""
+"""A backend whose calls take virtual time: each begins, lasts, and ends; others run meanwhile, and overtake it."""
 
 from __future__ import annotations
 

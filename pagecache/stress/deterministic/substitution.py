@@ -2,8 +2,9 @@
 
 Every name of a module of `pagecache` that is one of these becomes another object, which asks whose thread it is called
 in: in that of the scheduler it makes and does what is simulated; in any other one it is what it was. So the product
-needs no word of this, a lock that a backend of the product has is simulated as those of the engine are, and other caches
-of the process go on as before. Objects that were made earlier stay what they are.
+needs no word of this, a lock of a backend is simulated as those of the engine are, and other caches of the process go
+on as before. Objects that were made earlier stay what they are: a lock made with its module is a real one, and must not
+be held where others may go on.
 """
 
 from __future__ import annotations

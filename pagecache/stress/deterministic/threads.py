@@ -1,4 +1,4 @@
-"""What `threading` and `queue` have, for simulated threads. Each call is a point, and a sleep is one of the scheduler's.
+"""What `threading` and `queue` have, for simulated threads: calls are points, and sleeps are the scheduler's.
 
 As in `threading`: a lock may be released by anybody, an RLock and a condition are their thread's; nothing is fair.
 """
