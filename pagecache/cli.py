@@ -299,6 +299,11 @@ def check_backend(
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: a profile of FaultPlan.  [default: none]")
 @click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
 @click.option(
+    "--scheduler",
+    type=click.Choice(["threads", "deterministic"]),
+    help="Who decides which thread goes on: the machine, or the seed, in virtual time.  [default: threads]",
+)
+@click.option(
     "--replay",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -8,6 +8,7 @@
  * A wait begins (spans.c) before its first sleep, and ends whatever ends it: what has not to be waited for leaves no trace. Pauses
  * of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
  */
+#include "scheduler.h"
 #include "types.h"
 
 #include <time.h>
@@ -17,6 +18,11 @@ _Thread_local bool pc_tls_loop;
 /* Context: without the interpreter lock. */
 void pc_nap(i64 ns)
 {
+	_Atomic u32 nobody = 0;
+	if (PC_UNLIKELY(pc_scheduler)) {
+		pc_scheduler->wait(&nobody, ns);
+		return;
+	}
 	struct timespec ts = {.tv_sec = 0, .tv_nsec = ns};
 	nanosleep(&ts, NULL);
 }

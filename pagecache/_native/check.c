@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "scheduler.h"
 
 enum { PC_ROUNDS = 200 };
 
@@ -420,7 +421,7 @@ int pc_check(struct pc_cache *c, struct pc_violation *out)
 		free(owned);
 		if (ok)
 			return 0;
-		if (round < 20)
+		if (round < 20 || pc_scheduler)
 			pc_yield();
 		else
 			usleep(200);

@@ -148,7 +148,6 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 {
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
-	struct pc_place place;
 	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
 	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
 	bool append = append_pos != NULL;
@@ -160,10 +159,11 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	while (!err && done < len) {
 		u64 piece = piece_of(i, len - done);
-		pc_place_open(i, &place, 0, 0);
+		struct pc_place *place = &op->place;
+		pc_place_open(i, place, 0, 0);
 		bool locked = op->holds & HOLD_LOCK_X;
 		if (!append)
-			err = claim(h, op, &place, pos + done, piece);
+			err = claim(h, op, place, pos + done, piece);
 		else if (!locked)
 			err = lock_inode(op, h);
 		if (!err && !locked && check_writable(h))
@@ -171,14 +171,14 @@ int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, 
 		if (!err && append && done == 0)
 			*append_pos = op->pos = pos = pc_inode_size(i);
 		if (!err && append)
-			err = room_for(h, &place, pos + done, piece);
+			err = room_for(h, place, pos + done, piece);
 		if (!err && pos + len > INT64_MAX) {
 			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
 			err = -1;
 		}
 		if (!err)
 			done += write_locked(h, pos + done, from + done, piece, &need, &err);
-		pc_place_close(i, &place);
+		pc_place_close(i, place);
 		if (err < 0)
 			break;
 		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & HOLD_LOCK_X) {
@@ -206,17 +206,16 @@ static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *d
 	static const u8 zeros[64 << 10];
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
-	struct pc_place place;
 	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
 	err = err ? err : lock_inode(op, h);
 	err = err ? err : check_writable(h);
 	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
 	while (!err && *done < total) {
 		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
-		err = room_for(h, &place, pos + *done, piece);
+		err = room_for(h, &op->place, pos + *done, piece);
 		if (!err)
 			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
-		pc_place_close(i, &place);
+		pc_place_close(i, &op->place);
 		if (err == 1)
 			err = memory_for(h);
 	}

@@ -72,7 +72,7 @@ void pc_yield(void);
 
 /* ---------------------------------------------------------------- inode lock, token */
 
-/* A place in a fair queue (inode lock, token). On the stack of the waiting call, or embedded in the inode for work that
+/* A place in a fair queue (inode lock, token). In the operation of the waiting call, or embedded in the inode for work that
  * belongs to the volume. */
 struct pc_waiter {
 	struct pc_list link;

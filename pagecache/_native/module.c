@@ -208,6 +208,12 @@ static PyMethodDef functions[] = {
 	{"ticket", pc_make_ticket, METH_VARARGS,
 	 "ticket($module, core, kind, address, seq, /)\n--\n\nTo be awaited: an event that advances, or a call that "
 	 "ends."},
+	{"simulate", pc_simulate, METH_O,
+	 "simulate($module, ask, /)\n--\n\nThis thread plays simulated threads, and a scheduler is asked who runs."},
+	{"point", pc_simulated_point, METH_O,
+	 "point($module, name, /)\n--\n\nWhere another simulated thread may go on."},
+	{"away", pc_simulated_away, METH_O,
+	 "away($module, call, /)\n--\n\nCall what switches to another simulated thread and back."},
 	{"pin", pc_view_open, METH_VARARGS,
 	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
 	{NULL, NULL, 0, NULL},

@@ -439,11 +439,23 @@ uint64_t pc_record_call(void);
 uint64_t pc_record_enter(uint64_t call);
 void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 
-/* ---- tests: sync points and removed fixes of debug builds, index walks that count their visits */
+/* ---- tests: sync points and removed fixes of debug builds */
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
 void pc_fix_remove(const char *fix);
+
+/* ---- threads that a scheduler of Python's plays in one thread of the system (simulated.c): what that thread counts */
+struct pc_simulation {
+	int64_t left;    /* points until the scheduler is asked */
+	uint64_t points; /* passed so far */
+	int64_t now_ns;  /* the virtual clock, without its ticks */
+	int64_t tick_ns; /* of each point */
+	uint64_t thread; /* identifier of the simulated thread that runs */
+};
+struct pc_simulation *pc_simulation(void);
+
+/* ---- tests: index walks that count their visits */
 bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */

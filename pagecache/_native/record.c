@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "scheduler.h"
 
 enum { RINGS_MAX = 26, FIELDS = 8 };
 
@@ -158,6 +159,8 @@ void pc_record_free(struct pc_cache *c)
 
 int64_t pc_clock_ns(void)
 {
+	if (PC_UNLIKELY(pc_scheduler))
+		return pc_scheduler->now_ns();
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;

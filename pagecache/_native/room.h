@@ -21,7 +21,8 @@ struct pc_room {
 	_Atomic i64 grant;      /* may be dirtied above the midpoint before somebody has to pause again */
 };
 
-/* What a writer owns while it asks: on the stack of the C entry, which closes it whatever happened. */
+/* What a writer owns while it asks: of the C entry, which closes it whatever happened. In its operation, and on its stack only
+ * where it will not stand in line: others write to the links of who does. */
 struct pc_place {
 	struct pc_list link; /* in its volume's line; to itself: not in it */
 	u64 want;            /* blocks */

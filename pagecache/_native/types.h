@@ -52,6 +52,7 @@ struct op {
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
+	struct pc_place place; /* of a write that may have to wait for dirty budget */
 	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
 	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
 	PyObject *what;         /* CALLER: which method of the engine, or which verb, it is for; or NULL */
@@ -98,6 +99,11 @@ int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
+
+/* simulated.c */
+PyObject *pc_simulate(PyObject *module, PyObject *callable);
+PyObject *pc_simulated_point(PyObject *module, PyObject *name);
+PyObject *pc_simulated_away(PyObject *module, PyObject *callable);
 
 /* waiting.c: who waits for whom */
 extern struct pc_list pc_operations; /* those that are not settled; under the GIL */

@@ -15,6 +15,7 @@
  * reports copy what there is first, and make objects of the copy.
  */
 #include "async.h"
+#include "scheduler.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -23,6 +24,8 @@ struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
 static i64 clock_coarse_ns(void)
 {
+	if (PC_UNLIKELY(pc_scheduler))
+		return pc_scheduler->now_ns();
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;

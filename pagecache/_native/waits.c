@@ -18,10 +18,11 @@
 #include <pthread.h>
 
 #include "internal.h"
+#include "scheduler.h"
 
 u64 pc_thread_id(void)
 {
-	return (u64)pthread_self();
+	return PC_UNLIKELY(pc_scheduler) ? pc_scheduler->thread() : (u64)pthread_self();
 }
 
 static bool inherited(const struct pc_cache *c)

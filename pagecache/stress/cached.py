@@ -80,6 +80,9 @@ class CachedTarget:
         number: of the round.
         factory: gives a backend; None: one in memory, in the limits of the variant.
         label: what the factory is called, for people.
+
+    Attributes:
+        between: what the cache has in place of the backend.
     """
 
     moves = True
@@ -92,6 +95,7 @@ class CachedTarget:
         self._factory = factory or partial(MemoryBackend, BackendLimits(**self.variant.limits))
         self._named = factory is not None
         self._backend = self._factory()
+        self.between: Callable[[Backend], Backend] = lambda backend: backend
         self.name = label
         limits = self._backend.limits
         if limits.read_only:
@@ -113,7 +117,7 @@ class CachedTarget:
         self._choose_keys()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
-        self.faults = FaultyBackend(self._backend, self._fault_plan())
+        self.faults = FaultyBackend(self.between(self._backend), self._fault_plan())
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
@@ -178,6 +182,11 @@ class CachedTarget:
 
     def stir(self) -> None:
         self.faults.use(self._fault_plan())
+
+    @property
+    def backend(self) -> Backend:
+        """What is beneath the cache."""
+        return self._backend
 
     def check(self) -> None:
         self.cache.check()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pagecache.stress.job import Run
+from pagecache.stress.job import Run, run_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 
@@ -89,7 +89,7 @@ def execute(plan: Plan, target: str | None) -> Report:
     Raises:
         UnusableTarget: there is nothing to test.
     """
-    run = Run(plan, target)
+    run = run_of(plan, target)
     with live(run):
         return run.run()
 

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from pagecache.backends.protocol import Backend
@@ -16,11 +17,11 @@ from pagecache.stress.naming import maker
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.report import Report, exercised
-from pagecache.stress.targets import Target
+from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.watchdog import Watchdog, stacks
 from pagecache.stress.world import Failure, World
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "run", "run_of"]
 
 RESTS = 3  # of a round
 OPERATIONS = 150  # of a thread between two rests, where the plan does not say
@@ -41,7 +42,22 @@ def run(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Report
     **Blocks:** for `plan.duration` seconds, and the end of the round that runs then; longer than `plan.patience` only
     where a call that hangs is the finding.
     """
-    return Run(plan, target).run()
+    return run_of(plan, target).run()
+
+
+def run_of(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Run:
+    """A run of the plan's scheduler.
+
+    Raises:
+        UnusableTarget: there is nothing to test, or something that the scheduler needs is not installed.
+    """
+    if plan.scheduler == "threads":
+        return Run(plan, target)
+    if find_spec("greenlet") is None:
+        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install 'pagecache[stress]'")
+    from pagecache.stress.deterministic.job import SimulatedRun
+
+    return SimulatedRun(plan, target)
 
 
 class Run:

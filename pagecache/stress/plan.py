@@ -23,6 +23,7 @@ __all__ = ["Plan"]
 
 SEED_MAX = 1 << 32
 PAGE = 4096
+SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 
 
@@ -47,6 +48,7 @@ class Plan:
         rounds: at most so many; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
         patience: seconds; a call that takes longer hangs.
+        scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
     """
 
     seed: int = field(default_factory=_random_seed)
@@ -63,6 +65,7 @@ class Plan:
     rounds: int = 0
     first_round: int = 0
     patience: float = 60.0
+    scheduler: str = "threads"
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -74,6 +77,8 @@ class Plan:
         for way in self.mix:
             if way not in WAYS:
                 raise ValueError(f"mix: {way!r} is not one of {', '.join(WAYS)}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler: {self.scheduler!r} is not one of {', '.join(SCHEDULERS)}")
         if self.profile not in PROFILES:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
         FaultPlan.profile(self.faults)  # which names those that there are

@@ -22,6 +22,7 @@ class Report:
         skipped: what the target cannot do -> why.
         kind: of what was found: "data", "error", "hang", "check" or "crash"; "" where nothing was.
         hung: threads were left behind that wait for something.
+        schedule: of the deterministic scheduler: how many points and switches, and a digest of all of them.
     """
 
     ok: bool
@@ -32,6 +33,7 @@ class Report:
     skipped: dict[str, str] = field(default_factory=dict)
     kind: str = ""
     hung: bool = False
+    schedule: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -44,6 +46,7 @@ class Report:
             "coverage": self.coverage,
             "skipped": self.skipped,
             "hung": self.hung,
+            "schedule": self.schedule,
         }
 
 

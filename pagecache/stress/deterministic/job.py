@@ -1,0 +1,187 @@
+"""A run whose rounds are played by the deterministic scheduler: the same targets, workers and checks, other threads.
+
+A round runs in a thread of the system of its own, as the first of its simulated threads: workers, watchdog, and all
+threads of the cache are others of them. This thread meanwhile sees that something goes on: a call that blocks for real
+would stop them all. `Plan.tasks` are workers too: nothing of asyncio is simulated, so they call what threads call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from pagecache.backends.protocol import Backend
+from pagecache.engine.loop import is_async
+from pagecache.native import is_debug
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.deterministic import substitution
+from pagecache.stress.deterministic.policies import drawn
+from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
+from pagecache.stress.deterministic.stepped import SteppedBackend
+from pagecache.stress.job import Run
+from pagecache.stress.plan import Plan
+from pagecache.stress.report import Report
+from pagecache.stress.targets import Target, UnusableTarget
+from pagecache.stress.world import Failure
+
+__all__ = ["SimulatedRun"]
+
+LOOK = 0.2  # seconds between two looks at whether something goes on
+BLOCKED = 30.0  # seconds without a point, at least: then a call blocks for real
+
+
+class SimulatedRun(Run):
+    """See `pagecache.stress.job.Run`.
+
+    Attributes:
+        digest: of all rounds: the same in each run of the same plan.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: str | Callable[[], Backend] | None = None,
+        make: Callable[[Plan, int], Target] | None = None,
+    ) -> None:
+        super().__init__(plan, target, make)
+        self._asked = plan
+        self.plan = dataclasses.replace(plan, threads=plan.threads + plan.tasks, tasks=0)
+        self._make_target, self._make = self._make, self._stepped
+        self._scheduler: Scheduler
+        self._modules = () if make is None and not callable(target) else (getattr(make or target, "__module__", ""),)
+        self.digest = 0
+        self.points = self.switches = 0
+        self.seconds = 0.0  # of the processor
+
+    def _stepped(self, plan: Plan, number: int) -> Target:
+        target = self._make_target(plan, number)
+        if not isinstance(target, CachedTarget):
+            raise UnusableTarget(f"{target.name}: its order is the system's; the deterministic scheduler needs a cache")
+        if is_async(target.backend):
+            raise UnusableTarget(f"{target.name} is asynchronous: the deterministic scheduler has no event loops")
+        target.between = lambda backend: SteppedBackend(backend, self._scheduler)
+        return target
+
+    # -- a round
+
+    def _round(self) -> Failure | None:
+        played = _Played(self, super()._round)
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # when the collector comes would depend on what was made before
+        try:
+            with substitution.substituted(self._modules):
+                played.thread.start()
+                played.oversee()
+        finally:
+            gc.enable()
+            gc.unfreeze()
+        return self._ended(played)
+
+    def _ended(self, played: _Played) -> Failure | None:
+        scheduler = played.scheduler
+        if scheduler is not None:
+            self.digest = self.digest * 31 + scheduler.digest & (1 << 64) - 1
+            self.points += scheduler.points
+            self.switches += scheduler.switches
+            self.seconds += played.seconds
+        if played.error is not None:
+            raise played.error
+        if played.stuck is None:
+            return played.failure
+        if (world := self.world) is not None:  # the round has not come to its own end
+            self.counters += world.counters
+            self.counters["operations"] += world.operations
+            self.coverage += world.coverage
+        return Failure("hang", played.stuck)
+
+    # -- the report
+
+    def replay(self, failure: Failure | None) -> dict[str, Any]:
+        replay = super().replay(failure)
+        asked = {"threads": self._asked.threads, "tasks": self._asked.tasks}
+        return replay | {"plan": replay["plan"] | asked}
+
+    def _report(self, failure: Failure | None) -> Report:
+        report = super()._report(failure)
+        rate = self.points / max(self.seconds, 1e-9)
+        schedule = {
+            "scheduler": "deterministic",
+            "points": self.points,
+            "switches": self.switches,
+            "points per second and core": round(rate),
+            "digest": f"{self.digest:016x}",
+        }
+        line = (
+            f"deterministic scheduler: {self.points} points, {self.switches} switches, "
+            f"{rate:,.0f} points a second and core, digest {self.digest:016x}"
+        )
+        if not is_debug():
+            line += "\nnot tried: points within the core: only the debug build of the extension has them"
+        return dataclasses.replace(report, story=f"{report.story}\n{line}", schedule=schedule)
+
+
+class _Played:
+    """One round on its way, in a thread of the system of its own; what came of it."""
+
+    def __init__(self, run: SimulatedRun, call: Callable[[], Failure | None]) -> None:
+        self._run = run
+        self._call = call
+        self.scheduler: Scheduler | None = None
+        self.failure: Failure | None = None
+        self.stuck: str | None = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self.thread = threading.Thread(target=self._play, name="stress-deterministic", daemon=True)
+
+    def _play(self) -> None:
+        began = time.thread_time()
+        rng = self._run.plan.rng("schedule", self._run.number)
+        scheduler = self.scheduler = self._run._scheduler = Scheduler(drawn(rng), rng)
+        try:
+            scheduler.run(self._first)
+        except Stuck as stuck:
+            self.stuck = f"nobody can go on\n{stuck}"
+        except BaseException as error:
+            self.error = error
+        self.seconds = time.thread_time() - began
+        self._over.set()
+        if scheduler.threads:  # they are in the middle of something, on the stack of this thread
+            threading.Event().wait()
+
+    def _first(self) -> None:
+        try:
+            self.failure = self._call()
+        except BaseException as error:
+            self.error = error
+
+    def oversee(self) -> None:
+        """Until it is over, or blocks.
+
+        Raises:
+            KeyboardInterrupt: and the round stops where it is.
+        """
+        patience, points, since = max(BLOCKED, self._run.plan.patience), -1, time.monotonic()
+        try:
+            while not self._over.wait(LOOK):
+                scheduler = self.scheduler
+                now, seen = time.monotonic(), -1 if scheduler is None else int(scheduler.state.points)
+                if seen != points:
+                    points, since = seen, now
+                elif now - since > patience:
+                    self.stuck = f"a call blocks for real, for {now - since:.0f} s\n{self._stack()}"
+                    return
+        finally:
+            if self.scheduler is not None:
+                self.scheduler.stopped = not self._over.is_set()
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()

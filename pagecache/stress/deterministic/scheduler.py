@@ -1,0 +1,371 @@
+"""Simulated threads: who runs, who sleeps, and what time it is.
+
+All threads of a round are greenlets of one thread of the system, which runs one of them at a time. Another can go on
+only in here: where a thread sleeps, wakes others or gives way, and at points (`passed`), of which CORE has many. A
+policy draws which one from the numbers of the round's seed. So the same seed is the same run, to the last point.
+
+    thread ── a lock, a queue, a park of the engine's, a leaf of CORE ──▶ sleep / wake / passed ──▶ policy ──▶ another
+
+Time is virtual. Each point takes `TICK`; and where nobody can run it moves to the next time that somebody sleeps for.
+Where there is none either, all wait for each other: `Stuck`, with who waits for what.
+
+Threads of Python come here through `threads.py`, CORE through `ask`. What is not simulated (a lock made elsewhere, a
+system call that blocks) stops all of them; `Overseer` in job.py sees that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import math
+import random
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from types import FrameType
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from pagecache.native import simulated
+from pagecache.stress.deterministic.policies import Policy
+
+__all__ = ["Scheduler", "Simulated", "Stuck", "here"]
+
+TICK = 10_000
+"""Virtual nanoseconds of a point."""
+BEGIN = 1_000_000_000_000
+"""What the monotonic clock shows in the beginning."""
+GRACE = 30_000_000_000
+"""Virtual nanoseconds that the others have once the first thread has ended."""
+EARLY, EARLY_NS = 1 / 500, 20_000_000
+"""How often the next timer is early although others can run, and by how much at most: machines are slow at times."""
+LONELY_MAX = 100_000
+"""Times that a thread may give way in turn while nobody else can run."""
+FIRST = 1 << 20
+"""Identifier of the first thread."""
+MASK = (1 << 64) - 1
+
+
+class Stuck(Exception):
+    """Nobody can run, and no time that passes will change that."""
+
+
+class Simulated:
+    """One thread.
+
+    Attributes:
+        ident: as `threading.get_ident` says it; they count up.
+        waits: what for, for reports; "": it can run.
+        turn: of its sleeps; a timer of an earlier one is void.
+        woken: the last sleep was ended by somebody.
+        done: it has ended.
+    """
+
+    __slots__ = ("done", "greenlet", "ident", "joiners", "name", "priority", "target", "turn", "waits", "woken")
+
+    def __init__(self, ident: int, name: str, target: Callable[[], None]) -> None:
+        self.ident = ident
+        self.name = name
+        self.target = target
+        self.greenlet: Any = None
+        self.priority = 0.0
+        self.turn = 0
+        self.waits = ""
+        self.woken = False
+        self.done = False
+        self.joiners: list[Simulated] = []
+
+    def __repr__(self) -> str:
+        return f"<simulated thread {self.name}>"
+
+    def frame(self) -> FrameType | None:
+        """Where it is; None: it has not begun, has ended, or runs now."""
+        found: FrameType | None = None if self.greenlet is None else self.greenlet.gr_frame
+        return found
+
+
+_schedulers: dict[int, Scheduler] = {}
+"""By the thread of the system that they run in."""
+
+
+def here() -> Scheduler | None:
+    """The scheduler of the running thread; None: it is a real one."""
+    return _schedulers.get(threading.get_ident())
+
+
+class Scheduler:
+    """The threads of one round. Made, and run, in a thread of the system that does nothing else.
+
+    Attributes:
+        threads: all that have not ended, in the order in which they began.
+        switches: how often another thread went on.
+        digest: a number that depends on each of them, and when it was.
+    """
+
+    def __init__(self, policy: Policy, rng: random.Random) -> None:
+        self.policy = policy
+        self.rng = rng
+        self.threads: dict[Simulated, None] = {}
+        self.python_threads: dict[Simulated, object] = {}  # what `current_thread` answers
+        self.switches = 0
+        self.digest = 0
+        self.stopped = False  # from another thread: nobody is to go on any more
+        self.system_thread = threading.get_ident()
+        self._ready: list[Simulated] = []
+        self._sleepers: dict[int, deque[Simulated]] = {}
+        self._timers: list[tuple[int, int, Simulated, int]] = []
+        self._number = 0
+        self._timer = 0
+        self._lonely = 0
+        self._stuck: str | None = None
+        self._first: Simulated | None = None
+        self._until = -1
+        self._next: Simulated | None = None
+        self._preempted = False  # one was woken: the policy is asked at the next point, though `_left` are left
+        self._left = 0
+        self._asleep: tuple[str, int]
+        self.running: Simulated
+        self.state = simulated.simulation()
+
+    # -- a run
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Play `call` as the first thread, and all that it starts, until they have ended; some may be left, where the
+        first has ended long ago. What it raises is for itself to keep.
+
+        Raises:
+            Stuck: they wait for each other.
+        """
+        self._root = getcurrent()
+        ask = self.ask
+        simulated.simulate(ask)
+        self.state.now_ns, self.state.tick_ns = BEGIN, TICK
+        _schedulers[self.system_thread] = self
+        try:
+            self._first = self.start("first", call)
+            self._next = self._chosen()
+            while self._next is not None:
+                thread, self._next = self._next, None
+                self.running = thread
+                thread.greenlet.switch()
+                if self._next is None and self._stuck is None and not self.stopped:
+                    self._next = self._chosen()  # one has ended
+            if self._stuck is not None:
+                raise Stuck(self._stuck)
+        finally:
+            for thread in self.threads:  # what is left in the middle of something stays there for ever
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread.greenlet))
+            del _schedulers[self.system_thread]
+            self.points = int(self.state.points)
+            simulated.simulate(None)
+
+    def start(self, name: str, target: Callable[[], None]) -> Simulated:
+        """A new thread, which can run."""
+        thread = Simulated(FIRST + self._number, name, target)
+        self._number += 1
+        thread.greenlet = greenlet(self._body, self._root)
+        self.threads[thread] = None
+        self.policy.begun(thread)
+        self._ready.append(thread)
+        return thread
+
+    def _body(self) -> None:
+        thread = self.running
+        self.state.thread = thread.ident
+        try:
+            thread.target()
+        finally:
+            thread.done = True
+            del self.threads[thread]
+            for joiner in thread.joiners:
+                self._wake(joiner)
+            if thread is self._first:
+                self._until = self.now_ns() + GRACE
+
+    # -- time
+
+    def now_ns(self) -> int:
+        """The monotonic clock."""
+        state = self.state
+        return int(state.now_ns + state.points * TICK)
+
+    def _fire(self) -> None:
+        """Wake those whose time has come."""
+        timers = self._timers
+        if not timers or timers[0][0] > (now := self.now_ns()):
+            return
+        while timers and timers[0][0] <= now:
+            _, _, thread, turn = heappop(timers)
+            if thread.turn == turn:
+                self._up(thread)
+
+    def _pass_time(self, most: float = math.inf) -> bool:
+        """Move the clock to the next timer; False: there is none, or not within so many nanoseconds."""
+        timers = self._timers
+        while timers and timers[0][2].turn != timers[0][3]:
+            heappop(timers)
+        if not timers or timers[0][0] - self.now_ns() > most:
+            return False
+        self.state.now_ns += max(0, timers[0][0] - self.now_ns())
+        self._fire()
+        return True
+
+    # -- who runs
+
+    def _up(self, thread: Simulated) -> None:
+        thread.turn += 1
+        thread.waits = ""
+        self._ready.append(thread)
+
+    def _wake(self, thread: Simulated) -> bool:
+        if thread.waits:
+            thread.woken = True
+            self._up(thread)
+            return True
+        return False
+
+    def _chosen(self) -> Simulated | None:
+        """Who goes on, where the one that ran cannot; None: nobody ever will."""
+        if self.stopped:
+            return None
+        self._fire()
+        self._count()
+        while not self._ready:
+            if not self._pass_time():
+                if self.threads:
+                    self._stuck = self.report()
+                return None
+        if 0 <= self._until < self.now_ns():
+            return None
+        thread = self._ready.pop(self.policy.next(self._ready))
+        self.state.left = self.policy.left
+        return thread
+
+    def _count(self) -> bool:
+        """Tell the policy how many points of those that it asked for are left; whether it wanted to be asked now."""
+        state, preempted = self.state, self._preempted
+        self.policy.left, self._preempted = self._left if preempted else int(state.left), False
+        return self.policy.left <= 0
+
+    def _switch(self, thread: Simulated | None) -> None:
+        """Let it go on; returns when this one is chosen again. None: back to `run`, for good."""
+        if thread is self.running:
+            return
+        self.switches += 1
+        if thread is None or not thread.greenlet:  # one that has not begun is begun from below
+            self._next = thread
+            self._mark(0 if thread is None else thread.ident)
+            self._root.switch()
+        else:
+            self.running = thread
+            self._mark(thread.ident)
+            thread.greenlet.switch()
+
+    def _mark(self, ident: int) -> None:
+        self.digest = (
+            self.digest * 6364136223846793005 + (self.state.points << 8 ^ ident) + 1442695040888963407
+        ) & MASK
+
+    def _sleep(self, waits: str, timeout_ns: int) -> bool:
+        """Sleep until woken, or for a time (-1: for ever); whether it was woken."""
+        me = self.running
+        me.woken, me.waits = False, waits
+        if timeout_ns >= 0:
+            self._timer += 1
+            heappush(self._timers, (self.now_ns() + timeout_ns, self._timer, me, me.turn))
+        self._switch(self._chosen())
+        return me.woken
+
+    def _yield_to(self, number: int) -> None:
+        """Another one goes on, and this one can."""
+        self.state.left = self.policy.left
+        if number >= 0:
+            thread = self._ready.pop(number)
+            self._ready.append(self.running)
+            self._switch(thread)
+
+    # -- for CORE
+
+    def ask(self, what: int, point: str | None, word: int, number: int) -> int:
+        """See `_native/simulated.c`; called without what CORE has put aside."""
+        if self.stopped:
+            self._root.switch()
+        if what == simulated.POINT:
+            self._fire()
+            self._yield_to(self._at_point())
+        elif what == simulated.WAKE:
+            sleepers = self._sleepers.get(word)
+            while sleepers and number > 0:
+                number -= self.wake(sleepers.popleft())
+        elif what == simulated.WAIT:
+            return self._wait(word, number)
+        else:
+            self._give_way()
+        return 0
+
+    def _at_point(self) -> int:
+        """Whom the policy lets go on, at a point."""
+        policy = self.policy
+        if not self._count():  # it is here because it has woken some
+            return policy.woke(self.running, self._ready)
+        if self.rng.random() < EARLY:
+            self._pass_time(EARLY_NS)
+        return policy.at_point(self.running, self._ready)
+
+    def _wait(self, word: int, timeout_ns: int) -> int:
+        me = self.running
+        sleepers = self._sleepers.setdefault(word, deque())
+        sleepers.append(me)
+        if self._sleep("CORE", timeout_ns):
+            return 0
+        if me in sleepers:  # nobody tried to wake it after its time had come
+            sleepers.remove(me)
+        return errno.ETIMEDOUT
+
+    def _give_way(self) -> None:
+        self._fire()
+        self._count()
+        if self._ready or self._pass_time():
+            self._lonely = 0
+            self._yield_to(self.policy.gives_way(self.running, self._ready))
+            return
+        self._lonely += 1
+        if self._lonely > LONELY_MAX:
+            self.running.waits = "somebody, again and again"
+            self._stuck = self.report()
+            self._switch(None)
+
+    # -- for threads of Python
+
+    def sleep(self, waits: str, timeout: float | None = None) -> bool:
+        """Sleep until `wake`, or for so many seconds; whether it was woken."""
+        self.state.points += 1
+        self._asleep = waits, -1 if timeout is None else max(0, int(timeout * 1e9))
+        return simulated.away(self._away)
+
+    def _away(self) -> bool:
+        waits, timeout_ns = self._asleep
+        return self._sleep(waits, timeout_ns)
+
+    def wake(self, thread: Simulated) -> bool:
+        """It can run again, where it sleeps: from the next point on. False: its time had come before."""
+        woken = self._wake(thread)
+        if not self._preempted:
+            self._left, self._preempted = int(self.state.left), True
+            self.state.left = 0
+        return woken
+
+    # -- reports
+
+    def report(self) -> str:
+        """Who waits for what, and the stacks of all."""
+        lines = []
+        for thread in self.threads:
+            lines.append(f"{thread.name}: {f'waits for {thread.waits}' if thread.waits else 'can run'}")
+            frame = thread.frame()
+            if frame is not None:
+                lines += [line.rstrip() for line in traceback.format_stack(frame)[-8:]]
+        return "\n".join(lines)

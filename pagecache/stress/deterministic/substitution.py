@@ -1,0 +1,136 @@
+"""What the modules of the product find, during a round, in place of `threading`, `time`, `random` and `SimpleQueue`.
+
+Every name of a module of `pagecache` that is one of these becomes another object, which asks whose thread it is called
+in: in that of the scheduler it makes and does what is simulated; in any other one it is what it was. So the product
+needs no word of this, a lock of a backend is simulated as those of the engine are, and other caches of the process go
+on as before. Objects that were made earlier stay what they are: a lock made with its module is a real one, and must not
+be held where others may go on.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pagecache.stress import watchdog
+from pagecache.stress.deterministic import threads
+from pagecache.stress.deterministic.scheduler import Scheduler, here
+
+__all__ = ["substituted"]
+
+EPOCH = 1_700_000_000_000_000_000
+"""Nanoseconds: what the clock of the wall shows in the beginning."""
+
+
+class _Of:
+    """A module with some names of its own."""
+
+    def __init__(self, module: Any, own: dict[str, Any]) -> None:
+        self._module = module
+        self.__dict__.update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _made(kind: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes one for the thread it is called in."""
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        scheduler = here()
+        return real(*args, **kwargs) if scheduler is None else kind(scheduler, *args, **kwargs)
+
+    return make
+
+
+def _asked(simulated: Callable[..., Any], real: Callable[..., Any]) -> Callable[..., Any]:
+    """Answers for the thread it is called in."""
+
+    def ask(*args: Any) -> Any:
+        scheduler = here()
+        return real(*args) if scheduler is None else simulated(scheduler, *args)
+
+    return ask
+
+
+def _current_thread(scheduler: Scheduler) -> Any:
+    return scheduler.python_threads.get(scheduler.running, scheduler.running)
+
+
+def _sleep(scheduler: Scheduler, seconds: float) -> None:
+    scheduler.sleep("time", seconds)
+
+
+def _thread(scheduler: Scheduler, group: None = None, *args: Any, **kwargs: Any) -> threads.Thread:
+    return threads.Thread(scheduler, *args, **kwargs)
+
+
+def _random(scheduler: Scheduler, *seed: Any) -> random.Random:
+    return random.Random(*(seed or (scheduler.rng.getrandbits(64),)))
+
+
+THREADING = _Of(
+    threading,
+    {
+        "Lock": _made(threads.Lock, threading.Lock),
+        "RLock": _made(threads.RLock, threading.RLock),
+        "Condition": _made(threads.Condition, threading.Condition),
+        "Event": _made(threads.Event, threading.Event),
+        "Thread": _made(_thread, threading.Thread),
+        "current_thread": _asked(_current_thread, threading.current_thread),
+        "get_ident": _asked(lambda scheduler: scheduler.running.ident, threading.get_ident),
+        "enumerate": _asked(lambda scheduler: list(scheduler.python_threads.values()), threading.enumerate),
+    },
+)
+TIME = _Of(
+    time,
+    {
+        "monotonic": _asked(lambda scheduler: scheduler.now_ns() / 1e9, time.monotonic),
+        "monotonic_ns": _asked(Scheduler.now_ns, time.monotonic_ns),
+        "perf_counter": _asked(lambda scheduler: scheduler.now_ns() / 1e9, time.perf_counter),
+        "perf_counter_ns": _asked(Scheduler.now_ns, time.perf_counter_ns),
+        "time": _asked(lambda scheduler: (EPOCH + scheduler.now_ns()) / 1e9, time.time),
+        "time_ns": _asked(lambda scheduler: EPOCH + scheduler.now_ns(), time.time_ns),
+        "sleep": _asked(_sleep, time.sleep),
+    },
+)
+RANDOM = _Of(random, {"Random": _made(_random, random.Random)})
+OTHERS: list[tuple[Any, Any]] = [
+    (threading, THREADING),
+    (time, TIME),
+    (random, RANDOM),
+    (queue.SimpleQueue, _made(threads.SimpleQueue, queue.SimpleQueue)),
+    (watchdog.stacks, _asked(Scheduler.report, watchdog.stacks)),
+]
+
+
+def _is_meant(name: str, more: tuple[str, ...]) -> bool:
+    own = name == "pagecache" or name.startswith("pagecache.")
+    return (own and not name.startswith("pagecache.stress.deterministic")) or name in more
+
+
+@contextmanager
+def substituted(more: tuple[str, ...] = ()) -> Iterator[None]:
+    """Have it so in all modules of the product that are imported, and in `more`, for the length of a `with`."""
+    by_id = {id(real): (real, other) for real, other in OTHERS}
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for name, module in list(sys.modules.items()):
+            if not _is_meant(name, more):
+                continue
+            names = vars(module)
+            for key, value in list(names.items()):
+                found = by_id.get(id(value))
+                if found is not None:
+                    changed.append((names, key, value))
+                    names[key] = found[1]
+        yield
+    finally:
+        for names, key, value in changed:
+            names[key] = value
