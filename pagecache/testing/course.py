@@ -130,10 +130,14 @@ class Faults:
             OSError: the backend is dead.
         """
         life, rule, random = self._decide(call)
-        if rule is None:
-            result = yield from self._carried(life, call, buffers)
+        try:
+            if rule is None:
+                return (yield from self._carried(life, call, buffers))
+            return (yield from self._ruled(life, rule, random, call, buffers))
+        finally:
             self._answered()
-            return result
+
+    def _ruled(self, life: int, rule: Rule, random: float, call: Call, buffers: Sequence[memoryview]) -> Course:
         if rule.delay:
             yield Pause(rule.seconds(random))
         if rule.gate is not None:
@@ -155,7 +159,6 @@ class Faults:
             raise self._failure(rule, call)
         if rule.behind:
             yield from self._held_behind(rule)
-        self._answered()
         if rule.answer is TRUTH:
             return result
         return (call.length or 0) + 1 if rule.answer is TOO_MANY else rule.answer
@@ -189,6 +192,11 @@ class Faults:
             with self._changed:
                 if held in self._behind:
                     self._behind.remove(held)
+
+    def held(self) -> int:
+        """Calls that are done, and are held behind others."""
+        with self._changed:
+            return len(self._behind)
 
     def _answered(self) -> None:
         """One more call has its answer: those that are held for it count it."""
