@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from pagecache.errors import DataLossError
 from pagecache.stress.profiles import Edges
 
 __all__ = ["Held", "Target", "UnusableTarget", "Verb"]
@@ -60,6 +61,9 @@ class Target(Protocol):
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
         exact: a failed buffered write did exactly what it said.
         tasks: its verbs as coroutines; None: there are no tasks.
+        explained: errnos that its faults explain.
+        loses_direct: what was written past a cache may be lost while it is not committed.
+        losses: what handles told at the end.
     """
 
     name: str
@@ -70,6 +74,13 @@ class Target(Protocol):
     moves: bool
     exact: bool
     tasks: Any
+    explained: frozenset[int]
+    loses_direct: bool
+    losses: list[DataLossError]
+
+    def key(self, what: int | str) -> Any:
+        """What a file, or an object by name, is called in the store."""
+        ...
 
     def start(self, contents: Sequence[bytes]) -> None:
         """Make the files, each with a content, without what is tested."""
