@@ -1,15 +1,15 @@
 """Faults of a round, what each of them allows, and who repairs what does not repair itself.
 
-    error that goes away, short answer, delay, order    nothing is seen of it, but an error where it does not end
-    error that stays, no space                          a call raises it; what was accepted is in the cache, and is saved
-                                                        when it is tried again
-    commit that fails                                   fsync, sync and close raise it; bytes past the cache (direct) are
-                                                        told as a loss, because nobody can send them again
-    another version                                     ESTALE, until the conflict is settled; the bytes of the files are
-                                                        everybody's, so the version alone is another
-    death                                               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` everything
-                                                        that was accepted and not synced is there, but direct writes
-                                                        that were not committed
+    error that goes away, short answer, delay, order
+                        nothing is seen of it, but an error where it does not end
+    error that stays, no space
+                        a call raises it; what was accepted is in the cache, and is saved when it is tried again
+    commit that fails   fsync, sync and close raise it; bytes past the cache (direct) are told as a loss, because nobody
+                        can send them again
+    another version     ESTALE, until the conflict is settled; the bytes of the files are everybody's, so the version
+                        alone is another
+    death               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` everything that was accepted and not synced
+                        is there, but direct writes that were not committed
 
 So an error is an answer where a fault of the plan explains it [I-22], and no fault explains a byte that is neither old
 nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles

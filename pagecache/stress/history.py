@@ -65,6 +65,7 @@ class Write:
         before: of an append: the sizes that the file may have had when it began; `vague`: and others.
         floor: of an append: it is not before this.
         certain: it is there when it has ended. Not so what failed in a way that may have stored something.
+        rest: what its call did not say it did, as a change of its own.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Write:
         "kind",
         "length",
         "literal",
+        "rest",
         "sequence",
         "size",
         "start",
@@ -114,6 +116,7 @@ class Write:
         self.begun: float = 0
         self.ended: float = RUNNING
         self.certain = True
+        self.rest: Write | None = None
         self.wild = False
         self.before: tuple[int, ...] = ()
         self.vague = False
@@ -314,7 +317,11 @@ class Model:
                     )
             ends = {*write.before, *(one.size if one.size is not None else one.end for one in beside)}
             # What a large write has stored so far is an end too, while it goes on piece by piece.
-            within = any(one.size is None and one.kind != "append" and one.start <= offset <= one.end for one in beside)
+            # And so is what an append stored that failed.
+            within = any(
+                one.size is None and not (one.kind == "append" and one.certain) and one.start <= offset <= one.end
+                for one in beside
+            )
             if not (cut or offset in ends or within or write.vague or any(one.ended == RUNNING for one in beside)):
                 raise Broken(
                     f"file {self.number}: {write!r} of writer {write.worker}, where the end was at "
@@ -337,6 +344,7 @@ class Model:
         rest.start = write.start + length
         rest.length = max(0, write.end - rest.start)
         rest.certain = False
+        write.rest = rest
         write.end, write.length = rest.start, length
         pieces = [
             (low, high, tuple(rest if one is write else one for one in found))

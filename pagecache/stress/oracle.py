@@ -52,9 +52,20 @@ class Look:
                 self.ended = self.model.clock.tick()
                 self.beside += self.model.log[self._first - self.model.dropped :]
 
+    def _beside(self) -> list[Write]:
+        """What ran beside it; with what a call that failed did not say it did."""
+        found = []
+        for write in self.beside:
+            part: Write | None = write
+            while part is not None:
+                found.append(part)
+                part = part.rest
+        return found
+
     def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
         """The range in pieces, each with all the writes that it may be of, as far as they are known."""
-        extra = [write for write in self.beside if write.resolved and write.start < end and write.end > start]
+        beside = self._beside()
+        extra = [write for write in beside if write.resolved and write.start < end and write.end > start]
         for low, high, found in self.pieces:
             low, high = max(low, start), min(high, end)
             if low >= high:
@@ -75,7 +86,7 @@ class Look:
         end = self.end if end is None else end
         return [
             write
-            for write in self.beside
+            for write in self._beside()
             if not write.resolved
             and (write.start < end and write.end > self.start if write.start >= 0 else write.floor < end)
         ]
@@ -84,7 +95,7 @@ class Look:
         """The least and the most that the file may have had."""
         least = min(size.value if size.least is None else size.least for size in self.sizes)
         most = max(size.value for size in self.sizes)
-        for write in self.beside:
+        for write in self._beside():
             if write.size is not None and write.size >= 0:
                 least, most = min(least, write.size), max(most, write.size)
             elif write.size is None and write.length:

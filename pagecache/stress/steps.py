@@ -204,7 +204,7 @@ class Steps:
     def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
         """It failed without saying where the part went that it did."""
         done = getattr(error, "characters_written", None)
-        if done == 0 and self.world.target.exact:
+        if done == 0 and self._exact(write):
             model.cancel(write)
             return
         try:
