@@ -57,7 +57,7 @@ class Write:
 
     Attributes:
         kind: what the call was, for people: "pwrite", "append", "truncate", ...
-        start: -1 while an append has not said where it went.
+        start: -1 while an append has not said where it went; `origin`: where the first byte of its data is.
         size: what the file's size is after it; None: at least `end`; -1: it leaves the size alone.
         zero: they are zeros.
         literal: each piece with the bytes that it may have, for what was copied; None: `content.made`.
@@ -79,6 +79,7 @@ class Write:
         "kind",
         "length",
         "literal",
+        "origin",
         "rest",
         "sequence",
         "size",
@@ -107,7 +108,7 @@ class Write:
     ) -> None:
         self.kind, self.way = kind, way
         self.worker, self.sequence, self.file, self.tag = worker, sequence, file, tag
-        self.start = start
+        self.start = self.origin = start
         self.length = length
         self.end = -1 if start < 0 else start + length
         self.size = size
@@ -146,7 +147,7 @@ class Write:
             return self.possible(start, end)[0]
         if self.kind == "append":
             return made(
-                self.tag, self.file | APPENDED, self.worker, self.sequence, start - self.start, end - self.start
+                self.tag, self.file | APPENDED, self.worker, self.sequence, start - self.origin, end - self.origin
             )
         return made(self.tag, self.file, self.worker, self.sequence, start, end)
 
@@ -243,6 +244,7 @@ class Model:
         self.ended: deque[Write] = deque([first], REMEMBERED)
         self.loses_past = False  # what went past a cache may be lost again, without an error of its call
         self.synced: float = 0  # a commit was asked for at this time, and succeeded
+        self.overtaken: dict[Write, list[Piece]] = {}  # what runs and was seen -> what nobody sees any more since
         self._past: list[Write] = []  # all that went past a cache: direct writes, and holes
 
     # -- changes
@@ -303,7 +305,8 @@ class Model:
             Broken: there was no end.
         """
         with self.lock:
-            write.start, write.end = offset, offset + write.length
+            write.start = write.origin = offset
+            write.end = offset + write.length
             rest = None if done is None else self._split(write, done)
             beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
             oldest = min((one.begun for one in beside), default=write.begun)
@@ -362,6 +365,7 @@ class Model:
         with self.lock:
             self._end(write, False)
             most = max([*(size.value for size in self.sizes), *(one.end for one in self.running if one.size is None)])
+            most += sum(one.length for one in self.running if one.start < 0)  # it may lie behind those
             write.start = min(write.floor, *(size.value for size in self.sizes))
             write.end, write.wild = most + write.length, True
             write.length = write.end - write.start
@@ -378,6 +382,7 @@ class Model:
     def _end(self, write: Write, certain: bool) -> None:
         write.ended = self.clock.tick()
         write.certain = certain
+        self.overtaken.pop(write, None)
         del self.running[write]
         self.ended.append(write)
 

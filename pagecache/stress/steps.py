@@ -62,8 +62,8 @@ class Steps:
 
     # -- what all share
 
-    def _look(self, model: Model, start: int, end: int, what: str) -> Look:
-        return Look(model, start, end, self.worker, what)
+    def _look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
+        return Look(model, start, end, self.worker, what, store=store)
 
     def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         self._sequence += 1
@@ -311,7 +311,7 @@ class Steps:
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
         """What was written before is stored when it returns [I-18, I-19]."""
-        looks = [self._look(model, 0, FOREVER, f"the store after {kind}") for model in models]
+        looks = [self._look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = dict(self._names)
         try:
             try:
