@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
-from pagecache.errors import DataLossError, Key
+from pagecache.errors import BackendError, DataLossError, Key
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.plan import Plan
@@ -29,8 +29,11 @@ from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
 
+T = TypeVar("T")
+
 PAGE = 4096
 READ_ALL = 1 << 40
+TRIES = 100
 KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name,
     lambda name: ("pagecache-stress", name),
@@ -73,6 +76,17 @@ class Variant:
         return cls(config, {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}, limits)
 
 
+def insisting(call: Callable[[], T]) -> T:
+    """What a call comes to, where the backend says that another try may help."""
+    for _ in range(TRIES):
+        try:
+            return call()
+        except BackendError as error:
+            if not error.retry:
+                raise
+    return call()
+
+
 class CachedTarget:
     """See `targets.Target`.
 
@@ -106,8 +120,8 @@ class CachedTarget:
         self.direct_unit = 1
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number)
-        self.explained = self.faulting.explained
         self.loses_direct = self.faulting.loses_direct
+        self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
@@ -155,8 +169,9 @@ class CachedTarget:
         file = self._backend.open(key, create=True)
         most, done = int(self._backend.limits.max_write), 0
         while done < len(content):
-            done += file.write_from(done, [memoryview(content)[done : done + most].toreadonly()])
-        file.commit()
+            part = memoryview(content)[done : done + most].toreadonly()
+            done += insisting(partial(file.write_from, done, [part]))
+        insisting(file.commit)
         close_backend_file(file)
 
     def _forget(self, key: Key) -> None:
@@ -175,6 +190,15 @@ class CachedTarget:
             "parallel": [self.volume.open(key, "r+b", direct=True, parallel_direct_writes=many)],
             "through": [self.volume.open(key, "r+b", write_through=True)],
         }
+
+    @property
+    def explained(self) -> frozenset[int]:
+        """What faults explain, and what a backend says itself that it may refuse now and then."""
+        return self.faulting.explained | self.refused
+
+    @property
+    def refused(self) -> frozenset[int]:
+        return frozenset(self.faults.faults.refused)
 
     def calm(self) -> None:
         self.faulting.calm()

@@ -22,6 +22,7 @@ import contextlib
 import errno
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,12 +49,14 @@ class Faulting:
         config, options: of the cache and its volume, with which a round gets through it.
         explained: errnos that calls may raise.
         loses_direct: what was written past the cache and is not committed may be lost.
+        repairing: somebody repairs while calls fail; `repairs`: how often what was repaired.
     """
 
     def __init__(self, plan: Plan, number: int) -> None:
         rng = plan.rng("faults", number)
         self.plan = FaultPlan.profile(plan.faults, rng.randrange(1, 1 << 32))
         self._rng = random.Random(rng.random())
+        self.repairs: Counter[str] = Counter()
         self.config: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         if self.plan.rules:
@@ -63,7 +66,7 @@ class Faulting:
             self.options["on_conflict"] = rng.choice(["fail", "rebase"])
         self.explained = explained(self.plan.rules)
         self.loses_direct = any(rule.dies for rule in self.plan.rules)
-        self._repairs = self.loses_direct or any(rule.change for rule in self.plan.rules)
+        self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._conflicts: dict[Key, None] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -78,7 +81,7 @@ class Faulting:
     def stir(self) -> None:
         """Let calls fail."""
         self._backend.use(self.plan)
-        if self._repairs:
+        if self.repairing:
             self._over.clear()
             self._thread = threading.Thread(target=self._watch, name="stress-repair", daemon=True)
             self._thread.start()
@@ -94,7 +97,7 @@ class Faulting:
             self._reconnect()
         while conflicts := self._taken():
             for key in conflicts:
-                self._volume.resolve(key, "rebase")
+                self._settle(key)
         self._volume.retry_failed()
 
     # -- repairs
@@ -116,10 +119,15 @@ class Faulting:
                     self._reconnect()
             for key in self._taken():
                 try:
-                    self._volume.resolve(key, self._rng.choice(HOW))
+                    self._settle(key)
                 except OSError:
                     with self._lock:
                         self._conflicts[key] = None
+
+    def _settle(self, key: Key) -> None:
+        """A conflict, in one of the ways that lose nothing."""
+        self._volume.resolve(key, self._rng.choice(HOW))
+        self.repairs["conflicts settled"] += 1
 
     def _reconnect(self) -> None:
         """As an operator may do it: with or without an end to all waits first, and with or without a fence."""
@@ -134,6 +142,7 @@ class Faulting:
         except OSError:
             self._backend.faults.die(Rule(dies=True).exception)
             raise
+        self.repairs["deaths survived"] += 1
 
 
 HOW: tuple[Literal["force", "rebase"], ...] = ("force", "rebase")

@@ -364,8 +364,11 @@ class Model:
         """An append of which some may be somewhere at the end."""
         with self.lock:
             self._end(write, False)
-            most = max([*(size.value for size in self.sizes), *(one.end for one in self.running if one.size is None)])
-            most += sum(one.length for one in self.running if one.start < 0)  # it may lie behind those
+            # Behind any end that there was meanwhile, and behind appends whose place is not known yet.
+            beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
+            ends = [one.end if one.size is None else one.size for one in beside]
+            most = max([*ends, *write.before, *(size.value for size in self.sizes)])
+            most += sum(one.length for one in beside if one.start < 0)
             write.start = min(write.floor, *(size.value for size in self.sizes))
             write.end, write.wild = most + write.length, True
             write.length = write.end - write.start

@@ -20,6 +20,7 @@ import io
 import mmap
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -103,6 +104,7 @@ class MountedTarget:
     moves = False
     exact = False
     explained: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
     loses_direct = False
     tasks = None
 
@@ -114,6 +116,7 @@ class MountedTarget:
         self.skipped: dict[str, str] = {}
         self.direct_unit = 1
         self.losses: list[DataLossError] = []
+        self.repairs: Counter[str] = Counter()
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"

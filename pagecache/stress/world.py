@@ -7,7 +7,9 @@ import io
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
@@ -20,6 +22,8 @@ from pagecache.stress.targets import Target
 
 __all__ = ["Activity", "Failure", "World"]
 
+T = TypeVar("T")
+TRIES = 100
 PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
 
@@ -206,7 +210,7 @@ class World:
         assert not self.doubts, self.doubts
         for model in self.models:
             self._agree(model, "at rest")
-        self.target.sync()
+        self._insisting(self.target.sync)
         for model in self.models:
             model.synced = self.clock.tick()
             self._stored(model, "the store after sync")
@@ -221,10 +225,20 @@ class World:
         self.target.check()
         self.target.stir()
 
+    def _insisting(self, call: Callable[[], T]) -> T:
+        """What a call comes to, where what lies beneath refuses it now and then, whatever faults there are."""
+        for _ in range(TRIES):
+            try:
+                return call()
+            except OSError as error:
+                if error.errno not in self.target.refused:
+                    raise
+        return call()
+
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
             look = Look(model, 0, self.reach * 2, 0, f"{name}, {when},")
-            got = read()
+            got = self._insisting(read)
             look.returned()
             pieces = settled(look, got)
             model.settle(pieces, len(got))
@@ -244,7 +258,7 @@ class World:
             Broken: it is not.
         """
         self.target.calm()
-        self.target.close()
+        self._insisting(self.target.close)
         for loss in self.target.losses:
             self.excuse(loss, "close", 0)
         for model in self.models:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import Key
+from ..errors import BackendError, Key
 from ..stats import ObjectStat
 from .faults import TOO_MANY, TRUTH, Call, FaultPlan, Rule, draw
 from .gate import Gate
@@ -69,6 +69,7 @@ class Faults:
         self.calls: list[Call] = []
         self.kept_buffers: list[memoryview] = []
         self.died = threading.Event()
+        self.refused: set[int] = set()  # errnos that the inner backend itself says are worth another try
         self._changed = threading.Condition()
         self._death: Callable[[Key | None], BaseException] | None = None
         self._lives = 0  # calls of an earlier life that was fenced off reach nothing any more
@@ -170,6 +171,10 @@ class Faults:
             self._inside[life] += 1
         try:
             return (yield Carry(buffers))
+        except BackendError as error:
+            if error.retry and error.errno is not None:
+                self.refused.add(error.errno)
+            raise
         finally:
             with self._changed:
                 self._inside[life] -= 1

@@ -356,6 +356,21 @@ def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
     file.sees(bytes(file.bytes) + made(7, APPENDED, 2, 1, 0, 100) + made(7, APPENDED, 1, 1, 0, 50))
 
 
+def test_an_append_that_nobody_finds_may_have_been_behind_an_end_that_is_gone() -> None:
+    """A store that was looked at before the truncate shows it there. [I-18]"""
+    file = File()
+    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
+    file.model.begin(append)
+    look = file.look()
+    look.returned()
+    cut = file.truncate(100)
+    file.model.finish(cut)
+    doubt = verdict(look, bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 30))
+    file.model.lose(append)
+    assert doubt is not None
+    assert doubt.ask() is None
+
+
 def test_losses_are_explained_where_something_went_past_the_cache() -> None:
     """By a direct write, also its part that failed; and not by others. [I-22]"""
     file = File()
