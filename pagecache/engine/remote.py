@@ -29,6 +29,7 @@ from ..errors import ConflictError, LostRange, PageCacheError
 from ..native import END, STAMP_MAX
 from . import staging
 from .notices import cause, spans
+from .owed import Step
 from .retryer import is_transient
 from .trouble import SETTLED
 
@@ -134,10 +135,11 @@ def open_base(file: EngineFile) -> tuple[BackendFile, ObjectStat]:
     return fresh, fresh.stat()
 
 
-def _new_base(file: EngineFile, *, keep: bool = True) -> tuple[ObjectStat, bool]:
+def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -> tuple[ObjectStat, bool]:
     """Another version is the base from here on: its size and version, and whether the backend forgot what it had.
 
-    `keep`: what it had staged is wanted, and has to be in memory.
+    `keep`: what it had staged is wanted, and has to be in memory. `most`: what it has behind that is cut off before
+    anything else is called.
     """
     whole = file.limits().commit_on_close
     if keep:
@@ -150,10 +152,17 @@ def _new_base(file: EngineFile, *, keep: bool = True) -> tuple[ObjectStat, bool]
         file.holes.clear()
         fresh, stat = open_base(file)
         take_base(file, fresh, stat)
+        _owe_cut(file, stat, most)
         return stat, True
     stat = file.opened().stat()
+    _owe_cut(file, stat, most)  # first: a direct write goes on as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
     return stat, False
+
+
+def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
+    if most is not None and stat.size > most:
+        file.owed.add(Step("truncate", (most,)))
 
 
 def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> None:
@@ -210,11 +219,10 @@ def force(file: EngineFile) -> None:
         raise PageCacheError(
             "resolve: not every byte of this version is in memory; rebase or discard", file.key, errno=errno.ENOBUFS
         )
-    stat, forgotten = _new_base(file)
-    file.native.rebase(stat.size, forgotten)
+    stat, forgotten = _new_base(file, most=size)
+    file.native.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
-        file.opened().truncate(size)
-        file.native.truncate(size, not file.limits().durable_writes)
+        file.native.set_uncommitted(lowest=size)
     _go_on(file)
 
 

@@ -134,22 +134,33 @@ def _check_failed(file: EngineFile) -> None:
     file.volume.resume_parked(file)
 
 
+def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
+    """Whether write-back or a commit, one that runs included, will make something clean.
+
+    Not so what views may store to: it is dirty until they are released, however often it is sent and committed.
+    """
+    kept = usage["unstable"] if volume.backend.limits.commit_on_close else 0
+    dirty, local = usage["dirty"], usage["local"] - kept
+    return max(dirty, local) > usage["failed"] + usage["write_pinned"]
+
+
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
-    if any(volume.native.inflight() for volume in volumes) or file.settling:
+    if file.settling or (not memory and any(volume.native.inflight() for volume in volumes)):
         return None
+    # A folio that is being filled counts as clean: what is read is memory soon.
     if memory and sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages) > 0:
         return None
-    movable = sum(u["dirty"] - u["failed"] - u["write_pinned"] for _, u in usages)
-    committable = sum(u["unstable"] for v, u in usages if not v.backend.limits.commit_on_close)
-    if movable > 0 or committable > 0:
+    if any(_can_move(volume, usage) for volume, usage in usages):
+        return None
+    if sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:  # what has failed is tried again
         return None
     failed = sum(u["failed"] for _, u in usages)
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
-    if any(u["unstable"] for _, u in usages):
+    if any(u["unstable"] for volume, u in usages if volume.backend.limits.commit_on_close):
         return (
             "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
         )

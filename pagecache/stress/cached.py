@@ -12,24 +12,28 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
-from pagecache.errors import DataLossError, Key
+from pagecache.errors import BackendError, DataLossError, Key
 from pagecache.stress.cached_tasks import CachedTasks
+from pagecache.stress.faulting import Faulting
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
-from pagecache.testing import FaultPlan, FaultyBackend
+from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
 
+T = TypeVar("T")
+
 PAGE = 4096
 READ_ALL = 1 << 40
+TRIES = 100
 KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name,
     lambda name: ("pagecache-stress", name),
@@ -72,6 +76,17 @@ class Variant:
         return cls(config, {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}, limits)
 
 
+def insisting(call: Callable[[], T]) -> T:
+    """What a call comes to, where the backend says that another try may help."""
+    for _ in range(TRIES):
+        try:
+            return call()
+        except BackendError as error:
+            if not error.retry:
+                raise
+    return call()
+
+
 class CachedTarget:
     """See `targets.Target`.
 
@@ -108,6 +123,10 @@ class CachedTarget:
         self.ways = frozenset(WAYS)
         self.direct_unit = 1
         self.tasks = CachedTasks(self)
+        self.faulting = Faulting(plan, number)
+        self.loses_direct = self.faulting.loses_direct
+        self.repairs = self.faulting.repairs
+        self.losses: list[DataLossError] = []
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
 
@@ -117,17 +136,16 @@ class CachedTarget:
         self._choose_keys()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
-        self.faults = FaultyBackend(self.between(self._backend), self._fault_plan())
+        self.faults = FaultyBackend(self.between(self._backend))
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
-        self.cache = PageCache(capacity, **self.variant.config)
-        self.volume: Volume = self.cache.attach(self.faults, name="stress", **self.variant.options)
+        self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
+        options = self.variant.options | self.faulting.options
+        self.volume: Volume = self.cache.attach(self.faults, name="stress", **options)
         self.files = [self._open(number) for number in range(len(contents))]
-
-    def _fault_plan(self) -> FaultPlan:
-        return FaultPlan.profile(self._plan.faults, self._plan.rng("faults", self._number).randrange(1, 1 << 32))
+        self.faulting.begin(self.volume, self.faults)
 
     def _choose_keys(self) -> None:
         """The first form of keys that the backend takes."""
@@ -155,8 +173,9 @@ class CachedTarget:
         file = self._backend.open(key, create=True)
         most, done = int(self._backend.limits.max_write), 0
         while done < len(content):
-            done += file.write_from(done, [memoryview(content)[done : done + most].toreadonly()])
-        file.commit()
+            part = memoryview(content)[done : done + most].toreadonly()
+            done += insisting(partial(file.write_from, done, [part]))
+        insisting(file.commit)
         close_backend_file(file)
 
     def _forget(self, key: Key) -> None:
@@ -176,12 +195,20 @@ class CachedTarget:
             "through": [self.volume.open(key, "r+b", write_through=True)],
         }
 
+    @property
+    def explained(self) -> frozenset[int]:
+        """What faults explain, and what a backend says itself that it may refuse now and then."""
+        return self.faulting.explained | self.refused
+
+    @property
+    def refused(self) -> frozenset[int]:
+        return frozenset(self.faults.faults.refused)
+
     def calm(self) -> None:
-        self.faults.use([])
-        self.volume.retry_failed()
+        self.faulting.calm()
 
     def stir(self) -> None:
-        self.faults.use(self._fault_plan())
+        self.faulting.stir()
 
     @property
     def backend(self) -> Backend:
@@ -195,18 +222,13 @@ class CachedTarget:
         for ways in self.files:
             for handles in ways.values():
                 for handle in handles:
-                    self._close(handle)
+                    try:
+                        handle.close()
+                    except DataLossError as error:
+                        self.losses.append(error)
         lost = self.cache.close(timeout=self.patience)
         assert lost == [], lost
         self._reopen_backend()
-
-    def _close(self, handle: CachedFile) -> None:
-        try:
-            handle.close()
-        except DataLossError:
-            # Of direct writes beside a commit that was made to fail: each handle is told once, this one not before.
-            if self._plan.faults == "none":
-                raise
 
     def _reopen_backend(self) -> None:
         """The cache has closed the backend. Where the factory gives one on the same store, go on with that."""

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pagecache import aio
+from pagecache.errors import Key
 from pagecache.stress.targets import Held
 from pagecache.stress.views import HeldView
 
@@ -31,12 +32,22 @@ class CachedTasks:
             key = target.key(number)
             self._files.append(
                 {
-                    "buffered": await aio.open(target.volume, key, "r+b"),
-                    "direct": await aio.open(target.volume, key, "r+b", direct=True),
-                    "parallel": await aio.open(target.volume, key, "r+b", direct=True, parallel_direct_writes=many),
-                    "through": await aio.open(target.volume, key, "r+b", write_through=True),
+                    "buffered": await self._open(key),
+                    "direct": await self._open(key, direct=True),
+                    "parallel": await self._open(key, direct=True, parallel_direct_writes=many),
+                    "through": await self._open(key, write_through=True),
                 }
             )
+
+    async def _open(self, key: Key, **options: Any) -> aio.AsyncCachedFile:
+        """Open, as often as faults refuse it."""
+        while True:
+            try:
+                return await aio.open(self._target.volume, key, "r+b", **options)
+            except OSError as error:
+                if error.errno not in self._target.explained:
+                    raise
+                await asyncio.sleep(0.005)
 
     async def close(self) -> None:
         """End them."""

@@ -30,6 +30,7 @@ __all__ = ["FOREVER", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
 
 FOREVER = 1 << 62  # where the last extent ends
 RUNNING = math.inf
+PAST = ("direct", "parallel")  # ways in that go past a cache
 REMEMBERED = 512  # ended writes of a file that a story can name
 
 
@@ -56,7 +57,7 @@ class Write:
 
     Attributes:
         kind: what the call was, for people: "pwrite", "append", "truncate", ...
-        start: -1 while an append has not said where it went.
+        start: -1 while an append has not said where it went; `origin`: where the first byte of its data is.
         size: what the file's size is after it; None: at least `end`; -1: it leaves the size alone.
         zero: they are zeros.
         literal: each piece with the bytes that it may have, for what was copied; None: `content.made`.
@@ -64,6 +65,7 @@ class Write:
         before: of an append: the sizes that the file may have had when it began; `vague`: and others.
         floor: of an append: it is not before this.
         certain: it is there when it has ended. Not so what failed in a way that may have stored something.
+        rest: what its call did not say it did, as a change of its own.
     """
 
     __slots__ = (
@@ -77,6 +79,8 @@ class Write:
         "kind",
         "length",
         "literal",
+        "origin",
+        "rest",
         "sequence",
         "size",
         "start",
@@ -104,7 +108,7 @@ class Write:
     ) -> None:
         self.kind, self.way = kind, way
         self.worker, self.sequence, self.file, self.tag = worker, sequence, file, tag
-        self.start = start
+        self.start = self.origin = start
         self.length = length
         self.end = -1 if start < 0 else start + length
         self.size = size
@@ -113,6 +117,7 @@ class Write:
         self.begun: float = 0
         self.ended: float = RUNNING
         self.certain = True
+        self.rest: Write | None = None
         self.wild = False
         self.before: tuple[int, ...] = ()
         self.vague = False
@@ -142,7 +147,7 @@ class Write:
             return self.possible(start, end)[0]
         if self.kind == "append":
             return made(
-                self.tag, self.file | APPENDED, self.worker, self.sequence, start - self.start, end - self.start
+                self.tag, self.file | APPENDED, self.worker, self.sequence, start - self.origin, end - self.origin
             )
         return made(self.tag, self.file, self.worker, self.sequence, start, end)
 
@@ -237,7 +242,10 @@ class Model:
         self.dropped = 0  # entries of the log that are not there any more
         self.lookers: dict[object, int] = {}  # who looks -> the first entry that he needs
         self.ended: deque[Write] = deque([first], REMEMBERED)
+        self.loses_past = False  # what went past a cache may be lost again, without an error of its call
         self.synced: float = 0  # a commit was asked for at this time, and succeeded
+        self.overtaken: dict[Write, list[Piece]] = {}  # what runs and was seen -> what nobody sees any more since
+        self._past: list[Write] = []  # all that went past a cache: direct writes, and holes
 
     # -- changes
 
@@ -245,6 +253,8 @@ class Model:
         """Its call begins now."""
         with self.lock:
             write.begun = self.clock.tick()
+            if write.way in PAST or write.kind in ("punch", "zero"):
+                self._past.append(write)
             self.running[write] = None
             self.log.append(write)
             if write.resolved:
@@ -267,6 +277,7 @@ class Model:
     def finish(self, write: Write, *, certain: bool = True) -> None:
         """Its call has returned, and where it went is known by now. Not `certain`: nobody knows how much it did."""
         assert write.start >= 0
+        certain = certain and not (self.loses_past and write.way in PAST)
         with self.lock:
             self._end(write, certain)
             pieces = []
@@ -285,14 +296,18 @@ class Model:
                 self._remove(write, write.start, write.end)
             write.start, write.end, write.size = 0, 0, -1
 
-    def place(self, write: Write, offset: int) -> None:
+    def place(self, write: Write, offset: int, done: int | None = None) -> Write | None:
         """An append has said where it went: to the end as it was, or as something beside it made it.
+
+        `done`: it did so much of it; returns the rest as a change of its own, which still runs.
 
         Raises:
             Broken: there was no end.
         """
         with self.lock:
-            write.start, write.end = offset, offset + write.length
+            write.start = write.origin = offset
+            write.end = offset + write.length
+            rest = None if done is None else self._split(write, done)
             beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
             oldest = min((one.begun for one in beside), default=write.begun)
             cut = self.dropped > 0 or any(
@@ -305,12 +320,17 @@ class Model:
                     )
             ends = {*write.before, *(one.size if one.size is not None else one.end for one in beside)}
             # What a large write has stored so far is an end too, while it goes on piece by piece.
-            within = any(one.size is None and one.kind != "append" and one.start <= offset <= one.end for one in beside)
+            # And so is what an append stored that failed.
+            within = any(
+                one.size is None and not (one.kind == "append" and one.certain) and one.start <= offset <= one.end
+                for one in beside
+            )
             if not (cut or offset in ends or within or write.vague or any(one.ended == RUNNING for one in beside)):
                 raise Broken(
                     f"file {self.number}: {write!r} of writer {write.worker}, where the end was at "
                     f"{' or '.join(map(str, sorted(ends)))}"
                 )
+            return rest
 
     def resolve(self, write: Write) -> None:
         """What a copy has copied is known; it still runs."""
@@ -320,25 +340,37 @@ class Model:
     def split(self, write: Write, length: int) -> Write:
         """Its call did so much from the beginning on; the rest as a change of its own, which still runs."""
         with self.lock:
-            rest = copy.copy(write)
-            rest.start = write.start + length
-            rest.length = max(0, write.end - rest.start)
-            write.end, write.length = rest.start, length
-            pieces = [
-                (low, high, tuple(rest if one is write else one for one in found))
-                for low, high, found in self.extents.pieces(rest.start, rest.end)
-            ]
-            self.extents.assign(rest.start, rest.end, pieces)
-            self.running[rest] = None
-            self.log.append(rest)
+            return self._split(write, length)
+
+    def _split(self, write: Write, length: int) -> Write:
+        rest = copy.copy(write)
+        rest.start = write.start + length
+        rest.length = max(0, write.end - rest.start)
+        rest.certain = False
+        write.rest = rest
+        write.end, write.length = rest.start, length
+        pieces = [
+            (low, high, tuple(rest if one is write else one for one in found))
+            for low, high, found in self.extents.pieces(rest.start, rest.end)
+        ]
+        self.extents.assign(rest.start, rest.end, pieces)
+        self.running[rest] = None
+        self.log.append(rest)
+        if rest.way in PAST:
+            self._past.append(rest)
         return rest
 
     def lose(self, write: Write) -> None:
         """An append of which some may be somewhere at the end."""
         with self.lock:
             self._end(write, False)
-            most = max(size.value for size in self.sizes)
-            write.start, write.end, write.wild = min(size.value for size in self.sizes), most + write.length, True
+            # Behind any end that there was meanwhile, and behind appends whose place is not known yet.
+            beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
+            ends = [one.end if one.size is None else one.size for one in beside]
+            most = max([*ends, *write.before, *(size.value for size in self.sizes)])
+            most += sum(one.length for one in beside if one.start < 0)
+            write.start = min(write.floor, *(size.value for size in self.sizes))
+            write.end, write.wild = most + write.length, True
             write.length = write.end - write.start
             self._add(write)
             self.sizes.append(Size(write.end, write.begun, write.ended, write.start))
@@ -353,6 +385,7 @@ class Model:
     def _end(self, write: Write, certain: bool) -> None:
         write.ended = self.clock.tick()
         write.certain = certain
+        self.overtaken.pop(write, None)
         del self.running[write]
         self.ended.append(write)
 
@@ -412,6 +445,11 @@ class Model:
         """The size, or the largest that is possible."""
         with self.lock:
             return max(size.value for size in self.sizes)
+
+    def went_past(self, start: int, end: int) -> bool:
+        """Whether something that went past a cache may have been in a range."""
+        with self.lock:
+            return any(write.start < 0 or (write.start < end and start < write.end) for write in self._past)
 
     def settle(self, pieces: Iterable[Piece], size: int) -> None:
         """Nothing runs, and somebody has seen what there is: from here on that is what there is."""

@@ -106,7 +106,7 @@ class Run:
             else:
                 target.discard()
         finally:
-            self.counters += world.counters
+            self.counters += world.counters + target.repairs
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
             self.coverage += world.coverage

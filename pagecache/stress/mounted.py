@@ -20,12 +20,14 @@ import io
 import mmap
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from pagecache.backends import linux
+from pagecache.errors import DataLossError
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges
 from pagecache.stress.targets import Held, UnusableTarget
@@ -101,6 +103,9 @@ class MountedTarget:
 
     moves = False
     exact = False
+    explained: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
+    loses_direct = False
     tasks = None
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
@@ -110,9 +115,13 @@ class MountedTarget:
         self.edges = Edges((PAGE, 16 * PAGE))
         self.skipped: dict[str, str] = {}
         self.direct_unit = 1
+        self.losses: list[DataLossError] = []
+        self.repairs: Counter[str] = Counter()
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
+        if plan.faults != "none":
+            self.skipped["faults"] = "system calls are not made to fail"
         if not os.path.isdir(folder):
             raise UnusableTarget(f"path:{folder}: no such directory")
         self._fds: list[dict[str, int]] = []
@@ -137,6 +146,10 @@ class MountedTarget:
         else:
             self.ways |= {"direct"}
             self.direct_unit = PAGE
+
+    def key(self, what: int | str) -> Path:
+        """Its path."""
+        return self._path(what)
 
     def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)

@@ -31,9 +31,13 @@ VALUES_MAX = 8  # that a copied byte may have, before it is given up
 
 
 class Look:
-    """[start, end) of a file from now on. Close it, or the log of the file grows."""
+    """[start, end) of a file from now on. Close it, or the log of the file grows.
 
-    def __init__(self, model: Model, start: int, end: int, worker: int, what: str) -> None:
+    `store`: of what lies beneath. Bytes of a write that runs may be seen in memory before they count as dirty: a sync
+    that is called then does not save them.
+    """
+
+    def __init__(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> None:
         self.model, self.start, self.end = model, start, end
         self.worker, self.what = worker, what
         with model.lock:
@@ -41,6 +45,7 @@ class Look:
             self.pieces = list(model.extents.pieces(start, end))
             self.sizes = list(model.sizes)
             self.beside = list(model.running)
+            self._overtaken = [piece for pieces in model.overtaken.values() for piece in pieces] if store else []
             self._first = model.dropped + len(model.log)
             model.lookers[self] = self._first
         self.ended: float = FOREVER
@@ -52,30 +57,46 @@ class Look:
                 self.ended = self.model.clock.tick()
                 self.beside += self.model.log[self._first - self.model.dropped :]
 
+    def _beside(self) -> list[Write]:
+        """What ran beside it; with what a call that failed did not say it did."""
+        found = []
+        for write in self.beside:
+            part: Write | None = write
+            while part is not None:
+                found.append(part)
+                part = part.rest
+        return found
+
     def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
         """The range in pieces, each with all the writes that it may be of, as far as they are known."""
-        extra = [write for write in self.beside if write.resolved and write.start < end and write.end > start]
+        beside = self._beside()
+        extra = [write for write in beside if write.resolved and write.start < end and write.end > start]
         for low, high, found in self.pieces:
             low, high = max(low, start), min(high, end)
             if low >= high:
                 continue
-            here = [one for one in extra if one is not ignored and one.start < high and one.end > low]
+            here: list[Piece] = [
+                (one.start, one.end, (one,))
+                for one in extra
+                if one is not ignored and one.start < high and one.end > low
+            ]
+            here += [piece for piece in self._overtaken if piece[0] < high and piece[1] > low]
             if not here:
                 yield low, high, found
                 continue
             cuts = {low, high}
-            cuts.update(cut for one in here for cut in (one.start, one.end) if low < cut < high)
+            cuts.update(cut for piece in here for cut in piece[:2] if low < cut < high)
             edges = sorted(cuts)
             for a, b in pairwise(edges):
-                more = [one for one in here if one.start <= a and one.end >= b and one not in found]
-                yield a, b, (*found, *more)
+                more = [one for from_, to, ones in here if from_ <= a and to >= b for one in ones]
+                yield a, b, tuple(dict.fromkeys((*found, *more)))
 
     def unresolved(self, end: int | None = None) -> list[Write]:
         """What ran beside it, may have changed bytes before `end`, and is not known yet."""
         end = self.end if end is None else end
         return [
             write
-            for write in self.beside
+            for write in self._beside()
             if not write.resolved
             and (write.start < end and write.end > self.start if write.start >= 0 else write.floor < end)
         ]
@@ -84,7 +105,7 @@ class Look:
         """The least and the most that the file may have had."""
         least = min(size.value if size.least is None else size.least for size in self.sizes)
         most = max(size.value for size in self.sizes)
-        for write in self.beside:
+        for write in self._beside():
             if write.size is not None and write.size >= 0:
                 least, most = min(least, write.size), max(most, write.size)
             elif write.size is None and write.length:
@@ -200,16 +221,13 @@ def _overtake(model: Model, seen: list[Piece]) -> None:
         if len(found) == 1 and found[0].way == "buffered" and found[0].certain:
             write = found[0]
             with model.lock:
-                pieces = [
-                    (
-                        a,
-                        b,
-                        tuple(one for one in here if one is write or one.ended >= write.begun)
-                        if write in here
-                        else here,
-                    )
-                    for a, b, here in model.extents.pieces(low, high)
-                ]
+                pieces = []
+                for a, b, here in model.extents.pieces(low, high):
+                    left = here if write not in here else tuple(o for o in here if o is write or o.ended >= write.begun)
+                    pieces.append((a, b, left))
+                    if len(left) < len(here) and write in model.running:
+                        gone = tuple(one for one in here if one not in left)
+                        model.overtaken.setdefault(write, []).append((a, b, gone))
                 model.extents.assign(low, high, pieces)
 
 

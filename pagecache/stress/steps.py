@@ -24,6 +24,7 @@ from pagecache.stress.world import World
 __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
+TELLING = 20  # bytes of an append that are found in one place alone
 
 
 class Steps:
@@ -61,8 +62,8 @@ class Steps:
 
     # -- what all share
 
-    def _look(self, model: Model, start: int, end: int, what: str) -> Look:
-        return Look(model, start, end, self.worker, what)
+    def _look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
+        return Look(model, start, end, self.worker, what, store=store)
 
     def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         self._sequence += 1
@@ -89,10 +90,14 @@ class Steps:
         else:
             model.finish(write)
 
+    def _exact(self, write: Write) -> bool:
+        """Whether a write that failed did what it says, and no more."""
+        return self.world.target.exact and write.way in ("buffered", "")
+
     def _failed(self, model: Model, write: Write, error: OSError) -> None:
         """It did what it says, and of direct writes perhaps more."""
         done = getattr(error, "characters_written", None)
-        exact = self.world.target.exact and write.way in ("buffered", "") and write.size is None
+        exact = self._exact(write) and write.size is None
         if done is None or (write.size is not None and write.size >= 0):
             model.finish(write, certain=False)
         elif exact and not done:
@@ -199,22 +204,24 @@ class Steps:
     def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
         """It failed without saying where the part went that it did."""
         done = getattr(error, "characters_written", None)
-        if done == 0 and self.world.target.exact:
+        if done == 0 and self._exact(write):
             model.cancel(write)
             return
         try:
             got = yield ("read", operation.file, "buffered", 0, self.world.reach * 2, 0)
         except OSError:
             got = b""
-        at = got.find(data[: done or 1 << 30])
-        if at < 0:
+        part = data[: done or 1 << 30]
+        at = got.find(part, write.floor)
+        if len(part) < TELLING or at < 0 or got.find(part, at + 1) >= 0:
             model.lose(write)
             return
-        model.place(write, at)
-        rest = model.split(write, done) if done is not None else None
+        rest = model.place(write, at, done)
         model.finish(write)
-        if rest is not None:
+        if rest is not None and self._exact(write):
             model.cancel(rest)
+        elif rest is not None:
+            model.finish(rest, certain=False)
 
     def _store(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         end = min(end, model.largest())
@@ -304,7 +311,7 @@ class Steps:
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
         """What was written before is stored when it returns [I-18, I-19]."""
-        looks = [self._look(model, 0, FOREVER, f"the store after {kind}") for model in models]
+        looks = [self._look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = dict(self._names)
         try:
             try:

@@ -8,9 +8,11 @@ Verbs answer as the things they stand for do: errors are OSError, with `characte
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from pagecache.errors import DataLossError
 from pagecache.stress.profiles import Edges
 
 __all__ = ["Held", "Target", "UnusableTarget", "Verb"]
@@ -60,6 +62,11 @@ class Target(Protocol):
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
         exact: a failed buffered write did exactly what it said.
         tasks: its verbs as coroutines; None: there are no tasks.
+        explained: errnos that its faults, and what lies beneath, explain.
+        refused: those that what lies beneath itself calls worth another try: also at rest.
+        loses_direct: what was written past a cache may be lost while it is not committed.
+        losses: what handles told at the end.
+        repairs: what was repaired because of faults, and how often.
     """
 
     name: str
@@ -70,6 +77,18 @@ class Target(Protocol):
     moves: bool
     exact: bool
     tasks: Any
+    loses_direct: bool
+    losses: list[DataLossError]
+    repairs: Counter[str]
+
+    @property
+    def explained(self) -> frozenset[int]: ...
+    @property
+    def refused(self) -> frozenset[int]: ...
+
+    def key(self, what: int | str) -> Any:
+        """What a file, or an object by name, is called in the store."""
+        ...
 
     def start(self, contents: Sequence[bytes]) -> None:
         """Make the files, each with a content, without what is tested."""

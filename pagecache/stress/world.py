@@ -7,8 +7,11 @@ import io
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from pagecache.errors import DataLossError
 from pagecache.stress.content import made
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Look, settled, verdict
@@ -19,6 +22,8 @@ from pagecache.stress.targets import Target
 
 __all__ = ["Activity", "Failure", "World"]
 
+T = TypeVar("T")
+TRIES = 100
 PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
 
@@ -66,11 +71,6 @@ class World:
         return (self.plan.seed * 31 + self.number) & 0xFFFF
 
     @property
-    def faulty(self) -> bool:
-        """Whether calls may fail."""
-        return self.plan.faults != "none"
-
-    @property
     def reach(self) -> int:
         """How far operations go."""
         return self.plan.size_bytes + self.plan.size_bytes // 8
@@ -86,6 +86,7 @@ class World:
             contents.append(made(self.tag, number, 0, 0, 0, length))
             first = Write("content", "", 0, 0, number, self.tag, 0, length)
             self.models.append(Model(number, first, self.clock))
+            self.models[-1].loses_past = self.target.loses_direct
         self.target.start(contents)
 
     def fail(self, failure: Failure) -> None:
@@ -151,9 +152,27 @@ class World:
         if error.errno in PRESSED or (kind == "invalidate" and isinstance(error, BlockingIOError)):
             self.count(f"{kind}: {name}")
             return
-        if not self.faulty or error.errno in NEVER:
+        if isinstance(error, DataLossError):
+            self._lost(error, kind, worker)
+        elif error.errno not in self.target.explained - NEVER:
             raise Broken(f"{kind} of {who(worker)} raised {type(error).__name__}: {error}", "error") from error
         self.count(f"{kind}: {name}")
+
+    def _lost(self, error: DataLossError, kind: str, worker: int) -> None:
+        """What is given up without being asked: bytes that went past the cache, and holes.
+
+        Raises:
+            Broken: others.
+        """
+        models = {self.target.key(model.number): model for model in self.models}
+        for lost in error.ranges:
+            model = models.get(lost.key)
+            if (
+                not self.target.explained
+                or model is None
+                or not model.went_past(lost.offset, lost.offset + lost.length)
+            ):
+                raise Broken(f"{kind} of {who(worker)} tells a loss that nothing explains: {error}", "error") from error
 
     def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
         """Whether it may be; where that is not known yet, later."""
@@ -191,7 +210,7 @@ class World:
         assert not self.doubts, self.doubts
         for model in self.models:
             self._agree(model, "at rest")
-        self.target.sync()
+        self._insisting(self.target.sync)
         for model in self.models:
             model.synced = self.clock.tick()
             self._stored(model, "the store after sync")
@@ -206,10 +225,20 @@ class World:
         self.target.check()
         self.target.stir()
 
+    def _insisting(self, call: Callable[[], T]) -> T:
+        """What a call comes to, where what lies beneath refuses it now and then, whatever faults there are."""
+        for _ in range(TRIES):
+            try:
+                return call()
+            except OSError as error:
+                if error.errno not in self.target.refused:
+                    raise
+        return call()
+
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
             look = Look(model, 0, self.reach * 2, 0, f"{name}, {when},")
-            got = read()
+            got = self._insisting(read)
             look.returned()
             pieces = settled(look, got)
             model.settle(pieces, len(got))
@@ -229,6 +258,8 @@ class World:
             Broken: it is not.
         """
         self.target.calm()
-        self.target.close()
+        self._insisting(self.target.close)
+        for loss in self.target.losses:
+            self.excuse(loss, "close", 0)
         for model in self.models:
             self._stored(model, "the store after close")

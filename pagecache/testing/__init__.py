@@ -5,7 +5,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .faulty import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, Rule
+from .faults import OPERATIONS, TOO_MANY, Call, FaultPlan, Rule
+from .faulty import AsyncFaultyBackend, FaultyBackend
+from .gate import Gate
 from .latency import LatencyBackend
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPERATIONS",
     "TOO_MANY",
+    "AsyncFaultyBackend",
     "Call",
     "FaultPlan",
     "FaultyBackend",

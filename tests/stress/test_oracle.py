@@ -277,3 +277,116 @@ def test_a_story_names_where_wrong_bytes_come_from() -> None:
     wrong[250:260] = bytes(10)
     with pytest.raises(Broken, match=r"should be of: writer 1, write 1: write \[200, 300\).*\n  are: 10 zeros"):
         file.sees(bytes(wrong))
+
+
+def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_called() -> None:
+    """It is in memory before it counts as dirty; once it has returned it has to be there. [I-18]"""
+    file = File()
+    old = bytes(file.bytes)
+    write = file.begin(0, 100)
+    file.put(write)
+    file.sees()
+    look = Look(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
+    file.model.finish(write)
+    look.returned()
+    assert verdict(look, old, store=True) is None
+    with pytest.raises(Broken):
+        file.sees(old)
+    look = Look(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
+    look.returned()
+    with pytest.raises(Broken):
+        verdict(look, old, store=True)
+
+
+def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
+    """What was seen before it said so fits, and so does an append that begins within. [I-17]"""
+    file = File()
+    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
+    later = Write("append", "buffered", 2, 1, 0, 7, -1, 10)
+    file.model.begin(append)
+    look = file.look()
+    data = made(7, APPENDED, 1, 1, 0, 50)
+    look.returned()
+    file.model.begin(later)
+    doubts = [verdict(look, bytes(file.bytes) + got) for got in (b"", data[:20], data[:30], data[10:])]
+    rest = file.model.place(append, SIZE, 20)
+    assert rest is not None
+    file.model.finish(append)
+    file.model.finish(rest, certain=False)
+    for doubt in doubts[1:3]:
+        assert doubt is not None
+        assert doubt.ask() is None
+    assert doubts[3] is not None
+    with pytest.raises(Broken):
+        doubts[3].ask()
+    file.model.place(later, SIZE + 30)
+
+
+def test_an_append_that_nobody_finds_may_be_anywhere_behind_the_least_end() -> None:
+    """Also behind what runs beside it. [I-17]"""
+    file = File()
+    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
+    file.model.begin(append)
+    write = file.begin(SIZE + 100, 100)
+    file.model.lose(append)
+    file.put(write)
+    file.model.finish(write)
+    data = made(7, APPENDED, 1, 1, 0, 50)
+    for at in (SIZE, SIZE + 200):
+        content = bytearray(file.bytes.ljust(SIZE + 250, b"\0"))
+        content[at : at + 50] = data
+        content = content[: max(SIZE + 200, at + 50)]
+        file.sees(bytes(content))
+    wrong = bytearray(file.bytes)
+    wrong[SIZE - 50 : SIZE] = data
+    with pytest.raises(Broken):
+        file.sees(bytes(wrong))
+
+
+def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
+    """Whose place is not known yet. [I-17]"""
+    file = File()
+    other = Write("append", "through", 2, 1, 0, 7, -1, 100)
+    append = Write("append", "through", 1, 1, 0, 7, -1, 50)
+    file.model.begin(other)
+    file.model.begin(append)
+    file.model.lose(append)
+    file.model.place(other, SIZE)
+    file.model.finish(other)
+    file.sees(bytes(file.bytes) + made(7, APPENDED, 2, 1, 0, 100) + made(7, APPENDED, 1, 1, 0, 50))
+
+
+def test_an_append_that_nobody_finds_may_have_been_behind_an_end_that_is_gone() -> None:
+    """A store that was looked at before the truncate shows it there. [I-18]"""
+    file = File()
+    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
+    file.model.begin(append)
+    look = file.look()
+    look.returned()
+    cut = file.truncate(100)
+    file.model.finish(cut)
+    doubt = verdict(look, bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 30))
+    file.model.lose(append)
+    assert doubt is not None
+    assert doubt.ask() is None
+
+
+def test_losses_are_explained_where_something_went_past_the_cache() -> None:
+    """By a direct write, also its part that failed; and not by others. [I-22]"""
+    file = File()
+    direct = Write("write", "direct", 1, 1, 0, 7, 100, 50)
+    file.model.begin(direct)
+    rest = file.model.split(direct, 20)
+    file.model.finish(direct)
+    file.model.finish(rest, certain=False)
+    file.done(500, 50)
+    hole = file.begin(700, 50, size=-1, zero=True)
+    file.model.finish(hole)
+    assert [file.model.went_past(at, at + 10) for at in (90, 110, 140, 150, 500, 700)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

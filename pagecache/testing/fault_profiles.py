@@ -1,0 +1,113 @@
+"""Ready-made faults by name: what happens how often. `FaultPlan.profile` says what each name means.
+
+A request that is too large is answered as an object store does that lowers its limits: with E2BIG and the new limit.
+"""
+
+from __future__ import annotations
+
+import errno as codes
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import BackendError
+from .faults import TOO_MANY, Rule
+
+__all__ = ["PROFILES"]
+
+BYTES: Final = ("read", "write")
+WORK: Final = ("read", "write", "commit")
+CHANGES: Final = ("write", "commit", "truncate", "punch")
+LIMIT: Final = 8192  # what a request that is too large is told
+
+
+def _goes_away() -> BaseException:
+    return BackendError(codes.EIO, "made up, goes away", retry=True, retry_after=0.0)
+
+
+def _too_large() -> BaseException:
+    return BackendError(codes.E2BIG, f"made up, takes {LIMIT} bytes", retry=True, max_write=LIMIT)
+
+
+def _stays() -> BaseException:
+    return BackendError(codes.EIO, "made up, does not go away by itself", retry=False)
+
+
+def _another_version() -> BaseException:
+    return OSError(codes.ESTALE, "made up, another version is stored")
+
+
+def _wrong_kind() -> BaseException:
+    return KeyError("made up")
+
+
+def _shorter(often: float) -> tuple[Rule, ...]:
+    return (
+        Rule(BYTES, short="half", chance=often),
+        Rule(BYTES, short="all but one", chance=often / 2),
+        Rule(BYTES, short=1, chance=often / 4),
+    )
+
+
+def _tails(often: float, longest: float) -> tuple[Rule, ...]:
+    return (Rule((*WORK, "truncate", "open", "stat"), delay=0.0005, longest=longest, chance=often),)
+
+
+def _failing(error: Callable[[], BaseException], often: float) -> tuple[Rule, ...]:
+    return (
+        Rule(WORK, error=error, chance=often),
+        Rule(("write", "commit"), error=error, done=True, chance=often),
+        Rule(BYTES, error=codes.EAGAIN, chance=often / 2),
+    )
+
+
+def _odd_order(often: float) -> tuple[Rule, ...]:
+    return (
+        Rule(CHANGES, twice=True, chance=often),
+        Rule((*BYTES, "commit"), behind=2, within=0.005, chance=often),
+    )
+
+
+_SLOW_SPELLS: Final = Rule(WORK, spells=(400, 20), delay=0.001)
+_NASTY: Final = (
+    *_failing(_goes_away, 0.05),
+    Rule("write", longer=LIMIT, error=_too_large, chance=0.05),
+    *_shorter(0.1),
+    *_odd_order(0.05),
+    _SLOW_SPELLS,
+    *_tails(0.05, 0.05),
+)
+
+PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
+    "none": (),
+    "mild": (
+        Rule(WORK, error=_goes_away, chance=0.02),
+        Rule(BYTES, error=codes.EINTR, chance=0.01),
+        *_shorter(0.05),
+        *_tails(0.03, 0.03),
+    ),
+    "nasty": _NASTY,
+    "hell": (
+        Rule(("read", "write", "commit", "truncate"), dies=True, chance=0.0005),
+        Rule(("write", "commit"), dies=True, done=True, chance=0.0005),
+        Rule(("write", "truncate"), spells=(500, 25), error=codes.ENOSPC),
+        Rule("commit", spells=(60, 4), error=_stays),
+        Rule(CHANGES, error=_stays, chance=0.01),
+        Rule("truncate", error=_goes_away, done=True, chance=0.02),
+        Rule(("open", "stat"), error=_goes_away, chance=0.01),
+        Rule(("write", "commit"), change=True, error=_another_version, chance=0.002),
+        Rule(("open", "stat"), change=True, chance=0.02),
+        *_failing(_goes_away, 0.08),
+        *_NASTY[3:],
+    ),
+    "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
+    "slow": (Rule(WORK, delay=0.002, chance=0.3),),
+    "flaky": (Rule(WORK, error=_goes_away, chance=0.01),),
+    "hostile": (
+        Rule(BYTES, answer=None, chance=0.02),
+        Rule(BYTES, answer=TOO_MANY, chance=0.02),
+        Rule(BYTES, answer=-1, chance=0.02),
+        Rule(BYTES, answer="17", chance=0.02),
+        Rule(BYTES, short=0, chance=0.02),
+        Rule((*WORK, "stat"), error=_wrong_kind, chance=0.02),
+    ),
+}

@@ -1,0 +1,225 @@
+"""What is to go wrong: rules for single calls, and plans of rules.
+
+For each call the rules of a plan are asked in order; the first that fires decides. A rule counts the calls it matches,
+whether it fires or not, so `nth=2` is the second matching call, whatever other rules did to it.
+
+A rule with a `chance` fires by a hash of seed, rule, operation, key, offset and how often just this was called
+before: not by a common stream of random numbers. So the same calls meet the same faults however threads interleave,
+and a call that is repeated after a fault meets a new decision. `spells` are counted: when they begin and how long they
+last is decided by the seed, and the order of calls decides which of them they meet.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno as codes
+import hashlib
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from ..errors import Key
+from .gate import Gate
+
+__all__ = ["OPERATIONS", "TOO_MANY", "TRUTH", "Call", "FaultPlan", "Operation", "Rule"]
+
+Operation = Literal[
+    "open",
+    "stat",
+    "read",
+    "write",
+    "commit",
+    "truncate",
+    "punch",
+    "rollback",
+    "remove",
+    "rename",
+    "list",
+    "sync",
+    "close",
+]
+OPERATIONS: Final[tuple[str, ...]] = get_args(Operation)
+"""What rules match. "stat" and "close" are those of the backend and of its files; "write" and "read" include
+staging."""
+REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
+"""What does no harm when it is done twice."""
+
+
+class _Answer:
+    """An answer that depends on the call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+TOO_MANY: Final = _Answer("TOO_MANY")
+"""As `Rule.answer`: one byte more than was asked for."""
+TRUTH: Final = _Answer("the truth")
+"""As `Rule.answer`: what the call came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to the backend, as it came."""
+
+    op: str
+    key: Key | None = None
+    offset: int | None = None  # truncate: the new size
+    length: int | None = None
+    nr_buffers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which calls, and what happens to them. Several actions in one rule happen in the order of the fields.
+
+    Attributes:
+        operation: one of OPERATIONS, several of them, or "*".
+        key: only calls on this key.
+        nth: only the nth matching call, counted from 1; or one of several.
+        times: fire at most so often.
+        span: only calls that touch [begin, end).
+        longer: only calls with more bytes than this.
+        spells: (every, length): of each `every` matching calls, `length` in a row; the seed decides which.
+        chance: fire with this probability.
+        delay: seconds to wait first.
+        longest: where it is more than `delay`: the wait is longer than `delay`, and may be so long: half of the waits
+            are less than twice `delay`, one in n is more than n times `delay` (a Pareto distribution, cut off).
+        gate: wait there until released.
+        change: somebody else changes the object before the call: True: it has another version from here on, and the
+            same bytes. Or what does it, called with the inner backend and the key.
+        keep: keep the buffers after the call (`FaultyBackend.kept_buffers`), which no backend may.
+        done: raise `error`, or die, after the call was carried out: an answer that got lost.
+        error: an errno, an exception, or something to call for one.
+        dies: the backend is gone from here on: this call and all that follow raise `error`, ENOTCONN where it is None,
+            until `FaultyBackend.revive`.
+        short: carry out so many bytes only; 0 answers 0.
+        twice: carry it out twice: of REPEATABLE calls.
+        behind: answer after so many calls that came later have been answered, or `within` seconds.
+        answer: carry out the call, and answer this; TOO_MANY: one byte more than asked.
+    """
+
+    operation: str | Collection[str] = "*"
+    key: Key | None = None
+    nth: int | Collection[int] | None = None
+    times: int | None = None
+    span: tuple[int, int] | None = None
+    longer: int | None = None
+    spells: tuple[int, int] | None = None
+    chance: float = 1.0
+    delay: float = 0.0
+    longest: float = 0.0
+    gate: Gate | None = None
+    change: bool | Callable[[Any, Key], object] = False
+    keep: bool = False
+    done: bool = False
+    error: int | BaseException | Callable[[], BaseException] | None = None
+    dies: bool = False
+    short: int | Literal["half", "all but one"] | None = None
+    twice: bool = False
+    behind: int = 0
+    within: float = 1.0
+    answer: object = TRUTH
+
+    def __post_init__(self) -> None:
+        for operation in self.operations():
+            if operation not in OPERATIONS:
+                raise ValueError(f"operation: {operation!r} is not one of {', '.join(OPERATIONS)}, '*'")
+        if not 0 <= self.chance <= 1:
+            raise ValueError(f"chance: {self.chance!r} is not a probability from 0 to 1")
+        if self.spells is not None and not 0 < self.spells[1] <= self.spells[0]:
+            raise ValueError(f"spells: {self.spells!r} is not (every, length) with 0 < length <= every")
+        if self.longest and not 0 < self.delay <= self.longest:
+            raise ValueError(f"longest: {self.longest!r} is less than delay ({self.delay!r}), or that is 0")
+        if self.twice and (odd := [one for one in self.operations() if one not in REPEATABLE]):
+            raise ValueError(f"twice: {odd[0]!r} is not one of {', '.join(REPEATABLE)}")
+
+    def operations(self) -> Collection[str]:
+        """The operations that this rule is about."""
+        if self.operation == "*":
+            return OPERATIONS
+        return (self.operation,) if isinstance(self.operation, str) else self.operation
+
+    def matches(self, call: Call) -> bool:
+        """Whether a call is one that this rule counts."""
+        if call.op not in self.operations() or (self.key is not None and self.key != call.key):
+            return False
+        if self.longer is not None and (call.length or 0) <= self.longer:
+            return False
+        if self.span is None:
+            return True
+        if call.offset is None:
+            return False
+        return call.offset < self.span[1] and call.offset + max(1, call.length or 0) > self.span[0]
+
+    def exception(self, key: Key | None) -> BaseException:
+        """A fresh exception: one that is raised twice would collect tracebacks."""
+        if self.error is None:
+            return OSError(codes.ENOTCONN, "the backend is gone", key)
+        if isinstance(self.error, int):
+            return OSError(self.error, os.strerror(self.error), key)
+        if isinstance(self.error, BaseException):
+            return copy.copy(self.error)
+        return self.error()
+
+    @property
+    def fails(self) -> bool:
+        """Whether the call raises."""
+        return self.error is not None or self.dies
+
+    def length(self, asked: int) -> int:
+        """Bytes to carry out of those that were asked for."""
+        if self.short is None:
+            return asked
+        if self.short == "half":
+            return max(1, asked // 2)
+        if self.short == "all but one":
+            return max(1, asked - 1)
+        return min(asked, self.short)
+
+    def seconds(self, random: float) -> float:
+        """How long to wait first; `random` is from [0, 1)."""
+        return self.delay if self.longest <= self.delay else min(self.longest, self.delay / (1.0 - random))
+
+
+def draw(*what: object) -> float:
+    """A number from [0, 1) that depends on these alone."""
+    digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPlan:
+    """Rules in the order in which they are asked, and the seed of those with a chance. Immutable; counts nothing."""
+
+    rules: Sequence[Rule] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(self.rules))
+
+    @classmethod
+    def profile(cls, name: str, seed: int = 0) -> FaultPlan:
+        """A ready-made plan.
+
+        "none" has nothing. "mild": errors that go away, short answers, latency with long tails. "nasty": all that is
+        legal and unpleasant: this more often, answers that get lost, calls that are done twice, answers out of order,
+        requests that are too large, slow spells. "hell": all of it, often, and besides errors that do not go away, no
+        space for a while, commits that fail, another version stored by somebody else, and death: the backend is gone
+        until `FaultyBackend.revive`.
+
+        "short" (answers), "slow" and "flaky" (1 % of the calls fail) have one kind each. "hostile" breaks the protocol:
+        wrong answers. Everything sent often enough arrives under all but "hell" and "hostile".
+
+        Raises:
+            ValueError: no such profile; names those there are.
+        """
+        from .fault_profiles import PROFILES
+
+        if name not in PROFILES:
+            raise ValueError(f"{name!r} is not one of the fault profiles {', '.join(PROFILES)}")
+        return cls(PROFILES[name], seed)

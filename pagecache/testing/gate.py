@@ -1,0 +1,107 @@
+"""A gate: holds calls of a backend until a test lets them go, those of threads and those of tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Self
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """Holds calls until it is opened. A context manager: leaving it releases, so that no failing test hangs.
+
+    with Gate() as gate:
+        backend.use([Rule("commit", gate=gate)])
+        thread.start()                           # calls file.fsync()
+        gate.wait_entered()
+        ...                                      # the commit is running now
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._entered = 0
+        self._waiting = 0
+        self._open = False
+        self._releases = 0
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    @property
+    def entered(self) -> int:
+        """Calls that came so far, those that went on included."""
+        return self._entered
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are held now."""
+        return self._waiting
+
+    def wait_entered(self, timeout: float = 10.0, *, calls: int = 1) -> None:
+        """Return once so many calls came.
+
+        Raises:
+            TimeoutError: they did not.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._entered >= calls, timeout):
+                raise TimeoutError(f"{self._entered} of {calls} calls came to the gate within {timeout} s")
+
+    def release(self) -> None:
+        """Let those that wait, and all that come later, go on."""
+        with self._changed:
+            self._open = True
+            self._releases += 1
+            self._changed.notify_all()
+            tasks, self._tasks = self._tasks, set()
+        for future in tasks:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: nobody waits any more
+                future.get_loop().call_soon_threadsafe(_settle, future)
+
+    def hold(self) -> None:
+        """Hold calls again."""
+        with self._changed:
+            self._open = False
+
+    def enter(self, timeout: float | None = None) -> None:
+        """Called by a blocking backend: come, and wait for the release, at most `timeout` seconds."""
+        with self._changed:
+            self._come()
+            seen = self._releases
+            try:
+                self._changed.wait_for(lambda: self._open or self._releases != seen, timeout)
+            finally:
+                self._waiting -= 1
+
+    async def entering(self, timeout: float | None = None) -> None:
+        """The same for an asynchronous one, on its loop."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._changed:
+            self._come()
+            if self._open:
+                future.set_result(None)
+            else:
+                self._tasks.add(future)
+        try:
+            await asyncio.wait([future], timeout=timeout)
+        finally:
+            with self._changed:
+                self._tasks.discard(future)
+                self._waiting -= 1
+
+    def _come(self) -> None:
+        self._entered += 1
+        self._waiting += 1
+        self._changed.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

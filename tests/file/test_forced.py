@@ -1,0 +1,85 @@
+"""`resolve` with "force" where the version that somebody else stored is longer than ours."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import BackendError, ConflictError, PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultyBackend, Rule
+
+from .objects import ObjectBackend
+from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(2 * PAGE)
+LONGER = pattern(3 * PAGE + 100, seed=9)
+MINE = b"mine" * (PAGE // 4)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(durable: bool) -> None:
+    """What is behind our end is nobody's afterwards. [2.19]"""
+    store = MemoryBackend(durable_writes=durable)
+    store.put(KEY, DATA)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+            file.pwrite(MINE, PAGE)
+            store.put(KEY, LONGER)
+            with pytest.raises(ConflictError):
+                volume.open(KEY)
+            assert volume.resolve(KEY, "force") == []
+            assert (file.size, file.pread(3 * PAGE, 0)) == (2 * PAGE, LONGER[:PAGE] + MINE)
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == LONGER[:PAGE] + MINE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errno.ETIMEDOUT, lambda: BackendError(errno.EIO, "no", retry=False)],
+    ids=["worth another try", "refused"],
+)
+def test_a_cut_that_fails_is_owed(error: Any) -> None:
+    """It is made before anything else is called. [2.17, 2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+") as file:
+            file.pwrite(MINE, PAGE)
+            store.put(KEY, LONGER)
+            with pytest.raises(ConflictError):
+                volume.open(KEY)
+            backend.use([Rule("truncate", error=error)])
+            volume.resolve(KEY, "force")
+            with pytest.raises(OSError):
+                file.fsync()
+            assert len(store.snapshot(KEY)) == len(LONGER)
+            backend.use([])
+            assert file.pread(len(LONGER), 0) == LONGER[:PAGE] + MINE
+            file.fsync()
+    assert store.snapshot(KEY) == LONGER[:PAGE] + MINE
+
+
+def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
+    """All of it, byte for byte. [2.19]"""
+    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
+    rig = make(backend=backend, options={"on_conflict": "fail"}, retry=ONCE)
+    file = rig.open()
+    file.pread(len(DATA), 0)
+    file.pwrite(MINE, PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == PAGE)
+    backend.put(KEY, LONGER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    rig.volume.resolve(KEY, "force")
+    file.fsync()
+    assert backend.committed(KEY) == DATA[:PAGE] + MINE

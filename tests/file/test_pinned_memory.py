@@ -1,0 +1,80 @@
+"""A cache that views hold says so: nobody waits for memory that no call can ever give back."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, PageCacheError, Volume
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultyBackend, Gate, Rule
+
+from .rig import PAGE, Task, eventually
+
+PAGES = 16  # of the cache
+
+
+def held(volume: Volume) -> list[Any]:
+    """All of the cache: three quarters by views to look at, one by views to store to."""
+    file = volume.open("k", "r+", read_ahead=0)
+    looked = [file.view(page * PAGE, PAGE) for page in range(PAGES - PAGES // 4)]
+    stored = [file.view((100 + page) * PAGE, PAGE, writable=True) for page in range(PAGES // 4)]
+    return [file, *looked, *stored]
+
+
+@pytest.mark.parametrize("operation", ["write", "commit"])
+@pytest.mark.parametrize(
+    "wants",
+    [
+        lambda file: file.view(50 * PAGE, PAGE),
+        lambda file: file.view(50 * PAGE, 3 * PAGE),
+        lambda file: file.pwrite(b"more", 50 * PAGE),
+    ],
+    ids=["a view", "a larger view", "a write"],
+)
+def test_write_back_of_what_views_store_to_is_no_hope(operation: str, wants: Callable[[Any], object]) -> None:
+    """Its pages stay dirty while the views are held: who wants memory is told, while it is sent and committed again and
+    again. [2.21, 2.23]
+    """
+    store = MemoryBackend()
+    store.put("k", bytes(200 * PAGE))
+    backend = FaultyBackend(store)
+    with PageCache(PAGES * PAGE, max_folio=PAGE, flush_interval=60, dirty_expire=60) as cache, Gate() as gate:
+        file, *views = held(cache.attach(backend))
+        backend.use([Rule(operation, gate=gate)])
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        with pytest.raises(PageCacheError, match="pinned by views") as caught:
+            Task(wants, file).result()
+        assert caught.value.errno == errno.ENOBUFS
+        gate.release()
+        saving.result()
+        for view in views:
+            view.release()
+        wants(file)
+        file.close()
+
+
+def test_memory_that_is_being_filled_is_hope() -> None:
+    """A read that waits for the backend gives its memory to the next one. [2.23]"""
+    store = MemoryBackend()
+    store.put("k", b"x" * (200 * PAGE))
+    backend = FaultyBackend(store)
+    with PageCache(PAGES * PAGE, max_folio=PAGE) as cache, Gate() as gate:
+        file, *views = held(cache.attach(backend))
+        views.pop(0).release()
+        backend.use([Rule("read", nth=1, gate=gate)])
+        first = Task(file.pread, PAGE, 40 * PAGE)
+        gate.wait_entered()
+        second = Task(file.view, 60 * PAGE, PAGE)
+        eventually(lambda: any(wait.what == "memory" for wait in cache.waits()))
+        gate.release()
+        assert first.result() == b"x" * PAGE
+        with second.result() as view:
+            assert view.tobytes() == b"x" * PAGE
+        for view in views:
+            view.release()
+        file.close()

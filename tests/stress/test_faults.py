@@ -1,0 +1,217 @@
+"""Faults under stress: no alarm where a fault explains what is seen, and one where none does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import Event
+from pagecache.errors import BackendError
+from pagecache.stress import Plan, Report, run
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.faulting import Faulting, explained
+from pagecache.stress.job import Run
+from pagecache.stress.profiles import PROFILES
+from pagecache.testing import FaultPlan, Rule
+from pagecache.testing.fault_profiles import PROFILES as FAULTS
+
+from ..planted.legal import LEGAL
+from ..planted.planted import Legal
+from .test_clean import SHORT, clean
+
+LEVELS = ("mild", "nasty", "hell")
+
+
+@pytest.mark.parametrize("faults", LEVELS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_short_run_of_each_profile_under_each_level_of_faults_is_clean(profile: str, faults: str) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    clean(Plan(seed=11, profile=profile, faults=faults, duration=1, **SHORT))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("faults", LEVELS)
+def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults: str) -> None:
+    """[I-18, I-22]"""
+    clean(Plan(seed=12, faults=faults, duration=1, **SHORT), f"dir:{tmp_path}")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
+def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
+    """Not by itself, and not under faults. [I-17, I-18, I-22]"""
+    for faults in ("none", "nasty"):
+        report = run(Plan(seed=13, faults=faults, duration=1, **SHORT), legal.target())  # type: ignore[arg-type]
+        assert report.ok, report.story
+
+
+# -- one kind at a time
+
+
+def with_rules(*rules: Rule, kind: type[CachedTarget] = CachedTarget, faulting: Any = Faulting, **plan: Any) -> Report:
+    """A run whose calls fail by these rules alone."""
+
+    def make(asked: Plan, number: int) -> CachedTarget:
+        target = kind(asked, number, None, "memory:")
+        found: Faulting = faulting(asked, number)
+        found.plan = FaultPlan(rules, seed=5)
+        found.explained = explained(rules)
+        found.loses_direct = any(rule.dies for rule in rules)
+        found.repairing = True
+        if any(rule.change for rule in rules):
+            found.options["on_conflict"] = "fail"
+        target.faulting, target.repairs, target.loses_direct = found, found.repairs, found.loses_direct
+        return target
+
+    fields: dict[str, Any] = SHORT | {"operations": 100, "seed": 14, "faults": "mild", "duration": 60} | plan
+    return Run(Plan(**fields), make=make).run()
+
+
+def stays() -> BaseException:
+    return BackendError(errno.EIO, "made up", retry=False)
+
+
+KINDS: dict[str, tuple[Rule, ...]] = {
+    "death": (Rule(("write", "commit"), dies=True, chance=0.02),),
+    "death after the work": (Rule(("write", "commit"), dies=True, done=True, chance=0.02),),
+    "another version": (Rule(("open", "stat"), change=True, chance=0.3),),
+    "a version refused": (Rule(("write", "commit"), change=True, error=errno.ESTALE, chance=0.03),),
+    "no space": (Rule(("write", "truncate"), spells=(40, 12), error=errno.ENOSPC),),
+    "commits that fail": (Rule("commit", error=stays, chance=0.3),),
+    "errors that stay": (Rule(("read", "write", "truncate", "punch"), error=stays, chance=0.05),),
+    "lost answers": (Rule(("write", "commit", "truncate"), error=errno.EIO, done=True, chance=0.2),),
+    "duplicates": (Rule(("write", "commit", "truncate", "punch"), twice=True, chance=0.5),),
+    "answers out of order": (Rule(("read", "write", "commit"), behind=2, within=0.005, chance=0.2),),
+    "wrong answers": FAULTS["hostile"],
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_with_one_kind_of_fault_is_clean(name: str) -> None:
+    """[I-17, I-18, I-22]"""
+    report = with_rules(*KINDS[name])
+    assert report.ok, report.story
+    if name.startswith("death"):
+        assert report.counters["deaths survived"] > 0
+    if name == "a version refused":
+        assert report.counters["conflicts settled"] > 0
+
+
+# -- what no fault explains
+
+
+class GivesUpAtDeath(Faulting):
+    """What was accepted is given up before the volume is reconnected."""
+
+    def _reconnect(self) -> None:
+        for inode in self._volume.engine.files():
+            self._volume.discard(inode.key)
+        super()._reconnect()
+
+
+class GivesInToOthers(Faulting):
+    """What is local is given up for the version of somebody else."""
+
+    def _settle(self, key: Any) -> None:
+        self._volume.resolve(key, "discard")
+
+
+class GivesUpWhatFailed(Faulting):
+    """What a full store refused is given up."""
+
+    def _heard(self, event: Event) -> None:
+        if event.kind == "parked" and event.key is not None:
+            self._volume.discard(event.key)
+
+
+MISTAKES: dict[str, tuple[str, type[Faulting]]] = {
+    "death": ("death", GivesUpAtDeath),
+    "another version": ("a version refused", GivesInToOthers),
+    "no space": ("errors that stay", GivesUpWhatFailed),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_accepted_bytes_that_a_fault_made_somebody_give_up_are_found(name: str) -> None:
+    """What was accepted is kept by the cache, whatever failed. [I-22, K1]"""
+    kind, faulting = MISTAKES[name]
+
+    mix = ("buffered", "append", "truncate", "hints")
+    report = with_rules(*KINDS[kind], faulting=faulting, mix=mix, operations=200)
+    assert not report.ok
+    assert report.kind == "data" or "tells a loss that nothing explains" in report.story, report.story
+
+
+def test_an_error_that_no_fault_explains_is_an_alarm() -> None:
+    """It names the operation and the error."""
+
+    class Refusing(CachedTarget):
+        def punch(self, file: int, offset: int, length: int) -> None:
+            raise PermissionError(errno.EACCES, "not allowed")
+
+    report = with_rules(*FAULTS["nasty"], kind=Refusing)
+    assert (report.ok, report.kind) == (False, "error")
+    assert "punch of writer" in report.story
+    assert "not allowed" in report.story
+
+
+def test_each_level_explains_its_own_errors_and_no_more() -> None:
+    """Death, no space and other versions are hell's."""
+    hells = {errno.ENOSPC, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN}
+    found = {name: explained(rules) for name, rules in FAULTS.items()}
+    assert found["none"] == frozenset()
+    assert errno.EIO in found["mild"] & found["nasty"] & found["hell"]
+    assert not hells & (found["mild"] | found["nasty"] | found["flaky"])
+    assert hells <= found["hell"]
+    assert errno.EPROTO in found["hostile"] - found["hell"]
+
+
+def test_the_same_seed_gives_the_same_faults() -> None:
+    """Rules, seed and settings of a round depend on the plan alone."""
+    first, again, other = (Faulting(Plan(seed=seed, faults="hell"), 3) for seed in (5, 5, 6))
+    assert (first.plan, first.config, first.options) == (again.plan, again.config, again.options)
+    assert first.plan != other.plan
+
+
+def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) -> None:
+    mix = ("buffered", "append", "truncate")
+    report = run(Plan(seed=1, faults="mild", duration=1, mix=mix, **SHORT), f"path:{tmp_path}")  # type: ignore[arg-type]
+    assert report.ok, report.story
+    assert report.skipped["faults"] == "system calls are not made to fail"
+
+
+# -- longer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("store", ["memory:", "dir:"])
+@pytest.mark.parametrize("faults", LEVELS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_runs_of_each_profile_under_each_level_of_faults_are_clean(
+    tmp_path: Path, profile: str, faults: str, store: str
+) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    target = store if store == "memory:" else f"dir:{tmp_path}"
+    clean(Plan(profile=profile, faults=faults, duration=10), target)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
+def test_longer_runs_on_stores_that_are_nasty_and_legal_raise_no_alarm(legal: Legal) -> None:
+    """[I-17, I-18, I-22]"""
+    report = run(Plan(duration=10, faults="nasty"), legal.target())
+    assert report.ok, report.story
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("store", ["memory:", "dir:"])
+def test_ten_minutes_of_hell_are_clean(tmp_path: Path, store: str) -> None:
+    """PAGECACHE_SOAK_SECONDS says otherwise. [I-17, I-18, I-19, I-20, I-22]"""
+    duration = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
+    clean(Plan(faults="hell", duration=duration), store if store == "memory:" else f"dir:{tmp_path}")

@@ -1,0 +1,535 @@
+"""Each kind of fault does what it says, to blocking and to asynchronous backends alike, and the same each time."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import CommitError, PageCache, WritebackError
+from pagecache.backends import MemoryBackend
+from pagecache.engine.retryer import is_transient
+from pagecache.errors import BackendError
+from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing.fault_profiles import PROFILES
+
+from ..aio.over import Over
+
+DATA = memoryview(bytes(range(100)))
+PATIENCE = 30.0
+
+
+class Plainly:
+    """A backend or file of coroutines, called as if it had none."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            got = asyncio.run(found(*args, **options))
+            return Plainly(got) if hasattr(got, "read_into") else got
+
+        return call
+
+
+class Store:
+    """An object "a" of 100 bytes in a backend of either kind, with faults."""
+
+    def __init__(self, kind: str) -> None:
+        self.memory = MemoryBackend()
+        self.memory.put("a", bytes(DATA))
+        self.faulty: FaultyBackend | AsyncFaultyBackend
+        if kind == "blocking":
+            self.faulty = FaultyBackend(self.memory)
+            self.backend: Any = self.faulty
+        else:
+            self.faulty = AsyncFaultyBackend(Over(self.memory))
+            self.backend = Plainly(self.faulty)
+        self.file = self.backend.open("a")
+        self.faulty.clear_calls()
+
+    def content(self) -> bytes:
+        return self.memory.snapshot("a")
+
+    def write(self, data: bytes = b"new", offset: int = 0) -> int:
+        return int(self.file.write_from(offset, [memoryview(data)]))
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def store(request: pytest.FixtureRequest) -> Store:
+    return Store(request.param)
+
+
+class Running:
+    """Calls in threads of their own, joined at the end."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, call: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                call()
+            except OSError as error:
+                self.done.append((name, error.errno))
+            else:
+                self.done.append(name)
+
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
+
+    def join(self) -> list[Any]:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        return self.done
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    found = Running()
+    yield found
+    found.join()
+
+
+def code(call: Callable[[], object]) -> int | None:
+    """The errno of what it raises; None: nothing."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+# -- kinds
+
+
+def test_an_error_is_raised_and_nothing_done(store: Store) -> None:
+    store.faulty.use([Rule("write", error=errno.EIO)])
+    assert code(store.write) == errno.EIO
+    assert store.content() == DATA
+
+
+def test_a_lost_answer_has_done_its_work(store: Store) -> None:
+    store.faulty.use([Rule("write", error=errno.ETIMEDOUT, done=True)])
+    assert code(store.write) == errno.ETIMEDOUT
+    assert store.content()[:3] == b"new"
+
+
+def test_a_short_answer_moves_so_much(store: Store) -> None:
+    store.faulty.use([Rule("write", short="half")])
+    assert store.write(b"1234") == 2
+    assert store.content()[:4] == b"12\2\3"
+
+
+def test_a_failing_commit_is_found_by_fsync_and_repaired_by_the_next(store: Store) -> None:
+    """What was acknowledged is sent again. [K2, T-18]"""
+    backend = store.faulty
+    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
+        file.pwrite(b"new", 0)
+        backend.use([Rule("commit", times=1, error=lambda: BackendError(errno.EIO, "no", retry=False))])
+        with pytest.raises(CommitError):
+            file.fsync()
+        writes = len(backend.calls_of("write"))
+        file.fsync()
+        assert len(backend.calls_of("write")) > writes, "sent again"
+    assert store.content()[:3] == b"new"
+
+
+def test_requests_that_are_too_large_are_refused_and_others_are_not(store: Store) -> None:
+    store.faulty.use([Rule("write", longer=10, error=errno.EFBIG)])
+    assert code(lambda: store.write(bytes(11))) == errno.EFBIG
+    assert store.write(bytes(10)) == 10
+
+
+def test_a_cache_sends_smaller_requests_to_who_finds_them_too_large(store: Store) -> None:
+    """The answer has the limit. [2.14, T-32]"""
+    backend = store.faulty
+
+    def refusal() -> BaseException:
+        return BackendError(errno.E2BIG, "too large", retry=True, max_write=4096)
+
+    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
+        backend.use([Rule("write", longer=4096, error=refusal)])
+        file.pwrite(bytes(20_000), 0)
+        file.fsync()
+        lengths = [call.length for call in backend.calls_of("write")]
+    assert max(lengths[1:]) <= 4096 < lengths[0], lengths  # type: ignore[operator, type-var]
+    assert store.content() == bytes(20_000)
+
+
+def test_what_is_done_twice_is_answered_once(store: Store) -> None:
+    inside: list[str] = []
+    write = type(store.memory.open("a")).write_from
+
+    class Counting(type(store.memory.open("a"))):  # type: ignore[misc]
+        def write_from(self, *args: Any) -> int:
+            inside.append("write")
+            return int(write(self, *args))
+
+    store.memory.open("a").__class__ = Counting
+    store.faulty.use([Rule("write", twice=True)])
+    assert store.write() == 3
+    assert (inside, len(store.faulty.calls_of("write"))) == (["write", "write"], 1)
+
+
+def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, running: Running) -> None:
+    """It has done its work by then."""
+    store.faulty.use([Rule("write", nth=1, behind=2, within=PATIENCE)])
+    running.start("first", store.write)
+    until(lambda: store.content()[:3] == b"new")
+    until(lambda: bool(store.faulty.faults.held()))
+    assert store.write(b"second", 50) == 6
+    assert (running.done, store.faulty.faults.held()) == ([], 1)
+    assert store.write(b"third", 50) == 5
+    assert running.join() == ["first"]
+    assert store.faulty.faults.held() == 0
+
+
+def test_an_answer_that_nobody_follows_comes_after_a_while(store: Store) -> None:
+    store.faulty.use([Rule("write", behind=1, within=0.001)])
+    assert store.write() == 3
+
+
+def test_calls_at_a_gate_wait_for_its_release(store: Store, running: Running) -> None:
+    with Gate() as gate:
+        store.faulty.use([Rule("write", gate=gate)])
+        running.start("held", store.write)
+        gate.wait_entered()
+        assert (store.content(), running.done, gate.waiting) == (bytes(DATA), [], 1)
+        gate.release()
+        assert running.join() == ["held"]
+        assert store.write() == 3, "it stays open"
+    assert (gate.entered, gate.waiting) == (2, 0)
+
+
+def test_waits_have_a_long_tail() -> None:
+    """Half are less than twice the delay, few are very long, none is longer than it may be."""
+    rule = Rule("write", delay=0.001, longest=0.5)
+    waits = [rule.seconds(n / 10_000) for n in range(10_000)]
+    assert (min(waits), max(waits)) == (0.001, 0.5)
+    assert sum(wait < 0.002 for wait in waits) == 5000
+    assert 0 < sum(wait > 0.1 for wait in waits) < 110
+    assert Rule("write", delay=0.3).seconds(0.9) == 0.3
+
+
+def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So long as the rule and the seed say."""
+    waits: list[float] = []
+
+    async def asleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", waits.append)
+    monkeypatch.setattr("pagecache.testing.faulty.asyncio.sleep", asleep)
+    for seed in (1, 1, 2):
+        store.faulty.use(FaultPlan([Rule("write", delay=0.01, longest=10)], seed))
+        store.write()
+    assert waits[0] == waits[1] != waits[2]
+    assert all(0.01 <= wait <= 10 for wait in waits)
+
+
+def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
+    """Slow, then fast; no space, then space again."""
+    outcomes = []
+    for seed in (1, 1, 2):
+        store.faulty.use(FaultPlan([Rule("write", spells=(10, 3), error=errno.ENOSPC)], seed))
+        outcomes.append("".join(".x"[code(store.write) == errno.ENOSPC] for _ in range(40)))
+    assert outcomes[0] == outcomes[1]
+    assert len(set(outcomes)) == 2
+    for outcome in outcomes:
+        assert outcome.count("x") == 12
+        assert "xxx......." * 2 in outcome
+
+
+def test_a_full_store_keeps_nobody_from_saving_when_there_is_space_again(store: Store) -> None:
+    """What was accepted stays, is listed as failed, and is saved. [T-20]"""
+    backend = store.faulty
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("a", "r+") as file:
+            backend.use([Rule("write", error=errno.ENOSPC)])
+            file.pwrite(b"new", 0)
+            with pytest.raises(WritebackError):
+                file.fsync()
+            assert [failed.errno for failed in volume.failed()] == [errno.ENOSPC]
+            assert file.pread(3, 0) == b"new"
+            backend.use([])
+            file.fsync()
+    assert store.content()[:3] == b"new"
+
+
+def test_somebody_else_may_store_another_version(store: Store) -> None:
+    """Of the same bytes: everybody who asks is told it."""
+    before = store.backend.stat("a").version
+    store.faulty.use([Rule("read", nth=1, change=True)])
+    store.file.read_into(0, [memoryview(bytearray(1))])
+    versions = {store.backend.stat("a").version, store.file.stat().version, store.file.commit()}
+    assert len(versions) == 1
+    assert versions != {before}
+    assert store.content() == DATA
+    store.backend.rename("a", "b")
+    assert store.backend.stat("b").version in versions
+    store.faulty.change("b")
+    assert store.backend.stat("b").version not in versions
+
+
+def test_somebody_else_may_store_other_bytes(store: Store) -> None:
+    """Right before a call, which finds them."""
+
+    def change(inner: Any, key: Any) -> None:
+        assert inner is store.faulty.inner
+        store.memory.put(key, b"others")
+
+    store.faulty.use([Rule("read", nth=2, change=change)])
+    room = bytearray(6)
+    for expected in (bytes(DATA[:6]), b"others"):
+        store.file.read_into(0, [memoryview(room)])
+        assert room == expected
+
+
+def test_a_coroutine_may_change_the_object_of_an_asynchronous_backend() -> None:
+    store = Store("asynchronous")
+
+    async def change(inner: Any, key: Any) -> None:
+        file = await inner.open(key)
+        await file.truncate(3)
+
+    store.faulty.use([Rule("commit", change=change)])
+    store.file.commit()
+    assert store.content() == DATA[:3]
+
+
+def test_a_cache_finds_a_version_that_somebody_else_stored(store: Store) -> None:
+    """Clean pages are read again by the next open. [T-30]"""
+    backend = store.faulty
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        for expected, changes in ((1, False), (1, False), (2, True)):
+            if changes:
+                backend.change("a")
+            with volume.open("a") as file:
+                file.pread(100, 0)
+            assert len(backend.calls_of("read")) == expected
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_dead_backend_refuses_everything_until_it_is_revived(store: Store, done: bool) -> None:
+    """Whether the call that it died of was carried out or not."""
+    store.faulty.use([Rule("write", nth=2, dies=True, done=done)])
+    store.write(b"one")
+    assert not store.faulty.dead
+    assert code(lambda: store.write(b"two")) == errno.ENOTCONN
+    assert (store.faulty.dead, store.faulty.wait_dead(0)) == (True, True)
+    assert store.content()[:3] == (b"two" if done else b"one")
+    room = [memoryview(bytearray(1))]
+    for call in (store.file.commit, store.file.stat, lambda: store.file.read_into(0, room), store.backend.sync):
+        assert code(call) == errno.ENOTCONN
+    assert code(lambda: store.backend.open("a")) == errno.ENOTCONN
+    store.faulty.use([])
+    assert code(store.write) == errno.ENOTCONN, "other rules do not bring it back"
+    store.faulty.revive()
+    assert (store.write(), store.faulty.dead) == (3, False)
+
+
+def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
+    store.faulty.use([Rule("commit", dies=True, error=errno.ESHUTDOWN)])
+    assert [code(store.file.commit), code(store.write)] == [errno.ESHUTDOWN] * 2
+
+
+def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
+    """Those that come after it are not concerned."""
+    with Gate() as gate:
+        store.faulty.use([Rule("write", nth=1, gate=gate)])
+        running.start("held", store.write)
+        gate.wait_entered()
+        store.faulty.fence()
+        assert store.write(b"later", 50) == 5
+        gate.release()
+        assert running.join() == [("held", errno.ENOTCONN)]
+    assert store.content()[:3] == bytes(DATA[:3])
+
+
+def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) -> None:
+    """What is there cannot be called back."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+
+    class Slow(type(store.memory.open("a"))):  # type: ignore[misc]
+        commit = slow
+
+    store.memory.open("a").__class__ = Slow
+    running.start("commit", store.file.commit)
+    assert entered.wait(PATIENCE)
+    with pytest.raises(TimeoutError, match="1 calls do not return"):
+        store.faulty.fence(0.001)
+    leave.set()
+    running.join()
+    store.faulty.fence()
+
+
+def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None:
+    """What was accepted is still there, and is saved. [2.22, T-75b]"""
+    backend = store.faulty
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("a", "r+") as file:
+            file.pwrite(b"new", 0)
+            backend.use([Rule("write", dies=True)])
+            with pytest.raises(WritebackError):
+                file.fsync()
+            volume.abort()
+            backend.use([])
+            backend.revive()
+            volume.reconnect(backend)
+            assert file.pread(3, 0) == b"new"
+            file.fsync()
+    assert store.content()[:3] == b"new"
+
+
+# -- the same each time
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.001)):
+        if true():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it does not come about")
+
+
+def outcomes(kind: str, profile: str, seed: int) -> list[object]:
+    """What 600 calls come to, one after another, on a backend that is revived whenever it has died."""
+    found: list[object] = []
+    store = Store(kind)
+    store.faulty.use(FaultPlan.profile(profile, seed))
+    for number in range(600):
+        if store.faulty.dead:
+            found.append("dead")
+            store.faulty.revive()
+        offset, room = 1000 * (number % 7), bytearray(100)
+        calls: tuple[Callable[[], object], ...] = (
+            lambda at=offset: store.file.write_from(at, [DATA]),  # type: ignore[misc]
+            lambda at=offset, into=room: store.file.read_into(at, [memoryview(into)]),  # type: ignore[misc]
+            store.file.commit,
+            lambda: store.file.truncate(8000),
+        )
+        try:
+            answer = calls[number % 4]()
+        except (OSError, KeyError) as error:
+            answer = repr(error)
+        found.append(answer)
+    return found
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its seed, for both kinds of backends; another seed gives others."""
+    pauses: list[float] = []
+
+    async def asleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", pauses.append)
+    monkeypatch.setattr("pagecache.testing.faulty.asyncio.sleep", asleep)
+    runs = []
+    for kind, seed in (("blocking", 3), ("blocking", 3), ("asynchronous", 3), ("blocking", 4)):
+        pauses.clear()
+        runs.append((outcomes(kind, profile, seed), tuple(pauses)))
+    assert runs[0] == runs[1] == runs[2]
+    assert (runs[0] == runs[3]) is (profile == "none")
+
+
+@pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky"])
+def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str) -> None:
+    """Whatever fails says that it is worth another try, and what is left is sent again."""
+    store = Store("blocking")
+    store.faulty.use(FaultPlan.profile(profile, 5))
+    refused: list[OSError] = []
+    for offset in range(0, 100_000, 1000):
+        sent = 0
+        for _ in range(60):
+            try:
+                sent += store.file.write_from(offset + sent, [DATA[sent:]])
+            except OSError as error:
+                refused.append(error)
+            if sent == len(DATA):
+                break
+        assert store.content()[offset:] == DATA
+    assert all(map(is_transient, refused))
+    assert not store.faulty.dead
+
+
+def test_hell_has_all_kinds() -> None:
+    """Death, no space, commits that fail, other versions, and what nasty has."""
+    rules = PROFILES["hell"]
+    assert any(rule.dies for rule in rules)
+    assert any(rule.change for rule in rules)
+    assert any(rule.twice for rule in rules)
+    assert any(rule.behind for rule in rules)
+    assert any(rule.longest for rule in rules)
+    assert any(rule.short for rule in rules)
+    found = [str(one) for seed in range(8) for one in outcomes("blocking", "hell", seed)]
+    for word in ("dead", f"({errno.ENOSPC},", f"({errno.ESTALE},", "goes away", "does not go away", "+1"):
+        assert any(word in one for one in found), word
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"spells": (3, 4)}, r"spells: \(3, 4\) is not \(every, length\)"),
+        ({"longest": 1.0}, "longest: 1.0 is less than delay"),
+        ({"operation": "remove", "twice": True}, "twice: 'remove' is not one of read"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Rule(**options)
+
+
+def test_each_kind_of_backend_has_its_own_wrapper() -> None:
+    with pytest.raises(TypeError, match="AsyncFaultyBackend"):
+        FaultyBackend(Over(MemoryBackend()))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="not an asynchronous backend"):
+        AsyncFaultyBackend(MemoryBackend())  # type: ignore[arg-type]
+
+
+def test_names_and_listings_of_an_asynchronous_backend_pass() -> None:
+    """And so does what is not of the protocol; its optional methods are those of the inner file."""
+    store = Store("asynchronous")
+    store.backend.rename("a", "b")
+    assert [stat.key for stat in all_of(store.faulty)] == ["b"]
+    assert store.faulty.canonical("b") == "b"
+    assert store.faulty.limits == store.memory.limits
+    assert store.faulty.snapshot("b") == DATA
+    store.file.punch_hole(0, 100)
+    store.backend.sync()
+    assert store.memory.snapshot("b") == bytes(100)
+    for name in ("stage", "rollback", "no_such_thing"):
+        assert not hasattr(store.file, name)
+    store.backend.remove("b")
+    assert all_of(store.faulty) == []
+    assert [call.op for call in store.faulty.calls] == ["rename", "list", "punch", "sync", "remove", "list"]
+    assert store.faulty.calls[0] == Call("rename", "a")
+
+
+def all_of(backend: Any) -> list[Any]:
+    async def collect() -> list[Any]:
+        return [stat async for stat in backend.list()]
+
+    return asyncio.run(collect())
