@@ -56,7 +56,7 @@ class Variant:
             "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
             "flush_interval": 0.05,
             "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
-            "gil_release": rng.choice([PAGE, "1MiB"]),
+            "gil_release": rng.choice([1, PAGE, "1MiB"]),
             "poison": rng.random() < 0.5,
         }
         limits: dict[str, Any] = {
