@@ -103,6 +103,7 @@ class CachedTarget:
         self.skipped: dict[str, str] = {}
         self.ways = frozenset(WAYS)
         self.direct_unit = 1
+        self.shows = False
         self.tasks = CachedTasks(self)
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
@@ -110,7 +111,9 @@ class CachedTarget:
     # -- beginning and end
 
     def start(self, contents: Sequence[bytes]) -> None:
+        limits = self._backend.limits
         self._choose_keys()
+        self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
         self.faults = FaultyBackend(self._backend, self._fault_plan())
@@ -140,6 +143,18 @@ class CachedTarget:
                     self.skipped["text keys"] = f"the backend takes no {KEYS[0]('file')!r}: {reasons[0]}"
                 return
         raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
+
+    def _shows(self) -> bool:
+        """Whether what was stored and not committed is seen by who opens the object then."""
+        key = self.key("probe")
+        file = self._backend.open(key, create=True)
+        try:
+            taken = file.write_from(0, [memoryview(b"probe")])
+            return self.store("probe") == b"probe"[:taken]
+        finally:
+            file.commit()
+            close_backend_file(file)
+            self._forget(key)
 
     def key(self, what: int | str) -> Key:
         """The key of a file, or of a name."""

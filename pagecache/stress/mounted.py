@@ -101,6 +101,7 @@ class MountedTarget:
 
     moves = False
     exact = False
+    shows = True
     tasks = None
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:

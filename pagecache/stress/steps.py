@@ -78,16 +78,17 @@ class Steps:
         finally:
             look.returned()
 
-    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Step:
-        """Do a call that changes, or a part of it."""
+    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
+        """Do a call that changes, or a part of it; returns whether it did all of it."""
         model.begin(write)
         try:
             yield verb
         except OSError as error:
             self._failed(model, write, error)
             self.world.excuse(error, kind, self.worker)
-        else:
-            model.finish(write)
+            return False
+        model.finish(write)
+        return True
 
     def _failed(self, model: Model, write: Write, error: OSError) -> None:
         """It did what it says, and of direct writes perhaps more."""
@@ -164,9 +165,26 @@ class Steps:
         write = self._new(model, operation.kind, operation.way, start, end - start)
         data = write.data(start, end)
         verb = (operation.kind, operation.file, operation.way, start, data, operation.extra)
-        yield from self._changing(model, write, operation.kind, verb)
+        if operation.way == "through" and self.world.target.shows:
+            yield from self._through(operation, model, write, verb)
+        else:
+            yield from self._changing(model, write, operation.kind, verb)
 
     _writev = _write
+
+    def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
+        """What is written through is stored when the call returns [T-36]."""
+        look = self._look(model, write.start, write.end, f"the store after {operation.kind} (through)")
+        try:
+            if (yield from self._changing(model, write, operation.kind, verb)):
+                got = yield ("store", model.number)
+                look.returned()
+                look.covered(write)
+                if got is None:
+                    raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
+                self.world.judge(look, got[write.start : write.end], store=True)
+        finally:
+            look.returned()
 
     def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         write = self._new(model, "try_write", "buffered", start, end - start)
@@ -363,6 +381,8 @@ class Steps:
         length = operation.length % self.world.plan.size_bytes
         data = made(self.world.tag, operation.file, self.worker, self._sequence, 0, length)
         yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+        if self._names.get(name) is data and self.world.target.shows:
+            self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
     def _rename(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         old, new = self._name(operation), self._name(operation, 1)

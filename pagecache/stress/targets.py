@@ -59,6 +59,7 @@ class Target(Protocol):
         direct_unit: offsets and lengths of direct operations are multiples of it.
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
         exact: a failed buffered write did exactly what it said.
+        shows: the store shows what was written through, or closed, and not committed yet.
         tasks: its verbs as coroutines; None: there are no tasks.
     """
 
@@ -69,6 +70,7 @@ class Target(Protocol):
     direct_unit: int
     moves: bool
     exact: bool
+    shows: bool
     tasks: Any
 
     def start(self, contents: Sequence[bytes]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pagecache.stress import Plan, run
 from pagecache.stress.job import Run
 
+from ..planted.table import BUGS
 from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
@@ -34,10 +35,20 @@ def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) ->
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
-    """A torn write, an fsync that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
+    """A torn write, an fsync or a write-through that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
     kind = TARGETS[name]
     make = Run(Plan(seed=1, duration=20, **PLAN), make=lambda plan, number: kind(plan, number, None, name))  # type: ignore[arg-type]
     expect(make.run())
+
+
+def test_a_close_that_hands_nothing_over_is_found() -> None:
+    """The store is looked at after the last close of an object that nobody else has open. [2.20]"""
+    plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
+    bug = next(bug for bug in BUGS if bug.name == "close_hands_nothing_over")
+    with bug.on():
+        report = run(plan)
+    assert (report.ok, report.kind) == (False, "data")
+    assert "is in the store after the last close, should be" in report.story
 
 
 def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
