@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +106,7 @@ class CachedTarget:
         self.ways = frozenset(WAYS)
         self.direct_unit = 1
         self.shows = False
+        self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
@@ -163,10 +166,13 @@ class CachedTarget:
 
     def _make(self, key: Key, content: bytes) -> None:
         """Store an object without the cache."""
+        self._put(key, 0, content)
+
+    def _put(self, key: Key, offset: int, data: bytes) -> None:
         file = self._backend.open(key, create=True)
         most, done = int(self._backend.limits.max_write), 0
-        while done < len(content):
-            done += file.write_from(done, [memoryview(content)[done : done + most].toreadonly()])
+        while done < len(data):
+            done += file.write_from(offset + done, [memoryview(data)[done : done + most].toreadonly()])
         file.commit()
         close_backend_file(file)
 
@@ -235,7 +241,7 @@ class CachedTarget:
         self.cache.close(timeout=1.0, on_failed="discard")
 
     def discard(self) -> None:
-        for number in range(self._plan.files):
+        for number in range(len(self.files)):
             self._forget(self.key(number))
         for name in self._names:
             self._forget(self.key(name))
@@ -362,6 +368,25 @@ class CachedTarget:
         with self.volume.open(self.key(file), "rb", direct=direct) as handle:
             return handle.pread(length, offset)
 
+    def tear(self, file: int, offset: int, data: bytes) -> None:
+        with tempfile.TemporaryFile() as source:
+            source.write(data)
+            source.flush()
+            with mmap.mmap(source.fileno(), len(data)) as memory:
+                source.truncate((len(data) - 1) // PAGE // 2 * PAGE)
+                self.handle(file, "buffered").pwrite(memory, offset)
+
+    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
+        key = self.key(file)
+        if not self.shows:
+            raise io.UnsupportedOperation("what others change is there with a commit alone")
+        before = self._backend.stat(key).version
+        self._put(key, offset, data)
+        if extra % 2 and before != self._backend.stat(key).version:
+            self.volume.open(key, "rb").close()  # which compares versions
+        else:
+            self.volume.invalidate_remote(key, offset, len(data))
+
     # -- names
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
@@ -376,7 +401,10 @@ class CachedTarget:
             file.pwrite(data, 0)
             if extra % 4:
                 file.fsync(timeout=self.patience)
-        self.volume.rename(self.key(beside), self.key(name))
+            if extra & 8:  # open, and perhaps with bytes that are not saved
+                self.volume.rename(self.key(beside), self.key(name))
+        if not extra & 8:
+            self.volume.rename(self.key(beside), self.key(name))
 
     def rename(self, old: str, new: str) -> None:
         self._names.add(new)

@@ -10,6 +10,7 @@ right before and right after it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -47,7 +48,7 @@ class Steps:
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
             return
-        model = world.models[operation.file % len(world.models)]
+        model = world.models[-1 if KINDS[kind] == "foreign" else operation.file % world.plan.files]
         start, end = operation.range(model.largest(), world.reach)
         if operation.way in ("direct", "parallel") and world.target.direct_unit > 1:
             unit = world.target.direct_unit
@@ -186,6 +187,19 @@ class Steps:
         finally:
             look.returned()
 
+    def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """A write from memory that ends on the way: an error, and what came before it may be there [K11]."""
+        write = self._new(model, "write of memory that ends", "buffered", start, end - start)
+        model.begin(write)
+        try:
+            yield ("tear", operation.file, start, write.data(start, end))
+        except OSError as error:
+            self._failed(model, write, error)
+            if error.errno != errno.EFAULT:
+                self.world.excuse(error, "tear", self.worker)
+        else:
+            raise Broken(f"{write!r} of {who(self.worker)} raised nothing", "error")
+
     def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         write = self._new(model, "try_write", "buffered", start, end - start)
         model.begin(write)
@@ -245,6 +259,8 @@ class Steps:
             look.returned()
         if held is None:
             return
+        if operation.extra % 4 == 1:  # others have time to cut it off
+            yield from self._plain("flush", ("flush", operation.file))
         write = self._new(model, "store", "view", start, end - start, size=-1)
         model.begin(write)
         held.store(0, write.data(start, end))
@@ -368,6 +384,24 @@ class Steps:
 
     def _advise(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
         yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra))
+
+    # -- a file that is read here, and changed by somebody else
+
+    def _watch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        look = self._look(model, start, end, "read of what somebody else changes")
+        verb = ("read", model.number, "buffered", start, end - start, operation.extra)
+        got = yield from self._seeing(look, "watch", verb)
+        if got is not None:
+            self.world.judge(look, got)
+
+    def _change(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Behind the cache, in whole units of the store; then the cache is told, or finds out [2.19]."""
+        unit, size = self.world.target.store_unit, model.largest()
+        start, end = start - start % unit, min(end + -end % unit, size)
+        if start < end:
+            write = self._new(model, "change by somebody else", "", start, end - start, size=-1)
+            verb = ("change", model.number, start, write.data(start, end), operation.extra)
+            yield from self._changing(model, write, "change", verb)
 
     # -- names of the worker's own
 

@@ -35,7 +35,7 @@ def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) ->
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
-    """A torn write, an fsync or a write-through that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
+    """A torn write, an fsync that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
     kind = TARGETS[name]
     make = Run(Plan(seed=1, duration=20, **PLAN), make=lambda plan, number: kind(plan, number, None, name))  # type: ignore[arg-type]
     expect(make.run())
