@@ -26,6 +26,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
+from pagecache.stress.witness import Witness
 from pagecache.testing import FaultPlan, FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
@@ -120,12 +121,13 @@ class CachedTarget:
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
         self.faults = FaultyBackend(self._backend, self._fault_plan())
+        self.witness = Witness(self.faults)
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config)
-        self.volume: Volume = self.cache.attach(self.faults, name="stress", **self.variant.options)
+        self.volume: Volume = self.cache.attach(self.witness, name="stress", **self.variant.options)
         self.files = [self._open(number) for number in range(len(contents))]
 
     def _fault_plan(self) -> FaultPlan:
@@ -202,6 +204,7 @@ class CachedTarget:
 
     def check(self) -> None:
         self.cache.check()
+        assert not self.witness.seen, self.witness.seen
 
     def close(self) -> None:
         for ways in self.files:
@@ -325,7 +328,8 @@ class CachedTarget:
             raise
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        self.handle(file, way).pwritev(held.segments(), offset)
+        with self.witness.blind() if way == "direct" else contextlib.nullcontext():
+            self.handle(file, way).pwritev(held.segments(), offset)
 
     def truncate(self, file: int, size: int) -> None:
         self.handle(file, "buffered").truncate(size)
