@@ -229,8 +229,9 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
         return  # our own writes changed it; what they left is read at the end of the flush
     whole = engine.limits().commit_on_close
     same = stat.version == engine.version
-    if not whole:
-        same = (same or stat.version is None) and stat.size == inode.native.remote_size
+    if not whole and stat.version is None:
+        # Where there is a version it decides: what was stored of a unit in part makes an object longer, too.
+        same = stat.size == inode.native.remote_size
     if quiet is not None and engine.quiet() != quiet:
         return
     if same:

@@ -443,6 +443,7 @@ void pc_record_span(struct pc_cache *c, const struct pc_record *r);
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
+void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us);
 void pc_fix_remove(const char *fix);
 
 /* ---- threads that a scheduler of Python's plays in one thread of the system (simulated.c): what that thread counts */

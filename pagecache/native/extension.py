@@ -248,6 +248,11 @@ def is_debug() -> bool:
     return bool(lib.pc_is_debug())
 
 
+def sync_noise(seed: int, one_in: int, most: int) -> None:
+    """Of the passages of sync points, one in so many pauses for up to `most` microseconds; 0: none. In debug builds."""
+    lib.pc_sync_noise(seed, one_in, most)
+
+
 def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     """Sleep while an event ("inode", "volume", "cache", "flusher") stands at `seq`, a slice of at most 0.1 s.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
+from pagecache.stress.witness import Witness
 from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
@@ -60,7 +63,7 @@ class Variant:
             "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
             "flush_interval": 0.05,
             "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
-            "gil_release": rng.choice([PAGE, "1MiB"]),
+            "gil_release": rng.choice([1, PAGE, "1MiB"]),
             "poison": rng.random() < 0.5,
         }
         limits: dict[str, Any] = {
@@ -122,6 +125,8 @@ class CachedTarget:
         self.skipped: dict[str, str] = {}
         self.ways = frozenset(WAYS)
         self.direct_unit = 1
+        self.shows = False
+        self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number)
         self.loses_direct = self.faulting.loses_direct
@@ -133,17 +138,20 @@ class CachedTarget:
     # -- beginning and end
 
     def start(self, contents: Sequence[bytes]) -> None:
+        limits = self._backend.limits
         self._choose_keys()
+        self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
         self.faults = FaultyBackend(self.between(self._backend))
+        self.witness = Witness(self.faults)
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(self.faults, name="stress", **options)
+        self.volume: Volume = self.cache.attach(self.witness, name="stress", **options)
         self.files = [self._open(number) for number in range(len(contents))]
         self.faulting.begin(self.volume, self.faults)
 
@@ -163,6 +171,18 @@ class CachedTarget:
                 return
         raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
 
+    def _shows(self) -> bool:
+        """Whether what was stored and not committed is seen by who opens the object then."""
+        key = self.key("probe")
+        file = self._backend.open(key, create=True)
+        try:
+            taken = file.write_from(0, [memoryview(b"probe")])
+            return self.store("probe") == b"probe"[:taken]
+        finally:
+            file.commit()
+            close_backend_file(file)
+            self._forget(key)
+
     def key(self, what: int | str) -> Key:
         """The key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
@@ -170,11 +190,14 @@ class CachedTarget:
 
     def _make(self, key: Key, content: bytes) -> None:
         """Store an object without the cache."""
+        self._put(key, 0, content)
+
+    def _put(self, key: Key, offset: int, data: bytes) -> None:
         file = self._backend.open(key, create=True)
         most, done = int(self._backend.limits.max_write), 0
-        while done < len(content):
-            part = memoryview(content)[done : done + most].toreadonly()
-            done += insisting(partial(file.write_from, done, [part]))
+        while done < len(data):
+            part = memoryview(data)[done : done + most].toreadonly()
+            done += insisting(partial(file.write_from, offset + done, [part]))
         insisting(file.commit)
         close_backend_file(file)
 
@@ -217,6 +240,7 @@ class CachedTarget:
 
     def check(self) -> None:
         self.cache.check()
+        assert not self.witness.seen, self.witness.seen
 
     def close(self) -> None:
         for ways in self.files:
@@ -251,7 +275,7 @@ class CachedTarget:
         self.cache.close(timeout=1.0, on_failed="discard")
 
     def discard(self) -> None:
-        for number in range(self._plan.files):
+        for number in range(len(self.files)):
             self._forget(self.key(number))
         for name in self._names:
             self._forget(self.key(name))
@@ -335,7 +359,8 @@ class CachedTarget:
             raise
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        self.handle(file, way).pwritev(held.segments(), offset)
+        with self.witness.blind() if way == "direct" else contextlib.nullcontext():
+            self.handle(file, way).pwritev(held.segments(), offset)
 
     def truncate(self, file: int, size: int) -> None:
         self.handle(file, "buffered").truncate(size)
@@ -378,6 +403,25 @@ class CachedTarget:
         with self.volume.open(self.key(file), "rb", direct=direct) as handle:
             return handle.pread(length, offset)
 
+    def tear(self, file: int, offset: int, data: bytes) -> None:
+        with tempfile.TemporaryFile() as source:
+            source.write(data)
+            source.flush()
+            with mmap.mmap(source.fileno(), len(data)) as memory:
+                source.truncate((len(data) - 1) // PAGE // 2 * PAGE)
+                self.handle(file, "buffered").pwrite(memory, offset)
+
+    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
+        key = self.key(file)
+        if not self.shows:
+            raise io.UnsupportedOperation("what others change is there with a commit alone")
+        before = self._backend.stat(key).version
+        self._put(key, offset, data)
+        if extra % 2 and before != self._backend.stat(key).version:
+            self.volume.open(key, "rb").close()  # which compares versions
+        else:
+            self.volume.invalidate_remote(key, offset, len(data))
+
     # -- names
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
@@ -392,7 +436,10 @@ class CachedTarget:
             file.pwrite(data, 0)
             if extra % 4:
                 file.fsync(timeout=self.patience)
-        self.volume.rename(self.key(beside), self.key(name))
+            if extra & 8:  # open, and perhaps with bytes that are not saved
+                self.volume.rename(self.key(beside), self.key(name))
+        if not extra & 8:
+            self.volume.rename(self.key(beside), self.key(name))
 
     def rename(self, old: str, new: str) -> None:
         self._names.add(new)

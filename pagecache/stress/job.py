@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
 from pagecache.backends.protocol import Backend
+from pagecache.native import sync_noise
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker
 from pagecache.stress.plan import Plan
@@ -26,6 +29,8 @@ __all__ = ["Run", "run", "run_of"]
 RESTS = 3  # of a round
 OPERATIONS = 150  # of a thread between two rests, where the plan does not say
 GRACE = 5.0  # seconds: what the others may take to end after a failure
+SWITCHES = (0.005, 0.0005, 0.00001)  # seconds after which a thread gives way: a round has one of them
+NOISES = ((0, 0), (16, 100), (64, 1000))  # one passage of a sync point in so many pauses, for at most so many µs
 
 
 def run(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Report:
@@ -58,6 +63,21 @@ def run_of(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Run
     from pagecache.stress.deterministic.job import SimulatedRun
 
     return SimulatedRun(plan, target)
+
+
+@contextlib.contextmanager
+def disturbed(rng: random.Random) -> Iterator[None]:
+    """Threads give way where they would not by themselves: between two steps of Python, and with the debug extension at
+    the sync points of the core.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(rng.choice(SWITCHES))
+    sync_noise(rng.randrange(1 << 64), *rng.choice(NOISES))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+        sync_noise(0, 0, 0)
 
 
 class Run:
@@ -98,7 +118,8 @@ class Run:
         world = self.world = World(self.plan, target, self.number)
         try:
             world.begin()
-            self._stir_and_rest(world)
+            with disturbed(self.plan.rng("noise", self.number)):
+                self._stir_and_rest(world)
             if not world.failures:
                 self._bounded(world, "the end", world.end)
             if world.failures:

@@ -106,6 +106,8 @@ class MountedTarget:
     explained: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
     loses_direct = False
+    shows = True
+    store_unit = 1
     tasks = None
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
@@ -329,6 +331,12 @@ class MountedTarget:
 
     def try_write(self, file: int, offset: int, data: bytes) -> bool:
         raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
+    def tear(self, file: int, offset: int, data: bytes) -> None:
+        raise io.UnsupportedOperation("system calls are not asked for it")
+
+    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
+        raise io.UnsupportedOperation("there is no other way into a directory")
 
     # -- names
 

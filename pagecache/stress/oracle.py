@@ -19,7 +19,7 @@ Not seen: a byte that is wrong and has the value of a right one by chance (one i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pagecache.stress.history import FOREVER, Broken, Candidates, Model, Piece, Write
@@ -66,6 +66,13 @@ class Look:
                 found.append(part)
                 part = part.rest
         return found
+
+    def covered(self, write: Write) -> None:
+        """`write`, which began after the look, is there for certain: what had ended before it began is not any more."""
+        self.pieces = [
+            (low, high, tuple(one for one in found if one.ended >= write.begun)) for low, high, found in self.pieces
+        ]
+        self.sizes = [replace(size, value=max(size.value, write.end), least=None) for size in self.sizes]
 
     def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
         """The range in pieces, each with all the writes that it may be of, as far as they are known."""

@@ -9,6 +9,7 @@ then, so that the edge is met although nobody knows yet where it is.
     log           appends, short reads near the end, fsync, a cut now and then
     media         long sequential reads and writes, seeks, hints
     generic-095   a small file, every way in at once: direct beside buffered, views, copies, truncates
+    direct        whole pages past the cache, side by side; now and then somebody writes through memory
     metadata      small files of each worker: made, replaced, renamed, removed, synced
 """
 
@@ -52,11 +53,14 @@ KINDS: dict[str, str] = {
     "rename": "names",
     "remove": "names",
     "look": "names",
+    "tear": "sources",
+    "change": "foreign",
+    "watch": "foreign",
 }
 IO = ("buffered", "direct", "parallel", "through")
 """How bytes go in and out: through memory, past it (alone, or side by side), or written through at once."""
-WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints")
-"""What a mix is made of."""
+WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints", "sources", "foreign")
+"""What a mix is made of. sources: memory that is not there; foreign: a file that somebody else changes in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +191,9 @@ _ALL = {
     "rename": 1,
     "remove": 1,
     "look": 1,
+    "tear": 1,
+    "change": 3,
+    "watch": 6,
 }
 
 PROFILES: dict[str, Profile] = {
@@ -215,6 +222,11 @@ PROFILES: dict[str, Profile] = {
         _small,
         io=(4, 3, 5, 1),
         share=0.25,
+    ),
+    "direct": Profile(
+        {"read": 8, "write": 20, "fsync": 3, "drop": 1, "prefetch": 1, "truncate": 1, "append": 1},
+        _pages,
+        io=(1, 2, 12, 0),
     ),
     "metadata": Profile(
         {"publish": 12, "rename": 8, "remove": 4, "look": 8, "sync": 3, "ticket": 2, "write": 4, "append": 4, "read": 6}

@@ -10,6 +10,7 @@ right before and right after it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -48,7 +49,7 @@ class Steps:
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
             return
-        model = world.models[operation.file % len(world.models)]
+        model = world.models[-1 if KINDS[kind] == "foreign" else operation.file % world.plan.files]
         start, end = operation.range(model.largest(), world.reach)
         if operation.way in ("direct", "parallel") and world.target.direct_unit > 1:
             unit = world.target.direct_unit
@@ -79,16 +80,17 @@ class Steps:
         finally:
             look.returned()
 
-    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Step:
-        """Do a call that changes, or a part of it."""
+    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
+        """Do a call that changes, or a part of it; returns whether it did all of it."""
         model.begin(write)
         try:
             yield verb
         except OSError as error:
             self._failed(model, write, error)
             self.world.excuse(error, kind, self.worker)
-        else:
-            model.finish(write)
+            return False
+        model.finish(write)
+        return True
 
     def _exact(self, write: Write) -> bool:
         """Whether a write that failed did what it says, and no more."""
@@ -169,9 +171,39 @@ class Steps:
         write = self._new(model, operation.kind, operation.way, start, end - start)
         data = write.data(start, end)
         verb = (operation.kind, operation.file, operation.way, start, data, operation.extra)
-        yield from self._changing(model, write, operation.kind, verb)
+        if operation.way == "through" and self.world.target.shows:
+            yield from self._through(operation, model, write, verb)
+        else:
+            yield from self._changing(model, write, operation.kind, verb)
 
     _writev = _write
+
+    def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
+        """What is written through is stored when the call returns [T-36]."""
+        look = self._look(model, write.start, write.end, f"the store after {operation.kind} (through)")
+        try:
+            if (yield from self._changing(model, write, operation.kind, verb)):
+                got = yield ("store", model.number)
+                look.returned()
+                look.covered(write)
+                if got is None:
+                    raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
+                self.world.judge(look, got[write.start : write.end], store=True)
+        finally:
+            look.returned()
+
+    def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """A write from memory that ends on the way: an error, and what came before it may be there [K11]."""
+        write = self._new(model, "write of memory that ends", "buffered", start, end - start)
+        model.begin(write)
+        try:
+            yield ("tear", operation.file, start, write.data(start, end))
+        except OSError as error:
+            self._failed(model, write, error)
+            if error.errno != errno.EFAULT:
+                self.world.excuse(error, "tear", self.worker)
+        else:
+            raise Broken(f"{write!r} of {who(self.worker)} raised nothing", "error")
 
     def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         write = self._new(model, "try_write", "buffered", start, end - start)
@@ -234,6 +266,8 @@ class Steps:
             look.returned()
         if held is None:
             return
+        if operation.extra % 4 == 1:  # others have time to cut it off
+            yield from self._plain("flush", ("flush", operation.file))
         write = self._new(model, "store", "view", start, end - start, size=-1)
         model.begin(write)
         held.store(0, write.data(start, end))
@@ -358,6 +392,24 @@ class Steps:
     def _advise(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
         yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra))
 
+    # -- a file that is read here, and changed by somebody else
+
+    def _watch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        look = self._look(model, start, end, "read of what somebody else changes")
+        verb = ("read", model.number, "buffered", start, end - start, operation.extra)
+        got = yield from self._seeing(look, "watch", verb)
+        if got is not None:
+            self.world.judge(look, got)
+
+    def _change(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Behind the cache, in whole units of the store; then the cache is told, or finds out [2.19]."""
+        unit, size = self.world.target.store_unit, model.largest()
+        start, end = start - start % unit, min(end + -end % unit, size)
+        if start < end:
+            write = self._new(model, "change by somebody else", "", start, end - start, size=-1)
+            verb = ("change", model.number, start, write.data(start, end), operation.extra)
+            yield from self._changing(model, write, "change", verb)
+
     # -- names of the worker's own
 
     def _name(self, operation: Operation, more: int = 0) -> str:
@@ -370,6 +422,8 @@ class Steps:
         length = operation.length % self.world.plan.size_bytes
         data = made(self.world.tag, operation.file, self.worker, self._sequence, 0, length)
         yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+        if self._names.get(name) is data and self.world.target.shows:
+            self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
     def _rename(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         old, new = self._name(operation), self._name(operation, 1)

@@ -61,6 +61,8 @@ class Target(Protocol):
         direct_unit: offsets and lengths of direct operations are multiples of it.
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
         exact: a failed buffered write did exactly what it said.
+        store_unit: what is changed in the store, past what is tested, is changed in whole units of so many bytes.
+        shows: the store shows what was written through, or closed, and not committed yet.
         tasks: its verbs as coroutines; None: there are no tasks.
         explained: errnos that its faults, and what lies beneath, explain.
         refused: those that what lies beneath itself calls worth another try: also at rest.
@@ -76,6 +78,8 @@ class Target(Protocol):
     direct_unit: int
     moves: bool
     exact: bool
+    shows: bool
+    store_unit: int
     tasks: Any
     loses_direct: bool
     losses: list[DataLossError]
@@ -116,6 +120,14 @@ class Target(Protocol):
     def prefetch(self, file: int, offset: int, length: int, wait: bool) -> None: ...
     def advise(self, file: int, offset: int, length: int, extra: int) -> None: ...
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes: ...
+
+    def tear(self, file: int, offset: int, data: bytes) -> None:
+        """Write from memory whose last part is not there, which raises EFAULT."""
+        ...
+
+    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
+        """Be somebody else who changes the store; when it returns, what is tested knows."""
+        ...
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         """Replace an object by a new one, or make it."""

@@ -75,13 +75,18 @@ class World:
         """How far operations go."""
         return self.plan.size_bytes + self.plan.size_bytes // 8
 
+    @property
+    def _foreign(self) -> bool:
+        """Whether there is one file more, the last, which is read alone: somebody else changes it."""
+        return "foreign" in self.target.ways and (not self.plan.mix or "foreign" in self.plan.mix)
+
     # -- beginning and end
 
     def begin(self) -> None:
         """Make the files: most with a content, of a length that is no round number."""
         rng = self.plan.rng("files", self.number)
         contents = []
-        for number in range(self.plan.files):
+        for number in range(self.plan.files + self._foreign):
             length = rng.choice([0, 1, self.plan.size_bytes // 2 + 1, rng.randrange(self.plan.size_bytes)])
             contents.append(made(self.tag, number, 0, 0, 0, length))
             first = Write("content", "", 0, 0, number, self.tag, 0, length)

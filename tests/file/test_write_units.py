@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from .rig import KEY, PAGE, Rig, pattern
+from pagecache import PageCache, WritebackError
+from pagecache.backends import MemoryBackend
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
+
+from .rig import KEY, ONCE, PAGE, QUIET, Rig, eventually, pattern
 
 Make = Callable[..., Rig]
 
@@ -64,3 +68,23 @@ def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make
     assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
     file.fsync()
     assert sent(rig) == [(16 * PAGE, 16 * PAGE)]
+
+
+def test_a_unit_that_was_stored_in_part_is_no_change_by_somebody_else() -> None:
+    """It counts for nothing and has made the object longer; who opens the file then finds no conflict. [2.14, 2.20]"""
+    rules = [Rule("write", span=(2 * PAGE, 3 * PAGE), short=100)]
+    store = FaultyBackend(MemoryBackend(write_unit=2 * PAGE, max_write=2 * PAGE), FaultPlan(rules))
+    cache = PageCache("1MiB", **{**QUIET, "retry": ONCE})
+    volume = cache.attach(store, read_ahead=0)
+    with volume.open(KEY, "w+b") as file:
+        file.pwrite(pattern(3 * PAGE), 0)
+        with pytest.raises(WritebackError):
+            file.sync_range(0, 3 * PAGE)
+        file._native.start_commit()
+        eventually(lambda: cache.stats().unstable == 0)
+        assert store.stat(KEY).size == 2 * PAGE + 100
+        with volume.open(KEY, "rb") as other:
+            assert other.pread(3 * PAGE, 0) == pattern(3 * PAGE)
+        store.use([])
+        file.fsync()
+    assert cache.close(timeout=20) == []

@@ -180,4 +180,24 @@ CORE = [
         "T-47, I-9",
         "A writable view is not detached by a truncate: what it stores behind the end shows when the file grows again.",
     ),
+    core(
+        "commit_follows_its_bytes",
+        "2.15, I-18",
+        "A commit that is waited for goes ahead of bytes that came back: a size or a name is durable without them.",
+    ),
+    core(
+        "what_is_gone_is_not_kept",
+        "2.17, 2.18",
+        "What was read after a discard stays cached when the commit fails: memory shows bytes that storage forgot.",
+    ),
+    core(
+        "discard_sees_what_grew",
+        "I-10, 2.18",
+        "A discard beside an extension goes by the old size: the file is longer than its bytes, which read as zeros.",
+    ),
+    core(
+        "a_local_end_is_a_byte",
+        "M6, I-10, 2.19",
+        "What is local ends with its page, not with its last byte: over a shorter version the file ends in rubbish.",
+    ),
 ]

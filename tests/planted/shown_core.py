@@ -543,3 +543,72 @@ def a_view_stores_nothing_behind_the_end(make: Make) -> None:
         view.segments[0][200:300] = NEW[200:300]
         file.truncate(PAGE)
         assert file.pread(PAGE, 0) == OLD[:100] + bytes(PAGE - 100)
+
+
+@shows("a_local_end_is_a_byte")
+def what_is_local_ends_where_it_was_written(make: Make) -> None:
+    rig = make({KEY: OLD[:1000]}, options={"on_conflict": "rebase"})
+    file = rig.open()
+    file.pwrite(NEW[:10], 0)
+    rig.backend.change_remotely(KEY, FOREIGN[:500])
+    rig.volume.invalidate_remote(KEY)
+    file.fsync()
+    assert file.size == 500
+    assert rig.backend.committed(KEY) == overlay(FOREIGN[:500], 0, NEW[:10])
+
+
+@shows("discard_sees_what_grew")
+def a_discard_beside_an_extension_cuts_it_off(make: Make) -> None:
+    rig = make({KEY: OLD[:PAGE]}, max_folio="4KiB", gil_release=1)
+    file = rig.open()
+    with held("passer_by_met") as met:
+        with held("write_before_copy") as arrived:
+            writing = Task(file.pwrite, NEW[:PAGE], PAGE)
+            arrived()
+            giving_up = Task(rig.volume.discard, KEY, PAGE)
+            met()
+        writing.result(SOON)
+    giving_up.result(SOON)
+    assert file.size == PAGE
+    rig.cache.check()
+
+
+@shows("commit_follows_its_bytes")
+def no_commit_comes_before_the_bytes_of_who_asked(make: Make) -> None:
+    rig = make(retry=ONCE)
+    file = rig.open("x+")
+    committed: list[bytes] = []
+
+    def forgets(stored: RecordingFile) -> str:
+        stored.forget()
+        raise OSError(errno.EIO, "forgot")
+
+    def notes(stored: RecordingFile) -> str:
+        committed.append(bytes(stored.stored.written))
+        return stored.make_durable()
+
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    rig.backend.fault("commit", forgets)
+    rig.backend.fault("commit", notes)
+    native = file._native
+    assert not native.flush_pending(STAMP_MAX, 0, PAGE)
+    native.start_commit(0)
+    eventually(lambda: not rig.cache.stats().unstable)
+    native.start_commit(STAMP_MAX)
+    file.fsync()
+    assert committed == [NEW[:PAGE]]
+
+
+@shows("what_is_gone_is_not_kept")
+def what_was_read_after_a_discard_goes_with_a_failed_commit(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    assert rig.volume.discard(KEY)
+    assert file.pread(PAGE, 0) == NEW[:PAGE]  # nobody has undone it
+    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "forgot")))
+    fails(file.fsync)
+    fails(file.fsync)
+    assert file.pread(PAGE, 0) == (rig.backend.written(KEY) or b"")[:PAGE]

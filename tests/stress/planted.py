@@ -100,6 +100,15 @@ class NoFsync(CachedTarget):
         pass
 
 
+class ThroughLater(CachedTarget):
+    """Write-through is a word."""
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        super().write(file, "buffered" if way == "through" else way, offset, data, extra)
+
+    writev = write
+
+
 class AppendsOver(CachedTarget):
     """Appends are writes at the size as it was looked at before."""
 
@@ -129,5 +138,5 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     for kind in (DropsTail, ReadsOld, WrongPlace, Forgets)
 }
 TARGETS: dict[str, type[CachedTarget]] = {
-    kind.__name__: kind for kind in (TearsWrites, NoFsync, AppendsOver, LeavesTail)
+    kind.__name__: kind for kind in (TearsWrites, NoFsync, ThroughLater, AppendsOver, LeavesTail)
 }

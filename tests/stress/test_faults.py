@@ -30,13 +30,13 @@ LEVELS = ("mild", "nasty", "hell")
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_short_run_of_each_profile_under_each_level_of_faults_is_clean(profile: str, faults: str) -> None:
     """[I-17, I-18, I-19, I-20, I-22]"""
-    clean(Plan(seed=11, profile=profile, faults=faults, duration=1, **SHORT))  # type: ignore[arg-type]
+    clean(Plan(seed=11, profile=profile, faults=faults, **SHORT))
 
 
 @pytest.mark.parametrize("faults", LEVELS)
 def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults: str) -> None:
     """[I-18, I-22]"""
-    clean(Plan(seed=12, faults=faults, duration=1, **SHORT), f"dir:{tmp_path}")  # type: ignore[arg-type]
+    clean(Plan(seed=12, faults=faults, **SHORT), f"dir:{tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,7 +44,7 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
 def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
     """Not by itself, and not under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
-        report = run(Plan(seed=13, faults=faults, duration=1, **SHORT), legal.target())  # type: ignore[arg-type]
+        report = run(Plan(seed=13, faults=faults, **SHORT), legal.target())
         assert report.ok, report.story
 
 
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_faults() -> None:
 
 def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) -> None:
     mix = ("buffered", "append", "truncate")
-    report = run(Plan(seed=1, faults="mild", duration=1, mix=mix, **SHORT), f"path:{tmp_path}")  # type: ignore[arg-type]
+    report = run(Plan(seed=1, faults="mild", mix=mix, **SHORT), f"path:{tmp_path}")
     assert report.ok, report.story
     assert report.skipped["faults"] == "system calls are not made to fail"
 

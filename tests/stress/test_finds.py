@@ -11,6 +11,7 @@ import pytest
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.job import Run
 
+from ..planted.table import BUGS
 from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
@@ -47,6 +48,16 @@ def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
     kind = TARGETS[name]
     make = Run(Plan(seed=1, duration=100, **PLAN), make=lambda plan, number: kind(plan, number, None, name))
     expect(make.run())
+
+
+def test_a_close_that_hands_nothing_over_is_found() -> None:
+    """The store is looked at after the last close of an object that nobody else has open. [2.20]"""
+    plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
+    bug = next(bug for bug in BUGS if bug.name == "close_hands_nothing_over")
+    with bug.on():
+        report = run(plan)
+    assert (report.ok, report.kind) == (False, "data")
+    assert "is in the store after the last close, should be" in report.story
 
 
 def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:

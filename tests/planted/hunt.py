@@ -1,0 +1,73 @@
+"""One hunt: `pagecache.stress` with settings of `settings.py`, until it finds something or time is over.
+
+`python -m tests.planted.hunt BUG SETTINGS SEED SECONDS`, in a process of its own with the debug extension, prints a
+JSON object: the kind of finding ("" for none), seconds, operations, the story. BUG `-`: nothing is planted. Before
+that a line of seconds and operations twice a second, so that who waits knows whether, and since when, it stands still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from pagecache.stress import Plan
+from pagecache.stress.job import Run
+
+from .planted import Planted
+from .settings import SETTINGS
+from .table import BUGS
+
+__all__ = ["hunt"]
+
+STORY = 4000  # characters of a story that are told
+BEAT = 0.5  # seconds
+
+
+def hunt(bug: Planted | None, settings: str, seed: int, seconds: float) -> dict[str, Any]:
+    """What the tester says of a bug, or of nothing planted."""
+    plan = Plan(seed=seed, duration=seconds, **SETTINGS[settings])
+    target = bug.target() if bug is not None and bug.target is not None else None
+    run = Run(plan, target)
+    with bug.on() if bug is not None else contextlib.nullcontext():
+        began = time.monotonic()
+        threading.Thread(target=beat, args=(run, began), daemon=True).start()
+        report = run.run()
+        took = time.monotonic() - began
+    story = "" if report.ok else report.story[:STORY]
+    return {
+        "found": report.kind,
+        "seconds": round(took, 2),
+        "operations": report.counters.get("operations", 0),
+        "story": story,
+    }
+
+
+def tell(line: str) -> None:
+    """A line in one piece."""
+    os.write(1, f"{line}\n".encode())
+
+
+def beat(run: Run, began: float) -> None:
+    """Tell, for as long as the process lives."""
+    while True:
+        done = run.counters["operations"] + (run.world.operations if run.world is not None else 0)
+        tell(f"{time.monotonic() - began:.2f} {done}")
+        time.sleep(BEAT)
+
+
+def main(arguments: list[str]) -> None:
+    name, settings, seed, seconds = arguments
+    bug = next((bug for bug in BUGS if bug.name == name), None)
+    if bug is None and name != "-":
+        sys.exit(f"{name!r} is no planted bug")
+    tell(json.dumps(hunt(bug, settings, int(seed), float(seconds))))
+    os._exit(0)  # at once: what a bug has broken may wait for ever
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

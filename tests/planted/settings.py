@@ -1,0 +1,91 @@
+"""With which settings the stress tester looks for which bug: few, each with a name, the same for many bugs.
+
+    SETTINGS   name -> fields of `pagecache.stress.Plan`
+    LOOKED     bug -> name of its settings; a bug that is not there is looked for with "slow"
+    WAITS      bug -> why no settings find it yet
+
+Small files and a cache as small as they are: workers meet on the same pages, and pages come and go. Few workers: where
+fewer calls overlap, the oracle knows more exactly what may be there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["LOOKED", "SETTINGS", "WAITS", "settings_of"]
+
+SMALL: dict[str, Any] = {
+    "threads": 4,
+    "tasks": 4,
+    "files": 2,
+    "size": "128KiB",
+    "capacity": "128KiB",
+    "operations": 60,
+    "patience": 10.0,
+}
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "small": SMALL,
+    "slow": SMALL | {"profile": "generic-095", "faults": "slow"},
+    "flaky": SMALL | {"faults": "flaky"},
+    "short": SMALL | {"faults": "short"},
+    "direct": SMALL | {"profile": "direct", "faults": "slow"},
+    "names": SMALL | {"profile": "metadata", "files": 4},
+}
+
+LOOKED: dict[str, str] = {
+    "what_failed_is_dirty_again": "flaky",
+    "short_answer_is_short": "short",
+    "oldest_stamp_stays": "small",
+    "stamp_stays_to_the_last_answer": "short",
+    "nothing_went_back_between_two_looks": "flaky",
+    "failed_commit_makes_dirty": "flaky",
+    "size_before_unlock": "small",
+    "who_copied_looks_again": "small",
+    "who_locked_looks_again": "small",
+    "last_one_out_hands_the_lock_on": "direct",
+    "no_budget_while_waiting_for_a_lock": "direct",
+    "append_keeps_the_lock": "names",
+    "success_forgets_failures": "short",
+    "retry_sends_old_bytes": "flaky",
+    "creation_is_not_committed": "names",
+    "sync_waits_for_later_writes": "names",
+    "sync_leaves_files_to_another_sync": "names",
+    "sync_forgets_names": "names",
+    "remove_leaves_the_cache": "names",
+    "rename_drops_dirty_bytes": "small",
+    "close_hands_nothing_over": "names",
+    "open_trusts_its_pages": "small",
+    "faulting_source_is_copied_in_place": "small",
+}
+
+FORGETS = "memory forgets nothing that was acknowledged: it takes a store that forgets what was not committed"
+ENDS = "it takes a volume that is aborted and reconnected on the way"
+DISCARDS = "it takes somebody who discards what others write"
+REPLACED = "it takes somebody else who replaces the stored object under local data"
+WAITS: dict[str, str] = {
+    "nothing_went_back_between_two_looks": FORGETS,
+    "commit_follows_its_bytes": FORGETS,
+    "what_is_gone_is_not_kept": DISCARDS,
+    "discard_sees_what_grew": DISCARDS,
+    "a_local_end_is_a_byte": REPLACED,
+    "late_answer_only_ends_the_flight": ENDS,
+    "failed_commit_makes_dirty": FORGETS,
+    "what_was_forgotten_is_sent_again": FORGETS,
+    "unstable_bytes_are_not_evicted": FORGETS,
+    "reconnect_waits_for_nobody": ENDS,
+    "hole_is_forgotten_at_reconnect": FORGETS,
+    "truncate_is_forgotten_at_reconnect": FORGETS,
+    "creation_is_not_committed": FORGETS,
+    "sync_forgets_names": FORGETS,
+    "sync_waits_for_later_writes": "it takes writers that do not end while somebody waits for a sync",
+    "no_budget_while_waiting_for_a_lock": "it takes a line of writers at the dirty limit behind a slow direct write",
+    "views_end_with_the_file": "it takes a store to a writable view right after a truncate, and an extension then",
+    "rebase_keeps_uploads": REPLACED,
+    "loss_is_told_to_nobody": DISCARDS,
+}
+
+
+def settings_of(bug: str) -> str:
+    """Name of the settings that a bug is looked for with."""
+    return LOOKED.get(bug, "slow")
