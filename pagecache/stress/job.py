@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pagecache.backends.protocol import Backend
@@ -110,7 +111,7 @@ class Run:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
                 return
-            self._bounded(world, "a rest", lambda cold=rest % 2 == 0: world.rest(cold=cold))  # type: ignore[misc]
+            self._bounded(world, "a rest", partial(world.rest, cold=rest % 2 == 0))
             self.counters["rests"] += 1
             if world.failures:
                 return
