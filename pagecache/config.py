@@ -19,7 +19,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, get_args
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["CacheConfig", "CacheLimits", "RetryPolicy", "Size", "VolumeOptions", "parse_size", "with_overrides"]
 
@@ -61,7 +64,7 @@ def parse_size(value: object, what: str) -> int:
             size = int(Fraction(match[1]) * unit)
     elif not isinstance(value, bool):
         try:
-            size = operator.index(value)  # type: ignore[arg-type]
+            size = operator.index(cast(SupportsIndex, value))
         except TypeError:
             pass
     if not 0 <= size <= SIZE_MAX:
@@ -100,7 +103,7 @@ def _share_or_size(value: object, what: str) -> float | int:
     return parse_size(value, what)
 
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> TypeError:
@@ -111,7 +114,7 @@ def _unknown(kind: str, name: str, known: Collection[str]) -> TypeError:
 def named_options(cls: type[Options]) -> type[Options]:
     """Class decorator for dataclasses: a keyword that is no field is a TypeError with the nearest field."""
     init = cls.__init__
-    known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
 
     @functools.wraps(init)
     def checked(self: Options, *args: Any, **values: Any) -> None:
@@ -134,7 +137,7 @@ def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
     >>> with_overrides(VolumeOptions(), {"read_ahead": "64KiB"}).read_ahead
     65536
     """
-    return dataclasses.replace(options, **overrides) if overrides else options  # type: ignore[type-var]
+    return dataclasses.replace(options, **overrides) if overrides else options
 
 
 @named_options

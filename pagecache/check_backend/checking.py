@@ -6,7 +6,7 @@ import contextlib
 import linecache
 import secrets
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,8 +100,10 @@ def _removed(backend: Backend, key: str) -> bool:
     except FileNotFoundError:
         return True
     except IsADirectoryError:
-        with contextlib.suppress(Exception):
-            backend.rmdir(key)  # type: ignore[attr-defined]
+        rmdir: Callable[[str], None] | None = getattr(backend, "rmdir", None)
+        if rmdir is not None:
+            with contextlib.suppress(Exception):
+                rmdir(key)
     except Exception:
         pass  # it cannot remove, or it fails: then it matters whether there is anything
     try:

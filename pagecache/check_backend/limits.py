@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits
 from pagecache.check_backend.checking import Objects
@@ -254,7 +254,7 @@ def _seen(backend: Backend, key: str) -> bytes | None:
 
 def to_write_down(declared: BackendLimits, measures: Measures, findings: list[Finding]) -> BackendLimits:
     """The declared limits with what is wrong put right, and the sizes and number of calls at once that are fastest."""
-    better = {finding.limit: finding.better for finding in findings if finding.better is not None}
+    better: dict[str, Any] = {finding.limit: finding.better for finding in findings if finding.better is not None}
     best = {
         "max_read": saturated(measures.sizes, "read"),
         "max_write": saturated(measures.sizes, "write"),
@@ -264,7 +264,7 @@ def to_write_down(declared: BackendLimits, measures: Measures, findings: list[Fi
         if value is not None:
             most = better.get(name)
             better[name] = min(value, most) if isinstance(most, int) else value
-    return dataclasses.replace(declared, **better)  # type: ignore[arg-type]
+    return dataclasses.replace(declared, **better)
 
 
 def text_of(limits: BackendLimits) -> str:

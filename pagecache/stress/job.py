@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -147,7 +148,7 @@ class Run:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
                 return
-            self._bounded(world, "a rest", lambda cold=rest % 2 == 0: world.rest(cold=cold))  # type: ignore[misc]
+            self._bounded(world, "a rest", partial(world.rest, cold=rest % 2 == 0))
             self.counters["rests"] += 1
             if world.failures:
                 return

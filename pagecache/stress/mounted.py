@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from pagecache.backends import linux
-from pagecache.errors import DataLossError
+from pagecache.errors import DataLossError, set_written
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges
 from pagecache.stress.targets import Held, UnusableTarget
@@ -373,7 +373,7 @@ def _all(write: Callable[[bytes | memoryview, int], int], data: bytes | memoryvi
         try:
             count = write(memory[done:], offset + done)
         except OSError as error:
-            error.characters_written = done  # type: ignore[attr-defined]
+            set_written(error, done)
             raise
         if not count:
             raise _short(done)
@@ -382,7 +382,7 @@ def _all(write: Callable[[bytes | memoryview, int], int], data: bytes | memoryvi
 
 def _short(done: int) -> OSError:
     error = OSError(errno.EIO, "a short write")
-    error.characters_written = done  # type: ignore[attr-defined]
+    set_written(error, done)
     return error
 
 

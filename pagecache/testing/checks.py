@@ -46,7 +46,7 @@ def each(name: str, values: Sequence[object]) -> Callable[[Function], Function]:
     """The check is made once with each of the values."""
 
     def decorate(function: Function) -> Function:
-        function.each = (name, tuple(values))  # type: ignore[attr-defined]
+        vars(function)["each"] = (name, tuple(values))
         return pytest.mark.parametrize(name, values)(function) if pytest is not None else function
 
     return decorate

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from ..backends.protocol import Backend, BackendFile
 from .checks import each, raises, same, skip
@@ -114,7 +115,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
                 index = i * count + me
                 write(backend, file, index * unit, content(unit, index))
 
-        together([lambda me=me: writer(me) for me in range(count)])  # type: ignore[misc]
+        together([partial(writer, me) for me in range(count)])
         file.commit()
         expected = b"".join(content(unit, index) for index in range(rounds * count))
         same(read(backend, file, 0, len(expected) + 1), expected)
@@ -145,7 +146,7 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
             write(backend, file, 0, content(unit, i))
             file.commit()
 
-        together([lambda i=i: worker(i) for i in range(6)])  # type: ignore[misc]
+        together([partial(worker, i) for i in range(6)])
         for i in range(6):
             same(read(backend, opened(i), 0, 2 * unit), content(unit, i))
 

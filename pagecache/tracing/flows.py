@@ -114,7 +114,8 @@ class Extents:
     def clear(self) -> list[Step]:
         """Remove everything; returns the steps."""
         steps = list(dict.fromkeys(self._steps))
-        self.__init__()  # type: ignore[misc]
+        for column in (self._starts, self._ends, self._steps):
+            column.clear()
         return steps
 
 

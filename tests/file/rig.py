@@ -147,6 +147,11 @@ def overlay(content: bytes, offset: int, data: bytes) -> bytes:
     return content[:offset] + data + content[offset + len(data) :]
 
 
+def accepted_before(error: OSError) -> Any:
+    """`characters_written`, which every OSError may have and typeshed knows of BlockingIOError only."""
+    return getattr(error, "characters_written", None)
+
+
 def dirty_bytes(volume: Volume, key: Hashable = KEY) -> int:
     """Bytes that are not safe yet."""
     return sum(length for _offset, length in volume.dirty_ranges(key))

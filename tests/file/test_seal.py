@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ShutdownError, UnsavedDataError, ending
 
-from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -146,5 +146,5 @@ def test_a_writer_who_waits_for_room_ends(make: Make) -> None:
         task.result()
     gate.open()
     closing.result()
-    accepted = caught.value.characters_written  # type: ignore[attr-defined]
+    accepted = accepted_before(caught.value)
     assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]

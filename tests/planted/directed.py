@@ -25,14 +25,12 @@ from typing import Any
 from pagecache.native import is_debug
 
 from ..file.rig import Rig, make_rig
-from .shown_core import CORE_SCENARIOS
-from .shown_engine import ENGINE_SCENARIOS
+from . import shown_core, shown_engine, shown_locks  # noqa: F401 (they register their scenarios)
+from .scenario import SCENARIOS, Make
 from .table import BUGS
 
 __all__ = ["SCENARIOS", "outcomes"]
 
-Make = Callable[..., Rig]
-SCENARIOS: dict[str, Callable[[Make], None]] = {**CORE_SCENARIOS, **ENGINE_SCENARIOS}
 
 SECONDS = {False: 100.0, True: 4.0}
 """Without the bug, and with it: a hang is what some bugs do."""

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from pagecache import aio
 from pagecache.native import STAMP_MAX
 from pagecache.native.extension import lib
 
 from ..file.backends import RecordingFile, failing_commit, short
-from ..file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
+from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern
+from .scenario import MOMENT, NEW, OLD, SOON, Make, shows
 
-__all__ = ["CORE_SCENARIOS"]
-
-Make = Callable[..., Rig]
-OLD = pattern(8 * PAGE)
-NEW = pattern(8 * PAGE, seed=5)
 FOREIGN = pattern(8 * PAGE, seed=9)
-SOON = 60.0
-"""Seconds within which a call that should come back does, however busy the machine is; with a bug a child has fewer."""
-MOMENT = 1.0
-"""Seconds in which a call that should wait may show that it does not."""
-CORE_SCENARIOS: dict[str, Callable[[Make], None]] = {}
-
-
-def shows(*names: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
-    """The scenario of these bugs."""
-
-    def register(scenario: Callable[[Make], None]) -> Callable[[Make], None]:
-        CORE_SCENARIOS.update(dict.fromkeys(names, scenario))
-        return scenario
-
-    return register
 
 
 def fails(call: Callable[[], object]) -> None:
@@ -433,116 +411,6 @@ def nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make) -> Non
         eventually(lambda: rig.cache.stats().lock_waits >= waiting + 5)
     for task in [sent, first, *others]:
         task.result(SOON)
-
-
-# ---------------------------------------------------------------------------------------- locks and wake-ups
-
-
-@shows("direct_write_invalidates")
-def a_direct_write_is_seen_by_buffered_readers(make: Make) -> None:
-    rig = make({KEY: OLD})
-    file, direct = rig.open(), rig.open(direct=True)
-    assert file.pread(PAGE, 0) == OLD[:PAGE]
-    direct.pwrite(NEW[:PAGE], 0)
-    assert file.pread(PAGE, 0) == NEW[:PAGE]
-
-
-@shows("direct_write_invalidates_again")
-def a_read_beside_a_direct_write_leaves_nothing_old(make: Make) -> None:
-    rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
-    file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
-    with rig.backend.gate("write_from") as gate:
-        writing = Task(direct.pwrite, NEW[:PAGE], 0)
-        gate.wait_entered()
-        assert file.pread(PAGE, 0) == OLD[:PAGE]
-    writing.result()
-    assert file.pread(PAGE, 0) == NEW[:PAGE]
-
-
-@shows("last_one_out_hands_the_lock_on")
-def a_buffered_writer_goes_on_after_a_direct_one(make: Make) -> None:
-    rig = make({KEY: OLD}, limits={"parallel_direct_writes": True})
-    file, direct = rig.open(), rig.open(direct=True, parallel_direct_writes=True)
-    with rig.backend.gate("write_from") as gate:
-        sent = Task(direct.pwrite, NEW[:PAGE], 0)
-        gate.wait_entered()
-        waiting = rig.cache.stats().lock_waits
-        writing = Task(file.pwrite, NEW[PAGE : 2 * PAGE], PAGE)
-        eventually(lambda: rig.cache.stats().lock_waits > waiting)
-    sent.result(SOON)
-    writing.result(SOON)
-
-
-@shows("tasks_are_woken")
-def a_task_goes_on_when_its_page_is_there(make: Make) -> None:
-    rig = make({KEY: OLD})
-    file = rig.open()
-
-    async def waits(gate: Any, first: Task[bytes]) -> None:
-        async with aio.open(rig.volume, KEY, "r") as other:
-            task = asyncio.ensure_future(other.pread(PAGE, 0))
-            for _ in range(20):
-                await asyncio.sleep(0.005)
-            gate.open()
-            await asyncio.to_thread(first.result)
-            assert await asyncio.wait_for(task, SOON) == OLD[:PAGE]
-
-    with rig.backend.gate("read_into") as gate:
-        first = Task(file.pread, PAGE, 0)
-        gate.wait_entered()
-        Task(asyncio.run, waits(gate, first)).result(SOON)
-
-
-@shows("append_keeps_the_lock")
-def an_append_is_whole(make: Make) -> None:
-    rig = make({KEY: b""}, capacity="1MiB")
-    file = rig.open()
-    long = pattern(4 << 20)
-    with rig.backend.gate("write_from") as gate:
-        first = Task(file.append, long)
-        gate.wait_entered()
-        waiting = rig.cache.stats().lock_waits
-        second = Task(rig.open().append, b"whole")
-        eventually(lambda: rig.cache.stats().lock_waits > waiting)
-    first.result()
-    second.result()
-    file.fsync()
-    assert rig.backend.committed(KEY) in (long + b"whole", b"whole" + long)
-
-
-# ---------------------------------------------------------------------------------------- views
-
-
-@shows("view_of_the_range_is_copied_first")
-def a_view_moves_within_its_file(make: Make) -> None:
-    rig = make({KEY: OLD}, max_folio="16KiB")
-    file = rig.open()
-    with file.view(0, 4 * PAGE) as view:
-        assert len(view.segments) == 1
-        file.pwrite(view.segments[0], 2 * PAGE)
-    assert file.pread(8 * PAGE, 0) == overlay(OLD, 2 * PAGE, OLD[: 4 * PAGE])
-
-
-@shows("what_a_view_stores_to_stays_dirty")
-def what_a_view_stores_after_an_fsync_is_saved(make: Make) -> None:
-    rig = make({KEY: OLD})
-    file = rig.open()
-    with file.view(0, PAGE, writable=True) as view:
-        file.fsync()
-        view.segments[0][:] = NEW[:PAGE]
-    file.fsync()
-    assert rig.backend.committed(KEY) == overlay(OLD, 0, NEW[:PAGE])
-
-
-@shows("views_end_with_the_file")
-def a_view_stores_nothing_behind_the_end(make: Make) -> None:
-    rig = make({KEY: OLD[:PAGE]})
-    file = rig.open()
-    with file.view(0, PAGE, writable=True) as view:
-        file.truncate(100)
-        view.segments[0][200:300] = NEW[200:300]
-        file.truncate(PAGE)
-        assert file.pread(PAGE, 0) == OLD[:100] + bytes(PAGE - 100)
 
 
 @shows("a_local_end_is_a_byte")

@@ -17,26 +17,10 @@ from pagecache.native import NativeInode
 
 from ..file.backends import RecordingFile, failing_commit
 from ..file.objects import ObjectBackend
-from ..file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern, quiet
-from .shown_core import MOMENT, SOON
+from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
+from .scenario import MOMENT, NEW, OLD, SOON, Make, shows
 
-__all__ = ["ENGINE_SCENARIOS"]
-
-Make = Callable[..., Rig]
-OLD = pattern(8 * PAGE)
-NEW = pattern(8 * PAGE, seed=5)
 NEWER = pattern(8 * PAGE, seed=9)
-ENGINE_SCENARIOS: dict[str, Callable[[Make], None]] = {}
-
-
-def shows(name: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
-    """The scenario of this bug."""
-
-    def register(scenario: Callable[[Make], None]) -> Callable[[Make], None]:
-        ENGINE_SCENARIOS[name] = scenario
-        return scenario
-
-    return register
 
 
 def refusing(page: int) -> Callable[[RecordingFile, int, Sequence[memoryview]], int]:

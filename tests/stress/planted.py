@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pagecache import Backend
 from pagecache.backends import BackendFile, MemoryBackend
@@ -134,8 +135,7 @@ class LeavesTail(CachedTarget):
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {
-    kind.__name__: lambda kind=kind: Planted(kind)  # type: ignore[misc]
-    for kind in (DropsTail, ReadsOld, WrongPlace, Forgets)
+    kind.__name__: partial(Planted, kind) for kind in (DropsTail, ReadsOld, WrongPlace, Forgets)
 }
 TARGETS: dict[str, type[CachedTarget]] = {
     kind.__name__: kind for kind in (TearsWrites, NoFsync, ThroughLater, AppendsOver, LeavesTail)

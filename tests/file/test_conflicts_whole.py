@@ -1,0 +1,322 @@
+"""Conflicts of objects that are replaced as a whole: uploads, units, pinned versions. [2.19]"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, DataLossError, WritebackError
+from pagecache.engine.file import EngineFile
+
+from .objects import ObjectBackend, losing_the_answer
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern, quiet
+from .test_conflicts import DATA, MINE, OTHER, over, uploaded
+
+Make = Callable[..., Rig]
+
+
+# ---------------------------------------------------------------- objects that are replaced as a whole
+
+
+def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
+    """The backend refuses it; acknowledged bytes stay local, and readable. [T-30, 2.19]"""
+    rig = uploaded(make)
+    file = rig.handles[0]
+    base = rig.volume.engine.files()[0].version
+    for call in (file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync):
+        with pytest.raises(ConflictError) as caught:
+            call()
+        assert (caught.value.base, caught.value.remote) == (base, rig.backend.stat(KEY).version)
+        assert caught.value.ranges == [(PAGE, PAGE)]
+    assert file.pread(PAGE, PAGE) == MINE
+    assert rig.backend.committed(KEY) == OTHER
+    rig.volume.resolve(KEY, "discard")
+
+
+def test_an_open_finds_the_conflict_though_bytes_were_acknowledged(make: Make) -> None:
+    """Acknowledgements do not change the base. [2.19]"""
+    rig = uploaded(make)
+    with pytest.raises(ConflictError):
+        rig.volume.open(KEY)
+    rig.volume.resolve(KEY, "discard")
+
+
+@pytest.mark.parametrize("notice", ["commit", "open", "announced"])
+@pytest.mark.parametrize(
+    ("how", "content"), [("force", over(DATA)), ("rebase", over(OTHER)), ("discard", OTHER)], ids=lambda v: str(v)[:7]
+)
+def test_a_conflict_of_an_object_is_resolved(make: Make, how: Any, content: bytes, notice: str) -> None:
+    """Force: our whole version; what was uploaded for the old one is forgotten in any case. [T-30, 2.19]"""
+    rig = uploaded(make)
+    file = rig.handles[0]
+    if notice == "announced" and how == "force":
+        pytest.skip("what was announced to have changed is not in memory any more")
+    if notice == "announced":
+        rig.volume.invalidate_remote(KEY)
+    with pytest.raises(ConflictError):
+        file.fsync() if notice == "commit" else rig.volume.open(KEY)
+    rig.volume.resolve(KEY, how)
+    assert len(rig.backend.seen("rollback")) == 1
+    if how == "discard":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+    with rig.volume.open(KEY) as again:
+        assert again.pread(len(DATA), 0) == content
+
+
+def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
+    """What is not cached of ours cannot be read any more: rebase or discard. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.put(KEY, OTHER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    with pytest.raises(ConflictError):
+        rig.volume.resolve(KEY, "force")
+    with pytest.raises(ConflictError):
+        file.fsync()
+    rig.volume.resolve(KEY, "rebase")
+    file.fsync()
+    assert rig.backend.committed(KEY) == over(OTHER)
+
+
+@pytest.mark.parametrize("notice", ["commit", "open", "announced"])
+@pytest.mark.parametrize(("policy", "content"), [("rebase", over(OTHER)), ("take_remote", OTHER)])
+def test_a_policy_settles_what_a_commit_finds(make: Make, policy: str, content: bytes, notice: str) -> None:
+    """The commit is repeated over the new version, or there is nothing left to commit. [T-30, 2.19]"""
+    rig = uploaded(make, policy)
+    file = rig.handles[0]
+    if notice == "open":
+        rig.open("rb")
+    elif notice == "announced":
+        rig.volume.invalidate_remote(KEY)
+    if policy == "take_remote":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    assert rig.backend.committed(KEY) == content
+    assert file.pread(len(DATA), 0) == content
+    assert len(rig.backend.seen("rollback")) == 1
+
+
+def test_a_version_that_changes_again_and_again_ends_in_an_error(make: Make) -> None:
+    """Rebasing is tried as often as a commit is. [2.15, 2.19]"""
+    rig = uploaded(make, "rebase")
+
+    def overtaken(file: Any) -> str:
+        rig.backend.put(KEY, OTHER)  # type: ignore[attr-defined]
+        return str(file.make_durable())
+
+    fault = rig.backend.fault("commit", overtaken, times=float("inf"))
+    with pytest.raises(WritebackError):
+        Task(rig.handles[0].fsync).result()
+    fault.clear()
+    eventually(lambda: rig.backend.nr_running == 0)  # a commit that the cache began by itself may still be overtaken
+    rig.handles[0].fsync()
+    assert rig.backend.committed(KEY) == over(OTHER)
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, opens: bool) -> None:
+    """The backend recognises its own object; until then no version is anybody's. [T-69]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    assert backend.committed(KEY) == over(DATA)
+    if opens:
+        with rig.volume.open(KEY) as other:
+            assert other.pread(len(DATA), 0) == over(DATA)
+    file.fsync()
+    assert backend.committed(KEY) == over(DATA)
+    with rig.volume.open(KEY) as again:
+        assert again.pread(len(DATA), 0) == over(DATA)
+
+
+def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
+    """Transient: the same call commits again. [T-69]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=FAST)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    file.fsync()
+    assert backend.committed(KEY) == over(DATA)
+
+
+def test_after_a_lost_answer_somebody_elses_object_is_a_conflict(make: Make) -> None:
+    """It is not taken for our own. [T-69, 2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.fault("commit", losing_the_answer(OSError(errno.ETIMEDOUT, "no answer")))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    backend.put(KEY, OTHER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert backend.committed(KEY) == OTHER
+    rig.volume.resolve(KEY, "discard")
+
+
+UNIT = 4 * PAGE
+BIG, BIG_OTHER = pattern(3 * UNIT), pattern(3 * UNIT, seed=9)
+
+
+def change_under_units(rig: Rig) -> bytes:
+    """One page in each of three units is uploaded with its neighbours, then the object is another."""
+    file = rig.open()
+    for unit in range(3):
+        file.pwrite(MINE, unit * UNIT + PAGE)
+    file.sync_range(0, 3 * UNIT)
+    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
+    quiet(rig.volume)
+    rig.backend.put(KEY, BIG_OTHER)  # type: ignore[attr-defined]
+    expected = bytearray(BIG_OTHER)
+    for unit in range(3):
+        expected[unit * UNIT + PAGE : unit * UNIT + 2 * PAGE] = MINE
+    return bytes(expected)
+
+
+@pytest.mark.parametrize("how", ["policy", "resolve"])
+def test_the_others_bytes_survive_in_every_unit(make: Make, how: str) -> None:
+    """What was sent with old neighbours is forgotten; widening starts again from the new version. [T-73, 2.19]"""
+    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
+    rig = make(backend=backend, options={"on_conflict": "rebase" if how == "policy" else "fail"}, retry=ONCE)
+    expected = change_under_units(rig)
+    if how == "resolve":
+        with pytest.raises(ConflictError):
+            rig.handles[0].fsync()
+        rig.volume.resolve(KEY, "rebase")
+    rig.handles[0].fsync()
+    assert backend.committed(KEY) == expected
+
+
+def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with the fix taken out: the race is real. [T-73]"""
+    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
+    rig = make(backend=backend, options={"on_conflict": "rebase"}, retry=ONCE)
+
+    def keep_uploads(file: EngineFile) -> None:
+        """Adopt the version, and keep what was sent under the old one."""
+        file.rebase_asked = False
+        stored = backend.committed_object(KEY)
+        assert stored is not None
+        upload: Any = file.backend_file
+        upload.base, upload.version = bytes(stored.written), str(stored.version)
+
+    monkeypatch.setattr("pagecache.engine.remote.rebase", keep_uploads)
+    expected = change_under_units(rig)
+    rig.handles[0].fsync()
+    assert backend.committed(KEY) != expected
+
+
+@pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
+def test_another_version_met_while_widening_is_a_remote_change(make: Make, policy: str) -> None:
+    """Not a failed hand-over. [2.12, 2.19]"""
+    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
+    rig = make(backend=backend, options={"on_conflict": policy}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.put(KEY, BIG_OTHER)
+    mine = BIG_OTHER[:PAGE] + MINE + BIG_OTHER[2 * PAGE :]
+    if policy == "fail":
+        with pytest.raises(ConflictError):
+            file.fsync()
+        rig.volume.resolve(KEY, "rebase")
+    elif policy == "take_remote":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == (BIG_OTHER if policy == "take_remote" else mine)
+    assert rig.volume.failed() == []
+
+
+def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> None:
+    """The rest is sent again; a later commit has none of what was given up. [2.19]"""
+    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, 0)
+    file.pwrite(MINE, 2 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
+    rig.volume.discard(KEY, 0, PAGE)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == DATA[: 2 * PAGE] + MINE + DATA[3 * PAGE :]
+
+
+def test_discarding_uploaded_bytes_keeps_what_was_truncated(make: Make) -> None:
+    """The backend forgets that with the upload, so it is told again. [2.17, 2.19]"""
+    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.truncate(PAGE)
+    file.truncate(3 * PAGE)
+    file.pwrite(MINE, PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == PAGE)
+    rig.volume.discard(KEY)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert backend.committed(KEY) == DATA[:PAGE] + bytes(2 * PAGE)
+
+
+@pytest.mark.parametrize("notice", ["nobody", "announced"])
+def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: str) -> None:
+    """ConflictError on its next miss, the new version after reopening. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    reader = rig.open("rb")
+    assert reader.pread(PAGE, 0) == DATA[:PAGE]
+    backend.put(KEY, OTHER)
+    if notice == "announced":
+        rig.volume.invalidate_remote(KEY)
+    else:
+        assert reader.pread(PAGE, 0) == DATA[:PAGE]
+    for _ in range(2):
+        with pytest.raises(ConflictError):
+            reader.pread(PAGE, PAGE)
+    with rig.volume.open(KEY) as fresh:
+        assert fresh.pread(len(DATA), 0) == OTHER
+        for offset in (0, PAGE):
+            with pytest.raises(ConflictError):
+                reader.pread(PAGE, offset)
+    reader.close()
+
+
+def test_an_open_object_that_somebody_removed(make: Make) -> None:
+    """A new open says so; what is local is a conflict. [2.19, 2.20]"""
+    backend = ObjectBackend({KEY: DATA, "dirty": DATA})
+    rig = make(backend=backend, retry=ONCE)
+    reader, writer = rig.open("rb"), rig.open(key="dirty")
+    reader.pread(PAGE, 0)
+    writer.pwrite(MINE, 0)
+    with backend.lock:
+        backend.objects.clear()
+    with pytest.raises(FileNotFoundError):
+        rig.volume.open(KEY)
+    with rig.volume.open(KEY, "w+b") as fresh:
+        fresh.write(b"new")
+    assert backend.committed(KEY) == b"new"
+    with pytest.raises(ConflictError):
+        rig.volume.open("dirty")
+    rig.volume.resolve("dirty", "rebase")
+    writer.fsync()
+    assert backend.committed("dirty") == MINE
