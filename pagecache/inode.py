@@ -45,7 +45,7 @@ class Inode:
         self.handles = 0
         self.writers = 0
         self.dropped = False  # what was local has been given up: nobody could reach it any more
-        self.open_handles: weakref.WeakSet[CachedFile] = weakref.WeakSet()
+        self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
         self._last_loss = 0

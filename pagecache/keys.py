@@ -65,7 +65,7 @@ class BusyKeys:
     @contextmanager
     def holding(self, *keys: Key, what: str) -> Generator[None, None, None]:
         """Mark keys as busy for a block."""
-        wanted, done = set(keys), self._engine.park.signal()
+        wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
         try:
             self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic()))
             yield
@@ -84,7 +84,7 @@ class BusyKeys:
         while it is waited for.
         """
         self._engine.check_reentry(what, keys[0])
-        wanted, done = set(keys), self._engine.park.signal()
+        wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
 
         def run() -> None:
             try:
@@ -101,7 +101,7 @@ class BusyKeys:
                 self.free(wanted, done)
             raise
 
-    def _claim_all(self, wanted: set[Key], done: Signal, claim: _Claim) -> None:
+    def _claim_all(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> None:
         other = self._claim(wanted, done, claim)
 
         def sleep() -> None:
@@ -116,7 +116,7 @@ class BusyKeys:
             return None if found is None else self._owner(look, self._claims.get(found))
 
         if other is not None:
-            key = next(iter(wanted))
+            key = wanted[0]
             during(Reason("the name", self._engine.native, owner, key=key), sleep)
 
     def _owner(self, look: Look, claim: _Claim | None) -> Owner | None:
@@ -127,7 +127,7 @@ class BusyKeys:
             return look.job(claim.job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
-    def _claim(self, wanted: set[Key], done: Signal, claim: _Claim) -> Signal | None:
+    def _claim(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> Signal | None:
         """Make the keys ours, unless somebody has one of them: then his signal."""
         with self._lock:
             for key in wanted:

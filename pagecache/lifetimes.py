@@ -80,7 +80,7 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     if writable and inode.writers == 1 and changed and not inode.engine.removed:
         inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
         with volume.names:
-            volume.orphans.add(inode)
+            volume.orphans[inode] = None
             named = volume.inodes.get(inode.key) is inode
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
             if named:
@@ -179,7 +179,7 @@ def forget(volume: Volume, inode: Inode) -> None:
     for old in (*inode.engine.retired, backend_file):
         volume.engine.close_later(old)
     with volume.names:
-        volume.orphans.discard(inode)
+        volume.orphans.pop(inode, None)
         if volume.inodes.get(inode.key) is inode:
             del volume.inodes[inode.key]
 
@@ -206,7 +206,7 @@ def unname(volume: Volume, canonical: Key) -> None:
         inode = volume.inodes.pop(canonical, None)
         if inode is None:
             return
-        volume.orphans.add(inode)
+        volume.orphans[inode] = None
         inode.engine.removed = True
         volume.engine.keep(inode.engine)
         unused = inode.handles == 0

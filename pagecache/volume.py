@@ -79,7 +79,7 @@ class Volume:
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self.check_alive)
         self.inodes: dict[Key, Inode] = {}
-        self.orphans: set[Inode] = set()
+        self.orphans: dict[Inode, None] = {}
 
     @property
     def backend(self) -> Backend | AsyncBackend:
@@ -168,7 +168,7 @@ class Volume:
                 raise
             with self.names:
                 inode.handles += 1
-                inode.open_handles.add(handle)
+                inode.open_handles[handle] = None
                 inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
         try:
             if bits & os.O_TRUNC and inode.native.size:

@@ -118,7 +118,7 @@ class EngineVolume:
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
-        self._retries: set[EngineFile] = set()
+        self._retries: dict[EngineFile, None] = {}  # in the order in which they came: no order hangs on addresses
         self._resumed: dict[EngineFile, float] = {}
         self._tickets: list[Ticket] = []
         self.mirror: Mirror | None = None
@@ -255,7 +255,7 @@ class EngineVolume:
     def forget(self, file: EngineFile) -> None:
         with self._lock:
             self._files.pop(file.native.id, None)
-            self._retries.discard(file)
+            self._retries.pop(file, None)
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
         self.troubles.forget(file)
@@ -284,18 +284,18 @@ class EngineVolume:
     def retry_later(self, file: EngineFile) -> None:
         with self._lock:
             new = file not in self._retries
-            self._retries.add(file)
+            self._retries[file] = None
         if new:
             self.cache.flusher.wake()
 
     def take_retries(self) -> list[EngineFile]:
         with self._lock:
-            taken, self._retries = list(self._retries), set()
+            taken, self._retries = list(self._retries), {}
         return taken
 
     def keep_retry(self, file: EngineFile) -> None:
         with self._lock:
-            self._retries.add(file)
+            self._retries[file] = None
 
     def resume_parked(self, file: EngineFile) -> None:
         """A new write to a file with parked data: worth a try, at most once per max_delay."""
