@@ -7,6 +7,7 @@ history.py     which writes a byte may be of: the model of a file
 oracle.py      whether what was seen could be there
 story.py       what was found, for people
 targets.py     what is tested, as verbs; cached.py: the cache over a backend; mounted.py: a directory
+faulting.py    faults of a round, what they explain, and who repairs
 naming.py      from what a person names to targets
 steps.py       what an operation does, as a generator of verbs
 world.py       one round: target, models, who does what; what has to hold at rest
