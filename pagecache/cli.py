@@ -296,7 +296,7 @@ def check_backend(
 @click.option("--capacity", metavar="SIZE", help="Of the cache.  [default: 1MiB]")
 @click.option("--mix", metavar="WAY,...", help="Only these ways into a file: buffered,direct,views,...  [default: all]")
 @click.option("--profile", metavar="NAME", help="fsx, database, log, media, generic-095, metadata.  [default: fsx]")
-@click.option("--faults", metavar="NAME", help="Make backend calls fail: a profile of FaultPlan.  [default: none]")
+@click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
 @click.option(
     "--scheduler",

@@ -8,6 +8,7 @@ oracle.py      whether what was seen could be there
 story.py       what was found, for people
 targets.py     what is tested, as verbs; cached.py: the cache over a backend; mounted.py: a directory
 witness.py     what the backend is given stays what it is
+faulting.py    faults of a round, what they explain, and who repairs
 naming.py      from what a person names to targets
 steps.py       what an operation does, as a generator of verbs
 world.py       one round: target, models, who does what; what has to hold at rest

@@ -43,7 +43,7 @@ class Plan:
         capacity: of the cache.
         mix: the ways into a file, of `profiles.WAYS`; empty: all that the target has.
         profile: which operations, how often, where: a name of `profiles.PROFILES`.
-        faults: a profile of `pagecache.testing.FaultPlan`.
+        faults: "none", "mild", "nasty", "hell", or another profile of `pagecache.testing.FaultPlan`.
         operations: of each worker between two rests; 0: as many as take some seconds.
         rounds: at most so many; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.

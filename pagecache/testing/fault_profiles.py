@@ -57,6 +57,7 @@ def _failing(error: Callable[[], BaseException], often: float) -> tuple[Rule, ..
         Rule(WORK, error=error, chance=often),
         Rule(("write", "commit"), error=error, done=True, chance=often),
         Rule(BYTES, error=codes.EAGAIN, chance=often / 2),
+        Rule(BYTES, error=codes.EINTR, chance=often / 4),
     )
 
 
@@ -68,8 +69,7 @@ def _odd_order(often: float) -> tuple[Rule, ...]:
 
 
 _SLOW_SPELLS: Final = Rule(WORK, spells=(400, 20), delay=0.001)
-_NASTY: Final = (
-    *_failing(_goes_away, 0.05),
+_LEGAL: Final = (
     Rule("write", longer=LIMIT, error=_too_large, chance=0.05),
     *_shorter(0.1),
     *_odd_order(0.05),
@@ -85,7 +85,7 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
         *_shorter(0.05),
         *_tails(0.03, 0.03),
     ),
-    "nasty": _NASTY,
+    "nasty": (*_failing(_goes_away, 0.05), *_LEGAL),
     "hell": (
         Rule(("read", "write", "commit", "truncate"), dies=True, chance=0.0005),
         Rule(("write", "commit"), dies=True, done=True, chance=0.0005),
@@ -97,7 +97,7 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
         Rule(("write", "commit"), change=True, error=_another_version, chance=0.002),
         Rule(("open", "stat"), change=True, chance=0.02),
         *_failing(_goes_away, 0.08),
-        *_NASTY[3:],
+        *_LEGAL,
     ),
     "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
     "slow": (Rule(WORK, delay=0.002, chance=0.3),),

@@ -18,7 +18,7 @@ from pagecache.backends import Backend, MemoryBackend
 from pagecache.engine.loop import Blocking, CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import Key
-from pagecache.testing import BackendConformance
+from pagecache.testing import AsyncFaultyBackend, BackendConformance
 
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern
 from .conftest import Attach
@@ -57,6 +57,20 @@ class TestOver(BackendConformance):
 
     def make_backend(self, tmp_path: Path) -> Backend:
         return Blocking(Over(MemoryBackend(commit_on_close=False)), self.loop)
+
+    def make_key(self, i: int) -> Key:
+        return f"object-{i}"
+
+
+class TestFaulty(BackendConformance):
+    """And one with faults around it, while it has none."""
+
+    @pytest.fixture(autouse=True)
+    def _with_loop(self, loop: CacheLoop) -> None:
+        self.loop = loop
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Blocking(AsyncFaultyBackend(Over(MemoryBackend(commit_on_close=False))), self.loop)
 
     def make_key(self, i: int) -> Key:
         return f"object-{i}"

@@ -1,10 +1,10 @@
-"""`resolve` with "force" where the version that somebody else stored is longer than ours."""
+"""Another version that is longer than ours: forced away, or below a truncate of ours whose outcome nobody knows."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -83,3 +83,31 @@ def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
     rig.volume.resolve(KEY, "force")
     file.fsync()
     assert backend.committed(KEY) == DATA[:PAGE] + MINE
+
+
+@pytest.mark.parametrize("how", ["force", "rebase"])
+def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(how: Literal["force", "rebase"]) -> None:
+    """What it cut off is not part of the file again. [2.17, 2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    with PageCache("1MiB", retry=ONCE) as cache:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+") as file:
+            file.pwrite(MINE, 0)
+            store.put(KEY, LONGER)
+            with pytest.raises(ConflictError):
+                volume.open(KEY)
+            backend.use([Rule("truncate", error=errno.ETIMEDOUT)])
+            with pytest.raises(TimeoutError):
+                file.truncate(PAGE + 10)
+            with pytest.raises(TimeoutError):
+                volume.resolve(KEY, how)
+            with pytest.raises(ConflictError):
+                volume.open(KEY)
+            backend.use([])
+            volume.resolve(KEY, how)
+            assert (file.size, file.pread(3 * PAGE, 0)) == (PAGE + 10, MINE + LONGER[PAGE : PAGE + 10])
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == MINE + LONGER[PAGE : PAGE + 10]

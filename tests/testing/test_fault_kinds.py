@@ -1,4 +1,4 @@
-"""Each kind of fault does what it says, to blocking and to asynchronous backends alike, and the same each time."""
+"""Each kind of fault does what it says, to blocking and to asynchronous backends alike."""
 
 from __future__ import annotations
 
@@ -12,56 +12,13 @@ import pytest
 
 from pagecache import CommitError, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
-from pagecache.engine.retryer import is_transient
 from pagecache.errors import BackendError
 from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
-from pagecache.testing.fault_profiles import PROFILES
 
 from ..aio.over import Over
+from .stores import DATA, Store
 
-DATA = memoryview(bytes(range(100)))
 PATIENCE = 30.0
-
-
-class Plainly:
-    """A backend or file of coroutines, called as if it had none."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
-        if not asyncio.iscoroutinefunction(found):
-            return found
-
-        def call(*args: Any, **options: Any) -> Any:
-            got = asyncio.run(found(*args, **options))
-            return Plainly(got) if hasattr(got, "read_into") else got
-
-        return call
-
-
-class Store:
-    """An object "a" of 100 bytes in a backend of either kind, with faults."""
-
-    def __init__(self, kind: str) -> None:
-        self.memory = MemoryBackend()
-        self.memory.put("a", bytes(DATA))
-        self.faulty: FaultyBackend | AsyncFaultyBackend
-        if kind == "blocking":
-            self.faulty = FaultyBackend(self.memory)
-            self.backend: Any = self.faulty
-        else:
-            self.faulty = AsyncFaultyBackend(Over(self.memory))
-            self.backend = Plainly(self.faulty)
-        self.file = self.backend.open("a")
-        self.faulty.clear_calls()
-
-    def content(self) -> bytes:
-        return self.memory.snapshot("a")
-
-    def write(self, data: bytes = b"new", offset: int = 0) -> int:
-        return int(self.file.write_from(offset, [memoryview(data)]))
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
@@ -109,6 +66,16 @@ def code(call: Callable[[], object]) -> int | None:
     except OSError as error:
         return error.errno
     return None
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.001)):
+        if true():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it does not come about")
 
 
 # -- kinds
@@ -400,93 +367,7 @@ def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None
     assert store.content()[:3] == b"new"
 
 
-# -- the same each time
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for it."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.001)):
-        if true():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it does not come about")
-
-
-def outcomes(kind: str, profile: str, seed: int) -> list[object]:
-    """What 600 calls come to, one after another, on a backend that is revived whenever it has died."""
-    found: list[object] = []
-    store = Store(kind)
-    store.faulty.use(FaultPlan.profile(profile, seed))
-    for number in range(600):
-        if store.faulty.dead:
-            found.append("dead")
-            store.faulty.revive()
-        offset, room = 1000 * (number % 7), bytearray(100)
-        calls: tuple[Callable[[], object], ...] = (
-            lambda at=offset: store.file.write_from(at, [DATA]),  # type: ignore[misc]
-            lambda at=offset, into=room: store.file.read_into(at, [memoryview(into)]),  # type: ignore[misc]
-            store.file.commit,
-            lambda: store.file.truncate(8000),
-        )
-        try:
-            answer = calls[number % 4]()
-        except (OSError, KeyError) as error:
-            answer = repr(error)
-        found.append(answer)
-    return found
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its seed, for both kinds of backends; another seed gives others."""
-    pauses: list[float] = []
-
-    async def asleep(seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", pauses.append)
-    monkeypatch.setattr("pagecache.testing.faulty.asyncio.sleep", asleep)
-    runs = []
-    for kind, seed in (("blocking", 3), ("blocking", 3), ("asynchronous", 3), ("blocking", 4)):
-        pauses.clear()
-        runs.append((outcomes(kind, profile, seed), tuple(pauses)))
-    assert runs[0] == runs[1] == runs[2]
-    assert (runs[0] == runs[3]) is (profile == "none")
-
-
-@pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky"])
-def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str) -> None:
-    """Whatever fails says that it is worth another try, and what is left is sent again."""
-    store = Store("blocking")
-    store.faulty.use(FaultPlan.profile(profile, 5))
-    refused: list[OSError] = []
-    for offset in range(0, 100_000, 1000):
-        sent = 0
-        for _ in range(60):
-            try:
-                sent += store.file.write_from(offset + sent, [DATA[sent:]])
-            except OSError as error:
-                refused.append(error)
-            if sent == len(DATA):
-                break
-        assert store.content()[offset:] == DATA
-    assert all(map(is_transient, refused))
-    assert not store.faulty.dead
-
-
-def test_hell_has_all_kinds() -> None:
-    """Death, no space, commits that fail, other versions, and what nasty has."""
-    rules = PROFILES["hell"]
-    assert any(rule.dies for rule in rules)
-    assert any(rule.change for rule in rules)
-    assert any(rule.twice for rule in rules)
-    assert any(rule.behind for rule in rules)
-    assert any(rule.longest for rule in rules)
-    assert any(rule.short for rule in rules)
-    found = [str(one) for seed in range(8) for one in outcomes("blocking", "hell", seed)]
-    for word in ("dead", f"({errno.ENOSPC},", f"({errno.ESTALE},", "goes away", "does not go away", "+1"):
-        assert any(word in one for one in found), word
+# -- rules
 
 
 @pytest.mark.parametrize(
