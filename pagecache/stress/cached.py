@@ -178,8 +178,9 @@ class CachedTarget:
         try:
             taken = file.write_from(0, [memoryview(b"probe")])
             return self.store("probe") == b"probe"[:taken]
+        except OSError:  # nobody knows, and nothing is asked for that may not be so
+            return False
         finally:
-            file.commit()
             close_backend_file(file)
             self._forget(key)
 
@@ -415,12 +416,15 @@ class CachedTarget:
         key = self.key(file)
         if not self.shows:
             raise io.UnsupportedOperation("what others change is there with a commit alone")
-        before = self._backend.stat(key).version
-        self._put(key, offset, data)
-        if extra % 2 and before != self._backend.stat(key).version:
-            self.volume.open(key, "rb").close()  # which compares versions
-        else:
-            self.volume.invalidate_remote(key, offset, len(data))
+        before, told = self._backend.stat(key).version, False
+        try:
+            self._put(key, offset, data)
+            if extra % 2 and before != self._backend.stat(key).version:
+                self.volume.open(key, "rb").close()  # which compares versions
+                told = True
+        finally:
+            if not told:
+                self.volume.invalidate_remote(key, offset, len(data))
 
     # -- names
 

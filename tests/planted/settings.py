@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flaky": SMALL | {"faults": "flaky"},
     "short": SMALL | {"faults": "short"},
     "direct": SMALL | {"profile": "direct", "faults": "slow"},
+    "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
     "names": SMALL | {"profile": "metadata", "files": 4},
 }
 
@@ -37,7 +38,7 @@ LOOKED: dict[str, str] = {
     "what_failed_is_dirty_again": "flaky",
     "short_answer_is_short": "short",
     "oldest_stamp_stays": "small",
-    "stamp_stays_to_the_last_answer": "short",
+    "stamp_stays_to_the_last_answer": "long",
     "nothing_went_back_between_two_looks": "flaky",
     "failed_commit_makes_dirty": "flaky",
     "size_before_unlock": "small",
@@ -65,6 +66,7 @@ DISCARDS = "it takes somebody who discards what others write"
 REPLACED = "it takes somebody else who replaces the stored object under local data"
 WAITS: dict[str, str] = {
     "nothing_went_back_between_two_looks": FORGETS,
+    "commit_covers_what_came_before_it": f"{FORGETS}; the check at rest finds it at some seeds",
     "commit_follows_its_bytes": FORGETS,
     "what_is_gone_is_not_kept": DISCARDS,
     "discard_sees_what_grew": DISCARDS,
