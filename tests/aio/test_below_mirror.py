@@ -1,4 +1,5 @@
-"""tests/file/test_mirror.py over asynchronous backends: the rigs are those of this folder's conftest."""
+"""tests/file/test_mirror.py and test_mirror_ends.py over asynchronous backends: the rigs are those of our conftest."""
 
 # ruff: noqa: F403
 from ..file.test_mirror import *
+from ..file.test_mirror_ends import *

@@ -52,61 +52,6 @@ BACKENDS = {"blocking": memory, "asynchronous": stored}
 both = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 
 
-class Counted(asyncio.SelectorEventLoop):
-    """Counts what a hit must not make."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.futures = self.scheduled = 0
-
-    def create_future(self) -> asyncio.Future[Any]:
-        self.futures += 1
-        return super().create_future()
-
-    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
-        self.scheduled += 1
-        return super().call_soon(*args, **options)
-
-
-def run_counted(work: Coroutine[Any, Any, None]) -> None:
-    loop = Counted()
-    try:
-        loop.run_until_complete(asyncio.wait_for(work, SECONDS))
-    finally:
-        loop.close()
-
-
-@both
-def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, backend: Any) -> None:
-    """Reads and writes of cached bytes: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
-    volume = attach(backend(), max_folio="4KiB")
-
-    async def main() -> None:
-        loop: Any = asyncio.get_running_loop()
-        async with aio.open(volume, KEY, "r+") as file:
-            await file.prefetch(wait=True)
-            threads = threading.active_count()
-            futures, scheduled = loop.futures, loop.scheduled
-            for k in range(1000):
-                assert await file.pread(100, k * 10) == DATA[k * 10 : k * 10 + 100]
-            buffer = bytearray(PAGE)
-            assert await file.pread_into(buffer, PAGE) == PAGE
-            assert await file.pwrite(b"new", 5) == 3
-            assert (loop.futures, loop.scheduled) == (futures, scheduled)
-            steps: list[str] = []
-
-            async def one(k: int) -> None:
-                steps.append("begins")
-                await file.pread(100, k)
-                steps.append("ends")
-
-            await asyncio.gather(*(one(k) for k in range(1000)))
-            assert steps == ["begins", "ends"] * 1000  # nobody came in between
-            assert threading.active_count() <= threads
-
-    run_counted(main())
-
-
 @both
 def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
     """No thread for each: those of the volume do. [T-55]"""

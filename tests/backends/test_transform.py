@@ -24,7 +24,8 @@ from pagecache.backends.units import Units
 from pagecache.errors import BackendError
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.backends import RecordingBackend, failing_commit
+from ..file.answers import failing_commit
+from ..file.backends import RecordingBackend
 from ..file.rig import Task
 from ..staging import StagingBackend
 from .transforms import Checksums, Sealed, XorStream

@@ -25,9 +25,10 @@ from pagecache.check_backend.promises import CAPABILITIES, PROMISES
 from pagecache.check_backend.target import BadTarget, Target, options_of
 from pagecache.cli import main
 
-from . import broken
+from . import broken, given
 
 MODULE = "tests.check_backend.broken"
+GIVEN = "tests.check_backend.given"
 QUICK = ["--budget", "0.2", "--bytes", "32MiB"]
 
 
@@ -88,12 +89,12 @@ def test_a_planted_mistake_is_named(mistake: str, monkeypatch: pytest.MonkeyPatc
     "target",
     [
         ["memory:"],
-        [f"{MODULE}:latency", "--option", "seconds=0.0001"],
-        [f"{MODULE}:faulty", "--option", "profile=short"],
-        [f"python:{MODULE}:faulty"],
-        [f"{MODULE}:asynchronous"],
-        [f"{MODULE}:sealed"],
-        [f"{MODULE}:shared"],
+        [f"{GIVEN}:latency", "--option", "seconds=0.0001"],
+        [f"{GIVEN}:faulty", "--option", "profile=short"],
+        [f"python:{GIVEN}:faulty"],
+        [f"{GIVEN}:asynchronous"],
+        [f"{GIVEN}:sealed"],
+        [f"{GIVEN}:shared"],
         ["pagecache.backends:MemoryBackend", "--option", "commit_on_close=False", "--option", "max_write=8KiB"],
     ],
     ids=str,
@@ -126,7 +127,7 @@ def test_objects_are_kept_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
-    result = call(f"{MODULE}:unremovable", "--option", f"path={tmp_path}", *QUICK)
+    result = call(f"{GIVEN}:unremovable", "--option", f"path={tmp_path}", *QUICK)
     assert "left behind: " in result.stdout
     assert "pagecache-check-" in result.stdout
 
@@ -138,7 +139,7 @@ def test_what_is_not_offered_is_no_failure() -> None:
 
 
 def test_a_read_only_backend_cannot_be_checked() -> None:
-    result = call(f"{MODULE}:read_only")
+    result = call(f"{GIVEN}:read_only")
     assert result.exit_code == 0
     assert "read_only=True: there is no way to put something in" in result.stdout
 
@@ -194,14 +195,14 @@ def test_a_call_that_hangs_is_named_and_the_rest_goes_on() -> None:
         ("nothing", "is neither a URL (dir:, fsspec:, memory:, s3: ...) nor module:factory"),
         ("a b:c", "is neither a URL"),
         ("no.such.module:f", "no module 'no.such.module'"),
-        (f"{MODULE}:nothing", f"{MODULE} has no 'nothing'"),
+        (f"{GIVEN}:nothing", f"{GIVEN} has no 'nothing'"),
         ("s3://bucket", "needs the extra 'pagecache[s3]'"),
         ("dir:/no/such/directory", "no backend could be made"),
         ("memory:x", "nothing may follow 'memory:'"),
-        (f"{MODULE}:raises", "no backend could be made: RuntimeError: no password"),
-        (f"{MODULE}:NoBackend", "it has no open and no stat"),
-        (f"{MODULE}:number", "it has no open and no stat"),
-        (f"{MODULE}:Halfway", "no BackendFile without stat, read_into, write_from, truncate, commit"),
+        (f"{GIVEN}:raises", "no backend could be made: RuntimeError: no password"),
+        (f"{GIVEN}:NoBackend", "it has no open and no stat"),
+        (f"{GIVEN}:number", "it has no open and no stat"),
+        (f"{GIVEN}:Halfway", "no BackendFile without stat, read_into, write_from, truncate, commit"),
         ("builtins:exit", "no backend could be made: SystemExit"),
     ],
 )
@@ -224,7 +225,7 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("name", ["hangs", "hangs_in_open"])
 def test_a_backend_that_hangs_from_the_start_is_wrong_usage(name: str) -> None:
-    command = [sys.executable, "-m", "pagecache", "check-backend", f"{MODULE}:{name}", "--timeout", "0.5"]
+    command = [sys.executable, "-m", "pagecache", "check-backend", f"{MODULE}:{name}", "--timeout", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "hang" in done.stderr
@@ -280,7 +281,7 @@ def test_a_call_that_is_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_bytes_that_are_durable_only_by_commit_are_found(tmp_path: Path) -> None:
     """A second backend tells, where it sees the same objects."""
-    found = findings(f"{MODULE}:durable_lie", "--option", f"path={tmp_path}")
+    found = findings(f"{GIVEN}:durable_lie", "--option", f"path={tmp_path}")
     assert found["durable_writes"]["status"] == "wrong"
     assert found["limits"]["suggested"]["durable_writes"] is False
     honest = findings(f"dir:{tmp_path}")
@@ -310,13 +311,13 @@ def test_saturation_is_the_first_that_is_about_the_best() -> None:
 @pytest.mark.parametrize("limits", [{}, {"ordered_writes": True}, {"write_unit": 8192, "read_unit": 512}])
 def test_measuring_keeps_its_budget_of_bytes(limits: dict[str, Any]) -> None:
     """And every call keeps the limits."""
-    target = Target(f"{MODULE}:counted", {})
+    target = Target(f"{GIVEN}:counted", {})
     inner = MemoryBackend(max_read="64KiB", max_write="64KiB", max_inflight=4, **limits)
-    broken.counting.inner = inner
-    broken.counting.clear_calls()
+    given.counting.inner = inner
+    given.counting.clear_calls()
     objects, size, measures = Objects(target, 30, keep=False), 8 << 20, Measures()
     measure(target.make(), objects, Budget(30.0, size), measures)
-    moved = broken.counting.calls_of("read", "write")
+    moved = given.counting.calls_of("read", "write")
     assert 1 << 20 < sum(call.length or 0 for call in moved) <= size * 1.25
     assert max(call.length or 0 for call in moved) == 65536
     assert [entry.at for entry in measures.parallel] == [1, 2, 4, 8, 16]
@@ -328,8 +329,8 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     assert within(30, lambda: 17) == 17
     with pytest.raises(ZeroDivisionError):
         within(30, lambda: 1 / 0)
-    with pytest.raises(Hung, match=r"no return within 0.05 s; it is at broken.py:\d+ hangs"):
-        within(0.05, broken.hangs)
+    with pytest.raises(Hung, match=r"no return within 2 s; it is at broken.py:\d+ hangs"):
+        within(2, broken.hangs)
 
 
 def test_ctrl_c_says_what_may_be_left(tmp_path: Path) -> None:
@@ -344,7 +345,7 @@ def test_ctrl_c_says_what_may_be_left(tmp_path: Path) -> None:
 
 
 def test_keys_that_a_backend_cannot_take_are_said() -> None:
-    result = call(f"{MODULE}:numbered")
+    result = call(f"{GIVEN}:numbered")
     assert result.exit_code == 2
     assert "canonical('pagecache-check-" in result.stderr
     assert "raises ValueError: keys are numbers" in result.stderr

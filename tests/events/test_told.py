@@ -15,7 +15,7 @@ import pytest
 from pagecache import ConflictError, Event, RetryPolicy, WritebackError
 from pagecache.engine.notices import LINES, TOPICS, WINDOW
 
-from ..file.backends import failing_commit
+from ..file.answers import failing_commit
 from ..file.clock import HandClock, after_a_look
 from ..file.objects import ObjectBackend
 from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern

@@ -11,7 +11,8 @@ import pytest
 
 from pagecache import CachedFile, ShutdownError, Volume
 
-from .backends import Gate, short
+from .answers import short
+from .backends import Gate
 from .objects import ObjectBackend
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 

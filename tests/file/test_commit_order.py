@@ -16,7 +16,8 @@ from pagecache.engine.barrier import FileSync
 from pagecache.native import STAMP_MAX, NativeInode
 from tests.staging import StagingBackend
 
-from .backends import PATIENCE, failing_commit
+from .answers import failing_commit
+from .backends import PATIENCE
 from .keeping import KeepingBackend
 from .objects import ObjectBackend
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern, quiet

@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import DataLossError, WritebackError
 
-from .backends import failing_commit
+from .answers import failing_commit
 from .fault_model import raising
 from .rig import KEY, ONCE, PAGE, Rig, pattern
 

@@ -16,7 +16,8 @@ import pytest
 from pagecache import BackendError, BackendProtocolError, DeadlockError, RetryPolicy
 from pagecache.backends import MemoryBackend
 
-from .backends import PATIENCE, RecordingFile, address, short
+from .answers import short
+from .backends import PATIENCE, RecordingFile, address
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, dirty_bytes, make_rig, pattern
 
 Make = Callable[..., Rig]

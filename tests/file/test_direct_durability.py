@@ -10,7 +10,8 @@ import pytest
 
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
 
-from .backends import PATIENCE, RecordingFile, failing_commit
+from .answers import failing_commit
+from .backends import PATIENCE, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
 from .test_interrupts import ctrl_c
 

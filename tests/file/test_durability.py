@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import CommitError, SyncTicket, WritebackError
 
-from .backends import failing_commit
+from .answers import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern, spread
 
 Make = Callable[..., Rig]

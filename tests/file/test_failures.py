@@ -13,7 +13,8 @@ import pytest
 import pagecache
 from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, WritebackError
 
-from .backends import RecordingFile, answering, short
+from .answers import answering, short
+from .backends import RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, pattern
 
 Make = Callable[..., Rig]

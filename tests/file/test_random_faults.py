@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, RetryPolicy, WritebackError
 
-from .backends import RecordingBackend, RecordingFile, answering, failing_commit, short
+from .answers import answering, failing_commit, short
+from .backends import RecordingBackend, RecordingFile
 from .rig import PAGE, Rig, Task, eventually, make_rig, pattern
 
 KEYS = ["a", "b", "c"]

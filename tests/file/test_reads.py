@@ -15,7 +15,8 @@ import pytest
 
 from pagecache import Advice
 
-from .backends import RecordingBackend, short
+from .answers import short
+from .backends import RecordingBackend
 from .rig import KEY, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

@@ -10,7 +10,8 @@ import pytest
 import pagecache
 from pagecache import DataLossError, ShutdownError
 
-from .backends import PATIENCE, RecordingFile, failing_commit
+from .answers import failing_commit
+from .backends import PATIENCE, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, overlay, pattern
 
 Make = Callable[..., Rig]

@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import DataLossError, Event, FailedRange, LostRange, WritebackError
 
-from .backends import failing_commit
+from .answers import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import BackendError, CommitError, DataLossError, PageCacheError, ShutdownError, WritebackError
 
-from .backends import failing_commit, short
+from .answers import failing_commit, short
 from .keeping import KeepingBackend
 from .rig import KEY, PAGE, Rig, Task, accepted_before, dirty_bytes, eventually, pattern, quiet
 

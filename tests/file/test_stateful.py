@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pagecache import CachedFile, RetryPolicy, View, WritebackError
 
-from .backends import RecordingBackend, failing_commit, short
+from .answers import failing_commit, short
+from .backends import RecordingBackend
 from .keeping import KeepingBackend
 from .rig import PAGE, Rig, Task, make_rig, pattern
 

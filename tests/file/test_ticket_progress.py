@@ -10,7 +10,8 @@ import pytest
 
 from pagecache import ShutdownError, SyncTicket, WritebackError
 
-from .backends import Gate, RecordingBackend, failing_commit
+from .answers import failing_commit
+from .backends import Gate, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
 

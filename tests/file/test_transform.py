@@ -20,7 +20,8 @@ from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..staging import StagingBackend
-from .backends import PATIENCE, RecordingBackend, RecordingFile, failing_commit, short
+from .answers import failing_commit, short
+from .backends import PATIENCE, RecordingBackend, RecordingFile
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
 
 UNIT = 4 * PAGE

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pagecache import WritebackError
 
-from .backends import PATIENCE, RecordingBackend, RecordingFile, failing_commit
+from .answers import failing_commit
+from .backends import PATIENCE, RecordingBackend, RecordingFile
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, accepted_before, make_rig, pattern
 
 Make = Callable[..., Rig]

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, LostRange, WritebackError
 
-from .backends import failing_commit
+from .answers import failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, pattern
 
 Make = Callable[..., Rig]

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pagecache.native import STAMP_MAX
 from pagecache.native.extension import lib
 
-from ..file.backends import RecordingFile, failing_commit, short
+from ..file.answers import failing_commit, short
+from ..file.backends import RecordingFile
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern
 from .scenario import MOMENT, NEW, OLD, SOON, Make, shows
 

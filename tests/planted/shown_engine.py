@@ -15,7 +15,8 @@ import pytest
 from pagecache import DataLossError, WritebackError
 from pagecache.native import NativeInode
 
-from ..file.backends import RecordingFile, failing_commit
+from ..file.answers import failing_commit
+from ..file.backends import RecordingFile
 from ..file.objects import ObjectBackend
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
 from .scenario import MOMENT, NEW, OLD, SOON, Make, shows

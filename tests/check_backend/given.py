@@ -1,0 +1,102 @@
+"""Backends and factories that the command is given: good ones, odd ones, and what is none."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from pagecache import Backend, BackendLimits, ObjectStat
+from pagecache.backends import DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.errors import Key
+from pagecache.testing import FaultyBackend, LatencyBackend
+
+from ..aio.over import Over
+from ..backends.transforms import Sealed
+from .broken import IgnoresCommit, Mistaken
+
+# ------------------------------------------------------------------------------------------------ good ones
+
+
+def latency(seconds: float = 20e-6) -> Backend:
+    return LatencyBackend(MemoryBackend(), read=seconds, write=seconds, commit=seconds)
+
+
+def faulty(profile: str = "none") -> Backend:
+    return FaultyBackend(MemoryBackend(), profile, seed=3)
+
+
+def asynchronous() -> Any:
+    return Over(MemoryBackend())
+
+
+def sealed(path: str = "") -> Backend:
+    return TransformBackend(DirectoryBackend(path) if path else MemoryBackend(), Sealed())
+
+
+shared = MemoryBackend()
+
+
+def read_only() -> Backend:
+    return MemoryBackend(read_only=True)
+
+
+def unremovable(path: str) -> Backend:
+    def refuse(key: Key) -> None:
+        raise PermissionError(errno.EPERM, "nothing is ever removed")
+
+    return Mistaken(inner=DirectoryBackend(path), remove=refuse)
+
+
+class CopiesOnCommit(IgnoresCommit):
+    """What is written is in this file object until commit."""
+
+    def commit(self) -> str | None:
+        size = self._copy.stat().size
+        data = memoryview(bytearray(size))
+        self._copy.read_into(0, [data])
+        self.inner.truncate(size)
+        self.inner.write_from(0, [data])
+        return self.inner.commit()
+
+
+def durable_lie(path: str) -> Backend:
+    """durable_writes is said, and is not so."""
+    made = Mistaken(CopiesOnCommit, DirectoryBackend(path))
+    made.inner.limits = BackendLimits(durable_writes=True)
+    return made
+
+
+def counted() -> Backend:
+    return counting
+
+
+counting = FaultyBackend(MemoryBackend(), "none")
+"""One and the same, whose log tells what was asked of it."""
+
+
+def numbered() -> Backend:
+    def refuse(key: Key) -> Key:
+        raise ValueError("keys are numbers")
+
+    return Mistaken(canonical=refuse)
+
+
+class NoBackend:
+    limits = BackendLimits()
+
+
+def raises() -> Backend:
+    raise RuntimeError("no password")
+
+
+number = 17
+
+
+class Halfway(Backend):
+    """Files are not of the protocol."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> Any:
+        return object()
+
+    def stat(self, key: Key) -> ObjectStat:
+        raise FileNotFoundError(2, "no", key)

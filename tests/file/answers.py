@@ -1,0 +1,45 @@
+"""Answers for the faults of a RecordingBackend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .backends import RecordingFile
+
+# -------------------------------------------------------------------- answers for Fault.action
+
+
+def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
+    """Do only the first bytes of a transfer: a number, or a function of what was asked."""
+
+    def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        asked = sum(len(buffer) for buffer in buffers)
+        limit = nr_bytes(asked) if callable(nr_bytes) else nr_bytes
+        if all(buffer.readonly for buffer in buffers):
+            return file.store(offset, buffers, limit)
+        return file.fill(offset, buffers, limit)
+
+    return answer
+
+
+def answering(value: object) -> Callable[..., object]:
+    """Touch nothing and answer `value`; a function gets the number of bytes asked for."""
+
+    def answer(_file: RecordingFile, *args: Any) -> object:
+        if callable(value):
+            return value(sum(len(buffer) for buffer in args[1]))
+        return value
+
+    return answer
+
+
+def failing_commit(error: BaseException, *, forget: bool = True) -> Callable[[RecordingFile], str]:
+    """A commit that fails and loses what was acknowledged since the last good one."""
+
+    def answer(file: RecordingFile) -> str:
+        if forget:
+            file.forget()
+        raise error
+
+    return answer
