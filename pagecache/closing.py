@@ -45,6 +45,11 @@ def opened(cache: PageCache) -> None:
     _open.add(cache)
 
 
+def give_up(cache: PageCache) -> None:
+    """Nobody can end it, as its threads will never go on: it is not waited for at exit."""
+    _open.discard(cache)
+
+
 @atexit.register
 def _at_exit() -> None:
     for cache in {*_open, *_dropped}:

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from pagecache import closing
 from pagecache.backends.protocol import Backend
 from pagecache.engine.loop import is_async
 from pagecache.native import is_debug
@@ -95,7 +96,9 @@ class SimulatedRun(Run):
             raise played.error
         if played.stuck is None:
             return played.failure
-        if (world := self.world) is not None:  # the round has not come to its own end
+        if (world := self.world) is not None:  # the round has not come to its own end, and never will
+            if (cache := getattr(world.target, "cache", None)) is not None:
+                closing.give_up(cache)
             self.counters += world.counters
             self.counters["operations"] += world.operations
             self.coverage += world.coverage
@@ -172,7 +175,7 @@ class _Played:
         try:
             while not self._over.wait(LOOK):
                 scheduler = self.scheduler
-                now, seen = time.monotonic(), -1 if scheduler is None else int(scheduler.state.points)
+                now, seen = time.monotonic(), -1 if scheduler is None else scheduler.points
                 if seen != points:
                     points, since = seen, now
                 elif now - since > patience:

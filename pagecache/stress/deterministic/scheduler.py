@@ -120,6 +120,7 @@ class Scheduler:
         self._number = 0
         self._timer = 0
         self._lonely = 0
+        self._points = 0
         self._stuck: str | None = None
         self._first: Simulated | None = None
         self._until = -1
@@ -129,6 +130,11 @@ class Scheduler:
         self._asleep: tuple[str, int]
         self.running: Simulated
         self.state = simulated.simulation()
+
+    @property
+    def points(self) -> int:
+        """How many were passed; from any thread."""
+        return self._points or int(self.state.points)
 
     # -- a run
 
@@ -159,7 +165,7 @@ class Scheduler:
             for thread in self.threads:  # what is left in the middle of something stays there for ever
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread.greenlet))
             del _schedulers[self.system_thread]
-            self.points = int(self.state.points)
+            self._points = self.points
             simulated.simulate(None)
 
     def start(self, name: str, target: Callable[[], None]) -> Simulated:

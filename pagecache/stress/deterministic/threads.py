@@ -121,7 +121,7 @@ class Condition:
     def __init__(self, scheduler: Scheduler, lock: Lock | RLock | None = None) -> None:
         self._scheduler = scheduler
         self._lock = RLock(scheduler) if lock is None else lock
-        self._waiters = _Waiters(scheduler, "a condition")
+        self._waiters: deque[Event] = deque()
         self.acquire, self.release = self._lock.acquire, self._lock.release
 
     def __enter__(self) -> bool:
@@ -131,11 +131,15 @@ class Condition:
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        count = getattr(self._lock, "_count", 1)
+        count, told = getattr(self._lock, "_count", 1), Event(self._scheduler, "a condition")
+        self._waiters.append(told)  # before the lock is free: who is told from then on is not asleep yet
         for _ in range(count):
             self._lock.release()
         try:
-            return self._waiters.sleep(timeout)
+            if told.wait(timeout):
+                return True
+            self._waiters.remove(told)
+            return False
         finally:
             for _ in range(count):
                 self._lock.acquire()
@@ -150,17 +154,19 @@ class Condition:
         return found
 
     def notify(self, n: int = 1) -> None:
-        self._waiters.wake(n)
+        while self._waiters and n > 0:
+            self._waiters.popleft().set()
+            n -= 1
 
     def notify_all(self) -> None:
-        self._waiters.wake(sys.maxsize)
+        self.notify(sys.maxsize)
 
 
 class Event:
     """As threading.Event."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._waiters = _Waiters(scheduler, "an event")
+    def __init__(self, scheduler: Scheduler, what: str = "an event") -> None:
+        self._waiters = _Waiters(scheduler, what)
         self._flag = False
 
     def is_set(self) -> bool:

@@ -1,0 +1,40 @@
+"""A run of the deterministic scheduler in a process of its own, which imports the debug extension."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+from pagecache.stress import Plan, run
+
+from ..planted.planted import debug_environment
+from ..planted.table import BUGS
+
+__all__ = ["reports"]
+
+
+def reports(*plans: dict[str, Any], bug: str = "", **environment: str) -> list[dict[str, Any]]:
+    """Reports of plans, run one after the other, with a bug switched on."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stress.simulated", bug, json.dumps(plans)],
+        env=debug_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def main(name: str, plans: list[dict[str, Any]]) -> None:
+    bug = next((bug for bug in BUGS if bug.name == name), None)
+    with contextlib.nullcontext() if bug is None else bug.on():
+        print(json.dumps([run(Plan.from_replay({"version": 1, "plan": plan})).to_dict() for plan in plans]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

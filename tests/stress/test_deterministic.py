@@ -1,0 +1,136 @@
+"""The tester under the deterministic scheduler: a plan is always the same run, races are found, no alarm is false."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress.deterministic import job as deterministic
+from pagecache.stress.profiles import PROFILES
+
+from .planted import BACKENDS, HangsInCommit, Planted
+from .simulated import reports
+
+SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "operations": 10, "size": "64KiB", "capacity": "128KiB"}
+SMALL |= {"scheduler": "deterministic", "duration": 3600.0}
+
+
+def digest(report: dict[str, Any]) -> str:
+    found: str = report["schedule"]["digest"]
+    return found
+
+
+def told(report: dict[str, Any]) -> list[str]:
+    """The story, but for the line of the scheduler, which has a speed in it."""
+    return [line for line in report["story"].splitlines() if not line.startswith("deterministic scheduler:")]
+
+
+def test_the_same_plan_is_the_same_run_in_another_process() -> None:
+    """To the last point, whatever strings hash to, wherever memory is; with calls that fail, on several files."""
+    plans = [
+        SMALL | {"seed": seed, "rounds": 1, "files": 4, "faults": faults}
+        for seed, faults in ((1, "none"), (2, "nasty"), (3, "nasty"))
+    ]
+    one = reports(*plans, PYTHONHASHSEED="1")
+    other = reports(*plans, PYTHONHASHSEED="2", PYTHONMALLOC="malloc")
+    assert [report["story"] for report in one if not report["ok"]] == []
+    assert list(map(digest, one)) == list(map(digest, other))
+    assert len(set(map(digest, one))) == len(plans)
+
+
+def test_a_round_depends_on_nothing_that_was_before_it() -> None:
+    """Round 2 of a run alone, and twice in one process, is what it was in the run."""
+    plan = SMALL | {"seed": 11, "files": 2}
+    whole, before = plan | {"rounds": 3}, plan | {"rounds": 2}
+    last = plan | {"first_round": 2, "rounds": 1}
+    all_three, first_two, alone, again = reports(whole, before, last, last)
+    assert digest(alone) == digest(again)
+    for what in ("points", "switches"):
+        assert all_three["schedule"][what] == first_two["schedule"][what] + alone["schedule"][what]
+
+
+def test_runs_of_every_profile_are_clean() -> None:
+    """Nothing is found where nothing is wrong, with points in the core; with calls that fail, and slow ones."""
+    plans = [
+        SMALL | {"seed": 5, "rounds": 1, "files": 2, "profile": profile, "faults": faults}
+        for profile in PROFILES
+        for faults in ("none", "flaky", "slow")
+    ]
+    for plan, report in zip(plans, reports(*plans), strict=True):
+        assert report["ok"], f"{plan}\n{report['story']}"
+        assert report["schedule"]["points"] > 1000
+
+
+def test_without_the_debug_build_waits_and_locks_are_points() -> None:
+    """The extension that is installed has fewer of them, and is tested too; the report says so."""
+    report = run(Plan(seed=4, rounds=1, files=2, **SMALL))
+    assert report.ok, report.story
+    assert report.schedule["points"] > 1000
+    assert "digest" in report.story
+    assert "debug build" in report.story
+
+
+RACES = ("fill_sees_invalidations", "direct_write_invalidates_again", "direct_write_looks_once")
+"""Each is found within twenty rounds or so; those of the core need its points."""
+RACING: dict[str, Any] = {"threads": 3, "tasks": 0, "operations": 40, "files": 1, "size": "16KiB", "capacity": "64KiB"}
+RACING |= {
+    "mix": ("buffered", "direct", "parallel", "hints"),
+    "profile": "generic-095",
+    "scheduler": "deterministic",
+    "duration": 3600.0,
+    "seed": 1,
+}
+
+
+@pytest.mark.parametrize("bug", RACES)
+def test_a_planted_race_is_found_within_some_rounds_and_replays_exactly(bug: str) -> None:
+    """The round that failed, alone and in another process, fails at the same point with the same story. [I-17]"""
+    [found] = reports(RACING | {"rounds": 150}, bug=bug)
+    assert (found["ok"], found["kind"]) == (False, "data")
+    one, other = reports(found["replay"]["plan"], found["replay"]["plan"], bug=bug)
+    assert digest(one) == digest(other)
+    assert told(one) == told(other) == told(found)
+
+
+@pytest.mark.parametrize("name", ["DropsTail", "WrongPlace"])
+def test_a_backend_that_loses_bytes_is_found(name: str) -> None:
+    """What is beneath the cache is tested as it is by threads."""
+    report = run(Plan(seed=1, rounds=20, files=2, **SMALL | {"operations": 40}), BACKENDS[name])
+    assert (report.ok, report.kind) == (False, "data")
+
+
+def test_a_call_that_blocks_for_real_is_told_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for something that is not simulated stops all threads: the run ends, and says where."""
+    monkeypatch.setattr(deterministic, "BLOCKED", 1.0)
+    HangsInCommit.free.clear()
+    HangsInCommit._commits = 0
+    plan = Plan(seed=1, rounds=1, files=2, patience=1, **SMALL | {"operations": 40})
+    try:
+        report = run(plan, lambda: Planted(HangsInCommit))
+    finally:
+        HangsInCommit.free.set()
+    assert (report.ok, report.kind, report.hung) == (False, "hang", True)
+    assert "a call blocks for real" in report.story
+    assert "in commit" in report.story
+
+
+def test_the_replay_has_the_workers_that_were_asked_for() -> None:
+    """Tasks are played as threads, and stay tasks of the plan."""
+    replay = json.loads(json.dumps(run(Plan(seed=1, rounds=1, **SMALL)).replay))
+    plan = Plan.from_replay(replay)
+    assert (plan.threads, plan.tasks, plan.scheduler) == (3, 2, "deterministic")
+
+
+def test_a_directory_of_the_system_is_refused(tmp_path: Path) -> None:
+    """Its order is not ours to decide."""
+    with pytest.raises(UnusableTarget, match="its order is the system's"):
+        run(Plan(seed=1, rounds=1, **SMALL), f"path:{tmp_path}")
+
+
+def test_an_unknown_scheduler_is_refused() -> None:
+    with pytest.raises(ValueError, match="scheduler: 'fair' is not one of threads, deterministic"):
+        Plan(scheduler="fair")
