@@ -2,7 +2,7 @@
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
     LOOKED     bug -> name of its settings; a bug that is not there is looked for with "slow"
-    WAITS      bug -> why no settings find it yet
+    WAITS      bug -> why no settings find it, or not at each seed
 
 Small files and a cache as small as they are: workers meet on the same pages, and pages come and go. Few workers: where
 fewer calls overlap, the oracle knows more exactly what may be there.
@@ -65,6 +65,7 @@ ENDS = "it takes a volume that is aborted and reconnected on the way"
 DISCARDS = "it takes somebody who discards what others write"
 REPLACED = "it takes somebody else who replaces the stored object under local data"
 WAITS: dict[str, str] = {
+    "fill_sees_invalidations": "not at each seed: it takes a read whose bytes are there and whose answer comes late",
     "nothing_went_back_between_two_looks": FORGETS,
     "commit_covers_what_came_before_it": f"{FORGETS}; the check at rest finds it at some seeds",
     "commit_follows_its_bytes": FORGETS,
