@@ -155,8 +155,7 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         return stat, True
-    # First: what was published of our truncates and holes is part of what the other version becomes.
-    file.owed.pay_now()
+    file.owed.pay_now()  # what was published of our truncates and holes is part of what the other version becomes
     stat = file.opened().stat()
     _owe_cut(file, stat, most)  # first: a direct write goes on as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
