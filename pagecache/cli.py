@@ -297,6 +297,12 @@ def check_backend(
 @click.option("--mix", metavar="WAY,...", help="Only these ways into a file: buffered,direct,views,...  [default: all]")
 @click.option("--profile", metavar="NAME", help="fsx, database, log, media, generic-095, metadata.  [default: fsx]")
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
+@click.option(
+    "--crashes",
+    metavar="KIND,...",
+    help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
+)
+@click.option("--processes", type=int, help="Real ones that workers are spread over, for path:.  [default: 1]")
 @click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
 @click.option(
     "--scheduler",

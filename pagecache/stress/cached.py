@@ -11,19 +11,22 @@ import io
 import mmap
 import random
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
-from pagecache.backends.protocol import Backend, BackendLimits, close_backend_file
+from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, DataLossError, Key
+from pagecache.stress.asynchronous import for_the_cache, for_threads
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
+from pagecache.stress.forgetting import StagingBackend
 from pagecache.stress.plan import Plan
+from pagecache.stress.pressure import PressedBackend
 from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
@@ -53,6 +56,8 @@ class Variant:
     config: dict[str, Any]
     options: dict[str, Any]
     limits: dict[str, Any]
+    mirror: bool = False
+    objects: bool = False  # of the backend in memory: its objects are visible by commit, and it can stage
 
     @classmethod
     def of(cls, rng: random.Random) -> Variant:
@@ -76,7 +81,20 @@ class Variant:
             "write_unit": rng.choice([1, 1, 1, 512, 2 * PAGE]),
             "ordered_writes": rng.random() < 0.1,
         }
-        return cls(config, {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}, limits)
+        options: dict[str, Any] = {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}
+        mirror, objects = rng.random() < 0.2, rng.random() < 0.15
+        if objects:
+            limits |= {"durable_writes": False, "parallel_direct_writes": False, "ordered_writes": False}
+            limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
+            config["max_folio"] = PAGE
+        return cls(config, options, limits, mirror, objects)
+
+    def store(self, *, crash: bool) -> Backend:
+        """The backend in memory, in these limits."""
+        limits = BackendLimits(**self.limits)
+        if not self.objects or crash:
+            return MemoryBackend(limits)
+        return StagingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
 
 
 def insisting(call: Callable[[], T]) -> T:
@@ -106,14 +124,22 @@ class CachedTarget:
     moves = True
     exact = True
 
-    def __init__(self, plan: Plan, number: int, factory: Callable[[], Backend] | None, label: str) -> None:
+    def __init__(
+        self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
+    ) -> None:
         self._plan, self._number = plan, number
+        self._files = plan.files
         self.patience = 2 * plan.patience  # the watchdog is there first
         self.variant = Variant.of(plan.rng("variant", number))
-        self._factory = factory or partial(MemoryBackend, BackendLimits(**self.variant.limits))
+        if plan.faults != "none" or plan.scheduler != "threads":
+            self.variant = replace(self.variant, mirror=False, objects=False)
+        if plan.crash_of(number) == "forgetting":
+            self.variant.limits["durable_writes"] = False
+        self._factory = for_threads(factory or partial(self.variant.store, crash=plan.crash_of(number) != "none"))
         self._named = factory is not None
-        self._backend = self._factory()
         self.between: Callable[[Backend], Backend] = lambda backend: backend
+        """What lies between the backend and the cache, besides faults; it may be called again after a crash."""
+        self._backend = self._factory()
         self.name = label
         limits = self._backend.limits
         if limits.read_only:
@@ -139,21 +165,57 @@ class CachedTarget:
 
     def start(self, contents: Sequence[bytes]) -> None:
         limits = self._backend.limits
+        self._files = len(contents)
         self._choose_keys()
         self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
+        self._attach()
+
+    def adopt(self) -> bool:
+        """The files were made elsewhere: begin with them. False: they are not there."""
+        self._choose_keys()
+        if self.store(0) is None:
+            return False
+        self._attach()
+        return True
+
+    def remember(self, names: Iterable[str]) -> None:
+        """They were made elsewhere, and are to be removed at the end."""
+        self._names.update(names)
+
+    def _attach(self) -> None:
+        """A cache, and handles of all files."""
         self.faults = FaultyBackend(self.between(self._backend))
-        self.witness = Witness(self.faults)
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
+        self.witness = Witness(self.faults)
+        self.pressure = PressedBackend(self.witness)
+        plain: AsyncBackend | None = None
+        if self.faults.inner is self._backend and self._plan.faults == "none":
+            plain = for_the_cache(self._backend, self._factory, self.key(0), self.skipped)
+        mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(self.witness, name="stress", **options)
-        self.files = [self._open(number) for number in range(len(contents))]
+        self.volume: Volume = self.cache.attach(plain or self.pressure, name="stress", mirror=mirror, **options)
+        self.files = [self._open(number) for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults)
+
+    def reconnect(self, *, fenced: bool) -> None:
+        """The backend was gone and is there again: the cache goes on with it."""
+        self.faults = FaultyBackend(self.between(self._backend))
+        self.witness = Witness(self.faults)
+        self.pressure = PressedBackend(self.witness)
+        self.volume.reconnect(self.pressure, fenced=fenced)
+        self.faulting.follow(self.faults)
+
+    def resume(self) -> None:
+        """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
+        self._reopen_backend()
+        self._attach()
+        self.calm()
 
     def _choose_keys(self) -> None:
         """The first form of keys that the backend takes."""
@@ -210,6 +272,11 @@ class CachedTarget:
         except FileNotFoundError:
             pass
 
+    @property
+    def durable_writes(self) -> bool:
+        """What is acknowledged survives a crash."""
+        return self._backend.limits.durable_writes
+
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
         key, many = self.key(number), self._backend.limits.parallel_direct_writes
         return {
@@ -256,7 +323,9 @@ class CachedTarget:
         self._reopen_backend()
 
     def _reopen_backend(self) -> None:
-        """The cache has closed the backend. Where the factory gives one on the same store, go on with that."""
+        """The backend is closed, or was there before a crash. Where the factory gives one on the same store, go on with
+        that.
+        """
         if self._named:
             fresh = self._factory()
             try:

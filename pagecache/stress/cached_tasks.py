@@ -30,14 +30,12 @@ class CachedTasks:
         many = target.volume.backend.limits.parallel_direct_writes
         for number in range(len(target.files)):
             key = target.key(number)
-            self._files.append(
-                {
-                    "buffered": await self._open(key),
-                    "direct": await self._open(key, direct=True),
-                    "parallel": await self._open(key, direct=True, parallel_direct_writes=many),
-                    "through": await self._open(key, write_through=True),
-                }
-            )
+            handles: dict[str, aio.AsyncCachedFile] = {}
+            self._files.append(handles)  # first: where one cannot be opened, the others are to be closed
+            handles["buffered"] = await self._open(key)
+            handles["direct"] = await self._open(key, direct=True)
+            handles["parallel"] = await self._open(key, direct=True, parallel_direct_writes=many)
+            handles["through"] = await self._open(key, write_through=True)
 
     async def _open(self, key: Key, **options: Any) -> aio.AsyncCachedFile:
         """Open, as often as faults refuse it."""

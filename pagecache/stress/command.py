@@ -49,8 +49,9 @@ def plan_of(options: dict[str, Any]) -> Plan:
     given = {name: value for name, value in options.items() if value is not None}
     if "duration" in given:
         given["duration"] = seconds(given["duration"], "duration")
-    if "mix" in given:
-        given["mix"] = tuple(given["mix"].split(","))
+    for several in ("mix", "crashes"):
+        if several in given:
+            given[several] = tuple(given[several].split(","))
     return Plan(**given)
 
 

@@ -78,6 +78,10 @@ class Faulting:
         volume.cache.subscribe(self._heard)
         self.stir()
 
+    def follow(self, backend: FaultyBackend) -> None:
+        """The volume has another backend, which does not fail yet."""
+        self._backend = backend
+
     def stir(self) -> None:
         """Let calls fail."""
         self._backend.use(self.plan)

@@ -14,12 +14,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from pagecache.backends.protocol import Backend
+from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.crash import Crashing, crashing
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker
 from pagecache.stress.plan import Plan
-from pagecache.stress.player import Players
+from pagecache.stress.pressed import pressed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.watchdog import Watchdog, stacks
@@ -34,7 +36,7 @@ SWITCHES = (0.005, 0.0005, 0.00001)  # seconds after which a thread gives way: a
 NOISES = ((0, 0), (16, 100), (64, 1000))  # one passage of a sync point in so many pauses, for at most so many µs
 
 
-def run(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Report:
+def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Report:
     """Run a plan.
 
     Args:
@@ -51,7 +53,7 @@ def run(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Report
     return run_of(plan, target).run()
 
 
-def run_of(plan: Plan, target: str | Callable[[], Backend] | None = None) -> Run:
+def run_of(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Run:
     """A run of the plan's scheduler.
 
     Raises:
@@ -87,7 +89,7 @@ class Run:
     def __init__(
         self,
         plan: Plan,
-        target: str | Callable[[], Backend] | None = None,
+        target: str | Callable[[], Backend | AsyncBackend] | None = None,
         make: Callable[[Plan, int], Target] | None = None,
     ) -> None:
         self.plan = plan
@@ -117,12 +119,15 @@ class Run:
         target: Target = self._make(self.plan, self.number)
         self.name = target.name
         world = self.world = World(self.plan, target, self.number)
+        crash = crashing(self.plan, self.number, target, self.target, self.skipped)
         try:
             world.begin()
+            crash.begin(world)
             with disturbed(self.plan.rng("noise", self.number)):
-                self._stir_and_rest(world)
+                self._stir_and_rest(world, target, crash)
             if not world.failures:
                 self._bounded(world, "the end", world.end)
+            crash.end()
             if world.failures:
                 self._give_up(target)
             else:
@@ -135,12 +140,14 @@ class Run:
             self.skipped |= target.skipped | world.unsupported
         return world.failures[0] if world.failures else None
 
-    def _stir_and_rest(self, world: World) -> None:
-        players = Players(world)
+    def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
+        players = crash.players(world)
         for rest in range(RESTS):
             with Watchdog(world):
+                crash.arm()
                 threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
+                    crash.look()
                     for thread in threads:
                         thread.join(0.05)
             give_up = time.monotonic() + self._grace
@@ -148,8 +155,16 @@ class Run:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
                 return
+            self._bounded(world, "a crash", partial(crash.recover, players))
+            if world.failures:
+                return
             self._bounded(world, "a rest", partial(world.rest, cold=rest % 2 == 0))
             self.counters["rests"] += 1
+            if world.failures:
+                return
+            crash.rested()
+            if isinstance(target, CachedTarget) and rest == RESTS - 1 and self.plan.scheduler == "threads":
+                self._bounded(world, "a sync beside writers", partial(pressed, world, target))
             if world.failures:
                 return
 

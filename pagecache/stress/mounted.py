@@ -22,9 +22,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
@@ -65,6 +66,22 @@ class Mapping:
         self._memory.release()
         self._map.close()
         self._release()
+
+
+class Mapped(Protocol):
+    """What keeps mappings and truncates of a file apart."""
+
+    def enter(self) -> None:
+        """A mapping is made; truncates wait."""
+        ...
+
+    def leave(self) -> None:
+        """It is gone."""
+        ...
+
+    def cutting(self) -> AbstractContextManager[None]:
+        """A truncate; mappings wait."""
+        ...
 
 
 class Mappings:
@@ -112,6 +129,7 @@ class MountedTarget:
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         self._files = plan.files
+        self.root = folder
         self._folder = Path(folder) / f"pagecache-stress-{plan.seed}-{number}"
         self.name = f"path:{folder}"
         self.edges = Edges((PAGE, 16 * PAGE))
@@ -127,7 +145,7 @@ class MountedTarget:
         if not os.path.isdir(folder):
             raise UnusableTarget(f"path:{folder}: no such directory")
         self._fds: list[dict[str, int]] = []
-        self._mappings = [Mappings() for _ in range(plan.files)]
+        self._mappings: Sequence[Mapped] = [Mappings() for _ in range(plan.files)]
 
     # -- beginning and end
 
@@ -137,8 +155,17 @@ class MountedTarget:
         except OSError as error:
             raise UnusableTarget(f"{self.name}: {error.strerror}: {self._folder}") from error
         for number, content in enumerate(contents):
+            self._path(number).write_bytes(content)
+        self._open()
+
+    def adopt(self, mappings: Sequence[Mapped]) -> None:
+        """The files were made elsewhere: begin with them. `mappings` are those of everybody who has."""
+        self._mappings = mappings
+        self._open()
+
+    def _open(self) -> None:
+        for number in range(self._files):
             path = self._path(number)
-            path.write_bytes(content)
             self._fds.append({"buffered": os.open(path, os.O_RDWR), "through": os.open(path, os.O_RDWR | os.O_DSYNC)})
         try:
             for number, fds in enumerate(self._fds):
@@ -152,6 +179,10 @@ class MountedTarget:
     def key(self, what: int | str) -> Path:
         """Its path."""
         return self._path(what)
+
+    def size(self, file: int) -> int:
+        """Of a file, as it is now."""
+        return os.fstat(self._fds[file]["buffered"]).st_size
 
     def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pagecache.backends.protocol import Backend
+from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.check_backend.target import BadTarget
 from pagecache.check_backend.target import Target as BackendTarget
 from pagecache.stress.cached import CachedTarget
@@ -16,7 +16,7 @@ __all__ = ["maker"]
 PATH = "path:"
 
 
-def maker(target: str | Callable[[], Backend] | None) -> Callable[[Plan, int], Target]:
+def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable[[Plan, int], Target]:
     """What makes the target of a round.
 
     Raises:

@@ -25,6 +25,8 @@ SEED_MAX = 1 << 32
 PAGE = 4096
 SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
+PROCESSES_MAX = 64
+CRASHES = ("killed", "forgetting", "none")
 
 
 def _random_seed() -> int:
@@ -49,6 +51,9 @@ class Plan:
         first_round: number of the first one; for a replay.
         patience: seconds; a call that takes longer hangs.
         scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
+        crashes: what ends the stirs of a round, one kind after another from round to round: "killed" (the process of
+            the cache), "forgetting" (the store loses what was not committed), "none"; empty: no crashes.
+        processes: real ones that the workers are spread over; for `path:` targets.
     """
 
     seed: int = field(default_factory=_random_seed)
@@ -66,6 +71,8 @@ class Plan:
     first_round: int = 0
     patience: float = 60.0
     scheduler: str = "threads"
+    crashes: tuple[str, ...] = ()
+    processes: int = 1
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -73,7 +80,12 @@ class Plan:
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
         mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
         set_field(self, "mix", tuple(dict.fromkeys(way.strip() for way in mix if way.strip())))
+        crashes = self.crashes.split(",") if isinstance(self.crashes, str) else self.crashes
+        set_field(self, "crashes", tuple(dict.fromkeys(kind.strip() for kind in crashes if kind.strip())))
         self._check_numbers()
+        for kind in self.crashes:
+            if kind not in CRASHES:
+                raise ValueError(f"crashes: {kind!r} is not one of {', '.join(CRASHES)}")
         for way in self.mix:
             if way not in WAYS:
                 raise ValueError(f"mix: {way!r} is not one of {', '.join(WAYS)}")
@@ -85,8 +97,14 @@ class Plan:
 
     def _check_numbers(self) -> None:
         least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
-        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0}
-        most = {"seed": SEED_MAX - 1, "files": 1024, "threads": WORKERS_MAX, "tasks": WORKERS_MAX}
+        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0, "processes": 1}
+        most = {
+            "seed": SEED_MAX - 1,
+            "files": 1024,
+            "threads": WORKERS_MAX,
+            "tasks": WORKERS_MAX,
+            "processes": PROCESSES_MAX,
+        }
         for name, low in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -98,6 +116,8 @@ class Plan:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
                 raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
+        if 1 < self.processes > self.threads:
+            raise ValueError(f"processes: {self.processes!r} is more than there are threads ({self.threads})")
         if not self.threads + self.tasks:
             raise ValueError("threads: 0, and tasks: 0: nobody would do anything")
 
@@ -115,9 +135,13 @@ class Plan:
         """Random numbers for one purpose, the same in every run of this plan."""
         return random.Random(" ".join(map(str, (self.seed, *what))))
 
+    def crash_of(self, number: int) -> str:
+        """How the stirs of a round end: one of `crashes`."""
+        return self.crashes[number % len(self.crashes)] if self.crashes else "none"
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
-        return dataclasses.asdict(self) | {"mix": list(self.mix)}
+        return dataclasses.asdict(self) | {"mix": list(self.mix), "crashes": list(self.crashes)}
 
     @classmethod
     def from_replay(cls, replay: Mapping[str, Any]) -> Plan:
@@ -132,4 +156,4 @@ class Plan:
         unknown = sorted(set(fields) - {known.name for known in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"the plan of the replay has unknown fields: {', '.join(unknown)}")
-        return cls(**dict(fields, mix=tuple(fields.get("mix", ()))))
+        return cls(**dict(fields, mix=tuple(fields.get("mix", ())), crashes=tuple(fields.get("crashes", ()))))

@@ -6,33 +6,43 @@ import asyncio
 import itertools
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from pagecache.stress.history import Broken
 from pagecache.stress.profiles import PROFILES, Operation, operations
 from pagecache.stress.steps import Step, Steps
-from pagecache.stress.world import Failure, World
+from pagecache.stress.world import Failure, Halted, World
 
 __all__ = ["Players"]
 
+LIFE = 20  # bits of a sequence number that are counted within one life
 TASKS_SHARE = 4  # a task makes so many times fewer operations than a thread
 
 
 class Players:
-    """All workers of a round; their streams of operations go on from stir to stir."""
+    """All workers of a round, or some; their streams of operations go on from stir to stir.
 
-    def __init__(self, world: World) -> None:
+    Args:
+        world: of the round.
+        life: of which stir, where each has workers of its own, in another process.
+        workers: numbers of those that are played here, threads first; None: all.
+    """
+
+    def __init__(self, world: World, life: int = 0, workers: Collection[int] | None = None) -> None:
         self.world = world
+        self._life = life
         plan = world.plan
-        self._steps = [Steps(world, number) for number in range(1, 1 + plan.threads + plan.tasks)]
-        self._streams = [self._stream(number) for number in range(1, 1 + plan.threads + plan.tasks)]
+        numbers = range(1, 1 + plan.threads + plan.tasks)
+        self._steps = [Steps(world, number, life << LIFE) for number in numbers]
+        self._streams = [self._stream(number) for number in numbers]
+        self._played = frozenset(numbers if workers is None else workers)
 
     def _stream(self, worker: int) -> Iterator[Operation]:
         world, plan = self.world, self.world.plan
         ways = [way for way in plan.mix or world.target.ways if way in world.target.ways]
         return operations(
             PROFILES[plan.profile],
-            plan.rng("worker", world.number, worker),
+            plan.rng("worker", world.number, worker, *([self._life] if self._life else [])),
             files=plan.files,
             size=plan.size_bytes,
             edges=world.target.edges,
@@ -45,6 +55,7 @@ class Players:
         threads = [
             threading.Thread(target=self._thread, args=(number, count), name=f"stress-{number + 1}", daemon=True)
             for number in range(plan.threads)
+            if number + 1 in self._played
         ]
         if plan.tasks and self.world.target.tasks is not None:
             share = max(1, count // TASKS_SHARE)
@@ -52,6 +63,11 @@ class Players:
         for thread in threads:
             thread.start()
         return threads
+
+    def recall(self, found: Callable[[str], bytes | None]) -> None:
+        """After a crash: names have what `found` says."""
+        for steps in self._steps:
+            steps.recall(found)
 
     # -- threads
 
@@ -88,8 +104,8 @@ class Players:
 
     async def _tasks(self, count: int) -> None:
         plan = self.world.plan
-        await self.world.target.tasks.open()
         try:
+            await self.world.target.tasks.open()
             numbers = range(plan.threads, plan.threads + plan.tasks)
             await asyncio.wait([asyncio.create_task(self._task(number, count)) for number in numbers])
         finally:
@@ -120,7 +136,9 @@ class Players:
             pass
 
     def _failed(self, error: BaseException) -> None:
-        """One is enough: the others end after what they do."""
+        """One is enough: the others end after what they do. What a crash has interrupted is nothing."""
+        if isinstance(error, Halted) or (isinstance(error, OSError) and self.world.crashing):
+            return
         if isinstance(error, Broken):
             self.world.fail(Failure(error.kind, str(error)))
         else:

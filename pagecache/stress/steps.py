@@ -20,7 +20,7 @@ from pagecache.stress.oracle import Look, copied
 from pagecache.stress.profiles import KINDS, Operation
 from pagecache.stress.story import who
 from pagecache.stress.targets import Held, Verb
-from pagecache.stress.world import World
+from pagecache.stress.world import Halted, World
 
 __all__ = ["Step", "Steps"]
 
@@ -31,10 +31,10 @@ TELLING = 20  # bytes of an append that are found in one place alone
 class Steps:
     """One worker's."""
 
-    def __init__(self, world: World, worker: int) -> None:
+    def __init__(self, world: World, worker: int, first: int = 0) -> None:
         self.world = world
         self.worker = worker
-        self._sequence = 0
+        self._sequence = first
         self._names: dict[str, bytes] = {}  # the worker's own objects
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
             kind: getattr(self, "_look_at_name" if kind == "look" else f"_{kind}") for kind in KINDS
@@ -61,10 +61,16 @@ class Steps:
         finally:
             world.leave(self.worker)
 
+    def recall(self, found: Callable[[str], bytes | None]) -> None:
+        """After a crash: the worker's own names have what `found` says."""
+        for number in range(3):
+            name = f"own{self.worker}-{number}"
+            self._known(name, found(name))
+
     # -- what all share
 
     def _look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
-        return Look(model, start, end, self.worker, what, store=store)
+        return self.world.look(model, start, end, self.worker, what, store=store)
 
     def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         self._sequence += 1
@@ -467,6 +473,8 @@ class Steps:
                 self.world.excuse(error, "look", self.worker)
                 if "look" in self.world.unsupported:
                     return None
+                if self.world.crashing and self.world.stopped.is_set():
+                    raise Halted from error
             else:
                 return found
 

@@ -20,7 +20,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.story import who
 from pagecache.stress.targets import Target
 
-__all__ = ["Activity", "Failure", "World"]
+__all__ = ["Activity", "Failure", "Halted", "World"]
 
 T = TypeVar("T")
 TRIES = 100
@@ -28,9 +28,13 @@ PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so:
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
 
 
+class Halted(Exception):
+    """Everybody is to stop, and this cannot be done any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong. `kind`: "data", "error", "hang" or "check"."""
+    """What went wrong. `kind`: "data", "error", "hang", "check" or "crash"."""
 
     kind: str
     story: str
@@ -64,6 +68,7 @@ class World:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
+    crashing: bool = False  # the store is gone, or is about to be: calls may fail
 
     @property
     def tag(self) -> int:
@@ -157,6 +162,9 @@ class World:
         if error.errno in PRESSED or (kind == "invalidate" and isinstance(error, BlockingIOError)):
             self.count(f"{kind}: {name}")
             return
+        if self.crashing and error.errno not in NEVER:
+            self.count(f"{kind}: {name}")
+            return
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
@@ -178,6 +186,10 @@ class World:
                 or not model.went_past(lost.offset, lost.offset + lost.length)
             ):
                 raise Broken(f"{kind} of {who(worker)} tells a loss that nothing explains: {error}", "error") from error
+
+    def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
+        """At a range, from now on; `store`: see `Look`."""
+        return Look(model, start, end, worker, what, store=store)
 
     def judge(self, look: Look, got: bytes, *, short: bool = False, store: bool = False) -> None:
         """Whether it may be; where that is not known yet, later."""

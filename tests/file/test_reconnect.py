@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import pagecache
-from pagecache import DataLossError, ShutdownError
+from pagecache import DataLossError, ShutdownError, reconnecting
 
 from .answers import failing_commit
 from .backends import PATIENCE, RecordingFile
@@ -410,6 +411,30 @@ def test_clean_pages_are_read_again_where_the_store_changed_meanwhile(make: Make
     assert file.pread(4 * PAGE, 0) == NEW[: 2 * PAGE]
     assert same.pread(4 * PAGE, 0) == OLD
     assert fresh.seen("read_into", "same") == []
+
+
+def test_what_is_committed_as_soon_as_the_volume_lives_is_no_change_of_others(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the volume's first call to the new backend and the look at the version that it had before: the bytes and
+    the size that were committed there are not taken back. [2.19, 2.22]
+    """
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pread(PAGE, 0)
+    rig.volume.abort()
+    fresh = rig.backend.successor(lose=False)
+    look = reconnecting._look_at_version
+
+    def late(*arguments: Any) -> None:
+        file.pwrite(NEWER, 4 * PAGE)
+        file.fsync()
+        look(*arguments)
+
+    monkeypatch.setattr(reconnecting, "_look_at_version", late)
+    rig.volume.reconnect(fresh)
+    assert (file.size, file.pread(8 * PAGE, 0)) == (5 * PAGE, OLD + NEWER)
+    assert fresh.committed(KEY) == OLD + NEWER
 
 
 def test_reconnect_without_abort_aborts_first(make: Make) -> None:

@@ -195,6 +195,36 @@ def test_a_failed_write_is_there_up_to_what_it_said() -> None:
             file.sees(new[:30] + old[30:60] + new[60:] + old[100:])
 
 
+def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
+    """It began before anybody knew that the call would fail on the way. [I-17]"""
+    file = File()
+    copy = Write("copy", "direct", 1, 1, 0, 7, 10, 40)
+    file.model.begin(copy)
+    look = file.look()
+    look.returned()
+    copy.literal = [(10, (b"c" * 40,))]
+    file.model.resolve(copy)
+    rest = file.model.split(copy, 0)
+    file.model.finish(copy)
+    file.model.finish(rest, certain=False)
+    old = bytes(file.bytes)
+    assert verdict(look, old[:10] + b"c" * 40 + old[50:]) is None
+
+
+def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> None:
+    """The end is where it was, or where a write has put it that still runs. [I-17]"""
+    file = File()
+    write = Write("write", "parallel", 1, 1, 0, 7, 90, 60)
+    append = Write("append", "direct", 2, 1, 0, 7, -1, 20)
+    file.model.begin(write)
+    file.model.begin(append)
+    file.model.lose(append)
+    file.model.finish(write, certain=False)
+    look = file.look()
+    look.returned()
+    assert look.sizes_meanwhile()[1] >= 150 + 20
+
+
 def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> None:
     """What a reader saw of it is judged then. [I-17]"""
     for right in (True, False):

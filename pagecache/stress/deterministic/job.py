@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pagecache import closing
-from pagecache.backends.protocol import Backend
-from pagecache.engine.loop import is_async
+from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.engine.loop import is_async, original
 from pagecache.native import is_debug
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
@@ -47,7 +47,7 @@ class SimulatedRun(Run):
     def __init__(
         self,
         plan: Plan,
-        target: str | Callable[[], Backend] | None = None,
+        target: str | Callable[[], Backend | AsyncBackend] | None = None,
         make: Callable[[Plan, int], Target] | None = None,
     ) -> None:
         super().__init__(plan, target, make)
@@ -64,7 +64,7 @@ class SimulatedRun(Run):
         target = self._make_target(plan, number)
         if not isinstance(target, CachedTarget):
             raise UnusableTarget(f"{target.name}: its order is the system's; the deterministic scheduler needs a cache")
-        if is_async(target.backend):
+        if is_async(original(target.backend)):
             raise UnusableTarget(f"{target.name} is asynchronous: the deterministic scheduler has no event loops")
         target.between = lambda backend: SteppedBackend(backend, self._scheduler)
         return target

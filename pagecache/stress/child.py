@@ -1,0 +1,255 @@
+"""A process that plays the workers of one stir, tells a journal what they do, and may be killed in between.
+
+    parent                            child
+    spawn(Task) ────── pickled ─────▶ main: target over the same store, models, workers
+      │                                 │
+      │      journal (shared) ◀─────────┤ each call before it begins, and after it returned
+      │                                 ╳ SIGKILL, by itself, at the record or store call that the seed chose
+    wait, then read the journal
+
+The moment is a count, not a time, so that a replay dies at the same place of the same stream of calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.backends.protocol import Backend, BackendFile
+from pagecache.errors import Key
+from pagecache.stress.history import Broken, Write
+from pagecache.stress.journal import Full, Journal
+from pagecache.stress.plan import Plan
+from pagecache.stress.targets import UnusableTarget
+
+__all__ = ["Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn"]
+
+START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a child is to do.
+
+    Attributes:
+        play: plays the workers; called with all of this, and the journal.
+        plan, number: of the run, of the round.
+        life: which of the round's stirs.
+        target: what the target is made from.
+        contents: of the files, as they are stored.
+        names: of the workers' own objects -> content.
+        workers: numbers of those that are to be played.
+        count: operations of each.
+        calls: the store call at which it dies, counted from 1; 0: none does.
+        fate: of that call: "before", "half" or "after".
+        records: the record of the journal after which it dies; 0: none.
+    """
+
+    play: Callable[[Task, Journal], None]
+    plan: Plan
+    number: int
+    life: int
+    target: Any
+    contents: list[bytes]
+    names: dict[str, bytes]
+    workers: Sequence[int]
+    count: int
+    calls: int = 0
+    fate: str = "before"
+    records: int = 0
+    path: list[str] = field(default_factory=lambda: list(sys.path))
+
+
+class Child:
+    """One that runs; a context manager that leaves none behind."""
+
+    def __init__(self, task: Task) -> None:
+        self.fd = Journal.make()
+        self._errors = os.fdopen(os.memfd_create("pagecache-stress-errors"), "w+b")
+        program = f"import sys; sys.path[:] = {task.path!r}; from pagecache.stress.child import main; main({self.fd})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            pass_fds=[self.fd],
+        )
+        assert self._process.stdin is not None
+        try:
+            with self._process.stdin as stdin:
+                pickle.dump(task, stdin)
+        except BrokenPipeError:
+            pass  # it has failed, and says how
+
+    def wait(self, patience: float) -> int:
+        """How it ended: 0, or minus a signal.
+
+        Raises:
+            Broken: it does not end.
+        """
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"a process of workers does not end\n{self.errors()}", "hang") from None
+
+    def errors(self) -> str:
+        """What it wrote to stderr, the end of it."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")[-4000:].strip()
+
+    def kill(self) -> None:
+        """It has no say in it."""
+        self._process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+        os.close(self.fd)
+
+
+def spawn(task: Task) -> Child:
+    """Start one.
+
+    Raises:
+        UnusableTarget: what the target is made from cannot be brought to another process.
+    """
+    try:
+        pickle.dumps(task)
+    except Exception as error:
+        raise UnusableTarget(f"{task.target!r} cannot be brought to another process: {error}") from None
+    if getattr(task.target, "__module__", "") == "__main__":
+        raise UnusableTarget(f"{task.target!r} is of the main program: put it into a module")
+    return Child(task)
+
+
+def die() -> None:
+    """Now."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(START)  # nothing of this process goes on
+
+
+def main(fd: int) -> None:
+    """In the child."""
+    task: Task = pickle.load(sys.stdin.buffer)
+    journal = MortalJournal(fd, task.records)
+    try:
+        task.play(task, journal)
+    except UnusableTarget as error:
+        journal.put("unusable", str(error))
+    except Full:
+        die()
+    except Broken as error:
+        journal.put("failure", error.kind, str(error))
+    except BaseException as error:
+        journal.put("failure", "error", "".join(traceback.format_exception(error)).strip())
+    os._exit(0)
+
+
+class MortalJournal(Journal):
+    """The process dies when it has so many records."""
+
+    def __init__(self, fd: int, records: int) -> None:
+        super().__init__(fd)
+        self._left = records
+
+    def put(self, *record: Any) -> None:
+        super().put(*record)
+        self._left -= 1  # several threads may be here: then it is one of them, or the next
+        if not self._left:
+            die()
+
+
+class Countdown:
+    """Store calls until the end."""
+
+    def __init__(self, calls: int, fate: str) -> None:
+        self._left, self._fate = calls, fate
+        self._lock = threading.Lock()
+
+    def around(self, call: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        """Make a call that changes something."""
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last and self._fate == "half" and half is not None:
+            half()
+        if last and self._fate != "after":
+            die()
+        answer = call()
+        if last:
+            die()
+        return answer
+
+
+class MortalBackend(PassingBackend):
+    """The process dies at one of its calls."""
+
+    def __init__(self, inner: Backend, task: Task) -> None:
+        super().__init__(inner)
+        self._countdown = Countdown(task.calls, task.fate)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        def opened() -> BackendFile:
+            return MortalFile(self.inner.open(key, create=create, exclusive=exclusive), self._countdown)
+
+        return cast(BackendFile, self._countdown.around(opened)) if create else opened()
+
+    def remove(self, key: Key) -> None:
+        self._countdown.around(lambda: self.inner.remove(key))
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self._countdown.around(lambda: self.inner.rename(src, dst, replace=replace))
+
+    def sync(self) -> None:
+        self._countdown.around(self.inner.sync)
+
+
+class MortalFile(PassingFile):
+    """See `MortalBackend`."""
+
+    def __init__(self, inner: BackendFile, countdown: Countdown) -> None:
+        super().__init__(inner)
+        self._countdown = countdown
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        first = buffers[: (len(buffers) + 1) // 2]
+        half = [*first[:-1], first[-1][: len(first[-1]) // 2]] if len(buffers) < 2 else first
+
+        def torn() -> None:
+            with contextlib.suppress(Exception):  # of less than a unit, say
+                if any(len(buffer) for buffer in half):
+                    self.inner.write_from(offset, half)
+
+        return cast(int, self._countdown.around(lambda: self.inner.write_from(offset, buffers), torn))
+
+    def truncate(self, size: int) -> None:
+        self._countdown.around(lambda: self.inner.truncate(size))
+
+    def commit(self) -> str | None:
+        return cast("str | None", self._countdown.around(self.inner.commit))
+
+    def _punch_hole(self, offset: int, length: int) -> None:
+        inner: Any = self.inner
+        self._countdown.around(lambda: inner.punch_hole(offset, length))
+
+
+def first_write(file: int, tag: int, content: bytes) -> Write:
+    """A content that is there already, whoever wrote what of it."""
+    write = Write("content", "", 0, 0, file, tag, 0, len(content))
+    write.literal = [(0, (content,))] if content else []
+    return write

@@ -1,0 +1,477 @@
+"""A store that forgets at a crash what nobody committed: around any backend whose commit makes durable.
+
+    cache ──▶ ForgettingBackend ── what was committed ──▶ inner backend
+                    │
+                    └─ apart, in memory: changes of objects since their last commit, in order;
+                       creations, renames and removals since the last `sync`, in order
+
+`commit` carries the changes of an object over, with those of its name and what came before them, and commits there;
+`sync` all those of names. So whoever reads the inner
+backend reads what a crash would leave, at any moment. A crash drops what is apart, or all but a part of it that a seed
+chooses: of the names a beginning, as a journal of a file system would have it; of the objects any change, and of a
+write any of its blocks.
+
+`arm` lets it die by itself at a call that was chosen before: without doing it, after half of it, or when it is done and
+nobody hears of it. From then on every call fails, until a new one is put on the same inner backend.
+
+One lock for everything but the calls that carry bytes over: what is tested is who forgets what, not how fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
+from pagecache.errors import BackendError, Key
+
+__all__ = ["Fate", "ForgettingBackend", "ForgettingFile", "StagingBackend"]
+
+Fate = Literal["before", "half", "after"]
+"""Of the call at which the store dies: not done, done half, done and not answered."""
+
+BLOCK = 512
+KEEP = (0.0, 0.5, 0.9)
+"""How much of what is apart a crash may leave in the store."""
+
+
+@dataclass(slots=True)
+class Change:
+    """What one call did to an object: bytes at an offset, or a size, or a hole."""
+
+    kind: Literal["write", "truncate", "punch"]
+    offset: int
+    data: bytes = b""
+    length: int = 0
+
+    def on(self, content: bytearray) -> None:
+        """Do it to bytes in memory."""
+        end = self.offset + (len(self.data) if self.kind == "write" else self.length)
+        if self.kind == "write":
+            content.extend(bytes(max(0, end - len(content))))
+            content[self.offset : end] = self.data
+        elif self.kind == "truncate":
+            content.extend(bytes(max(0, self.offset - len(content))))
+            del content[self.offset :]
+        else:
+            end = min(end, len(content))
+            content[self.offset : end] = bytes(max(0, end - self.offset))
+
+    def to(self, file: Any) -> None:
+        """Do it to an object of the inner backend."""
+        if self.kind == "truncate":
+            file.truncate(self.offset)
+        elif self.kind == "punch":
+            file.punch_hole(self.offset, self.length)
+        else:
+            done = 0
+            while done < len(self.data):
+                done += file.write_from(self.offset + done, [memoryview(self.data)[done:].toreadonly()])
+
+
+VERSIONS = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Apart:
+    """One object: what it is (`content`), and what of that the inner backend does not have yet (`changes`)."""
+
+    inner: Any = None  # its object there; None: it was only created here
+    version: str | None = None  # it changes with the content alone, not when that is carried over
+    content: bytearray = field(default_factory=bytearray)
+    changes: list[Change] = field(default_factory=list)
+    visible: bool = True
+
+    def changed(self) -> None:
+        """Its content is another."""
+        self.version = f"apart {next(VERSIONS)}"
+
+
+class ForgettingBackend(Backend):
+    """See the top of this file.
+
+    Args:
+        inner: has what was committed. It is not closed with this one.
+        limits: others than the inner backend's.
+
+    Raises:
+        ValueError: acknowledged means durable there: it may not forget.
+
+    Attributes:
+        died: set when it has.
+    """
+
+    def __init__(self, inner: Backend, limits: BackendLimits | None = None) -> None:
+        self.inner = inner
+        self.limits = replace(inner.limits if limits is None else limits)
+        if self.limits.durable_writes:
+            raise ValueError("limits: durable_writes promises that acknowledged bytes survive a crash")
+        self.died = threading.Event()
+        self.lock = threading.RLock()  # everything below, and the order of what is carried over
+        self._objects: dict[Key, Apart | None] = {}  # by name as it is here; None: there is none
+        self._all: list[Apart] = []  # those without a name too
+        self._names: list[
+            tuple[Any, ...]
+        ] = []  # ("create", key, object), ("rename", src, object, dst), ("remove", key)
+        self._left: int | None = None
+        self._fate: Fate = "before"
+        self._error: Callable[[], OSError] = lambda: BackendError(errno.ENXIO, "the store is gone", retry=False)
+
+    # -- dying
+
+    def arm(self, calls: int, fate: Fate = "before", *, transient: bool = False) -> None:
+        """Die at the `calls`-th call from now on that changes something or commits.
+
+        Args:
+            calls: at least 1.
+            fate: of that call.
+            transient: calls fail as if trying again might help. So they always do where the last one was carried out:
+                an error that is final says that nothing was changed.
+        """
+        with self.lock:
+            self._left, self._fate = calls, fate
+            if transient or fate != "before":
+                self._error = lambda: BackendError(errno.ECONNRESET, "the store is gone", retry=True)
+
+    def die(self) -> None:
+        """Every call fails from now on."""
+        with self.lock:
+            self.died.set()
+
+    def crash(self, rng: random.Random, *, names: bool = False) -> None:
+        """Leave what a crash leaves in the inner backend: what was committed, and of the rest what `rng` chooses.
+
+        Args:
+            rng: decides.
+            names: no creation, rename or removal is forgotten.
+        """
+        with self.lock:
+            self.died.set()
+            keep = rng.choice(KEEP)
+            count = len(self._names) if names else round(len(self._names) * rng.choice([0.0, 1.0, rng.random()]))
+            if not self.limits.commit_on_close:
+                self._carry_names(count)
+                moving = [name[2] for name in self._names if len(name) > 2]
+                for apart in self._all:
+                    if not any(apart is one for one in moving):
+                        self._leave(apart, rng, keep)
+            self.inner.sync()
+            self.release()
+
+    def release(self) -> None:
+        """Close the objects of the inner backend: nothing more is done here."""
+        with self.lock:
+            self.died.set()
+            for apart in self._all:
+                close_backend_file(apart.inner)
+                apart.inner = None
+
+    def _leave(self, apart: Apart, rng: random.Random, keep: float) -> None:
+        if apart.inner is None or not apart.changes:
+            return
+        for change in apart.changes:
+            if change.kind != "write":
+                if rng.random() < keep:
+                    change.to(apart.inner)
+                continue
+            block = max(BLOCK, int(self.limits.write_unit))
+            for at in range(0, len(change.data), block):
+                if rng.random() < keep:
+                    Change("write", change.offset + at, change.data[at : at + block]).to(apart.inner)
+        apart.changes.clear()
+        apart.inner.commit()
+
+    def living(self) -> None:
+        """Raises: OSError: it is dead."""
+        if self.died.is_set():
+            raise self._error()
+
+    def step(self, half: Callable[[], None] | None = None) -> bool:
+        """A call that changes something begins; the lock is held. True: it is to be done, and then nobody hears of it.
+
+        Raises:
+            OSError: it dies here.
+        """
+        self.living()
+        if self._left is None:
+            return False
+        self._left -= 1
+        if self._left:
+            return False
+        if self._fate == "after":
+            return True
+        if self._fate == "half" and half is not None:
+            half()
+        self.died.set()
+        raise self._error()
+
+    def answer(self, last: bool) -> None:
+        """The call is done. Raises: OSError: it was the last."""
+        if last:
+            self.died.set()
+            raise self._error()
+
+    # -- names
+
+    def _find(self, key: Key) -> Apart | None:
+        """The object of a name, whether it is visible or not; the lock is held."""
+        name = self.inner.canonical(key)
+        if name not in self._objects:
+            try:
+                inner = self.inner.open(key)
+            except FileNotFoundError:
+                return None
+            apart = self._objects[name] = Apart(inner, inner.stat().version)
+            apart.content = read_all(inner, self.inner.limits)
+            self._all.append(apart)
+        return self._objects[name]
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        with self.lock:
+            self.living()
+            found = self._find(key)
+            there = found is not None and found.visible
+            if not there and not create:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            if there and create and exclusive:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            if found is None:
+                last = self.step()
+                found = Apart(visible=not self.limits.commit_on_close)
+                found.changed()
+                self._objects[self.inner.canonical(key)] = found
+                self._all.append(found)
+                self._name("create", key, found)
+                self.answer(last)
+            return self._file(found)
+
+    def _file(self, apart: Apart) -> ForgettingFile:
+        return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, apart)
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self.lock:
+            self.living()
+            found = self._find(key)
+            if found is None or not found.visible:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            if self.limits.commit_on_close:
+                stat: ObjectStat = found.inner.stat()
+                return replace(stat, version=found.version)
+            return self.stat_of(found)
+
+    def stat_of(self, apart: Apart) -> ObjectStat:
+        """As the object is here; the lock is held."""
+        stat = ObjectStat(size=0) if apart.inner is None else apart.inner.stat()
+        return replace(stat, size=len(apart.content), version=apart.version)
+
+    def remove(self, key: Key) -> None:
+        with self.lock:
+            last = self.step()
+            found = self._find(key)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            self._objects[self.inner.canonical(key)] = None
+            if found.inner is not None or not self.limits.commit_on_close:
+                self._name("remove", key)
+            self.answer(last)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        with self.lock:
+            last = self.step()
+            found, there = self._find(src), self._find(dst)
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
+            if there is not None and there.visible and not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
+            if found is there:
+                return
+            self._objects[self.inner.canonical(dst)] = found
+            self._objects[self.inner.canonical(src)] = None
+            if found.inner is not None or not self.limits.commit_on_close:
+                self._name("rename", src, found, dst)
+            self.answer(last)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        with self.lock:
+            self.living()
+            for stat in self.inner.list(prefix):
+                self._find(stat.key)
+            return [
+                replace(self.stat_of(apart), key=key)
+                for key, apart in self._objects.items()
+                if apart is not None and apart.visible and (not prefix or str(key).startswith(prefix))
+            ]
+
+    def canonical(self, key: Key) -> Key:
+        return self.inner.canonical(key)
+
+    def sync(self) -> None:
+        with self.lock:
+            last = self.step()
+            self._carry_names(len(self._names))
+            self.inner.sync()
+            self.answer(last)
+
+    def close(self) -> None:
+        """Nothing: the inner backend goes on."""
+
+    def _name(self, *what: Any) -> None:
+        """A name has changed; the lock is held. What is visible by commit has no names that are still to be kept."""
+        if not self.limits.commit_on_close:
+            self._names.append(what)
+        elif what[0] == "rename":
+            self.inner.rename(what[1], what[3])
+        elif what[0] == "remove":
+            self.inner.remove(what[1])
+
+    def _carry_names(self, count: int) -> None:
+        """The first of them, in order; each is gone from the list when it is done."""
+        for _ in range(count):
+            what, key, *rest = self._names[0]
+            if what == "create":
+                if rest[0].inner is None:
+                    rest[0].inner = self.inner.open(key, create=True)
+            elif what == "rename":
+                self.inner.rename(key, rest[1])
+            else:
+                self.inner.remove(key)
+            del self._names[0]
+
+    def carry(self, apart: Apart) -> str | None:
+        """Commit an object; the lock is held. What fails is repeatable: changes stay until the commit has succeeded."""
+        # Under the name that it has by now: nobody would look for it under one of before.
+        self._carry_names(
+            max((number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is apart), default=0)
+        )
+        if apart.inner is None:
+            named = [name for name, found in self._objects.items() if found is apart]
+            if named:
+                apart.inner = self.inner.open(named[0], create=True)
+            else:  # it has lost its name before it was anywhere
+                return None
+        changes = list(apart.changes)
+        for change in changes:
+            change.to(apart.inner)
+        version: str | None = apart.inner.commit()
+        del apart.changes[: len(changes)]
+        apart.visible = True
+        if not apart.changes:
+            apart.version = version
+        return apart.version
+
+
+class ForgettingFile(BackendFile):
+    """An object, for one who opened it."""
+
+    def __init__(self, store: ForgettingBackend, apart: Apart) -> None:
+        self._store = store
+        self._apart = apart
+
+    def stat(self) -> ObjectStat:
+        with self._store.lock:
+            self._store.living()
+            return self._store.stat_of(self._apart)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with self._store.lock:
+            self._store.living()
+            done, content = 0, self._apart.content
+            for buffer in buffers:
+                part = content[offset + done : offset + done + len(buffer)]
+                buffer[: len(part)] = part
+                done += len(part)
+                if len(part) < len(buffer):
+                    break
+            return done
+
+    def _change(self, change: Change, half: Change | None = None) -> None:
+        def do(what: Change) -> None:
+            what.on(self._apart.content)
+            self._apart.changes.append(what)
+            if not self._store.limits.commit_on_close:
+                self._apart.changed()
+
+        with self._store.lock:
+            last = self._store.step(None if half is None else lambda: do(half))
+            do(change)
+            self._store.answer(last)
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        data = b"".join(buffers)
+        half = Change("write", offset, data[: len(data) // 2 - len(data) // 2 % BLOCK])
+        self._change(Change("write", offset, data), half)
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        self._change(Change("truncate", size))
+
+    def commit(self) -> str | None:
+        with self._store.lock:
+            last = self._store.step()
+            version = self._store.carry(self._apart)
+            self._store.answer(last)
+            return version
+
+    def close(self) -> None:
+        """Here; what is apart stays, and the object of the inner backend is open until the crash."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Holes, where the inner object has them."""
+        if name != "punch_hole" or self._apart.inner is None or not hasattr(self._apart.inner, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return lambda offset, length: self._change(Change("punch", offset, length=length))
+
+
+class ObjectFile(ForgettingFile):
+    """One that is visible by commit."""
+
+    def rollback(self) -> None:
+        """Forget what was acknowledged and not committed."""
+        with self._store.lock:
+            self._store.living()
+            apart = self._apart
+            apart.changes.clear()
+            if apart.inner is None:
+                apart.content = bytearray()
+            else:
+                rollback = getattr(apart.inner, "rollback", None)
+                if rollback is not None:
+                    rollback()
+                apart.content = read_all(apart.inner, self._store.inner.limits)
+
+
+class StagingBackend(ForgettingBackend):
+    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway."""
+
+    def _file(self, apart: Apart) -> ForgettingFile:
+        return StagingFile(self, apart)
+
+
+class StagingFile(ObjectFile):
+    """What it was given to keep is a part of the object, as everything that was written."""
+
+    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """See the protocol."""
+        return self.write_from(offset, buffers)
+
+    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """See the protocol."""
+        return self.read_into(offset, buffers)
+
+
+def read_all(file: Any, limits: BackendLimits) -> bytearray:
+    """The whole content of an object."""
+    unit, most = int(limits.read_unit), int(limits.max_read)
+    content = bytearray()
+    while True:
+        room = bytearray(max(unit, most))
+        count = file.read_into(len(content), [memoryview(room)])
+        content += room[:count]
+        if not count or len(content) % unit:
+            return content

@@ -1,0 +1,224 @@
+"""The process of the cache is killed: each stir of a round runs in a child, over a store that outlives it.
+
+    rest        the parent's cache saves everything, and is closed
+    stir        a child makes a cache over the same store, plays the workers, and dies (child.py)
+    recover     what it told its journal is told to the parent's models; the factory is called again, and what is stored
+                has to be what a crash may leave (durable.py); then a new cache in the parent
+    rest        reads all of it by every way in
+
+Where the child does not find the files that the parent has made, the store ends with its process: that is said, and the
+round goes on without crashes.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import Any
+
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.child import START, Child, MortalBackend, Task, die, first_write, spawn
+from pagecache.stress.durable import Durable, after_crash
+from pagecache.stress.history import Broken
+from pagecache.stress.journal import Journal, read
+from pagecache.stress.naming import maker
+from pagecache.stress.player import Players
+from pagecache.stress.recorded import Recorded
+from pagecache.stress.targets import UnusableTarget
+from pagecache.stress.telling import Retold, TellingKeeper, TellingModel
+from pagecache.stress.watchdog import Watchdog
+from pagecache.stress.world import Failure, World
+
+__all__ = ["Killed", "KilledPlayers"]
+
+CALLS = (4, 30, 120)
+RECORDS = (20, 200, 800)
+"""It dies at one of so many store calls, or records of the journal."""
+
+
+class Killed:
+    """See `crash.Crashing`.
+
+    Args:
+        target: of the round.
+        made_from: what the target is made from, by name or as a factory.
+        skipped: gets a reason where it cannot be.
+    """
+
+    def __init__(self, target: CachedTarget, made_from: Any, skipped: dict[str, str]) -> None:
+        self.target, self.made_from = target, made_from
+        self._skipped = skipped
+        self._impossible = False
+
+    def begin(self, world: World) -> None:
+        self.world = world
+        self.names: dict[str, bytes] = {}
+        self.durable: Durable
+
+    def players(self, world: World) -> KilledPlayers:
+        """Who plays the stirs."""
+        return KilledPlayers(self, world)
+
+    def refuse(self, why: str) -> None:
+        """There is no such crash here."""
+        self._skipped["crashes: killed"] = why
+        self._impossible = True
+        self.durable.end()
+
+    def arm(self) -> None:
+        """Who dies decides when."""
+
+    look = arm
+
+    def recover(self, players: Any) -> None:
+        """It is dead.
+
+        Raises:
+            Broken: something is not there that has to be.
+        """
+        if self._impossible:
+            return
+        world, target, durable = self.world, self.target, self.durable
+        world.counters["crashes: killed"] += 1
+        target.resume()
+        target.remember(durable.names())
+        for number, model in enumerate(world.models):
+            got = target.store(number)
+            durable.judge(number, got)
+            world.models[number] = after_crash(number, world.tag, got or b"", model)
+        for name in durable.names():
+            durable.judge_name(name, target.store(name))
+        self.names = {name: found for name in durable.names() if (found := target.store(name)) is not None}
+        world.doubts.clear()
+
+    def rested(self) -> None:
+        """All is stored, and read."""
+
+    end = rested
+
+
+class KilledPlayers:
+    """Workers in a child; where there can be none, here."""
+
+    def __init__(self, crash: Killed, world: World) -> None:
+        self._crash, self._world = crash, world
+        self._here: Players | None = None
+        self._life = 0
+
+    def stir(self, count: int) -> list[threading.Thread]:
+        """See `player.Players`: the thread that waits for the child, or the workers themselves."""
+        if self._here is not None:
+            return self._here.stir(count)
+        self._life += 1
+        thread = threading.Thread(target=self._guarded, args=(count,), name="stress-child", daemon=True)
+        thread.start()
+        return [thread]
+
+    def _guarded(self, count: int) -> None:
+        try:
+            self._stir(count)
+        except UnusableTarget as error:
+            self._go_on_here(str(error), count)
+        except Broken as error:
+            self._world.fail(Failure(error.kind, str(error)))
+        except Exception as error:
+            self._world.fail(Failure("error", f"the process of the cache: {type(error).__name__}: {error}"))
+
+    def _go_on_here(self, why: str, count: int) -> None:
+        self._crash.refuse(why)
+        self._crash.target.resume()
+        self._here = Players(self._world)
+        for thread in self._here.stir(count):
+            thread.join()
+
+    def _stir(self, count: int) -> None:
+        world, target, plan = self._world, self._crash.target, self._world.plan
+        target.close()
+        contents = [target.store(model.number) or b"" for model in world.models]
+        rng = plan.rng("killed", world.number, self._life)
+        calls, records = _moment(rng)
+        task = Task(
+            play,
+            plan,
+            world.number,
+            self._life,
+            self._crash.made_from,
+            contents,
+            self._crash.names,
+            range(1, 1 + plan.threads + plan.tasks),
+            count,
+            calls,
+            rng.choice(("before", "half", "after")),
+            records,
+        )
+        self._crash.durable = Durable(world.models, self._crash.names)
+        with spawn(task) as child:
+            status = child.wait(3 * plan.patience + START)
+            self._retell(child, status)
+
+    def _retell(self, child: Child, status: int) -> None:
+        world = self._world
+        retold = Retold(world.models, self._crash.durable)
+        for _when, (what, *rest) in read(child.fd):
+            if retold.tell((what, *rest)):
+                world.operations += what == "begin"
+                continue
+            if what == "unusable":
+                raise UnusableTarget(rest[0])
+            if what == "failure":
+                raise Broken(f"in the process of the cache: {rest[1]}", rest[0])
+        if status != -9:
+            raise Broken(f"the process of the cache ended with status {status}\n{child.errors()}", "error")
+
+
+def _moment(rng: random.Random) -> tuple[int, int]:
+    """Store call and record, one of them."""
+    if rng.random() < 0.5:
+        return rng.randrange(1, rng.choice(CALLS)), 0
+    return 0, rng.randrange(1, rng.choice(RECORDS))
+
+
+# ---------------------------------------------------------------------------------------------- in the child
+
+
+def play(task: Task, journal: Journal) -> None:
+    """Workers over a cache of the child's own.
+
+    Raises:
+        UnusableTarget: the files are not there.
+        Broken: something was wrong before the end.
+    """
+    target = maker(task.target)(task.plan, task.number)
+    assert isinstance(target, CachedTarget)
+    target.ways -= {"foreign"}
+    if task.calls:
+        target.between = lambda backend: MortalBackend(backend, task)
+    if not target.adopt():
+        raise UnusableTarget("the store ends with its process: another one does not find what was made")
+    world = World(task.plan, target, task.number)
+    for number, content in enumerate(task.contents):
+        first = first_write(number, world.tag, content)
+        world.models.append(TellingModel(number, first, world.clock, journal))
+    keeper = TellingKeeper(journal)
+    recorded: Any = Recorded(target, lambda: keeper)
+    world.target = recorded
+    stir(task, world)
+    die()
+
+
+def stir(task: Task, world: World) -> None:
+    """Play the workers, to the end of their operations.
+
+    Raises:
+        Broken: something was wrong.
+    """
+    players = Players(world, task.life, task.workers)
+    players.recall(task.names.get)
+    with Watchdog(world):
+        threads = players.stir(task.count)
+        for thread in threads:
+            while thread.is_alive() and not world.failures:
+                thread.join(0.05)
+    if world.failures:
+        failure = world.failures[0]
+        raise Broken(failure.story, failure.kind)

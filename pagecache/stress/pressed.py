@@ -1,0 +1,100 @@
+"""A sync waits for what was written before it, and for nothing later [I-19]: writers that never stop, and a count.
+
+    writers   the same few pages of one file, over and over, until the sync has returned
+    sync      fsync, sync or a ticket, one after another from round to round, when all else has ended
+
+No call of the backend ends before more was written (pressure.py), so that at no moment everything is clean. The pages
+are written back again and again while the sync waits, or they are not: how often depends on the machine. But a sync
+that waits for what comes later never returns. So requests are counted, not seconds: a sync needs each page of then
+once, and perhaps once more where a pass was running; `MOST` is a hundred times that.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.history import Broken
+from pagecache.stress.profiles import Operation
+from pagecache.stress.steps import Step, Steps
+from pagecache.stress.world import World
+
+__all__ = ["MOST", "pressed"]
+
+PAGE = 4096
+PAGES = 4
+WRITERS = 2
+MOST = 500
+"""Requests of the volume while one sync runs."""
+KINDS = ("fsync", "sync", "ticket")
+LOOK = 0.005
+
+
+def pressed(world: World, target: CachedTarget) -> None:
+    """Nobody else runs.
+
+    Raises:
+        Broken: the sync does not return.
+    """
+    kind = KINDS[world.number % len(KINDS)]
+    first = 1 + world.plan.threads + world.plan.tasks
+    over, errors = threading.Event(), list[BaseException]()
+
+    def writer(number: int) -> None:
+        steps = Steps(world, first + number)
+        turn = number
+        while not over.is_set():
+            turn += 1
+            _play(target, steps.conduct(Operation("write", 0, "buffered", turn % PAGES * PAGE, PAGE)), errors)
+            target.pressure.wrote()
+
+    def syncer() -> None:
+        try:
+            _play(target, Steps(world, first + WRITERS).conduct(Operation(kind, 0)), errors, after_first=returned.set)
+        finally:
+            returned.set()
+
+    returned = threading.Event()
+    threads = [threading.Thread(target=writer, args=(number,), daemon=True) for number in range(WRITERS)]
+    threads.append(threading.Thread(target=syncer, name="stress-sync", daemon=True))
+    before = target.volume.stats().write_requests
+    target.pressure.press(True)
+    try:
+        for thread in threads:
+            thread.start()
+        while not returned.wait(LOOK):
+            requests = target.volume.stats().write_requests - before
+            if requests > MOST:
+                raise Broken(
+                    f"{kind} beside {WRITERS} writers of {PAGES} pages has not returned after {requests} requests: "
+                    "it waits for what was written later",
+                    "hang",
+                )
+    finally:
+        target.pressure.press(False)
+        over.set()
+        for thread in threads:
+            thread.join(world.plan.patience)
+    world.counters["syncs beside writers"] += 1
+    if errors:
+        raise errors[0]
+
+
+def _play(target: Any, step: Step, errors: list[BaseException], after_first: Any = None) -> None:
+    """The verbs of one operation."""
+    try:
+        name, *arguments = next(step)
+        while True:
+            try:
+                answer = getattr(target, name)(*arguments)
+            except OSError as error:
+                name, *arguments = step.throw(error)
+            else:
+                if after_first is not None:
+                    after_first()
+                name, *arguments = step.send(answer)
+    except StopIteration:
+        pass
+    except BaseException as error:
+        errors.append(error)

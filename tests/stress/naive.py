@@ -1,0 +1,130 @@
+"""Two write-back caches as one writes them in an afternoon: everything works, and what fails is lost.
+
+They are backends over a directory, so that the tester can be pointed at them as at anybody's: `python:naive:forgiving`.
+Whoever asks the process that wrote sees what was written, in both.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from pagecache import Backend, BackendLimits, ObjectStat
+from pagecache.backends import BackendFile
+from pagecache.errors import Key
+
+WHERE = "PAGECACHE_TEST_NAIVE"
+"""The directory: a process that is started anew finds it there."""
+
+
+class Local(BackendFile):
+    """A file in memory, whole; uploaded, whole, when it is closed."""
+
+    def __init__(self, path: Path, fails: bool) -> None:
+        self.path, self.fails = path, fails
+        self.content = bytearray(path.read_bytes())
+        self.lock = threading.Lock()
+        self.uploads = 0
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=len(self.content))
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = 0
+        with self.lock:
+            for buffer in buffers:
+                part = self.content[offset + done : offset + done + len(buffer)]
+                buffer[: len(part)] = part
+                done += len(part)
+        return done
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        data = b"".join(buffers)
+        with self.lock:
+            self.content.extend(bytes(max(0, offset - len(self.content))))
+            self.content[offset : offset + len(data)] = data
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        with self.lock:
+            self.content.extend(bytes(max(0, size - len(self.content))))
+            del self.content[size:]
+
+    def commit(self) -> str | None:
+        """fsync: there is nothing to do, the data is safe in the cache."""
+        return None
+
+    def upload(self) -> None:
+        """Everything; the network fails one time in four, or never."""
+        self.uploads += 1
+        dice = hashlib.blake2b(f"{self.path.name} {self.uploads}".encode(), digest_size=1).digest()[0]
+        if self.fails and dice < 64:
+            raise OSError(errno.ETIMEDOUT, "the network was away", str(self.path))
+        fresh = self.path.with_suffix(".part")
+        fresh.write_bytes(self.content)
+        fresh.rename(self.path)
+
+
+class Naive(Backend):
+    """Files are in memory from their first open to `close`, which uploads them."""
+
+    limits: ClassVar[BackendLimits] = BackendLimits()  # type: ignore[misc]
+
+    def __init__(self, *, fails: bool, syncs: bool) -> None:
+        self.root = Path(os.environ[WHERE])
+        self.fails, self.syncs = fails, syncs
+        self.files: dict[str, Local] = {}
+        self.lock = threading.Lock()
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        path = self.root / str(key)
+        with self.lock:
+            if not path.exists():
+                if not create:
+                    raise FileNotFoundError(errno.ENOENT, "no such file", key)
+                path.touch()
+            if str(key) not in self.files:
+                self.files[str(key)] = (Synced if self.syncs else Local)(path, self.fails)
+            return self.files[str(key)]
+
+    def stat(self, key: Key) -> ObjectStat:
+        return self.open(key).stat()
+
+    def remove(self, key: Key) -> None:
+        with self.lock:
+            self.files.pop(str(key), None)
+            (self.root / str(key)).unlink()
+
+    def close(self) -> None:
+        for file in self.files.values():
+            try:
+                file.upload()
+            except OSError:
+                pass  # logged, in the afternoon's spirit
+        self.files.clear()
+
+
+class Synced(Local):
+    """fsync uploads too, and like close it never complains."""
+
+    def commit(self) -> str | None:
+        try:
+            self.upload()
+        except OSError:
+            pass
+        return None
+
+
+def forgiving() -> Backend:
+    """Uploads at fsync and close, and loses the errors."""
+    return Naive(fails=True, syncs=True)
+
+
+def hasty() -> Backend:
+    """Loses nothing that is closed; fsync does nothing."""
+    return Naive(fails=False, syncs=False)

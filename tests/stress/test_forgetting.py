@@ -1,0 +1,187 @@
+"""A store that forgets what was not committed: what it keeps, and what crash rounds find with it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from pagecache.backends import MemoryBackend
+from pagecache.stress import Plan, run
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.forgetting import Fate, ForgettingBackend
+from pagecache.stress.job import Run
+
+SMALL = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
+
+
+class Nothing(random.Random):
+    """Keeps nothing of what may be forgotten."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def choice(self, seq: object) -> object:  # type: ignore[override]
+        return 0.0
+
+
+class Half(random.Random):
+    """Keeps every other block, about."""
+
+    def choice(self, seq: object) -> object:  # type: ignore[override]
+        return 0.5
+
+
+class Everything(random.Random):
+    """Keeps all of it."""
+
+    def random(self) -> float:
+        return 0.0
+
+    def choice(self, seq: object) -> object:  # type: ignore[override]
+        return 1.0
+
+
+def written(backend: ForgettingBackend, key: str, content: bytes) -> None:
+    assert backend.open(key, create=True).write_from(0, [memoryview(content)]) == len(content)
+
+
+def test_what_was_committed_survives_and_nothing_else() -> None:
+    """Bytes, sizes, holes and creations since the last commit are gone; before the crash they were there."""
+    inner = MemoryBackend()
+    inner.put("f", b"old" * 100)
+    store = ForgettingBackend(inner)
+    file = store.open("f")
+    file.write_from(0, [memoryview(b"new")])
+    file.commit()
+    file.write_from(3, [memoryview(b"new")])
+    file.truncate(50)
+    written(store, "g", b"made")
+    room = bytearray(60)
+    assert file.read_into(0, [memoryview(room)]) == 50
+    assert bytes(room[:9]) == b"newnewold"
+    assert (store.stat("f").size, store.stat("g").size) == (50, 4)
+    store.crash(Nothing())
+    assert inner.snapshot("f") == b"new" + b"old" * 99
+    assert [stat.key for stat in inner.list()] == ["f"]
+    with pytest.raises(OSError, match="the store is gone"):
+        file.stat()
+
+
+def test_names_are_kept_by_sync_and_those_of_an_object_by_its_commit() -> None:
+    inner = MemoryBackend()
+    for key in ("a", "b", "c"):
+        inner.put(key, key.encode())
+    store = ForgettingBackend(inner)
+    store.rename("a", "x")
+    store.open("x").commit()
+    store.remove("b")
+    assert sorted(str(stat.key) for stat in store.list()) == ["c", "x"]
+    assert sorted(str(stat.key) for stat in inner.list()) == ["b", "c", "x"]
+    store.sync()
+    store.rename("c", "d")
+    store.crash(Nothing())
+    assert sorted(str(stat.key) for stat in inner.list()) == ["c", "x"]
+
+
+def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
+    """Each of its own: some of the new write, the rest as it was."""
+    inner = MemoryBackend()
+    inner.put("f", b"o" * 64 * 512)
+    store = ForgettingBackend(inner)
+    written(store, "f", b"n" * 64 * 512)
+    store.crash(Half(1))
+    blocks = {inner.snapshot("f")[at : at + 512] for at in range(0, 64 * 512, 512)}
+    assert blocks == {b"o" * 512, b"n" * 512}
+
+
+@pytest.mark.parametrize(("fate", "stored"), [("before", 0), ("half", 512), ("after", 1024)])
+def test_it_dies_at_the_call_that_was_chosen(fate: str, stored: int) -> None:
+    """Without doing it, after half of it, or unheard of; every call after it fails."""
+    inner = MemoryBackend()
+    store = ForgettingBackend(inner)
+    file = store.open("f", create=True)
+    file.commit()
+    store.arm(2, cast(Fate, fate))
+    file.write_from(0, [memoryview(bytes(1024))])
+    with pytest.raises(OSError, match="the store is gone"):
+        file.write_from(1024, [memoryview(b"x" * 1024)])
+    assert store.died.is_set()
+    store.crash(Everything())
+    assert inner.snapshot("f") == bytes(1024) + b"x" * stored
+    for call in (file.stat, file.commit, store.sync):
+        with pytest.raises(OSError, match="the store is gone"):
+            call()
+
+
+def test_what_is_durable_at_once_may_not_forget() -> None:
+    with pytest.raises(ValueError, match="durable_writes"):
+        ForgettingBackend(MemoryBackend(durable_writes=True))
+
+
+def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
+    """The cache goes on with the store, or a new one takes over. [I-18, I-19, I-21, I-22]"""
+    for seed, target in ((1, None), (2, None), (3, f"dir:{tmp_path}")):
+        plan = Plan(seed=seed, duration=60, rounds=2, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+        report = run(plan, target)
+        assert report.ok, f"{report.story}\n{report.replay}"
+        assert report.counters["crashes: forgetting"] == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_may_be_forgotten_that_is_said(tmp_path: Path) -> None:
+    plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+    report = run(plan, lambda: MemoryBackend(durable_writes=True))
+    assert (report.ok, "durable_writes" in report.skipped["crashes: forgetting"]) == (True, True)
+    report = run(plan, f"path:{tmp_path}")
+    assert (report.ok, "not ours" in report.skipped["crashes: forgetting"]) == (True, True)
+    assert "not tried: crashes: forgetting" in report.story
+
+
+class FlushesOnly(CachedTarget):
+    """fsync hands over, and does not commit. Without a crash nobody sees it: what is read is in the store."""
+
+    def fsync(self, file: int) -> None:
+        self.handle(file, "buffered").flush()
+
+
+class NamesLater(CachedTarget):
+    """sync saves the files and leaves the names to luck."""
+
+    def sync(self) -> None:
+        for number in range(len(self.files)):
+            self.handle(number, "buffered").fsync()
+
+    ticket = sync
+
+
+class GivesUp(CachedTarget):
+    """What the old backend had acknowledged is taken for stored when the new one comes."""
+
+    def reconnect(self, *, fenced: bool) -> None:
+        super().reconnect(fenced=fenced)
+        for number in range(len(self.files)):
+            self.volume.discard(self.key(number))
+
+
+@pytest.mark.parametrize(
+    ("kind", "profile", "story"),
+    [
+        (FlushesOnly, "database", "the store after fsync"),
+        (NamesLater, "metadata", "own"),
+        (GivesUp, "fsx", "file"),
+    ],
+)
+def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str, story: str) -> None:
+    """An fsync that hands over and does not commit, a sync without names, a cache that gives up what it should send
+    again: each is clean while the store lives. [I-18, I-19, I-22]
+    """
+    plan = Plan(seed=1, duration=60, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
+    found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
+    assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story
+    assert story in found.story
+    plan = Plan(seed=1, duration=1, rounds=1, profile=profile, **SMALL)  # type: ignore[arg-type]
+    clean = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
+    assert clean.ok, clean.story

@@ -1,0 +1,77 @@
+"""Several processes on one directory: clean where it is one, found where it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pagecache.stress import Plan, run
+from pagecache.stress import processes as several
+from pagecache.stress.child import Task
+from pagecache.stress.journal import Journal
+from pagecache.stress.mounted import MountedTarget
+
+FIELDS = {"threads": 4, "tasks": 0, "files": 2, "size": "128KiB", "operations": 40, "processes": 2}
+MIX = ("buffered", "append", "truncate", "names")
+
+
+def plan(**fields: object) -> Plan:
+    return Plan(**({"seed": 1, "duration": 1, "rounds": 1, "mix": MIX} | FIELDS | fields))  # type: ignore[arg-type]
+
+
+class SeesItsOwn(MountedTarget):
+    """A client that keeps what it has read of a file, and changes it by its own writes alone."""
+
+    def __init__(self, plan: Plan, number: int, folder: str) -> None:
+        super().__init__(plan, number, folder)
+        self._pages: dict[tuple[int, int, int], bytes] = {}
+
+    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
+        if (file, offset, length) not in self._pages:
+            self._pages[file, offset, length] = super().read(file, way, offset, length, extra)
+        return self._pages[file, offset, length]
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        super().write(file, way, offset, data, extra)
+        self._pages.clear()
+
+    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        super().writev(file, way, offset, data, extra)
+        self._pages.clear()
+
+
+def plays_alone(task: Task, journal: Journal) -> None:
+    vars(several)["MountedTarget"] = SeesItsOwn
+    several.play(task, journal)
+
+
+@pytest.mark.parametrize("crashes", [pytest.param((), marks=pytest.mark.slow), ("killed",)])
+def test_processes_on_a_real_file_system_are_clean(tmp_path: Path, crashes: tuple[str, ...]) -> None:
+    """One history, by one clock; a client that is killed takes nothing with it but what it was at. [I-17, I-18]"""
+    mix = (*MIX, "views", "punch", "through", "hints")
+    report = run(plan(crashes=crashes, mix=mix), f"path:{tmp_path}")
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 50
+    assert report.counters.get("crashes: killed", 0) == (3 if crashes else 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_that_does_not_see_what_others_write_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is right for as long as it is alone. [I-17]"""
+    mix = ("buffered",)
+    monkeypatch.setattr(several, "play", plays_alone)
+    report = run(plan(duration=100, rounds=0, mix=mix, profile="database", files=1, size="16KiB"), f"path:{tmp_path}")
+    assert (report.ok, report.kind) == (False, "data"), report.story
+    assert "writer" in report.story
+
+
+def test_more_processes_than_threads_are_refused() -> None:
+    with pytest.raises(ValueError, match="processes: 5 is more than there are threads"):
+        plan(processes=5)
+
+
+def test_processes_are_for_directories(tmp_path: Path) -> None:
+    report = run(plan(), f"dir:{tmp_path}")
+    assert report.ok, report.story
+    assert "path:DIR" in report.skipped["processes"]
