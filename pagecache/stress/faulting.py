@@ -159,6 +159,7 @@ def explained(rules: Iterable[Rule]) -> frozenset[int]:
         if rule.error is not None or rule.dies:
             error = rule.exception(None)
             found.add(getattr(error, "errno", None) or errno.EIO)
+            found.add(errno.EAGAIN)  # a direct write gives up where what is under it is sent again and again
         if rule.dies:
             found |= {errno.ESHUTDOWN, errno.EIO}
         if rule.change:
