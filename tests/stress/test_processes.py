@@ -34,11 +34,16 @@ class SeesItsOwn(MountedTarget):
 
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         super().write(file, way, offset, data, extra)
-        self._pages.clear()
+        self._forget(offset, offset + len(data))
 
     def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         super().writev(file, way, offset, data, extra)
-        self._pages.clear()
+        self._forget(offset, offset + len(data))
+
+    def _forget(self, start: int, end: int) -> None:
+        for file, offset, length in list(self._pages):
+            if offset < end and start < offset + length:
+                self._pages.pop((file, offset, length), None)
 
 
 def plays_alone(task: Task, journal: Journal) -> None:
@@ -61,7 +66,8 @@ def test_a_client_that_does_not_see_what_others_write_is_found(tmp_path: Path, m
     """It is right for as long as it is alone. [I-17]"""
     mix = ("buffered",)
     monkeypatch.setattr(several, "play", plays_alone)
-    report = run(plan(duration=100, rounds=0, mix=mix, profile="database", files=1, size="16KiB"), f"path:{tmp_path}")
+    fields: dict[str, object] = {"mix": mix, "profile": "database", "files": 1, "size": "64KiB", "operations": 150}
+    report = run(plan(duration=100, rounds=0, **fields), f"path:{tmp_path}")
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "writer" in report.story
 
