@@ -7,6 +7,7 @@ memory that is taken where none is named its limits too.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import mmap
 import random
@@ -288,8 +289,12 @@ class CachedTarget:
 
     @property
     def explained(self) -> frozenset[int]:
-        """What faults explain, and what a backend says itself that it may refuse now and then."""
-        return self.faulting.explained | self.refused
+        """What faults explain, and what a backend says itself that it may refuse now and then.
+
+        A part of a unit is no progress, and no progress three times is EIO [2.14].
+        """
+        found = self.faulting.explained | self.refused
+        return found | {errno.EIO} if self.faulting.shortens and self.store_unit > 1 else found
 
     @property
     def refused(self) -> frozenset[int]:

@@ -48,6 +48,7 @@ class Faulting:
         plan: what fails.
         config, options: of the cache and its volume, with which a round gets through it.
         explained: errnos that calls may raise.
+        shortens: calls may do a part of what they are asked for.
         loses_direct: what was written past the cache and is not committed may be lost.
         repairing: somebody repairs while calls fail; `repairs`: how often what was repaired.
     """
@@ -65,6 +66,7 @@ class Faulting:
             )
             self.options["on_conflict"] = rng.choice(["fail", "rebase"])
         self.explained = explained(self.plan.rules)
+        self.shortens = any(rule.short is not None for rule in self.plan.rules)
         self.loses_direct = any(rule.dies for rule in self.plan.rules)
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._conflicts: dict[Key, None] = {}

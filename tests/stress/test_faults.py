@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pagecache import Event
+from pagecache.backends import MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.cached import CachedTarget
@@ -167,6 +168,21 @@ def test_each_level_explains_its_own_errors_and_no_more() -> None:
     assert not hells & (found["mild"] | found["nasty"] | found["flaky"])
     assert hells <= found["hell"]
     assert errno.EPROTO in found["hostile"] - found["hell"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "faults", "explains"), [(8192, "short", True), (8192, "none", False), (1, "short", False)]
+)
+def test_units_that_are_stored_in_part_explain_that_there_is_no_progress(
+    unit: int, faults: str, explains: bool
+) -> None:
+    """Answers that are shorter than a unit count for nothing, and three of them are EIO. [2.14]"""
+    target = CachedTarget(Plan(seed=1, faults=faults), 0, lambda: MemoryBackend(write_unit=unit), "memory:")
+    target.start([b"content"])
+    assert (errno.EIO in target.explained) is explains
+    target.calm()
+    target.close()
+    target.discard()
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
