@@ -315,8 +315,24 @@ def check_backend(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run the round that failed again; other options but --duration are the file's.",
 )
+@click.option("--shrink", is_flag=True, help="Make what is found small: fewest operations, as a replay and as a test.")
+@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="What --shrink may take.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page that shows what was found, or what was exercised.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def stress(target: str | None, replay: Path | None, as_json: bool, **options: Any) -> None:
+def stress(
+    target: str | None,
+    replay: Path | None,
+    shrink: bool,
+    shrink_time: str,
+    html: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Random operations of many workers on TARGET, each byte checked against what it may be.
 
     TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory, or
@@ -324,26 +340,35 @@ def stress(target: str | None, replay: Path | None, as_json: bool, **options: An
     repeats it is written.
     """
     from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import execute, plan_of, read_replay, write_replay
+    from pagecache.stress.command import execute, plan_of, read_replay, seconds
+    from pagecache.stress.outcome import Outcome
 
     leave_on_sigterm()
+    if html is not None and not html.absolute().parent.is_dir():
+        raise WrongUsage(f"--html {html}: no such directory")
     try:
+        time_to_shrink = seconds(shrink_time, "--shrink-time")
         if replay is not None:
             plan, named = read_replay(replay)
             target = target if target is not None else named
         else:
             plan = plan_of(options)
         click.echo(f"seed {plan.seed}", err=True)
-        report = execute(plan, target)
+        outcome = Outcome(execute(plan, target))
+        if not outcome.report.ok:
+            outcome.save()
+            if shrink:
+                outcome.shrink(target, time_to_shrink)
+        if html is not None:
+            outcome.write_page(html)
     except (UnusableTarget, ValueError) as error:
         raise WrongUsage(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         interrupted("objects that begin with 'pagecache-stress-' may be left in the target")
-    print_json(report.to_dict()) if as_json else click.echo(report.story)
-    if not report.ok:
-        path = write_replay(report)
-        click.echo(f"again: pagecache stress --replay {path}", err=True)
-    leave(0 if report.ok else 1, hung=not report.ok)
+    print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+    leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
 
 
 def leave(status: int, *, hung: bool) -> NoReturn:

@@ -16,11 +16,19 @@ player.py      threads and tasks
 watchdog.py    who waits for what, when nothing goes on
 job.py         the course of a run
 report.py      what came of it
+script.py      operations one by one, in the place of the seed's
+shrinker.py    from a failure to the smallest that fails, by reducing.py and rounder.py; pytest_file.py: it as a test
+outcome.py     what is left on disk; page.py: the page
+coverage.py    which operations met which others
+timeline.py    what happened to the bytes that are wrong
+hang.py        who waits for what, stacks, the end of the trace
 """
 
 from pagecache.stress.job import run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
+from pagecache.stress.script import Script
+from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 from pagecache.stress.targets import UnusableTarget
 
-__all__ = ["Plan", "Report", "UnusableTarget", "run"]
+__all__ = ["NotFailing", "Plan", "Report", "Script", "Shrunk", "UnusableTarget", "run", "shrink"]

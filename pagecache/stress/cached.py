@@ -26,9 +26,10 @@ from pagecache.stress.asynchronous import for_the_cache, for_threads
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import StagingBackend
+from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.plan import Plan
 from pagecache.stress.pressure import PressedBackend
-from pagecache.stress.profiles import WAYS, Edges
+from pagecache.stress.profiles import WAYS, Edges, names_of
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
 from pagecache.stress.witness import Witness
@@ -159,6 +160,7 @@ class CachedTarget:
         self.loses_direct = self.faulting.loses_direct
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
+        self._given_up = False
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
 
@@ -168,6 +170,7 @@ class CachedTarget:
         limits = self._backend.limits
         self._files = len(contents)
         self._choose_keys()
+        self._clear()
         self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
@@ -193,6 +196,7 @@ class CachedTarget:
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
+        self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
         self.witness = Witness(self.faults)
         self.pressure = PressedBackend(self.witness)
         plain: AsyncBackend | None = None
@@ -202,6 +206,8 @@ class CachedTarget:
         options = self.variant.options | self.faulting.options
         self.volume: Volume = self.cache.attach(plain or self.pressure, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
+        natives = {file.key: file.native for file in self.volume.engine.files()}
+        self._natives = [natives[self.key(number)] for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults)
 
     def reconnect(self, *, fenced: bool) -> None:
@@ -215,6 +221,7 @@ class CachedTarget:
     def resume(self) -> None:
         """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
         self._reopen_backend()
+        self._given_up = False
         self._attach()
         self.calm()
 
@@ -251,6 +258,22 @@ class CachedTarget:
         """The key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
         return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}-{name}")
+
+    def _clear(self) -> None:
+        """Remove what a run of the same seed and round left, because it found something."""
+        left = False
+        for number in range(self._plan.files + 1):
+            try:
+                self._backend.stat(self.key(number))
+            except FileNotFoundError:
+                continue
+            self._forget(self.key(number))
+            left = True
+        if left:
+            for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
+                for name in names_of(worker):
+                    self._forget(self.key(name))
+                    self._forget(self.key(f"{name}-new"))
 
     def _make(self, key: Key, content: bytes) -> None:
         """Store an object without the cache."""
@@ -323,6 +346,8 @@ class CachedTarget:
                         handle.close()
                     except DataLossError as error:
                         self.losses.append(error)
+        if self.recording is not None:
+            self.recording.end()
         lost = self.cache.close(timeout=self.patience)
         assert lost == [], lost
         self._reopen_backend()
@@ -341,6 +366,8 @@ class CachedTarget:
                 self._backend = fresh
 
     def give_up(self) -> None:
+        if self.recording is not None:
+            self.recording.end()
         self.volume.abort()
         for ways in self.files:
             for handles in ways.values():
@@ -348,8 +375,11 @@ class CachedTarget:
                     with contextlib.suppress(OSError):
                         handle.abandon()
         self.cache.close(timeout=1.0, on_failed="discard")
+        self._given_up = True
 
     def discard(self) -> None:
+        if self._given_up:
+            self._reopen_backend()
         for number in range(len(self.files)):
             self._forget(self.key(number))
         for name in self._names:
@@ -381,6 +411,13 @@ class CachedTarget:
             done += count
             if done % unit:
                 return bytes(content)
+
+    def state(self, file: int, offset: int) -> str | None:
+        native = self._natives[file]
+        if offset >= native.size:
+            return None  # the model says more of what is behind the end
+        runs, _folios, _stop = native.states(offset, offset + 1, 1)
+        return runs[0][2] if runs else "absent"
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         return [

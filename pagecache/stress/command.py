@@ -1,24 +1,27 @@
-"""`pagecache stress` as a program: a plan from options or a replay file, live counters, the story, the replay file."""
+"""`pagecache stress` as a program: a plan from options or a replay file, live counters; outcome.py: what is left."""
 
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.status import Status
+
+from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 
-__all__ = ["execute", "live", "plan_of", "read_replay", "write_replay"]
+__all__ = ["execute", "live", "plan_of", "read_replay", "seconds"]
 
-EVERY = 0.5  # seconds between two lines of counters
+EVERY = 0.5  # seconds between two lines of counters on a terminal
+SELDOM = 10.0  # and elsewhere
 
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
@@ -70,22 +73,8 @@ def read_replay(path: Path) -> tuple[Plan, str | None]:
     return Plan.from_replay(replay), replay.get("target")
 
 
-def write_replay(report: Report) -> Path:
-    """The replay of a failure, in a file of the current directory or, where that cannot be written, a temporary one."""
-    plan = report.replay["plan"]
-    name = f"pagecache-stress-{plan['seed']}-{plan['first_round']}.json"
-    text = json.dumps(report.replay, indent=2) + "\n"
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        try:
-            (folder / name).write_text(text, encoding="utf-8")
-        except OSError:
-            continue
-        return folder / name
-    raise OSError(f"{name} can be written nowhere")
-
-
 def execute(plan: Plan, target: str | None) -> Report:
-    """Run it, with live counters where a person looks at stderr.
+    """Run it, with live counters on stderr.
 
     Raises:
         UnusableTarget: there is nothing to test.
@@ -97,16 +86,19 @@ def execute(plan: Plan, target: str | None) -> Report:
 
 @contextmanager
 def live(run: Run) -> Iterator[None]:
-    """One line on stderr that is written over and over; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
+    """What goes on, on stderr: one line that is written over and over on a terminal, a line now and then elsewhere."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     over, begun = threading.Event(), time.monotonic()
+    terminal = console.is_terminal
 
     def show() -> None:
-        while not over.wait(EVERY):
-            sys.stderr.write("\r\x1b[K" + line(run, time.monotonic() - begun))
-            sys.stderr.flush()
+        with Status("", console=console) if terminal else nullcontext() as status:
+            while not over.wait(EVERY if terminal else SELDOM):
+                text = line(run, time.monotonic() - begun)
+                if status is not None:
+                    status.update(text)
+                else:
+                    console.print(text, markup=False)
 
     thread = threading.Thread(target=show, name="stress-live", daemon=True)
     thread.start()
@@ -115,17 +107,17 @@ def live(run: Run) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
 
 def line(run: Run, elapsed: float) -> str:
-    """What is going on, in 100 characters."""
+    """What is going on, in some 100 characters."""
     world = run.world
-    now = world.operations if world is not None else 0
-    pairs = len(run.coverage | world.coverage) if world is not None else 0
-    done = run.counters["operations"] + now
+    counts = run.coverage + world.coverage.now() if world is not None else run.coverage
+    met = {(kind, met) for kind, met, _state in counts if met.startswith("beside ")}
+    states = {state for _kind, _met, state in counts} - {UNSEEN}
+    done = run.counters["operations"] + (world.operations if world is not None else 0)
     return (
-        f"{elapsed:.0f} s of {run.plan.duration:.0f}  round {run.number}  {done} operations "
-        f"({done / max(elapsed, 0.1):.0f}/s)  {pairs} combinations met  {len(world.active) if world else 0} at work"
+        f"{elapsed:.0f} s of {run.plan.duration:.0f}, round {run.number}: {done} operations "
+        f"({done / max(elapsed, 0.1):.0f}/s), {len(met)} pairs side by side, {len(states)} states, "
+        f"{len(world.active) if world else 0} at work"
     )

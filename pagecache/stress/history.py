@@ -21,10 +21,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
 
 from pagecache.stress.content import APPENDED, made
+
+if TYPE_CHECKING:
+    from pagecache.stress.story import Finding
 
 __all__ = ["FOREVER", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
 
@@ -35,11 +39,12 @@ REMEMBERED = 512  # ended writes of a file that a story can name
 
 
 class Broken(AssertionError):
-    """A promise was broken; the text is for a person. `kind`: see `world.Failure`."""
+    """A promise was broken; the text is for a person. `kind`, `finding`: see `world.Failure`."""
 
-    def __init__(self, text: str, kind: str = "data") -> None:
+    def __init__(self, text: str, kind: str = "data", finding: Finding | None = None) -> None:
         super().__init__(text)
         self.kind = kind
+        self.finding = finding
 
 
 class Clock:

@@ -17,14 +17,19 @@ from typing import Any
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.crash import Crashing, crashing
+from pagecache.stress.coverage import Key, kinds_of, summary
+from pagecache.stress.crash import Crashing, NoCrash, crashing
 from pagecache.stress.history import Broken
-from pagecache.stress.naming import maker
+from pagecache.stress.naming import maker, name_of
 from pagecache.stress.plan import Plan
+from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
+from pagecache.stress.profiles import PROFILES
 from pagecache.stress.report import Report, exercised
+from pagecache.stress.script import Script
 from pagecache.stress.targets import Target, UnusableTarget
-from pagecache.stress.watchdog import Watchdog, stacks
+from pagecache.stress.timeline import narrative, timeline
+from pagecache.stress.watchdog import Watchdog, hangs
 from pagecache.stress.world import Failure, World
 
 __all__ = ["Run", "run", "run_of"]
@@ -53,19 +58,23 @@ def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = 
     return run_of(plan, target).run()
 
 
-def run_of(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Run:
-    """A run of the plan's scheduler.
+def run_of(
+    plan: Plan,
+    target: str | Callable[[], Backend | AsyncBackend] | None = None,
+    make: Callable[[Plan, int], Target] | None = None,
+) -> Run:
+    """A run of the plan's scheduler. `make`: as of `Run`.
 
     Raises:
         UnusableTarget: there is nothing to test, or something that the scheduler needs is not installed.
     """
     if plan.scheduler == "threads":
-        return Run(plan, target)
+        return Run(plan, target, make)
     if find_spec("greenlet") is None:
         raise UnusableTarget("the deterministic scheduler needs greenlet: pip install 'pagecache[stress]'")
     from pagecache.stress.deterministic.job import SimulatedRun
 
-    return SimulatedRun(plan, target)
+    return SimulatedRun(plan, target, make)
 
 
 @contextlib.contextmanager
@@ -84,7 +93,9 @@ def disturbed(rng: random.Random) -> Iterator[None]:
 
 
 class Run:
-    """A run; `counters` and `number` may be looked at while it goes on. `make` gives targets of another kind."""
+    """A run; `counters` and `number` may be looked at while it goes on. `make` gives targets of another kind; `keep`:
+    what was made stays where something was found.
+    """
 
     def __init__(
         self,
@@ -93,15 +104,20 @@ class Run:
         make: Callable[[Plan, int], Target] | None = None,
     ) -> None:
         self.plan = plan
+        self.keep = True
         self.target = target
         self._make = make or maker(target)
         self.counters: Counter[str] = Counter()
-        self.coverage: Counter[tuple[str, str, str]] = Counter()
+        self.coverage: Counter[Key] = Counter()
+        self.kinds: list[str] = []  # that can meet each other
         self.skipped: dict[str, str] = {}
         self.name = ""
         self.number = plan.first_round
         self._grace = min(GRACE, plan.patience)
-        self.world: World | None = None
+        self.world: World | None = None  # of the round that runs
+        self._latest: World | None = None
+        self._players: object = None
+        self._stirs = 0
 
     def run(self) -> Report:
         """Rounds, until something is found or it is over."""
@@ -136,13 +152,18 @@ class Run:
             self.counters += world.counters + target.repairs
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
-            self.coverage += world.coverage
+            self.coverage += world.coverage.now()
+            self.kinds = kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
             self.skipped |= target.skipped | world.unsupported
+            self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
     def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
-        players = crash.players(world)
-        for rest in range(RESTS):
+        players = self._players = crash.players(world)
+        script = self.plan.script
+        rests = RESTS if script is None else script.stirs
+        for rest in range(rests):
+            self._stirs = rest + 1
             with Watchdog(world):
                 crash.arm()
                 threads = players.stir(self.plan.operations or OPERATIONS)
@@ -155,7 +176,10 @@ class Run:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
                 return
+            begun = world.clock.tick()
             self._bounded(world, "a crash", partial(crash.recover, players))
+            if not isinstance(crash, NoCrash):
+                world.crashed(begun)
             if world.failures:
                 return
             self._bounded(world, "a rest", partial(world.rest, cold=rest % 2 == 0))
@@ -163,7 +187,8 @@ class Run:
             if world.failures:
                 return
             crash.rested()
-            if isinstance(target, CachedTarget) and rest == RESTS - 1 and self.plan.scheduler == "threads":
+            pressing = rest == rests - 1 and script is None and self.plan.scheduler == "threads"
+            if pressing and isinstance(target, CachedTarget):
                 self._bounded(world, "a sync beside writers", partial(pressed, world, target))
             if world.failures:
                 return
@@ -174,6 +199,8 @@ class Run:
         def give_up() -> None:
             with contextlib.suppress(Exception):
                 target.give_up()
+                if not self.keep:
+                    target.discard()
 
         thread = threading.Thread(target=give_up, name="stress-end", daemon=True)
         thread.start()
@@ -186,7 +213,7 @@ class Run:
             try:
                 call()
             except Broken as error:
-                world.fail(Failure(error.kind, str(error)))
+                world.fail(Failure.of(error))
             except AssertionError as error:
                 world.fail(Failure("check", f"{what}: {error}"))
             except BaseException as error:
@@ -196,23 +223,31 @@ class Run:
         thread.start()
         thread.join(3 * self.plan.patience)
         if thread.is_alive():
-            world.fail(Failure("hang", f"{what} does not end\n{stacks()}"))
+            world.fail(hangs(world, [f"{what} does not end"]))
 
     # -- the report
+
+    def script(self) -> Script:
+        """What the last round did, one by one."""
+        world = self.world or self._latest
+        assert world is not None
+        if isinstance(self._players, Players):
+            return self._players.script()
+        return planned(world, self.plan.operations or OPERATIONS, self._stirs)
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
         """What does the same again: from the round that failed on."""
         plan = self.plan.to_dict()
         if failure is not None:
             plan |= {"first_round": self.number, "rounds": 1}
-        target = self.target if isinstance(self.target, str) else None
-        return {"version": 1, "plan": plan, "target": target}
+        return {"version": 1, "plan": plan, "target": name_of(self.target)}
 
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
-            story = exercised(self.counters, self.coverage, self.name, self.skipped)
+            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
+        happened = timeline(self._latest, failure) if failure is not None and self._latest is not None else {}
         return Report(
             ok=failure is None,
             story=story,
@@ -220,6 +255,10 @@ class Run:
             counters=dict(sorted(self.counters.items())),
             coverage={" | ".join(key): count for key, count in sorted(self.coverage.items())},
             skipped=self.skipped,
+            kinds=tuple(self.kinds),
             kind="" if failure is None else failure.kind,
             hung=failure is not None and failure.kind == "hang",
+            steps=tuple(narrative(happened)) if happened else (),
+            timeline=happened,
+            hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
         )

@@ -19,6 +19,7 @@ import errno
 import io
 import mmap
 import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -151,6 +152,8 @@ class MountedTarget:
 
     def start(self, contents: Sequence[bytes]) -> None:
         try:
+            if self._folder.is_dir():  # of a run of the same seed and round, that found something
+                shutil.rmtree(self._folder)
             self._folder.mkdir()
         except OSError as error:
             raise UnusableTarget(f"{self.name}: {error.strerror}: {self._folder}") from error
@@ -219,6 +222,9 @@ class MountedTarget:
             return os.pread(fd, READ_ALL, 0)
         finally:
             os.close(fd)
+
+    def state(self, file: int, offset: int) -> str | None:
+        return None
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         ways = [way for way in ("buffered", "direct") if way in self._fds[file]]

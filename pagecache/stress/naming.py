@@ -1,7 +1,8 @@
-"""From what a person names to targets, one for each round."""
+"""From what a person names to targets, one for each round; and back."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from pagecache.backends.protocol import AsyncBackend, Backend
@@ -11,7 +12,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
 
-__all__ = ["maker"]
+__all__ = ["maker", "name_of"]
 
 PATH = "path:"
 
@@ -47,3 +48,16 @@ def _from_backend(name: str) -> Callable[[Plan, int], Target]:
             raise UnusableTarget(str(error)) from None
 
     return make
+
+
+def name_of(target: object) -> str | None:
+    """What a person would name it; None: a backend in memory, or a factory that no module has under a name."""
+    if target is None or isinstance(target, str):
+        return target
+    module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", "<none>")
+    if module in (None, "__main__") or "<" in path:
+        return None
+    found: object = importlib.import_module(str(module))
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return f"python:{module}:{path}" if found is target else None

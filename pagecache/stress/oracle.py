@@ -165,7 +165,8 @@ def verdict(look: Look, got: bytes, *, short: bool = False, store: bool = False)
         return None
     if unresolved:
         return Doubt(look, got, store, unresolved)
-    raise Broken(tell(Finding(look, got, _joined(bad), wrong)))
+    finding = Finding(look, got, _joined(bad), wrong)
+    raise Broken(tell(finding), finding=finding)
 
 
 def _wrong_length(look: Look, length: int) -> str | None:

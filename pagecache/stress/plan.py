@@ -17,6 +17,7 @@ from typing import Any
 
 from pagecache.config import Size, parse_size
 from pagecache.stress.profiles import PROFILES, WAYS
+from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan
 
 __all__ = ["Plan"]
@@ -54,6 +55,8 @@ class Plan:
         crashes: what ends the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses what was not committed), "none"; empty: no crashes.
         processes: real ones that the workers are spread over; for `path:` targets.
+        script: the operations themselves, in the place of those that the seed gives; `threads`, `tasks` and `files`
+            are then as many as it has.
     """
 
     seed: int = field(default_factory=_random_seed)
@@ -73,6 +76,7 @@ class Plan:
     scheduler: str = "threads"
     crashes: tuple[str, ...] = ()
     processes: int = 1
+    script: Script | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -82,6 +86,10 @@ class Plan:
         set_field(self, "mix", tuple(dict.fromkeys(way.strip() for way in mix if way.strip())))
         crashes = self.crashes.split(",") if isinstance(self.crashes, str) else self.crashes
         set_field(self, "crashes", tuple(dict.fromkeys(kind.strip() for kind in crashes if kind.strip())))
+        if self.script is not None:
+            set_field(self, "threads", len(self.script.threads))
+            set_field(self, "tasks", len(self.script.tasks))
+            set_field(self, "files", len(self.script.contents))
         self._check_numbers()
         for kind in self.crashes:
             if kind not in CRASHES:
@@ -141,7 +149,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
-        return dataclasses.asdict(self) | {"mix": list(self.mix), "crashes": list(self.crashes)}
+        fields = {known.name: getattr(self, known.name) for known in dataclasses.fields(self)}
+        script = fields.pop("script")
+        fields |= {"mix": list(self.mix), "crashes": list(self.crashes)}
+        return fields | ({} if script is None else {"script": script.to_dict()})
 
     @classmethod
     def from_replay(cls, replay: Mapping[str, Any]) -> Plan:
@@ -156,4 +167,12 @@ class Plan:
         unknown = sorted(set(fields) - {known.name for known in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"the plan of the replay has unknown fields: {', '.join(unknown)}")
-        return cls(**dict(fields, mix=tuple(fields.get("mix", ())), crashes=tuple(fields.get("crashes", ()))))
+        script = fields.get("script")
+        return cls(
+            **dict(
+                fields,
+                mix=tuple(fields.get("mix", ())),
+                crashes=tuple(fields.get("crashes", ())),
+                script=None if script is None else Script.from_dict(script),
+            )
+        )

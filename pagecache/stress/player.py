@@ -7,20 +7,57 @@ import itertools
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from pagecache.stress.history import Broken
+from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import PROFILES, Operation, operations
+from pagecache.stress.script import Script
 from pagecache.stress.steps import Step, Steps
+from pagecache.stress.targets import Target
 from pagecache.stress.world import Failure, Halted, World
 
-__all__ = ["Players"]
+__all__ = ["Players", "planned", "ways_of"]
 
 LIFE = 20  # bits of a sequence number that are counted within one life
 TASKS_SHARE = 4  # a task makes so many times fewer operations than a thread
 
 
+def ways_of(plan: Plan, target: Target) -> list[str]:
+    """Those of the mix that the target has."""
+    return [way for way in plan.mix or target.ways if way in target.ways]
+
+
+def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
+    """The operations that the seed has for a worker, without end; `life`: of one stir, where each has its own."""
+    plan = world.plan
+    return operations(
+        PROFILES[plan.profile],
+        plan.rng("worker", world.number, worker, *([life] if life else [])),
+        files=plan.files,
+        size=plan.size_bytes,
+        edges=world.target.edges,
+        ways=ways_of(plan, world.target),
+    )
+
+
+def planned(world: World, count: int, stirs: int) -> Script:
+    """What was to be done in so many stirs by workers that played in other processes."""
+    plan, script = world.plan, world.plan.script
+    if script is not None:
+        threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
+        return replace(script, threads=threads, tasks=tasks)
+    workers = []
+    for worker in range(1, 1 + plan.threads + plan.tasks):
+        most = count if worker <= plan.threads else max(1, count // TASKS_SHARE)
+        workers.append(
+            tuple(tuple(itertools.islice(stream_of(world, worker, life), most)) for life in range(1, 1 + stirs))
+        )
+    return Script(tuple(world.contents), tuple(workers[: plan.threads]), tuple(workers[plan.threads :]))
+
+
 class Players:
-    """All workers of a round, or some; their streams of operations go on from stir to stir.
+    """All workers of a round, or some; their streams of operations go on from stir to stir, or they play a script.
 
     Args:
         world: of the round.
@@ -36,24 +73,44 @@ class Players:
         self._steps = [Steps(world, number, life << LIFE) for number in numbers]
         self._streams = [self._stream(number) for number in numbers]
         self._played = frozenset(numbers if workers is None else workers)
+        self._begun: list[list[int]] = [[] for _ in numbers]  # of a worker: how many operations of each stir
 
     def _stream(self, worker: int) -> Iterator[Operation]:
-        world, plan = self.world, self.world.plan
-        ways = [way for way in plan.mix or world.target.ways if way in world.target.ways]
-        return operations(
-            PROFILES[plan.profile],
-            plan.rng("worker", world.number, worker, *([self._life] if self._life else [])),
-            files=plan.files,
-            size=plan.size_bytes,
-            edges=world.target.edges,
-            ways=ways,
-        )
+        return stream_of(self.world, worker, self._life)
+
+    def turn(self, number: int, count: int) -> Iterator[Operation]:
+        """What worker `number` (from 0) does in this stir: `count` operations of its stream, or what a script says."""
+        script, begun = self.world.plan.script, self._begun[number]
+        stream = itertools.islice(self._streams[number], count)
+        stir = len(begun) - 1 + max(0, self._life - 1)
+        for operation in stream if script is None else script.turn(number, stir):
+            if self.world.stopped.is_set():
+                return
+            begun[-1] += 1
+            yield operation
+
+    def script(self) -> Script:
+        """What was begun until now, one by one; of what is repeated, once."""
+        plan, script = self.world.plan, self.world.plan.script
+        workers = []
+        for number, begun in enumerate(self._begun):
+            if script is None:
+                stream = self._stream(number + 1)
+                workers.append(tuple(tuple(itertools.islice(stream, count)) for count in begun))
+            else:
+                stirs = zip(script.workers[number], begun, strict=False)
+                workers.append(tuple(stir[:count] for stir, count in stirs))
+        repeat = 1 if script is None else script.repeat
+        contents = tuple(self.world.contents)
+        return Script(contents, tuple(workers[: plan.threads]), tuple(workers[plan.threads :]), repeat)
 
     def stir(self, count: int) -> list[threading.Thread]:
         """Let each thread make `count` operations, and tasks their share; returns the threads, which run."""
-        plan = self.world.plan
+        plan, go = self.world.plan, threading.Event()
+        for begun in self._begun:
+            begun.append(0)
         threads = [
-            threading.Thread(target=self._thread, args=(number, count), name=f"stress-{number + 1}", daemon=True)
+            threading.Thread(target=self._thread, args=(number, count, go), name=f"stress-{number + 1}", daemon=True)
             for number in range(plan.threads)
             if number + 1 in self._played
         ]
@@ -62,6 +119,7 @@ class Players:
             threads.append(threading.Thread(target=self._loop, args=(share,), name="stress-tasks", daemon=True))
         for thread in threads:
             thread.start()
+        go.set()  # together: a thread that has little to do would be over before the next one runs
         return threads
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:
@@ -71,11 +129,10 @@ class Players:
 
     # -- threads
 
-    def _thread(self, number: int, count: int) -> None:
+    def _thread(self, number: int, count: int, go: threading.Event) -> None:
         try:
-            for operation in itertools.islice(self._streams[number], count):
-                if self.world.stopped.is_set():
-                    return
+            go.wait()
+            for operation in self.turn(number, count):
                 self._play(self._steps[number].conduct(operation))
         except BaseException as error:
             self._failed(error)
@@ -104,18 +161,18 @@ class Players:
 
     async def _tasks(self, count: int) -> None:
         plan = self.world.plan
+        self.world.loop = asyncio.get_running_loop()
         try:
             await self.world.target.tasks.open()
             numbers = range(plan.threads, plan.threads + plan.tasks)
             await asyncio.wait([asyncio.create_task(self._task(number, count)) for number in numbers])
         finally:
             await self.world.target.tasks.close()
+            self.world.loop = None
 
     async def _task(self, number: int, count: int) -> None:
         try:
-            for operation in itertools.islice(self._streams[number], count):
-                if self.world.stopped.is_set():
-                    return
+            for operation in self.turn(number, count):
                 await self._play_async(self._steps[number].conduct(operation))
                 await asyncio.sleep(0)
         except BaseException as error:
@@ -140,6 +197,6 @@ class Players:
         if isinstance(error, Halted) or (isinstance(error, OSError) and self.world.crashing):
             return
         if isinstance(error, Broken):
-            self.world.fail(Failure(error.kind, str(error)))
+            self.world.fail(Failure.of(error))
         else:
             self.world.fail(Failure("error", "".join(traceback.format_exception(error)).strip()))

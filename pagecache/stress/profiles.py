@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "PROFILES", "WAYS", "Edges", "Operation", "Profile", "operations"]
+__all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "Profile", "names_of", "operations"]
 
 PAGE = 4096
 PRIVATE = 3  # names that a worker has for itself
@@ -88,6 +88,11 @@ class Operation:
         """[start, end) below `most`, in a file of `size` bytes."""
         start = max(0, min(most - 1, (size if self.end else 0) + self.offset))
         return start, min(most, start + self.length)
+
+
+def names_of(worker: int) -> list[str]:
+    """The objects that a worker has for itself."""
+    return [f"own{worker}-{number}" for number in range(PRIVATE)]
 
 
 @dataclass(frozen=True, slots=True)

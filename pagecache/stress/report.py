@@ -18,11 +18,15 @@ class Report:
         story: a few lines for a person: what went wrong, or what was exercised.
         replay: feeds `Plan.from_replay` and `pagecache stress --replay`.
         counters: how often what was done.
-        coverage: "operation | operation beside it | state of the first byte" -> how often.
+        coverage: "operation | beside another | state", "operation | after another | state", "operation | alone | state"
+            -> how often: see coverage.py; `kinds`: which operations could have met each other.
         skipped: what the target cannot do -> why.
         kind: of what was found: "data", "error", "hang", "check" or "crash"; "" where nothing was.
         hung: threads were left behind that wait for something.
         schedule: of the deterministic scheduler: how many points and switches, and a digest of all of them.
+        steps: what was done to the bytes that are wrong, in order, a sentence each.
+        timeline: the same for a picture: see timeline.py.
+        hang: who waited for what: see hang.py.
     """
 
     ok: bool
@@ -34,6 +38,10 @@ class Report:
     kind: str = ""
     hung: bool = False
     schedule: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    timeline: dict[str, Any] = field(default_factory=dict)
+    hang: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -44,25 +52,22 @@ class Report:
             "replay": self.replay,
             "counters": self.counters,
             "coverage": self.coverage,
+            "kinds": list(self.kinds),
             "skipped": self.skipped,
             "hung": self.hung,
             "schedule": self.schedule,
+            "steps": list(self.steps),
+            "timeline": self.timeline,
+            "hang": self.hang,
         }
 
 
-def exercised(
-    counters: Counter[str], coverage: Counter[tuple[str, str, str]], target: str, skipped: dict[str, str]
-) -> str:
+def exercised(counters: Counter[str], table: list[str], target: str, skipped: dict[str, str]) -> str:
     """What a run without a finding did, in a few lines."""
-    pairs = {(one, other) for one, other, _state in coverage if other}
-    states = Counter[str]()
-    for (_one, _other, state), count in coverage.items():
-        states[state] += count
     lines = [
         f"{target}: {counters['operations']} operations in {counters['rounds']} rounds, {counters['rests']} rests, "
         "nothing wrong",
-        f"{len(pairs)} pairs of operations met on the same bytes; first bytes were "
-        + ", ".join(f"{state} {count}" for state, count in states.most_common()),
+        *table,
     ]
     lines += [f"not tried: {what}: {why}" for what, why in sorted(skipped.items())]
     return "\n".join(lines)

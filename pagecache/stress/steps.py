@@ -17,7 +17,7 @@ from typing import Any
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, Broken, Model, Write
 from pagecache.stress.oracle import Look, copied
-from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.profiles import KINDS, PRIVATE, Operation, names_of
 from pagecache.stress.story import who
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import Halted, World
@@ -74,7 +74,9 @@ class Steps:
 
     def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         self._sequence += 1
-        return Write(kind, way, self.worker, self._sequence, model.number, self.world.tag, start, length, **fields)
+        write = Write(kind, way, self.worker, self._sequence, model.number, self.world.tag, start, length, **fields)
+        self.world.active[self.worker].writes.append(write)
+        return write
 
     def _seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
         """Do a call that looks; None: it did not come to anything, and that is no fault."""
@@ -419,7 +421,7 @@ class Steps:
     # -- names of the worker's own
 
     def _name(self, operation: Operation, more: int = 0) -> str:
-        return f"own{self.worker}-{(operation.file + more) % 3}"
+        return names_of(self.worker)[(operation.file + more) % PRIVATE]
 
     def _publish(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         """Make an object anew, or replace it by a rename over it."""
@@ -484,8 +486,7 @@ class Steps:
         self._same(name, found, self._names.get(name), "is")
 
     def _saved_names(self, names: dict[str, bytes]) -> Step:
-        for number in range(3):
-            name = f"own{self.worker}-{number}"
+        for name in names_of(self.worker):
             found = yield ("store", name)
             self._same(name, found, names.get(name), "is in the store after sync")
 

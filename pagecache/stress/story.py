@@ -69,7 +69,8 @@ def tell(finding: Finding) -> str:
     if len(finding.ranges) > SHOWN:
         lines.append(f"and {len(finding.ranges) - SHOWN} ranges more, up to byte {finding.ranges[-1][1]}")
     span = f"[{look.start}, {look.end})" if look.end < 1 << 60 else f"from {look.start} on"
-    lines.append(f"seen by: {who(look.worker)}, {look.what} {span}, called at {look.begun}, returned at {look.ended}")
+    looker = f"{who(look.worker)}, " if look.worker else ""
+    lines.append(f"seen by: {looker}{look.what} {span}, called at {look.begun}, returned at {look.ended}")
     return "\n".join(lines)
 
 

@@ -143,6 +143,10 @@ class Target(Protocol):
         """What is stored beneath, read past what is tested; None: no such object."""
         ...
 
+    def state(self, file: int, offset: int) -> str | None:
+        """What the page there is in the cache: of `coverage.CACHED`; None: nobody can say."""
+        ...
+
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         """All ways to read the whole of a file, each with what to call it."""
         ...

@@ -1,23 +1,19 @@
-"""Sees that workers go on; when one does not, says who waits for what.
+"""Sees that workers go on; when one does not, the run has failed, with all that `hang.py` can say.
 
-It looks at how long each worker is at its operation. Where that is longer than `Plan.patience`, the run has failed: the
-story has the operations that hang, the stacks of all threads and tasks, what the cache's wait report says where there
-is one, and the last transitions of the core.
+It looks at how long each worker is at its operation. Where that is longer than `Plan.patience`, that is a hang.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import threading
 import time
-import traceback
-from typing import Any, Self
+from typing import Self
 
+from pagecache.stress.hang import Hang
 from pagecache.stress.story import who
 from pagecache.stress.world import Failure, World
 
-__all__ = ["Watchdog", "stacks"]
+__all__ = ["Watchdog", "hangs"]
 
 LOOK = 0.2  # seconds between two looks
 
@@ -42,38 +38,17 @@ class Watchdog:
         world = self._world
         while not self._done.wait(LOOK):
             now = time.monotonic()
-            late = {
-                worker: active
-                for worker, active in list(world.active.items())
+            late = [
+                f"{who(worker)} is at {active.operation} for {now - active.since:.0f} s"
+                for worker, active in sorted(world.active.items())
                 if now - active.since > world.plan.patience
-            }
+            ]
             if late:
-                lines = [
-                    f"{who(worker)} is at {active.operation} for {now - active.since:.0f} s"
-                    for worker, active in sorted(late.items())
-                ]
-                world.fail(Failure("hang", "\n".join([*lines, *waits(world.target), stacks()])))
+                world.fail(hangs(world, late))
                 return
 
 
-def waits(target: Any) -> list[str]:
-    """Who waits for what in the cache, where it can say that."""
-    report = getattr(getattr(target, "cache", None), "waits", None)
-    if report is None:
-        return []
-    return ["the cache says:", *(f"  {wait}" for wait in report())]
-
-
-def stacks() -> str:
-    """Of all threads, and of the tasks of their loops."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    lines = []
-    for ident, frame in sys._current_frames().items():
-        lines.append(f"thread {names.get(ident, ident)}:")
-        lines += [line.rstrip() for line in traceback.format_stack(frame)[-8:]]
-    for task in list(asyncio.tasks._all_tasks if hasattr(asyncio.tasks, "_all_tasks") else []):
-        if not task.done():
-            frames = task.get_stack(limit=4)
-            where = "; ".join(f"{frame.f_code.co_qualname}:{frame.f_lineno}" for frame in frames)
-            lines.append(f"task {task.get_name()}: {where}")
-    return "\n".join(lines)
+def hangs(world: World, late: list[str]) -> Failure:
+    """A failure that says who is late, and everything around it."""
+    found = Hang.of(late, world.target, world.loop)
+    return Failure("hang", found.tell(), hang=found)

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
+from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Look, settled, verdict
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import Operation
+from pagecache.stress.profiles import KINDS, Operation
 from pagecache.stress.story import who
 from pagecache.stress.targets import Target
 
-__all__ = ["Activity", "Failure", "Halted", "World"]
+if TYPE_CHECKING:
+    from pagecache.stress.hang import Hang
+    from pagecache.stress.story import Finding
+
+__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Halted", "World"]
 
 T = TypeVar("T")
 TRIES = 100
 PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
+
+
+SYNCS = {"sync", "ticket"}
+"""Kinds that are about all files."""
+CRASH = "crash"
+"""What is remembered among operations, and is none."""
+REMEMBERED = 4096  # operations that are over, of a round
 
 
 class Halted(Exception):
@@ -34,20 +47,56 @@ class Halted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong. `kind`: "data", "error", "hang", "check" or "crash"."""
+    """What went wrong. `kind`: "data", "error", "hang", "check" or "crash".
+
+    Attributes:
+        finding: the bytes, where some are wrong.
+        hang: who waits for what, where somebody does.
+    """
 
     kind: str
     story: str
+    finding: Finding | None = None
+    hang: Hang | None = None
+
+    @classmethod
+    def of(cls, error: Broken) -> Failure:
+        """A promise that was broken."""
+        return cls(error.kind, str(error), error.finding)
 
 
 @dataclass(slots=True)
 class Activity:
-    """What a worker does now."""
+    """What a worker does, or has done.
 
+    Attributes:
+        file: number of the model; None: a name of the worker's own.
+        since: seconds, of the machine's clock.
+        start, end: the range, as far as it was known when it began.
+        begun, ended: on the clock of the round; `ended` is None while it goes on.
+        writes: what it changed, each with the place where it went.
+        errors: names of those that its calls raised.
+    """
+
+    worker: int
     operation: Operation
+    file: int | None
     since: float
     start: int
     end: int
+    begun: int
+    ended: int | None = None
+    writes: list[Write] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def meet(one: Activity, other: Activity) -> bool:
+    """Whether two workers are about the same bytes."""
+    if one.file is None or other.file is None:
+        return False
+    if one.operation.kind in SYNCS or other.operation.kind in SYNCS:
+        return True
+    return one.file == other.file and one.start < other.end and other.start < one.end
 
 
 @dataclass(slots=True)
@@ -60,9 +109,12 @@ class World:
     clock: Clock = field(default_factory=Clock)
     models: list[Model] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
-    coverage: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    coverage: Coverage = field(default_factory=Coverage)
     unsupported: dict[str, str] = field(default_factory=dict)
     active: dict[int, Activity] = field(default_factory=dict)
+    past: deque[Activity] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    contents: list[int] = field(default_factory=list)
+    loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -89,10 +141,13 @@ class World:
 
     def begin(self) -> None:
         """Make the files: most with a content, of a length that is no round number."""
-        rng = self.plan.rng("files", self.number)
+        rng, size, script = self.plan.rng("files", self.number), self.plan.size_bytes, self.plan.script
+        lengths = [] if script is None else list(script.contents)
+        while len(lengths) < self.plan.files + self._foreign:
+            lengths.append(rng.choice([0, 1, size // 2 + 1, rng.randrange(size)]))
+        self.contents = lengths[: self.plan.files]
         contents = []
-        for number in range(self.plan.files + self._foreign):
-            length = rng.choice([0, 1, self.plan.size_bytes // 2 + 1, rng.randrange(self.plan.size_bytes)])
+        for number, length in enumerate(lengths):
             contents.append(made(self.tag, number, 0, 0, 0, length))
             first = Write("content", "", 0, 0, number, self.tag, 0, length)
             self.models.append(Model(number, first, self.clock))
@@ -109,27 +164,47 @@ class World:
 
     def enter(self, worker: int, operation: Operation, start: int, end: int) -> None:
         """A worker begins an operation on a range."""
-        kind, state = operation.kind, self._state(operation, start)
+        file = self._file(operation)
+        if operation.kind in PLACELESS:
+            start, end = 0, self.reach
+        now = Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick())
         others = [
-            one.operation.kind
-            for number, one in list(self.active.items())
-            if number != worker and one.operation.file == operation.file and one.start < end and start < one.end
+            one.operation.kind for number, one in list(self.active.items()) if number != worker and meet(one, now)
         ]
-        self.active[worker] = Activity(operation, time.monotonic(), start, end)
+        state = self._state(now)
+        self.active[worker] = now
+        self.coverage.met(operation.kind, file, start, end, others, state)
         with self.lock:
             self.operations += 1
-            for other in others or [""]:
-                self.coverage[kind, other, state] += 1
 
     def leave(self, worker: int) -> None:
         """It has ended it."""
-        self.active.pop(worker, None)
+        activity = self.active.pop(worker, None)
+        if activity is not None:
+            activity.ended = self.clock.tick()
+            self.past.append(activity)
 
-    def _state(self, operation: Operation, start: int) -> str:
-        """What the first byte of an operation is, for the table of what was exercised."""
-        if operation.file >= len(self.models):
-            return "named"
-        model = self.models[operation.file]
+    def crashed(self, begun: int) -> None:
+        """Since `begun` there was a crash, and it is over."""
+        now = time.monotonic()
+        self.past.append(Activity(0, Operation(CRASH, 0), None, now, 0, self.reach, begun, self.clock.tick()))
+
+    def _file(self, operation: Operation) -> int | None:
+        """The number of the model that it is about; None: a name of the worker's own."""
+        way = KINDS[operation.kind]
+        if way == "names":
+            return None
+        return self.models[-1].number if way == "foreign" else operation.file
+
+    def _state(self, now: Activity) -> str:
+        """What the first bytes of an operation are, for the table of what was exercised."""
+        file, start = now.file, now.start
+        if file is None or now.operation.kind in PLACELESS or not self.coverage.sampled():
+            return UNSEEN
+        state = self.target.state(file, start)
+        if state is not None:
+            return state
+        model = self.models[file]
         with model.lock:
             if start >= max(size.value for size in model.sizes):
                 return "past the end"
@@ -155,6 +230,9 @@ class World:
             Broken: nothing explains it.
         """
         name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        activity = self.active.get(worker)
+        if activity is not None:
+            activity.errors.append(name)
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
                 self.unsupported.setdefault(kind, str(error))

@@ -64,6 +64,20 @@ def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: st
     clean(Plan(seed=1, **SHORT), f"path:{folder or tmp_path}")
 
 
+@pytest.mark.parametrize("scheme", ["dir:", "path:"])
+def test_what_a_run_left_that_found_something_is_no_alarm_of_the_next(tmp_path: Path, scheme: str) -> None:
+    """Longer files, and names that nobody has made yet."""
+    short: dict[str, Any] = dict(SHORT) | {"seed": 11, "profile": "metadata"}
+    plan = Plan(**short)
+    folder = tmp_path if scheme == "dir:" else tmp_path / "pagecache-stress-11-0"
+    folder.mkdir(exist_ok=True)
+    prefix = "pagecache-stress-11-0-" if scheme == "dir:" else ""
+    for name in ("file0", "file1", *(f"own{worker}-{number}" for worker in range(1, 11) for number in range(3))):
+        (folder / f"{prefix}{name}").write_bytes(b"left" * 100_000)
+    clean(plan, f"{scheme}{tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", ["memory:", "dir:"])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pagecache.stress import Plan, UnusableTarget, run
-from pagecache.stress.command import seconds
+from pagecache.stress.command import line, seconds
+from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES, WAYS, Edges, operations
 
 pytest_plugins = ["pytester"]
@@ -46,6 +47,27 @@ def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
     assert (again.returncode, "python:mine:factory, round 0 of seed 7: data" in again.stdout) == (1, True), again.stdout
 
 
+def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) -> None:
+    """All three are named on stderr; --json has the report and what it was shrunk to."""
+    (tmp_path / "mine.py").write_text(
+        "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n", encoding="utf-8"
+    )
+    (tmp_path / "tests").symlink_to(Path(__file__).parent.parent)
+    options = ("--shrink", "--shrink-time", "600s", "--html", "found.html", "--json")
+    ran = stress(tmp_path, "python:mine:factory", *SMALL, *options)
+    assert ran.returncode == 1, ran.stderr
+    report = json.loads(ran.stdout)
+    assert (report["kind"], report["shrunk"]["operations"], report["shrunk"]["workers"]) == ("data", 1, 1)
+    assert {"coverage", "kinds", "timeline", "steps", "hang", "replay"} <= report.keys()
+    small, test = tmp_path / "pagecache-stress-7-0-small.json", tmp_path / "test_pagecache_stress_7_0.py"
+    assert f"--replay {small}" in ran.stderr
+    assert f"pytest {test}" in ran.stderr
+    assert test.read_text(encoding="utf-8") == report["shrunk"]["test"]
+    assert "Found: data" in (tmp_path / "found.html").read_text(encoding="utf-8")
+    again = stress(tmp_path, "--replay", small.name)
+    assert (again.returncode, "writer 1, write 1" in again.stdout) == (1, True), again.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -53,6 +75,8 @@ def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
         (["--mix", "buffered,mmap"], "mix: 'mmap' is not one of buffered, direct"),
         (["--faults", "odd"], "'odd' is not one of the fault profiles"),
         (["--duration", "soon"], "duration: 'soon' is not a duration"),
+        (["--shrink-time", "long"], "--shrink-time: 'long' is not a duration"),
+        (["--html", "nowhere/page.html"], "--html nowhere/page.html: no such directory"),
         (["--threads", "0", "--tasks", "0"], "nobody would do anything"),
         (["path:/nowhere"], "path:/nowhere: no such directory"),
         (["nonsense"], "'nonsense' is neither a URL"),
@@ -63,6 +87,26 @@ def test_wrong_usage_is_exit_status_2_and_one_line(tmp_path: Path, arguments: li
     ran = stress(tmp_path, *arguments)
     assert ran.returncode == 2
     assert complaint in ran.stderr.splitlines()[-1]
+
+
+def test_a_bad_script_in_a_replay_is_wrong_usage(tmp_path: Path) -> None:
+    """The place and the rule, in one line."""
+    plan = Plan(seed=1).to_dict() | {"script": {"contents": [0], "threads": [[[{"kind": "jump", "file": 0}]]]}}
+    (tmp_path / "r.json").write_text(json.dumps({"version": 1, "plan": plan}), encoding="utf-8")
+    ran = stress(tmp_path, "--replay", "r.json")
+    assert ran.returncode == 2
+    assert "script.threads[0][0][0].kind: 'jump' is not one of read, readv" in ran.stderr.splitlines()[-1]
+
+
+def test_a_line_of_progress_says_what_was_met() -> None:
+    """Where no terminal is, too."""
+    run = Run(Plan(seed=2, duration=0.01, rounds=1, threads=2, tasks=2, size="64KiB", operations=20))
+    assert line(run, 0.0).startswith("0 s of 0, round 0: 0 operations")
+    assert run.run().ok
+    text = line(run, 2.0)
+    assert f"{run.counters['operations']} operations" in text
+    assert "pairs side by side" in text
+    assert "at work" in text
 
 
 def test_what_is_no_replay_is_refused(tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ class SimulatedRun(Run):
     ) -> None:
         super().__init__(plan, target, make)
         self._asked = plan
-        self.plan = dataclasses.replace(plan, threads=plan.threads + plan.tasks, tasks=0)
+        script = plan.script
+        if script is not None:
+            script = dataclasses.replace(script, threads=script.workers, tasks=())
+        self.plan = dataclasses.replace(plan, threads=plan.threads + plan.tasks, tasks=0, script=script)
         self._make_target, self._make = self._make, self._stepped
         self._scheduler: Scheduler
         self._modules = () if make is None and not callable(target) else (getattr(make or target, "__module__", ""),)
@@ -101,7 +104,8 @@ class SimulatedRun(Run):
                 closing.give_up(cache)
             self.counters += world.counters
             self.counters["operations"] += world.operations
-            self.coverage += world.coverage
+            self.coverage += world.coverage.now()
+            self._latest = world
         return Failure("hang", played.stuck)
 
     # -- the report

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pagecache.stress import watchdog
+from pagecache.stress import hang
 from pagecache.stress.deterministic import threads
 from pagecache.stress.deterministic.scheduler import Scheduler, here
 
@@ -71,6 +71,10 @@ def _thread(scheduler: Scheduler, group: None = None, *args: Any, **kwargs: Any)
     return threads.Thread(scheduler, *args, **kwargs)
 
 
+def _stacks(scheduler: Scheduler, _loop: None = None) -> dict[str, list[str]]:
+    return {"simulated threads": scheduler.report().splitlines()}
+
+
 def _random(scheduler: Scheduler, *seed: Any) -> random.Random:
     return random.Random(*(seed or (scheduler.rng.getrandbits(64),)))
 
@@ -106,7 +110,7 @@ OTHERS: list[tuple[Any, Any]] = [
     (time, TIME),
     (random, RANDOM),
     (queue.SimpleQueue, _made(threads.SimpleQueue, queue.SimpleQueue)),
-    (watchdog.stacks, _asked(Scheduler.report, watchdog.stacks)),
+    (hang.stacks, _asked(_stacks, hang.stacks)),
 ]
 
 

@@ -1,0 +1,190 @@
+"""What is known when nothing goes on: who waits for what, where all threads and tasks are, what the cache did last.
+
+    Hang        all of it, as values for the report
+    Recording   a small ring of trace records (pagecache/tracing) that runs beside a round
+
+Half of the rounds are recorded, so that the cache is tested with and without a trace; which ones the seed says. A round
+of a script is always recorded. What the core itself remembers, its last transitions, is there in any round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from pagecache import PageCache
+from pagecache.native.recording import clock
+from pagecache.stress.plan import Plan
+from pagecache.tracing.chrome import Writer
+
+__all__ = ["Hang", "Recording", "recorded", "stacks"]
+
+RECORDS = 2048
+SHOWN = 40  # records and transitions in a report
+DEEP = 12  # lines of a stack
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """What a report has of a hang.
+
+    Attributes:
+        late: a sentence for each worker that is at something for too long.
+        waits: entries of `PageCache.waits`, as JSON has them.
+        stacks: name -> lines, of all threads and tasks.
+        records: the last ones of the trace, a line each; empty where none ran.
+        transitions: the last ones of the core.
+    """
+
+    late: tuple[str, ...]
+    waits: tuple[dict[str, Any], ...]
+    stacks: dict[str, list[str]]
+    records: tuple[str, ...]
+    transitions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
+        """As it is now. Stops nobody; what cannot be said is left out."""
+        cache = getattr(target, "cache", None)
+        recording = getattr(target, "recording", None)
+        waits: list[dict[str, Any]] = []
+        transitions = ""
+        if cache is not None:
+            with contextlib.suppress(Exception):
+                waits = [wait.to_dict() for wait in cache.waits()]
+            with contextlib.suppress(Exception):
+                transitions = cache.native.trace()
+        return cls(
+            tuple(late),
+            tuple(waits),
+            stacks(loop),
+            tuple(recording.last(SHOWN)) if recording is not None else (),
+            tuple(transitions.splitlines()[-SHOWN:]),
+        )
+
+    def tell(self) -> str:
+        """All of it, as text."""
+        lines = list(self.late)
+        if self.waits:
+            lines.append("the cache says:")
+            for wait in self.waits:
+                lines.append(f"  {said(wait)}")
+                lines += [f"    {step}" for step in wait["chain"]]
+                lines += [f"    {wait['next']}"] if wait["next"] else []
+        for name, frames in self.stacks.items():
+            lines += [f"{name}:", *(f"  {frame}" for frame in frames)]
+        for what, found in (("the trace ends with:", self.records), ("last transitions:", self.transitions)):
+            if found:
+                lines += [what, *(f"  {line}" for line in found)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "late": list(self.late),
+            "waits": list(self.waits),
+            "stacks": self.stacks,
+            "records": list(self.records),
+            "transitions": list(self.transitions),
+        }
+
+
+def said(wait: dict[str, Any]) -> str:
+    """Who waits for what, for how long, and who owns it."""
+    of = f" of {wait['key']!r}" if wait["key"] is not None else ""
+    owner = wait["owner"]
+    owns = f"; owner: {owner['what']}" if owner is not None and owner.get("what") else ""
+    return f"{wait['name']} waits for {wait['what']}{of} for {wait['seconds']:.1f} s{owns}"
+
+
+def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]]:
+    """Of all threads, and of the tasks of a loop."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    found: dict[str, list[str]] = {}
+    for ident, frame in sys._current_frames().items():
+        lines = "".join(traceback.format_stack(frame)).splitlines()
+        found[f"thread {names.get(ident, '?')} ({ident})"] = lines[-DEEP:]
+    if loop is not None:
+        for task in asyncio.all_tasks(loop):
+            frames = task.get_stack(limit=4)
+            found[f"task {task.get_name()}"] = [
+                f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in frames
+            ]
+    return found
+
+
+def recorded(plan: Plan, number: int) -> bool:
+    """Whether a round has a recording."""
+    if plan.scheduler != "threads":
+        return False  # its threads are one of the system's, which a trace tells things by
+    return plan.script is not None or plan.rng("recorded", number).random() < 0.5
+
+
+class Recording:
+    """The last records of a cache, from now on until `end`."""
+
+    def __init__(self, cache: PageCache) -> None:
+        self._cache = cache
+        self._start = clock()
+        self._lock = threading.Lock()  # guards `_runs`: the watchdog and the end of the round may meet
+        self._runs = cache.native.recorder.start(RECORDS)
+
+    def end(self) -> None:
+        """Forget it. Before the cache is closed."""
+        with self._lock:
+            if self._runs:
+                self._runs = False
+                recorder = self._cache.native.recorder
+                recorder.stop()
+                recorder.free()
+
+    def last(self, count: int) -> list[str]:
+        """The last slices and moments, a line each, oldest first; nothing is recorded after that."""
+        with self._lock:
+            if not self._runs:
+                return []
+            self._runs = False
+            recorder = self._cache.native.recorder
+            _made, first, end, _lost = recorder.stop()
+            try:
+                for volume in self._cache.engine_volumes():
+                    for file in volume.files():
+                        recorder.files[file.native.id] = (volume.name, file.key)
+                out = io.StringIO()
+                page = int(self._cache.config.page_size)
+                writer = Writer(out, recorder, pid=os.getpid(), page=page, start=self._start, end=clock())
+                writer.write(recorder.read(first, end), "stress", {})
+            finally:
+                recorder.free()
+        return told(json.loads(out.getvalue())["traceEvents"])[-count:]
+
+
+def told(events: list[dict[str, Any]]) -> list[str]:
+    """Events of a trace as lines, by when they ended."""
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    lines = []
+    for event in events:
+        if event["ph"] not in "Xibe":
+            continue
+        args = dict(event["args"])
+        at = event["ts"] + event.get("dur", 0)
+        took = f" ({event['dur'] / 1000:.3f} ms)" if event["ph"] == "X" else ""
+        phase = {"b": " begins", "e": " ends"}.get(event["ph"], "")
+        where = ""
+        if "offset" in args:
+            offset, length = args.pop("offset"), args.pop("length", None)
+            where = f" [{offset}, {offset + length})" if length is not None and length >= 0 else f" at {offset}"
+        args.pop("volume", None)
+        of = f" of {args.pop('file')!r}" if "file" in args else ""
+        more = "".join(f", {name} {value}" for name, value in args.items())
+        thread = names.get(event["tid"], "?")
+        lines.append((at, f"{at / 1000:.3f} ms  {thread}: {event['name']}{phase}{where}{of}{took}{more}"))
+    return [line for _at, line in sorted(lines, key=lambda line: line[0])]

@@ -1,0 +1,119 @@
+"""What `pagecache stress` leaves when a run is over: the replay, the shrunk replay, the test, the page.
+
+Everything is written to the current directory, or where that cannot be written to that of temporary files.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, TextIO
+
+from pagecache.stress.page import page
+from pagecache.stress.pytest_file import readable
+from pagecache.stress.report import Report
+from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
+
+__all__ = ["Outcome", "write_replay"]
+
+STEM = "pagecache-stress-{}-{}"
+
+
+def write(name: str, text: str) -> Path:
+    """Write a file that the user is told of.
+
+    Raises:
+        OSError: it can be written nowhere.
+    """
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return folder / name
+    raise OSError(f"{name} can be written nowhere")
+
+
+def stem(report: Report) -> str:
+    """What the files of a failure begin with."""
+    plan = report.replay["plan"]
+    return STEM.format(plan["seed"], plan["first_round"])
+
+
+def write_replay(report: Report, more: str = "") -> Path:
+    """The replay of a failure, as JSON."""
+    return write(f"{stem(report)}{more}.json", readable(report.replay) + "\n")
+
+
+class Outcome:
+    """A failure on its way to the user: each step adds to what is printed in the end.
+
+    Attributes:
+        shrunk: the smallest that fails, where it was asked for and came back.
+    """
+
+    def __init__(self, report: Report, err: TextIO | None = None) -> None:
+        self.report = report
+        self.shrunk: Shrunk | None = None
+        self._err = err if err is not None else sys.stderr
+
+    def save(self) -> None:
+        """Write the replay, and say so. First of all: what comes later may be interrupted."""
+        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=self._err)
+
+    def shrink(self, target: str | None, seconds: float) -> None:
+        """Make it small, with a line of progress, and write what came of it."""
+        show = Line(self._err)
+        try:
+            self.shrunk = shrink(self.report, target, seconds=seconds, progress=show.line)
+        except NotFailing as error:
+            show.over()
+            print(f"not shrunk: {error}", file=self._err)
+            return
+        show.over()
+        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=self._err)
+        if self.shrunk.test:
+            name = stem(self.report).replace("-", "_")
+            path = write(f"test_{name}.py", self.shrunk.test)
+            print(f"as a test: pytest {path}", file=self._err)
+        else:
+            print("no test is written: the factory has no name that a file could import", file=self._err)
+
+    def write_page(self, path: Path) -> None:
+        """All of it as a page.
+
+        Raises:
+            OSError: it cannot be written there.
+        """
+        path.write_text(page(self.to_dict()), encoding="utf-8", errors="backslashreplace")
+        print(f"page: {path}", file=self._err)
+
+    def text(self) -> str:
+        """What a person reads."""
+        if self.shrunk is None:
+            return self.report.story
+        test = f"\n\n{self.shrunk.test}" if self.shrunk.test else ""
+        return f"{self.report.story}\n\n{self.shrunk.story}{test}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a program reads: the report, and what it was shrunk to."""
+        return self.report.to_dict() | ({"shrunk": self.shrunk.to_dict()} if self.shrunk is not None else {})
+
+
+class Line:
+    """One line that is written over and over on a terminal; nothing elsewhere."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._on = out.isatty()
+
+    def line(self, text: str) -> None:
+        """Show it in the place of the last one."""
+        if self._on:
+            self._out.write(f"\r\x1b[K{text}")
+            self._out.flush()
+
+    def over(self) -> None:
+        """No line any more."""
+        self.line("")

@@ -1,0 +1,79 @@
+"""A failure as a file for pytest: it has the script, runs it, and fails with the story as long as the bug is there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from pagecache.stress.naming import name_of
+from pagecache.stress.report import Report
+
+__all__ = ["pytest_file", "readable"]
+
+SURE = 1e-4  # a test that passes although the bug is there, in one of so many runs
+TRIES_MAX = 400
+WIDE = 110
+
+FILE = '''"""What `pagecache stress` found, made small{when}.
+
+{story}
+"""
+
+from pagecache.stress import Plan, run
+
+REPLAY = {replay}
+
+
+def test_{name}():
+    plan, target = Plan.from_replay(REPLAY), REPLAY["target"]
+    for _ in range({tries}):  # {who} the order of calls
+        report = run(plan, target)
+        assert report.ok, report.story
+'''
+
+
+def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | None) -> str:
+    """The text of it; "": no file could name the target. `rate`: how often the replay fails."""
+    if target is not None and name_of(target) is None:
+        return ""
+    plan = report.replay["plan"]
+    alone = plan["scheduler"] == "deterministic"
+    tries = 1 if alone else tries_for(rate)
+    story = "\n".join([*report.steps, report.story])
+    return FILE.format(
+        when=f": it fails in {rate:.0%} of its runs" if rate < 1 else "",
+        story=commented(story),
+        replay=readable(report.replay, show=repr),
+        name=f"{report.kind}_of_seed_{plan['seed']}",
+        tries=tries,
+        who="the seed decides" if alone else "threads decide",
+    )
+
+
+def commented(text: str) -> str:
+    """Text as it may stand in a docstring, whatever is in it."""
+    printable = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    lines = printable.replace("\\", "\\\\").replace('"""', "'''").splitlines()
+    return "\n".join(line[:WIDE] for line in lines).strip("\n").removesuffix('"')
+
+
+def tries_for(rate: float) -> int:
+    """So many that the test hardly ever passes while the bug is there."""
+    if rate >= 1:
+        return 3
+    return min(TRIES_MAX, math.ceil(math.log(SURE) / math.log(1 - max(rate, 0.01))))
+
+
+def readable(value: Any, indent: str = "", *, show: Callable[[Any], str] = json.dumps) -> str:
+    """JSON, or what `show` makes of it, with whatever is short on one line."""
+    text = show(value)
+    if len(indent) + len(text) <= WIDE or not value or not isinstance(value, dict | list):
+        return text
+    inner = indent + "    "
+    if isinstance(value, dict):
+        ends, parts = "{}", [f"{show(name)}: {readable(one, inner, show=show)}" for name, one in value.items()]
+    else:
+        ends, parts = "[]", [readable(one, inner, show=show) for one in value]
+    return f"{ends[0]}\n" + ",\n".join(inner + part for part in parts) + f"\n{indent}{ends[1]}"

@@ -1,0 +1,201 @@
+"""The operations of a round one by one, in the place of "seed → operations": what is taken out of it is not done.
+
+    Script
+      contents   how long each file is when the round begins
+      threads    for each worker that is a thread: its stirs; a stir is the operations between two rests
+      tasks      the same for tasks
+      repeat     how often each stir is played before its rest
+
+In a replay it is JSON that a person can read and change: an operation has the fields of `profiles.Operation`, without
+those that have their usual value. What bytes are written, which faults there are and what the cache is like still
+depend on seed and round.
+
+    {"contents": [0], "repeat": 1, "tasks": [],
+     "threads": [[[{"kind": "write", "file": 0, "way": "buffered", "offset": 8192, "length": 4096}]],
+                 [[{"kind": "fsync", "file": 0}]]]}
+
+A script that is repeated makes the few operations that are left of a race meet often.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pagecache.stress.profiles import IO, KINDS, PRIVATE, Operation
+
+__all__ = ["Script", "Stir", "Worker"]
+
+FILES_MAX = 1024
+REPEAT_MAX = 1 << 20
+BYTES_MAX = 1 << 40
+EXTRA_MAX = (1 << 16) - 1  # as `profiles.operations` draws it
+
+Stir = tuple[Operation, ...]
+Worker = tuple[Stir, ...]
+
+MOVES = ("read", "readv", "write", "writev", "append")
+"""Kinds that have a way of IO."""
+USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
+REQUIRED = ("kind", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """See the top of the file. Immutable; ValueError names the value and the rule that it breaks."""
+
+    contents: tuple[int, ...]
+    threads: tuple[Worker, ...]
+    tasks: tuple[Worker, ...] = ()
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.contents) <= FILES_MAX:
+            raise ValueError(f"script.contents: {len(self.contents)} files, not 1 to {FILES_MAX}")
+        for number, length in enumerate(self.contents):
+            whole(length, f"script.contents[{number}]", 0, BYTES_MAX)
+        whole(self.repeat, "script.repeat", 1, REPEAT_MAX)
+        if not self.workers:
+            raise ValueError("script.threads: none, and script.tasks: none: nobody would do anything")
+        if not self.stirs:
+            raise ValueError("script.threads: no worker has a stir: there is nothing to do")
+        for where, operation in self._places():
+            check(operation, where, len(self.contents))
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """Threads, and then tasks: worker n of a round is number n - 1."""
+        return self.threads + self.tasks
+
+    @property
+    def stirs(self) -> int:
+        """How many; a worker that has fewer does nothing in the others."""
+        return max(len(worker) for worker in self.workers)
+
+    def __len__(self) -> int:
+        """Operations, without repetitions."""
+        return sum(len(stir) for worker in self.workers for stir in worker)
+
+    def operations(self) -> Iterator[Operation]:
+        """All of them, worker after worker."""
+        return (operation for worker in self.workers for stir in worker for operation in stir)
+
+    def each(self, change: Callable[[Operation], Operation], **fields: Any) -> Script:
+        """The same with every operation changed, and perhaps other fields."""
+        threads, tasks = (
+            tuple(tuple(tuple(map(change, stir)) for stir in worker) for worker in workers)
+            for workers in (self.threads, self.tasks)
+        )
+        return dataclasses.replace(self, **{"threads": threads, "tasks": tasks} | fields)
+
+    def turn(self, number: int, stir: int) -> Iterator[Operation]:
+        """What worker `number` (from 0) does in a stir."""
+        worker = self.workers[number]
+        for _ in range(self.repeat if stir < len(worker) else 0):
+            yield from worker[stir]
+
+    def _places(self) -> Iterator[tuple[str, Operation]]:
+        for name in ("threads", "tasks"):
+            for i, worker in enumerate(getattr(self, name)):
+                for j, stir in enumerate(worker):
+                    for k, operation in enumerate(stir):
+                        yield f"script.{name}[{i}][{j}][{k}]", operation
+
+    # -- as JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+        def each(workers: tuple[Worker, ...]) -> list[Any]:
+            return [[[plain(operation) for operation in stir] for stir in worker] for worker in workers]
+
+        return {
+            "contents": list(self.contents),
+            "repeat": self.repeat,
+            "threads": each(self.threads),
+            "tasks": each(self.tasks),
+        }
+
+    @classmethod
+    def from_dict(cls, document: object) -> Script:
+        """What `to_dict` gave, or a person wrote.
+
+        Raises:
+            ValueError: it is none; names the value and the rule.
+        """
+        if not isinstance(document, Mapping):
+            raise ValueError(f"script: {document!r} is not an object with contents and threads")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(map(str, document)) - known):
+            raise ValueError(f"script: {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
+        threads, tasks = (
+            listed(
+                document.get(name, []),
+                f"script.{name}",
+                lambda worker, at: listed(worker, at, lambda stir, at: listed(stir, at, operation_of)),
+            )
+            for name in ("threads", "tasks")
+        )
+        contents = listed(document.get("contents", []), "script.contents", lambda length, _at: length)
+        return cls(contents, threads, tasks, document.get("repeat", 1))
+
+
+def plain(operation: Operation) -> dict[str, Any]:
+    """An operation without the fields that say nothing."""
+    return {
+        name: getattr(operation, name)
+        for name, usual in USUAL.items()
+        if name in REQUIRED or getattr(operation, name) != usual
+    }
+
+
+def listed(value: object, where: str, each: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: {value!r} is not a list")
+    return tuple(each(one, f"{where}[{number}]") for number, one in enumerate(value))
+
+
+def operation_of(value: object, where: str) -> Operation:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where}: {value!r} is not an operation such as {{'kind': 'fsync', 'file': 0}}")
+    if unknown := sorted(set(map(str, value)) - set(USUAL)):
+        raise ValueError(f"{where}: {', '.join(unknown)} is not one of {', '.join(USUAL)}")
+    for name in REQUIRED:
+        if name not in value:
+            raise ValueError(f"{where}: it has no {name}")
+    return Operation(**value)
+
+
+def check(operation: Operation, where: str, files: int) -> None:
+    """Whether it can be played.
+
+    Raises:
+        ValueError: it cannot; says why.
+    """
+    kind = operation.kind
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{where}.kind: {kind!r} is not one of {', '.join(KINDS)}")
+    allowed = IO if kind in MOVES else ("",)
+    if operation.way not in allowed:
+        rule = f"not one of {', '.join(IO)}" if kind in MOVES else f"none of {kind}, which moves no bytes"
+        raise ValueError(f"{where}.way: {operation.way!r} is {rule}")
+    whole(operation.file, f"{where}.file", 0, (PRIVATE if KINDS[kind] == "names" else files) - 1)
+    whole(operation.offset, f"{where}.offset", -BYTES_MAX, BYTES_MAX)
+    whole(operation.length, f"{where}.length", 0, BYTES_MAX)
+    whole(operation.extra, f"{where}.extra", 0, EXTRA_MAX)
+    if not isinstance(operation.end, bool):
+        raise ValueError(f"{where}.end: {operation.end!r} is not true or false")
+
+
+def whole(value: object, where: str, least: int, most: int) -> None:
+    """A whole number in a range.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where}: {value!r} is not an int")
+    if not least <= value <= most:
+        raise ValueError(f"{where}: {value!r} is not at least {least} and at most {most}")

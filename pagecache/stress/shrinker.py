@@ -1,0 +1,474 @@
+"""From a round that failed to the fewest operations, workers, files and faults that still fail.
+
+The operations of the failing run become a script (script.py), and what can be taken out of it is: by ddmin (Zeller and
+Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002), first workers, then stirs, then operations; then
+files, ways and faults; then numbers become rounder. A candidate counts where it fails with the same kind of failure.
+
+Threads decide the order of calls, so a candidate is tried several times: the more, the seldomer the whole round failed.
+The few operations that are left of a race hardly ever meet: tries that go on to fail let them be repeated. Under a
+deterministic scheduler one try is enough. What is returned is always something that has failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.stress.job import Run, run_of
+from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.pytest_file import pytest_file
+from pagecache.stress.reducing import buffered, chained, chained_back, ddmin, in_turns, plainer, stripped, swapped
+from pagecache.stress.report import Report
+from pagecache.stress.rounder import rounder
+from pagecache.stress.script import Script, Worker
+from pagecache.stress.targets import Target
+
+__all__ = ["NotFailing", "Shrinking", "Shrunk", "Tries", "shrink"]
+
+T = TypeVar("T")
+
+SECONDS = 60.0
+PASSES = 0.75  # of the time; the rest is for how often the smallest has to be repeated, and how often it fails
+SEEN = 3  # failures of the whole round that are enough to say how often it fails
+MEASURED = 12  # tries that say it, and at the end how often the smallest fails
+MISSED = 0.1  # of candidates that would fail
+TRIES = (3, 12)  # of a candidate: at least, at most
+GROWTH = 16  # how much more often the last tries repeat a script
+PLAYED = 1000  # operations of a try, with repetitions
+HANG = 5.0  # seconds after which a call hangs, while a hang is shrunk
+
+
+class NotFailing(Exception):
+    """There is nothing to shrink, or it did not fail again: a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shrunk:
+    """What came of it.
+
+    Attributes:
+        report: of the smallest round that failed; `report.replay` has its script.
+        story: what it does, in order, and what is wrong; for people.
+        test: a file for pytest that runs it; "" where the target has no name that a file could have.
+        operations, workers: how many are left; `before`: how many there were.
+        rate: how often the smallest failed when it was measured; `tries`: how many runs there were in all.
+        seconds: how long it took.
+    """
+
+    report: Report
+    story: str
+    test: str
+    operations: int
+    workers: int
+    before: tuple[int, int]
+    rate: float
+    tries: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {"report": self.report.to_dict(), "before": list(self.before)}
+
+
+def shrink(
+    failed: Report | Plan,
+    target: str | Callable[[], Backend | AsyncBackend] | None = None,
+    *,
+    seconds: float = SECONDS,
+    make: Callable[[Plan, int], Target] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Shrunk:
+    """Make a failure small.
+
+    Args:
+        failed: the report of a run that found something, or a plan that finds something.
+        target: the same as of that run; None: the one that the report names, or a backend in memory.
+        seconds: to spend; a try that runs is brought to its end.
+        make: as of `job.Run`.
+        progress: is told a line now and then.
+
+    Raises:
+        NotFailing: nothing was found, or not again.
+        UnusableTarget: there is nothing to test.
+        ValueError: `seconds` is not above 0.
+
+    **Blocks:** for some `seconds`.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
+        raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
+    if isinstance(failed, Report):
+        if failed.ok:
+            raise NotFailing("nothing was found: there is nothing to shrink")
+        if target is None:
+            target = failed.replay.get("target")
+        plan, kind = Plan.from_replay(failed.replay), failed.kind
+    else:
+        plan, kind = failed, ""
+    shrinking = Shrinking(plan, kind, Tries(target, make), seconds, progress or (lambda _line: None))
+    return shrinking.run()
+
+
+class Tries:
+    """Runs of one round each, which leave nothing behind."""
+
+    def __init__(
+        self,
+        target: str | Callable[[], Backend | AsyncBackend] | None,
+        make: Callable[[Plan, int], Target] | None = None,
+    ) -> None:
+        self.target, self._make = target, make
+        self.count = 0
+
+    def run(self, plan: Plan) -> Try:
+        """One."""
+        self.count += 1
+        run = run_of(plan, self.target, self._make)
+        run.keep = False
+        return Try(run.run(), run)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What came of one."""
+
+    report: Report
+    _run: Run
+
+    def script(self) -> Script:
+        """The operations that were begun."""
+        return self._run.script()
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The smallest that has failed until now."""
+
+    plan: Plan
+    script: Script
+    report: Report
+
+
+class Shrinking:
+    """One shrink: `best` becomes smaller, pass by pass."""
+
+    best: Best
+
+    def __init__(self, plan: Plan, kind: str, tries: Tries, seconds: float, progress: Callable[[str], None]) -> None:
+        self._tries, self._progress = tries, progress
+        self._begun = time.monotonic()
+        self._end = self._begun + PASSES * seconds
+        self._seconds = seconds
+        self._patience = plan.patience
+        self.kind = kind
+        self._plan = plan
+        self._refused: set[tuple[Any, ...]] = set()
+        self._candidate_tries = TRIES[0]
+
+    # -- the course
+
+    def run(self) -> Shrunk:
+        """All passes, until nothing changes or time is over."""
+        self._fail_again()
+        before = len(self.best.script), len(self.best.script.workers)
+        passes = (
+            self._one_worker,
+            self._workers,
+            self._one_worker,
+            self._stirs,
+            self._operations,
+            self._files,
+            self._settings,
+            self._ways,
+            self._numbers,
+        )
+        while True:
+            at = self.best.script
+            for each in passes:
+                each()
+            if self.best.script == at or self._over():
+                break
+        self._repeat()
+        rate = self._measure()
+        best = self.best
+        report = replace(best.report, replay=best.report.replay | {"plan": best.plan.to_dict()})
+        return Shrunk(
+            report=report,
+            story=self._story(before, rate),
+            test=pytest_file(report, rate, self._tries.target),
+            operations=len(best.script),
+            workers=len(best.script.workers),
+            before=before,
+            rate=rate,
+            tries=self._tries.count,
+            seconds=time.monotonic() - self._begun,
+        )
+
+    def _fail_again(self) -> None:
+        """The round as it is, until it is known how often it fails.
+
+        Raises:
+            NotFailing: it does not.
+        """
+        plan = self._plan
+        if plan.rounds != 1:
+            run = self._tries.run(plan)
+            if run.report.ok:
+                raise NotFailing("nothing was found: there is nothing to shrink")
+            self.kind = self.kind or run.report.kind
+            plan = Plan.from_replay(run.report.replay)
+        found: list[tuple[Script, Report]] = []
+        tries = 0
+        limit = self._begun + self._seconds / 3
+        while len(found) < SEEN and (tries < MEASURED or not found):
+            if tries and time.monotonic() > (limit if found else self._end):
+                break
+            run = self._tries.run(self._quick(plan))
+            tries += 1
+            self.kind = self.kind or run.report.kind
+            if self._same(run.report):
+                found.append((run.script(), run.report))
+            self._progress(f"failed {len(found)} of {tries} times")
+        if not found:
+            raise NotFailing(f"it did not fail again in {tries} tries: more of --shrink-time gives it more of them")
+        script, report = min(found, key=lambda each: len(each[0]))
+        self.best = Best(replace(plan, script=script), script, report)
+        self._candidate_tries = self._needed(len(found) / tries)
+        if plan.script is None and not (self.fails(script) or self.fails(max(found, key=lambda each: len(each[0]))[0])):
+            raise NotFailing(
+                "as a script it does not fail: what found it is not among its operations (the sync beside writers at "
+                "the end of a round, say), or it needs more of --shrink-time"
+            )
+
+    def _needed(self, rate: float) -> int:
+        if self._plan.scheduler == "deterministic":
+            return 1
+        wanted = math.ceil(math.log(MISSED) / math.log(1 - min(rate, 0.99)))
+        return min(max(wanted, TRIES[0]), TRIES[1])
+
+    def _quick(self, plan: Plan) -> Plan:
+        """One round of it, and no more patience with a hang than that takes."""
+        patience = min(plan.patience, HANG) if self.kind == "hang" else plan.patience
+        return replace(plan, duration=0.001, rounds=1, patience=patience)
+
+    def _same(self, report: Report) -> bool:
+        return not report.ok and report.kind == self.kind
+
+    def _over(self) -> bool:
+        return time.monotonic() > self._end
+
+    def fails(self, script: Script, **fields: Any) -> bool:
+        """Whether a candidate fails, in one of its tries; then it is the best."""
+        key = (script.contents, script.threads, script.tasks, *sorted(fields.items()))
+        if key in self._refused:
+            return False
+        for repeat in self._repeats(script):
+            if self._over():
+                return False
+            plan = replace(self.best.plan, script=replace(script, repeat=repeat), **fields)
+            run = self._tries.run(self._quick(plan))
+            if self._same(run.report):
+                left = run.script()
+                self.best = Best(replace(plan, script=left), left, run.report)
+                self._say()
+                return True
+        self._refused.add(key)
+        return False
+
+    def _repeats(self, script: Script) -> Iterator[int]:
+        """Of the tries of a candidate: as it is, and more often where there is somebody to meet."""
+        count = self._candidate_tries if len(script.workers) > 1 else max(1, self._candidate_tries // 3)
+        if len(script.workers) == 1:
+            yield from itertools.repeat(script.repeat, count)
+            return
+        most = max(script.repeat, PLAYED // max(1, len(script)))
+        for number in range(count):
+            yield script.repeat if number < (count + 1) // 2 else min(most, script.repeat * GROWTH)
+
+    def _say(self) -> None:
+        script = self.best.script
+        self._progress(
+            f"{len(script)} operations of {len(script.workers)} workers, {self._tries.count} tries, "
+            f"{time.monotonic() - self._begun:.0f} s of {self._seconds:.0f}"
+        )
+
+    # -- passes
+
+    def _one_worker(self) -> None:
+        """One alone that does what all did: where that fails too, no order of threads has to be met again."""
+        script = self.best.script
+        if len(script.workers) == 1:
+            return
+        stirs = [[worker[n] if n < len(worker) else () for worker in script.workers] for n in range(script.stirs)]
+        for merged in (chained, chained_back, in_turns):
+            if self.fails(replace(script, threads=(tuple(map(merged, stirs)),), tasks=(), repeat=1)):
+                return
+
+    def _workers(self) -> None:
+        """Fewer of them; and threads rather than tasks."""
+        script = self.best.script
+        numbered = [(True, one) for one in script.threads] + [(False, one) for one in script.tasks]
+
+        def built(some: Sequence[tuple[bool, Worker]]) -> Script | None:
+            threads = tuple(worker for thread, worker in some if thread)
+            tasks = tuple(worker for thread, worker in some if not thread)
+            return stripped(self.best.script, threads, tasks)
+
+        ddmin(numbered, self._tester(built))
+        script = self.best.script
+        if script.tasks:
+            self.fails(replace(script, threads=script.workers, tasks=()))
+
+    def _stirs(self) -> None:
+        """Fewer rests, or one alone."""
+
+        def built(some: Sequence[int]) -> Script | None:
+            def only(workers: tuple[Worker, ...]) -> tuple[Worker, ...]:
+                return tuple(tuple(worker[n] for n in some if n < len(worker)) for worker in workers)
+
+            return stripped(script, only(script.threads), only(script.tasks))
+
+        script = self.best.script
+        if script.stirs > 1:
+            ddmin(range(script.stirs), self._tester(built))
+        script = self.best.script
+        if script.stirs > 1:
+            self.fails(
+                replace(
+                    script,
+                    threads=tuple((sum(worker, ()),) for worker in script.threads),
+                    tasks=tuple((sum(worker, ()),) for worker in script.tasks),
+                )
+            )
+
+    def _operations(self) -> None:
+        """Fewer of them."""
+        script = self.best.script
+
+        def built(some: Sequence[tuple[int, int, int]]) -> Script | None:
+            kept = set(some)
+
+            def only(workers: tuple[Worker, ...], first: int) -> tuple[Worker, ...]:
+                return tuple(
+                    tuple(
+                        tuple(one for k, one in enumerate(stir) if (i, j, k) in kept) for j, stir in enumerate(worker)
+                    )
+                    for i, worker in enumerate(workers, first)
+                )
+
+            return stripped(script, only(script.threads, 0), only(script.tasks, len(script.threads)))
+
+        places = [
+            (i, j, k)
+            for i, worker in enumerate(script.workers)
+            for j, stir in enumerate(worker)
+            for k in range(len(stir))
+        ]
+        ddmin(places, self._tester(built))
+
+    def _tester(self, built: Callable[[Sequence[T]], Script | None]) -> Callable[[Sequence[T]], bool]:
+        """Whether what is built of some parts fails."""
+
+        def fails(some: Sequence[T]) -> bool:
+            script = built(some)
+            if script is None or (
+                len(script) >= len(self.best.script) and len(script.workers) >= len(self.best.script.workers)
+            ):
+                return False
+            return self.fails(replace(script, repeat=self.best.script.repeat))
+
+        return fails
+
+    def _files(self) -> None:
+        """Those alone that are used, and one for another."""
+        script = self.best.script
+        used = sorted({one.file for one in script.operations() if KINDS[one.kind] not in FILELESS})
+        if 0 < len(used) < len(script.contents):
+            self.fails(
+                script.each(
+                    lambda one: renumbered(one, used),
+                    contents=tuple(script.contents[number] for number in used),
+                )
+            )
+        if len(self.best.script.contents) > 1:
+            self.fails(self.best.script.each(lambda one: replace(one, file=0), contents=self.best.script.contents[:1]))
+
+    def _settings(self) -> None:
+        """No faults, or fewer; no crashes; one process."""
+        for name, values in CALMER.items():
+            for value in values:
+                if getattr(self.best.plan, name) == value or self.fails(self.best.script, **{name: value}):
+                    break
+
+    def _ways(self) -> None:
+        """Buffered rather than another way, a simpler call rather than another."""
+        for change in (buffered, plainer):
+            for one in dict.fromkeys(self.best.script.operations()):
+                if change(one) != one:
+                    self.fails(self.best.script.each(swapped(one, change(one))))
+
+    def _numbers(self) -> None:
+        """Rounder ones."""
+        for candidate in rounder(lambda: self.best.script):
+            if self._over():
+                return
+            self.fails(candidate)
+
+    def _repeat(self) -> None:
+        """As few repetitions as will do."""
+        while (repeat := self.best.script.repeat) > 1 and time.monotonic() < self._begun + self._seconds:
+            script = replace(self.best.script, repeat=max(1, repeat // 4))
+            runs = [self._tries.run(self._quick(replace(self.best.plan, script=script))) for _ in range(3)]
+            failed = [run.report for run in runs if self._same(run.report)]
+            if len(failed) < len(runs) - 1:
+                return
+            self.best = Best(replace(self.best.plan, script=script), script, failed[0])
+
+    def _measure(self) -> float:
+        """How often the smallest fails; it has once."""
+        failed, tries = 1, 1
+        end = time.monotonic() + max(1.0, self._seconds / 10)
+        while tries < MEASURED and time.monotonic() < end:
+            run = self._tries.run(self._quick(self.best.plan))
+            tries += 1
+            failed += self._same(run.report)
+        self.best = replace(self.best, plan=replace(self.best.plan, rounds=1, patience=self._patience))
+        return failed / tries
+
+    # -- what is told
+
+    def _story(self, before: tuple[int, int], rate: float) -> str:
+        script, report = self.best.script, self.best.report
+        again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
+        few = f"{counted(len(script), 'operation')} of {counted(len(script.workers), 'worker')}"
+        lines = [
+            f"{few} {'is' if len(script) == 1 else 'are'} enough{again} "
+            f"(there were {before[0]} of {before[1]}); failed in {rate:.0%} of its tries",
+            *(f"  {line}" for line in report.steps),
+            report.story,
+        ]
+        return "\n".join(lines)
+
+
+CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
+"""Less of what makes calls fail, from nothing on."""
+FILELESS = {"names", "foreign"}
+"""Ways that have objects of their own."""
+
+
+def renumbered(operation: Operation, files: list[int]) -> Operation:
+    """The same where these files alone are left, in their order."""
+    if KINDS[operation.kind] == "names":
+        return operation
+    return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
+
+
+def counted(number: int, what: str) -> str:
+    """Some of them, in words."""
+    return f"{number} {what}" + ("" if number == 1 else "s")

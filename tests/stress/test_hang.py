@@ -1,0 +1,108 @@
+"""What a report has of a hang: who waits for what, and what was done last."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pagecache.stress import Plan, Report, Script, run
+from pagecache.stress.hang import recorded, stacks, told
+from pagecache.stress.page import page
+from pagecache.stress.profiles import Operation
+
+from .planted import HangsInCommit, Planted
+
+SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "patience": 1}
+
+
+@pytest.fixture(scope="module")
+def hung() -> Iterator[Report]:
+    """A script of a write and an fsync, whose commit does not return; it is recorded."""
+    script = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
+
+    class Hangs(HangsInCommit):
+        free = threading.Event()
+
+        def commit(self) -> str | None:
+            if threading.current_thread().name != "MainThread":  # which made the files
+                self.free.wait(100)
+            return self.inner.commit()
+
+    try:
+        yield run(Plan(seed=1, script=script, **SMALL), lambda: Planted(Hangs))
+    finally:
+        Hangs.free.set()
+
+
+def test_a_hang_says_who_waits_for_what_and_who_owns_it(hung: Report) -> None:
+    """As values for programs, and in the story. [I-23]"""
+    assert (hung.kind, hung.hung) == ("hang", True), hung.story
+    assert hung.hang["late"][0].startswith("writer 1 is at Operation(kind='fsync'")
+    waits = [wait for wait in hung.hang["waits"] if wait["what"].startswith("fsync")]
+    assert waits, hung.hang["waits"]
+    assert waits[0]["owner"]["what"] == "a commit of the backend"
+    assert f"{waits[0]['name']} waits for fsync" in hung.story
+    assert "; owner: a commit of the backend" in hung.story
+    assert all(step in hung.story for step in waits[0]["chain"])
+
+
+def test_a_hang_has_the_stacks_of_all_threads(hung: Report) -> None:
+    """That of the worker, and that of the backend's call."""
+    found = {name: "\n".join(frames) for name, frames in hung.hang["stacks"].items()}
+    assert any("stress-1" in name for name in found)
+    assert any("in commit" in frames for frames in found.values())
+
+
+def test_a_hang_has_the_end_of_the_trace_and_the_last_transitions(hung: Report) -> None:
+    """The write that went well, and the fsync that goes on."""
+    records = hung.hang["records"]
+    assert any("pwrite" in line and "[0, 4096)" in line for line in records), records
+    assert any("fsync" in line and "unfinished" in line for line in records), records
+    assert hung.hang["transitions"]
+    assert records[-1] in hung.story
+
+
+def test_the_page_of_a_hang_has_all_of_it(hung: Report) -> None:
+    text = page(hung.to_dict())
+    for part in ("Found: hang", "Who waits for whom", "a commit of the backend", "the end of the trace", "in commit"):
+        assert part in text, part
+
+
+def test_half_of_the_rounds_are_recorded_and_every_script() -> None:
+    plan = Plan(seed=5)
+    rounds = [recorded(plan, number) for number in range(400)]
+    assert 120 < rounds.count(True) < 280
+    script = Script((0,), (((Operation("fsync", 0),),),))
+    assert all(recorded(Plan(seed=5, script=script), number) for number in range(20))
+    assert not recorded(Plan(seed=5, script=script, scheduler="deterministic"), 0)
+
+
+def test_the_stacks_of_tasks_are_told_too() -> None:
+    async def sleeping() -> None:
+        await asyncio.Event().wait()
+
+    async def looked() -> dict[str, list[str]]:
+        task = asyncio.create_task(sleeping(), name="a task that waits")
+        await asyncio.sleep(0)
+        try:
+            return stacks(asyncio.get_running_loop())
+        finally:
+            task.cancel()
+
+    found = asyncio.run(looked())
+    assert any("sleeping" in line for line in found["task a task that waits"])
+
+
+def test_records_are_told_in_the_order_of_their_ends() -> None:
+    """A slice has its time, a moment and the ends of a span have none."""
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "thread_name", "tid": 1, "ts": 0, "args": {"name": "one"}},
+        {"ph": "X", "name": "fsync", "tid": 1, "ts": 1000, "dur": 5000, "args": {"file": "k", "volume": "v"}},
+        {"ph": "i", "name": "evict", "tid": 1, "ts": 2000, "args": {"file": "k", "offset": 4096}},
+        {"ph": "s", "name": "bytes", "tid": 1, "ts": 3000, "args": {}},
+    ]
+    assert told(events) == ["2.000 ms  one: evict at 4096 of 'k'", "6.000 ms  one: fsync of 'k' (5.000 ms)"]

@@ -1,0 +1,236 @@
+"""From a failure to the fewest operations that fail, and to a test of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.backends import DirectoryBackend
+from pagecache.stress import NotFailing, Plan, Script, Shrunk, run, shrink
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.job import Run
+from pagecache.stress.profiles import Operation
+from pagecache.stress.pytest_file import commented, pytest_file, tries_for
+from pagecache.stress.reducing import chained, chained_back, ddmin, in_turns
+from pagecache.stress.rounder import rank, rounder_numbers
+from pagecache.stress.shrinker import Shrinking, Tries
+from pagecache.stress.targets import Target
+
+from .planted import BACKENDS, TARGETS, NoFsync
+
+MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
+PLAN: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 20}
+LONG = 600.0  # seconds that no shrink here needs: it ends when nothing can be left out
+
+
+def planted(name: str) -> Callable[[Plan, int], Target]:
+    kind = TARGETS[name]
+    return lambda plan, number: kind(plan, number, None, name)
+
+
+# -- ddmin
+
+
+@pytest.mark.parametrize("needed", [[0], [99], [3, 77], [10, 11, 60], list(range(0, 100, 9))])
+def test_ddmin_leaves_what_is_needed(needed: list[int]) -> None:
+    assert ddmin(range(100), lambda some: set(needed) <= set(some)) == needed
+
+
+def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
+    """Whatever fails: here one of several sets."""
+    rng = random.Random(4)
+    for _ in range(50):
+        sets = [set(rng.sample(range(40), rng.randrange(1, 6))) for _ in range(3)]
+
+        def fails(some: Sequence[int], sets: list[set[int]] = sets) -> bool:
+            return any(each <= set(some) for each in sets)
+
+        left = ddmin(range(40), fails)
+        assert fails(left)
+        assert not any(fails([one for one in left if one != out]) for out in left)
+
+
+def test_ddmin_keeps_everything_where_nothing_smaller_fails() -> None:
+    assert ddmin(range(7), lambda some: len(some) == 7) == list(range(7))
+
+
+def test_rounder_numbers_are_rounder() -> None:
+    assert rounder_numbers(8177)[:3] == [0, 4096, 8192]
+    assert rounder_numbers(0) == []
+    assert all(
+        rank(one) < rank(number) for number in (-5, 1, 100, 511, 4097, 99_999) for one in rounder_numbers(number)
+    )
+
+
+def test_workers_are_put_together_one_after_another_or_in_turns() -> None:
+    one, two, three = (Operation("fsync", number) for number in range(3))
+    stirs = [(one, one), (two,), (three, three)]
+    assert chained(stirs) == (one, one, two, three, three)
+    assert chained_back(stirs) == (three, three, two, one, one)
+    assert in_turns(stirs) == (one, two, three, one, three)
+
+
+# -- planted mistakes
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "most"), [("DropsTail", 1), ("ReadsOld", 3), ("TearsWrites", 1), ("NoFsync", 2), ("LeavesTail", 2)]
+)
+def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
+    """Of some fifty operations of five workers. What is left fails, says how, and is JSON."""
+    chosen: dict[str, Any] = {"target": BACKENDS[name]} if name in BACKENDS else {"make": planted(name)}
+    shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), seconds=LONG, **chosen)
+    assert (shrunk.report.ok, shrunk.report.kind) == (False, "data")
+    assert shrunk.operations <= most, shrunk.story
+    assert shrunk.workers == 1, shrunk.story
+    assert shrunk.before[0] > most
+    assert "writer 1 " in shrunk.story
+    plan = Plan.from_replay(shrunk.report.replay)
+    assert plan.script is not None
+    assert (len(plan.script), plan.patience) == (shrunk.operations, 60.0)
+    again = Run(plan, chosen.get("target"), chosen.get("make")).run()
+    assert again.kind == "data"
+
+
+@pytest.mark.timeout(900)
+def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
+    """The smallest fails in each of its runs; its test runs it once."""
+    plan = Plan(seed=1, duration=600, mix=MIX, scheduler="deterministic", **PLAN)
+    report = run(plan, BACKENDS["DropsTail"])
+    assert report.kind == "data", report.story
+    shrunk = shrink(report, BACKENDS["DropsTail"], seconds=LONG)
+    assert (shrunk.rate, shrunk.operations, shrunk.workers) == (1.0, 1, 1), shrunk.story
+    small = Plan.from_replay(shrunk.report.replay)
+    assert small.scheduler == "deterministic"
+    found = {run(small, BACKENDS["DropsTail"]).schedule["digest"] for _ in range(2)}
+    assert len(found) == 1
+    named = replace(shrunk.report, replay=shrunk.report.replay | {"target": "memory:"})
+    assert "for _ in range(1):  # the seed decides the order of calls" in pytest_file(named, 1.0, "memory:")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_race_shrinks_to_two_workers() -> None:
+    """Appends at a size that was looked at before. What is left of them is repeated until they meet."""
+    plan = Plan(seed=1, duration=60, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
+    shrunk = shrink(plan, seconds=120, make=planted("AppendsOver"))
+    assert shrunk.workers == 2, shrunk.story
+    assert shrunk.operations <= 8, shrunk.story
+    assert "lies on append" in shrunk.story or "where the end was" in shrunk.story
+
+
+class TwoMistakes(CachedTarget):
+    """Writes are not done, and a truncate raises what nothing explains."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        super().__init__(plan, number, None, "two")
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        pass
+
+    def truncate(self, file: int, size: int) -> None:
+        raise RuntimeError("a planted mistake")
+
+
+def test_the_same_kind_of_failure_has_to_come_back() -> None:
+    """Without the truncate it fails too, at the rest: that is not what was to be shrunk."""
+    operations = Operation("write", 0, "buffered", 0, 4096), Operation("truncate", 0)
+    plan = Plan(seed=1, rounds=1, script=Script((0,), ((operations,),)), size="64KiB", capacity="128KiB")
+    shrunk = Shrinking(plan, "error", Tries(None, TwoMistakes), LONG, lambda _line: None).run()
+    assert shrunk.report.kind == "error"
+    assert Plan.from_replay(shrunk.report.replay).script == Script((0,), (((Operation("truncate", 0),),),))
+
+
+def test_ways_files_faults_and_numbers_become_simple() -> None:
+    """All that says nothing is gone."""
+    operation = Operation("writev", 1, "direct", 9001, 5432, extra=77)
+    script = Script((5000, 7777), (((operation,), (Operation("fsync", 1, offset=5, length=7, extra=9),)),))
+    plan = Plan(seed=1, rounds=1, script=script, size="64KiB", capacity="128KiB", faults="hell")
+    shrunk = shrink(plan, BACKENDS["DropsTail"], seconds=LONG)
+    small = Plan.from_replay(shrunk.report.replay)
+    assert small.script is not None
+    (left,) = small.script.operations()
+    assert (small.faults, small.files, left.kind, left.way, left.extra) == ("none", 1, "write", "buffered", 0)
+    assert (left.offset, left.length % 10) == (0, 0)
+
+
+def test_what_does_not_fail_again_is_said() -> None:
+    plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
+    with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
+        shrink(plan, seconds=0.5)
+    with pytest.raises(NotFailing, match="there is nothing to shrink"):
+        shrink(run(plan))
+    with pytest.raises(ValueError, match="seconds: 0 is not a number of seconds above 0"):
+        shrink(plan, seconds=0)
+
+
+def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
+    """The failing ones neither."""
+    (tmp_path / "store").mkdir()
+    plan = Plan(seed=1, duration=20, mix=MIX, **PLAN)
+    shrunk = shrink(plan, seconds=LONG, make=lambda plan, number: OnDirectory(plan, number, tmp_path / "store"))
+    assert shrunk.operations <= 2
+    assert list((tmp_path / "store").rglob("pagecache-stress-*")) == []
+
+
+class OnDirectory(NoFsync):
+    """NoFsync, over a directory."""
+
+    def __init__(self, plan: Plan, number: int, folder: Path) -> None:
+        super().__init__(plan, number, lambda: DirectoryBackend(folder), "dir")
+
+
+# -- the test that it writes
+
+MODULE = """
+import os
+from tests.stress.planted import BACKENDS
+from pagecache.backends import MemoryBackend
+
+def make():
+    return MemoryBackend() if "FIXED" in os.environ else BACKENDS["DropsTail"]()
+"""
+
+
+def test_the_test_that_is_written_fails_for_the_bug_and_passes_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file, by itself, in another process."""
+    (tmp_path / "planted_store.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    shrunk: Shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), "python:planted_store:make", seconds=LONG)
+    (tmp_path / "test_found.py").write_text(shrunk.test, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    codes = []
+    for more in ({}, {"FIXED": "1"}):
+        environment = os.environ | {"PYTHONPATH": str(root)} | more
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_found.py"]
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        codes.append(ran.returncode)
+        assert ("file 0, bytes" in ran.stdout) == (not more), ran.stdout
+    assert codes == [1, 0]
+
+
+def test_a_factory_without_a_name_has_no_test() -> None:
+    """A lambda is nothing that a file could import; one of a module is."""
+    shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), BACKENDS["DropsTail"], seconds=LONG)
+    assert shrunk.test == ""
+
+
+@pytest.mark.parametrize("story", ['"""', "\\", 'ends with "', "a\x00b\x1b[31m", "\ud800", "\\N{x} \\u12 %s {replay}"])
+def test_whatever_a_story_says_the_file_is_python(story: str) -> None:
+    compile(f'"""{commented(story)}\n"""', "test", "exec")
+    compile(f'"""\n{commented(story)}"""', "test", "exec")
+
+
+def test_seldom_failures_are_tried_more_often() -> None:
+    assert [tries_for(rate) for rate in (1.0, 0.9, 0.5, 0.1, 0.0)] == [3, 4, 14, 88, 400]
