@@ -107,7 +107,10 @@ class FileSync:
             self._regress = -1
             found = native.flush_pending(self.stamp, self.start, self.end)
             if found & FAILED and not found & (DIRTY | WRITEBACK):
-                raise _writeback_error(self.file, "write-back")
+                error = _writeback_error(self.file, "write-back")
+                if error.exceptions or native.flush_pending(self.stamp, self.start, self.end) & FAILED:
+                    raise error
+                return False  # it has been tried again since, and went through
             if not found:
                 return True
         if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):

@@ -6,10 +6,12 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pagecache import DataLossError, Event, FailedRange, LostRange, WritebackError
+from pagecache.native import FAILED, NativeInode
 
 from .answers import failing_commit
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
@@ -338,3 +340,28 @@ def test_stat_shows_local_extensions(dirty: Rig) -> None:
     stat = dirty.volume.stat(KEY)
     assert (stat.size, stat.dirty) == (len(DATA), 0)
     assert stat.cached >= len(DATA)
+
+
+def test_what_is_repaired_while_an_fsync_finds_it_failed_is_no_error(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised for what has failed, and not for what had. [2.15]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(b"new", 0)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=1)
+    pending = NativeInode.flush_pending
+    repaired: list[int] = []
+
+    def repairing(native: NativeInode, *args: Any) -> int:
+        found = pending(native, *args)
+        if found & FAILED and len(args) == 3 and not repaired:  # the last look, which has no cursor
+            repaired.append(found)
+            rig.volume.retry_failed()
+            eventually(lambda: not pending(native, *args) and rig.volume.failed() == [])
+        return found
+
+    monkeypatch.setattr(NativeInode, "flush_pending", repairing)
+    file.fsync()
+    assert repaired == [FAILED]
+    assert rig.backend.committed(KEY) == b"new"
