@@ -247,20 +247,24 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
         fresh, stat = volume.engine.call(lambda: remote.open_base(engine), "open", inode.key)
         inode.replaced()
         remote.take_base(engine, fresh, stat)
-        take_over(inode, stat)
-    else:
+        if not take_over(inode, stat):
+            remote_change(volume, inode, stat)
+    elif take_over(inode, stat):
         engine.version = stat.version
-        take_over(inode, stat)
+    else:
+        remote_change(volume, inode, stat)  # somebody has written meanwhile
 
 
-def take_over(inode: Inode, stat: ObjectStat) -> None:
-    """Another version, and nothing local: nothing of the old one is left."""
+def take_over(inode: Inode, stat: ObjectStat) -> bool:
+    """Another version, and nothing local: nothing of the old one is left. False: there is something local."""
     inode.native.invalidate_remote(0, END)
-    inode.native.set_sizes(stat.size, stat.size)
+    if not inode.native.set_sizes(stat.size, stat.size):
+        return False
     inode.native.invalidate_remote(0, END)
     what, next = "another version is stored than the one that was cached", "what is cached is read again"
     inode.volume.engine.emit("invalidated", inode.key, ((0, inode.native.size),), message=what, next=next)
     inode.volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
+    return True
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:

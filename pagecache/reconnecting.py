@@ -37,6 +37,7 @@ class _Opened(NamedTuple):
     backend_file: BackendFile
     stat: ObjectStat
     kept: bool
+    quiet: int | None  # `EngineFile.quiet` before `stat` was asked for
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -108,11 +109,12 @@ def _open(backend: Backend, inode: Inode) -> _Opened | None:
     for method in ("stat", "read_into", "write_from", "truncate", "commit"):
         if not callable(getattr(backend_file, method, None)):
             raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", inode.key)
+    quiet = inode.engine.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
     kept: Any = getattr(backend_file, "kept", None)
     if kept is None or (inode.native.usage()["staged"] and not staging.possible(backend_file)):
-        return _Opened(backend_file, stat, False)
-    return _Opened(backend_file, stat, bool(kept()))
+        return _Opened(backend_file, stat, False, quiet)
+    return _Opened(backend_file, stat, bool(kept()), quiet)
 
 
 def _close(opened: _Opened | None) -> None:
@@ -174,13 +176,18 @@ def _owed(inode: Inode) -> list[Step]:
 
 
 def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
-    """Clean pages are kept only where nothing has changed the object, not even what we had sent to the old backend."""
+    """Clean pages are kept only where nothing has changed the object, not even what we had sent to the old backend.
+
+    What was found when it was opened may be old by now: calls of before may have come to their end since, and writers
+    did not wait.
+    """
     file = inode.engine
     if opened.kept:
         return
-    if not file.version_stale and not len(file.owed):
+    if opened.quiet is not None and file.quiet() == opened.quiet:
         with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
-            compare(volume, inode, opened.stat)
-        return
+            compare(volume, inode, opened.stat, opened.quiet)
+        if file.quiet() is not None:
+            return
     inode.native.invalidate_remote(0, END)
     file.version, file.version_stale = opened.stat.version, True

@@ -181,14 +181,19 @@ void pc_inode_set_readable(struct pc_inode *i, bool readable)
 	pc_inode_leaf_unlock(i);
 }
 
-/* After an open found another version, with nothing local: both sizes are storage's. */
-void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
+/* After an open found another version, with nothing local: both sizes are storage's. Looked at and done in one section, since
+ * writers do not wait for an open. Return: false: something is local, and nothing has changed. */
+bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
 {
 	pc_inode_leaf_lock(i);
-	atomic_store(&i->remote_size, remote_size);
-	atomic_store(&i->size, size);
-	i->committed_size = remote_size;
+	bool local = pc_unsaved(i);
+	if (!local) {
+		atomic_store(&i->remote_size, remote_size);
+		atomic_store(&i->size, size);
+		i->committed_size = remote_size;
+	}
 	pc_inode_leaf_unlock(i);
+	return !local;
 }
 
 static void usage_of(struct pc_inode *i, struct pc_usage *u)

@@ -174,7 +174,7 @@ uint64_t pc_inode_size(const struct pc_inode *i);
 uint64_t pc_inode_remote_size(const struct pc_inode *i);
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
 void pc_inode_set_readable(struct pc_inode *i, bool readable);
-void pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
+bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
 uint32_t pc_inode_event_seq(struct pc_inode *i);
 void pc_inode_wake(struct pc_inode *i);

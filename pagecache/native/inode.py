@@ -49,8 +49,9 @@ class NativeInode:
     def remote_size(self) -> int:
         return int(lib.pc_inode_remote_size(self._i))
 
-    def set_sizes(self, size: int, remote_size: int) -> None:
-        lib.pc_inode_set_sizes(self._i, size, remote_size)
+    def set_sizes(self, size: int, remote_size: int) -> bool:
+        """False: something is local, and nothing has changed."""
+        return bool(lib.pc_inode_set_sizes(self._i, size, remote_size))
 
     def set_limits(self, limits: dict[str, int]) -> None:
         lib.pc_inode_set_limits(self._i, ffi.new("struct pc_limits *", limits))

@@ -1,0 +1,77 @@
+"""What storage said before something of ours changed it is no size of the file afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, PageCache, Volume, reconnecting
+from pagecache.backends import MemoryBackend
+from pagecache.inode import Inode
+from pagecache.native import NativeInode
+
+from .rig import KEY, PAGE
+
+DATA = b"data" * PAGE  # four pages
+
+
+def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The object was looked at before the volume lived again. [2.22, T-75b]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    look = reconnecting._look_at_version
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+
+            def late(volume: Volume, inode: Inode, opened: Any) -> None:
+                file.truncate(100)
+                file.fsync()
+                look(volume, inode, opened)
+
+            file.pread(10, 0)
+            volume.abort()
+            monkeypatch.setattr(reconnecting, "_look_at_version", late)
+            volume.reconnect(store)
+            assert (file.size, file.pread(2 * PAGE, 0)) == (100, DATA[:100])
+            file.pwrite(b"end", 200)
+            assert file.size == 203
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == DATA[:100] + bytes(100) + b"end"
+
+
+@pytest.mark.parametrize("policy", ["fail", "rebase"])
+def test_an_open_does_not_take_the_size_of_another_version_over_a_write_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """Between the question whether anything is local and the new sizes: it is a change under local data. [2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    with PageCache("1MiB", flush_interval=60) as cache:
+        volume = cache.attach(store, on_conflict=policy)
+        with volume.open(KEY, "r+") as file:
+            local = NativeInode.has_local
+            written: list[int] = []
+
+            def late(native: NativeInode) -> bool:
+                found = local(native)
+                if not written:
+                    written.append(0)
+                    assert not found
+                    file.pwrite(b"mine", len(DATA))
+                return found
+
+            store.put(KEY, b"other")
+            monkeypatch.setattr(NativeInode, "has_local", late)
+            if policy == "fail":
+                with pytest.raises(ConflictError):
+                    volume.open(KEY)
+                volume.resolve(KEY, "rebase")
+            else:
+                volume.open(KEY).close()
+            assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY) == b"other".ljust(len(DATA), b"\0") + b"mine"
