@@ -58,7 +58,9 @@ class Look:
                 self.beside += self.model.log[self._first - self.model.dropped :]
 
     def _beside(self) -> list[Write]:
-        """What ran beside it; with what a call that failed did not say it did."""
+        """What ran beside it; with what a call that failed did not say it did. The model's lock is held: a call that
+        fails meanwhile takes its write apart.
+        """
         found = []
         for write in self.beside:
             part: Write | None = write
@@ -76,16 +78,14 @@ class Look:
 
     def segments(self, start: int, end: int, ignored: Write | None = None) -> Iterator[Piece]:
         """The range in pieces, each with all the writes that it may be of, as far as they are known."""
-        beside = self._beside()
-        extra = [write for write in beside if write.resolved and write.start < end and write.end > start]
+        with self.model.lock:
+            extra = [(one.start, one.end, one) for one in self._beside() if one.resolved]
         for low, high, found in self.pieces:
             low, high = max(low, start), min(high, end)
             if low >= high:
                 continue
             here: list[Piece] = [
-                (one.start, one.end, (one,))
-                for one in extra
-                if one is not ignored and one.start < high and one.end > low
+                (from_, to, (one,)) for from_, to, one in extra if one is not ignored and from_ < high and to > low
             ]
             here += [piece for piece in self._overtaken if piece[0] < high and piece[1] > low]
             if not here:
@@ -101,22 +101,25 @@ class Look:
     def unresolved(self, end: int | None = None) -> list[Write]:
         """What ran beside it, may have changed bytes before `end`, and is not known yet."""
         end = self.end if end is None else end
-        return [
-            write
-            for write in self._beside()
-            if not write.resolved
-            and (write.start < end and write.end > self.start if write.start >= 0 else write.floor < end)
-        ]
+        with self.model.lock:
+            return [
+                write
+                for write in self._beside()
+                if not write.resolved
+                and (write.start < end and write.end > self.start if write.start >= 0 else write.floor < end)
+            ]
 
     def sizes_meanwhile(self) -> tuple[int, int]:
         """The least and the most that the file may have had."""
         least = min(size.value if size.least is None else size.least for size in self.sizes)
         most = max(size.value for size in self.sizes)
-        for write in self._beside():
+        with self.model.lock:
+            beside = [(write, write.end) for write in self._beside()]
+        for write, end in beside:
             if write.size is not None and write.size >= 0:
                 least, most = min(least, write.size), max(most, write.size)
             elif write.size is None and write.length:
-                most = max(most, write.end)
+                most = max(most, end)
         return least, most
 
 

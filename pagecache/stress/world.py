@@ -237,7 +237,8 @@ class World:
             with self.lock:
                 self.unsupported.setdefault(kind, str(error))
             return
-        if error.errno in PRESSED or (kind == "invalidate" and isinstance(error, BlockingIOError)):
+        busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
+        if error.errno in PRESSED or busy:  # what is sent again and again does not become clean
             self.count(f"{kind}: {name}")
             return
         if self.crashing and error.errno not in NEVER:

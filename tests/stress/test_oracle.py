@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
@@ -420,3 +421,23 @@ def test_losses_are_explained_where_something_went_past_the_cache() -> None:
         False,
         False,
     ]
+
+
+def test_a_write_that_fails_while_somebody_judges_is_whole_or_in_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call takes it apart in one section, and who judges looks at all of it in one. [I-17]"""
+    file = File()
+    look = file.look()
+    write = file.begin(100, 50, size=None)
+    file.put(write)
+    look.returned()
+    beside = Look._beside
+    parts: list[Write] = []
+
+    def failing(self: Look) -> list[Write]:
+        found = beside(self)
+        if sys._getframe(1).f_code.co_name == "segments" and not parts and not file.model.lock.locked():
+            parts.append(file.model.split(write, 0))
+        return found
+
+    monkeypatch.setattr(Look, "_beside", failing)
+    assert verdict(look, bytes(file.bytes)) is None
