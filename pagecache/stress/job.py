@@ -228,12 +228,14 @@ class Run:
     # -- the report
 
     def script(self) -> Script:
-        """What the last round did, one by one."""
+        """What the last round did, one by one. With crashes, what it was to do: when they come depends on it."""
         world = self.world or self._latest
         assert world is not None
-        if isinstance(self._players, Players):
-            return self._players.script()
-        return planned(world, self.plan.operations or OPERATIONS, self._stirs)
+        players = self._players
+        if isinstance(players, Players) and self.plan.crash_of(self.number) == "none":
+            return players.script()
+        lives = not isinstance(players, Players)
+        return planned(world, self.plan.operations or OPERATIONS, self._stirs, lives=lives)
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
         """What does the same again: from the round that failed on."""

@@ -41,8 +41,8 @@ def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
     )
 
 
-def planned(world: World, count: int, stirs: int) -> Script:
-    """What was to be done in so many stirs by workers that played in other processes."""
+def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
+    """What was to be done in so many stirs; `lives`: by workers that began anew with each, in other processes."""
     plan, script = world.plan, world.plan.script
     if script is not None:
         threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
@@ -50,9 +50,10 @@ def planned(world: World, count: int, stirs: int) -> Script:
     workers = []
     for worker in range(1, 1 + plan.threads + plan.tasks):
         most = count if worker <= plan.threads else max(1, count // TASKS_SHARE)
-        workers.append(
-            tuple(tuple(itertools.islice(stream_of(world, worker, life), most)) for life in range(1, 1 + stirs))
-        )
+        streams = [stream_of(world, worker, life) for life in range(1, 1 + stirs)]
+        if not lives:
+            streams = [stream_of(world, worker)] * stirs
+        workers.append(tuple(tuple(itertools.islice(stream, most)) for stream in streams))
     return Script(tuple(world.contents), tuple(workers[: plan.threads]), tuple(workers[plan.threads :]))
 
 

@@ -37,6 +37,7 @@ SECONDS = 60.0
 PASSES = 0.75  # of the time; the rest is for how often the smallest has to be repeated, and how often it fails
 SEEN = 3  # failures of the whole round that are enough to say how often it fails
 MEASURED = 12  # tries that say it, and at the end how often the smallest fails
+AGAIN = 40  # tries of the whole round as a script
 MISSED = 0.1  # of candidates that would fail
 TRIES = (3, 12)  # of a candidate: at least, at most
 GROWTH = 16  # how much more often the last tries repeat a script
@@ -178,6 +179,7 @@ class Shrinking:
         self._fail_again()
         before = len(self.best.script), len(self.best.script.workers)
         passes = (
+            self._settings,
             self._one_worker,
             self._workers,
             self._one_worker,
@@ -240,11 +242,29 @@ class Shrinking:
         script, report = min(found, key=lambda each: len(each[0]))
         self.best = Best(replace(plan, script=script), script, report)
         self._candidate_tries = self._needed(len(found) / tries)
-        if plan.script is None and not (self.fails(script) or self.fails(max(found, key=lambda each: len(each[0]))[0])):
-            raise NotFailing(
-                "as a script it does not fail: what found it is not among its operations (the sync beside writers at "
-                "the end of a round, say), or it needs more of --shrink-time"
-            )
+        if plan.script is None:
+            self._fail_as_script([script, max((each[0] for each in found), key=len)])
+
+    def _fail_as_script(self, scripts: list[Script]) -> None:
+        """The same by its operations alone: one of the scripts, which have the same rate but for what was cut off.
+
+        Raises:
+            NotFailing: it does not.
+        """
+        for tries in range(1, AGAIN + 1):
+            if self._over():
+                break
+            plan = replace(self.best.plan, script=scripts[tries % len(scripts)])
+            tried = self._tries.run(self._quick(plan))
+            if self._same(tried.report):
+                script = tried.script()
+                self.best = Best(replace(plan, script=script), script, tried.report)
+                self._candidate_tries = max(self._candidate_tries, self._needed(1 / tries))
+                return
+        raise NotFailing(
+            "as a script it does not fail: what found it is not among its operations (the sync beside writers at the "
+            "end of a round, say), or it needs more of --shrink-time"
+        )
 
     def _needed(self, rate: float) -> int:
         if self._plan.scheduler == "deterministic":

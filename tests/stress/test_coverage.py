@@ -10,8 +10,8 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import SAMPLE, STATES, UNSEEN, Coverage, kinds_of, summary
 from pagecache.stress.profiles import KINDS, PROFILES, WAYS, Operation
 from pagecache.stress.script import MOVES
-from pagecache.stress.timeline import sentence, sort
-from pagecache.stress.world import Activity, World
+from pagecache.stress.timeline import sentence, sort, timeline
+from pagecache.stress.world import Activity, Failure, World
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 
@@ -72,6 +72,16 @@ def test_each_kind_can_be_told() -> None:
         told = sentence(Activity(1, Operation(kind, 0, way, 0, 10), file, 0.0, 0, 10, 1))
         assert told.endswith(", still running"), told
         assert sort(kind) in {"read", "write", "save", "cut", "other"}
+
+
+def test_a_crash_is_in_the_timeline_of_what_everybody_did() -> None:
+    """It is about all bytes, and nobody's operation."""
+    plan = Plan(seed=1, **SMALL)
+    world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
+    world.crashed(world.clock.tick())
+    (lane,) = timeline(world, Failure("crash", "lost"))["lanes"]
+    assert (lane["name"], lane["bars"][0]["sort"]) == ("the tester", "crash")
+    assert lane["bars"][0]["text"] == "crashed what is tested, and looked at what was left"
 
 
 def test_the_state_is_that_of_the_page_in_the_cache() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,45 @@ def test_what_does_not_fail_again_is_said() -> None:
         shrink(run(plan))
     with pytest.raises(ValueError, match="seconds: 0 is not a number of seconds above 0"):
         shrink(plan, seconds=0)
+
+
+class NoLastFsync(CachedTarget):
+    """fsync raises what nothing explains, for who calls it beside the writers at the end of a round."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        super().__init__(plan, number, None, "last")
+
+    def fsync(self, file: int) -> None:
+        if threading.current_thread().name == "stress-sync":
+            raise RuntimeError("a planted mistake")
+        super().fsync(file)
+
+
+def test_what_no_operation_of_a_worker_has_found_is_not_shrunk() -> None:
+    """It says so, and shows nothing that does not fail."""
+    plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
+    assert not Run(plan, make=NoLastFsync).run().ok
+    with pytest.raises(NotFailing, match="as a script it does not fail"):
+        shrink(plan, seconds=LONG, make=NoLastFsync)
+
+
+@pytest.mark.timeout(900)
+def test_a_round_with_crashes_shrinks() -> None:
+    """A crash cuts off what workers do, so the round is a script of what they were to do."""
+    plan = Plan(seed=1, duration=60, crashes=("forgetting",), mix=("buffered",), **PLAN)
+    shrunk = shrink(plan, seconds=LONG, make=FlushesOnly)
+    assert not shrunk.report.ok
+    assert shrunk.operations < shrunk.before[0], shrunk.story
+
+
+class FlushesOnly(CachedTarget):
+    """fsync hands over, and does not commit. With crashes it fails in some rounds, not always for a crash."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        super().__init__(plan, number, None, "flushes")
+
+    def fsync(self, file: int) -> None:
+        self.handle(file, "buffered").flush()
 
 
 def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
