@@ -218,7 +218,7 @@ class Durable:
 
     def _ended(self, file: int) -> Look:
         look = self._looks[file]
-        strand(look.model)
+        look.model.strand()
         look.returned()
         return look
 
@@ -240,19 +240,6 @@ def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:
         for a, b, before in older.pieces(low, high):
             joined.append((a, b, (*found, *(one for one in before if one not in found))))
     return joined
-
-
-def strand(model: Model) -> None:
-    """What still runs will never return: an append or a copy of which nobody heard may have stored anything."""
-    with model.lock:
-        running = [write for write in model.running if not write.resolved]
-        most = max([size.value for size in model.sizes] + [write.end for write in model.running if write.end < FOREVER])
-        room = sum(write.length for write in running if write.start < 0)
-        for write in running:
-            write.wild = True
-            if write.start < 0:
-                write.start, write.end = write.floor, most + room
-                write.length = write.end - write.start
 
 
 def _pieces(look: Look, got: bytes) -> list[Piece]:

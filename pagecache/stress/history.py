@@ -369,16 +369,32 @@ class Model:
         """An append of which some may be somewhere at the end."""
         with self.lock:
             self._end(write, False)
-            # Behind any end that there was meanwhile, and behind appends whose place is not known yet.
-            beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
-            ends = [one.end if one.size is None else one.size for one in beside]
-            most = max([*ends, *write.before, *(size.value for size in self.sizes)])
-            most += sum(one.length for one in beside if one.start < 0)
+            most = self._reach(write)
             write.start = min(write.floor, *(size.value for size in self.sizes))
-            write.end, write.wild = most + write.length, True
+            write.end, write.wild = most, True
             write.length = write.end - write.start
             self._add(write)
             self.sizes.append(Size(write.end, write.begun, write.ended, write.start))
+
+    def _reach(self, write: Write) -> int:
+        """The end of an append of which nobody heard, at most: behind any end that there was meanwhile, and behind
+        appends whose place is not known yet.
+        """
+        beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
+        ends = [one.end if one.size is None else one.size for one in beside]
+        most = max([*ends, *write.before, *(size.value for size in self.sizes)])
+        return most + sum(one.length for one in beside if one.start < 0) + write.length
+
+    def strand(self) -> None:
+        """What still runs will never return: an append or a copy of which nobody heard may have stored anything."""
+        with self.lock:
+            running = [write for write in self.running if not write.resolved]
+            ends = [self._reach(write) if write.start < 0 else write.end for write in running]
+            for write, end in zip(running, ends, strict=True):
+                write.wild = True
+                if write.start < 0:
+                    write.start, write.end = write.floor, end
+                    write.length = end - write.floor
 
     def _remove(self, write: Write, start: int, end: int) -> None:
         pieces = [

@@ -30,7 +30,7 @@ from functools import partial
 from typing import Any
 
 from pagecache.stress.child import START, Child, Task, die, first_write, spawn
-from pagecache.stress.durable import Durable, strand
+from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.journal import Journal, read
 from pagecache.stress.killed import stir
@@ -146,7 +146,7 @@ class Processes:
         for look in looks.values():
             look.returned()
         for model in self._world.models:
-            strand(model)
+            model.strand()
             for write in list(model.running):
                 model.finish(write, certain=False)
         self._world.ask_again()

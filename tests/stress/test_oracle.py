@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pagecache.stress.content import APPENDED, made
+from pagecache.stress.durable import Durable
 from pagecache.stress.history import FOREVER, Broken, Clock, Model, Write
 from pagecache.stress.oracle import Look, copied, settled, verdict
 
@@ -400,6 +401,20 @@ def test_an_append_that_nobody_finds_may_have_been_behind_an_end_that_is_gone() 
     file.model.lose(append)
     assert doubt is not None
     assert doubt.ask() is None
+
+
+def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that_is_gone() -> None:
+    """The store has it, and not the truncate that came after it. [I-18]"""
+    file = File()
+    durable = Durable([file.model])
+    append = Write("append", "through", 1, 1, 0, 7, -1, 50)
+    file.model.begin(append)
+    cut = file.truncate(100)
+    file.model.finish(cut)
+    before = bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 50)
+    durable.judge(0, before[: SIZE + 50])
+    with pytest.raises(Broken, match=f"{SIZE + 51} bytes, where the file had 100 to {SIZE + 50}"):
+        durable.judge(0, before[: SIZE + 50] + b"x")
 
 
 def test_losses_are_explained_where_something_went_past_the_cache() -> None:
