@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class NativeVolume:
 
     def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
-        return cast("bool | None", extension.work(self.cache.core, self.address, job, int(timeout * 1e9)))
+        return cast("bool | None", extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9)))
 
     def start_work(self) -> bool | str | None:
         """On the event loop that carries the volume's bytes: start the next piece of work. False: there is none;

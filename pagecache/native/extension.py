@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Generator
@@ -258,7 +259,8 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
 
     Signals are handled; whatever a handler raises comes out here.
     """
-    extension.wait(kind, address, seq, int(min(timeout, 1.0) * 1e9))
+    # Up: who waits for what is left of a time would come back at once, again and again, for a part of a nanosecond.
+    extension.wait(kind, address, seq, math.ceil(min(timeout, 1.0) * 1e9))
 
 
 def inside() -> list[int]:

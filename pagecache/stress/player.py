@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
 from pagecache.stress.history import Broken
 from pagecache.stress.plan import Plan
@@ -20,6 +22,7 @@ from pagecache.stress.world import Failure, Halted, World
 __all__ = ["Players", "planned", "ways_of"]
 
 LIFE = 20  # bits of a sequence number that are counted within one life
+PAUSE = 0.001  # seconds until an operation that faults refuse is tried again
 TASKS_SHARE = 4  # a task makes so many times fewer operations than a thread
 
 
@@ -144,7 +147,7 @@ class Players:
             name, *arguments = next(step)
             while True:
                 try:
-                    answer = getattr(target, name)(*arguments)
+                    answer = _call(target, name, arguments)
                 except (OSError, ValueError) as error:
                     name, *arguments = step.throw(error)
                 else:
@@ -185,7 +188,7 @@ class Players:
             name, *arguments = next(step)
             while True:
                 try:
-                    answer = await call(name, tuple(arguments))
+                    answer = await (asyncio.sleep(PAUSE) if name == "pause" else call(name, tuple(arguments)))
                 except (OSError, ValueError) as error:
                     name, *arguments = step.throw(error)
                 else:
@@ -201,3 +204,10 @@ class Players:
             self.world.fail(Failure.of(error))
         else:
             self.world.fail(Failure("error", "".join(traceback.format_exception(error)).strip()))
+
+
+def _call(target: Target, name: str, arguments: list[Any]) -> Any:
+    if name == "pause":
+        time.sleep(PAUSE)
+        return None
+    return getattr(target, name)(*arguments)

@@ -4,6 +4,8 @@
     verb = next(step)                       ("write", 0, "direct", 4096, b"...", 17)
     verb = step.send(answer)                or step.throw(error), until StopIteration
 
+A verb that no target has: ("pause",), for a moment in which others go on.
+
 So threads, tasks, and whatever decides an order of its own, play the same operations, and the models are told of a call
 right before and right after it.
 """
@@ -477,6 +479,7 @@ class Steps:
                     return None
                 if self.world.crashing and self.world.stopped.is_set():
                     raise Halted from error
+                yield ("pause",)
             else:
                 return found
 

@@ -17,6 +17,8 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.faulting import Faulting, explained
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES
+from pagecache.stress.steps import Steps
+from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
@@ -197,6 +199,19 @@ def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) ->
     report = run(Plan(seed=1, faults="mild", mix=mix, **SHORT), f"path:{tmp_path}")
     assert report.ok, report.story
     assert report.skipped["faults"] == "system calls are not made to fail"
+
+
+def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() -> None:
+    """Threads that are simulated go on in turns: without a pause who repairs would never have its own."""
+    plan = Plan(seed=1, faults="hell")
+    steps = Steps(World(plan, CachedTarget(plan, 0, None, "memory:"), 0), 1)
+    look = steps._looked("own1-0")
+    assert next(look) == ("look", "own1-0")
+    assert look.throw(OSError(errno.EIO, "refused")) == ("pause",)
+    assert look.send(None) == ("look", "own1-0")
+    with pytest.raises(StopIteration) as end:
+        look.send(b"found")
+    assert end.value.value == b"found"
 
 
 # -- longer

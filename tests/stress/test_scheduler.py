@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pagecache import PageCache
+from pagecache.native import wait
 from pagecache.native.simulated import passed
 from pagecache.stress.deterministic import substitution, threads
 from pagecache.stress.deterministic.policies import Pct, Policy, Walk
@@ -217,3 +219,20 @@ def test_modules_of_the_product_get_what_is_simulated_in_the_threads_of_the_sche
         assert names["threading"].current_thread() is threading.current_thread()
     assert names["threading"] is threading
     assert here() is None
+
+
+def test_what_is_waited_for_a_part_of_a_nanosecond_lets_time_pass() -> None:
+    """Else who waits for what is left of a time would ask again for ever, at the same time."""
+
+    def waiting(scheduler: Scheduler) -> tuple[int, int]:
+        begun = scheduler.now_ns()
+        scheduler.sleep("time", 1e-10)
+        slept = scheduler.now_ns()
+        native = cache.native
+        wait("flusher", native.address, native.flusher_seq(), 1e-10)
+        return slept - begun, scheduler.now_ns() - slept
+
+    with PageCache(capacity=1 << 20) as cache:
+        played = Played(Walk, 1, waiting)
+    assert played.error is None
+    assert min(played.value) > 0

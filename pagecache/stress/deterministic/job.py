@@ -144,12 +144,12 @@ class _Played:
         self.failure: Failure | None = None
         self.stuck: str | None = None
         self.error: BaseException | None = None
-        self.seconds = 0.0
+        self.began = self.seconds = 0.0  # processor time of the thread
         self._over = threading.Event()
         self.thread = threading.Thread(target=self._play, name="stress-deterministic", daemon=True)
 
     def _play(self) -> None:
-        began = time.thread_time()
+        self.began = time.thread_time()
         rng = self._run.plan.rng("schedule", self._run.number)
         scheduler = self.scheduler = self._run._scheduler = Scheduler(drawn(rng), rng)
         try:
@@ -158,7 +158,7 @@ class _Played:
             self.stuck = f"nobody can go on\n{stuck}"
         except BaseException as error:
             self.error = error
-        self.seconds = time.thread_time() - began
+        self.seconds = time.thread_time() - self.began
         self._over.set()
         if scheduler.threads:  # they are in the middle of something, on the stack of this thread
             threading.Event().wait()
@@ -183,7 +183,8 @@ class _Played:
                 if seen != points:
                     points, since = seen, now
                 elif now - since > patience:
-                    self.stuck = f"a call blocks for real, for {now - since:.0f} s\n{self._stack()}"
+                    self.seconds = time.clock_gettime(time.pthread_getcpuclockid(self.thread.ident or 0)) - self.began
+                    self.stuck = f"a call blocks for real, or runs and runs, for {now - since:.0f} s\n{self._stack()}"
                     return
         finally:
             if self.scheduler is not None:

@@ -349,7 +349,7 @@ class Scheduler:
     def sleep(self, waits: str, timeout: float | None = None) -> bool:
         """Sleep until `wake`, or for so many seconds; whether it was woken."""
         self.state.points += 1
-        self._asleep = waits, -1 if timeout is None else max(0, int(timeout * 1e9))
+        self._asleep = waits, -1 if timeout is None else max(0, math.ceil(timeout * 1e9))
         return simulated.away(self._away)
 
     def _away(self) -> bool:
