@@ -204,7 +204,9 @@ def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) ->
 def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() -> None:
     """Threads that are simulated go on in turns: without a pause who repairs would never have its own."""
     plan = Plan(seed=1, faults="hell")
-    steps = Steps(World(plan, CachedTarget(plan, 0, None, "memory:"), 0), 1)
+    world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
+    world.crashing = True  # every error is explained
+    steps = Steps(world, 1)
     look = steps._looked("own1-0")
     assert next(look) == ("look", "own1-0")
     assert look.throw(OSError(errno.EIO, "refused")) == ("pause",)
