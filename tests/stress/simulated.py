@@ -16,25 +16,30 @@ from ..planted.table import BUGS
 __all__ = ["reports"]
 
 
-def reports(*plans: dict[str, Any], bug: str = "", **environment: str) -> list[dict[str, Any]]:
-    """Reports of plans, run one after the other, with a bug switched on."""
+def reports(
+    *plans: dict[str, Any], bug: str = "", target: str = "memory:", timeout: float = 600, **environment: str
+) -> list[dict[str, Any]]:
+    """Reports of plans, run one after the other, with a bug switched on; within `timeout` seconds."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stress.simulated", bug, json.dumps(plans)],
+        [sys.executable, "-m", "tests.stress.simulated", bug, target, json.dumps(plans)],
         env=debug_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
 
-def main(name: str, plans: list[dict[str, Any]]) -> None:
+def main(name: str, target: str, plans: list[dict[str, Any]]) -> None:
     bug = next((bug for bug in BUGS if bug.name == name), None)
     with contextlib.nullcontext() if bug is None else bug.on():
-        print(json.dumps([run(Plan.from_replay({"version": 1, "plan": plan})).to_dict() for plan in plans]), flush=True)
+        print(
+            json.dumps([run(Plan.from_replay({"version": 1, "plan": plan}), target).to_dict() for plan in plans]),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

@@ -85,11 +85,3 @@ def test_what_a_run_left_that_found_something_is_no_alarm_of_the_next(tmp_path: 
 def test_runs_of_each_profile_are_clean(tmp_path: Path, profile: str, store: str) -> None:
     """[I-17, I-18, I-19, I-20, I-22]"""
     clean(Plan(profile=profile, duration=10), store if store == "memory:" else f"dir:{tmp_path}")
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("profile", PROFILES)
-def test_long_runs_of_each_profile_are_clean(profile: str) -> None:
-    """Ten minutes each; PAGECACHE_SOAK_SECONDS says otherwise. [I-17, I-18, I-19, I-20, I-22]"""
-    clean(Plan(profile=profile, duration=float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +238,3 @@ def test_longer_runs_on_stores_that_are_nasty_and_legal_raise_no_alarm(legal: Le
     """[I-17, I-18, I-22]"""
     report = run(Plan(duration=10, faults="nasty"), legal.target())
     assert report.ok, report.story
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("store", ["memory:", "dir:"])
-def test_ten_minutes_of_hell_are_clean(tmp_path: Path, store: str) -> None:
-    """PAGECACHE_SOAK_SECONDS says otherwise. [I-17, I-18, I-19, I-20, I-22]"""
-    duration = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
-    clean(Plan(faults="hell", duration=duration), store if store == "memory:" else f"dir:{tmp_path}")

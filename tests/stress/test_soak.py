@@ -1,0 +1,57 @@
+"""The long runs of `make soak`: no alarm in an hour of every profile, none in ten minutes of hell of each kind.
+
+PAGECACHE_SOAK_SECONDS says how long each one takes, instead of ten minutes. What a run did is printed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.stress import Plan, run
+from pagecache.stress.profiles import PROFILES
+
+from .simulated import reports
+
+SECONDS = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
+ON = ("memory:", "dir:")
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
+
+
+def clean(report: dict[str, Any]) -> None:
+    first, *_, last = report["story"].splitlines()
+    print(first, last if "schedule" in last else "", f"seed {report['replay']['plan']['seed']}", sep="\n")
+    assert report["ok"], f"{report['story']}\n{report['replay']}"
+    assert report["counters"]["operations"] > 100
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_long_runs_of_each_profile_are_clean(profile: str) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    clean(run(Plan(profile=profile, duration=SECONDS)).to_dict())
+
+
+@pytest.mark.parametrize("store", ON)
+def test_ten_minutes_of_hell_are_clean(tmp_path: Path, store: str) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    target = store if store == "memory:" else f"dir:{tmp_path}"
+    clean(run(Plan(faults="hell", duration=SECONDS), target).to_dict())
+
+
+@pytest.mark.parametrize("store", ON)
+def test_ten_minutes_of_hell_under_the_deterministic_scheduler_are_clean(tmp_path: Path, store: str) -> None:
+    """With points within the core. [I-17, I-18, I-19, I-20, I-22]"""
+    target = store if store == "memory:" else f"dir:{tmp_path}"
+    plan = {"faults": "hell", "scheduler": "deterministic", "duration": SECONDS}
+    [report] = reports(plan, target=target, timeout=SECONDS + 600)
+    clean(report)
+
+
+@pytest.mark.parametrize("kind", ["killed", "forgetting"])
+def test_long_runs_with_crashes_are_clean(tmp_path: Path, kind: str) -> None:
+    """[I-18, I-19, I-21, I-22]"""
+    clean(run(Plan(crashes=(kind,), duration=SECONDS), f"dir:{tmp_path}").to_dict())
