@@ -39,17 +39,25 @@ static unsigned long long at(const struct pc_folio *f)
 	return pc_folio_index(f);
 }
 
-/* I-1: L and X lie in V and D, P in both; ragged extents stay inside one block, apart, outside valid blocks. */
+/* I-1: L and X lie in V and D, P in both; ragged extents stay inside one block, apart, outside valid blocks. I-10: what is local
+ * has a byte before the end of the file, or its hand-over would be one of nothing; who has the token for itself may be moving
+ * that end. */
 static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
 	u32 blocks = 1u << pc_folio_order(f);
+	u64 start = pc_folio_pos(c, f), size = pc_inode_size(i);
 	for (u32 b = 0; b < blocks; b++) {
 		u32 from = b << c->page_shift, to = from + c->page_size;
 		bool any_valid = pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
 		if (pc_local_count(c, f, b, b + 1) && !any_valid)
 			return pc_violated(out, "I-1", "inode %llu page %llu+%u: local and nothing valid", id_of(i),
 					   at(f), b);
+		u32 end = size > start + from ? (u32)pc_min(size - start, to) : from;
+		if (pc_local_count(c, f, b, b + 1) && i->token != PC_TOKEN_CALLER &&
+		    (end == from || pc_missing_until(c, f, from, end) == end))
+			return pc_violated(out, "I-10", "inode %llu page %llu+%u: local behind the end %llu alone",
+					   id_of(i), at(f), b, (unsigned long long)size);
 		if (pc_set_count(c, f, PC_X, b, b + 1) && !pc_set_count(c, f, PC_D, b, b + 1))
 			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f),
 					   b);

@@ -88,20 +88,19 @@ u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = 0, size, end = remote;
+	u64 index = 0, end = remote, began, size;
 	pc_uncommit(i);
 	pc_inode_leaf_lock(i);
-	size = atomic_load(&i->size);
+	began = atomic_load(&i->size);
 	pc_invalidated(i, 0, UINT64_MAX);
 	bool locked;
 	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, pc_last_index(c), &locked));) {
+		size = atomic_load(&i->size); /* the leaf lock was given back: a writer may have extended the file */
 		if (!locked) {
 			atomic_fetch_or(&f->state, PC_F_STALE); /* the fill cuts V when it unlocks */
 			if (remote > size && atomic_load(&f->owner) && holds_end(c, f, size))
 				i->old_end = size;
-			end = pc_max(end, pc_local_end(c, f, size));
 		} else if (pc_folio_state(f) & PC_F_LOCAL) {
-			end = pc_max(end, pc_local_end(c, f, size));
 			pc_folio_refresh(i, f);
 			if (remote > size)
 				cut_behind(i, f, size);
@@ -109,6 +108,14 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		} else {
 			pc_folio_remove(i, f);
 		}
+	}
+	/* All of L is in D by now, also what writers put behind the folios that were looked at. */
+	size = PC_FIX("rebase_sees_what_grew") ? atomic_load(&i->size) : began;
+	index = 0;
+	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
+		struct pc_folio *f = pc_folio_at(c, id);
+		index = pc_folio_after(f);
+		end = pc_max(end, pc_local_end(c, f, size));
 	}
 	atomic_store_explicit(&i->remote_size, remote, memory_order_release);
 	atomic_store_explicit(&i->size, end, memory_order_release);

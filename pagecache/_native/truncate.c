@@ -309,6 +309,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			pc_folio_remove(i, f);
 		}
 	}
+	if (PC_FIX("discard_sees_what_grew"))
+		size = atomic_load(&i->size); /* also since the last folio that was met */
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
 	pc_ranges_flush(&out);
 	struct pc_range kept;

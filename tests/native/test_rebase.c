@@ -193,6 +193,55 @@ static void check_work_under_the_token_runs_without_anything_to_commit(void)
 	rig_close(&rig);
 }
 
+static void *write_beyond_the_end(void *arg)
+{
+	(void)arg;
+	put(2 * PAGE, 7, 2 * PAGE + 100);
+	return NULL;
+}
+
+static void *rebase_to_two_pages(void *arg)
+{
+	(void)arg;
+	rebase(2 * PAGE, false);
+	return NULL;
+}
+
+/* The rebase looks at the size, meets a writer's folio, and finds the file longer when it comes back: writers do not wait for
+ * it. [I-10] */
+static void rebase_beside_an_extension(void)
+{
+	pthread_t writer, rebaser;
+	start(3 * PAGE, PAGE);
+	pc_sync_arm("write_before_copy", 0);
+	pthread_create(&writer, NULL, write_beyond_the_end, NULL);
+	while (!pc_sync_arrived("write_before_copy"))
+		sched_yield();
+	replace_storage(9, 2 * PAGE);
+	pc_sync_arm("passer_by_met", 0);
+	pthread_create(&rebaser, NULL, rebase_to_two_pages, NULL);
+	while (!pc_sync_arrived("passer_by_met"))
+		sched_yield();
+	pc_sync_release("write_before_copy");
+	pthread_join(writer, NULL);
+	pc_sync_release("passer_by_met");
+	pthread_join(rebaser, NULL);
+	EQUAL(pc_inode_size(file->inode), 4 * PAGE + 100);
+	SOUND(&rig);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, 4 * PAGE + 100);
+	EQUAL(file->store.stable[4 * PAGE], 7);
+	EQUAL(file->store.stable[2 * PAGE], 7);
+	EQUAL(file->store.stable[PAGE], 9);
+	rig_close(&rig);
+}
+
+static void check_a_rebase_keeps_what_was_extended_beside_it(void)
+{
+	rebase_beside_an_extension();
+	check_fails_without("rebase_sees_what_grew", rebase_beside_an_extension);
+}
+
 static void check_one_page_and_large_folios(void)
 {
 	for (u64 max_folio = PAGE; max_folio <= 8 * PAGE; max_folio *= 8) {
@@ -209,6 +258,7 @@ int main(void)
 	RUN(check_the_file_ends_with_the_new_version_or_the_last_local_byte);
 	RUN(check_the_file_ends_inside_a_local_block);
 	RUN(check_what_the_backend_forgot_is_not_uncommitted);
+	RUN(check_a_rebase_keeps_what_was_extended_beside_it);
 	RUN(check_work_under_the_token_runs_without_anything_to_commit);
 	return 0;
 }

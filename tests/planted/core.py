@@ -196,6 +196,11 @@ CORE = [
         "A discard beside an extension goes by the old size: the file is longer than its bytes, which read as zeros.",
     ),
     core(
+        "rebase_sees_what_grew",
+        "I-10, 2.19",
+        "A rebase beside an extension goes by the old size: what was written behind it is cut off, its flush hangs.",
+    ),
+    core(
         "a_local_end_is_a_byte",
         "M6, I-10, 2.19",
         "What is local ends with its page, not with its last byte: over a shorter version the file ends in rubbish.",

@@ -85,6 +85,7 @@ WAITS: dict[str, str] = {
     "no_budget_while_waiting_for_a_lock": "it takes a line of writers at the dirty limit behind a slow direct write",
     "views_end_with_the_file": "it takes a store to a writable view right after a truncate, and an extension then",
     "rebase_keeps_uploads": REPLACED,
+    "rebase_sees_what_grew": REPLACED,
     "loss_is_told_to_nobody": DISCARDS,
 }
 

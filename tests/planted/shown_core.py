@@ -442,6 +442,27 @@ def a_discard_beside_an_extension_cuts_it_off(make: Make) -> None:
     rig.cache.check()
 
 
+@shows("rebase_sees_what_grew")
+def a_rebase_beside_an_extension_keeps_it(make: Make) -> None:
+    rig = make({KEY: OLD[: 3 * PAGE]}, max_folio="4KiB", gil_release=1, options={"on_conflict": "rebase"})
+    file = rig.open()
+    file.pwrite(NEW[:10], 0)
+    rig.backend.change_remotely(KEY, FOREIGN[:PAGE])
+    with held("passer_by_met") as met:
+        with held("write_before_copy") as arrived:
+            writing = Task(file.pwrite, NEW[: 2 * PAGE + 100], 2 * PAGE)
+            arrived()
+            rig.volume.invalidate_remote(KEY)
+            rebasing = Task(file.fsync)
+            met()
+        writing.result(SOON)
+    rebasing.result(SOON)
+    file.fsync()
+    assert file.size == 4 * PAGE + 100
+    assert (rig.backend.committed(KEY) or b"")[2 * PAGE :] == NEW[: 2 * PAGE + 100]
+    rig.cache.check()
+
+
 @shows("commit_follows_its_bytes")
 def no_commit_comes_before_the_bytes_of_who_asked(make: Make) -> None:
     rig = make(retry=ONCE)
