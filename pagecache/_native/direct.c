@@ -267,6 +267,8 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 		pc_invalidate_folios(i, pos, end);
 	if (taken > pos && taken > atomic_load(&i->size))
 		atomic_store_explicit(&i->size, taken, memory_order_release);
+	if (taken > pos)
+		i->direct_end = pc_max(i->direct_end, taken);
 	i->counters.write_requests++;
 	i->counters.write_bytes += taken - pos;
 	pc_inode_leaf_unlock(i);

@@ -79,16 +79,24 @@ u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
 	return block ? pc_min(pc_folio_pos(c, f) + end, size) : 0;
 }
 
+/* Storage is about to be asked how long the other version is: what a direct write puts behind that is part of it, too. */
+void pc_base_asked(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->direct_end = 0;
+	pc_inode_leaf_unlock(i);
+}
+
 /**
  * pc_rebase() - L lies over another version from here on, which has @remote bytes; what is not L is that version's.
  *
- * All of U is dirty again: it was sent with the old version around it. @forgotten: the backend has let go of everything that
+ * @remote was asked for after pc_base_asked(). All of U is dirty again: it was sent with the old version around it. @forgotten: the backend has let go of everything that
  * it had acknowledged and not committed, truncates included. Context: token. Contract 2.19.
  */
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = 0, end = remote, began, size;
+	u64 index = 0, end, began, size;
 	pc_uncommit(i);
 	pc_inode_leaf_lock(i);
 	began = atomic_load(&i->size);
@@ -111,7 +119,10 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	}
 	/* All of L is in D by now, also what writers put behind the folios that were looked at. */
 	size = PC_FIX("rebase_sees_what_grew") ? atomic_load(&i->size) : began;
+	if (!forgotten)
+		remote = pc_max(remote, i->direct_end);
 	index = 0;
+	end = remote;
 	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		index = pc_folio_after(f);

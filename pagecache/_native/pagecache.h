@@ -230,6 +230,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
 size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size);
 
+void pc_base_asked(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
 bool pc_dirty_all(struct pc_inode *i);
 

@@ -151,11 +151,13 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
             rollback()
         file.holes.clear()
         file.owed.replace(())  # it was to be done to what is forgotten
+        file.native.base_asked()
         fresh, stat = open_base(file)
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         return stat, True
     file.owed.pay_now()  # what was published of our truncates and holes is part of what the other version becomes
+    file.native.base_asked()
     stat = file.opened().stat()
     _owe_cut(file, stat, most)  # first: a direct write goes on as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
@@ -222,6 +224,7 @@ def force(file: EngineFile) -> None:
             "resolve: not every byte of this version is in memory; rebase or discard", file.key, errno=errno.ENOBUFS
         )
     stat, forgotten = _new_base(file, most=size)
+    file.native.base_asked()  # what is cut off is not part of it
     file.native.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
         file.native.set_uncommitted(lowest=size)

@@ -348,6 +348,10 @@ class NativeInode:
         found = min(room, int(lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
 
+    def base_asked(self) -> None:
+        """Storage is about to be asked for the size that `rebase` takes."""
+        lib.pc_base_asked(self._i)
+
     def rebase(self, remote_size: int, forgotten: bool) -> None:
         """What is local lies over another version from here on; under the token."""
         lib.pc_rebase(self._i, remote_size, forgotten)

@@ -10,10 +10,11 @@ import pytest
 
 from pagecache import BackendError, ConflictError, PageCache
 from pagecache.backends import MemoryBackend
-from pagecache.testing import FaultyBackend, Rule
+from pagecache.engine import remote
+from pagecache.testing import FaultyBackend, Gate, Rule
 
 from .objects import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(2 * PAGE)
@@ -111,3 +112,35 @@ def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(how: Li
             file.fsync()
             cache.check()
     assert store.snapshot(KEY) == MINE + LONGER[PAGE : PAGE + 10]
+
+
+def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size that was stored when somebody looked is not the last word. [2.10, 2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    far = pattern(PAGE, seed=4)
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+") as file, volume.open(KEY, "r+", direct=True) as direct:
+            file.pwrite(MINE, PAGE)
+            backend.use([Rule("write", gate=gate)])
+            writing = Task(direct.pwrite, far, 6 * PAGE)
+            gate.wait_entered()
+            store.put(KEY, LONGER)
+            volume.invalidate_remote(KEY, version="another")
+            backend.use([])
+            taken = remote.take_base
+
+            def after_it(*args: Any) -> None:
+                taken(*args)
+                gate.release()
+                writing.result()
+
+            monkeypatch.setattr(remote, "take_base", after_it)
+            volume.resolve(KEY, "rebase")
+            assert file.size == 7 * PAGE
+            assert file.pread(PAGE, 6 * PAGE) == far
+            file.fsync()
+            cache.check()
+    assert store.snapshot(KEY)[6 * PAGE :] == far
