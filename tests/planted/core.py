@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pagecache.engine import collector
+from pagecache.engine.barrier import FileSync
 
 from .planted import Planted, without
 
 __all__ = ["CORE"]
+
+committed = FileSync._committed
+
+
+def committed_at_a_second_look(self: FileSync) -> bool:
+    """What is dirty was asked for before, and is not asked for again."""
+    native = self.file.native
+    if native.commit_needed(self.stamp) or native.commit_running():
+        return committed(self)
+    return True
 
 
 def core(name: str, rule: str, sentence: str, *changes: tuple[object, str, object]) -> Planted:
@@ -59,6 +70,7 @@ CORE = [
         "nothing_went_back_between_two_looks",
         "T-18a, 2.15",
         "fsync asks for dirty and for unstable bytes one after the other: a commit that fails in between hides them.",
+        (FileSync, "_committed", committed_at_a_second_look),
     ),
     core(
         "commit_covers_what_came_before_it",

@@ -24,6 +24,8 @@ SMALL: dict[str, Any] = {
     "patience": 10.0,
 }
 
+FORGETTING = SMALL | {"crashes": "forgetting", "operations": 30}
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "slow": SMALL | {"profile": "generic-095", "faults": "slow"},
@@ -32,6 +34,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "direct": SMALL | {"profile": "direct", "faults": "slow"},
     "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
     "names": SMALL | {"profile": "metadata", "files": 4},
+    "forgetting": FORGETTING | {"faults": "commits"},
+    "saving": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1},
+    "buffered": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1, "mix": "buffered"},
+    "forgotten-names": FORGETTING | {"profile": "metadata"},
 }
 
 LOOKED: dict[str, str] = {
