@@ -241,7 +241,7 @@ PROFILES: dict[str, Profile] = {
         share=0.25,
     ),
     "saving": Profile(
-        {"write": 8, "fsync": 20, "flush": 5, "sync_range": 5, "sync": 1, "ticket": 1, "read": 2, "append": 1}
+        {"write": 8, "fsync": 24, "flush": 4, "sync_range": 4, "sync": 1, "ticket": 1, "read": 2, "append": 1}
         | {"truncate": 1},
         _pages,
         io=(5, 1, 4, 1),
