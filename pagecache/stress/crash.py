@@ -36,6 +36,10 @@ __all__ = ["Crashing", "NoCrash", "crashing"]
 
 CALLS = (4, 30, 200)
 """The store lives for at most so many calls that change something, one of them chosen for each stir."""
+COMMITS = (3, 12, 60)
+"""Or so many commits: it dies before one, in it, or with its answer."""
+LINGERS = (0.0, 0.0005, 0.003)
+"""Seconds that its commits take twice, one of them chosen for each stir."""
 
 
 def crashing(plan: Plan, number: int, target: Target, made_from: Any, skipped: dict[str, str]) -> Crashing:
@@ -133,8 +137,17 @@ class Forgetting:
     def arm(self) -> None:
         """The store dies in this stir."""
         self._world.crashing = True
-        calls = self._rng.randrange(1, self._rng.choice(CALLS))
-        self._store.arm(calls, self._rng.choice(("before", "half", "after")), transient=self._rng.random() < 0.5)
+        rng = self._rng
+        if rng.random() < 0.25:
+            return  # when nobody runs any more: nothing has tried to commit what it acknowledged
+        commits = rng.random() < 0.5
+        self._store.arm(
+            rng.randrange(1, rng.choice(COMMITS if commits else CALLS)),
+            rng.choice(("before", "half", "after")),
+            transient=rng.random() < 0.5,
+            commits=commits,
+            lingers=rng.choice(LINGERS),
+        )
 
     def look(self) -> None:
         """Has it died? Then nobody waits for it."""
@@ -166,27 +179,36 @@ class Forgetting:
         target.reconnect(fenced=self._rng.random() < 0.5)
         target.volume.retry_failed()
         for model in self._world.models:
-            self._hear_of_losses(model.number)
+            told = self._hear_of_losses(model.number)
             got = target.everywhere(model.number)[0][1]()
-            pieces = durable.survived(model.number, got)
+            pieces = durable.survived(model.number, got, told)
             durable.end()
             model.settle(pieces, len(got))
         for name in durable.names():
             durable.judge_name(name, target.look(name))
         players.recall(target.look)
 
-    def _hear_of_losses(self, file: int) -> None:
-        """Each handle says once what was lost, and only what may be."""
+    def _hear_of_losses(self, file: int) -> list[tuple[int, int]]:
+        """Each handle says once what was lost, and only what may be; returns what all of them said.
+
+        Raises:
+            Broken: something is lost that may not be.
+        """
+        told, model = [], self._world.models[file]
         for handles in self._target.files[file].values():
             for handle in handles:
                 try:
                     handle.flush()
                 except DataLossError as error:
-                    if not self._durable.lossy(file):
-                        lost = ", ".join(f"[{one.offset}, {one.offset + one.length})" for one in error.ranges)
+                    lost = [(one.offset, one.offset + one.length) for one in error.ranges]
+                    told += lost
+                    # A commit that failed may have lost it, and one that did not may have come after that.
+                    if wrong := [one for one in lost if not model.went_past(*one)]:
+                        ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
                         raise Broken(
-                            f"file {file}: {lost} is lost with the store, and nobody wrote past the cache", "crash"
+                            f"file {file}: {ranges} is lost with the store, and nobody wrote past the cache", "crash"
                         ) from error
+        return told
 
     def _start_again(self, players: Players) -> None:
         target, world, durable = self._target, self._world, self._durable

@@ -197,8 +197,9 @@ class Durable:
             if write.way in LOSSY or write.kind in ("punch", "zero")
         ]
 
-    def survived(self, file: int, got: bytes) -> list[Piece]:
-        """What a file is, seen through a cache that has outlived its store: what it was, but for what is lossy.
+    def survived(self, file: int, got: bytes, told: list[tuple[int, int]]) -> list[Piece]:
+        """What a file is, seen through a cache that has outlived its store: what it was, but for what is lossy and was
+        `told` to be lost.
 
         Raises:
             Broken: it is not.
@@ -208,7 +209,8 @@ class Durable:
         look.returned()
         pieces = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
         pieces.assign(0, FOREVER, look.pieces)
-        for start, end in self.lossy(file):
+        lost = [(max(a, low), min(b, high)) for a, b in self.lossy(file) for low, high in told if a < high and low < b]
+        for start, end in lost:
             older = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
             older.assign(start, end, before.segments(start, end))
             pieces.assign(start, end, _joined(pieces.pieces(start, end), older))

@@ -6,10 +6,12 @@
                        creations, renames and removals since the last `sync`, in order
 
 `commit` carries the changes of an object over, with those of its name and what came before them, and commits there;
-`sync` all those of names. So whoever reads the inner
-backend reads what a crash would leave, at any moment. A crash drops what is apart, or all but a part of it that a seed
-chooses: of the names a beginning, as a journal of a file system would have it; of the objects any change, and of a
-write any of its blocks.
+`sync` all those of names. So whoever reads the inner backend reads what a crash would leave, at any moment. A crash
+drops what is apart, or all but a part of it that a seed chooses: of the names a beginning, as a journal of a file
+system would have it; of the objects any change, and of a write any of its blocks.
+
+A commit is of what was acknowledged when it was asked for, and of no more; `arm` may make it linger before it is
+carried out, and before it is answered, so that others go on beside it.
 
 `arm` lets it die by itself at a call that was chosen before: without doing it, after half of it, or when it is done and
 nobody hears of it. From then on every call fails, until a new one is put on the same inner backend.
@@ -20,16 +22,17 @@ One lock for everything but the calls that carry bytes over: what is tested is w
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from pagecache.errors import BackendError, Key
+from pagecache.stress.apart import Apart, Change, read_all
 
 __all__ = ["Fate", "ForgettingBackend", "ForgettingFile", "StagingBackend"]
 
@@ -39,58 +42,6 @@ Fate = Literal["before", "half", "after"]
 BLOCK = 512
 KEEP = (0.0, 0.5, 0.9)
 """How much of what is apart a crash may leave in the store."""
-
-
-@dataclass(slots=True)
-class Change:
-    """What one call did to an object: bytes at an offset, or a size, or a hole."""
-
-    kind: Literal["write", "truncate", "punch"]
-    offset: int
-    data: bytes = b""
-    length: int = 0
-
-    def on(self, content: bytearray) -> None:
-        """Do it to bytes in memory."""
-        end = self.offset + (len(self.data) if self.kind == "write" else self.length)
-        if self.kind == "write":
-            content.extend(bytes(max(0, end - len(content))))
-            content[self.offset : end] = self.data
-        elif self.kind == "truncate":
-            content.extend(bytes(max(0, self.offset - len(content))))
-            del content[self.offset :]
-        else:
-            end = min(end, len(content))
-            content[self.offset : end] = bytes(max(0, end - self.offset))
-
-    def to(self, file: Any) -> None:
-        """Do it to an object of the inner backend."""
-        if self.kind == "truncate":
-            file.truncate(self.offset)
-        elif self.kind == "punch":
-            file.punch_hole(self.offset, self.length)
-        else:
-            done = 0
-            while done < len(self.data):
-                done += file.write_from(self.offset + done, [memoryview(self.data)[done:].toreadonly()])
-
-
-VERSIONS = itertools.count(1)
-
-
-@dataclass(slots=True, eq=False)
-class Apart:
-    """One object: what it is (`content`), and what of that the inner backend does not have yet (`changes`)."""
-
-    inner: Any = None  # its object there; None: it was only created here
-    version: str | None = None  # it changes with the content alone, not when that is carried over
-    content: bytearray = field(default_factory=bytearray)
-    changes: list[Change] = field(default_factory=list)
-    visible: bool = True
-
-    def changed(self) -> None:
-        """Its content is another."""
-        self.version = f"apart {next(VERSIONS)}"
 
 
 class ForgettingBackend(Backend):
@@ -120,22 +71,35 @@ class ForgettingBackend(Backend):
             tuple[Any, ...]
         ] = []  # ("create", key, object), ("rename", src, object, dst), ("remove", key)
         self._left: int | None = None
+        self._commits = False
+        self._lingers = 0.0
         self._fate: Fate = "before"
         self._error: Callable[[], OSError] = lambda: BackendError(errno.ENXIO, "the store is gone", retry=False)
 
     # -- dying
 
-    def arm(self, calls: int, fate: Fate = "before", *, transient: bool = False) -> None:
+    def arm(
+        self,
+        calls: int,
+        fate: Fate = "before",
+        *,
+        transient: bool = False,
+        commits: bool = False,
+        lingers: float = 0.0,
+    ) -> None:
         """Die at the `calls`-th call from now on that changes something or commits.
 
         Args:
             calls: at least 1.
             fate: of that call.
+            commits: count those alone that make something durable.
+            lingers: seconds that a commit waits before it is carried out, and again before it is answered.
             transient: calls fail as if trying again might help. So they always do where the last one was carried out:
                 an error that is final says that nothing was changed.
         """
         with self.lock:
             self._left, self._fate = calls, fate
+            self._commits, self._lingers = commits, lingers
             if transient or fate != "before":
                 self._error = lambda: BackendError(errno.ECONNRESET, "the store is gone", retry=True)
 
@@ -192,14 +156,15 @@ class ForgettingBackend(Backend):
         if self.died.is_set():
             raise self._error()
 
-    def step(self, half: Callable[[], None] | None = None) -> bool:
-        """A call that changes something begins; the lock is held. True: it is to be done, and then nobody hears of it.
+    def step(self, half: Callable[[], object] | None = None, *, commits: bool = False) -> bool:
+        """A call that changes something, or commits, begins; the lock is held. True: it is to be done, and then nobody
+        hears of it.
 
         Raises:
             OSError: it dies here.
         """
         self.living()
-        if self._left is None:
+        if self._left is None or (self._commits and not commits):
             return False
         self._left -= 1
         if self._left:
@@ -210,6 +175,11 @@ class ForgettingBackend(Backend):
             half()
         self.died.set()
         raise self._error()
+
+    def linger(self) -> None:
+        """A commit takes its time. The lock is not held."""
+        if self._lingers:
+            time.sleep(self._lingers)
 
     def answer(self, last: bool) -> None:
         """The call is done. Raises: OSError: it was the last."""
@@ -313,7 +283,7 @@ class ForgettingBackend(Backend):
 
     def sync(self) -> None:
         with self.lock:
-            last = self.step()
+            last = self.step(commits=True)
             self._carry_names(len(self._names))
             self.inner.sync()
             self.answer(last)
@@ -343,8 +313,10 @@ class ForgettingBackend(Backend):
                 self.inner.remove(key)
             del self._names[0]
 
-    def carry(self, apart: Apart) -> str | None:
-        """Commit an object; the lock is held. What fails is repeatable: changes stay until the commit has succeeded."""
+    def carry(self, apart: Apart, count: int) -> str | None:
+        """Commit the first `count` changes of an object; the lock is held. What fails is repeatable: changes stay until
+        the commit has succeeded.
+        """
         # Under the name that it has by now: nobody would look for it under one of before.
         self._carry_names(
             max((number for number, name in enumerate(self._names, 1) if len(name) > 2 and name[2] is apart), default=0)
@@ -355,7 +327,7 @@ class ForgettingBackend(Backend):
                 apart.inner = self.inner.open(named[0], create=True)
             else:  # it has lost its name before it was anywhere
                 return None
-        changes = list(apart.changes)
+        changes = apart.changes[:count]
         for change in changes:
             change.to(apart.inner)
         version: str | None = apart.inner.commit()
@@ -412,11 +384,18 @@ class ForgettingFile(BackendFile):
         self._change(Change("truncate", size))
 
     def commit(self) -> str | None:
-        with self._store.lock:
-            last = self._store.step()
-            version = self._store.carry(self._apart)
-            self._store.answer(last)
-            return version
+        store, apart = self._store, self._apart
+        with store.lock:
+            count = len(apart.changes)
+            last = store.step(lambda: store.carry(apart, count // 2), commits=True)
+        store.linger()
+        with store.lock:
+            store.living()
+            version = store.carry(apart, count)
+        store.linger()
+        with store.lock:
+            store.answer(last)
+        return version
 
     def close(self) -> None:
         """Here; what is apart stays, and the object of the inner backend is open until the crash."""
@@ -463,15 +442,3 @@ class StagingFile(ObjectFile):
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """See the protocol."""
         return self.read_into(offset, buffers)
-
-
-def read_all(file: Any, limits: BackendLimits) -> bytearray:
-    """The whole content of an object."""
-    unit, most = int(limits.read_unit), int(limits.max_read)
-    content = bytearray()
-    while True:
-        room = bytearray(max(unit, most))
-        count = file.read_into(len(content), [memoryview(room)])
-        content += room[:count]
-        if not count or len(content) % unit:
-            return content

@@ -11,6 +11,7 @@ then, so that the edge is met although nobody knows yet where it is.
     generic-095   a small file, every way in at once: direct beside buffered, views, copies, truncates
     direct        whole pages past the cache, side by side; now and then somebody writes through memory
     metadata      small files of each worker: made, replaced, renamed, removed, synced
+    saving        a few pages written, past the cache too, and saved again and again by many at once
 """
 
 from __future__ import annotations
@@ -237,6 +238,13 @@ PROFILES: dict[str, Profile] = {
         {"publish": 12, "rename": 8, "remove": 4, "look": 8, "sync": 3, "ticket": 2, "write": 4, "append": 4, "read": 6}
         | {"truncate": 3, "fsync": 3, "reopen": 3},
         _adversarial,
+        share=0.25,
+    ),
+    "saving": Profile(
+        {"write": 8, "fsync": 24, "flush": 4, "sync_range": 4, "sync": 1, "ticket": 1, "read": 2, "append": 1}
+        | {"truncate": 1},
+        _pages,
+        io=(5, 1, 4, 1),
         share=0.25,
     ),
 }

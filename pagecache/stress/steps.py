@@ -30,6 +30,11 @@ Step = Generator[Verb, Any, None]
 TELLING = 20  # bytes of an append that are found in one place alone
 
 
+def saved_first(extra: int) -> bool:
+    """Whether an object is published by an fsync of another one, and then a rename."""
+    return extra % 4 == 2
+
+
 class Steps:
     """One worker's."""
 
@@ -429,9 +434,11 @@ class Steps:
         """Make an object anew, or replace it by a rename over it."""
         name = self._name(operation)
         self._sequence += 1
-        length = operation.length % self.world.plan.size_bytes
+        length = 0 if operation.extra % 8 == 2 else operation.length % self.world.plan.size_bytes
         data = made(self.world.tag, operation.file, self.worker, self._sequence, 0, length)
-        yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+        done = yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
+        if done and saved_first(operation.extra):
+            yield from self._saved_object(name, data)
         if self._names.get(name) is data and self.world.target.shows:
             self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
@@ -445,8 +452,16 @@ class Steps:
         if name in self._names:
             yield from self._naming("remove", ("remove", name), {name: None})
 
-    def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Step:
-        """Change names; when that fails, what there is is looked at."""
+    def _saved_object(self, name: str, data: bytes) -> Step:
+        """It was saved before it got its name: it is stored, under that name or the one of before [T-74]."""
+        for one in (f"{name}-new", name):
+            found = yield ("store", one)
+            if found == data:
+                return
+        self._same(name, found, data, "is in the store after an fsync before it got its name")
+
+    def _naming(self, kind: str, verb: Verb, after: dict[str, bytes | None]) -> Generator[Verb, Any, bool]:
+        """Change names; when that fails, what there is is looked at. Returns whether it was done."""
         try:
             yield verb
         except OSError as error:
@@ -460,9 +475,10 @@ class Steps:
                         f"{name}: {len(found or b'')} bytes of neither before nor after a {kind} that failed"
                     ) from error
                 self._known(name, found)
-            return
+            return False
         for name, data in after.items():
             self._known(name, data)
+        return True
 
     def _known(self, name: str, data: bytes | None) -> None:
         self._names.pop(name, None)

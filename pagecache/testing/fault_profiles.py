@@ -102,6 +102,11 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
     "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
     "slow": (Rule(WORK, delay=0.002, chance=0.3),),
     "flaky": (Rule(WORK, error=_goes_away, chance=0.01),),
+    "commits": (
+        Rule("commit", delay=0.0005, longest=0.01, error=_goes_away, chance=0.3),
+        Rule("commit", error=_goes_away, done=True, chance=0.05),
+        Rule("write", error=_goes_away, chance=0.01),
+    ),
     "hostile": (
         Rule(BYTES, answer=None, chance=0.02),
         Rule(BYTES, answer=TOO_MANY, chance=0.02),

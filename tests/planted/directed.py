@@ -25,7 +25,7 @@ from typing import Any
 from pagecache.native import is_debug
 
 from ..file.rig import Rig, make_rig
-from . import shown_core, shown_engine, shown_locks  # noqa: F401 (they register their scenarios)
+from . import shown_commits, shown_core, shown_engine, shown_locks  # noqa: F401 (they register their scenarios)
 from .scenario import SCENARIOS, Make
 from .table import BUGS
 

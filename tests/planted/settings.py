@@ -5,7 +5,8 @@
     WAITS      bug -> why no settings find it, or not at each seed
 
 Small files and a cache as small as they are: workers meet on the same pages, and pages come and go. Few workers: where
-fewer calls overlap, the oracle knows more exactly what may be there.
+fewer calls overlap, the oracle knows more exactly what may be there. Over a store that forgets what was not committed:
+few operations between two crashes, and commits that often fail.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ SMALL: dict[str, Any] = {
     "patience": 10.0,
 }
 
+FORGETTING = SMALL | {"crashes": "forgetting", "operations": 30}
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "slow": SMALL | {"profile": "generic-095", "faults": "slow"},
@@ -32,6 +35,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "direct": SMALL | {"profile": "direct", "faults": "slow"},
     "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
     "names": SMALL | {"profile": "metadata", "files": 4},
+    "forgetting": FORGETTING | {"faults": "commits"},
+    "forgetting-names": FORGETTING | {"profile": "metadata"},
+    "saving": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1},
+    "fsyncs": FORGETTING
+    | {"faults": "commits", "profile": "saving", "files": 1, "mix": "buffered", "threads": 10, "tasks": 2},
 }
 
 LOOKED: dict[str, str] = {
@@ -39,8 +47,13 @@ LOOKED: dict[str, str] = {
     "short_answer_is_short": "short",
     "oldest_stamp_stays": "small",
     "stamp_stays_to_the_last_answer": "long",
-    "nothing_went_back_between_two_looks": "flaky",
-    "failed_commit_makes_dirty": "flaky",
+    "nothing_went_back_between_two_looks": "fsyncs",
+    "failed_commit_makes_dirty": "saving",
+    "commit_covers_what_came_before_it": "saving",
+    "what_was_forgotten_is_sent_again": "forgetting",
+    "unstable_bytes_are_not_evicted": "forgetting",
+    "hole_is_forgotten_at_reconnect": "forgetting",
+    "truncate_is_forgotten_at_reconnect": "forgetting",
     "size_before_unlock": "small",
     "who_copied_looks_again": "small",
     "who_locked_looks_again": "small",
@@ -49,10 +62,10 @@ LOOKED: dict[str, str] = {
     "append_keeps_the_lock": "names",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
-    "creation_is_not_committed": "names",
+    "creation_is_not_committed": "forgetting-names",
     "sync_waits_for_later_writes": "names",
     "sync_leaves_files_to_another_sync": "names",
-    "sync_forgets_names": "names",
+    "sync_forgets_names": "forgetting-names",
     "remove_leaves_the_cache": "names",
     "rename_drops_dirty_bytes": "small",
     "close_hands_nothing_over": "names",
@@ -60,27 +73,20 @@ LOOKED: dict[str, str] = {
     "faulting_source_is_copied_in_place": "small",
 }
 
-FORGETS = "memory forgets nothing that was acknowledged: it takes a store that forgets what was not committed"
+PUBLISHED = "it takes a look at each state of an object that a commit makes visible"
 ENDS = "it takes a volume that is aborted and reconnected on the way"
 DISCARDS = "it takes somebody who discards what others write"
 REPLACED = "it takes somebody else who replaces the stored object under local data"
 WAITS: dict[str, str] = {
     "fill_sees_invalidations": "not at each seed: it takes a read whose bytes are there and whose answer comes late",
-    "nothing_went_back_between_two_looks": FORGETS,
-    "commit_covers_what_came_before_it": f"{FORGETS}; the check at rest finds it at some seeds",
-    "commit_follows_its_bytes": FORGETS,
+    "commit_follows_its_bytes": f"{PUBLISHED}, and commits that fail right before one that is waited for",
+    "settling_commits_nothing": f"{PUBLISHED}, and somebody else who replaces it within a commit",
+    "what_came_back_is_rolled_back": f"{DISCARDS}, where a commit makes visible and an answer was lost",
     "what_is_gone_is_not_kept": DISCARDS,
     "discard_sees_what_grew": DISCARDS,
     "a_local_end_is_a_byte": REPLACED,
     "late_answer_only_ends_the_flight": ENDS,
-    "failed_commit_makes_dirty": FORGETS,
-    "what_was_forgotten_is_sent_again": FORGETS,
-    "unstable_bytes_are_not_evicted": FORGETS,
     "reconnect_waits_for_nobody": ENDS,
-    "hole_is_forgotten_at_reconnect": FORGETS,
-    "truncate_is_forgotten_at_reconnect": FORGETS,
-    "creation_is_not_committed": FORGETS,
-    "sync_forgets_names": FORGETS,
     "sync_waits_for_later_writes": "it takes writers that do not end while somebody waits for a sync",
     "no_budget_while_waiting_for_a_lock": "it takes a line of writers at the dirty limit behind a slow direct write",
     "views_end_with_the_file": "it takes a store to a writable view right after a truncate, and an extension then",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import repeat
@@ -12,6 +13,7 @@ import pytest
 
 from pagecache.backends import MemoryBackend
 
+from .core import CORE, UNPLANTED
 from .directed import SCENARIOS
 from .planted import DEBUG_EXTENSION, Legal, Planted, debug_environment
 from .shown_stores import LIVES, life
@@ -45,6 +47,14 @@ def test_the_table_is_whole() -> None:
         assert ":" in bug.sentence, bug.name  # what is wrong, and what a user loses
         assert bug.rule, bug.name
         assert (bug.target is not None) == (bug.kind in ("backend", "cache") or bug.name == "rebase_keeps_uploads")
+
+
+def test_each_fix_that_a_debug_build_can_go_without_is_planted_or_said_to_be_of_no_use() -> None:
+    """What the sources of the core name, and nothing else."""
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "pagecache" / "_native").glob("*.c"))
+    fixes = {name for source in sources for name in re.findall(r'PC_FIX\("(\w+)"\)', source)}
+    assert fixes == {bug.name for bug in CORE} | set(UNPLANTED)
+    assert not {bug.name for bug in CORE} & set(UNPLANTED)
 
 
 @pytest.mark.parametrize("bug", SWITCHED, ids=lambda bug: bug.name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import threading
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from pagecache.backends import MemoryBackend
+from pagecache.errors import DataLossError
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend
@@ -42,6 +45,18 @@ class Everything(random.Random):
 
     def choice(self, seq: object) -> object:  # type: ignore[override]
         return 1.0
+
+
+class Lingering(ForgettingBackend):
+    """Its commits wait until somebody lets them go on."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        super().__init__(inner)
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def linger(self) -> None:
+        self.asked.set()
+        assert self.go_on.wait(20)
 
 
 def written(backend: ForgettingBackend, key: str, content: bytes) -> None:
@@ -116,6 +131,38 @@ def test_it_dies_at_the_call_that_was_chosen(fate: str, stored: int) -> None:
             call()
 
 
+def test_it_dies_at_a_commit_that_was_chosen() -> None:
+    """Calls that commit are counted alone; half of one carries half of the changes over. [I-18]"""
+    inner = MemoryBackend()
+    store = ForgettingBackend(inner)
+    file = store.open("f", create=True)
+    store.arm(2, "half", commits=True)
+    file.commit()
+    for number in range(4):
+        file.write_from(number, [memoryview(b"abcd"[number : number + 1])])
+    with pytest.raises(OSError, match="the store is gone"):
+        file.commit()
+    store.crash(Nothing())
+    assert inner.snapshot("f") == b"ab"
+
+
+def test_a_commit_is_of_what_came_before_it() -> None:
+    """What is acknowledged while it lingers is for the next one. [2.17, T-75a]"""
+    inner = MemoryBackend()
+    store = Lingering(inner)
+    file = store.open("f", create=True)
+    file.write_from(0, [memoryview(b"before")])
+    committing = threading.Thread(target=file.commit)
+    committing.start()
+    assert store.asked.wait(20)
+    file.write_from(6, [memoryview(b" beside")])
+    store.go_on.set()
+    committing.join()
+    assert inner.snapshot("f") == b"before"
+    file.commit()
+    assert inner.snapshot("f") == b"before beside"
+
+
 def test_what_is_durable_at_once_may_not_forget() -> None:
     with pytest.raises(ValueError, match="durable_writes"):
         ForgettingBackend(MemoryBackend(durable_writes=True))
@@ -166,17 +213,39 @@ class GivesUp(CachedTarget):
             self.volume.discard(self.key(number))
 
 
+class KeepsQuiet(CachedTarget):
+    """What was lost with the store is told to nobody who would say so."""
+
+    def reconnect(self, *, fenced: bool) -> None:
+        super().reconnect(fenced=fenced)
+        for ways in self.files:
+            for handles in ways.values():
+                for handle in handles:
+                    with contextlib.suppress(DataLossError):
+                        handle.flush()
+
+
+class SavesNoEmptyObject(CachedTarget):
+    """An fsync of an object without a byte does nothing."""
+
+    def publish(self, name: str, data: bytes, extra: int) -> None:
+        super().publish(name, data, extra if data else extra & ~3)
+
+
 @pytest.mark.parametrize(
     ("kind", "profile", "story"),
     [
+        (KeepsQuiet, "database", "read again after the store came back"),
+        (SavesNoEmptyObject, "metadata", "an fsync before it got its name"),
         (FlushesOnly, "database", "the store after fsync"),
         (NamesLater, "metadata", "own"),
         (GivesUp, "fsx", "file"),
     ],
 )
 def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str, story: str) -> None:
-    """An fsync that hands over and does not commit, a sync without names, a cache that gives up what it should send
-    again: each is clean while the store lives. [I-18, I-19, I-22]
+    """An fsync that hands over and does not commit, or leaves out what has no bytes, a sync without names, a cache that
+    gives up what it should send again, or does not say what it has lost: each is clean while the store lives.
+    [I-18, I-19, I-22]
     """
     plan = Plan(seed=1, duration=60, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
     found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()

@@ -56,7 +56,7 @@ def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.Monke
     assert (runs[0] == runs[3]) is (profile == "none")
 
 
-@pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky"])
+@pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky", "commits"])
 def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str) -> None:
     """Whatever fails says that it is worth another try, and what is left is sent again."""
     store = Store("blocking")

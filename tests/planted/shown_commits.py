@@ -1,0 +1,55 @@
+"""Directed scenarios of what a commit makes visible: objects are whole, and without what was given up."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from ..file.backends import RecordingFile
+from ..file.objects import ObjectBackend
+from ..file.rig import FAST, KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
+from .scenario import NEW, OLD, Make, shows
+from .shown_core import fails
+
+
+@shows("settling_commits_nothing")
+def a_rebase_within_a_commit_publishes_once(make: Make) -> None:
+    ours = pattern(100 * PAGE)
+    backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
+    rig = make(backend=backend, retry=FAST, options={"on_conflict": "rebase"})
+    file = rig.open()
+    file.pwrite(ours, 0)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == len(ours))
+    quiet(rig.volume)
+    backend.put(KEY, b"other")
+    published: list[bytes | None] = []
+
+    def notes(stored: RecordingFile) -> str | None:
+        version = stored.make_durable()
+        published.append(backend.committed(KEY))
+        return version
+
+    backend.fault("commit", notes, times=float("inf"))
+    Task(file.fsync).result()
+    assert published == [ours]
+
+
+@shows("what_came_back_is_rolled_back")
+def what_was_given_up_is_not_published(make: Make) -> None:
+    backend = ObjectBackend({KEY: OLD})
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+
+    def stored_and_failed(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        stored.store(offset, buffers)
+        raise OSError(errno.EIO, "the answer got lost")
+
+    backend.fault("write_from", stored_and_failed)
+    file.pwrite(NEW[:PAGE], 0)
+    fails(file.fsync)
+    rig.volume.discard(KEY)
+    fails(file.fsync)
+    file.pwrite(NEW[:PAGE], PAGE)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(OLD, PAGE, NEW[:PAGE])
