@@ -123,7 +123,7 @@ class CachedTarget:
         between: what the cache has in place of the backend.
     """
 
-    moves = True
+    moves = detaches = True
     exact = True
 
     def __init__(
@@ -152,11 +152,16 @@ class CachedTarget:
         self.edges = Edges(tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20)))
         self.skipped: dict[str, str] = {}
         self.ways = frozenset(WAYS)
+        if "rivals" not in plan.mix or (self.variant.objects and not self._named):
+            self.ways -= {"rivals"}  # the other backend has one place for what is not committed, whoever wrote it
         self.direct_unit = 1
         self.shows = False
         self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number)
+        if "rivals" in plan.mix:
+            policy = plan.rng("rivals", number).choice(("rebase", "take_remote"))
+            self.faulting.options["on_conflict"] = policy  # at once: an open is refused while a conflict is not settled
         self.loses_direct = self.faulting.loses_direct
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
@@ -202,6 +207,7 @@ class CachedTarget:
         plain: AsyncBackend | None = None
         if self.faults.inner is self._backend and self._plan.faults == "none":
             plain = for_the_cache(self._backend, self._factory, self.key(0), self.skipped)
+        self.holds = plain is None  # calls of the backend go through `pressure`
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
         self.volume: Volume = self.cache.attach(plain or self.pressure, name="stress", mirror=mirror, **options)
@@ -279,12 +285,14 @@ class CachedTarget:
         """Store an object without the cache."""
         self._put(key, 0, content)
 
-    def _put(self, key: Key, offset: int, data: bytes) -> None:
+    def _put(self, key: Key, offset: int, data: bytes, *, whole: bool = False) -> None:
         file = self._backend.open(key, create=True)
         most, done = int(self._backend.limits.max_write), 0
         while done < len(data):
             part = memoryview(data)[done : done + most].toreadonly()
             done += insisting(partial(file.write_from, offset + done, [part]))
+        if whole:
+            insisting(partial(file.truncate, len(data)))
         insisting(file.commit)
         close_backend_file(file)
 
@@ -322,6 +330,11 @@ class CachedTarget:
     @property
     def refused(self) -> frozenset[int]:
         return frozenset(self.faults.faults.refused)
+
+    @property
+    def contested(self) -> frozenset[int]:
+        """What an open may say for as long as another version is not settled."""
+        return frozenset({errno.ESTALE} if "rivals" in self._plan.mix else ())
 
     def calm(self) -> None:
         self.faulting.calm()
@@ -536,6 +549,35 @@ class CachedTarget:
         finally:
             if not told:
                 self.volume.invalidate_remote(key, offset, len(data))
+
+    def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
+        return [(lost.offset, lost.length) for lost in self.volume.discard(self.key(file), offset, length)]
+
+    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+        found = []
+        for way, handles in self.files[file].items():
+            for number, handle in enumerate(handles):
+                if way == "buffered" and number == 0:
+                    continue  # workers ask it
+                told: list[tuple[int, int]] = []
+                for _ in range(2):
+                    try:
+                        handle.flush()
+                    except DataLossError as error:
+                        told += [(lost.offset, lost.length) for lost in error.ranges]
+                found.append((f"a {way} handle", told))
+        return found
+
+    def replace(self, file: int, data: bytes) -> None:
+        key = self.key(file)
+        held = self.handle(file, "buffered").view(0, 1, writable=True)  # so that something is local in any case
+        try:
+            self._put(key, 0, data, whole=True)
+            self.volume.invalidate_remote(key)
+        finally:
+            held.release()
+        engine = next(one for one in self.volume.engine.files() if one.key == key)
+        engine.settled(lambda: None)  # behind what the announcement has asked for
 
     # -- names
 

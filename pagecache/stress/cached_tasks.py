@@ -43,7 +43,7 @@ class CachedTasks:
             try:
                 return await aio.open(self._target.volume, key, "r+b", **options)
             except OSError as error:
-                if error.errno not in self._target.explained:
+                if error.errno not in self._target.explained | self._target.contested:
                     raise
                 await asyncio.sleep(0.005)
 

@@ -53,7 +53,7 @@ def crashing(plan: Plan, number: int, target: Target, made_from: Any, skipped: d
         skipped["processes"] = "files are shared by processes on a mount, not through a cache: path:DIR has that"
     if kind == "none":
         return NoCrash()
-    target.ways -= {"foreign"}  # who changes the store behind a cache would have to know of the crash
+    target.ways -= {"foreign", "rivals"}  # who changes the store behind a cache would have to know of the crash
     if kind == "killed":
         if isinstance(target, CachedTarget) and made_from not in (None, "memory:"):
             return Killed(target, made_from, skipped)
@@ -203,7 +203,7 @@ class Forgetting:
                     lost = [(one.offset, one.offset + one.length) for one in error.ranges]
                     told += lost
                     # A commit that failed may have lost it, and one that did not may have come after that.
-                    if wrong := [one for one in lost if not model.went_past(*one)]:
+                    if wrong := [one for one in lost if not model.loose and not model.went_past(*one)]:
                         ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
                         raise Broken(
                             f"file {file}: {ranges} is lost with the store, and nobody wrote past the cache", "crash"

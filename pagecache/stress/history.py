@@ -30,7 +30,7 @@ from pagecache.stress.content import APPENDED, made
 if TYPE_CHECKING:
     from pagecache.stress.story import Finding
 
-__all__ = ["FOREVER", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
+__all__ = ["FOREVER", "PAST", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
 
 FOREVER = 1 << 62  # where the last extent ends
 RUNNING = math.inf
@@ -247,6 +247,7 @@ class Model:
         self.dropped = 0  # entries of the log that are not there any more
         self.lookers: dict[object, int] = {}  # who looks -> the first entry that he needs
         self.ended: deque[Write] = deque([first], REMEMBERED)
+        self.loose = False  # what was written may be given up again, or be replaced: nothing of it is certain
         self.loses_past = False  # what went past a cache may be lost again, without an error of its call
         self.synced: float = 0  # a commit was asked for at this time, and succeeded
         self.overtaken: dict[Write, list[Piece]] = {}  # what runs and was seen -> what nobody sees any more since
@@ -276,22 +277,36 @@ class Model:
                 self._trim()
 
     def _add(self, write: Write) -> None:
-        pieces = [(low, high, (*found, write)) for low, high, found in self.extents.pieces(write.start, write.end)]
+        pieces = [
+            (low, high, found if self._same(found, write) else (*found, write))
+            for low, high, found in self.extents.pieces(write.start, write.end)
+        ]
         self.extents.assign(write.start, write.end, pieces)
+
+    def _same(self, found: Candidates, write: Write) -> bool:
+        """Whether it is one of them, or zeros where nothing that was there goes and there are zeros: once is enough."""
+        return write in found or (self.loose and write.zero and any(one.zero for one in found))
 
     def finish(self, write: Write, *, certain: bool = True) -> None:
         """Its call has returned, and where it went is known by now. Not `certain`: nobody knows how much it did."""
         assert write.start >= 0
-        certain = certain and not (self.loses_past and write.way in PAST)
+        certain = certain and not self.loose and not (self.loses_past and write.way in PAST)
         with self.lock:
             self._end(write, certain)
             pieces = []
             for low, high, found in self.extents.pieces(write.start, write.end):
-                if write not in found:
+                if not self._same(found, write):
                     found = (*found, write)
                 pieces.append((low, high, self._left(found, write) if certain else found))
             self.extents.assign(write.start, write.end, pieces)
             self._resize(write)
+
+    def shrink(self, write: Write) -> None:
+        """After a change that may have left any size down to 0: what was given up took the end with it."""
+        with self.lock:
+            most = max(size.value for size in self.sizes)
+            self.sizes = [size for size in self.sizes if size.least != 0]
+            self.sizes.append(Size(most, write.begun, write.ended, least=0))
 
     def cancel(self, write: Write) -> None:
         """Its call has said that it did nothing."""

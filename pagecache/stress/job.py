@@ -21,10 +21,12 @@ from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
+from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import PROFILES
+from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import Script
 from pagecache.stress.targets import Target, UnusableTarget
@@ -190,6 +192,10 @@ class Run:
             pressing = rest == rests - 1 and script is None and self.plan.scheduler == "threads"
             if pressing and isinstance(target, CachedTarget):
                 self._bounded(world, "a sync beside writers", partial(pressed, world, target))
+                if not world.failures and isinstance(crash, NoCrash):
+                    self._bounded(world, "a call that outlives its backend", partial(outlived, world, target))
+                if not world.failures and isinstance(crash, NoCrash):
+                    self._bounded(world, "a commit that forgets", partial(relapsed, world, target))
             if world.failures:
                 return
 

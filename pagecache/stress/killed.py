@@ -190,7 +190,7 @@ def play(task: Task, journal: Journal) -> None:
     """
     target = maker(task.target)(task.plan, task.number)
     assert isinstance(target, CachedTarget)
-    target.ways -= {"foreign"}
+    target.ways -= {"foreign", "rivals", "losses"}
     if task.calls:
         target.between = lambda backend: MortalBackend(backend, task)
     if not target.adopt():

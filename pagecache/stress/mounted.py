@@ -119,7 +119,7 @@ class Mappings:
 class MountedTarget:
     """See `targets.Target`."""
 
-    moves = False
+    moves = detaches = False
     exact = False
     explained: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
@@ -376,6 +376,15 @@ class MountedTarget:
         raise io.UnsupportedOperation("there is no other way into a directory")
 
     # -- names
+
+    def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
+        raise io.UnsupportedOperation("a file system gives nothing up")
+
+    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+        return []
+
+    def replace(self, file: int, data: bytes) -> None:
+        raise io.UnsupportedOperation("on a file system everybody is one of us")
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         path = self._path(name)

@@ -98,6 +98,17 @@ class Look:
                 more = [one for from_, to, ones in here if from_ <= a and to >= b for one in ones]
                 yield a, b, tuple(dict.fromkeys((*found, *more)))
 
+    def cut_since(self, begun: float) -> Write | None:
+        """A truncate that began after `begun`, and has left less than the range when the look ended; None: there is
+        none that is certain.
+        """
+        with self.model.lock:
+            for write in self.beside:
+                cuts = write.size is not None and 0 <= write.size < self.end
+                if cuts and write.certain and begun < write.begun and write.ended < self.ended:
+                    return write
+        return None
+
     def unresolved(self, end: int | None = None) -> list[Write]:
         """What ran beside it, may have changed bytes before `end`, and is not known yet."""
         end = self.end if end is None else end
@@ -228,7 +239,7 @@ def _overtake(model: Model, seen: list[Piece]) -> None:
 
     Of buffered writes alone: where a direct write has stored its bytes and not returned, memory may show the old ones.
     """
-    for low, high, found in seen:
+    for low, high, found in seen if not model.loose else ():
         if len(found) == 1 and found[0].way == "buffered" and found[0].certain:
             write = found[0]
             with model.lock:

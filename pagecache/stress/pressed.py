@@ -20,7 +20,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
-__all__ = ["MOST", "pressed"]
+__all__ = ["MOST", "PAGE", "PAGES", "WRITERS", "play", "pressed"]
 
 PAGE = 4096
 PAGES = 4
@@ -46,12 +46,12 @@ def pressed(world: World, target: CachedTarget) -> None:
         turn = number
         while not over.is_set():
             turn += 1
-            _play(target, steps.conduct(Operation("write", 0, "buffered", turn % PAGES * PAGE, PAGE)), errors)
+            play(target, steps.conduct(Operation("write", 0, "buffered", turn % PAGES * PAGE, PAGE)), errors)
             target.pressure.wrote()
 
     def syncer() -> None:
         try:
-            _play(target, Steps(world, first + WRITERS).conduct(Operation(kind, 0)), errors, after_first=returned.set)
+            play(target, Steps(world, first + WRITERS).conduct(Operation(kind, 0)), errors, after_first=returned.set)
         finally:
             returned.set()
 
@@ -81,8 +81,8 @@ def pressed(world: World, target: CachedTarget) -> None:
         raise errors[0]
 
 
-def _play(target: Any, step: Step, errors: list[BaseException], after_first: Any = None) -> None:
-    """The verbs of one operation."""
+def play(target: Any, step: Step, errors: list[BaseException], after_first: Any = None) -> None:
+    """The verbs of one operation; what it raises is put to the errors."""
     try:
         name, *arguments = next(step)
         while True:

@@ -12,6 +12,8 @@ then, so that the edge is met although nobody knows yet where it is.
     direct        whole pages past the cache, side by side; now and then somebody writes through memory
     metadata      small files of each worker: made, replaced, renamed, removed, synced
     saving        a few pages written, past the cache too, and saved again and again by many at once
+    crowd         long appends and writes in the way of each other, and of direct writes, for little memory
+    losses        somebody gives up what others wrote, and somebody else replaces the stored object below it
 """
 
 from __future__ import annotations
@@ -57,11 +59,16 @@ KINDS: dict[str, str] = {
     "tear": "sources",
     "change": "foreign",
     "watch": "foreign",
+    "lose": "losses",
+    "contest": "rivals",
+    "replace": "rivals",
 }
 IO = ("buffered", "direct", "parallel", "through")
 """How bytes go in and out: through memory, past it (alone, or side by side), or written through at once."""
-WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints", "sources", "foreign")
-"""What a mix is made of. sources: memory that is not there; foreign: a file that somebody else changes in the store."""
+WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints", "sources", "foreign", "losses", "rivals")
+"""What a mix is made of. sources: memory that is not there; foreign: a file that somebody else changes in the store;
+losses: local data that is given up; rivals: a file that is written here while somebody else replaces it in the store.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +253,18 @@ PROFILES: dict[str, Profile] = {
         _pages,
         io=(5, 1, 4, 1),
         share=0.25,
+    ),
+    "crowd": Profile(
+        {"write": 16, "append": 8, "truncate": 4, "read": 2, "fsync": 1},
+        _sequential,
+        io=(10, 1, 4, 0),
+    ),
+    "losses": Profile(
+        {"read": 8, "write": 12, "append": 6, "view": 1, "store": 2, "truncate": 2, "punch": 1, "flush": 4}
+        | {"sync_range": 2, "fsync": 3, "sync": 1, "drop": 1, "prefetch": 2, "lose": 8, "contest": 14, "replace": 4}
+        | {"change": 4, "watch": 12},
+        _adversarial,
+        share=0.5,
     ),
 }
 

@@ -478,7 +478,7 @@ class Shrinking:
 
 CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
 """Less of what makes calls fail, from nothing on."""
-FILELESS = {"names", "foreign"}
+FILELESS = {"names", "foreign", "losses", "rivals"}
 """Ways that have objects of their own."""
 
 

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
-from pagecache.stress.history import FOREVER, Broken, Model, Write
+from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
 from pagecache.stress.oracle import Look, copied
 from pagecache.stress.profiles import KINDS, PRIVATE, Operation, names_of
 from pagecache.stress.story import who
@@ -44,8 +47,10 @@ class Steps:
         self._sequence = first
         self._names: dict[str, bytes] = {}  # the worker's own objects
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
-            kind: getattr(self, "_look_at_name" if kind == "look" else f"_{kind}") for kind in KINDS
+            kind: getattr(self, "_look_at_name" if kind == "look" else f"_{kind}")
+            for kind in KINDS.keys() - BELOW.keys()
         }
+        self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
 
     def conduct(self, operation: Operation) -> Step:
         """The verbs of an operation.
@@ -56,9 +61,11 @@ class Steps:
         world, kind = self.world, operation.kind
         if kind in world.unsupported:
             return
-        model = world.models[-1 if KINDS[kind] == "foreign" else operation.file % world.plan.files]
+        model = world.models[world.special.get(KINDS[kind], operation.file % world.plan.files)]
         start, end = operation.range(model.largest(), world.reach)
-        if operation.way in ("direct", "parallel") and world.target.direct_unit > 1:
+        if model.loose and kind not in ("read", "readv") and operation.way in PAST:
+            operation = replace(operation, way="buffered")  # a discard may take the end away under a direct write
+        if operation.way in PAST and world.target.direct_unit > 1:
             unit = world.target.direct_unit
             start -= start % unit
             end += -end % unit
@@ -68,6 +75,11 @@ class Steps:
         finally:
             world.leave(self.worker)
 
+    def same(self, kind: str, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """The verbs of an operation as if it were of another kind, on a model."""
+        way = "buffered" if kind in ("read", "write") else ""
+        return self._kinds[kind](replace(operation, kind=kind, file=model.number, way=way), model, start, end)
+
     def recall(self, found: Callable[[str], bytes | None]) -> None:
         """After a crash: the worker's own names have what `found` says."""
         for number in range(3):
@@ -76,16 +88,16 @@ class Steps:
 
     # -- what all share
 
-    def _look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
+    def look(self, model: Model, start: int, end: int, what: str, *, store: bool = False) -> Look:
         return self.world.look(model, start, end, self.worker, what, store=store)
 
-    def _new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
+    def new(self, model: Model, kind: str, way: str, start: int, length: int, **fields: Any) -> Write:
         self._sequence += 1
         write = Write(kind, way, self.worker, self._sequence, model.number, self.world.tag, start, length, **fields)
         self.world.active[self.worker].writes.append(write)
         return write
 
-    def _seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
+    def seeing(self, look: Look, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
         """Do a call that looks; None: it did not come to anything, and that is no fault."""
         try:
             return (yield verb)
@@ -95,7 +107,7 @@ class Steps:
         finally:
             look.returned()
 
-    def _changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
+    def changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
         """Do a call that changes, or a part of it; returns whether it did all of it."""
         model.begin(write)
         try:
@@ -131,23 +143,23 @@ class Steps:
 
     def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind, way = operation.kind, operation.way
-        look = self._look(model, start, end, f"{kind} ({way})")
-        got = yield from self._seeing(look, kind, (kind, operation.file, way, start, end - start, operation.extra))
+        look = self.look(model, start, end, f"{kind} ({way})")
+        got = yield from self.seeing(look, kind, (kind, operation.file, way, start, end - start, operation.extra))
         if got is not None:
             self.world.judge(look, got)
 
     _readv = _read
 
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        look = self._look(model, start, end, "try_read")
-        got = yield from self._seeing(look, "try_read", ("try_read", operation.file, start, end - start))
+        look = self.look(model, start, end, "try_read")
+        got = yield from self.seeing(look, "try_read", ("try_read", operation.file, start, end - start))
         if got is not None:
             self.world.judge(look, got)
 
     def _reopen(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         direct = bool(operation.extra % 2) and "direct" in self.world.target.ways
-        look = self._look(model, start, end, "read by a new handle")
-        got = yield from self._seeing(look, "reopen", ("reopen", operation.file, start, end - start, direct))
+        look = self.look(model, start, end, "read by a new handle")
+        got = yield from self.seeing(look, "reopen", ("reopen", operation.file, start, end - start, direct))
         if got is not None:
             self.world.judge(look, got)
 
@@ -155,7 +167,7 @@ class Steps:
         end = min(end, model.largest())
         if start >= end:
             return
-        look = self._look(model, start, end, "a view")
+        look = self.look(model, start, end, "a view")
         try:
             held = yield from self._held(look, operation, writable=False)
             if held is None:
@@ -183,24 +195,25 @@ class Steps:
     # -- writing
 
     def _write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        write = self._new(model, operation.kind, operation.way, start, end - start)
+        write = self.new(model, operation.kind, operation.way, start, end - start)
         data = write.data(start, end)
         verb = (operation.kind, operation.file, operation.way, start, data, operation.extra)
         if operation.way == "through" and self.world.target.shows:
             yield from self._through(operation, model, write, verb)
         else:
-            yield from self._changing(model, write, operation.kind, verb)
+            yield from self.changing(model, write, operation.kind, verb)
 
     _writev = _write
 
     def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
         """What is written through is stored when the call returns [T-36]."""
-        look = self._look(model, write.start, write.end, f"the store after {operation.kind} (through)")
+        look = self.look(model, write.start, write.end, f"the store after {operation.kind} (through)")
         try:
-            if (yield from self._changing(model, write, operation.kind, verb)):
+            if (yield from self.changing(model, write, operation.kind, verb)):
                 got = yield ("store", model.number)
                 look.returned()
-                look.covered(write)
+                if not model.loose:
+                    look.covered(write)
                 if got is None:
                     raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
                 self.world.judge(look, got[write.start : write.end], store=True)
@@ -209,7 +222,7 @@ class Steps:
 
     def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """A write from memory that ends on the way: an error, and what came before it may be there [K11]."""
-        write = self._new(model, "write of memory that ends", "buffered", start, end - start)
+        write = self.new(model, "write of memory that ends", "buffered", start, end - start)
         model.begin(write)
         try:
             yield ("tear", operation.file, start, write.data(start, end))
@@ -221,7 +234,7 @@ class Steps:
             raise Broken(f"{write!r} of {who(self.worker)} raised nothing", "error")
 
     def _try_write(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        write = self._new(model, "try_write", "buffered", start, end - start)
+        write = self.new(model, "try_write", "buffered", start, end - start)
         model.begin(write)
         try:
             done = yield ("try_write", operation.file, start, write.data(start, end))
@@ -235,7 +248,7 @@ class Steps:
         length = end - start
         if model.largest() + length > self.world.reach:
             return
-        write = self._new(model, "append", operation.way, -1, length)
+        write = self.new(model, "append", operation.way, -1, length)
         data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
         model.begin(write)
         try:
@@ -274,22 +287,37 @@ class Steps:
         end = min(end, model.largest())
         if start >= end:
             return
-        look = self._look(model, start, end, "a writable view")
+        look = self.look(model, start, end, "a writable view")
         try:
             held = yield from self._held(look, operation, writable=True)
+            if held is None:
+                return
+            taken = self.world.clock.tick()
+            if operation.extra % 4 == 1:  # others have time to cut it off
+                yield from self._plain("flush", ("flush", operation.file))
+            elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
+                yield from self._truncate(operation, model, (start + end) // 2, end)
+            look.returned()
+            self._stored(operation, model, look, held, taken)
         finally:
             look.returned()
-        if held is None:
-            return
-        if operation.extra % 4 == 1:  # others have time to cut it off
-            yield from self._plain("flush", ("flush", operation.file))
-        write = self._new(model, "store", "view", start, end - start, size=-1)
-        model.begin(write)
-        held.store(0, write.data(start, end))
-        model.finish(write, certain=not held.detached)
         if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
             yield from self._fsync(operation, model, start, end)
         held.release()
+
+    def _stored(self, operation: Operation, model: Model, look: Look, held: Held, taken: int) -> None:
+        """Store to a view that was taken at a time. What is stored after a truncate cut it off is lost [T-47, I-9]."""
+        attached = not held.detached
+        cut = look.cut_since(taken) if self.world.target.detaches else None
+        write = self.new(model, "store", "view", look.start, look.end - look.start, size=-1)
+        model.begin(write)
+        held.store(0, write.data(look.start, look.end))
+        model.finish(write, certain=attached and not held.detached)
+        if attached and cut is not None:
+            raise Broken(
+                f"file {operation.file}: a view of [{look.start}, {look.end}) is not cut off by {cut!r} of "
+                f"{who(cut.worker)}, which ended before"
+            )
 
     def _copy(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """From one place of the file to another, out of its own memory."""
@@ -305,12 +333,12 @@ class Steps:
         way = ("buffered", "direct")[operation.extra % 2]
         if way not in self.world.target.ways or self.world.target.direct_unit > 1:
             way = "buffered"
-        look = self._look(model, start, end, "a view to copy from")
+        look = self.look(model, start, end, "a view to copy from")
         try:
             held = yield from self._held(look, operation, writable=False)
             if held is None:
                 return
-            write = self._new(model, "copy", way, start + shift, end - start)
+            write = self.new(model, "copy", way, start + shift, end - start)
             model.begin(write)
             yield from self._copying(operation, model, write, look, held, shift)
         finally:
@@ -338,13 +366,13 @@ class Steps:
     # -- size and space
 
     def _truncate(self, operation: Operation, model: Model, start: int, _end: int) -> Step:
-        write = self._new(model, "truncate", "", start, FOREVER - start, size=start, zero=True)
-        yield from self._changing(model, write, "truncate", ("truncate", operation.file, start))
+        write = self.new(model, "truncate", "", start, FOREVER - start, size=start, zero=True)
+        yield from self.changing(model, write, "truncate", ("truncate", operation.file, start))
 
     def _punch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind = operation.kind
-        write = self._new(model, kind, "", start, end - start, size=-1, zero=True)
-        yield from self._changing(model, write, kind, (kind, operation.file, start, end - start))
+        write = self.new(model, kind, "", start, end - start, size=-1, zero=True)
+        yield from self.changing(model, write, kind, (kind, operation.file, start, end - start))
 
     _zero = _punch
 
@@ -360,7 +388,7 @@ class Steps:
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
         """What was written before is stored when it returns [I-18, I-19]."""
-        looks = [self._look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
+        looks = [self.look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = dict(self._names)
         try:
             try:
@@ -406,24 +434,6 @@ class Steps:
 
     def _advise(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
         yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra))
-
-    # -- a file that is read here, and changed by somebody else
-
-    def _watch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        look = self._look(model, start, end, "read of what somebody else changes")
-        verb = ("read", model.number, "buffered", start, end - start, operation.extra)
-        got = yield from self._seeing(look, "watch", verb)
-        if got is not None:
-            self.world.judge(look, got)
-
-    def _change(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        """Behind the cache, in whole units of the store; then the cache is told, or finds out [2.19]."""
-        unit, size = self.world.target.store_unit, model.largest()
-        start, end = start - start % unit, min(end + -end % unit, size)
-        if start < end:
-            write = self._new(model, "change by somebody else", "", start, end - start, size=-1)
-            verb = ("change", model.number, start, write.data(start, end), operation.extra)
-            yield from self._changing(model, write, "change", verb)
 
     # -- names of the worker's own
 

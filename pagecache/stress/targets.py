@@ -60,6 +60,7 @@ class Target(Protocol):
         skipped: what it cannot do -> why.
         direct_unit: offsets and lengths of direct operations are multiples of it.
         moves: a copy within a file moves its bytes as if all were read before the first is stored.
+        detaches: a truncate cuts off views that reach behind the new end; others wait for them.
         exact: a failed buffered write did exactly what it said.
         store_unit: what is changed in the store, past what is tested, is changed in whole units of so many bytes.
         shows: the store shows what was written through, or closed, and not committed yet.
@@ -77,6 +78,7 @@ class Target(Protocol):
     skipped: dict[str, str]
     direct_unit: int
     moves: bool
+    detaches: bool
     exact: bool
     shows: bool
     store_unit: int
@@ -127,6 +129,20 @@ class Target(Protocol):
 
     def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
         """Be somebody else who changes the store; when it returns, what is tested knows."""
+        ...
+
+    def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
+        """Give up what is local of a range; None: to the end. Returns what was lost, as (offset, length)."""
+        ...
+
+    def heard(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+        """What handles that no worker asks say of losses since the last time: each by name, with (offset, length)."""
+        ...
+
+    def replace(self, file: int, data: bytes) -> None:
+        """Be somebody else who replaces the stored object while something of it is local; when it returns, that is
+        settled.
+        """
         ...
 
     def publish(self, name: str, data: bytes, extra: int) -> None:

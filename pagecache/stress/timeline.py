@@ -28,7 +28,7 @@ SHOWN = 128  # bytes of a range
 
 READS = {"read", "readv", "try_read", "view", "reopen", "look", "watch"}
 SAVES = {"fsync", "sync", "ticket", "flush", "sync_range"}
-CUTS = {"truncate", "punch", "zero"}
+CUTS = {"truncate", "punch", "zero", "lose"}
 EVERYWHERE = {"fsync", "sync", "ticket", "flush"}
 
 VERBS = {
@@ -53,6 +53,9 @@ VERBS = {
     "tear": "wrote from memory that ends",
     "change": "was somebody else, who changed",
     "watch": "read what somebody else changes,",
+    "lose": "gave up what was not saved of",
+    "contest": "wrote, read or saved what somebody else replaces,",
+    "replace": "was somebody else, who replaced",
 }
 
 
@@ -61,7 +64,7 @@ def sort(kind: str) -> str:
     for name, kinds in (("read", READS), ("save", SAVES), ("cut", CUTS), ("crash", {CRASH})):
         if kind in kinds:
             return name
-    if kind in ("write", "writev", "try_write", "append", "store", "copy", "tear", "change"):
+    if kind in ("write", "writev", "try_write", "append", "store", "copy", "tear", "change", "contest", "replace"):
         return "write"
     return "other"
 

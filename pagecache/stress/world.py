@@ -18,7 +18,7 @@ from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Look, settled, verdict
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.profiles import KINDS, PROFILES, Operation
 from pagecache.stress.story import who
 from pagecache.stress.targets import Target
 
@@ -31,6 +31,7 @@ __all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Halted", "World"]
 T = TypeVar("T")
 TRIES = 100
 PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
+REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an end before the one that is known so far
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
 
 
@@ -114,6 +115,8 @@ class World:
     active: dict[int, Activity] = field(default_factory=dict)
     past: deque[Activity] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     contents: list[int] = field(default_factory=list)
+    special: dict[str, int] = field(default_factory=dict)  # way -> number of the file that it is about
+    given_up: list[tuple[int, int]] = field(default_factory=list)  # (offset, length), since the last rest
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
@@ -132,10 +135,15 @@ class World:
         """How far operations go."""
         return self.plan.size_bytes + self.plan.size_bytes // 8
 
-    @property
-    def _foreign(self) -> bool:
-        """Whether there is one file more, the last, which is read alone: somebody else changes it."""
-        return "foreign" in self.target.ways and (not self.plan.mix or "foreign" in self.plan.mix)
+    def _set_apart(self) -> None:
+        """Files that not everything is done to: of those that there are, the first may lose what was written; and there
+        are more, behind them: one that is read alone while somebody else changes it, one that somebody else replaces.
+        """
+        weights, behind = PROFILES[self.plan.profile].weights, self.plan.files
+        for way, kind in (("losses", "lose"), ("foreign", None), ("rivals", "replace")):
+            if way in self.target.ways and (not self.plan.mix or way in self.plan.mix) and kind in (None, *weights):
+                self.special[way] = 0 if way == "losses" else behind
+                behind += way != "losses"
 
     # -- beginning and end
 
@@ -143,8 +151,11 @@ class World:
         """Make the files: most with a content, of a length that is no round number."""
         rng, size, script = self.plan.rng("files", self.number), self.plan.size_bytes, self.plan.script
         lengths = [] if script is None else list(script.contents)
-        while len(lengths) < self.plan.files + self._foreign:
+        self._set_apart()
+        while len(lengths) <= max([self.plan.files - 1, *self.special.values()]):
             lengths.append(rng.choice([0, 1, size // 2 + 1, rng.randrange(size)]))
+        if "rivals" in self.special:
+            lengths[self.special["rivals"]] += 1
         self.contents = lengths[: self.plan.files]
         contents = []
         for number, length in enumerate(lengths):
@@ -152,6 +163,7 @@ class World:
             first = Write("content", "", 0, 0, number, self.tag, 0, length)
             self.models.append(Model(number, first, self.clock))
             self.models[-1].loses_past = self.target.loses_direct
+            self.models[-1].loose = number in (self.special.get("losses"), self.special.get("rivals"))
         self.target.start(contents)
 
     def fail(self, failure: Failure) -> None:
@@ -194,7 +206,7 @@ class World:
         way = KINDS[operation.kind]
         if way == "names":
             return None
-        return self.models[-1].number if way == "foreign" else operation.file
+        return self.special.get(way, operation.file)
 
     def _state(self, now: Activity) -> str:
         """What the first bytes of an operation are, for the table of what was exercised."""
@@ -241,6 +253,9 @@ class World:
         if error.errno in PRESSED or busy:  # what is sent again and again does not become clean
             self.count(f"{kind}: {name}")
             return
+        if error.errno in REPLACED and activity is not None and self._contested(activity):
+            self.count(f"{kind}: {name}")
+            return
         if self.crashing and error.errno not in NEVER:
             self.count(f"{kind}: {name}")
             return
@@ -249,6 +264,11 @@ class World:
         elif error.errno not in self.target.explained - NEVER:
             raise Broken(f"{kind} of {who(worker)} raised {type(error).__name__}: {error}", "error") from error
         self.count(f"{kind}: {name}")
+
+    def _contested(self, activity: Activity) -> bool:
+        """Whether it may be about a file that has another version, or an earlier end, every now and then."""
+        loose = {self.special[way] for way in ("losses", "rivals") if way in self.special}
+        return activity.file in loose or (bool(loose) and activity.operation.kind in SYNCS)
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:
         """What is given up without being asked: bytes that went past the cache, and holes.
@@ -259,6 +279,8 @@ class World:
         models = {self.target.key(model.number): model for model in self.models}
         for lost in error.ranges:
             model = models.get(lost.key)
+            if model is not None and model.loose:
+                continue
             if (
                 not self.target.explained
                 or model is None
@@ -304,6 +326,7 @@ class World:
         self.target.check()
         self.ask_again()
         assert not self.doubts, self.doubts
+        self._hear()
         for model in self.models:
             self._agree(model, "at rest")
         self._insisting(self.target.sync)
@@ -320,6 +343,21 @@ class World:
                 self._agree(model, "read again")
         self.target.check()
         self.target.stir()
+
+    def _hear(self) -> None:
+        """Each handle that has not been told yet says what was given up, once, and nothing else [I-22].
+
+        Raises:
+            Broken: it does not.
+        """
+        given, self.given_up = self.given_up, []
+        number = self.special.get("losses")
+        if number is None or self.target.explained or self.plan.crash_of(self.number) != "none":
+            return  # a store that fails or forgets takes more
+        for name, told in self.target.heard(number):
+            if sorted(told) != sorted(given):
+                was, is_told = (str(sorted(one)) if one else "nothing" for one in (given, told))
+                raise Broken(f"file {number}: {was} was given up, as (offset, length); {name} says {is_told}", "error")
 
     def _insisting(self, call: Callable[[], T]) -> T:
         """What a call comes to, where what lies beneath refuses it now and then, whatever faults there are."""

@@ -101,6 +101,7 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
     ),
     "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
     "slow": (Rule(WORK, delay=0.002, chance=0.3),),
+    "late": (Rule("read", delay=0.0001, longest=0.002, behind=3, within=0.01, chance=0.3),),
     "flaky": (Rule(WORK, error=_goes_away, chance=0.01),),
     "commits": (
         Rule("commit", delay=0.0005, longest=0.01, error=_goes_away, chance=0.3),

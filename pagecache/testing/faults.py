@@ -212,9 +212,9 @@ class FaultPlan:
         space for a while, commits that fail, another version stored by somebody else, and death: the backend is gone
         until `FaultyBackend.revive`.
 
-        "short" (answers), "slow", "flaky" (1 % of the calls fail) and "commits" (a third of them fail) have one kind
-        each. "hostile" breaks the protocol: wrong answers. Everything sent often enough arrives under all but "hell"
-        and "hostile".
+        "short" (answers), "slow", "late" (of reads whose bytes are there), "flaky" (1 % of the calls fail)
+        and "commits" (a third of them fail) have one kind each. "hostile" breaks the protocol: wrong answers.
+        Everything sent often enough arrives under all but "hell" and "hostile".
 
         Raises:
             ValueError: no such profile; names those there are.

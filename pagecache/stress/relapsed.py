@@ -1,0 +1,67 @@
+"""Somebody gives up what the store has acknowledged and not committed; then a commit fails, and the store forgets it.
+
+    write, flush    one page; the store has acknowledged it
+    discard         it is given up: the store may have it, or what was there before
+    read            shows one of the two, and keeps it in memory
+    fsync           its commit fails, and the store goes back to what was there before
+
+Then memory shows what is stored [2.17, 2.18], and each handle has been told of the loss, once [2.16, I-22]. Nobody else
+runs meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.history import Broken
+from pagecache.stress.pressed import PAGE, PAGES, WRITERS
+from pagecache.stress.pressure import Relapse
+from pagecache.stress.profiles import Operation
+from pagecache.stress.steps import Steps
+from pagecache.stress.world import World
+
+__all__ = ["relapsed"]
+
+
+def relapsed(world: World, target: CachedTarget) -> None:
+    """Everything is saved, and the first file has so many pages.
+
+    Raises:
+        Broken: memory shows what is not stored, or a handle says something else than what was given up.
+    """
+    limits = target.backend.limits
+    if limits.commit_on_close or limits.durable_writes or int(limits.read_unit) > 1:
+        return
+    if not target.holds or target.faulting.plan.rules:
+        return
+    model, start = world.models[0], world.plan.rng("relapsed", world.number).randrange(PAGES) * PAGE
+    steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 2)
+    target.heard(0)
+    world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)
+    target.pressure.relapse = Relapse()
+    try:
+        write = steps.new(model, "write", "buffered", start, PAGE)
+        model.begin(write)
+        target.write(0, "buffered", start, write.data(start, start + PAGE), 0)
+        target.flush(0)
+        lost = target.lose(0, start, PAGE)
+        model.finish(write, certain=False)
+        target.read(0, "buffered", start, PAGE, 0)
+        with contextlib.suppress(OSError):
+            target.fsync(0)
+        _told(target, lost)
+    finally:
+        target.pressure.relapse = None
+        world.leave(steps.worker)
+    world.counters["commits that forgot"] += 1
+    world.rest(cold=False)
+
+
+def _told(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
+    with contextlib.suppress(OSError):
+        target.flush(0)  # by the handle that is not asked below
+    for name, told in target.heard(0):
+        if sorted(told) != sorted(lost):
+            was, said = (str(one) if one else "nothing" for one in (lost, told))
+            raise Broken(f"file 0: {was} was given up, as (offset, length); {name} says {said}", "error")

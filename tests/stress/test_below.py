@@ -1,0 +1,89 @@
+"""Discards, replacements and views: what the tester does about them, and that it finds who gets them wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pagecache import View, Volume
+from pagecache.stress import Plan, run
+from pagecache.stress.history import FOREVER, Clock, Model, Write
+from pagecache.stress.oracle import Look
+
+FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
+
+
+def plan(**fields: Any) -> Plan:
+    return Plan(**(FIELDS | {"seed": 1, "profile": "losses", "operations": 60} | fields))
+
+
+def model() -> Model:
+    return Model(0, Write("content", "", 0, 0, 0, 1, 0, 8192), Clock())
+
+
+def truncate(size: int) -> Write:
+    return Write("truncate", "", 1, 1, 0, 1, size, FOREVER - size, size=size, zero=True)
+
+
+def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> None:
+    """One that began before, that still runs, that failed or that left the range says nothing. [T-47]"""
+    file = model()
+    before, beside, failed, larger, after = (truncate(size) for size in (100, 200, 300, 4096, 400))
+    file.begin(before)
+    look = Look(file, 0, 4096, 1, "a writable view")
+    taken = file.clock.tick()
+    file.finish(before)
+    for write in (beside, failed, larger):
+        file.begin(write)
+    file.finish(failed, certain=False)
+    file.finish(larger)
+    look.returned()
+    assert look.cut_since(taken) is None
+
+    look = Look(file, 0, 4096, 1, "a writable view")
+    taken = file.clock.tick()
+    file.begin(after)
+    file.finish(after)
+    look.returned()
+    assert look.cut_since(taken) is after
+    file.finish(beside)
+
+
+def test_what_may_be_given_up_is_not_certain_until_a_rest() -> None:
+    """Each byte that was written since is possible, and each size."""
+    file = model()
+    file.loose = True
+    write = Write("write", "buffered", 1, 1, 0, 1, 0, 100)
+    file.begin(write)
+    file.finish(write)
+    assert {one.kind for _, _, found in file.extents.pieces(0, 100) for one in found} == {"content", "write"}
+    loss = Write("loss", "", 1, 2, 0, 1, 0, FOREVER, size=0, zero=True)
+    file.begin(loss)
+    file.finish(loss)
+    file.shrink(loss)
+    look = Look(file, 0, 8192, 1, "read")
+    look.returned()
+    assert look.sizes_meanwhile() == (0, 8192)
+
+
+def test_views_that_no_truncate_cuts_off_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that cuts its own view sees it at once. [T-47, I-9]"""
+    monkeypatch.setattr(View, "detached", False)
+    report = run(plan(profile="generic-095"))
+    assert (report.ok, report.kind) == (False, "data")
+    assert "is not cut off by truncate" in report.story
+
+
+def test_a_cache_that_does_not_mind_other_versions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and store differ at a rest, or somebody reads what is gone. [2.19]"""
+    monkeypatch.setattr(Volume, "invalidate_remote", lambda *_args, **_options: None)
+    assert not run(plan()).ok
+
+
+def test_discards_are_done_and_nothing_is_found() -> None:
+    """Without a mistake, in threads and tasks."""
+    report = run(plan(rounds=2))
+    assert report.ok, report.story
+    kinds = {key.split(" | ")[0] for key in report.coverage}
+    assert {"lose", "watch", "change"} <= kinds

@@ -1,0 +1,42 @@
+"""Rounds end with a write that outlives its backend, and with a commit that forgets what was discarded and read."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pagecache import reconnecting
+from pagecache.inode import Inode
+from pagecache.stress import Plan, run
+
+FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
+
+
+def plan(**fields: object) -> Plan:
+    return Plan(**({"seed": 1, "duration": 60, "mix": ("buffered",)} | FIELDS | fields))  # type: ignore[arg-type]
+
+
+def test_a_backend_is_outlived_by_its_calls_and_commits_forget() -> None:
+    """Nothing is found, and both were done in the rounds whose backend can do it; no thread is left. [T-63, T-75b]"""
+    report = run(plan(rounds=6))
+    assert report.ok, report.story
+    assert report.counters["backends outlived"] >= 2
+    assert report.counters["commits that forgot"] >= 1
+    assert [one.name for one in threading.enumerate() if one.name == "stress-outlived"] == []
+
+
+def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old call lands over newer bytes. [T-63, K7]"""
+    reconnect = reconnecting.reconnect
+    monkeypatch.setattr(reconnecting, "reconnect", lambda volume, backend, fenced: reconnect(volume, backend, True))
+    report = run(plan(rounds=20))
+    assert (report.ok, report.kind) == (False, "data")
+
+
+def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each handle says what was given up. [I-22]"""
+    monkeypatch.setattr(Inode, "record_loss", lambda self, lost, *, seen: None)
+    report = run(plan(rounds=20))
+    assert (report.ok, report.kind) == (False, "error")
+    assert "was given up, as (offset, length); a buffered handle says nothing" in report.story
