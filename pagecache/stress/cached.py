@@ -22,18 +22,16 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, DataLossError, Key
-from pagecache.stress.asynchronous import for_the_cache, for_threads
+from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import StagingBackend
 from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.plan import Plan
-from pagecache.stress.pressure import PressedBackend
 from pagecache.stress.profiles import WAYS, Edges, names_of
+from pagecache.stress.stack import stacked
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
-from pagecache.stress.witness import Witness
-from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
 
@@ -190,33 +188,35 @@ class CachedTarget:
 
     def _attach(self) -> None:
         """A cache, and handles of all files."""
-        self.faults = FaultyBackend(self.between(self._backend))
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
         self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
-        self.witness = Witness(self.faults)
-        self.pressure = PressedBackend(self.witness)
-        plain: AsyncBackend | None = None
-        if self.faults.inner is self._backend and self._plan.faults == "none":
-            plain = for_the_cache(self._backend, self._factory, self.key(0), self.skipped)
+        top = self._stack()
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(plain or self.pressure, name="stress", mirror=mirror, **options)
+        self.volume: Volume = self.cache.attach(top, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
         natives = {file.key: file.native for file in self.volume.engine.files()}
         self._natives = [natives[self.key(number)] for number in range(self._files)]
-        self.faulting.begin(self.volume, self.faults)
+        self.faulting.begin(self.volume, self.faults, top)
+
+    def _stack(self) -> Backend | AsyncBackend:
+        """What the cache is to have, with what watches and what fails in it."""
+        beneath = self.between(self._backend)
+        second = partial(for_the_cache, self._backend, beneath, self._factory, self.key(0), self.skipped)
+        stack = stacked(beneath, on_a_loop(self._backend), second)
+        self.faults, self.witness, self.pressure = stack.faults, stack.witness, stack.pressure
+        self._apart = stack.apart
+        return stack.top
 
     def reconnect(self, *, fenced: bool) -> None:
         """The backend was gone and is there again: the cache goes on with it."""
-        self.faults = FaultyBackend(self.between(self._backend))
-        self.witness = Witness(self.faults)
-        self.pressure = PressedBackend(self.witness)
-        self.volume.reconnect(self.pressure, fenced=fenced)
-        self.faulting.follow(self.faults)
+        top = self._stack()
+        self.volume.reconnect(top, fenced=fenced)
+        self.faulting.follow(self.faults, top)
 
     def resume(self) -> None:
         """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
@@ -356,7 +356,7 @@ class CachedTarget:
         """The backend is closed, or was there before a crash. Where the factory gives one on the same store, go on with
         that.
         """
-        if self._named:
+        if self._named and not self._apart:
             fresh = self._factory()
             try:
                 fresh.stat(self.key(0))

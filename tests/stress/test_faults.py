@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import Event
+from pagecache import AsyncBackend, Backend, Event
 from pagecache.backends import MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.stress import Plan, Report, run
@@ -53,11 +54,17 @@ def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
 # -- one kind at a time
 
 
-def with_rules(*rules: Rule, kind: type[CachedTarget] = CachedTarget, faulting: Any = Faulting, **plan: Any) -> Report:
+def with_rules(
+    *rules: Rule,
+    kind: type[CachedTarget] = CachedTarget,
+    faulting: Any = Faulting,
+    factory: Callable[[], Backend | AsyncBackend] | None = None,
+    **plan: Any,
+) -> Report:
     """A run whose calls fail by these rules alone."""
 
     def make(asked: Plan, number: int) -> CachedTarget:
-        target = kind(asked, number, None, "memory:")
+        target = kind(asked, number, factory, "memory:")
         found: Faulting = faulting(asked, number)
         found.plan = FaultPlan(rules, seed=5)
         found.explained = explained(rules)
