@@ -119,6 +119,7 @@ class CachedTarget:
 
     Attributes:
         between: what the cache has in place of the backend.
+        cannot: "rename", "remove" -> what a backend that has no such thing says.
     """
 
     moves = True
@@ -158,9 +159,12 @@ class CachedTarget:
         self.loses_direct = self.faulting.loses_direct
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
+        self.cannot: dict[str, str] = {}
+        self.remarks: list[str] = []
         self._given_up = False
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
+        self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
 
     # -- beginning and end
 
@@ -172,12 +176,17 @@ class CachedTarget:
         self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
+        for number, content in enumerate(contents):
+            self._compare(number, content)
         self._attach()
 
     def adopt(self) -> bool:
         """The files were made elsewhere: begin with them. False: they are not there."""
         self._choose_keys()
-        if self.store(0) is None:
+        while "remove" in self.cannot and self._there(0):
+            self._again += 1
+        self._again = max(0, self._again - 1)
+        if not self._there(0):
             return False
         self._attach()
         return True
@@ -238,8 +247,21 @@ class CachedTarget:
             else:
                 if form is not KEYS[0]:
                     self.skipped["text keys"] = f"the backend takes no {KEYS[0]('file')!r}: {reasons[0]}"
+                self._learn_names()
                 return
         raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
+
+    def _learn_names(self) -> None:
+        """What cannot be done with names: asked with one that nobody has."""
+        nobody = self.key("nobody")
+        calls = {"rename": partial(self._backend.rename, nobody, self.key("nobody-new"))}
+        for what, call in (calls | {"remove": partial(self._backend.remove, nobody)}).items():
+            try:
+                call()
+            except io.UnsupportedOperation as error:
+                self.cannot[what] = error.args[-1]
+            except OSError:  # there is no such object: it looked for it
+                pass
 
     def _shows(self) -> bool:
         """Whether what was stored and not committed is seen by who opens the object then."""
@@ -257,27 +279,52 @@ class CachedTarget:
     def key(self, what: int | str) -> Key:
         """The key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
-        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}-{name}")
+        again = f"-{self._again}" if self._again else ""
+        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
 
     def _clear(self) -> None:
         """Remove what a run of the same seed and round left, because it found something."""
         left = False
         for number in range(self._plan.files + 1):
-            try:
-                self._backend.stat(self.key(number))
-            except FileNotFoundError:
-                continue
-            self._forget(self.key(number))
-            left = True
-        if left:
+            if self._there(number):
+                self._forget(self.key(number))
+                left = True
+        if left and "remove" in self.cannot:
+            while self._there(0):
+                self._again += 1
+        elif left:
             for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
                 for name in names_of(worker):
                     self._forget(self.key(name))
                     self._forget(self.key(f"{name}-new"))
 
+    def _there(self, number: int) -> bool:
+        try:
+            self._backend.stat(self.key(number))
+        except FileNotFoundError:
+            return False
+        return True
+
     def _make(self, key: Key, content: bytes) -> None:
         """Store an object without the cache."""
         self._put(key, 0, content)
+
+    def _compare(self, number: int, content: bytes) -> None:
+        """A file that was just made, with what was written: nobody else has run, and no cache is there. What is wrong
+        now is found later too, but then the cache is under suspicion.
+        """
+        got = insisting(partial(self.store, number)) or b""
+        if got == content:
+            return
+        wrong = next((at for at, (one, other) in enumerate(zip(got, content, strict=False)) if one != other), None)
+        found = [] if wrong is None else [f"wrong from byte {wrong} on"]
+        found += [] if len(got) == len(content) else [f"{len(got)} bytes, where {len(content)} were written"]
+        most = int(self._backend.limits.max_write)
+        self.remarks.append(
+            f"file {number} was wrong before anything ran, by the backend alone, without a cache: {', '.join(found)}; "
+            f"made by calls of at most {most} bytes, each answered with how many it took, and a commit. "
+            "`pagecache check-backend` tries each promise of a backend by itself"
+        )
 
     def _put(self, key: Key, offset: int, data: bytes) -> None:
         file = self._backend.open(key, create=True)
@@ -292,7 +339,7 @@ class CachedTarget:
         try:
             self._backend.remove(key)
         except io.UnsupportedOperation as error:
-            self.skipped["removal of what was made"] = str(error)
+            self.skipped["removal of what was made"] = str(error.args[-1])
         except FileNotFoundError:
             pass
 

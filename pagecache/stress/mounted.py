@@ -138,6 +138,7 @@ class MountedTarget:
         self.direct_unit = 1
         self.losses: list[DataLossError] = []
         self.repairs: Counter[str] = Counter()
+        self.remarks: list[str] = []
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"

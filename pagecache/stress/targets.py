@@ -69,6 +69,7 @@ class Target(Protocol):
         loses_direct: what was written past a cache may be lost while it is not committed.
         losses: what handles told at the end.
         repairs: what was repaired because of faults, and how often.
+        remarks: sentences that help to understand what is found.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Target(Protocol):
     loses_direct: bool
     losses: list[DataLossError]
     repairs: Counter[str]
+    remarks: list[str]
 
     @property
     def explained(self) -> frozenset[int]: ...

@@ -99,6 +99,14 @@ def meet(one: Activity, other: Activity) -> bool:
     return one.file == other.file and one.start < other.end and other.start < one.end
 
 
+def where(activity: Activity) -> str:
+    """What a worker is about, for people."""
+    if activity.file is None:
+        return ""
+    way = f" ({activity.operation.way})" if activity.operation.way else ""
+    return f", file {activity.file} [{activity.start}, {activity.end}){way},"
+
+
 @dataclass(slots=True)
 class World:
     """Shared by all workers of a round."""
@@ -235,7 +243,7 @@ class World:
             activity.errors.append(name)
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
-                self.unsupported.setdefault(kind, str(error))
+                self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         if error.errno in PRESSED or busy:  # what is sent again and again does not become clean
@@ -247,7 +255,8 @@ class World:
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
-            raise Broken(f"{kind} of {who(worker)} raised {type(error).__name__}: {error}", "error") from error
+            what = f"{kind} of {who(worker)}" if activity is None else f"{kind} of {who(worker)}{where(activity)}"
+            raise Broken(f"{what} raised {type(error).__name__}: {error}", "error") from error
         self.count(f"{kind}: {name}")
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:
