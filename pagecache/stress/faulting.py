@@ -22,6 +22,7 @@ import contextlib
 import errno
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pagecache import Event, RetryPolicy, Volume
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.errors import Key
+from pagecache.native import operations
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
@@ -104,10 +106,24 @@ class Faulting:
         self._backend.use([])
         if self._backend.dead:
             self._reconnect()
-        while conflicts := self._taken():
-            for key in conflicts:
-                self._settle(key)
+        self._settle_all()
         self._volume.retry_failed()
+
+    def _settle_all(self) -> None:
+        """Events come late, and calls that began while calls failed end late: so files are asked, until it is quiet."""
+        volume, until = self._volume.engine, time.monotonic() + PATIENCE
+        while True:
+            still = not self.repairing or all(
+                one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
+            )
+            found = [file.key for file in volume.files() if file.conflict is not None]
+            for key in found:
+                self._settle(key)
+            if not found:
+                if still or time.monotonic() > until:
+                    break
+                time.sleep(LOOK)
+        self._taken()
 
     # -- repairs
 
