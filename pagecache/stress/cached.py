@@ -47,6 +47,10 @@ KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name.encode(),
 )
 """What a backend may want as keys; the first that it takes."""
+HINTS = {
+    errno.ESTALE: "nobody but the cache has stored anything there: the version, or the size, that the backend's "
+    "`stat` gives is not what `commit` said and what was written (docs/how-to/backend.md, rule 7)"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,7 @@ class CachedTarget:
         self.losses: list[DataLossError] = []
         self.cannot: dict[str, str] = {}
         self.remarks: list[str] = []
+        self.hints = HINTS
         self._given_up = False
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()

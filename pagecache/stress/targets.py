@@ -70,6 +70,7 @@ class Target(Protocol):
         losses: what handles told at the end.
         repairs: what was repaired because of faults, and how often.
         remarks: sentences that help to understand what is found.
+        hints: the same, for errors that nothing explains, by errno.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Target(Protocol):
     losses: list[DataLossError]
     repairs: Counter[str]
     remarks: list[str]
+    hints: dict[int, str]
 
     @property
     def explained(self) -> frozenset[int]: ...

@@ -256,7 +256,9 @@ class World:
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
             what = f"{kind} of {who(worker)}" if activity is None else f"{kind} of {who(worker)}{where(activity)}"
-            raise Broken(f"{what} raised {type(error).__name__}: {error}", "error") from error
+            hint = self.target.hints.get(error.errno or 0)
+            hint = "" if hint is None else f"\n  {hint}"
+            raise Broken(f"{what} raised {type(error).__name__}: {error}{hint}", "error") from error
         self.count(f"{kind}: {name}")
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:

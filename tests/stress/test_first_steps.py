@@ -18,6 +18,8 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.check_backend.target import Target
 from pagecache.errors import Key
 from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress.job import Run
+from pagecache.stress.mounted import MountedTarget
 
 from .planted import Planted
 
@@ -232,3 +234,17 @@ def only_one() -> MemoryBackend:
         raise BlockingIOError(errno.EAGAIN, "the store is locked")
     ONE.append(MemoryBackend())
     return ONE[0]
+
+
+def test_what_linux_says_to_direct_io_beside_a_mapping_has_a_hint(tmp_path: Path) -> None:
+    """It is a finding, and nothing that a file system could mend. [I-18]"""
+
+    class Says(MountedTarget):
+        def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    asked = plan(mix=("buffered",))
+    report = Run(asked, make=lambda asked, number: Says(asked, number, str(tmp_path))).run()
+    assert (report.ok, report.kind) == (False, "error")
+    assert "raised OSError: [Errno 5]" in report.story
+    assert "O_DIRECT beside a mapping" in report.story
