@@ -294,8 +294,15 @@ def check_backend(
 @click.option("--files", type=int, help="Files that all workers share.  [default: 4]")
 @click.option("--size", metavar="SIZE", help="Of a file.  [default: 1MiB]")
 @click.option("--capacity", metavar="SIZE", help="Of the cache.  [default: 1MiB]")
-@click.option("--mix", metavar="WAY,...", help="Only these ways into a file: buffered,direct,views,...  [default: all]")
-@click.option("--profile", metavar="NAME", help="fsx, database, log, media, generic-095, metadata.  [default: fsx]")
+@click.option(
+    "--mix",
+    metavar="WAY,...",
+    help="Only these ways into a file: buffered, direct, parallel, through, views, append, truncate, punch, try, "
+    "names, hints, sources, foreign.  [default: all]",
+)
+@click.option(
+    "--profile", metavar="NAME", help="fsx, database, log, media, generic-095, direct, metadata.  [default: fsx]"
+)
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(
     "--crashes",
@@ -335,8 +342,9 @@ def stress(
 ) -> None:
     """Random operations of many workers on TARGET, each byte checked against what it may be.
 
-    TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory, or
-    path:DIR: any mounted file system, without the cache. Exit status: 0 nothing was found, 1 something was; a file that
+    TARGET: nothing (a cache over a backend in memory), a backend URL (dir:PATH, ...), python:module:factory (what the
+    factory gives when it is called; the module is looked for here too), or path:DIR: any mounted file system, without
+    the cache. Exit status: 0 nothing was found, 1 something was; a file that
     repeats it is written.
     """
     from pagecache.stress import UnusableTarget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import os
 import sys
@@ -69,7 +70,6 @@ class Target:
         self.kind = ""
         self._options = options
         self._loop: CacheLoop | None = None
-        self._spare: Any = None
         self._shared: bool | None = None
         self._factory: Callable[[], Any]
         scheme, colon, rest = name.partition(":")
@@ -115,16 +115,26 @@ class Target:
         Raises:
             BadTarget: there is none to be had; says why.
         """
-        made, self._spare = self._spare, None
-        if made is None:
-            made = self._call()
+        made = self._call()
         if self._shared is None:
-            self._spare = self._call()
-            self._shared = self._spare is made
+            self._shared = self._gives(made)
         if self._loop is not None and not self._loop.alive():
             self._loop = None
         backend = blocking(made, self._start_loop)
         return _Unclosed(backend) if self._shared else backend
+
+    def _gives(self, made: Any) -> bool:
+        """Whether the factory gives this one each time. What else it gives is closed: it would be another user of the
+        same store, which may have read what is there now, and go by that later.
+        """
+        try:
+            another = self._call()
+        except BadTarget:  # as long as there is this one
+            return False
+        if another is not made:
+            with contextlib.suppress(Exception):
+                blocking(another, self._start_loop).close()
+        return another is made
 
     def _call(self) -> Any:
         try:

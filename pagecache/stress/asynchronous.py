@@ -3,24 +3,34 @@
     factory() ──▶ one for the cache, as it is: PageCache.attach, coroutines on the cache's loop
     factory() ──▶ one for the tester, on a loop of its own: makes files, and reads what is stored
 
-Both have to be on the same store. Where the factory gives a store of its own each time, one backend has to do for both:
-then it is on the tester's loop, and the cache sees a blocking one.
+Both have to be on the same store. Where the factory gives a store of its own each time, and where something that
+blocks is to lie in between (a store that forgets), one backend has to do for both: it stays on the tester's loop, and
+the cache has an `Elsewhere` of it, whose coroutines wait for a thread. So the cache does what it does for asynchronous
+backends in each case, and `skipped` says where the backend's own coroutines are not on its loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
-from pagecache.backends.passing import PassingBackend
-from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.backends.passing import OPTIONAL, PassingBackend
+from pagecache.backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from pagecache.engine.loop import Blocking, CacheLoop, blocking, is_async, original
 from pagecache.engine.park import Park
 from pagecache.errors import Key
 
-__all__ = ["for_the_cache", "for_threads"]
+__all__ = ["Elsewhere", "for_the_cache", "for_threads", "on_a_loop"]
 
-SHARED = "the factory gives a store of its own each time: the cache gets it as a blocking one"
+T = TypeVar("T")
+
+SKIPPED = "the loop of the cache"
+SHARED = "the factory gives a store of its own each time: its coroutines run on the tester's loop"
+BETWEEN = "something that blocks lies in between: its coroutines run on the tester's loop"
+SAME = "the factory gives one and the same object: its coroutines run on the tester's loop"
 
 
 def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
@@ -35,26 +45,128 @@ def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
     return lambda: blocking(factory(), running)
 
 
+def on_a_loop(backend: Backend) -> bool:
+    """Whether it is one that `for_threads` has made of an asynchronous one."""
+    return isinstance(_inner(backend), Blocking)
+
+
+def _inner(backend: Backend) -> Backend:
+    return backend.inner if isinstance(backend, PassingBackend) else backend
+
+
 def for_the_cache(
-    backend: Backend, factory: Callable[[], Backend], key: Key, skipped: dict[str, str]
+    backend: Backend, beneath: Backend, factory: Callable[[], Backend], key: Key, skipped: dict[str, str]
 ) -> AsyncBackend | None:
-    """One more of the same, as it is; None: it is none that is asynchronous, or has a store of its own."""
-    inner = backend.inner if isinstance(backend, PassingBackend) else backend
-    if not isinstance(inner, Blocking):
+    """One more of the same asynchronous one, as it is; None where that cannot be, and `skipped` says why.
+
+    Args:
+        backend: as the tester has it.
+        beneath: the same, or what the round puts over it.
+        factory: of such.
+        key: of an object that is there.
+        skipped: what cannot be -> why.
+    """
+    if beneath is not backend:
+        skipped[SKIPPED] = BETWEEN
         return None
-    if inner is not backend:
-        skipped["the loop of the cache"] = (
-            "the factory gives one and the same object: the cache gets it as a blocking one"
-        )
+    if _inner(backend) is not backend:
+        skipped[SKIPPED] = SAME
         return None
     probe = factory()
     try:
         probe.stat(key)
     except FileNotFoundError:
-        skipped["the loop of the cache"] = SHARED
+        skipped[SKIPPED] = SHARED
         return None
     finally:
         probe.close()
     fresh: AsyncBackend = original(factory())
     assert is_async(fresh)
     return fresh
+
+
+async def _in_a_thread(call: Callable[[], T]) -> T:
+    """What a call that blocks comes to. It is over when the thread is: also for who is cancelled, since nobody else may
+    have the buffers, or take the store for still, before that.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(call))
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        running.exception()  # which nobody hears of
+        raise cancelled
+    return running.result()
+
+
+class Elsewhere(AsyncBackend):
+    """A backend that blocks, as one of coroutines: each waits for a thread."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        """Those of the inner backend at this moment."""
+        return self.inner.limits
+
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
+        return _File(await _in_a_thread(partial(self.inner.open, key, create=create, exclusive=exclusive)))
+
+    async def stat(self, key: Key) -> ObjectStat:
+        return await _in_a_thread(partial(self.inner.stat, key))
+
+    async def remove(self, key: Key) -> None:
+        await _in_a_thread(partial(self.inner.remove, key))
+
+    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        await _in_a_thread(partial(self.inner.rename, src, dst, replace=replace))
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+        found: builtins.list[ObjectStat] = await _in_a_thread(lambda: [*self.inner.list(prefix)])
+        for stat in found:
+            yield stat
+
+    def canonical(self, key: Key) -> Key:
+        return self.inner.canonical(key)
+
+    async def sync(self) -> None:
+        await _in_a_thread(self.inner.sync)
+
+    async def close(self) -> None:
+        await _in_a_thread(self.inner.close)
+
+
+class _File(AsyncBackendFile):
+    """An object of it. What the inner one lacks, this lacks."""
+
+    def __init__(self, inner: BackendFile) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OPTIONAL:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = getattr(self.inner, name)
+        return found if not callable(found) else partial(self._call, found)
+
+    @staticmethod
+    async def _call(method: Callable[..., Any], *args: Any) -> Any:
+        return await _in_a_thread(partial(method, *args))
+
+    async def stat(self) -> ObjectStat:
+        return await _in_a_thread(self.inner.stat)
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return await _in_a_thread(partial(self.inner.read_into, offset, buffers))
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return await _in_a_thread(partial(self.inner.write_from, offset, buffers))
+
+    async def truncate(self, size: int) -> None:
+        await _in_a_thread(partial(self.inner.truncate, size))
+
+    async def commit(self) -> str | None:
+        return await _in_a_thread(self.inner.commit)

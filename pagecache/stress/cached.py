@@ -22,18 +22,16 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, DataLossError, Key
-from pagecache.stress.asynchronous import for_the_cache, for_threads
+from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import StagingBackend
 from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.plan import Plan
-from pagecache.stress.pressure import PressedBackend
 from pagecache.stress.profiles import WAYS, Edges, names_of
+from pagecache.stress.stack import stacked
 from pagecache.stress.targets import Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
-from pagecache.stress.witness import Witness
-from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget", "Variant"]
 
@@ -49,6 +47,10 @@ KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name.encode(),
 )
 """What a backend may want as keys; the first that it takes."""
+HINTS = {
+    errno.ESTALE: "nobody but the cache has stored anything there: the version, or the size, that the backend's "
+    "`stat` gives is not what `commit` said and what was written (docs/how-to/backend.md, rule 7)"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class CachedTarget:
 
     Attributes:
         between: what the cache has in place of the backend.
+        cannot: "rename", "remove" -> what a backend that has no such thing says.
     """
 
     moves = detaches = True
@@ -165,9 +168,13 @@ class CachedTarget:
         self.loses_direct = self.faulting.loses_direct
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
+        self.cannot: dict[str, str] = {}
+        self.remarks: list[str] = []
+        self.hints = HINTS
         self._given_up = False
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
+        self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
 
     # -- beginning and end
 
@@ -179,12 +186,17 @@ class CachedTarget:
         self.shows = not limits.commit_on_close and self._shows()
         for number, content in enumerate(contents):
             self._make(self.key(number), content)
+        for number, content in enumerate(contents):
+            self._compare(number, content)
         self._attach()
 
     def adopt(self) -> bool:
         """The files were made elsewhere: begin with them. False: they are not there."""
         self._choose_keys()
-        if self.store(0) is None:
+        while "remove" in self.cannot and self._there(0):
+            self._again += 1
+        self._again = max(0, self._again - 1)
+        if not self._there(0):
             return False
         self._attach()
         return True
@@ -195,34 +207,36 @@ class CachedTarget:
 
     def _attach(self) -> None:
         """A cache, and handles of all files."""
-        self.faults = FaultyBackend(self.between(self._backend))
         least = 8 * max(int(self._backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
         self.recording = Recording(self.cache) if recorded(self._plan, self._number) else None
-        self.witness = Witness(self.faults)
-        self.pressure = PressedBackend(self.witness)
-        plain: AsyncBackend | None = None
-        if self.faults.inner is self._backend and self._plan.faults == "none":
-            plain = for_the_cache(self._backend, self._factory, self.key(0), self.skipped)
-        self.holds = plain is None  # calls of the backend go through `pressure`
+        top = self._stack()
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(plain or self.pressure, name="stress", mirror=mirror, **options)
+        self.volume: Volume = self.cache.attach(top, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
         natives = {file.key: file.native for file in self.volume.engine.files()}
         self._natives = [natives[self.key(number)] for number in range(self._files)]
-        self.faulting.begin(self.volume, self.faults)
+        self.faulting.begin(self.volume, self.faults, top)
+
+    def _stack(self) -> Backend | AsyncBackend:
+        """What the cache is to have, with what watches and what fails in it."""
+        beneath = self.between(self._backend)
+        second = partial(for_the_cache, self._backend, beneath, self._factory, self.key(0), self.skipped)
+        stack = stacked(beneath, on_a_loop(self._backend), second)
+        self.faults, self.witness, self.pressure = stack.faults, stack.witness, stack.pressure
+        self.holds = stack.top is stack.pressure  # calls of the cache go through it, in threads
+        self._apart = stack.apart
+        return stack.top
 
     def reconnect(self, *, fenced: bool) -> None:
         """The backend was gone and is there again: the cache goes on with it."""
-        self.faults = FaultyBackend(self.between(self._backend))
-        self.witness = Witness(self.faults)
-        self.pressure = PressedBackend(self.witness)
-        self.volume.reconnect(self.pressure, fenced=fenced)
-        self.faulting.follow(self.faults)
+        top = self._stack()
+        self.volume.reconnect(top, fenced=fenced)
+        self.faulting.follow(self.faults, top)
 
     def resume(self) -> None:
         """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
@@ -244,8 +258,21 @@ class CachedTarget:
             else:
                 if form is not KEYS[0]:
                     self.skipped["text keys"] = f"the backend takes no {KEYS[0]('file')!r}: {reasons[0]}"
+                self._learn_names()
                 return
         raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
+
+    def _learn_names(self) -> None:
+        """What cannot be done with names: asked with one that nobody has."""
+        nobody = self.key("nobody")
+        calls = {"rename": partial(self._backend.rename, nobody, self.key("nobody-new"))}
+        for what, call in (calls | {"remove": partial(self._backend.remove, nobody)}).items():
+            try:
+                call()
+            except io.UnsupportedOperation as error:
+                self.cannot[what] = error.args[-1]
+            except OSError:  # there is no such object: it looked for it
+                pass
 
     def _shows(self) -> bool:
         """Whether what was stored and not committed is seen by who opens the object then."""
@@ -263,27 +290,52 @@ class CachedTarget:
     def key(self, what: int | str) -> Key:
         """The key of a file, or of a name."""
         name = f"file{what}" if isinstance(what, int) else what
-        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}-{name}")
+        again = f"-{self._again}" if self._again else ""
+        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
 
     def _clear(self) -> None:
         """Remove what a run of the same seed and round left, because it found something."""
         left = False
         for number in range(self._plan.files + 1):
-            try:
-                self._backend.stat(self.key(number))
-            except FileNotFoundError:
-                continue
-            self._forget(self.key(number))
-            left = True
-        if left:
+            if self._there(number):
+                self._forget(self.key(number))
+                left = True
+        if left and "remove" in self.cannot:
+            while self._there(0):
+                self._again += 1
+        elif left:
             for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
                 for name in names_of(worker):
                     self._forget(self.key(name))
                     self._forget(self.key(f"{name}-new"))
 
+    def _there(self, number: int) -> bool:
+        try:
+            self._backend.stat(self.key(number))
+        except FileNotFoundError:
+            return False
+        return True
+
     def _make(self, key: Key, content: bytes) -> None:
         """Store an object without the cache."""
         self._put(key, 0, content)
+
+    def _compare(self, number: int, content: bytes) -> None:
+        """A file that was just made, with what was written: nobody else has run, and no cache is there. What is wrong
+        now is found later too, but then the cache is under suspicion.
+        """
+        got = insisting(partial(self.store, number)) or b""
+        if got == content:
+            return
+        wrong = next((at for at, (one, other) in enumerate(zip(got, content, strict=False)) if one != other), None)
+        found = [] if wrong is None else [f"wrong from byte {wrong} on"]
+        found += [] if len(got) == len(content) else [f"{len(got)} bytes, where {len(content)} were written"]
+        most = int(self._backend.limits.max_write)
+        self.remarks.append(
+            f"file {number} was wrong before anything ran, by the backend alone, without a cache: {', '.join(found)}; "
+            f"made by calls of at most {most} bytes, each answered with how many it took, and a commit. "
+            "`pagecache check-backend` tries each promise of a backend by itself"
+        )
 
     def _put(self, key: Key, offset: int, data: bytes, *, whole: bool = False) -> None:
         file = self._backend.open(key, create=True)
@@ -300,7 +352,7 @@ class CachedTarget:
         try:
             self._backend.remove(key)
         except io.UnsupportedOperation as error:
-            self.skipped["removal of what was made"] = str(error)
+            self.skipped["removal of what was made"] = str(error.args[-1])
         except FileNotFoundError:
             pass
 
@@ -369,7 +421,7 @@ class CachedTarget:
         """The backend is closed, or was there before a crash. Where the factory gives one on the same store, go on with
         that.
         """
-        if self._named:
+        if self._named and not self._apart:
             fresh = self._factory()
             try:
                 fresh.stat(self.key(0))

@@ -120,7 +120,7 @@ class Forgetting:
         self._aborted = False
 
     def _between(self, backend: Backend) -> Backend:
-        self._store = ForgettingBackend(backend)
+        self._store = ForgettingBackend(backend, cannot=self._target.cannot)
         self._target.shows = False  # what is written through is stored, and not committed
         return self._store
 

@@ -22,12 +22,15 @@ import contextlib
 import errno
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pagecache import Event, RetryPolicy, Volume
+from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.errors import Key
+from pagecache.native import operations
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from pagecache.stress.plan import Plan
 
 __all__ = ["Faulting"]
+
+Faulty = FaultyBackend | AsyncFaultyBackend
 
 LOOK = 0.005  # seconds between two looks at what is to be repaired
 PATIENCE = 20.0  # seconds that calls inside a dead backend may need to return
@@ -74,15 +79,15 @@ class Faulting:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, volume: Volume, backend: FaultyBackend | AsyncFaultyBackend) -> None:
-        """The volume whose backend fails from here on."""
-        self._volume, self._backend = volume, backend
+    def begin(self, volume: Volume, backend: Faulty, attached: Backend | AsyncBackend) -> None:
+        """The volume whose backend fails from here on; `attached`: the volume's, around the one that fails."""
+        self._volume, self._backend, self._attached = volume, backend, attached
         volume.cache.subscribe(self._heard)
         self.stir()
 
-    def follow(self, backend: FaultyBackend) -> None:
+    def follow(self, backend: Faulty, attached: Backend | AsyncBackend) -> None:
         """The volume has another backend, which does not fail yet."""
-        self._backend = backend
+        self._backend, self._attached = backend, attached
 
     def stir(self) -> None:
         """Let calls fail."""
@@ -101,10 +106,24 @@ class Faulting:
         self._backend.use([])
         if self._backend.dead:
             self._reconnect()
-        while conflicts := self._taken():
-            for key in conflicts:
-                self._settle(key)
+        self._settle_all()
         self._volume.retry_failed()
+
+    def _settle_all(self) -> None:
+        """Events come late, and calls that began while calls failed end late: so files are asked, until it is quiet."""
+        volume, until = self._volume.engine, time.monotonic() + PATIENCE
+        while True:
+            still = not self.repairing or all(
+                one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
+            )
+            found = [file.key for file in volume.files() if file.conflict is not None]
+            for key in found:
+                self._settle(key)
+            if not found:
+                if still or time.monotonic() > until:
+                    break
+                time.sleep(LOOK)
+        self._taken()
 
     # -- repairs
 
@@ -144,7 +163,7 @@ class Faulting:
             self._backend.fence(PATIENCE)
         self._backend.revive()
         try:
-            self._volume.reconnect(self._backend, fenced=fenced)
+            self._volume.reconnect(self._attached, fenced=fenced)
         except OSError:
             self._backend.faults.die(Rule(dies=True).exception)
             raise

@@ -22,11 +22,12 @@ One lock for everything but the calls that carry bytes over: what is tested is w
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -50,6 +51,8 @@ class ForgettingBackend(Backend):
     Args:
         inner: has what was committed. It is not closed with this one.
         limits: others than the inner backend's.
+        cannot: "rename", "remove" -> what the inner backend says to it: it is said at once here, and not when a name is
+            carried over.
 
     Raises:
         ValueError: acknowledged means durable there: it may not forget.
@@ -58,8 +61,11 @@ class ForgettingBackend(Backend):
         died: set when it has.
     """
 
-    def __init__(self, inner: Backend, limits: BackendLimits | None = None) -> None:
+    def __init__(
+        self, inner: Backend, limits: BackendLimits | None = None, *, cannot: Mapping[str, str] | None = None
+    ) -> None:
         self.inner = inner
+        self._cannot = dict(cannot or {})
         self.limits = replace(inner.limits if limits is None else limits)
         if self.limits.durable_writes:
             raise ValueError("limits: durable_writes promises that acknowledged bytes survive a crash")
@@ -240,7 +246,12 @@ class ForgettingBackend(Backend):
         stat = ObjectStat(size=0) if apart.inner is None else apart.inner.stat()
         return replace(stat, size=len(apart.content), version=apart.version)
 
+    def _can(self, what: str) -> None:
+        if what in self._cannot:
+            raise io.UnsupportedOperation(errno.EOPNOTSUPP, self._cannot[what])
+
     def remove(self, key: Key) -> None:
+        self._can("remove")
         with self.lock:
             last = self.step()
             found = self._find(key)
@@ -252,6 +263,7 @@ class ForgettingBackend(Backend):
             self.answer(last)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self._can("rename")
         with self.lock:
             last = self.step()
             found, there = self._find(src), self._find(dst)

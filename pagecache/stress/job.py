@@ -120,6 +120,7 @@ class Run:
         self._latest: World | None = None
         self._players: object = None
         self._stirs = 0
+        self._remarks: list[str] = []
 
     def run(self) -> Report:
         """Rounds, until something is found or it is over."""
@@ -135,17 +136,18 @@ class Run:
 
     def _round(self) -> Failure | None:
         target: Target = self._make(self.plan, self.number)
-        self.name = target.name
+        self.name, self._players, self._stirs = target.name, None, 1
         world = self.world = World(self.plan, target, self.number)
         crash = crashing(self.plan, self.number, target, self.target, self.skipped)
         try:
-            world.begin()
-            crash.begin(world)
-            with disturbed(self.plan.rng("noise", self.number)):
-                self._stir_and_rest(world, target, crash)
+            self._bounded(world, "making the files", world.begin)
             if not world.failures:
-                self._bounded(world, "the end", world.end)
-            crash.end()
+                crash.begin(world)
+                with disturbed(self.plan.rng("noise", self.number)):
+                    self._stir_and_rest(world, target, crash)
+                if not world.failures:
+                    self._bounded(world, "the end", world.end)
+                crash.end()
             if world.failures:
                 self._give_up(target)
             else:
@@ -157,6 +159,7 @@ class Run:
             self.coverage += world.coverage.now()
             self.kinds = kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
             self.skipped |= target.skipped | world.unsupported
+            self._remarks = target.remarks
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
@@ -213,11 +216,18 @@ class Run:
         thread.join(self._grace)
 
     def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
-        """What is done while nothing runs; it may hang too."""
+        """What is done while nothing runs; it may hang too.
+
+        Raises:
+            UnusableTarget: it said so.
+        """
+        unusable: list[UnusableTarget] = []
 
         def guarded() -> None:
             try:
                 call()
+            except UnusableTarget as error:
+                unusable.append(error)
             except Broken as error:
                 world.fail(Failure.of(error))
             except AssertionError as error:
@@ -230,6 +240,8 @@ class Run:
         thread.join(3 * self.plan.patience)
         if thread.is_alive():
             world.fail(hangs(world, [f"{what} does not end"]))
+        if unusable:
+            raise unusable[0]
 
     # -- the report
 
@@ -255,6 +267,7 @@ class Run:
             story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
+            story += "".join(f"\nremark: {remark}" for remark in self._remarks)
         happened = timeline(self._latest, failure) if failure is not None and self._latest is not None else {}
         return Report(
             ok=failure is None,

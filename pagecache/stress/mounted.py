@@ -36,6 +36,11 @@ from pagecache.stress.targets import Held, UnusableTarget
 
 __all__ = ["MountedTarget"]
 
+HINTS = {
+    errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to who syncs after it: leave one of "
+    "the two out, for example with --mix buffered,views,append,truncate,punch"
+}
+
 PAGE = mmap.PAGESIZE
 READ_ALL = 1 << 30
 DIRECT_TRIES = 20
@@ -138,6 +143,8 @@ class MountedTarget:
         self.direct_unit = 1
         self.losses: list[DataLossError] = []
         self.repairs: Counter[str] = Counter()
+        self.remarks: list[str] = []
+        self.hints = HINTS
         self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"})
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"

@@ -70,6 +70,8 @@ class Target(Protocol):
         loses_direct: what was written past a cache may be lost while it is not committed.
         losses: what handles told at the end.
         repairs: what was repaired because of faults, and how often.
+        remarks: sentences that help to understand what is found.
+        hints: the same, for errors that nothing explains, by errno.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Target(Protocol):
     loses_direct: bool
     losses: list[DataLossError]
     repairs: Counter[str]
+    remarks: list[str]
+    hints: dict[int, str]
 
     @property
     def explained(self) -> frozenset[int]: ...

@@ -100,6 +100,14 @@ def meet(one: Activity, other: Activity) -> bool:
     return one.file == other.file and one.start < other.end and other.start < one.end
 
 
+def where(activity: Activity) -> str:
+    """What a worker is about, for people."""
+    if activity.file is None:
+        return ""
+    way = f" ({activity.operation.way})" if activity.operation.way else ""
+    return f", file {activity.file} [{activity.start}, {activity.end}){way},"
+
+
 @dataclass(slots=True)
 class World:
     """Shared by all workers of a round."""
@@ -247,7 +255,7 @@ class World:
             activity.errors.append(name)
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
-                self.unsupported.setdefault(kind, str(error))
+                self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         if error.errno in PRESSED or busy:  # what is sent again and again does not become clean
@@ -262,7 +270,10 @@ class World:
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
-            raise Broken(f"{kind} of {who(worker)} raised {type(error).__name__}: {error}", "error") from error
+            what = f"{kind} of {who(worker)}" if activity is None else f"{kind} of {who(worker)}{where(activity)}"
+            hint = self.target.hints.get(error.errno or 0)
+            hint = "" if hint is None else f"\n  {hint}"
+            raise Broken(f"{what} raised {type(error).__name__}: {error}{hint}", "error") from error
         self.count(f"{kind}: {name}")
 
     def _contested(self, activity: Activity) -> bool:

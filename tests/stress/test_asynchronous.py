@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import errno
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,13 @@ import pytest
 
 from pagecache import AsyncBackend, Backend, BackendLimits, ObjectStat
 from pagecache.backends import AsyncBackendFile, BackendFile, DirectoryBackend, MemoryBackend
-from pagecache.errors import Key
-from pagecache.stress import Plan, run
+from pagecache.errors import BackendError, Key
+from pagecache.stress import Plan, Report, run
+from pagecache.stress.asynchronous import Elsewhere
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.job import Run
+
+from .test_faults import KINDS, MISTAKES, with_rules
 
 FIELDS: dict[str, Any] = {"threads": 2, "tasks": 4, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
 
@@ -120,9 +128,160 @@ def test_an_asynchronous_backend_that_acknowledges_too_early_is_found(tmp_path: 
     assert "the store after" in report.story
 
 
-@pytest.mark.parametrize("crashes", [("forgetting",), ("none",)])
-def test_one_that_has_a_store_of_its_own_is_used_as_a_blocking_one(crashes: tuple[str, ...]) -> None:
-    """Nobody but the cache's could read it otherwise. [I-17, I-18, I-21]"""
-    report = run(plan(crashes=crashes), lambda: Folder(MemoryBackend()))
+def ran(factory: Callable[[], AsyncBackend]) -> tuple[Report, CachedTarget]:
+    """A run of one round, and what it was on."""
+    targets: list[CachedTarget] = []
+
+    def make(asked: Plan, number: int) -> CachedTarget:
+        targets.append(CachedTarget(asked, number, factory, "asynchronous"))
+        return targets[-1]
+
+    return Run(plan(), make=make).run(), targets[0]
+
+
+def test_one_that_has_a_store_of_its_own_is_used_by_the_cache_and_by_the_tester() -> None:
+    """Nobody but the cache's could read it otherwise. The cache has an asynchronous one all the same. [I-17, I-18]"""
+    report, target = ran(lambda: Folder(MemoryBackend()))
     assert report.ok, report.story
-    assert ("the loop of the cache" in report.skipped) == (crashes == ("none",))
+    assert "a store of its own each time" in report.skipped["the loop of the cache"]
+    assert isinstance(target.volume.backend, AsyncBackend)
+
+
+def test_a_store_that_forgets_lies_below_coroutines_too(tmp_path: Path) -> None:
+    """Crash after crash, the cache is connected again or made anew, with an asynchronous backend. [I-21, K2]"""
+    report = run(plan(crashes=("forgetting",)), lambda: Folder(DirectoryBackend(tmp_path)))
+    assert report.ok, report.story
+    assert report.counters["crashes: forgetting"] == 3
+    assert "something that blocks lies in between" in report.skipped["the loop of the cache"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_with_an_asynchronous_backend_is_killed_and_its_store_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an fsync made durable is there for the next one. [I-21]"""
+    monkeypatch.setenv("PAGECACHE_STRESS_FOLDER", str(tmp_path))
+    report = run(plan(crashes=("killed",)), "python:tests.stress.test_asynchronous:folder_of_the_environment")
+    assert report.ok, report.story
+    assert report.counters["crashes: killed"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def folder_of_the_environment() -> Folder:
+    return Folder(DirectoryBackend(os.environ["PAGECACHE_STRESS_FOLDER"]))
+
+
+# -- faults
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["its own on the loop", "one for both"])
+@pytest.mark.parametrize("faults", ["mild", "nasty", "hell"])
+def test_a_short_run_of_an_asynchronous_backend_under_each_level_of_faults_is_clean(faults: str, own: bool) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    store = MemoryBackend()
+    report = run(plan(faults=faults), lambda: Folder(MemoryBackend() if own else store))
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert ("the loop of the cache" in report.skipped) == own
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_of_an_asynchronous_backend_with_one_kind_of_fault_is_clean(name: str) -> None:
+    """Death is survived, and conflicts are settled, as with one that blocks. [I-17, I-18, I-22]"""
+    store = MemoryBackend()
+    report = with_rules(*KINDS[name], factory=lambda: Folder(store))
+    assert report.ok, report.story
+    if name.startswith("death"):
+        assert report.counters["deaths survived"] > 0
+    if name == "a version refused":
+        assert report.counters["conflicts settled"] > 0
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_accepted_bytes_that_somebody_gave_up_are_found_with_an_asynchronous_backend(name: str) -> None:
+    """The watch is as strict as with one that blocks. [I-22, K1]"""
+    kind, faulting = MISTAKES[name]
+    store, mix = MemoryBackend(), ("buffered", "append", "truncate", "hints")
+    report = with_rules(*KINDS[kind], faulting=faulting, mix=mix, operations=200, factory=lambda: Folder(store))
+    assert not report.ok
+    assert report.kind == "data" or "tells a loss that nothing explains" in report.story, report.story
+
+
+class Reluctant(Folder):
+    """Refuses every other write, and says that another try may help."""
+
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
+        await self.here()
+        return ReluctantPiece(self, self.inner.open(key, create=create, exclusive=exclusive))
+
+
+class ReluctantPiece(Piece):
+    calls = 0
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self.calls += 1
+        if self.calls % 2:
+            raise BackendError(errno.EBUSY, "not now", retry=True, retry_after=0.001)
+        return await super().write_from(offset, buffers)
+
+
+def test_what_an_asynchronous_backend_refuses_by_itself_is_explained() -> None:
+    """A call that gives up may raise that, whatever faults there are. [I-17, I-18]"""
+    store = MemoryBackend()
+    report, target = ran(lambda: Reluctant(store))
+    assert report.ok, report.story
+    assert target.refused == {errno.EBUSY} <= target.explained
+
+
+# -- one that blocks, as one of coroutines
+
+
+def test_a_call_that_is_cancelled_is_over_when_its_thread_is() -> None:
+    """Its buffers are in use until then, and the store is not still. [K7]"""
+
+    class Slow(MemoryBackend):
+        def sync(self) -> None:
+            entered.set()
+            assert release.wait(60)
+            over.append(True)
+
+    async def cancelled() -> None:
+        calling = asyncio.ensure_future(Elsewhere(Slow()).sync())
+        await asyncio.to_thread(entered.wait, 60)
+        calling.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not calling.done()
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert over
+
+    entered, release, over = threading.Event(), threading.Event(), list[bool]()
+    asyncio.run(cancelled())
+
+
+def test_an_object_elsewhere_has_what_the_inner_one_has() -> None:
+    """Optional methods are there, as coroutines, where they are there."""
+
+    async def asked() -> None:
+        file: Any = await Elsewhere(MemoryBackend()).open("f", create=True)
+        await file.write_from(0, [memoryview(b"0123456789")])
+        await file.punch_hole(2, 3)
+        room = bytearray(10)
+        assert await file.read_into(0, [memoryview(room)]) == 10
+        assert room == b"01\0\0\x0056789"
+        assert not hasattr(file, "stage")
+        assert not hasattr(file, "snapshot")
+
+    asyncio.run(asked())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("own", [False, True], ids=["its own on the loop", "one for both"])
+@pytest.mark.parametrize("faults", ["none", "mild", "nasty", "hell"])
+def test_runs_of_an_asynchronous_backend_under_each_level_of_faults_are_clean(faults: str, own: bool) -> None:
+    """[I-17, I-18, I-19, I-20, I-22]"""
+    store = MemoryBackend()
+    report = run(Plan(faults=faults, duration=10), lambda: Folder(MemoryBackend() if own else store))
+    assert report.ok, f"{report.story}\n{report.replay}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import Event
+from pagecache import AsyncBackend, Backend, Event, PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.stress import Plan, Report, run
@@ -18,7 +21,7 @@ from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
-from pagecache.testing import FaultPlan, Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
 from ..planted.legal import LEGAL
@@ -53,11 +56,17 @@ def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
 # -- one kind at a time
 
 
-def with_rules(*rules: Rule, kind: type[CachedTarget] = CachedTarget, faulting: Any = Faulting, **plan: Any) -> Report:
+def with_rules(
+    *rules: Rule,
+    kind: type[CachedTarget] = CachedTarget,
+    faulting: Any = Faulting,
+    factory: Callable[[], Backend | AsyncBackend] | None = None,
+    **plan: Any,
+) -> Report:
     """A run whose calls fail by these rules alone."""
 
     def make(asked: Plan, number: int) -> CachedTarget:
-        target = kind(asked, number, None, "memory:")
+        target = kind(asked, number, factory, "memory:")
         found: Faulting = faulting(asked, number)
         found.plan = FaultPlan(rules, seed=5)
         found.explained = explained(rules)
@@ -184,6 +193,43 @@ def test_units_that_are_stored_in_part_explain_that_there_is_no_progress(
     target.calm()
     target.close()
     target.discard()
+
+
+def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at_rest() -> None:
+    """The commit is told of another version while nothing fails any more; a sync at rest has none to raise. [2.19]"""
+    faulting, gate, ending = Faulting(Plan(seed=1, faults="hell"), 0), Gate(), threading.Event()
+
+    class Told(FaultyBackend):
+        def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
+            super().use(plan)
+            if plan == []:
+                ending.set()
+
+    def release() -> None:
+        assert ending.wait(60)
+        gate.release()
+
+    def fsync() -> None:
+        with contextlib.suppress(OSError):
+            file.fsync()
+
+    backend = Told(MemoryBackend())
+    faulting.plan = FaultPlan([Rule("commit", nth=1, gate=gate, change=True, error=errno.ESTALE)])
+    with gate, PageCache("1MiB", **faulting.config) as cache:
+        volume = cache.attach(backend, on_conflict="fail")
+        file = volume.open("f", "w+")
+        faulting.begin(volume, backend, backend)
+        file.write(b"accepted")
+        threads = [threading.Thread(target=call) for call in (fsync, release)]
+        threads[0].start()
+        gate.wait_entered(60)
+        threads[1].start()
+        faulting.calm()
+        volume.sync()
+        for thread in threads:
+            thread.join(60)
+        assert faulting.repairs["conflicts settled"] == 1
+        file.close()
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

@@ -28,7 +28,7 @@ def hung() -> Iterator[Report]:
         free = threading.Event()
 
         def commit(self) -> str | None:
-            if threading.current_thread().name != "MainThread":  # which made the files
+            if threading.current_thread().name != "stress-rest":  # which made the files
                 self.free.wait(100)
             return self.inner.commit()
 

@@ -1,0 +1,135 @@
+"""The pages about the stress tester: each command runs, and usual mistakes are told as they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import Backend
+from pagecache.stress import Plan, run
+from pagecache.stress.profiles import PROFILES, WAYS
+
+from ..test_docs import DOCS, blocks
+
+PAGES = [DOCS / "how-to" / f"{name}.md" for name in ("stress", "stress-report", "stress-oracle")]
+SMALL = ("--tasks", "1", "--files", "1", "--size", "16KiB", "--capacity", "64KiB", "--duration", "0.1s")
+OTHERS = ("python3 -m venv", "pip install")
+
+
+def lines(page: Path) -> list[str]:
+    """The commands of a page."""
+    texts = [block.text for block in blocks(page) if block.language == "sh"]
+    return [line for text in texts for line in text.splitlines() if line and not line.startswith("#")]
+
+
+COMMANDS = [(page.stem, line.partition("  #")[0].strip()) for page in PAGES for line in lines(page)]
+
+
+def shown() -> str:
+    """`mybackend.py`."""
+    return next(block.text for block in blocks(PAGES[0]) if "def make()" in block.text)
+
+
+def backend(folder: Path, old: str = "", new: str = "") -> Backend:
+    """The backend of the page, with a part of its text replaced."""
+    text = shown()
+    assert old in text
+    names: dict[str, Any] = {"__name__": "mybackend"}
+    exec(compile(text.replace(old, new), str(PAGES[0]), "exec"), names)
+    made: Backend = names["MyBackend"](folder)
+    return made
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}-{command}" for page, command in COMMANDS])
+def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> None:
+    """In a place where what it names is there, and shorter. Nothing is found, and nothing is left."""
+    if command.startswith(OTHERS):
+        return
+    program, *arguments = shlex.split(command)
+    assert program == "pagecache"
+    for folder in ("srv/data", "mnt/share", "mydata"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mybackend.py").write_text(shown(), encoding="utf-8")
+    replay = {"version": 1, "plan": Plan(seed=7, rounds=1, threads=1, size="16KiB").to_dict(), "target": None}
+    (tmp_path / "pagecache-stress-7-0.json").write_text(json.dumps(replay), encoding="utf-8")
+    arguments = [argument.replace(":/", f":{tmp_path}/") for argument in arguments]
+    if arguments[0] == "check-backend":
+        arguments += ["--budget", "0.5"]
+    else:
+        # What Linux says to O_DIRECT beside a mapping is no finding of this test.
+        arguments += ["--mix", "buffered,append,truncate"] if "path:" in command else []
+        arguments += ["--threads", "4" if "--processes" in arguments else "2", *SMALL]
+    if "--shrink" in arguments:
+        arguments += ["--shrink-time", "1s"]
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pagecache", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "nothing wrong" in ran.stdout or arguments[0] == "check-backend"
+    assert not [path for path in tmp_path.rglob("pagecache-*") if path.name != "pagecache-stress-7-0.json"]
+
+
+def test_the_extra_that_a_page_installs_is_there() -> None:
+    """And the lines that are not run are those that install."""
+    installed = [line for _, line in COMMANDS if line.startswith(OTHERS)]
+    extras = {extra for line in installed for extra in re.findall(r"\[(\w+)\]", line)}
+    project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert extras == {"stress"}
+    assert "\nstress = [" in project
+
+
+def test_help_names_all_profiles_and_ways() -> None:
+    """What a page lists, the command lists."""
+    command = [sys.executable, "-m", "pagecache", "stress", "--help"]
+    text = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout.split())
+    for name in (*PROFILES, *WAYS):
+        assert re.search(rf"[ :]{name}[,.]", text), name
+
+
+def test_the_backend_of_the_page_is_clean_in_all_rounds(tmp_path: Path) -> None:
+    """[I-17, I-18, I-21]"""
+    fields: dict[str, Any] = {"threads": 2, "tasks": 2, "files": 2, "size": "64KiB", "capacity": "128KiB"}
+    for more in ({}, {"faults": "hell"}, {"crashes": ("forgetting",)}):
+        report = run(Plan(seed=1, rounds=1, operations=40, **fields, **more), lambda: backend(tmp_path))
+        assert report.ok, report.story
+
+
+MISTAKES: dict[str, tuple[str, str, str]] = {
+    "stores less than it answers": (
+        "return os.pwritev(file.fileno(), buffers, offset)",
+        "os.pwrite(file.fileno(), b''.join(buffers)[:8192], offset); return sum(map(len, buffers))",
+        "remark: file \\d was wrong before anything ran",
+    ),
+    "remembers a size": (
+        "return ObjectStat(size=self.path.stat().st_size)",
+        "self.seen = getattr(self, 'seen', self.path.stat().st_size); return ObjectStat(size=self.seen)",
+        "bytes, where the file had|ConflictError|: data\n",
+    ),
+    "does not cut": (
+        "os.truncate(self.path, size)",
+        "os.truncate(self.path, max(size, self.path.stat().st_size))",
+        "should be of: .*truncate|bytes, where the file had|: data\n",
+    ),
+    "raises what is no OSError": (
+        "os.truncate(self.path, size)",
+        "raise KeyError('a planted mistake')",
+        ": error\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_usual_mistake_is_told_as_the_page_says(name: str, tmp_path: Path) -> None:
+    old, new, told = MISTAKES[name]
+    fields: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB"}
+    report = run(Plan(seed=3, duration=100, operations=60, **fields), lambda: backend(tmp_path, old, new))
+    assert not report.ok
+    assert re.search(told, report.story), report.story
