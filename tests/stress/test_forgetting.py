@@ -239,13 +239,11 @@ class SavesNoEmptyObject(CachedTarget):
         (SavesNoEmptyObject, "metadata", "an fsync before it got its name"),
         (FlushesOnly, "database", "the store after fsync"),
         (NamesLater, "metadata", "own"),
-        (GivesUp, "fsx", "file"),
     ],
 )
 def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str, story: str) -> None:
     """An fsync that hands over and does not commit, or leaves out what has no bytes, a sync without names, a cache that
-    gives up what it should send again, or does not say what it has lost: each is clean while the store lives.
-    [I-18, I-19, I-22]
+    does not say what it has lost: each is clean while the store lives. [I-18, I-19, I-22]
     """
     plan = Plan(seed=1, duration=60, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
     found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
@@ -254,3 +252,11 @@ def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str
     plan = Plan(seed=1, duration=1, rounds=1, profile=profile, **SMALL)  # type: ignore[arg-type]
     clean = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
     assert clean.ok, clean.story
+
+
+def test_what_is_given_up_at_a_reconnect_is_found() -> None:
+    """After a crash, and at the end of a round without one, where a write outlives its backend. [I-22]"""
+    for crashes in (("forgetting",), ()):
+        plan = Plan(seed=1, duration=60, crashes=crashes, **SMALL)  # type: ignore[arg-type]
+        found = Run(plan, make=lambda plan, number: GivesUp(plan, number, None, "GivesUp")).run()
+        assert (found.ok, found.kind in ("crash", "data")) == (False, True), found.story
