@@ -80,8 +80,7 @@ class Walk:
         return int(self._rng.random() * len(ready)) if ready else -1
 
     def woke(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        self.left -= 1
-        return self.at_point(running, ready) if self.left <= 0 else -1
+        return -1
 
     def gives_way(self, running: Ranked, ready: Sequence[Ranked]) -> int:
         return self.next(ready)
