@@ -6,9 +6,9 @@ policy draws which one from the numbers of the round's seed. So the same seed is
 
     thread ── a lock, a queue, a park of the engine's, a leaf of CORE ──▶ sleep / wake / passed ──▶ policy ──▶ another
 
-The interpreter lock is simulated as well: parts of the product rely on it. A thread that stops within CORE with the lock
-keeps it, and is the holder. Until it goes on only those run that have let the lock go, each until it wants it back. Any
-other place at which a thread stops is one of Python's, where the lock changes hands.
+The interpreter lock is simulated as well: parts of the product rely on it. A thread that stops within CORE with the
+lock keeps it, and is the holder. Until it goes on only those run that have let the lock go, each until it wants it
+back. Any other place at which a thread stops is one of Python's, where the lock changes hands.
 
 Time is virtual. Each point takes `TICK`; and where nobody can run it moves to the next time that somebody sleeps for.
 Where there is none either, all wait for each other: `Stuck`, with who waits for what.
