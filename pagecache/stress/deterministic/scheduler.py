@@ -418,7 +418,7 @@ class Scheduler:
     def _told(self, thread: Simulated) -> str:
         holder = self._holder
         if thread.waits:
-            return f"waits for {thread.waits}{', with the interpreter lock' if thread is holder else ''}"
-        if thread is holder:
-            return "can run, and has the interpreter lock"
-        return "can run" if holder is None or not thread.needs_gil else f"waits for {holder.name}'s interpreter lock"
+            return f"waits for {thread.waits}"
+        if holder is not None and thread.needs_gil:
+            return f"waits for the interpreter lock of {holder.name}"
+        return "can run"
