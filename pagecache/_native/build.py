@@ -56,7 +56,7 @@ def builder() -> FFI:
     ffi.cdef(declarations(HEADER))
     ffi.set_source(
         "pagecache._native._core",
-        '#include "pagecache.h"',
+        '#include "pagecache.h"\n#include "gil.h"',
         sources=sources,
         include_dirs=[FOLDER],
         depends=[*sorted(glob.glob(os.path.join(FOLDER, "*.h"))), os.path.join(FOLDER, "build.py"), "pyproject.toml"],

@@ -15,6 +15,8 @@ struct pc_scheduler {
 	void (*wake)(_Atomic u32 *word, int n);
 	void (*yield)(void); /* somebody else runs first */
 	void (*point)(const char *point);
+	void (*gil_released)(void); /* the interpreter lock was let go */
+	void (*gil_wanted)(void);   /* it is about to be taken back */
 	i64 (*now_ns)(void);
 	u64 (*thread)(void);
 };

@@ -10,6 +10,10 @@
  *   passes points counts them; each `left` of them ask(POINT, name, 0, 0): here another thread may go on
  *   reads clocks  sees the virtual one: `now_ns`, and `tick_ns` for each point
  *
+ * The interpreter lock is simulated too, as parts of the product rely on it. `ask` is told how the thread stands to it (enum
+ * simulated_gil). One that stops within CORE with it keeps it: meanwhile only those run that have let it go, each until it takes it
+ * back (gil.h). Where Python runs any point is one at which it may change hands.
+ *
  * In `ask` the scheduler switches to another greenlet, and comes back when this one is chosen again. What CORE keeps of a thread
  * (its operations, its volume) is put aside meanwhile: the other has its own, which it put aside in the same way. Greenlets share
  * the stack of their thread, copied out and in; so nothing on a stack may be written to by another thread. Operations, their places
@@ -23,7 +27,12 @@
 static _Thread_local PyObject *asked; /* the scheduler, borrowed from who called simulate(); NULL: there is none */
 static _Thread_local struct pc_simulation simulation;
 
+static _Thread_local bool without_gil; /* the simulated thread that runs has let the interpreter lock go */
+static _Thread_local bool gil_kept;    /* one that stands still within CORE has it */
+
 enum { SIMULATED_POINT, SIMULATED_WAIT, SIMULATED_WAKE, SIMULATED_YIELD };
+/* The thread goes on without the interpreter lock; has it, and keeps it; or goes on once nobody has it. */
+enum simulated_gil { GIL_WITHOUT, GIL_KEPT, GIL_WANTED };
 
 struct pc_simulation *pc_simulation(void)
 {
@@ -35,15 +44,16 @@ struct thread_state {
 	struct op *op;
 	struct pc_volume *worker;
 	u64 thread;
-	bool loop;
+	bool loop, without_gil;
 };
 
 static struct thread_state put_aside(void)
 {
-	struct thread_state s = {pc_tls_op, pc_tls_worker, simulation.thread, pc_tls_loop};
+	struct thread_state s = {pc_tls_op, pc_tls_worker, simulation.thread, pc_tls_loop, without_gil};
 	pc_tls_op = NULL;
 	pc_tls_worker = NULL;
 	pc_tls_loop = false;
+	without_gil = false;
 	return s;
 }
 
@@ -52,17 +62,23 @@ static void take_up(const struct thread_state *s)
 	pc_tls_op = s->op;
 	pc_tls_worker = s->worker;
 	pc_tls_loop = s->loop;
+	without_gil = s->without_gil;
 	simulation.thread = s->thread;
 }
 
-static int ask(int what, const char *point, const void *word, i64 number)
+static int ask_with(enum simulated_gil how, int what, const char *point, const void *word, i64 number)
 {
 	PyObject *type, *value, *traceback;
 	PyGILState_STATE gil = PyGILState_Ensure();
+	PC_DEBUG_ASSERT((gil == PyGILState_UNLOCKED) == without_gil);
 	PyErr_Fetch(&type, &value, &traceback);
 	struct thread_state s = put_aside();
-	PyObject *answer = PyObject_CallFunction(asked, "izKL", what, point, (unsigned long long)(uintptr_t)word,
-						 (long long)number);
+	if (how == GIL_KEPT)
+		gil_kept = true;
+	PyObject *answer = PyObject_CallFunction(asked, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
+						 (long long)number, (int)how);
+	if (how == GIL_KEPT)
+		gil_kept = false;
 	take_up(&s);
 	long result = answer ? PyLong_AsLong(answer) : -1;
 	Py_XDECREF(answer);
@@ -71,6 +87,11 @@ static int ask(int what, const char *point, const void *word, i64 number)
 	PyErr_Restore(type, value, traceback);
 	PyGILState_Release(gil);
 	return (int)result;
+}
+
+static int ask(int what, const char *point, const void *word, i64 number)
+{
+	return ask_with(without_gil ? GIL_WITHOUT : GIL_KEPT, what, point, word, number);
 }
 
 static int simulated_wait(_Atomic u32 *word, i64 timeout_ns)
@@ -94,8 +115,24 @@ static void simulated_yield(void)
 static void simulated_point(const char *point)
 {
 	simulation.points++;
-	if (--simulation.left <= 0)
+	if (--simulation.left <= 0 && (without_gil || simulation.others))
 		ask(SIMULATED_POINT, point, NULL, 0);
+}
+
+static void simulated_gil_released(void)
+{
+	without_gil = true;
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again)
+		ask(SIMULATED_POINT, "gil_released", NULL, 0);
+}
+
+static void simulated_gil_wanted(void)
+{
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again || gil_kept)
+		ask_with(GIL_WANTED, SIMULATED_POINT, "gil_wanted", NULL, 0);
+	without_gil = false;
 }
 
 static i64 simulated_now_ns(void)
@@ -112,6 +149,8 @@ static const struct pc_scheduler scheduler = {.wait = simulated_wait,
 					      .wake = simulated_wake,
 					      .yield = simulated_yield,
 					      .point = simulated_point,
+					      .gil_released = simulated_gil_released,
+					      .gil_wanted = simulated_gil_wanted,
 					      .now_ns = simulated_now_ns,
 					      .thread = simulated_thread};
 
@@ -122,6 +161,7 @@ PyObject *pc_simulate(PyObject *module, PyObject *callable)
 	asked = callable == Py_None ? NULL : callable;
 	pc_scheduler = asked ? &scheduler : NULL;
 	simulation = (struct pc_simulation){.left = 1};
+	without_gil = gil_kept = false;
 	Py_RETURN_NONE;
 }
 
@@ -131,11 +171,11 @@ PyObject *pc_simulated_point(PyObject *module, PyObject *name)
 	(void)module;
 	if (pc_scheduler) {
 		simulation.points++;
-		if (--simulation.left <= 0) {
+		if (--simulation.left <= 0 || simulation.again) {
 			PyObject *text = PyUnicode_AsUTF8String(name);
 			if (!text)
 				return NULL;
-			ask(SIMULATED_POINT, PyBytes_AsString(text), NULL, 0);
+			ask_with(GIL_WANTED, SIMULATED_POINT, PyBytes_AsString(text), NULL, 0);
 			Py_DECREF(text);
 		}
 	}

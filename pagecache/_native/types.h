@@ -14,6 +14,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "gil.h"
 #include "internal.h"
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };

@@ -7,16 +7,18 @@ from typing import Any, TypeVar
 
 from .extension import extension, lib
 
-__all__ = ["POINT", "WAIT", "WAKE", "YIELD", "away", "passed", "simulate", "simulation"]
+__all__ = ["KEPT", "POINT", "WAIT", "WAKE", "WANTED", "WITHOUT", "YIELD", "away", "passed", "simulate", "simulation"]
 
 T = TypeVar("T")
 POINT, WAIT, WAKE, YIELD = range(4)
 """What a scheduler is asked."""
+WITHOUT, KEPT, WANTED = range(3)
+"""By a thread that goes on without the interpreter lock; that has it, and keeps it; that goes on once nobody has it."""
 
-simulate: Callable[[Callable[[int, str | None, int, int], int] | None], None] = extension.simulate
+simulate: Callable[[Callable[[int, str | None, int, int, int], int] | None], None] = extension.simulate
 """This thread of the system plays simulated threads from now on, and a callable decides: (what, name of the point,
-address of the word, timeout in nanoseconds or how many to wake) -> 0 or an errno. None: it is over. The caller keeps
-the callable.
+address of the word, timeout in nanoseconds or how many to wake, how the thread stands to the interpreter lock) -> 0 or
+an errno. None: it is over. The caller keeps the callable.
 """
 
 passed: Callable[[str], None] = extension.point

@@ -40,6 +40,8 @@ T = TypeVar("T")
 PAGE = 4096
 READ_ALL = 1 << 40
 TRIES = 100
+RELEASED: tuple[int | str, ...] = (1, 1, PAGE, PAGE, "64KiB", "1MiB")
+"""`gil_release` where the interpreter lock is simulated: who lets it go is met within the core by all others."""
 KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name,
     lambda name: ("pagecache-stress", name),
@@ -138,6 +140,8 @@ class CachedTarget:
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none" or plan.scheduler != "threads":
             self.variant = replace(self.variant, mirror=False, objects=False)
+        if plan.scheduler == "deterministic":
+            self.variant.config["gil_release"] = plan.rng("gil", number).choice(RELEASED)
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
         self._factory = for_threads(factory or partial(self.variant.store, crash=plan.crash_of(number) != "none"))

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.engine.reason import Reason, during
 from pagecache.native import wait
 from pagecache.native.simulated import passed
 from pagecache.stress.deterministic import substitution, threads
@@ -236,3 +238,25 @@ def test_what_is_waited_for_a_part_of_a_nanosecond_lets_time_pass() -> None:
         played = Played(Walk, 1, waiting)
     assert played.error is None
     assert min(played.value) > 0
+
+
+def test_a_simulated_thread_that_waits_has_not_ended() -> None:
+    """Which threads there are is asked of the interpreter, in reports and by the check of who still waits. [I-16]"""
+
+    def checked(scheduler: Scheduler) -> tuple[list[str], list[str]]:
+        over = threads.Event(scheduler)
+        with PageCache("1MiB") as cache:
+            reason = Reason("a word", cache.attach(MemoryBackend()).engine.native, lambda look: None)
+            waiter = threads.Thread(scheduler, lambda: during(reason, over.wait), "who waits")
+            waiter.start()
+            while not (waits := cache.waits()):
+                passed("waits")
+            cache.check()
+            over.set()
+            waiter.join()
+            return [wait.what for wait in waits], [wait.what for wait in cache.waits()]
+
+    with substitution.substituted():
+        played = Played(Walk, 1, checked)
+    assert played.error is None
+    assert played.value == (["a word"], [])

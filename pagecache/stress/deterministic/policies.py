@@ -1,6 +1,7 @@
 """Who runs next: a random walk, and PCT.
 
-A policy is asked where the running thread sleeps (`next`), and after each `left` points that it passes (`at_point`).
+A policy is asked where the running thread sleeps (`next`), and after each `left` points that it passes (`at_point`);
+where the interpreter lock lets nobody else go on, at the next point at which it does.
 
     Walk   at each point the thread gives way with a probability of the round's own, from 1/2 to 1/128, to any other
     Pct    threads have priorities, and the highest that can run does; after each few hundred or thousand points the
@@ -47,7 +48,7 @@ class Policy(Protocol):
         ...
 
     def woke(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        """The same, after it has woken some."""
+        """The same, before `left` have passed: it has woken some, or kept the interpreter lock from some."""
         ...
 
     def gives_way(self, running: Ranked, ready: Sequence[Ranked]) -> int:
@@ -80,8 +81,7 @@ class Walk:
         return int(self._rng.random() * len(ready)) if ready else -1
 
     def woke(self, running: Ranked, ready: Sequence[Ranked]) -> int:
-        self.left -= 1
-        return self.at_point(running, ready) if self.left <= 0 else -1
+        return -1
 
     def gives_way(self, running: Ranked, ready: Sequence[Ranked]) -> int:
         return self.next(ready)

@@ -6,6 +6,10 @@ policy draws which one from the numbers of the round's seed. So the same seed is
 
     thread ── a lock, a queue, a park of the engine's, a leaf of CORE ──▶ sleep / wake / passed ──▶ policy ──▶ another
 
+The interpreter lock is simulated as well: parts of the product rely on it. A thread that stops within CORE with the
+lock keeps it, and is the holder. Until it goes on only those run that have let the lock go, each until it wants it
+back. Any other place at which a thread stops is one of Python's, where the lock changes hands.
+
 Time is virtual. Each point takes `TICK`; and where nobody can run it moves to the next time that somebody sleeps for.
 Where there is none either, all wait for each other: `Stuck`, with who waits for what.
 
@@ -62,9 +66,13 @@ class Simulated:
         turn: of its sleeps; a timer of an earlier one is void.
         woken: the last sleep was ended by somebody.
         done: it has ended.
+        needs_gil: it goes on only while nobody holds the interpreter lock; False: it has it, or runs without.
     """
 
-    __slots__ = ("done", "greenlet", "ident", "joiners", "name", "priority", "target", "turn", "waits", "woken")
+    __slots__ = (
+        *("done", "greenlet", "ident", "joiners", "name", "needs_gil"),
+        *("priority", "target", "turn", "waits", "woken"),
+    )
 
     def __init__(self, ident: int, name: str, target: Callable[[], None]) -> None:
         self.ident = ident
@@ -76,6 +84,7 @@ class Simulated:
         self.waits = ""
         self.woken = False
         self.done = False
+        self.needs_gil = True
         self.joiners: list[Simulated] = []
 
     def __repr__(self) -> str:
@@ -115,6 +124,7 @@ class Scheduler:
         self.stopped = False  # from another thread: nobody is to go on any more
         self.system_thread = threading.get_ident()
         self._ready: list[Simulated] = []
+        self._holder: Simulated | None = None
         self._sleepers: dict[int, deque[Simulated]] = {}
         self._timers: list[tuple[int, int, Simulated, int]] = []
         self._number = 0
@@ -175,7 +185,7 @@ class Scheduler:
         thread.greenlet = greenlet(self._body, self._root)
         self.threads[thread] = None
         self.policy.begun(thread)
-        self._ready.append(thread)
+        self._enter(thread)
         return thread
 
     def _body(self) -> None:
@@ -221,10 +231,24 @@ class Scheduler:
 
     # -- who runs
 
+    def _enter(self, thread: Simulated) -> None:
+        self._ready.append(thread)
+        self.state.others += not thread.needs_gil
+
+    def _leave(self, thread: Simulated) -> None:
+        self._ready.remove(thread)
+        self.state.others -= not thread.needs_gil
+
+    def _runnable(self) -> list[Simulated]:
+        """Those who can go on, but for the running one."""
+        if self._holder is None:
+            return self._ready
+        return [thread for thread in self._ready if not thread.needs_gil]
+
     def _up(self, thread: Simulated) -> None:
         thread.turn += 1
         thread.waits = ""
-        self._ready.append(thread)
+        self._enter(thread)
 
     def _wake(self, thread: Simulated) -> bool:
         if thread.waits:
@@ -239,21 +263,22 @@ class Scheduler:
             return None
         self._fire()
         self._count()
-        while not self._ready:
+        while not (ready := self._runnable()):
             if not self._pass_time():
                 if self.threads:
                     self._stuck = self.report()
                 return None
         if 0 <= self._until < self.now_ns():
             return None
-        thread = self._ready.pop(self.policy.next(self._ready))
+        thread = ready[self.policy.next(ready)]
+        self._leave(thread)
         self.state.left = self.policy.left
         return thread
 
     def _count(self) -> bool:
         """Tell the policy how many points of those that it asked for are left; whether it wanted to be asked now."""
-        state, preempted = self.state, self._preempted
-        self.policy.left, self._preempted = self._left if preempted else int(state.left), False
+        left, preempted = int(self.state.left), self._preempted
+        self.policy.left, self._preempted = self._left + min(left, 0) if preempted else left, False
         return self.policy.left <= 0
 
     def _switch(self, thread: Simulated | None) -> None:
@@ -285,41 +310,53 @@ class Scheduler:
         self._switch(self._chosen())
         return me.woken
 
-    def _yield_to(self, number: int) -> None:
-        """Another one goes on, and this one can."""
+    def _yield_to(self, thread: Simulated | None) -> None:
+        """Another one goes on, and this one can. None: it goes on itself."""
         self.state.left = self.policy.left
-        if number >= 0:
-            thread = self._ready.pop(number)
-            self._ready.append(self.running)
+        if thread is not None:
+            self._leave(thread)
+            self._enter(self.running)
             self._switch(thread)
 
     # -- for CORE
 
-    def ask(self, what: int, point: str | None, word: int, number: int) -> int:
+    def ask(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
         """See `_native/simulated.c`; called without what CORE has put aside."""
         if self.stopped:
             self._root.switch()
-        if what == simulated.POINT:
-            self._fire()
-            self._yield_to(self._at_point())
-        elif what == simulated.WAKE:
+        if what == simulated.WAKE:
             sleepers = self._sleepers.get(word)
             while sleepers and number > 0:
                 number -= self.wake(sleepers.popleft())
-        elif what == simulated.WAIT:
-            return self._wait(word, number)
-        else:
+            return 0
+        me, answer = self.running, 0
+        me.needs_gil = gil == simulated.WANTED
+        if gil == simulated.KEPT:
+            self._holder = me
+        if what == simulated.WAIT:
+            answer = self._wait(word, number)
+        elif what == simulated.YIELD:
             self._give_way()
-        return 0
+        elif me.needs_gil and self._holder is not None:
+            self._enter(me)
+            self._switch(self._chosen())
+        else:
+            self._fire()
+            self.state.again = self._holder is not None and len(self._ready) > self.state.others
+            self._yield_to(self._at_point())
+        if self._holder is me:
+            self._holder = None
+        return answer
 
-    def _at_point(self) -> int:
-        """Whom the policy lets go on, at a point."""
+    def _at_point(self) -> Simulated | None:
+        """Whom the policy lets go on, at a point; None: the running one."""
         policy = self.policy
-        if not self._count():  # it is here because it has woken some
-            return policy.woke(self.running, self._ready)
-        if self.rng.random() < EARLY:
+        over = self._count()  # or it is here because it has woken some, or the interpreter lock may go to others again
+        if over and self.rng.random() < EARLY:
             self._pass_time(EARLY_NS)
-        return policy.at_point(self.running, self._ready)
+        ready = self._runnable()
+        number = (policy.at_point if over else policy.woke)(self.running, ready)
+        return ready[number] if number >= 0 else None
 
     def _wait(self, word: int, timeout_ns: int) -> int:
         me = self.running
@@ -334,10 +371,11 @@ class Scheduler:
     def _give_way(self) -> None:
         self._fire()
         self._count()
-        if self._ready or self._pass_time():
-            self._lonely = 0
-            self._yield_to(self.policy.gives_way(self.running, self._ready))
-            return
+        while (ready := self._runnable()) or self._pass_time():
+            if ready:
+                self._lonely = 0
+                self._yield_to(ready[self.policy.gives_way(self.running, ready)])
+                return
         self._lonely += 1
         if self._lonely > LONELY_MAX:
             self.running.waits = "somebody, again and again"
@@ -354,6 +392,7 @@ class Scheduler:
 
     def _away(self) -> bool:
         waits, timeout_ns = self._asleep
+        self.running.needs_gil = True
         return self._sleep(waits, timeout_ns)
 
     def wake(self, thread: Simulated) -> bool:
@@ -370,8 +409,16 @@ class Scheduler:
         """Who waits for what, and the stacks of all."""
         lines = []
         for thread in self.threads:
-            lines.append(f"{thread.name}: {f'waits for {thread.waits}' if thread.waits else 'can run'}")
+            lines.append(f"{thread.name}: {self._told(thread)}")
             frame = thread.frame()
             if frame is not None:
                 lines += [line.rstrip() for line in traceback.format_stack(frame)[-8:]]
         return "\n".join(lines)
+
+    def _told(self, thread: Simulated) -> str:
+        holder = self._holder
+        if thread.waits:
+            return f"waits for {thread.waits}"
+        if holder is not None and thread.needs_gil:
+            return f"waits for the interpreter lock of {holder.name}"
+        return "can run"

@@ -1,4 +1,5 @@
-"""What the modules of the product find, during a round, in place of `threading`, `time`, `random` and `SimpleQueue`.
+"""What the modules of the product find, during a round, in place of `threading`, `time`, `random`, `sys` and
+`SimpleQueue`.
 
 Every name of a module of `pagecache` that is one of these becomes another object, which asks whose thread it is called
 in: in that of the scheduler it makes and does what is simulated; in any other one it is what it was. So the product
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from pagecache.stress import hang
@@ -75,6 +77,12 @@ def _stacks(scheduler: Scheduler, _loop: None = None) -> dict[str, list[str]]:
     return {"simulated threads": scheduler.report().splitlines()}
 
 
+def _current_frames(scheduler: Scheduler) -> dict[int, FrameType]:
+    frames = {thread.ident: thread.frame() for thread in scheduler.threads}
+    frames[scheduler.running.ident] = sys._getframe()
+    return {ident: frame for ident, frame in frames.items() if frame is not None}
+
+
 def _random(scheduler: Scheduler, *seed: Any) -> random.Random:
     return random.Random(*(seed or (scheduler.rng.getrandbits(64),)))
 
@@ -105,10 +113,12 @@ TIME = _Of(
     },
 )
 RANDOM = _Of(random, {"Random": _made(_random, random.Random)})
+SYS = _Of(sys, {"_current_frames": _asked(_current_frames, sys._current_frames)})
 OTHERS: list[tuple[Any, Any]] = [
     (threading, THREADING),
     (time, TIME),
     (random, RANDOM),
+    (sys, SYS),
     (queue.SimpleQueue, _made(threads.SimpleQueue, queue.SimpleQueue)),
     (hang.stacks, _asked(_stacks, hang.stacks)),
 ]
