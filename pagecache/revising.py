@@ -9,7 +9,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from .engine import barrier, remote, staging
+from .engine import barrier, direct, remote, staging
 from .errors import LostRange
 from .file import extent
 from .inode import Inode
@@ -70,8 +70,13 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
     if how == "force" and engine.limits().commit_on_close:
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase
-    staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
-    return []
+    while True:
+        try:
+            staging.reading_back(engine, lambda: engine.settled(lambda: settle(engine)))
+        except remote.DirectWrites:
+            direct.outlast(engine)  # none begins while there is a conflict
+        else:
+            return []
 
 
 def _fill_all(inode: Inode) -> None:

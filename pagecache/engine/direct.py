@@ -33,13 +33,15 @@ from . import barrier, remote
 from .collector import as_os_error
 from .notices import cause
 from .owed import Step
+from .park import SLICE
+from .reason import during, of_file
 from .retryer import Parked, decide
 from .runner import Job
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "uncommitted"]
+__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
 
 
 ROUNDS = 8
@@ -212,7 +214,9 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     self.volume.check_unsealed(self.key)
     # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
-    op.direct_begin()
+    _begin(self, op)
+    if self.conflict is not None:  # once more: who settles it looks whether one of us has begun
+        raise self.conflict_error()
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
@@ -234,6 +238,41 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         if not sender.running() and not op.direct_end():
             write.done = 0  # a commit failed meanwhile, and may have taken it
         raise
+
+
+def _begin(file: EngineFile, op: Op) -> None:
+    """Count from here on. Whoever cuts storage without the lock says so first and looks at the count then."""
+    op.direct_begin()
+    while file.cutting:
+        while not op.direct_end():
+            pass  # a commit has failed since it began, with nothing of it
+
+        def sleep() -> None:
+            while file.cutting:
+                file.volume.check_alive(file.key)
+                file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+
+        during(of_file(file, "a cut of what was given up", lambda look: look.token(file)), sleep)
+        op.direct_begin()
+
+
+def outlast(file: EngineFile) -> None:
+    """Wait until no direct write runs; the caller has seen to it that none begins.
+
+    Raises:
+        ShutdownError: the volume was aborted.
+    """
+
+    def sleep() -> None:
+        while True:
+            seq = file.native.event_seq()
+            if not file.native.direct_count():
+                return
+            file.volume.check_alive(file.key)
+            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+
+    if file.native.direct_count():
+        during(of_file(file, "direct writes to end", lambda look: look.lock(file)), sleep)
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:

@@ -97,6 +97,7 @@ class EngineFile:
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
+        self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
         self.withheld = False
         self.unclosed = False
         self._limits_lock = threading.Lock()  # reading the limits and telling CORE go together: the newest win

@@ -266,6 +266,10 @@ class Look:
             owner.does += f", beside {len(held) - 1} more"
         return owner
 
+    def lock(self, file: EngineFile) -> Owner | None:
+        """Who has the lock of a file, or shares it; None: it is free."""
+        return self._lock(file.native.id, LOCK | SHARED)
+
     def token(self, file: EngineFile) -> Owner | None:
         """Who has the token of a file, or keeps it from being used; None: it is free."""
         inode, volume = file.native.id, file.volume.native.address

@@ -183,6 +183,10 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> 
     file.use(fresh or file.backend_file)
 
 
+class DirectWrites(Exception):
+    """Some run beside what cannot be done beside them. They need the token: who holds it cannot wait for them."""
+
+
 def rebase(file: EngineFile) -> None:
     """What is local lies over the version that is stored now."""
     file.rebase_asked = False
@@ -216,7 +220,10 @@ def force(file: EngineFile) -> None:
 
     Raises:
         PageCacheError: ENOBUFS, not every byte of ours is in memory.
+        DirectWrites: some run, and may store what would be cut off.
     """
+    if file.native.direct_count():  # none begins while there is a conflict
+        raise DirectWrites
     size = file.native.size
     whole = file.limits().commit_on_close
     if whole and not file.native.dirty_all():
@@ -224,7 +231,6 @@ def force(file: EngineFile) -> None:
             "resolve: not every byte of this version is in memory; rebase or discard", file.key, errno=errno.ENOBUFS
         )
     stat, forgotten = _new_base(file, most=size)
-    file.native.base_asked()  # what is cut off is not part of it
     file.native.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
         file.native.set_uncommitted(lowest=size)

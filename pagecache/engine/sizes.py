@@ -19,9 +19,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, LostRange
+from ..errors import BackendError, LostRange, ShutdownError
 from ..native import COMMIT, END, Op
-from . import staging
+from . import direct, staging
 from .notices import cause
 from .owed import Rollback, Step
 from .retryer import Parked, decide, errno_of, is_transient
@@ -231,9 +231,21 @@ def cut_views(self: EngineFile, op: Op, unused: None) -> None:
 def _cut_tail(file: EngineFile, op: Op) -> None:
     """A hand-over that failed may have been stored all the same, beyond what counts now. The list of what was lost
     matters more than this call: where it fails without a refusal it is owed.
-    """
-    size = file.native.remote_size
 
+    Nobody has the inode lock for it, so direct writes are kept out another way: what they store is acknowledged.
+    """
+    file.cutting = True  # those that come now wait
+    try:
+        direct.outlast(file)
+        _cut_to(file, op, file.native.remote_size)
+    except ShutdownError:
+        pass  # an abort: whoever reconnects finds out what is stored
+    finally:
+        file.cutting = False
+        file.native.wake()
+
+
+def _cut_to(file: EngineFile, op: Op, size: int) -> None:
     def publish(uncommitted: bool) -> None:
         if uncommitted:
             file.native.set_uncommitted(lowest=size)

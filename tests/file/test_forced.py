@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pagecache import BackendError, ConflictError, PageCache
+from pagecache import BackendError, ConflictError, DataLossError, PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.engine import remote
 from pagecache.testing import FaultyBackend, Gate, Rule
@@ -144,3 +144,64 @@ def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(monkeyp
             file.fsync()
             cache.check()
     assert store.snapshot(KEY)[6 * PAGE :] == far
+
+
+def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off() -> None:
+    """One that runs may store behind our end as it was: it is part of what is forced. [2.10, 2.19]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    far = pattern(PAGE, seed=4)
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+") as file, volume.open(KEY, "r+", direct=True) as direct:
+            file.pwrite(MINE, PAGE)
+            backend.use([Rule("write", gate=gate)])
+            writing = Task(direct.pwrite, far, 6 * PAGE)
+            gate.wait_entered()
+            store.put(KEY, LONGER)
+            volume.invalidate_remote(KEY, version="another")
+            backend.use([])
+            forcing = Task(volume.resolve, KEY, "force")
+            assert forcing.waits()
+            gate.release()
+            writing.result()
+            assert forcing.result() == []
+            assert file.size == 7 * PAGE
+            assert file.pread(PAGE, 6 * PAGE) == far
+            file.fsync()
+            assert (file.pread(PAGE, PAGE), file.pread(PAGE, 6 * PAGE)) == (MINE, far)
+            cache.check()
+    assert store.snapshot(KEY)[6 * PAGE :] == far
+
+
+@pytest.mark.parametrize("first", ["discard", "write"])
+def test_a_discard_that_cuts_a_tail_off_takes_nothing_of_a_direct_write(first: str) -> None:
+    """Who comes second waits; what the backend has acknowledged stays. [2.10, 2.18]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA[:PAGE])
+    backend = FaultyBackend(store)
+    far = pattern(2 * PAGE, seed=4)
+    with PageCache("1MiB") as cache, Gate() as gate:
+        volume = cache.attach(backend)
+        with volume.open(KEY, "r+") as file, volume.open(KEY, "r+", direct=True) as direct:
+            file.pwrite(MINE, 4 * PAGE)
+            backend.use([Rule("truncate" if first == "discard" else "write", gate=gate)])
+            calls = {"discard": (volume.discard, KEY, 4 * PAGE), "write": (direct.pwrite, far, PAGE)}
+            one = Task(*calls.pop(first))
+            gate.wait_entered()
+            backend.use([])
+            other = Task(*next(iter(calls.values())))
+            assert other.waits()
+            gate.release()
+            one.result()
+            other.result()
+            with pytest.raises(DataLossError):
+                file.fsync()
+            file.fsync()
+            assert (file.size, file.pread(4 * PAGE, 0)) == (3 * PAGE, DATA[:PAGE] + far)
+            assert direct.pread(4 * PAGE, 0) == DATA[:PAGE] + far
+            cache.check()
+            with pytest.raises(DataLossError):
+                direct.fsync()
+    assert store.snapshot(KEY) == DATA[:PAGE] + far
