@@ -27,7 +27,8 @@ class ObjectFile(RecordingFile):
         self.objects = backend
         self.base = backend.content(key)
         self.version = backend.version(key)
-        self.parts: list[tuple[int, bytes | None]] = []  # in the order of the calls; None: a truncate
+        self.parts: list[tuple[int, bytes]] = []
+        self.cuts: list[int] = []
         self.attempts: set[int] = set()
 
     def stat(self) -> ObjectStat:
@@ -39,17 +40,18 @@ class ObjectFile(RecordingFile):
             if self.objects.pinned and self.objects.version(self.key) not in (self.version, None):
                 raise STALE
             content = bytearray(self.objects.content(self.key) if not self.objects.pinned else self.base)
+            for size in self.cuts:
+                content.extend(bytes(max(0, size - len(content))))
+                del content[size:]
             # Bytes that were uploaded read as what was there before; the file is as long as they make it.
-            for offset, part in self.parts:
-                content.extend(bytes(max(0, offset + len(part or b"") - len(content))))
-                if part is None:
-                    del content[offset:]
+            end = max((offset + len(data) for offset, data in self.parts), default=0)
+            content.extend(bytes(max(0, end - len(content))))
         data = memoryview(bytes(content[offset:]))[:limit]
         done = 0
         for buffer in buffers:
-            piece = data[done : done + len(buffer)]
-            buffer[: len(piece)] = piece
-            done += len(piece)
+            part = data[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
         return done
 
     def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
@@ -60,7 +62,7 @@ class ObjectFile(RecordingFile):
 
     def truncate(self, size: int) -> None:
         with self.backend.exclusive(self.stored, "truncate"), self.backend.call("truncate", self.key, size):
-            self.parts.append((size, None))
+            self.cuts.append(size)
 
     def make_durable(self) -> str:
         """Every part over the version that was opened."""
@@ -71,22 +73,22 @@ class ObjectFile(RecordingFile):
                     raise STALE
                 self.base = bytes(found.committed or b"")
             content = bytearray(self.base)
-            for offset, part in self.parts:
-                content.extend(bytes(max(0, offset + len(part or b"") - len(content))))
-                if part is None:
-                    del content[offset:]
-                else:
-                    content[offset : offset + len(part)] = part
+            for size in self.cuts:
+                content.extend(bytes(max(0, size - len(content))))
+                del content[size:]
+            for offset, data in self.parts:
+                content.extend(bytes(max(0, offset + len(data) - len(content))))
+                content[offset : offset + len(data)] = data
             self.version = self.objects.put(self.key, bytes(content))
             self.base = bytes(content)
-            self.parts = []
+            self.parts, self.cuts = [], []
             self.objects.made_by[self.key] = attempt = next(self.objects.attempts)
             self.attempts.add(attempt)
             return self.version
 
     def rollback(self) -> None:
         with self.backend.exclusive(self.stored, "rollback"), self.backend.call("rollback", self.key):
-            self.parts = []
+            self.parts, self.cuts = [], []
 
 
 class ObjectBackend(RecordingBackend):

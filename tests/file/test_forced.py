@@ -187,11 +187,14 @@ def test_a_discard_that_cuts_a_tail_off_takes_nothing_of_a_direct_write(first: s
         with volume.open(KEY, "r+") as file, volume.open(KEY, "r+", direct=True) as direct:
             file.pwrite(MINE, 4 * PAGE)
             backend.use([Rule("truncate" if first == "discard" else "write", gate=gate)])
-            calls = {"discard": (volume.discard, KEY, 4 * PAGE), "write": (direct.pwrite, far, PAGE)}
-            one = Task(*calls.pop(first))
+            calls: dict[str, Callable[[], object]] = {
+                "discard": lambda: volume.discard(KEY, 4 * PAGE),
+                "write": lambda: direct.pwrite(far, PAGE),
+            }
+            one = Task(calls.pop(first))
             gate.wait_entered()
             backend.use([])
-            other = Task(*next(iter(calls.values())))
+            other = Task(*calls.values())
             assert other.waits()
             gate.release()
             one.result()
