@@ -298,10 +298,12 @@ def check_backend(
     "--mix",
     metavar="WAY,...",
     help="Only these ways into a file: buffered, direct, parallel, through, views, append, truncate, punch, try, "
-    "names, hints, sources, foreign.  [default: all]",
+    "names, hints, sources, foreign, losses, rivals.  [default: all but rivals]",
 )
 @click.option(
-    "--profile", metavar="NAME", help="fsx, database, log, media, generic-095, direct, metadata.  [default: fsx]"
+    "--profile",
+    metavar="NAME",
+    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses.  [default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(
