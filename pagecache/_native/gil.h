@@ -29,6 +29,14 @@ static inline void pc_gil_take(PyThreadState *thread)
 	PyEval_RestoreThread(thread);
 }
 
+/* Between two byte codes the interpreter lock may change hands. What Python calls again and again begins with this, where no call in
+ * between lets the lock go: or a simulated thread would keep it for ever. */
+static inline void pc_gil_point(const char *point)
+{
+	if (PC_UNLIKELY(pc_scheduler))
+		pc_scheduler->gil_point(point);
+}
+
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS
 #define Py_BEGIN_ALLOW_THREADS                           \

@@ -115,7 +115,7 @@ static void simulated_yield(void)
 static void simulated_point(const char *point)
 {
 	simulation.points++;
-	if (--simulation.left <= 0 && (without_gil || simulation.others))
+	if (--simulation.left <= 0 && (without_gil || simulation.others || simulation.left < -simulation.most))
 		ask(SIMULATED_POINT, point, NULL, 0);
 }
 
@@ -135,6 +135,13 @@ static void simulated_gil_wanted(void)
 	without_gil = false;
 }
 
+static void simulated_gil_point(const char *point)
+{
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again)
+		ask_with(GIL_WANTED, SIMULATED_POINT, point, NULL, 0);
+}
+
 static i64 simulated_now_ns(void)
 {
 	return simulation.now_ns + (i64)simulation.points * simulation.tick_ns;
@@ -151,6 +158,7 @@ static const struct pc_scheduler scheduler = {.wait = simulated_wait,
 					      .point = simulated_point,
 					      .gil_released = simulated_gil_released,
 					      .gil_wanted = simulated_gil_wanted,
+					      .gil_point = simulated_gil_point,
 					      .now_ns = simulated_now_ns,
 					      .thread = simulated_thread};
 

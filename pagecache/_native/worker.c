@@ -221,6 +221,7 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	struct pc_volume *v = (struct pc_volume *)(uintptr_t)address;
 	if (pc_is_forked(v->cache))
 		Py_RETURN_NONE;
+	pc_gil_point("work");
 	u32 seq = atomic_load(&v->event.seq);
 	pc_work_next(v, &w);
 	if (w.kind == PC_WORK_STOP)

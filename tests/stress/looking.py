@@ -1,6 +1,7 @@
 """One simulated thread looks at some bytes twice, another one writes them: may the bytes change between the two looks?
 
-    for each seed and each policy: looks that differ, as JSON
+    looks      for each seed and each policy: looks that differ, as JSON
+    for-ever   the first one looks again and again, and never lets the interpreter lock go: what the scheduler says
 
 Both threads play on one page that is cached. Between the two looks the first one runs no code of Python that could let
 the interpreter lock go; calls of the cache let it go from `gil_release` bytes on. Run in a process of its own, which
@@ -10,6 +11,7 @@ imports the debug extension: only there the core has points.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import threading
@@ -20,7 +22,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.native.simulated import passed
 from pagecache.stress.deterministic import substitution, threads
 from pagecache.stress.deterministic.policies import Pct, Walk
-from pagecache.stress.deterministic.scheduler import Scheduler
+from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 
 PAGE = 4096
 ROUNDS = 20
@@ -71,10 +73,42 @@ def played(policy: type[Any], seed: int, gil_release: int | str) -> int:
     return found[0]
 
 
-def main(gil_release: str, seeds: int) -> None:
-    found = [played(policy, seed, gil_release) for policy in (Walk, Pct) for seed in range(seeds)]
+def look_for_ever(scheduler: Scheduler) -> None:
+    """Somebody else can run all the time, and never does."""
+    with PageCache("1MiB") as cache, cache.attach(MemoryBackend()).open("k", "w+") as file:
+        file.pwrite(bytes(PAGE), 0)
+        threads.Thread(scheduler, lambda: passed("a word"), "somebody").start()
+        while True:
+            file.pread(8, 0)
+
+
+def told() -> str:
+    """What the scheduler says in the end."""
+    said: list[str] = []
+
+    def play() -> None:
+        scheduler = Scheduler(Pct(random.Random(1)), random.Random(1))
+        try:
+            scheduler.run(lambda: look_for_ever(scheduler))
+        except Stuck as stuck:
+            said.append(str(stuck))
+        over.set()
+        threading.Event().wait()  # greenlets that go on for ever are left on the stack of this thread
+
+    over = threading.Event()
+    with substitution.substituted():
+        threading.Thread(target=play, daemon=True).start()
+        over.wait()
+    return said[0]
+
+
+def main(what: str, gil_release: str = "", seeds: str = "0") -> None:
+    if what == "for-ever":
+        print(told(), flush=True)
+        os._exit(0)  # its cache is in the hands of threads that do not go on
+    found = [played(policy, seed, gil_release) for policy in (Walk, Pct) for seed in range(int(seeds))]
     print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:])

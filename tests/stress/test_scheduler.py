@@ -12,8 +12,9 @@ import pytest
 from pagecache import PageCache
 from pagecache.backends import MemoryBackend
 from pagecache.engine.reason import Reason, during
-from pagecache.native import wait
+from pagecache.native import NativeVolume, wait
 from pagecache.native.simulated import passed
+from pagecache.stress.coverage import Coverage
 from pagecache.stress.deterministic import substitution, threads
 from pagecache.stress.deterministic.policies import Pct, Policy, Walk
 from pagecache.stress.deterministic.scheduler import Scheduler, Stuck, here
@@ -260,3 +261,54 @@ def test_a_simulated_thread_that_waits_has_not_ended() -> None:
         played = Played(Walk, 1, checked)
     assert played.error is None
     assert played.value == (["a word"], [])
+
+
+PIECES = 300
+
+
+def working(scheduler: Scheduler) -> list[str]:
+    """One thread does pieces of work that the core hands out, and nothing in between; another one says a word."""
+    said: list[str] = []
+    with PageCache("1MiB") as cache:
+        volume = NativeVolume(cache.native, 1)
+        for _ in range(PIECES):
+            volume.push_job(0)
+
+        def work() -> None:
+            for _ in range(PIECES):
+                volume.work(lambda cls: said.append("piece"), 0)
+
+        together(scheduler, work, lambda: said.append("word"))
+        volume.stop()
+        volume.destroy()
+    return said
+
+
+def test_the_interpreter_lock_changes_hands_between_two_pieces_of_work(kind: type[Any]) -> None:
+    """Who works for ever without a sleep keeps nobody from going on."""
+    said = []
+    with substitution.substituted():
+        for seed in SEEDS:
+            played = Played(kind, seed, working)
+            assert played.error is None
+            assert sorted(played.value) == ["piece"] * PIECES + ["word"]
+            said.append(played.value)
+    assert any(words[0] == words[-1] == "piece" for words in said)
+
+
+def test_who_shows_a_run_asks_for_its_coverage_while_a_simulated_thread_has_it() -> None:
+    """He is a real thread: no lock of simulated ones is for him."""
+
+    def asked(scheduler: Scheduler) -> list[Any]:
+        coverage, found = Coverage(), []
+        coverage.met("read", 0, 0, 1, (), "clean")
+        with coverage._lock:
+            real = threading.Thread(target=lambda: found.append(coverage.now()), daemon=True)
+            real.start()
+            real.join(60)
+        return found
+
+    with substitution.substituted():
+        played = Played(Walk, 1, asked)
+    assert played.error is None
+    assert played.value == [{("read", "alone", "clean"): 1}]

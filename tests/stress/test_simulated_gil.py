@@ -12,17 +12,22 @@ SEEDS = 12
 """With each policy; the looks of a fourth of the runs or more differ where they may."""
 
 
-def looks_that_differ(gil_release: str) -> list[int]:
-    """Of each run; see `looking.py`."""
+def looking(*arguments: str) -> str:
+    """What `looking.py` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stress.looking", gil_release, str(SEEDS)],
+        [sys.executable, "-m", "tests.stress.looking", *arguments],
         env=debug_environment(),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    found: list[int] = json.loads(done.stdout)
+    return done.stdout
+
+
+def looks_that_differ(gil_release: str) -> list[int]:
+    """Of each run."""
+    found: list[int] = json.loads(looking("looks", gil_release, str(SEEDS)))
     assert len(found) == 2 * SEEDS
     return found
 
@@ -35,3 +40,11 @@ def test_nobody_comes_between_calls_that_keep_the_interpreter_lock() -> None:
 def test_who_has_let_the_interpreter_lock_go_goes_on_beside_one_that_has_it() -> None:
     """The same calls, but writes copy without the lock: they come between two looks that keep it."""
     assert any(looks_that_differ("4KiB"))
+
+
+def test_who_never_lets_the_interpreter_lock_go_is_told_with_his_stack() -> None:
+    """The others would wait for ever, and time would pass: nothing else ends such a run."""
+    said = looking("for-ever")
+    assert "first: waits for nobody, and never lets the interpreter lock go" in said
+    assert "in look_for_ever" in said
+    assert "somebody: waits for the interpreter lock of first" in said

@@ -23,6 +23,7 @@ import ctypes
 import errno
 import math
 import random
+import sys
 import threading
 import traceback
 from collections import deque
@@ -48,6 +49,8 @@ EARLY, EARLY_NS = 1 / 500, 20_000_000
 """How often the next timer is early although others can run, and by how much at most: machines are slow at times."""
 LONELY_MAX = 100_000
 """Times that a thread may give way in turn while nobody else can run."""
+KEPT_MAX = 1_000_000
+"""Points that a thread may pass while others wait for its interpreter lock."""
 FIRST = 1 << 20
 """Identifier of the first thread."""
 MASK = (1 << 64) - 1
@@ -91,7 +94,9 @@ class Simulated:
         return f"<simulated thread {self.name}>"
 
     def frame(self) -> FrameType | None:
-        """Where it is; None: it has not begun, has ended, or runs now."""
+        """Where it is; None: it has not begun, or has ended."""
+        if self.greenlet is getcurrent():
+            return sys._getframe(1)
         found: FrameType | None = None if self.greenlet is None else self.greenlet.gr_frame
         return found
 
@@ -158,7 +163,7 @@ class Scheduler:
         self._root = getcurrent()
         ask = self.ask
         simulated.simulate(ask)
-        self.state.now_ns, self.state.tick_ns = BEGIN, TICK
+        self.state.now_ns, self.state.tick_ns, self.state.most = BEGIN, TICK, KEPT_MAX
         _schedulers[self.system_thread] = self
         try:
             self._first = self.start("first", call)
@@ -340,6 +345,8 @@ class Scheduler:
         elif me.needs_gil and self._holder is not None:
             self._enter(me)
             self._switch(self._chosen())
+        elif self.state.left < -KEPT_MAX and self._holder is me:
+            self._give_up("nobody, and never lets the interpreter lock go")
         else:
             self._fire()
             self.state.again = self._holder is not None and len(self._ready) > self.state.others
@@ -378,9 +385,13 @@ class Scheduler:
                 return
         self._lonely += 1
         if self._lonely > LONELY_MAX:
-            self.running.waits = "somebody, again and again"
-            self._stuck = self.report()
-            self._switch(None)
+            self._give_up("somebody, again and again")
+
+    def _give_up(self, waits: str) -> None:
+        """The running thread would go on for ever."""
+        self.running.waits = waits
+        self._stuck = self.report()
+        self._switch(None)
 
     # -- for threads of Python
 

@@ -79,7 +79,6 @@ def _stacks(scheduler: Scheduler, _loop: None = None) -> dict[str, list[str]]:
 
 def _current_frames(scheduler: Scheduler) -> dict[int, FrameType]:
     frames = {thread.ident: thread.frame() for thread in scheduler.threads}
-    frames[scheduler.running.ident] = sys._getframe()
     return {ident: frame for ident, frame in frames.items() if frame is not None}
 
 
