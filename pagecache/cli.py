@@ -354,6 +354,7 @@ def stress(
     from pagecache.stress.outcome import Outcome
 
     leave_on_sigterm()
+    outcome: Outcome | None = None
     if html is not None and not html.absolute().parent.is_dir():
         raise WrongUsage(f"--html {html}: no such directory")
     try:
@@ -375,8 +376,12 @@ def stress(
         raise WrongUsage(str(error)) from None
     except OSError as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        interrupted("objects that begin with 'pagecache-stress-' may be left in the target")
+    except KeyboardInterrupt as error:
+        if outcome is not None:  # while it was shrunk, or written
+            print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+        left = "objects that begin with 'pagecache-stress-' may be left in the target"
+        click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
+        leave(INTERRUPTED, hung=True)
     print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
     leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
 

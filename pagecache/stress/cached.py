@@ -136,7 +136,7 @@ class CachedTarget:
     ) -> None:
         self._plan, self._number = plan, number
         self._files = plan.files
-        self.patience = 2 * plan.patience  # the watchdog is there first
+        self.patience = 4 * plan.patience  # who waits for a rest is there first, and says who waits for what
         self.variant = Variant.of(plan.rng("variant", number))
         if plan.faults != "none" or plan.scheduler != "threads":
             self.variant = replace(self.variant, mirror=False, objects=False)
@@ -449,7 +449,7 @@ class CachedTarget:
     def discard(self) -> None:
         if self._given_up:
             self._reopen_backend()
-        for number in range(len(self.files)):
+        for number in range(self._files):
             self._forget(self.key(number))
         for name in self._names:
             self._forget(self.key(name))

@@ -16,26 +16,27 @@ import contextlib
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import Backend, BackendFile
 from pagecache.errors import Key
+from pagecache.stress.hang import Hang
 from pagecache.stress.history import Broken, Write
 from pagecache.stress.journal import Full, Journal
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import UnusableTarget
+from pagecache.stress.world import Failure, Found
+from pagecache.stress.zygote import START, Forked
 
-__all__ = ["Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn"]
+__all__ = ["START", "Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn"]
 
-START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
+LOOK = 0.2  # seconds between two looks at whether it is to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,57 +69,32 @@ class Task:
     calls: int = 0
     fate: str = "before"
     records: int = 0
-    path: list[str] = field(default_factory=lambda: list(sys.path))
 
 
-class Child:
+class Child(Forked):
     """One that runs; a context manager that leaves none behind."""
 
     def __init__(self, task: Task) -> None:
         self.fd = Journal.make()
-        self._errors = os.fdopen(os.memfd_create("pagecache-stress-errors"), "w+b")
-        program = f"import sys; sys.path[:] = {task.path!r}; from pagecache.stress.child import main; main({self.fd})"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=[self.fd],
-        )
-        assert self._process.stdin is not None
-        try:
-            with self._process.stdin as stdin:
-                pickle.dump(task, stdin)
-        except BrokenPipeError:
-            pass  # it has failed, and says how
+        super().__init__(__name__, [self.fd], task)
 
-    def wait(self, patience: float) -> int:
-        """How it ended: 0, or minus a signal.
+    def end(self, patience: float, stopped: threading.Event) -> int:
+        """How it ended: 0, or minus a signal. Where everybody is to stop, it is killed.
 
         Raises:
-            Broken: it does not end.
+            Found: it does not end.
         """
-        try:
-            return self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            raise Broken(f"a process of workers does not end\n{self.errors()}", "hang") from None
-
-    def errors(self) -> str:
-        """What it wrote to stderr, the end of it."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-4000:].strip()
-
-    def kill(self) -> None:
-        """It has no say in it."""
-        self._process.kill()
-
-    def __enter__(self) -> Self:
-        return self
+        end = time.monotonic() + patience
+        while (status := self.wait(LOOK)) is None:
+            if stopped.is_set():
+                self.kill()
+            elif time.monotonic() > end:
+                hang = Hang(("a process of workers does not end",), (), {"its threads": self.stacks().splitlines()})
+                raise Found(Failure("hang", hang.tell(), hang=hang))
+        return status
 
     def __exit__(self, *exc: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
+        super().__exit__(*exc)
         os.close(self.fd)
 
 
@@ -143,9 +119,8 @@ def die() -> None:
     time.sleep(START)  # nothing of this process goes on
 
 
-def main(fd: int) -> None:
+def main(fd: int, task: Task) -> None:
     """In the child."""
-    task: Task = pickle.load(sys.stdin.buffer)
     journal = MortalJournal(fd, task.records)
     try:
         task.play(task, journal)
@@ -153,10 +128,12 @@ def main(fd: int) -> None:
         journal.put("unusable", str(error))
     except Full:
         die()
+    except Found as found:
+        journal.note("failure", found.failure)
     except Broken as error:
-        journal.put("failure", error.kind, str(error))
+        journal.note("failure", Failure(error.kind, str(error)))
     except BaseException as error:
-        journal.put("failure", "error", "".join(traceback.format_exception(error)).strip())
+        journal.note("failure", Failure("error", "".join(traceback.format_exception(error)).strip()))
     os._exit(0)
 
 

@@ -110,7 +110,7 @@ def live(run: Run) -> Iterator[None]:
 
 
 def line(run: Run, elapsed: float) -> str:
-    """What is going on, in some 100 characters."""
+    """What is going on, in some 75 characters, what matters least at the end."""
     world = run.world
     counts = run.coverage + world.coverage.now() if world is not None else run.coverage
     met = {(kind, met) for kind, met, _state in counts if met.startswith("beside ")}
@@ -118,6 +118,6 @@ def line(run: Run, elapsed: float) -> str:
     done = run.counters["operations"] + (world.operations if world is not None else 0)
     return (
         f"{elapsed:.0f} s of {run.plan.duration:.0f}, round {run.number}: {done} operations "
-        f"({done / max(elapsed, 0.1):.0f}/s), {len(met)} pairs side by side, {len(states)} states, "
-        f"{len(world.active) if world else 0} at work"
+        f"({done / max(elapsed, 0.1):.0f}/s), {len(world.active) if world else 0} at work, "
+        f"{len(met)} pairs met, {len(states)} states"
     )

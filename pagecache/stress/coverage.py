@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from pagecache.stress.profiles import IO, KINDS, Profile
+from pagecache.stress.report import counted
 
 __all__ = ["PLACELESS", "RELATIONS", "STATES", "UNSEEN", "Coverage", "Key", "kinds_of", "summary", "table"]
 
@@ -27,7 +28,12 @@ PAGES = 64  # at the end of a long operation that are remembered as its own, and
 
 PLACELESS = {"fsync", "sync", "ticket", "flush", "publish", "rename", "remove", "look"}
 """Kinds that are about no bytes in particular: they are beside whatever runs, and after nothing."""
-NAMED = 12  # pairs that are listed as never met
+EVERYWHERE = {"sync", "ticket"}
+"""Kinds that are about all files."""
+APART = {"foreign", "rivals"}
+"""Ways that have a file of their own."""
+NAMED = 4  # states that are listed
+MISSED = 3  # kinds that are named, of those that met the fewest
 
 RELATIONS = ("beside", "after")
 UNSEEN = "not looked at"
@@ -101,31 +107,59 @@ def table(counts: Mapping[Key, int]) -> dict[str, dict[str, Counter[str]]]:
     return found
 
 
+def partners(kind: str, kinds: Sequence[str]) -> list[str]:
+    """With which of the kinds it can be on the same bytes: some have a file that nobody else uses."""
+    if kind in EVERYWHERE:
+        return list(kinds)
+    return [other for other in kinds if file_of(other) == file_of(kind) or other in EVERYWHERE]
+
+
+def file_of(kind: str) -> str:
+    """The way that has the file for itself, or nothing."""
+    return KINDS[kind] if KINDS[kind] in APART else ""
+
+
 def summary(counts: Mapping[Key, int], kinds: Sequence[str]) -> list[str]:
     """What was exercised and what was not, as a table of lines. `kinds`: all that could have met each other."""
     found = table(counts)
-    most = max(1, len(kinds))
     met = {name: {(kind, other) for kind, row in found[name].items() for other in row} for name in RELATIONS}
+    possible = sum(len(partners(kind, kinds)) for kind in kinds)
     lines = [
-        f"of {most * most} pairs of operations {len(met['beside'])} ran side by side on the same bytes, "
+        f"of {possible} pairs of operations {len(met['beside'])} ran side by side on the same bytes, "
         f"{len(met['after'])} one after the other",
         f"{'operation':<12}{'met':>8}  {'beside':>7}  {'after':>7}  state of the page where it began",
     ]
     for kind in sorted(found["times"], key=lambda kind: -found["times"][kind][""]):
-        states = ", ".join(f"{state} {count}" for state, count in found["state"].get(kind, Counter()).most_common())
+        most = len(partners(kind, kinds))
         beside, after = (f"{len(found[name].get(kind, ()))}/{most}" for name in RELATIONS)
         if kind not in kinds:
             beside = after = "-"
         elif kind in PLACELESS:
             after = "-"
-        lines.append(f"{kind:<12}{found['times'][kind]['']:>8}  {beside:>7}  {after:>7}  {states}")
-    missed = [
-        f"{kind} and {other}"
+        line = f"{kind:<12}{found['times'][kind]['']:>8}  {beside:>7}  {after:>7}  "
+        lines.append((line + states_of(found["state"].get(kind, Counter()))).rstrip())
+    return lines + missed(met["beside"], kinds)
+
+
+def states_of(counts: Counter[str]) -> str:
+    """The most frequent ones."""
+    shown = [f"{state} {count}" for state, count in counts.most_common(NAMED)]
+    left = len(counts) - len(shown)
+    return ", ".join(shown) + (f", {left} more" if left > 0 else "")
+
+
+def missed(met: set[tuple[str, str]], kinds: Sequence[str]) -> list[str]:
+    """On the pairs that never ran side by side, and what to do about it; nothing where all did."""
+    never = [
+        (kind, other)
         for number, kind in enumerate(kinds)
-        for other in kinds[number:]
-        if (kind, other) not in met["beside"] and (other, kind) not in met["beside"]
+        for other in partners(kind, kinds[number:])
+        if (kind, other) not in met and (other, kind) not in met
     ]
-    if missed:
-        more = f", and {len(missed) - NAMED} more" if len(missed) > NAMED else ""
-        lines.append(f"never side by side: {', '.join(missed[:NAMED])}{more}")
-    return lines
+    if not never:
+        return []
+    often = ", ".join(kind for kind, _ in Counter(kind for pair in never for kind in set(pair)).most_common(MISSED))
+    return [
+        f"never side by side, in either order: {counted(len(never), 'pair')}, most often {often}",
+        "  (a longer --duration, fewer --files or a smaller --size brings more of them together)",
+    ]

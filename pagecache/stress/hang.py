@@ -47,8 +47,8 @@ class Hang:
     late: tuple[str, ...]
     waits: tuple[dict[str, Any], ...]
     stacks: dict[str, list[str]]
-    records: tuple[str, ...]
-    transitions: tuple[str, ...]
+    records: tuple[str, ...] = ()
+    transitions: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:

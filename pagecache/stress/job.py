@@ -9,10 +9,11 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
@@ -25,20 +26,26 @@ from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
-from pagecache.stress.profiles import PROFILES
+from pagecache.stress.profiles import PROFILES, names_of
 from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
-from pagecache.stress.script import Script
+from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.timeline import narrative, timeline
-from pagecache.stress.watchdog import Watchdog, hangs
-from pagecache.stress.world import Failure, World
+from pagecache.stress.watchdog import Watchdog, hangs, late
+from pagecache.stress.world import Failure, Found, World
+from pagecache.stress.zygote import prepared
 
 __all__ = ["Run", "run", "run_of"]
+
+T = TypeVar("T")
 
 RESTS = 3  # of a round
 OPERATIONS = 150  # of a thread between two rests, where the plan does not say
 GRACE = 5.0  # seconds: what the others may take to end after a failure
+INTERRUPTED = 60.0  # and after an interrupt; a second one ends it at once
+NOTHING = "nothing is left in the target"
+LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
 SWITCHES = (0.005, 0.0005, 0.00001)  # seconds after which a thread gives way: a round has one of them
 NOISES = ((0, 0), (16, 100), (64, 1000))  # one passage of a sync point in so many pauses, for at most so many µs
 
@@ -96,7 +103,8 @@ def disturbed(rng: random.Random) -> Iterator[None]:
 
 class Run:
     """A run; `counters` and `number` may be looked at while it goes on. `make` gives targets of another kind; `keep`:
-    what was made stays where something was found.
+    what was made stays where something was found; `grace`: seconds that the rest may take to end after a failure;
+    `longest`: seconds of the longest call that ended, in the last round.
     """
 
     def __init__(
@@ -113,17 +121,27 @@ class Run:
         self.coverage: Counter[Key] = Counter()
         self.kinds: list[str] = []  # that can meet each other
         self.skipped: dict[str, str] = {}
-        self.name = ""
+        self.name = target if isinstance(target, str) else getattr(target, "__qualname__", "memory:")
         self.number = plan.first_round
-        self._grace = min(GRACE, plan.patience)
+        self.grace = min(GRACE, plan.patience)
         self.world: World | None = None  # of the round that runs
         self._latest: World | None = None
         self._players: object = None
+        self._made = False  # there may be something of a round in the target
+        self._threads: list[threading.Thread] = []  # that may be at something
         self._stirs = 0
         self._remarks: list[str] = []
+        self._pressed = ""  # the sync beside writers of the last round, if it came to that
 
     def run(self) -> Report:
         """Rounds, until something is found or it is over."""
+        try:
+            with prepared():
+                return self._rounds()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(LEFT if self._made else NOTHING) from None
+
+    def _rounds(self) -> Report:
         end = time.monotonic() + self.plan.duration
         last = self.plan.first_round + self.plan.rounds if self.plan.rounds else None
         while True:
@@ -135,8 +153,11 @@ class Run:
                 return self._report(None)
 
     def _round(self) -> Failure | None:
-        target: Target = self._make(self.plan, self.number)
-        self.name, self._players, self._stirs = target.name, None, 1
+        self._stirs, self._pressed, self._latest, self._remarks = 0, "", None, []
+        target = self._in_time(partial(self._make, self.plan, self.number))
+        if target is None:
+            return late("what makes the backend does not return")
+        self.name, self._made = target.name, True
         world = self.world = World(self.plan, target, self.number)
         crash = crashing(self.plan, self.number, target, self.target, self.skipped)
         try:
@@ -148,10 +169,15 @@ class Run:
                 if not world.failures:
                     self._bounded(world, "the end", world.end)
                 crash.end()
+            if not world.failures:
+                self._orderly(world, "removing what was made", partial(self._discard, target))
             if world.failures:
-                self._give_up(target)
-            else:
-                target.discard()
+                self._give_up(
+                    [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
+                )
+        except KeyboardInterrupt:
+            self._interrupted(world)
+            raise
         finally:
             self.counters += world.counters + target.repairs
             self.counters["operations"] += world.operations
@@ -171,12 +197,12 @@ class Run:
             self._stirs = rest + 1
             with Watchdog(world):
                 crash.arm()
-                threads = players.stir(self.plan.operations or OPERATIONS)
+                threads = self._threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.look()
                     for thread in threads:
                         thread.join(0.05)
-            give_up = time.monotonic() + self._grace
+            give_up = time.monotonic() + self.grace
             for thread in threads:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
@@ -192,28 +218,103 @@ class Run:
             if world.failures:
                 return
             crash.rested()
-            pressing = rest == rests - 1 and script is None and self.plan.scheduler == "threads"
-            if pressing and isinstance(target, CachedTarget):
-                self._bounded(world, "a sync beside writers", partial(pressed, world, target))
-                if not world.failures and isinstance(crash, NoCrash):
-                    self._bounded(world, "a call that outlives its backend", partial(outlived, world, target))
-                if not world.failures and isinstance(crash, NoCrash):
-                    self._bounded(world, "a commit that forgets", partial(relapsed, world, target))
+            if rest == rests - 1:
+                self._press(world, target, crash)
             if world.failures:
                 return
 
-    def _give_up(self, target: Target) -> None:
-        """As far as what went wrong lets it."""
+    def _press(self, world: World, target: Target, crash: Crashing) -> None:
+        """A sync beside writers, where there is one; and what a script has no word for."""
+        script = self.plan.script
+        kind = PRESSED[world.number % len(PRESSED)] if script is None else script.pressed
+        if not kind or self.plan.scheduler != "threads":
+            return
+        if isinstance(target, CachedTarget):
+            self._pressed = kind
+            self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
+            if script is None and isinstance(crash, NoCrash):
+                for what, play in (("a call that outlives its backend", outlived), ("a commit that forgets", relapsed)):
+                    if not world.failures:
+                        self._bounded(world, what, partial(play, world, target))
+        elif script is not None:
+            self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
-        def give_up() -> None:
-            with contextlib.suppress(Exception):
-                target.give_up()
-                if not self.keep:
-                    target.discard()
+    def _in_time(self, call: Callable[[], T]) -> T | None:
+        """What a call comes to; None: it hangs. Simulated threads are watched by who simulates them."""
+        if self.plan.scheduler != "threads":
+            return call()
+        came: list[T] = []
+        raised: list[BaseException] = []
 
-        thread = threading.Thread(target=give_up, name="stress-end", daemon=True)
+        def guarded() -> None:
+            try:
+                came.append(call())
+            except BaseException as error:
+                raised.append(error)
+
+        self._wait_for(guarded, 3 * self.plan.patience)
+        if raised:
+            raise raised[0]
+        return came[0] if came else None
+
+    def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
+        """Whether a call, which raises nothing, has returned by then."""
+        began = time.monotonic()
+        thread = threading.Thread(target=call, name="stress-rest", daemon=True)
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
         thread.start()
-        thread.join(self._grace)
+        thread.join(seconds)
+        if (world := self.world) is not None:
+            world.longest = max(world.longest, (time.monotonic() - began) / 3)
+        return not thread.is_alive()
+
+    def _orderly(self, world: World, what: str, call: Callable[[], None]) -> None:
+        """What raises only where there is nothing to test, and may hang."""
+
+        def called() -> bool:
+            call()
+            return True
+
+        if not self._in_time(called):
+            world.fail(hangs(world, [f"{what} does not end"]))
+
+    def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
+        """As far as what went wrong lets it; whether the last of them came to its end."""
+        done: list[Callable[[], None]] = []
+
+        def trying(call: Callable[[], None]) -> None:
+            with contextlib.suppress(Exception):
+                call()
+                done.append(call)
+
+        for call in calls:
+            self._wait_for(partial(trying, call), seconds)
+        return calls[-1] in done
+
+    def _discard(self, target: Target) -> None:
+        """Remove what was made."""
+        target.discard()
+        self._made = False
+
+    def _clear(self, target: Target) -> None:
+        """Remove what was made, by whatever process, unless that is done."""
+        if not self._made:
+            return
+        if (remember := getattr(target, "remember", None)) is not None:
+            names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
+            remember([*names, *(f"{name}-new" for name in names)])
+        self._discard(target)
+
+    def _interrupted(self, world: World) -> None:
+        """Everybody ends, and what was made is removed."""
+        world.stopped.set()
+        end = time.monotonic() + INTERRUPTED
+        idents = {thread.ident for thread in self._threads}
+        # A join that was interrupted takes its thread for ended, as Python 3.11 has it: the frames say what runs.
+        while (runs := not idents.isdisjoint(sys._current_frames())) and time.monotonic() < end:
+            time.sleep(0.02)
+        calls: list[Callable[[], None]] = [world.target.give_up, partial(self._clear, world.target)]
+        self._made = runs or not self._give_up(calls, INTERRUPTED)
 
     def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
         """What is done while nothing runs; it may hang too.
@@ -228,6 +329,8 @@ class Run:
                 call()
             except UnusableTarget as error:
                 unusable.append(error)
+            except Found as found:
+                world.fail(found.failure)
             except Broken as error:
                 world.fail(Failure.of(error))
             except AssertionError as error:
@@ -235,25 +338,32 @@ class Run:
             except BaseException as error:
                 world.fail(Failure("error", f"{what}: " + "".join(traceback.format_exception(error)).strip()))
 
-        thread = threading.Thread(target=guarded, name="stress-rest", daemon=True)
-        thread.start()
-        thread.join(3 * self.plan.patience)
-        if thread.is_alive():
+        if not self._wait_for(guarded, 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
         if unusable:
             raise unusable[0]
 
     # -- the report
 
-    def script(self) -> Script:
-        """What the last round did, one by one. With crashes, what it was to do: when they come depends on it."""
+    def script(self) -> Script | None:
+        """What the last round did, one by one. With crashes, what it was to do: when they come depends on it. None: no
+        worker had begun.
+        """
         world = self.world or self._latest
-        assert world is not None
+        if world is None or not self._stirs:
+            return None
         players = self._players
         if isinstance(players, Players) and self.plan.crash_of(self.number) == "none":
-            return players.script()
-        lives = not isinstance(players, Players)
-        return planned(world, self.plan.operations or OPERATIONS, self._stirs, lives=lives)
+            found = players.script()
+        else:
+            lives = not isinstance(players, Players)
+            found = planned(world, self.plan.operations or OPERATIONS, self._stirs, lives=lives)
+        return replace(found, pressed=self._pressed)
+
+    @property
+    def longest(self) -> float:
+        """See the top."""
+        return self._latest.longest if self._latest is not None else 0.0
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:
         """What does the same again: from the round that failed on."""
@@ -262,13 +372,19 @@ class Run:
             plan |= {"first_round": self.number, "rounds": 1}
         return {"version": 1, "plan": plan, "target": name_of(self.target)}
 
+    def _happened(self, failure: Failure | None) -> dict[str, Any]:
+        """In the order of the clock: as the process says it that has found it, or as it is known here."""
+        if failure is None or self._latest is None:
+            return {}
+        return failure.happened if failure.happened is not None else timeline(self._latest, failure)
+
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
             story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)
-        happened = timeline(self._latest, failure) if failure is not None and self._latest is not None else {}
+        happened = self._happened(failure)
         return Report(
             ok=failure is None,
             story=story,

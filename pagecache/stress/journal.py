@@ -63,6 +63,10 @@ class Journal:
             self._end = end
             _LENGTH.pack_into(self._map, 0, end)
 
+    def note(self, *record: Any) -> None:
+        """Like `put`; for what says nothing of the moment at which a process is to die."""
+        Journal.put(self, *record)
+
 
 def read(fd: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """All records that were finished, each with its time."""

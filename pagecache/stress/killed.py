@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
@@ -25,11 +26,12 @@ from pagecache.stress.naming import maker
 from pagecache.stress.player import Players
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.targets import UnusableTarget
-from pagecache.stress.telling import Retold, TellingKeeper, TellingModel
+from pagecache.stress.telling import Retold, TellingKeeper, TellingModel, TellingWorld
+from pagecache.stress.timeline import timeline
 from pagecache.stress.watchdog import Watchdog
-from pagecache.stress.world import Failure, World
+from pagecache.stress.world import Failure, Found, World
 
-__all__ = ["Killed", "KilledPlayers"]
+__all__ = ["Killed", "KilledPlayers", "stir", "within"]
 
 CALLS = (4, 30, 120)
 RECORDS = (20, 200, 800)
@@ -119,6 +121,8 @@ class KilledPlayers:
             self._stir(count)
         except UnusableTarget as error:
             self._go_on_here(str(error), count)
+        except Found as found:
+            self._world.fail(found.failure)
         except Broken as error:
             self._world.fail(Failure(error.kind, str(error)))
         except Exception as error:
@@ -152,23 +156,30 @@ class KilledPlayers:
             records,
         )
         self._crash.durable = Durable(world.models, self._crash.names)
+        if world.stopped.is_set():
+            return
         with spawn(task) as child:
-            status = child.wait(3 * plan.patience + START)
+            status = child.end(3 * plan.patience + START, world.stopped)
             self._retell(child, status)
 
     def _retell(self, child: Child, status: int) -> None:
         world = self._world
-        retold = Retold(world.models, self._crash.durable)
+        retold = Retold(world, self._crash.durable)
         for _when, (what, *rest) in read(child.fd):
             if retold.tell((what, *rest)):
-                world.operations += what == "begin"
                 continue
             if what == "unusable":
                 raise UnusableTarget(rest[0])
             if what == "failure":
-                raise Broken(f"in the process of the cache: {rest[1]}", rest[0])
+                raise Found(within("the process of the cache", rest[0]))
+        world.cut_off()
         if status != -9:
             raise Broken(f"the process of the cache ended with status {status}\n{child.errors()}", "error")
+
+
+def within(process: str, failure: Failure) -> Failure:
+    """What was found in another process."""
+    return replace(failure, story=f"in {process}: {failure.story}")
 
 
 def _moment(rng: random.Random) -> tuple[int, int]:
@@ -186,7 +197,7 @@ def play(task: Task, journal: Journal) -> None:
 
     Raises:
         UnusableTarget: the files are not there.
-        Broken: something was wrong before the end.
+        Found: something was wrong before the end.
     """
     target = maker(task.target)(task.plan, task.number)
     assert isinstance(target, CachedTarget)
@@ -195,7 +206,8 @@ def play(task: Task, journal: Journal) -> None:
         target.between = lambda backend: MortalBackend(backend, task)
     if not target.adopt():
         raise UnusableTarget("the store ends with its process: another one does not find what was made")
-    world = World(task.plan, target, task.number)
+    world = TellingWorld(task.plan, target, task.number)
+    world.journal = journal
     for number, content in enumerate(task.contents):
         first = first_write(number, world.tag, content)
         world.models.append(TellingModel(number, first, world.clock, journal))
@@ -210,7 +222,7 @@ def stir(task: Task, world: World) -> None:
     """Play the workers, to the end of their operations.
 
     Raises:
-        Broken: something was wrong.
+        Found: something was wrong.
     """
     players = Players(world, task.life, task.workers)
     players.recall(task.names.get)
@@ -221,4 +233,4 @@ def stir(task: Task, world: World) -> None:
                 thread.join(0.05)
     if world.failures:
         failure = world.failures[0]
-        raise Broken(failure.story, failure.kind)
+        raise Found(replace(failure, finding=None, happened=timeline(world, failure)))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from pagecache.stress.coverage import RELATIONS, STATES, Key, table
+from pagecache.stress.coverage import RELATIONS, STATES, Key, partners, table
 from pagecache.stress.hang import said
 from pagecache.stress.page_style import STYLE
 from pagecache.stress.pytest_file import readable
@@ -89,7 +89,9 @@ def page(report: Mapping[str, Any]) -> str:
 def header(report: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """The verdict, and of what."""
     verdict = "Nothing wrong" if report["ok"] else f"Found: {report['kind']}"
-    target = report["replay"].get("target") or report["story"].partition(":")[0]
+    first = report["story"].partition("\n")[0]
+    shown = first.rpartition(", on ")[2] if report["ok"] else first.partition(", round ")[0]
+    target = report["replay"].get("target") or shown
     counts = report["counters"]
     facts = {
         "target": target,
@@ -268,11 +270,12 @@ def exercised(report: Mapping[str, Any]) -> str:
     found = table(counts)
     kinds = report["kinds"] or sorted(found["times"])
     parts = []
+    possible = sum(len(partners(kind, kinds)) for kind in kinds)
     for relation, told in zip(RELATIONS, ("ran beside", "came after"), strict=True):
         rows = found[relation]
         met = sum(len(row) for row in rows.values())
         parts.append(
-            f"<h3>Which operation {told} which, on the same bytes: {met} of {len(kinds) ** 2} pairs</h3>"
+            f"<h3>Which operation {told} which, on the same bytes: {met} of {possible} pairs</h3>"
             + heat(rows, kinds, kinds, f"{{}} {relation} {{}}: {{}}")
         )
     used = Counter[str]()

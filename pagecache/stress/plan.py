@@ -90,6 +90,10 @@ class Plan:
             set_field(self, "threads", len(self.script.threads))
             set_field(self, "tasks", len(self.script.tasks))
             set_field(self, "files", len(self.script.contents))
+            if self.script.pressed and self.scheduler == "deterministic":
+                raise ValueError(
+                    f"script.pressed: {self.script.pressed!r} needs threads: not --scheduler deterministic"
+                )
         self._check_numbers()
         for kind in self.crashes:
             if kind not in CRASHES:

@@ -31,6 +31,11 @@ def ways_of(plan: Plan, target: Target) -> list[str]:
     return [way for way in plan.mix or target.ways if way in target.ways]
 
 
+def tasks_of(world: World) -> int:
+    """How many tasks work: none where the target has no coroutines."""
+    return 0 if world.target.tasks is None else world.plan.tasks
+
+
 def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
     """The operations that the seed has for a worker, without end; `life`: of one stir, where each has its own."""
     plan = world.plan
@@ -51,7 +56,7 @@ def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
         threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
         return replace(script, threads=threads, tasks=tasks)
     workers = []
-    for worker in range(1, 1 + plan.threads + plan.tasks):
+    for worker in range(1, 1 + plan.threads + tasks_of(world)):
         most = count if worker <= plan.threads else max(1, count // TASKS_SHARE)
         streams = [stream_of(world, worker, life) for life in range(1, 1 + stirs)]
         if not lives:
@@ -97,7 +102,7 @@ class Players:
         """What was begun until now, one by one; of what is repeated, once."""
         plan, script = self.world.plan, self.world.plan.script
         workers = []
-        for number, begun in enumerate(self._begun):
+        for number, begun in enumerate(self._begun[: plan.threads + tasks_of(self.world)]):
             if script is None:
                 stream = self._stream(number + 1)
                 workers.append(tuple(tuple(itertools.islice(stream, count)) for count in begun))

@@ -1,7 +1,7 @@
 """A sync waits for what was written before it, and for nothing later [I-19]: writers that never stop, and a count.
 
     writers   the same few pages of one file, over and over, until the sync has returned
-    sync      fsync, sync or a ticket, one after another from round to round, when all else has ended
+    sync      fsync, sync or a ticket, one after another from round to round, or as a script says; all else has ended
 
 No call of the backend ends before more was written (pressure.py), so that at no moment everything is clean. The pages
 are written back again and again while the sync waits, or they are not: how often depends on the machine. But a sync
@@ -15,10 +15,10 @@ import threading
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.history import Broken
 from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Step, Steps
-from pagecache.stress.world import World
+from pagecache.stress.watchdog import hangs
+from pagecache.stress.world import Found, World
 
 __all__ = ["MOST", "PAGE", "PAGES", "WRITERS", "play", "pressed"]
 
@@ -27,17 +27,15 @@ PAGES = 4
 WRITERS = 2
 MOST = 500
 """Requests of the volume while one sync runs."""
-KINDS = ("fsync", "sync", "ticket")
 LOOK = 0.005
 
 
-def pressed(world: World, target: CachedTarget) -> None:
-    """Nobody else runs.
+def pressed(world: World, target: CachedTarget, kind: str) -> None:
+    """Nobody else runs. Ends when everybody is to stop, too.
 
     Raises:
-        Broken: the sync does not return.
+        Found: the sync does not return.
     """
-    kind = KINDS[world.number % len(KINDS)]
     first = 1 + world.plan.threads + world.plan.tasks
     over, errors = threading.Event(), list[BaseException]()
 
@@ -63,14 +61,14 @@ def pressed(world: World, target: CachedTarget) -> None:
     try:
         for thread in threads:
             thread.start()
-        while not returned.wait(LOOK):
+        while not returned.wait(LOOK) and not world.stopped.is_set():
             requests = target.volume.stats().write_requests - before
             if requests > MOST:
-                raise Broken(
+                sentence = (
                     f"{kind} beside {WRITERS} writers of {PAGES} pages has not returned after {requests} requests: "
-                    "it waits for what was written later",
-                    "hang",
+                    "it waits for what was written later"
                 )
+                raise Found(hangs(world, [sentence]))
     finally:
         target.pressure.press(False)
         over.set()

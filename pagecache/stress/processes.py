@@ -33,18 +33,18 @@ from pagecache.stress.child import START, Child, Task, die, first_write, spawn
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.journal import Journal, read
-from pagecache.stress.killed import stir
+from pagecache.stress.killed import stir, within
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.oracle import Look
 from pagecache.stress.recorded import Recorded
-from pagecache.stress.telling import Retold, TellingKeeper, TellingModel
-from pagecache.stress.world import Failure, World
+from pagecache.stress.telling import Retold, TellingKeeper, TellingModel, TellingWorld
+from pagecache.stress.world import Activity, Failure, Found, World
 
 __all__ = ["Processes"]
 
 RECORDS = (10, 100, 600)
 """A client that is to be killed dies at one of so many records."""
-FIRST = frozenset({"begin", "look", "saving", "naming"})
+FIRST = frozenset({"enter", "begin", "look", "saving", "naming"})
 """What is put down before a call."""
 
 
@@ -88,8 +88,10 @@ class Processes:
     def _guarded(self, count: int) -> None:
         try:
             self._stir(count)
+        except Found as found:
+            self._world.fail(found.failure)
         except Broken as error:
-            self._world.fail(Failure(error.kind, str(error)))
+            self._world.fail(Failure.of(error))
         except Exception as error:
             self._world.fail(Failure("error", f"the processes: {type(error).__name__}: {error}"))
 
@@ -107,7 +109,9 @@ class Processes:
                 if number == dying:
                     task = replace(task, records=rng.randrange(1, rng.choice(RECORDS)))
                 children.append(stack.enter_context(spawn(task)))
-            statuses = [child.wait(3 * plan.patience + START) for child in children]
+            statuses = [child.end(3 * plan.patience + START, world.stopped) for child in children]
+            if world.stopped.is_set():
+                return
             for number, (child, status) in enumerate(zip(children, statuses, strict=True)):
                 if status and not (number == dying and status == -9):
                     raise Broken(f"process {number} ended with status {status}\n{child.errors()}", "error")
@@ -119,7 +123,7 @@ class Processes:
         """The history of all, in one order."""
         world, models = self._world, self._world.models
         durable = Durable([], self._names)
-        tellers = [Retold(models, durable) for _ in children]
+        tellers = [Retold(world, durable) for _ in children]
         looks: dict[tuple[int, int], Look] = {}
         for _when, _rank, number, _at, (what, *rest) in heapq.merge(
             *(_ranked(number, child) for number, child in enumerate(children))
@@ -133,16 +137,16 @@ class Processes:
                 look, got, short, store = rest
                 world.judge(looks.pop((number, look)), got, short=short, store=store)
             elif what == "failure":
-                raise Broken(f"in process {number}: {rest[1]}", rest[0])
+                raise Found(within(f"process {number}", rest[0]))
             elif what == "skipped":
                 world.unsupported |= rest[0]
             else:
-                world.operations += what == "begin"
                 tellers[number].tell((what, *rest))
         self._after_death(durable, looks)
 
     def _after_death(self, durable: Durable, looks: dict[tuple[int, int], Look]) -> None:
         """What the dead have begun may be there or not, and nobody sees more of it than that."""
+        self._world.cut_off()
         for look in looks.values():
             look.returned()
         for model in self._world.models:
@@ -189,11 +193,14 @@ def play(task: Task, journal: Journal) -> None:
         die()
 
 
-class ClientWorld(World):
+class ClientWorld(TellingWorld):
     """Judges nothing: the journal has what was seen."""
 
-    __slots__ = ("journal",)
-    journal: Journal
+    __slots__ = ()
+
+    def state(self, now: Activity) -> str:
+        """Only all of them know."""
+        return ""
 
     def look(self, model: Model, start: int, end: int, worker: int, what: str, *, store: bool = False) -> Look:
         return TellingLook(self.journal, model, start, end, worker, what, store=store)

@@ -5,16 +5,39 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pagecache.stress.profiles import Operation
+from pagecache.stress.profiles import KINDS, Operation
 from pagecache.stress.script import Script, Stir, Worker
 
-__all__ = ["buffered", "chained", "chained_back", "ddmin", "in_turns", "plainer", "stripped", "swapped"]
+__all__ = [
+    "CALMER",
+    "FILELESS",
+    "buffered",
+    "chained",
+    "chained_back",
+    "ddmin",
+    "in_turns",
+    "plainer",
+    "renumbered",
+    "stripped",
+    "swapped",
+]
 
 T = TypeVar("T")
 
+CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
+"""Less of what makes calls fail, from nothing on."""
+FILELESS = {"names", "foreign", "losses", "rivals"}
+"""Ways that have objects of their own."""
 PLAINER = {"readv": "read", "writev": "write", "ticket": "sync", "sync": "fsync"}
+
+
+def renumbered(operation: Operation, files: list[int]) -> Operation:
+    """The same where these files alone are left, in their order."""
+    if KINDS[operation.kind] == "names":
+        return operation
+    return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
 
 
 def buffered(operation: Operation) -> Operation:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Report"]
+__all__ = ["Report", "counted", "exercised"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,16 @@ class Report:
         }
 
 
+def counted(number: int, what: str) -> str:
+    """Some of them, in words."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def exercised(counters: Counter[str], table: list[str], target: str, skipped: dict[str, str]) -> str:
     """What a run without a finding did, in a few lines."""
+    done = ", ".join(counted(counters[what + "s"], what) for what in ("operation", "round", "rest"))
     lines = [
-        f"{target}: {counters['operations']} operations in {counters['rounds']} rounds, {counters['rests']} rests, "
-        "nothing wrong",
+        f"nothing wrong: {done}, on {target}",
         *table,
     ]
     lines += [f"not tried: {what}: {why}" for what, why in sorted(skipped.items())]

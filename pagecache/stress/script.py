@@ -5,6 +5,7 @@
       threads    for each worker that is a thread: its stirs; a stir is the operations between two rests
       tasks      the same for tasks
       repeat     how often each stir is played before its rest
+      pressed    "fsync", "sync" or "ticket": called beside writers that never stop, after the last rest; "": nothing is
 
 In a replay it is JSON that a person can read and change: an operation has the fields of `profiles.Operation`, without
 those that have their usual value. What bytes are written, which faults there are and what the cache is like still
@@ -26,7 +27,7 @@ from typing import Any
 
 from pagecache.stress.profiles import IO, KINDS, PRIVATE, Operation
 
-__all__ = ["Script", "Stir", "Worker"]
+__all__ = ["PRESSED", "Script", "Stir", "Worker"]
 
 FILES_MAX = 1024
 REPEAT_MAX = 1 << 20
@@ -36,6 +37,7 @@ EXTRA_MAX = (1 << 16) - 1  # as `profiles.operations` draws it
 Stir = tuple[Operation, ...]
 Worker = tuple[Stir, ...]
 
+PRESSED = ("fsync", "sync", "ticket")
 MOVES = ("read", "readv", "write", "writev", "append")
 """Kinds that have a way of IO."""
 USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
@@ -50,6 +52,7 @@ class Script:
     threads: tuple[Worker, ...]
     tasks: tuple[Worker, ...] = ()
     repeat: int = 1
+    pressed: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.contents) <= FILES_MAX:
@@ -57,6 +60,8 @@ class Script:
         for number, length in enumerate(self.contents):
             whole(length, f"script.contents[{number}]", 0, BYTES_MAX)
         whole(self.repeat, "script.repeat", 1, REPEAT_MAX)
+        if self.pressed not in ("", *PRESSED):
+            raise ValueError(f"script.pressed: {self.pressed!r} is not one of {', '.join(PRESSED)}, or empty")
         if not self.workers:
             raise ValueError("script.threads: none, and script.tasks: none: nobody would do anything")
         if not self.stirs:
@@ -116,7 +121,7 @@ class Script:
             "repeat": self.repeat,
             "threads": each(self.threads),
             "tasks": each(self.tasks),
-        }
+        } | ({"pressed": self.pressed} if self.pressed else {})
 
     @classmethod
     def from_dict(cls, document: object) -> Script:
@@ -139,7 +144,7 @@ class Script:
             for name in ("threads", "tasks")
         )
         contents = listed(document.get("contents", []), "script.contents", lambda length, _at: length)
-        return cls(contents, threads, tasks, document.get("repeat", 1))
+        return cls(contents, threads, tasks, document.get("repeat", 1), document.get("pressed", ""))
 
 
 def plain(operation: Operation) -> dict[str, Any]:

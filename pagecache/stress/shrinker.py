@@ -19,17 +19,30 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.stress.job import Run, run_of
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import KINDS, Operation
+from pagecache.stress.profiles import KINDS
 from pagecache.stress.pytest_file import pytest_file
-from pagecache.stress.reducing import buffered, chained, chained_back, ddmin, in_turns, plainer, stripped, swapped
-from pagecache.stress.report import Report
+from pagecache.stress.reducing import (
+    CALMER,
+    FILELESS,
+    buffered,
+    chained,
+    chained_back,
+    ddmin,
+    in_turns,
+    plainer,
+    renumbered,
+    stripped,
+    swapped,
+)
+from pagecache.stress.report import Report, counted
 from pagecache.stress.rounder import rounder
 from pagecache.stress.script import Script, Worker
+from pagecache.stress.shrunk import NotFailing, Shrunk
 from pagecache.stress.targets import Target
+from pagecache.stress.trying import Tries
 
-__all__ = ["NotFailing", "Shrinking", "Shrunk", "Tries", "shrink"]
+__all__ = ["NotFailing", "Shrinking", "Shrunk", "shrink"]
 
 T = TypeVar("T")
 
@@ -43,39 +56,8 @@ TRIES = (3, 12)  # of a candidate: at least, at most
 GROWTH = 16  # how much more often the last tries repeat a script
 PLAYED = 1000  # operations of a try, with repetitions
 HANG = 5.0  # seconds after which a call hangs, while a hang is shrunk
-
-
-class NotFailing(Exception):
-    """There is nothing to shrink, or it did not fail again: a sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shrunk:
-    """What came of it.
-
-    Attributes:
-        report: of the smallest round that failed; `report.replay` has its script.
-        story: what it does, in order, and what is wrong; for people.
-        test: a file for pytest that runs it; "" where the target has no name that a file could have.
-        operations, workers: how many are left; `before`: how many there were.
-        rate: how often the smallest failed when it was measured; `tries`: how many runs there were in all.
-        seconds: how long it took.
-    """
-
-    report: Report
-    story: str
-    test: str
-    operations: int
-    workers: int
-    before: tuple[int, int]
-    rate: float
-    tries: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"report": self.report.to_dict(), "before": list(self.before)}
+SHORT = 1.0  # the same of a candidate, at least: LONGER times what the longest call took that ended
+LONGER = 10
 
 
 def shrink(
@@ -112,39 +94,8 @@ def shrink(
         plan, kind = Plan.from_replay(failed.replay), failed.kind
     else:
         plan, kind = failed, ""
-    shrinking = Shrinking(plan, kind, Tries(target, make), seconds, progress or (lambda _line: None))
-    return shrinking.run()
-
-
-class Tries:
-    """Runs of one round each, which leave nothing behind."""
-
-    def __init__(
-        self,
-        target: str | Callable[[], Backend | AsyncBackend] | None,
-        make: Callable[[Plan, int], Target] | None = None,
-    ) -> None:
-        self.target, self._make = target, make
-        self.count = 0
-
-    def run(self, plan: Plan) -> Try:
-        """One."""
-        self.count += 1
-        run = run_of(plan, self.target, self._make)
-        run.keep = False
-        return Try(run.run(), run)
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """What came of one."""
-
-    report: Report
-    _run: Run
-
-    def script(self) -> Script:
-        """The operations that were begun."""
-        return self._run.script()
+    with Tries(target, make) as tries:
+        return Shrinking(plan, kind, tries, seconds, progress or (lambda _line: None)).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +118,8 @@ class Shrinking:
         self._end = self._begun + PASSES * seconds
         self._seconds = seconds
         self._patience = plan.patience
+        self._longest = 0.0  # seconds of a call that ended, where one hangs
+        self._earlier: list[Best] = []
         self.kind = kind
         self._plan = plan
         self._refused: set[tuple[Any, ...]] = set()
@@ -176,9 +129,11 @@ class Shrinking:
 
     def run(self) -> Shrunk:
         """All passes, until nothing changes or time is over."""
+        self._known(self.kind)
         self._fail_again()
         before = len(self.best.script), len(self.best.script.workers)
         passes = (
+            self._pressing,
             self._settings,
             self._one_worker,
             self._workers,
@@ -197,6 +152,7 @@ class Shrinking:
             if self.best.script == at or self._over():
                 break
         self._repeat()
+        self._confirm()
         rate = self._measure()
         best = self.best
         report = replace(best.report, replay=best.report.replay | {"plan": best.plan.to_dict()})
@@ -223,7 +179,7 @@ class Shrinking:
             run = self._tries.run(plan)
             if run.report.ok:
                 raise NotFailing("nothing was found: there is nothing to shrink")
-            self.kind = self.kind or run.report.kind
+            self._known(run.report.kind)
             plan = Plan.from_replay(run.report.replay)
         found: list[tuple[Script, Report]] = []
         tries = 0
@@ -233,9 +189,12 @@ class Shrinking:
                 break
             run = self._tries.run(self._quick(plan))
             tries += 1
-            self.kind = self.kind or run.report.kind
+            self._known(run.report.kind)
             if self._same(run.report):
-                found.append((run.script(), run.report))
+                if run.script is None:
+                    raise NotFailing("it fails before any worker begins: there is nothing that could be left out")
+                found.append((run.script, run.report))
+                self._longest = max(self._longest, run.longest)
             self._progress(f"failed {len(found)} of {tries} times")
         if not found:
             raise NotFailing(f"it did not fail again in {tries} tries: more of --shrink-time gives it more of them")
@@ -254,16 +213,17 @@ class Shrinking:
         for tries in range(1, AGAIN + 1):
             if self._over():
                 break
-            plan = replace(self.best.plan, script=scripts[tries % len(scripts)])
+            plan = self._with(scripts[tries % len(scripts)])
             tried = self._tries.run(self._quick(plan))
             if self._same(tried.report):
-                script = tried.script()
+                assert tried.script is not None
+                script = tried.script
                 self.best = Best(replace(plan, script=script), script, tried.report)
                 self._candidate_tries = max(self._candidate_tries, self._needed(1 / tries))
                 return
         raise NotFailing(
-            "as a script it does not fail: what found it is not among its operations (the sync beside writers at the "
-            "end of a round, say), or it needs more of --shrink-time"
+            "as a script it does not fail: what found it is not among its operations (a call that outlives its "
+            "backend, a commit that forgets), or it fails too seldom for --shrink-time"
         )
 
     def _needed(self, rate: float) -> int:
@@ -274,8 +234,26 @@ class Shrinking:
 
     def _quick(self, plan: Plan) -> Plan:
         """One round of it, and no more patience with a hang than that takes."""
-        patience = min(plan.patience, HANG) if self.kind == "hang" else plan.patience
+        patience = plan.patience
+        if self.kind == "hang":
+            enough = max(SHORT, LONGER * self._longest) if self._longest else HANG
+            patience = min(patience, enough, HANG)
         return replace(plan, duration=0.001, rounds=1, patience=patience)
+
+    def _known(self, kind: str) -> None:
+        """What is shrunk. A hang is shrunk where nothing of it is left.
+
+        Raises:
+            NotFailing: it cannot be.
+        """
+        if kind == "hang" and self._plan.scheduler == "threads" and (why := self._tries.apart()):
+            raise NotFailing(f"a hang is shrunk in another process, and {why}")
+        self.kind = self.kind or kind
+
+    def _with(self, script: Script, **fields: Any) -> Plan:
+        """The best plan with a script, and with no more processes than that has workers."""
+        fields.setdefault("processes", min(self.best.plan.processes, max(1, len(script.threads))))
+        return replace(self.best.plan, script=script, **fields)
 
     def _same(self, report: Report) -> bool:
         return not report.ok and report.kind == self.kind
@@ -285,16 +263,18 @@ class Shrinking:
 
     def fails(self, script: Script, **fields: Any) -> bool:
         """Whether a candidate fails, in one of its tries; then it is the best."""
-        key = (script.contents, script.threads, script.tasks, *sorted(fields.items()))
+        key = (script.contents, script.threads, script.tasks, script.pressed, *sorted(fields.items()))
         if key in self._refused:
             return False
         for repeat in self._repeats(script):
             if self._over():
                 return False
-            plan = replace(self.best.plan, script=replace(script, repeat=repeat), **fields)
+            plan = self._with(replace(script, repeat=repeat), **fields)
             run = self._tries.run(self._quick(plan))
             if self._same(run.report):
-                left = run.script()
+                assert run.script is not None
+                left = run.script
+                self._earlier.append(self.best)
                 self.best = Best(replace(plan, script=left), left, run.report)
                 self._say()
                 return True
@@ -319,6 +299,12 @@ class Shrinking:
         )
 
     # -- passes
+
+    def _pressing(self) -> None:
+        """No sync beside writers, or nothing else."""
+        script = self.best.script
+        if script.pressed and not self.fails(replace(script, pressed="")) and len(script):
+            self.fails(replace(script, threads=(((),),), tasks=(), repeat=1))
 
     def _one_worker(self) -> None:
         """One alone that does what all did: where that fails too, no order of threads has to be met again."""
@@ -450,6 +436,24 @@ class Shrinking:
                 return
             self.best = Best(replace(self.best.plan, script=script), script, failed[0])
 
+    def _confirm(self) -> None:
+        """What was late after a short time hangs after a longer one, too; or else what was the best before does.
+
+        Raises:
+            NotFailing: nothing does.
+        """
+        if self.kind != "hang":
+            return
+        found, patience = [*self._earlier, self.best], min(self._patience, HANG)
+        for back in (0, *(1 << n for n in range(len(found).bit_length())), len(found) - 1):
+            best = found[max(0, len(found) - 1 - back)]
+            for _ in range(self._candidate_tries):
+                run = self._tries.run(replace(self._quick(best.plan), patience=patience))
+                if self._same(run.report):
+                    self.best = replace(best, report=run.report)
+                    return
+        raise NotFailing(f"no call took longer than {patience:g} s again: it was late, and is no hang")
+
     def _measure(self) -> float:
         """How often the smallest fails; it has once."""
         failed, tries = 1, 1
@@ -467,28 +471,13 @@ class Shrinking:
         script, report = self.best.script, self.best.report
         again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
         few = f"{counted(len(script), 'operation')} of {counted(len(script.workers), 'worker')}"
+        if script.pressed:
+            sync = f"{script.pressed} beside writers that never stop"
+            few = f"{few} and then {sync}" if len(script) else sync
         lines = [
-            f"{few} {'is' if len(script) == 1 else 'are'} enough{again} "
+            f"{few} {'is' if len(script) == (not script.pressed) else 'are'} enough{again} "
             f"(there were {before[0]} of {before[1]}); failed in {rate:.0%} of its tries",
             *(f"  {line}" for line in report.steps),
             report.story,
         ]
         return "\n".join(lines)
-
-
-CALMER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "crashes": ((),), "processes": (1,)}
-"""Less of what makes calls fail, from nothing on."""
-FILELESS = {"names", "foreign", "losses", "rivals"}
-"""Ways that have objects of their own."""
-
-
-def renumbered(operation: Operation, files: list[int]) -> Operation:
-    """The same where these files alone are left, in their order."""
-    if KINDS[operation.kind] == "names":
-        return operation
-    return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
-
-
-def counted(number: int, what: str) -> str:
-    """Some of them, in words."""
-    return f"{number} {what}" + ("" if number == 1 else "s")

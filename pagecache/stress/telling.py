@@ -11,14 +11,17 @@ history, whatever happened to this one in between; what has a begin and no end w
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
 from pagecache.stress.durable import Durable, Mark
 from pagecache.stress.history import Clock, Model, Write
 from pagecache.stress.journal import Journal
+from pagecache.stress.profiles import Operation
+from pagecache.stress.world import Activity, World
 
-__all__ = ["Retold", "TellingKeeper", "TellingModel"]
+__all__ = ["Retold", "TellingKeeper", "TellingModel", "TellingWorld"]
 
 FIELDS = ("kind", "way", "worker", "sequence", "file", "tag", "start", "length")
 
@@ -78,6 +81,23 @@ class TellingModel(Model):
         return rest
 
 
+class TellingWorld(World):
+    """A world of this process: which operations began, where, and that they ended, is in the journal."""
+
+    __slots__ = ("journal",)
+    journal: Journal
+
+    def entered(self, now: Activity, state: str) -> None:
+        self.journal.note("enter", now.worker, now.operation, now.file, now.start, now.end, state)
+        super().entered(now, state)
+
+    def leave(self, worker: int) -> None:
+        activity = self.active.get(worker)
+        super().leave(worker)
+        if activity is not None:
+            self.journal.note("leave", worker, activity.errors)
+
+
 class TellingKeeper:
     """See `recorded.Keeper`."""
 
@@ -107,10 +127,11 @@ class TellingKeeper:
 
 
 class Retold:
-    """Records of one journal, in their order; of several processes one each, for the same models."""
+    """Records of one journal, in their order; of several processes one each, for the same world."""
 
-    def __init__(self, models: list[Model], durable: Durable | None = None) -> None:
-        self._models = models
+    def __init__(self, world: World, durable: Durable | None = None) -> None:
+        self._world = world
+        self._models = world.models
         self._durable = durable
         self._writes: dict[tuple[int, int], Write] = {}
         self._marks: dict[int, Mark] = {}
@@ -125,10 +146,22 @@ class Retold:
         telling(*rest)
         return True
 
+    def _enter(self, worker: int, operation: Operation, file: int | None, start: int, end: int, state: str) -> None:
+        world = self._world
+        now = Activity(worker, operation, file, time.monotonic(), start, end, world.clock.tick())
+        world.entered(now, state or world.state(now))
+
+    def _leave(self, worker: int, errors: list[str]) -> None:
+        if (activity := self._world.active.get(worker)) is not None:
+            activity.errors += errors
+        self._world.leave(worker)
+
     def _begin(self, file: int, number: int, fields: tuple[Any, ...], size: int | None, zero: bool) -> None:
         write = Write(*fields, size=size, zero=zero)
         self._writes[file, number] = write
         self._models[file].begin(write)
+        if (activity := self._world.active.get(write.worker)) is not None:
+            activity.writes.append(write)
 
     def _finish(self, file: int, number: int, certain: bool, literal: Any, wild: bool) -> None:
         write = self._writes.pop((file, number))

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Self
 
 from pagecache.stress.hang import Hang
 from pagecache.stress.story import who
+from pagecache.stress.timeline import sentence, timeline
 from pagecache.stress.world import Failure, World
 
-__all__ = ["Watchdog", "hangs"]
+__all__ = ["Watchdog", "hangs", "late"]
 
 LOOK = 0.2  # seconds between two looks
 
@@ -39,7 +41,7 @@ class Watchdog:
         while not self._done.wait(LOOK):
             now = time.monotonic()
             late = [
-                f"{who(worker)} is at {active.operation} for {now - active.since:.0f} s"
+                f"{who(worker)} {sentence(active)} after {now - active.since:.0f} s"
                 for worker, active in sorted(world.active.items())
                 if now - active.since > world.plan.patience
             ]
@@ -48,7 +50,14 @@ class Watchdog:
                 return
 
 
+def late(sentence: str) -> Failure:
+    """A failure where there is no round yet."""
+    found = Hang.of([sentence], None, None)
+    return Failure("hang", found.tell(), hang=found)
+
+
 def hangs(world: World, late: list[str]) -> Failure:
     """A failure that says who is late, and everything around it."""
     found = Hang.of(late, world.target, world.loop)
-    return Failure("hang", found.tell(), hang=found)
+    failure = Failure("hang", found.tell(), hang=found)
+    return replace(failure, happened=timeline(world, failure))  # as it is before everything is given up

@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pagecache.stress.hang import Hang
     from pagecache.stress.story import Finding
 
-__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Halted", "World"]
+__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World"]
 
 T = TypeVar("T")
 TRIES = 100
@@ -53,17 +53,27 @@ class Failure:
     Attributes:
         finding: the bytes, where some are wrong.
         hang: who waits for what, where somebody does.
+        happened: see timeline.py; of another process, which alone knows it.
     """
 
     kind: str
     story: str
     finding: Finding | None = None
     hang: Hang | None = None
+    happened: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, error: Broken) -> Failure:
         """A promise that was broken."""
         return cls(error.kind, str(error), error.finding)
+
+
+class Found(Exception):
+    """Something went wrong, and all that is known of it is here."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.story)
+        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -131,6 +141,7 @@ class World:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
+    longest: float = 0.0  # seconds of what ended
     crashing: bool = False  # the store is gone, or is about to be: calls may fail
 
     @property
@@ -188,12 +199,15 @@ class World:
         if operation.kind in PLACELESS:
             start, end = 0, self.reach
         now = Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick())
+        self.entered(now, self.state(now))
+
+    def entered(self, now: Activity, state: str) -> None:
+        """It is remembered, and counted beside whom it runs and in which state its bytes are."""
         others = [
-            one.operation.kind for number, one in list(self.active.items()) if number != worker and meet(one, now)
+            one.operation.kind for number, one in list(self.active.items()) if number != now.worker and meet(one, now)
         ]
-        state = self._state(now)
-        self.active[worker] = now
-        self.coverage.met(operation.kind, file, start, end, others, state)
+        self.active[now.worker] = now
+        self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
         with self.lock:
             self.operations += 1
 
@@ -202,7 +216,13 @@ class World:
         activity = self.active.pop(worker, None)
         if activity is not None:
             activity.ended = self.clock.tick()
+            self.longest = max(self.longest, time.monotonic() - activity.since)
             self.past.append(activity)
+
+    def cut_off(self) -> None:
+        """Those who are at something are dead."""
+        self.past += self.active.values()
+        self.active.clear()
 
     def crashed(self, begun: int) -> None:
         """Since `begun` there was a crash, and it is over."""
@@ -216,7 +236,7 @@ class World:
             return None
         return self.special.get(way, operation.file)
 
-    def _state(self, now: Activity) -> str:
+    def state(self, now: Activity) -> str:
         """What the first bytes of an operation are, for the table of what was exercised."""
         file, start = now.file, now.start
         if file is None or now.operation.kind in PLACELESS or not self.coverage.sampled():

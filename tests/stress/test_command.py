@@ -105,7 +105,8 @@ def test_a_line_of_progress_says_what_was_met() -> None:
     assert run.run().ok
     text = line(run, 2.0)
     assert f"{run.counters['operations']} operations" in text
-    assert "pairs side by side" in text
+    assert "pairs met" in text
+    assert len(text) < 80
     assert "at work" in text
 
 

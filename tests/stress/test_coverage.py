@@ -7,7 +7,7 @@ from typing import Any
 
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.coverage import SAMPLE, STATES, UNSEEN, Coverage, kinds_of, summary
+from pagecache.stress.coverage import SAMPLE, STATES, UNSEEN, Coverage, kinds_of, partners, summary
 from pagecache.stress.profiles import KINDS, PROFILES, WAYS, Operation
 from pagecache.stress.script import MOVES
 from pagecache.stress.timeline import sentence, sort, timeline
@@ -130,7 +130,23 @@ def test_the_table_says_what_was_not_met() -> None:
         ["read", "5", "1/2", "1/2", "dirty", "3"],
         ["write", "1", "0/2", "0/2", "absent", "1"],
     ]
-    assert lines[4] == "never side by side: read and read, write and write"
+    assert lines[4:] == [
+        "never side by side, in either order: 2 pairs, most often read, write",
+        "  (a longer --duration, fewer --files or a smaller --size brings more of them together)",
+    ]
+
+
+def test_what_cannot_meet_is_not_missed() -> None:
+    """The file that somebody else changes has its own operations, and a sync is about all files."""
+    kinds = ["read", "sync", "change", "watch"]
+    assert partners("read", kinds) == ["read", "sync"]
+    assert partners("sync", kinds) == kinds
+    assert partners("watch", kinds) == ["sync", "change", "watch"]
+    met = {(kind, f"beside {other}", UNSEEN): 1 for kind in kinds for other in partners(kind, kinds)}
+    lines = summary(met, kinds)
+    assert lines[0].startswith("of 12 pairs of operations 12 ran side by side")
+    assert ["read", "2", "2/2"] in [line.split()[:3] for line in lines]
+    assert len(lines) == 6
 
 
 def test_what_can_meet_depends_on_profile_and_ways() -> None:

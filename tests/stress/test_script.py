@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from pagecache.stress.profiles import PROFILES, WAYS, Edges, Operation, operatio
 from pagecache.stress.pytest_file import readable
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
+BESIDE = {(0, page * 4096, 4096) for page in range(4)}
+"""What the writers of the sync beside writers write."""
 WRITE = {"kind": "write", "file": 0, "way": "buffered", "length": 4096}
 
 
@@ -68,7 +71,7 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
     ("document", "complaint"),
     [
         ([], r"script: \[\] is not an object with contents and threads"),
-        ({"content": [0]}, r"script: content is not one of contents, repeat, tasks, threads"),
+        ({"content": [0]}, r"script: content is not one of contents, pressed, repeat, tasks, threads"),
         ({"contents": [], "threads": [[[WRITE]]]}, r"script\.contents: 0 files, not 1 to 1024"),
         ({"contents": [-1], "threads": [[[WRITE]]]}, r"script\.contents\[0\]: -1 is not at least 0"),
         ({"contents": 7, "threads": [[[WRITE]]]}, r"script\.contents: 7 is not a list"),
@@ -78,6 +81,10 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
         ({"contents": [0], "threads": [[["write"]]]}, r"script\.threads\[0\]\[0\]\[0\]: 'write' is not an operation"),
         ({"contents": [0], "threads": [[[{"kind": "fsync"}]]]}, r"\[0\]: it has no file"),
         ({"contents": [0], "threads": [[[WRITE]]], "repeat": 0}, r"script\.repeat: 0 is not at least 1"),
+        (
+            {"contents": [0], "threads": [[[]]], "pressed": "flush"},
+            r"script\.pressed: 'flush' is not one of fsync, sync, ticket, or empty",
+        ),
     ],
 )
 def test_what_is_no_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
@@ -126,7 +133,30 @@ def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
         assert report.ok, report.story
         script = run.script()
         told.append(made[0].told)
-    assert len(script or ()) == 90
-    assert told[1]
-    assert told[0][: len(told[1])] == told[1]
-    assert set(told[0][len(told[1]) :]) <= {(0, page * 4096, 4096) for page in range(4)}  # the sync beside writers
+    assert script is not None
+    assert (len(script), script.pressed) == (90, "fsync")
+    workers = [[call for call in calls if call not in BESIDE] for calls in told]
+    assert workers[1]
+    assert workers[0] == workers[1]
+
+
+def test_a_script_ends_with_the_sync_beside_writers_that_it_names() -> None:
+    """It survives JSON."""
+    script = Script((0,), (((Operation("fsync", 0),),),), pressed="ticket")
+    plan = Plan(seed=1, script=script, **SMALL)
+    assert Plan.from_replay(json.loads(readable({"version": 1, "plan": plan.to_dict()}))) == plan
+    run = Run(plan)
+    report = run.run()
+    assert report.ok, report.story
+    assert report.counters["syncs beside writers"] == 1
+    assert run.script() == script
+    with pytest.raises(ValueError, match=r"script\.pressed: 'ticket' needs threads"):
+        Plan(seed=1, script=script, scheduler="deterministic", **SMALL)
+
+
+def test_a_path_has_no_sync_beside_writers(tmp_path: Path) -> None:
+    """That is said."""
+    script = Script((0,), (((Operation("fsync", 0),),),), pressed="fsync")
+    report = Run(Plan(seed=1, script=script, **SMALL), f"path:{tmp_path}").run()
+    assert report.ok, report.story
+    assert "here is none" in report.skipped["sync beside writers"]

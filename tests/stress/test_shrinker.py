@@ -22,8 +22,9 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.pytest_file import commented, pytest_file, tries_for
 from pagecache.stress.reducing import chained, chained_back, ddmin, in_turns
 from pagecache.stress.rounder import rank, rounder_numbers
-from pagecache.stress.shrinker import Shrinking, Tries
+from pagecache.stress.shrinker import Shrinking
 from pagecache.stress.targets import Target
+from pagecache.stress.trying import Tries
 
 from .planted import BACKENDS, TARGETS, NoFsync
 
@@ -186,12 +187,34 @@ class NoLastFsync(CachedTarget):
         super().fsync(file)
 
 
-def test_what_no_operation_of_a_worker_has_found_is_not_shrunk() -> None:
-    """It says so, and shows nothing that does not fail."""
+def test_what_the_sync_beside_writers_has_found_shrinks_to_that() -> None:
+    """It is a part of the script, and needs no operation of a worker."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     assert not Run(plan, make=NoLastFsync).run().ok
+    shrunk = shrink(plan, seconds=LONG, make=NoLastFsync)
+    assert shrunk.report.kind == "error"
+    assert shrunk.story.startswith("fsync beside writers that never stop is enough (there were "), shrunk.story
+    small = Plan.from_replay(shrunk.report.replay)
+    assert small.script is not None
+    assert (small.script.pressed, len(small.script), small.files) == ("fsync", 0, 1)
+    assert Run(small, make=NoLastFsync).run().kind == "error"
+
+
+def test_what_no_operation_has_found_is_not_shrunk() -> None:
+    """It says so, and shows nothing that does not fail."""
+    plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     with pytest.raises(NotFailing, match="as a script it does not fail"):
-        shrink(plan, seconds=LONG, make=NoLastFsync)
+        shrink(plan, seconds=LONG, make=lambda plan, number: OnlySeeds(plan, number))
+
+
+class OnlySeeds(NoLastFsync):
+    """It notices that it is looked at."""
+
+    def fsync(self, file: int) -> None:
+        if self._plan.script is None:
+            super().fsync(file)
+        else:
+            CachedTarget.fsync(self, file)
 
 
 @pytest.mark.timeout(900)

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pagecache import closing
@@ -25,7 +26,7 @@ from pagecache.stress.deterministic import substitution
 from pagecache.stress.deterministic.policies import drawn
 from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
-from pagecache.stress.job import Run
+from pagecache.stress.job import INTERRUPTED, Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.targets import Target, UnusableTarget
@@ -83,6 +84,9 @@ class SimulatedRun(Run):
             with substitution.substituted(self._modules):
                 played.thread.start()
                 played.oversee()
+        except KeyboardInterrupt:
+            self._stopped()
+            raise
         finally:
             gc.enable()
             gc.unfreeze()
@@ -107,6 +111,13 @@ class SimulatedRun(Run):
             self.coverage += world.coverage.now()
             self._latest = world
         return Failure("hang", played.stuck)
+
+    def _stopped(self) -> None:
+        """The round stands where it is; what was made is removed."""
+        if (world := self.world) is not None:
+            if (cache := getattr(world.target, "cache", None)) is not None:
+                closing.give_up(cache)
+            self._made = not self._give_up([partial(self._clear, world.target)], INTERRUPTED)
 
     # -- the report
 

@@ -1,0 +1,163 @@
+"""One try of a shrink: a round is run, and what it did is known as a script.
+
+    Tries.run(plan) ──▶ here, or in a process of its own ──▶ Try: report, script, the longest call that ended
+
+A hang leaves its threads behind, so while a hang is shrunk all tries run in another process, which is killed after each
+that hangs, and with the end of the shrink. It makes many tries that do not hang, since a start costs more than a try.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.stress.job import run_of
+from pagecache.stress.plan import Plan
+from pagecache.stress.report import Report
+from pagecache.stress.script import Script
+from pagecache.stress.targets import Target, UnusableTarget
+from pagecache.stress.zygote import START, Forked, prepared
+
+__all__ = ["Tries", "Try", "main"]
+
+GRACE = 0.5  # seconds that a process which is killed next has for its end
+ROUND = 10  # a round ends or is a hang within so many times the patience
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What came of one.
+
+    Attributes:
+        report: of the round.
+        script: the operations that were begun; None where nothing was found, or before any was.
+        longest: seconds of the longest call that ended.
+    """
+
+    report: Report
+    script: Script | None
+    longest: float
+
+
+class Tries:
+    """Runs of one round each, which leave nothing behind; a context manager."""
+
+    def __init__(
+        self,
+        target: str | Callable[[], Backend | AsyncBackend] | None,
+        make: Callable[[Plan, int], Target] | None = None,
+    ) -> None:
+        self.target, self._make = target, make
+        self.count = 0
+        self._apart = False
+        self._process: Apart | None = None
+        self._prepared = prepared()
+
+    def apart(self) -> str:
+        """From now on in a process of their own; or else a sentence that says why that cannot be."""
+        for what in (self.target, self._make):
+            try:
+                pickle.dumps(what)
+            except Exception as error:
+                return f"{what!r} cannot be brought to another process: {error}"
+            if getattr(what, "__module__", "") == "__main__":
+                return f"{what!r} is of the main program: put it into a module"
+        self._apart = True
+        return ""
+
+    def run(self, plan: Plan) -> Try:
+        """One.
+
+        Raises:
+            UnusableTarget: there is nothing to test.
+        """
+        self.count += 1
+        if not self._apart:
+            return tried(plan, self.target, self._make)
+        if self._process is None:
+            self._process = Apart(self.target, self._make)
+        found = self._process.run(plan)
+        if found is None or found.report.hung:
+            self.close()
+        return found if found is not None else Try(nothing(plan), None, 0.0)
+
+    def close(self) -> None:
+        """No process is left."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.__exit__()
+
+    def __enter__(self) -> Self:
+        self._prepared.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+        self._prepared.__exit__(None, None, None)
+
+
+def tried(plan: Plan, target: Any, make: Any, grace: float | None = None) -> Try:
+    """One, here."""
+    run = run_of(plan, target, make)
+    run.keep = False
+    run.grace = run.grace if grace is None else grace
+    report = run.run()
+    return Try(report, None if report.ok else run.script(), run.longest)
+
+
+def nothing(plan: Plan) -> Report:
+    """Of a try that took its process with it, or too long: it is not like any other failure."""
+    return Report(ok=False, story="the process of a try has ended", replay={"plan": plan.to_dict()}, counters={})
+
+
+class Apart(Forked):
+    """The other process; one try after another."""
+
+    def __init__(self, target: Any, make: Any) -> None:
+        mine, other = os.pipe(), os.pipe()
+        self._answers, self._plans = Connection(mine[0], writable=False), Connection(other[1], readable=False)
+        try:
+            super().__init__(__name__, [other[0], mine[1]], target, make)
+        finally:
+            os.close(mine[1])
+            os.close(other[0])
+
+    def run(self, plan: Plan) -> Try | None:
+        """One; None: the process has ended, or does not answer.
+
+        Raises:
+            UnusableTarget: there is nothing to test.
+            RuntimeError: what it raised.
+        """
+        try:
+            self._plans.send(plan)
+            found = self._answers.recv() if self._answers.poll(START + ROUND * plan.patience) else None
+        except (BrokenPipeError, EOFError):
+            return None
+        if isinstance(found, Exception):
+            raise found
+        return found if isinstance(found, Try) else None
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self._answers.close()
+        self._plans.close()
+
+
+def main(plans: int, answers: int, target: Any, make: Any) -> None:
+    """In the other process."""
+    asked, told = Connection(plans, writable=False), Connection(answers, readable=False)
+    while True:
+        plan = asked.recv()
+        try:
+            told.send(tried(plan, target, make, GRACE))
+        except UnusableTarget as error:
+            told.send(error)
+        except Exception as error:
+            told.send(RuntimeError("".join(traceback.format_exception(error)).strip()))

@@ -1,0 +1,212 @@
+"""Processes that start in a moment: one that has imported everything is forked for each.
+
+    this process ── socket ──▶ zygote: one thread, all modules imported, nothing else
+         │                        └── fork ──▶ main(...) of a module ── ends, or is killed
+         └──────── socket of its own: what it is told, and how it has ended ────┘
+
+A fork copies one thread alone, and every lock as it is, so nobody forks who has more than one. The zygote ends with its
+parent, whose socket closes then, and its children with it (PR_SET_PDEATHSIG). It is in a process group of its own, so
+that Ctrl-C reaches the parent alone, which decides. It lives for as long as somebody is inside `prepared`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any, NoReturn, Self
+
+__all__ = ["START", "Forked", "main", "prepared"]
+
+START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
+TOLD = 8000  # characters of stderr that are told
+DUMPED = 2.0  # seconds to write stacks in
+FDS = 16
+PR_SET_PDEATHSIG = 1
+PROGRAM = "import sys; sys.path[:] = {path!r}; from pagecache.stress.zygote import main; main({fd})"
+
+_lock = threading.Lock()  # who starts and ends the zygote
+_users = 0
+_zygote: tuple[subprocess.Popen[bytes], socket.socket] | None = None
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """While this is open, the zygote that the first `Forked` starts stays."""
+    global _users, _zygote
+    with _lock:
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            ended, _zygote = (_zygote, None) if not _users else (None, _zygote)
+        if ended is not None:
+            process, control = ended
+            control.close()
+            process.wait()
+
+
+def _control() -> socket.socket:
+    """Of a zygote that runs."""
+    global _zygote
+    with _lock:
+        if _zygote is None or _zygote[0].poll() is not None:
+            mine, other = socket.socketpair()
+            with other:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM.format(path=sys.path, fd=other.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[other.fileno()],
+                    process_group=0,
+                )
+            _zygote = process, mine
+        return _zygote[1]
+
+
+class Forked:
+    """A process; a context manager that leaves none behind.
+
+    Args:
+        module: its `main` is called there, with descriptors that are `fds` here, and then with `told`.
+        told: is pickled; unpickled with the modules, environment and directory of this process.
+    """
+
+    def __init__(self, module: str, fds: Sequence[int], *told: Any) -> None:
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(prepared())
+        self._status: int | None = None
+        self._errors = self._stack.enter_context(os.fdopen(os.memfd_create("pagecache-stress-errors"), "w+b"))
+        self._socket, other = socket.socketpair()
+        self._stack.enter_context(self._socket)
+        with other:
+            socket.send_fds(_control(), [b"."], [other.fileno(), self._errors.fileno(), *fds])
+        here = pickle.dumps((sys.path, dict(os.environ), os.getcwd(), module))
+        with contextlib.suppress(BrokenPipeError):  # it has failed, and says how
+            for data in (here, pickle.dumps(told)):
+                self._socket.sendall(len(data).to_bytes(8, "little") + data)
+        _data, received, _flags, _address = socket.recv_fds(self._socket, 1, 1)
+        if not received:
+            self._stack.close()
+            raise OSError("a process could not be started")
+        self._pidfd = received[0]
+        self._stack.callback(os.close, self._pidfd)
+
+    def wait(self, seconds: float) -> int | None:
+        """How it ended: 0, or minus a signal; None: it runs."""
+        if self._status is None and select.select([self._socket], [], [], seconds)[0]:
+            data = self._socket.recv(8)
+            self._status = int.from_bytes(data, "little", signed=True) if len(data) == 8 else -signal.SIGKILL
+        return self._status
+
+    def errors(self) -> str:
+        """What it wrote to stderr, the end of it."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")[-TOLD:].strip()
+
+    def stacks(self) -> str:
+        """Where its threads are, by its own word."""
+        if self.wait(0) is None:
+            before = os.fstat(self._errors.fileno()).st_size
+            signal.pidfd_send_signal(self._pidfd, signal.SIGUSR1)
+            end = time.monotonic() + DUMPED
+            while os.fstat(self._errors.fileno()).st_size == before and time.monotonic() < end:
+                time.sleep(0.01)
+            self.wait(0.1)  # the rest of it
+        return self.errors()
+
+    def kill(self) -> None:
+        """It has no say in it."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+        self.wait(START)  # in a system call that does not return it ends with that
+        self._stack.close()
+
+
+# ---------------------------------------------------------------------------------------------- in the zygote
+
+
+def main(control: int) -> None:
+    """Fork, and say how each of them has ended, until nobody is there who asks."""
+    for name in ("killed", "processes", "trying"):
+        import_module(f"pagecache.stress.{name}")
+    asked = socket.socket(fileno=control)
+    born: dict[int, tuple[int, socket.socket]] = {}  # descriptor of a process -> its number, its socket
+    while True:
+        for fd in select.select([control, *born], [], [])[0]:
+            if fd != control:
+                _ended(fd, *born.pop(fd))
+                continue
+            data, fds, _flags, _address = socket.recv_fds(asked, 1, FDS)
+            if not data:
+                os._exit(0)
+            parent, pid = os.getpid(), os.fork()
+            if not pid:
+                for other, (_pid, told) in born.items():
+                    os.close(other)
+                    told.close()
+                asked.close()
+                _live(fds, parent)
+            told = socket.socket(fileno=fds[0])
+            for one in fds[1:]:
+                os.close(one)
+            pidfd = os.pidfd_open(pid)
+            with contextlib.suppress(OSError):  # nobody is interested any more
+                socket.send_fds(told, [b"."], [pidfd])
+            born[pidfd] = pid, told
+
+
+def _ended(pidfd: int, pid: int, told: socket.socket) -> None:
+    _pid, status = os.waitpid(pid, 0)
+    os.close(pidfd)
+    with told, contextlib.suppress(OSError):
+        told.sendall(os.waitstatus_to_exitcode(status).to_bytes(8, "little", signed=True))
+
+
+def _live(fds: list[int], parent: int) -> NoReturn:
+    """In the new process."""
+    status = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended meanwhile
+            os._exit(status)
+        os.dup2(fds[1], 2)
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        with socket.socket(fileno=fds[0]) as asked, asked.makefile("rb") as stream:
+            sys.path[:], environment, folder, module = pickle.loads(_next(stream))
+            os.environ.clear()
+            os.environ.update(environment)
+            os.chdir(folder)
+            call, told = import_module(module).main, pickle.loads(_next(stream))
+        call(*fds[2:], *told)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _next(stream: Any) -> bytes:
+    length = int.from_bytes(stream.read(8), "little")
+    data: bytes = stream.read(length)
+    return data
