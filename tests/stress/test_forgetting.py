@@ -12,7 +12,7 @@ import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError
-from pagecache.stress import Plan, run
+from pagecache.stress import Plan, pressure, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend
 from pagecache.stress.job import Run
@@ -232,6 +232,12 @@ class SavesNoEmptyObject(CachedTarget):
         super().publish(name, data, extra if data else extra & ~3)
 
 
+@pytest.fixture
+def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits, within a reconnect, for a call that is held until after it, does not wait for long."""
+    monkeypatch.setattr(pressure, "HELD", 1.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "profile", "story"),
     [
@@ -241,7 +247,9 @@ class SavesNoEmptyObject(CachedTarget):
         (NamesLater, "metadata", "own"),
     ],
 )
-def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str, story: str) -> None:
+def test_what_only_a_crash_shows_is_found(
+    kind: type[CachedTarget], profile: str, story: str, held_shortly: None
+) -> None:
     """An fsync that hands over and does not commit, or leaves out what has no bytes, a sync without names, a cache that
     does not say what it has lost: each is clean while the store lives. [I-18, I-19, I-22]
     """
@@ -254,7 +262,7 @@ def test_what_only_a_crash_shows_is_found(kind: type[CachedTarget], profile: str
     assert clean.ok, clean.story
 
 
-def test_what_is_given_up_at_a_reconnect_is_found() -> None:
+def test_what_is_given_up_at_a_reconnect_is_found(held_shortly: None) -> None:
     """After a crash, and at the end of a round without one, where a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):
         plan = Plan(seed=1, duration=60, crashes=crashes, **SMALL)  # type: ignore[arg-type]

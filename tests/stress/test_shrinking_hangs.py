@@ -38,6 +38,7 @@ def reported(script: Script) -> Report:
     return Report(ok=False, kind="hang", story="", counters={}, replay={"version": 1, "plan": plan.to_dict()})
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_hang_shrinks_and_leaves_no_thread_and_no_process(tmp_path: Path) -> None:
     """What is left hangs, as a replay and as a test; without the mistake the test passes."""
