@@ -43,7 +43,8 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     if turn is None:
         return []
     try:
-        return _end(volume, deadline, on_failed)
+        with volume.engine.keeper():
+            return _end(volume, deadline, on_failed)
     finally:
         turn.over()
 

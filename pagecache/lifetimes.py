@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "abandon_handle",
+    "bury",
     "close_collected",
     "close_handle",
     "drop_local",
@@ -156,12 +157,14 @@ def _drop(inode: Inode) -> None:
 
 
 def destroy(volume: Volume, inode: Inode) -> None:
-    """Free an inode without name and handles; tried again by the flusher while somebody is at work on it."""
-    if volume.detached or inode.handles:
+    """Free an inode without name and handles; tried again by the flusher while somebody is at work on it, or by a
+    reconnect.
+    """
+    if volume.detached or inode.handles or inode.engine.freed:
         return
     inode.native.drop_clean()
-    if not inode.native.destroy():
-        if not volume.engine.aborted:
+    if not volume.engine.free(inode.engine):
+        if not volume.engine.aborted and not inode.engine.freed:
             if inode.dropped and inode.native.has_local():
                 inode.dropped = False
                 inode.engine.settle(lambda: _drop(inode))  # who was changing it when it was abandoned went on
@@ -194,7 +197,7 @@ def prune(volume: Volume) -> None:
         signals = [volume.busy.take(inode.key) for inode in unused]
     for inode, done in zip(unused, signals, strict=True):
         try:
-            if not inode.native.has_local() and inode.native.destroy():
+            if not inode.native.has_local() and volume.engine.free(inode.engine):
                 forget(volume, inode)
         finally:
             volume.busy.free([inode.key], done)

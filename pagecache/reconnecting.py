@@ -17,6 +17,7 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import lifetimes
 from .backends.protocol import Backend, BackendFile, ObjectStat, close_backend_file
 from .engine import staging
 from .engine.owed import Step
@@ -45,9 +46,21 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     if not engine.aborted:
         engine.abort(None)
     engine.runner.renew(threads_of(backend))
+    with engine.keeper():
+        _go_on(volume, backend, fenced)
     with volume.names:
-        inodes = [*volume.inodes.values()]
-        orphans = [*volume.orphans]
+        unused = [inode for inode in volume.orphans if inode.handles == 0]
+    for inode in unused:
+        lifetimes.bury(volume, inode)  # nobody could while the volume was aborted
+    volume.cache.flusher.wake()
+
+
+def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
+    """All of it, while nobody frees an inode: most of these are in nobody's hands."""
+    engine = volume.engine
+    with volume.names:
+        inodes = [inode for inode in volume.inodes.values() if not inode.engine.freed]
+        orphans = [inode for inode in volume.orphans if not inode.engine.freed]
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
     engine.native.revoke(fenced)
     for inode in (*inodes, *orphans):
@@ -61,7 +74,6 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
             inode.engine.native.retry()
     for inode, found in opened.items():
         _look_at_version(volume, inode, found)
-    volume.cache.flusher.wake()
 
 
 def _wanted(inode: Inode) -> bool:

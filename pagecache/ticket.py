@@ -67,9 +67,10 @@ class SyncTicket:
         self._engine = engine
         self._mark = engine.names.mark()
         self._stamp = engine.native.take_epoch()
-        files = [file for file in engine.dirty_files() if not file.removed]
-        self.total = sum(file.native.unsaved() for file in files)
-        self._pending = [FileSync(file, self._stamp) for file in files]
+        with engine.keeper():
+            files = [file for file in engine.dirty_files() if not file.removed]
+            self.total = sum(file.native.unsaved() for file in files)
+            self._pending = [FileSync(file, self._stamp) for file in files]
         self._errors: list[OSError] = []
         self._names: NameCall | None = None
         self._looked = float("-inf")
@@ -167,7 +168,8 @@ class SyncTicket:
             return True
         try:
             if self._pending:
-                self._advance_files()
+                with self._engine.keeper():
+                    self._advance_files()
             over = first and not self._pending and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
@@ -188,8 +190,8 @@ class SyncTicket:
         everything = now >= self._looked + SLICE
         still, errors = [], list(self._errors)
         for sync in self._pending:
-            if sync.file.removed:
-                self._leave(sync, parked=False)  # its name went meanwhile: nobody can want it any more
+            if sync.file.removed or sync.file.freed:
+                self._leave(sync, parked=False)  # its name or all of it went meanwhile: nobody can want it any more
                 continue
             seq = sync.file.native.event_seq()
             if seq == sync.seen and not everything and not sync.due(now):

@@ -398,7 +398,8 @@ class Volume:
     def failed(self) -> builtins.list[FailedRange]:
         """What could not be written back and waits for its cause to be mended."""
         self.cache.check_forked()
-        return [r for file in self.engine.files() for r in file.failed_ranges(everything=self.engine.aborted)]
+        with self.engine.keeper():
+            return [r for file in self.engine.files() for r in file.failed_ranges(everything=self.engine.aborted)]
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Try failed data again now; does not wait for the outcome."""

@@ -192,6 +192,17 @@ static bool check_size(const struct pc_inode *i, struct pc_violation *out)
 	return true;
 }
 
+/* Whether the dirty list leads to the inode and on to the head, or to one that lives. It changes under inode locks, which are all
+ * held. */
+static bool listed(const struct pc_inode *i)
+{
+	const struct pc_list *l = &i->dirty_link, *head = &i->volume->dirty;
+	if (pc_list_empty(l) || l->prev->next != l || l->next->prev != l)
+		return false;
+	const struct pc_inode *next = l->next == head ? i : PC_ENTRY(l->next, struct pc_inode, dirty_link);
+	return !next->dead && next->on_dirty_list;
+}
+
 /* I-11 … I-14 and the counts. */
 static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out)
 {
@@ -204,6 +215,8 @@ static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out
 		return pc_violated(out, "I-12", "inode %llu: token free with %u requests in flight", id_of(i),
 				   p->inflight);
 	bool wanted = pc_unsaved(i);
+	if (wanted && i->on_dirty_list && !listed(i))
+		return pc_violated(out, "I-13", "inode %llu: its place on the dirty list is somebody else's", id_of(i));
 	if (wanted != i->on_dirty_list)
 		return pc_violated(out, "I-13", "inode %llu: %llu local blocks, on the dirty list: %d", id_of(i),
 				   (unsigned long long)i->nr_local, i->on_dirty_list);

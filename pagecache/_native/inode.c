@@ -391,6 +391,7 @@ void pc_dirty_list_update(struct pc_inode *i)
 	bool wanted = pc_unsaved(i);
 	if (wanted == i->on_dirty_list)
 		return;
+	PC_DEBUG_ASSERT(!i->dead);
 	pc_leaf_lock(&i->volume->leaf, PC_LEVEL_QUEUE);
 	if (wanted)
 		pc_list_add_tail(&i->volume->dirty, &i->dirty_link);

@@ -99,6 +99,7 @@ class EngineFile:
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
         self.withheld = False
+        self.freed = False  # CORE's part of it is gone: what this refers to may be another file by now
         self.unclosed = False
         self._limits_lock = threading.Lock()  # reading the limits and telling CORE go together: the newest win
         self._max_write: int | None = None

@@ -141,14 +141,8 @@ class Flusher:
             if volume.aborted:
                 continue
             over |= bool(pressure.over_background)
-            delay = min(delay, self._retry(volume, now), self._age(volume, now))
-            if volume.backend.limits.commit_on_close:
-                self._start_whole_units(volume)
-            elif pressure.local > pressure.limit // 2:
-                self._commit_unstable(volume.dirty_files(), pressure.limit // 2)
-            if volume.poll_tickets():
-                delay = min(delay, BUSY)
-            volume.close_idle()
+            with volume.keeper():
+                delay = min(delay, self._look_at_files(volume, pressure, now))
             if volume.mirror is not None:
                 volume.mirror.check(now)
         delay = min(delay, self._long_waits.look(cache))
@@ -157,6 +151,17 @@ class Flusher:
             delay = min(delay, BUSY)
         if self._adopted is not None:
             self._end(self._adopted, now)
+        return delay
+
+    def _look_at_files(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
+        delay = min(self._retry(volume, now), self._age(volume, now))
+        if volume.backend.limits.commit_on_close:
+            self._start_whole_units(volume)
+        elif pressure.local > pressure.limit // 2:
+            self._commit_unstable(volume.dirty_files(), pressure.limit // 2)
+        if volume.poll_tickets():
+            delay = min(delay, BUSY)
+        volume.close_idle()
         return delay
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
@@ -241,15 +246,16 @@ class Flusher:
             self._still = 0 if any(v.native.pressure().running for v in volumes) else self._still + 1
         partial = urgent and self._still >= STILL
         for volume in volumes:
-            files = volume.dirty_files()
-            for _, file in _oldest_first(files):
-                file.refresh_limits()
-                if partial:
-                    file.native.pass_partial(PASS_BUDGET)
-                else:
-                    file.native.pass_background(PASS_BUDGET)
-            if not volume.backend.limits.commit_on_close:
-                self._commit_unstable(files, 0 if urgent else volume.native.pressure().limit // 2)
+            with volume.keeper():
+                files = volume.dirty_files()
+                for _, file in _oldest_first(files):
+                    file.refresh_limits()
+                    if partial:
+                        file.native.pass_partial(PASS_BUDGET)
+                    else:
+                        file.native.pass_background(PASS_BUDGET)
+                if not volume.backend.limits.commit_on_close:
+                    self._commit_unstable(files, 0 if urgent else volume.native.pressure().limit // 2)
 
     def _commit_unstable(self, files: list[EngineFile], allowed: int) -> None:
         """Commit the files that hold most of what is only acknowledged, until no more than `allowed` is left."""

@@ -14,8 +14,9 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
@@ -80,6 +81,16 @@ class Ticket(Protocol):
     def advance(self, *, first: bool) -> bool: ...
 
 
+class Keeper:
+    """While it lives no file of a volume is freed. An interrupt that strikes before `with` has begun leaves none."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
 class EngineVolume:
     """One backend, its threads, its files."""
 
@@ -118,6 +129,7 @@ class EngineVolume:
         self.idle: dict[EngineFile, None] = {}
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
+        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._retries: dict[EngineFile, None] = {}  # in the order in which they came: no order hangs on addresses
         self._resumed: dict[EngineFile, float] = {}
         self._tickets: list[Ticket] = []
@@ -260,6 +272,21 @@ class EngineVolume:
             self.idle.pop(file, None)
         self.troubles.forget(file)
 
+    def keeper(self) -> Keeper:
+        """Whoever goes through files that nobody holds open for him does it within this."""
+        keeper = Keeper()
+        with self._lock:
+            self._keepers.add(keeper)
+        return keeper
+
+    def free(self, file: EngineFile) -> bool:
+        """Give CORE's part of a file back. False: somebody is at work on it, or goes through the files."""
+        with self._lock:
+            if file.freed or len(self._keepers):
+                return False
+            file.freed = file.native.destroy()
+            return file.freed
+
     def file_at(self, id: int) -> EngineFile | None:
         with self._lock:
             return self._files.get(id)
@@ -323,22 +350,23 @@ class EngineVolume:
         uncommitted is committed first where that is ours to decide.
         """
         taken: list[BackendFile] = []
-        with self._lock:
-            excess = list(self.idle)[: max(0, len(self.idle) - most)]
-        for file in excess:
-            if file.native.has_local():
-                if not self.backend.limits.commit_on_close:
-                    file.native.flush_start(core.STAMP_MAX)
-                    if self.clock.now() >= file.commit_not_before:
-                        file.native.start_commit()
-                continue
+        with self.keeper():
             with self._lock:
-                if self.idle.pop(file, file) is file:
-                    continue  # somebody uses it
-                backend_file = file.backend_file
-                file.use(None)
-            if backend_file is not None:
-                taken.append(backend_file)
+                excess = list(self.idle)[: max(0, len(self.idle) - most)]
+            for file in excess:
+                if file.native.has_local():
+                    if not self.backend.limits.commit_on_close:
+                        file.native.flush_start(core.STAMP_MAX)
+                        if self.clock.now() >= file.commit_not_before:
+                            file.native.start_commit()
+                    continue
+                with self._lock:
+                    if self.idle.pop(file, file) is file:
+                        continue  # somebody uses it
+                    backend_file = file.backend_file
+                    file.use(None)
+                if backend_file is not None:
+                    taken.append(backend_file)
         return taken
 
     def close_idle(self) -> None:
@@ -413,8 +441,9 @@ class EngineVolume:
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
             self.say(logging.WARNING, "the volume", f"aborted{because}", next)
         self.native.abort()
-        for file in self.files():
-            file.native.aborted()
+        with self.keeper():
+            for file in self.files():
+                file.native.aborted()
         self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend) -> None:

@@ -1,0 +1,87 @@
+"""A file that nobody has open is freed; not while somebody goes through the files of its volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.inode import Inode
+
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(4 * PAGE)
+
+
+def removed(rig: Rig) -> tuple[Any, Inode]:
+    """A handle of a file without a name and without anything unsaved."""
+    file = rig.open("r+b", key="gone")
+    inode = rig.volume.inodes["gone"]
+    rig.volume.remove("gone")
+    return file, inode
+
+
+def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> None:
+    rig = make({KEY: OLD, "gone": OLD})
+    file, inode = removed(rig)
+    assert not inode.engine.freed
+    file.close()
+    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_reconnect_meets_no_file_that_is_freed_meanwhile(make: Make, fenced: bool) -> None:
+    """It goes through files whose handles others close. What CORE would have in their place is another file. [2.22]"""
+    rig = make({KEY: OLD, "gone": OLD})
+    file, inode = removed(rig)
+    kept = rig.open("r+b")
+    kept.pwrite(OLD[PAGE : 2 * PAGE], 0)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    gate = fresh.gate("open", KEY)
+    reconnecting = Task(lambda: rig.volume.reconnect(fresh, fenced=fenced))
+    gate.wait_entered()
+    file.close()
+    assert not inode.engine.freed
+    gate.open()
+    reconnecting.result()
+    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+    kept.fsync()
+    assert fresh.committed(KEY) == OLD[PAGE : 2 * PAGE] + OLD[PAGE:]
+    rig.cache.check()
+
+
+def test_what_a_removed_file_had_unsaved_is_given_up_by_the_reconnect_after_its_last_close(make: Make) -> None:
+    """Closed while the volume was aborted: nobody could give it up then. [2.20, 2.22]"""
+    rig = make({KEY: OLD, "gone": OLD})
+    file, inode = removed(rig)
+    file.pwrite(OLD[:PAGE], PAGE)
+    rig.volume.abort()
+    file.close()
+    rig.volume.reconnect(rig.backend.successor())
+    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+    assert rig.cache.stats().dirty == 0
+    rig.cache.check()
+
+
+def test_a_file_is_freed_once_the_last_who_goes_through_the_files_is_done(make: Make) -> None:
+    rig = make({KEY: OLD, "gone": OLD})
+    file, inode = removed(rig)
+    with rig.volume.engine.keeper():
+        with rig.volume.engine.keeper():
+            file.close()
+        rig.cache.flusher.wake()
+        assert not rig.volume.engine.free(inode.engine)
+        assert not inode.engine.freed
+    eventually(lambda: inode.engine.freed)
+
+
+def test_an_interrupt_leaves_no_keeper(make: Make) -> None:
+    """One that strikes before `with` has begun leaves the keeper to nobody."""
+    rig = make({KEY: OLD, "gone": OLD})
+    file, inode = removed(rig)
+    rig.volume.engine.keeper()
+    file.close()
+    eventually(lambda: inode.engine.freed)
