@@ -204,7 +204,8 @@ class ThreadRunner:
     def hung(self, now: float, limit: float) -> tuple[list[Job[object]], float]:
         """Jobs that have run for `limit` seconds, each only once, and when to look again. For the flusher."""
         found, left = [], limit
-        for job, since in list(self._running.items()):
+        # A list of items is not made in one piece where the garbage collector lets others go on; a copy is.
+        for job, since in self._running.copy().items():
             if since + limit > now:
                 left = min(left, since + limit - now)
             elif not job.told:

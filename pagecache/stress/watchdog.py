@@ -42,7 +42,7 @@ class Watchdog:
             now = time.monotonic()
             late = [
                 f"{who(worker)} {sentence(active)} after {now - active.since:.0f} s"
-                for worker, active in sorted(world.active.items())
+                for worker, active in sorted(world.active.copy().items())
                 if now - active.since > world.plan.patience
             ]
             if late:

@@ -203,9 +203,9 @@ class World:
 
     def entered(self, now: Activity, state: str) -> None:
         """It is remembered, and counted beside whom it runs and in which state its bytes are."""
-        others = [
-            one.operation.kind for number, one in list(self.active.items()) if number != now.worker and meet(one, now)
-        ]
+        # Copied in one piece: a list of items is not, where the garbage collector lets others go on.
+        active = self.active.copy()
+        others = [one.operation.kind for number, one in active.items() if number != now.worker and meet(one, now)]
         self.active[now.worker] = now
         self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
         with self.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,3 +153,32 @@ def test_what_cannot_meet_is_not_missed() -> None:
 def test_what_can_meet_depends_on_profile_and_ways() -> None:
     assert kinds_of(PROFILES["fsx"], WAYS) == [kind for kind in PROFILES["fsx"].weights if KINDS[kind] != "names"]
     assert kinds_of(PROFILES["log"], ["direct", "append"]) == ["append", "read"]
+
+
+def test_who_comes_and_goes_while_others_are_looked_at_disturbs_nobody() -> None:
+    """The garbage collector may let others go on between any two things that are made."""
+    target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
+    world = World(Plan(seed=1, files=1, **SMALL), target, 0)
+    world.begin()
+    for worker in range(1, 20):
+        world.enter(worker, Operation("read", 0, "buffered", 0, 10), 0, 10)
+    numbers = iter(range(100, 10_000))
+
+    def come_and_go(phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            number = next(numbers)
+            world.active[number] = world.active[1]
+            world.active.pop(number - 1, None)
+
+    before = gc.get_threshold()
+    tuples = [(number, world) for number in range(5000)]  # those that were kept for later use are used
+    gc.callbacks.append(come_and_go)
+    gc.set_threshold(1)
+    try:
+        world.enter(20, Operation("read", 0, "buffered", 0, 10), 0, 10)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(come_and_go)
+    assert next(numbers) > 101, "nobody came"
+    assert len(tuples) == 5000
+    target.give_up()
