@@ -106,17 +106,10 @@ static struct pc_request *fill_new(struct pc_inode *i, u64 pos)
 	return r;
 }
 
-/**
- * pc_fill_begin() - take ownership of what is missing in [pos, pos + len), as far as it goes without waiting.
- *
- * Return: 0 and a request; 0 and NULL: nothing is missing now, look again; -EAGAIN: need says what to wait for (FOLIO,
- * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
- */
-int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
+/* What one request may ask for of it. Return: as pc_fill_begin. */
+static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *need, struct pc_request **out)
 {
 	struct pc_cache *c = i->cache;
-	u64 end = pos + pc_min(len, pc_max(i->limits.max_read, c->page_size));
-	*out = NULL;
 	struct pc_request *r = fill_new(i, pos);
 	if (!r)
 		return -ENOMEM;
@@ -134,6 +127,27 @@ int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need
 	pc_request_settle(r);
 	need->kind = err == -EEXIST ? PC_NEED_FOLIO : err == -EBUSY ? PC_NEED_INVALIDATE : PC_NEED_NOTHING;
 	return err == -EEXIST || err == -EBUSY ? -EAGAIN : err == -EAGAIN ? 0 : err;
+}
+
+/**
+ * pc_fill_begin() - take ownership of what is missing in [pos, pos + len), as far as it goes without waiting.
+ *
+ * One request asks for max_read bytes at most: from the first ones on of which any are missing. Whoever wants all of a large folio
+ * asks again and again with the same range, until nothing is missing in it.
+ *
+ * Return: 0 and a request; 0 and NULL: nothing is missing now, look again; -EAGAIN: need says what to wait for (FOLIO,
+ * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
+ */
+int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
+{
+	u64 most = pc_max(i->limits.max_read, i->cache->page_size), end = pos + len;
+	*out = NULL;
+	int err = 0;
+	for (u64 stop; !err && !*out && pos < end; pos = stop) {
+		stop = pos + pc_min(end - pos, most);
+		err = begin_within(i, pos, stop, need, out);
+	}
+	return err;
 }
 
 /* A window of read-ahead: like pc_fill_begin, but folios that are there are skipped, whatever their state. */

@@ -202,6 +202,34 @@ static void check_a_fill_writes_only_what_is_missing(void)
 	rig_close(&rig);
 }
 
+/* Whoever wants all of a folio asks with the same range again. */
+static void check_what_is_missing_behind_the_first_request_of_a_folio_is_found(void)
+{
+	u64 pos;
+	struct pc_part parts[PARTS];
+	size_t n;
+	struct pc_limits l = limits_wide();
+	start(65536, 65536, l);
+	EQUAL(file_write(file, 0, file->store.bytes, 65536), 0);
+	EQUAL(usage(file, NULL).folios, 1);
+	pc_discard(file->inode, 32768, 65536, NULL, 0, false);
+	EQUAL(usage(file, NULL).folios, 1);
+	l.max_read = 8192;
+	pc_inode_set_limits(file->inode, &l);
+	struct pc_request *r = begin(0, 65536);
+	CHECK(r);
+	for (u64 at = 32768; at < 65536; at += 8192) {
+		n = next_call(r, &pos, parts);
+		EQUAL(pos, at);
+		EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, n)), 0);
+	}
+	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 0);
+	pc_request_settle(r);
+	CHECK(!begin(0, 65536));
+	reads_right(0, 65536);
+	rig_close(&rig);
+}
+
 /* T-46, K12: the object changes while a fill reads it. */
 static void check_an_invalidation_during_a_fill_makes_it_read_again(void)
 {
@@ -440,6 +468,7 @@ int main(void)
 	RUN(check_no_answer_below_the_end_is_an_error_twice);
 	RUN(check_a_failed_fill_keeps_what_was_valid_and_drops_the_rest);
 	RUN(check_a_fill_writes_only_what_is_missing);
+	RUN(check_what_is_missing_behind_the_first_request_of_a_folio_is_found);
 	RUN(check_an_invalidation_during_a_fill_makes_it_read_again);
 	RUN(check_an_invalidation_elsewhere_costs_nothing);
 	RUN(check_an_endless_stream_of_invalidations_ends_the_fill);
