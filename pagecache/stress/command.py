@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +25,8 @@ __all__ = ["execute", "live", "plan_of", "read_replay", "seconds"]
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # and elsewhere
+STANDS = 60.0  # seconds without any thread of Python, besides `Plan.patience`: then the process is ended
+WINDS = 1.0  # seconds between two times that the timer for it is set anew
 
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
@@ -80,8 +85,36 @@ def execute(plan: Plan, target: str | None) -> Report:
         UnusableTarget: there is nothing to test.
     """
     run = run_of(plan, target)
-    with live(run):
+    with live(run), standing(plan.patience + STANDS):
         return run.run()
+
+
+@contextmanager
+def standing(most: float) -> Iterator[None]:
+    """End the process, with the stacks of all threads on stderr, when for so many seconds none of them could go on: one
+    keeps the interpreter lock. The watchdog needs that lock as well; a timer of faulthandler, which needs none, is set
+    anew for as long as threads run.
+    """
+    try:
+        sys.stderr.fileno()
+    except (AttributeError, io.UnsupportedOperation):  # no file of the system: nothing to write the stacks to
+        yield
+        return
+    over = threading.Event()
+
+    def wind() -> None:
+        while not over.wait(WINDS):
+            faulthandler.dump_traceback_later(most, exit=True)
+
+    faulthandler.dump_traceback_later(most, exit=True)
+    thread = threading.Thread(target=wind, name="stress-standing", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager

@@ -30,6 +30,7 @@ __all__ = ["Hang", "Recording", "recorded", "stacks"]
 RECORDS = 2048
 SHOWN = 40  # records and transitions in a report
 DEEP = 12  # lines of a stack
+CHECK = 5.0  # seconds for a check of the cache: who hangs may keep a lock from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Hang:
         stacks: name -> lines, of all threads and tasks.
         records: the last ones of the trace, a line each; empty where none ran.
         transitions: the last ones of the core.
+        broken: the invariant of the cache that does not hold, and what was found; empty where all hold.
     """
 
     late: tuple[str, ...]
@@ -49,30 +51,35 @@ class Hang:
     stacks: dict[str, list[str]]
     records: tuple[str, ...] = ()
     transitions: tuple[str, ...] = ()
+    broken: str = ""
 
     @classmethod
     def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
-        """As it is now. Stops nobody; what cannot be said is left out."""
+        """As it is now; what cannot be said is left out."""
         cache = getattr(target, "cache", None)
         recording = getattr(target, "recording", None)
         waits: list[dict[str, Any]] = []
-        transitions = ""
+        transitions = broken = ""
         if cache is not None:
             with contextlib.suppress(Exception):
                 waits = [wait.to_dict() for wait in cache.waits()]
             with contextlib.suppress(Exception):
                 transitions = cache.native.trace()
+            broken = checked(cache)
         return cls(
             tuple(late),
             tuple(waits),
             stacks(loop),
             tuple(recording.last(SHOWN)) if recording is not None else (),
             tuple(transitions.splitlines()[-SHOWN:]),
+            broken,
         )
 
     def tell(self) -> str:
         """All of it, as text."""
         lines = list(self.late)
+        if self.broken:
+            lines.append(f"the cache is broken: {self.broken}")
         if self.waits:
             lines.append("the cache says:")
             for wait in self.waits:
@@ -94,7 +101,24 @@ class Hang:
             "stacks": self.stacks,
             "records": list(self.records),
             "transitions": list(self.transitions),
+            "broken": self.broken,
         }
+
+
+def checked(cache: PageCache) -> str:
+    """What `PageCache.check` finds, in a line. Nothing where it does not come back."""
+    found: list[str] = []
+
+    def check() -> None:
+        try:
+            cache.check()
+        except AssertionError as error:
+            found.append(str(error).partition("\n")[0])
+
+    thread = threading.Thread(target=check, name="stress-check", daemon=True)
+    thread.start()
+    thread.join(CHECK)
+    return found[0] if found else ""
 
 
 def said(wait: dict[str, Any]) -> str:

@@ -220,7 +220,8 @@ def hang(found: Mapping[str, Any]) -> str:
     """Who waits for what, the stacks, and what the cache did last."""
     if not found:
         return ""
-    parts = [f"<ul>{''.join(f'<li>{text(line)}</li>' for line in found['late'])}</ul>"]
+    first = [*found["late"], *([f"the cache is broken: {found['broken']}"] if found["broken"] else [])]
+    parts = [f"<ul>{''.join(f'<li>{text(line)}</li>' for line in first)}</ul>"]
     for wait in found["waits"]:
         chain = "".join(f"<li>{text(step)}</li>" for step in wait["chain"])
         after = f"<p>{text(wait['next'])}</p>" if wait["next"] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress import Plan, UnusableTarget, command, run
 from pagecache.stress.command import line, seconds
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES, WAYS, Edges, operations
@@ -45,6 +46,39 @@ def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
     assert f"--replay {file}" in ran.stderr
     again = stress(tmp_path, "--replay", file.name)
     assert (again.returncode, "python:mine:factory, round 0 of seed 7: data" in again.stdout) == (1, True), again.stdout
+
+
+def test_who_keeps_the_interpreter_lock_is_told_with_the_stacks_of_all_threads(tmp_path: Path) -> None:
+    """No thread of Python can say so, that of the watchdog neither: the process ends with 1. [I-23]"""
+    (tmp_path / "mine.py").write_text(
+        "import ctypes\n"
+        "from pagecache.backends import MemoryBackend\n"
+        "class Stands(MemoryBackend):\n"
+        "    def stat(self, key):\n"
+        "        ctypes.PyDLL(None).sleep(90)\n",
+        encoding="utf-8",
+    )
+    hasty = "import sys; from pagecache.stress import command; command.STANDS = 0.5; command.WINDS = 0.05; "
+    cli = "from pagecache.cli import main; main(sys.argv[1:])"
+    arguments = ("stress", "python:mine:Stands", *SMALL, "--patience", "0.5")
+    ran = subprocess.run(
+        [sys.executable, "-c", hasty + cli, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert ran.stderr.startswith("seed 7\nTimeout (0:00:01)!"), ran.stderr
+    assert 'mine.py", line 5 in stat' in ran.stderr
+
+
+def test_no_timer_is_left_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set anew for as long as the run goes on, and ends nobody later."""
+    calls: list[str] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda most, exit: calls.append(f"ends after {most}"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("over"))
+    monkeypatch.setattr(command, "WINDS", 0.01)
+    plan = Plan(seed=1, duration=0.3, patience=3, size="64KiB", capacity="128KiB", operations=5)
+    assert command.execute(plan, None).ok
+    assert calls.count("ends after 63.0") > 1
+    assert (calls.count("over"), calls[-1]) == (1, "over")
 
 
 def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) -> None:

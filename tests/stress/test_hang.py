@@ -6,12 +6,15 @@ import asyncio
 import re
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pagecache.stress import Plan, Report, Script, run
-from pagecache.stress.hang import recorded, stacks, told
+from pagecache import PageCache
+from pagecache.stress import Plan, Report, Script, hang, run
+from pagecache.stress.hang import Hang, recorded, stacks, told
+from pagecache.stress.page import hang as page_of_a_hang
 from pagecache.stress.page import page
 from pagecache.stress.profiles import Operation
 
@@ -65,6 +68,29 @@ def test_a_hang_has_the_end_of_the_trace_and_the_last_transitions(hung: Report) 
     assert any("fsync" in line and "unfinished" in line for line in records), records
     assert hung.hang["transitions"]
     assert records[-1] in hung.story
+
+
+def test_a_hang_says_which_invariant_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its first lines, and on the page; nothing where all of them hold, and nothing where a check hangs as well."""
+    target = SimpleNamespace()
+    with PageCache("1MiB") as target.cache:
+        assert Hang.of(["late"], target, None).broken == ""
+
+        def finds(cache: PageCache) -> None:
+            raise AssertionError("I-3: a page has two marks\nand what was done last")
+
+        monkeypatch.setattr(PageCache, "check", finds)
+        found = Hang.of(["late"], target, None)
+        assert found.broken == "I-3: a page has two marks"
+        assert found.tell().startswith("late\nthe cache is broken: I-3: a page has two marks\n")
+        assert "<li>the cache is broken: I-3: a page has two marks</li>" in page_of_a_hang(found.to_dict())
+        free = threading.Event()
+        monkeypatch.setattr(hang, "CHECK", 0.01)
+        monkeypatch.setattr(PageCache, "check", lambda cache: free.wait(100))
+        try:
+            assert Hang.of(["late"], target, None).broken == ""
+        finally:
+            free.set()
 
 
 def test_the_page_of_a_hang_has_all_of_it(hung: Report) -> None:
