@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import lifetimes
-from .backends.protocol import Backend, BackendFile, ObjectStat, close_backend_file
+from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import staging
 from .engine.owed import Step
 from .engine.runner import Job
@@ -64,7 +65,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
     engine.native.revoke(fenced)
     for inode in (*inodes, *orphans):
-        _adopt(inode, opened.get(inode), fenced)
+        _adopt(inode, opened.get(inode), backend.limits, fenced)
     engine.resume(backend)
     engine.native.revoke(fenced)  # those that began meanwhile
     for inode in inodes:
@@ -134,8 +135,8 @@ def _close(opened: _Opened | None) -> None:
         close_backend_file(opened.backend_file)
 
 
-def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
-    """The file goes on with what was opened for it."""
+def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: bool) -> None:
+    """The file goes on with what was opened for it, in a backend with these limits."""
     file, native = inode.engine, inode.native
     if fenced:
         native.fence()
@@ -148,6 +149,7 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
             native.usage()["unstable"]
             or native.usage()["staged"]
             or len(file.owed)
+            or file.tails
             or native.direct_ranges()
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
@@ -155,18 +157,27 @@ def _adopt(inode: Inode, opened: _Opened | None, fenced: bool) -> None:
         native.uncommit()
         if native.usage()["staged"]:
             staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
-        _lose_holes(inode)
         file.lose_direct(forget=True)
-        file.owed.replace(_owed(inode))
+        durable = file.limits().durable_writes
+        unpaid = file.owed.replace(_owed(inode, durable), keep="truncate" if durable else "")
+        _lose_holes(inode, unpaid if durable else ())
+        file.tails.clear()
         if len(file.owed):
             native.set_uncommitted()
+        if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
+            native.forget_cuts()  # those that are owed are over when they are paid; what comes after them stays
     file.use(None if opened is None else opened.backend_file)
 
 
-def _lose_holes(inode: Inode) -> None:
-    """Later writes may lie in them: so they are not made again but reported, and read again."""
+def _lose_holes(inode: Inode, unpaid: Iterable[Step]) -> None:
+    """Later writes may lie in them: so they are not made again but reported, and read again. Where writes are durable,
+    those that are not paid.
+    """
     undone = inode.native.undone()
-    start, end = undone["hole_pos"], min(undone["hole_end"], inode.native.size)
+    holes = [(undone["hole_pos"], undone["hole_end"])] if undone["hole_end"] else []
+    holes += [(step.arguments[0], sum(step.arguments)) for step in unpaid if step.method == "punch_hole"]
+    start = min((start for start, _end in holes), default=0)
+    end = min(max((end for _start, end in holes), default=0), inode.native.size)
     inode.native.forget_holes()
     inode.engine.holes.clear()
     if start < end:
@@ -178,11 +189,11 @@ def _lose_holes(inode: Inode) -> None:
             inode.record_loss([LostRange(inode.key, start, end - start, errno.EIO, volume.name)], seen=False)
 
 
-def _owed(inode: Inode) -> list[Step]:
+def _owed(inode: Inode, durable: bool) -> list[Step]:
+    """What is to be made again of what was acknowledged."""
     undone, native = inode.native.undone(), inode.native
-    durable = inode.engine.limits().durable_writes
     steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
-    if steps or undone["created"] or (undone["resized"] and not durable):
+    if steps or inode.engine.tails or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))
     return steps
 

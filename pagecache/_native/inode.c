@@ -332,6 +332,14 @@ void pc_inode_forget_holes(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* They were made again where what is acknowledged is durable: they are not to be repeated, what was written since stays. */
+void pc_inode_forget_cuts(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
+	pc_inode_leaf_unlock(i);
+}
+
 /* Nobody wants the file any more: no commit has to come for its creation, truncates, holes and direct writes. Token. */
 void pc_inode_forget_uncommitted(struct pc_inode *i)
 {

@@ -322,9 +322,12 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
 
 def _cut_tail(file: EngineFile) -> None:
     """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong."""
-    file.native.set_uncommitted(lowest=file.native.remote_size)
+    tail = object()
+    file.tails.add(tail)  # first: an abort may come before it is owed
+    file.native.set_uncommitted()
     try:
         file.settled(partial(_cut, file))
+        file.tails.discard(tail)
     except OSError as error:
         what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
         next = "it is made again before the file's next call"

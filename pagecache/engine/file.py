@@ -97,6 +97,7 @@ class EngineFile:
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
+        self.tails: set[object] = set()  # left in storage by direct writes that failed; each call by itself is atomic
         self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
         self.withheld = False
         self.freed = False  # CORE's part of it is gone: what this refers to may be another file by now
@@ -272,6 +273,12 @@ class EngineFile:
         self.native.rebase(end, not steps)
         if undone["created"]:
             self.native.set_uncommitted(created=True)  # it is still there for nobody else, and closing publishes it
+
+    def note_cut(self, size: int) -> None:
+        """Storage was or will be cut to this size, and a commit is to come: it pays what is owed. The cut is made again
+        with what follows it, unless that is durable without a commit.
+        """
+        self.native.set_uncommitted(lowest=END if self.limits().durable_writes else size)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

@@ -5,10 +5,15 @@ again; after a reconnect the same holds for every size that is not known to be c
 are kept here, in order. Whoever is about to hand over, commit, truncate, punch, discard or fill pays first: the first
 one makes the calls, the others wait for him.
 
+Where what is acknowledged is durable, a cut or a hole is over once it is paid: it stands here alone, and what is not
+paid goes with the file to the next backend. Elsewhere it is noted as uncommitted as well, and all that follows it is
+made again with it.
+
 Nothing is paid while a call that was left behind may still run on the file: it could land later than what is paid.
 Passes, commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
 
 Locks: `_paying` is held over the calls, by threads of the volume alone: no interrupt can strike there.
+`EngineFile.lock` guards which list of steps counts; whoever pays for an old backend goes on with the old list.
 """
 
 from __future__ import annotations
@@ -70,13 +75,19 @@ class Owed:
         return len(self._steps)
 
     def add(self, step: Step) -> None:
-        self._steps.append(step)
+        with self._file.lock:
+            self._steps.append(step)
         self._file.bind_reads()
 
-    def replace(self, steps: Iterable[Step]) -> None:
-        """After a reconnect: what was owed to the old backend is part of what is owed to the new one."""
-        self._steps = deque(steps)
+    def replace(self, steps: Iterable[Step], *, keep: str = "") -> tuple[Step, ...]:
+        """For another backend, or another version. `keep`: the method whose steps stay owed, before the new ones.
+        Returns what is no longer owed, and was not paid.
+        """
+        with self._file.lock:
+            unpaid = tuple(self._steps)
+            self._steps = deque([*(step for step in unpaid if step.method == keep), *steps])
         self._file.bind_reads()
+        return tuple(step for step in unpaid if step.method != keep)
 
     def pay(self) -> None:
         """Return once nothing is owed.
@@ -122,6 +133,15 @@ class Owed:
     def _payer(self, look: Look) -> Owner | None:
         return look.at_work(self._file.volume.native.address, self._file.key)
 
+    def _note(self, paid: Step) -> None:
+        """A cut waits for a commit now, where one is needed. Most of those have been noted when they were published."""
+        file = self._file
+        if paid.method != "truncate" or file.limits().durable_writes:
+            return
+        [size] = paid.arguments
+        if size < file.native.undone()["lowest"]:
+            file.native.set_uncommitted(lowest=size)
+
     def pay_now(self) -> None:
         """The calls, on a thread of the volume, by who knows that no call left behind runs."""
         while self._steps:
@@ -136,6 +156,7 @@ class Owed:
                     self._file.about_to_change()
                 while steps:
                     steps[0].call(self._file.opened())
+                    self._note(steps[0])
                     steps.popleft()
                 self._file.bind_reads()
             finally:

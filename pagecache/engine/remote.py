@@ -233,7 +233,7 @@ def force(file: EngineFile) -> None:
     stat, forgotten = _new_base(file, most=size)
     file.native.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
-        file.native.set_uncommitted(lowest=size)
+        file.note_cut(size)
     _go_on(file)
 
 

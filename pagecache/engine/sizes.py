@@ -125,7 +125,8 @@ def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None
     except BaseException:
         if change.leave():
             file.owed.add(step)
-            publish(True)
+            publish(not durable)
+            file.native.set_uncommitted()  # so that a commit comes, which pays
         raise
 
 

@@ -107,6 +107,10 @@ class NativeInode:
     def set_dirtied(self, seconds: float) -> None:
         lib.pc_inode_set_dirtied_ns(self._i, int(seconds * 1e9))
 
+    def forget_cuts(self) -> None:
+        """Truncates that are not known to be committed are no longer to be made again."""
+        lib.pc_inode_forget_cuts(self._i)
+
     def set_uncommitted(self, created: bool = False, lowest: int = END) -> None:
         """Something that is no folio waits for a commit; `lowest`: a size that storage was or will be cut to."""
         lib.pc_inode_set_uncommitted(self._i, created, lowest)

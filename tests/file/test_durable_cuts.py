@@ -1,0 +1,188 @@
+"""A cut or a hole of unknown outcome, over a store whose acknowledged writes are durable: once is enough.
+
+What is written after it is durable and clean at once, so a cut that were made again with the next backend would take
+that away. Not paid, it goes along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, DataLossError, ShutdownError
+
+from .backends import RecordingBackend
+from .rig import KEY, ONCE, PAGE, Rig, Task, dirty_bytes, eventually, pattern
+
+Make = Callable[..., Rig]
+OLD = pattern(4 * PAGE)
+NEW = pattern(4 * PAGE, seed=1)
+CUT = PAGE + 10
+LOST = OSError(errno.ETIMEDOUT, "line")
+
+
+def opened(make: Make, *, durable: bool = True, **limits: Any) -> tuple[Rig, CachedFile]:
+    rig = make({KEY: OLD}, limits={"durable_writes": durable, "punch": True, **limits}, retry=ONCE)
+    file = rig.open("r+b")
+    file.pread(4 * PAGE, 0)
+    return rig, file
+
+
+def next_backend(rig: Rig, *, durable: bool = True, lose: bool = False) -> RecordingBackend:
+    """The same store after a crash; all that was acknowledged is there, unless it `lose`s what was not committed."""
+    rig.volume.abort()
+    fresh = rig.backend.successor(lose=lose)
+    fresh.limits = replace(fresh.limits, durable_writes=durable)
+    rig.volume.reconnect(fresh)
+    rig.backend = fresh
+    return fresh
+
+
+def unknown(rig: Rig, file: CachedFile, change: str) -> None:
+    rig.backend.fault(change, LOST)
+    with pytest.raises(OSError, match="line"):
+        file.truncate(CUT) if change == "truncate" else file.punch_hole(PAGE, 2 * PAGE)
+
+
+def stored_in_a_moment(rig: Rig, file: CachedFile) -> None:
+    """More than there was, clean without a commit."""
+    file.pwrite(NEW, PAGE)
+    file.sync_range(0, 5 * PAGE)
+    assert dirty_bytes(rig.volume) == 0
+
+
+def test_what_was_written_after_a_cut_that_was_paid_stays(make: Make) -> None:
+    """With the next backend and the one after it. [2.17, 2.22, I-18]"""
+    rig, file = opened(make)
+    unknown(rig, file, "truncate")
+    stored_in_a_moment(rig, file)
+    for _ in range(2):
+        fresh = next_backend(rig)
+        assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
+        assert fresh.seen("truncate") == []
+    file.fsync()
+    assert fresh.written(KEY) == OLD[:PAGE] + NEW
+
+
+def test_a_cut_that_is_not_paid_is_made_with_the_next_backend(make: Make) -> None:
+    """Before anything else is sent, and then no more. [2.17, 2.22]"""
+    rig, file = opened(make)
+    gate = rig.backend.gate("truncate")
+    hung = Task(file.truncate, CUT)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        hung.result()
+    rig.backend.fault("truncate", OSError(errno.EPERM, "too late"))
+    gate.open()
+    fresh = next_backend(rig)
+    assert file.pread(9 * PAGE, 0) == OLD[:CUT]
+    assert [call.offset for call in fresh.seen("truncate")] == [CUT]
+    stored_in_a_moment(rig, file)
+    assert next_backend(rig).seen("truncate") == []
+    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
+
+
+def test_a_cut_of_a_store_that_commits_is_over_with_one_that_is_durable(make: Make) -> None:
+    """It was not committed, so it is made again, once. [2.17, 2.22]"""
+    rig, file = opened(make, durable=False)
+    file.truncate(CUT)
+    fresh = next_backend(rig, durable=True, lose=True)
+    assert file.pread(9 * PAGE, 0) == OLD[:CUT]
+    assert [call.offset for call in fresh.seen("truncate")] == [CUT, CUT]
+    stored_in_a_moment(rig, file)
+    assert next_backend(rig).seen("truncate") == []
+    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
+
+
+def test_a_cut_that_is_paid_where_writes_are_committed_waits_for_a_commit(make: Make) -> None:
+    """It came from a durable store, to which it was not paid. [2.17, 2.22]"""
+    rig, file = opened(make)
+    unknown(rig, file, "truncate")
+    fresh = next_backend(rig, durable=False)
+    assert file.pread(9 * PAGE, 0) == OLD[:CUT]
+    assert [call.offset for call in fresh.seen("truncate")] == [CUT]
+    again = next_backend(rig, durable=False, lose=True)
+    assert file.pread(9 * PAGE, 0) == OLD[:CUT]
+    assert [call.offset for call in again.seen("truncate")] == [CUT, CUT]
+    file.fsync()
+    assert again.committed(KEY) == OLD[:CUT]
+
+
+def test_a_hole_that_was_paid_is_no_loss(make: Make) -> None:
+    """What was written into it since is there. [2.17, 2.22]"""
+    rig, file = opened(make)
+    unknown(rig, file, "punch_hole")
+    file.pwrite(NEW[:PAGE], PAGE)
+    file.sync_range(0, 4 * PAGE)
+    next_backend(rig)
+    file.fsync()
+    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW[:PAGE] + bytes(PAGE) + OLD[3 * PAGE :]
+
+
+def test_a_hole_that_is_not_paid_is_a_loss(make: Make) -> None:
+    """Told once, and read again. [2.17, 2.22]"""
+    rig, file = opened(make)
+    unknown(rig, file, "punch_hole")
+    fresh = next_backend(rig)
+    with pytest.raises(DataLossError) as told:
+        file.fsync()
+    assert [(lost.offset, lost.length) for lost in told.value.ranges] == [(PAGE, 2 * PAGE)]
+    file.fsync()
+    assert file.pread(9 * PAGE, 0) == fresh.written(KEY) == OLD
+
+
+def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:
+    """Beyond the end: one call stores a page and says so, the next one fails."""
+    rig.backend.fault("write_from", LOST, skip=1, times=1)
+    with pytest.raises(OSError, match=r"line|abort"):
+        direct.pwrite(NEW[: 2 * PAGE], 4 * PAGE)
+
+
+def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) -> None:
+    """Where the cut failed, too: once. [2.10, 2.17]"""
+    rig, _file = opened(make, max_write=PAGE)
+    with rig.open("r+b", direct=True) as direct:
+        rig.backend.fault("truncate", LOST, times=1)
+        half_a_direct_write(rig, direct)
+        end = direct.size
+        fresh = next_backend(rig)
+        assert direct.pread(9 * PAGE, 0) == (OLD + NEW)[:end]
+        assert [call.offset for call in fresh.seen("truncate")] == [end, end]
+        direct.pwrite(NEW[:PAGE], 6 * PAGE)
+        assert next_backend(rig).seen("truncate") == []
+        assert direct.pread(9 * PAGE, 0) == (OLD + NEW)[:end] + bytes(6 * PAGE - end) + NEW[:PAGE]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(make: Make, durable: bool) -> None:
+    """The file is in other hands, so that the cut never came to be owed. [2.10, 2.17]"""
+    rig, file = opened(make, durable=durable, max_write=PAGE)
+    direct = rig.open("r+b", direct=True)
+    file.pwrite(b"y", 0)
+    handing_over = rig.backend.gate("write_from")
+    saving = Task(file.fsync)
+    handing_over.wait_entered()
+    writing = Task(half_a_direct_write, rig, direct)
+    eventually(lambda: [call.offset for call in rig.backend.seen("write_from")][-1] == 5 * PAGE)
+    assert writing.waits()
+    rig.volume.abort()
+    writing.result()
+    with pytest.raises(ShutdownError):
+        saving.result()
+    end = direct.size
+    handing_over.open()
+    fresh = next_backend(rig, durable=durable)
+    assert file.pread(9 * PAGE, 0) == b"y" + (OLD + NEW)[1:end]
+    with contextlib.suppress(DataLossError):  # of the page that was stored, where that was not durable
+        file.fsync()
+    file.fsync()
+    assert fresh.seen("truncate")[-1].offset == end
+    assert fresh.written(KEY) == b"y" + (OLD + NEW)[1:end]
+    with contextlib.suppress(DataLossError):
+        direct.close()
