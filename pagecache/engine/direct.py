@@ -157,7 +157,8 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
     """Return once a call may be repeated, or raise what it failed with."""
     volume = file.volume
     if remote.is_remote_change(error):
-        remote.refused(file)
+        if not remote.outdated(file):  # else not made again: what was read before this is of the other version
+            remote.refused(file)
         raise file.conflict_error() from error
     decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
     if isinstance(decision, Parked):

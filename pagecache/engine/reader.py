@@ -131,18 +131,18 @@ def _judge(
     file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None
 ) -> tuple[tuple[int, float] | None, float]:
     """Seconds until the call may be repeated, or raise."""
+    volume, now = file.volume, file.volume.clock.now()
+    attempts, since = failed or (0, now)
     if remote.is_remote_change(error):
-        remote.refused(file)
+        if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
+            return (attempts + 1, since), 0.0
         raise file.conflict_error() from error
-    volume = file.volume
     if op.staged and not op.settled:
         if not staging.stands(file, op):
             return failed, 0.0  # a commit took the bytes meanwhile: they are read from the object
         if staging.gone(error):
             staging.give_up(file)
             raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
-    now = volume.clock.now()
-    attempts, since = failed or (0, now)
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):

@@ -36,7 +36,18 @@ from .trouble import SETTLED
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["announced", "changed", "force", "is_remote_change", "open_base", "rebase", "refused", "take", "take_base"]
+__all__ = [
+    "announced",
+    "changed",
+    "force",
+    "is_remote_change",
+    "open_base",
+    "outdated",
+    "rebase",
+    "refused",
+    "take",
+    "take_base",
+]
 
 
 def is_remote_change(error: BaseException) -> bool:
@@ -46,13 +57,41 @@ def is_remote_change(error: BaseException) -> bool:
     return error.errno == errno.ESTALE and not is_transient(error)
 
 
-def refused(file: EngineFile) -> None:
-    """A call of the backend was refused for the version; on a thread that may call it once more."""
+def refused(file: EngineFile) -> bool:
+    """A call of the backend was refused for the version; on a thread that may call it once more. False: what is stored
+    is the base by now, and nothing is lost.
+    """
+    while True:
+        with file.lock:
+            changes = file.own_changes
+        try:
+            version = file.volume.backend.stat(file.key).version
+        except OSError:
+            version = None
+        if file.native.has_local() or not file.limits().commit_on_close:
+            changed(file, version)
+            return True
+        with file.lock:
+            stands = file.own_changes == changes  # else that version may be older than the base
+            same = version is not None and version == file.version and not file.version_stale
+        if stands and not same:
+            _lose_base(file, version)
+        if stands:
+            return not same
+
+
+def outdated(file: EngineFile) -> bool:
+    """Whether a call was refused for a version that is settled by now: what is stored is the base, and the call was one
+    of the base before. Of objects that are replaced as a whole; on a thread that may call the backend once more.
+    """
+    if not file.limits().commit_on_close:
+        return False
     try:
         version = file.volume.backend.stat(file.key).version
     except OSError:
-        version = None
-    changed(file, version)
+        return False
+    with file.lock:
+        return version is not None and version == file.version and not file.version_stale
 
 
 def announced(file: EngineFile, version: str | None, start: int, end: int) -> None:

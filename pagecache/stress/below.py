@@ -3,10 +3,11 @@
     watch, change       a file that is read here alone, and changed in place by somebody else
     lose                what was written to a file and is not saved may be gone at any time, and the end with it
     contest, replace    a file that is written here while somebody else replaces the object below it
+    touch               any file: somebody else stores the same content once more, as another version
 
-Of the last two nobody can say, while workers run, which of the bytes that were written since the last rest is there:
-each of them may be (`Model.loose`). At rest memory and store have to agree, of each handle and in each byte, and each
-handle has been told of what was given up (world.py).
+Of the two in the middle nobody can say, while workers run, which of the bytes that were written since the last rest is
+there: each of them may be (`Model.loose`). At rest memory and store have to agree, of each handle and in each byte, and
+each handle has been told of what was given up (world.py).
 """
 
 from __future__ import annotations
@@ -83,11 +84,22 @@ def replace(steps: Steps, _operation: Operation, model: Model, start: int, _end:
         model.finish(rest, certain=False)
 
 
+def touch(steps: Steps, _operation: Operation, model: Model, _start: int, _end: int) -> Step:
+    """What is stored, once more: another version, and no byte is another [2.19]."""
+    try:
+        yield ("touch", model.number)
+    except OSError as error:
+        steps.world.excuse(error, "touch", steps.worker)
+    except ValueError:
+        steps.world.count("touch: empty")  # nothing of it could be local
+
+
 BELOW: dict[str, Callable[[Steps, Operation, Model, int, int], Step]] = {
     "watch": watch,
     "change": change,
     "lose": lose,
     "contest": contest,
     "replace": replace,
+    "touch": touch,
 }
 """Kind of operation -> its step."""

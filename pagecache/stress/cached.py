@@ -12,6 +12,7 @@ import io
 import mmap
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,6 +127,7 @@ class CachedTarget:
     Attributes:
         between: what the cache has in place of the backend.
         cannot: "rename", "remove" -> what a backend that has no such thing says.
+        publishes: what is read from the store is what somebody has committed.
     """
 
     moves = detaches = True
@@ -161,21 +163,28 @@ class CachedTarget:
         self.ways = frozenset(WAYS)
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for what is not committed, whoever wrote it
+        if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
+            self.ways -= {"touches"}  # commits have to be refused over another version: it is asked for by name
         self.direct_unit = 1
         self.shows = False
         self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number)
-        if "rivals" in plan.mix:
+        if {"rivals", "touches"} & set(plan.mix):
             policy = plan.rng("rivals", number).choice(("rebase", "take_remote"))
+            if limits.commit_on_close:
+                policy = "rebase"  # what is given up leaves nothing local, and handles that read no version any more
             self.faulting.options["on_conflict"] = policy  # at once: an open is refused while a conflict is not settled
         self.loses_direct = self.faulting.loses_direct
+        self.withholds = limits.commit_on_close
+        self.publishes = limits.commit_on_close and self._named
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
         self.cannot: dict[str, str] = {}
         self.remarks: list[str] = []
         self.hints = HINTS
         self._given_up = False
+        self._replacing = threading.Lock()
         self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
         self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
@@ -342,15 +351,23 @@ class CachedTarget:
         )
 
     def _put(self, key: Key, offset: int, data: bytes, *, whole: bool = False) -> None:
+        insisting(partial(self._put_once, key, offset, data, whole))  # a commit that fails may take all of it along
+
+    def _put_once(self, key: Key, offset: int, data: bytes, whole: bool) -> None:
         file = self._backend.open(key, create=True)
+        try:
+            self._write(file, offset, data)
+            if whole:
+                insisting(partial(file.truncate, len(data)))
+            file.commit()
+        finally:
+            close_backend_file(file)
+
+    def _write(self, file: Any, offset: int, data: bytes) -> None:
         most, done = int(self._backend.limits.max_write), 0
         while done < len(data):
             part = memoryview(data)[done : done + most].toreadonly()
             done += insisting(partial(file.write_from, offset + done, [part]))
-        if whole:
-            insisting(partial(file.truncate, len(data)))
-        insisting(file.commit)
-        close_backend_file(file)
 
     def _forget(self, key: Key) -> None:
         try:
@@ -390,7 +407,7 @@ class CachedTarget:
     @property
     def contested(self) -> frozenset[int]:
         """What an open may say for as long as another version is not settled."""
-        return frozenset({errno.ESTALE} if "rivals" in self._plan.mix else ())
+        return frozenset({errno.ESTALE} if {"rivals", "touches"} & set(self._plan.mix) else ())
 
     def calm(self) -> None:
         self.faulting.calm()
@@ -458,14 +475,19 @@ class CachedTarget:
     # -- what is stored
 
     def store(self, file: int | str) -> bytes | None:
-        try:
-            found = self._backend.open(self.key(file))
-        except FileNotFoundError:
-            return None
-        try:
-            return self._stored(found)
-        finally:
-            close_backend_file(found)
+        for _ in range(TRIES):
+            try:
+                found = self._backend.open(self.key(file))
+            except FileNotFoundError:
+                return None
+            try:
+                return self._stored(found)
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # the version that was opened was replaced before it was read
+                    raise
+            finally:
+                close_backend_file(found)
+        raise UnusableTarget(f"{self.name}: {self.key(file)!r} is never read in one version")
 
     def _stored(self, file: Any) -> bytes:
         limits = self._backend.limits
@@ -626,14 +648,36 @@ class CachedTarget:
 
     def replace(self, file: int, data: bytes) -> None:
         key = self.key(file)
-        held = self.handle(file, "buffered").view(0, 1, writable=True)  # so that something is local in any case
+        self._elsewhere(file, lambda: self._put(key, 0, data, whole=True))
+
+    def touch(self, file: int) -> None:
+        self._elsewhere(file, lambda: self._again_stored(self.key(file)))
+
+    def _again_stored(self, key: Key) -> None:
+        """The version that was read, or ESTALE: what somebody stored meanwhile would be gone."""
+        file = self._backend.open(key)
         try:
-            self._put(key, 0, data, whole=True)
-            self.volume.invalidate_remote(key)
+            content = self._stored(file)
+            self._write(file, 0, content)
+            file.truncate(len(content))
+            file.commit()
         finally:
-            held.release()
-        engine = next(one for one in self.volume.engine.files() if one.key == key)
-        engine.settled(lambda: None)  # behind what the announcement has asked for
+            close_backend_file(file)
+
+    def _elsewhere(self, file: int, store: Callable[[], None]) -> None:
+        """Somebody else stores another version, and the cache is told, and settles it."""
+        key = self.key(file)
+        # Something is local in any case: without that the size is not looked at before an open. Another replacement
+        # would give it up: one at a time.
+        with self._replacing:
+            held = self.handle(file, "buffered").view(0, 1, writable=True)
+            try:
+                store()
+                self.volume.invalidate_remote(key)
+            finally:
+                held.release()
+            engine = next(one for one in self.volume.engine.files() if one.key == key)
+            engine.settled(lambda: None)  # behind what the announcement has asked for
 
     # -- names
 

@@ -27,12 +27,14 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned, ways_of
 from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import PROFILES, names_of
+from pagecache.stress.publishing import Publishing
 from pagecache.stress.relapsed import relapsed
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.timeline import narrative, timeline
 from pagecache.stress.watchdog import Watchdog, hangs, late
+from pagecache.stress.withdrawn import withdrawn
 from pagecache.stress.world import Failure, Found, World
 from pagecache.stress.zygote import prepared
 
@@ -45,6 +47,12 @@ OPERATIONS = 150  # of a thread between two rests, where the plan does not say
 GRACE = 5.0  # seconds: what the others may take to end after a failure
 INTERRUPTED = 60.0  # and after an interrupt; a second one ends it at once
 NOTHING = "nothing is left in the target"
+DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
+    "a call that outlives its backend": outlived,
+    "a commit that forgets": relapsed,
+    "an upload that is given up": withdrawn,
+}
+"""What is done at the end of a round by itself."""
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
 SWITCHES = (0.005, 0.0005, 0.00001)  # seconds after which a thread gives way: a round has one of them
 NOISES = ((0, 0), (16, 100), (64, 1000))  # one passage of a sync point in so many pauses, for at most so many µs
@@ -190,6 +198,8 @@ class Run:
         return world.failures[0] if world.failures else None
 
     def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
+        if isinstance(target, CachedTarget) and target.publishes:
+            target.pressure.publishing = Publishing(world)
         players = self._players = crash.players(world)
         script = self.plan.script
         rests = RESTS if script is None else script.stirs
@@ -233,7 +243,7 @@ class Run:
             self._pressed = kind
             self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
             if script is None and isinstance(crash, NoCrash):
-                for what, play in (("a call that outlives its backend", outlived), ("a commit that forgets", relapsed)):
+                for what, play in DIRECTED.items():
                     if not world.failures:
                         self._bounded(world, what, partial(play, world, target))
         elif script is not None:

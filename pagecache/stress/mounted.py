@@ -129,6 +129,7 @@ class MountedTarget:
     explained: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
     loses_direct = False
+    withholds = False
     shows = True
     store_unit = 1
     tasks = None
@@ -391,6 +392,9 @@ class MountedTarget:
         return []
 
     def replace(self, file: int, data: bytes) -> None:
+        raise io.UnsupportedOperation("on a file system everybody is one of us")
+
+    def touch(self, file: int) -> None:
         raise io.UnsupportedOperation("on a file system everybody is one of us")
 
     def publish(self, name: str, data: bytes, extra: int) -> None:

@@ -18,6 +18,7 @@ Not seen: a byte that is wrong and has the value of a right one by chance (one i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -56,6 +57,15 @@ class Look:
             if self.model.lookers.pop(self, None) is not None:
                 self.ended = self.model.clock.tick()
                 self.beside += self.model.log[self._first - self.model.dropped :]
+
+    def until_now(self) -> Look:
+        """It as if it had returned; it goes on."""
+        found = copy.copy(self)
+        with self.model.lock:
+            if self in self.model.lookers:
+                found.ended = self.model.clock.tick()
+                found.beside = self.beside + self.model.log[self._first - self.model.dropped :]
+        return found
 
     def _beside(self) -> list[Write]:
         """What ran beside it; with what a call that failed did not say it did. The model's lock is held: a call that

@@ -23,7 +23,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
 
-__all__ = ["outlived"]
+__all__ = ["ENTER", "outlived", "started"]
 
 MOMENT = 0.1  # seconds in which a write that does not wait for the old call comes to the backend
 ENTER = 5.0  # seconds in which a hand-over that was asked for comes to the backend
@@ -51,7 +51,7 @@ def _outlive(world: World, target: CachedTarget, steps: Steps, write: Operation,
     hold = target.pressure.hold(lost=lost)
     try:
         play(target, steps.conduct(write), errors)
-        flush = _started(target.flush, 0)
+        flush = started(target.flush, 0)
         if hold.entered.wait(ENTER):
             target.volume.abort()
             flush.join()
@@ -62,7 +62,7 @@ def _outlive(world: World, target: CachedTarget, steps: Steps, write: Operation,
                 early = target.pressure.hold(lost=False)
                 early.let_go()
                 play(target, steps.conduct(write), errors)
-                fsync = _started(target.fsync, 0)
+                fsync = started(target.fsync, 0)
                 if early.entered.wait(MOMENT):
                     fsync.join(ENTER)
                 hold.let_go()
@@ -75,7 +75,7 @@ def _outlive(world: World, target: CachedTarget, steps: Steps, write: Operation,
         raise errors[0]
 
 
-def _started(call: Callable[[int], None], file: int) -> threading.Thread:
+def started(call: Callable[[int], None], file: int) -> threading.Thread:
     """A call that may fail, in a thread: what it was to do is looked at afterwards."""
 
     def run() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
+from pagecache.stress.bars import Bar
 from pagecache.stress.history import Broken
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import PROFILES, Operation, operations
@@ -118,10 +119,14 @@ class Players:
         plan, go = self.world.plan, threading.Event()
         for begun in self._begun:
             begun.append(0)
+        played = [number for number in range(plan.threads) if number + 1 in self._played]
+        in_step = PROFILES[plan.profile].in_step and not tasks_of(self.world)
+        bar = Bar(len(played), self._look, self.world.stopped) if in_step else None
         threads = [
-            threading.Thread(target=self._thread, args=(number, count, go), name=f"stress-{number + 1}", daemon=True)
-            for number in range(plan.threads)
-            if number + 1 in self._played
+            threading.Thread(
+                target=self._thread, args=(number, count, go, bar), name=f"stress-{number + 1}", daemon=True
+            )
+            for number in played
         ]
         if plan.tasks and self.world.target.tasks is not None:
             share = max(1, count // TASKS_SHARE)
@@ -138,13 +143,26 @@ class Players:
 
     # -- threads
 
-    def _thread(self, number: int, count: int, go: threading.Event) -> None:
+    def _thread(self, number: int, count: int, go: threading.Event, bar: Bar | None) -> None:
         try:
             go.wait()
             for operation in self.turn(number, count):
                 self._play(self._steps[number].conduct(operation))
+                if bar is not None:
+                    bar.wait()
         except BaseException as error:
             self._failed(error)
+        finally:
+            if bar is not None:
+                bar.leave()
+
+    def _look(self) -> None:
+        """All threads have ended what they did."""
+        self.world.counters["looks in step"] += 1
+        try:
+            self.world.target.check()
+        except AssertionError as error:
+            self.world.fail(Failure("check", f"in step: {error}"))
 
     def _play(self, step: Step) -> None:
         target = self.world.target

@@ -83,6 +83,10 @@ class PressedBackend(PassingBackend):
         self._pressing = False
         self._hold: Hold | None = None
         self.relapse: Relapse | None = None
+        self.unheard: threading.Event | None = None
+        """Writes are done and fail, as if their answers were lost; set when one has."""
+        self.publishing: Callable[[Key], Callable[[bool], None]] = lambda _key: lambda _ok: None
+        """Called with an object whose commit begins; what it answers is called with whether that has succeeded."""
 
     def hold(self, *, lost: bool) -> Hold:
         """Hold the next write."""
@@ -115,15 +119,16 @@ class PressedBackend(PassingBackend):
                 self._changed.wait_for(lambda: not self._pressing or self._writes >= enough, MOMENT)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return PressedFile(self.inner.open(key, create=create, exclusive=exclusive), self)
+        return PressedFile(self.inner.open(key, create=create, exclusive=exclusive), self, key)
 
 
 class PressedFile(PassingFile):
     """An object of it."""
 
-    def __init__(self, inner: BackendFile, backend: PressedBackend) -> None:
+    def __init__(self, inner: BackendFile, backend: PressedBackend, key: Key) -> None:
         super().__init__(inner)
         self._backend = backend
+        self._key = key
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         hold = self._backend.taken()
@@ -133,6 +138,9 @@ class PressedFile(PassingFile):
         if (relapse := self._backend.relapse) is not None:
             relapse.overwritten(self.inner, offset, sum(map(len, buffers)))
         count = self.inner.write_from(offset, buffers)
+        if (unheard := self._backend.unheard) is not None:
+            unheard.set()
+            raise BackendError(errno.EIO, "made up: nobody hears that it was done", retry=True)
         self._backend.wait()
         return count
 
@@ -140,6 +148,12 @@ class PressedFile(PassingFile):
         relapse, self._backend.relapse = self._backend.relapse, None
         if relapse is not None:
             relapse.commit()
-        version = self.inner.commit()
+        published = self._backend.publishing(self._key)
+        try:
+            version = self.inner.commit()
+        except BaseException:
+            published(False)
+            raise
+        published(True)
         self._backend.wait()
         return version

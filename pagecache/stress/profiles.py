@@ -14,6 +14,8 @@ then, so that the edge is met although nobody knows yet where it is.
     saving        a few pages written, past the cache too, and saved again and again by many at once
     crowd         long appends and writes in the way of each other, and of direct writes, for little memory
     losses        somebody gives up what others wrote, and somebody else replaces the stored object below it
+    ends          the same, where files grow: they are written over their ends, which are given up or replaced meanwhile
+    touched       saved again and again, while somebody else stores the same once more, as another version
 """
 
 from __future__ import annotations
@@ -62,12 +64,18 @@ KINDS: dict[str, str] = {
     "lose": "losses",
     "contest": "rivals",
     "replace": "rivals",
+    "touch": "touches",
 }
 IO = ("buffered", "direct", "parallel", "through")
 """How bytes go in and out: through memory, past it (alone, or side by side), or written through at once."""
-WAYS = (*IO, "views", "append", "truncate", "punch", "try", "names", "hints", "sources", "foreign", "losses", "rivals")
+WAYS = (
+    *IO,
+    *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
+    *("foreign", "losses", "rivals", "touches"),
+)
 """What a mix is made of. sources: memory that is not there; foreign: a file that somebody else changes in the store;
-losses: local data that is given up; rivals: a file that is written here while somebody else replaces it in the store.
+losses: local data that is given up; rivals: a file that is written here while somebody else replaces it in the store;
+touches: somebody else stores what there is once more, as another version, where a commit over another one is refused.
 """
 
 
@@ -121,6 +129,7 @@ class Profile:
     where: Choice
     io: tuple[int, int, int, int] = (6, 2, 2, 1)
     share: float = 1.0  # of the size of a file that operations use
+    in_step: bool = False  # threads begin each operation together, where there are no tasks
 
 
 # ---------------------------------------------------------------------------------------------- where, and how much
@@ -174,6 +183,14 @@ def _small(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[
         return _adversarial(rng, size, edges, position)
     pages = max(1, size // PAGE)
     return rng.randrange(pages) * PAGE, PAGE * rng.choice([1, 1, 2, 4]), False
+
+
+def _over_the_end(rng: random.Random, size: int, _edges: Edges, _position: int) -> tuple[int, int, bool]:
+    """From right before the end to behind it; a fifth of the operations anywhere, so that files become short again."""
+    length = rng.choice([rng.randrange(1, 600), PAGE, rng.randrange(1, 4 * PAGE), rng.randrange(PAGE, 8 * PAGE)])
+    if rng.random() < 0.2:
+        return rng.randrange(size), length, False
+    return -rng.choice([0, 1, rng.randrange(PAGE), rng.randrange(4 * PAGE)]), length, True
 
 
 _ALL = {
@@ -265,6 +282,18 @@ PROFILES: dict[str, Profile] = {
         | {"change": 4, "watch": 12},
         _adversarial,
         share=0.5,
+    ),
+    "ends": Profile(
+        {"write": 8, "append": 8, "truncate": 3, "flush": 6, "fsync": 2, "read": 2, "lose": 10, "contest": 20}
+        | {"replace": 8},
+        _over_the_end,
+        in_step=True,
+    ),
+    "touched": Profile(
+        {"write": 10, "append": 2, "truncate": 5, "fsync": 24, "sync": 1, "ticket": 1, "flush": 3, "sync_range": 2}
+        | {"read": 2, "touch": 8},
+        _pages,
+        share=0.25,
     ),
 }
 

@@ -21,7 +21,7 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
 
-__all__ = ["relapsed"]
+__all__ = ["relapsed", "told"]
 
 
 def relapsed(world: World, target: CachedTarget) -> None:
@@ -50,7 +50,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
         target.read(0, "buffered", start, PAGE, 0)
         with contextlib.suppress(OSError):
             target.fsync(0)
-        _told(target, lost)
+        told(target, lost)
     finally:
         target.pressure.relapse = None
         world.leave(steps.worker)
@@ -58,7 +58,7 @@ def relapsed(world: World, target: CachedTarget) -> None:
     world.rest(cold=False)
 
 
-def _told(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
+def told(target: CachedTarget, lost: list[tuple[int, int]]) -> None:
     with contextlib.suppress(OSError):
         target.flush(0)  # by the handle that is not asked below
     for name, told in target.heard(0):

@@ -390,12 +390,16 @@ class Steps:
         """What was written before is stored when it returns [I-18, I-19]."""
         looks = [self.look(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = dict(self._names)
+        self.world.savers[self.worker] = looks
         try:
             try:
                 yield verb
             except OSError as error:
                 self.world.excuse(error, kind, self.worker)
                 return
+            finally:
+                self.world.saved = self.world.clock.tick()  # first: who is gone is known to have been there
+                del self.world.savers[self.worker]
             for look in looks:
                 look.model.synced = max(look.model.synced, look.begun)
                 got = yield ("store", look.model.number)

@@ -68,6 +68,7 @@ class Target(Protocol):
         explained: errnos that its faults, and what lies beneath, explain.
         refused: those that what lies beneath itself calls worth another try: also at rest.
         loses_direct: what was written past a cache may be lost while it is not committed.
+        withholds: memory that was written is freed by a commit alone, and nothing commits but who asks for it.
         losses: what handles told at the end.
         repairs: what was repaired because of faults, and how often.
         remarks: sentences that help to understand what is found.
@@ -86,6 +87,7 @@ class Target(Protocol):
     store_unit: int
     tasks: Any
     loses_direct: bool
+    withholds: bool
     losses: list[DataLossError]
     repairs: Counter[str]
     remarks: list[str]
@@ -147,6 +149,10 @@ class Target(Protocol):
         """Be somebody else who replaces the stored object while something of it is local; when it returns, that is
         settled.
         """
+        ...
+
+    def touch(self, file: int) -> None:
+        """Be somebody else who stores the same once more, as another version; when it returns, that is settled."""
         ...
 
     def publish(self, name: str, data: bytes, extra: int) -> None:

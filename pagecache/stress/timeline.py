@@ -90,6 +90,8 @@ def sentence(activity: Activity) -> str:
         text = "synced everything" + (" by a ticket" if kind == "ticket" else "")
     elif kind in EVERYWHERE:
         text = f"called {kind} of file {file}"
+    elif kind == "touch":
+        text = f"was somebody else, who stored file {file} once more"
     elif kind == "truncate":
         text = f"truncated file {file} to {activity.start}"
     elif end >= FOREVER:

@@ -30,7 +30,7 @@ __all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World"]
 
 T = TypeVar("T")
 TRIES = 100
-PRESSED = {errno.ENOMEM, errno.ENOBUFS}  # a small cache that is pinned says so: an answer, not a fault
+PINNING = {"view", "store", "copy", "replace", "touch"}  # kinds that hold views: memory that nobody else can free
 REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an end before the one that is known so far
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}  # no fault of a backend explains it
 
@@ -138,6 +138,8 @@ class World:
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
+    savers: dict[int, list[Look]] = field(default_factory=dict)  # who waits for a sync -> what it has to save
+    saved: int = 0  # when somebody waited for the last time
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
@@ -278,7 +280,8 @@ class World:
                 self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
-        if error.errno in PRESSED or busy:  # what is sent again and again does not become clean
+        full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
+        if full or busy:  # what is sent again and again does not become clean
             self.count(f"{kind}: {name}")
             return
         if error.errno in REPLACED and activity is not None and self._contested(activity):
@@ -296,9 +299,23 @@ class World:
             raise Broken(f"{what} raised {type(error).__name__}: {error}{hint}", "error") from error
         self.count(f"{kind}: {name}")
 
+    def _fills(self) -> bool:
+        """Whether a small cache may be full of what no call of the backend frees, so that a write has to say so [2.23]:
+        pinned by views, waiting for somebody to commit an object, or kept because calls fail.
+        """
+        plan, target = self.plan, self.target
+        if target.explained or target.withholds or plan.crash_of(self.number) != "none":
+            return True
+        if plan.script is not None:
+            return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)
+        ways = plan.mix or target.ways
+        return any(KINDS[kind] in ways for kind in PINNING & PROFILES[plan.profile].weights.keys())
+
     def _contested(self, activity: Activity) -> bool:
         """Whether it may be about a file that has another version, or an earlier end, every now and then."""
         loose = {self.special[way] for way in ("losses", "rivals") if way in self.special}
+        if "touches" in self.plan.mix and "touches" in self.target.ways:
+            return True
         return activity.file in loose or (bool(loose) and activity.operation.kind in SYNCS)
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:

@@ -16,7 +16,9 @@ from pagecache import BackendLimits, ObjectStat
 
 from .backends import Key, RecordingBackend, RecordingFile, StoredObject
 
-STALE = OSError(errno.ESTALE, "another version is stored")
+
+def stale() -> OSError:
+    return OSError(errno.ESTALE, "another version is stored")
 
 
 class ObjectFile(RecordingFile):
@@ -38,7 +40,7 @@ class ObjectFile(RecordingFile):
     def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
         with self.backend.lock:
             if self.objects.pinned and self.objects.version(self.key) not in (self.version, None):
-                raise STALE
+                raise stale()
             content = bytearray(self.objects.content(self.key) if not self.objects.pinned else self.base)
             for size in self.cuts:
                 content.extend(bytes(max(0, size - len(content))))
@@ -62,6 +64,7 @@ class ObjectFile(RecordingFile):
 
     def truncate(self, size: int) -> None:
         with self.backend.exclusive(self.stored, "truncate"), self.backend.call("truncate", self.key, size):
+            self.parts = [(offset, data[: size - offset]) for offset, data in self.parts if offset < size]
             self.cuts.append(size)
 
     def make_durable(self) -> str:
@@ -70,7 +73,7 @@ class ObjectFile(RecordingFile):
             found = self.objects.committed_object(self.key)
             if found is not None and str(found.version) != self.version:
                 if self.objects.made_by.get(self.key) not in self.attempts:
-                    raise STALE
+                    raise stale()
                 self.base = bytes(found.committed or b"")
             content = bytearray(self.base)
             for size in self.cuts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -320,3 +321,54 @@ def test_an_open_object_that_somebody_removed(make: Make) -> None:
     rig.volume.resolve("dirty", "rebase")
     writer.fsync()
     assert backend.committed("dirty") == MINE
+
+
+@pytest.mark.parametrize("policy", ["rebase", "take_remote"])
+def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str) -> None:
+    """The refusal comes late: what it is about has been settled, and nothing is local any more. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, options={"on_conflict": policy})
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    with backend.gate("read_into") as gate:
+        reading = Task(file.pread, PAGE, 0)
+        gate.wait_entered()
+        backend.put(KEY, OTHER)
+        rig.volume.invalidate_remote(KEY)
+        rig.volume.engine.files()[0].settled(lambda: None)
+        if policy == "rebase":
+            file.fsync()
+    assert reading.result() == OTHER[:PAGE]
+    assert file.pread(len(DATA), 0) == (OTHER if policy == "take_remote" else over(OTHER))
+    if policy == "take_remote":
+        with pytest.raises(DataLossError):
+            file.fsync()
+
+
+def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it(make: Make) -> None:
+    """A refusal asks for the version; until it looks at the answer, that is settled, and ours is committed. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend, options={"on_conflict": "rebase"})
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    stat, asked, go_on = backend.stat, threading.Event(), threading.Event()
+
+    def slow(key: Any) -> Any:
+        found = stat(key)
+        if found.version == other:
+            asked.set()
+            assert go_on.wait(60.0)
+        return found
+
+    with backend.gate("read_into") as gate:
+        reading = Task(file.pread, PAGE, 0)
+        gate.wait_entered()
+        other = backend.put(KEY, OTHER)
+        backend.stat = slow  # type: ignore[method-assign]
+    assert asked.wait(60.0)
+    rig.volume.invalidate_remote(KEY)
+    rig.volume.engine.files()[0].settled(lambda: None)
+    file.fsync()
+    go_on.set()
+    assert reading.result() == OTHER[:PAGE]
+    assert file.pread(len(DATA), 0) == over(OTHER)

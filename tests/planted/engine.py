@@ -18,8 +18,8 @@ from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
 from pagecache.ticket import SyncTicket
 from pagecache.volume import Volume
 
-from ..file.objects import ObjectBackend
-from .planted import Factory, Planted, patched
+from .failing import object_store
+from .planted import Planted, patched
 
 __all__ = ["ENGINE"]
 
@@ -97,12 +97,6 @@ def rebase_keeping_uploads(file: EngineFile) -> None:
     backend: Any = file.volume.backend
     upload: Any = file.backend_file
     upload.base, upload.version = backend.content(file.key), backend.version(file.key)
-
-
-def object_store() -> Factory:
-    """Where the uploads of a rebase matter: objects are replaced as a whole, in units, by whoever saw them last."""
-    store = ObjectBackend(write_unit=4 * 4096, max_write=4 * 4096)
-    return lambda: store
 
 
 def set_uncommitted_but_created(self: NativeInode, created: bool = False, lowest: int = END) -> None:
@@ -189,7 +183,7 @@ ENGINE = [
         "T-73, 2.19",
         "What was uploaded with the neighbours of an older version is kept over a rebase: it brings them back.",
         (remote, "rebase", rebase_keeping_uploads),
-        target=object_store,
+        target=object_store,  # where the uploads of a rebase matter
     ),
     engine(
         "hole_is_forgotten_at_reconnect",

@@ -16,10 +16,10 @@ import time
 from typing import Any
 
 from pagecache.stress import Plan
-from pagecache.stress.job import Run
+from pagecache.stress.job import Run, run_of
 
 from .planted import Planted
-from .settings import SETTINGS
+from .settings import SETTINGS, STORES
 from .table import BUGS
 
 __all__ = ["hunt"]
@@ -31,8 +31,9 @@ BEAT = 0.5  # seconds
 def hunt(bug: Planted | None, settings: str, seed: int, seconds: float) -> dict[str, Any]:
     """What the tester says of a bug, or of nothing planted."""
     plan = Plan(seed=seed, duration=seconds, **SETTINGS[settings])
-    target = bug.target() if bug is not None and bug.target is not None else None
-    run = Run(plan, target)
+    store = bug.target if bug is not None and bug.target is not None else STORES.get(settings)
+    target = None if store is None else store()
+    run = run_of(plan, target)
     with bug.on() if bug is not None else contextlib.nullcontext():
         began = time.monotonic()
         threading.Thread(target=beat, args=(run, began), daemon=True).start()

@@ -1,6 +1,7 @@
 """With which settings the stress tester looks for which bug: few, each with a name, the same for many bugs.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
+    STORES     name of settings -> makes what they run on, where it is not the backend in memory
     LOOKED     bug -> name of its settings; a bug that is not there is looked for with "slow"
     WAITS      bug -> why no settings find it, or not at each seed
 
@@ -11,9 +12,13 @@ few operations between two crashes, and commits that often fail.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LOOKED", "SETTINGS", "WAITS", "settings_of"]
+from .failing import failing_store, object_store
+from .planted import Factory
+
+__all__ = ["LOOKED", "SETTINGS", "STORES", "WAITS", "settings_of"]
 
 SMALL: dict[str, Any] = {
     "threads": 4,
@@ -51,6 +56,34 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "operations": 12,
     },
     "late": SMALL | {"profile": "losses", "files": 1, "faults": "late"},
+    "ends": SMALL | {"profile": "ends", "files": 1, "mix": "buffered,append,truncate,losses", "tasks": 0},
+    "replaced": SMALL
+    | {
+        "profile": "ends",
+        "files": 1,
+        "mix": "rivals,losses",
+        "tasks": 0,
+        "operations": 20,
+        "size": "64KiB",
+        "capacity": "64KiB",
+    },
+    "touched": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append,touches", "threads": 8},
+    "ordered": SMALL
+    | {
+        "profile": "touched",
+        "files": 1,
+        "mix": "buffered,append,truncate",
+        "threads": 4,
+        "tasks": 0,
+        "scheduler": "deterministic",
+    },
+    "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
+}
+
+STORES: dict[str, Callable[[], Factory]] = {
+    "touched": object_store,
+    "ordered": failing_store,
+    "withdrawn": object_store,
 }
 
 LOOKED: dict[str, str] = {
@@ -72,7 +105,13 @@ LOOKED: dict[str, str] = {
     "no_budget_while_waiting_for_a_lock": "crowd",
     "fill_sees_invalidations": "late",
     "what_is_gone_is_not_kept": "small",
-    "discard_sees_what_grew": "late",
+    "discard_sees_what_grew": "ends",
+    "rebase_sees_what_grew": "replaced",
+    "a_local_end_is_a_byte": "replaced",
+    "rebase_keeps_uploads": "replaced",
+    "commit_follows_its_bytes": "ordered",
+    "settling_commits_nothing": "touched",
+    "what_came_back_is_rolled_back": "withdrawn",
     "late_answer_only_ends_the_flight": "small",
     "reconnect_waits_for_nobody": "small",
     "views_end_with_the_file": "small",
@@ -91,18 +130,10 @@ LOOKED: dict[str, str] = {
     "faulting_source_is_copied_in_place": "small",
 }
 
-PUBLISHED = "it takes a look at each state of an object that a commit makes visible"
-DISCARDS = "it takes somebody who discards what others write"
-REPLACED = "it takes somebody else who replaces the stored object under local data"
+RETURNED = "commits are judged only where nobody has returned since the one before"
 WAITS: dict[str, str] = {
-    "commit_follows_its_bytes": f"{PUBLISHED}, and commits that fail right before one that is waited for",
-    "settling_commits_nothing": f"{PUBLISHED}, and somebody else who replaces it within a commit",
-    "what_came_back_is_rolled_back": f"{DISCARDS}, where a commit makes visible and an answer was lost",
-    "rebase_sees_what_grew": REPLACED,
-    "discard_sees_what_grew": "not at each seed: it takes an extension while a discard waits for a folio",
-    "a_local_end_is_a_byte": "it takes `rivals` in the mix, where rounds hang now and then without a bug, too",
-    "no_budget_while_waiting_for_a_lock": "found at three seeds that were tried; not measured at five",
-    "rebase_keeps_uploads": "it takes a store of objects of which each opener has uploads and a version of its own",
+    "commit_follows_its_bytes": f"at two of three seeds: {RETURNED}",
+    "settling_commits_nothing": f"at one of two seeds: {RETURNED}",
 }
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from pagecache import View, Volume
 from pagecache.stress import Plan, run
+from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import FOREVER, Clock, Model, Write
 from pagecache.stress.oracle import Look
 
+SOON = 60.0  # seconds: the end of a hang
+MOMENT = 0.5  # seconds in which a call that should wait may show that it does not
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
 
 
@@ -79,6 +83,41 @@ def test_a_cache_that_does_not_mind_other_versions_is_found(monkeypatch: pytest.
     """Memory and store differ at a rest, or somebody reads what is gone. [2.19]"""
     monkeypatch.setattr(Volume, "invalidate_remote", lambda *_args, **_options: None)
     assert not run(plan()).ok
+
+
+def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives up what is local for his version would take what others rely on."""
+    fields = plan(profile="ends", mix="rivals")
+    target = CachedTarget(fields, 0, None, "memory:")
+    target.start([b"content"])
+    first, second, go_on, put = threading.Event(), threading.Event(), threading.Event(), target._put
+
+    def held(key: Any, offset: int, data: bytes, *, whole: bool = False) -> None:
+        if first.is_set():
+            second.set()
+        first.set()
+        assert go_on.wait(SOON)
+        put(key, offset, data, whole=whole)
+
+    monkeypatch.setattr(target, "_put", held)
+    replacing = [threading.Thread(target=target.replace, args=(0, bytes(4096 * n)), daemon=True) for n in (1, 2)]
+    for thread in replacing:
+        thread.start()
+    assert first.wait(SOON)
+    beside = second.wait(MOMENT)
+    go_on.set()
+    for thread in replacing:
+        thread.join(SOON)
+    target.close()
+    assert not beside
+
+
+@pytest.mark.parametrize("mix", ["buffered,append,truncate,losses", "rivals,losses"])
+def test_ends_that_are_given_up_or_replaced_meanwhile_are_right(mix: str) -> None:
+    """In step, without a mistake. [I-10, 2.18, 2.19]"""
+    report = run(plan(profile="ends", mix=mix, tasks=0, operations=20, rounds=4))
+    assert report.ok, report.story
+    assert report.counters["looks in step"]
 
 
 def test_discards_are_done_and_nothing_is_found() -> None:

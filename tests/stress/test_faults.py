@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import pytest
 
 from pagecache import AsyncBackend, Backend, Event, PageCache
 from pagecache.backends import MemoryBackend
+from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import BackendError
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.faulting import Faulting, explained
+from pagecache.stress.history import Broken
 from pagecache.stress.job import Run
-from pagecache.stress.profiles import PROFILES
+from pagecache.stress.profiles import PROFILES, Operation
+from pagecache.stress.script import Script
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
@@ -244,6 +248,36 @@ def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) ->
     report = run(Plan(seed=1, faults="mild", mix=mix, **SHORT), f"path:{tmp_path}")
     assert report.ok, report.story
     assert report.skipped["faults"] == "system calls are not made to fail"
+
+
+def full(fields: dict[str, Any], factory: Callable[[], Backend] | None = None) -> bool:
+    """Whether a write of a round may say that the cache is full."""
+    plan = Plan(seed=1, **fields)
+    target = CachedTarget(plan, 0, factory, "memory:")
+    target.start([b""] * plan.files)
+    world = World(plan, target, 0)
+    try:
+        world.excuse(OSError(errno.ENOBUFS, "the cache is full"), "write", 1)
+    except Broken:
+        return False
+    finally:
+        target.give_up()
+    return True
+
+
+def test_a_cache_says_that_it_is_full_only_where_something_fills_it_for_good() -> None:
+    """Views, objects that nobody commits, calls that fail; a script is asked for what is in it. [2.23, 2.24]"""
+    crowd: dict[str, Any] = {"profile": "crowd"}
+    script = partial(Script, (0,))
+    view, read = (((Operation(kind, 0, way),),) for kind, way in (("view", ""), ("read", "buffered")))
+    assert not full(crowd)
+    assert not full({"profile": "fsx", "mix": "buffered,direct"})
+    assert not full({"script": script((read,))})
+    assert full({"script": script((read, view))})
+    assert full({"profile": "fsx"})
+    assert full(crowd | {"faults": "flaky"})
+    assert full(crowd | {"crashes": "forgetting"})
+    assert full(crowd, lambda: MemoryBackend(BackendLimits(commit_on_close=True)))
 
 
 def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() -> None:

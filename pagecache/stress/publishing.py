@@ -1,0 +1,55 @@
+"""What a commit makes visible: objects that are replaced as a whole are never seen with half of what was to be saved.
+
+Only who waits for a sync has such an object committed. So when a commit is carried out, whoever has waited longest has
+all of his bytes in it: what was written before he called, or something newer [2.15, 2.22]. That it is there when his
+call returns is looked at by the step itself (steps.py); what was visible until then is not seen any more.
+
+Who returns may leave a commit behind that he has asked for and does not need any more: it is his, and nobody knows his
+bytes. So commits are judged only where nobody has returned since the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pagecache.errors import Key
+from pagecache.stress.history import Broken
+from pagecache.stress.oracle import Look
+from pagecache.stress.world import Failure, World
+
+__all__ = ["Publishing"]
+
+
+class Publishing:
+    """For each object: when its last commit has ended."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._ended: dict[Key, int] = {}
+
+    def __call__(self, key: Key) -> Callable[[bool], None]:
+        """A commit of an object begins; what is returned is called with whether it has succeeded."""
+        world = self._world
+        waiting = [look for looks in world.savers.copy().values() for look in looks]
+        looks = [look for look in waiting if world.target.key(look.model.number) == key]
+        judged = bool(looks) and world.saved < self._ended.get(key, 0)  # last: who was there is gone or among them
+
+        def ended(ok: bool) -> None:
+            if ok and judged:
+                _published(world, min(looks, key=lambda look: look.begun))
+            self._ended[key] = world.clock.tick()
+
+        return ended
+
+
+def _published(world: World, look: Look) -> None:
+    got = world.target.store(look.model.number)
+    look = look.until_now()
+    look.what = f"the store after a commit, where {look.what[len('the store after ') :]} waits for one"
+    world.count("commits looked at")
+    try:
+        if got is None:
+            raise Broken(f"file {look.model.number}: {look.what} has no such object")
+        world.judge(look, got, store=True)
+    except Broken as error:
+        world.fail(Failure.of(error))

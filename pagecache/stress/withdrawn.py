@@ -1,0 +1,65 @@
+"""Somebody gives up what a store may have got, where a commit makes visible: the next commit is without it.
+
+    write, fsync    one page; the store does what it is asked for, and nobody hears of it
+    discard         it is given up while it waits to be sent again: the store forgets what it was sent [2.18, 2.19]
+    write, fsync    another page; its commit publishes that page, and nothing of the one that was given up
+
+Then the round rests once more: memory and the store have what was there before the first write. Nobody else runs
+meanwhile, and each handle has been told of the loss, once [2.16, I-22].
+"""
+
+from __future__ import annotations
+
+import threading
+
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.outlived import ENTER, started
+from pagecache.stress.pressed import PAGE, PAGES, WRITERS, play
+from pagecache.stress.profiles import Operation
+from pagecache.stress.relapsed import told
+from pagecache.stress.steps import Steps
+from pagecache.stress.world import World
+
+__all__ = ["withdrawn"]
+
+
+def withdrawn(world: World, target: CachedTarget) -> None:
+    """The first file has so many pages.
+
+    Raises:
+        Broken: what was given up is there, or a handle says something else than that.
+    """
+    if not target.publishes or not target.holds or target.faulting.plan.rules:
+        return
+    world.rest(cold=False)  # what is not saved yet would be given up, too
+    first, second = world.plan.rng("withdrawn", world.number).sample(range(PAGES), 2)
+    steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 3)
+    _give_up(world, target, steps, first * PAGE)
+    errors: list[BaseException] = []
+    for kind, way in (("write", "buffered"), ("fsync", "")):
+        play(target, steps.conduct(Operation(kind, 0, way, second * PAGE, PAGE)), errors)
+    if errors:
+        raise errors[0]
+    world.counters["uploads given up"] += 1
+    world.rest(cold=True)
+
+
+def _give_up(world: World, target: CachedTarget, steps: Steps, start: int) -> None:
+    """A page that was sent, and of which nobody knows whether it has come to the store."""
+    model = world.models[0]
+    target.heard(0)
+    world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)
+    unheard = target.pressure.unheard = threading.Event()
+    try:
+        write = steps.new(model, "write", "buffered", start, PAGE)
+        model.begin(write)
+        target.write(0, "buffered", start, write.data(start, start + PAGE), 0)
+        fsync = started(target.fsync, 0)
+        unheard.wait(ENTER)
+        lost = target.lose(0, start, PAGE)
+        model.cancel(write)
+    finally:
+        target.pressure.unheard = None
+        world.leave(steps.worker)
+    fsync.join()
+    told(target, lost)

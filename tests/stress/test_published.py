@@ -1,0 +1,101 @@
+"""Objects that are replaced as a whole: what each commit makes visible, other versions, uploads that are given up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pagecache.engine.barrier import FileSync
+from pagecache.native import NativeInode
+from pagecache.stress import Plan, run
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.history import Clock, Model, Write
+from pagecache.stress.oracle import Look, verdict
+from pagecache.stress.publishing import Publishing
+from pagecache.stress.world import World
+
+from ..planted.failing import failing_store, object_store
+
+FIELDS: dict[str, Any] = {"seed": 1, "duration": 60.0, "threads": 4, "tasks": 2, "files": 1, "size": "64KiB"}
+FIELDS |= {"capacity": "128KiB", "profile": "touched", "operations": 40, "mix": "buffered,append,touches"}
+
+
+def plan(**fields: Any) -> Plan:
+    return Plan(**(FIELDS | fields))
+
+
+def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
+    """What begins later is not part of it, and the look itself goes on."""
+    model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), Clock())
+    look = Look(model, 0, 4096, 1, "the store after fsync", store=True)
+    first, second = (Write("write", "buffered", 1, number, 0, 1, 0, 4096) for number in (1, 2))
+    model.begin(first)
+    model.finish(first)
+    now = look.until_now()
+    model.begin(second)
+    model.finish(second)
+    assert verdict(now, first.data(0, 4096), store=True) is None
+    with pytest.raises(AssertionError, match="wrong"):
+        verdict(now, second.data(0, 4096), store=True)
+    look.returned()
+    assert verdict(look, second.data(0, 4096), store=True) is None
+
+
+def test_a_commit_that_somebody_has_left_behind_is_not_judged() -> None:
+    """Whoever returned since the last one may have asked for it; otherwise it has the bytes of who waits. [2.15]"""
+    asked = plan()
+    target = CachedTarget(asked, 0, object_store(), "objects")
+    target.start([bytes(4096)])
+    world = World(asked, target, 0)
+    world.models = [Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), world.clock)]
+    write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
+    world.models[0].begin(write)
+    world.models[0].finish(write)
+    world.savers[1] = [Look(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
+    publishing, key = Publishing(world), target.key(0)
+    publishing(key)(False)
+    world.saved = world.clock.tick()
+    publishing(key)(True)
+    assert not world.failures
+    publishing(key)(True)
+    assert [failure.kind for failure in world.failures] == ["data"]
+    target.give_up()
+
+
+def test_another_version_with_the_same_bytes_changes_nothing() -> None:
+    """Beside writers and syncs, and what was given up is published by no commit. [2.18, 2.19]"""
+    report = run(plan(rounds=2), object_store())
+    assert report.ok, report.story
+    assert any(key.startswith("touch ") for key in report.coverage)
+    assert report.counters["commits looked at"]
+    assert report.counters["uploads given up"] == 2
+
+
+def test_uploads_and_commits_that_fail_lose_nothing() -> None:
+    """[2.14, 2.15]"""
+    report = run(plan(rounds=2, mix="buffered,append,truncate"), failing_store())
+    assert report.ok, report.story
+    assert report.counters["commits looked at"]
+
+
+def test_a_commit_ahead_of_the_bytes_of_who_waits_for_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they are there when his call returns. [2.15]"""
+    poll = FileSync.poll
+
+    def hasty(self: FileSync) -> bool:
+        if self.commit:
+            self.file.native.start_commit(0)
+        return poll(self)
+
+    monkeypatch.setattr(FileSync, "poll", hasty)
+    report = run(plan(), object_store())
+    assert (report.ok, report.kind) == (False, "data")
+    assert "the store after a commit, where " in report.story
+
+
+def test_an_upload_that_is_published_after_it_was_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has the store forget what it may have. [2.18]"""
+    monkeypatch.setattr(NativeInode, "acknowledged", lambda *_args: False)
+    report = run(plan(mix="buffered,append", tasks=0, operations=5), object_store())
+    assert (report.ok, report.kind) == (False, "data")
