@@ -60,6 +60,7 @@ class Target:
 
     Attributes:
         kind: the class of what it gave.
+        no_loop: why there can be no event loop: an asynchronous backend is refused with it.
 
     Raises:
         BadTarget: no such scheme or module, or nothing of that name in it.
@@ -68,6 +69,7 @@ class Target:
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.name = name
         self.kind = ""
+        self.no_loop = ""
         self._options = options
         self._loop: CacheLoop | None = None
         self._shared: bool | None = None
@@ -146,6 +148,8 @@ class Target:
         return made
 
     def _start_loop(self) -> CacheLoop:
+        if self.no_loop:
+            raise BadTarget(self.no_loop)
         if self._loop is None:
             self._loop = CacheLoop("check-backend", Park())
         return self._loop

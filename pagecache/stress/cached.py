@@ -23,7 +23,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, DataLossError, Key
-from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
+from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import StagingBackend
@@ -146,7 +146,9 @@ class CachedTarget:
             self.variant.config["gil_release"] = plan.rng("gil", number).choice(RELEASED)
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
-        self._factory = for_threads(factory or partial(self.variant.store, crash=plan.crash_of(number) != "none"))
+        refused = f"{label} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
+        store = partial(self.variant.store, crash=plan.crash_of(number) != "none")
+        self._factory = for_threads(factory or store, refused)
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """What lies between the backend and the cache, besides faults; it may be called again after a crash."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.check_backend.target import BadTarget
 from pagecache.check_backend.target import Target as BackendTarget
+from pagecache.stress.asynchronous import ASYNCHRONOUS
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
@@ -42,6 +43,8 @@ def _from_backend(name: str) -> Callable[[Plan, int], Target]:
         raise UnusableTarget(str(error)) from None
 
     def make(plan: Plan, number: int) -> Target:
+        # A loop would be a thread that is simulated, and everybody would wait for it.
+        found.no_loop = f"{name} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
         try:
             return CachedTarget(plan, number, found.make, name)
         except BadTarget as error:

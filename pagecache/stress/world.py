@@ -417,16 +417,20 @@ class World:
                     raise
         return call()
 
+    def _whole(self, model: Model) -> int:
+        """Behind its end: appends that ran side by side may have gone further than any of them alone would."""
+        return max(self.reach * 2, model.largest())
+
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
-            look = Look(model, 0, self.reach * 2, 0, f"{name}, {when},")
+            look = Look(model, 0, self._whole(model), 0, f"{name}, {when},")
             got = self._insisting(read)
             look.returned()
             pieces = settled(look, got)
             model.settle(pieces, len(got))
 
     def _stored(self, model: Model, what: str) -> None:
-        look = Look(model, 0, self.reach * 2, 0, what)
+        look = Look(model, 0, self._whole(model), 0, what)
         got = self.target.store(model.number)
         look.returned()
         if got is None:

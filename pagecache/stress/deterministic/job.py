@@ -19,7 +19,6 @@ from typing import Any
 
 from pagecache import closing
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.engine.loop import is_async, original
 from pagecache.native import is_debug
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
@@ -68,8 +67,6 @@ class SimulatedRun(Run):
         target = self._make_target(plan, number)
         if not isinstance(target, CachedTarget):
             raise UnusableTarget(f"{target.name}: its order is the system's; the deterministic scheduler needs a cache")
-        if is_async(original(target.backend)):
-            raise UnusableTarget(f"{target.name} is asynchronous: the deterministic scheduler has no event loops")
         target.between = lambda backend: SteppedBackend(backend, self._scheduler)
         return target
 
