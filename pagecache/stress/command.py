@@ -5,23 +5,28 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.status import Status
 
+from pagecache.interrupts import INTERRUPTED
+from pagecache.stress import job
 from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 
-__all__ = ["execute", "live", "plan_of", "read_replay", "seconds"]
+__all__ = ["Ending", "execute", "live", "plan_of", "read_replay", "seconds"]
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # and elsewhere
@@ -78,15 +83,54 @@ def read_replay(path: Path) -> tuple[Plan, str | None]:
     return Plan.from_replay(replay), replay.get("target")
 
 
-def execute(plan: Plan, target: str | None) -> Report:
-    """Run it, with live counters on stderr.
+def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:
+    """Run it, with live counters on stderr until `asked` is set.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = run_of(plan, target)
-    with live(run), standing(plan.patience + STANDS):
+    with live(run, asked or threading.Event()), standing(plan.patience + STANDS):
         return run.run()
+
+
+class Ending:
+    """SIGINT and SIGTERM while a run goes on, as a context manager: the first asks everybody to end, another one ends
+    the process, whatever hangs.
+
+    Attributes:
+        asked: is set by the first.
+        status: exit status: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.status = INTERRUPTED
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # of a shell's background, or nohup
+                self._before[number] = signal.signal(number, self._first)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _first(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.status = 128 + number
+        for known in self._before:
+            signal.signal(known, self._another)
+        self.asked.set()
+        alone = b"\r\x1b[K" if os.isatty(2) else b""  # in the place of the line of progress
+        line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
+        os.write(2, alone + line.encode())  # not by sys.stderr, which may be amid a line
+        raise KeyboardInterrupt
+
+    @staticmethod
+    def _another(number: int, frame: FrameType | None) -> NoReturn:
+        os._exit(128 + number)
 
 
 @contextmanager
@@ -118,7 +162,7 @@ def standing(most: float) -> Iterator[None]:
 
 
 @contextmanager
-def live(run: Run) -> Iterator[None]:
+def live(run: Run, asked: threading.Event) -> Iterator[None]:
     """What goes on, on stderr: one line that is written over and over on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     over, begun = threading.Event(), time.monotonic()
@@ -126,7 +170,7 @@ def live(run: Run) -> Iterator[None]:
 
     def show() -> None:
         with Status("", console=console) if terminal else nullcontext() as status:
-            while not over.wait(EVERY if terminal else SELDOM):
+            while not (over.wait(EVERY if terminal else SELDOM) or asked.is_set()):
                 text = line(run, time.monotonic() - begun)
                 if status is not None:
                     status.update(text)

@@ -45,7 +45,8 @@ T = TypeVar("T")
 RESTS = 3  # of a round
 OPERATIONS = 150  # of a thread between two rests, where the plan does not say
 GRACE = 5.0  # seconds: what the others may take to end after a failure
-INTERRUPTED = 60.0  # and after an interrupt; a second one ends it at once
+CALLS = 5.0  # and after an interrupt: a backend that hangs does not return at all
+REMOVED = 5.0  # and then, for each of giving up and removing what was made
 NOTHING = "nothing is left in the target"
 DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
     "a call that outlives its backend": outlived,
@@ -316,15 +317,17 @@ class Run:
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:
-        """Everybody ends, and what was made is removed."""
+        """Everybody ends, and what was made is removed, as far as that is done in time."""
         world.stopped.set()
-        end = time.monotonic() + INTERRUPTED
+        end = time.monotonic() + CALLS
         idents = {thread.ident for thread in self._threads}
         # A join that was interrupted takes its thread for ended, as Python 3.11 has it: the frames say what runs.
         while (runs := not idents.isdisjoint(sys._current_frames())) and time.monotonic() < end:
             time.sleep(0.02)
-        calls: list[Callable[[], None]] = [world.target.give_up, partial(self._clear, world.target)]
-        self._made = runs or not self._give_up(calls, INTERRUPTED)
+        clear = partial(self._clear, world.target)
+        # The cache waits for a call of the backend that hangs; another call, which removes, may well return.
+        done = self._give_up([clear] if runs else [world.target.give_up, clear], REMOVED)
+        self._made = runs or not done
 
     def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
         """What is done while nothing runs; it may hang too.

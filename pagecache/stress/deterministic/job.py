@@ -25,7 +25,7 @@ from pagecache.stress.deterministic import substitution
 from pagecache.stress.deterministic.policies import drawn
 from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
-from pagecache.stress.job import INTERRUPTED, Run
+from pagecache.stress.job import REMOVED, Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.targets import Target, UnusableTarget
@@ -114,7 +114,7 @@ class SimulatedRun(Run):
         if (world := self.world) is not None:
             if (cache := getattr(world.target, "cache", None)) is not None:
                 closing.give_up(cache)
-            self._made = not self._give_up([partial(self._clear, world.target)], INTERRUPTED)
+            self._made = not self._give_up([partial(self._clear, world.target)], REMOVED)
 
     # -- the report
 
