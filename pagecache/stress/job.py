@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
+from pagecache.stress.asked import refuse_crashes, refuse_ways
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
@@ -168,9 +169,12 @@ class Run:
             return late("what makes the backend does not return")
         self.name, self._made = target.name, True
         world = self.world = World(self.plan, target, self.number)
-        crash = crashing(self.plan, self.number, target, self.target, self.skipped)
         try:
+            refuse_crashes(self.plan, target, self.target)
+            crash = crashing(self.plan, self.number, target, self.target)
             self._bounded(world, "making the files", world.begin)
+            if not world.failures:
+                refuse_ways(self.plan, target)
             if not world.failures:
                 crash.begin(world)
                 with disturbed(self.plan.rng("noise", self.number)):
@@ -184,6 +188,9 @@ class Run:
                 self._give_up(
                     [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
                 )
+        except UnusableTarget:
+            self._give_up([target.give_up, partial(self._clear, target)], self.grace)
+            raise
         except KeyboardInterrupt:
             self._interrupted(world)
             raise

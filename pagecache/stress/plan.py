@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pagecache.config import Size, parse_size
-from pagecache.stress.profiles import PROFILES, WAYS
+from pagecache.config import CACHE_PAGES_MAX, Size, parse_size
+from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan
 
@@ -27,6 +27,8 @@ PAGE = 4096
 SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 PROCESSES_MAX = 64
+SIZE_MAX = 1 << 30  # bytes of a file
+SIZES_MAX = 4 << 30  # and of all
 CRASHES = ("killed", "forgetting", "none")
 
 
@@ -80,6 +82,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
+        given = {"size": self.size, "capacity": self.capacity}
         set_field(self, "size", parse_size(self.size, "size"))
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
         mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
@@ -94,7 +97,7 @@ class Plan:
                 raise ValueError(
                     f"script.pressed: {self.script.pressed!r} needs threads: not --scheduler deterministic"
                 )
-        self._check_numbers()
+        self._check_numbers(given)
         for kind in self.crashes:
             if kind not in CRASHES:
                 raise ValueError(f"crashes: {kind!r} is not one of {', '.join(CRASHES)}")
@@ -105,9 +108,11 @@ class Plan:
             raise ValueError(f"scheduler: {self.scheduler!r} is not one of {', '.join(SCHEDULERS)}")
         if self.profile not in PROFILES:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
+        if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
+            raise ValueError(nothing)
         FaultPlan.profile(self.faults)  # which names those that there are
 
-    def _check_numbers(self) -> None:
+    def _check_numbers(self, given: Mapping[str, Size]) -> None:
         least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
         least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0, "processes": 1}
         most = {
@@ -116,14 +121,21 @@ class Plan:
             "threads": WORKERS_MAX,
             "tasks": WORKERS_MAX,
             "processes": PROCESSES_MAX,
+            "size": SIZE_MAX,
+            "capacity": CACHE_PAGES_MAX * PAGE,
         }
         for name, low in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name}: {value!r} is not an int")
             if not low <= value <= most.get(name, value):
-                rule = f"at least {low}" + (f" and at most {most[name]}" if name in most else "")
-                raise ValueError(f"{name}: {value!r} is not {rule}")
+                rule = f"between {low} and {most[name]}" if name in most else f"at least {low}"
+                if name in given and value > low:
+                    rule = f"at most {most[name] >> 30}GiB"
+                raise ValueError(f"{name}: {given.get(name, value)!r} is not {rule}")
+        if self.files * self.size_bytes > SIZES_MAX:
+            rule = f"the tester has all of it in memory: at most {SIZES_MAX >> 30}GiB"
+            raise ValueError(f"size: {given['size']!r} in each of {self.files} files; {rule}")
         for name in ("duration", "patience"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:

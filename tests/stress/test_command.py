@@ -107,6 +107,17 @@ def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) 
     [
         (["--profile", "fast"], "profile: 'fast' is not one of fsx, database"),
         (["--mix", "buffered,mmap"], "mix: 'mmap' is not one of buffered, direct"),
+        (["--mix", "rivals"], "mix: rivals leaves nothing to do of profile fsx; profiles that have it: losses"),
+        (["--mix", "rivals", "--profile", "media"], "mix: rivals leaves nothing to do of profile media"),
+        (["--crashes", "killed"], "crashes: killed cannot be on memory:: the store ends with its process"),
+        (
+            ["--crashes", "forgetting", "--scheduler", "deterministic"],
+            "crashes: forgetting cannot be on memory:: the deterministic scheduler has no crashes",
+        ),
+        (["--capacity", "4TiB"], "capacity: '4TiB' is not at most 2048GiB"),
+        (["--size", "1TiB"], "size: '1TiB' is not at most 1GiB"),
+        (["--size", "100MiB", "--files", "100"], "size: '100MiB' in each of 100 files; the tester has all of it in"),
+        (["--threads", "-1"], "threads: -1 is not between 0 and 10000"),
         (["--faults", "odd"], "'odd' is not one of the fault profiles"),
         (["--duration", "soon"], "duration: 'soon' is not a duration"),
         (["--shrink-time", "long"], "--shrink-time: 'long' is not a duration"),
