@@ -312,7 +312,7 @@ def check_backend(
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
 @click.option("--processes", type=int, help="Real ones that workers are spread over, for path:.  [default: 1]")
-@click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
+@click.option("--patience", metavar="TIME", help="A call that takes longer hangs.  [default: 60s]")
 @click.option(
     "--scheduler",
     type=click.Choice(["threads", "deterministic"]),
@@ -360,7 +360,9 @@ def stress(
         try:
             time_to_shrink = seconds(shrink_time, "--shrink-time")
             if replay is not None:
-                plan, named = read_replay(replay)
+                plan, named = read_replay(replay, options)
+                if target is not None and named is not None and target != named:
+                    click.echo(f"on {target}, in the place of the replay's {named}", err=True)
                 target = target if target is not None else named
             else:
                 plan = plan_of(options)

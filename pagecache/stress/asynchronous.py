@@ -29,7 +29,7 @@ __all__ = ["ASYNCHRONOUS", "Elsewhere", "for_the_cache", "for_threads", "on_a_lo
 T = TypeVar("T")
 
 ASYNCHRONOUS = "is asynchronous: the deterministic scheduler has no event loops"
-SKIPPED = "the loop of the cache"
+SKIPPED = "coroutines on the event loop of the cache"
 SHARED = "the factory gives a store of its own each time: its coroutines run on the tester's loop"
 BETWEEN = "something that blocks lies in between: its coroutines run on the tester's loop"
 SAME = "the factory gives one and the same object: its coroutines run on the tester's loop"

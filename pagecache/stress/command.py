@@ -10,8 +10,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -23,7 +24,7 @@ from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
 from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
-from pagecache.stress.plan import Plan
+from pagecache.stress.plan import Plan, seconds
 from pagecache.stress.report import Report
 
 __all__ = ["Ending", "execute", "live", "plan_of", "read_replay", "seconds"]
@@ -33,25 +34,6 @@ SELDOM = 10.0  # and elsewhere
 STANDS = 60.0  # seconds without any thread of Python, besides `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two times that the timer for it is set anew
 
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
-
-
-def seconds(text: str, what: str) -> float:
-    """A duration such as "90", "60s", "10m", "1.5h".
-
-    Raises:
-        ValueError: it is none.
-
-    >>> seconds("1.5m", "duration")
-    90.0
-    """
-    number = text.rstrip("smhin")
-    unit = text[len(number) :]
-    try:
-        return float(number) * _SECONDS[unit]
-    except (ValueError, KeyError):
-        raise ValueError(f"{what}: {text!r} is not a duration such as 90, 60s, 10m or 1.5h") from None
-
 
 def plan_of(options: dict[str, Any]) -> Plan:
     """The plan of the options that were given; those that are None are the plan's own.
@@ -60,27 +42,34 @@ def plan_of(options: dict[str, Any]) -> Plan:
         ValueError: names the option that is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if "duration" in given:
-        given["duration"] = seconds(given["duration"], "duration")
     for several in ("mix", "crashes"):
         if several in given:
             given[several] = tuple(given[several].split(","))
     return Plan(**given)
 
 
-def read_replay(path: Path) -> tuple[Plan, str | None]:
-    """Plan and target of a replay file.
+def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
+    """Plan and target of a replay file; of `options`, which may be None each, it can have another duration.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or an option is given that is the file's.
     """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    for name in given.keys() - {"duration"}:
+        raise ValueError(f"--{name}: with --replay it is the file's: edit {path}")
     try:
         replay = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: not a replay of pagecache stress: {error}") from None
     if not isinstance(replay, dict):
         raise ValueError(f"{path}: not a replay of pagecache stress")
-    return Plan.from_replay(replay), replay.get("target")
+    target = replay.get("target")
+    if not isinstance(target, str | None):
+        raise ValueError(f"{path}: target: {target!r} is not text, and not null")
+    try:
+        return replace(Plan.from_replay(replay), **given), target
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:

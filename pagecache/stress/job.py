@@ -90,7 +90,7 @@ def run_of(
     if plan.scheduler == "threads":
         return Run(plan, target, make)
     if find_spec("greenlet") is None:
-        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install 'pagecache[stress]'")
+        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install greenlet")
     from pagecache.stress.deterministic.job import SimulatedRun
 
     return SimulatedRun(plan, target, make)
@@ -199,8 +199,13 @@ class Run:
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
             self.coverage += world.coverage.now()
-            self.kinds = kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
             self.skipped |= target.skipped | world.unsupported
+            done = {kind for kind, _met, _state in self.coverage}
+            self.kinds = [
+                kind
+                for kind in kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
+                if kind in done or kind not in world.unsupported
+            ]
             self._remarks = target.remarks
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
@@ -356,7 +361,9 @@ class Run:
             except AssertionError as error:
                 world.fail(Failure("check", f"{what}: {error}"))
             except BaseException as error:
-                world.fail(Failure("error", f"{what}: " + "".join(traceback.format_exception(error)).strip()))
+                hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+                told = "".join(traceback.format_exception(error)).strip()
+                world.fail(Failure("error", f"{what}: {told}" + (f"\n  {hint}" if hint else "")))
 
         if not self._wait_for(guarded, 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
@@ -400,7 +407,8 @@ class Run:
 
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
-            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped)
+            done = {kind for kind, _met, _state in self.coverage}
+            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped, done)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)

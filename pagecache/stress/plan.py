@@ -20,16 +20,40 @@ from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "seconds"]
 
 SEED_MAX = 1 << 32
 PAGE = 4096
 SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 PROCESSES_MAX = 64
+SECONDS_MAX = 1e9
 SIZE_MAX = 1 << 30  # bytes of a file
 SIZES_MAX = 4 << 30  # and of all
 CRASHES = ("killed", "forgetting", "none")
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+
+
+def seconds(text: str, what: str) -> float:
+    """A duration such as "90", "60s", "10m", "1.5h".
+
+    Raises:
+        ValueError: it is none.
+
+    >>> seconds("1.5m", "duration")
+    90.0
+    """
+    number = text.rstrip("smhin")
+    unit = text[len(number) :]
+    try:
+        found = float(number) * _SECONDS[unit]
+    except (ValueError, KeyError):
+        raise ValueError(f"{what}: {text!r} is not a duration such as 90, 60s, 10m or 1.5h") from None
+    if not 0 < found < SECONDS_MAX:
+        raise ValueError(f"{what}: {text!r} is not above 0, and finite")
+    return found
 
 
 def _random_seed() -> int:
@@ -42,7 +66,7 @@ class Plan:
 
     Attributes:
         seed: decides all operations and variants; chosen at random where it is not given.
-        duration: seconds; the round that runs then is brought to its end.
+        duration: seconds, or text as "60s", "10m", "1h"; the round that runs then is brought to its end.
         threads, tasks: workers of a round; tasks share one event loop.
         files, size: how many files all workers share, and how far operations on them reach.
         capacity: of the cache.
@@ -52,7 +76,7 @@ class Plan:
         operations: of each worker between two rests; 0: as many as take some seconds.
         rounds: at most so many; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
-        patience: seconds; a call that takes longer hangs.
+        patience: seconds, or such text; a call that takes longer hangs.
         scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
         crashes: what ends the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses what was not committed), "none"; empty: no crashes.
@@ -82,6 +106,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
+        for name in ("duration", "patience"):
+            if isinstance(value := getattr(self, name), str):
+                set_field(self, name, seconds(value, name))
         given = {"size": self.size, "capacity": self.capacity}
         set_field(self, "size", parse_size(self.size, "size"))
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
@@ -138,7 +165,7 @@ class Plan:
             raise ValueError(f"size: {given['size']!r} in each of {self.files} files; {rule}")
         for name in ("duration", "patience"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < SECONDS_MAX:
                 raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
         if 1 < self.processes > self.threads:
             raise ValueError(f"processes: {self.processes!r} is more than there are threads ({self.threads})")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
-from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage
+from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage, Key
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Look, settled, verdict
 from pagecache.stress.plan import Plan
@@ -87,6 +87,7 @@ class Activity:
         begun, ended: on the clock of the round; `ended` is None while it goes on.
         writes: what it changed, each with the place where it went.
         errors: names of those that its calls raised.
+        counted: of the coverage, for it.
     """
 
     worker: int
@@ -99,6 +100,7 @@ class Activity:
     ended: int | None = None
     writes: list[Write] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    counted: list[Key] = field(default_factory=list)
 
 
 def meet(one: Activity, other: Activity) -> bool:
@@ -209,7 +211,7 @@ class World:
         active = self.active.copy()
         others = [one.operation.kind for number, one in active.items() if number != now.worker and meet(one, now)]
         self.active[now.worker] = now
-        self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
+        now.counted = self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
         with self.lock:
             self.operations += 1
 
@@ -278,6 +280,8 @@ class World:
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
                 self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
+            if activity is not None and activity.operation.kind == kind:
+                self.coverage.was_not(activity.counted)
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())

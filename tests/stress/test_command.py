@@ -125,6 +125,11 @@ def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) 
         (["--threads", "0", "--tasks", "0"], "nobody would do anything"),
         (["path:/nowhere"], "path:/nowhere: no such directory"),
         (["nonsense"], "'nonsense' is neither a URL"),
+        (["/tmp"], "path:, python:, s3: ...) nor module:factory; did you mean dir:/tmp or path:/tmp?"),
+        (["python:mine"], "which factory of mine? Write python:mine:factory"),
+        (["python:mine.py:make"], "the name of a module is without .py"),
+        (["--patience", "soon"], "patience: 'soon' is not a duration"),
+        (["--shrink-time", "-3s"], "--shrink-time: '-3s' is not above 0"),
         (["python:nowhere:factory"], "no module 'nowhere'"),
     ],
 )

@@ -138,7 +138,9 @@ class SimulatedRun(Run):
             f"{rate:,.0f} points a second and core, digest {self.digest:016x}"
         )
         if not is_debug():
-            line += "\nnot tried: points within the core: only the debug build of the extension has them"
+            line += (
+                "\nthreads are switched around the core, not within it: only a debug build of the extension has that"
+            )
         return dataclasses.replace(report, story=f"{report.story}\n{line}", schedule=schedule)
 
 
