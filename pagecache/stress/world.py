@@ -280,8 +280,7 @@ class World:
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
                 self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
-            if activity is not None and activity.operation.kind == kind:
-                self.coverage.was_not(activity.counted)
+            self.idle(worker, kind)
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
@@ -314,6 +313,12 @@ class World:
             return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)
         ways = plan.mix or target.ways
         return any(KINDS[kind] in ways for kind in PINNING & PROFILES[plan.profile].weights.keys())
+
+    def idle(self, worker: int, kind: str) -> None:
+        """What a worker is at has come to no call: it is not counted."""
+        activity = self.active.get(worker)
+        if activity is not None and activity.operation.kind == kind:
+            self.coverage.was_not(activity.counted)
 
     def _contested(self, activity: Activity) -> bool:
         """Whether it may be about a file that has another version, or an earlier end, every now and then."""
