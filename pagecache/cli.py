@@ -312,7 +312,7 @@ def check_backend(
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
 @click.option("--processes", type=int, help="Real ones that workers are spread over, for path:.  [default: 1]")
-@click.option("--patience", type=float, metavar="SECONDS", help="A call that takes longer hangs.  [default: 60]")
+@click.option("--patience", metavar="TIME", help="A call that takes longer hangs.  [default: 60s]")
 @click.option(
     "--scheduler",
     type=click.Choice(["threads", "deterministic"]),
@@ -350,38 +350,40 @@ def stress(
     repeats it is written.
     """
     from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import execute, plan_of, read_replay, seconds
+    from pagecache.stress.command import Ending, execute, plan_of, read_replay, seconds
     from pagecache.stress.outcome import Outcome
 
-    leave_on_sigterm()
     outcome: Outcome | None = None
     if html is not None and not html.absolute().parent.is_dir():
         raise WrongUsage(f"--html {html}: no such directory")
-    try:
-        time_to_shrink = seconds(shrink_time, "--shrink-time")
-        if replay is not None:
-            plan, named = read_replay(replay)
-            target = target if target is not None else named
-        else:
-            plan = plan_of(options)
-        click.echo(f"seed {plan.seed}", err=True)
-        outcome = Outcome(execute(plan, target))
-        if not outcome.report.ok:
-            outcome.save()
-            if shrink:
-                outcome.shrink(target, time_to_shrink)
-        if html is not None:
-            outcome.write_page(html)
-    except (UnusableTarget, ValueError) as error:
-        raise WrongUsage(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt as error:
-        if outcome is not None:  # while it was shrunk, or written
-            print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
-        left = "objects that begin with 'pagecache-stress-' may be left in the target"
-        click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
-        leave(INTERRUPTED, hung=True)
+    with Ending() as ending:
+        try:
+            time_to_shrink = seconds(shrink_time, "--shrink-time")
+            if replay is not None:
+                plan, named = read_replay(replay, options)
+                if target is not None and named is not None and target != named:
+                    click.echo(f"on {target}, in the place of the replay's {named}", err=True)
+                target = target if target is not None else named
+            else:
+                plan = plan_of(options)
+            click.echo(f"seed {plan.seed}", err=True)
+            outcome = Outcome(execute(plan, target, ending.asked))
+            if not outcome.report.ok:
+                outcome.save()
+                if shrink:
+                    outcome.shrink(target, time_to_shrink)
+            if html is not None:
+                outcome.write_page(html)
+        except (UnusableTarget, ValueError) as error:
+            raise WrongUsage(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt as error:
+            if outcome is not None:  # while it was shrunk, or written
+                print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+            left = "objects that begin with 'pagecache-stress-' may be left in the target"
+            click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
+            leave(ending.status, hung=True)
     print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
     leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
 

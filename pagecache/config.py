@@ -36,6 +36,7 @@ SIZE_MAX = 2**63 - 1
 PAGE_SIZE_MIN = 4096
 FOLIO_PAGES_MAX = 512  # the highest order of the buddy allocator is 9
 CACHE_PAGES_MIN = 16
+CACHE_PAGES_MAX = 1 << 29  # half of what an arena can have: the rest is for `resize`
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "b": 1} | {
@@ -254,12 +255,15 @@ class CacheConfig:
         just works; neither exceeds the capacity, and a writer can always have one page dirty.
 
         Raises:
-            ValueError: capacity below 16 pages.
+            ValueError: capacity below 16 pages, or above 2**29.
         """
         total, page = parse_size(capacity, "capacity"), int(self.page_size)
         if total < CACHE_PAGES_MIN * page:
             rule = f"less than {CACHE_PAGES_MIN} pages of {page} bytes"
             raise ValueError(f"capacity: {capacity!r} is {rule} ({CACHE_PAGES_MIN * page})")
+        if total > CACHE_PAGES_MAX * page:
+            rule = f"more than {CACHE_PAGES_MAX} pages of {page} bytes"
+            raise ValueError(f"capacity: {capacity!r} is {rule} ({CACHE_PAGES_MAX * page // (1 << 30)}GiB)")
         total -= total % page
         limit = max(page, min(total, _bytes_of(self.dirty_limit, total)))
         background = _bytes_of(self.dirty_background, total)

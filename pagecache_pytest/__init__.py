@@ -20,11 +20,13 @@ __all__ = ["pagecache_stress"]
 @pytest.fixture
 def pagecache_stress() -> Callable[..., Any]:
     """Run the stress tester on a target, and fail with its story; keywords are fields of `pagecache.stress.Plan`."""
-    from pagecache.stress import Plan, Report, run
+    from pagecache.stress import Plan, Report, UnusableTarget, run
 
     def stress(target: Any = None, **fields: Any) -> Report:
-        plan = Plan(**fields)
-        report = run(plan, target)
+        try:
+            report = run(Plan(**fields), target)
+        except (UnusableTarget, ValueError) as error:
+            pytest.fail(f"pagecache_stress: {error}", pytrace=False)
         if not report.ok:
             pytest.fail(f"{report.story}\nagain: Plan.from_replay({report.replay!r})", pytrace=False)
         return report

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagecache import PageCache
 from pagecache.backends import BackendLimits
 from pagecache.config import CacheConfig, RetryPolicy, VolumeOptions, parse_size, with_overrides
 
@@ -161,6 +162,26 @@ def test_folios_are_lowered_to_an_eighth_of_the_capacity() -> None:
 def test_capacity_below_sixteen_pages_is_refused(capacity: int | str) -> None:
     with pytest.raises(ValueError, match="16 pages"):
         CacheConfig().resolve(capacity)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "page"), [(10**15, 4096), ("2049GiB", 4096), (2**41 + 4096, 4096), ("40TiB", 65536)]
+)
+def test_a_capacity_above_what_the_core_can_count_is_refused_with_the_largest(capacity: int | str, page: int) -> None:
+    largest = f"{page * 2**29 >> 30}GiB"
+    with pytest.raises(ValueError, match=f"capacity: {capacity!r} is more than .*{largest}"):
+        CacheConfig(page_size=page).resolve(capacity)
+    assert CacheConfig(page_size=page).resolve(largest).capacity == page * 2**29
+
+
+@pytest.mark.parametrize("capacity", ["1TiB", "2TiB"])
+def test_a_cache_may_have_a_capacity_beyond_any_memory(capacity: str) -> None:
+    """What is reserved for growth is bounded by what the core can count. Where address space is limited it says so."""
+    try:
+        with PageCache(capacity) as cache:
+            assert cache.capacity == parse_size(capacity, "capacity")
+    except (OSError, MemoryError):
+        pytest.skip("there is not so much address space")
 
 
 def test_background_stays_below_the_limit() -> None:

@@ -6,7 +6,8 @@
 
 #include "lock.h"
 
-enum { PC_ORDERS = 10, PC_SUMMARIES = 5 };
+/* A bitmap has at most 64 ** PC_SUMMARIES bits; an arena rounds up what it is to reserve by less than 2048 frames. */
+enum { PC_ORDERS = 10, PC_SUMMARIES = 5, PC_FRAMES_MAX = (1 << 30) - 2048 };
 
 /* Free blocks of one order: a bitmap with 64-way summaries, so that the lowest free block is found in a few steps and a
  * buddy is one bit test. Lowest first keeps low addresses dense, which is what large folios and huge pages need. */

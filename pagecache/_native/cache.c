@@ -97,7 +97,7 @@ static int map(struct pc_cache *c, u64 capacity, u64 reserved)
  * threads and other caches need some too. */
 static int map_most(struct pc_cache *c, u64 capacity)
 {
-	u64 want = pc_max(capacity * 4, 64ull << 30);
+	u64 want = pc_min(pc_max(capacity * 4, 64ull << 30), (u64)PC_FRAMES_MAX << c->page_shift);
 	if (!map(c, capacity, want))
 		return 0;
 	while ((want /= 2) >= capacity && map(c, capacity, want))
@@ -116,7 +116,8 @@ static int map_most(struct pc_cache *c, u64 capacity)
  */
 int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out)
 {
-	if (page_size < 4096 || page_size & (page_size - 1) || capacity / page_size < 16)
+	if (page_size < 4096 || page_size & (page_size - 1) || capacity / page_size < 16 ||
+	    capacity / page_size > PC_FRAMES_MAX)
 		return -EINVAL;
 	struct pc_cache *c = calloc(1, sizeof(*c));
 	if (!c)

@@ -7,7 +7,8 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -17,11 +18,21 @@ from pagecache.backends.url import BUILT_IN, EXTRAS, GROUP, backend_from_url
 from pagecache.engine.loop import CacheLoop, blocking
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Hangs", "Target", "options_of"]
+__all__ = ["BadTarget", "Hangs", "Target", "check", "options_of", "place"]
 
 PYTHON = "python"
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 REQUIRED = ("open", "stat")
 FROM_SUBCLASSING = ("canonical", "sync", "close", "list", "remove", "rename")
+
+
+def place(error: BaseException) -> str:
+    """Where code that is not of this package raised, as " (in name at file:line)"; "" where none did."""
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith((PACKAGE, "<frozen")):
+            found = f" (in {frame.name} at {frame.filename}:{frame.lineno})"
+    return found
 
 
 class BadTarget(Exception):
@@ -57,17 +68,21 @@ class Target:
         name: `SCHEME:REST`, `module:factory` or `python:module:factory`. A factory is anything that can be called for a
             backend (a class, a function), or the backend itself.
         options: keywords of the factory.
+        more: schemes that somebody else understands, to be named where this one is not understood.
 
     Attributes:
         kind: the class of what it gave.
+        no_loop: why there can be no event loop: an asynchronous backend is refused with it.
 
     Raises:
         BadTarget: no such scheme or module, or nothing of that name in it.
     """
 
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, options: dict[str, Any], more: Collection[str] = ()) -> None:
         self.name = name
         self.kind = ""
+        self.no_loop = ""
+        self.more = frozenset(more)
         self._options = options
         self._loop: CacheLoop | None = None
         self._shared: bool | None = None
@@ -83,12 +98,12 @@ class Target:
     def _from_module(self, text: str) -> Callable[[], Any]:
         module_name, colon, path = text.partition(":")
         if (
-            not colon
+            module_name.endswith(".py")
+            or not colon
             or not path
             or not all(part.isidentifier() for part in [*module_name.split("."), *path.split(".")])
         ):
-            known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | EXTRAS.keys()))
-            raise BadTarget(f"{self.name!r} is neither a URL ({known} ...) nor module:factory")
+            raise BadTarget(self._unreadable(module_name, colon, path))
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         try:
@@ -98,7 +113,9 @@ class Target:
                 raise BadTarget(f"{module_name} cannot be imported: {error}") from error
             raise BadTarget(f"no module {module_name!r} (looked for in {os.getcwd()} and the Python path)") from None
         except Exception as error:
-            raise BadTarget(f"{module_name} cannot be imported: {type(error).__name__}: {error}") from error
+            raise BadTarget(
+                f"{module_name} cannot be imported: {type(error).__name__}: {error}{place(error)}"
+            ) from error
         for part in path.split("."):
             if not hasattr(found, part):
                 raise BadTarget(f"{module_name} has no {path!r}")
@@ -108,6 +125,19 @@ class Target:
         if self._options:
             raise BadTarget(f"{text} is {found!r}, which takes no --option: it cannot be called")
         return lambda: found
+
+    def _unreadable(self, module_name: str, colon: str, path: str) -> str:
+        """Why it is no name, and what may have been meant."""
+        if module_name.endswith(".py"):
+            return f"{self.name!r}: the name of a module is without .py: {module_name.removesuffix('.py')}:{path}"
+        if not path and all(part.isidentifier() for part in module_name.split(".")):
+            if colon or self.name.startswith(f"{PYTHON}:"):
+                return f"{self.name!r}: which factory of {module_name}? Write {PYTHON}:{module_name}:factory"
+        known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | EXTRAS.keys() | self.more))
+        schemes = [scheme for scheme in ("dir", "path") if scheme == "dir" or scheme in self.more]
+        folder = os.path.isdir(self.name)
+        meant = f"; did you mean {' or '.join(f'{scheme}:{self.name}' for scheme in schemes)}?" if folder else ""
+        return f"{self.name!r} is neither a URL ({known} ...) nor module:factory{meant}"
 
     def make(self) -> Backend:
         """A backend, seen by threads. Where the factory gives one and the same, that is not closed.
@@ -140,12 +170,16 @@ class Target:
         try:
             made = self._factory()
         except (Exception, SystemExit) as error:
-            raise BadTarget(f"{self.name}: no backend could be made: {type(error).__name__}: {error}") from error
-        self._check(made)
+            raise BadTarget(
+                f"{self.name}: no backend could be made: {type(error).__name__}: {error}{place(error)}"
+            ) from error
+        check(self.name, made)
         self.kind = type(made).__name__
         return made
 
     def _start_loop(self) -> CacheLoop:
+        if self.no_loop:
+            raise BadTarget(self.no_loop)
         if self._loop is None:
             self._loop = CacheLoop("check-backend", Park())
         return self._loop
@@ -154,21 +188,25 @@ class Target:
         """A coroutine hangs in it: the next backend gets another."""
         self._loop = None
 
-    def _check(self, made: Any) -> None:
-        what = f"{self.name} gave {made!r}"
-        if isinstance(made, type):
-            raise BadTarget(f"{what}, which is a class: name something that makes an object of it")
-        missing = [name for name in REQUIRED if not callable(getattr(made, name, None))]
-        if missing:
-            raise BadTarget(f"{what}, which is no Backend: it has no {' and no '.join(missing)}")
-        if not isinstance(getattr(made, "limits", None), BackendLimits):
-            raise BadTarget(
-                f"{what}, whose `limits` is no BackendLimits: write `limits = BackendLimits()` into its class"
-            )
-        missing = [name for name in FROM_SUBCLASSING if not callable(getattr(made, name, None))]
-        if missing:
-            names = ", no ".join(missing)
-            raise BadTarget(f"{what}, which has no {names}: subclass pagecache.Backend (or AsyncBackend)")
+
+def check(name: str, made: Any) -> None:
+    """Whether what a factory gave is a backend.
+
+    Raises:
+        BadTarget: it is not; says what is missing.
+    """
+    what = f"{name} gave {made!r}"
+    if isinstance(made, type):
+        raise BadTarget(f"{what}, which is a class: name something that makes an object of it")
+    missing = [method for method in REQUIRED if not callable(getattr(made, method, None))]
+    if missing:
+        raise BadTarget(f"{what}, which is no Backend: it has no {' and no '.join(missing)}")
+    if not isinstance(getattr(made, "limits", None), BackendLimits):
+        raise BadTarget(f"{what}, whose `limits` is no BackendLimits: write `limits = BackendLimits()` into its class")
+    missing = [method for method in FROM_SUBCLASSING if not callable(getattr(made, method, None))]
+    if missing:
+        names = ", no ".join(missing)
+        raise BadTarget(f"{what}, which has no {names}: subclass pagecache.Backend (or AsyncBackend)")
 
 
 class _Unclosed(PassingBackend):

@@ -115,7 +115,9 @@ def _refuse(file: EngineFile, op: Op) -> None:
         return  # a commit took the bytes meanwhile: they are read from the object
     name = "read_staged" if op.staged else "read_into"
     raise BackendProtocolError(
-        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read", file.key
+        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read: "
+        f"1 to {op.length}, or 0 where the object ends, which is not there",
+        file.key,
     )
 
 

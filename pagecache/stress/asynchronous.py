@@ -22,22 +22,29 @@ from pagecache.backends.protocol import AsyncBackend, AsyncBackendFile, Backend,
 from pagecache.engine.loop import Blocking, CacheLoop, blocking, is_async, original
 from pagecache.engine.park import Park
 from pagecache.errors import Key
+from pagecache.stress.targets import UnusableTarget
 
-__all__ = ["Elsewhere", "for_the_cache", "for_threads", "on_a_loop"]
+__all__ = ["ASYNCHRONOUS", "Elsewhere", "for_the_cache", "for_threads", "on_a_loop"]
 
 T = TypeVar("T")
 
-SKIPPED = "the loop of the cache"
+ASYNCHRONOUS = "is asynchronous: the deterministic scheduler has no event loops"
+SKIPPED = "coroutines on the event loop of the cache"
 SHARED = "the factory gives a store of its own each time: its coroutines run on the tester's loop"
 BETWEEN = "something that blocks lies in between: its coroutines run on the tester's loop"
 SAME = "the factory gives one and the same object: its coroutines run on the tester's loop"
 
 
-def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
-    """A factory of backends that block, whatever those of `factory` do; they share a loop."""
+def for_threads(factory: Callable[[], Any], refused: str = "") -> Callable[[], Backend]:
+    """A factory of backends that block, whatever those of `factory` do; they share a loop.
+
+    `refused`: a sentence, where there can be no loop. Then an asynchronous one raises UnusableTarget.
+    """
     loop: list[CacheLoop] = []
 
     def running() -> CacheLoop:
+        if refused:
+            raise UnusableTarget(refused)
         if not loop or not loop[0].alive():
             loop[:] = [CacheLoop("stress", Park())]
         return loop[0]

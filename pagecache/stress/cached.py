@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
+from pagecache.check_backend.target import place
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, DataLossError, Key
-from pagecache.stress.asynchronous import for_the_cache, for_threads, on_a_loop
+from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import StagingBackend
@@ -31,7 +32,7 @@ from pagecache.stress.hang import Recording, recorded
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import WAYS, Edges, names_of
 from pagecache.stress.stack import stacked
-from pagecache.stress.targets import Held, UnusableTarget
+from pagecache.stress.targets import FULL, Held, UnusableTarget
 from pagecache.stress.views import Budget, HeldView
 
 __all__ = ["CachedTarget", "Variant"]
@@ -50,7 +51,7 @@ KEYS: tuple[Callable[[str], Key], ...] = (
     lambda name: name.encode(),
 )
 """What a backend may want as keys; the first that it takes."""
-HINTS = {
+HINTS = FULL | {
     errno.ESTALE: "nobody but the cache has stored anything there: the version, or the size, that the backend's "
     "`stat` gives is not what `commit` said and what was written (docs/how-to/backend.md, rule 7)"
 }
@@ -115,6 +116,19 @@ def insisting(call: Callable[[], T]) -> T:
     return call()
 
 
+def counted(taken: object, length: int) -> int:
+    """What write_from answered, where that can be.
+
+    Raises:
+        TypeError, ValueError: it cannot.
+    """
+    if isinstance(taken, bool) or not isinstance(taken, int):
+        raise TypeError(f"write_from returned {taken!r}, not the number of bytes that it took")
+    if not 0 < taken <= length:
+        raise ValueError(f"write_from returned {taken!r}: it was given {length} bytes, and has to take 1 at least")
+    return taken
+
+
 class CachedTarget:
     """See `targets.Target`.
 
@@ -146,7 +160,9 @@ class CachedTarget:
             self.variant.config["gil_release"] = plan.rng("gil", number).choice(RELEASED)
         if plan.crash_of(number) == "forgetting":
             self.variant.limits["durable_writes"] = False
-        self._factory = for_threads(factory or partial(self.variant.store, crash=plan.crash_of(number) != "none"))
+        refused = f"{label} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
+        store = partial(self.variant.store, crash=plan.crash_of(number) != "none")
+        self._factory = for_threads(factory or store, refused)
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """What lies between the backend and the cache, besides faults; it may be called again after a crash."""
@@ -260,20 +276,26 @@ class CachedTarget:
 
     def _choose_keys(self) -> None:
         """The first form of keys that the backend takes."""
-        reasons = []
+        reasons: dict[Key, str] = {}
         for form in KEYS:
             self._key = form
             try:
                 self._make(self.key("probe"), b"probe")
                 self._forget(self.key("probe"))
             except Exception as error:  # whatever a backend says to a key that it does not know
-                reasons.append(f"{self.key('probe')!r}: {type(error).__name__}: {error}")
+                reasons[self.key("probe")] = f"{type(error).__name__}: {error}{place(error)}"
+                with contextlib.suppress(Exception):
+                    self._forget(self.key("probe"))
             else:
                 if form is not KEYS[0]:
-                    self.skipped["text keys"] = f"the backend takes no {KEYS[0]('file')!r}: {reasons[0]}"
+                    self.skipped["text keys"] = (
+                        f"the backend takes no {KEYS[0]('file')!r}: {next(iter(reasons.values()))}"
+                    )
                 self._learn_names()
                 return
-        raise UnusableTarget(f"{self.name}: no object can be made; {'; '.join(reasons)}")
+        several = len({reason.replace(repr(key), "") for key, reason in reasons.items()}) > 1
+        told = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
+        raise UnusableTarget(f"{self.name}: no object can be made: {told}")
 
     def _learn_names(self) -> None:
         """What cannot be done with names: asked with one that nobody has."""
@@ -367,7 +389,7 @@ class CachedTarget:
         most, done = int(self._backend.limits.max_write), 0
         while done < len(data):
             part = memoryview(data)[done : done + most].toreadonly()
-            done += insisting(partial(file.write_from, offset + done, [part]))
+            done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
 
     def _forget(self, key: Key) -> None:
         try:

@@ -98,18 +98,25 @@ class Child(Forked):
         os.close(self.fd)
 
 
+def unpicklable(what: object) -> str:
+    """Why a factory cannot be brought to another process: a sentence; "" where it can."""
+    try:
+        pickle.dumps(what)
+    except Exception as error:
+        return f"{what!r} cannot be brought to another process: {error}"
+    if getattr(what, "__module__", "") == "__main__":
+        return f"{what!r} is of the main program: put it into a module"
+    return ""
+
+
 def spawn(task: Task) -> Child:
     """Start one.
 
     Raises:
         UnusableTarget: what the target is made from cannot be brought to another process.
     """
-    try:
-        pickle.dumps(task)
-    except Exception as error:
-        raise UnusableTarget(f"{task.target!r} cannot be brought to another process: {error}") from None
-    if getattr(task.target, "__module__", "") == "__main__":
-        raise UnusableTarget(f"{task.target!r} is of the main program: put it into a module")
+    if why := unpicklable(task.target):
+        raise UnusableTarget(why)
     return Child(task)
 
 

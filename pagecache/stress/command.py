@@ -5,47 +5,34 @@ from __future__ import annotations
 import faulthandler
 import io
 import json
+import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.status import Status
 
+from pagecache.interrupts import INTERRUPTED
+from pagecache.stress import job
 from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
-from pagecache.stress.plan import Plan
+from pagecache.stress.plan import Plan, seconds
 from pagecache.stress.report import Report
 
-__all__ = ["execute", "live", "plan_of", "read_replay", "seconds"]
+__all__ = ["Ending", "execute", "live", "plan_of", "read_replay", "seconds"]
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # and elsewhere
 STANDS = 60.0  # seconds without any thread of Python, besides `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two times that the timer for it is set anew
-
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
-
-
-def seconds(text: str, what: str) -> float:
-    """A duration such as "90", "60s", "10m", "1.5h".
-
-    Raises:
-        ValueError: it is none.
-
-    >>> seconds("1.5m", "duration")
-    90.0
-    """
-    number = text.rstrip("smhin")
-    unit = text[len(number) :]
-    try:
-        return float(number) * _SECONDS[unit]
-    except (ValueError, KeyError):
-        raise ValueError(f"{what}: {text!r} is not a duration such as 90, 60s, 10m or 1.5h") from None
 
 
 def plan_of(options: dict[str, Any]) -> Plan:
@@ -55,38 +42,84 @@ def plan_of(options: dict[str, Any]) -> Plan:
         ValueError: names the option that is out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if "duration" in given:
-        given["duration"] = seconds(given["duration"], "duration")
     for several in ("mix", "crashes"):
         if several in given:
             given[several] = tuple(given[several].split(","))
     return Plan(**given)
 
 
-def read_replay(path: Path) -> tuple[Plan, str | None]:
-    """Plan and target of a replay file.
+def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
+    """Plan and target of a replay file; of `options`, which may be None each, it can have another duration.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or an option is given that is the file's.
     """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    for name in given.keys() - {"duration"}:
+        raise ValueError(f"--{name}: with --replay it is the file's: edit {path}")
     try:
         replay = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: not a replay of pagecache stress: {error}") from None
     if not isinstance(replay, dict):
         raise ValueError(f"{path}: not a replay of pagecache stress")
-    return Plan.from_replay(replay), replay.get("target")
+    target = replay.get("target")
+    if not isinstance(target, str | None):
+        raise ValueError(f"{path}: target: {target!r} is not text, and not null")
+    try:
+        return replace(Plan.from_replay(replay), **given), target
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def execute(plan: Plan, target: str | None) -> Report:
-    """Run it, with live counters on stderr.
+def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:
+    """Run it, with live counters on stderr until `asked` is set.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = run_of(plan, target)
-    with live(run), standing(plan.patience + STANDS):
+    with live(run, asked or threading.Event()), standing(plan.patience + STANDS):
         return run.run()
+
+
+class Ending:
+    """SIGINT and SIGTERM while a run goes on, as a context manager: the first asks everybody to end, another one ends
+    the process, whatever hangs.
+
+    Attributes:
+        asked: is set by the first.
+        status: exit status: 130 after SIGINT, 143 after SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.status = INTERRUPTED
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # of a shell's background, or nohup
+                self._before[number] = signal.signal(number, self._first)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _first(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.status = 128 + number
+        for known in self._before:
+            signal.signal(known, self._another)
+        self.asked.set()
+        alone = b"\r\x1b[K" if os.isatty(2) else b""  # in the place of the line of progress
+        line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
+        os.write(2, alone + line.encode())  # not by sys.stderr, which may be amid a line
+        raise KeyboardInterrupt
+
+    @staticmethod
+    def _another(number: int, frame: FrameType | None) -> NoReturn:
+        os._exit(128 + number)
 
 
 @contextmanager
@@ -118,7 +151,7 @@ def standing(most: float) -> Iterator[None]:
 
 
 @contextmanager
-def live(run: Run) -> Iterator[None]:
+def live(run: Run, asked: threading.Event) -> Iterator[None]:
     """What goes on, on stderr: one line that is written over and over on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     over, begun = threading.Event(), time.monotonic()
@@ -126,7 +159,7 @@ def live(run: Run) -> Iterator[None]:
 
     def show() -> None:
         with Status("", console=console) if terminal else nullcontext() as status:
-            while not over.wait(EVERY if terminal else SELDOM):
+            while not (over.wait(EVERY if terminal else SELDOM) or asked.is_set()):
                 text = line(run, time.monotonic() - begun)
                 if status is not None:
                     status.update(text)

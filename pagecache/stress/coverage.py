@@ -64,16 +64,23 @@ class Coverage:
             self._number += 1
             return self._number % SAMPLE == 1
 
-    def met(self, kind: str, file: int | None, start: int, end: int, others: Iterable[str], state: str) -> None:
-        """An operation on a file begins, beside `others`; None: on what is its worker's own."""
+    def met(self, kind: str, file: int | None, start: int, end: int, others: Iterable[str], state: str) -> list[Key]:
+        """An operation on a file begins, beside `others`; None: on what is its worker's own. Returns what it counts."""
         with self._lock:
             before = None if kind in PLACELESS else self._last.get((file, start // PAGE))
             relations = [f"beside {other}" for other in others]
             relations += [f"after {before}"] if before is not None else []
-            for relation in relations or ["alone"]:
-                self.counts[kind, relation, state] += 1
+            counted = [(kind, relation, state) for relation in relations or ["alone"]]
+            self.counts.update(counted)
             if kind not in PLACELESS:
                 self._last.update(dict.fromkeys(((file, page) for page in pages_of(start, end)), kind))
+            return counted
+
+    def was_not(self, counted: Iterable[Key]) -> None:
+        """The operation could not be done: there was none."""
+        with self._lock:
+            self.counts.subtract(counted)
+            self.counts = +self.counts
 
 
 def pages_of(start: int, end: int) -> Iterable[int]:

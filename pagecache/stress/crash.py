@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import DataLossError
+from pagecache.stress.asked import BEHIND
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
@@ -42,31 +43,16 @@ LINGERS = (0.0, 0.0005, 0.003)
 """Seconds that its commits take twice, one of them chosen for each stir."""
 
 
-def crashing(plan: Plan, number: int, target: Target, made_from: Any, skipped: dict[str, str]) -> Crashing:
-    """What makes the crashes of a round; where there can be none, `skipped` says why."""
-    kind = plan.crash_of(number) if plan.scheduler == "threads" else "none"
-    if kind != plan.crash_of(number):
-        skipped["crashes"] = "the deterministic scheduler has none"
+def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashing:
+    """What makes the crashes of a round: those that the target can have, see asked.py."""
+    kind = plan.crash_of(number)
     if isinstance(target, MountedTarget) and (plan.processes > 1 or kind == "killed"):
         return Processes(target, kill=kind == "killed")
-    if plan.processes > 1:
-        skipped["processes"] = "files are shared by processes on a mount, not through a cache: path:DIR has that"
     if kind == "none":
         return NoCrash()
-    target.ways -= {"foreign", "rivals"}  # who changes the store behind a cache would have to know of the crash
-    if kind == "killed":
-        if isinstance(target, CachedTarget) and made_from not in (None, "memory:"):
-            return Killed(target, made_from, skipped)
-        skipped["crashes: killed"] = "the store ends with its process"
-    elif isinstance(target, CachedTarget) and target.faulting.repairing:
-        skipped["crashes: forgetting"] = "the faults of this round are repaired by reconnecting, too"
-    elif not isinstance(target, CachedTarget):
-        skipped["crashes: forgetting"] = "the store of system calls is not ours to drop anything from"
-    elif target.durable_writes:
-        skipped["crashes: forgetting"] = "durable_writes: the backend promises that acknowledged bytes survive"
-    else:
-        return Forgetting(plan, number, target)
-    return NoCrash()
+    assert isinstance(target, CachedTarget)
+    target.ways -= BEHIND
+    return Killed(target, made_from) if kind == "killed" else Forgetting(plan, number, target)
 
 
 class Stirring(Protocol):

@@ -14,10 +14,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import threading
 import traceback
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pagecache import PageCache
@@ -30,7 +32,29 @@ __all__ = ["Hang", "Recording", "recorded", "stacks"]
 RECORDS = 2048
 SHOWN = 40  # records and transitions in a report
 DEEP = 12  # lines of a stack
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
+FRAME = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
+OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
+"""Threads of the tester, which say nothing of a hang."""
 CHECK = 5.0  # seconds for a check of the cache: who hangs may keep a lock from it
+
+
+def ours(path: str) -> bool:
+    """Whether a file is of this package, or of Python itself."""
+    return path.startswith((PACKAGE, *PYTHON)) and "site-packages" not in path.removeprefix(PACKAGE)
+
+
+def called(stacks: dict[str, list[str]]) -> list[str]:
+    """Where threads stand in code that this package called, and that is neither of it nor of Python itself."""
+    found: dict[str, None] = {}
+    for frames in stacks.values():
+        places = [match for frame in frames if (match := FRAME.match(frame))]
+        for before, now in pairwise(places):
+            if before[1].startswith(PACKAGE) and not ours(now[1]):
+                found[f"{now[3]} at {now[1]}:{now[2]}"] = None
+                break
+    return list(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +100,24 @@ class Hang:
         )
 
     def tell(self) -> str:
-        """All of it, as text."""
+        """As text: all of it but the tester's own threads; those that stand at the same place together."""
         lines = list(self.late)
         if self.broken:
             lines.append(f"the cache is broken: {self.broken}")
+        if calls := called(self.stacks):
+            lines.append(f"calls of your backend that have not returned: {', '.join(calls)}")
         if self.waits:
             lines.append("the cache says:")
             for wait in self.waits:
                 lines.append(f"  {said(wait)}")
                 lines += [f"    {step}" for step in wait["chain"]]
                 lines += [f"    {wait['next']}"] if wait["next"] else []
+        same: dict[tuple[str, ...], list[str]] = {}
         for name, frames in self.stacks.items():
-            lines += [f"{name}:", *(f"  {frame}" for frame in frames)]
+            if not name.removeprefix("thread ").startswith(OWN):
+                same.setdefault(tuple(frames), []).append(name)
+        for told, names in same.items():
+            lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in told)]
         for what, found in (("the trace ends with:", self.records), ("last transitions:", self.transitions)):
             if found:
                 lines += [what, *(f"  {line}" for line in found)]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import sync_noise
+from pagecache.stress.asked import refuse_crashes, refuse_ways
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.coverage import Key, kinds_of, summary
 from pagecache.stress.crash import Crashing, NoCrash, crashing
@@ -45,7 +46,8 @@ T = TypeVar("T")
 RESTS = 3  # of a round
 OPERATIONS = 150  # of a thread between two rests, where the plan does not say
 GRACE = 5.0  # seconds: what the others may take to end after a failure
-INTERRUPTED = 60.0  # and after an interrupt; a second one ends it at once
+CALLS = 5.0  # and after an interrupt: a backend that hangs does not return at all
+REMOVED = 5.0  # and then, for each of giving up and removing what was made
 NOTHING = "nothing is left in the target"
 DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
     "a call that outlives its backend": outlived,
@@ -88,7 +90,7 @@ def run_of(
     if plan.scheduler == "threads":
         return Run(plan, target, make)
     if find_spec("greenlet") is None:
-        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install 'pagecache[stress]'")
+        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install greenlet")
     from pagecache.stress.deterministic.job import SimulatedRun
 
     return SimulatedRun(plan, target, make)
@@ -167,9 +169,12 @@ class Run:
             return late("what makes the backend does not return")
         self.name, self._made = target.name, True
         world = self.world = World(self.plan, target, self.number)
-        crash = crashing(self.plan, self.number, target, self.target, self.skipped)
         try:
+            refuse_crashes(self.plan, target, self.target)
+            crash = crashing(self.plan, self.number, target, self.target)
             self._bounded(world, "making the files", world.begin)
+            if not world.failures:
+                refuse_ways(self.plan, target)
             if not world.failures:
                 crash.begin(world)
                 with disturbed(self.plan.rng("noise", self.number)):
@@ -183,6 +188,9 @@ class Run:
                 self._give_up(
                     [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
                 )
+        except UnusableTarget:
+            self._give_up([target.give_up, partial(self._clear, target)], self.grace)
+            raise
         except KeyboardInterrupt:
             self._interrupted(world)
             raise
@@ -191,8 +199,13 @@ class Run:
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
             self.coverage += world.coverage.now()
-            self.kinds = kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
             self.skipped |= target.skipped | world.unsupported
+            done = {kind for kind, _met, _state in self.coverage}
+            self.kinds = [
+                kind
+                for kind in kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
+                if kind in done or kind not in world.unsupported
+            ]
             self._remarks = target.remarks
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
@@ -316,15 +329,17 @@ class Run:
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:
-        """Everybody ends, and what was made is removed."""
+        """Everybody ends, and what was made is removed, as far as that is done in time."""
         world.stopped.set()
-        end = time.monotonic() + INTERRUPTED
+        end = time.monotonic() + CALLS
         idents = {thread.ident for thread in self._threads}
         # A join that was interrupted takes its thread for ended, as Python 3.11 has it: the frames say what runs.
         while (runs := not idents.isdisjoint(sys._current_frames())) and time.monotonic() < end:
             time.sleep(0.02)
-        calls: list[Callable[[], None]] = [world.target.give_up, partial(self._clear, world.target)]
-        self._made = runs or not self._give_up(calls, INTERRUPTED)
+        clear = partial(self._clear, world.target)
+        # The cache waits for a call of the backend that hangs; another call, which removes, may well return.
+        done = self._give_up([clear] if runs else [world.target.give_up, clear], REMOVED)
+        self._made = runs or not done
 
     def _bounded(self, world: World, what: str, call: Callable[[], None]) -> None:
         """What is done while nothing runs; it may hang too.
@@ -346,7 +361,9 @@ class Run:
             except AssertionError as error:
                 world.fail(Failure("check", f"{what}: {error}"))
             except BaseException as error:
-                world.fail(Failure("error", f"{what}: " + "".join(traceback.format_exception(error)).strip()))
+                hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+                told = "".join(traceback.format_exception(error)).strip()
+                world.fail(Failure("error", f"{what}: {told}" + (f"\n  {hint}" if hint else "")))
 
         if not self._wait_for(guarded, 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
@@ -390,7 +407,8 @@ class Run:
 
     def _report(self, failure: Failure | None) -> Report:
         if failure is None:
-            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped)
+            done = {kind for kind, _met, _state in self.coverage}
+            story = exercised(self.counters, summary(self.coverage, self.kinds), self.name, self.skipped, done)
         else:
             story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)

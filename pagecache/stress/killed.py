@@ -44,13 +44,11 @@ class Killed:
     Args:
         target: of the round.
         made_from: what the target is made from, by name or as a factory.
-        skipped: gets a reason where it cannot be.
     """
 
-    def __init__(self, target: CachedTarget, made_from: Any, skipped: dict[str, str]) -> None:
+    def __init__(self, target: CachedTarget, made_from: Any) -> None:
         self.target, self.made_from = target, made_from
-        self._skipped = skipped
-        self._impossible = False
+        self.refused = ""  # why no other process could play
 
     def begin(self, world: World) -> None:
         self.world = world
@@ -60,12 +58,6 @@ class Killed:
     def players(self, world: World) -> KilledPlayers:
         """Who plays the stirs."""
         return KilledPlayers(self, world)
-
-    def refuse(self, why: str) -> None:
-        """There is no such crash here."""
-        self._skipped["crashes: killed"] = why
-        self._impossible = True
-        self.durable.end()
 
     def arm(self) -> None:
         """Who dies decides when."""
@@ -77,9 +69,10 @@ class Killed:
 
         Raises:
             Broken: something is not there that has to be.
+            UnusableTarget: there can be no such crash.
         """
-        if self._impossible:
-            return
+        if self.refused:
+            raise UnusableTarget(f"crashes: killed cannot be on {self.target.name}: {self.refused}")
         world, target, durable = self.world, self.target, self.durable
         world.counters["crashes: killed"] += 1
         target.resume()
@@ -100,17 +93,14 @@ class Killed:
 
 
 class KilledPlayers:
-    """Workers in a child; where there can be none, here."""
+    """Workers in a child."""
 
     def __init__(self, crash: Killed, world: World) -> None:
         self._crash, self._world = crash, world
-        self._here: Players | None = None
         self._life = 0
 
     def stir(self, count: int) -> list[threading.Thread]:
-        """See `player.Players`: the thread that waits for the child, or the workers themselves."""
-        if self._here is not None:
-            return self._here.stir(count)
+        """See `player.Players`: the thread that waits for the child."""
         self._life += 1
         thread = threading.Thread(target=self._guarded, args=(count,), name="stress-child", daemon=True)
         thread.start()
@@ -120,20 +110,13 @@ class KilledPlayers:
         try:
             self._stir(count)
         except UnusableTarget as error:
-            self._go_on_here(str(error), count)
+            self._crash.refused = str(error)
         except Found as found:
             self._world.fail(found.failure)
         except Broken as error:
             self._world.fail(Failure(error.kind, str(error)))
         except Exception as error:
             self._world.fail(Failure("error", f"the process of the cache: {type(error).__name__}: {error}"))
-
-    def _go_on_here(self, why: str, count: int) -> None:
-        self._crash.refuse(why)
-        self._crash.target.resume()
-        self._here = Players(self._world)
-        for thread in self._here.stir(count):
-            thread.join()
 
     def _stir(self, count: int) -> None:
         world, target, plan = self._world, self._crash.target, self._world.plan

@@ -32,11 +32,11 @@ from pagecache.backends import linux
 from pagecache.errors import DataLossError, set_written
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges
-from pagecache.stress.targets import Held, UnusableTarget
+from pagecache.stress.targets import FULL, Held, UnusableTarget
 
 __all__ = ["MountedTarget"]
 
-HINTS = {
+HINTS = FULL | {
     errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to who syncs after it: leave one of "
     "the two out, for example with --mix buffered,views,append,truncate,punch"
 }
@@ -165,8 +165,12 @@ class MountedTarget:
             self._folder.mkdir()
         except OSError as error:
             raise UnusableTarget(f"{self.name}: {error.strerror}: {self._folder}") from error
-        for number, content in enumerate(contents):
-            self._path(number).write_bytes(content)
+        try:
+            for number, content in enumerate(contents):
+                self._path(number).write_bytes(content)
+        except OSError as error:
+            hint = f": {self.hints[error.errno]}" if error.errno in self.hints else ""
+            raise UnusableTarget(f"{self.name}: no file can be made: {error.strerror}{hint}") from error
         self._open()
 
     def adopt(self, mappings: Sequence[Mapped]) -> None:

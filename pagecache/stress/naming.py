@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.check_backend.target import BadTarget
+from pagecache.check_backend.target import BadTarget, check, place
 from pagecache.check_backend.target import Target as BackendTarget
+from pagecache.stress.asynchronous import ASYNCHRONOUS
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
@@ -26,8 +27,7 @@ def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable
     if target is None or target == "memory:":
         return lambda plan, number: CachedTarget(plan, number, None, "memory:")
     if not isinstance(target, str):
-        label = getattr(target, "__qualname__", repr(target))
-        return lambda plan, number: CachedTarget(plan, number, target, label)
+        return _from_factory(target)
     if target.startswith(PATH):
         from pagecache.stress.mounted import MountedTarget
 
@@ -35,13 +35,39 @@ def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable
     return _from_backend(target)
 
 
+def _from_factory(target: Callable[[], Backend | AsyncBackend]) -> Callable[[Plan, int], Target]:
+    label = getattr(target, "__qualname__", repr(target))
+    if not callable(target):
+        raise UnusableTarget(f"{target!r} cannot be called: a factory gives a backend, for example lambda: MyBackend()")
+
+    def made() -> Backend | AsyncBackend:
+        found = target()
+        check(label, found)
+        return found
+
+    def make(plan: Plan, number: int) -> Target:
+        try:
+            return CachedTarget(plan, number, made, label)
+        except UnusableTarget:
+            raise
+        except BadTarget as error:
+            raise UnusableTarget(str(error)) from None
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}{place(error)}"
+            raise UnusableTarget(f"{label}: no backend could be made: {told}") from error
+
+    return make
+
+
 def _from_backend(name: str) -> Callable[[Plan, int], Target]:
     try:
-        found = BackendTarget(name, {})
+        found = BackendTarget(name, {}, (PATH.rstrip(":"), "python"))
     except (BadTarget, ValueError) as error:
         raise UnusableTarget(str(error)) from None
 
     def make(plan: Plan, number: int) -> Target:
+        # A loop would be a thread that is simulated, and everybody would wait for it.
+        found.no_loop = f"{name} {ASYNCHRONOUS}" if plan.scheduler == "deterministic" else ""
         try:
             return CachedTarget(plan, number, found.make, name)
         except BadTarget as error:

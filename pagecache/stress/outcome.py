@@ -61,6 +61,9 @@ class Outcome:
     def save(self) -> None:
         """Write the replay, and say so. First of all: what comes later may be interrupted."""
         print(f"again: pagecache stress --replay {write_replay(self.report)}", file=self._err)
+        if self.report.replay["target"] not in (None, "memory:"):
+            begin = f"'{stem(self.report)}'"
+            print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=self._err)
 
     def shrink(self, target: str | None, seconds: float) -> None:
         """Make it small, with a line of progress, and write what came of it."""
@@ -93,8 +96,7 @@ class Outcome:
         """What a person reads."""
         if self.shrunk is None:
             return self.report.story
-        test = f"\n\n{self.shrunk.test}" if self.shrunk.test else ""
-        return f"{self.report.story}\n\n{self.shrunk.story}{test}"
+        return f"{self.report.story.splitlines()[0]}\n{self.shrunk.story}"
 
     def to_dict(self) -> dict[str, Any]:
         """What a program reads: the report, and what it was shrunk to."""

@@ -15,19 +15,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pagecache.config import Size, parse_size
-from pagecache.stress.profiles import PROFILES, WAYS
+from pagecache.config import CACHE_PAGES_MAX, Size, parse_size
+from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "seconds"]
 
 SEED_MAX = 1 << 32
 PAGE = 4096
 SCHEDULERS = ("threads", "deterministic")
 WORKERS_MAX = 10_000
 PROCESSES_MAX = 64
+SECONDS_MAX = 1e9
+SIZE_MAX = 1 << 30  # bytes of a file
+SIZES_MAX = 4 << 30  # and of all
 CRASHES = ("killed", "forgetting", "none")
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
+
+
+def seconds(text: str, what: str) -> float:
+    """A duration such as "90", "60s", "10m", "1.5h".
+
+    Raises:
+        ValueError: it is none.
+
+    >>> seconds("1.5m", "duration")
+    90.0
+    """
+    number = text.rstrip("smhin")
+    unit = text[len(number) :]
+    try:
+        found = float(number) * _SECONDS[unit]
+    except (ValueError, KeyError):
+        raise ValueError(f"{what}: {text!r} is not a duration such as 90, 60s, 10m or 1.5h") from None
+    if not 0 < found < SECONDS_MAX:
+        raise ValueError(f"{what}: {text!r} is not above 0, and finite")
+    return found
 
 
 def _random_seed() -> int:
@@ -40,7 +66,7 @@ class Plan:
 
     Attributes:
         seed: decides all operations and variants; chosen at random where it is not given.
-        duration: seconds; the round that runs then is brought to its end.
+        duration: seconds, or text as "60s", "10m", "1h"; the round that runs then is brought to its end.
         threads, tasks: workers of a round; tasks share one event loop.
         files, size: how many files all workers share, and how far operations on them reach.
         capacity: of the cache.
@@ -50,7 +76,7 @@ class Plan:
         operations: of each worker between two rests; 0: as many as take some seconds.
         rounds: at most so many; 0: as many as `duration` allows.
         first_round: number of the first one; for a replay.
-        patience: seconds; a call that takes longer hangs.
+        patience: seconds, or such text; a call that takes longer hangs.
         scheduler: who decides which thread goes on: "threads": the machine; "deterministic": the seed.
         crashes: what ends the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses what was not committed), "none"; empty: no crashes.
@@ -80,6 +106,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
+        for name in ("duration", "patience"):
+            if isinstance(value := getattr(self, name), str):
+                set_field(self, name, seconds(value, name))
+        given = {"size": self.size, "capacity": self.capacity}
         set_field(self, "size", parse_size(self.size, "size"))
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
         mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
@@ -94,7 +124,7 @@ class Plan:
                 raise ValueError(
                     f"script.pressed: {self.script.pressed!r} needs threads: not --scheduler deterministic"
                 )
-        self._check_numbers()
+        self._check_numbers(given)
         for kind in self.crashes:
             if kind not in CRASHES:
                 raise ValueError(f"crashes: {kind!r} is not one of {', '.join(CRASHES)}")
@@ -105,9 +135,11 @@ class Plan:
             raise ValueError(f"scheduler: {self.scheduler!r} is not one of {', '.join(SCHEDULERS)}")
         if self.profile not in PROFILES:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
+        if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
+            raise ValueError(nothing)
         FaultPlan.profile(self.faults)  # which names those that there are
 
-    def _check_numbers(self) -> None:
+    def _check_numbers(self, given: Mapping[str, Size]) -> None:
         least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
         least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0, "processes": 1}
         most = {
@@ -116,17 +148,24 @@ class Plan:
             "threads": WORKERS_MAX,
             "tasks": WORKERS_MAX,
             "processes": PROCESSES_MAX,
+            "size": SIZE_MAX,
+            "capacity": CACHE_PAGES_MAX * PAGE,
         }
         for name, low in least.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name}: {value!r} is not an int")
             if not low <= value <= most.get(name, value):
-                rule = f"at least {low}" + (f" and at most {most[name]}" if name in most else "")
-                raise ValueError(f"{name}: {value!r} is not {rule}")
+                rule = f"between {low} and {most[name]}" if name in most else f"at least {low}"
+                if name in given and value > low:
+                    rule = f"at most {most[name] >> 30}GiB"
+                raise ValueError(f"{name}: {given.get(name, value)!r} is not {rule}")
+        if self.files * self.size_bytes > SIZES_MAX:
+            rule = f"the tester has all of it in memory: at most {SIZES_MAX >> 30}GiB"
+            raise ValueError(f"size: {given['size']!r} in each of {self.files} files; {rule}")
         for name in ("duration", "patience"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < SECONDS_MAX:
                 raise ValueError(f"{name}: {value!r} is not a number of seconds above 0")
         if 1 < self.processes > self.threads:
             raise ValueError(f"processes: {self.processes!r} is more than there are threads ({self.threads})")

@@ -24,7 +24,8 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-__all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "Profile", "names_of", "operations"]
+__all__ = ["IO", "KINDS", "PRIVATE", "PROFILES", "WAYS", "Edges", "Operation", "Profile"]
+__all__ += ["leaves_nothing", "names_of", "operations"]
 
 PAGE = 4096
 PRIVATE = 3  # names that a worker has for itself
@@ -298,18 +299,27 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+def has(profile: str, ways: Collection[str]) -> bool:
+    """Whether a profile has an operation of one of these ways."""
+    return any(KINDS[kind] in ways if KINDS[kind] else set(IO) & set(ways) for kind in PROFILES[profile].weights)
+
+
+def leaves_nothing(mix: Collection[str], profile: str) -> str:
+    """A sentence where a profile has nothing of a mix; "" where it has."""
+    if not mix or has(profile, mix):
+        return ""
+    others = ", ".join(name for name in PROFILES if has(name, mix))
+    return f"mix: {', '.join(mix)} leaves nothing to do of profile {profile}; profiles that have it: {others}"
+
+
 def operations(
     profile: Profile, rng: random.Random, *, files: int, size: int, edges: Edges, ways: Collection[str]
 ) -> Iterator[Operation]:
-    """One worker's operations, without end.
-
-    Raises:
-        ValueError: nothing of the profile is possible in these ways.
-    """
+    """One worker's operations, without end; none where nothing of the profile is possible in these ways."""
     possible = [way for way in IO if way in ways]
     kinds = [kind for kind in profile.weights if (KINDS[kind] in ways if KINDS[kind] else possible)]
     if not kinds:
-        raise ValueError(f"mix: {', '.join(ways)} leaves nothing to do of this profile")
+        return
     weights = [profile.weights[kind] for kind in kinds]
     io_weights = [profile.io[IO.index(way)] or 1 for way in possible]
     reach, position = max(PAGE, int(size * profile.share)), 0

@@ -17,9 +17,11 @@ TRIES_MAX = 400
 WIDE = 110
 
 FILE = '''"""What `pagecache stress` found, made small{when}.
-
+{module}
 {story}
 """
+
+import pytest
 
 from pagecache.stress import Plan, run
 
@@ -30,7 +32,8 @@ def test_{name}():
     plan, target = Plan.from_replay(REPLAY), REPLAY["target"]
     for _ in range({tries}):  # {who} the order of calls
         report = run(plan, target)
-        assert report.ok, report.story
+        if not report.ok:
+            pytest.fail(report.story, pytrace=False)
 '''
 
 
@@ -45,11 +48,19 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
     return FILE.format(
         when=f": it fails in {rate:.0%} of its runs" if rate < 1 else "",
         story=commented(story),
+        module=imported(report.replay["target"]),
         replay=readable(report.replay, show=repr),
         name=f"{report.kind}_of_seed_{plan['seed']}",
         tries=tries,
         who="the seed decides" if alone else "threads decide",
     )
+
+
+def imported(target: str | None) -> str:
+    """From where the test can be run."""
+    if target is None or not target.startswith("python:"):
+        return ""
+    return f"\nRun it where Python finds the module {target.split(':')[1]}: in its directory, or by PYTHONPATH.\n"
 
 
 def commented(text: str) -> str:

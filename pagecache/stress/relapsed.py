@@ -25,7 +25,7 @@ __all__ = ["relapsed", "told"]
 
 
 def relapsed(world: World, target: CachedTarget) -> None:
-    """Everything is saved, and the first file has so many pages.
+    """Everything is saved, and the first file has as many pages as it may.
 
     Raises:
         Broken: memory shows what is not stored, or a handle says something else than what was given up.
@@ -35,7 +35,8 @@ def relapsed(world: World, target: CachedTarget) -> None:
         return
     if not target.holds or target.faulting.plan.rules:
         return
-    model, start = world.models[0], world.plan.rng("relapsed", world.number).randrange(PAGES) * PAGE
+    pages = max(1, min(PAGES, world.plan.size_bytes // PAGE))
+    model, start = world.models[0], world.plan.rng("relapsed", world.number).randrange(pages) * PAGE
     steps = Steps(world, 1 + world.plan.threads + world.plan.tasks + WRITERS + 2)
     target.heard(0)
     world.enter(steps.worker, Operation("write", 0, "buffered", start, PAGE), start, start + PAGE)

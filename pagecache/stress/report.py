@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,12 +68,15 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def exercised(counters: Counter[str], table: list[str], target: str, skipped: dict[str, str]) -> str:
-    """What a run without a finding did, in a few lines."""
+def exercised(
+    counters: Counter[str], table: list[str], target: str, skipped: dict[str, str], kinds: Collection[str] = ()
+) -> str:
+    """What a run without a finding did, in a few lines. `kinds`: of operations that were done at least once."""
     done = ", ".join(counted(counters[what + "s"], what) for what in ("operation", "round", "rest"))
     lines = [
         f"nothing wrong: {done}, on {target}",
         *table,
     ]
-    lines += [f"not tried: {what}: {why}" for what, why in sorted(skipped.items())]
+    for what, why in sorted(skipped.items()):
+        lines.append(f"{'tried in part' if what in kinds else 'not tried'}: {what}: {why}")
     return "\n".join(lines)

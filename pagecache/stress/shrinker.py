@@ -58,6 +58,7 @@ PLAYED = 1000  # operations of a try, with repetitions
 HANG = 5.0  # seconds after which a call hangs, while a hang is shrunk
 SHORT = 1.0  # the same of a candidate, at least: LONGER times what the longest call took that ended
 LONGER = 10
+LISTED = 20  # operations in a story
 
 
 def shrink(
@@ -96,6 +97,20 @@ def shrink(
         plan, kind = failed, ""
     with Tries(target, make) as tries:
         return Shrinking(plan, kind, tries, seconds, progress or (lambda _line: None)).run()
+
+
+def listed(script: Script) -> Iterator[str]:
+    """Its operations, one by one; as many as are read."""
+    lines = (
+        f"writer {number}: {one.kind}{f' ({one.way})' if one.way else ''} of {one.file}, "
+        f"{one.length} bytes at {one.offset}{' from the end' if one.end else ''}"
+        for number, worker in enumerate(script.workers, 1)
+        for stir in worker
+        for one in stir
+    )
+    yield from itertools.islice(lines, LISTED)
+    if (left := len(script) - LISTED) > 0:
+        yield f"and {left} more, in the replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +165,7 @@ class Shrinking:
             for each in passes:
                 each()
             if self.best.script == at or self._over():
+                stopped = self._over()
                 break
         self._repeat()
         self._confirm()
@@ -158,7 +174,7 @@ class Shrinking:
         report = replace(best.report, replay=best.report.replay | {"plan": best.plan.to_dict()})
         return Shrunk(
             report=report,
-            story=self._story(before, rate),
+            story=self._story(before, rate, stopped=stopped),
             test=pytest_file(report, rate, self._tries.target),
             operations=len(best.script),
             workers=len(best.script.workers),
@@ -467,7 +483,7 @@ class Shrinking:
 
     # -- what is told
 
-    def _story(self, before: tuple[int, int], rate: float) -> str:
+    def _story(self, before: tuple[int, int], rate: float, *, stopped: bool) -> str:
         script, report = self.best.script, self.best.report
         again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
         few = f"{counted(len(script), 'operation')} of {counted(len(script.workers), 'worker')}"
@@ -477,6 +493,9 @@ class Shrinking:
         lines = [
             f"{few} {'is' if len(script) == (not script.pressed) else 'are'} enough{again} "
             f"(there were {before[0]} of {before[1]}); failed in {rate:.0%} of its tries",
+            *([f"stopped after {self._seconds:g} s; more --shrink-time may make it smaller"] if stopped else []),
+            *([] if len(report.steps) >= len(script) else ["all of them:", *(f"  {line}" for line in listed(script))]),
+            *(["on the bytes that are wrong:"] if report.steps and len(report.steps) < len(script) else []),
             *(f"  {line}" for line in report.steps),
             report.story,
         ]

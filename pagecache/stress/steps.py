@@ -460,11 +460,15 @@ class Steps:
         old, new = self._name(operation), self._name(operation, 1)
         if old in self._names:
             yield from self._naming("rename", ("rename", old, new), {old: None, new: self._names[old]})
+        else:
+            self.world.idle(self.worker, "rename")
 
     def _remove(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         name = self._name(operation)
         if name in self._names:
             yield from self._naming("remove", ("remove", name), {name: None})
+        else:
+            self.world.idle(self.worker, "remove")
 
     def _saved_object(self, name: str, data: bytes) -> Step:
         """It was saved before it got its name: it is stored, under that name or the one of before [T-74]."""

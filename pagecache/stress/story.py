@@ -62,7 +62,8 @@ def tell(finding: Finding) -> str:
         part = finding.got[low - look.start : high - look.start]
         lines.append(f"file {look.model.number}, bytes {low} to {high}: wrong")
         wanted = {one: None for a, b, found in look.segments(low, high) for one in found}
-        lines += [f"  should be of: {describe(write)}" for write in list(wanted)[:SHOWN]]
+        should = "should be of" if len(wanted) == 1 else "should be one of"
+        lines += [f"  {should}: {describe(write)}" for write in list(wanted)[:SHOWN]]
         lines.append(f"  are: {explain(look, low, part)}")
         lines.append(f"  seen: {part[:16].hex(' ')}{' ...' if len(part) > 16 else ''}")
         lines += [f"  before: {describe(write)}" for write in _before(look, low, high, set(wanted))]

@@ -8,6 +8,7 @@ Verbs answer as the things they stand for do: errors are OSError, with `characte
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,10 +16,14 @@ from typing import Any, Protocol
 from pagecache.errors import DataLossError
 from pagecache.stress.profiles import Edges
 
-__all__ = ["Held", "Target", "UnusableTarget", "Verb"]
+__all__ = ["FULL", "Held", "Target", "UnusableTarget", "Verb"]
 
 Verb = tuple[Any, ...]
 """A verb and its arguments, as a step asks for them."""
+
+
+FULL = {errno.ENOSPC: "the target is full: take fewer --files or a smaller --size"}
+"""What to say to an error of any target."""
 
 
 class UnusableTarget(Exception):

@@ -9,7 +9,6 @@ that hangs, and with the end of the shrink. It makes many tries that do not hang
 from __future__ import annotations
 
 import os
-import pickle
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.stress.child import unpicklable
 from pagecache.stress.job import run_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
@@ -62,12 +62,8 @@ class Tries:
     def apart(self) -> str:
         """From now on in a process of their own; or else a sentence that says why that cannot be."""
         for what in (self.target, self._make):
-            try:
-                pickle.dumps(what)
-            except Exception as error:
-                return f"{what!r} cannot be brought to another process: {error}"
-            if getattr(what, "__module__", "") == "__main__":
-                return f"{what!r} is of the main program: put it into a module"
+            if why := unpicklable(what):
+                return why
         self._apart = True
         return ""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
-from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage
+from pagecache.stress.coverage import PLACELESS, UNSEEN, Coverage, Key
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Look, settled, verdict
 from pagecache.stress.plan import Plan
@@ -87,6 +87,7 @@ class Activity:
         begun, ended: on the clock of the round; `ended` is None while it goes on.
         writes: what it changed, each with the place where it went.
         errors: names of those that its calls raised.
+        counted: of the coverage, for it.
     """
 
     worker: int
@@ -99,6 +100,7 @@ class Activity:
     ended: int | None = None
     writes: list[Write] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    counted: list[Key] = field(default_factory=list)
 
 
 def meet(one: Activity, other: Activity) -> bool:
@@ -209,7 +211,7 @@ class World:
         active = self.active.copy()
         others = [one.operation.kind for number, one in active.items() if number != now.worker and meet(one, now)]
         self.active[now.worker] = now
-        self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
+        now.counted = self.coverage.met(now.operation.kind, now.file, now.start, now.end, others, state)
         with self.lock:
             self.operations += 1
 
@@ -278,6 +280,7 @@ class World:
         if isinstance(error, io.UnsupportedOperation):
             with self.lock:
                 self.unsupported.setdefault(kind, str(error.args[-1] if error.args else error))
+            self.idle(worker, kind)
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
@@ -310,6 +313,12 @@ class World:
             return any(one.kind in PINNING for worker in plan.script.workers for stir in worker for one in stir)
         ways = plan.mix or target.ways
         return any(KINDS[kind] in ways for kind in PINNING & PROFILES[plan.profile].weights.keys())
+
+    def idle(self, worker: int, kind: str) -> None:
+        """What a worker is at has come to no call: it is not counted."""
+        activity = self.active.get(worker)
+        if activity is not None and activity.operation.kind == kind:
+            self.coverage.was_not(activity.counted)
 
     def _contested(self, activity: Activity) -> bool:
         """Whether it may be about a file that has another version, or an earlier end, every now and then."""
@@ -417,16 +426,20 @@ class World:
                     raise
         return call()
 
+    def _whole(self, model: Model) -> int:
+        """Behind its end: appends that ran side by side may have gone further than any of them alone would."""
+        return max(self.reach * 2, model.largest())
+
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
-            look = Look(model, 0, self.reach * 2, 0, f"{name}, {when},")
+            look = Look(model, 0, self._whole(model), 0, f"{name}, {when},")
             got = self._insisting(read)
             look.returned()
             pieces = settled(look, got)
             model.settle(pieces, len(got))
 
     def _stored(self, model: Model, what: str) -> None:
-        look = Look(model, 0, self.reach * 2, 0, what)
+        look = Look(model, 0, self._whole(model), 0, what)
         got = self.target.store(model.number)
         look.returned()
         if got is None:

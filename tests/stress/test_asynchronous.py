@@ -117,7 +117,7 @@ def test_an_asynchronous_backend_is_clean_on_the_loop_of_the_cache(tmp_path: Pat
     """Each backend on one loop: that of the cache, or that of who reads what is stored. [I-17, I-18, I-22]"""
     report = run(plan(), lambda: Folder(DirectoryBackend(tmp_path)))
     assert report.ok, f"{report.story}\n{report.replay}"
-    assert "the loop of the cache" not in report.skipped
+    assert "coroutines on the event loop of the cache" not in report.skipped
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,7 +143,7 @@ def test_one_that_has_a_store_of_its_own_is_used_by_the_cache_and_by_the_tester(
     """Nobody but the cache's could read it otherwise. The cache has an asynchronous one all the same. [I-17, I-18]"""
     report, target = ran(lambda: Folder(MemoryBackend()))
     assert report.ok, report.story
-    assert "a store of its own each time" in report.skipped["the loop of the cache"]
+    assert "a store of its own each time" in report.skipped["coroutines on the event loop of the cache"]
     assert isinstance(target.volume.backend, AsyncBackend)
 
 
@@ -152,7 +152,7 @@ def test_a_store_that_forgets_lies_below_coroutines_too(tmp_path: Path) -> None:
     report = run(plan(crashes=("forgetting",)), lambda: Folder(DirectoryBackend(tmp_path)))
     assert report.ok, report.story
     assert report.counters["crashes: forgetting"] == 3
-    assert "something that blocks lies in between" in report.skipped["the loop of the cache"]
+    assert "something that blocks lies in between" in report.skipped["coroutines on the event loop of the cache"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def test_a_short_run_of_an_asynchronous_backend_under_each_level_of_faults_is_cl
     store = MemoryBackend()
     report = run(plan(faults=faults), lambda: Folder(MemoryBackend() if own else store))
     assert report.ok, f"{report.story}\n{report.replay}"
-    assert ("the loop of the cache" in report.skipped) == own
+    assert ("coroutines on the event loop of the cache" in report.skipped) == own
 
 
 @pytest.mark.parametrize("name", KINDS)

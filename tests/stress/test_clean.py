@@ -12,7 +12,11 @@ import pytest
 from pagecache import CommitError
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.content import made
+from pagecache.stress.history import Model, Write
+from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.profiles import PROFILES
+from pagecache.stress.world import World
 from pagecache.testing import Rule
 
 SHORT: dict[str, Any] = {
@@ -31,6 +35,27 @@ def clean(plan: Plan, target: str | None = None) -> None:
 def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
     """On the cache over memory. [I-17, I-18, I-19, I-20, I-22]"""
     clean(Plan(seed=1, profile=profile, **SHORT))
+
+
+@pytest.mark.parametrize("size", [4096, 5000, 9000, 16383])
+def test_files_of_a_page_are_clean(size: int) -> None:
+    """What comes after the last rest of a round stays within them, too."""
+    plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": size, "rounds": 4, "duration": 60})
+    report = run(plan)
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["commits that forgot"] > 0
+
+
+def test_a_file_that_is_longer_than_operations_go_is_read_to_its_end(tmp_path: Path) -> None:
+    """Appends that run side by side each see room that all of them together do not have."""
+    plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": 4096})
+    target = MountedTarget(plan, 0, str(tmp_path))
+    world = World(plan, target, 0)
+    length = 3 * world.reach
+    world.models.append(Model(0, Write("content", "", 0, 0, 0, world.tag, 0, length), world.clock))
+    target.start([made(world.tag, 0, 0, 0, 0, length)])
+    world.rest(cold=True)
+    world.end()
 
 
 def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from pagecache.backends import MemoryBackend
+from pagecache.engine.loop import CacheLoop
 from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress.asynchronous import Elsewhere
 from pagecache.stress.deterministic import job as deterministic
 from pagecache.stress.profiles import PROFILES
 
@@ -17,6 +20,10 @@ from .simulated import reports
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "operations": 10, "size": "64KiB", "capacity": "128KiB"}
 SMALL |= {"scheduler": "deterministic", "duration": 3600.0}
+
+
+def coroutines() -> Elsewhere:
+    return Elsewhere(MemoryBackend())
 
 
 def digest(report: dict[str, Any]) -> str:
@@ -124,6 +131,24 @@ def test_a_directory_of_the_system_is_refused(tmp_path: Path) -> None:
     """Its order is not ours to decide."""
     with pytest.raises(UnusableTarget, match="its order is the system's"):
         run(Plan(seed=1, rounds=1, **SMALL), f"path:{tmp_path}")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_asynchronous_backend_is_refused_before_anything_waits_for_its_loop(
+    named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop would be a simulated thread, which nobody lets run while its first call is waited for."""
+    loops: list[str] = []
+
+    def loop(name: str, park: Any) -> Any:
+        loops.append(name)
+        return CacheLoop(name, park)
+
+    monkeypatch.setattr("pagecache.stress.asynchronous.CacheLoop", loop)
+    monkeypatch.setattr("pagecache.check_backend.target.CacheLoop", loop)
+    with pytest.raises(UnusableTarget, match="is asynchronous: the deterministic scheduler has no event loops"):
+        run(Plan(seed=1, rounds=1, **SMALL), f"python:{__name__}:coroutines" if named else coroutines)
+    assert loops == []
 
 
 def test_an_unknown_scheduler_is_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError
-from pagecache.stress import Plan, pressure, run
+from pagecache.stress import Plan, UnusableTarget, pressure, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend
 from pagecache.stress.job import Run
@@ -178,13 +178,12 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_may_be_forgotten_that_is_said(tmp_path: Path) -> None:
+def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
     plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
-    report = run(plan, lambda: MemoryBackend(durable_writes=True))
-    assert (report.ok, "durable_writes" in report.skipped["crashes: forgetting"]) == (True, True)
-    report = run(plan, f"path:{tmp_path}")
-    assert (report.ok, "not ours" in report.skipped["crashes: forgetting"]) == (True, True)
-    assert "not tried: crashes: forgetting" in report.story
+    with pytest.raises(UnusableTarget, match="durable_writes"):
+        run(plan, lambda: MemoryBackend(durable_writes=True))
+    with pytest.raises(UnusableTarget, match=r"crashes: forgetting cannot be on path:.* not ours"):
+        run(plan, f"path:{tmp_path}")
 
 
 class FlushesOnly(CachedTarget):

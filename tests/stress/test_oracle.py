@@ -293,7 +293,7 @@ def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
     look.returned()
     assert verdict(look, at_call, store=True) is None
     assert verdict(look, bytes(file.bytes), store=True) is None
-    with pytest.raises(Broken, match="should be of: writer 1, write 1"):
+    with pytest.raises(Broken, match="should be one of: writer 1, write 1"):
         verdict(look, old, store=True)
 
 

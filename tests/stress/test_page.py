@@ -125,7 +125,14 @@ def test_whatever_a_name_has_in_it_is_text(place: str) -> None:
     timeline = {"file": 0, "ranges": [[0, 1]], "length": NASTY, "bytes": [], "look": None, "clock": [1, 2]}
     wait = {"name": NASTY, "what": NASTY, "key": NASTY, "seconds": 1.0, "owner": {"what": NASTY}}
     wait |= {"chain": [NASTY], "next": NASTY}
-    hang = {"late": [NASTY], "waits": [wait], "stacks": {NASTY: [NASTY]}, "records": [NASTY], "transitions": [NASTY]}
+    hang = {
+        "late": [NASTY],
+        "waits": [wait],
+        "stacks": {NASTY: [NASTY]},
+        "records": [NASTY],
+        "transitions": [NASTY],
+        "broken": NASTY,
+    }
     report = document()
     replay = report["replay"] | {"target": NASTY}
     shrunk = {"report": report, "story": NASTY, "test": NASTY}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.stress import Plan, run
+from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress import processes as several
 from pagecache.stress.child import Task
 from pagecache.stress.journal import Journal
@@ -78,6 +78,17 @@ def test_more_processes_than_threads_are_refused() -> None:
 
 
 def test_processes_are_for_directories(tmp_path: Path) -> None:
-    report = run(plan(), f"dir:{tmp_path}")
-    assert report.ok, report.story
-    assert "path:DIR" in report.skipped["processes"]
+    with pytest.raises(UnusableTarget, match=r"processes: .* path:DIR has that"):
+        run(plan(), f"dir:{tmp_path}")
+
+
+def test_a_way_that_was_named_and_the_target_has_not_is_refused(tmp_path: Path) -> None:
+    """And nothing is left behind."""
+    with pytest.raises(UnusableTarget, match="mix: foreign cannot be on path:"):
+        run(plan(mix=("buffered", "foreign")), f"path:{tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_changes_the_store_behind_a_cache_is_refused_with_crashes() -> None:
+    with pytest.raises(UnusableTarget, match="mix: foreign cannot be in rounds with crashes"):
+        run(plan(mix=("buffered", "foreign"), crashes=("forgetting",), processes=1))

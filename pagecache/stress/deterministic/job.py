@@ -19,14 +19,13 @@ from typing import Any
 
 from pagecache import closing
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.engine.loop import is_async, original
 from pagecache.native import is_debug
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
 from pagecache.stress.deterministic.policies import drawn
 from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
-from pagecache.stress.job import INTERRUPTED, Run
+from pagecache.stress.job import REMOVED, Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.targets import Target, UnusableTarget
@@ -68,8 +67,6 @@ class SimulatedRun(Run):
         target = self._make_target(plan, number)
         if not isinstance(target, CachedTarget):
             raise UnusableTarget(f"{target.name}: its order is the system's; the deterministic scheduler needs a cache")
-        if is_async(original(target.backend)):
-            raise UnusableTarget(f"{target.name} is asynchronous: the deterministic scheduler has no event loops")
         target.between = lambda backend: SteppedBackend(backend, self._scheduler)
         return target
 
@@ -117,7 +114,7 @@ class SimulatedRun(Run):
         if (world := self.world) is not None:
             if (cache := getattr(world.target, "cache", None)) is not None:
                 closing.give_up(cache)
-            self._made = not self._give_up([partial(self._clear, world.target)], INTERRUPTED)
+            self._made = not self._give_up([partial(self._clear, world.target)], REMOVED)
 
     # -- the report
 
@@ -141,7 +138,9 @@ class SimulatedRun(Run):
             f"{rate:,.0f} points a second and core, digest {self.digest:016x}"
         )
         if not is_debug():
-            line += "\nnot tried: points within the core: only the debug build of the extension has them"
+            line += (
+                "\nthreads are switched around the core, not within it: only a debug build of the extension has that"
+            )
         return dataclasses.replace(report, story=f"{report.story}\n{line}", schedule=schedule)
 
 

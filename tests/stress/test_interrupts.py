@@ -1,0 +1,86 @@
+"""Ctrl-C and SIGTERM end a run whose backend does not come back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BOUND = 50.0  # seconds after which a test gives up: less than a call may hang before that is the finding
+WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
+HANGS = """
+import pathlib, threading
+from pagecache.backends.directory import DirectoryBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
+
+class File(PassingFile):
+    lock = threading.Lock()
+    written = 0
+
+    def write_from(self, offset, buffers):
+        File.written += 1
+        if File.written > 8:
+            with self.lock:
+                pathlib.Path("hangs").touch()
+                with self.lock:
+                    pass
+        return self.inner.write_from(offset, buffers)
+
+class Backend(PassingBackend):
+    def open(self, key, *, create=False, exclusive=False):
+        return File(self.inner.open(key, create=create, exclusive=exclusive))
+
+def make():
+    return Backend(DirectoryBackend("store"))
+"""
+
+
+def within_bound(path: Path) -> bool:
+    end = time.monotonic() + BOUND
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return path.exists()
+
+
+@contextmanager
+def hanging(folder: Path, before: str = "pass") -> Iterator[subprocess.Popen[str]]:
+    """A run that stands in a call of its backend."""
+    (folder / "store").mkdir()
+    (folder / "mine.py").write_text(HANGS, encoding="utf-8")
+    program = f"from pagecache.stress import job; {before}; from pagecache.cli import main; main()"
+    options = ["--seed", "1", "--duration", "1000s", "--threads", "3", "--tasks", "2", "--size", "64KiB"]
+    command = [sys.executable, "-c", program, "stress", "python:mine:make", *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert within_bound(folder / "hangs")
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_whose_backend_hangs(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """It says at once that it waits, and for how long; and at the end that something may be left."""
+    with hanging(tmp_path) as running:
+        running.send_signal(number)
+        _out, err = running.communicate(timeout=BOUND)
+    assert running.returncode == status, err
+    assert err.splitlines()[-2] == WAITS, err
+    assert err.splitlines()[-1].startswith("interrupted: objects that begin with 'pagecache-stress-' may be left")
+
+
+def test_a_second_signal_ends_it_without_waiting(tmp_path: Path) -> None:
+    with hanging(tmp_path, "job.CALLS = 1000") as running:
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        while (line := running.stderr.readline()) and not line.startswith("interrupted: waiting"):
+            pass
+        assert line.startswith("interrupted: waiting up to 1000 s")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(BOUND) == 130

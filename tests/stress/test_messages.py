@@ -1,0 +1,232 @@
+"""What a new author of a backend is told: one sentence with the value, the rule and the place, and nothing of ours."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import Backend
+from pagecache.backends import MemoryBackend
+from pagecache.backends.memory import MemoryFile
+from pagecache.backends.passing import PassingFile
+from pagecache.errors import Key
+from pagecache.stress import Plan, UnusableTarget, run, shrinker
+from pagecache.stress.command import read_replay
+from pagecache.stress.plan import seconds
+from pagecache.stress.profiles import Operation
+from pagecache.stress.pytest_file import pytest_file
+from pagecache.stress.report import exercised
+from pagecache.stress.script import Script
+from pagecache.stress.shrunk import Shrunk
+
+from .planted import Planted
+
+pytest_plugins = ["pytester"]
+
+SMALL: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
+
+
+def plan(**fields: Any) -> Plan:
+    return Plan(**({"seed": 1, "duration": 1, "rounds": 1} | SMALL | fields))
+
+
+class ReturnsNothing(PassingFile):
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self.inner.write_from(offset, buffers)
+        return None  # type: ignore[return-value]
+
+
+class TakesNothing(PassingFile):
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (ReturnsNothing, "write_from returned None, not the number of bytes that it took"),
+        (TakesNothing, "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
+    ],
+)
+def test_a_wrong_answer_of_write_from_is_told_once(kind: type[PassingFile], said: str) -> None:
+    """Not for each form of keys that was tried, where each says the same."""
+    with pytest.raises(UnusableTarget) as raised:
+        run(plan(), lambda: Planted(kind))
+    assert str(raised.value).count(said) == 1
+    assert "pagecache-stress" not in str(raised.value)
+
+
+def raises() -> MemoryBackend:
+    raise RuntimeError("no such host")
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (lambda: None, "gave None, which is no Backend: it has no open and no stat"),
+        (MemoryBackend(), "cannot be called: a factory gives a backend"),
+        (
+            raises,
+            r"raises: no backend could be made: RuntimeError: no such host \(in raises at .*test_messages.py:\d+\)",
+        ),
+    ],
+)
+def test_what_gives_no_backend_is_refused_in_one_sentence(target: Callable[[], Any], said: str) -> None:
+    with pytest.raises(UnusableTarget, match=said) as raised:
+        run(plan(), target)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytester) -> None:
+    """A target that is none, and crashes that there cannot be; times are texts, as they are for the command."""
+    pytester.makepyfile(
+        test_mine="""
+        def test_target(pagecache_stress):
+            pagecache_stress(lambda: None)
+
+        def test_crashes(pagecache_stress):
+            pagecache_stress(crashes="killed")
+
+        def test_time(pagecache_stress):
+            pagecache_stress(duration="0.1s", threads=2, tasks=0, size="64KiB", operations=5)
+        """
+    )
+    root = Path(__file__).parents[2]
+    pytester.makeini(f"[pytest]\npythonpath = {root}\n")
+    result = pytester.runpytest_subprocess(timeout=100)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["pagecache_stress: *gave None, which is no Backend*"])
+    result.stdout.fnmatch_lines(["pagecache_stress: crashes: killed cannot be on memory:*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_full_target_has_a_hint() -> None:
+    class Full(MemoryBackend):
+        opened = 0
+
+        def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+            Full.opened += create
+            if Full.opened > 2:  # the first ones only try keys
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().open(key, create=create, exclusive=exclusive)
+
+    report = run(plan(), Full)
+    assert not report.ok
+    assert "the target is full: take fewer --files or a smaller --size" in report.story
+
+
+def test_a_hang_names_the_calls_of_the_backend_first() -> None:
+    """And says nothing of the tester's own threads; where threads stand at the same place it is told once."""
+    free = threading.Event()
+
+    class Hangs(PassingFile):
+        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+            self.wait()
+            return self.inner.write_from(offset, buffers)
+
+        def wait(self) -> None:
+            if threading.current_thread().name.startswith("stress-rest"):
+                return
+            free.wait(100)
+
+    try:
+        report = run(plan(patience=1.0, threads=4, mix="through", operations=200), lambda: Planted(Hangs))
+    finally:
+        free.set()
+    assert (report.ok, report.kind) == (False, "hang"), report.story
+    (line,) = [line for line in report.story.splitlines() if line.startswith("calls of your backend")]
+    assert f"write_from at {__file__}:" in line
+    assert "MainThread" not in report.story
+    assert "stress-watchdog" not in report.story
+
+
+class Keeps(MemoryBackend):
+    remove = Backend.remove
+
+
+def test_what_could_not_be_done_is_not_counted() -> None:
+    report = run(plan(profile="metadata", operations=100), Keeps)
+    assert report.ok, report.story
+    assert "cannot remove" in report.skipped["remove"]
+    assert not any(key.startswith("remove |") for key in report.coverage)
+    assert "not tried: remove: " in report.story
+
+
+def test_what_was_done_now_and_then_is_not_said_to_be_not_tried() -> None:
+    story = exercised(counters(), [], "memory:", {"publish": "no renames", "zero": "none"}, {"publish"})
+    assert story.splitlines()[1:] == ["tried in part: publish: no renames", "not tried: zero: none"]
+
+
+def counters() -> Any:
+    from collections import Counter
+
+    return Counter(operations=1, rounds=1, rests=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("nonsense", "r.json: not a replay of pagecache stress: Expecting value"),
+        ('{"version": 2}', "r.json: not a replay of pagecache stress: no version 1"),
+        ('{"version": 1, "plan": {}, "target": 3}', "r.json: target: 3 is not text"),
+    ],
+)
+def test_what_is_no_replay_is_named_with_its_file(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "r.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        read_replay(tmp_path / "r.json")
+
+
+def test_options_beside_a_replay_are_refused_but_for_the_duration(tmp_path: Path) -> None:
+    replay = tmp_path / "r.json"
+    replay.write_text(json.dumps({"version": 1, "plan": plan().to_dict()}), encoding="utf-8")
+    asked, _target = read_replay(replay, {"duration": "7s", "threads": None})
+    assert (asked.duration, asked.threads) == (7.0, 2)
+    with pytest.raises(ValueError, match="--threads: with --replay it is the file's"):
+        read_replay(replay, {"threads": 5})
+
+
+def test_times_have_units_everywhere_and_are_above_0() -> None:
+    assert (plan(patience="2m").patience, plan(duration="1.5h").duration) == (120.0, 5400.0)
+    with pytest.raises(ValueError, match="--shrink-time: '-3s' is not above 0"):
+        seconds("-3s", "--shrink-time")
+
+
+def shrunk(monkeypatch: pytest.MonkeyPatch, passes: float) -> Shrunk:
+    """Of two writes, one of which is enough; with so much of the time for passes."""
+
+    class Zeros(PassingFile):
+        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+            return self.inner.write_from(offset, [memoryview(bytes(sum(map(len, buffers))))])
+
+    monkeypatch.setattr(shrinker, "PASSES", passes)
+    writes = tuple(Operation("write", file, "buffered", 0, 4096) for file in (0, 1))
+    return shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), lambda: Planted(Zeros), seconds=600)
+
+
+def test_a_shrink_that_ran_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shrunk(monkeypatch, 1e-9)
+    assert "stopped after 600 s; more --shrink-time may make it smaller" in found.story
+    assert found.operations == 2
+    assert "all of them:" in found.story
+    assert "  writer 1: write (buffered) of 1, 4096 bytes at 0" in found.story
+
+
+def test_a_shrink_that_is_through_does_not_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shrunk(monkeypatch, 0.75)
+    assert "stopped after" not in found.story
+    assert found.operations == 1
+
+
+def test_the_test_that_is_written_fails_with_the_story_alone_and_says_where_it_runs() -> None:
+    report = run(plan(), None)
+    text = pytest_file(replace(report, kind="data", replay=report.replay | {"target": "python:mine:make"}), 1.0, None)
+    assert "pytest.fail(report.story, pytrace=False)" in text
+    assert "Run it where Python finds the module mine" in text
