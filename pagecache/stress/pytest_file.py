@@ -48,7 +48,7 @@ def pytest_file(report: Report, rate: float, target: str | Callable[[], Any] | N
     return FILE.format(
         when=f": it fails in {rate:.0%} of its runs" if rate < 1 else "",
         story=commented(story),
-        module=imported(report.replay["target"]),
+        module=imported(report.replay.get("target")),
         replay=readable(report.replay, show=repr),
         name=f"{report.kind}_of_seed_{plan['seed']}",
         tries=tries,
