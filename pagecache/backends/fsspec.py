@@ -1,0 +1,258 @@
+"""Any file system of fsspec: how it is used, which depends on what it is.
+
+    LocalFileSystem        files are written in place, as those of a DirectoryBackend
+    asynchronous=True      objects as a whole; coroutines on the loop of the cache
+    everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class has
+                           fsspec's loop, and is waited for
+
+Objects as a whole are those of `fsspec_objects.py`, which is written once, as coroutines. Here they are given threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args
+
+from ..config import with_overrides
+from ..errors import Key
+from .directory import DirectoryBackend, DirectoryFile
+from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
+from .fsspec_objects import LEFT_AFTER, ObjectFile, Objects
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+
+__all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
+
+Publish = Literal["move", "put"]
+AT_ONCE = frozenset({"s3:", "s3a:"})
+"""Protocols whose file systems have been seen to store a whole object or nothing, and to leave nothing behind."""
+OPTIONS = ("limits", "publish", "spool", "check_reads")
+
+
+class FsspecFile(BackendFile):
+    """One object, for threads."""
+
+    def __init__(self, file: ObjectFile) -> None:
+        self._file = file
+
+    def stat(self) -> ObjectStat:
+        return run(self._file.stat())
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.read_into(offset, buffers))
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.write_from(offset, buffers))
+
+    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Like `write_from`: both are a file of this machine."""
+        return run(self._file.stage(offset, buffers))
+
+    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Bytes of that file."""
+        return run(self._file.read_staged(offset, buffers))
+
+    def truncate(self, size: int) -> None:
+        run(self._file.truncate(size))
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        """Zeros, at the next commit."""
+        run(self._file.punch_hole(offset, length))
+
+    def commit(self) -> str | None:
+        return run(self._file.commit())
+
+    def rollback(self) -> None:
+        """What was written since the last commit is forgotten."""
+        run(self._file.rollback())
+
+    def kept(self) -> bool:
+        """It is: on this machine."""
+        return run(self._file.kept())
+
+    def close(self) -> None:
+        """Open files of the file system, and what was not committed, go."""
+        run(self._file.close())
+
+
+class FsspecBackend(Backend):
+    """The objects below a path of an fsspec file system, by their path relative to it.
+
+    Local files are written in place; all other objects as a whole, by a commit, after which they are as durable as the
+    file system makes them. What the class cannot do shows at once: where it has no way to store, remove or replace
+    objects, the backend is read-only, and says why.
+
+    Args:
+        fs: the file system. One made with ``asynchronous=True`` is used on the loop of the cache, and by nobody else:
+            give ``skip_instance_cache=True`` too.
+        root: a path, with or without the protocol; "" is everything.
+        limits: of one call; default: those of `BackendLimits`, with objects that commit makes visible.
+        publish: how a commit replaces an object: "move" stores it under a temporary name first, "put" is one call,
+            which has to store all or nothing. None: "put" for S3, else "move".
+        spool: directory of this machine for what is written and not committed yet; None: that of temporary files.
+        check_reads: look after every read whether the version is still that which was opened. Where nobody else
+            changes objects, False saves a request each time.
+        overrides: fields of `BackendLimits`, such as ``read_only=True``.
+
+    Raises:
+        TypeError, ValueError: one of them is not what it should be; says which and why.
+
+    >>> import fsspec
+    >>> backend = FsspecBackend(fsspec.filesystem("memory"), "/doctest")
+    >>> file = backend.open("greeting", create=True)
+    >>> file.write_from(0, [memoryview(b"hello")])
+    5
+    >>> _ = file.commit()
+    >>> fsspec.filesystem("memory").cat("/doctest/greeting")
+    b'hello'
+    """
+
+    def __new__(
+        cls,
+        fs: Any,
+        root: str = "",
+        *,
+        limits: BackendLimits | None = None,
+        publish: Publish | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        check_reads: bool = True,
+        **overrides: Any,
+    ) -> Any:
+        """The form that fits: for local files, for coroutines, for threads."""
+        _check(fs, root, publish, spool, check_reads)
+        if type(beneath(fs)) is fsspec.implementations.local.LocalFileSystem:
+            return LocalBackend(fs, root, limits, **overrides)
+        whole = limits or BackendLimits(commit_on_close=True, max_read="4MiB")
+        whole = with_overrides(whole, overrides)
+        if not whole.commit_on_close or whole.durable_writes:
+            raise ValueError("limits: objects of this file system are visible by commit, which is not to be changed")
+        awaited = fs.async_impl and fs.asynchronous
+        how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
+        options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
+        objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root.rstrip("/"), whole, how, options)
+        if awaited:
+            return objects
+        made = super().__new__(cls)
+        made._objects = objects
+        return made
+
+    _objects: Objects
+
+    @property
+    def fs(self) -> Any:
+        """The one that was given."""
+        return self._objects.fs
+
+    @property
+    def root(self) -> str:
+        """The one that was given."""
+        return self._objects.root
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        return self._objects.limits
+
+    @property
+    def why_read_only(self) -> str:
+        """What the file system lacks; "": nothing."""
+        return self._objects.why_read_only
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecFile:
+        return FsspecFile(run(self._objects.open(key, create=create, exclusive=exclusive)))
+
+    def stat(self, key: Key) -> ObjectStat:
+        return run(self._objects.stat(key))
+
+    def remove(self, key: Key) -> None:
+        run(self._objects.remove(key))
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        run(self._objects.rename(src, dst, replace=replace))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        async def collected() -> Any:
+            return [stat async for stat in self._objects.list(prefix)]
+
+        return iter(run(collected()))
+
+    def canonical(self, key: Key) -> Key:
+        return self._objects.canonical(key)
+
+    def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
+        """Remove temporary objects, older than so many seconds, that processes have left in a directory when they died.
+
+        Commits do so by themselves after a day. Returns how many there were.
+        """
+        return run(self._objects.remove_leftovers(directory, older_than))
+
+    def close(self) -> None:
+        run(self._objects.close())
+
+
+class LocalBackend(DirectoryBackend):
+    """Files of this machine, given as a file system of fsspec: written in place."""
+
+    def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Any) -> None:
+        self.fs = fs
+        self._makes_directories = beneath(fs).auto_mkdir
+        path = _local(fs, root)
+        if self._makes_directories:
+            os.makedirs(path, exist_ok=True)
+        super().__init__(path, limits, **overrides)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
+        if create and self._makes_directories:
+            folder = os.path.dirname(str(self.canonical(key)))
+            os.makedirs(os.path.join(self.root, folder), exist_ok=True)
+        return super().open(key, create=create, exclusive=exclusive)
+
+
+def _local(fs: Any, root: str) -> str:
+    """The directory of this machine that a path of a file system is."""
+    inner = getattr(fs, "sync_fs", None) or (fs.fs if type(fs) is fsspec.implementations.dirfs.DirFileSystem else None)
+    if inner is None:
+        path: str = fs._strip_protocol(root) if root else "/"
+        return path
+    return _local(inner, root if hasattr(fs, "sync_fs") else fs._join(root))
+
+
+def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: object) -> None:
+    if not isinstance(fs, fsspec.AbstractFileSystem):
+        hint = "; for a URL there is backend_from_url('fsspec:...')" if isinstance(fs, str) else ""
+        raise TypeError(f"fs: {fs!r} is not an fsspec file system{hint}")
+    if isinstance(fs, fsspec.implementations.cached.CachingFileSystem):
+        raise ValueError(f"fs: {name_of(fs)} keeps copies of its own, which go stale; give the file system below it")
+    if not isinstance(root, str):
+        raise TypeError(f"root must be a str, not {type(root).__name__}")
+    if publish is not None and publish not in get_args(Publish):
+        raise ValueError(f"publish: {publish!r} is not one of {', '.join(map(repr, get_args(Publish)))} or None")
+    if spool is not None and not os.path.isdir(os.fspath(spool)):
+        raise ValueError(f"spool: {spool!r} is not a directory")
+    if not isinstance(check_reads, bool):
+        raise ValueError(f"check_reads: {check_reads!r} is not True or False")
+
+
+def backend_from_fsspec_url(url: str, **options: Any) -> Any:
+    """`fsspec:URL`, chained ones too. Options that are not of the backend are those of the file system.
+
+    Raises:
+        ValueError: fsspec knows no such protocol, or needs a package for it that is not installed.
+    """
+    target = url.partition(":")[2]
+    protocol = target.partition("::")[0].partition(":")[0]
+    if not target or not protocol or ":" not in target:
+        raise ValueError(f"{url!r}: a URL of fsspec must follow 'fsspec:', such as memory://folder")
+    own = {name: options.pop(name) for name in [*OPTIONS, *(f.name for f in fields(BackendLimits))] if name in options}
+    try:
+        fs, root = fsspec.core.url_to_fs(target, skip_instance_cache=True, **options)
+    except ImportError as error:
+        raise ValueError(f"{url!r}: fsspec needs a package for {protocol!r} that is not installed: {error}") from error
+    except ValueError as error:
+        if not str(error).startswith("Protocol not known"):
+            raise ValueError(f"{url!r}: {error}") from error
+        install = f"install the package that brings it, such as {protocol}fs"
+        raise ValueError(f"{url!r}: fsspec knows no protocol {protocol!r}; {install}") from error
+    if hasattr(fs, "dircache"):
+        fs.dircache.use_listings_cache = False
+    return FsspecBackend(fs, root, **own)
