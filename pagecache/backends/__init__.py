@@ -29,7 +29,6 @@ __all__ = [
     "BackendFile",
     "BackendLimits",
     "DirectoryBackend",
-    "FsspecBackend",
     "MemoryBackend",
     "NamespaceBackend",
     "ObjectStat",

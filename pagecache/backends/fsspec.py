@@ -20,6 +20,7 @@ from ..errors import Key
 from .directory import DirectoryBackend, DirectoryFile
 from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
 from .fsspec_objects import LEFT_AFTER, ObjectFile, Objects
+from .passing import PassingBackend
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
@@ -27,6 +28,7 @@ __all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
 """Protocols whose file systems have been seen to store a whole object or nothing, and to leave nothing behind."""
+METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
 
 
@@ -76,7 +78,7 @@ class FsspecFile(BackendFile):
         run(self._file.close())
 
 
-class FsspecBackend(Backend):
+class FsspecBackend(PassingBackend):
     """The objects below a path of an fsspec file system, by their path relative to it.
 
     Local files are written in place; all other objects as a whole, by a commit, after which they are as durable as the
@@ -87,11 +89,11 @@ class FsspecBackend(Backend):
         fs: the file system. One made with ``asynchronous=True`` is used on the loop of the cache, and by nobody else:
             give ``skip_instance_cache=True`` too.
         root: a path, with or without the protocol; "" is everything.
-        limits: of one call; default: those of `BackendLimits`, with objects that commit makes visible.
+        limits: of one call; default: those of `BackendLimits`, for objects that commit makes visible.
         publish: how a commit replaces an object: "move" stores it under a temporary name first, "put" is one call,
-            which has to store all or nothing. None: "put" for S3, else "move".
+            which has to store all or nothing. None: "put" for S3, else "move". Nothing to local files.
         spool: directory of this machine for what is written and not committed yet; None: that of temporary files.
-        check_reads: look after every read whether the version is still that which was opened. Where nobody else
+        check_reads: look after every read whether the version still is that which was opened. Where nobody else
             changes objects, False saves a request each time.
         overrides: fields of `BackendLimits`, such as ``read_only=True``.
 
@@ -108,8 +110,8 @@ class FsspecBackend(Backend):
     b'hello'
     """
 
-    def __new__(
-        cls,
+    def __init__(
+        self,
         fs: Any,
         root: str = "",
         *,
@@ -118,79 +120,69 @@ class FsspecBackend(Backend):
         spool: str | os.PathLike[str] | None = None,
         check_reads: bool = True,
         **overrides: Any,
-    ) -> Any:
-        """The form that fits: for local files, for coroutines, for threads."""
+    ) -> None:
         _check(fs, root, publish, spool, check_reads)
+        inner: Any
         if type(beneath(fs)) is fsspec.implementations.local.LocalFileSystem:
-            return LocalBackend(fs, root, limits, **overrides)
-        whole = limits or BackendLimits(commit_on_close=True, max_read="4MiB")
-        whole = with_overrides(whole, overrides)
-        if not whole.commit_on_close or whole.durable_writes:
-            raise ValueError("limits: objects of this file system are visible by commit, which is not to be changed")
-        awaited = fs.async_impl and fs.asynchronous
-        how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
-        options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
-        objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root.rstrip("/"), whole, how, options)
-        if awaited:
-            return objects
-        made = super().__new__(cls)
-        made._objects = objects
-        return made
+            inner = LocalObjects(fs, root, limits, **overrides)
+        else:
+            whole = with_overrides(limits or BackendLimits(commit_on_close=True, max_read="4MiB"), overrides)
+            if not whole.commit_on_close or whole.durable_writes:
+                raise ValueError(
+                    "limits: objects of this file system become visible by commit, and are not durable before"
+                )
+            how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
+            options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
+            awaited = bool(fs.async_impl and fs.asynchronous)
+            objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root, whole, how, options)
+            inner = objects if awaited else BlockingObjects(objects)
+        super().__init__(inner)
+        # Of its form: that its methods are coroutines, or are not, is what tells an asynchronous backend.
+        vars(self).update({method: getattr(inner, method) for method in METHODS})
 
-    _objects: Objects
 
-    @property
-    def fs(self) -> Any:
-        """The one that was given."""
-        return self._objects.fs
+class BlockingObjects(Backend):
+    """Objects as a whole, for threads."""
 
-    @property
-    def root(self) -> str:
-        """The one that was given."""
-        return self._objects.root
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.limits = objects.limits
 
-    @property
-    def limits(self) -> BackendLimits:  # type: ignore[override]
-        return self._objects.limits
-
-    @property
-    def why_read_only(self) -> str:
-        """What the file system lacks; "": nothing."""
-        return self._objects.why_read_only
+    def __getattr__(self, name: str) -> Any:
+        if name == "objects":
+            raise AttributeError(name)
+        return getattr(self.objects, name)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecFile:
-        return FsspecFile(run(self._objects.open(key, create=create, exclusive=exclusive)))
+        return FsspecFile(run(self.objects.open(key, create=create, exclusive=exclusive)))
 
     def stat(self, key: Key) -> ObjectStat:
-        return run(self._objects.stat(key))
+        return run(self.objects.stat(key))
 
     def remove(self, key: Key) -> None:
-        run(self._objects.remove(key))
+        run(self.objects.remove(key))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        run(self._objects.rename(src, dst, replace=replace))
+        run(self.objects.rename(src, dst, replace=replace))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         async def collected() -> Any:
-            return [stat async for stat in self._objects.list(prefix)]
+            return [stat async for stat in self.objects.list(prefix)]
 
         return iter(run(collected()))
 
     def canonical(self, key: Key) -> Key:
-        return self._objects.canonical(key)
+        return self.objects.canonical(key)
 
     def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
-        """Remove temporary objects, older than so many seconds, that processes have left in a directory when they died.
-
-        Commits do so by themselves after a day. Returns how many there were.
-        """
-        return run(self._objects.remove_leftovers(directory, older_than))
+        """See `Objects`."""
+        return run(self.objects.remove_leftovers(directory, older_than))
 
     def close(self) -> None:
-        run(self._objects.close())
+        run(self.objects.close())
 
 
-class LocalBackend(DirectoryBackend):
+class LocalObjects(DirectoryBackend):
     """Files of this machine, given as a file system of fsspec: written in place."""
 
     def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Any) -> None:

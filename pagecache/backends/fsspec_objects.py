@@ -341,7 +341,7 @@ class Objects(AsyncBackend):
     def __init__(self, calls: Calls, root: str, limits: BackendLimits, publish: str, options: dict[str, Any]) -> None:
         self.calls = calls
         self.fs = calls.fs
-        self.root = root
+        self.root = root.rstrip("/")
         self.publish = publish
         self.spool: str | None = options["spool"]
         self.check_reads: bool = options["check_reads"]
