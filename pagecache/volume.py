@@ -183,7 +183,8 @@ class Volume:
     def _check_may_write(self, key: Key, bits: int) -> None:
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.engine.backend.limits.read_only):
-            raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
+            why = getattr(self.engine.backend, "why_read_only", "")
+            raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only{why and f': {why}'}", key)
 
     # -- the namespace
 

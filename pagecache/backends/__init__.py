@@ -20,7 +20,7 @@ from .units import Transform
 from .url import backend_from_url
 
 if TYPE_CHECKING:
-    from .fsspec import FsspecBackend
+    from .fsspec import FsspecBackend as FsspecBackend
 
 __all__ = [
     "AsyncBackend",
@@ -41,7 +41,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """What needs an extra is imported when it is asked for."""
     if name == "FsspecBackend":
-        from .fsspec import FsspecBackend
+        from .fsspec import FsspecBackend as FsspecBackend
 
         return FsspecBackend
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -69,10 +69,6 @@ class FsspecFile(BackendFile):
         """What was written since the last commit is forgotten."""
         run(self._file.rollback())
 
-    def kept(self) -> bool:
-        """It is: on this machine."""
-        return run(self._file.kept())
-
     def close(self) -> None:
         """Open files of the file system, and what was not committed, go."""
         run(self._file.close())

@@ -83,8 +83,8 @@ class ObjectFile(AsyncBackendFile):
         self._reader: Any = None
         self._take(base)
 
-    def _take(self, base: ObjectStat | None) -> None:
-        """This is stored, and nothing was written since."""
+    def _take(self, base: ObjectStat | None, *, committed: bool = False) -> None:
+        """This is stored, and nothing was written since; `committed`: it is what was written before."""
         reader, self._reader = self._reader, None if base is None else self._calls.reader(self._path)
         if reader is not None:
             reader.close()
@@ -97,6 +97,7 @@ class ObjectFile(AsyncBackendFile):
             self._changed = base is None
             self._turns += 1
             self._publishing = self._unsure = False
+            self._committed = committed
 
     @property
     def _path(self) -> str:
@@ -194,14 +195,17 @@ class ObjectFile(AsyncBackendFile):
         return await self.write_from(offset, buffers)
 
     async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """What a commit has taken meanwhile is read from the object."""
         with self._lock:
-            spool = self._spool
+            spool, committed = self._spool, self._committed
             end = min(offset + sum(map(len, buffers)), self._size)
             piece = next(self._spooled.pieces(offset, end), None) if offset < end else None
-        if spool is None or piece is None or not piece[2]:
+        if spool is not None and piece is not None and piece[2]:
+            spool.fill(offset, parts_of_buffers(buffers, 0, piece[1] - offset))
+            return piece[1] - offset
+        if not committed:
             raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
-        spool.fill(offset, parts_of_buffers(buffers, 0, piece[1] - offset))
-        return piece[1] - offset
+        return await self.read_into(offset, buffers)
 
     async def truncate(self, size: int) -> None:
         with self._lock:
@@ -224,10 +228,6 @@ class ObjectFile(AsyncBackendFile):
         with about(self.key, self._calls.name):
             self._take(await self._calls.found(self._path))
 
-    async def kept(self) -> bool:
-        """What was acknowledged is in the spool, whatever became of the file system."""
-        return True
-
     async def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
@@ -247,7 +247,7 @@ class ObjectFile(AsyncBackendFile):
         if not _same(stored, self.base):
             if stored is None or not self._unsure or not await self._is_ours(stored):
                 raise self._conflict(stored)
-            self._take(stored)
+            self._take(stored, committed=True)
             return
         with self._lock:
             spool = self._writable_spool()
@@ -261,7 +261,7 @@ class ObjectFile(AsyncBackendFile):
                 if self.base is None or stored.version != self.base.version or tagged(stored):
                     break
                 await self._calls.sleep(TICK)  # the clock that makes versions has not moved on
-            self._take(stored)
+            self._take(stored, committed=True)
         finally:
             self._publishing = False
 
