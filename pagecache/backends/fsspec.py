@@ -228,16 +228,16 @@ def backend_from_fsspec_url(url: str, **options: Any) -> Any:
         ValueError: fsspec knows no such protocol, or needs a package for it that is not installed.
     """
     target = url.partition(":")[2]
-    protocol = target.partition("::")[0].partition(":")[0]
-    if not target or not protocol or ":" not in target:
+    if not target.partition(":")[0] or ":" not in target:
         raise ValueError(f"{url!r}: a URL of fsspec must follow 'fsspec:', such as memory://folder")
     own = {name: options.pop(name) for name in [*OPTIONS, *(f.name for f in fields(BackendLimits))] if name in options}
     try:
         fs, root = fsspec.core.url_to_fs(target, skip_instance_cache=True, **options)
     except ImportError as error:
-        raise ValueError(f"{url!r}: fsspec needs a package for {protocol!r} that is not installed: {error}") from error
+        raise ValueError(f"{url!r}: a package that fsspec needs for this is not installed: {error}") from error
     except ValueError as error:
-        if not str(error).startswith("Protocol not known"):
+        known, _, protocol = str(error).partition(": ")
+        if known != "Protocol not known":
             raise ValueError(f"{url!r}: {error}") from error
         install = f"install the package that brings it, such as {protocol}fs"
         raise ValueError(f"{url!r}: fsspec knows no protocol {protocol!r}; {install}") from error

@@ -258,7 +258,8 @@ class ObjectFile(AsyncBackendFile):
                 stored = await self._calls.stat(self._path)
                 if stored.size != self._size:
                     raise OSError(errno.EIO, f"{stored.size} bytes are stored where {self._size} were sent", self.key)
-                if self.base is None or stored.version != self.base.version or tagged(stored):
+                known = None if self.base is None else self.base.version
+                if known is None or stored.version != known or tagged(stored):
                     break
                 await self._calls.sleep(TICK)  # the clock that makes versions has not moved on
             self._take(stored, committed=True)
