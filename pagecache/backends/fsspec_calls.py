@@ -45,6 +45,7 @@ __all__ = [
     "AwaitedCalls",
     "BlockingCalls",
     "Calls",
+    "Reader",
     "about",
     "beneath",
     "fsspec",

@@ -20,7 +20,7 @@ import pytest
 
 from pagecache import BackendError, ConflictError, PageCache, WritebackError
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.backends.fsspec_calls import Calls
+from pagecache.backends.fsspec_calls import Calls, Reader
 from pagecache.backends.fsspec_objects import STAGE
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
 
@@ -323,28 +323,38 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     seen: list[object] = []
-    looked = threading.Event()
+    has_read, goes_on, looked = (threading.Event() for _ in range(3))
 
-    def read() -> None:
+    def reads() -> None:
         try:
             seen.append(get(file, 1 << 20, 4096))
         except OSError as error:
             seen.append(error)
 
-    reader = threading.Thread(target=read)
-    move = Calls.move
+    thread = threading.Thread(target=reads)
+    move, read = Calls.move, Reader.read
+
+    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
+        done = await read(self, offset, buffers)
+        if threading.current_thread() is thread:
+            has_read.set()
+            assert goes_on.wait(60.0)
+        return done
 
     async def moved(self: Calls, src: str, dst: str) -> None:
         await move(self, src, dst)
         place.fs.hooks.before["info"] = lambda path: looked.set()
-        reader.start()
+        goes_on.set()
         assert looked.wait(60.0)
         for _ in range(100):  # of its turns, in which it could find what it must not say
             time.sleep(0)
 
+    monkeypatch.setattr(Reader, "read", read_slowly)
     monkeypatch.setattr(Calls, "move", moved)
+    thread.start()
+    assert has_read.wait(60.0)
     file.commit()
-    reader.join(60.0)
+    thread.join(60.0)
     assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
