@@ -46,6 +46,7 @@ __all__ = [
     "BlockingCalls",
     "Calls",
     "Reader",
+    "Unranged",
     "about",
     "beneath",
     "fsspec",
@@ -370,6 +371,13 @@ def give_up(file: Any) -> None:
 # -- reading
 
 
+class Unranged(io.UnsupportedOperation):
+    """A file system gives whole objects only."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.ENOTSUP, text)
+
+
 class Reader:
     """Ranges of one object, each by a request of its own."""
 
@@ -381,7 +389,7 @@ class Reader:
         """Fill the buffers; returns how many bytes there are.
 
         Raises:
-            UnsupportedOperation: it gives more than was asked for.
+            Unranged: it gives more than was asked for.
         """
         length = sum(map(len, buffers))
         data = await self._calls.ask("cat_file", self._path, start=offset, end=offset + length)
@@ -390,7 +398,7 @@ class Reader:
     def _deal(self, data: bytes, length: int, buffers: Sequence[memoryview]) -> int:
         if len(data) > length:
             asked = f"{len(data)} bytes where {length} were asked for"
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self._calls.name} cannot read ranges: it gave {asked}")
+            raise Unranged(f"{self._calls.name} cannot read ranges: it gave {asked}")
         view, done = memoryview(data), 0
         for buffer in buffers:
             part = view[done : done + len(buffer)]

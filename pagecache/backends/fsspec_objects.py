@@ -35,7 +35,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import Key
-from .fsspec_calls import Calls, about, lacks, stat_of, tagged
+from .fsspec_calls import Calls, Unranged, about, lacks, stat_of, tagged
 from .protocol import AsyncBackend, AsyncBackendFile, BackendLimits, ObjectStat
 from .spool import END, Ranges, Spool, parts_of_buffers
 
@@ -423,7 +423,9 @@ class Objects(AsyncBackend):
         try:
             done = await reader.read(1, [memoryview(bytearray(1))])
         except (ValueError, TypeError, NotImplementedError, io.UnsupportedOperation) as error:
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.calls.name} cannot read ranges: {error}") from error
+            if isinstance(error, Unranged):
+                raise
+            raise Unranged(f"{self.calls.name} cannot read ranges: {error}") from error
         finally:
             reader.close()
         self._reads_ranges = done == 1
