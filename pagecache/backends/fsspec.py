@@ -19,7 +19,8 @@ from ..config import with_overrides
 from ..errors import Key
 from .directory import DirectoryBackend, DirectoryFile
 from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
-from .fsspec_objects import LEFT_AFTER, ObjectFile, Objects
+from .fsspec_object import ObjectFile
+from .fsspec_objects import LEFT_AFTER, Objects
 from .passing import PassingBackend
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 

@@ -166,34 +166,42 @@ class Parts(fsspec.AbstractFileSystem):
         self.objects: dict[str, tuple[bytes, int]] = {}
         self.serial = 0
         self.open_files = 0
+        self.lock = threading.Lock()
 
     def put(self, path: str, content: bytes) -> None:
-        self.serial += 1
-        self.objects[path] = (content, self.serial)
+        with self.lock:
+            self.serial += 1
+            self.objects[path] = (content, self.serial)
 
     def content(self, path: str) -> bytes | None:
-        return self.objects[path][0] if path in self.objects else None
+        found = self.objects.get(path)
+        return None if found is None else found[0]
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         path = self._strip_protocol(path)
-        if path in self.objects:
-            content, serial = self.objects[path]
+        objects = dict(self.objects)
+        if path in objects:
+            content, serial = objects[path]
             return {"name": path, "type": "file", "size": len(content), "generation": serial}
-        if any(name.startswith(f"{path}/") for name in self.objects):
+        if any(name.startswith(f"{path}/") for name in objects):
             return {"name": path, "type": "directory", "size": 0}
         raise FileNotFoundError(path)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         path = self._strip_protocol(path)
         start = f"{path}/" if path else ""
-        names = {start + name[len(start) :].partition("/")[0] for name in self.objects if name.startswith(start)}
+        names = {start + name[len(start) :].partition("/")[0] for name in dict(self.objects) if name.startswith(start)}
         return [self.info(name) for name in sorted(names)] if detail else sorted(names)
 
     def _rm(self, path: str) -> None:
-        del self.objects[self._strip_protocol(path)]
+        if self.objects.pop(self._strip_protocol(path), None) is None:
+            raise FileNotFoundError(path)
 
     def cp_file(self, path1: str, path2: str, **options: Any) -> None:
-        self.put(path2, self.objects[path1][0])
+        content = self.content(path1)
+        if content is None:
+            raise FileNotFoundError(path1)
+        self.put(path2, content)
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> PartsFile:
         return PartsFile(self, path, mode, block_size=64 << 10)
@@ -207,7 +215,9 @@ class PartsFile(AbstractBufferedFile):
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         self.fs.hooks.met(self.fs.hooks.before, "fetch", f"{self.path}:{start}-{end}")
-        content: bytes = self.fs.objects[self.path][0]
+        content: bytes | None = self.fs.content(self.path)
+        if content is None:
+            raise FileNotFoundError(self.path)
         return content[start:end]
 
     def _upload_chunk(self, final: bool = False) -> bool:

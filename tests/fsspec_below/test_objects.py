@@ -366,9 +366,19 @@ def test_staged_bytes_that_a_commit_has_taken_are_read_from_the_object(place: Pl
     file.commit()
     assert file.read_staged(4096, [memoryview(room)]) == 4096
     assert room == OLD[:4096]
-    file.rollback()
+
+
+def test_staged_bytes_that_were_rolled_back_are_no_loss(place: Place) -> None:
+    """Who asked for them before has to ask again: the object may have been opened anew, and staged anew there. Where
+    nothing was ever staged, they are lost.
+    """
+    file = place.backend.open("key")
+    room = bytearray(4096)
     with pytest.raises(FileNotFoundError):
         file.read_staged(4096, [memoryview(room)])
+    file.stage(4096, [memoryview(OLD)[:4096]])
+    file.rollback()
+    assert file.read_staged(4096, [memoryview(room)]) == 0
 
 
 def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
@@ -583,6 +593,36 @@ def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place)
     place.backend.remove("elsewhere")
     file.commit()
     assert place.content("elsewhere") is None
+
+
+def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
+    """A copy has a version of its own, and the content is the same."""
+    before = place.backend.stat("key").version
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 0)
+            volume.rename("key", "other")
+            with volume.open("other") as again:
+                assert again.pread(6, 0) == b"NEW" + OLD[3:6]
+            assert (place.content("other"), place.backend.stat("other").version) == (OLD, before)
+            assert [stat.version for stat in place.backend.list()] == [before]
+    assert place.content("other") == b"NEW" + OLD[3:]
+    assert place.backend.stat("other").version != before
+
+
+def test_version_of_somebody_else_is_found_behind_a_rename(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 0)
+            volume.rename("key", "other")
+            place.put("other", b"theirs")
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert place.content("other") == b"theirs"
+            volume.resolve("other", "rebase")
+    assert place.content("other") == b"NEWirs"
 
 
 def test_directories_are_no_objects(place: Place) -> None:
