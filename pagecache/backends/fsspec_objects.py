@@ -169,8 +169,13 @@ class Objects(AsyncBackend):
         path = self.path_of(key)
         self._allow()
         with about(key, self.calls.name):
-            await self._object(path, key)
-            await self.calls.remove(path)
+            stored = await self.found(path)
+            if stored is not None and stored.kind == "dir":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
+            if stored is not None:
+                await self.calls.remove(path)
+            elif not self._files(key):  # which are of an object that was created, and not committed yet
+                raise _missing(key)
         self._detach(key)
 
     async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
@@ -202,13 +207,6 @@ class Objects(AsyncBackend):
         self._detach(dst)
         for file in following:
             file.moved(dst, there)
-
-    async def _object(self, path: str, key: Key) -> None:
-        found = await self.calls.found(path)
-        if found is None:
-            raise _missing(key)
-        if found.kind == "dir":
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
 
     def _files(self, key: Key) -> builtins.list[ObjectFile]:
         """Those that are open on it, and have its name."""

@@ -595,6 +595,20 @@ def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place)
     assert place.content("elsewhere") is None
 
 
+def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("made", "xb") as file:
+            file.write(b"content")
+            volume.rename("made", "other")
+            assert (volume.exists("made"), volume.exists("other")) == (False, True)
+            volume.remove("other")
+            assert not volume.exists("other")
+            with pytest.raises(FileNotFoundError):
+                volume.remove("other")
+    assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
+
+
 def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
     """A copy has a version of its own, and the content is the same."""
     before = place.backend.stat("key").version
@@ -617,12 +631,12 @@ def test_version_of_somebody_else_is_found_behind_a_rename(place: Place) -> None
         with volume.open("key", "r+b") as file:
             file.pwrite(b"NEW", 0)
             volume.rename("key", "other")
-            place.put("other", b"theirs")
+            place.put("other", bytes(LARGE))
             with pytest.raises(ConflictError):
                 file.fsync()
-            assert place.content("other") == b"theirs"
+            assert place.content("other") == bytes(LARGE)
             volume.resolve("other", "rebase")
-    assert place.content("other") == b"NEWirs"
+    assert place.content("other") == b"NEW" + bytes(LARGE - 3)
 
 
 def test_directories_are_no_objects(place: Place) -> None:
