@@ -211,7 +211,8 @@ def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: obje
         hint = "; for a URL there is backend_from_url('fsspec:...')" if isinstance(fs, str) else ""
         raise TypeError(f"fs: {fs!r} is not an fsspec file system{hint}")
     if isinstance(fs, fsspec.implementations.cached.CachingFileSystem):
-        raise ValueError(f"fs: {name_of(fs)} keeps copies of its own, which go stale; give the file system below it")
+        kind = type(fs).__name__
+        raise ValueError(f"fs: a {kind} keeps copies of its own, which go stale; give the file system below it")
     if not isinstance(root, str):
         raise TypeError(f"root must be a str, not {type(root).__name__}")
     if publish is not None and publish not in get_args(Publish):

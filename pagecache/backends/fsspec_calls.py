@@ -35,7 +35,8 @@ try:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from fsspec.implementations.dirfs import DirFileSystem
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("fsspec is not installed: pip install 'pagecache[fsspec]'", name=error.name) from error
+    what = "fsspec 2024.12 or later is not installed: pip install 'pagecache[fsspec]'"
+    raise ModuleNotFoundError(what, name=error.name) from error
 
 from ..errors import BackendError, Key
 from .protocol import ObjectStat
