@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import threading
@@ -70,7 +71,7 @@ class ObjectFile(AsyncBackendFile):
         self._lock = threading.Lock()  # guards all below; held for moments
         self._turns = 0  # of what is stored, and of what is cut: a read that saw one is done again
         self._publishing = False  # it may be stored already and not be known here
-        self._unsure = False  # a commit may have stored it
+        self._attempts: set[tuple[int, bytes]] = set()  # size and sum of what commits may have stored, without knowing
         self._rolled_back = False
         self._reader: Any = None
         self._take(base)
@@ -88,7 +89,8 @@ class ObjectFile(AsyncBackendFile):
             self._spooled.add(self._size, END)
             self._changed = base is None
             self._turns += 1
-            self._publishing = self._unsure = False
+            self._publishing = False
+            self._attempts.clear()
             self._committed = committed
             self._rolled_back &= not committed
 
@@ -244,24 +246,33 @@ class ObjectFile(AsyncBackendFile):
     async def _commit(self) -> None:
         stored = await self._objects.found(self._path)
         if not _same(stored, self.base):
-            if stored is None or not self._unsure or not await self._is_ours(stored):
+            theirs = None if stored is None else await self._sum_of(stored)
+            if theirs not in self._attempts:
                 raise self._conflict(stored)
-            self._take(stored, committed=True)
-            return
+            if theirs == self._sum():
+                self._take(stored, committed=True)
+                return
+            with self._lock:  # what was written since goes over it
+                self.base, self._turns = stored, self._turns + 1
+                self._reader = self._reader or self._calls.reader(self._path)
         with self._lock:
             spool = self._writable_spool()
         await self._complete(spool)
         try:
             for _ in range(TICKS):
                 await self._publish(spool)
-                stored = await self._calls.stat(self._path)
-                if stored.size != self._size:
-                    raise OSError(errno.EIO, f"{stored.size} bytes are stored where {self._size} were sent", self.key)
+                stored = await self._objects.found(self._path)
+                if stored is None or stored.size != self._size:
+                    raise OSError(errno.EIO, f"{self._calls.name} {stored} is stored, of {self._size} bytes", self.key)
                 known = None if self.base is None else self.base.version
                 if known is None or stored.version != known or tagged(stored):
                     break
                 await self._calls.sleep(TICK)  # the clock that makes versions has not moved on
             self._take(stored, committed=True)
+        except BaseException:
+            if self._publishing:
+                self._attempts.add(self._sum())
+            raise
         finally:
             self._publishing = False
 
@@ -287,7 +298,7 @@ class ObjectFile(AsyncBackendFile):
     async def _publish(self, spool: Spool) -> None:
         objects, calls = self._objects, self._calls
         if objects.publish == "put":
-            self._unsure = self._publishing = True
+            self._publishing = True
             await self._store(spool, self._path, calls.fs._parent(self._path))
             return
         temporary = await objects.temporary(self._path)
@@ -296,7 +307,7 @@ class ObjectFile(AsyncBackendFile):
             stored = await objects.found(self._path)
             if not _same(stored, self.base):
                 raise self._conflict(stored)
-            self._unsure = self._publishing = True
+            self._publishing = True
             await calls.move(temporary, self._path)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -310,24 +321,28 @@ class ObjectFile(AsyncBackendFile):
             await self._calls.make_directories(directory)
             await self._calls.store(spool, self._size, path)
 
-    async def _is_ours(self, stored: ObjectStat) -> bool:
-        """Whether it has the bytes that an attempt of ours has sent."""
-        spool = self._spool
-        if spool is None or stored.size != self._size:
-            return False
+    def _sum(self) -> tuple[int, bytes]:
+        """Of all that is in the spool: nothing is missing in it once a commit has been tried."""
+        total, room = hashlib.blake2b(), memoryview(bytearray(STEP))
+        for at in range(0, self._size, STEP):
+            part = room[: self._size - at]
+            self._fill(self._spool, at, [part])
+            total.update(part)
+        return self._size, total.digest()
+
+    async def _sum_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
+        """Of what is stored, where that may be ours; None: it is not."""
+        if stored.size not in {size for size, _ in self._attempts}:
+            return None
+        total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
         reader = self._calls.reader(self._path)
-        theirs, ours = (memoryview(bytearray(min(STEP, self._size))) for _ in range(2))
-        at = 0
         try:
-            while at < self._size:
-                done = await reader.read(at, [theirs[: self._size - at]])
-                spool.fill(at, [ours[:done]])
-                if not done or theirs[:done] != ours[:done]:
-                    return False
+            while at < stored.size and (done := await reader.read(at, [room[: stored.size - at]])):
+                total.update(room[:done])
                 at += done
         finally:
             reader.close()
-        return _same(await self._objects.found(self._path), stored)
+        return (at, total.digest()) if _same(await self._objects.found(self._path), stored) else None
 
     def _conflict(self, stored: ObjectStat | None) -> OSError:
         found = "no object" if stored is None else f"version {stored.version}"

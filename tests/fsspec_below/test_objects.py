@@ -396,6 +396,21 @@ def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
     assert place.content("key") == b"N-W" + OLD[3:]
 
 
+def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> None:
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        file.commit()
+    put(file, 1, b"-")
+    file.truncate(1 << 20)
+    assert get(file, 0, 4) == b"N-W" + OLD[3:4]
+    file.commit()
+    assert place.content("key") == b"N-W" + OLD[3 : 1 << 20]
+
+
 def test_version_of_somebody_else_after_a_lost_answer_is_a_conflict() -> None:
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
