@@ -23,7 +23,6 @@ from fsspec.core import get_compression
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path, tokenize
 
-from ..backends.directory import DirectoryBackend
 from ..backends.fsspec_objects import STAGE
 from ..cache import PageCache
 from ..config import Size
@@ -52,7 +51,8 @@ class PageCacheFileSystem(ChainedFileSystem):
         fs: the file system itself, instead of these two.
         fo: what a chained URL says of the file; not needed.
         capacity: bytes of memory for all file systems of this process with the same cache options.
-        **options: fields of `CacheConfig` and `VolumeOptions`.
+        **options: fields of `CacheConfig` and `VolumeOptions` (`sync_on_close` is True unless given); `publish`, `spool`
+            and `check_reads` of `FsspecBackend`.
 
     Raises:
         ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.
@@ -147,9 +147,11 @@ class PageCacheFileSystem(ChainedFileSystem):
         return None
 
     def _overlaid(self, path: str, stored: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-        unseen = self._unseen()
-        # The cache knows a file by where it is; the directory may have been reached by a link.
-        found = os.path.realpath(path) if unseen and isinstance(self.volume.backend, DirectoryBackend) else path
+        unseen, key, found = self._unseen(), self._key(path), path
+        if unseen and key:
+            # The cache knows a file by where it is; the directory may have been reached by a link.
+            with contextlib.suppress(ValueError, OSError):
+                found = f"{self.root_marker}{self.volume.backend.canonical(key)}"
         return overlaid(path, stored, unseen, found)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:

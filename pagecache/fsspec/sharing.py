@@ -35,6 +35,7 @@ __all__ = ["Target", "Wanted", "wanted"]
 
 CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
 VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
+BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """What fsspec gives to any file system; there is nothing here that they could change."""
 CLOSED_IS_SAVED = VolumeOptions(sync_on_close=True)
@@ -126,13 +127,16 @@ class Wanted:
     capacity: int
     config: CacheConfig
     options: VolumeOptions
+    backend: frozenset[tuple[str, Any]]
 
     def volume(self) -> Volume:
         """That of this process; made where there is none, or the last one was closed."""
         found = _volumes.get(self)
         if found is not None and not found.detached:
             return found
-        backend = FsspecBackend(self.target.fs)  # may ask the target what it can do; the lock is for moments
+        backend = FsspecBackend(
+            self.target.fs, **dict(self.backend)
+        )  # may ask the target what it can do; the lock is for moments
         with _lock:
             found = _volumes.get(self)
             if found is None or found.detached:
@@ -173,14 +177,15 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
         TypeError: an option with an unknown name; names the nearest.
         ValueError: an option out of range; names value and rule.
     """
-    known = CACHE_OPTIONS | VOLUME_OPTIONS
+    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS
     for name in options:
         if name not in known | LISTING_OPTIONS:
             nearest = difflib.get_close_matches(name, known | {"capacity", "fs", "target_protocol"}, n=1, cutoff=0.0)[0]
             raise TypeError(f"pagecache: has no option {name!r}; did you mean {nearest!r}?")
     config = with_overrides(CacheConfig(), _among(options, CACHE_OPTIONS))
     resolved = config.resolve(capacity).capacity
-    return Wanted(target, resolved, config, with_overrides(CLOSED_IS_SAVED, _among(options, VOLUME_OPTIONS)))
+    seen = with_overrides(CLOSED_IS_SAVED, _among(options, VOLUME_OPTIONS))
+    return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
 
 
 def _among(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
