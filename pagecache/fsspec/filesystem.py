@@ -51,8 +51,8 @@ class PageCacheFileSystem(ChainedFileSystem):
         fs: the file system itself, instead of these two.
         fo: what a chained URL says of the file; not needed.
         capacity: bytes of memory for all file systems of this process with the same cache options.
-        **options: fields of `CacheConfig` and `VolumeOptions` (`sync_on_close` is True unless given); `publish`, `spool`
-            and `check_reads` of `FsspecBackend`.
+        **options: fields of `CacheConfig` and `VolumeOptions` (`sync_on_close` is True unless given); `publish`,
+            `spool` and `check_reads` of `FsspecBackend`.
 
     Raises:
         ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.
