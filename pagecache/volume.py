@@ -264,7 +264,11 @@ class Volume:
         backend_file = None if inode is None else inode.engine.backend_file
         links = 1 if backend_file is None else backend_file.stat().nlink or 1
         with self._names_change():
-            self.engine.backend.remove(key)
+            try:
+                self.engine.backend.remove(key)
+            except FileNotFoundError:
+                if inode is None or not inode.native.undone()["created"]:
+                    raise  # else it is here, and was never stored
         if links <= 1:  # with other names left it stays the same object
             lifetimes.unname(self, canonical)
             if self.engine.mirror is not None:
