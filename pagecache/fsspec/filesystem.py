@@ -147,6 +147,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         return None
 
     def _overlaid(self, path: str, stored: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+        path = path or self.root_marker
         unseen, key, found = self._unseen(), self._key(path), path
         if unseen and key:
             # The cache knows a file by where it is; the directory may have been reached by a link.

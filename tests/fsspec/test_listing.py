@@ -53,9 +53,11 @@ def test_an_object_that_was_never_stored_is_there_for_this_file_system(
         assert fs.ls("/root/a") == [{"name": "/root/a/b", "size": 0, "type": "directory"}]
         assert fs.find("/root") == fs.glob("/root/**/new") == ["/root/a/b/new"]
         assert list(fs.walk("/root")) == [("/root", ["a"], []), ("/root/a", ["b"], []), ("/root/a/b", [], ["new"])]
+        assert fs.find("/") == fs.find("") == ["/root/a/b/new"]
+        assert fs.ls("/", detail=False) == fs.ls("", detail=False) == ["/root"]
         with pytest.raises(OSError, match="'/root/a/b' is not stored yet"):
             fs.rmdir("/root/a")
-        assert fs.open("/root/a/b/new").read() == b"12345"
+        assert fs.cat_file("/root/a/b/new") == b"12345"
         with pytest.raises(FileNotFoundError):
             fs.info("/root/other")
         with pytest.raises(FileNotFoundError):
@@ -111,6 +113,21 @@ def test_what_is_moved_or_copied_takes_its_bytes_along(fs: PageCacheFileSystem, 
         fs.cp_file(f"{root}/copy", f"{root}/file2")
     fs.mv(f"{root}/file", f"{root}/moved")
     assert fs.cat_file(f"{root}/moved") == b"not stored yet"
+
+
+def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callable[..., PageCacheFileSystem]) -> None:
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    with fs.open("/one", "wb") as one, fs.open("/two", "wb") as two:
+        one.write(b"1")
+        two.write(b"2")
+        fs.rm("/one")
+        fs.mv("/two", "/three")
+        assert fs.find("/") == ["/three"]
+        with pytest.raises(FileNotFoundError):
+            fs.rm("/one")
+        two.write(b"3")
+    assert fs.find("/") == below.find("/") == ["/three"]
+    assert below.cat_file("/three") == b"23"
 
 
 def test_what_is_copied_over_is_not_read_from_the_cache(fs: PageCacheFileSystem, root: str) -> None:
