@@ -32,7 +32,7 @@ from ..volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid
 from .sharing import Target, wanted
-from .transaction import DeferredFile
+from .transaction import Deferral, DeferredFile
 
 __all__ = ["PageCacheFileSystem"]
 
@@ -69,6 +69,7 @@ class PageCacheFileSystem(ChainedFileSystem):
     """
 
     protocol = "pagecache"
+    transaction_type = Deferral
     _strip_tokenize_options = ("fo",)  # the same file system, whatever file it was made for
 
     def __init__(

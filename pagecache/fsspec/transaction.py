@@ -5,8 +5,8 @@ vanishes with the process. At the end of the transaction it takes the place of t
 objects appear when they are closed, by being written and closed; elsewhere under another name beside it, which is then
 renamed. What was opened to be changed (r+, a) must not have been changed by somebody else meanwhile.
 
-Files of one transaction are put in place one after another. When that fails, those before are in place, the rest is
-discarded: fsspec's own `Transaction` sees to that.
+Files of one transaction are put in place one after another. When that fails, those before are in place, and the rest is
+discarded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import shutil
 import tempfile
 import threading
 import uuid
+from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from fsspec.transaction import Transaction
 
 from ..errors import ConflictError
 from ..opening import mode_flags
@@ -28,7 +31,7 @@ from ..stats import ObjectStat
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["DeferredFile", "is_deferred"]
+__all__ = ["Deferral", "DeferredFile", "is_deferred"]
 
 COPY = 1 << 20
 """Bytes that are copied at once."""
@@ -38,6 +41,31 @@ SUFFIX = ".pagecache-deferred"
 def is_deferred(path: str) -> bool:
     """Whether this is the name of an object between being written and being renamed."""
     return path.endswith(SUFFIX)
+
+
+class Deferral(Transaction):
+    """The transaction of a file system: over whatever happens at its end, so that what is written later is not part of
+    it. (fsspec's own is that since 2026.)
+    """
+
+    def complete(self, commit: bool = True) -> None:
+        """Put all files in place, or none.
+
+        Raises:
+            OSError: that of the first that could not be stored; it and those after it are discarded.
+        """
+        fs: Any = self.fs
+        files: list[Any] = [*self.files]
+        self.files: deque[Any] = deque()
+        try:
+            while commit and files:
+                files[0].commit()  # or discards it
+                files.pop(0)
+        finally:
+            for file in files:
+                file.discard()
+            if fs is not None:
+                fs._intrans, fs._transaction, self.fs = False, None, None
 
 
 class DeferredFile(io.RawIOBase):
