@@ -48,15 +48,16 @@ class Deferral(Transaction):
     it. (fsspec's own is that since 2026.)
     """
 
+    fs: Any
+    files: deque[Any]
+
     def complete(self, commit: bool = True) -> None:
         """Put all files in place, or none.
 
         Raises:
             OSError: that of the first that could not be stored; it and those after it are discarded.
         """
-        fs: Any = self.fs
-        files: list[Any] = [*self.files]
-        self.files: deque[Any] = deque()
+        fs, files, self.files = self.fs, [*self.files], deque()
         try:
             while commit and files:
                 files[0].commit()  # or discards it
