@@ -251,17 +251,23 @@ class PageCacheFileSystem(ChainedFileSystem):
         """Remove files, and with `recursive` what is below directories."""
         for name in reversed(self.expand_path(path, recursive=recursive, maxdepth=maxdepth)):
             try:
-                self.rm_file(name)
+                self._remove(name, everything=recursive)
             except FileNotFoundError:
                 if not recursive:
                     raise  # else it was a directory, and went with the last object in it
 
     def rm_file(self, path: str) -> None:
         """Remove a file, or an empty directory."""
-        path = self._stripped(path)
+        self._remove(self._stripped(path), everything=False)
+
+    def _remove(self, path: str, *, everything: bool) -> None:
+        """`everything`: of a directory what it hides, too, such as what processes that died have left there."""
         if not self.isdir(path):
             self.volume.remove(self._key(path))
             return
+        with contextlib.suppress(FileNotFoundError):
+            if everything:
+                self.fs.rm(f"{path}/{STAGE}", recursive=True)
         with contextlib.suppress(FileNotFoundError):  # of an object store: it went with its last object
             self.rmdir(path)
 

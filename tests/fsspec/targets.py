@@ -9,6 +9,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from tests.fsspec_below.stores import Whole
+
 
 class OwnMemory(MemoryFileSystem):
     """Memory that no other instance sees, and that counts what it is asked for."""
@@ -36,6 +38,17 @@ class OwnMemory(MemoryFileSystem):
                 raise OSError(5, "the target broke", path)
         data: bytes = super().cat_file(path, start, end, **options)
         return data
+
+
+class Copies(OwnMemory):
+    """Memory that gives many files at once, past whoever is above it, as fsspec's own caches do."""
+
+    def open_many(self, files: Any) -> Any:
+        return [self.open(file.path, file.mode) for file in files]
+
+    def commit_many(self, files: Any) -> None:
+        for file in files:
+            file.close()
 
 
 class Listed(OwnMemory):
@@ -86,3 +99,10 @@ class Store(LocalFileSystem):
     def _strip_protocol(cls, path: Any) -> Any:
         """Nothing is relative to a working directory."""
         return super()._strip_protocol(path if "://" in path else "/" + path.lstrip("/"))
+
+
+class Threaded(Whole):
+    """Objects of an asynchronous class: a blocking instance has a thread, which a fork does not copy."""
+
+    protocol = "threaded"
+    cachable = True

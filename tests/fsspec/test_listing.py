@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from pagecache.fsspec import PageCacheFileSystem
 
-from .targets import Listed, OwnMemory
+from .targets import Listed, OwnMemory, Store
 
 
 def sizes(fs: Any, path: str) -> dict[str, int]:
@@ -242,6 +243,38 @@ def test_paths_may_have_the_protocol(fs: PageCacheFileSystem, below: Any, root: 
     with fs.open(f"{root}/file") as file:
         assert file.fs is fs
         assert (file.path, file.details["size"]) == (f"{root}/file", 3)
+
+
+def test_what_the_cache_keeps_for_itself_is_not_shown(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+    """Temporary objects on their way to be others, whoever has left them; they go with their directory."""
+    below = Store()
+    fs, folder = make(fs=below), f"{tmp_path}/folder"
+    below.makedirs(f"{folder}/.pagecache-stage")
+    left = [f"{folder}/.pagecache-stage/{int(time.time())}-dead-1", f"{folder}/file.0123456789ab.pagecache-deferred"]
+    below.pipe(dict.fromkeys(left, b"left by a process that died"))
+    fs.pipe_file(f"{folder}/file", b"x")
+    assert set(left) < set(below.find(folder))
+    assert fs.ls(folder, detail=False) == fs.find(folder) == fs.glob(f"{folder}/*") == [f"{folder}/file"]
+    assert fs.find(folder, detail=True).keys() == {f"{folder}/file"}
+    assert fs.du(folder) == 1
+    below.rm(left[1])
+    with pytest.raises(OSError, match="not empty"):
+        fs.rm([f"{folder}/file", folder])
+    fs.rm(folder, recursive=True)
+    assert not below.exists(folder)
+
+
+def test_a_directory_can_be_removed_after_objects_were_written_into_it(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+) -> None:
+    """And others can be written into one of that name."""
+    fs, folder = make(fs=Store()), f"{tmp_path}/folder"
+    for _ in range(2):
+        fs.mkdir(folder)
+        fs.pipe_file(f"{folder}/file", b"x")
+        fs.rm(f"{folder}/file")
+        fs.rmdir(folder)
+        assert not fs.exists(folder)
 
 
 def test_a_mapping_over_it(fs: PageCacheFileSystem, root: str) -> None:

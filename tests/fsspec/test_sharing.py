@@ -18,10 +18,10 @@ import fsspec
 import pytest
 
 import pagecache
-from pagecache.fsspec import PageCacheFileSystem
+from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 
 from . import workers
-from .targets import OwnMemory, Store
+from .targets import Copies, OwnMemory, Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,18 @@ def test_files_of_one_url_belong_to_one_file_system(make: Callable[..., PageCach
         for file in files:
             file.write(b"many")
     assert fsspec.filesystem("memory").cat_file("/d") == b"many"
+
+
+def test_many_files_at_once_come_through_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+    """Also where the target would give them."""
+    fs = make(fs=Copies())
+    names = ["/a", "/b"]
+    opened = fsspec.core.OpenFiles([fsspec.core.OpenFile(fs, name, "wb") for name in names], mode="wb", fs=fs)
+    with opened as files:
+        for file in files:
+            assert isinstance(file, PageCacheFile)
+            file.write(b"x")
+    assert fs.cat(names) == dict.fromkeys(names, b"x")
 
 
 def test_options_come_from_urls_and_from_configuration(
@@ -267,7 +279,7 @@ def script(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         import fsspec
         import pagecache
         from pagecache.fsspec import PageCacheFileSystem
-        from tests.fsspec.targets import Store
+        from tests.fsspec.targets import Store, Threaded
         root = sys.argv[1]
         file, store = PageCacheFileSystem("file"), PageCacheFileSystem(fs=Store())
     """
@@ -282,6 +294,8 @@ def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
     """Its file systems work; its parent's open files say what happened."""
     done = script(
         """
+        threaded = PageCacheFileSystem(fs=Threaded())
+        threaded.pipe_file("bucket/parent", b"parent")
         open_before = {}
         for name, fs in (("file", file), ("store", store)):
             fs.pipe_file(f"{root}/{name}", b"parent")
@@ -300,6 +314,8 @@ def test_a_forked_child_has_a_cache_of_its_own(tmp_path: Path) -> None:
                     print(type(error).__name__, flush=True)
                 again = PageCacheFileSystem("file") if name == "file" else fs
                 assert again.volume is fs.volume
+            threaded.pipe_file("bucket/child", b"child")
+            assert threaded.cat_file("bucket/child") == b"child"
 
         process = multiprocessing.get_context("fork").Process(target=child)
         process.start()
