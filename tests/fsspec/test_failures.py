@@ -127,6 +127,31 @@ def test_only_the_file_whose_body_raised_is_given_up(make: Callable[..., PageCac
     assert not below.exists("/file")
 
 
+def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCacheFileSystem]) -> None:
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    urls = ["pagecache::memory:///one", "pagecache::memory:///two"]
+    with pytest.raises(BodyError), fsspec.open_files(urls, "wb", capacity="4MiB") as files:
+        for file in files:
+            file.write(b"half")
+        raise BodyError
+    assert fs.find("/") == below.find("/") == []
+
+
+def test_who_else_writes_the_object_publishes_what_both_have_written(make: Callable[..., PageCacheFileSystem]) -> None:
+    """It is his to give up, too."""
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.pipe_file("/file", OLD)
+    for end, expected in (("discard", OLD), ("close", b"half" + OLD[4:-4] + b"more")):
+        other = fs.open("/file", "r+b")
+        other.seek(-4, 2)
+        other.write(b"more")
+        with pytest.raises(BodyError):
+            raise_after(fs.open("/file", "r+b"), text=False)
+        assert below.cat_file("/file") == OLD
+        getattr(other, end)()
+        assert below.cat_file("/file") == fs.cat_file("/file") == expected
+
+
 def test_closing_twice_is_fine(fs: PageCacheFileSystem, root: str) -> None:
     for mode in ("wb", "rb", "r+b", "ab", "w", "r"):
         file = fs.open(f"{root}/file", mode)
