@@ -12,13 +12,14 @@ knows its file system. Caches are shared by everybody in the process who asks fo
 """
 
 try:
-    import fsspec as _fsspec
+    import fsspec.implementations.chained as _chained
 except ImportError as error:
-    raise ImportError("pagecache.fsspec needs fsspec: pip install 'pagecache[fsspec]'", name="fsspec") from error
+    need = "pagecache.fsspec needs fsspec 2025.10 or newer: pip install 'pagecache[fsspec]'"
+    raise ImportError(need, name="fsspec") from error
 
 from .file import PageCacheFile
 from .filesystem import PageCacheFileSystem
 
 __all__ = ["PageCacheFile", "PageCacheFileSystem"]
 
-del _fsspec
+del _chained
