@@ -99,6 +99,15 @@ class Inode:
         """Whether a loss waits for the next opener."""
         return any(not loss.seen for loss in self._losses)
 
+    def hidden(self) -> bool:
+        """Whether who looks past the cache finds something else: bytes that were not handed over, or, of objects that
+        become visible by commit, not committed.
+        """
+        if not self.native.has_local():
+            return False
+        usage = self.native.usage()
+        return self.engine.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
+
     def idle(self) -> bool:
         """Nobody has it open or looks at its memory."""
         return self.handles == 0 and not len(self.pins)

@@ -9,6 +9,7 @@ the volume's threads.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .engine import barrier
@@ -59,7 +60,9 @@ def release(volume: Volume, inode: Inode, *, writable: bool, count: bool = True)
 def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """The last writable handle flushes, and commits where the volume says so; the handle is gone anyway."""
     try:
-        if writable and inode.writers == 1 and inode not in volume.orphans and not volume.detached:
+        with volume.names:  # of two that are closed at once, one finds that it was the last
+            inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
+        if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
             if inode.engine.conflict is not None:
@@ -78,15 +81,18 @@ def abandon_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
     that nothing of the old file can follow what is written to a new one.
     """
     changed = inode.native.has_local() or inode.native.is_changing()  # what holds the lock now may still change it
-    if writable and inode.writers == 1 and changed and not inode.engine.removed:
-        inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
-        with volume.names:
+    gone: Signal | None = None
+    with volume.names:
+        inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
+        if last and changed and not inode.engine.removed:
+            inode.engine.abandoned = True  # from here on nothing of it is handed over by anybody
             volume.orphans[inode] = None
             named = volume.inodes.get(inode.key) is inode
             gone = volume.busy.take(inode.key) if named else volume.engine.park.signal()
             if named:
                 del volume.inodes[inode.key]
-        inode.engine.settle(lambda: _rollback(volume, inode, gone))
+    if gone is not None:
+        inode.engine.settle(partial(_rollback, volume, inode, gone))
         if volume.engine.mirror is not None:
             volume.engine.mirror.invalidate(inode.key, "the file was abandoned")
     release(volume, inode, writable=writable)

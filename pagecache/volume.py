@@ -125,6 +125,7 @@ class Volume:
         keep_cache: bool = False,
         read_ahead: int | str | None = None,
         parallel_direct_writes: bool = False,
+        kind: type[CachedFile] = CachedFile,
     ) -> CachedFile:
         """Open an object.
 
@@ -138,6 +139,7 @@ class Volume:
             read_ahead: largest window in bytes; None: as the volume's options say.
             parallel_direct_writes: direct writes that extend nothing may run side by side, where the backend allows it
                 too.
+            kind: class of the handle, unless it is a direct one: `CachedFile`, or one derived from it.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
@@ -149,7 +151,7 @@ class Volume:
         self.engine.check_unsealed(key)
         bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
-        self._check_may_write(key, bits)
+        self.check_may_write(key, bits)
         self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
         with self.busy.holding(canonical, what="an open"):
@@ -160,7 +162,7 @@ class Volume:
                 handle = (
                     DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
                     if direct
-                    else CachedFile(inode, key, name, bits, through=through, read_ahead=window)
+                    else kind(inode, key, name, bits, through=through, read_ahead=window)
                 )
                 self.engine.check_unsealed(key)
             except BaseException:
@@ -180,10 +182,12 @@ class Volume:
             raise
         return handle
 
-    def _check_may_write(self, key: Key, bits: int) -> None:
+    def check_may_write(self, key: Key, bits: int) -> None:
+        """PermissionError where an open with these flags would change something that cannot be changed."""
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.engine.backend.limits.read_only):
-            raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only", key)
+            why = getattr(self.engine.backend, "why_read_only", "")
+            raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only{why and f': {why}'}", key)
 
     # -- the namespace
 
@@ -214,6 +218,17 @@ class Volume:
             dirty = sum(length for _, length in inode.native.local_ranges())
         return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
 
+    def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:
+        """Objects that are not committed as they are here, by canonical keys; `hidden`: without those that are found as
+        they are here by who looks past the cache. No backend call.
+        """
+        self.cache.check_forked()
+        with self.engine.keeper():
+            found = [
+                inode for inode in self._inodes_of(key) if (inode.hidden() if hidden else inode.native.has_local())
+            ]
+            return [self._file_stat(ObjectStat(key=inode.key, size=inode.native.size), inode) for inode in found]
+
     def exists(self, key: Key) -> bool:
         """Whether `open(key)` would find an object."""
         try:
@@ -239,7 +254,7 @@ class Volume:
         """
         self.check_alive(key)
         self.engine.check_unsealed(key)
-        self._check_may_write(key, os.O_RDWR)
+        self.check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
         self.busy.run(lambda: self._remove(key, canonical), "remove", canonical)
 
@@ -249,7 +264,11 @@ class Volume:
         backend_file = None if inode is None else inode.engine.backend_file
         links = 1 if backend_file is None else backend_file.stat().nlink or 1
         with self._names_change():
-            self.engine.backend.remove(key)
+            try:
+                self.engine.backend.remove(key)
+            except FileNotFoundError:
+                if inode is None or not inode.native.undone()["created"]:
+                    raise  # else it is here, and was never stored
         if links <= 1:  # with other names left it stays the same object
             lifetimes.unname(self, canonical)
             if self.engine.mirror is not None:
@@ -268,7 +287,7 @@ class Volume:
         """Give an object another name; an open destination behaves as removed."""
         self.check_alive(src)
         self.engine.check_unsealed(src)
-        self._check_may_write(src, os.O_RDWR)
+        self.check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
         self.busy.run(
             lambda: self._rename(src, dst, old, new, replace),

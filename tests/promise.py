@@ -25,7 +25,6 @@ PROMISE = Path(__file__).parent / "public_api.pyi"
 
 LATER = {
     "pagecache.backends.S3Backend": "the S3 backend is a later step",
-    "pagecache.backends.FsspecBackend": "the fsspec backend is a later step",
 }
 MODULES_LATER: dict[str, str] = {}
 

@@ -2,6 +2,8 @@
 caches.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .directory import DirectoryBackend
 from .memory import MemoryBackend
 from .protocol import (
@@ -17,6 +19,9 @@ from .transform import TransformBackend
 from .units import Transform
 from .url import backend_from_url
 
+if TYPE_CHECKING:
+    from .fsspec import FsspecBackend as FsspecBackend
+
 __all__ = [
     "AsyncBackend",
     "AsyncBackendFile",
@@ -31,3 +36,12 @@ __all__ = [
     "TransformBackend",
     "backend_from_url",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs an extra is imported when it is asked for."""
+    if name == "FsspecBackend":
+        from .fsspec import FsspecBackend as FsspecBackend
+
+        return FsspecBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

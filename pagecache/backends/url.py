@@ -2,6 +2,7 @@
 
     memory:            objects in this process
     dir:PATH           files below a directory that exists
+    fsspec:URL         objects of any file system of fsspec, such as fsspec:s3://bucket/folder; needs the extra `fsspec`
     SCHEME:...         whatever an installed package registered under the entry-point group `pagecache.backends`
 
 An entry point names a callable, called as `callable(url, **options)`. Schemes that belong to this package but need an
@@ -21,7 +22,7 @@ from .protocol import AsyncBackend, Backend
 __all__ = ["as_backend", "backend_from_url", "check_mirror"]
 
 GROUP = "pagecache.backends"
-EXTRAS = {"s3": "s3", "fsspec": "fsspec"}  # scheme: extra of this package
+EXTRAS = {"s3": "s3"}  # scheme: extra of this package
 
 
 def _memory(url: str, **options: Any) -> Backend:
@@ -38,7 +39,16 @@ def _directory(url: str, **options: Any) -> Backend:
     return DirectoryBackend(path, **options)
 
 
-BUILT_IN: dict[str, Callable[..., Backend]] = {"memory": _memory, "dir": _directory}
+def _fsspec(url: str, **options: Any) -> Backend | AsyncBackend:
+    try:
+        from .fsspec import backend_from_fsspec_url
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{url!r}: {error}") from error
+    made: Backend | AsyncBackend = backend_from_fsspec_url(url, **options)
+    return made
+
+
+BUILT_IN: dict[str, Callable[..., Backend | AsyncBackend]] = {"memory": _memory, "dir": _directory, "fsspec": _fsspec}
 
 
 def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:

@@ -283,6 +283,19 @@ def test_a_removed_object_is_not_published_again(store: Rig) -> None:
     assert store.backend.committed(KEY) is None
 
 
+def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
+    """It is there for this cache, though not for the store; once it is removed, for nobody. [2.20]"""
+    file = store.open("xb", "new")
+    file.pwrite(b"x", 0)
+    store.volume.remove("new")
+    assert not store.volume.exists("new")
+    with pytest.raises(FileNotFoundError):
+        store.volume.remove("new")
+    file.close()
+    store.volume.sync(20)
+    assert store.backend.committed("new") is None
+
+
 def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
     """Nothing was uploaded yet: the file is opened anew. [2.20]"""
     file = store.open("r+b")

@@ -1,0 +1,248 @@
+"""Any file system of fsspec: how it is used, which depends on what it is.
+
+    LocalFileSystem        files are written in place, as those of a DirectoryBackend
+    asynchronous=True      objects as a whole; coroutines on the loop of the cache
+    everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class has
+                           fsspec's loop, and is waited for
+
+Objects as a whole are those of `fsspec_objects.py`, which is written once, as coroutines. Here they are given threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Literal, get_args
+
+from ..config import with_overrides
+from ..errors import Key
+from .directory import DirectoryBackend, DirectoryFile
+from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
+from .fsspec_object import ObjectFile
+from .fsspec_objects import LEFT_AFTER, Objects
+from .passing import PassingBackend
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+
+__all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
+
+Publish = Literal["move", "put"]
+AT_ONCE = frozenset({"s3:", "s3a:"})
+"""Protocols whose file systems have been seen to store a whole object or nothing, and to leave nothing behind."""
+METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
+OPTIONS = ("limits", "publish", "spool", "check_reads")
+
+
+class FsspecFile(BackendFile):
+    """One object, for threads."""
+
+    def __init__(self, file: ObjectFile) -> None:
+        self._file = file
+
+    def stat(self) -> ObjectStat:
+        return run(self._file.stat())
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.read_into(offset, buffers))
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return run(self._file.write_from(offset, buffers))
+
+    def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Like `write_from`: both are a file of this machine."""
+        return run(self._file.stage(offset, buffers))
+
+    def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Bytes of that file."""
+        return run(self._file.read_staged(offset, buffers))
+
+    def truncate(self, size: int) -> None:
+        run(self._file.truncate(size))
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        """Zeros, at the next commit."""
+        run(self._file.punch_hole(offset, length))
+
+    def commit(self) -> str | None:
+        return run(self._file.commit())
+
+    def rollback(self) -> None:
+        """What was written since the last commit is forgotten."""
+        run(self._file.rollback())
+
+    def close(self) -> None:
+        """Open files of the file system, and what was not committed, go."""
+        run(self._file.close())
+
+
+class FsspecBackend(PassingBackend):
+    """The objects below a path of an fsspec file system, by their path relative to it.
+
+    Local files are written in place; all other objects as a whole, by a commit, after which they are as durable as the
+    file system makes them. What the class cannot do shows at once: where it has no way to store, remove or replace
+    objects, the backend is read-only, and says why.
+
+    Args:
+        fs: the file system. One made with ``asynchronous=True`` is used on the loop of the cache, and by nobody else:
+            give ``skip_instance_cache=True`` too.
+        root: a path, with or without the protocol; "" is everything.
+        limits: of one call; default: those of `BackendLimits`, for objects that commit makes visible.
+        publish: how a commit replaces an object: "move" stores it under a temporary name first, "put" is one call,
+            which has to store all or nothing. None: "put" for S3, else "move". Nothing to local files.
+        spool: directory of this machine for what is written and not committed yet; None: that of temporary files.
+        check_reads: look after every read whether the version still is that which was opened. Where nobody else
+            changes objects, False saves a request each time.
+        overrides: fields of `BackendLimits`, such as ``read_only=True``.
+
+    Raises:
+        TypeError, ValueError: one of them is not what it should be; says which and why.
+
+    >>> import fsspec
+    >>> backend = FsspecBackend(fsspec.filesystem("memory"), "/doctest")
+    >>> file = backend.open("greeting", create=True)
+    >>> file.write_from(0, [memoryview(b"hello")])
+    5
+    >>> _ = file.commit()
+    >>> fsspec.filesystem("memory").cat("/doctest/greeting")
+    b'hello'
+    """
+
+    def __init__(
+        self,
+        fs: Any,
+        root: str = "",
+        *,
+        limits: BackendLimits | None = None,
+        publish: Publish | None = None,
+        spool: str | os.PathLike[str] | None = None,
+        check_reads: bool = True,
+        **overrides: Any,
+    ) -> None:
+        _check(fs, root, publish, spool, check_reads)
+        inner: Any
+        if type(beneath(fs)) is fsspec.implementations.local.LocalFileSystem:
+            inner = LocalObjects(fs, root, limits, **overrides)
+        else:
+            whole = with_overrides(limits or BackendLimits(commit_on_close=True, max_read="4MiB"), overrides)
+            if not whole.commit_on_close or whole.durable_writes:
+                raise ValueError(
+                    "limits: objects of this file system become visible by commit, and are not durable before"
+                )
+            how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
+            options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
+            awaited = bool(fs.async_impl and fs.asynchronous)
+            objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root, whole, how, options)
+            inner = objects if awaited else BlockingObjects(objects)
+        super().__init__(inner)
+        # Of its form: that its methods are coroutines, or are not, is what tells an asynchronous backend.
+        vars(self).update({method: getattr(inner, method) for method in METHODS})
+
+
+class BlockingObjects(Backend):
+    """Objects as a whole, for threads."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.limits = objects.limits
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "objects":
+            raise AttributeError(name)
+        return getattr(self.objects, name)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> FsspecFile:
+        return FsspecFile(run(self.objects.open(key, create=create, exclusive=exclusive)))
+
+    def stat(self, key: Key) -> ObjectStat:
+        return run(self.objects.stat(key))
+
+    def remove(self, key: Key) -> None:
+        run(self.objects.remove(key))
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        run(self.objects.rename(src, dst, replace=replace))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        async def collected() -> Any:
+            return [stat async for stat in self.objects.list(prefix)]
+
+        return iter(run(collected()))
+
+    def canonical(self, key: Key) -> Key:
+        return self.objects.canonical(key)
+
+    def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
+        """See `Objects`."""
+        return run(self.objects.remove_leftovers(directory, older_than))
+
+    def close(self) -> None:
+        run(self.objects.close())
+
+
+class LocalObjects(DirectoryBackend):
+    """Files of this machine, given as a file system of fsspec: written in place."""
+
+    def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Any) -> None:
+        self.fs = fs
+        self._makes_directories = beneath(fs).auto_mkdir
+        path = _local(fs, root)
+        if self._makes_directories:
+            os.makedirs(path, exist_ok=True)
+        super().__init__(path, limits, **overrides)
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
+        if create and self._makes_directories:
+            folder = os.path.dirname(str(self.canonical(key)))
+            os.makedirs(os.path.join(self.root, folder), exist_ok=True)
+        return super().open(key, create=create, exclusive=exclusive)
+
+
+def _local(fs: Any, root: str) -> str:
+    """The directory of this machine that a path of a file system is."""
+    inner = getattr(fs, "sync_fs", None) or (fs.fs if type(fs) is fsspec.implementations.dirfs.DirFileSystem else None)
+    if inner is None:
+        path: str = fs._strip_protocol(root) if root else "/"
+        return path
+    return _local(inner, root if hasattr(fs, "sync_fs") else fs._join(root))
+
+
+def _check(fs: Any, root: object, publish: object, spool: Any, check_reads: object) -> None:
+    if not isinstance(fs, fsspec.AbstractFileSystem):
+        hint = "; for a URL there is backend_from_url('fsspec:...')" if isinstance(fs, str) else ""
+        raise TypeError(f"fs: {fs!r} is not an fsspec file system{hint}")
+    if isinstance(fs, fsspec.implementations.cached.CachingFileSystem):
+        kind = type(fs).__name__
+        raise ValueError(f"fs: a {kind} keeps copies of its own, which go stale; give the file system below it")
+    if not isinstance(root, str):
+        raise TypeError(f"root must be a str, not {type(root).__name__}")
+    if publish is not None and publish not in get_args(Publish):
+        raise ValueError(f"publish: {publish!r} is not one of {', '.join(map(repr, get_args(Publish)))} or None")
+    if spool is not None and not os.path.isdir(os.fspath(spool)):
+        raise ValueError(f"spool: {spool!r} is not a directory")
+    if not isinstance(check_reads, bool):
+        raise ValueError(f"check_reads: {check_reads!r} is not True or False")
+
+
+def backend_from_fsspec_url(url: str, **options: Any) -> Any:
+    """`fsspec:URL`, chained ones too. Options that are not of the backend are those of the file system.
+
+    Raises:
+        ValueError: fsspec knows no such protocol, or needs a package for it that is not installed.
+    """
+    target = url.partition(":")[2]
+    if not target.partition(":")[0] or ":" not in target:
+        raise ValueError(f"{url!r}: a URL of fsspec must follow 'fsspec:', such as memory://folder")
+    own = {name: options.pop(name) for name in [*OPTIONS, *(f.name for f in fields(BackendLimits))] if name in options}
+    try:
+        fs, root = fsspec.core.url_to_fs(target, skip_instance_cache=True, **options)
+    except ImportError as error:
+        raise ValueError(f"{url!r}: a package that fsspec needs for this is not installed: {error}") from error
+    except ValueError as error:
+        known, _, protocol = str(error).partition(": ")
+        if known != "Protocol not known":
+            raise ValueError(f"{url!r}: {error}") from error
+        install = f"install the package that brings it, such as {protocol}fs"
+        raise ValueError(f"{url!r}: fsspec knows no protocol {protocol!r}; {install}") from error
+    if hasattr(fs, "dircache"):
+        fs.dircache.use_listings_cache = False
+    return FsspecBackend(fs, root, **own)

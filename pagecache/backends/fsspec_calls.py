@@ -1,0 +1,473 @@
+"""What is asked of an fsspec file system, in one form for blocking and for asynchronous ones.
+
+`BlockingCalls` calls the plain methods and `AwaitedCalls` the coroutines with an underscore; either way a call here is
+a coroutine. Those of `BlockingCalls` never suspend, so that `run` is all it takes to carry one out on the thread that
+asks.
+
+Only methods that take a path as it is are used: `mv`, `copy` and `rm` of the base class look for patterns in it and for
+directories. Listings that a file system remembers are dropped before anything is looked up.
+
+What a file system cannot do shows in its class (`lacks`): a method that nobody has overridden raises
+NotImplementedError. Its errors have an errno afterwards that says whether trying again may help (`translated`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import ssl
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+try:
+    import fsspec
+    import fsspec.implementations.cached
+    import fsspec.implementations.local
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.caching import caches
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+    from fsspec.implementations.dirfs import DirFileSystem
+except ModuleNotFoundError as error:
+    what = "fsspec 2024.12 or later is not installed: pip install 'pagecache[fsspec]'"
+    raise ModuleNotFoundError(what, name=error.name) from error
+
+from ..errors import BackendError, Key
+from .protocol import ObjectStat
+from .spool import Spool
+
+__all__ = [
+    "AwaitedCalls",
+    "BlockingCalls",
+    "Calls",
+    "Reader",
+    "Unranged",
+    "about",
+    "beneath",
+    "fsspec",
+    "lacks",
+    "name_of",
+    "run",
+    "stat_of",
+    "tagged",
+]
+
+T = TypeVar("T")
+
+TAGS = (
+    "ETag",
+    "etag",
+    "e_tag",
+    "generation",
+    "sha",
+    "hex",
+    "content_hash",
+    "content_md5",
+    "md5Hash",
+    "Content-MD5",
+    "Digest",
+    "CRC",
+    "chksum",
+)
+"""What the infos of file systems call something that belongs to the content."""
+TIMES = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "modified",
+    "modificationTime",
+    "modify",
+    "created",
+)
+"""What they call the time of the last change; objects that are replaced as a whole are made then."""
+PIPE_MAX = 1 << 20
+"""Bytes: no more than this is handed over as one piece of memory."""
+STEP = 1 << 20
+
+BY_CLASS: tuple[tuple[type[OSError], int], ...] = (
+    (FileNotFoundError, errno.ENOENT),
+    (FileExistsError, errno.EEXIST),
+    (IsADirectoryError, errno.EISDIR),
+    (NotADirectoryError, errno.ENOTDIR),
+    (PermissionError, errno.EACCES),
+    (TimeoutError, errno.ETIMEDOUT),
+    (BlockingIOError, errno.EAGAIN),
+    (ConnectionRefusedError, errno.ECONNREFUSED),
+    (ConnectionAbortedError, errno.ECONNABORTED),
+    (ConnectionError, errno.ECONNRESET),
+    (ssl.SSLError, errno.EIO),
+)
+BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 412: errno.ESTALE}
+TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Carry out a coroutine that never suspends."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    work.close()
+    raise RuntimeError(f"{work!r} suspended: there is no loop that it could wait on")
+
+
+# -- what a file system is
+
+
+def beneath(fs: Any) -> Any:
+    """The file system that does the work, below those that only change its names or its colour."""
+    while True:
+        if isinstance(fs, DirFileSystem):
+            fs = fs.fs
+        elif isinstance(fs, AsyncFileSystemWrapper):
+            fs = fs.sync_fs
+        else:
+            return fs
+
+
+def name_of(fs: Any) -> str:
+    """Its protocol, for people."""
+    protocol = beneath(fs).protocol
+    return f"{protocol if isinstance(protocol, str) else protocol[0]}:"
+
+
+def _has(fs: Any, *methods: str) -> bool:
+    """Whether its class does any of these itself."""
+    own = [vars(cls) for cls in type(fs).__mro__ if cls not in (AsyncFileSystem, fsspec.AbstractFileSystem)]
+    return any(method in names for names in own for method in methods)
+
+
+def renames(fs: Any) -> bool:
+    """Whether `mv` is one call of the file system, not a copy and a removal."""
+    return _has(beneath(fs), "mv", "_mv_file")
+
+
+def lacks(fs: Any, *, moves: bool) -> str | None:
+    """What keeps objects from being written, as far as the class says; `moves`: they are moved into place."""
+    real = beneath(fs)
+    if real.async_impl and not _has(real, "_pipe_file", "_put_file"):
+        return "it has no way to store an object"
+    if moves and not _has(real, "rm_file", "_rm", "_rm_file"):
+        return "it has no way to remove an object, and temporary ones would be left behind"
+    if moves and not _has(real, "mv", "_mv_file", "cp_file", "_cp_file"):
+        return "it has no way to put a new object in the place of an old one"
+    return None
+
+
+# -- what it says of an object
+
+
+def _time(value: object) -> float | None:
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def stat_of(info: dict[str, Any], key: Key | None = None) -> ObjectStat:
+    """What an info says.
+
+    Raises:
+        UnsupportedOperation: not even the size.
+    """
+    if info.get("type") == "directory":
+        return ObjectStat(size=0, key=key, kind="dir")
+    size = info.get("size")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise io.UnsupportedOperation(errno.ENOTSUP, f"the size is {size!r}: objects of unknown size cannot be cached")
+    dated = next((info[name] for name in TIMES if info.get(name) is not None), None)
+    mtime = _time(dated)
+    tag = next((f"{name}={info[name]}" for name in TAGS if info.get(name)), None)
+    if tag is None and dated is not None:
+        tag = f"{dated if mtime is None else repr(mtime)}:{size}:{info.get('ino', '')}"
+    return ObjectStat(size=size, version=tag, mtime=mtime, key=key)
+
+
+def tagged(info: ObjectStat) -> bool:
+    """Whether the version belongs to the content, rather than to a clock."""
+    return info.version is not None and info.version.partition("=")[0] in TAGS
+
+
+# -- what its errors mean
+
+
+def translated(error: BaseException, key: Key, name: str) -> BaseException:
+    """The error with an errno; itself where it has one, or where nobody knows."""
+    if isinstance(error, BackendError | io.UnsupportedOperation):
+        return error
+    if isinstance(error, NotImplementedError):
+        return io.UnsupportedOperation(errno.ENOTSUP, f"{name} does not offer this: {error or 'not implemented'}")
+    if isinstance(error, OSError):
+        code = error.errno
+        if isinstance(code, int) and code > 0 and not isinstance(error, ssl.SSLError):
+            return OSError(code, error.strerror or str(error), key)
+        by_class = next((number for kind, number in BY_CLASS if isinstance(error, kind)), errno.EIO)
+        return OSError(by_class, f"{name} {type(error).__name__}: {error}", key)
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if status in BY_STATUS:
+        return OSError(BY_STATUS[status], f"{name} {error}", key)
+    if status in TRY_AGAIN:
+        return BackendError(errno.EIO, f"{name} {error}", retry=True)
+    return error
+
+
+@contextmanager
+def about(key: Key, name: str) -> Iterator[None]:
+    """Errors of a file system, as those of a backend."""
+    try:
+        yield
+    except Exception as error:
+        better = translated(error, key, name)
+        if better is error:
+            raise
+        raise better from error
+
+
+# -- asking
+
+
+class Calls:
+    """One file system. Paths are as the file system has them."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+        self.name = name_of(fs)
+        self.renames = renames(fs)
+        self._listings = fs.sync_fs if isinstance(fs, AsyncFileSystemWrapper) else fs
+
+    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def reader(self, path: str) -> Reader:
+        """What reads ranges of an object, as it is from now on."""
+        return Reader(self, path)
+
+    def forget(self, path: str) -> None:
+        """What it remembers of a path and of the directory above may be old."""
+        for known in (path, self.fs._parent(path)):
+            self._listings.invalidate_cache(known)
+
+    async def stat(self, path: str) -> ObjectStat:
+        self.forget(path)
+        return stat_of(await self.ask("info", path))
+
+    async def found(self, path: str) -> ObjectStat | None:
+        """None: there is nothing."""
+        try:
+            return await self.stat(path)
+        except FileNotFoundError:
+            return None
+
+    async def find(self, path: str) -> dict[str, dict[str, Any]]:
+        """Everything below a path, by path; no directories."""
+        self._listings.invalidate_cache()
+        found: dict[str, dict[str, Any]] = await self.ask("find", path, detail=True)
+        return found
+
+    async def names(self, path: str) -> list[str]:
+        """What is in a directory."""
+        self.forget(path)
+        names: list[str] = await self.ask("ls", path, detail=False)
+        return names
+
+    async def remove(self, path: str) -> None:
+        await self.ask("rm_file", path)
+
+    async def make_directories(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError, NotImplementedError):
+            await self.ask("makedirs", path, exist_ok=True)
+
+    async def move(self, src: str, dst: str) -> None:
+        """An object gets another name, and replaces what had it.
+
+        Raises:
+            UnsupportedOperation: it does not replace.
+        """
+        if not self.renames:
+            await self.ask("cp_file", src, dst)
+            await self.remove(src)
+            return
+        await self.rename(src, dst)
+        if await self.found(src) is not None:  # some answer "false", which nobody looks at
+            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace what is there")
+
+    async def rename(self, src: str, dst: str) -> None:
+        await self.ask("mv", src, dst)
+
+    async def store(self, spool: Spool, size: int, path: str) -> None:
+        """The first `size` bytes of a spool become an object; while that goes on, part of it may be seen."""
+        spool.set_size(size)
+        real = beneath(self.fs)
+        if size <= PIPE_MAX and _has(real, "pipe_file", "_pipe_file"):
+            await self.ask("pipe_file", path, os.pread(spool.fd, size, 0))
+        elif _has(real, "put_file", "_put_file"):
+            await self.ask("put_file", spool.path, path)
+        else:
+            await self.pour(spool, size, path)
+
+    async def pour(self, spool: Spool, size: int, path: str) -> None:
+        await self.ask("pipe_file", path, os.pread(spool.fd, size, 0))
+
+
+class BlockingCalls(Calls):
+    """Of a file system whose methods block."""
+
+    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+        return getattr(self.fs, method)(*args, **options)
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def reader(self, path: str) -> Reader:
+        own = _has(beneath(self.fs), "cat_file", "_cat_file")
+        return Reader(self, path) if own else OpenedReader(self, path)
+
+    async def pour(self, spool: Spool, size: int, path: str) -> None:
+        """Through an open file, which is given up where that fails: closing would make an object of what is there."""
+        file = self.fs.open(path, "wb")
+        try:
+            for at in range(0, size, STEP):
+                file.write(os.pread(spool.fd, min(STEP, size - at), at))
+        except BaseException:
+            give_up(file)
+            raise
+        file.close()
+
+
+class AwaitedCalls(Calls):
+    """Of a file system whose methods are coroutines, on the loop that runs."""
+
+    async def ask(self, method: str, *args: Any, **options: Any) -> Any:
+        return await getattr(self.fs, f"_{method}")(*args, **options)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def rename(self, src: str, dst: str) -> None:
+        await self.ask("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", src, dst)
+
+
+def give_up(file: Any) -> None:
+    """Let go of a file that is open for writing, without making an object of it."""
+    with contextlib.suppress(Exception):
+        file.discard()
+    if isinstance(file, fsspec.spec.AbstractBufferedFile):
+        file.closed = True  # close() and the garbage collector would upload what is buffered
+    else:
+        with contextlib.suppress(Exception):
+            file.close()
+
+
+# -- reading
+
+
+class Unranged(io.UnsupportedOperation):
+    """A file system gives whole objects only."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.ENOTSUP, text)
+
+
+class Reader:
+    """Ranges of one object, each by a request of its own."""
+
+    def __init__(self, calls: Calls, path: str) -> None:
+        self._calls = calls
+        self._path = path
+
+    async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill the buffers; returns how many bytes there are.
+
+        Raises:
+            Unranged: it gives more than was asked for.
+        """
+        length = sum(map(len, buffers))
+        data = await self._calls.ask("cat_file", self._path, start=offset, end=offset + length)
+        return self._deal(data, length, buffers)
+
+    def _deal(self, data: bytes, length: int, buffers: Sequence[memoryview]) -> int:
+        if len(data) > length:
+            asked = f"{len(data)} bytes where {length} were asked for"
+            raise Unranged(f"{self._calls.name} cannot read ranges: it gave {asked}")
+        view, done = memoryview(data), 0
+        for buffer in buffers:
+            part = view[done : done + len(buffer)]
+            buffer[: len(part)] = part
+            done += len(part)
+        return done
+
+    def close(self) -> None:
+        return
+
+
+class OpenedReader(Reader):
+    """Ranges through open files, of which there are as many as calls at a time: file systems without `cat_file` of
+    their own open and close one for every range.
+    """
+
+    def __init__(self, calls: Calls, path: str) -> None:
+        super().__init__(calls, path)
+        self._lock = threading.Lock()  # guards the next two
+        self._idle: list[Any] = []
+        self._closed = False
+
+    async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with self._lock:
+            file = self._idle.pop() if self._idle else None
+        if file is None:
+            file = self._open()
+        try:
+            file.seek(offset)
+            if len(buffers) == 1 and hasattr(file, "readinto"):
+                done = self._fill(file, buffers[0])
+            else:
+                length = sum(map(len, buffers))
+                done = self._deal(self._take(file, length), length, buffers)
+        except BaseException:
+            file.close()
+            raise
+        with self._lock:
+            if not self._closed:
+                self._idle.append(file)
+                return done
+        file.close()
+        return done
+
+    def _open(self) -> Any:
+        file = self._calls.fs.open(self._path, "rb")
+        if isinstance(file, fsspec.spec.AbstractBufferedFile):
+            # Its own read-ahead would fetch megabytes for a page, and keep them.
+            file.cache = caches["none"](file.blocksize, file._fetch_range, file.size)
+        return file
+
+    def _fill(self, file: Any, buffer: memoryview) -> int:
+        done = 0
+        while done < len(buffer) and (more := file.readinto(buffer[done:])):
+            done += more
+        return done
+
+    def _take(self, file: Any, length: int) -> bytes:
+        pieces, left = [], length
+        while left and (piece := file.read(left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed, idle = True, self._idle
+            self._idle = []
+        for file in idle:
+            with contextlib.suppress(Exception):
+                file.close()

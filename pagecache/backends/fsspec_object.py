@@ -1,0 +1,350 @@
+"""Objects of a file system that can only store them as a whole.
+
+An open object stays with the version that it was opened with. What is written goes to a spool (`spool.py`), where
+memory may let go of it; reads see it laid over what is stored. A commit
+
+    1. brings what is missing of the object into the spool          the stored version has to be ours: ESTALE
+    2. stores that under a temporary name                           DIRECTORY/.pagecache-stage/TIME-TOKEN-N
+    3. looks whether the stored version still is ours               ESTALE
+    4. moves it over the object
+
+so that nobody ever sees a part of it, and whatever fails leaves the old object as it was. Where one call stores a whole
+object or nothing (`publish="put"`), steps 2 and 4 are that call. Between 3 and 4 nothing keeps others out: no file
+system of fsspec has a call for it.
+
+A commit that does not know how step 4 ended finds another version when it is tried again. That is ours if it has our
+bytes.
+
+A process that dies leaves a temporary object at most. Who commits in that directory first removes those of yesterday.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Key
+from .fsspec_calls import about, tagged
+from .protocol import AsyncBackendFile, ObjectStat
+from .spool import END, Ranges, Spool, parts_of_buffers
+
+if TYPE_CHECKING:
+    from .fsspec_objects import Objects
+
+__all__ = ["ObjectFile"]
+
+STEP = 1 << 20
+TICK = 1.1
+"""Seconds: the coarsest clock of a file system counts these, give or take."""
+TICKS = 3
+PAUSE = 0.005
+
+
+def _stale(key: Key, what: str) -> OSError:
+    return OSError(errno.ESTALE, what, key)
+
+
+def _same(stored: ObjectStat | None, base: ObjectStat | None) -> bool:
+    """Whether both are one version, as far as can be told."""
+    if stored is None or base is None:
+        return stored is base
+    if stored.version is None or base.version is None:
+        return stored.size == base.size
+    return stored.version == base.version
+
+
+class ObjectFile(AsyncBackendFile):
+    """One object as it was at open, and what was written since."""
+
+    def __init__(self, objects: Objects, key: Key, base: ObjectStat | None) -> None:
+        self._objects = objects
+        self._calls = objects.calls
+        self.key = key
+        self.detached = False  # the name was taken away, or is another object's
+        self._lock = threading.Lock()  # guards all below; held for moments
+        self._turns = 0  # of what is stored, and of what is cut: a read that saw one is done again
+        self._publishing = False  # it may be stored already and not be known here
+        self._attempts: set[tuple[int, bytes]] = set()  # size and sum of what commits may have stored, without knowing
+        self._rolled_back = False
+        self._reader: Any = None
+        self._take(base)
+
+    def _take(self, base: ObjectStat | None, *, committed: bool = False) -> None:
+        """This is stored, and nothing was written since; `committed`: it is what was written before."""
+        reader, self._reader = self._reader, None if base is None else self._calls.reader(self._path)
+        if reader is not None:
+            reader.close()
+        with self._lock:
+            self.base = base
+            self._size = 0 if base is None else base.size
+            self._spool: Spool | None = None
+            self._spooled = Ranges()
+            self._spooled.add(self._size, END)
+            self._changed = base is None
+            self._turns += 1
+            self._publishing = False
+            self._attempts.clear()
+            self._committed = committed
+            self._rolled_back &= not committed
+
+    @property
+    def _path(self) -> str:
+        return self._objects.path_of(self.key)
+
+    def moved(self, key: Key, base: ObjectStat | None) -> None:
+        """The object has another name, and by that perhaps another version."""
+        with self._lock:
+            self.key, self._turns = key, self._turns + 1
+            if base is not None:
+                self.base = base
+        if self.base is not None:
+            self._reader.close()
+            self._reader = self._calls.reader(self._path)
+
+    # ---------------------------------------------------------------- reading
+
+    async def stat(self) -> ObjectStat:
+        with self._lock:
+            if self.base is None:
+                return ObjectStat(size=self._size)
+            return replace(self.base, size=self._size)
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with about(self.key, self._calls.name):
+            while True:
+                with self._lock:
+                    turns, spool, base, reader = self._turns, self._spool, self.base, self._reader
+                    end = min(offset + sum(map(len, buffers)), self._size)
+                    pieces = list(self._spooled.pieces(offset, end)) if offset < end else []
+                done, asked = offset, False
+                for begin, stop, spooled in pieces:
+                    parts = parts_of_buffers(buffers, begin - offset, stop - offset)
+                    if spooled:
+                        self._fill(spool, begin, parts)
+                        done = stop
+                        continue
+                    asked = True
+                    try:
+                        done = begin + await reader.read(begin, parts)
+                    except FileNotFoundError:
+                        done = begin
+                    if done < stop:
+                        break
+                if not asked or await self._still(base, turns, short=bool(pieces) and done < end):
+                    with self._lock:
+                        if turns == self._turns:
+                            return done - offset
+
+    def _fill(self, spool: Spool | None, begin: int, parts: Sequence[memoryview]) -> None:
+        if spool is not None:
+            spool.fill(begin, parts)
+        else:
+            for part in parts:  # behind what is stored, and never written: a truncate made it longer
+                part[:] = bytes(len(part))
+
+    async def _still(self, base: ObjectStat | None, turns: int, short: bool) -> bool:
+        """Whether what was read is of the version that this file stays with. False: it is to be read again.
+
+        Raises:
+            OSError: ESTALE, that version is not there any more.
+        """
+        if not (self._objects.check_reads or short):
+            return True
+        stored = await self._objects.found(self._path)
+        if _same(stored, base):
+            return True
+        while self._publishing:  # the other version may be our own
+            await self._calls.sleep(PAUSE)
+        if turns == self._turns:
+            raise _stale(self.key, f"{self._calls.name} another version is stored than the one that was opened")
+        return False
+
+    # ---------------------------------------------------------------- writing
+
+    def _writable_spool(self) -> Spool:
+        """The lock is held."""
+        if self._objects.why_read_only:
+            raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
+        if self._spool is None:
+            self._spool = Spool(self._objects.spool)
+        self._changed = True
+        return self._spool
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with self._lock:
+            spool = self._writable_spool()
+        done = spool.write(offset, buffers)
+        with self._lock:
+            self._spooled.add(offset, offset + done)
+            self._size = max(self._size, offset + done)
+        return done
+
+    async def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return await self.write_from(offset, buffers)
+
+    async def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """What a commit has taken meanwhile is read from the object; of what was rolled back there is nothing left. Who
+        asked before that asks again, and goes by what is so then.
+        """
+        with self._lock:
+            spool, committed, rolled_back = self._spool, self._committed, self._rolled_back
+            end = min(offset + sum(map(len, buffers)), self._size)
+            piece = next(self._spooled.pieces(offset, end), None) if offset < end else None
+        if spool is not None and piece is not None and piece[2]:
+            spool.fill(offset, parts_of_buffers(buffers, 0, piece[1] - offset))
+            return piece[1] - offset
+        if rolled_back:
+            return 0
+        if not committed:
+            raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
+        return await self.read_into(offset, buffers)
+
+    async def truncate(self, size: int) -> None:
+        with self._lock:
+            spool = self._writable_spool()
+            if size < self._size:
+                spool.set_size(min(size, os.fstat(spool.fd).st_size))
+                self._spooled.add(size, END)
+            self._size = size
+            self._turns += 1
+
+    async def punch_hole(self, offset: int, length: int) -> None:
+        with self._lock:
+            spool, end = self._writable_spool(), min(offset + length, self._size)
+        if offset < end:
+            spool.zero(offset, end)
+            with self._lock:
+                self._spooled.add(offset, end)
+
+    async def rollback(self) -> None:
+        with about(self.key, self._calls.name):
+            stored = await self._objects.found(self._path)
+        self._rolled_back = True
+        self._take(stored)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        with self._lock:
+            self._spool = None
+
+    # ---------------------------------------------------------------- commit
+
+    async def commit(self) -> str | None:
+        if self._changed and not self.detached:
+            with about(self.key, self._calls.name):
+                await self._commit()
+        return None if self.base is None else self.base.version
+
+    async def _commit(self) -> None:
+        stored = await self._objects.found(self._path)
+        if not _same(stored, self.base):
+            theirs = None if stored is None else await self._sum_of(stored)
+            if theirs not in self._attempts:
+                raise self._conflict(stored)
+            if theirs == self._sum():
+                self._take(stored, committed=True)
+                return
+            with self._lock:  # what was written since goes over it
+                self.base, self._turns = stored, self._turns + 1
+                self._reader = self._reader or self._calls.reader(self._path)
+        with self._lock:
+            spool = self._writable_spool()
+        await self._complete(spool)
+        try:
+            for _ in range(TICKS):
+                await self._publish(spool)
+                stored = await self._objects.found(self._path)
+                if stored is None or stored.size != self._size:
+                    raise OSError(errno.EIO, f"{self._calls.name} {stored} is stored, of {self._size} bytes", self.key)
+                known = None if self.base is None else self.base.version
+                if known is None or stored.version != known or tagged(stored):
+                    break
+                await self._calls.sleep(TICK)  # the clock that makes versions has not moved on
+            self._take(stored, committed=True)
+        except BaseException:
+            if self._publishing:
+                self._attempts.add(self._sum())
+            raise
+        finally:
+            self._publishing = False
+
+    async def _complete(self, spool: Spool) -> None:
+        """Everything is in the spool."""
+        missing = [(begin, end) for begin, end, held in self._spooled.pieces(0, self._size) if not held]
+        if not missing:
+            return
+        room = memoryview(bytearray(min(self._objects.step, max(end - begin for begin, end in missing))))
+        for begin, end in missing:
+            while begin < end:
+                done = await self._reader.read(begin, [room[: end - begin]])
+                if not done:
+                    raise self._conflict(await self._objects.found(self._path))
+                spool.write_all(begin, room[:done])
+                begin += done
+        stored = await self._objects.found(self._path)
+        if not _same(stored, self.base):
+            raise self._conflict(stored)
+        with self._lock:
+            self._spooled.add(0, END)
+
+    async def _publish(self, spool: Spool) -> None:
+        objects, calls = self._objects, self._calls
+        if objects.publish == "put":
+            self._publishing = True
+            await self._store(spool, self._path, calls.fs._parent(self._path))
+            return
+        temporary = await objects.temporary(self._path)
+        try:
+            await self._store(spool, temporary, calls.fs._parent(temporary))
+            stored = await objects.found(self._path)
+            if not _same(stored, self.base):
+                raise self._conflict(stored)
+            self._publishing = True
+            await calls.move(temporary, self._path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await calls.remove(temporary)
+            raise
+
+    async def _store(self, spool: Spool, path: str, directory: str) -> None:
+        try:
+            await self._calls.store(spool, self._size, path)
+        except FileNotFoundError:
+            await self._calls.make_directories(directory)
+            await self._calls.store(spool, self._size, path)
+
+    def _sum(self) -> tuple[int, bytes]:
+        """Of all that is in the spool: nothing is missing in it once a commit has been tried."""
+        total, room = hashlib.blake2b(), memoryview(bytearray(STEP))
+        for at in range(0, self._size, STEP):
+            part = room[: self._size - at]
+            self._fill(self._spool, at, [part])
+            total.update(part)
+        return self._size, total.digest()
+
+    async def _sum_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
+        """Of what is stored, where that may be ours; None: it is not."""
+        if stored.size not in {size for size, _ in self._attempts}:
+            return None
+        total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
+        reader = self._calls.reader(self._path)
+        try:
+            while at < stored.size and (done := await reader.read(at, [room[: stored.size - at]])):
+                total.update(room[:done])
+                at += done
+        finally:
+            reader.close()
+        return (at, total.digest()) if _same(await self._objects.found(self._path), stored) else None
+
+    def _conflict(self, stored: ObjectStat | None) -> OSError:
+        found = "no object" if stored is None else f"version {stored.version}"
+        ours = "none" if self.base is None else f"version {self.base.version}"
+        return _stale(self.key, f"{self._calls.name} {found} is stored where {ours} was opened")

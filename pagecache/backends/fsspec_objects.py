@@ -1,0 +1,282 @@
+"""The objects below a path of an fsspec file system: keys, names, versions, and what dead processes have left.
+
+How one object is read and published is told in `fsspec_object.py`. Everything here is a coroutine, so that it serves
+blocking file systems and asynchronous ones: see `fsspec_calls.py`.
+
+Where a rename is a copy, the object has another version afterwards, with the same content. That is no change by
+somebody else, so its older version is told for as long as it stands.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import io
+import itertools
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from ..errors import Key
+from .fsspec_calls import Calls, Unranged, about, lacks, stat_of
+from .fsspec_object import ObjectFile
+from .protocol import AsyncBackend, BackendLimits, ObjectStat
+
+__all__ = ["LEFT_AFTER", "STAGE", "Objects"]
+
+STAGE = ".pagecache-stage"
+LEFT_AFTER = 86400.0
+"""Seconds: an upload that began longer ago has ended one way or another."""
+RENAMED_MAX = 1 << 16
+"""Objects that were renamed, and whose older version is remembered."""
+
+
+def _missing(key: Key) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+class Objects(AsyncBackend):
+    """The objects below a path of a file system; `calls` says how that is asked."""
+
+    def __init__(self, calls: Calls, root: str, limits: BackendLimits, publish: str, options: dict[str, Any]) -> None:
+        self.calls = calls
+        self.fs = calls.fs
+        self.root = root.rstrip("/")
+        self.publish = publish
+        self.spool: str | None = options["spool"]
+        self.check_reads: bool = options["check_reads"]
+        why = lacks(calls.fs, moves=publish == "move")
+        self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
+        self.limits = replace(limits, read_only=limits.read_only or why is not None)
+        self.step = int(limits.max_read)
+        self._lock = threading.Lock()  # guards the rest
+        self._open_files: weakref.WeakSet[ObjectFile] = weakref.WeakSet()
+        self._prepared: set[str] = set()  # stages that were looked at, and directories that were made
+        self._made: set[str] = set()
+        self._renamed: dict[str, tuple[str | None, str | None]] = {}  # path: its version, and what that was before
+        self._reads_ranges = False  # was tried
+        self._token = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    # ---------------------------------------------------------------- keys
+
+    def canonical(self, key: Key) -> Key:
+        path = os.fspath(key) if isinstance(key, str | os.PathLike) else None
+        if not isinstance(path, str):
+            raise ValueError(f"{key!r} is not a key of a file system: it must be a str or an os.PathLike of str")
+        if "\0" in path:
+            raise ValueError(f"{key!r} is not a key of a file system: it has a NUL character")
+        if "://" in path and not self.root:
+            return path
+        if path.startswith("/"):
+            raise ValueError(f"{key!r} is not a key of a file system: it is absolute")
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError(f"{key!r} is not a key of a file system: it has a '..'")
+        if not parts:
+            raise ValueError(f"{key!r} is not a key of a file system: it names no object")
+        if STAGE in parts:
+            raise ValueError(f"{key!r} is not a key of a file system: {STAGE} is the backend's own")
+        return "/".join(parts)
+
+    def path_of(self, key: Key) -> str:
+        """What the file system calls it."""
+        name = str(self.canonical(key))
+        path: str = self.fs._strip_protocol(f"{self.root}/{name}" if self.root else name)
+        return path
+
+    def _allow(self) -> None:
+        if self.limits.read_only:
+            why = self.why_read_only or f"{self.calls.name} was given as read_only"
+            raise io.UnsupportedOperation(errno.ENOTSUP, why)
+
+    # ---------------------------------------------------------------- objects
+
+    def _told(self, path: str, stat: ObjectStat) -> ObjectStat:
+        """With the version that it had before a rename of ours: a copy has another, of the same content."""
+        with self._lock:
+            version, before = self._renamed.get(path, (stat.version, stat.version))
+            if version != stat.version:
+                del self._renamed[path]
+                return stat
+        return replace(stat, version=before)
+
+    def _tell(self, path: str, version: str | None, before: str | None) -> None:
+        with self._lock:
+            self._renamed.pop(path, None)
+            if version != before:
+                self._renamed[path] = version, before
+            if len(self._renamed) > RENAMED_MAX:
+                del self._renamed[next(iter(self._renamed))]
+
+    async def found(self, path: str) -> ObjectStat | None:
+        """What is stored; None: nothing."""
+        stat = await self.calls.found(path)
+        return None if stat is None else self._told(path, stat)
+
+    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+        path = self.path_of(key)
+        if create:
+            self._allow()
+        with about(key, self.calls.name):
+            base = await self.found(path)
+            if base is None and not create:
+                raise _missing(key)
+            if base is not None and base.kind == "dir":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
+            if base is not None and create and exclusive:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+            if base is not None and base.size > 1:
+                await self._try_ranges(path)
+        file = ObjectFile(self, key, base)
+        with self._lock:
+            self._open_files.add(file)
+        return file
+
+    async def _try_ranges(self, path: str) -> None:
+        """One byte of an object is read, once.
+
+        Raises:
+            UnsupportedOperation: that cannot be had.
+        """
+        if self._reads_ranges:
+            return
+        reader = self.calls.reader(path)
+        try:
+            done = await reader.read(1, [memoryview(bytearray(1))])
+        except (ValueError, TypeError, NotImplementedError, io.UnsupportedOperation) as error:
+            if isinstance(error, Unranged):
+                raise
+            raise Unranged(f"{self.calls.name} cannot read ranges: {error}") from error
+        finally:
+            reader.close()
+        self._reads_ranges = done == 1
+
+    async def stat(self, key: Key) -> ObjectStat:
+        with about(key, self.calls.name):
+            found = await self.found(self.path_of(key))
+            if found is None:
+                raise _missing(key)
+            return found
+
+    async def remove(self, key: Key) -> None:
+        path = self.path_of(key)
+        self._allow()
+        with about(key, self.calls.name):
+            stored = await self.found(path)
+            if stored is not None and stored.kind == "dir":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
+            if stored is not None:
+                await self.calls.remove(path)
+            elif not self._files(key):  # which are of an object that was created, and not committed yet
+                raise _missing(key)
+        self._detach(key)
+
+    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        old, new = self.path_of(src), self.path_of(dst)
+        self._allow()
+        following = self._files(src)
+        with about(src, self.calls.name):
+            stored = await self.found(old)
+            if stored is None and not following:
+                raise _missing(src)
+            if stored is not None and stored.kind == "dir":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), src)
+        with about(dst, self.calls.name):
+            there = await self.calls.found(new)
+            if there is not None and there.kind == "dir":
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), dst)
+            if there is not None and not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
+            if old == new:
+                return
+            if stored is not None:
+                await self.calls.move(old, new)
+                there = await self.calls.stat(new)
+                self._tell(new, there.version, stored.version)
+                there = self._told(new, there)
+            elif there is not None:
+                await self.calls.remove(new)  # what replaces it is not stored yet
+                there = None
+        self._detach(dst)
+        for file in following:
+            file.moved(dst, there)
+
+    def _files(self, key: Key) -> builtins.list[ObjectFile]:
+        """Those that are open on it, and have its name."""
+        name = self.canonical(key)
+        with self._lock:
+            return [f for f in self._open_files if not f.detached and self.canonical(f.key) == name]
+
+    def _detach(self, key: Key) -> None:
+        for file in self._files(key):
+            file.detached = True
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+        """The objects whose key starts with `prefix`, in the order of their keys."""
+        if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
+            return
+        folder = prefix.rpartition("/")[0]
+        top: str = self.fs._strip_protocol(self.root) if self.root else self.fs.root_marker
+        where = self.fs._strip_protocol(f"{self.root}/{folder}" if self.root and folder else folder or top)
+        with about(prefix, self.calls.name):
+            try:
+                infos = await self.calls.find(where)
+            except FileNotFoundError:
+                return
+        below = len(top.rstrip("/") + "/") if top.strip("/") else len(self.fs.root_marker)
+        for path in sorted(infos):
+            key = path[below:]
+            if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
+                yield self._told(path, stat_of(infos[path], key))
+
+    async def close(self) -> None:
+        """Directories that were made for temporary objects go, where they are directories at all."""
+        with self._lock:
+            made, self._made = self._made, set()
+            self._prepared.clear()
+        for path in made:
+            with contextlib.suppress(Exception):
+                await self.calls.ask("rmdir", path)
+
+    # ---------------------------------------------------------------- temporary objects
+
+    async def temporary(self, path: str) -> str:
+        """A name for the next version of an object, in a directory that is there."""
+        stage = self._stage(path)
+        with self._lock:
+            new = stage not in self._prepared
+            self._prepared.add(stage)
+        if new:
+            await self._clear(stage, LEFT_AFTER)
+            if self.calls.renames:
+                await self.calls.make_directories(stage)
+                with self._lock:
+                    self._made.add(stage)
+        return f"{stage}/{int(time.time())}-{self._token}-{next(self._numbers)}"
+
+    def _stage(self, path: str) -> str:
+        parent = self.fs._parent(path).rstrip("/")
+        return f"{parent}/{STAGE}" if parent else f"{self.fs.root_marker}{STAGE}"
+
+    async def _clear(self, stage: str, older_than: float) -> int:
+        removed = 0
+        with contextlib.suppress(Exception):  # there is none, or it cannot be listed: nothing depends on it
+            for path in await self.calls.names(stage):
+                begun, _, rest = path.rpartition("/")[2].partition("-")
+                if begun.isdecimal() and rest and time.time() - int(begun) >= older_than:
+                    await self.calls.remove(path)
+                    removed += 1
+        return removed
+
+    async def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
+        """Remove temporary objects of processes that died, of one directory; returns how many."""
+        name = f"{directory}/x" if directory else "x"
+        with about(directory, self.calls.name):
+            return await self._clear(self._stage(self.path_of(name)), older_than)

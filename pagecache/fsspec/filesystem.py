@@ -1,0 +1,496 @@
+"""PageCacheFileSystem: what fsspec asks of a file system, answered by a volume and by the target below it.
+
+    bytes, sizes of open files     the volume: open, remove, rename, stat
+    directories, listings          the target; what is not stored yet is laid over its answer
+    everything made of these       fsspec's AbstractFileSystem: walk, glob, du, get, put, cat, pipe, ...
+
+There is no listing cache here: `ls` says what the target says, and `invalidate_cache` is passed on to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+from fsspec.compression import compr
+from fsspec.core import get_compression
+from fsspec.implementations.chained import ChainedFileSystem
+from fsspec.utils import stringify_path, tokenize
+
+from ..backends.fsspec_objects import STAGE
+from ..cache import PageCache
+from ..config import Size
+from ..errors import LostRange
+from ..stats import FileStat
+from ..volume import Volume
+from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
+from .listing import entry_of, is_private, overlaid
+from .sharing import Target, wanted
+from .transaction import Deferral, DeferredFile
+
+__all__ = ["PageCacheFileSystem"]
+
+OPENING = ("write_through", "keep_cache", "read_ahead")
+"""Options of `Volume.open` that `open` takes."""
+IGNORED = ("cache_type", "fill_cache", "size", "cache_options")
+"""What fsspec's own files take, and what means nothing here."""
+
+
+class PageCacheFileSystem(ChainedFileSystem):
+    """Any fsspec file system, seen through a page cache.
+
+    Args:
+        target_protocol: of the file system below, such as "file" or "s3".
+        target_options: its arguments.
+        fs: the file system itself, instead of these two.
+        fo: what a chained URL says of the file; not needed.
+        capacity: bytes of memory for all file systems of this process with the same cache options.
+        **options: fields of `CacheConfig` and `VolumeOptions` (`sync_on_close` is True unless given); `publish`,
+            `spool` and `check_reads` of `FsspecBackend`.
+
+    Raises:
+        ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.
+
+    >>> import fsspec
+    >>> fs = PageCacheFileSystem("memory", capacity="1MiB")
+    >>> fs.pipe("/greeting", b"hello")
+    >>> with fs.open("/greeting", "r+b") as f:
+    ...     n = f.pwrite(b"J", 0)
+    >>> fs.cat("/greeting")
+    b'Jello'
+    >>> fs.rm("/greeting"); fs.close()
+    []
+    """
+
+    protocol = "pagecache"
+    transaction_type = Deferral
+    _strip_tokenize_options = ("fo",)  # the same file system, whatever file it was made for
+
+    def __init__(
+        self,
+        target_protocol: str | None = None,
+        target_options: Mapping[str, Any] | None = None,
+        fs: Any = None,
+        fo: str | None = None,
+        *,
+        capacity: Size = "256MiB",
+        **options: Any,
+    ) -> None:
+        if self._cached:
+            return
+        super().__init__()
+        self._wanted = wanted(Target(fs, target_protocol, target_options), capacity, options)
+        self.root_marker, self.sep = self.fs.root_marker, self.fs.sep
+        self._strip_protocol = self._stripped  # fsspec has a class method there, and asks instances too
+
+    def __repr__(self) -> str:
+        return f"<pagecache.fsspec.PageCacheFileSystem above {self._wanted.target.name}>"
+
+    @property
+    def fs(self) -> Any:
+        """The file system below."""
+        return self._wanted.target.fs
+
+    @property
+    def volume(self) -> Volume:
+        """The target as the cache of this process sees it."""
+        return self._wanted.volume()
+
+    @property
+    def cache(self) -> PageCache:
+        """The cache, shared by all file systems of this process with the same cache options."""
+        return self.volume.cache
+
+    @property
+    def fsid(self) -> str:
+        return f"pagecache-{self.fs.fsid}"
+
+    # -- paths
+
+    def _stripped(self, path: Any) -> Any:
+        if isinstance(path, list):
+            return [self._stripped(one) for one in path]
+        name = stringify_path(path)
+        for prefix in ("pagecache://", "pagecache::"):
+            name = name.removeprefix(prefix)
+        return self.fs._strip_protocol(name)
+
+    def _parent(self, path: str) -> str:
+        return str(self.fs._parent(self._stripped(path)))
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The URL of a path, as `fsspec.open` takes it."""
+        return f"pagecache::{self.fs.unstrip_protocol(self._stripped(name))}"
+
+    def _key(self, path: str) -> str:
+        """What the volume calls a file: keys are relative, paths of some file systems begin at a root."""
+        return path.removeprefix(self.root_marker)
+
+    # -- what is there
+
+    def _unseen(self) -> dict[str, FileStat]:
+        """What the target does not show as the cache has it, by path."""
+        volume = self._wanted.open_volume()
+        return {} if volume is None else {f"{self.root_marker}{stat.key}": stat for stat in volume.unsaved(hidden=True)}
+
+    def _unseen_at(self, path: str, *, hidden: bool = True) -> FileStat | None:
+        """The same of one file; not `hidden`: of one that is not committed, whoever sees it."""
+        volume, key = self._wanted.open_volume(), self._key(path)
+        if volume is not None and key:
+            with contextlib.suppress(ValueError, FileNotFoundError, NotADirectoryError):  # no file can be there
+                return next(iter(volume.unsaved(key, hidden=hidden)), None)
+        return None
+
+    def _overlaid(self, path: str, stored: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+        path = path or self.root_marker
+        unseen, key, found = self._unseen(), self._key(path), path
+        if unseen and key:
+            # The cache knows a file by where it is; the directory may have been reached by a link.
+            with contextlib.suppress(ValueError, OSError):
+                found = f"{self.root_marker}{self.volume.backend.canonical(key)}"
+        return overlaid(path, stored, unseen, found)
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        """What the target lists, with sizes as a reader finds them, and what is written and not stored yet."""
+        path = self._stripped(path)
+        entries: list[dict[str, Any]] | None = None
+        with contextlib.suppress(FileNotFoundError):
+            entries = self.fs.ls(path, detail=True, **kwargs)
+        found = self._overlaid(path, entries)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return found if detail else sorted(entry["name"] for entry in found)
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """What the target says of a path, with the size that a reader finds."""
+        path = self._stripped(path)
+        unseen = self._unseen_at(path)
+        try:
+            found: dict[str, Any] = self.fs.info(path, **kwargs)
+        except FileNotFoundError:
+            if unseen is not None:
+                return entry_of(path, unseen)
+            if self._overlaid(path, None) is None:
+                raise
+            return {"name": path, "size": 0, "type": "directory"}
+        return found if unseen is None else found | {"size": unseen.size}
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
+    ) -> Any:
+        """All files below a path; the target's own way where everything is stored."""
+        if self._unseen():
+            return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
+        path = self._stripped(path)
+        found = self.fs.find(path, maxdepth=maxdepth, withdirs=withdirs, detail=True, **kwargs)
+        shown = {name: entry for name, entry in found.items() if not is_private(name)}
+        return shown if detail else sorted(shown)
+
+    def created(self, path: str) -> datetime:
+        return self._time(path, self.fs.created)
+
+    def modified(self, path: str) -> datetime:
+        """When it was changed; now, as long as that is not stored."""
+        return self._time(path, self.fs.modified)
+
+    def _time(self, path: str, stored: Any) -> datetime:
+        path = self._stripped(path)
+        if self._unseen_at(path) and (stored == self.fs.modified or not self.fs.exists(path)):
+            return datetime.now(UTC)
+        found: datetime = stored(path)
+        return found
+
+    def ukey(self, path: str) -> str:
+        """Differs whenever the content may; of what is not stored as the cache has it, each answer differs."""
+        path = self._stripped(path)
+        if self._unseen_at(path):
+            return str(tokenize(path, uuid4()))
+        return str(self.fs.ukey(path))
+
+    def checksum(self, path: str) -> int:
+        """`ukey` as a number."""
+        return int(tokenize(self.ukey(path)), 16)
+
+    def sign(self, path: str, expiration: int = 100, **kwargs: Any) -> str:
+        """The target's: a URL of what is stored."""
+        return str(self.fs.sign(self._stripped(path), expiration=expiration, **kwargs))
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget what is known of a path, or of all: listings of the target, and cached bytes that are stored."""
+        name = None if path is None else self._stripped(path)
+        super().invalidate_cache(name)
+        self.fs.invalidate_cache(name)
+        volume = self._wanted.open_volume()
+        if volume is not None:
+            volume.drop_clean(None if name is None else self._key(name))
+
+    # -- names
+
+    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
+        self.fs.mkdir(self._stripped(path), create_parents=create_parents, **kwargs)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self.fs.makedirs(self._stripped(path), exist_ok=exist_ok)
+
+    def rmdir(self, path: str) -> None:
+        path = self._stripped(path)
+        inside = self._overlaid(path, None)
+        if inside:
+            raise OSError(errno.ENOTEMPTY, f"Directory not empty: {inside[0]['name']!r} is not stored yet", path)
+        with contextlib.suppress(Exception):  # there is none, or it is in use, which is not empty
+            self.fs.rmdir(f"{path}/{STAGE}")
+        self.fs.rmdir(path)
+
+    def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove files, and with `recursive` what is below directories."""
+        for name in reversed(self.expand_path(path, recursive=recursive, maxdepth=maxdepth)):
+            try:
+                self._remove(name, everything=recursive)
+            except FileNotFoundError:
+                if not recursive:
+                    raise  # else it was a directory, and went with the last object in it
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file, or an empty directory."""
+        self._remove(self._stripped(path), everything=False)
+
+    def _remove(self, path: str, *, everything: bool) -> None:
+        """`everything`: of a directory what it hides, too, such as what processes that died have left there."""
+        if not self.isdir(path):
+            self.volume.remove(self._key(path))
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if everything:
+                self.fs.rm(f"{path}/{STAGE}", recursive=True)
+        with contextlib.suppress(FileNotFoundError):  # of an object store: it went with its last object
+            self.rmdir(path)
+
+    def _rm(self, path: str) -> None:
+        self.rm_file(path)
+
+    def mv(self, path1: Any, path2: Any, recursive: bool = False, maxdepth: int | None = None, **kwargs: Any) -> None:
+        """Rename a file; trees and patterns are copied and removed."""
+        if isinstance(path1, str) and isinstance(path2, str) and self.isfile(path1):
+            source, target = self._stripped(path1), self._stripped(path2)
+            if path2.endswith("/") or self.isdir(target):
+                target = f"{target.rstrip('/')}/{source.rpartition('/')[2]}"
+            if source == target:
+                return
+            with contextlib.suppress(io.UnsupportedOperation):
+                self.volume.rename(self._key(source), self._key(target))
+                return
+        super().mv(path1, path2, recursive=recursive, maxdepth=maxdepth, **kwargs)
+
+    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
+        """Copy a file: by the target where it has all there is of both, else through the cache."""
+        source, target = self._stripped(path1), self._stripped(path2)
+        if self.isdir(source):
+            self.makedirs(target, exist_ok=True)
+        elif self._intrans or self._unseen_at(source) or self._unseen_at(target, hidden=False):
+            self._copy(source, target)
+        else:
+            self.volume.check_may_write(self._key(target), os.O_RDWR)
+            try:
+                self.fs.cp_file(source, target, **kwargs)
+            except NotImplementedError:
+                self._copy(source, target)
+            else:
+                self.volume.invalidate_remote(self._key(target))
+
+    def _copy(self, source: str, target: str) -> None:
+        with self.open(source) as old, self.open(target, "wb") as new:
+            while data := old.read(self.blocksize):
+                new.write(data)
+
+    def touch(self, path: str, truncate: bool = True, **kwargs: Any) -> None:
+        """Make an empty file; with `truncate=False` one that is there gets another time, where the target can."""
+        path = self._stripped(path)
+        if truncate or not self.exists(path):
+            self.open(path, "wb", **kwargs).close()
+        elif self._unseen_at(path):
+            return  # it gets a new time when it is stored
+        else:
+            if self._unseen_at(path, hidden=False):
+                with self.open(path, "r+b") as file:
+                    file.sync()  # else the new time looked like a change by somebody else
+            self.fs.touch(path, truncate=False, **kwargs)
+            self.volume.invalidate_remote(self._key(path))
+
+    # -- bytes
+
+    def open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        cache_options: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Open a file.
+
+        Args:
+            path: with or without the protocol.
+            mode: r, r+, w, w+, x, x+, a, a+, with "b" for bytes, "t" or neither for text.
+            block_size: largest window of read-ahead in bytes; None: as the options of the file system say.
+            cache_options: of fsspec's own caches; means nothing here.
+            compression: a name that fsspec knows, or "infer", by the path.
+            **kwargs: `encoding`, `errors`, `newline` of text; `write_through`, `keep_cache` of `Volume.open`;
+                `autocommit=False`: a file that is there after its `commit`.
+
+        Raises:
+            FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
+            PermissionError: for writing, where the target cannot be written.
+            ConflictError: the stored object changed under bytes that are not stored.
+            ValueError, TypeError: mode or option; names value and rule.
+        """
+        binary, text = checked_mode(mode)
+        path = self._stripped(path)
+        text_options = {name: kwargs.pop(name) for name in ("encoding", "errors", "newline") if name in kwargs and text}
+        compress = None if (name := get_compression(path, compression)) is None else compr[name]
+        deferred = not kwargs.pop("autocommit", not self._intrans) and binary != "rb"
+        file = self._open(path, binary, block_size, not deferred, cache_options, **kwargs)
+        if deferred:
+            self.transaction.files.append(file)
+        try:
+            whole: Any = file if compress is None else CompressedFile(compress(file, mode=binary[0]), file)
+            return TextFile(whole, **text_options) if text else whole
+        except BaseException:
+            give_up(file)
+            file.close()
+            raise
+
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        for name in kwargs:
+            if name not in OPENING + IGNORED:
+                raise TypeError(f"open: has no option {name!r}; it has {', '.join(OPENING)}")
+        if not autocommit:
+            return DeferredFile(self, path, mode)
+        options = {name: value for name, value in kwargs.items() if name in OPENING}
+        if isinstance(block_size, int) and block_size > 0:
+            options.setdefault("read_ahead", block_size)
+        file = self.volume.open(self._key(path), mode, kind=PageCacheFile, **options)
+        assert isinstance(file, PageCacheFile)
+        file.fs, file.path = self, path
+        return file
+
+    def open_many(self, open_files: Iterable[Any]) -> list[Any]:
+        """Files of `fsspec.open_files`; without this fsspec would ask the target for them, past the cache."""
+        return [one.__enter__() for one in open_files]
+
+    def commit_many(self, open_files: Iterable[Any]) -> None:
+        """Nothing is left to do: they are closed."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes [start, end) of a file; numbers below 0 count from its end."""
+        with self._open(self._stripped(path), **kwargs) as file:
+            at, length = _range(start, end, file.size)
+            data: bytes = file.pread(length, at)
+            return data
+
+    def cat_ranges(
+        self,
+        paths: list[str],
+        starts: int | list[int | None] | None,
+        ends: int | list[int | None] | None,
+        max_gap: int | None = None,
+        on_error: Literal["return", "raise"] = "return",
+        **kwargs: Any,
+    ) -> list[bytes | Exception]:
+        """`cat_file` of many ranges, asked for together: all files are read at once, near ranges in one call.
+
+        Args:
+            paths: one for each range; a path may be there many times.
+            starts: one for each range, or one for all.
+            ends: the same.
+            max_gap: the cache knows which ranges are near; means nothing here.
+            on_error: "return": the exception stands where the bytes would.
+            **kwargs: those of `open`.
+        """
+        if not isinstance(paths, list):
+            raise TypeError(f"paths must be a list, not {type(paths).__name__}")
+        firsts = starts if isinstance(starts, list) else [starts] * len(paths)
+        lasts = ends if isinstance(ends, list) else [ends] * len(paths)
+        if not len(paths) == len(firsts) == len(lasts):
+            raise ValueError(f"{len(paths)} paths, {len(firsts)} starts, {len(lasts)} ends: not as many of each")
+        if on_error not in ("return", "raise"):
+            raise ValueError(f"on_error {on_error!r} is not one of 'return', 'raise'")
+        names = [str(self._stripped(path)) for path in paths]
+        with contextlib.ExitStack() as stack:
+            files = self._opened(dict.fromkeys(names), stack, on_error, kwargs)
+            spans = [
+                (0, 0) if isinstance(file := files[name], Exception) else _range(start, end, file.size)
+                for name, start, end in zip(names, firsts, lasts, strict=True)
+            ]
+            for name, file in files.items():
+                if not isinstance(file, Exception):
+                    file.prefetch_ranges([span for one, span in zip(names, spans, strict=True) if one == name])
+            return [_read(files[name], span, on_error) for name, span in zip(names, spans, strict=True)]
+
+    def _opened(
+        self, names: Iterable[str], stack: contextlib.ExitStack, on_error: str, options: Mapping[str, Any]
+    ) -> dict[str, PageCacheFile | Exception]:
+        files: dict[str, PageCacheFile | Exception] = {}
+        for name in names:
+            try:
+                files[name] = stack.enter_context(self._open(name, **options))
+            except Exception as error:
+                if on_error == "raise":
+                    raise
+                files[name] = error
+        return files
+
+    # -- the whole
+
+    def sync(self, timeout: float | None = None) -> None:
+        """Return when everything written through this file system is committed; `Volume.sync`."""
+        volume = self._wanted.open_volume()
+        if volume is not None:
+            volume.sync(timeout)
+
+    def close(
+        self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
+    ) -> list[LostRange]:
+        """Save everything and give the memory back; the next use begins with an empty cache. It concerns everybody in
+        this process who asked for the same target with the same options.
+
+        Raises:
+            UnsavedDataError: not everything could be saved; nothing is lost, all goes on.
+        """
+        return self._wanted.close(timeout, on_failed)
+
+
+def _range(start: int | None, end: int | None, size: int) -> tuple[int, int]:
+    """(offset, length) of [start, end), which may count from the end, inside a file of `size` bytes.
+
+    >>> _range(None, None, 10), _range(-3, None, 10), _range(2, -2, 10), _range(8, 20, 10), _range(5, 3, 10)
+    ((0, 10), (7, 3), (2, 6), (8, 2), (5, 0))
+    """
+    first = 0 if start is None else start if start >= 0 else max(0, size + start)
+    last = size if end is None else end if end >= 0 else size + end
+    return first, max(0, min(last, size) - first)
+
+
+def _read(file: PageCacheFile | Exception, span: tuple[int, int], on_error: str) -> bytes | Exception:
+    if isinstance(file, Exception):
+        return file
+    try:
+        return file.pread(span[1], span[0])
+    except Exception as error:
+        if on_error == "raise":
+            raise
+        return error

@@ -1,0 +1,192 @@
+"""One cache for all who ask for the same: targets, options, and the caches of this process.
+
+fsspec makes an instance of a file system for each thread, each set of arguments and each unpickling. Two of them with
+caches of their own would not see what the other has written and not stored. So an instance holds what it was asked for,
+a `Wanted`, and the volume behind it is found here at each use:
+
+    cache options                    one PageCache: one budget of memory
+    the same, target, its options    one Volume of it
+
+A fork leaves the caches to the parent: the child begins with none, and makes its own when it uses a file system that it
+has inherited. A cache lives until `close`, or until the process ends, and is saved then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import fsspec
+from fsspec.utils import tokenize
+
+from ..backends.fsspec import FsspecBackend
+from ..cache import PageCache
+from ..config import CacheConfig, Size, VolumeOptions, with_overrides
+from ..errors import LostRange
+from ..volume import Volume
+
+__all__ = ["Target", "Wanted", "wanted"]
+
+CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
+VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
+BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
+LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
+"""What fsspec gives to any file system; there is nothing here that they could change."""
+CLOSED_IS_SAVED = VolumeOptions(sync_on_close=True)
+"""What another process does to a file that was closed here is no conflict with bytes that are not committed yet."""
+
+_lock = threading.Lock()
+_caches: dict[Any, PageCache] = {}
+_volumes: dict[Wanted, Volume] = {}
+_numbers = itertools.count(1)
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _caches.clear()
+    _volumes.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Target:
+    """The file system below.
+
+    Two targets are equal where what one has stored is what the other reads: both were made by the same arguments. An
+    instance that is not what fsspec gives for its arguments (it was told to skip its instance cache, or has none) may
+    have a state of its own, and is equal to itself alone.
+
+    Raises:
+        ValueError: neither `fs` nor `protocol` is given, or both, or the protocol is unknown.
+    """
+
+    def __init__(self, fs: Any, protocol: str | None, options: Mapping[str, Any] | None) -> None:
+        if fs is not None and (protocol is not None or options):
+            raise ValueError(f"fs: {fs!r} is given beside target_protocol {protocol!r}; only one can name the target")
+        if fs is None and protocol is None:
+            raise ValueError(
+                "no target: give fs=..., or target_protocol='file', 's3', ..., or put it behind '::' as in "
+                "'pagecache::s3://bucket/key'"
+            )
+        if fs is not None and not isinstance(fs, fsspec.AbstractFileSystem):
+            raise TypeError(f"fs: {fs!r} is not an fsspec file system")
+        if getattr(fs, "asynchronous", False):
+            raise ValueError(f"fs: {fs!r} was made with asynchronous=True; what is above it is called from threads")
+        options = dict(options or {})
+        found = _made(protocol, options) if fs is None else fs
+        self._instance, self._pid = found, os.getpid()
+        self._made_by_arguments = type(found)._cache.get(found._fs_token) is found
+        if self._made_by_arguments:
+            self._identity = tokenize(type(found), found.storage_args, found.storage_options)
+        else:
+            self._identity = tokenize(protocol, options) if fs is None else f"instance {id(found)}"
+
+    @property
+    def fs(self) -> Any:
+        """The instance, good for this process: an asynchronous one has a thread that a fork does not copy."""
+        if self._pid != os.getpid() and self._made_by_arguments:
+            make, arguments = self._instance.__reduce__()
+            self._instance, self._pid = make(*arguments), os.getpid()
+        return self._instance
+
+    @property
+    def name(self) -> str:
+        """Its protocol."""
+        protocol = self.fs.protocol
+        return protocol if isinstance(protocol, str) else protocol[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Target) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+
+def _made(protocol: Any, options: dict[str, Any]) -> Any:
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        rule = "a protocol that fsspec knows, see fsspec.available_protocols()"
+        raise ValueError(f"target_protocol: {protocol!r} is not {rule}") from error
+    return fsspec.filesystem(protocol, **options)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a file system was asked for. Equal ones share a volume, those with equal cache options a budget."""
+
+    target: Target
+    capacity: int
+    config: CacheConfig
+    options: VolumeOptions
+    backend: frozenset[tuple[str, Any]]
+
+    def volume(self) -> Volume:
+        """That of this process; made where there is none, or the last one was closed."""
+        found = _volumes.get(self)
+        if found is not None and not found.detached:
+            return found
+        backend = FsspecBackend(
+            self.target.fs, **dict(self.backend)
+        )  # may ask the target what it can do; the lock is for moments
+        with _lock:
+            found = _volumes.get(self)
+            if found is None or found.detached:
+                cache = _caches.get((self.capacity, self.config))
+                if cache is None or cache.closed:
+                    cache = PageCache(self.capacity, config=self.config)
+                name = f"{self.target.name}-{next(_numbers)}"
+                found = cache.attach(backend, name=name, options=self.options)
+                _caches[self.capacity, self.config], _volumes[self] = cache, found
+            return found
+
+    def open_volume(self) -> Volume | None:
+        """The volume, if there is one."""
+        found = _volumes.get(self)
+        return None if found is None or found.detached else found
+
+    def close(self, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
+        """Save and let go of the volume, and of the cache when this was its last one."""
+        found = self.open_volume()
+        if found is None:
+            return []
+        lost = found.detach(timeout=timeout, on_failed=on_failed)
+        with _lock:
+            if _volumes.get(self) is found:
+                del _volumes[self]
+            unused = not found.cache.volumes()
+            if unused and _caches.get((self.capacity, self.config)) is found.cache:
+                del _caches[self.capacity, self.config]
+        if unused:
+            found.cache.close()
+        return lost
+
+
+def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted:
+    """What the arguments of a file system ask for.
+
+    Raises:
+        TypeError: an option with an unknown name; names the nearest.
+        ValueError: an option out of range; names value and rule.
+    """
+    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS
+    for name in options:
+        if name not in known | LISTING_OPTIONS:
+            nearest = difflib.get_close_matches(name, known | {"capacity", "fs", "target_protocol"}, n=1, cutoff=0.0)[0]
+            raise TypeError(f"pagecache: has no option {name!r}; did you mean {nearest!r}?")
+    config = with_overrides(CacheConfig(), _among(options, CACHE_OPTIONS))
+    resolved = config.resolve(capacity).capacity
+    seen = with_overrides(CLOSED_IS_SAVED, _among(options, VOLUME_OPTIONS))
+    return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
+
+
+def _among(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}

@@ -1,0 +1,222 @@
+"""Files of a transaction: nothing of them can be seen before it ends.
+
+A file that is opened for writing inside a transaction is a private copy in a temporary file of this machine, which
+vanishes with the process. At the end of the transaction it takes the place of the object, which happens at once: where
+objects appear when they are closed, by being written and closed; elsewhere under another name beside it, which is then
+renamed. What was opened to be changed (r+, a) must not have been changed by somebody else meanwhile.
+
+Files of one transaction are put in place one after another. When that fails, those before are in place, and the rest is
+discarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import shutil
+import tempfile
+import threading
+import uuid
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fsspec.transaction import Transaction
+
+from ..errors import ConflictError
+from ..opening import mode_flags
+from ..stats import ObjectStat
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Deferral", "DeferredFile", "is_deferred"]
+
+COPY = 1 << 20
+"""Bytes that are copied at once."""
+SUFFIX = ".pagecache-deferred"
+
+
+def is_deferred(path: str) -> bool:
+    """Whether this is the name of an object between being written and being renamed."""
+    return path.endswith(SUFFIX)
+
+
+class Deferral(Transaction):
+    """The transaction of a file system: over whatever happens at its end, so that what is written later is not part of
+    it. (fsspec's own is that since 2026.)
+    """
+
+    fs: Any
+    files: deque[Any]
+
+    def complete(self, commit: bool = True) -> None:
+        """Put all files in place, or none.
+
+        Raises:
+            OSError: that of the first that could not be stored; it and those after it are discarded.
+        """
+        fs, files, self.files = self.fs, [*self.files], deque()
+        try:
+            while commit and files:
+                files[0].commit()  # or discards it
+                files.pop(0)
+        finally:
+            for file in files:
+                file.discard()
+            if fs is not None:
+                fs._intrans, fs._transaction, self.fs = False, None, None
+
+
+class DeferredFile(io.RawIOBase):
+    """A file that is written now and is there after `commit`.
+
+    Raises, when it is opened:
+        FileNotFoundError, FileExistsError, PermissionError: as without a transaction.
+    """
+
+    def __init__(self, fs: Any, path: str, mode: str) -> None:
+        self.fs, self.path, self.mode, self.name = fs, path, mode, path
+        self._key: str = fs._key(path)
+        self._ended = False
+        self._lock = threading.RLock()  # the position of the temporary file
+        fs.volume.check_may_write(self._key, mode_flags(mode))
+        there = fs.volume.exists(self._key)
+        if mode[0] == "r" and not there:
+            raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        if mode[0] == "x" and there:
+            raise FileExistsError(errno.EEXIST, "File exists", path)
+        self._changes = mode[0] in "ra"
+        self._base = self._stored()
+        self._scratch = tempfile.TemporaryFile(prefix="pagecache-", buffering=0)  # noqa: SIM115
+        if self._changes and there:
+            with fs.volume.open(self._key) as old:
+                shutil.copyfileobj(old, self._scratch, COPY)
+            if mode[0] == "r":
+                self._scratch.seek(0)
+
+    def __repr__(self) -> str:
+        return f"<{'closed ' if self.closed else ''}{type(self).__name__} {self.path!r} mode={self.mode!r}>"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        with self._lock:
+            at = self._scratch.tell()
+            end = self._scratch.seek(0, io.SEEK_END)
+            self._scratch.seek(at)
+        return end
+
+    def readable(self) -> bool:
+        return self.mode[0] == "r" or "+" in self.mode
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _check(self, able: bool, what: str) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if not able:
+            raise io.UnsupportedOperation(f"File not open for {what}")
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        self._check(self.readable(), "reading")
+        return self._scratch.readinto(buffer) or 0
+
+    def write(self, data: Buffer, /) -> int:
+        self._check(True, "writing")
+        with self._lock, memoryview(data) as view, view.cast("B") as rest:
+            if self.mode[0] == "a":
+                self._scratch.seek(0, io.SEEK_END)
+            done = 0
+            while done < len(rest):
+                done += self._scratch.write(rest[done:]) or 0
+        return done
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._check(True, "seeking")
+        if whence == 0 and offset < 0:
+            raise ValueError(f"offset {offset} is negative; it must be 0 or more")
+        return self._scratch.seek(offset, whence)
+
+    def tell(self) -> int:
+        self._check(True, "seeking")
+        return self._scratch.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        self._check(True, "writing")
+        return self._scratch.truncate(size)
+
+    # -- the end
+
+    def commit(self) -> None:
+        """Put it in its place.
+
+        Raises:
+            OSError: it could not be stored; nothing of it is to be seen.
+            ConflictError: the object was changed since it was opened to be changed.
+        """
+        if self._ended:
+            return  # given up, by whoever wrote it
+        self.close()
+        volume = self.fs.volume
+        exclusive = self.mode[0] == "x" or (self._changes and self._base is None)
+        try:
+            self._check_base()
+            if volume.backend.limits.commit_on_close:
+                self._copy_to(self._key, "x" if exclusive else "w")
+            else:
+                self._put_beside(volume, exclusive)
+        finally:
+            self.discard()
+
+    def _put_beside(self, volume: Any, exclusive: bool) -> None:
+        beside = f"{self._key}.{uuid.uuid4().hex[:12]}{SUFFIX}"
+        try:
+            self._copy_to(beside, "x")
+            volume.rename(beside, self._key, replace=not exclusive)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                volume.remove(beside)
+            raise
+
+    def _copy_to(self, key: str, mode: str) -> None:
+        self._scratch.seek(0)
+        with self.fs.volume.open(key, mode) as new:
+            shutil.copyfileobj(self._scratch, new, COPY)
+
+    def _check_base(self) -> None:
+        if not self._changes:
+            return
+        now = self._stored()
+        if self._base != now:
+            what = "the object was changed since it was opened in this transaction"
+            raise ConflictError(what, self.path, base=str(self._base), remote=str(now))
+
+    def _stored(self) -> str | int | None:
+        """What tells the stored object from another one: its version, or size where it has none; None: no object."""
+        try:
+            stat: ObjectStat = self.fs.volume.backend.stat(self._key)
+        except FileNotFoundError:
+            return None
+        return stat.size if stat.version is None else stat.version
+
+    def discard(self) -> None:
+        """Give it up."""
+        self._ended = True
+        self.close()
+        self._scratch.close()
+
+    abandon = discard
+
+    def _commits_on_close(self) -> bool:
+        return True  # nothing of it is to be seen yet: what a body that raised has written never will be
+
+    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        if e is not None:
+            self.discard()
+        self.close()

@@ -1,0 +1,108 @@
+"""File systems below the cache that are in a bad way."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, ClassVar
+
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from tests.fsspec_below.stores import Whole
+
+
+class OwnMemory(MemoryFileSystem):
+    """Memory that no other instance sees, and that counts what it is asked for."""
+
+    cachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.store: dict[str, Any] = {}
+        self.pseudo_dirs = [""]
+        self.reads: list[tuple[str, int, int]] = []
+        self.fail_reads_after: int | None = None
+        self.full = False
+        self._lock = threading.Lock()
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if self.full and mode[0] in "wax":
+            raise OSError(28, "No space left on device", path)
+        return super()._open(path, mode, **options)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        with self._lock:
+            self.reads.append((path, start or 0, -1 if end is None else end))
+            if self.fail_reads_after is not None and len(self.reads) > self.fail_reads_after:
+                raise OSError(5, "the target broke", path)
+        data: bytes = super().cat_file(path, start, end, **options)
+        return data
+
+
+class Copies(OwnMemory):
+    """Memory that gives many files at once, past whoever is above it, as fsspec's own caches do."""
+
+    def open_many(self, files: Any) -> Any:
+        return [self.open(file.path, file.mode) for file in files]
+
+    def commit_many(self, files: Any) -> None:
+        for file in files:
+            file.close()
+
+
+class Listed(OwnMemory):
+    """Memory that remembers its listings, and answers `info` from them."""
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+        found = self.dircache[path]
+        return found if detail else [entry["name"] for entry in found]
+
+    def info(self, path: str, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        for entry in self.dircache.get(self._parent(path), []) if self._parent(path) in self.dircache else []:
+            if entry["name"] == path:
+                return entry
+        return super().info(path, **options)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+class OnlyStreams(AbstractFileSystem):
+    """Files can be read from the beginning to the end, and nothing else."""
+
+    protocol = "onlystreams"
+    content: ClassVar[bytes] = b"from the beginning to the end"
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return {"name": self._strip_protocol(path), "size": len(self.content), "type": "file"}
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        return [self.info(path)] if detail else [path]
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if start or end is not None:
+            raise ValueError("the server gives whole files only")
+        return self.content
+
+
+class Store(LocalFileSystem):
+    """Objects that outlive the process: files, which the cache does not take for such."""
+
+    protocol = "store"
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        """Nothing is relative to a working directory."""
+        return super()._strip_protocol(path if "://" in path else "/" + path.lstrip("/"))
+
+
+class Threaded(Whole):
+    """Objects of an asynchronous class: a blocking instance has a thread, which a fork does not copy."""
+
+    protocol = "threaded"
+    cachable = True

@@ -1,0 +1,288 @@
+"""Names, sizes and listings: as a reader of the cache finds them, also before they are stored."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from pagecache.fsspec import PageCacheFileSystem
+
+from .targets import Listed, OwnMemory, Store
+
+
+def sizes(fs: Any, path: str) -> dict[str, int]:
+    return {entry["name"]: entry["size"] for entry in fs.ls(path) if entry["type"] == "file"}
+
+
+def test_what_is_written_and_not_stored_has_its_size(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    path = f"{root}/file"
+    below.pipe_file(path, b"four")
+    with fs.open(path, "r+b") as file:
+        file.seek(100)
+        file.write(b"x")
+        assert below.info(path)["size"] == 4
+        assert fs.info(path)["size"] == file.info()["size"] == file.size == 101
+        assert sizes(fs, root) == {path: 101}
+        assert fs.find(root, detail=True)[path]["size"] == 101
+        assert fs.du(root) == 101
+        assert fs.size(path) == 101
+        file.truncate(2)
+        assert fs.info(path)["size"] == 2
+    assert fs.info(path)["size"] == below.info(path)["size"] == 2
+
+
+def test_an_object_that_was_never_stored_is_there_for_this_file_system(
+    make: Callable[..., PageCacheFileSystem],
+) -> None:
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.makedirs("/root", exist_ok=True)
+    with fs.open("/root/a/b/new", "wb") as file:
+        file.write(b"12345")
+        assert not below.exists("/root/a/b/new")
+        assert fs.exists("/root/a/b/new")
+        assert fs.isfile("/root/a/b/new")
+        assert fs.isdir("/root/a/b")
+        assert fs.isdir("/root/a")
+        assert fs.ls("/root/a/b", detail=False) == ["/root/a/b/new"]
+        assert fs.ls("/root/a") == [{"name": "/root/a/b", "size": 0, "type": "directory"}]
+        assert fs.find("/root") == fs.glob("/root/**/new") == ["/root/a/b/new"]
+        assert list(fs.walk("/root")) == [("/root", ["a"], []), ("/root/a", ["b"], []), ("/root/a/b", [], ["new"])]
+        assert fs.find("/") == fs.find("") == ["/root/a/b/new"]
+        assert fs.ls("/", detail=False) == fs.ls("", detail=False) == ["/root"]
+        with pytest.raises(OSError, match="'/root/a/b' is not stored yet"):
+            fs.rmdir("/root/a")
+        assert fs.cat_file("/root/a/b/new") == b"12345"
+        with pytest.raises(FileNotFoundError):
+            fs.info("/root/other")
+        with pytest.raises(FileNotFoundError):
+            fs.ls("/root/other")
+        file.discard()
+    assert not fs.exists("/root/a")
+
+
+def test_a_directory_reached_by_a_link_shows_sizes_too(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    os.symlink(tmp_path / "real", tmp_path / "link")
+    fs = make("file")
+    with fs.open(f"{tmp_path}/link/file", "wb") as file:
+        file.write(b"12345")
+        assert sizes(fs, f"{tmp_path}/link") == {f"{tmp_path}/link/file": 5}
+        assert sizes(fs, f"{tmp_path}/real") == {f"{tmp_path}/real/file": 5}
+        assert fs.info(f"{tmp_path}/real/file")["size"] == fs.info(f"{tmp_path}/link/file")["size"] == 5
+
+
+def test_names_change_at_once(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    fs.mkdir(f"{root}/folder")
+    fs.touch(f"{root}/folder/empty")
+    fs.pipe({f"{root}/folder/a": b"aa", f"{root}/folder/b": b"b"})
+    assert sizes(fs, f"{root}/folder") == {f"{root}/folder/{n}": s for n, s in (("empty", 0), ("a", 2), ("b", 1))}
+    fs.mv(f"{root}/folder/a", f"{root}/folder/c")
+    fs.mv(f"{root}/folder/b", f"{root}/")
+    fs.cp_file(f"{root}/folder/c", f"{root}/copy")
+    fs.cp(f"{root}/folder", f"{root}/other", recursive=True)
+    expected = ["b", "copy", "folder/c", "folder/empty", "other/c", "other/empty"]
+    assert fs.find(root) == below.find(root) == [f"{root}/{name}" for name in expected]
+    assert fs.cat([f"{root}/copy", f"{root}/other/c"]) == {f"{root}/copy": b"aa", f"{root}/other/c": b"aa"}
+    fs.mv(f"{root}/other", f"{root}/moved", recursive=True)
+    fs.rm(f"{root}/copy")
+    fs.rm(f"{root}/folder", recursive=True)
+    assert not fs.exists(f"{root}/folder")
+    assert fs.find(root) == [f"{root}/b", f"{root}/moved/c", f"{root}/moved/empty"]
+    fs.rm([f"{root}/b", f"{root}/moved"], recursive=True)
+    assert fs.ls(root) == []
+    with pytest.raises(FileNotFoundError):
+        fs.rm(f"{root}/b")
+    with pytest.raises(FileNotFoundError):
+        fs.mv(f"{root}/b", f"{root}/c")
+
+
+def test_what_is_moved_or_copied_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
+    """Also those that are not stored yet."""
+    with fs.open(f"{root}/file", "wb") as file:
+        file.write(b"not stored yet")
+        fs.cp_file(f"{root}/file", f"{root}/copy")
+        assert fs.cat_file(f"{root}/copy") == b"not stored yet"
+        fs.cp_file(f"{root}/copy", f"{root}/file2")
+    fs.mv(f"{root}/file", f"{root}/moved")
+    assert fs.cat_file(f"{root}/moved") == b"not stored yet"
+
+
+def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callable[..., PageCacheFileSystem]) -> None:
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    with fs.open("/one", "wb") as one, fs.open("/two", "wb") as two:
+        one.write(b"1")
+        two.write(b"2")
+        fs.rm("/one")
+        fs.mv("/two", "/three")
+        assert fs.find("/") == ["/three"]
+        with pytest.raises(FileNotFoundError):
+            fs.rm("/one")
+        two.write(b"3")
+    assert fs.find("/") == below.find("/") == ["/three"]
+    assert below.cat_file("/three") == b"23"
+
+
+def test_what_is_copied_over_is_not_read_from_the_cache(fs: PageCacheFileSystem, root: str) -> None:
+    fs.pipe({f"{root}/a": b"aaaa", f"{root}/b": b"bb"})
+    with fs.open(f"{root}/b") as file:
+        assert file.read() == b"bb"
+    fs.cp_file(f"{root}/a", f"{root}/b")
+    assert fs.cat_file(f"{root}/b") == b"aaaa"
+
+
+def test_trees_go_up_and_come_down(fs: PageCacheFileSystem, root: str, tmp_path_factory: Any) -> None:
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "a").write_bytes(b"a" * 100_000)
+    (source / "deep" / "er" / "b").write_bytes(b"b")
+    fs.put(f"{source}/", f"{root}/up/", recursive=True)
+    assert fs.find(f"{root}/up") == [f"{root}/up/a", f"{root}/up/deep/er/b"]
+    fs.get(f"{root}/up/", f"{target}/", recursive=True)
+    assert (target / "a").read_bytes() == b"a" * 100_000
+    assert (target / "deep" / "er" / "b").read_bytes() == b"b"
+
+
+def test_times_and_keys_of_versions(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    path, before = f"{root}/file", datetime.now(UTC)
+    fs.pipe_file(path, b"one")
+    assert fs.ukey(path) == fs.ukey(path) == below.ukey(path)
+    assert fs.checksum(path) == fs.checksum(path)
+    assert fs.created(path) == below.created(path)
+    stored = fs.ukey(path)
+    with fs.open(path, "r+b") as file:
+        file.write(b"two")
+        assert len({stored, fs.ukey(path), fs.ukey(path)}) == 3, "as long as nobody knows what it will be"
+        assert fs.modified(path) >= before - timedelta(seconds=5)
+        file.sync()
+        assert fs.modified(path) == below.modified(path)
+    with fs.open(f"{root}/new", "wb") as file:
+        file.write(b"x")
+        assert fs.created(f"{root}/new") >= before - timedelta(seconds=5)
+        file.discard()
+    for ask in (fs.ukey, fs.created, fs.modified):
+        with pytest.raises(FileNotFoundError):
+            ask(f"{root}/nothing")
+
+
+def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, protocol: str) -> None:
+    path = f"{root}/file"
+    fs.pipe_file(path, b"one")
+    if protocol == "file":
+        os.utime(path, (1, 1))
+        fs.touch(path, truncate=False)
+        assert os.stat(path).st_mtime > 1
+    else:
+        with pytest.raises(NotImplementedError):
+            fs.touch(path, truncate=False)
+    assert fs.cat_file(path) == b"one"
+    fs.touch(path)
+    assert fs.cat_file(path) == b""
+    fs.touch(f"{root}/new", truncate=False)
+    assert fs.cat_file(f"{root}/new") == b""
+
+
+def test_the_bytes_of_somebody_else_are_seen_at_the_next_open(
+    make: Callable[..., PageCacheFileSystem],
+) -> None:
+    """Whatever listings the target remembers."""
+    below = Listed()
+    fs = make(fs=below)
+    below.pipe_file("/root/file", b"one")
+    assert sizes(fs, "/root") == {"/root/file": 3}
+    assert fs.cat_file("/root/file") == b"one"
+    assert sizes(fs, "/root") == {"/root/file": 3}
+    OwnMemory.pipe_file(below, "/root/file", b"longer than one")  # nobody tells its listings
+    assert below.info("/root/file")["size"] == 3
+    assert fs.cat_file("/root/file") == b"longer than one"
+    with fs.open("/root/new", "wb") as file:
+        file.write(b"new")
+    assert sizes(fs, "/root")["/root/new"] == 3
+
+
+def test_invalidate_cache_is_passed_on_and_forgets_bytes(make: Callable[..., PageCacheFileSystem]) -> None:
+    below = Listed()
+    fs = make(fs=below)
+    below.pipe_file("/root/file", b"one")
+    fs.ls("/root")
+    with fs.open("/root/file") as file:
+        assert file.read() == b"one"
+        reads = len(below.reads)
+        file.seek(0)
+        assert file.read() == b"one"
+        assert len(below.reads) == reads, "from memory"
+        fs.ls("/root")
+        assert list(below.dircache)
+        fs.invalidate_cache("/root/file")
+        assert not list(below.dircache)
+        file.seek(0)
+        assert file.read() == b"one"
+        assert len(below.reads) > reads
+    fs.invalidate_cache()
+
+
+def test_paths_may_have_the_protocol(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
+    fs.pipe_file(f"{root}/file", b"one")
+    for path in (f"{root}/file", f"{protocol}://{root}/file", f"pagecache::{protocol}://{root}/file"):
+        assert fs.cat_file(path) == b"one"
+        assert fs.info(path)["name"] == f"{root}/file"
+        assert fs.exists(path)
+    url = fs.unstrip_protocol(f"{root}/file")
+    assert url == f"pagecache::{below.unstrip_protocol(f'{root}/file')}"
+    with fsspec.open(url) as file:
+        assert file.read() == b"one"
+        assert file.full_name == url
+    with fs.open(f"{root}/file") as file:
+        assert file.fs is fs
+        assert (file.path, file.details["size"]) == (f"{root}/file", 3)
+
+
+def test_what_the_cache_keeps_for_itself_is_not_shown(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+    """Temporary objects on their way to be others, whoever has left them; they go with their directory."""
+    below = Store()
+    fs, folder = make(fs=below), f"{tmp_path}/folder"
+    below.makedirs(f"{folder}/.pagecache-stage")
+    left = [f"{folder}/.pagecache-stage/{int(time.time())}-dead-1", f"{folder}/file.0123456789ab.pagecache-deferred"]
+    below.pipe(dict.fromkeys(left, b"left by a process that died"))
+    fs.pipe_file(f"{folder}/file", b"x")
+    assert set(left) < set(below.find(folder))
+    assert fs.ls(folder, detail=False) == fs.find(folder) == fs.glob(f"{folder}/*") == [f"{folder}/file"]
+    assert fs.find(folder, detail=True).keys() == {f"{folder}/file"}
+    assert fs.du(folder) == 1
+    below.rm(left[1])
+    with pytest.raises(OSError, match="not empty"):
+        fs.rm([f"{folder}/file", folder])
+    fs.rm(folder, recursive=True)
+    assert not below.exists(folder)
+
+
+def test_a_directory_can_be_removed_after_objects_were_written_into_it(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+) -> None:
+    """And others can be written into one of that name."""
+    fs, folder = make(fs=Store()), f"{tmp_path}/folder"
+    for _ in range(2):
+        fs.mkdir(folder)
+        fs.pipe_file(f"{folder}/file", b"x")
+        fs.rm(f"{folder}/file")
+        fs.rmdir(folder)
+        assert not fs.exists(folder)
+
+
+def test_a_mapping_over_it(fs: PageCacheFileSystem, root: str) -> None:
+    mapping = fs.get_mapper(f"{root}/store", create=True)
+    mapping["a/b"] = b"1"
+    mapping["c"] = b"2"
+    assert dict(mapping) == {"a/b": b"1", "c": b"2"}
+    del mapping["c"]
+    assert list(mapping) == ["a/b"]
+    mapping.clear()
+    assert list(mapping) == []

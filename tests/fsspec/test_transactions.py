@@ -1,0 +1,172 @@
+"""Transactions: nothing can be seen of them before their end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+import pagecache
+from pagecache.fsspec import PageCacheFileSystem
+
+from .targets import OwnMemory
+
+
+def contents(fs: Any, root: str) -> dict[str, bytes]:
+    return {path: fs.cat_file(path) for path in fs.find(root)}
+
+
+def test_nothing_is_seen_before_the_end(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
+    """Neither through the cache nor past it."""
+    below.pipe({f"{root}/old": b"old", f"{root}/log": b"first,"})
+    other = PageCacheFileSystem(protocol, capacity="4MiB")
+    with fs.transaction:
+        fs.pipe_file(f"{root}/new", b"new")
+        with fs.open(f"{root}/old", "wb") as file:
+            file.write(b"newer")
+        with fs.open(f"{root}/log", "a") as text:
+            text.write("second")
+        with fs.open(f"{root}/old2", "xb", compression="gzip") as file:
+            file.write(b"packed")
+        fs.cp_file(f"{root}/log", f"{root}/copy")
+        for view in (fs, other, below):
+            assert contents(view, root) == {f"{root}/log": b"first,", f"{root}/old": b"old"}
+            assert not view.exists(f"{root}/new")
+    names = ["copy", "log", "new", "old", "old2"]
+    for view in (fs, other, below):
+        assert view.find(root) == [f"{root}/{name}" for name in names]
+        assert view.cat_file(f"{root}/new") == b"new"
+        assert view.cat_file(f"{root}/old") == b"newer"
+        assert view.cat_file(f"{root}/log") == b"first,second"
+        assert view.cat_file(f"{root}/copy") == b"first,"
+        with view.open(f"{root}/old2", "rb", compression="gzip") as file:
+            assert file.read() == b"packed"
+
+
+def test_a_transaction_that_raises_leaves_nothing(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    below.pipe_file(f"{root}/old", b"old")
+    with pytest.raises(KeyError), fs.transaction:
+        fs.pipe_file(f"{root}/new", b"new")
+        fs.pipe_file(f"{root}/old", b"newer")
+        raise KeyError
+    assert contents(below, root) == {f"{root}/old": b"old"}
+    assert fs.find(root) == [f"{root}/old"]
+    fs.pipe_file(f"{root}/after", b"at once")
+    assert below.cat_file(f"{root}/after") == b"at once"
+
+
+def test_start_and_end_and_discard(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    fs.start_transaction()
+    fs.pipe_file(f"{root}/one", b"1")
+    assert not below.exists(f"{root}/one")
+    fs.end_transaction()
+    assert below.cat_file(f"{root}/one") == b"1"
+    fs.start_transaction()
+    fs.pipe_file(f"{root}/two", b"2")
+    fs.transaction.complete(commit=False)
+    assert not below.exists(f"{root}/two")
+    fs.pipe_file(f"{root}/three", b"3")
+    assert below.cat_file(f"{root}/three") == b"3"
+
+
+def test_a_file_whose_body_raised_is_not_published_by_a_transaction_that_goes_on(
+    fs: PageCacheFileSystem, below: Any, root: str
+) -> None:
+    with fs.transaction:
+        with pytest.raises(KeyError), fs.open(f"{root}/half", "wb") as file:
+            file.write(b"half")
+            raise KeyError
+        with pytest.raises(KeyError), fs.open(f"{root}/half.txt", "w") as file:
+            file.write("half")
+            raise KeyError
+        fs.pipe_file(f"{root}/whole", b"whole")
+    assert fs.find(root) == below.find(root) == [f"{root}/whole"]
+
+
+def test_a_file_can_be_committed_or_discarded_by_itself(fs: PageCacheFileSystem, below: Any, root: str) -> None:
+    kept = fs.open(f"{root}/kept", "wb", autocommit=False)
+    lost = fs.open(f"{root}/lost", "wb", autocommit=False)
+    for file in (kept, lost):
+        file.write(b"x")
+        file.close()
+    assert not below.exists(f"{root}/kept")
+    kept.commit()
+    lost.discard()
+    assert below.find(root) == [f"{root}/kept"]
+
+
+@pytest.mark.parametrize("mode", ["r+b", "ab", "a+b"])
+def test_what_somebody_else_has_changed_meanwhile_is_not_overwritten(
+    fs: PageCacheFileSystem, below: Any, root: str, mode: str
+) -> None:
+    path = f"{root}/file"
+    below.pipe_file(path, b"old")
+    fs.start_transaction()
+    with fs.open(path, mode) as file:
+        file.write(b"mine")
+    below.pipe_file(path, b"somebody else's")
+    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
+        fs.end_transaction()
+    assert below.cat_file(path) == b"somebody else's"
+    assert below.find(root) == [path]
+
+
+def test_what_has_appeared_meanwhile_is_not_overwritten_by_an_exclusive_file(
+    fs: PageCacheFileSystem, below: Any, root: str
+) -> None:
+    path = f"{root}/file"
+    fs.start_transaction()
+    with fs.open(path, "xb") as file:
+        file.write(b"mine")
+    below.pipe_file(path, b"somebody else's")
+    with pytest.raises(FileExistsError):
+        fs.end_transaction()
+    assert below.cat_file(path) == b"somebody else's"
+    assert below.find(root) == [path]
+
+
+def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[..., PageCacheFileSystem]) -> None:
+    below = OwnMemory()
+    fs = make(fs=below, retry=pagecache.RetryPolicy(attempts=1))
+    below.pipe({"/a": b"old a", "/b": b"old b"})
+    fs.start_transaction()
+    fs.pipe({"/a": b"new a", "/b": b"new b", "/c": b"new c"})
+    below.full = True
+    with pytest.raises(pagecache.WritebackError):
+        fs.end_transaction()
+    below.full = False
+    assert [below.cat_file(path) for path in ("/a", "/b")] == [b"old a", b"old b"]
+    assert not below.exists("/c")
+    fs.pipe_file("/c", b"at once")
+    assert below.cat_file("/c") == b"at once"
+
+
+def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
+    make: Callable[..., PageCacheFileSystem], tmp_path: Path
+) -> None:
+    """It is put in its place by renaming."""
+    fs, path = make("file"), tmp_path / "file"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        before = os.stat(path).st_ino
+        with fs.transaction:
+            fs.pipe_file(str(path), b"new, and longer")
+        assert reader.read() == b"old"
+        assert os.stat(path).st_ino != before
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_transaction_holds_more_than_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+    fs, below = make("memory", capacity="1MiB"), fsspec.filesystem("memory")
+    block = bytes(range(256)) * 4096
+    with fs.transaction, fs.open("/large", "w+b") as file:
+        for _ in range(4):
+            assert file.write(block) == len(block)
+        file.seek(len(block) - 3)
+        assert file.read(6) == block[-3:] + block[:3]
+        assert file.size == 4 * len(block)
+    assert below.cat_file("/large") == block * 4

@@ -1,0 +1,395 @@
+"""Which file system is used how, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import ssl
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.exceptions import FSTimeoutError
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
+
+import pagecache
+from pagecache import BackendError, PageCache
+from pagecache.backends import DirectoryBackend, backend_from_url
+from pagecache.backends.fsspec import FsspecBackend, LocalObjects
+from pagecache.backends.fsspec_calls import about, stat_of, tagged
+from pagecache.engine.loop import is_async
+from tests.fsspec_below.stores import Elsewhere, Parts, Streams, Whole
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def get(file: Any, offset: int, length: int) -> bytes:
+    room = bytearray(length)
+    return bytes(room[: file.read_into(offset, [memoryview(room)])])
+
+
+def open_url(url: str, **options: Any) -> Any:
+    return backend_from_url(url, **options)
+
+
+# ---------------------------------------------------------------------------------------- forms
+
+
+def test_local_files_are_written_in_place(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(bytes(1 << 20))
+    before = (tmp_path / "key").stat().st_ino
+    backend: Any = FsspecBackend(fsspec.filesystem("file"), str(tmp_path))
+    assert isinstance(backend.inner, DirectoryBackend)
+    assert not backend.limits.commit_on_close
+    with PageCache("1MiB") as cache, cache.attach(backend).open("key", "r+b") as file:
+        file.pwrite(b"NEW", 70000)
+    assert (tmp_path / "key").stat().st_ino == before
+    assert (tmp_path / "key").read_bytes() == bytes(70000) + b"NEW" + bytes((1 << 20) - 70003)
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("form", ["plain", "url", "dir", "wrapped", "everything"])
+def test_local_files_are_found_whatever_is_around_them(tmp_path: Path, form: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "key").write_bytes(b"content")
+    local = fsspec.filesystem("file")
+    backend: Any
+    forms: dict[str, Callable[[], Any]] = {
+        "plain": lambda: (FsspecBackend(local, f"file://{tmp_path}/folder"), "key"),
+        "url": lambda: (open_url(f"fsspec:file://{tmp_path}/folder"), "key"),
+        "dir": lambda: (FsspecBackend(fsspec.filesystem("dir", path=str(tmp_path), fs=local), "folder"), "key"),
+        "wrapped": lambda: (
+            FsspecBackend(AsyncFileSystemWrapper(local, asynchronous=True), str(tmp_path)),
+            "folder/key",
+        ),
+        "everything": lambda: (FsspecBackend(local), f"{tmp_path}/folder/key".lstrip("/")),
+    }
+    backend, key = forms[form]()
+    assert isinstance(backend.inner, LocalObjects)
+    assert get(backend.open(key), 0, 100) == b"content"
+    backend.close()
+
+
+def test_directories_are_made_where_the_local_file_system_is_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        FsspecBackend(LocalFileSystem(), str(tmp_path / "a"))
+    backend = FsspecBackend(LocalFileSystem(auto_mkdir=True), str(tmp_path / "a"))
+    file = backend.open("b/c/key", create=True)
+    file.write_from(0, [memoryview(b"x")])
+    assert (tmp_path / "a" / "b" / "c" / "key").read_bytes() == b"x"
+    backend.close()
+
+
+def test_asynchronous_instances_run_on_the_loop_of_the_cache_and_blocking_ones_on_that_of_fsspec() -> None:
+    for asynchronous, name in ((True, "-loop"), (False, "fsspecIO")):
+        fs = Whole(asynchronous=asynchronous)
+        fs.put("bucket/key", b"old content")
+        backend = FsspecBackend(fs, "bucket")
+        assert is_async(backend) is asynchronous
+        with PageCache("1MiB") as cache:
+            volume = cache.attach(backend)
+            with volume.open("key", "r+b") as file:
+                assert file.read(3) == b"old"
+                file.pwrite(b"NEW", 0)
+            assert [stat.key for stat in volume.list()] == ["key"]
+            volume.rename("key", "other")
+            volume.remove("other")
+        assert {thread.endswith(name) or thread == name for thread in fs.hooks.threads} == {True}
+        assert fs.objects == {}
+
+
+def test_tasks_read_and_write_over_an_asynchronous_instance() -> None:
+    fs = Whole(asynchronous=True)
+    fs.put("bucket/key", bytes(100000))
+
+    async def work() -> None:
+        with PageCache("1MiB") as cache:
+            volume = cache.attach(FsspecBackend(fs, "bucket"))
+            async with pagecache.aio.open(volume, "key", "r+b") as file:
+                await file.pwrite(b"NEW", 50000)
+                assert await file.pread(5, 49999) == b"\0NEW\0"
+                await file.fsync()
+
+    asyncio.run(work())
+    assert fs.content("bucket/key") == bytes(50000) + b"NEW" + bytes(49997)
+
+
+# ---------------------------------------------------------------------------------------- what cannot be done
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("folder/key", b"0123456789" * 1000)
+    return path
+
+
+def test_archive_is_read_and_says_at_open_why_it_is_not_written(archive: Path) -> None:
+    backend = open_url(f"fsspec:zip://folder::file://{archive}")
+    assert backend.limits.read_only
+    with pytest.raises(io.UnsupportedOperation, match="zip: objects can only be read: it has no way to remove"):
+        backend.open("new", create=True)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("key") as file:
+            assert file.pread(10, 4995) == b"5678901234"
+        for mode in ("r+b", "wb", "xb", "ab"):
+            with pytest.raises(PermissionError, match="read-only: zip: objects can only be read: it has no way"):
+                volume.open("key", mode)
+        assert [stat.key for stat in volume.list()] == ["key"]
+        assert volume.stat("key").version is not None
+
+
+class OnlyInfos(AsyncFileSystem):
+    protocol = "lacking"
+    cachable = False
+
+    async def _info(self, path: str, **options: Any) -> dict[str, Any]:
+        return {"name": path, "size": 1, "type": "file"}
+
+
+class Stores(OnlyInfos):
+    async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        raise AssertionError("nobody may write")
+
+
+class Removes(Stores):
+    async def _rm_file(self, path: str, **options: Any) -> None:
+        raise AssertionError("nobody may remove")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (OnlyInfos, "no way to store an object"),
+        (Stores, "no way to remove an object"),
+        (Removes, "no way to put a new object in the place of an old one"),
+    ],
+)
+def test_what_a_class_lacks_is_said_before_anything_is_written(kind: Any, words: str) -> None:
+    backend: Any = FsspecBackend(kind())
+    assert backend.limits.read_only
+    with pytest.raises(io.UnsupportedOperation, match=f"lacking: objects can only be read: it has {words}"):
+        backend.open("new", create=True)
+    assert FsspecBackend(kind(), publish="put").limits.read_only is (kind is OnlyInfos)
+
+
+def test_file_systems_that_have_all_of_it_are_written() -> None:
+    for fs in (Whole(), Parts(), Elsewhere(), fsspec.filesystem("memory")):
+        backend: Any = FsspecBackend(fs)
+        assert (backend.limits.read_only, backend.why_read_only) == (False, "")
+
+
+def test_read_only_as_it_was_given() -> None:
+    fs = Whole()
+    fs.put("bucket/key", b"content")
+    backend = FsspecBackend(fs, "bucket", read_only=True)
+    for call in (
+        lambda: backend.open("new", create=True),
+        lambda: backend.remove("key"),
+        lambda: backend.rename("key", "other"),
+    ):
+        with pytest.raises(io.UnsupportedOperation, match="whole: was given as read_only"):
+            call()
+    assert list(fs.objects) == ["bucket/key"]
+
+
+def test_file_systems_that_cannot_read_ranges_say_so_at_open() -> None:
+    with pytest.raises(io.UnsupportedOperation, match="streams: cannot read ranges"):
+        FsspecBackend(Streams(), "x").open("key")
+    fs = Whole()
+    fs.put("bucket/key", b"content")
+    fs.ranges = False
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(FsspecBackend(fs, "bucket"))
+        with pytest.raises(io.UnsupportedOperation, match=r"\] whole: cannot read ranges: it gave 7 bytes where 1"):
+            volume.open("key")
+    fs.ranges, fs.sizes = True, False
+    with pytest.raises(io.UnsupportedOperation, match="objects of unknown size cannot be cached"):
+        FsspecBackend(fs, "bucket").open("key")
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ({"fs": "memory://x"}, TypeError, "'memory://x' is not an fsspec file system; for a URL"),
+        ({"fs": Whole}, TypeError, "is not an fsspec file system"),
+        ({"root": Path("x")}, TypeError, "root must be a str, not PosixPath"),
+        ({"publish": "copy"}, ValueError, "'copy' is not one of 'move', 'put' or None"),
+        ({"spool": "/no/such"}, ValueError, "'/no/such' is not a directory"),
+        ({"check_reads": 1}, ValueError, "check_reads: 1 is not True or False"),
+        ({"commit_on_close": False}, ValueError, "become visible by commit"),
+        ({"max_raed": 1}, TypeError, "max_read"),
+    ],
+)
+def test_what_was_given_and_cannot_be_is_named(given: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        FsspecBackend(**({"fs": Whole()} | given))
+
+
+def test_caches_of_fsspec_are_refused() -> None:
+    below = fsspec.filesystem("simplecache", fs=fsspec.filesystem("memory"))
+    with pytest.raises(
+        ValueError, match="a SimpleCacheFileSystem keeps copies of its own, which go stale; give the file"
+    ):
+        FsspecBackend(below)
+
+
+# ---------------------------------------------------------------------------------------- URLs
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    """fsspec knows of a file system that needs a package which is not there."""
+    fsspec.register_implementation("needs", "not_there_at_all.FS", errtxt="Install not_there_at_all", clobber=True)
+    yield
+    known_implementations.pop("needs")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("fsspec:", "a URL of fsspec must follow 'fsspec:'"),
+        ("fsspec:folder", "a URL of fsspec must follow 'fsspec:'"),
+        ("fsspec:foo://x", "fsspec knows no protocol 'foo'; install the package that brings it, such as foofs"),
+        ("fsspec:needs://x", "that fsspec needs for this is not installed: Install not_there_at_all"),
+        ("fsspec:zip://a::foo://x", "fsspec knows no protocol 'foo'"),
+        ("fsspec:simplecache::memory://x", "keeps copies of its own"),
+    ],
+)
+def test_urls_that_lead_nowhere_say_why(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as raised:
+        open_url(url)
+    if "simplecache" not in url:
+        assert repr(url) in str(raised.value)
+
+
+def test_url_gives_options_to_whom_they_belong(tmp_path: Path) -> None:
+    backend = open_url(f"fsspec:file://{tmp_path}/made", auto_mkdir=True, max_write="8KiB")
+    assert (tmp_path / "made").is_dir()
+    assert int(backend.limits.max_write) == 8192
+    backend.close()
+    backend = open_url("fsspec:memory://a", spool=str(tmp_path), check_reads=False, publish="put")
+    assert (backend.inner.objects.spool, backend.inner.objects.publish) == (str(tmp_path), "put")
+    assert backend.root == "/a"
+
+
+def test_file_systems_of_urls_remember_no_listings() -> None:
+    """And are made anew, so that nobody else's remembers none."""
+    backend, other = open_url("fsspec:memory://a"), open_url("fsspec:memory://a")
+    assert backend.fs is not other.fs
+    assert backend.fs.dircache.use_listings_cache is False
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_without_fsspec_the_error_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["fsspec"] = None
+import pagecache, pagecache.backends
+from pagecache.backends import *
+try:
+    pagecache.backend_from_url("fsspec:memory://x")
+except ValueError as error:
+    print(error)
+try:
+    pagecache.backends.FsspecBackend
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    assert run(code).count("pip install 'pagecache[fsspec]'") == 2
+
+
+def test_fsspec_is_imported_by_those_who_use_it() -> None:
+    code = "import sys, pagecache, pagecache.backends; print('fsspec' in sys.modules);"
+    assert run(f"{code} pagecache.backends.FsspecBackend; print('fsspec' in sys.modules)").split() == ["False", "True"]
+
+
+# ---------------------------------------------------------------------------------------- errors and infos
+
+
+class Status(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"answer {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "again"),
+    [
+        (FileNotFoundError("bucket/key"), errno.ENOENT, None),
+        (FileExistsError("bucket/key"), errno.EEXIST, None),
+        (IsADirectoryError("x"), errno.EISDIR, None),
+        (NotADirectoryError("x"), errno.ENOTDIR, None),
+        (PermissionError("Access Denied"), errno.EACCES, None),
+        (OSError(errno.ENOSPC, "full"), errno.ENOSPC, None),
+        (OSError("nobody knows"), errno.EIO, None),
+        (TimeoutError(), errno.ETIMEDOUT, None),
+        (FSTimeoutError(), errno.ETIMEDOUT, None),
+        (ConnectionResetError("gone"), errno.ECONNRESET, None),
+        (ConnectionError("gone"), errno.ECONNRESET, None),
+        (ConnectionRefusedError("no"), errno.ECONNREFUSED, None),
+        (ssl.SSLError(1, "bad handshake"), errno.EIO, None),
+        (NotImplementedError("never"), errno.ENOTSUP, None),
+        (Status(403), errno.EACCES, None),
+        (Status(404), errno.ENOENT, None),
+        (Status(412), errno.ESTALE, None),
+        (Status(503), errno.EIO, True),
+        (Status(429), errno.EIO, True),
+    ],
+    ids=repr,
+)
+def test_errors_have_an_errno(error: Exception, number: int, again: bool | None) -> None:
+    with pytest.raises(OSError) as raised, about("key", "proto:"):
+        raise error
+    assert raised.value.errno == number
+    assert raised.value.__cause__ is error
+    assert again is None or (isinstance(raised.value, BackendError) and raised.value.retry is again)
+    if isinstance(error, NotImplementedError):
+        assert isinstance(raised.value, io.UnsupportedOperation)
+        assert "proto:" in str(raised.value)
+
+
+def test_errors_that_nobody_knows_pass_as_they_are() -> None:
+    for error in (Status(400), RuntimeError("what"), BackendError(errno.EBUSY, "later", retry=True)):
+        with pytest.raises(type(error)) as raised, about("key", "proto:"):
+            raise error
+        assert raised.value is error
+
+
+def test_version_is_what_belongs_to_the_content_or_a_time_with_the_size() -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    found = stat_of({"size": 5, "ETag": '"abc"', "LastModified": moment, "type": "file"})
+    assert (found.version, found.mtime, tagged(found)) == ('ETag="abc"', moment.timestamp(), True)
+    dated = [stat_of({"size": 5, "type": "file", name: moment}) for name in ("mtime", "created", "LastModified")]
+    assert {(one.version, one.mtime) for one in dated} == {(f"{moment.timestamp()!r}:5:", moment.timestamp())}
+    assert not tagged(dated[0])
+    assert dated[0].version != stat_of({"size": 6, "type": "file", "mtime": moment}).version
+    assert stat_of({"size": 5, "mtime": 1.5, "ino": 7}).version != stat_of({"size": 5, "mtime": 1.5, "ino": 8}).version
+    assert stat_of({"size": 5, "modified": "2026-01-02"}).version == "2026-01-02:5:"
+    assert stat_of({"size": 5, "type": "file"}).version is None
+    for size in (None, -1, "5", True):
+        with pytest.raises(io.UnsupportedOperation, match="unknown size"):
+            stat_of({"size": size, "type": "file"})
+
+
+def test_elsewhere_is_no_local_file_system_of_ours(tmp_path: Path) -> None:
+    """A class derived from fsspec's may do anything else."""
+    assert FsspecBackend(Elsewhere(), str(tmp_path)).limits.commit_on_close

@@ -1,0 +1,66 @@
+"""`pagecache check-backend` and `pagecache stress` find nothing wrong with file systems of fsspec below the cache."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import fsspec
+import pytest
+from click.testing import CliRunner
+
+from pagecache.backends.fsspec import FsspecBackend
+from pagecache.cli import main
+from pagecache.stress import Plan, run
+from tests.fsspec_below.stores import Whole
+
+SHORT: dict[str, Any] = {
+    "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
+    "duration": 1,
+}  # fmt: skip
+numbers = itertools.count()
+stored = Whole(asynchronous=True)
+
+
+def asynchronous() -> FsspecBackend:
+    """Over one file system: who asks again finds what is there."""
+    return FsspecBackend(stored, "bucket")
+
+
+@pytest.mark.parametrize("target", ["fsspec:memory://checked", "tests.fsspec_below.test_tools:asynchronous"])
+def test_check_backend_finds_all_promises_kept(target: str) -> None:
+    result = CliRunner().invoke(main, ["check-backend", target, "--budget", "0.2", "--bytes", "32MiB"])
+    assert result.exit_code == 0, result.output
+    assert "KEPT: " in result.output
+    assert fsspec.filesystem("memory").find("/checked") == []
+    assert stored.objects == {}
+
+
+TARGETS: dict[str, Callable[[], Any]] = {
+    "blocking": lambda: f"fsspec:memory://stressed-{next(numbers)}",
+    "asynchronous": lambda: asynchronous,
+}
+
+
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("faults", ["none", "flaky"])
+def test_a_short_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
+    report = run(Plan(seed=1, faults=faults, **SHORT), TARGETS[form]())
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 100
+
+
+@pytest.mark.parametrize("profile", ["losses", "saving"])
+def test_what_is_staged_survives_what_others_do(profile: str) -> None:
+    """Commits, discards and versions of somebody else, beside reads of what is not in memory."""
+    report = run(Plan(seed=5, profile=profile, **SHORT), TARGETS["blocking"]())
+    assert report.ok, f"{report.story}\n{report.replay}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("faults", ["none", "nasty"])
+def test_a_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
+    report = run(Plan(seed=1, faults=faults, duration=20), TARGETS[form]())
+    assert report.ok, f"{report.story}\n{report.replay}"
