@@ -88,8 +88,12 @@ class Objects(AsyncBackend):
     def path_of(self, key: Key) -> str:
         """What the file system calls it."""
         name = str(self.canonical(key))
-        path: str = self.fs._strip_protocol(f"{self.root}/{name}" if self.root else name)
+        path: str = self.fs._strip_protocol(name if "://" in name and not self.root else self._whole(name))
         return path
+
+    def _whole(self, name: str) -> str:
+        """A path from the top of the file system: without its root marker it may begin where somebody has logged in."""
+        return f"{self.root}/{name}" if self.root else f"{self.fs.root_marker}{name}"
 
     def _allow(self) -> None:
         if self.limits.read_only:
@@ -224,7 +228,7 @@ class Objects(AsyncBackend):
             return
         folder = prefix.rpartition("/")[0]
         top: str = self.fs._strip_protocol(self.root) if self.root else self.fs.root_marker
-        where = self.fs._strip_protocol(f"{self.root}/{folder}" if self.root and folder else folder or top)
+        where = self.fs._strip_protocol(self._whole(folder)) if folder else top
         with about(prefix, self.calls.name):
             try:
                 infos = await self.calls.find(where)
