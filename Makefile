@@ -56,6 +56,7 @@ $(DEBUG)/.built: $(VENV)/.built $(BUILD)
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.created pyproject.toml

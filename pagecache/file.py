@@ -92,6 +92,7 @@ class CachedFile(Handle):
     name: str
     mode: str
     volume: Volume
+    _warns_of_readers = True  # a handle that was not closed is told of, even where nothing can be lost by it
 
     def __init__(self, inode: Inode, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
         self.key = key
@@ -480,7 +481,8 @@ class CachedFile(Handle):
             volume.engine.cache.flusher.defer(
                 lambda: lifetimes.close_collected(volume, inode, writable=writable, loss_cursor=cursor)
             )
-            warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
+            if writable or self._warns_of_readers:
+                warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=2, source=self)
 
     # What C code of wrappers asks for by these names.
     def __next__(self) -> bytes:

@@ -58,6 +58,7 @@ class PageCacheFile(CachedFile):
 
     fs: Any = None
     path: str = ""
+    _warns_of_readers = False  # pandas and pyarrow leave them to the garbage collector, as files of fsspec may be
 
     @property
     def full_name(self) -> str:
@@ -135,7 +136,7 @@ def _left_by_exception(file: io.IOBase) -> bool:
 
     `OpenFile.__exit__` is told of the exception and keeps it to itself: what it calls is `close`.
     """
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe()  # that of `close` may be the first one: pyarrow calls it from C++
     while frame is not None:
         if frame.f_code is OpenFile.__exit__.__code__:
             told = frame.f_locals

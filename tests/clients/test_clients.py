@@ -1,0 +1,289 @@
+"""The libraries through which people use fsspec, each opening, reading and writing through the cache.
+
+Every test ends with a look at the store, without the cache and by other code: what a client has closed is there, whole.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import fsspec
+import h5netcdf
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet
+import xarray as xr
+import zarr
+from zarr.storage import FsspecStore
+
+from .stores import Store, store
+
+__all__ = ["store"]
+
+ROWS = 20_000
+
+
+def table(rows: int = ROWS, seed: int = 1) -> pd.DataFrame:
+    """Numbers, text and times."""
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "n": np.arange(rows),
+            "x": rng.random(rows),
+            "word": rng.choice(["one", "two", "three"], rows),
+            "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(np.arange(rows), unit="s"),
+        }
+    )
+
+
+# -- pandas
+
+
+def test_pandas_writes_and_reads_csv(store: Store) -> None:
+    frame = table()
+    frame.to_csv(store.url("some/table.csv"), index=False)
+    again = pd.read_csv(store.url("some/table.csv"), parse_dates=["at"])
+    pd.testing.assert_frame_equal(again, frame, check_dtype=False)
+    assert store.stored("some/table.csv") == frame.to_csv(index=False).encode()
+
+
+def test_pandas_appends_rows_to_csv(store: Store) -> None:
+    """Mode "a", which no cache of fsspec has: what was there is not sent again."""
+    frame = table()
+    frame.to_csv(store.url("table.csv"), index=False)
+    frame.to_csv(store.url("table.csv"), mode="a", header=False, index=False)
+    assert len(pd.read_csv(store.url("table.csv"))) == 2 * ROWS
+    assert store.stored("table.csv") == (frame.to_csv(index=False) + frame.to_csv(index=False, header=False)).encode()
+
+
+def test_pandas_writes_and_reads_compressed_csv(store: Store) -> None:
+    frame = table()
+    frame.to_csv(store.url("table.csv.gz"), index=False)
+    pd.testing.assert_frame_equal(pd.read_csv(store.url("table.csv.gz"), parse_dates=["at"]), frame, check_dtype=False)
+
+
+def test_pandas_writes_and_reads_parquet(store: Store) -> None:
+    frame = table()
+    frame.to_parquet(store.url("table.parquet"), row_group_size=ROWS // 8)
+    pd.testing.assert_frame_equal(pd.read_parquet(store.url("table.parquet")), frame)
+    some = pd.read_parquet(store.url("table.parquet"), columns=["x"], filters=[("n", "<", 100)])
+    assert some.x.tolist() == frame.x[:100].tolist()
+    pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(store.stored("table.parquet"))), frame)
+
+
+# -- pyarrow
+
+
+def test_pyarrow_writes_and_reads_a_dataset(store: Store) -> None:
+    """Of many files in folders; with the file system of fsspec as pyarrow wraps it."""
+    frame = pa.Table.from_pandas(table())
+    filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
+    root = store.path("dataset")
+    pyarrow.dataset.write_dataset(
+        frame, root, filesystem=filesystem, format="parquet", partitioning=["word"], partitioning_flavor="hive"
+    )
+    found = pyarrow.dataset.dataset(root, filesystem=filesystem, format="parquet", partitioning="hive")
+    assert sorted(Path(file).parent.name for file in found.files) == ["word=one", "word=three", "word=two"]
+    again = found.to_table().sort_by("n")
+    assert again.select(["n", "x", "at"]).equals(frame.select(["n", "x", "at"]))
+    assert found.count_rows(filter=pyarrow.dataset.field("word") == "two") == frame["word"].to_pylist().count("two")
+    pyarrow.dataset.write_dataset(
+        frame.slice(0, 10),
+        root,
+        filesystem=filesystem,
+        format="parquet",
+        existing_data_behavior="delete_matching",
+        partitioning=["word"],
+        partitioning_flavor="hive",
+    )
+    again = pyarrow.dataset.dataset(root, filesystem=filesystem, format="parquet", partitioning="hive").to_table()
+    assert again.num_rows == 10
+
+
+def test_pyarrow_reads_row_groups_and_columns_of_an_open_file(store: Store) -> None:
+    frame = pa.Table.from_pandas(table())
+    with store.fs.open(store.path("t.parquet"), "wb") as file:
+        pyarrow.parquet.write_table(frame, file, row_group_size=ROWS // 8)
+    with store.fs.open(store.path("t.parquet"), "rb") as file:
+        parquet = pyarrow.parquet.ParquetFile(file)
+        assert parquet.num_row_groups == 8
+        assert parquet.read_row_group(3, columns=["x"]).equals(frame.slice(3 * ROWS // 8, ROWS // 8).select(["x"]))
+    with store.fs.open(store.path("t.parquet"), "rb") as file:
+        assert pyarrow.parquet.read_table(file, pre_buffer=True).equals(frame)
+
+
+def test_pyarrow_appends_record_batches_to_a_stream(store: Store) -> None:
+    """An Arrow IPC file written batch by batch."""
+    frame = pa.Table.from_pandas(table())
+    with store.fs.open(store.path("t.arrow"), "wb") as file, pa.ipc.new_file(file, frame.schema) as writer:
+        for batch in frame.to_batches(max_chunksize=1000):
+            writer.write_batch(batch)
+    assert pa.ipc.open_file(io.BytesIO(store.stored("t.arrow"))).read_all().equals(frame)
+
+
+# -- zarr
+
+
+def test_zarr_writes_and_reads_chunks(store: Store) -> None:
+    """A part of some chunks is written anew, and an array grows."""
+    data = np.arange(200 * 300, dtype="i4").reshape(200, 300)
+    array = zarr.create_array(
+        store.url("a.zarr"), storage_options=store.options, shape=data.shape, chunks=(50, 50), dtype="i4"
+    )
+    array[:] = data
+    again = zarr.open_array(store.url("a.zarr"), storage_options=store.options, mode="r+")
+    again[10:60, 20:30] = -1
+    again.append(data)
+    data = np.concatenate([data, data])
+    data[10:60, 20:30] = -1
+    np.testing.assert_array_equal(zarr.open_array(store.plain_url("a.zarr"), mode="r")[:], data)
+
+
+def test_zarr_reads_parts_of_shards(store: Store) -> None:
+    """Many chunks in one object: ranges are read."""
+    data = np.random.default_rng(1).random((400, 400))
+    array = zarr.create_array(
+        store.url("s.zarr"),
+        storage_options=store.options,
+        shape=data.shape,
+        shards=(200, 200),
+        chunks=(20, 20),
+        dtype="f8",
+        compressors=None,
+    )
+    array[:] = data
+    again = zarr.open_array(store.url("s.zarr"), storage_options=store.options, mode="r")
+    np.testing.assert_array_equal(again[33:44, 190:230], data[33:44, 190:230])
+
+
+def test_zarr_has_groups_with_attributes(store: Store) -> None:
+    mine = FsspecStore.from_url(store.url("g.zarr"), storage_options=store.options)
+    group = zarr.create_group(mine, attributes={"of": "what"})
+    group.create_array("inner/one", shape=(10,), dtype="f4")[:] = 1
+    again = zarr.open_group(store.plain_url("g.zarr"), mode="r")
+    assert dict(again.attrs) == {"of": "what"}
+    assert again["inner/one"][:].sum() == 10
+
+
+# -- HDF5
+
+
+def test_h5py_changes_a_dataset_in_place(store: Store) -> None:
+    """In a file that is opened r+b: HDF5 reads, writes, seeks and truncates as it likes."""
+    data = np.random.default_rng(1).random((1000, 100))
+    with store.fs.open(store.path("d.h5"), "w+b") as file, h5py.File(file, "w") as h5:
+        h5.create_dataset("plain", data=data)
+        h5.create_dataset("packed", data=data, chunks=(100, 100), compression="gzip", maxshape=(None, 100))
+    with store.fs.open(store.path("d.h5"), "r+b") as file, h5py.File(file, "r+") as h5:
+        h5["plain"][500:510] = 0
+        h5["packed"].resize(1500, axis=0)
+        h5["packed"][1200:] = 7
+        h5.attrs["changed"] = "yes"
+    with h5py.File(io.BytesIO(store.stored("d.h5")), "r") as h5:
+        data[500:510] = 0
+        np.testing.assert_array_equal(h5["plain"][:], data)
+        assert h5["packed"][1200:].min() == 7
+        assert h5.attrs["changed"] == "yes"
+
+
+# -- xarray
+
+
+def weather() -> xr.Dataset:
+    rng = np.random.default_rng(1)
+    return xr.Dataset(
+        {"t": (("time", "y", "x"), rng.random((24, 40, 50))), "rain": (("time",), rng.random(24))},
+        coords={"time": pd.date_range("2026-01-01", periods=24, freq="h"), "y": np.arange(40), "x": np.arange(50)},
+        attrs={"title": "weather"},
+    )
+
+
+def test_xarray_writes_and_reads_netcdf4(store: Store) -> None:
+    with store.fs.open(store.path("w.nc"), "w+b") as file:
+        weather().to_netcdf(file, engine="h5netcdf")
+    with store.fs.open(store.path("w.nc"), "rb") as file, xr.open_dataset(file, engine="h5netcdf") as again:
+        xr.testing.assert_identical(again.isel(time=3).load(), weather().isel(time=3))
+    with xr.open_dataset(io.BytesIO(store.stored("w.nc")), engine="h5netcdf") as again:
+        xr.testing.assert_identical(again.load(), weather())
+
+
+def test_a_variable_of_a_netcdf4_file_is_added_in_place(store: Store) -> None:
+    with store.fs.open(store.path("w.nc"), "w+b") as file:
+        weather().to_netcdf(file, engine="h5netcdf")
+    with store.fs.open(store.path("w.nc"), "r+b") as file, h5netcdf.File(file, "a") as netcdf:
+        netcdf.create_variable("wind", ("time",), data=np.ones(24))
+        netcdf["t"][5] = -1.0
+    with xr.open_dataset(io.BytesIO(store.stored("w.nc")), engine="h5netcdf") as again:
+        assert float(again.wind.sum()) == 24
+        assert float(again.t[5].max()) == -1
+        xr.testing.assert_identical(again.t[6].load(), weather().t[6])
+
+
+def test_xarray_writes_and_reads_zarr_region_by_region(store: Store) -> None:
+    data = weather()
+    data.isel(time=slice(0, 12)).to_zarr(
+        store.url("w.zarr"), storage_options=store.options, consolidated=False, mode="w"
+    )
+    data.isel(time=slice(12, 24)).to_zarr(
+        store.url("w.zarr"), storage_options=store.options, consolidated=False, append_dim="time"
+    )
+    changed = (data.isel(time=slice(2, 3)) * 0).drop_vars(["x", "y"])
+    changed.to_zarr(
+        store.url("w.zarr"), storage_options=store.options, consolidated=False, region={"time": slice(2, 3)}
+    )
+    with xr.open_zarr(store.plain_url("w.zarr"), consolidated=False) as again:
+        assert float(again.t[2].max()) == 0
+        xr.testing.assert_equal(again.t[13:].load(), data.t[13:])
+
+
+# -- zipfile
+
+
+def test_zipfile_adds_a_member_to_an_archive(store: Store) -> None:
+    """In place: what is there stays where it is, and only the end is written."""
+    member = bytes(range(256)) * 4096
+    with store.fs.open(store.path("a.zip"), "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("one", member)
+    with store.fs.open(store.path("a.zip"), "r+b") as file, zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("two", b"more")
+    with store.fs.open(store.path("a.zip"), "rb") as file, zipfile.ZipFile(file) as archive:
+        assert archive.read("two") == b"more"
+    with zipfile.ZipFile(io.BytesIO(store.stored("a.zip"))) as archive:
+        assert archive.testzip() is None
+        assert archive.read("one") == member
+
+
+# -- numpy
+
+
+def test_numpy_saves_loads_and_changes_a_slice(store: Store) -> None:
+    data = np.arange(100_000, dtype="f8")
+    with fsspec.open(store.url("a.npy"), "wb") as file:
+        np.save(file, data)
+    with fsspec.open(store.url("a.npy"), "r+b") as file:
+        version = np.lib.format.read_magic(file)
+        shape, _fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        assert (version, shape) == ((1, 0), (100_000,))
+        start = file.tell()
+        file.seek(start + 500 * dtype.itemsize)
+        file.write(np.full(1000, -1.0))
+        file.seek(start)
+        room = np.empty(2000, dtype)
+        assert file.readinto(room) == room.nbytes
+    data[500:1500] = -1
+    np.testing.assert_array_equal(room, data[:2000])
+    np.testing.assert_array_equal(np.load(io.BytesIO(store.stored("a.npy"))), data)
+
+
+def test_numpy_saves_and_loads_archives(store: Store) -> None:
+    with store.fs.open(store.path("a.npz"), "wb") as file:
+        np.savez_compressed(file, one=np.ones(1000), two=np.zeros(10))
+    with store.fs.open(store.path("a.npz"), "rb") as file, np.load(file) as found:
+        assert found["one"].sum() == 1000
+    assert np.load(io.BytesIO(store.stored("a.npz")))["two"].shape == (10,)
