@@ -298,12 +298,13 @@ def check_backend(
     "--mix",
     metavar="WAY,...",
     help="Only these ways into a file: buffered, direct, parallel, through, views, append, truncate, punch, try, "
-    "names, hints, sources, foreign, losses, rivals.  [default: all but rivals]",
+    "names, hints, sources, foreign, losses, rivals, touches.  [default: all but rivals and touches]",
 )
 @click.option(
     "--profile",
     metavar="NAME",
-    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses.  [default: fsx]",
+    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, touched.  "
+    "[default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(

@@ -65,7 +65,8 @@ def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> No
     else:
         # What Linux says to O_DIRECT beside a mapping is no finding of this test.
         arguments += ["--mix", "buffered,append,truncate"] if "path:" in command else []
-        arguments += ["--threads", "4" if "--processes" in arguments else "2", *SMALL]
+        if "--replay" not in arguments:  # what is replayed is as it was
+            arguments += ["--threads", "4" if "--processes" in arguments else "2", *SMALL]
     if "--shrink" in arguments:
         arguments += ["--shrink-time", "1s"]
     ran = subprocess.run(
