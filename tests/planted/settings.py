@@ -39,6 +39,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "short": SMALL | {"faults": "short"},
     "direct": SMALL | {"profile": "direct", "faults": "slow"},
     "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
+    "appends": SMALL
+    | {"profile": "crowd", "files": 1, "threads": 6, "tasks": 0, "capacity": "64KiB", "mix": "append,truncate"}
+    | {"operations": 25},
     "names": SMALL | {"profile": "metadata", "files": 4},
     "forgetting": FORGETTING | {"faults": "commits"},
     "forgetting-names": FORGETTING | {"profile": "metadata"},
@@ -116,7 +119,7 @@ LOOKED: dict[str, str] = {
     "reconnect_waits_for_nobody": "small",
     "views_end_with_the_file": "small",
     "loss_is_told_to_nobody": "small",
-    "append_keeps_the_lock": "names",
+    "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
     "creation_is_not_committed": "forgetting-names",
@@ -128,6 +131,7 @@ LOOKED: dict[str, str] = {
     "close_hands_nothing_over": "names",
     "open_trusts_its_pages": "small",
     "faulting_source_is_copied_in_place": "small",
+    "cache_is_clean_before_the_upload": "saving",
 }
 
 RETURNED = "commits are judged only where nobody has returned since the one before"
