@@ -278,4 +278,4 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
     if volume.options.on_conflict == "rebase":
         staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine)))
     else:
-        engine.report_loss(engine.settled(lambda: remote.take(engine)))
+        engine.tell_loss(engine.settled(lambda: remote.take(engine)), remote.TAKEN)

@@ -185,8 +185,8 @@ def _lose_holes(inode: Inode, unpaid: Iterable[Step]) -> None:
         volume = inode.volume
         if volume.engine.mirror is not None and not inode.engine.removed:
             volume.engine.mirror.invalidate(inode.key, "a hole was lost with the backend")
-        with volume.names:
-            inode.record_loss([LostRange(inode.key, start, end - start, errno.EIO, volume.name)], seen=False)
+        lost = [LostRange(inode.key, start, end - start, errno.EIO, volume.name)]
+        inode.engine.tell_loss(lost, "holes were not committed when the backend was lost")
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:

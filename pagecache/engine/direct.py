@@ -487,8 +487,7 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
         for pos, length in untold
         if pos < size
     ]
-    if lost:
-        file.report_loss(lost)
+    file.tell_loss(lost, "what direct writes had sent was not committed, and cannot be sent again")
 
 
 def uncommitted(file: EngineFile) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import direct, issuer, reader, sizes, staging, throttle
+from .notices import spans
 from .owed import Owed, Step
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
@@ -291,6 +292,17 @@ class EngineFile:
             self.failures.clear(start, end)
         code = error.errno if error else 0
         return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
+
+    def tell_loss(self, lost: list[LostRange], why: str) -> None:
+        """Nobody asked to give it up: the log says so, and each handle once."""
+        if not lost:
+            return
+        ranges = [(entry.offset, entry.length) for entry in lost]
+        what = f"{why}; {spans(ranges)} given up, {sum(entry.length for entry in lost)} bytes"
+        self.volume.say(
+            logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", self.key
+        )
+        self.report_loss(lost)
 
     # -- failures
 

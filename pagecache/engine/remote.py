@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .file import EngineFile
 
 __all__ = [
+    "TAKEN",
     "announced",
     "changed",
     "force",
@@ -48,6 +49,9 @@ __all__ = [
     "take",
     "take_base",
 ]
+
+TAKEN = "the version that somebody else has stored was taken"
+"""Why bytes are given up, for the log."""
 
 
 def is_remote_change(error: BaseException) -> bool:
@@ -251,7 +255,7 @@ def _rebase(file: EngineFile, version: str | None) -> None:
 
 
 def _take(file: EngineFile) -> None:
-    file.report_loss(take(file))
+    file.tell_loss(take(file), TAKEN)
 
 
 def force(file: EngineFile) -> None:

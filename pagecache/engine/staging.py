@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..backends.protocol import BackendFile
 from ..errors import BackendError, LostRange, PageCacheError
 from ..native import Op
-from .notices import cause, spans
+from .notices import cause
 from .owed import Rollback
 from .park import SLICE
 from .reason import during, of_file
@@ -92,10 +92,8 @@ def lose(file: EngineFile, stored: int, *, committing: bool) -> bool:
         return False
     if file.volume.mirror is not None and ranges and not file.removed:
         file.volume.mirror.invalidate(file.key, "staged data was lost")
-    total = sum(length for _, length in ranges)
-    what = f"the backend lost what it had staged; {spans(ranges)} are gone, {total} bytes"
-    file.volume.say(logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", file.key)
-    file.report_loss([LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges])
+    lost = [LostRange(file.key, pos, length, errno.ENOENT, file.volume.name) for pos, length in ranges]
+    file.tell_loss(lost, "the backend lost what it had staged")
     return True
 
 

@@ -196,6 +196,7 @@ class CachedTarget:
         self.publishes = limits.commit_on_close and self._named
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
+        self._refused_before: frozenset[int] = frozenset()
         self.cannot: dict[str, str] = {}
         self.remarks: list[str] = []
         self.hints = HINTS
@@ -262,7 +263,11 @@ class CachedTarget:
         return stack.top
 
     def reconnect(self, *, fenced: bool) -> None:
-        """The backend was gone and is there again: the cache goes on with it."""
+        """The backend was gone and is there again: the cache goes on with it.
+
+        Handles may not have been told yet of what became of calls that it refused before.
+        """
+        self._refused_before = self.refused
         top = self._stack()
         self.volume.reconnect(top, fenced=fenced)
         self.faulting.follow(self.faults, top)
@@ -424,7 +429,7 @@ class CachedTarget:
 
     @property
     def refused(self) -> frozenset[int]:
-        return frozenset(self.faults.faults.refused)
+        return self._refused_before | self.faults.faults.refused
 
     @property
     def contested(self) -> frozenset[int]:

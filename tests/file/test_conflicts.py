@@ -131,8 +131,10 @@ def test_rebase_lays_local_bytes_over_the_new_version(make: Make, notice: str) -
 
 
 @pytest.mark.parametrize("notice", ["open", "announced"])
-def test_take_remote_gives_local_bytes_up_and_says_so(make: Make, notice: str) -> None:
-    """A loss that each handle open at that time is told once. [T-30, 2.19]"""
+def test_take_remote_gives_local_bytes_up_and_says_so(
+    make: Make, notice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loss that is logged, and that each handle open at that time is told once. [T-30, 2.19]"""
     rig = in_place(make, "take_remote")
     file = rig.handles[0]
     if notice == "open":
@@ -144,6 +146,7 @@ def test_take_remote_gives_local_bytes_up_and_says_so(make: Make, notice: str) -
     with pytest.raises(DataLossError) as caught:
         file.fsync()
     assert [(item.offset, item.length) for item in caught.value.ranges] == [(PAGE, PAGE)]
+    assert "the version that somebody else has stored was taken; [4096, 8192) given up" in caplog.text
     file.fsync()
     assert rig.backend.committed(KEY) == OTHER
 

@@ -78,8 +78,10 @@ def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make)
     assert len(rig.backend.seen("commit")) == 2
 
 
-def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make) -> None:
-    """Each handle open then is told once, with the range; what is cached of it is read again. [T-75a, 2.16, 2.17]"""
+def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Each handle open then is told once, with the range, and the log says it at once; what is cached of it is read
+    again. [T-75a, 2.16, 2.17]
+    """
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
@@ -88,6 +90,11 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make) -> None:
     with pytest.raises(OSError, match="forgot"):
         file.fsync()
     assert file.pread(8 * PAGE, 0) == DATA
+    said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
+    assert said == [
+        "volume: 'file': what direct writes had sent was not committed, and cannot be sent again; "
+        "[4096, 8192) given up, 4096 bytes; each handle raises DataLossError once"
+    ]
     for handle in (file, direct):
         with pytest.raises(DataLossError) as raised:
             handle.fsync()

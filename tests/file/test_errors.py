@@ -350,7 +350,8 @@ def test_errors_that_happened_survive_pickling(make: Make) -> None:
     kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
     for error, kind in zip(caught, kinds, strict=True):
         assert type(error) is kind
-        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        # Protocol 2 has no name for Python's own class: whatever else is in the process decides what becomes of it.
+        for protocol in range(2 if kind in ERRORS else 3, pickle.HIGHEST_PROTOCOL + 1):
             again = pickle.loads(pickle.dumps(error, protocol))
             assert type(again) is kind
             assert (again.errno, again.filename, str(again)) == (error.errno, error.filename, str(error))

@@ -319,8 +319,8 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
     assert fresh.committed("empty") == b""
 
 
-def test_a_hole_that_was_not_committed_is_a_loss(make: Make) -> None:
-    """Reported once to each handle that was open, with the hull; the bytes are read again. [2.17, 2.16]"""
+def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """Logged, and reported once to each handle that was open, with the hull; the bytes are read again. [2.17, 2.16]"""
     rig = make({KEY: OLD}, limits={"punch": True}, retry=ONCE)
     file, other = rig.open("r+b"), rig.open("r+b")
     rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
@@ -330,6 +330,9 @@ def test_a_hole_that_was_not_committed_is_a_loss(make: Make) -> None:
     rig.volume.abort()
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
+    said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
+    assert len(said) == 1
+    assert "holes were not committed when the backend was lost; [4106, 12308) given up" in said[0]
     for handle in (file, other):
         with pytest.raises(DataLossError) as caught:
             handle.fsync()

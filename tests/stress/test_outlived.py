@@ -9,6 +9,9 @@ import pytest
 from pagecache import reconnecting
 from pagecache.inode import Inode
 from pagecache.stress import Plan, run
+from pagecache.testing import Rule
+
+from ..planted.legal import faulty, try_again
 
 FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
 
@@ -40,3 +43,13 @@ def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.Monkey
     report = run(plan(rounds=20))
     assert (report.ok, report.kind) == (False, "error")
     assert "was given up, as (offset, length); a buffered handle says nothing" in report.story
+
+
+def test_a_handle_may_tell_of_what_the_backend_before_the_last_one_refused() -> None:
+    """A commit that fails takes direct writes along; each handle says so when it is called next [2.9, I-22]."""
+    flaky = Rule("commit", error=try_again, done=True, chance=0.3)
+    for seed in (4, 5, 8):
+        asked = plan(seed=seed, files=2, operations=40, rounds=1, mix=("buffered", "direct"))
+        report = run(asked, faulty(flaky)())
+        assert report.ok, report.story
+        assert report.counters["backends outlived"] == 2
