@@ -23,7 +23,7 @@ from . import shelf
 
 __all__ = ["shelf"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SIZE = 200_000
 
