@@ -18,12 +18,12 @@ from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
 from .errors import BackendProtocolError, Key
 from .inode import Inode
-from .native import END, FOREVER
+from .native import END, FOREVER, STAMP_MAX
 
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["checked_stat", "flags_mode", "mode_flags", "open_inode"]
+__all__ = ["checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
 
 
 MODES = {
@@ -174,6 +174,29 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
                 raise
             free_descriptors(volume)
     raise AssertionError("the second attempt returns or raises")
+
+
+def follow(inode: Inode, key: Key) -> None:
+    """Its object has this name now; the token is held, on a thread of the volume. What was uploaded follows by itself.
+
+    Where nothing was, the file is opened anew, so that what will be uploaded goes to this name. It is pinned to what is
+    stored now: if that is not the version below the local bytes, somebody else has stored it.
+    """
+    engine = inode.engine
+    backend_file = engine.backend_file
+    if backend_file is None or not engine.limits().commit_on_close or inode.native.commit_needed(STAMP_MAX):
+        return
+    try:
+        fresh = engine.volume.backend.open(key)
+        stat = checked_stat(_stat(fresh), key)
+    except BaseException:
+        engine.use(None)  # nothing is stored by the old name; the next open of this one goes on
+        engine.volume.close_later(backend_file)
+        raise
+    engine.retired.append(backend_file)  # fills may run in it
+    engine.use(fresh)
+    if stat.version != engine.version:
+        remote.changed(engine, stat.version)
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:

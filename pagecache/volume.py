@@ -39,7 +39,7 @@ from .errors import (
 from .file import CachedFile, extent
 from .inode import Inode
 from .keys import BusyKeys
-from .native import END, STAMP_MAX, TOKEN
+from .native import END, TOKEN
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -320,12 +320,10 @@ class Volume:
             inode.key = inode.engine.key = self._canonical(dst)
             with self.names:
                 self.inodes[inode.key] = inode
-            if inode.engine.limits().commit_on_close and not inode.native.commit_needed(STAMP_MAX):
-                # Nothing was uploaded that would have to follow: what will be goes to the new name.
-                self.engine.close_later(inode.engine.backend_file)
-                inode.engine.use(self.engine.backend.open(dst))
         if self.engine.mirror is not None:
             self.engine.mirror.renamed(old, new)
+        if inode is not None:
+            opening.follow(inode, dst)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""

@@ -321,6 +321,28 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	return publish_run(r);
 }
 
+/**
+ * pc_fill_anew() - an answer that makes no sense, or an error: has what was asked for been invalidated since? Then the run is
+ * planned anew, and the answer does not count.
+ *
+ * Context: the call has ended. Return: whether that is so; no more often than bytes are read again for an answer that came too late.
+ */
+bool pc_fill_anew(struct pc_request *r)
+{
+	struct pc_inode *i = r->inode;
+	pc_inode_leaf_lock(i);
+	bool moved = r->run_end > r->cursor && r->rereads < PC_REREADS &&
+		     pc_inval_since(i, r->inval_seq, r->cursor, r->run_end);
+	if (moved) {
+		r->inval_seq = i->inval_seq;
+		run_drop(r, &i->counters.fill_reread);
+		r->rereads++;
+		r->zeros = 0;
+	}
+	pc_inode_leaf_unlock(i);
+	return moved;
+}
+
 /* End of a fill, whatever happened: what is still owned is unlocked, what never became valid leaves the index. */
 void pc_fill_settle(struct pc_request *r)
 {

@@ -395,12 +395,21 @@ static PyObject *op_is_stopped(PyObject *self, void *closure)
 	return PyBool_FromLong(pc_op_stopped((struct op *)self));
 }
 
+static PyObject *op_anew(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	return PyBool_FromLong(op->request && op->request->kind == PC_REQ_FILL && pc_fill_anew(op->request));
+}
+
 static PyMethodDef op_methods[] = {
 	{"begin", pc_op_begin, METH_NOARGS,
 	 "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
 	{"complete", pc_op_complete, METH_O,
 	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
 	{"ended", pc_op_ended, METH_NOARGS, "ended($self, /)\n--\n\nThe call has raised: it is over."},
+	{"anew", op_anew, METH_NOARGS,
+	 "anew($self, /)\n--\n\nWhether what the last call of a fill read was invalidated since: it is planned anew."},
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
 	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},

@@ -242,6 +242,7 @@ bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t m
 void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift);
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
+bool pc_fill_anew(struct pc_request *r);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);
 
 /* ---- write-back: passes, requests, commits */

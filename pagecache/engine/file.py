@@ -100,6 +100,7 @@ class EngineFile:
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.tails: set[object] = set()  # left in storage by direct writes that failed; each call by itself is atomic
         self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
+        self.forgetting = False  # a rollback that no commit is part of goes on; by who holds the token
         self.withheld = False
         self.freed = False  # CORE's part of it is gone: what this refers to may be another file by now
         self.unclosed = False

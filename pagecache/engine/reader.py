@@ -111,8 +111,8 @@ async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memor
 
 
 def _refuse(file: EngineFile, op: Op) -> None:
-    if op.staged and not staging.stands(file, op):
-        return  # a commit took the bytes meanwhile: they are read from the object
+    if not staging.stands(file, op):
+        return  # they are read again, of what was staged and is committed now from the object
     name = "read_staged" if op.staged else "read_into"
     raise BackendProtocolError(
         f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read: "
@@ -141,7 +141,10 @@ def _judge(
         raise file.conflict_error() from error
     if op.staged and not op.settled:
         if not staging.stands(file, op):
-            return failed, 0.0  # a commit took the bytes meanwhile: they are read from the object
+            return (
+                failed,
+                0.0,
+            )  # a commit took the bytes meanwhile, or they were given up: they are read from the object
         if staging.gone(error):
             staging.give_up(file)
             raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error

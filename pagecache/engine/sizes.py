@@ -212,6 +212,7 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
     staging.recall(file, start, end)
     rollback = Rollback()
     change = _Change(file, rollback)
+    file.forgetting = True  # reads that are answered before the cache has forgotten it too wait for that
     try:
         change.run(op)
         lost = file.drop(start, end)
@@ -221,6 +222,9 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
         if change.leave() or rollback.done:
             file.lie_over(None)
         raise
+    finally:
+        file.forgetting = False
+        file.native.wake()
     return lost
 
 

@@ -41,16 +41,25 @@ def possible(backend_file: BackendFile | None) -> bool:
 
 
 def stands(file: EngineFile, op: Op) -> bool:
-    """Whether the bytes of the current call are still staged, once a commit that may have taken them has ended."""
+    """Whether what the backend said to the current read counts. It may have forgotten or committed what the cache still
+    asks for: so whoever has it do that is waited for, and what he has invalidated is to be read again.
+    """
 
     def sleep() -> None:
-        while file.native.commit_running():
+        while True:
+            seq = file.native.event_seq()
+            if not _forgets(file):
+                return
             file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, file.native.event_seq(), SLICE)
+            file.volume.park.wait("inode", file.native.address, seq, SLICE)
 
-    if file.native.commit_running():
-        during(of_file(file, "the commit that runs", lambda look: look.token(file)), sleep)
-    return file.native.is_staged(op.offset)
+    if _forgets(file):
+        during(of_file(file, "the commit or rollback that runs", lambda look: look.token(file)), sleep)
+    return not op.anew() and (not op.staged or file.native.is_staged(op.offset))
+
+
+def _forgets(file: EngineFile) -> bool:
+    return file.forgetting or file.native.commit_running()
 
 
 def gone(error: BaseException) -> bool:

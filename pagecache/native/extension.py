@@ -84,6 +84,9 @@ class Op(Protocol):
     def ended(self) -> None:
         """The call has raised: it is over, whatever else is done before the next one."""
 
+    def anew(self) -> bool:
+        """Whether what the last call of a fill asked for was invalidated since: then the next `begin` looks again."""
+
     def mirror(self, last: Op | None, /) -> Op | None:
         """The operation of the second stream that has this write request's bytes now: `last`, where they could join
         it, or a new one; None without memory.

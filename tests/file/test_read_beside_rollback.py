@@ -1,0 +1,101 @@
+"""Reads that run while acknowledged bytes are given up: no byte of the old state stays, and nobody is refused. [K12]"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from .backends import PATIENCE
+from .keeping import KeepingBackend, KeepingFile
+from .objects import ObjectBackend
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(4 * PAGE)
+MINE = pattern(4 * PAGE, seed=1)
+
+
+def staged(make: Make) -> tuple[Rig, KeepingBackend]:
+    backend = KeepingBackend({KEY: DATA})
+    rig = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64)
+    file = rig.open()
+    file.pwrite(MINE, 0)
+    file.sync_range(0, 4 * PAGE)
+    rig.volume.drop_clean(KEY)
+    assert backend.staged(KEY) == 2 * PAGE  # the last two; the share of what has to stay in memory is full before
+    return rig, backend
+
+
+def test_a_read_of_staged_bytes_beside_their_discard_is_made_again(make: Make) -> None:
+    """The backend has forgotten them, and the cache does not know yet: nothing is lost but what is given up. [2.19]"""
+    rig, backend = staged(make)
+    file = rig.handles[0]
+    read, rolled_back = backend.gate("read_staged"), backend.gate("file_stat")
+    reading = Task(file.pread, PAGE, 3 * PAGE)
+    read.wait_entered()
+    discarding = Task(rig.volume.discard, KEY)
+    rolled_back.wait_entered()
+    read.open()
+    assert reading.waits()
+    rolled_back.open()
+    assert [(lost.offset, lost.length) for lost in discarding.result()] == [(0, 4 * PAGE)]
+    assert reading.result() == DATA[3 * PAGE :]
+    assert file.pread(4 * PAGE, 0) == DATA
+    assert len(backend.seen("rollback")) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
+    make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Its answer comes between the rollback and what the cache forgets, or after both. [2.19, K12]"""
+    rig, backend = staged(make)
+    file = rig.handles[0]
+    taken, answer = threading.Event(), threading.Event()
+    read_staged = KeepingFile.read_staged
+
+    def held(self: KeepingFile, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = read_staged(self, offset, buffers)
+        taken.set()
+        assert answer.wait(PATIENCE)
+        return done
+
+    monkeypatch.setattr(KeepingFile, "read_staged", held)
+    file._inode.engine.use(file._inode.engine.backend_file)
+    rolled_back = backend.gate("file_stat")
+    reading = Task(file.pread, PAGE, 3 * PAGE)
+    assert taken.wait(PATIENCE)
+    discarding = Task(rig.volume.discard, KEY)
+    rolled_back.wait_entered()
+    if not late:
+        answer.set()
+        assert reading.result() == MINE[3 * PAGE :]
+    rolled_back.open()
+    discarding.result()
+    answer.set()
+    assert reading.result() == (DATA if late else MINE)[3 * PAGE :]
+    assert file.pread(4 * PAGE, 0) == DATA
+
+
+def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
+    """The object is shorter than the cache knows: nothing is read where zeros are. [2.19, 2.3]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    file = rig.open()
+    file.pwrite(MINE[:PAGE], 0)
+    file.pwrite(MINE[:PAGE], 10 * PAGE)
+    file.flush()
+    eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
+    read, rolled_back = backend.gate("read_into"), backend.gate("file_stat")
+    reading = Task(file.pread, PAGE, 6 * PAGE)
+    read.wait_entered()
+    discarding = Task(rig.volume.discard, KEY, 0, PAGE)
+    rolled_back.wait_entered()
+    read.open()
+    assert reading.waits()
+    rolled_back.open()
+    discarding.result()
+    assert reading.result() == bytes(PAGE)
+    assert file.pread(PAGE, 10 * PAGE) == MINE[:PAGE]

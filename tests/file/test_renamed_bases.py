@@ -1,0 +1,142 @@
+"""An object that is replaced as a whole gets another name: what its local bytes are laid over stays the same version,
+and what somebody else has stored meanwhile, at either name, is never taken for it. [2.19, 2.20]
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import ConflictError, DataLossError, WritebackError
+
+from .objects import ObjectBackend, losing_the_answer
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+OTHER = pattern(3 * PAGE, seed=1)
+MINE = b"mine" * (PAGE // 4)
+NEW = "moved"
+
+
+@pytest.fixture
+def backend() -> ObjectBackend:
+    return ObjectBackend({KEY: DATA})
+
+
+def stored_before(rig: Rig, backend: ObjectBackend) -> None:
+    """Somebody else stores the old name, then it is renamed."""
+    backend.put(KEY, OTHER)
+    rig.volume.rename(KEY, NEW)
+
+
+def stored_between(rig: Rig, backend: ObjectBackend) -> None:
+    """Somebody else stores the new name right after the backend has renamed, before the object is opened there."""
+    gate = backend.gate("open", NEW)
+    renaming = Task(rig.volume.rename, KEY, NEW)
+    gate.wait_entered()
+    backend.put(NEW, OTHER)
+    gate.open()
+    renaming.result()
+
+
+MEANWHILE = pytest.mark.parametrize("meanwhile", [stored_before, stored_between])
+
+
+@MEANWHILE
+def test_a_version_of_somebody_else_is_not_overwritten_behind_a_rename(
+    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
+) -> None:
+    """Dirty bytes that were never sent go over the version that they were written to, or nowhere. [2.19, 2.20]"""
+    rig = make(backend=backend)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    base = file.volume.inodes[KEY].engine.version
+    meanwhile(rig, backend)
+    with pytest.raises(ConflictError) as caught:
+        file.fsync()
+    assert (caught.value.base, caught.value.remote) == (base, backend.version(NEW))
+    assert backend.committed(NEW) == OTHER
+    rig.volume.resolve(NEW, "rebase")
+    file.fsync()
+    assert backend.committed(NEW) == overlay(OTHER, PAGE, MINE)
+
+
+@MEANWHILE
+@pytest.mark.parametrize("policy", ["rebase", "take_remote"])
+def test_a_policy_settles_a_version_of_somebody_else_behind_a_rename(
+    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None], policy: str
+) -> None:
+    """Without a conflict that anybody sees: no page of the old version is left beside the new ones. [2.19, 2.20]"""
+    rig = make(backend=backend, options={"on_conflict": policy})
+    file = rig.open()
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    file.pwrite(MINE, PAGE)
+    meanwhile(rig, backend)
+    expected = overlay(OTHER, PAGE, MINE) if policy == "rebase" else OTHER
+    eventually(lambda: file.pread(len(DATA), 0) == expected)  # once the token is free; nobody waits for it
+    if policy == "take_remote":
+        with pytest.raises(DataLossError):
+            file.fsync()
+    file.fsync()
+    assert backend.committed(NEW) == expected
+
+
+@MEANWHILE
+def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
+    make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
+) -> None:
+    """Its version is gone: ConflictError at the next miss; who opens the new name has the other one. [2.19, 2.20]"""
+    rig = make(backend=backend)
+    file = rig.open("rb")
+    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    meanwhile(rig, backend)
+    with pytest.raises(ConflictError):
+        file.pread(PAGE, PAGE)
+    with rig.volume.open(NEW) as again:
+        assert again.pread(len(DATA), 0) == OTHER
+
+
+def test_what_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
+    make: Make, backend: ObjectBackend
+) -> None:
+    """The rename is done, and says what went wrong after it; the next open of the name goes on. [2.20]"""
+    rig = make(backend=backend)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
+    with pytest.raises(OSError, match="no"):
+        rig.volume.rename(KEY, NEW)
+    with pytest.raises(OSError):
+        file.fsync()
+    assert backend.committed(KEY) is None
+    assert file.pread(PAGE, PAGE) == MINE
+    with rig.volume.open(NEW) as again:
+        assert again.pread(len(DATA), 0) == overlay(DATA, PAGE, MINE)
+    file.fsync()
+    assert backend.committed(NEW) == overlay(DATA, PAGE, MINE)
+    assert backend.committed(KEY) is None
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_nobody(
+    make: Make, backend: ObjectBackend, landed: bool
+) -> None:
+    """Whose version is stored cannot be known any more, unless it is the old one. [2.19, 2.20]"""
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    lost = OSError(errno.ETIMEDOUT, "no answer")
+    backend.fault("commit", losing_the_answer(lost) if landed else lost)
+    with pytest.raises(WritebackError):
+        file.fsync()
+    rig.volume.rename(KEY, NEW)
+    if landed:
+        with pytest.raises(ConflictError):
+            file.fsync()
+        rig.volume.resolve(NEW, "rebase")
+    file.fsync()
+    assert backend.committed(NEW) == overlay(DATA, PAGE, MINE)
+    assert backend.committed(KEY) is None
