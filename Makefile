@@ -86,7 +86,7 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff an
 	$(RUN)/ruff format -q --check
 	$(RUN)/mypy
 
-pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built                   ## Python tests alone
+pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone
 	$(PY) -m pytest -q -m "not slow and not soak"
 
 # C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).

@@ -1,12 +1,14 @@
-"""The mutation table, docs/mutations.md: how fast named settings of the stress tester find each planted bug.
+"""The mutation table, docs/mutations.md: how fast named settings of the stress tester find each planted bug, and
+schedules of the core those that are in `SCHEDULED`.
 
     python -m tests.planted.mutations                   all of it: each bug at five seeds, each settings without a bug
-    python -m tests.planted.mutations NAME ...          some bugs, or settings; what is known of the others stays
+    python -m tests.planted.mutations NAME ...          some bugs, settings or worlds; what is known of the others stays
     options: --seeds 5 --seconds 60
 
 One process a hunt (`hunt.py`), one after the other; a process that dies of an assertion of the core, or does not end,
-has found its bug. What was measured is kept in measured.json, the page is made of that: `python -m
-tests.planted.mutations --page` writes it again, and test_mutations.py fails when it is old.
+has found its bug. Schedules are a program of their own, which `make run-schedules` builds. What was measured is kept in
+measured.json, the page is made of that: `python -m tests.planted.mutations --page` writes it again, and
+test_mutations.py fails when it is old.
 """
 
 from __future__ import annotations
@@ -14,24 +16,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import select
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from .planted import Planted, debug_environment
-from .settings import SETTINGS, STORES, WAITS, settings_of
+from .settings import SCHEDULED, SETTINGS, STORES, WAITS, WORLDS, settings_of
 from .table import BUGS
 
-__all__ = ["CLEAN", "MEASURED", "PAGE", "hunted", "measured", "page"]
+__all__ = ["CLEAN", "MEASURED", "PAGE", "SCHEDULES", "hunted", "measured", "page", "scheduled"]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mutations.md"
 MEASURED = Path(__file__).with_name("measured.json")
+SCHEDULES = ROOT / "build" / "c-schedules" / "schedules"
 
 CLEAN = "-"  # the bug of who looks where nothing is planted
 START = 120.0  # seconds that a process may take to start
@@ -76,36 +81,63 @@ def _followed(out: int) -> tuple[str, bool]:
             return next((line for line in lines if line.startswith("{")), lines[-1]), not ready
 
 
+def scheduled(bug: str, world: str, seed: int, seconds: float) -> dict[str, Any]:
+    """The same of schedules of the core in a kind of world, with the fix taken out; operations are schedules."""
+    command = [str(SCHEDULES), "--kind", world, "--seed", str(seed), "--seconds", str(seconds)]
+    command += [] if bug == CLEAN else ["--without", bug]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + START, check=False)
+    told = re.match(r"(\d+) schedules in ([\d.]+) s", done.stdout)
+    if told is None or done.returncode not in (0, 1):
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    found = "schedule" if done.returncode else ""
+    return {"found": found, "seconds": float(told[2]), "operations": int(told[1]) + bool(found), "story": done.stderr}
+
+
 # ---------------------------------------------------------------------------------------- what was measured
 
 
 def measured() -> dict[str, Any]:
-    """What is known: {"bugs": name -> settings and runs, "clean": settings -> runs}."""
+    """What is known: {"bugs": name -> settings and runs, "scheduled": name -> world and runs,
+    "clean": settings -> runs, "worlds": world -> runs}.
+    """
     found: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
     return found
 
 
 def measure(names: list[str], seeds: int, seconds: float) -> None:
     """Hunt, and put what came of it in the place of what was known."""
+    bugs = [bug.name for bug in BUGS]
     for name in names:
-        bug = next((bug for bug in BUGS if bug.name == name), None)
-        settings = name if bug is None else settings_of(name)
-        runs = []
-        for seed in range(1, 1 + (1 if bug is None else seeds)):
-            run = hunted(CLEAN if bug is None else name, settings, seed, seconds)
-            runs.append(run | {"story": run["story"][:300], "seed": seed})
-            what = run["found"] or "nothing"
-            print(f"{name} ({settings}), seed {seed}: {what}, {run['seconds']} s", flush=True)
-        known = measured() if MEASURED.exists() else {"bugs": {}, "clean": {}}
-        if bug is None:
-            known["clean"][name] = {"plan": SETTINGS[name], "seconds": seconds, "runs": runs}
-        else:
-            known["bugs"][name] = {"settings": settings, "seconds": seconds, "runs": runs}
-        known["machine"] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
-        known["bugs"] = {bug.name: known["bugs"][bug.name] for bug in BUGS if bug.name in known["bugs"]}
-        known["clean"] = {one: known["clean"][one] for one in SETTINGS if one in known["clean"]}
+        found: dict[str, dict[str, Any]] = {}
+        if name in bugs:
+            settings = settings_of(name)
+            found["bugs"] = {"settings": settings, "runs": _runs(hunted, name, settings, seeds, seconds)}
+        if name in SCHEDULED:
+            world = SCHEDULED[name]
+            found["scheduled"] = {"world": world, "runs": _runs(scheduled, name, world, seeds, seconds)}
+        if name in SETTINGS:
+            found["clean"] = {"plan": SETTINGS[name], "runs": _runs(hunted, CLEAN, name, 1, seconds)}
+        if name in WORLDS:
+            found["worlds"] = {"runs": _runs(scheduled, CLEAN, name, 1, seconds)}
+        known = measured()
+        how = {"seconds": seconds, "cpus": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
+        for part, order in (("bugs", bugs), ("scheduled", bugs), ("clean", [*SETTINGS]), ("worlds", [*WORLDS])):
+            entries = known[part] | ({name: found[part] | how} if part in found else {})
+            known[part] = {one: entries[one] for one in order if one in entries}
         MEASURED.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         PAGE.write_text(page(), encoding="utf-8")
+
+
+def _runs(
+    hunt: Callable[[str, str, int, float], dict[str, Any]], bug: str, where: str, seeds: int, seconds: float
+) -> list[dict[str, Any]]:
+    """One a seed."""
+    runs = []
+    for seed in range(1, 1 + seeds):
+        run = hunt(bug, where, seed, seconds)
+        runs.append(run | {"story": run["story"][:300], "seed": seed})
+        print(f"{bug} ({where}), seed {seed}: {run['found'] or 'nothing'}, {run['seconds']} s", flush=True)
+    return runs
 
 
 # ---------------------------------------------------------------------------------------- the page
@@ -114,16 +146,20 @@ def measure(names: list[str], seeds: int, seconds: float) -> None:
 def page() -> str:
     """The text of docs/mutations.md."""
     known = measured()
-    found = sum(all(run["found"] for run in entry["runs"]) for entry in known["bugs"].values())
+    seen, deeper = ({name for name, one in known[part].items() if _always(one)} for part in ("bugs", "scheduled"))
+    both = f"{len(seen | deeper)} of {len(BUGS)} are found at every seed"
     lines = [
         "# Mutations",
         "",
         "Made by `python -m tests.planted.mutations`: each [planted bug](testing.md#planted-bugs) is looked for by",
         "[`pagecache stress`](how-to/stress.md) with named settings, at each of five seeds, until it is found or a",
-        f"minute is over. {found} of {len(BUGS)} are found at every seed. *Rule* is what is broken, by its id in the",
-        "[contract](contract.md); *found* at how many seeds; seconds are those of the tester, from its first operation",
-        "on; of a hang with those after which it counts as one. A *death* is an assertion of the core's debug build,",
-        f"or a crash. Measured on {known['machine']['cpus']} CPUs at a load of {known['machine']['load']}.",
+        f"minute is over. {both}: {len(seen)} so, and {len(deeper - seen)} more by",
+        "[schedules of the core](#schedules-of-the-core).",
+        "",
+        "*Rule* is what is broken, by its id in the [contract](contract.md); *found* at how many seeds; seconds are",
+        "those of the tester, from its first operation on; of a hang with those after which it counts as one. A",
+        "*death* is an assertion of the core's debug build, or a crash. Measured on",
+        f"{_machine(known['bugs'].values())}.",
         "",
         "| bug | rule | settings | found | median | worst | finding |",
         "|---|---|---|---|---|---|---|",
@@ -137,21 +173,51 @@ def page() -> str:
         "| settings | plan | without a bug |",
         "|---|---|---|",
         *(_clean(name, known["clean"].get(name)) for name in SETTINGS),
+        "",
+        "## Schedules of the core",
+        "",
+        "The [simulated threads](testing.md#schedules) play the core alone: no engine, no Python, tens of thousands of",
+        "orders a second and core, each of which can be repeated. Looked for in one kind of world, with the fix taken",
+        "out, at five seeds, for a minute; seconds are those of the clock, up to the schedule that fails. Measured on",
+        f"{_machine(known['scheduled'].values())}. {_worlds(known['worlds'])}",
+        "",
+        "| bug | rule | world | found | median | worst | schedules, median |",
+        "|---|---|---|---|---|---|---|",
+        *(_scheduled(bug, known["scheduled"][bug.name]) for bug in BUGS if bug.name in known["scheduled"]),
     ]
     if WAITS:
         lines += [
             "",
-            "## Not found, or not at each seed",
+            "Why no settings of the tester find these at each seed:",
             "",
-            "A bug that the tester does not find is a reason to better it. What is missing for those without a row,",
-            "and for those that are not found each time:",
-            "",
-            *(f"* `{bug.name}` ({bug.rule}): {WAITS[bug.name]}." for bug in BUGS if bug.name in WAITS),
+            *(f"* `{bug.name}`: {WAITS[bug.name]}." for bug in BUGS if bug.name in WAITS),
         ]
     return "\n".join(lines) + "\n"
 
 
+def _always(entry: dict[str, Any]) -> bool:
+    return all(run["found"] for run in entry["runs"])
+
+
+def _machine(entries: Iterable[dict[str, Any]]) -> str:
+    """On what these were measured."""
+    cpus, loads = zip(*((entry["cpus"], entry["load"]) for entry in entries), strict=True)
+    load = f"a load of {loads[0]}" if len(set(loads)) == 1 else f"loads of {min(loads)} to {max(loads)}"
+    return f"{' or '.join(map(str, sorted(set(cpus))))} CPUs at {load}"
+
+
 def _row(bug: Planted, entry: dict[str, Any]) -> str:
+    kinds = ", ".join(dict.fromkeys(run["found"] for run in entry["runs"] if run["found"])) or "none"
+    return f"| `{bug.name}` | {bug.rule} | {entry['settings']} | {_times(entry)} | {kinds} |"
+
+
+def _scheduled(bug: Planted, entry: dict[str, Any]) -> str:
+    schedules = statistics.median(run["operations"] for run in entry["runs"])
+    return f"| `{bug.name}` | {bug.rule} | {entry['world']} | {_times(entry)} | {schedules:,.0f} |"
+
+
+def _times(entry: dict[str, Any]) -> str:
+    """At how many seeds it was found; after how long."""
     runs = entry["runs"]
     hits = [run for run in runs if run["found"]]
     times = [run["seconds"] if run["found"] else entry["seconds"] for run in runs]
@@ -159,9 +225,17 @@ def _row(bug: Planted, entry: dict[str, Any]) -> str:
     if len(hits) < len(runs):
         worst = f"over {entry['seconds']:.0f} s"
         median = median if 2 * len(hits) > len(runs) else worst
-    kinds = ", ".join(dict.fromkeys(run["found"] for run in hits)) or "none"
-    seeds = f"{len(hits)} of {len(runs)}"
-    return f"| `{bug.name}` | {bug.rule} | {entry['settings']} | {seeds} | {median} | {worst} | {kinds} |"
+    return f"{len(hits)} of {len(runs)} | {median} | {worst}"
+
+
+def _worlds(entries: dict[str, dict[str, Any]]) -> str:
+    """What schedules find where nothing is planted."""
+    said = []
+    for world, entry in entries.items():
+        run = entry["runs"][0]
+        what = "failed" if run["found"] else "found nothing"
+        said.append(f"`{world}` {what} without a bug in {run['seconds']:.0f} s, {run['operations']:,} schedules.")
+    return " ".join(said)
 
 
 def _clean(name: str, entry: dict[str, Any] | None) -> str:
@@ -179,15 +253,15 @@ def _clean(name: str, entry: dict[str, Any] | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how fast the stress tester finds each planted bug.")
-    parser.add_argument("names", nargs="*", help="bugs and settings; all without")
+    parser.add_argument("names", nargs="*", help="bugs, settings, worlds; all without")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--page", action="store_true", help="only write the page again")
     options = parser.parse_args()
-    names = options.names or [*SETTINGS, *(bug.name for bug in BUGS)]
-    unknown = set(names) - set(SETTINGS) - {bug.name for bug in BUGS}
-    if unknown:
-        parser.error(f"no planted bug and no settings: {', '.join(sorted(unknown))}")
+    every = [*WORLDS, *SETTINGS, *(bug.name for bug in BUGS)]
+    names = options.names or every
+    if unknown := set(names) - set(every):
+        parser.error(f"no planted bug, no settings, no world: {', '.join(sorted(unknown))}")
     if options.page:
         PAGE.write_text(page(), encoding="utf-8")
         return

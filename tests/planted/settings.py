@@ -1,9 +1,11 @@
-"""With which settings the stress tester looks for which bug: few, each with a name, the same for many bugs.
+"""How each bug is looked for: with settings of the stress tester, few, each with a name, the same for many bugs; and a
+few in a world of the simulated threads of the core.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
     STORES     name of settings -> makes what they run on, where it is not the backend in memory
     LOOKED     bug -> name of its settings; a bug that is not there is looked for with "slow"
-    WAITS      bug -> why no settings find it, or not at each seed
+    SCHEDULED  bug -> kind of world (`tests/native/schedules/world.c`) in which schedules of the core find it, too
+    WAITS      bug -> why no settings find it, or not at each seed: schedules do
 
 Small files and a cache as small as they are: workers meet on the same pages, and pages come and go. Few workers: where
 fewer calls overlap, the oracle knows more exactly what may be there. Over a store that forgets what was not committed:
@@ -18,7 +20,7 @@ from typing import Any
 from .failing import failing_store, object_store
 from .planted import Factory
 
-__all__ = ["LOOKED", "SETTINGS", "STORES", "WAITS", "settings_of"]
+__all__ = ["LOOKED", "SCHEDULED", "SETTINGS", "STORES", "WAITS", "WORLDS", "settings_of"]
 
 SMALL: dict[str, Any] = {
     "threads": 4,
@@ -134,10 +136,21 @@ LOOKED: dict[str, str] = {
     "cache_is_clean_before_the_upload": "saving",
 }
 
-RETURNED = "commits are judged only where nobody has returned since the one before"
+SCHEDULED: dict[str, str] = {
+    "commit_follows_its_bytes": "given-up",
+    "settling_commits_nothing": "given-up",
+}
+WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
+
 WAITS: dict[str, str] = {
-    "commit_follows_its_bytes": f"at two of three seeds: {RETURNED}",
-    "settling_commits_nothing": f"at one of two seeds: {RETURNED}",
+    "commit_follows_its_bytes": (
+        "a commit has to fail between two looks of who waits for the next, a few instructions of his apart. What is "
+        "then visible is whole again when he returns: it is seen only where nobody has returned since the last commit"
+    ),
+    "settling_commits_nothing": (
+        "a commit has to be refused for another version, and the next to begin before all of the bytes that were laid "
+        "over it are sent. That, too, is seen only where nobody has returned since the last commit"
+    ),
 }
 
 

@@ -1,4 +1,6 @@
-"""The stress tester finds planted bugs with named settings, and nothing where there is none. All of it: `make soak`."""
+"""The stress tester finds planted bugs with named settings, schedules of the core find some more, and nothing is found
+where there is none. All of it: `make soak`.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ from typing import Any
 import pytest
 
 from . import mutations
-from .mutations import CLEAN, PAGE, hunted, measured, page
+from .mutations import CLEAN, PAGE, SCHEDULES, hunted, measured, page, scheduled
 from .planted import DEBUG_EXTENSION
-from .settings import LOOKED, SETTINGS, WAITS, settings_of
+from .settings import LOOKED, SCHEDULED, SETTINGS, WAITS, WORLDS, settings_of
 from .table import BUGS
 
 NAMES = [bug.name for bug in BUGS]
@@ -35,6 +37,8 @@ QUICK = [
 def _debug() -> None:
     if not any(DEBUG_EXTENSION.glob("_core.*so")):
         pytest.fail("there is no debug extension: make debug-extension")
+    if not SCHEDULES.exists():
+        pytest.fail("there are no schedules: make run-schedules")
 
 
 def outcome(bug: str, settings: str, seed: int) -> str:
@@ -48,6 +52,31 @@ def outcome(bug: str, settings: str, seed: int) -> str:
 def test_the_tester_finds_a_bug(bug: str) -> None:
     """At one seed, within a minute."""
     assert outcome(bug, settings_of(bug), 1)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bug", SCHEDULED)
+def test_schedules_of_the_core_find_a_bug(bug: str) -> None:
+    """At one seed, within a minute; the same schedule each time, which is named so that it can be played again."""
+    found = scheduled(bug, SCHEDULED[bug], 1, SECONDS)
+    assert found["found"] == "schedule"
+    assert f"--replay {SCHEDULED[bug]}:" in found["story"]
+    assert found["operations"] == measured()["scheduled"][bug]["runs"][0]["operations"]
+
+
+def test_schedules_of_the_core_find_nothing_where_nothing_is_planted() -> None:
+    """For a moment."""
+    found = scheduled(CLEAN, WORLDS[0], 1, 1.0)
+    assert (found["found"], found["story"]) == ("", "")
+    assert found["operations"] > 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("bug", SCHEDULED)
+def test_schedules_of_the_core_find_every_bug_of_theirs(bug: str, seed: int) -> None:
+    """At every seed, within a minute."""
+    assert scheduled(bug, SCHEDULED[bug], seed, SECONDS)["found"]
 
 
 @pytest.mark.soak
@@ -70,13 +99,27 @@ def test_settings_find_nothing_where_nothing_is_planted(settings: str, seed: int
 
 def test_every_bug_is_looked_for() -> None:
     """Measured with the settings that it has now, at five seeds; or said to be open, and why."""
-    known = measured()["bugs"]
-    assert sorted(set(NAMES) - set(known)) == sorted(set(WAITS) - set(known))
-    assert set(LOOKED) | set(WAITS) <= set(NAMES)
+    known, deeper = measured()["bugs"], measured()["scheduled"]
+    again = "measure it again: python -m tests.planted.mutations"
+    assert sorted(known) == sorted(NAMES)
+    assert sorted(deeper) == sorted(SCHEDULED)
+    assert set(LOOKED) | set(SCHEDULED) <= set(NAMES)
     assert {settings_of(name) for name in NAMES} <= set(SETTINGS)
     for name, entry in known.items():
-        assert entry["settings"] == settings_of(name), f"measure it again: python -m tests.planted.mutations {name}"
-        assert name in WAITS or [run["seed"] for run in entry["runs"]] == list(SEEDS)
+        assert entry["settings"] == settings_of(name), f"{again} {name}"
+        assert [run["seed"] for run in entry["runs"]] == list(SEEDS), f"{again} {name}"
+    for name, entry in deeper.items():
+        assert entry["world"] == SCHEDULED[name], f"{again} {name}"
+        assert [run["seed"] for run in entry["runs"]] == list(SEEDS), f"{again} {name}"
+
+
+def test_every_bug_is_found_at_every_seed() -> None:
+    """By the tester; or it is said why not, and schedules of the core find it."""
+    known = measured()
+    missed = {name for name, entry in known["bugs"].items() if not all(run["found"] for run in entry["runs"])}
+    assert missed == set(WAITS)
+    assert missed <= set(SCHEDULED)
+    assert all(run["found"] for entry in known["scheduled"].values() for run in entry["runs"])
 
 
 def test_what_is_quick_was_quick() -> None:
@@ -92,6 +135,8 @@ def test_what_was_measured_without_a_bug_was_clean() -> None:
         entry = measured()["clean"][name]
         assert entry["plan"] == plan, f"measure it again: python -m tests.planted.mutations {name}"
         assert [run["found"] for run in entry["runs"]] == [""], name
+    for world in WORLDS:
+        assert [run["found"] for run in measured()["worlds"][world]["runs"]] == [""], world
 
 
 def test_the_page_is_up_to_date() -> None:
