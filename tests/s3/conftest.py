@@ -1,0 +1,84 @@
+"""Servers that run for the whole session, started when the first test asks, and a bucket for each test.
+
+server       moto, then ministack: what every object store does
+moto, ministack, rclone        that one; rclone's is skipped where its program is not installed
+bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
+new_server   starts one for this test alone, to be stopped and started again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .servers import BOTH, ENVIRONMENT, Bucket, Server, missing, new_bucket
+
+
+@pytest.fixture(autouse=True)
+def ordinary_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials, where clients look for them; nothing of the machine's."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Starts a server of a kind the first time."""
+    servers: dict[str, Server] = {}
+
+    def get(kind: str) -> Server:
+        if kind not in servers:
+            if missing(kind):
+                pytest.skip(f"{kind} is not installed (`make` does it)")
+            servers[kind] = Server(kind, tmp_path_factory.mktemp(kind))
+        return servers[kind]
+
+    yield get
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture(params=BOTH)
+def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
+    return started(request.param)
+
+
+@pytest.fixture
+def moto(started: Callable[[str], Server]) -> Server:
+    return started("moto")
+
+
+@pytest.fixture
+def ministack(started: Callable[[str], Server]) -> Server:
+    return started("ministack")
+
+
+@pytest.fixture
+def rclone(started: Callable[[str], Server]) -> Server:
+    return started("rclone")
+
+
+@pytest.fixture
+def bucket(server: Server) -> Iterator[Bucket]:
+    with new_bucket(server) as made:
+        yield made
+
+
+@pytest.fixture
+def new_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
+    """Servers of this test alone."""
+    servers: list[Server] = []
+
+    def start(kind: str) -> Server:
+        if missing(kind):
+            pytest.skip(f"{kind} is not installed (`make` does it)")
+        servers.append(Server(kind, tmp_path / f"server{len(servers)}"))
+        return servers[-1]
+
+    yield start
+    for one in servers:
+        one.close()

