@@ -4,6 +4,8 @@
 New ones are for the long runs (`--hypothesis-profile=random`, as `make check` and `make soak` do).
 """
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,3 +15,17 @@ settings.load_profile("same")
 
 for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names", "conformance_staged"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have to say when they pass, `record_property("size", ...)`: how large tables are, and models."""
+    lines = [
+        str(value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if report.when == "call" and name == "size"
+    ]
+    if lines:
+        terminalreporter.section("sizes", sep="-")
+        for line in lines:
+            terminalreporter.write_line(line)

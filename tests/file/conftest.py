@@ -24,15 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.contract(*found.group(1).split(", ")))
 
 
-SUMMARY: pytest.StashKey[list[str]] = pytest.StashKey()  # lines of tests for the end of the run
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what tests have to say when they pass: the sizes of tables."""
-    for line in config.stash.get(SUMMARY, []):
-        terminalreporter.write_line(line)
-
-
 @pytest.fixture
 def make() -> Iterator[Callable[..., Rig]]:
     """Makes rigs, as many as a test wants."""

@@ -17,7 +17,6 @@ import pytest
 from pagecache import ShutdownError
 
 from .backends import PATIENCE, RecordingBackend, RecordingFile, StoredObject
-from .conftest import SUMMARY
 from .fault_model import CALLS, HANDLES, NEW, NR_REQUESTS, OLD, REQUEST, Table
 from .rig import KEY, Task, eventually
 
@@ -108,6 +107,6 @@ def reconnected(it: Table, fresh: RecordingBackend, *, fenced: bool) -> bool:
     return True
 
 
-def test_the_size_of_the_table_is_printed(request: pytest.FixtureRequest) -> None:
+def test_the_size_of_the_table_is_printed(record_property: Callable[[str, object], None]) -> None:
     """In the summary of the run. [T-13]"""
-    request.config.stash.setdefault(SUMMARY, []).append(f"table of hanging calls: {len(CELLS)} cells")
+    record_property("size", f"table of hanging calls: {len(CELLS)} cells")

@@ -16,7 +16,6 @@ import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, WritebackError
 
-from .conftest import SUMMARY
 from .fault_model import (
     ATTEMPTS,
     CALLS,
@@ -196,7 +195,7 @@ def fsync_with_failing_commit(it: Table, how: str, file: CachedFile) -> None:
     it.compare()
 
 
-def test_the_table_is_complete(request: pytest.FixtureRequest) -> None:
+def test_the_table_is_complete(record_property: Callable[[str, object], None]) -> None:
     """Each fault says what is expected of it: an error for ever, or none and when it ends. [T-16]"""
     for fault in FAULTS.values():
         assert (fault.error is None) == (fault.times < float("inf"))
@@ -204,4 +203,4 @@ def test_the_table_is_complete(request: pytest.FixtureRequest) -> None:
         assert (commit.heard is None) == (commit.times < float("inf"))
     nr_cells = len(WRITE_CELLS) + len(COMMIT_CELLS)
     assert nr_cells >= NR_REQUESTS * 5 * len(HANDLES)
-    request.config.stash.setdefault(SUMMARY, []).append(f"fault table: {nr_cells} cells")
+    record_property("size", f"fault table: {nr_cells} cells")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -423,7 +424,7 @@ def test_more_runs_than_a_document_has_are_asked_for_again(make: Make, monkeypat
 def test_the_process_is_named(make: Make) -> None:
     document = documents.stats(make().cache)
     assert document["pid"] == os.getpid()
-    assert "pytest" in document["command"]
+    assert document["command"].startswith(sys.orig_argv[0])
     assert len(document["command"]) <= documents.COMMAND_MOST
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from .conftest import RecordProperty
 from .player import Player, seen_in, traces
 from .scenarios import PLAYED
 
 
 @pytest.mark.parametrize("name", PLAYED)
-def test_the_core_does_what_the_model_does(name: str, record_property: RecordProperty) -> None:
+def test_the_core_does_what_the_model_does(name: str, record_property: Callable[[str, object], None]) -> None:
     """After each event: sizes of D, W and U, blocks of L, content of running calls, who waits, what is stored and what
     is committed. [M5, 2.15, 2.17]
     """
@@ -28,4 +29,4 @@ def test_the_core_does_what_the_model_does(name: str, record_property: RecordPro
         finally:
             player.finish()
         events += len(trace)
-    record_property("model", f"played on the core, {name}: {events} events of 25 traces")
+    record_property("size", f"played on the core, {name}: {events} events of 25 traces")

@@ -4,22 +4,23 @@ for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from .checker import explore
-from .conftest import RecordProperty
 from .rules import RIGHT, Scenario
 from .scenarios import LARGE, SCENARIOS
 
 
-def look_at(scenario: Scenario, record_property: RecordProperty, most: int = 400_000) -> None:
+def look_at(scenario: Scenario, record_property: Callable[[str, object], None], most: int = 400_000) -> None:
     result = explore(scenario, RIGHT, most=most)
     assert not result.violation, str(result)
-    record_property("model", f"{scenario.name}: {result}")
+    record_property("size", f"{scenario.name}: {result}")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_no_interleaving_breaks_a_promise(name: str, record_property: RecordProperty) -> None:
+def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[str, object], None]) -> None:
     """Two blocks, a few actors, every order of their steps and of the backend's answers and failures.
     [I-3, I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
     """
@@ -29,6 +30,8 @@ def test_no_interleaving_breaks_a_promise(name: str, record_property: RecordProp
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", LARGE)
-def test_no_interleaving_of_many_actors_breaks_a_promise(name: str, record_property: RecordProperty) -> None:
+def test_no_interleaving_of_many_actors_breaks_a_promise(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     """The same with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
     look_at(LARGE[name], record_property, most=4_000_000)
