@@ -91,7 +91,7 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 	struct pc_inode *i = r->inode;
 	struct pc_cache *c = i->cache;
 	struct pc_folio *f = pc_folio_at(c, r->segs[s].folio);
-	int success = i->limits.durable_writes ? PC_WB_STABLE : stage_folio(r, s, end) ? PC_WB_STAGED : PC_WB_UNSTABLE;
+	int success = pc_durable(i) ? PC_WB_STABLE : stage_folio(r, s, end) ? PC_WB_STAGED : PC_WB_UNSTABLE;
 	u32 b0, b1;
 	bool current = atomic_load_explicit(&f->frame, memory_order_relaxed) == r->segs[s].frame;
 	struct pc_ext *e = pc_folio_ext(c, f);
@@ -114,7 +114,7 @@ static void end_folio(struct pc_request *r, u32 s, u32 end, bool ok, int failure
 /* All of it was acknowledged. */
 static void record_acked(struct pc_request *r)
 {
-	bool durable = r->inode->limits.durable_writes;
+	bool durable = pc_durable(r->inode);
 	pc_record_answered(r, 0, 0, 0, durable ? PC_WB_STABLE : r->stage ? PC_WB_STAGED : PC_WB_UNSTABLE);
 }
 

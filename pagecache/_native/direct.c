@@ -286,7 +286,7 @@ bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *fai
 	pc_inode_leaf_lock(i);
 	bool over = give_up || *failed == i->commits_failed;
 	*failed = i->commits_failed;
-	if (over && pos < end && !i->limits.durable_writes) {
+	if (over && pos < end && !pc_durable(i)) {
 		i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 		add_range(&i->direct->now, (struct pc_direct_range){pos, end, 0});
 		pc_dirty_list_update(i);

@@ -323,6 +323,15 @@ void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 	pc_inode_leaf_unlock(i);
 }
 
+/* Whether what is acknowledged now needs no commit. Limits may change at any time: while a creation or a cut of before waits for a
+ * commit, what follows it waits too, because it would be made again over that. Leaf lock held. */
+bool pc_durable(const struct pc_inode *i)
+{
+	const struct pc_undone *now = &i->undone, *moved = &i->undone_moved;
+	return i->limits.durable_writes && now->lowest == UINT64_MAX && moved->lowest == UINT64_MAX && !now->created &&
+	       !moved->created;
+}
+
 /* The holes were reported as lost: nobody repeats them. */
 void pc_inode_forget_holes(struct pc_inode *i)
 {

@@ -144,6 +144,7 @@ static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
 int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
+bool pc_durable(const struct pc_inode *i);
 bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);

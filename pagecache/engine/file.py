@@ -157,6 +157,11 @@ class EngineFile:
     def limits(self) -> BackendLimits:
         return getattr(self.backend_file, "limits", None) or self.volume.backend.limits
 
+    def durable(self) -> bool:
+        """Whether what the backend acknowledges now needs no commit: as CORE judges it, too."""
+        undone = self.native.undone()
+        return self.limits().durable_writes and undone["lowest"] == END and not undone["created"]
+
     def refresh_limits(self) -> None:
         """Limits are read before each pass: a backend may change them at any time. On return CORE has them."""
         if self.limits() is not self._seen_limits:
@@ -280,7 +285,7 @@ class EngineFile:
         """Storage was or will be cut to this size, and a commit is to come: it pays what is owed. The cut is made again
         with what follows it, unless that is durable without a commit.
         """
-        self.native.set_uncommitted(lowest=END if self.limits().durable_writes else size)
+        self.native.set_uncommitted(lowest=END if self.durable() else size)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Take a range out of what is local, and say what was lost; the token is held."""

@@ -136,7 +136,7 @@ class Owed:
     def _note(self, paid: Step) -> None:
         """A cut waits for a commit now, where one is needed. Most of those have been noted when they were published."""
         file = self._file
-        if paid.method != "truncate" or file.limits().durable_writes:
+        if paid.method != "truncate" or file.durable():
             return
         [size] = paid.arguments
         if size < file.native.undone()["lowest"]:

@@ -116,7 +116,7 @@ class _Change:
 
 def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None]) -> None:
     """Backend first, then publish. A definite refusal changes nothing."""
-    durable = file.limits().durable_writes
+    durable = file.durable()
     file.about_to_change()
     change = _Change(file, step)
     try:

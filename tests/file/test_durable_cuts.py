@@ -186,3 +186,45 @@ def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(
     assert fresh.written(KEY) == b"y" + (OLD + NEW)[1:end]
     with contextlib.suppress(DataLossError):
         direct.close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_written_after_a_cut_stays_where_the_store_became_durable_in_between(make: Make, durable: bool) -> None:
+    """The cut waits for a commit, so what follows it waits too: it is made again over that. [2.17, 2.22]"""
+    rig, file = opened(make, durable=False)
+    file.truncate(CUT)
+    rig.backend.limits = replace(rig.backend.limits, durable_writes=True)
+    file.pwrite(NEW, PAGE)
+    file.sync_range(0, 5 * PAGE)
+    assert dirty_bytes(rig.volume) > 0
+    fresh = next_backend(rig, durable=durable)
+    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
+    file.fsync()
+    assert fresh.committed(KEY) == OLD[:PAGE] + NEW
+
+
+def test_a_commit_of_the_cut_ends_what_waits_for_it(make: Make) -> None:
+    """From there on acknowledged is durable, and nothing is made again. [2.17, 2.22]"""
+    rig, file = opened(make, durable=False)
+    file.truncate(CUT)
+    rig.backend.limits = replace(rig.backend.limits, durable_writes=True)
+    file.fsync()
+    stored_in_a_moment(rig, file)
+    fresh = next_backend(rig)
+    assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW
+    assert fresh.seen("truncate") == []
+
+
+def test_a_cut_that_waits_is_made_again_with_a_shorter_one_of_a_durable_time(make: Make) -> None:
+    """The two are one cut to the shorter size. [2.17, 2.22]"""
+    rig, file = opened(make, durable=False)
+    file.truncate(3 * PAGE)
+    rig.backend.limits = replace(rig.backend.limits, durable_writes=True)
+    file.truncate(CUT)
+    file.pwrite(b"end", 4 * PAGE)
+    expected = OLD[:CUT].ljust(4 * PAGE, b"\0") + b"end"
+    file.flush()
+    fresh = next_backend(rig, lose=True)
+    assert file.pread(9 * PAGE, 0) == expected
+    file.fsync()
+    assert fresh.committed(KEY) == expected

@@ -11,7 +11,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.inode import Inode
 from pagecache.native import NativeInode
 
-from .rig import KEY, PAGE
+from .rig import KEY, PAGE, quiet
 
 DATA = b"data" * PAGE  # four pages
 
@@ -40,6 +40,37 @@ def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monk
             file.fsync()
             cache.check()
     assert store.snapshot(KEY) == DATA[:100] + bytes(100) + b"end"
+
+
+def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody else changed the object while the volume was down; by the time its versions are compared, ours is
+    stored over his. [2.19, 2.22]
+    """
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    other = b"else" * PAGE
+    look = reconnecting._look_at_version
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+
+            def late(volume: Volume, inode: Inode, opened: Any) -> None:
+                file.pwrite(b"mine", 0)
+                file.fsync()
+                quiet(volume)
+                look(volume, inode, opened)
+
+            assert file.pread(len(DATA), 0) == DATA
+            volume.abort()
+            store.put(KEY, other)
+            monkeypatch.setattr(reconnecting, "_look_at_version", late)
+            volume.reconnect(store)
+            assert file.pread(PAGE, PAGE) == other[PAGE : 2 * PAGE]
+            assert file.pread(4, 0) == b"mine"
+    assert store.snapshot(KEY)[:4] == b"mine"
+    assert store.snapshot(KEY)[PAGE:] == other[PAGE:]
 
 
 @pytest.mark.parametrize("policy", ["fail", "rebase"])
