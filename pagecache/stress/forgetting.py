@@ -438,7 +438,9 @@ class ObjectFile(ForgettingFile):
 
 
 class StagingBackend(ForgettingBackend):
-    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway."""
+    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway, also
+    for who opens the object anew.
+    """
 
     def _file(self, apart: Apart) -> ForgettingFile:
         return StagingFile(self, apart)
@@ -454,3 +456,9 @@ class StagingFile(ObjectFile):
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """See the protocol."""
         return self.read_into(offset, buffers)
+
+    def kept(self) -> bool:
+        """See the protocol."""
+        with self._store.lock:
+            self._store.living()
+            return True
