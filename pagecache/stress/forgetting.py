@@ -337,6 +337,7 @@ class ForgettingBackend(Backend):
             named = [name for name, found in self._objects.items() if found is apart]
             if named:
                 apart.inner = self.inner.open(named[0], create=True)
+                apart.inner.truncate(0)  # what it was renamed over, before anything of it was there
             else:  # it has lost its name before it was anywhere
                 return None
         changes = apart.changes[:count]
