@@ -23,6 +23,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
 from pagecache.check_backend.target import place
 from pagecache.config import parse_size
+from pagecache.engine import staging
 from pagecache.errors import BackendError, DataLossError, Key
 from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
@@ -146,6 +147,7 @@ class CachedTarget:
 
     moves = detaches = True
     exact = True
+    loses_staged = False
 
     def __init__(
         self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
@@ -185,7 +187,9 @@ class CachedTarget:
         self.shows = False
         self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
-        self.faulting = Faulting(plan, number)
+        self.faulting = Faulting(plan, number, whole=limits.commit_on_close)
+        if self.faulting.left_out:
+            self.skipped["another version"] = "objects are replaced as a whole: for that there is --profile touched"
         if {"rivals", "touches"} & set(plan.mix):
             policy = plan.rng("rivals", number).choice(("rebase", "take_remote"))
             if limits.commit_on_close:
@@ -218,6 +222,10 @@ class CachedTarget:
             self._make(self.key(number), content)
         for number, content in enumerate(contents):
             self._compare(number, content)
+        self.loses_staged = self.faulting.loses_direct and self._forgets_staged()
+        if self.loses_staged:
+            self.ways -= {"names"}
+            self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
         self._attach()
 
     def adopt(self) -> bool:
@@ -325,6 +333,23 @@ class CachedTarget:
             return False
         finally:
             close_backend_file(file)
+            self._forget(key)
+
+    def _forgets_staged(self) -> bool:
+        """Whether what an object was given to keep is not there for who opens it anew, as a reconnect does."""
+        key, data = self.key("probe"), bytes(self.store_unit)
+        file: Any = self._backend.open(key, create=True)
+        again: Any = None
+        try:
+            if not staging.possible(file):
+                return False
+            insisting(partial(file.stage, 0, [memoryview(data)]))
+            again = self._backend.open(key, create=True)
+            kept = getattr(again, "kept", None)
+            return kept is None or not kept()
+        finally:
+            for one in (again, file):
+                close_backend_file(one)
             self._forget(key)
 
     def key(self, what: int | str) -> Key:

@@ -11,6 +11,9 @@
     death               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` everything that was accepted and not synced
                         is there, but direct writes that were not committed
 
+Objects that are replaced as a whole get no other version: handles of the old one are over then, and what was cut and
+not committed is whole again [2.19]. The profiles "touched" and "rivals" are made for that.
+
 So an error is an answer where a fault of the plan explains it [I-22], and no fault explains a byte that is neither old
 nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles
 conflicts. At rest nothing fails: it has ended, and what is left to repair is repaired first.
@@ -49,8 +52,14 @@ PROTOCOL = {errno.EPROTO, errno.EIO}  # what a wrong answer counts as
 class Faulting:
     """The faults of one round.
 
+    Args:
+        plan: of the run.
+        number: of the round.
+        whole: objects are replaced as a whole: nobody else stores another version.
+
     Attributes:
         plan: what fails.
+        left_out: rules of the plan do not apply.
         config, options: of the cache and its volume, with which a round gets through it.
         explained: errnos that calls may raise.
         shortens: calls may do a part of what they are asked for.
@@ -58,9 +67,11 @@ class Faulting:
         repairing: somebody repairs while calls fail; `repairs`: how often what was repaired.
     """
 
-    def __init__(self, plan: Plan, number: int) -> None:
+    def __init__(self, plan: Plan, number: int, *, whole: bool = False) -> None:
         rng = plan.rng("faults", number)
-        self.plan = FaultPlan.profile(plan.faults, rng.randrange(1, 1 << 32))
+        asked = FaultPlan.profile(plan.faults, rng.randrange(1, 1 << 32))
+        rules = tuple(rule for rule in asked.rules if not (whole and rule.change))
+        self.plan, self.left_out = FaultPlan(rules, asked.seed), len(rules) < len(asked.rules)
         self._rng = random.Random(rng.random())
         self.repairs: Counter[str] = Counter()
         self.config: dict[str, Any] = {}

@@ -337,6 +337,7 @@ class ForgettingBackend(Backend):
             named = [name for name, found in self._objects.items() if found is apart]
             if named:
                 apart.inner = self.inner.open(named[0], create=True)
+                apart.inner.truncate(0)  # what it was renamed over, before anything of it was there
             else:  # it has lost its name before it was anywhere
                 return None
         changes = apart.changes[:count]
@@ -438,7 +439,9 @@ class ObjectFile(ForgettingFile):
 
 
 class StagingBackend(ForgettingBackend):
-    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway."""
+    """One whose objects are visible by commit, and which keeps what the cache cannot: everything is here anyway, also
+    for who opens the object anew.
+    """
 
     def _file(self, apart: Apart) -> ForgettingFile:
         return StagingFile(self, apart)
@@ -454,3 +457,9 @@ class StagingFile(ObjectFile):
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """See the protocol."""
         return self.read_into(offset, buffers)
+
+    def kept(self) -> bool:
+        """See the protocol."""
+        with self._store.lock:
+            self._store.living()
+            return True

@@ -128,7 +128,7 @@ class MountedTarget:
     exact = False
     explained: frozenset[int] = frozenset()
     refused: frozenset[int] = frozenset()
-    loses_direct = False
+    loses_direct = loses_staged = False
     withholds = False
     shows = True
     store_unit = 1

@@ -73,6 +73,7 @@ class Target(Protocol):
         explained: errnos that its faults, and what lies beneath, explain.
         refused: those that what lies beneath itself calls worth another try: also at rest.
         loses_direct: what was written past a cache may be lost while it is not committed.
+        loses_staged: what the store was given to keep until a commit may be lost; known when it has started.
         withholds: memory that was written is freed by a commit alone, and nothing commits but who asks for it.
         losses: what handles told at the end.
         repairs: what was repaired because of faults, and how often.
@@ -92,6 +93,7 @@ class Target(Protocol):
     store_unit: int
     tasks: Any
     loses_direct: bool
+    loses_staged: bool
     withholds: bool
     losses: list[DataLossError]
     repairs: Counter[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError
 from pagecache.stress import Plan, UnusableTarget, pressure, run
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.forgetting import Fate, ForgettingBackend
+from pagecache.stress.forgetting import Fate, ForgettingBackend, StagingBackend
 from pagecache.stress.job import Run
 
 SMALL = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -161,6 +162,26 @@ def test_a_commit_is_of_what_came_before_it() -> None:
     assert inner.snapshot("f") == b"before"
     file.commit()
     assert inner.snapshot("f") == b"before beside"
+
+
+@pytest.mark.parametrize("kind", [ForgettingBackend, StagingBackend])
+def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_nothing_of_it(
+    kind: type[ForgettingBackend],
+) -> None:
+    """Where objects are visible by commit: the one of before is there until then, and whole."""
+    inner = MemoryBackend()
+    inner.put("f", b"old" * 100)
+    store = kind(inner, replace(inner.limits, commit_on_close=True))
+    file = store.open("new", create=True)
+    file.write_from(0, [memoryview(b"new")])
+    store.rename("new", "f")
+    assert inner.snapshot("f") == b"old" * 100
+    file.commit()
+    assert inner.snapshot("f") == b"new"
+    assert (store.stat("f").size, file.stat().size) == (3, 3)
+    file.write_from(0, [memoryview(b"given up")])
+    file.rollback()  # type: ignore[attr-defined]
+    assert file.stat().size == 3
 
 
 def test_what_is_durable_at_once_may_not_forget() -> None:

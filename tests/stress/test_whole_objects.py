@@ -1,0 +1,123 @@
+"""Objects that are replaced as a whole, under faults: what a death takes along, and what nobody else may do to them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pagecache.backends import Backend, MemoryBackend
+from pagecache.backends.protocol import BackendLimits
+from pagecache.errors import DataLossError, LostRange
+from pagecache.stress import Plan, run
+from pagecache.stress.apart import Apart
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.forgetting import ForgettingBackend, ForgettingFile, StagingBackend, StagingFile
+from pagecache.stress.history import Broken, Write
+from pagecache.stress.world import World
+from pagecache.testing import Rule
+
+from .test_clean import SHORT
+
+LIMITS = BackendLimits(write_unit=4096)
+WHOLE = replace(LIMITS, commit_on_close=True)
+SIZE = 256 << 10
+
+
+class ForgetfulFile(StagingFile):
+    def kept(self) -> bool:
+        return False
+
+
+class Forgetful(StagingBackend):
+    """Who opens an object anew is told that nothing of it is here any more."""
+
+    def _file(self, apart: Apart) -> ForgettingFile:
+        return ForgetfulFile(self, apart)
+
+
+def staging() -> Backend:
+    return StagingBackend(MemoryBackend(LIMITS), WHOLE)
+
+
+def forgetful() -> Backend:
+    return Forgetful(MemoryBackend(LIMITS), WHOLE)
+
+
+def without_staging() -> Backend:
+    return ForgettingBackend(MemoryBackend(LIMITS), WHOLE)
+
+
+def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
+    """A world whose backend has died after more was written than fits into the cache; and what was told of losses."""
+    plan = Plan(seed=1, faults="hell", threads=1, tasks=0, files=1, size=SIZE, capacity="64KiB")
+    target = CachedTarget(plan, 0, make, "python:")
+    world = World(plan, target, 0)
+    world.begin()
+    target.calm()
+    model, file = world.models[0], target.handle(0, "buffered")
+    write = Write("write", "buffered", 1, 1, 0, world.tag, 0, SIZE)
+    model.begin(write)
+    file.pwrite(write.data(0, SIZE), 0)
+    model.finish(write)
+    assert sum(one.native.usage()["staged"] for one in target.volume.engine.files())
+    target.faults.faults.die(Rule(dies=True).exception)
+    target.calm()
+    told = []
+    try:
+        file.fsync()
+    except DataLossError as error:
+        told.append(error)
+    return world, told
+
+
+def over(world: World) -> None:
+    """It agrees with its models, and ends."""
+    world.rest(cold=True)
+    world.end()
+    target = world.target
+    assert isinstance(target, CachedTarget)
+    target.discard()
+
+
+@pytest.mark.parametrize("make", [staging, forgetful, without_staging])
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(
+    make: Callable[[], Backend], seed: int
+) -> None:
+    """[I-17, I-18, I-22]"""
+    report = run(Plan(seed=seed, faults="hell", **SHORT), make)
+    assert report.ok, f"{report.story}\n{report.replay}"
+
+
+def test_nobody_else_stores_another_version_of_an_object_that_is_replaced_as_a_whole() -> None:
+    """Handles of the old one would be over, and what was cut would be whole again; the report says so. [2.19]"""
+    plan = Plan(seed=1, faults="hell", **SHORT)
+    whole, other = CachedTarget(plan, 0, staging, "python:"), CachedTarget(plan, 0, MemoryBackend, "python:")
+    assert not any(rule.change for rule in whole.faulting.plan.rules)
+    assert any(rule.dies for rule in whole.faulting.plan.rules)
+    assert "another version" in whole.skipped
+    assert any(rule.change for rule in other.faulting.plan.rules)
+    assert "another version" not in other.skipped
+
+
+def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm() -> None:
+    """It is told, and either what was there before or what was written is there then. [2.16, 2.22, I-22]"""
+    world, told = outlived(forgetful)
+    assert sum(lost.length for error in told for lost in error.ranges) > 0
+    for error in told:
+        world.excuse(error, "fsync", 1)
+    over(world)
+
+
+def test_what_the_store_was_given_to_keep_and_still_has_is_not_lost_when_it_dies() -> None:
+    """Then a loss would be an alarm. [2.22, I-22]"""
+    world, told = outlived(staging)
+    assert not told
+    assert not world.models[0].loose
+    lost = LostRange(world.target.key(0), 0, SIZE, errno.EIO, "stress")
+    with pytest.raises(Broken, match="a loss that nothing explains"):
+        world.excuse(DataLossError("gone", ranges=[lost]), "fsync", 1)
+    over(world)
