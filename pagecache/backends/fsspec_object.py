@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Key
 from .fsspec_calls import about, tagged
+from .fsspec_fetch import fetched
 from .protocol import AsyncBackendFile, ObjectStat
 from .spool import END, Ranges, Spool, parts_of_buffers
 
@@ -281,14 +282,10 @@ class ObjectFile(AsyncBackendFile):
         missing = [(begin, end) for begin, end, held in self._spooled.pieces(0, self._size) if not held]
         if not missing:
             return
-        room = memoryview(bytearray(min(self._objects.step, max(end - begin for begin, end in missing))))
-        for begin, end in missing:
-            while begin < end:
-                done = await self._reader.read(begin, [room[: end - begin]])
-                if not done:
-                    raise self._conflict(await self._objects.found(self._path))
-                spool.write_all(begin, room[:done])
-                begin += done
+        objects = self._objects
+        most = objects.limits.max_inflight
+        if not await fetched(self._calls, self._reader, spool, missing, objects.step, most):
+            raise self._conflict(await objects.found(self._path))
         stored = await self._objects.found(self._path)
         if not _same(stored, self.base):
             raise self._conflict(stored)

@@ -111,6 +111,7 @@ GOALS: tuple[Goal, ...] = (
     _speed("P27", "1 MiB view: open, touch every page, release", "pread of 1 MiB", 3),
     Goal("P28", "awaiting a 4 KiB hit", "a coroutine that returns a constant", "at most", 1.0, "µs"),
     _time("P29", "longest block of a loop beside 2 MiB copies", "the same thread with memcpy", 2),
+    _speed("P33", "second read of a parquet file through fsspec, 20 ms a call", "the best of fsspec's own caches", 3),
     _time("P37", "4 KiB random hit, served and scraped every 100 ms", "not scraped", 1.01),
 )
 

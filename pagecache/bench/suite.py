@@ -57,6 +57,7 @@ def all_cases() -> tuple[Case, ...]:
     from pagecache.bench import (
         cases_aio,
         cases_flow,
+        cases_fsspec,
         cases_hits,
         cases_live,
         cases_marks,
@@ -98,6 +99,9 @@ def all_cases() -> tuple[Case, ...]:
         cases_flow.full,
         cases_shared.direct,
         cases_shared.locked_reads,
+        cases_fsspec.parquet,
+        cases_fsspec.random_reads,
+        cases_fsspec.writes,
         cases_marks.marks,
         cases_native.hit_instructions,
     )
@@ -118,7 +122,7 @@ def select(words: Iterable[str], group: str | None = None) -> list[Case]:
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P29 and P37, cases {names}")
+            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P29, P33 and P37, cases {names}")
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 

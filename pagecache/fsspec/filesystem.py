@@ -31,6 +31,7 @@ from ..stats import FileStat
 from ..volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid
+from .ranges import joined, read_span, span_of
 from .sharing import Target, wanted
 from .transaction import Deferral, DeferredFile
 
@@ -51,8 +52,8 @@ class PageCacheFileSystem(ChainedFileSystem):
         fs: the file system itself, instead of these two.
         fo: what a chained URL says of the file; not needed.
         capacity: bytes of memory for all file systems of this process with the same cache options.
-        **options: fields of `CacheConfig` and `VolumeOptions` (`sync_on_close` is True unless given); `publish`,
-            `spool` and `check_reads` of `FsspecBackend`.
+        **options: fields of `CacheConfig` and `VolumeOptions` (unless given, `sync_on_close` is True and `read_ahead`
+            "16MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`.
 
     Raises:
         ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.
@@ -398,7 +399,7 @@ class PageCacheFileSystem(ChainedFileSystem):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """The bytes [start, end) of a file; numbers below 0 count from its end."""
         with self._open(self._stripped(path), **kwargs) as file:
-            at, length = _range(start, end, file.size)
+            at, length = span_of(start, end, file.size)
             data: bytes = file.pread(length, at)
             return data
 
@@ -417,7 +418,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             paths: one for each range; a path may be there many times.
             starts: one for each range, or one for all.
             ends: the same.
-            max_gap: the cache knows which ranges are near; means nothing here.
+            max_gap: bytes between two ranges that are rather read than left out; None: few, as local files have it.
             on_error: "return": the exception stands where the bytes would.
             **kwargs: those of `open`.
         """
@@ -429,17 +430,20 @@ class PageCacheFileSystem(ChainedFileSystem):
             raise ValueError(f"{len(paths)} paths, {len(firsts)} starts, {len(lasts)} ends: not as many of each")
         if on_error not in ("return", "raise"):
             raise ValueError(f"on_error {on_error!r} is not one of 'return', 'raise'")
+        if max_gap is not None and (not isinstance(max_gap, int) or max_gap < 0):
+            raise ValueError(f"max_gap {max_gap!r} is not a number of bytes of at least 0")
         names = [str(self._stripped(path)) for path in paths]
         with contextlib.ExitStack() as stack:
             files = self._opened(dict.fromkeys(names), stack, on_error, kwargs)
             spans = [
-                (0, 0) if isinstance(file := files[name], Exception) else _range(start, end, file.size)
+                (0, 0) if isinstance(file := files[name], Exception) else span_of(start, end, file.size)
                 for name, start, end in zip(names, firsts, lasts, strict=True)
             ]
             for name, file in files.items():
                 if not isinstance(file, Exception):
-                    file.prefetch_ranges([span for one, span in zip(names, spans, strict=True) if one == name])
-            return [_read(files[name], span, on_error) for name, span in zip(names, spans, strict=True)]
+                    own = [span for one, span in zip(names, spans, strict=True) if one == name]
+                    file.prefetch_ranges(own if max_gap is None else joined(own, max_gap))
+            return [read_span(files[name], span, on_error) for name, span in zip(names, spans, strict=True)]
 
     def _opened(
         self, names: Iterable[str], stack: contextlib.ExitStack, on_error: str, options: Mapping[str, Any]
@@ -472,25 +476,3 @@ class PageCacheFileSystem(ChainedFileSystem):
             UnsavedDataError: not everything could be saved; nothing is lost, all goes on.
         """
         return self._wanted.close(timeout, on_failed)
-
-
-def _range(start: int | None, end: int | None, size: int) -> tuple[int, int]:
-    """(offset, length) of [start, end), which may count from the end, inside a file of `size` bytes.
-
-    >>> _range(None, None, 10), _range(-3, None, 10), _range(2, -2, 10), _range(8, 20, 10), _range(5, 3, 10)
-    ((0, 10), (7, 3), (2, 6), (8, 2), (5, 0))
-    """
-    first = 0 if start is None else start if start >= 0 else max(0, size + start)
-    last = size if end is None else end if end >= 0 else size + end
-    return first, max(0, min(last, size) - first)
-
-
-def _read(file: PageCacheFile | Exception, span: tuple[int, int], on_error: str) -> bytes | Exception:
-    if isinstance(file, Exception):
-        return file
-    try:
-        return file.pread(span[1], span[0])
-    except Exception as error:
-        if on_error == "raise":
-            raise
-        return error

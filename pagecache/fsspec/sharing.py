@@ -38,8 +38,10 @@ VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """What fsspec gives to any file system; there is nothing here that they could change."""
-CLOSED_IS_SAVED = VolumeOptions(sync_on_close=True)
-"""What another process does to a file that was closed here is no conflict with bytes that are not committed yet."""
+HERE = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
+"""What another process does to a file that was closed here is no conflict with bytes that are not committed yet. A
+window holds some of the largest reads: one at a time, sequential reads of a far store wait for each call.
+"""
 
 _lock = threading.Lock()
 _caches: dict[Any, PageCache] = {}
@@ -184,7 +186,7 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
             raise TypeError(f"pagecache: has no option {name!r}; did you mean {nearest!r}?")
     config = with_overrides(CacheConfig(), _among(options, CACHE_OPTIONS))
     resolved = config.resolve(capacity).capacity
-    seen = with_overrides(CLOSED_IS_SAVED, _among(options, VOLUME_OPTIONS))
+    seen = with_overrides(HERE, _among(options, VOLUME_OPTIONS))
     return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
 
 

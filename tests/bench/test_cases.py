@@ -21,6 +21,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # fsspec's block cache leaves them to the collector
 @pytest.mark.parametrize("case", suite.all_cases(), ids=lambda case: case.name)
 def test_a_case_gives_every_row_it_promises(case: Case, bench: Bench) -> None:
     rows = list(case.run(bench))

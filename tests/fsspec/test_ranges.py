@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecache.fsspec import PageCacheFileSystem
-from pagecache.fsspec.filesystem import _range
+from pagecache.fsspec.ranges import span_of
 
 from .targets import OwnMemory
 
@@ -21,7 +21,7 @@ ENDS = st.none() | st.integers(-30, 30)
 
 @given(st.binary(max_size=20), ENDS, ENDS)
 def test_a_range_is_a_slice(content: bytes, start: int | None, end: int | None) -> None:
-    at, length = _range(start, end, len(content))
+    at, length = span_of(start, end, len(content))
     assert content[at : at + length] == content[start:end]
 
 

@@ -1,0 +1,119 @@
+"""What a commit gets of the stored object: the ranges that nobody has written, in few reads, some of them at once.
+
+    missing   [0, 4096)   [8192, 12288)       [5 MiB, 6 MiB)      between the first two is a page that was written
+    reads     [0, 12288)                      [5 MiB, 6 MiB)      which is read with them, and left out
+
+A call to a far store costs more than the bytes between two ranges, and much more than a thread: thousands of small
+writes leave thousands of small ranges, which one after another would take minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from .fsspec_calls import AwaitedCalls, Calls, Reader, run
+from .spool import Spool
+
+__all__ = ["fetched", "reads_of"]
+
+GAP = 64 << 10
+"""Bytes between two ranges that are rather read than left out: at 1 GB/s they cost less than another call."""
+
+Extent = tuple[int, int]
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
+    """Ascending [begin, end) ranges, those together that one read of up to `step` bytes brings.
+
+    >>> reads_of([(0, 10), (20, 30), (200_000, 200_250)], 100)
+    [[(0, 10), (20, 30)], [(200000, 200100)], [(200100, 200200)], [(200200, 200250)]]
+    """
+    groups: list[list[Extent]] = []
+    for begin, end in missing:
+        for at in range(begin, end, step):
+            stop = min(at + step, end)
+            if groups and at - groups[-1][-1][1] <= GAP and stop - groups[-1][0][0] <= step:
+                groups[-1].append((at, stop))
+            else:
+                groups.append([(at, stop)])
+    return groups
+
+
+async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[Extent], step: int, most: int) -> bool:
+    """Bring ranges of an object into a spool, by up to `most` calls at a time. False: it is shorter than that.
+
+    When one fails no other is begun, and those that are on their way have ended when its error is raised: nobody
+    writes to the spool afterwards.
+    """
+    todo = deque(reads_of(missing, step))
+    short: list[int] = []
+
+    async def work() -> None:
+        room = memoryview(bytearray(max(group[-1][1] - group[0][0] for group in [*todo, [(0, 0)]])))
+        while todo and not short:
+            try:
+                group = todo.popleft()
+            except IndexError:  # another thread was faster
+                return
+            begin, done, length = group[0][0], 0, group[-1][1] - group[0][0]
+            while done < length:
+                more = await reader.read(begin + done, [room[done:length]])
+                if not more:
+                    short.append(begin + done)
+                    return
+                done += more
+            for first, end in group:
+                spool.write_all(first, room[first - begin : end - begin])
+
+    works = [work] * min(most, len(todo))
+    if isinstance(calls, AwaitedCalls):
+        await _as_tasks(works)
+    else:
+        _on_threads(works, todo.clear)
+    return not short
+
+
+async def _as_tasks(works: list[Work]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work())
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+
+
+def _on_threads(works: list[Work], stop: Callable[[], object]) -> None:
+    """The thread that asks does its part; the others are there for as long as it takes."""
+    errors: list[BaseException] = []
+
+    def carry_out(work: Work) -> None:
+        try:
+            run(work())
+        except BaseException as error:
+            errors.append(error)
+            stop()
+
+    begun = []
+    for work in works[1:]:
+        thread = threading.Thread(target=carry_out, args=(work,), name="pagecache-fetch", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # at the end of the process, or of what the system allows: fewer do the same
+            break
+        begun.append(thread)
+    for work in works[:1]:
+        carry_out(work)
+    for thread in begun:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:  # a signal handler raised: first all have to have ended
+                errors.append(error)
+                stop()
+    if errors:
+        raise errors[0]

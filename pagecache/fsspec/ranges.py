@@ -1,0 +1,51 @@
+"""Byte ranges as fsspec gives them: [start, end), either of them perhaps None or counted from the end.
+
+Here they are spans, (offset, length) inside a file of a known size, which is what files of the cache take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fsspec.utils import merge_offset_ranges
+
+from .file import PageCacheFile
+
+__all__ = ["joined", "read_span", "span_of"]
+
+Span = tuple[int, int]
+
+
+def span_of(start: int | None, end: int | None, size: int) -> Span:
+    """(offset, length) of [start, end), which may count from the end, inside a file of `size` bytes.
+
+    >>> span_of(None, None, 10), span_of(-3, None, 10), span_of(2, -2, 10), span_of(8, 20, 10), span_of(5, 3, 10)
+    ((0, 10), (7, 3), (2, 6), (8, 2), (5, 0))
+    """
+    first = 0 if start is None else start if start >= 0 else max(0, size + start)
+    last = size if end is None else end if end >= 0 else size + end
+    return first, max(0, min(last, size) - first)
+
+
+def joined(spans: Iterable[Span], max_gap: int) -> list[Span]:
+    """Those together that have at most `max_gap` bytes between them, ascending.
+
+    >>> joined([(100, 10), (0, 20), (50, 10)], 30)
+    [(0, 60), (100, 10)]
+    """
+    wanted = [span for span in spans if span[1]]
+    starts, ends = [at for at, _ in wanted], [at + length for at, length in wanted]
+    _, firsts, lasts = merge_offset_ranges([""] * len(wanted), starts, ends, max_gap=max_gap)
+    return [(first, last - first) for first, last in zip(firsts, lasts, strict=True)]
+
+
+def read_span(file: PageCacheFile | Exception, span: Span, on_error: str) -> bytes | Exception:
+    """The bytes, or why there are none; `on_error` "raise": that is raised."""
+    if isinstance(file, Exception):
+        return file
+    try:
+        return file.pread(span[1], span[0])
+    except Exception as error:
+        if on_error == "raise":
+            raise
+        return error
