@@ -11,6 +11,7 @@ import errno
 import logging
 import operator
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
@@ -246,6 +247,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
     difference is not our own doing.
     """
     engine = inode.engine
+    changes = engine.own_changes
     if engine.conflict is not None:
         raise engine.conflict_error()
     if engine.version_stale:
@@ -264,18 +266,36 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
         return
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-    if inode.native.has_local():
+    if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes)):
         remote_change(volume, inode, stat)
-    elif whole:
-        fresh, stat = volume.engine.call(lambda: remote.open_base(engine), "open", inode.key)
-        inode.replaced()
-        remote.take_base(engine, fresh, stat)
-        if not take_over(inode, stat):
-            remote_change(volume, inode, stat)
-    elif take_over(inode, stat):
-        engine.version = stat.version
-    else:
-        remote_change(volume, inode, stat)  # somebody has written meanwhile
+
+
+def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
+    """The other version is the base, if nothing is local still. The token is held: what somebody writes meanwhile is
+    neither handed over, to the file of one version or of the other, nor committed. `changes`: those of our own when the
+    versions were compared.
+    """
+    engine = inode.engine
+    if inode.native.has_local():
+        return False
+    if engine.own_changes != changes:
+        inode.native.invalidate_remote(0, END)  # ours went over it since, and sizes are what that made them
+        return True
+    if not engine.limits().commit_on_close:
+        taken = take_over(inode, stat)
+        if taken:
+            engine.version = stat.version
+        return taken
+    fresh, stat = remote.open_base(engine)
+    if inode.native.has_local():
+        engine.volume.close_later(fresh)
+        return False
+    inode.replaced()
+    remote.take_base(engine, fresh, stat)
+    if take_over(inode, stat):
+        return True
+    remote.changed(engine, stat.version)  # before anybody can have the token
+    return False
 
 
 def take_over(inode: Inode, stat: ObjectStat) -> bool:
