@@ -11,6 +11,7 @@ import errno
 import logging
 import operator
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,9 +23,10 @@ from .inode import Inode
 from .native import END, FOREVER, STAMP_MAX
 
 if TYPE_CHECKING:
+    from .file import CachedFile
     from .volume import Volume
 
-__all__ = ["checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
+__all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
 
 
 MODES = {
@@ -82,21 +84,28 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
 
 
 def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
-    """The inode, its backend file open; the canonical key is busy."""
-    inode = volume.inode_at(canonical)
+    """The inode, its backend file open; the canonical key is busy. This counts as a handle from the first moment on, so
+    that an inode that is abandoned meanwhile is not freed below it.
+    """
+    with volume.names:
+        inode = volume.inodes.get(canonical)
+        if inode is not None:
+            inode.handles += 1
     if inode is not None:
         volume.engine.keep(inode.engine)
         try:
             if _open_known(volume, inode, key, bits, keep_cache):
                 return inode
+            lifetimes.unname(volume, canonical)
         except BaseException:
-            lifetimes.release(volume, inode, writable=False, count=False)
+            lifetimes.release(volume, inode, writable=False)
             raise
-        lifetimes.unname(volume, canonical)
+        lifetimes.release(volume, inode, writable=False)
     backend_file, stat, created = open_backend(volume, key, bits)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
+    inode.handles = 1
     with volume.names:
         volume.inodes[canonical] = inode
     volume.engine.add(inode.engine)
@@ -105,6 +114,27 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         if volume.engine.mirror is not None:
             volume.engine.mirror.created(canonical)
     return inode
+
+
+def bind(inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile]) -> CachedFile | None:
+    """A handle of what `open_inode` answered, and has counted. None: it was abandoned meanwhile; its rollback has the
+    key next, and then there is another.
+    """
+    volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
+    handle = None
+    with volume.names:
+        inode.writers += writable  # from here on nobody else is the last
+        abandoned = inode in volume.orphans
+    try:
+        if not abandoned:
+            volume.engine.check_unsealed(key)
+            handle = make(inode)
+            with volume.names:
+                inode.open_handles[handle] = None
+    finally:
+        if handle is None:
+            lifetimes.release(volume, inode, writable=writable)
+    return handle
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> bool:
