@@ -40,6 +40,7 @@ class BusyKeys:
         self._lock = lock
         self._alive = alive
         self._busy: dict[Key, Signal] = {}
+        self._next: dict[Key, list[Signal]] = {}  # who has a key after the one who has it now
         self._claims: dict[Signal, _Claim] = {}
 
     def __contains__(self, key: Key) -> bool:
@@ -47,17 +48,27 @@ class BusyKeys:
         return key in self._busy
 
     def take(self, key: Key) -> Signal:
-        """Mark a key, unless it is busy already; to be freed by the signal. The lock is held, and nobody waits."""
+        """Mark a key; where somebody has it, as soon as he frees it, before those who wait. To be freed by the signal.
+        The lock is held, and nobody waits.
+        """
         done = self._engine.park.signal()
-        self._busy.setdefault(key, done)
+        if self._busy.setdefault(key, done) is not done:
+            self._next.setdefault(key, []).append(done)
         return done
 
     def free(self, keys: Iterable[Key], done: Signal) -> None:
         """The keys are free again, as far as they were marked by this signal."""
         with self._lock:
             for key in keys:
-                if self._busy.get(key) is done:
+                following = self._next.get(key, [])
+                if done in following:
+                    following.remove(done)
+                elif self._busy.get(key) is done:
                     del self._busy[key]
+                    if following:
+                        self._busy[key] = following.pop(0)
+                if not following:
+                    self._next.pop(key, None)
             self._claims.pop(done, None)
         if not done.is_set():
             done.set()

@@ -37,12 +37,11 @@ __all__ = [
 IDLE_INODES_MAX = 4096
 
 
-def release(volume: Volume, inode: Inode, *, writable: bool, count: bool = True) -> None:
+def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """A handle is gone: an inode that nobody has open keeps its pages, and its backend file for a while."""
     with volume.names:
-        if count:
-            inode.handles -= 1
-            inode.writers -= writable
+        inode.handles -= 1
+        inode.writers -= writable
         if inode.handles:
             return
         if inode in volume.orphans:

@@ -11,6 +11,8 @@ import errno
 import logging
 import operator
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
@@ -21,9 +23,10 @@ from .inode import Inode
 from .native import END, FOREVER, STAMP_MAX
 
 if TYPE_CHECKING:
+    from .file import CachedFile
     from .volume import Volume
 
-__all__ = ["checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
+__all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
 
 
 MODES = {
@@ -81,21 +84,28 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
 
 
 def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
-    """The inode, its backend file open; the canonical key is busy."""
-    inode = volume.inode_at(canonical)
+    """The inode, its backend file open; the canonical key is busy. This counts as a handle from the first moment on, so
+    that an inode that is abandoned meanwhile is not freed below it.
+    """
+    with volume.names:
+        inode = volume.inodes.get(canonical)
+        if inode is not None:
+            inode.handles += 1
     if inode is not None:
         volume.engine.keep(inode.engine)
         try:
             if _open_known(volume, inode, key, bits, keep_cache):
                 return inode
+            lifetimes.unname(volume, canonical)
         except BaseException:
-            lifetimes.release(volume, inode, writable=False, count=False)
+            lifetimes.release(volume, inode, writable=False)
             raise
-        lifetimes.unname(volume, canonical)
+        lifetimes.release(volume, inode, writable=False)
     backend_file, stat, created = open_backend(volume, key, bits)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
+    inode.handles = 1
     with volume.names:
         volume.inodes[canonical] = inode
     volume.engine.add(inode.engine)
@@ -104,6 +114,27 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         if volume.engine.mirror is not None:
             volume.engine.mirror.created(canonical)
     return inode
+
+
+def bind(inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile]) -> CachedFile | None:
+    """A handle of what `open_inode` answered, and has counted. None: it was abandoned meanwhile; its rollback has the
+    key next, and then there is another.
+    """
+    volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
+    handle = None
+    with volume.names:
+        inode.writers += writable  # from here on nobody else is the last
+        abandoned = inode in volume.orphans
+    try:
+        if not abandoned:
+            volume.engine.check_unsealed(key)
+            handle = make(inode)
+            with volume.names:
+                inode.open_handles[handle] = None
+    finally:
+        if handle is None:
+            lifetimes.release(volume, inode, writable=writable)
+    return handle
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> bool:
@@ -246,6 +277,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
     difference is not our own doing.
     """
     engine = inode.engine
+    changes = engine.own_changes
     if engine.conflict is not None:
         raise engine.conflict_error()
     if engine.version_stale:
@@ -264,18 +296,36 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
         return
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-    if inode.native.has_local():
+    if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes)):
         remote_change(volume, inode, stat)
-    elif whole:
-        fresh, stat = volume.engine.call(lambda: remote.open_base(engine), "open", inode.key)
-        inode.replaced()
-        remote.take_base(engine, fresh, stat)
-        if not take_over(inode, stat):
-            remote_change(volume, inode, stat)
-    elif take_over(inode, stat):
-        engine.version = stat.version
-    else:
-        remote_change(volume, inode, stat)  # somebody has written meanwhile
+
+
+def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
+    """The other version is the base, if nothing is local still. The token is held: what somebody writes meanwhile is
+    neither handed over, to the file of one version or of the other, nor committed. `changes`: those of our own when the
+    versions were compared.
+    """
+    engine = inode.engine
+    if inode.native.has_local():
+        return False
+    if engine.own_changes != changes:
+        inode.native.invalidate_remote(0, END)  # ours went over it since, and sizes are what that made them
+        return True
+    if not engine.limits().commit_on_close:
+        taken = take_over(inode, stat)
+        if taken:
+            engine.version = stat.version
+        return taken
+    fresh, stat = remote.open_base(engine)
+    if inode.native.has_local():
+        engine.volume.close_later(fresh)
+        return False
+    inode.replaced()
+    remote.take_base(engine, fresh, stat)
+    if take_over(inode, stat):
+        return True
+    remote.changed(engine, stat.version)  # before anybody can have the token
+    return False
 
 
 def take_over(inode: Inode, stat: ObjectStat) -> bool:

@@ -154,24 +154,19 @@ class Volume:
         self.check_may_write(key, bits)
         self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
-        with self.busy.holding(canonical, what="an open"):
-            inode = opening.open_inode(self, canonical, key, bits, keep_cache)
-            try:
-                through = self.options.write_through if write_through is None else bool(write_through)
-                name = mode if flags is None else opening.flags_mode(bits)
-                handle = (
-                    DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
-                    if direct
-                    else kind(inode, key, name, bits, through=through, read_ahead=window)
-                )
-                self.engine.check_unsealed(key)
-            except BaseException:
-                lifetimes.release(self, inode, writable=False, count=False)
-                raise
-            with self.names:
-                inode.handles += 1
-                inode.open_handles[handle] = None
-                inode.writers += bits & os.O_ACCMODE != os.O_RDONLY
+        name = mode if flags is None else opening.flags_mode(bits)
+        through = self.options.write_through if write_through is None else bool(write_through)
+
+        def make(inode: Inode) -> CachedFile:
+            if direct:
+                return DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
+            return kind(inode, key, name, bits, through=through, read_ahead=window)
+
+        handle = None
+        while handle is None:
+            with self.busy.holding(canonical, what="an open"):
+                inode = opening.open_inode(self, canonical, key, bits, keep_cache)
+                handle = opening.bind(inode, key, bits, make)
         try:
             if bits & os.O_TRUNC and inode.native.size:
                 handle._resize(0)

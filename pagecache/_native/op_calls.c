@@ -133,6 +133,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *asked)
 	op->views = views;
 	op->in_call = 1;
 	op->seen = pc_storage_seen(op->inode);
+	op->head = head;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
 	*at = pos - head;
 	*asked = len;
@@ -184,7 +185,7 @@ static int answer_uncached(struct op *op, int64_t n)
 	PyObject *memory = op->buf;
 	op->buf = NULL;
 	Py_ssize_t asked = PyByteArray_Size(memory);
-	u64 pos = op->pos + op->got, head = op->staged ? 0 : pos % pc_max(op->inode->limits.read_unit, 1);
+	u64 head = op->head;
 	int result = -EPROTO;
 	if (n >= 0 && n <= asked) {
 		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;

@@ -51,6 +51,7 @@ struct op {
 	u64 pos, len, got;
 	struct pc_io io; /* the call that runs */
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
+	u64 head; /* UNCACHED: what the call asks for in front of what is wanted; limits may change while it runs */
 	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
 	struct pc_waiter waiter;
 	struct pc_place place; /* of a write that may have to wait for dirty budget */

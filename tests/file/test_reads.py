@@ -7,6 +7,7 @@ import errno
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -393,6 +394,25 @@ def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
                 break
             expected[page * PAGE : page * PAGE + 500] = b"dirty" * 100
         assert Task(file.pread, len(content), 0).result() == expected
+
+
+@pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])
+def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, before: int, after: int) -> None:
+    """Another read unit while it runs: bytes of another place came out. [2.2, 2.26, I-17]"""
+    content = pattern(3 * PAGE)
+    rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"read_unit": before})
+    file, other = rig.open("r+b"), rig.open("rb", key="other")
+    views = [other.view(page * PAGE, PAGE) for page in range(16)]  # no memory is left
+    gate = rig.backend.gate("read_into", KEY)
+    reading = Task(file.pread, 1000, 700)
+    gate.wait_entered()
+    rig.backend.limits = replace(rig.backend.limits, read_unit=after)
+    file.fsync()  # looks at them
+    gate.open()
+    assert reading.result() == content[700:1700]
+    rig.backend.violations.clear()  # what was asked for before is no multiple of the unit of now
+    for view in views:
+        view.release()
 
 
 def test_a_read_past_the_cache_does_not_miss_what_is_stored_and_dropped_meanwhile(make: Make) -> None:

@@ -1,0 +1,91 @@
+"""An open finds another version, and our own writing goes on beside it: the version is taken between two hand-overs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, PageCache
+from pagecache.backends import MemoryBackend
+from pagecache.engine import remote
+from pagecache.native import NativeInode
+
+from .objects import ObjectBackend
+from .rig import KEY, PAGE, Rig, Task, overlay, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(3 * PAGE)
+OTHER = pattern(3 * PAGE, seed=1)
+MINE = b"mine" * (PAGE // 4)
+
+
+def given_the_chance(condition: Callable[[], object]) -> None:
+    """What should not come is given a moment to come."""
+    end = time.monotonic() + 1.0
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_one(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file has them, the new one has not: a sync that finds nothing left to send loses them. [2.19, I-18]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig = make(backend=backend)
+    file = rig.open()
+    file.pread(len(DATA), 0)
+    backend.put(KEY, OTHER)
+    take_base = remote.take_base
+    syncs: list[Task[None]] = []
+
+    def taken(*arguments: Any) -> None:
+        take_base(*arguments)
+        if not syncs:
+            syncs.append(Task(rig.volume.sync, 60))
+            given_the_chance(syncs[0].finished.is_set)
+
+    monkeypatch.setattr(remote, "take_base", taken)
+    gate = backend.gate("open")
+    opening = Task(rig.volume.open, KEY)
+    gate.wait_entered()
+    file.pwrite(MINE, PAGE)
+    file.flush()
+    given_the_chance(lambda: rig.cache.stats().unstable == PAGE)
+    gate.open()
+    with pytest.raises(ConflictError):
+        opening.result()
+    rig.volume.resolve(KEY, "rebase")
+    rig.volume.sync(60)
+    assert backend.committed(KEY) == overlay(OTHER, PAGE, MINE)
+
+
+def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is local before and after: the size is ours, and no page of the old version is left. [2.19, I-17]"""
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    with PageCache("1MiB", flush_interval=60) as cache:
+        volume = cache.attach(store)
+        with volume.open(KEY, "r+") as file:
+            file.pread(len(DATA), 0)
+            store.put(KEY, OTHER[: 2 * PAGE])
+            local, written = NativeInode.has_local, list[int]()
+
+            def late(native: NativeInode) -> bool:
+                found = local(native)
+                if not written:
+                    written.append(0)
+                    assert not found
+                    file.pwrite(MINE, 3 * PAGE)
+                    file.fsync()
+                return found
+
+            monkeypatch.setattr(NativeInode, "has_local", late)
+            volume.open(KEY).close()
+            assert written
+            expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
+            assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
+            cache.check()
+    assert store.snapshot(KEY) == expected
