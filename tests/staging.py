@@ -118,6 +118,7 @@ class StagingFile(BackendFile):
     def punch_hole(self, offset: int, length: int) -> None:
         with self.alone("punch_hole"), self.alive():
             end = min(offset + length, self.size())
+            at_least(self.work.fileno(), self.size())  # the end may be that of what is staged
             for fd in (self.work.fileno(), self.safe.fileno()):
                 zero(fd, offset, min(end, os.fstat(fd).st_size))
             self.ranges, self.lost = (without(known, offset, end) for known in (self.ranges, self.lost))
@@ -379,10 +380,13 @@ class StagingBackend(Backend):
             if self.visible(dst) is not None and not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
             self._detach(dst)
-            if self.visible(src) is not None:
+            fresh = self.visible(src) is None
+            if not fresh:
                 self._path(src).rename(self._path(dst))
             for file in following:
                 file.key = dst
+                if fresh and self.visible(dst) is not None:
+                    file.version = self.stat(dst).version  # which its commit replaces
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         for path in sorted((self.root / "objects").iterdir()):

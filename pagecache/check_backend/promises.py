@@ -186,6 +186,7 @@ PROMISES: dict[str, Promise] = {
         rollback_forgets_staged_bytes="rollback forgets staged bytes.",
         truncate_cuts_staged_bytes="truncate cuts staged bytes, and they do not come back.",
         holes_cut_staged_bytes="punch_hole cuts staged bytes.",
+        holes_in_what_is_staged_leave_the_size="punch_hole leaves the size, also where only staged bytes reach it.",
     ),
     **_of(
         "kept",

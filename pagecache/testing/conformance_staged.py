@@ -171,6 +171,18 @@ class StagedPromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 4 * unit), data[:unit] + bytes(unit) + data[2 * unit :])
 
+    def test_holes_in_what_is_staged_leave_the_size(self, backend: Backend, opened: Opened, unit: int) -> None:
+        """Also where it was staged beyond the end."""
+        file = opened(0, b"head")
+        if not hasattr(file, "punch_hole"):
+            skip("no punch_hole")
+        stage(backend, file, unit, content(2 * unit, 31))
+        file.punch_hole(unit, 2 * unit)
+        same(file.stat().size, 3 * unit)
+        same(read(backend, file, unit, 3 * unit), bytes(2 * unit))
+        file.commit()
+        same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4))
+
     def test_kept_says_that_what_was_acknowledged_is_there(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "kept"):

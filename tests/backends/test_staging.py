@@ -85,6 +85,17 @@ def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: StagingBackend, fi
     assert backend.visible("key") == b"NEW c" + bytes(3) + b"!"
 
 
+def test_an_object_that_is_renamed_before_its_commit_replaces_the_one_of_that_name(
+    backend: StagingBackend, file: StagingFileWithStage
+) -> None:
+    fresh = backend.open("new", create=True)
+    put(fresh, 0, b"new")
+    backend.rename("new", "key")
+    assert backend.visible("key") == b"old content"
+    fresh.commit()
+    assert backend.visible("key") == b"new"
+
+
 def test_failed_commit_that_kept_everything_needs_the_commit_only(
     backend: StagingBackend, file: StagingFileWithStage
 ) -> None:
