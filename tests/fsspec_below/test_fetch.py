@@ -112,50 +112,40 @@ def test_no_more_are_on_their_way_than_calls_at_a_time_are_allowed(tmp_path: Pat
     assert (max(most), len(most)) == (1, 3)
 
 
-def test_a_read_that_fails_is_told_when_no_other_can_write_to_the_spool_any_more(tmp_path: Path) -> None:
-    """What is written after the failure stays, though a read of the old bytes was on its way."""
-    place = Place(tmp_path)
+def test_a_read_that_fails_is_told_when_the_others_have_ended_and_no_other_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written after the failure stays: nobody brings old bytes into the spool any more."""
+    place = Place(tmp_path, max_inflight=2)
     place.write(5, b"new")
-    begun, goes_on, told = (threading.Event() for _ in range(3))
+    begun, waited_for = threading.Event(), threading.Event()
+    ended: list[int] = []
+    caller, join = threading.current_thread(), threading.Thread.join
 
     def reading(start: int) -> None:
-        if start == 0:
+        if threading.current_thread() is caller:
             assert begun.wait(60)
             raise OSError(errno.EIO, "broken")
         begun.set()
-        assert goes_on.wait(60)
+        assert waited_for.wait(60)
 
-    def commit() -> None:
+    def joined(thread: threading.Thread, timeout: float | None = None) -> None:
+        waited_for.set()
+        join(thread, timeout)
+
+    place.fs.reading, place.fs.have_read = reading, ended.append
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", joined)
         with pytest.raises(OSError, match="broken"):
             place.file.commit()
-        told.set()
-
-    place.fs.reading = reading
-    thread = threading.Thread(target=commit)
-    thread.start()
-    assert begun.wait(60)
-    assert not told.wait(0.2)  # it cannot be told while a read is held; on a slow machine that is not seen
-    goes_on.set()
-    thread.join(60)
-    assert told.is_set()
+    found = len(place.fs.starts), len(ended)
+    waited_for.set()
+    assert found == (2, 1)
+    assert place.path.read_bytes() == OLD
     place.write(MIB, b"later")
     place.fs.reading = lambda start: None
     place.file.commit()
     assert place.path.read_bytes() == OLD[:5] + b"new" + OLD[8:MIB] + b"later" + OLD[MIB + 5 :]
-
-
-def test_after_a_failure_no_read_is_begun(tmp_path: Path) -> None:
-    place = Place(tmp_path, max_inflight=1)
-    place.write(5, b"new")
-
-    def reading(start: int) -> None:
-        raise OSError(errno.EIO, "broken")
-
-    place.fs.reading = reading
-    with pytest.raises(OSError, match="broken"):
-        place.file.commit()
-    assert len(place.fs.starts) == 1
-    assert place.path.read_bytes() == OLD
 
 
 def test_where_no_thread_can_be_started_a_commit_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
