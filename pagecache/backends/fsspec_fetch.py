@@ -35,12 +35,13 @@ def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
     """
     groups: list[list[Extent]] = []
     for begin, end in missing:
-        for at in range(begin, end, step):
-            stop = min(at + step, end)
-            if groups and at - groups[-1][-1][1] <= GAP and stop - groups[-1][0][0] <= step:
-                groups[-1].append((at, stop))
-            else:
-                groups.append([(at, stop)])
+        while begin < end:
+            full = groups[-1][0][0] + step if groups and begin - groups[-1][-1][1] <= GAP else begin
+            if begin >= full:
+                groups.append([])
+                full = begin + step
+            groups[-1].append((begin, min(full, end)))
+            begin = min(full, end)
     return groups
 
 

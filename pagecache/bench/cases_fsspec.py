@@ -49,7 +49,7 @@ def side_by_side(
 ) -> Iterator[Row]:
     """A row for each peer; `cold`: everybody begins with nothing in each round, else with what the last one left.
 
-    The last row is that of P33 where the case is of it: beside the peer that took least.
+    The last row is that of P33 where the case is of it: beside the peer with the least ratio.
     """
     for way in ways:
         if not cold:
@@ -74,7 +74,9 @@ def side_by_side(
     for peer in peers:
         yield look(case, metric, peer.name, result, own.name, peer.name, counted(own, peer))
     if case == "fsspec-parquet" and not cold:
-        best = min([way for way in peers if OWN not in way.name], key=lambda peer: result.seconds(peer.name))
+        best = min(
+            [way for way in peers if OWN not in way.name], key=lambda peer: result.speed(own.name, peer.name).median
+        )
         yield timed(case, "P33", result, own.name, best.name, f"the best was {best.name}; {counted(own, best)}")
 
 

@@ -71,6 +71,8 @@ class Way:
 
     def close(self) -> None:
         """Give everything back."""
+        if self.fs is None:
+            return
         if hasattr(self.fs, "volume"):
             self.fs.close(on_failed="discard")
         self.fs = None

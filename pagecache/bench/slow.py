@@ -78,8 +78,8 @@ class SlowFileSystem(AbstractFileSystem):
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         self._call("ls")
         path = self._strip_protocol(path)
-        entries = [self._entry(one.path) for one in os.scandir(path)] if os.path.isdir(path) else [self._entry(path)]
-        return entries if detail else [entry["name"] for entry in entries]
+        names = sorted(one.path for one in os.scandir(path)) if os.path.isdir(path) else [path]
+        return [self._entry(name) for name in names] if detail else names
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         path = self._strip_protocol(path)

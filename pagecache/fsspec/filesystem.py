@@ -13,7 +13,7 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
@@ -264,7 +264,8 @@ class PageCacheFileSystem(ChainedFileSystem):
     def _remove(self, path: str, *, everything: bool) -> None:
         """`everything`: of a directory what it hides, too, such as what processes that died have left there."""
         if not self.isdir(path):
-            self.volume.remove(self._key(path))
+            with _naming(path, self._key(path)):
+                self.volume.remove(self._key(path))
             return
         with contextlib.suppress(FileNotFoundError):
             if everything:
@@ -384,9 +385,11 @@ class PageCacheFileSystem(ChainedFileSystem):
         options = {name: value for name, value in kwargs.items() if name in OPENING}
         if isinstance(block_size, int) and block_size > 0:
             options.setdefault("read_ahead", block_size)
-        file = self.volume.open(self._key(path), mode, kind=PageCacheFile, **options)
+        key = self._key(path)
+        with _naming(path, key):
+            file = self.volume.open(key, mode, kind=PageCacheFile, **options)
         assert isinstance(file, PageCacheFile)
-        file.fs, file.path = self, path
+        file.fs, file.path, file.name = self, path, path
         return file
 
     def open_many(self, open_files: Iterable[Any]) -> list[Any]:
@@ -476,3 +479,14 @@ class PageCacheFileSystem(ChainedFileSystem):
             UnsavedDataError: not everything could be saved; nothing is lost, all goes on.
         """
         return self._wanted.close(timeout, on_failed)
+
+
+@contextlib.contextmanager
+def _naming(path: str, key: str) -> Iterator[None]:
+    """Errors name a file by its path, not by what the volume calls it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == key:
+            error.filename = path
+        raise

@@ -332,3 +332,21 @@ def test_without_fsspec_the_import_says_what_to_install() -> None:
 
 def test_fsspec_finds_it_by_its_name() -> None:
     assert fsspec.get_filesystem_class("pagecache") is PageCacheFileSystem
+
+
+def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, root: str) -> None:
+    """And not by what the volume calls it, which has no slash in front."""
+    fs.pipe_file(f"{root}/there", b"1")
+    calls: list[tuple[type[OSError], str, Callable[[str], object]]] = [
+        (FileNotFoundError, "none", fs.open),
+        (FileNotFoundError, "none", fs.cat_file),
+        (FileNotFoundError, "none", fs.rm_file),
+        (FileExistsError, "there", lambda path: fs.open(path, "xb")),
+    ]
+    for kind, name, call in calls:
+        with pytest.raises(kind) as raised:
+            call(f"{root}/{name}")
+        assert raised.value.filename == f"{root}/{name}"
+    with fs.open(f"{root}/there") as file:
+        assert file.name == f"{root}/there"
+        assert repr(f"{root}/there") in repr(file)

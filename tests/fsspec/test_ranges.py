@@ -64,6 +64,58 @@ def test_near_ranges_are_one_read(make: Callable[..., PageCacheFileSystem]) -> N
     assert len(below.reads) == before + 1, "from memory"
 
 
+def test_max_gap_says_which_ranges_are_near(make: Callable[..., PageCacheFileSystem]) -> None:
+    """Two reads of 1 byte, 200 KB apart, are two calls; or one, if somebody thinks that a call costs more than that."""
+    below = OwnMemory()
+    fs = make(fs=below, read_ahead=0)
+    below.pipe({"/one": CONTENT, "/other": CONTENT})
+    fs.cat_file("/one", 900_000, 900_001)
+    before = len(below.reads)
+    paths, starts = ["/one", "/one", "/other"], [300_000, 100_000, 100_000]
+    bytes_there = [CONTENT[300_000:300_001], *[CONTENT[100_000:100_001]] * 2]
+    assert fs.cat_ranges(paths, [*starts], [start + 1 for start in starts], max_gap=199_999) == bytes_there
+    assert len(below.reads) == before + 2
+    fs.invalidate_cache()
+    before = len(below.reads)
+    assert fs.cat_ranges(paths, [*starts], [start + 1 for start in starts], max_gap=190_000) == bytes_there
+    assert len(below.reads) == before + 3
+
+
+@pytest.mark.parametrize("max_gap", [-1, 0.5, "1MiB"])
+def test_max_gap_that_is_no_number_of_bytes_is_refused(fs: PageCacheFileSystem, max_gap: Any) -> None:
+    with pytest.raises(ValueError, match=r"max_gap .* is not a number of bytes of at least 0"):
+        fs.cat_ranges(["/file"], 0, 1, max_gap=max_gap)
+
+
+def test_sequential_reads_have_several_calls_on_their_way(make: Callable[..., PageCacheFileSystem]) -> None:
+    """Without a word on read-ahead: behind what was asked for, two calls meet."""
+    below = Ahead()
+    fs = make(fs=below, capacity="128MiB")
+    below.pipe_file("/file", CONTENT * 16)
+    below.meeting = threading.Barrier(2)
+    with fs.open("/file") as file:
+        assert file.read(5 << 20) == CONTENT * 5
+        assert below.met.wait(60)
+        assert file.read() == CONTENT * 11
+
+
+class Ahead(OwnMemory):
+    """The first two reads behind the first 5 MiB wait for one another."""
+
+    meeting: threading.Barrier | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.met = threading.Event()
+        self.first_two = iter(range(2))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if self.meeting is not None and (start or 0) >= 5 << 20 and next(self.first_two, None) is not None:
+            self.meeting.wait(60)
+            self.met.set()
+        return super().cat_file(path, start, end, **options)
+
+
 def test_ranges_of_all_files_are_read_side_by_side(make: Callable[..., PageCacheFileSystem]) -> None:
     """None waits for the one before it: each read waits here until all of them have begun."""
     below = Together()
