@@ -211,8 +211,9 @@ class Run:
         return world.failures[0] if world.failures else None
 
     def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
+        publishing = Publishing(world)
         if isinstance(target, CachedTarget) and target.publishes:
-            target.pressure.publishing = Publishing(world)
+            target.pressure.publishing = publishing
         players = self._players = crash.players(world)
         script = self.plan.script
         rests = RESTS if script is None else script.stirs
@@ -220,6 +221,7 @@ class Run:
             self._stirs = rest + 1
             with Watchdog(world):
                 crash.arm()
+                publishing.stir(True)
                 threads = self._threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.look()
@@ -228,6 +230,7 @@ class Run:
             give_up = time.monotonic() + self.grace
             for thread in threads:
                 thread.join(max(0.0, give_up - time.monotonic()))
+            publishing.stir(False)
             if world.failures:
                 return
             begun = world.clock.tick()

@@ -16,6 +16,7 @@ then, so that the edge is met although nobody knows yet where it is.
     losses        somebody gives up what others wrote, and somebody else replaces the stored object below it
     ends          the same, where files grow: they are written over their ends, which are given up or replaced meanwhile
     touched       saved again and again, while somebody else stores the same once more, as another version
+    unsaved       the same, where next to nobody saves
 """
 
 from __future__ import annotations
@@ -293,6 +294,11 @@ PROFILES: dict[str, Profile] = {
     "touched": Profile(
         {"write": 10, "append": 2, "truncate": 5, "fsync": 24, "sync": 1, "ticket": 1, "flush": 3, "sync_range": 2}
         | {"read": 2, "touch": 8},
+        _pages,
+        share=0.25,
+    ),
+    "unsaved": Profile(
+        {"write": 16, "append": 2, "truncate": 2, "fsync": 1, "flush": 4, "sync_range": 4, "read": 2, "touch": 12},
         _pages,
         share=0.25,
     ),

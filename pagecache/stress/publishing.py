@@ -6,6 +6,10 @@ call returns is looked at by the step itself (steps.py); what was visible until 
 
 Who returns may leave a commit behind that he has asked for and does not need any more: it is his, and nobody knows his
 bytes. So commits are judged only where nobody has returned since the one before.
+
+A commit takes with it whatever was asked for until it began, and who asks while it runs is not heard. So where nobody
+waits for a sync, and nobody has returned from one since the last commit ended, nobody has asked for this one: it
+publishes what nobody wanted to be seen yet [2.22]. While workers run, that is: at rest the tester itself saves.
 """
 
 from __future__ import annotations
@@ -26,17 +30,28 @@ class Publishing:
     def __init__(self, world: World) -> None:
         self._world = world
         self._ended: dict[Key, int] = {}
+        self._stirring = False
+
+    def stir(self, on: bool) -> None:
+        """From now on workers alone ask for commits; or others do, too, and may leave some behind."""
+        world = self._world
+        world.saved = world.clock.tick()
+        # A call that failed may be done all the same, later; and a conflict that stays asks for a commit, too.
+        self._stirring = on and world.plan.faults == "none" and world.plan.crash_of(world.number) == "none"
 
     def __call__(self, key: Key) -> Callable[[bool], None]:
         """A commit of an object begins; what is returned is called with whether it has succeeded."""
         world = self._world
         waiting = [look for looks in world.savers.copy().values() for look in looks]
         looks = [look for look in waiting if world.target.key(look.model.number) == key]
-        judged = bool(looks) and world.saved < self._ended.get(key, 0)  # last: who was there is gone or among them
+        judged = world.saved < self._ended.get(key, 0)  # last: who was there is gone or among them
+        stirring = self._stirring
 
         def ended(ok: bool) -> None:
-            if ok and judged:
+            if ok and judged and looks:
                 _published(world, min(looks, key=lambda look: look.begun))
+            elif ok and judged and stirring:
+                _unasked(world, key)
             self._ended[key] = world.clock.tick()
 
         return ended
@@ -53,3 +68,10 @@ def _published(world: World, look: Look) -> None:
         world.judge(look, got, store=True)
     except Broken as error:
         world.fail(Failure.of(error))
+
+
+def _unasked(world: World, key: Key) -> None:
+    for model in world.models:  # what is a worker's own is committed by closing it
+        if world.target.key(model.number) == key:
+            text = "committed, and nobody has asked for that since it was committed before"
+            world.fail(Failure.of(Broken(f"file {model.number}: {text}")))

@@ -121,7 +121,7 @@ def measure(names: list[str], seeds: int, seconds: float) -> None:
             found["worlds"] = {"runs": _runs(scheduled, CLEAN, name, 1, seconds)}
         known = measured()
         how = {"seconds": seconds, "cpus": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
-        for part, order in (("bugs", bugs), ("scheduled", bugs), ("clean", [*SETTINGS]), ("worlds", [*WORLDS])):
+        for part, order in (("bugs", bugs), ("scheduled", [*SCHEDULED]), ("clean", [*SETTINGS]), ("worlds", [*WORLDS])):
             entries = known[part] | ({name: found[part] | how} if part in found else {})
             known[part] = {one: entries[one] for one in order if one in entries}
         MEASURED.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

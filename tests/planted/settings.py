@@ -72,7 +72,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": "64KiB",
         "capacity": "64KiB",
     },
-    "touched": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append,touches", "threads": 8},
+    "unsaved": SMALL | {"profile": "unsaved", "files": 1, "mix": "buffered,append,touches", "threads": 4, "tasks": 0},
     "ordered": SMALL
     | {
         "profile": "touched",
@@ -86,7 +86,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 STORES: dict[str, Callable[[], Factory]] = {
-    "touched": object_store,
+    "unsaved": object_store,
     "ordered": failing_store,
     "withdrawn": object_store,
 }
@@ -115,7 +115,7 @@ LOOKED: dict[str, str] = {
     "a_local_end_is_a_byte": "replaced",
     "rebase_keeps_uploads": "replaced",
     "commit_follows_its_bytes": "ordered",
-    "settling_commits_nothing": "touched",
+    "settling_commits_nothing": "unsaved",
     "what_came_back_is_rolled_back": "withdrawn",
     "late_answer_only_ends_the_flight": "small",
     "reconnect_waits_for_nobody": "small",
@@ -138,7 +138,6 @@ LOOKED: dict[str, str] = {
 
 SCHEDULED: dict[str, str] = {
     "commit_follows_its_bytes": "given-up",
-    "settling_commits_nothing": "given-up",
 }
 WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
 
@@ -146,10 +145,6 @@ WAITS: dict[str, str] = {
     "commit_follows_its_bytes": (
         "a commit has to fail between two looks of who waits for the next, a few instructions of his apart. What is "
         "then visible is whole again when he returns: it is seen only where nobody has returned since the last commit"
-    ),
-    "settling_commits_nothing": (
-        "a commit has to be refused for another version, and the next to begin before all of the bytes that were laid "
-        "over it are sent. That, too, is seen only where nobody has returned since the last commit"
     ),
 }
 

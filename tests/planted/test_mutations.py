@@ -57,11 +57,10 @@ def test_the_tester_finds_a_bug(bug: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", SCHEDULED)
 def test_schedules_of_the_core_find_a_bug(bug: str) -> None:
-    """At one seed, within a minute; the same schedule each time, which is named so that it can be played again."""
+    """At one seed, within a minute; the schedule is named, so that it can be played again."""
     found = scheduled(bug, SCHEDULED[bug], 1, SECONDS)
     assert found["found"] == "schedule"
     assert f"--replay {SCHEDULED[bug]}:" in found["story"]
-    assert found["operations"] == measured()["scheduled"][bug]["runs"][0]["operations"]
 
 
 def test_schedules_of_the_core_find_nothing_where_nothing_is_planted() -> None:

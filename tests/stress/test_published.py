@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pagecache.engine.barrier import FileSync
+from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
@@ -61,6 +62,45 @@ def test_a_commit_that_somebody_has_left_behind_is_not_judged() -> None:
     publishing(key)(True)
     assert [failure.kind for failure in world.failures] == ["data"]
     target.give_up()
+
+
+def test_a_commit_that_nobody_has_asked_for_is_found() -> None:
+    """While workers run: nobody waits for a sync, and nobody has returned from one since the last commit. [2.22]"""
+    asked = plan()
+    target = CachedTarget(asked, 0, object_store(), "objects")
+    target.start([bytes(4096)])
+    world = World(asked, target, 0)
+    world.models = [Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), world.clock)]
+    publishing, key = Publishing(world), target.key(0)
+    publishing(key)(True)
+    publishing(key)(True)  # the tester's own: nobody runs
+    publishing.stir(True)
+    publishing(key)(True)  # left behind by the tester
+    publishing(target.key("own1-0"))(True)
+    publishing(target.key("own1-0"))(True)  # closed by whose it is
+    world.saved = world.clock.tick()
+    publishing(key)(True)  # left behind by who has returned
+    publishing(key)(False)
+    assert not world.failures
+    publishing(key)(True)
+    assert [failure.story for failure in world.failures] == [
+        "file 0: committed, and nobody has asked for that since it was committed before"
+    ]
+    target.give_up()
+
+
+def test_work_of_the_cache_that_commits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is laid over another version is published, though nobody saves. [2.22, 2.24]"""
+    settled = EngineFile.settled
+
+    def commits(self: EngineFile, job: Any) -> Any:
+        self.native.start_commit()
+        return settled(self, job)
+
+    monkeypatch.setattr(EngineFile, "settled", commits)
+    report = run(plan(profile="unsaved", tasks=0), object_store())
+    assert (report.ok, report.kind) == (False, "data")
+    assert "nobody has asked for that" in report.story
 
 
 def test_another_version_with_the_same_bytes_changes_nothing() -> None:
