@@ -207,8 +207,8 @@ class EngineFile:
         """A number that stands while nothing of our own changes storage; None while something is about to."""
         with self.lock:
             changes = self.own_changes  # first: what begins after this makes it another number
-            if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_running():
-                return None
+            if self.version_stale or len(self.owed) or not self.native.pass_idle() or self.native.commit_due():
+                return None  # work under the token alone says what it changes: `about_to_change`
             return changes
 
     def begin_hand_over(self, start: int, end: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -89,3 +90,24 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
             assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
             cache.check()
     assert store.snapshot(KEY) == expected
+
+
+def test_work_under_the_token_hides_no_version_from_who_opens_beside_it(make: Make) -> None:
+    """It may last longer than whoever waited for it: by itself it changes nothing of what is stored. [2.19]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    assert file.pread(len(DATA), 0) == DATA
+    entered, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        over.wait(60)
+
+    rig.volume.inodes[KEY].engine.settle(work)
+    assert entered.wait(60)
+    rig.backend.change_remotely(KEY, OTHER)
+    opening = Task(rig.open, "rb")
+    given_the_chance(opening.finished.is_set)
+    over.set()
+    assert opening.result().pread(len(DATA), 0) == OTHER
+    assert file.pread(len(DATA), 0) == OTHER
