@@ -303,7 +303,7 @@ def check_backend(
 @click.option(
     "--profile",
     metavar="NAME",
-    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, touched.  "
+    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, touched, unsaved.  "
     "[default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
