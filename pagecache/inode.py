@@ -21,6 +21,7 @@ from .native import NativeInode
 
 if TYPE_CHECKING:
     from .file import CachedFile
+    from .naming import Naming
     from .volume import Volume
 
 __all__ = ["Inode"]
@@ -44,6 +45,8 @@ class Inode:
         self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
+        self.naming: Naming | None = None  # the call that changes its name; under the volume's lock
+        self.missed = False  # a reconnect has left its file closed, because of that call
         self.dropped = False  # what was local has been given up: nobody could reach it any more
         self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()

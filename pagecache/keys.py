@@ -73,6 +73,13 @@ class BusyKeys:
         if not done.is_set():
             done.set()
 
+    def take_away(self, keys: Iterable[Key]) -> None:
+        """Free keys whose call can change nothing any more, and may never return."""
+        with self._lock:
+            found = {key: self._busy[key] for key in keys if key in self._busy}
+        for key, done in found.items():
+            self.free([key], done)
+
     @contextmanager
     def holding(self, *keys: Key, what: str) -> Generator[None, None, None]:
         """Mark keys as busy for a block."""

@@ -11,14 +11,15 @@ import errno
 import logging
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
 from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
-from .errors import BackendProtocolError, Key
+from .errors import BackendProtocolError, Key, ShutdownError
 from .inode import Inode
 from .native import END, FOREVER, STAMP_MAX
 
@@ -101,13 +102,19 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
             lifetimes.release(volume, inode, writable=False)
             raise
         lifetimes.release(volume, inode, writable=False)
+    reconnects = volume.engine.reconnects
     backend_file, stat, created = open_backend(volume, key, bits)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
     inode.handles = 1
-    with volume.names:
-        volume.inodes[canonical] = inode
+    try:
+        with _unless_reconnected(volume, key, reconnects, backend_file):
+            volume.inodes[canonical] = inode
+    except ShutdownError:
+        inode.native.forget_uncommitted()
+        inode.native.destroy()
+        raise
     volume.engine.add(inode.engine)
     if created:
         volume.engine.names.changed()
@@ -154,13 +161,32 @@ def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: b
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
         return True
+    reconnects = volume.engine.reconnects
     backend_file, stat, created = open_backend(volume, key, bits)
-    inode.engine.use(backend_file)
+    with _unless_reconnected(volume, key, reconnects, backend_file):
+        inode.engine.use(backend_file)
     if created:
         volume.engine.names.changed()
     if created or not keep_cache or stat.size != inode.native.remote_size:
         compare(volume, inode, stat)
     return True
+
+
+@contextmanager
+def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file: BackendFile) -> Iterator[None]:
+    """What makes a file of the backend count, under the lock of the names: a reconnect after it opens the object anew;
+    one before it has had its turn.
+
+    Raises:
+        ShutdownError: the backend that opened it is gone; it is closed.
+    """
+    try:
+        with volume.names:
+            volume.engine.check_alive(key, reconnects)
+            yield
+    except ShutdownError:
+        volume.engine.close_later(backend_file)
+        raise
 
 
 def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:

@@ -6,6 +6,8 @@
        are a loss, as is what was staged and is not in memory
     4  the volume lives
 
+What a remove or a rename on the old backend is about is left closed until that call has returned (naming.py).
+
 A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
 is repeated. Files in the hands of an old call wait for it by their token: nothing here takes one.
 """
@@ -14,14 +16,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import lifetimes
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
-from .engine import staging
+from .engine import remote, staging
+from .engine.notices import cause
 from .engine.owed import Step
+from .engine.retryer import Parked, decide
 from .engine.runner import Job
 from .engine.volume import threads_of
 from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
@@ -32,7 +37,9 @@ from .opening import checked_stat, compare
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["reconnect"]
+__all__ = ["catch_up", "reconnect"]
+
+T = TypeVar("T")
 
 
 class _Opened(NamedTuple):
@@ -59,22 +66,97 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
 def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     """All of it, while nobody frees an inode: most of these are in nobody's hands."""
     engine = volume.engine
+    if fenced:
+        _settle_names(volume, backend)
     with volume.names:
         inodes = [inode for inode in volume.inodes.values() if not inode.engine.freed]
         orphans = [inode for inode in volume.orphans if not inode.engine.freed]
+        left = {inode: inode.naming for inode in (*inodes, *orphans) if inode.naming is not None}
+        for inode in (*inodes, *orphans):
+            inode.missed = inode in left
+    inodes = [inode for inode in inodes if inode not in left]
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
     engine.native.revoke(fenced)
-    for inode in (*inodes, *orphans):
+    for inode in (*inodes, *(inode for inode in orphans if inode not in left)):
         _adopt(inode, opened.get(inode), backend.limits, fenced)
+    for inode in left:
+        inode.engine.use(None)
     engine.resume(backend)
     engine.native.revoke(fenced)  # those that began meanwhile
     for inode in inodes:
-        if inode.engine.conflict is None:
-            inode.native.retry(failed_too=True)
-        elif inode in opened:
-            inode.engine.native.retry()
+        _send_again(inode, known=inode in opened)
     for inode, found in opened.items():
         _look_at_version(volume, inode, found)
+    with volume.names:
+        ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls, before `resume`
+        for inode in ended:
+            inode.naming = left[inode]
+    for inode in ended:
+        inode.engine.settle(partial(left[inode].catch_up, inode))
+
+
+def catch_up(volume: Volume, backend: Backend, inode: Inode) -> None:
+    """What a reconnect to this backend would have done with the file, had it known its name. The token is held, on a
+    thread of the volume.
+    """
+    with volume.engine.keeper():
+        if inode.engine.freed:
+            return
+        with volume.names:
+            named = volume.inodes.get(inode.key) is inode
+        opened = _open_late(volume, backend, inode) if named and _wanted(inode) else None
+        _adopt(inode, opened, backend.limits, False)
+        if opened is not None and not opened.kept:
+            _take_version(inode, opened)
+        _send_again(inode, known=opened is not None)
+        volume.cache.flusher.wake()
+
+
+def _open_late(volume: Volume, backend: Backend, inode: Inode) -> _Opened | None:
+    """None: the file stays closed until somebody opens its name."""
+    engine = volume.engine
+    attempts, since = 0, engine.clock.now()
+    while True:
+        try:
+            return _open(backend, inode)
+        except Exception as error:
+            attempts += 1
+            decision = decide(engine.retry, error, attempts, engine.clock.now() - since, engine.random())
+            if isinstance(decision, Parked):
+                what = f"not opened by the new backend: {cause(error)}"
+                engine.say(logging.ERROR, "the volume", what, "it stays closed until it is opened again", inode.key)
+                return None
+        try:
+            engine.sleep(inode.engine, decision.delay)
+        except ShutdownError:
+            return None  # the next reconnect opens it
+
+
+def _take_version(inode: Inode, opened: _Opened) -> None:
+    """As `_look_at_version`, with the token held."""
+    file = inode.engine
+    if file.version_stale or not file.limits().commit_on_close:
+        inode.native.invalidate_remote(0, END)
+        file.version, file.version_stale = opened.stat.version, True
+    elif opened.stat.version != file.version:
+        remote.changed(file, opened.stat.version)
+
+
+def _send_again(inode: Inode, *, known: bool) -> None:
+    if inode.engine.conflict is None:
+        inode.native.retry(failed_too=True)
+    elif known:
+        inode.engine.native.retry()
+
+
+def _settle_names(volume: Volume, backend: Backend) -> None:
+    """No call on the old backend can do anything more: what those that change names have done is asked here."""
+    with volume.names:
+        cached = (*volume.inodes.values(), *volume.orphans)
+        namings = list(dict.fromkeys(inode.naming for inode in cached if inode.naming is not None))
+    for naming in namings:
+        job = Job(volume.engine.park, partial(naming.settle, backend), what="stat", key=naming.src)
+        _wait(volume.engine.runner.submit(NAMES, job), _attached(volume))
 
 
 def _wanted(inode: Inode) -> bool:
@@ -83,12 +165,7 @@ def _wanted(inode: Inode) -> bool:
 
 def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Inode, _Opened]:
     """Side by side. An object that is gone, with nothing of it local, stays closed."""
-    began = volume.engine.reconnects
-
-    def check_attached() -> None:
-        if volume.detached or volume.engine.reconnects != began:
-            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by somebody else")
-
+    attached = _attached(volume)
     jobs: dict[Inode, Job[_Opened | None]] = {}
     opened: dict[Inode, _Opened] = {}
     try:
@@ -96,12 +173,7 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
             job = Job(volume.engine.park, partial(_open, backend, inode), _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
-            try:
-                found = job.wait(check_attached)
-            except Exception as error:
-                if error is not job.error or isinstance(error, OSError):
-                    raise
-                raise BackendProtocolError(f"open() raised {type(error).__name__}: {error}", inode.key) from error
+            found = _wait(job, attached)
             if found is not None:
                 opened[inode] = found
     except BaseException:
@@ -112,6 +184,26 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
                 job.abandon()
         raise
     return opened
+
+
+def _attached(volume: Volume) -> Callable[[], None]:
+    """What raises when there is no point in going on."""
+    began = volume.engine.reconnects
+
+    def check() -> None:
+        if volume.detached or volume.engine.reconnects != began:
+            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by somebody else")
+
+    return check
+
+
+def _wait(job: Job[T], alive: Callable[[], None]) -> T:
+    try:
+        return job.wait(alive)
+    except Exception as error:
+        if error is not job.error or isinstance(error, OSError):
+            raise
+        raise BackendProtocolError(f"{job.what}() raised {type(error).__name__}: {error}", job.key) from error
 
 
 def _open(backend: Backend, inode: Inode) -> _Opened | None:

@@ -14,12 +14,11 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from . import ending, lifetimes, opening, reconnecting, revising
+from . import ending, lifetimes, naming, opening, reconnecting, revising
 from .backends.protocol import AsyncBackend, Backend, ObjectStat
 from .backends.url import as_backend
 from .config import VolumeOptions, parse_size
@@ -39,7 +38,7 @@ from .errors import (
 from .file import CachedFile, extent
 from .inode import Inode
 from .keys import BusyKeys
-from .native import END, TOKEN
+from .native import END
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -100,7 +99,7 @@ class Volume:
 
     # -- names
 
-    def _canonical(self, key: Key) -> Key:
+    def canonical(self, key: Key) -> Key:
         try:
             hash(key)
         except TypeError:
@@ -153,7 +152,7 @@ class Volume:
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self.check_may_write(key, bits)
         self.engine.check_reentry("open", key)
-        canonical = self._canonical(key)
+        canonical = self.canonical(key)
         name = mode if flags is None else opening.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
 
@@ -189,7 +188,7 @@ class Volume:
     def stat(self, key: Key) -> FileStat:
         """Size and times as a reader of the cache sees them (local extensions included)."""
         self.check_alive(key)
-        inode = self.inode_at(self._canonical(key))
+        inode = self.inode_at(self.canonical(key))
         if inode is None or inode.engine.backend_file is None:
             stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
             return self._file_stat(opening.checked_stat(stat, key), inode)
@@ -240,7 +239,7 @@ class Volume:
         for stat in self.engine.call(lambda: [*self.engine.backend.list(prefix)], "list"):
             inode = None
             if stat.key is not None and stat.kind == "file":
-                inode = self.inode_at(self._canonical(stat.key))
+                inode = self.inode_at(self.canonical(stat.key))
             yield self._file_stat(stat, inode)
 
     def remove(self, key: Key) -> None:
@@ -250,75 +249,14 @@ class Volume:
         self.check_alive(key)
         self.engine.check_unsealed(key)
         self.check_may_write(key, os.O_RDWR)
-        canonical = self._canonical(key)
-        self.busy.run(lambda: self._remove(key, canonical), "remove", canonical)
-
-    def _remove(self, key: Key, canonical: Key) -> None:
-        """On a thread of the volume; the key is busy."""
-        inode = self.inode_at(canonical)
-        backend_file = None if inode is None else inode.engine.backend_file
-        links = 1 if backend_file is None else backend_file.stat().nlink or 1
-        with self._names_change():
-            try:
-                self.engine.backend.remove(key)
-            except FileNotFoundError:
-                if inode is None or not inode.native.undone()["created"]:
-                    raise  # else it is here, and was never stored
-        if links <= 1:  # with other names left it stays the same object
-            lifetimes.unname(self, canonical)
-            if self.engine.mirror is not None:
-                self.engine.mirror.removed(canonical)
-
-    @contextmanager
-    def _names_change(self) -> Generator[None, None, None]:
-        """A sync that begins meanwhile covers the change only if it comes after it; one that failed may have been."""
-        self.engine.names.changed()
-        try:
-            yield
-        finally:
-            self.engine.names.changed()
+        naming.remove(self, key, self.canonical(key))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
         self.check_alive(src)
         self.engine.check_unsealed(src)
         self.check_may_write(src, os.O_RDWR)
-        old, new = self._canonical(src), self._canonical(dst)
-        self.busy.run(
-            lambda: self._rename(src, dst, old, new, replace),
-            "rename",
-            old,
-            new,
-            within=lambda call: self._with_tokens(old, new, call),
-        )
-
-    def _with_tokens(self, old: Key, new: Key, call: Callable[[], None]) -> None:
-        """With the tokens of both objects: nothing of them is in flight."""
-        cached = [inode.native for key in (old, new) if (inode := self.inode_at(key)) is not None]
-        if len(cached) == 2 and cached[0] is not cached[1]:
-            cached[0].run_both(cached[1], "holding", call)
-        elif cached:
-            cached[0].run(TOKEN, "holding", call)
-        else:
-            call()
-
-    def _rename(self, src: Key, dst: Key, old: Key, new: Key, replace: bool) -> None:
-        """On a thread of the volume; the keys are busy, and the caller holds the tokens."""
-        with self._names_change():
-            self.engine.backend.rename(src, dst, replace=replace)
-        if old == new:
-            return
-        with self.names:
-            inode = self.inodes.pop(old, None)
-        lifetimes.unname(self, new)
-        if inode is not None:
-            inode.key = inode.engine.key = self._canonical(dst)
-            with self.names:
-                self.inodes[inode.key] = inode
-        if self.engine.mirror is not None:
-            self.engine.mirror.renamed(old, new)
-        if inode is not None:
-            opening.follow(inode, dst)
+        naming.rename(self, src, dst, self.canonical(src), self.canonical(dst), replace=replace)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
@@ -352,7 +290,7 @@ class Volume:
         if key is None:
             with self.names:
                 return list(self.inodes.values())
-        inode = self.inode_at(self._canonical(key))
+        inode = self.inode_at(self.canonical(key))
         return [] if inode is None else [inode]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:

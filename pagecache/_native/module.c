@@ -32,8 +32,8 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* run_both(core, inode, other, method, argument): engine.<method>(op, argument) of `inode` with both tokens held, taken in the
- * order of the inodes: the only operation that waits for a second one (contract 2.20). */
+/* run_both(core, inode, other, method, argument): engine.<method>(op, (op of the other, argument)) of `inode` with both tokens
+ * held, taken in the order of the inodes: the only operation that waits for a second one (contract 2.20). */
 static PyObject *run_both(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
@@ -51,12 +51,16 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 		op->what = Py_NewRef(method);
 		second->what = Py_NewRef(method);
 	}
-	int err = !op || !second || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
+	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
+	int err = !both || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
 		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, -1);
 	if (!err)
-		err = pc_op_run(op, method, argument);
+		err = pc_op_run(op, method, both);
 	else if (op)
 		Py_DECREF(op); /* settled with its last reference */
+	if (second)
+		pc_op_settle(second); /* whoever made a call under its token may have it still */
+	Py_XDECREF(both);
 	Py_XDECREF(second);
 	if (err)
 		return NULL;

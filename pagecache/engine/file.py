@@ -250,6 +250,13 @@ class EngineFile:
         """Whatever needs the locks that are held."""
         call()
 
+    def lending(self, op: Op, call: Callable[..., None] | tuple[Op, Callable[..., None]]) -> None:
+        """What lends the token to a call on another thread, by `op.call`. With that of another file: a pair."""
+        if isinstance(call, tuple):
+            call[1](op, call[0])
+        else:
+            call(op)
+
     # -- changes
 
     def about_to_change(self) -> None:

@@ -60,7 +60,8 @@ VERBS = {
     "direct_write": "a direct write",
     "direct_read": "a direct read",
     "cut_views": "the end of its views",
-    "holding": "a rename or a detach",
+    "holding": "a detach",
+    "lending": "a rename",
 }
 """What an operation holds locks for, by the method of the engine or the verb of the handle."""
 

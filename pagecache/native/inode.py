@@ -332,7 +332,7 @@ class NativeInode:
         extension.run_owning(self.core, self.address, method, argument)
 
     def run_both(self, other: NativeInode, method: str, argument: object) -> None:
-        """`user.<method>(op, argument)` with the tokens of both inodes, taken in their order."""
+        """`user.<method>(op, (op of the other, argument))` with the tokens of both inodes, taken in their order."""
         extension.run_both(self.core, self.address, other.address, method, argument)
 
     def settle_fills(self, pos: int, end: int = END) -> None:

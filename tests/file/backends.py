@@ -284,10 +284,12 @@ class RecordingBackend(pagecache.Backend):
             fresh.limits = self.limits
             fresh.kept = options.pop("kept", None)
             assert not options
+            found = list(self.objects.items())
             if shared:
-                fresh.lock = self.lock
-            for key, stored in self.objects.items():
+                fresh.lock, fresh.objects = self.lock, self.objects
+            for key, stored in found:
                 if lose and stored.committed is None:
+                    fresh.objects.pop(key, None)
                     continue
                 kept = stored
                 if not shared:

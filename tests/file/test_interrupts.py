@@ -116,6 +116,24 @@ def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) ->
     assert committed[: 8 * PAGE] == content[: 7 * PAGE] + b"end" + content[7 * PAGE + 3 :]
 
 
+def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
+    """Nothing of them is handed over beside the call, to one name or to the other. [2.20]"""
+    rig = make({KEY: DATA, "other": DATA})
+    file, target = rig.open("r+b"), rig.open("r+b", key="other")
+    file.pwrite(b"dirty", 0)
+    target.pwrite(b"dirty", 0)
+    gate = rig.backend.gate("rename")
+    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+        rig.volume.rename(KEY, "other")
+    natives = [rig.volume.inodes[key].native for key in (KEY, "other")]
+    assert [native.in_old_hands() for native in natives] == [True, True]
+    gate.open()
+    Task(file.fsync).result()
+    assert [native.in_old_hands() for native in natives] == [False, False]
+    assert rig.backend.committed("other") == b"dirty" + DATA[5:]
+    assert KEY not in rig.backend.objects
+
+
 def test_an_interrupted_waiter_leaves_the_fill_of_another_thread_alone(make: Make) -> None:
     """Who waits for somebody else's read can go; the read goes on. [T-51]"""
     rig = make({KEY: DATA})

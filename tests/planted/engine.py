@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pagecache import file as file_module
-from pagecache import lifetimes, opening, reconnecting
+from pagecache import lifetimes, naming, opening, reconnecting
 from pagecache.engine import collector, direct, issuer, remote
 from pagecache.engine.file import EngineFile
 from pagecache.engine.loop import BlockingFile
@@ -128,21 +128,21 @@ def ticket_beside_others(self: SyncTicket, volume: Volume) -> None:
 
 # ---------------------------------------------------------------------------------------- names, open, close
 
-renamed = Volume._rename
+renamed = naming._rename
 
 
-def remove_alone(self: Volume, key: Any, canonical: Any) -> None:
+def remove_alone(change: naming.Naming) -> None:
     """The object goes, and what is cached under its name stays."""
-    with self._names_change():
-        self.engine.backend.remove(key)
+    change.volume.engine.backend.remove(change.src)
+    change.volume.engine.names.changed()
 
 
-def rename_clean(self: Volume, src: Any, dst: Any, old: Any, new: Any, replace: bool) -> None:
+def rename_clean(change: naming.Naming, dst: Any, replace: bool) -> None:
     """The cache of the old name is dropped, whatever is in it."""
-    inode = self.inode_at(old)
+    inode = change.volume.inode_at(change.old)
     if inode is not None:
         inode.engine.drop(0, END)
-    renamed(self, src, dst, old, new, replace)
+    renamed(change, dst, replace)
 
 
 def close_alone(volume: Volume, inode: Inode, *, writable: bool) -> None:
@@ -232,13 +232,13 @@ ENGINE = [
         "remove_leaves_the_cache",
         "2.20",
         "A removed object stays cached under its name: who opens the name gets the bytes of the dead one.",
-        (Volume, "_remove", remove_alone),
+        (naming, "_remove", remove_alone),
     ),
     engine(
         "rename_drops_dirty_bytes",
         "2.20",
         "A rename throws away what was not saved yet: the new name has the old content.",
-        (Volume, "_rename", rename_clean),
+        (naming, "_rename", rename_clean),
     ),
     engine(
         "write_through_returns_early",

@@ -1,0 +1,204 @@
+"""Calls that change names: remove and rename (contract 2.20).
+
+They run on a thread of the volume while their keys are busy, and publish there what the backend has done. A rename has
+the tokens of its files until it returns, also when nobody waits for it any more: meanwhile nothing of them is handed
+over or committed, to one name or to the other.
+
+As long as such a call runs nobody knows what its files are called. A reconnect meanwhile leaves them closed, because a
+file opened by a name that is gone would be made there once more, and have what is written later; the call catches up
+with the reconnect when it returns. A fenced one asks the store instead what the call has done: it can do nothing more,
+and may never return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import lifetimes, opening, reconnecting
+from .backends.protocol import Backend
+from .errors import Key
+from .inode import Inode
+from .native import TOKEN, Op
+
+if TYPE_CHECKING:
+    from .volume import Volume
+
+__all__ = ["Naming", "remove", "rename"]
+
+
+@dataclass(eq=False, slots=True)
+class Naming:
+    """A call under way; `old` and `new` are the canonical keys. Without `dst` it is a remove."""
+
+    volume: Volume
+    src: Key
+    old: Key
+    dst: Key | None = None
+    new: Key | None = None
+    over: bool = False  # a fenced reconnect has published what it did
+    inodes: list[Inode] = field(default_factory=list)
+
+    def begin(self) -> Backend:
+        """From here on a reconnect knows of it.
+
+        Returns: the backend to call.
+
+        Raises:
+            ShutdownError: the volume was aborted.
+        """
+        volume = self.volume
+        with volume.names:
+            volume.check_alive(self.src)
+            self.inodes = [volume.inodes[key] for key in (self.old, self.new) if key in volume.inodes]
+            for inode in self.inodes:
+                inode.naming = self
+            return volume.engine.backend
+
+    def end(self, inode: Inode) -> bool:
+        """The call has returned, the name is sure. False: a reconnect has left the file closed, and this stands until
+        `catch_up` has opened it.
+        """
+        volume = self.volume
+        with volume.names:
+            if inode.naming is self and inode.missed and not (volume.engine.aborted or volume.detached):
+                return False
+            if inode.naming is self:
+                inode.naming = None  # a reconnect that goes on now finds what it has left
+            return True
+
+    def catch_up(self, inode: Inode) -> None:
+        """Open what a reconnect has left closed. The token is held, on a thread of the volume."""
+        while not self.end(inode):
+            with self.volume.names:
+                inode.missed = False
+                backend = self.volume.engine.backend
+            reconnecting.catch_up(self.volume, backend, inode)
+
+    def publish(self, new: Key | None) -> Inode | None:
+        """The backend has done it. Returns the inode that has another key now."""
+        volume = self.volume
+        if new is None:
+            lifetimes.unname(volume, self.old)
+            if volume.engine.mirror is not None:
+                volume.engine.mirror.removed(self.old)
+            return None
+        if self.new == self.old:
+            return None
+        with volume.names:
+            inode = volume.inodes.pop(self.old, None)
+        assert self.new is not None
+        lifetimes.unname(volume, self.new)
+        if inode is not None:
+            inode.key = inode.engine.key = new
+            with volume.names:
+                volume.inodes[new] = inode
+        if volume.engine.mirror is not None:
+            volume.engine.mirror.renamed(self.old, self.new)
+        return inode
+
+    def settle(self, backend: Backend) -> None:
+        """Publish what the call has done, as it is found in this backend. It can do nothing more, and what it answers
+        does not count. On a thread of the volume, which is aborted.
+        """
+        done = not _stored(backend, self.src) and (self.dst is None or _stored(backend, self.dst))
+        if self.dst is None and any(inode.native.undone()["created"] for inode in self.inodes):
+            done = False  # it was never stored
+        with self.volume.names:
+            self.over = True
+            for inode in self.inodes:
+                inode.naming = None
+        if done:
+            self.publish(None if self.dst is None else backend.canonical(self.dst))
+        self.volume.busy.take_away((self.old, self.new))
+
+
+@contextmanager
+def _change(volume: Volume) -> Generator[None, None, None]:
+    """A sync that begins meanwhile covers the change only if it comes after it; one that failed may have been."""
+    volume.engine.names.changed()
+    try:
+        yield
+    finally:
+        volume.engine.names.changed()
+
+
+def remove(volume: Volume, key: Key, canonical: Key) -> None:
+    """Without the token: what is being handed over would have to be waited for, and nobody wants it any more."""
+    volume.busy.run(lambda: _remove(Naming(volume, key, canonical)), "remove", canonical)
+
+
+def _remove(naming: Naming) -> None:
+    """On a thread of the volume; the key is busy."""
+    try:
+        backend = naming.begin()
+        cached = naming.inodes[0] if naming.inodes else None
+        backend_file = None if cached is None else cached.engine.backend_file
+        links = 1 if backend_file is None else backend_file.stat().nlink or 1
+        with _change(naming.volume):
+            try:
+                backend.remove(naming.src)
+            except FileNotFoundError:
+                if cached is None or not cached.native.undone()["created"]:
+                    raise  # else it is here, and was never stored
+        if links <= 1 and not naming.over:  # with other names left it stays the same object
+            naming.publish(None)
+    finally:
+        for inode in naming.inodes:
+            if not naming.end(inode):
+                inode.engine.settle(partial(naming.catch_up, inode))
+
+
+def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, *, replace: bool) -> None:
+    """`old` and `new` are the canonical keys."""
+    naming = Naming(volume, src, old, dst, new)
+    lenders: list[Op] = []
+
+    def run() -> None:
+        call: Callable[[], object] = partial(_rename, naming, dst, replace)
+        for op in lenders:
+            call = partial(op.call, call)
+        call()
+
+    def within(wait: Callable[[], None]) -> None:
+        """With the tokens of both objects: nothing of them is in flight."""
+
+        def lend(*ops: Op) -> None:
+            lenders.extend(ops)
+            wait()
+
+        cached = [inode.native for key in (old, new) if (inode := volume.inode_at(key)) is not None]
+        if len(cached) == 2 and cached[0] is not cached[1]:
+            cached[0].run_both(cached[1], "lending", lend)
+        elif cached:
+            cached[0].run(TOKEN, "lending", lend)
+        else:
+            wait()
+
+    volume.busy.run(run, "rename", old, new, within=within)
+
+
+def _rename(naming: Naming, dst: Key, replace: bool) -> None:
+    """On a thread of the volume; the keys are busy, and the tokens are lent to this call."""
+    volume = naming.volume
+    try:
+        backend = naming.begin()
+        with _change(volume):
+            backend.rename(naming.src, dst, replace=replace)
+        moved = None if naming.over else naming.publish(volume.canonical(dst))
+        if moved is not None and not volume.engine.aborted:
+            opening.follow(moved, dst)
+    finally:
+        for inode in naming.inodes:
+            naming.catch_up(inode)
+
+
+def _stored(backend: Backend, key: Key) -> bool:
+    try:
+        backend.stat(key)
+    except FileNotFoundError:
+        return False
+    return True

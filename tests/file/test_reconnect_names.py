@@ -1,0 +1,294 @@
+"""A remove or a rename is under way when the backend is lost: its files go on by the name that they have in the store
+once the call has returned, whatever it answers and whenever, and no name is made that nobody asked for. [2.20, 2.22]
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, RetryPolicy, ShutdownError, opening
+
+from .backends import PATIENCE, Gate, Key, RecordingBackend
+from .rig import FAST, KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
+
+OLD = pattern(3 * PAGE)
+MINE = b"mine" * (PAGE // 4)
+LATER = b"late" * (PAGE // 4)
+NEW = "moved"
+OTHER = pattern(2 * PAGE, seed=3)
+
+REFUSED = OSError(errno.EACCES, "no")
+
+
+class AnswersLate(RecordingBackend):
+    """What changes a name is done, and then answered: "rename answer" and "remove answer" have gates and faults."""
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        super().rename(src, dst, replace=replace)
+        with self.call("rename answer", src):
+            pass
+
+    def remove(self, key: Key) -> None:
+        super().remove(key)
+        with self.call("remove answer", key):
+            pass
+
+
+class Story:
+    """A file with dirty bytes, a call that changes its name and hangs, and a backend that is lost."""
+
+    def __init__(
+        self, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
+    ) -> None:
+        """Objects of these names are there, and open."""
+        content: dict[Key, bytes] = {KEY: OLD}
+        content.update(objects or {})
+        self.old = AnswersLate(content)
+        self.rig = make_rig(backend=self.old, retry=retry)
+        self.file = self.rig.open("r+b")
+        self.beside = [self.rig.open("r+b", key=key) for key in objects or {}]
+        self.file.pwrite(MINE, PAGE)
+        self.gate: Gate = self.old.gate(f"{call} answer" if landed else call)
+        arguments = (KEY, NEW) if call == "rename" else (KEY,)
+        self.waiter = Task(getattr(self.rig.volume, call), *arguments)
+        self.gate.wait_entered()
+        self.rig.volume.abort()
+        with pytest.raises(ShutdownError):
+            self.waiter.result()
+
+    def reconnect(self, *, fenced: bool = False) -> RecordingBackend:
+        fresh = self.old.successor(lose=False, shared=not fenced)
+        Task(self.rig.volume.reconnect, fresh, fenced=fenced).result(PATIENCE / 3)
+        return fresh
+
+    def answer(self) -> None:
+        ended = self.old.nr_ended
+        self.gate.open()
+        eventually(lambda: self.old.nr_ended > ended)
+
+
+def stored(backend: RecordingBackend) -> dict[Key, bytes]:
+    with backend.lock:
+        return {key: bytes(entry.written) for key, entry in backend.objects.items()}
+
+
+def save_later(file: CachedFile) -> Task[None]:
+    """What is written after the reconnect, and saved."""
+    file.pwrite(LATER, 0)
+    return Task(file.fsync)
+
+
+SAVED = overlay(overlay(OLD, PAGE, MINE), 0, LATER)
+TARGET = pytest.mark.parametrize("objects", [{}, {NEW: OTHER}], ids=["alone", "target open"])
+
+
+@TARGET
+@pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_renamed_file_goes_on_by_its_new_name(first: str, landed: bool, objects: dict[str, bytes]) -> None:
+    """In both orders of the answer and the reconnect; the old name is not made again."""
+    story = Story("rename", landed=landed, objects=objects)
+    if first == "answer":
+        story.answer()
+        eventually(lambda: NEW not in story.rig.volume.busy)
+    fresh = story.reconnect()
+    saving = save_later(story.file)
+    if first == "reconnect":
+        assert not [call for call in fresh.calls if call.key in (KEY, NEW)]
+        story.answer()
+    saving.result()
+    assert stored(fresh) == {NEW: SAVED}
+    assert story.rig.volume.stat(NEW).size == len(SAVED)
+    for replaced in story.beside:
+        assert replaced.try_pread(PAGE, 0) is None  # nothing of the new object is taken for it
+    story.rig.finish()
+
+
+@TARGET
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_file_whose_rename_was_refused_goes_on_by_its_old_name(first: str, objects: dict[str, bytes]) -> None:
+    """In both orders; an open target, too."""
+    story = Story("rename", landed=False, objects=objects)
+    story.old.fault("rename", REFUSED)
+    if first == "answer":
+        story.answer()
+        eventually(lambda: NEW not in story.rig.volume.busy)
+    fresh = story.reconnect()
+    saving = save_later(story.file)
+    if first == "reconnect":
+        story.answer()
+    saving.result()
+    for target in story.beside:
+        assert target.pread(len(OTHER), 0) == OTHER
+        target.pwrite(LATER, 0)
+        target.fsync()
+    assert stored(fresh) == {KEY: SAVED} | {key: overlay(OTHER, 0, LATER) for key in objects}
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_removed_file_is_not_made_again(first: str, landed: bool) -> None:
+    """In both orders; what was local of it goes with its last handle."""
+    story = Story("remove", landed=landed)
+    if first == "answer":
+        story.answer()
+        eventually(lambda: KEY not in story.rig.volume.busy)
+    fresh = story.reconnect()
+    story.file.pwrite(LATER, 0)
+    if first == "reconnect":
+        story.answer()
+        eventually(lambda: KEY not in story.rig.volume.busy)
+    story.file.abandon()
+    story.rig.volume.sync()
+    assert stored(fresh) == {}
+    assert not story.rig.volume.exists(KEY)
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_file_whose_remove_was_refused_is_saved(first: str) -> None:
+    """In both orders."""
+    story = Story("remove", landed=False)
+    story.old.fault("remove", REFUSED)
+    if first == "answer":
+        story.answer()
+        eventually(lambda: KEY not in story.rig.volume.busy)
+    fresh = story.reconnect()
+    story.file.pwrite(LATER, 0)
+    if first == "reconnect":
+        story.answer()
+        eventually(lambda: KEY not in story.rig.volume.busy)
+        eventually(lambda: story.rig.volume.inodes[KEY].engine.backend_file is not None)
+    Task(story.file.fsync).result()
+    assert stored(fresh) == {KEY: SAVED}
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("call", ["rename", "remove"])
+@pytest.mark.parametrize("landed", [False, True], ids=["not landed", "has landed"])
+def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(call: str, landed: bool) -> None:
+    """The names are free, the file is saved by the one that it has, and the answer changes nothing."""
+    story = Story(call, landed=landed)
+    fresh = story.reconnect(fenced=True)
+    gone = call == "remove" and landed
+    if not gone:
+        save_later(story.file).result(PATIENCE / 3)
+    name = NEW if landed else KEY
+    assert stored(fresh) == ({} if gone else {name: SAVED})
+    for key in (KEY, NEW):
+        again = Task(story.rig.volume.exists, key)
+        assert again.result(PATIENCE / 3) == (key in stored(fresh))
+    if not gone:
+        again_open = Task(story.rig.open, "rb", key=name).result(PATIENCE / 3)
+        assert again_open.pread(len(SAVED), 0) == SAVED
+    story.answer()
+    eventually(lambda: story.old.nr_running == 0)
+    assert set(story.rig.volume.inodes) == (set() if gone else {name})
+    story.rig.finish()
+
+
+def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -> None:
+    """The reconnect has left the file closed, and still opens others, when the call returns."""
+    story = Story("rename", landed=True, objects={"other": OTHER})
+    fresh = story.old.successor(lose=False)
+    gate = fresh.gate("open", "other")
+    reconnecting = Task(story.rig.volume.reconnect, fresh)
+    gate.wait_entered()
+    story.answer()
+    eventually(lambda: NEW not in story.rig.volume.busy)
+    gate.open()
+    reconnecting.result()
+    save_later(story.file).result()
+    assert stored(fresh) == {NEW: SAVED, "other": OTHER}
+    story.rig.finish()
+
+
+def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> None:
+    """What is not cached is refused until the call has returned."""
+    story = Story("rename", landed=True)
+    fresh = story.reconnect()
+    assert story.file.pread(PAGE, PAGE) == MINE
+    with pytest.raises(ShutdownError):
+        Task(story.file.pread, PAGE, 0).result()
+    story.answer()
+    eventually(lambda: story.rig.volume.inodes[NEW].engine.backend_file is not None)
+    assert story.file.pread(PAGE, 0) == OLD[:PAGE]
+    assert KEY not in stored(fresh)
+    story.rig.finish()
+
+
+def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
+    """What may pass is tried again."""
+    story = Story("rename", landed=True, retry=FAST)
+    fresh = story.reconnect()
+    fault = fresh.fault("open", OSError(errno.EIO, "for a moment"), key=NEW)
+    saving = save_later(story.file)
+    story.answer()
+    saving.result()
+    assert fault.nr_hit == 1
+    assert stored(fresh) == {NEW: SAVED}
+    story.rig.finish()
+
+
+def test_a_file_that_is_not_opened_keeps_its_bytes_until_somebody_opens_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that it is closed, and why."""
+    story = Story("rename", landed=True)
+    fresh = story.reconnect()
+    fresh.fault("open", OSError(errno.EACCES, "not yours"), key=NEW)
+    story.answer()
+    eventually(lambda: NEW not in story.rig.volume.busy)
+    assert "not opened by the new backend: EACCES (not yours)" in caplog.text
+    again = story.rig.open("r+b", key=NEW)
+    save_later(again).result()
+    assert stored(fresh) == {NEW: SAVED}
+    story.rig.finish()
+
+
+def test_a_volume_that_is_lost_again_meanwhile_is_caught_up_with_once() -> None:
+    """Two reconnects go by while the call hangs: the file is opened in the last backend."""
+    story = Story("rename", landed=True)
+    between = story.reconnect()
+    story.rig.volume.abort()
+    fresh = between.successor(lose=False)
+    story.rig.volume.reconnect(fresh)
+    saving = save_later(story.file)
+    story.answer()
+    saving.result()
+    assert stored(fresh) == {NEW: SAVED}
+    assert not between.seen("open")
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never open before", "closed"])
+def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
+    monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """The backend has opened it, and before that counts the backend is another one."""
+    old = RecordingBackend({KEY: OLD})
+    rig = make_rig(backend=old, retry=ONCE)
+    if known:
+        rig.volume.open(KEY, "rb").close()
+        [closed] = rig.volume.engine.take_idle(0)
+        rig.volume.engine.close_later(closed)
+    fresh = old.successor(lose=False, shared=False)
+    genuine = opening.open_backend
+
+    def overtaken(*arguments: Any) -> Any:
+        found = genuine(*arguments)
+        monkeypatch.setattr(opening, "open_backend", genuine)
+        Task(rig.volume.abort).result()
+        Task(rig.volume.reconnect, fresh).result()
+        return found
+
+    monkeypatch.setattr(opening, "open_backend", overtaken)
+    with pytest.raises(ShutdownError, match="reconnected since"):
+        rig.open("r+b")
+    file = rig.open("r+b")
+    save_later(file).result()
+    assert stored(fresh) == {KEY: overlay(OLD, 0, LATER)}
+    eventually(lambda: len(old.seen("file_close")) == len(old.seen("open")))
+    rig.finish()
