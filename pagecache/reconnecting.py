@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import lifetimes
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import staging
-from .engine.owed import Step
+from .engine.owed import Debt, Step
 from .engine.runner import Job
 from .engine.volume import threads_of
 from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
@@ -169,7 +169,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     file.use(None if opened is None else opened.backend_file)
 
 
-def _lose_holes(inode: Inode, unpaid: Iterable[Step]) -> None:
+def _lose_holes(inode: Inode, unpaid: Iterable[Debt]) -> None:
     """Later writes may lie in them: so they are not made again but reported, and read again. Where writes are durable,
     those that are not paid.
     """

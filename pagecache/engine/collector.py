@@ -43,6 +43,13 @@ def _late(file: EngineFile, op: Op) -> bool:
     return True
 
 
+def _late_commit(file: EngineFile, op: Op) -> bool:
+    """The same of a commit, which may have taken what is staged though its answer counts for nothing."""
+    if op.stopped and not op.settled:
+        outcome.owe(file)
+    return _late(file, op)
+
+
 def acknowledged(file: EngineFile, op: Op) -> None:
     if _late(file, op):
         return
@@ -144,7 +151,7 @@ def _log_failed(file: EngineFile, topic: str, line: _Line) -> None:
 
 def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
     """`changes`: those of our own that had begun before the call; None: some of them may have gone on beside it."""
-    if _late(file, op):
+    if _late_commit(file, op):
         return
     outcome.stored(file, version, changes, lambda: op.finish(True, False))
 
@@ -154,7 +161,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     another try would not help (contract 2.16.4).
     """
     error = (not op.stopped and staging.commit_lost(file, op, error)) or error
-    if _late(file, op):
+    if _late_commit(file, op):
         return
     volume = file.volume
     now = volume.clock.now()

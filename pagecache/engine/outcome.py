@@ -3,16 +3,17 @@
     commit carried out, answer lost      the backend has moved what was staged into the object; CORE still has it in S
     commit not carried out               what is staged is where it was
 
-Bytes of S that are in memory no more are read by `read_staged`, by readers and to complete write units. In the first case
-nothing answers there, so no unit could be completed, no flush would end, and no commit would follow that could find out.
+Bytes of S that are in memory no more are read by `read_staged`, by readers and to complete write units. In the first
+case nothing answers there, so no unit could be completed, no flush would end, and no commit would follow that could
+find out.
 
-So such a commit leaves a debt (`Outcome`, paid as all of owed.py: before the file's next hand-over, commit, truncate, punch,
-discard or fill of stored bytes; and by a read of staged bytes that finds none). One staged byte is asked for. If it is
-there, the commit was not carried out, and all goes on as after any other failed commit. If it is not, the commit is made
-again, at once: nothing was sent since, and what was staged is no longer there to be published, so it publishes nothing. It
-answers (it was carried out: a backend knows its own lost answer, contract 2.19), or says that bytes are gone (ENOENT: not
-carried out; who misses them gives them up), or that another version is stored (ESTALE: a conflict). Any other error leaves
-it open, and the debt stands.
+So such a commit leaves a debt (`Outcome`, paid as all of owed.py: before the file's next hand-over, commit, truncate,
+punch, discard or fill of stored bytes; and by a read of staged bytes that finds none). One staged byte is asked for.
+If it is there, the commit was not carried out, and all goes on as after any other failed commit. If it is not, the
+commit is made again, at once: nothing was sent since, and what was staged is no longer there to be published, so it
+publishes nothing. It answers (it was carried out: a backend knows its own lost answer, contract 2.19), or says that
+bytes are gone (ENOENT: not carried out; who misses them gives them up), or that another version is stored (ESTALE: a
+conflict). Any other error leaves it open, and the debt stands.
 
 Locks: the debt arises with the token held, so nothing of the file is in flight; whoever pays it is alone with the file
 until it is paid (owed.py). Nobody who pays waits for the token or a folio: readers that own folios may pay.
@@ -84,7 +85,7 @@ def _still_staged(file: EngineFile) -> bool:
         if staging.gone(error):
             return False
         raise
-    return answer == 1
+    return bool(answer != 0)
 
 
 def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:

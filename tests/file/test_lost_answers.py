@@ -1,4 +1,4 @@
-"""Commits whose answer was lost, of files with staged bytes: were they carried out? What is staged tells (2.15, 2.19, 2.23)."""
+"""Commits whose answer was lost, of files with staged bytes: what is staged tells whether they were carried out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, Volume
+from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
+from pagecache.engine import staging
 
-from ..staging import StagingBackend, StagingFile
+from ..staging import StagingBackend
 from .keeping import KeepingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern, seen_as
 
@@ -22,10 +23,11 @@ CONTENT = pattern(60 * PAGE)
 BASE = pattern(70 * PAGE, 5)
 SMALL: dict[str, Any] = {
     "dirty_background": 0.0,
-    "dirty_limit": 4 / 64,
+    "dirty_limit": 1 / 64,  # so all of it is staged, from the first byte on
     "max_folio": PAGE,
     "flush_interval": 0.02,
 }
+CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # nothing is sent behind the test's back
 
 
 class Store:
@@ -44,7 +46,8 @@ class Store:
         file.pwrite(content, 0)
         file.sync_range(0, len(content))
         self.volume.drop_clean(KEY)
-        assert self.of(file, "staged") > len(content) // 2
+        assert self.of(file, "staged") == len(content)
+        self.cache.configure(**CALM)
         return file
 
     def of(self, file: CachedFile, what: str) -> int:
@@ -298,5 +301,119 @@ def test_a_staging_that_is_lost_is_told(make_store: Callable[..., Store], unit: 
     expected[30 * PAGE + 5] = ord("x")
     for lost in told.value.ranges:
         expected[lost.offset : lost.offset + lost.length] = BASE[lost.offset : lost.offset + lost.length]
-    assert store.visible() == expected
+    assert store.visible() == bytes(expected)
     assert sum(lost.length for lost in told.value.ranges) > 40 * PAGE
+
+
+# ---------------------------------------------------------------- what the backend says when it is asked
+
+
+def keeping(make: Callable[..., Rig], base: bytes = b"", **options: Any) -> tuple[Rig, KeepingBackend, CachedFile]:
+    """A file all of whose bytes are staged, of a backend that refuses to read what is not."""
+    backend = KeepingBackend({KEY: base}, write_unit=UNIT)
+    rig = make(backend=backend, **{"capacity": CAPACITY, **SMALL, "retry": ONCE, **options})
+    file = rig.open("r+b")
+    file.pwrite(CONTENT, 0)
+    file.sync_range(0, len(CONTENT))
+    rig.volume.drop_clean(KEY)
+    rig.cache.configure(**CALM)
+    return rig, backend, file
+
+
+def unheard(file: Any) -> str:
+    """A commit that is carried out, and whose answer is lost."""
+    file.make_durable()
+    raise OSError(errno.ECONNRESET, "the connection broke")
+
+
+def test_a_conflict_found_by_asking_can_be_settled(make: Callable[..., Rig]) -> None:
+    """Ours was replaced, and the backend calls that a conflict: readers and fsyncs hear of it. [2.19]"""
+    rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    rig.volume.drop_clean(KEY)
+    stale = backend.fault("commit", OSError(errno.ESTALE, "another version"), times=100)
+    with pytest.raises(ConflictError):
+        file.pread(10, 20 * PAGE)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    stale.clear()
+    rig.volume.resolve(KEY, "discard")
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.pwrite(b"y", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"y")
+
+
+def test_a_refusal_leaves_it_open(make: Callable[..., Rig]) -> None:
+    """It says nothing of the commit before: the error is told, and it is asked again. [2.14]"""
+    _rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    refused = backend.fault("commit", OSError(errno.EACCES, "who are you?"), times=100)
+    with pytest.raises(OSError, match="who are you"):
+        file.fsync()
+    refused.clear()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"x")
+
+
+def test_nothing_is_given_up_while_it_is_open(make: Callable[..., Rig]) -> None:
+    """A read that found nothing staged may be as old as the commit. [2.16, 2.23]"""
+    _rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    assert not staging.give_up(file._inode.engine)
+    file.fsync()
+    assert file.pread(len(CONTENT), 0) == CONTENT == backend.committed(KEY)
+
+
+def test_an_object_that_was_removed_is_not_published_by_asking(make: Callable[..., Rig]) -> None:
+    """It has no name under which it could be. [2.20]"""
+    rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    rig.volume.drop_clean(KEY)
+    rig.volume.remove(KEY)
+    backend.forget_calls()
+    with pytest.raises(OSError, match="lost what it had staged"):
+        file.pread(10, 20 * PAGE)
+    assert not backend.seen("commit")
+
+
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_commit_that_was_left_behind_by_an_abort(make: Callable[..., Rig], first: str) -> None:
+    """It took what was staged, and its answer counts for nothing; the backend knows. [T-75b, 2.22]"""
+    rig, backend, file = keeping(make)
+    gate = backend.gate("after_commit")
+
+    def slow_commit(stored_file: Any) -> str:
+        version: str = stored_file.make_durable()
+        with backend.call("after_commit", KEY):
+            return version
+
+    backend.fault("commit", slow_commit)
+    syncing = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        syncing.result()
+    if first == "answer":
+        gate.open()
+        eventually(lambda: backend.nr_running == 0)
+        eventually(lambda: not file._inode.native.commit_running())
+        rig.volume.reconnect(seen_as[0](backend))
+    else:
+        rig.volume.reconnect(seen_as[0](backend))
+        gate.open()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"x")
+    assert file.pread(len(CONTENT), 0) == overlay(CONTENT, 30 * PAGE + 5, b"x")
