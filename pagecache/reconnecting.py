@@ -25,7 +25,7 @@ from . import lifetimes
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
 from .engine.notices import cause
-from .engine.owed import Step
+from .engine.owed import Debt, Step
 from .engine.retryer import Parked, decide
 from .engine.runner import Job
 from .engine.volume import threads_of
@@ -261,7 +261,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     file.use(None if opened is None else opened.backend_file)
 
 
-def _lose_holes(inode: Inode, unpaid: Iterable[Step]) -> None:
+def _lose_holes(inode: Inode, unpaid: Iterable[Debt]) -> None:
     """Later writes may lie in them: so they are not made again but reported, and read again. Where writes are durable,
     those that are not paid.
     """

@@ -225,6 +225,43 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_event_wake(&i->cache->event);
 }
 
+/**
+ * pc_commit_found() - the last commit was carried out, though it was told to have failed.
+ *
+ * Nothing of the file was handed over, cut or punched since: S and what no byte carries (m) are what that commit took, in the
+ * hands of one that runs now or not. What it sent back from U stays dirty, and goes once more.
+ *
+ * @generation: pc_inode_generation() before the backend was asked. Return: false: aborted since, nothing has changed.
+ * Context: no leaf lock; nothing of the file is in flight or comes into flight meanwhile.
+ */
+bool pc_commit_found(struct pc_inode *i, uint64_t generation)
+{
+	pc_inode_leaf_lock(i);
+	bool counts = !pc_stopped(i, generation);
+	u64 gone_pos = i->undone.gone_pos, gone_end = i->undone.gone_end;
+	if (i->commit_running) {
+		gone_pos = i->undone_moved.gone_pos;
+		gone_end = i->undone_moved.gone_end;
+	}
+	if (counts) {
+		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
+		if (!i->direct || !(i->direct->now.n || i->direct->moved.n))
+			i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
+		i->committed_size = atomic_load(&i->remote_size);
+		pc_staged_clear(i);
+		pc_dirty_list_update(i);
+	}
+	pc_inode_leaf_unlock(i);
+	if (counts && gone_pos < gone_end)
+		pc_invalidate_range(i, gone_pos, gone_end);
+	return counts;
+}
+
+uint64_t pc_inode_generation(struct pc_inode *i)
+{
+	return atomic_load(&i->volume->generation);
+}
+
 /* After a reconnect: what the old backend acknowledged and never committed is dirty again, with its stamps. The volume is
  * aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)

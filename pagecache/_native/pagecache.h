@@ -269,6 +269,8 @@ bool pc_commit_begin(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
 void pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_commit_running(struct pc_inode *i);
+bool pc_commit_found(struct pc_inode *i, uint64_t generation);
+uint64_t pc_inode_generation(struct pc_inode *i);
 bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);

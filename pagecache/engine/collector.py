@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import BackendError, ConflictError, PageCacheError
 from ..native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
-from . import staging
+from . import outcome, staging
 from .notices import cause, spans
 from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
 from .trouble import SETTLED, tried_again
@@ -41,6 +41,13 @@ def _late(file: EngineFile, op: Op) -> bool:
         if start < end:
             file.native.retry(start, end)
     return True
+
+
+def _late_commit(file: EngineFile, op: Op) -> bool:
+    """The same of a commit, which may have taken what is staged though its answer counts for nothing."""
+    if op.stopped and not op.settled:
+        outcome.owe(file)
+    return _late(file, op)
 
 
 def acknowledged(file: EngineFile, op: Op) -> None:
@@ -144,29 +151,9 @@ def _log_failed(file: EngineFile, topic: str, line: _Line) -> None:
 
 def committed(file: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
     """`changes`: those of our own that had begun before the call; None: some of them may have gone on beside it."""
-    if _late(file, op):
+    if _late_commit(file, op):
         return
-    with file.lock:  # until the events are on their way
-        failed, file.commit_error = file.commit_error, None
-        tries, file.commit_attempts, file.rebases = file.commit_attempts, 0, 0
-        file.commit_not_before = 0.0
-        alone = file.own_changes == changes
-        file.own_changes += 1
-        file.holes.clear()
-        if version is not None:
-            file.version = version
-            # Direct writes beside it have made another version of it since, perhaps.
-            file.version_stale = not alone and not file.limits().commit_on_close
-        op.finish(True, False)
-        what = f"the commit went through after {tries} that failed"
-        if failed is not None:
-            file.volume.emit("repaired", file.key, message=what, next="it is stored")
-        file.volume.emit("committed", file.key, message="committed", next="it is stored")
-    if failed is not None:
-        file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
-    if file.volume.mirror is not None:
-        file.volume.mirror.committed(file.key)
-    file.volume.say(logging.DEBUG, "commits", "committed", key=file.key)
+    outcome.stored(file, version, changes, lambda: op.finish(True, False))
 
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
@@ -174,7 +161,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     another try would not help (contract 2.16.4).
     """
     error = (not op.stopped and staging.commit_lost(file, op, error)) or error
-    if _late(file, op):
+    if _late_commit(file, op):
         return
     volume = file.volume
     now = volume.clock.now()
@@ -198,6 +185,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         volume.troubles.failing(file)
     if not kept:
         file.lose_direct()
+    if not isinstance(error, ConflictError):
+        outcome.owe(file)
     with file.lock:
         op.finish(False, KEPT if kept else PARKED if parked else 0)
         what = f"commit of {spans(local)} failed at try {file.commit_attempts}: {cause(error)}"

@@ -8,13 +8,12 @@ thread that sent a request collects its answer: no hop.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
-from ..native import COMMIT_CALL, Op
-from . import barrier, collector, reader, remote
+from ..native import Op
+from . import barrier, collector, outcome, reader, remote
 from .loop import BlockingFile, as_answer, asked, original_file
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ async def _write_units(self: EngineFile, op: Op) -> None:
     assert loop is not None
     try:
         _target(self)
+        if len(self.owed):  # first: where to read what it lacks may depend on it
+            await loop.aside(self.volume.runner, self.owed.pay)
         while (call := op.begin()) is not None:
             answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
             _check_read(self, call[0], answer)
@@ -136,6 +137,8 @@ def write_units(self: EngineFile, op: Op) -> None:
     """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
     try:
         _target(self)
+        if len(self.owed):  # first: where to read what it lacks may depend on it
+            self.owed.pay()
         while (call := op.begin()) is not None:
             offset, buffers = call
             answer = op.complete((self.read_staged if op.staged else self.read_into)(offset, buffers))
@@ -197,7 +200,7 @@ def commit(self: EngineFile, op: Op) -> None:
             self.owed.pay()
         begun = self.own_changes  # first: a direct write that begins after this makes it another number
         changes = None if self.native.direct_count() else begun
-        version = None if op.stopped else _committing(self, call)
+        version = None if op.stopped else outcome.call_commit(self, call)
     except BaseException as error:
         if remote.is_remote_change(error):
             remote.refused(self)
@@ -210,16 +213,6 @@ def commit(self: EngineFile, op: Op) -> None:
         collector.commit_failed(self, op, error)
     else:
         collector.committed(self, op, version, changes)
-
-
-def _committing(file: EngineFile, call: Callable[[], str | None]) -> str | None:
-    """The call itself, and how long it took."""
-    volume = file.volume
-    began = volume.clock.now()
-    try:
-        return call()
-    finally:
-        volume.native.count_call(COMMIT_CALL, volume.clock.now() - began)
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:

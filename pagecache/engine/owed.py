@@ -22,7 +22,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..native import COMMIT
 from .look import Look, Owner
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..backends.protocol import BackendFile
     from .file import EngineFile
 
-__all__ = ["Owed", "Rollback", "Step"]
+__all__ = ["Debt", "Owed", "Rollback", "Step"]
 
 
 class Step(NamedTuple):
@@ -45,6 +45,17 @@ class Step(NamedTuple):
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
+
+
+class Debt(Protocol):
+    """One thing that is owed: a `Step`, or to find out what became of a commit (outcome.py)."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def arguments(self) -> tuple[int, ...]: ...
+
+    def call(self, backend_file: BackendFile) -> None: ...
 
 
 class Rollback:
@@ -68,18 +79,23 @@ class Owed:
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
-        self._steps: deque[Step] = deque()
+        self._steps: deque[Debt] = deque()
         self._paying = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def add(self, step: Step) -> None:
+    def owes(self, method: str) -> bool:
+        """Whether a call of this method is among them."""
+        with self._file.lock:
+            return any(step.method == method for step in self._steps)
+
+    def add(self, step: Debt) -> None:
         with self._file.lock:
             self._steps.append(step)
         self._file.bind_reads()
 
-    def replace(self, steps: Iterable[Step], *, keep: str = "") -> tuple[Step, ...]:
+    def replace(self, steps: Iterable[Debt], *, keep: str = "") -> tuple[Debt, ...]:
         """For another backend, or another version. `keep`: the method whose steps stay owed, before the new ones.
         Returns what is no longer owed, and was not paid.
         """
@@ -133,7 +149,7 @@ class Owed:
     def _payer(self, look: Look) -> Owner | None:
         return look.at_work(self._file.volume.native.address, self._file.key)
 
-    def _note(self, paid: Step) -> None:
+    def _note(self, paid: Debt) -> None:
         """A cut waits for a commit now, where one is needed. Most of those have been noted when they were published."""
         file = self._file
         if paid.method != "truncate" or file.durable():

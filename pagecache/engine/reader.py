@@ -39,13 +39,9 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         BackendProtocolError: the backend answered what is no answer.
         OSError: what the backend raised, once trying again is over.
     """
-    failed: tuple[int, float] | None = None
     if met == STALE:
         return
-    if isinstance(met, int):
-        _refuse(self, op)
-    else:
-        failed = _again(self, op, met, None)
+    failed = _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None)
     while (call := op.begin()) is not None:
         try:
             answer = op.complete((self.read_staged if op.staged else self.read_into)(call[0], call[1]))
@@ -56,8 +52,9 @@ def fill(self: EngineFile, op: Op, met: Exception | int) -> None:
         if answer in (1, STALE):
             return
         if answer < 0:
-            _refuse(self, op)
-        failed = None  # progress starts the count anew
+            failed = _again(self, op, _refusal(self, op), failed)
+        else:
+            failed = None  # progress starts the count anew
 
 
 def start_fill(self: EngineFile, op: Op) -> None:
@@ -82,14 +79,14 @@ async def _fill(self: EngineFile, op: Op) -> None:
                 if answer == 0:
                     failed = None
                     continue
+                met: Exception = _refusal(self, op)
             except Exception as error:
                 op.ended()
                 if op.settled:
                     return  # revoked: an abort, or another backend
-                failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, error, failed))
-                await asyncio.sleep(delay)
-            else:
-                await loop.aside(self.volume.runner, partial(_refuse, self, op))
+                met = error
+            failed, delay = await loop.aside(self.volume.runner, partial(_judge, self, op, met, failed))
+            await asyncio.sleep(delay)
     except BaseException as error:
         op.fail(as_answer(error, "read_into"))
         if not isinstance(error, Exception):
@@ -110,11 +107,9 @@ async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memor
     return await loop.aside(file.volume.runner, partial(method, offset, buffers))
 
 
-def _refuse(file: EngineFile, op: Op) -> None:
-    if not staging.stands(file, op):
-        return  # they are read again, of what was staged and is committed now from the object
+def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
     name = "read_staged" if op.staged else "read_into"
-    raise BackendProtocolError(
+    return BackendProtocolError(
         f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read: "
         f"1 to {op.length}, or 0 where the object ends, which is not there",
         file.key,
@@ -135,19 +130,20 @@ def _judge(
     """Seconds until the call may be repeated, or raise."""
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
+    lost = op.staged and not op.settled and staging.gone(error)
+    if isinstance(error, BackendProtocolError) or (op.staged and not op.settled):
+        try:
+            if not staging.stands(file, op):
+                return failed, 0.0  # of what was staged and is committed now, or was given up, from the object
+        except OSError as unknown:
+            error, lost = unknown, False
     if remote.is_remote_change(error):
         if attempts < volume.retry.attempts and (remote.outdated(file) or not remote.refused(file)):
             return (attempts + 1, since), 0.0
         raise file.conflict_error() from error
-    if op.staged and not op.settled:
-        if not staging.stands(file, op):
-            return (
-                failed,
-                0.0,
-            )  # a commit took the bytes meanwhile, or they were given up: they are read from the object
-        if staging.gone(error):
-            staging.give_up(file)
-            raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
+    if lost:
+        staging.give_up(file)
+        raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):

@@ -43,6 +43,9 @@ def possible(backend_file: BackendFile | None) -> bool:
 def stands(file: EngineFile, op: Op) -> bool:
     """Whether what the backend said to the current read counts. It may have forgotten or committed what the cache still
     asks for: so whoever has it do that is waited for, and what he has invalidated is to be read again.
+
+    Raises:
+        OSError: what is owed could not be paid.
     """
 
     def sleep() -> None:
@@ -55,6 +58,8 @@ def stands(file: EngineFile, op: Op) -> bool:
 
     if _forgets(file):
         during(of_file(file, "the commit or rollback that runs", lambda look: look.token(file)), sleep)
+    if len(file.owed):
+        file.owed.pay()  # the last commit may have taken what is staged (outcome.py)
     return not op.anew() and (not op.staged or file.native.is_staged(op.offset))
 
 
@@ -68,11 +73,10 @@ def gone(error: BaseException) -> bool:
 
 
 def give_up(file: EngineFile, *, committing: bool = False) -> bool:
-    """What was staged is gone. Returns whether anything was given up: not while the outcome of a commit is unknown,
-    since what is staged no more may be in the object.
+    """What was staged is gone. Returns whether anything was given up: not while it is not known whether a commit was
+    carried out, since what is staged no more may be in the object.
     """
-    unknown = file.commit_error is not None and is_transient(file.commit_error)
-    if not file.native.usage()["staged"] or (unknown and not committing):
+    if not file.native.usage()["staged"] or (file.owed.owes("commit") and not committing):
         return False
     # The backend may not be able to publish without what it has lost. Nothing is staged until it was rolled back.
     owes = hasattr(file.backend_file, "rollback")

@@ -214,6 +214,14 @@ class NativeInode:
     def commit_running(self) -> bool:
         return bool(lib.pc_commit_running(self._i))
 
+    def generation(self) -> int:
+        """A number that stands until the volume is aborted."""
+        return int(lib.pc_inode_generation(self._i))
+
+    def commit_found(self, generation: int) -> bool:
+        """The commit that failed was carried out, and nothing was sent since. False: the volume was aborted since."""
+        return bool(lib.pc_commit_found(self._i, generation))
+
     def sync_done(self, stamp: int) -> bool:
         """Whether nothing up to the stamp is dirty, in flight or uncommitted, seen at one moment."""
         return bool(lib.pc_sync_done(self._i, stamp))

@@ -1,0 +1,126 @@
+"""Whether a commit was carried out whose answer was lost, where the backend keeps staged bytes of the file.
+
+    commit carried out, answer lost      the backend has moved what was staged into the object; CORE still has it in S
+    commit not carried out               what is staged is where it was
+
+Bytes of S that are in memory no more are read by `read_staged`, by readers and to complete write units. In the first
+case nothing answers there, so no unit could be completed, no flush would end, and no commit would follow that could
+find out.
+
+So such a commit leaves a debt (`Outcome`, paid as all of owed.py: before the file's next hand-over, commit, truncate,
+punch, discard or fill of stored bytes; and by a read of staged bytes that finds none). One staged byte is asked for.
+If it is there, the commit was not carried out, and all goes on as after any other failed commit. If it is not, the
+commit is made again, at once: nothing was sent since, and what was staged is no longer there to be published, so it
+publishes nothing. It answers (it was carried out: a backend knows its own lost answer, contract 2.19), or says that
+bytes are gone (ENOENT: not carried out; who misses them gives them up), or that another version is stored (ESTALE: a
+conflict). Any other error leaves it open, and the debt stands.
+
+Locks: the debt arises with the token held, so nothing of the file is in flight; whoever pays it is alone with the file
+until it is paid (owed.py). Nobody who pays waits for the token or a folio: readers that own folios may pay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError, ShutdownError
+from ..native import COMMIT_CALL
+from . import staging
+from .retryer import errno_of, is_transient, text_of
+
+if TYPE_CHECKING:
+    from ..backends.protocol import BackendFile
+    from .file import EngineFile
+
+__all__ = ["Outcome", "call_commit", "owe", "stored"]
+
+
+def owe(file: EngineFile) -> None:
+    """A commit failed so that it may have been carried out. With the token held."""
+    if file.native.usage()["staged"] and not file.owed.owes(Outcome.method):
+        file.owed.add(Outcome(file))
+
+
+class Outcome:
+    """To find out what became of the last commit. A step of what a file owes."""
+
+    method = "commit"
+    arguments: tuple[int, ...] = ()
+
+    def __init__(self, file: EngineFile) -> None:
+        self._file = file
+
+    def call(self, backend_file: BackendFile) -> None:
+        file = self._file
+        generation = file.native.generation()
+        if file.conflict is not None:
+            raise file.conflict_error()
+        if file.removed or file.abandoned or _still_staged(file):
+            return  # what has no name any more is never published
+        try:
+            version = call_commit(file, backend_file.commit)
+        except Exception as error:
+            if staging.gone(error):
+                return
+            if not is_transient(error):
+                raise
+            message = f"whether the last commit was carried out is not known: {text_of(error)}"
+            after = getattr(error, "retry_after", None)
+            raise BackendError(errno_of(error), message, retry=True, retry_after=after) from error
+        if not file.native.commit_found(generation):
+            raise ShutdownError("the volume was aborted while the outcome of a commit was asked for", file.key)
+        stored(file, version, None, file.native.wake)
+
+
+def _still_staged(file: EngineFile) -> bool:
+    """Whether the first staged byte is where it was, or none has to be any more."""
+    found = file.native.staged_from(0)
+    if found is None:
+        return True
+    try:
+        answer = file.read_staged(found[0], (memoryview(bytearray(1)),))
+    except OSError as error:
+        if staging.gone(error):
+            return False
+        raise
+    return bool(answer != 0)
+
+
+def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
+    """The call itself, and how long it took."""
+    volume = file.volume
+    began = volume.clock.now()
+    try:
+        return call()
+    finally:
+        volume.native.count_call(COMMIT_CALL, volume.clock.now() - began)
+
+
+def stored(file: EngineFile, version: str | None, changes: int | None, finish: Callable[[], None]) -> None:
+    """A commit was carried out; `finish` wakes who waits for it.
+
+    `changes`: those of our own that had begun before the call; None: some of them may have gone on beside it.
+    """
+    with file.lock:  # until the events are on their way
+        alone = file.own_changes == changes
+        failed, file.commit_error = file.commit_error, None
+        tries, file.commit_attempts, file.rebases = file.commit_attempts, 0, 0
+        file.commit_not_before = 0.0
+        file.own_changes += 1
+        file.holes.clear()
+        if version is not None:
+            file.version = version
+            # Direct writes beside it have made another version of it since, perhaps.
+            file.version_stale = not alone and not file.limits().commit_on_close
+        finish()
+        what = f"the commit went through after {tries} that failed"
+        if failed is not None:
+            file.volume.emit("repaired", file.key, message=what, next="it is stored")
+        file.volume.emit("committed", file.key, message="committed", next="it is stored")
+    if failed is not None:
+        file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
+    if file.volume.mirror is not None:
+        file.volume.mirror.committed(file.key)
+    file.volume.say(logging.DEBUG, "commits", "committed", key=file.key)

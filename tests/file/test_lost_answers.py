@@ -1,0 +1,419 @@
+"""Commits whose answer was lost, of files with staged bytes: what is staged tells whether they were carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
+from pagecache.engine import staging
+
+from ..staging import StagingBackend
+from .keeping import KeepingBackend
+from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern, seen_as
+
+CAPACITY = 64 * PAGE
+UNIT = 2 * PAGE
+CONTENT = pattern(60 * PAGE)
+BASE = pattern(70 * PAGE, 5)
+SMALL: dict[str, Any] = {
+    "dirty_background": 0.0,
+    "dirty_limit": 1 / 64,  # so all of it is staged, from the first byte on
+    "max_folio": PAGE,
+    "flush_interval": 0.02,
+}
+CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # nothing is sent behind the test's back
+
+
+class Store:
+    """A small cache over a store of whole objects; nothing of what is staged stays in memory."""
+
+    def __init__(self, root: Path, retry: Any = ONCE, **options: Any) -> None:
+        self.backend = StagingBackend(root, **{"write_unit": UNIT, **options})
+        self.cache = PageCache(CAPACITY, retry=retry, **SMALL)
+        self.volume: Volume = self.cache.attach(seen_as[0](self.backend), read_ahead=0)
+        self.handles: list[CachedFile] = []
+
+    def staged(self, mode: str = "x+b", content: bytes = CONTENT) -> CachedFile:
+        """A file all of whose bytes are staged, and in memory no more."""
+        file = self.volume.open(KEY, mode)
+        self.handles.append(file)
+        file.pwrite(content, 0)
+        file.sync_range(0, len(content))
+        self.volume.drop_clean(KEY)
+        assert self.of(file, "staged") == len(content)
+        self.cache.configure(**CALM)
+        return file
+
+    def of(self, file: CachedFile, what: str) -> int:
+        return int(file.stats().to_dict()[what])
+
+    def lose_an_answer(self, file: CachedFile, **how: Any) -> None:
+        """One commit is carried out, and fails for the cache."""
+        self.backend.fail_commits(**{"done": True, **how})
+        with pytest.raises(CommitError):
+            file.fsync()
+        self.volume.drop_clean(KEY)
+
+    def visible(self) -> bytes | None:
+        return self.backend.visible(str(KEY))
+
+    def put(self, content: bytes) -> None:
+        """Somebody else stores another version."""
+        other = self.backend.open(str(KEY), create=True)
+        other.truncate(0)
+        other.write_from(0, (memoryview(content),))
+        other.commit()
+        other.close()
+
+    def finish(self) -> None:
+        self.backend._failures.clear()
+        for handle in self.handles:
+            with contextlib.suppress(OSError):  # the test has looked at the errors that it meant
+                handle.close()
+        self.cache.check()
+        self.cache.close(timeout=30, on_failed="discard")
+        assert self.backend.violations == []
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    made: list[Store] = []
+
+    def maker(**options: Any) -> Store:
+        made.append(Store(tmp_path, **options))
+        return made[-1]
+
+    yield maker
+    for store in made:
+        store.finish()
+
+
+@pytest.fixture(params=[{}, {"read_back": False}, {"write_unit": 1}], ids=repr)
+def store(make_store: Callable[..., Store], request: pytest.FixtureRequest) -> Store:
+    return make_store(**request.param)
+
+
+# ---------------------------------------------------------------- it was carried out
+
+
+def test_what_a_commit_took_is_read_from_the_object(store: Store) -> None:
+    """[T-69, 2.23]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    assert store.visible() == CONTENT
+    assert file.pread(len(CONTENT), 0) == CONTENT
+    assert store.of(file, "staged") == 0
+    store.cache.check()
+
+
+def test_a_small_write_is_saved_by_the_next_fsync(store: Store) -> None:
+    """Its unit is completed from the object, in which the commit has put it. [T-69, 2.12]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.fsync()
+    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x")
+    assert store.of(file, "staged") == store.of(file, "dirty") == 0
+
+
+def test_a_small_write_is_saved_by_the_close(store: Store) -> None:
+    """[T-69, 2.20]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.close()
+    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x")
+
+
+def test_an_fsync_without_more_finds_out(store: Store) -> None:
+    """[T-69, 2.15]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    file.fsync()
+    assert store.of(file, "staged") == 0
+    assert store.visible() == CONTENT == file.pread(len(CONTENT), 0)
+
+
+def test_the_retries_of_one_fsync_find_out(make_store: Callable[..., Store]) -> None:
+    """[T-69, 2.14]"""
+    store = make_store(retry=FAST)
+    file = store.staged()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    store.backend.fail_commits(1, done=True)
+    file.fsync()
+    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
+
+
+def test_writers_that_wait_for_room_get_it(store: Store) -> None:
+    """What makes room is handed over after it is known what became of the commit. [T-61, 2.24]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    more = pattern(3 * CAPACITY, 8)
+    assert Task(file.pwrite, more, 100).result(60) == len(more)
+    assert store.visible() == CONTENT
+    file.fsync()
+    assert store.visible() == CONTENT[:100] + more
+
+
+def test_nothing_newer_is_published_with_it(store: Store) -> None:
+    """Newer writes are handed over, a part of them, and read: they are not to be seen before an fsync. [T-77, 2.15]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    newer = pattern(40 * PAGE, 3)
+    file.pwrite(newer, 0)
+    file.sync_range(0, 20 * PAGE)
+    assert file.pread(len(CONTENT), 0) == newer + CONTENT[len(newer) :]
+    assert store.visible() == CONTENT
+    file.fsync()
+    assert store.visible() == newer + CONTENT[len(newer) :]
+
+
+def test_a_second_lost_answer_leaves_it_open(store: Store) -> None:
+    """Reads and fsyncs say that it is not known; the one that is answered is the last. [T-69]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    store.backend.fail_commits(1000, done=True)
+    with pytest.raises(OSError, match="not known"):
+        file.pread(10, 20 * PAGE)
+    with pytest.raises(OSError, match="as the test wants"):
+        file.fsync()
+    assert store.of(file, "staged") > 0
+    store.backend._failures.clear()
+    assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
+    file.fsync()
+    assert store.visible() == overlay(CONTENT, 30 * PAGE + 5, b"x") == file.pread(len(CONTENT), 0)
+
+
+def test_a_truncate_and_a_hole_come_after_it(store: Store) -> None:
+    """[2.17]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    file.punch_hole(4 * PAGE, 2 * PAGE)
+    file.truncate(50 * PAGE + 3)
+    expected = overlay(CONTENT, 4 * PAGE, bytes(2 * PAGE))[: 50 * PAGE + 3]
+    assert file.pread(len(CONTENT), 0) == expected
+    assert store.visible() == CONTENT
+    file.fsync()
+    assert store.visible() == expected
+
+
+def test_what_the_commit_took_is_not_made_again_after_a_reconnect(store: Store) -> None:
+    """It had a truncate to nothing before what was staged: that belongs to the commit too. [T-75b, 2.17, 2.22]"""
+    store.put(BASE)
+    file = store.staged("w+b")
+    store.lose_an_answer(file)
+    assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
+    store.volume.drop_clean(KEY)
+    store.volume.abort()
+    store.volume.reconnect(seen_as[0](StagingBackend(store.backend.root, write_unit=UNIT)))
+    assert file.pread(len(CONTENT), 0) == CONTENT
+    file.fsync()
+    assert store.visible() == CONTENT
+
+
+def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store: Store) -> None:
+    """Ours was there, and was replaced: what is written then meets the other version. [T-30, 2.19]"""
+    file = store.staged()
+    store.lose_an_answer(file)
+    store.put(BASE)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert store.visible() == BASE
+    assert file.pread(1, 30 * PAGE + 5) == b"x"
+    store.volume.resolve(KEY, "rebase")
+    file.fsync()
+    stored = store.visible()
+    assert stored is not None
+    assert stored[30 * PAGE + 5] == ord("x")
+    assert stored[40 * PAGE :] == BASE[40 * PAGE :]
+
+
+# ---------------------------------------------------------------- it was not
+
+
+def test_a_commit_that_was_not_carried_out_is_not_made_again_by_asking(store: Store) -> None:
+    """It may have forgotten what was not staged: nothing shows before an fsync has sent that again. [T-18a, 2.15]"""
+    store.put(BASE)
+    file = store.staged("r+b")
+    file.pwrite(b"y" * 8 * PAGE, 62 * PAGE)  # acknowledged, or staged like the rest
+    store.lose_an_answer(file, done=False)
+    assert file.pread(len(CONTENT), 0) == CONTENT
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.sync_range(30 * PAGE, PAGE)
+    file.pwrite(b"z", 7)
+    assert file.pread(10, 40 * PAGE) == CONTENT[40 * PAGE : 40 * PAGE + 10]
+    assert store.visible() == BASE
+    assert store.of(file, "staged") > 0
+    file.fsync()
+    expected = overlay(overlay(CONTENT, 30 * PAGE + 5, b"x"), 7, b"z") + BASE[60 * PAGE : 62 * PAGE] + b"y" * 8 * PAGE
+    assert store.visible() == expected == file.pread(len(expected), 0)
+
+
+def test_another_version_stored_meanwhile_is_a_conflict_that_loses_nothing(store: Store) -> None:
+    """Ours was not stored: all of it stays readable, and goes over the other version when that is asked for. [2.19]"""
+    store.put(BASE)
+    file = store.staged("r+b")
+    store.lose_an_answer(file, done=False)
+    newer = pattern(70 * PAGE, 9)
+    store.put(newer)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    expected = overlay(CONTENT, 30 * PAGE + 5, b"x")
+    with pytest.raises(ConflictError):
+        file.fsync()
+    assert store.visible() == newer
+    assert file.pread(len(expected), 0) == expected
+    store.volume.resolve(KEY, "rebase")
+    file.fsync()
+    assert store.visible() == expected + newer[60 * PAGE :]
+
+
+@pytest.mark.parametrize("unit", [UNIT, 1])
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_a_staging_that_is_lost_is_told(make_store: Callable[..., Store], unit: int, asked_before: bool) -> None:
+    """Neither there nor committed: that is a loss, and the file can be saved again. [2.16, 2.23]"""
+    store = make_store(retry=FAST, write_unit=unit)
+    store.put(BASE)
+    file = store.staged("r+b")
+    store.backend.fail_commits(3)
+    with pytest.raises(CommitError):
+        file.fsync()
+    store.volume.drop_clean(KEY)
+    if asked_before:  # and was there then
+        file.pwrite(b"w" * UNIT, 40 * PAGE)
+        file.sync_range(40 * PAGE, UNIT)
+        store.volume.drop_clean(KEY)
+    store.backend.lose_staging()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    with pytest.raises(DataLossError) as told:
+        file.fsync()
+    file.fsync()
+    expected = bytearray(CONTENT + BASE[60 * PAGE :])
+    if asked_before:
+        expected[40 * PAGE : 40 * PAGE + UNIT] = b"w" * UNIT
+    expected[30 * PAGE + 5] = ord("x")
+    for lost in told.value.ranges:
+        expected[lost.offset : lost.offset + lost.length] = BASE[lost.offset : lost.offset + lost.length]
+    assert store.visible() == bytes(expected)
+    assert sum(lost.length for lost in told.value.ranges) > 40 * PAGE
+
+
+# ---------------------------------------------------------------- what the backend says when it is asked
+
+
+def keeping(make: Callable[..., Rig], base: bytes = b"", **options: Any) -> tuple[Rig, KeepingBackend, CachedFile]:
+    """A file all of whose bytes are staged, of a backend that refuses to read what is not."""
+    backend = KeepingBackend({KEY: base}, write_unit=UNIT)
+    rig = make(backend=backend, **{"capacity": CAPACITY, **SMALL, "retry": ONCE, **options})
+    file = rig.open("r+b")
+    file.pwrite(CONTENT, 0)
+    file.sync_range(0, len(CONTENT))
+    rig.volume.drop_clean(KEY)
+    rig.cache.configure(**CALM)
+    return rig, backend, file
+
+
+def unheard(file: Any) -> str:
+    """A commit that is carried out, and whose answer is lost."""
+    file.make_durable()
+    raise OSError(errno.ECONNRESET, "the connection broke")
+
+
+def test_a_conflict_found_by_asking_can_be_settled(make: Callable[..., Rig]) -> None:
+    """Ours was replaced, and the backend calls that a conflict: readers and fsyncs hear of it. [2.19]"""
+    rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    rig.volume.drop_clean(KEY)
+    stale = backend.fault("commit", OSError(errno.ESTALE, "another version"), times=100)
+    with pytest.raises(ConflictError):
+        file.pread(10, 20 * PAGE)
+    file.pwrite(b"x", 30 * PAGE + 5)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    stale.clear()
+    rig.volume.resolve(KEY, "discard")
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.pwrite(b"y", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"y")
+
+
+def test_a_refusal_leaves_it_open(make: Callable[..., Rig]) -> None:
+    """It says nothing of the commit before: the error is told, and it is asked again. [2.14]"""
+    _rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    refused = backend.fault("commit", OSError(errno.EACCES, "who are you?"), times=100)
+    with pytest.raises(OSError, match="who are you"):
+        file.fsync()
+    refused.clear()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"x")
+
+
+def test_nothing_is_given_up_while_it_is_open(make: Callable[..., Rig]) -> None:
+    """A read that found nothing staged may be as old as the commit. [2.16, 2.23]"""
+    _rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    assert not staging.give_up(file._inode.engine)
+    file.fsync()
+    assert file.pread(len(CONTENT), 0) == CONTENT == backend.committed(KEY)
+
+
+def test_an_object_that_was_removed_is_not_published_by_asking(make: Callable[..., Rig]) -> None:
+    """It has no name under which it could be. [2.20]"""
+    rig, backend, file = keeping(make)
+    backend.fault("commit", unheard)
+    with pytest.raises(CommitError):
+        file.fsync()
+    rig.volume.drop_clean(KEY)
+    rig.volume.remove(KEY)
+    backend.forget_calls()
+    with pytest.raises(OSError, match="lost what it had staged"):
+        file.pread(10, 20 * PAGE)
+    assert not backend.seen("commit")
+
+
+@pytest.mark.parametrize("first", ["answer", "reconnect"])
+def test_a_commit_that_was_left_behind_by_an_abort(make: Callable[..., Rig], first: str) -> None:
+    """It took what was staged, and its answer counts for nothing; the backend knows. [T-75b, 2.22]"""
+    rig, backend, file = keeping(make)
+    gate = backend.gate("after_commit")
+
+    def slow_commit(stored_file: Any) -> str:
+        version: str = stored_file.make_durable()
+        with backend.call("after_commit", KEY):
+            return version
+
+    backend.fault("commit", slow_commit)
+    syncing = Task(file.fsync)
+    gate.wait_entered()
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        syncing.result()
+    if first == "answer":
+        gate.open()
+        eventually(lambda: backend.nr_running == 0)
+        eventually(lambda: not file._inode.native.commit_running())
+        rig.volume.reconnect(seen_as[0](backend))
+    else:
+        rig.volume.reconnect(seen_as[0](backend))
+        gate.open()
+    file.pwrite(b"x", 30 * PAGE + 5)
+    file.fsync()
+    assert backend.committed(KEY) == overlay(CONTENT, 30 * PAGE + 5, b"x")
+    assert file.pread(len(CONTENT), 0) == overlay(CONTENT, 30 * PAGE + 5, b"x")
