@@ -272,6 +272,7 @@ bool pc_commit_running(struct pc_inode *i);
 bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
+bool pc_pass_ending(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);
 void pc_inode_aborted(struct pc_inode *i);
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);

@@ -95,6 +95,8 @@ class FileSync:
         if self.commit and not self._committed():
             return False
         if self._want_version:
+            if self.file.native.pass_ending():
+                return False  # what it sent is ours; whoever ends it wakes this
             self._version = self.file.start_version()
         return self._version is None
 
