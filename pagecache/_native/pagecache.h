@@ -274,6 +274,7 @@ uint64_t pc_inode_generation(struct pc_inode *i);
 bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
+bool pc_pass_ending(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);
 void pc_inode_aborted(struct pc_inode *i);
 size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);

@@ -364,6 +364,16 @@ bool pc_pass_idle(struct pc_inode *i)
 	return idle;
 }
 
+/* All requests of the pass are answered, and no thread has found yet whether there are more. That waits for no backend. */
+bool pc_pass_ending(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	const struct pc_pass *p = &i->pass;
+	bool ending = p->active && p->inflight == 0 && pc_list_empty(&p->ready);
+	pc_inode_leaf_unlock(i);
+	return ending;
+}
+
 /* The volume was aborted: requests that no thread has taken go back, an idle pass ends. */
 void pc_inode_aborted(struct pc_inode *i)
 {

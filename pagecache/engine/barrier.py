@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CommitError, WritebackError
 from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
@@ -90,25 +90,34 @@ class FileSync:
             raise self.file.conflict_error()
         if self._version is not None:
             return self._version.finished()
-        self._look_at_commit()
         if self.flush and not self._flushed():
             return False
         if self.commit and not self._committed():
             return False
         if self._want_version:
+            if self.file.native.pass_ending():
+                return False  # what it sent is ours; whoever ends it wakes this
             self._version = self.file.start_version()
         return self._version is None
 
+    def _pending(self, *cursor: Any) -> int:
+        """What is dirty or in flight. The commit is looked at after that: bytes that it has sent back meanwhile are its
+        failure, and neither one of write-back nor to be sent before that is told.
+        """
+        found = self.file.native.flush_pending(self.stamp, self.start, self.end, *cursor)
+        self._look_at_commit()
+        return found
+
     def _flushed(self) -> bool:
         native = self.file.native
-        found = native.flush_pending(self.stamp, self.start, self.end, self._cursor)
+        found = self._pending(self._cursor)
         if not found & (DIRTY | WRITEBACK):
             self._cursor = native.cursor()
             self._regress = -1
-            found = native.flush_pending(self.stamp, self.start, self.end)
+            found = self._pending()
             if found & FAILED and not found & (DIRTY | WRITEBACK):
                 error = _writeback_error(self.file, "write-back")
-                if error.exceptions or native.flush_pending(self.stamp, self.start, self.end) & FAILED:
+                if error.exceptions or self._pending() & FAILED:
                     raise error
                 return False  # it has been tried again since, and went through
             if not found:
@@ -130,7 +139,9 @@ class FileSync:
 
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
-        if not native.commit_needed(self.stamp):
+        needed = native.commit_needed(self.stamp)
+        self._look_at_commit()  # if none is needed because it failed
+        if not needed:
             # Not done: a commit runs, or somebody else's failed between two looks.
             return not self.flush or native.sync_done(self.stamp)
         if file.volume.clock.now() < self._not_before:

@@ -204,6 +204,10 @@ class NativeInode:
     def pass_idle(self) -> bool:
         return bool(lib.pc_pass_idle(self._i))
 
+    def pass_ending(self) -> bool:
+        """Whether all of a pass is answered, and it has the token still."""
+        return bool(lib.pc_pass_ending(self._i))
+
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
 

@@ -33,6 +33,24 @@ static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
 	rig_close(&rig);
 }
 
+static void check_a_pass_is_ending_between_the_last_answer_and_the_free_token(void)
+{
+	struct pc_limits l = limits_wide();
+	l.max_write = PAGE;
+	start(PAGE, l);
+	put(0, 2 * PAGE);
+	CHECK(!pc_pass_ending(file->inode));
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	struct pc_request *first = next(), *second = next();
+	run_write(file, second);
+	CHECK(!pc_pass_ending(file->inode)); /* one is in flight */
+	run_write(file, first);
+	CHECK(pc_pass_ending(file->inode) && pc_storage_busy(file->inode));
+	CHECK(!next());
+	CHECK(!pc_pass_ending(file->inode) && !pc_storage_busy(file->inode));
+	rig_close(&rig);
+}
+
 static void check_a_running_pass_takes_new_marks_along(void)
 {
 	start(PAGE, limits_wide());
@@ -436,6 +454,7 @@ static void check_an_inode_can_go_while_its_ended_pass_is_queued(void)
 int main(void)
 {
 	RUN(check_a_flush_takes_what_was_dirty_and_nothing_later);
+	RUN(check_a_pass_is_ending_between_the_last_answer_and_the_free_token);
 	RUN(check_a_running_pass_takes_new_marks_along);
 	RUN(check_a_background_pass_keeps_its_budget_and_gives_way);
 	RUN(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back);

@@ -1,0 +1,87 @@
+"""A commit that fails while its sync looks for what is left: it is told as a commit's failure, before anything is sent.
+
+A sync asks CORE several things in turn: has my commit ended, is anything dirty, is a commit needed. A commit that fails
+between two of the questions makes bytes dirty, or failed, that were neither when it was asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import CommitError
+from pagecache.engine import barrier
+from pagecache.engine.barrier import FileSync
+
+from .backends import PATIENCE
+from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(4 * PAGE)
+ERRORS = [errno.ENOSPC, errno.ETIMEDOUT]  # bytes are failed after the first, and dirty after the second
+
+
+class Failing:
+    """A commit that runs until a sync is about to ask CORE again, and has failed when it does."""
+
+    def __init__(self, rig: Rig, error: int) -> None:
+        self.rig, self.error = rig, OSError(error, "told to fail")
+        self.running, self.fail = threading.Event(), threading.Event()
+        rig.backend.fault("commit", self.commit)
+
+    def commit(self, file: Any) -> str:
+        self.running.set()
+        assert self.fail.wait(PATIENCE)
+        file.forget()
+        self.rig.backend.forget_calls()
+        raise self.error
+
+    def before(self, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+        ask = getattr(FileSync, question)
+
+        def asked(sync: FileSync) -> bool:
+            if self.running.is_set() and not self.fail.is_set():
+                self.fail.set()
+                eventually(lambda: not sync.file.native.commit_running())
+            return bool(ask(sync))
+
+        monkeypatch.setattr(FileSync, question, asked)
+
+
+@pytest.mark.parametrize("question", ["_flushed", "_committed"])
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_fsync_tells_of_its_commit_and_sends_nothing_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: int, question: str
+) -> None:
+    """[T-18, 2.15, 2.16]"""
+    rig = make({KEY: b""}, retry=ONCE)
+    file = rig.open("w+b")
+    file.pwrite(DATA, 0)
+    failing = Failing(rig, error)
+    failing.before(monkeypatch, question)
+    with pytest.raises(CommitError) as caught:
+        Task(file.fsync).result()
+    assert caught.value.errno == error
+    assert rig.backend.seen("write_from") == []
+    assert bool(rig.volume.failed()) == (error == errno.ENOSPC)
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """What holes and direct writes ask for, where acknowledged bytes are under them. [T-18, 2.10, 2.17]"""
+    rig = make({KEY: DATA}, retry=ONCE)
+    file = rig.open()
+    file.pwrite(DATA[:PAGE], 0)
+    file.flush()
+    Failing(rig, error).before(monkeypatch, "_committed")
+    with pytest.raises(CommitError) as caught:
+        Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result()
+    assert caught.value.errno == error

@@ -1,0 +1,53 @@
+"""What storage calls a file after our own writes is known when a flush, fsync or close returns.
+
+    worker 1   write_from ... acknowledged, wakes who waits
+    closer                                  nothing is left .......... asks for the version
+    worker 2                                   finds that the pass is over         file.stat()
+
+While something of ours may still change the file, an answer is nobody's; and what is not known then hides a change of
+somebody else from the next open.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.engine import collector
+
+from .backends import PATIENCE
+from .rig import KEY, PAGE, Rig, Task, pattern
+
+Make = Callable[..., Rig]
+DATA, OTHER = pattern(4 * PAGE), pattern(4 * PAGE, seed=9)
+
+
+@pytest.mark.parametrize("call", ["close", "flush"])
+def test_the_version_is_asked_for_though_whose_thread_sent_the_last_request_does_nothing_more(
+    make: Make, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The pass has the token until some thread finds that nothing is left of it: that is waited for. [T-30, 2.19]"""
+    rig = make({KEY: DATA}, limits={"durable_writes": True})
+    returned = threading.Event()
+    acknowledged = collector.acknowledged
+
+    def sent(*answer: Any) -> None:
+        acknowledged(*answer)
+        assert returned.wait(PATIENCE)
+
+    monkeypatch.setattr(collector, "acknowledged", sent)
+    file = rig.open("r+b")
+    file.pwrite(DATA[:PAGE], PAGE)
+    rig.backend.forget_calls()
+    try:
+        Task(getattr(file, call)).result()
+        assert len(rig.backend.seen("file_stat")) == 1
+        file.close()
+    finally:
+        returned.set()
+    rig.backend.change_remotely(KEY, OTHER)
+    with rig.volume.open(KEY) as late:
+        assert late.pread(len(OTHER), 0) == OTHER
