@@ -90,16 +90,16 @@ def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.Monkey
     fields = plan(profile="ends", mix="rivals")
     target = CachedTarget(fields, 0, None, "memory:")
     target.start([b"content"])
-    first, second, go_on, put = threading.Event(), threading.Event(), threading.Event(), target._put
+    first, second, go_on, put = threading.Event(), threading.Event(), threading.Event(), target.objects.put
 
-    def held(key: Any, offset: int, data: bytes, *, whole: bool = False) -> None:
+    def held(file: int, offset: int, data: bytes, *, whole: bool = False) -> None:
         if first.is_set():
             second.set()
         first.set()
         assert go_on.wait(SOON)
-        put(key, offset, data, whole=whole)
+        put(file, offset, data, whole=whole)
 
-    monkeypatch.setattr(target, "_put", held)
+    monkeypatch.setattr(target.objects, "put", held)
     replacing = [threading.Thread(target=target.replace, args=(0, bytes(4096 * n)), daemon=True) for n in (1, 2)]
     for thread in replacing:
         thread.start()
