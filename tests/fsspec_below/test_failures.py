@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,7 +189,8 @@ def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
     assert place.content("key") == b"N-W" + OLD[3:]
 
 
-def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> None:
+def stored_without_an_answer() -> tuple[Place, Any]:
+    """A place where `key` was stored with "NEW", and its file, which does not know."""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
     file = place.backend.open("key")
@@ -196,6 +198,11 @@ def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> Non
     place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
     with pytest.raises(TimeoutError):
         file.commit()
+    return place, file
+
+
+def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> None:
+    place, file = stored_without_an_answer()
     put(file, 1, b"-")
     file.truncate(1 << 20)
     assert get(file, 0, 4) == b"N-W" + OLD[3:4]
@@ -204,13 +211,7 @@ def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> Non
 
 
 def test_version_of_somebody_else_after_a_lost_answer_is_a_conflict() -> None:
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
-    with pytest.raises(TimeoutError):
-        file.commit()
+    place, file = stored_without_an_answer()
     place.put("key", OLD)  # as long as ours
     with pytest.raises(OSError) as raised:
         file.commit()
