@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from typing import Any
 
 import pytest
 
 from pagecache import ConflictError, PageCache
-from pagecache.backends.fsspec_calls import Calls, Reader
+from pagecache.backends.fsspec_calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec_objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Whole
@@ -105,16 +104,17 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     seen: list[object] = []
-    has_read, goes_on, looked = (threading.Event() for _ in range(3))
+    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
 
     def reads() -> None:
         try:
             seen.append(get(file, 1 << 20, 4096))
         except OSError as error:
             seen.append(error)
+        has_judged.set()
 
     thread = threading.Thread(target=reads)
-    move, read = Calls.move, Reader.read
+    move, read, sleep = Calls.move, Reader.read, BlockingCalls.sleep
 
     async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
         done = await read(self, offset, buffers)
@@ -125,14 +125,17 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
 
     async def moved(self: Calls, src: str, dst: str) -> None:
         await move(self, src, dst)
-        place.fs.hooks.before["info"] = lambda path: looked.set()
         goes_on.set()
-        assert looked.wait(60.0)
-        for _ in range(100):  # of its turns, in which it could find what it must not say
-            time.sleep(0)
+        assert has_judged.wait(60.0)
+
+    async def waits(self: BlockingCalls, seconds: float) -> None:
+        if threading.current_thread() is thread:
+            has_judged.set()  # what it has found is for the commit to say
+        await sleep(self, seconds)
 
     monkeypatch.setattr(Reader, "read", read_slowly)
     monkeypatch.setattr(Calls, "move", moved)
+    monkeypatch.setattr(BlockingCalls, "sleep", waits)
     thread.start()
     assert has_read.wait(60.0)
     file.commit()
