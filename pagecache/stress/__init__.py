@@ -7,6 +7,7 @@ history.py     which writes a byte may be of: the model of a file
 oracle.py      whether what was seen could be there
 story.py       what was found, for people
 targets.py     what is tested, as verbs; cached.py: the cache over a backend; mounted.py: a directory
+variant.py     what the cache is tested on; objects.py: its objects as the backend alone has them
 stack.py       what lies between the cache and the backend; asynchronous.py: where that has coroutines
 witness.py     what the backend is given stays what it is
 faulting.py    faults of a round, what they explain, and who repairs

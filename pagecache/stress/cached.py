@@ -1,7 +1,6 @@
 """The cache as a target: over any backend, by all its ways in, for threads and for tasks.
 
-What a round has besides its plan is a `Variant`, chosen by the seed: folio sizes, thresholds, and for the backend in
-memory that is taken where none is named its limits too.
+What the tester does beneath it is in objects.py, what tasks call is in cached_tasks.py.
 """
 
 from __future__ import annotations
@@ -10,124 +9,38 @@ import contextlib
 import errno
 import io
 import mmap
-import random
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
 from pagecache import Advice, CachedFile, PageCache, Volume
 from pagecache.backends import MemoryBackend
-from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits, close_backend_file
-from pagecache.check_backend.target import place
+from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
-from pagecache.engine import staging
-from pagecache.errors import BackendError, DataLossError, Key
+from pagecache.errors import DataLossError, Key
 from pagecache.stress.asynchronous import ASYNCHRONOUS, for_the_cache, for_threads, on_a_loop
 from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting
-from pagecache.stress.forgetting import StagingBackend
 from pagecache.stress.hang import Recording, recorded
+from pagecache.stress.objects import Objects
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import WAYS, Edges, names_of
+from pagecache.stress.profiles import WAYS, Edges
 from pagecache.stress.stack import stacked
 from pagecache.stress.targets import FULL, Held, UnusableTarget
+from pagecache.stress.variant import PAGE, Variant
 from pagecache.stress.views import Budget, HeldView
 
-__all__ = ["CachedTarget", "Variant"]
+__all__ = ["CachedTarget"]
 
-T = TypeVar("T")
-
-PAGE = 4096
 READ_ALL = 1 << 40
-TRIES = 100
 RELEASED: tuple[int | str, ...] = (1, 1, PAGE, PAGE, "64KiB", "1MiB")
 """`gil_release` where the interpreter lock is simulated: who lets it go is met within the core by all others."""
-KEYS: tuple[Callable[[str], Key], ...] = (
-    lambda name: name,
-    lambda name: ("pagecache-stress", name),
-    lambda name: int.from_bytes(name.encode()[-7:], "big"),
-    lambda name: name.encode(),
-)
-"""What a backend may want as keys; the first that it takes."""
 HINTS = FULL | {
     errno.ESTALE: "nobody but the cache has stored anything there: the version, or the size, that the backend's "
     "`stat` gives is not what `commit` said and what was written (docs/how-to/backend.md, rule 7)"
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """What a round runs on, besides its plan."""
-
-    config: dict[str, Any]
-    options: dict[str, Any]
-    limits: dict[str, Any]
-    mirror: bool = False
-    objects: bool = False  # of the backend in memory: its objects are visible by commit, and it can stage
-
-    @classmethod
-    def of(cls, rng: random.Random) -> Variant:
-        """Chosen by the seed."""
-        config: dict[str, Any] = {
-            "max_folio": rng.choice([PAGE, 4 * PAGE, 16 * PAGE, "2MiB"]),
-            "dirty_background": rng.choice([0.1, 0.25]),
-            "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
-            "flush_interval": 0.05,
-            "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
-            "gil_release": rng.choice([1, PAGE, "1MiB"]),
-            "poison": rng.random() < 0.5,
-        }
-        limits: dict[str, Any] = {
-            "parallel_direct_writes": rng.random() < 0.6,
-            "max_inflight": rng.choice([2, 8]),
-            "durable_writes": rng.random() < 0.2,
-            "max_write": rng.choice([2 * PAGE, 1 << 20]),
-            "max_read": rng.choice([4 * PAGE, 1 << 20]),
-            "direct_unit": rng.choice([1, 1, 512, PAGE]),
-            "write_unit": rng.choice([1, 1, 1, 512, 2 * PAGE]),
-            "ordered_writes": rng.random() < 0.1,
-        }
-        options: dict[str, Any] = {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}
-        mirror, objects = rng.random() < 0.2, rng.random() < 0.15
-        if objects:
-            limits |= {"durable_writes": False, "parallel_direct_writes": False, "ordered_writes": False}
-            limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
-            config["max_folio"] = PAGE
-        return cls(config, options, limits, mirror, objects)
-
-    def store(self, *, crash: bool) -> Backend:
-        """The backend in memory, in these limits."""
-        limits = BackendLimits(**self.limits)
-        if not self.objects or crash:
-            return MemoryBackend(limits)
-        return StagingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
-
-
-def insisting(call: Callable[[], T]) -> T:
-    """What a call comes to, where the backend says that another try may help."""
-    for _ in range(TRIES):
-        try:
-            return call()
-        except BackendError as error:
-            if not error.retry:
-                raise
-    return call()
-
-
-def counted(taken: object, length: int) -> int:
-    """What write_from answered, where that can be.
-
-    Raises:
-        TypeError, ValueError: it cannot.
-    """
-    if isinstance(taken, bool) or not isinstance(taken, int):
-        raise TypeError(f"write_from returned {taken!r}, not the number of bytes that it took")
-    if not 0 < taken <= length:
-        raise ValueError(f"write_from returned {taken!r}: it was given {length} bytes, and has to take 1 at least")
-    return taken
 
 
 class CachedTarget:
@@ -141,6 +54,7 @@ class CachedTarget:
 
     Attributes:
         between: what the cache has in place of the backend.
+        objects: what the tester does without the cache.
         cannot: "rename", "remove" -> what a backend that has no such thing says.
         publishes: what is read from the store is what somebody has committed.
     """
@@ -168,16 +82,16 @@ class CachedTarget:
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """What lies between the backend and the cache, besides faults; it may be called again after a crash."""
-        self._backend = self._factory()
+        self.objects = Objects(plan, number, self._factory(), label)
         self.name = label
-        limits = self._backend.limits
+        limits = self.backend.limits
         if limits.read_only:
             raise UnusableTarget(f"{label} is read-only: there is nothing to write")
         units = {PAGE, int(limits.write_unit), int(limits.direct_unit), int(limits.max_write)}
         folio = self.variant.config["max_folio"]
         units.add(folio if isinstance(folio, int) else PAGE * 16)
         self.edges = Edges(tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20)))
-        self.skipped: dict[str, str] = {}
+        self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
         self.ways = frozenset(WAYS)
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for what is not committed, whoever wrote it
@@ -201,28 +115,20 @@ class CachedTarget:
         self.repairs = self.faulting.repairs
         self.losses: list[DataLossError] = []
         self._refused_before: frozenset[int] = frozenset()
-        self.cannot: dict[str, str] = {}
-        self.remarks: list[str] = []
         self.hints = HINTS
         self._given_up = False
         self._replacing = threading.Lock()
-        self._key: Callable[[str], Key] = KEYS[0]
         self._names: set[str] = set()
-        self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
 
     # -- beginning and end
 
     def start(self, contents: Sequence[bytes]) -> None:
-        limits = self._backend.limits
         self._files = len(contents)
-        self._choose_keys()
-        self._clear()
-        self.shows = not limits.commit_on_close and self._shows()
-        for number, content in enumerate(contents):
-            self._make(self.key(number), content)
-        for number, content in enumerate(contents):
-            self._compare(number, content)
-        self.loses_staged = self.faulting.loses_direct and self._forgets_staged()
+        self.objects.choose_keys()
+        self.objects.clear()
+        self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
+        self.objects.make(contents)
+        self.loses_staged = self.faulting.loses_direct and self.objects.forgets_staged()
         if self.loses_staged:
             self.ways -= {"names"}
             self.skipped["names"] = "bytes that are staged are lost when the backend dies, and of names none may be"
@@ -230,11 +136,8 @@ class CachedTarget:
 
     def adopt(self) -> bool:
         """The files were made elsewhere: begin with them. False: they are not there."""
-        self._choose_keys()
-        while "remove" in self.cannot and self._there(0):
-            self._again += 1
-        self._again = max(0, self._again - 1)
-        if not self._there(0):
+        self.objects.choose_keys()
+        if not self.objects.find():
             return False
         self._attach()
         return True
@@ -245,7 +148,7 @@ class CachedTarget:
 
     def _attach(self) -> None:
         """A cache, and handles of all files."""
-        least = 8 * max(int(self._backend.limits.write_unit), PAGE)
+        least = 8 * max(int(self.backend.limits.write_unit), PAGE)
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
@@ -262,9 +165,9 @@ class CachedTarget:
 
     def _stack(self) -> Backend | AsyncBackend:
         """What the cache is to have, with what watches and what fails in it."""
-        beneath = self.between(self._backend)
-        second = partial(for_the_cache, self._backend, beneath, self._factory, self.key(0), self.skipped)
-        stack = stacked(beneath, on_a_loop(self._backend), second)
+        beneath = self.between(self.backend)
+        second = partial(for_the_cache, self.backend, beneath, self._factory, self.key(0), self.skipped)
+        stack = stacked(beneath, on_a_loop(self.backend), second)
         self.faults, self.witness, self.pressure = stack.faults, stack.witness, stack.pressure
         self.holds = stack.top is stack.pressure  # calls of the cache go through it, in threads
         self._apart = stack.apart
@@ -282,160 +185,18 @@ class CachedTarget:
 
     def resume(self) -> None:
         """The cache was given up: a new one over what is stored, with a backend of its own where there can be one."""
-        self._reopen_backend()
+        self._follow()
         self._given_up = False
         self._attach()
         self.calm()
 
-    def _choose_keys(self) -> None:
-        """The first form of keys that the backend takes."""
-        reasons: dict[Key, str] = {}
-        for form in KEYS:
-            self._key = form
-            try:
-                self._make(self.key("probe"), b"probe")
-                self._forget(self.key("probe"))
-            except Exception as error:  # whatever a backend says to a key that it does not know
-                reasons[self.key("probe")] = f"{type(error).__name__}: {error}{place(error)}"
-                with contextlib.suppress(Exception):
-                    self._forget(self.key("probe"))
-            else:
-                if form is not KEYS[0]:
-                    self.skipped["text keys"] = (
-                        f"the backend takes no {KEYS[0]('file')!r}: {next(iter(reasons.values()))}"
-                    )
-                self._learn_names()
-                return
-        several = len({reason.replace(repr(key), "") for key, reason in reasons.items()}) > 1
-        told = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
-        raise UnusableTarget(f"{self.name}: no object can be made: {told}")
-
-    def _learn_names(self) -> None:
-        """What cannot be done with names: asked with one that nobody has."""
-        nobody = self.key("nobody")
-        calls = {"rename": partial(self._backend.rename, nobody, self.key("nobody-new"))}
-        for what, call in (calls | {"remove": partial(self._backend.remove, nobody)}).items():
-            try:
-                call()
-            except io.UnsupportedOperation as error:
-                self.cannot[what] = error.args[-1]
-            except OSError:  # there is no such object: it looked for it
-                pass
-
-    def _shows(self) -> bool:
-        """Whether what was stored and not committed is seen by who opens the object then."""
-        key = self.key("probe")
-        file = self._backend.open(key, create=True)
-        try:
-            taken = file.write_from(0, [memoryview(b"probe")])
-            return self.store("probe") == b"probe"[:taken]
-        except OSError:  # nobody knows, and nothing is asked for that may not be so
-            return False
-        finally:
-            close_backend_file(file)
-            self._forget(key)
-
-    def _forgets_staged(self) -> bool:
-        """Whether what an object was given to keep is not there for who opens it anew, as a reconnect does."""
-        key, data = self.key("probe"), bytes(self.store_unit)
-        file: Any = self._backend.open(key, create=True)
-        again: Any = None
-        try:
-            if not staging.possible(file):
-                return False
-            insisting(partial(file.stage, 0, [memoryview(data)]))
-            again = self._backend.open(key, create=True)
-            kept = getattr(again, "kept", None)
-            return kept is None or not kept()
-        finally:
-            for one in (again, file):
-                close_backend_file(one)
-            self._forget(key)
-
-    def key(self, what: int | str) -> Key:
-        """The key of a file, or of a name."""
-        name = f"file{what}" if isinstance(what, int) else what
-        again = f"-{self._again}" if self._again else ""
-        return self._key(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
-
-    def _clear(self) -> None:
-        """Remove what a run of the same seed and round left, because it found something."""
-        left = False
-        for number in range(self._plan.files + 1):
-            if self._there(number):
-                self._forget(self.key(number))
-                left = True
-        if left and "remove" in self.cannot:
-            while self._there(0):
-                self._again += 1
-        elif left:
-            for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
-                for name in names_of(worker):
-                    self._forget(self.key(name))
-                    self._forget(self.key(f"{name}-new"))
-
-    def _there(self, number: int) -> bool:
-        try:
-            self._backend.stat(self.key(number))
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _make(self, key: Key, content: bytes) -> None:
-        """Store an object without the cache."""
-        self._put(key, 0, content)
-
-    def _compare(self, number: int, content: bytes) -> None:
-        """A file that was just made, with what was written: nobody else has run, and no cache is there. What is wrong
-        now is found later too, but then the cache is under suspicion.
-        """
-        got = insisting(partial(self.store, number)) or b""
-        if got == content:
-            return
-        wrong = next((at for at, (one, other) in enumerate(zip(got, content, strict=False)) if one != other), None)
-        found = [] if wrong is None else [f"wrong from byte {wrong} on"]
-        found += [] if len(got) == len(content) else [f"{len(got)} bytes, where {len(content)} were written"]
-        most = int(self._backend.limits.max_write)
-        self.remarks.append(
-            f"file {number} was wrong before anything ran, by the backend alone, without a cache: {', '.join(found)}; "
-            f"made by calls of at most {most} bytes, each answered with how many it took, and a commit. "
-            "`pagecache check-backend` tries each promise of a backend by itself"
-        )
-
-    def _put(self, key: Key, offset: int, data: bytes, *, whole: bool = False) -> None:
-        insisting(partial(self._put_once, key, offset, data, whole))  # a commit that fails may take all of it along
-
-    def _put_once(self, key: Key, offset: int, data: bytes, whole: bool) -> None:
-        file = self._backend.open(key, create=True)
-        try:
-            self._write(file, offset, data)
-            if whole:
-                insisting(partial(file.truncate, len(data)))
-            file.commit()
-        finally:
-            close_backend_file(file)
-
-    def _write(self, file: Any, offset: int, data: bytes) -> None:
-        most, done = int(self._backend.limits.max_write), 0
-        while done < len(data):
-            part = memoryview(data)[done : done + most].toreadonly()
-            done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
-
-    def _forget(self, key: Key) -> None:
-        try:
-            self._backend.remove(key)
-        except io.UnsupportedOperation as error:
-            self.skipped["removal of what was made"] = str(error.args[-1])
-        except FileNotFoundError:
-            pass
-
     @property
     def durable_writes(self) -> bool:
         """What is acknowledged survives a crash."""
-        return self._backend.limits.durable_writes
+        return self.backend.limits.durable_writes
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
-        key, many = self.key(number), self._backend.limits.parallel_direct_writes
+        key, many = self.key(number), self.backend.limits.parallel_direct_writes
         return {
             "buffered": [self.volume.open(key, "r+b"), self.volume.open(key, "r+b", keep_cache=True)],
             "direct": [self.volume.open(key, "r+b", direct=True)],
@@ -470,7 +231,11 @@ class CachedTarget:
     @property
     def backend(self) -> Backend:
         """What is beneath the cache."""
-        return self._backend
+        return self.objects.backend
+
+    def key(self, what: int | str) -> Key:
+        """The key of a file, or of a name."""
+        return self.objects.key(what)
 
     def check(self) -> None:
         self.cache.check()
@@ -488,20 +253,12 @@ class CachedTarget:
             self.recording.end()
         lost = self.cache.close(timeout=self.patience)
         assert lost == [], lost
-        self._reopen_backend()
+        self._follow()
 
-    def _reopen_backend(self) -> None:
-        """The backend is closed, or was there before a crash. Where the factory gives one on the same store, go on with
-        that.
-        """
+    def _follow(self) -> None:
+        """The cache has closed the backend, or another one comes after a crash."""
         if self._named and not self._apart:
-            fresh = self._factory()
-            try:
-                fresh.stat(self.key(0))
-            except FileNotFoundError:
-                fresh.close()
-            else:
-                self._backend = fresh
+            self.objects.follow(self._factory)
 
     def give_up(self) -> None:
         if self.recording is not None:
@@ -517,43 +274,15 @@ class CachedTarget:
 
     def discard(self) -> None:
         if self._given_up:
-            self._reopen_backend()
-        for number in range(self._files):
-            self._forget(self.key(number))
-        for name in self._names:
-            self._forget(self.key(name))
-        self._backend.close()
+            self._follow()
+        for what in (*range(self._files), *self._names):
+            self.objects.remove(what)
+        self.backend.close()
 
     # -- what is stored
 
     def store(self, file: int | str) -> bytes | None:
-        for _ in range(TRIES):
-            try:
-                found = self._backend.open(self.key(file))
-            except FileNotFoundError:
-                return None
-            try:
-                return self._stored(found)
-            except OSError as error:
-                if error.errno != errno.ESTALE:  # the version that was opened was replaced before it was read
-                    raise
-            finally:
-                close_backend_file(found)
-        raise UnusableTarget(f"{self.name}: {self.key(file)!r} is never read in one version")
-
-    def _stored(self, file: Any) -> bytes:
-        limits = self._backend.limits
-        unit, most = int(limits.read_unit), int(limits.max_read)
-        content, done = bytearray(), 0
-        while True:
-            room = bytearray(max(unit, most))
-            count = file.read_into(done, [memoryview(room)])
-            if not count:
-                return bytes(content)
-            content += room[:count]
-            done += count
-            if done % unit:
-                return bytes(content)
+        return self.objects.read(file)
 
     def state(self, file: int, offset: int) -> str | None:
         native = self._natives[file]
@@ -670,10 +399,10 @@ class CachedTarget:
         key = self.key(file)
         if not self.shows:
             raise io.UnsupportedOperation("what others change is there with a commit alone")
-        before, told = self._backend.stat(key).version, False
+        before, told = self.backend.stat(key).version, False
         try:
-            self._put(key, offset, data)
-            if extra % 2 and before != self._backend.stat(key).version:
+            self.objects.put(file, offset, data)
+            if extra % 2 and before != self.backend.stat(key).version:
                 self.volume.open(key, "rb").close()  # which compares versions
                 told = True
         finally:
@@ -699,22 +428,10 @@ class CachedTarget:
         return found
 
     def replace(self, file: int, data: bytes) -> None:
-        key = self.key(file)
-        self._elsewhere(file, lambda: self._put(key, 0, data, whole=True))
+        self._elsewhere(file, lambda: self.objects.put(file, 0, data, whole=True))
 
     def touch(self, file: int) -> None:
-        self._elsewhere(file, lambda: self._again_stored(self.key(file)))
-
-    def _again_stored(self, key: Key) -> None:
-        """The version that was read, or ESTALE: what somebody stored meanwhile would be gone."""
-        file = self._backend.open(key)
-        try:
-            content = self._stored(file)
-            self._write(file, 0, content)
-            file.truncate(len(content))
-            file.commit()
-        finally:
-            close_backend_file(file)
+        self._elsewhere(file, lambda: self.objects.put_again(file))
 
     def _elsewhere(self, file: int, store: Callable[[], None]) -> None:
         """Somebody else stores another version, and the cache is told, and settles it."""

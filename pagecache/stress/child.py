@@ -31,10 +31,10 @@ from pagecache.stress.history import Broken, Write
 from pagecache.stress.journal import Full, Journal
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import UnusableTarget
-from pagecache.stress.world import Failure, Found
+from pagecache.stress.world import Failure, Found, World
 from pagecache.stress.zygote import START, Forked
 
-__all__ = ["START", "Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn"]
+__all__ = ["START", "Child", "MortalBackend", "Task", "die", "first_write", "main", "spawn", "waiting"]
 
 LOOK = 0.2  # seconds between two looks at whether it is to stop
 
@@ -118,6 +118,30 @@ def spawn(task: Task) -> Child:
     if why := unpicklable(task.target):
         raise UnusableTarget(why)
     return Child(task)
+
+
+def waiting(world: World, whom: str, stir: Callable[[], None]) -> list[threading.Thread]:
+    """A thread in which a stir of children runs; what goes wrong there is a failure of the world.
+
+    Args:
+        world: of the parent.
+        whom: it waits for, for people.
+        stir: starts them, waits for them, and tells what they did.
+    """
+
+    def guarded() -> None:
+        try:
+            stir()
+        except Found as found:
+            world.fail(found.failure)
+        except Broken as error:
+            world.fail(Failure.of(error))
+        except Exception as error:
+            world.fail(Failure("error", f"{whom}: {type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=guarded, name="stress-processes", daemon=True)
+    thread.start()
+    return [thread]
 
 
 def die() -> None:

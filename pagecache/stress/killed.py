@@ -15,10 +15,11 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.child import START, Child, MortalBackend, Task, die, first_write, spawn
+from pagecache.stress.child import START, Child, MortalBackend, Task, die, first_write, spawn, waiting
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.history import Broken
 from pagecache.stress.journal import Journal, read
@@ -102,23 +103,15 @@ class KilledPlayers:
     def stir(self, count: int) -> list[threading.Thread]:
         """See `player.Players`: the thread that waits for the child."""
         self._life += 1
-        thread = threading.Thread(target=self._guarded, args=(count,), name="stress-child", daemon=True)
-        thread.start()
-        return [thread]
-
-    def _guarded(self, count: int) -> None:
-        try:
-            self._stir(count)
-        except UnusableTarget as error:
-            self._crash.refused = str(error)
-        except Found as found:
-            self._world.fail(found.failure)
-        except Broken as error:
-            self._world.fail(Failure(error.kind, str(error)))
-        except Exception as error:
-            self._world.fail(Failure("error", f"the process of the cache: {type(error).__name__}: {error}"))
+        return waiting(self._world, "the process of the cache", partial(self._stir, count))
 
     def _stir(self, count: int) -> None:
+        try:
+            self._play(count)
+        except UnusableTarget as error:
+            self._crash.refused = str(error)
+
+    def _play(self, count: int) -> None:
         world, target, plan = self._world, self._crash.target, self._world.plan
         target.close()
         contents = [target.store(model.number) or b"" for model in world.models]

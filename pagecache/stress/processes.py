@@ -29,7 +29,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pagecache.stress.child import START, Child, Task, die, first_write, spawn
+from pagecache.stress.child import START, Child, Task, die, first_write, spawn, waiting
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.journal import Journal, read
@@ -38,7 +38,7 @@ from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.oracle import Look
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.telling import Retold, TellingKeeper, TellingModel, TellingWorld
-from pagecache.stress.world import Activity, Failure, Found, World
+from pagecache.stress.world import Activity, Found, World
 
 __all__ = ["Processes"]
 
@@ -81,19 +81,7 @@ class Processes:
     def stir(self, count: int) -> list[threading.Thread]:
         """See `player.Players`: the thread that waits for all of them."""
         self._life += 1
-        thread = threading.Thread(target=self._guarded, args=(count,), name="stress-processes", daemon=True)
-        thread.start()
-        return [thread]
-
-    def _guarded(self, count: int) -> None:
-        try:
-            self._stir(count)
-        except Found as found:
-            self._world.fail(found.failure)
-        except Broken as error:
-            self._world.fail(Failure.of(error))
-        except Exception as error:
-            self._world.fail(Failure("error", f"the processes: {type(error).__name__}: {error}"))
+        return waiting(self._world, "the processes", partial(self._stir, count))
 
     def _stir(self, count: int) -> None:
         plan, world = self._world.plan, self._world

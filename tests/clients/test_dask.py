@@ -83,9 +83,8 @@ def test_who_opens_after_another_closed_sees_the_new_bytes(client: Client, worke
     client.submit(write, url, "wb", 0, bytes(data), workers=one, pure=False).result(60)
     for turn in range(6):
         reader, writer = (one, other) if turn % 2 else (other, one)
-        assert (
-            client.submit(read, url, workers=reader, pure=False).result(60) == data
-        )  # which has all of it cached then
+        found = client.submit(read, url, workers=reader, pure=False).result(60)
+        assert found == data  # the reader has all of it cached now
         patch = bytes([turn + 2]) * 1000
         data[turn * 20_000 : turn * 20_000 + 1000] = patch
         client.submit(write, url, "r+b", turn * 20_000, patch, workers=writer, pure=False).result(60)
@@ -93,32 +92,25 @@ def test_who_opens_after_another_closed_sees_the_new_bytes(client: Client, worke
     assert Path(url.partition("://")[2]).read_bytes() == data
 
 
-def test_who_closes_over_what_another_has_stored_is_told_of_a_conflict(
-    client: Client, workers: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("below", "told", "stored"),
+    [
+        ("shelf", "ConflictError", bytes(SIZE - 6) + b"theirs"),
+        ("file", "closed", b"mine" + bytes(SIZE - 10) + b"theirs"),
+    ],
+)
+def test_who_closes_over_a_whole_object_of_another_is_told_of_a_conflict_and_changes_in_place_are_both_there(
+    client: Client, workers: list[str], tmp_path: Path, below: str, told: str, stored: bytes
 ) -> None:
-    """Of whole objects: what the other one has stored stays. [2.19]"""
+    """What the other one has stored stays. [2.19]"""
     one, other = workers
-    url = f"pagecache::shelf://{tmp_path}/object"
+    url = f"pagecache::{below}://{tmp_path}/object"
     client.submit(write, url, "wb", 0, bytes(SIZE), workers=one, pure=False).result(60)
     mine = client.submit(Writer, url, actor=True, workers=one).result(60)
     mine.write(0, b"mine").result(60)
     client.submit(write, url, "r+b", SIZE - 6, b"theirs", workers=other, pure=False).result(60)
-    assert mine.close().result(60) == "ConflictError"
-    assert (tmp_path / "object").read_bytes() == bytes(SIZE - 6) + b"theirs"
-
-
-def test_changes_of_different_places_of_a_file_are_both_there(
-    client: Client, workers: list[str], tmp_path: Path
-) -> None:
-    """Where files are changed in place nothing but the bytes that were written is stored."""
-    one, other = workers
-    url = f"pagecache::file://{tmp_path}/object"
-    client.submit(write, url, "wb", 0, bytes(SIZE), workers=one, pure=False).result(60)
-    mine = client.submit(Writer, url, actor=True, workers=one).result(60)
-    mine.write(0, b"mine").result(60)
-    client.submit(write, url, "r+b", SIZE - 6, b"theirs", workers=other, pure=False).result(60)
-    assert mine.close().result(60) == "closed"
-    assert (tmp_path / "object").read_bytes() == b"mine" + bytes(SIZE - 10) + b"theirs"
+    assert mine.close().result(60) == told
+    assert (tmp_path / "object").read_bytes() == stored
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # of dask, to pandas

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +14,12 @@ from pagecache.engine import remote
 from pagecache.native import NativeInode
 
 from .objects import ObjectBackend
-from .rig import KEY, PAGE, Rig, Task, overlay, pattern
+from .rig import KEY, PAGE, Rig, Task, ended_or_behind, eventually, overlay, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
 MINE = b"mine" * (PAGE // 4)
-
-
-def given_the_chance(condition: Callable[[], object]) -> None:
-    """What should not come is given a moment to come."""
-    end = time.monotonic() + 1.0
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
 
 
 def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_one(
@@ -46,7 +38,7 @@ def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_
         take_base(*arguments)
         if not syncs:
             syncs.append(Task(rig.volume.sync, 60))
-            given_the_chance(syncs[0].finished.is_set)
+            ended_or_behind(rig.cache, syncs[0], threading.current_thread())
 
     monkeypatch.setattr(remote, "take_base", taken)
     gate = backend.gate("open")
@@ -54,7 +46,8 @@ def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_
     gate.wait_entered()
     file.pwrite(MINE, PAGE)
     file.flush()
-    given_the_chance(lambda: rig.cache.stats().unstable == PAGE)
+    # Whoever holds the token, the pass stands in line for it; if nobody does, it runs, and ends.
+    eventually(lambda: not rig.volume.inodes[KEY].native.locks()["pass_active"])
     gate.open()
     with pytest.raises(ConflictError):
         opening.result()
@@ -97,9 +90,10 @@ def test_work_under_the_token_hides_no_version_from_who_opens_beside_it(make: Ma
     rig = make({KEY: DATA})
     file = rig.open("rb")
     assert file.pread(len(DATA), 0) == DATA
-    entered, over = threading.Event(), threading.Event()
+    entered, over, at_work = threading.Event(), threading.Event(), list[threading.Thread]()
 
     def work() -> None:
+        at_work.append(threading.current_thread())
         entered.set()
         over.wait(60)
 
@@ -107,7 +101,7 @@ def test_work_under_the_token_hides_no_version_from_who_opens_beside_it(make: Ma
     assert entered.wait(60)
     rig.backend.change_remotely(KEY, OTHER)
     opening = Task(rig.open, "rb")
-    given_the_chance(opening.finished.is_set)
+    ended_or_behind(rig.cache, opening, at_work[0])
     over.set()
     assert opening.result().pread(len(DATA), 0) == OTHER
     assert file.pread(len(DATA), 0) == OTHER

@@ -28,14 +28,10 @@ from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec_calls import about, stat_of, tagged
 from pagecache.engine.loop import is_async
+from tests.fsspec_below.place import get
 from tests.fsspec_below.stores import Elsewhere, Parts, Streams, Whole
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def get(file: Any, offset: int, length: int) -> bytes:
-    room = bytearray(length)
-    return bytes(room[: file.read_into(offset, [memoryview(room)])])
 
 
 def open_url(url: str, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from functools import partial
 
 from pagecache import Backend
 from pagecache.backends import BackendFile, MemoryBackend
+from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
 from pagecache.stress.cached import CachedTarget
@@ -24,6 +25,20 @@ class Planted(PassingBackend):
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         return self._kind(self.inner.open(key, create=create, exclusive=exclusive))
+
+
+class MakesTwo(MemoryBackend):
+    """It is asked for two objects before files are made; what comes then is refused."""
+
+    def __init__(self, refusal: Exception) -> None:
+        super().__init__()
+        self._refusal, self._left = refusal, 2
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+        self._left -= create
+        if self._left < 0:
+            raise self._refusal
+        return super().open(key, create=create, exclusive=exclusive)
 
 
 class DropsTail(PassingFile):

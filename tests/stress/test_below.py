@@ -14,8 +14,23 @@ from pagecache.stress.history import FOREVER, Clock, Model, Write
 from pagecache.stress.oracle import Look
 
 SOON = 60.0  # seconds: the end of a hang
-MOMENT = 0.5  # seconds in which a call that should wait may show that it does not
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
+
+
+class Line:
+    """A lock that says when somebody has to wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.met = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.met.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
 
 
 def plan(**fields: Any) -> Plan:
@@ -90,21 +105,24 @@ def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.Monkey
     fields = plan(profile="ends", mix="rivals")
     target = CachedTarget(fields, 0, None, "memory:")
     target.start([b"content"])
-    first, second, go_on, put = threading.Event(), threading.Event(), threading.Event(), target._put
+    first, go_on, line, put = threading.Event(), threading.Event(), Line(), target.objects.put
+    beside: list[int] = []
 
-    def held(key: Any, offset: int, data: bytes, *, whole: bool = False) -> None:
-        if first.is_set():
-            second.set()
+    def held(file: int, offset: int, data: bytes, *, whole: bool = False) -> None:
+        if first.is_set() and not go_on.is_set():
+            beside.append(file)
+            line.met.set()
         first.set()
         assert go_on.wait(SOON)
-        put(key, offset, data, whole=whole)
+        put(file, offset, data, whole=whole)
 
-    monkeypatch.setattr(target, "_put", held)
+    monkeypatch.setattr(target.objects, "put", held)
+    monkeypatch.setattr(target, "_replacing", line)
     replacing = [threading.Thread(target=target.replace, args=(0, bytes(4096 * n)), daemon=True) for n in (1, 2)]
     for thread in replacing:
         thread.start()
     assert first.wait(SOON)
-    beside = second.wait(MOMENT)
+    assert line.met.wait(SOON)
     go_on.set()
     for thread in replacing:
         thread.join(SOON)

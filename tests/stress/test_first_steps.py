@@ -21,7 +21,7 @@ from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.job import Run
 from pagecache.stress.mounted import MountedTarget
 
-from .planted import Planted
+from .planted import MakesTwo, Planted
 
 FIELDS: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
 
@@ -91,16 +91,7 @@ def test_a_backend_that_waits_for_itself_while_files_are_made_is_a_hang() -> Non
 
 
 def test_a_backend_that_raises_while_files_are_made_is_told_with_its_traceback() -> None:
-    class Raises(MemoryBackend):
-        opened = 0
-
-        def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
-            Raises.opened += create
-            if Raises.opened > 2:  # the first ones only try keys
-                raise RuntimeError("a planted mistake")
-            return super().open(key, create=create, exclusive=exclusive)
-
-    report = run(plan(), Raises)
+    report = run(plan(), lambda: MakesTwo(RuntimeError("a planted mistake")))
     assert (report.ok, report.kind) == (False, "error")
     assert "making the files" in report.story
     assert "a planted mistake" in report.story

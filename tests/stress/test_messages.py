@@ -14,9 +14,7 @@ import pytest
 
 from pagecache import Backend
 from pagecache.backends import MemoryBackend
-from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
-from pagecache.errors import Key
 from pagecache.stress import Plan, UnusableTarget, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.plan import seconds
@@ -26,7 +24,7 @@ from pagecache.stress.report import exercised
 from pagecache.stress.script import Script
 from pagecache.stress.shrunk import Shrunk
 
-from .planted import Planted
+from .planted import MakesTwo, Planted
 
 pytest_plugins = ["pytester"]
 
@@ -108,16 +106,7 @@ def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytest
 
 
 def test_a_full_target_has_a_hint() -> None:
-    class Full(MemoryBackend):
-        opened = 0
-
-        def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
-            Full.opened += create
-            if Full.opened > 2:  # the first ones only try keys
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return super().open(key, create=create, exclusive=exclusive)
-
-    report = run(plan(), Full)
+    report = run(plan(), lambda: MakesTwo(OSError(errno.ENOSPC, "No space left on device")))
     assert not report.ok
     assert "the target is full: take fewer --files or a smaller --size" in report.story
 

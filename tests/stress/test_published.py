@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +27,18 @@ def plan(**fields: Any) -> Plan:
     return Plan(**(FIELDS | fields))
 
 
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A round over objects that are replaced as a whole: one of a page, and no worker."""
+    asked = plan()
+    target = CachedTarget(asked, 0, object_store(), "objects")
+    target.start([bytes(4096)])
+    world = World(asked, target, 0)
+    world.models = [Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), world.clock)]
+    yield world
+    target.give_up()
+
+
 def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
     """What begins later is not part of it, and the look itself goes on."""
     model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), Clock())
@@ -43,41 +56,30 @@ def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
     assert verdict(look, second.data(0, 4096), store=True) is None
 
 
-def test_a_commit_that_somebody_has_left_behind_is_not_judged() -> None:
+def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> None:
     """Whoever returned since the last one may have asked for it; otherwise it has the bytes of who waits. [2.15]"""
-    asked = plan()
-    target = CachedTarget(asked, 0, object_store(), "objects")
-    target.start([bytes(4096)])
-    world = World(asked, target, 0)
-    world.models = [Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), world.clock)]
     write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
     world.models[0].begin(write)
     world.models[0].finish(write)
     world.savers[1] = [Look(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
-    publishing, key = Publishing(world), target.key(0)
+    publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(False)
     world.saved = world.clock.tick()
     publishing(key)(True)
     assert not world.failures
     publishing(key)(True)
     assert [failure.kind for failure in world.failures] == ["data"]
-    target.give_up()
 
 
-def test_a_commit_that_nobody_has_asked_for_is_found() -> None:
+def test_a_commit_that_nobody_has_asked_for_is_found(world: World) -> None:
     """While workers run: nobody waits for a sync, and nobody has returned from one since the last commit. [2.22]"""
-    asked = plan()
-    target = CachedTarget(asked, 0, object_store(), "objects")
-    target.start([bytes(4096)])
-    world = World(asked, target, 0)
-    world.models = [Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), world.clock)]
-    publishing, key = Publishing(world), target.key(0)
+    publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(True)
     publishing(key)(True)  # the tester's own: nobody runs
     publishing.stir(True)
     publishing(key)(True)  # left behind by the tester
-    publishing(target.key("own1-0"))(True)
-    publishing(target.key("own1-0"))(True)  # closed by whose it is
+    publishing(world.target.key("own1-0"))(True)
+    publishing(world.target.key("own1-0"))(True)  # closed by whose it is
     world.saved = world.clock.tick()
     publishing(key)(True)  # left behind by who has returned
     publishing(key)(False)
@@ -86,7 +88,6 @@ def test_a_commit_that_nobody_has_asked_for_is_found() -> None:
     assert [failure.story for failure in world.failures] == [
         "file 0: committed, and nobody has asked for that since it was committed before"
     ]
-    target.give_up()
 
 
 def test_work_of_the_cache_that_commits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,305 @@
+"""The objects of a round as the backend alone has them: the tester makes, reads, compares and removes them here.
+
+Nothing of this goes through the cache, through faults, or past those who watch what the cache sends. Keys have the
+first form that the backend takes; where objects of an earlier run cannot be removed, other keys are taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from pagecache.backends.protocol import Backend, close_backend_file
+from pagecache.check_backend.target import place
+from pagecache.engine import staging
+from pagecache.errors import BackendError, Key
+from pagecache.stress.plan import Plan
+from pagecache.stress.profiles import names_of
+from pagecache.stress.targets import UnusableTarget
+
+__all__ = ["Objects"]
+
+T = TypeVar("T")
+
+TRIES = 100
+KEYS: tuple[Callable[[str], Key], ...] = (
+    lambda name: name,
+    lambda name: ("pagecache-stress", name),
+    lambda name: int.from_bytes(name.encode()[-7:], "big"),
+    lambda name: name.encode(),
+)
+"""What a backend may want as keys; the first that it takes."""
+
+
+def insisting(call: Callable[[], T]) -> T:
+    """What a call comes to, where the backend says that another try may help."""
+    for _ in range(TRIES):
+        try:
+            return call()
+        except BackendError as error:
+            if not error.retry:
+                raise
+    return call()
+
+
+def counted(taken: object, length: int) -> int:
+    """What write_from answered, where that can be.
+
+    Raises:
+        TypeError, ValueError: it cannot.
+    """
+    if isinstance(taken, bool) or not isinstance(taken, int):
+        raise TypeError(f"write_from returned {taken!r}, not the number of bytes that it took")
+    if not 0 < taken <= length:
+        raise ValueError(f"write_from returned {taken!r}: it was given {length} bytes, and has to take 1 at least")
+    return taken
+
+
+class Objects:
+    """See the top of this file.
+
+    Args:
+        plan: of the run.
+        number: of the round.
+        backend: that has them.
+        label: what it is called, for people.
+
+    Attributes:
+        backend: where they are; another one over the same store after `follow`.
+        cannot: "rename", "remove" -> what a backend that has no such thing says.
+        skipped: what cannot be done -> why.
+        remarks: sentences on what was wrong before the cache was there.
+    """
+
+    def __init__(self, plan: Plan, number: int, backend: Backend, label: str) -> None:
+        self._plan, self._number, self._label = plan, number, label
+        self.backend = backend
+        self.cannot: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.remarks: list[str] = []
+        self._form = KEYS[0]
+        self._again = 0  # runs of the same seed and round whose objects are there, and cannot be removed
+
+    # -- keys
+
+    def key(self, what: int | str) -> Key:
+        """The key of a file, or of a name."""
+        name = f"file{what}" if isinstance(what, int) else what
+        again = f"-{self._again}" if self._again else ""
+        return self._form(f"pagecache-stress-{self._plan.seed}-{self._number}{again}-{name}")
+
+    def choose_keys(self) -> None:
+        """The first form of keys that the backend takes.
+
+        Raises:
+            UnusableTarget: it takes none.
+        """
+        reasons: dict[Key, str] = {}
+        for form in KEYS:
+            self._form = form
+            try:
+                self.put("probe", 0, b"probe")
+                self.remove("probe")
+            except Exception as error:  # whatever a backend says to a key that it does not know
+                reasons[self.key("probe")] = f"{type(error).__name__}: {error}{place(error)}"
+                with contextlib.suppress(Exception):
+                    self.remove("probe")
+            else:
+                if form is not KEYS[0]:
+                    self.skipped["text keys"] = (
+                        f"the backend takes no {KEYS[0]('file')!r}: {next(iter(reasons.values()))}"
+                    )
+                self._learn_names()
+                return
+        several = len({reason.replace(repr(key), "") for key, reason in reasons.items()}) > 1
+        told = "; ".join(f"{key!r}: {why}" for key, why in reasons.items()) if several else next(iter(reasons.values()))
+        raise UnusableTarget(f"{self._label}: no object can be made: {told}")
+
+    def _learn_names(self) -> None:
+        """What cannot be done with names: asked with one that nobody has."""
+        nobody = self.key("nobody")
+        calls = {"rename": partial(self.backend.rename, nobody, self.key("nobody-new"))}
+        for what, call in (calls | {"remove": partial(self.backend.remove, nobody)}).items():
+            try:
+                call()
+            except io.UnsupportedOperation as error:
+                self.cannot[what] = error.args[-1]
+            except OSError:  # there is no such object: it looked for it
+                pass
+
+    def follow(self, factory: Callable[[], Backend]) -> None:
+        """The backend is closed, or was there before a crash: where the factory gives one on the same store, go on with
+        that.
+        """
+        fresh = factory()
+        try:
+            fresh.stat(self.key(0))
+        except FileNotFoundError:
+            fresh.close()
+        else:
+            self.backend = fresh
+
+    # -- of other runs
+
+    def clear(self) -> None:
+        """Remove what a run of the same seed and round left, because it found something."""
+        left = False
+        for number in range(self._plan.files + 1):
+            if self._there(number):
+                self.remove(number)
+                left = True
+        if left and "remove" in self.cannot:
+            while self._there(0):
+                self._again += 1
+        elif left:
+            for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
+                for name in names_of(worker):
+                    self.remove(name)
+                    self.remove(f"{name}-new")
+
+    def find(self) -> bool:
+        """The files were made elsewhere: take the keys that they have. False: they are not there."""
+        while "remove" in self.cannot and self._there(0):
+            self._again += 1
+        self._again = max(0, self._again - 1)
+        return self._there(0)
+
+    def _there(self, number: int) -> bool:
+        try:
+            self.backend.stat(self.key(number))
+        except FileNotFoundError:
+            return False
+        return True
+
+    # -- what is stored
+
+    def make(self, contents: Sequence[bytes]) -> None:
+        """The files. One that then is not what was written is a remark: nobody else has run, and no cache is there.
+        What is wrong now is found later too, but then the cache is under suspicion.
+        """
+        for number, content in enumerate(contents):
+            self.put(number, 0, content)
+        for number, content in enumerate(contents):
+            self._compare(number, content)
+
+    def _compare(self, number: int, content: bytes) -> None:
+        got = insisting(partial(self.read, number)) or b""
+        if got == content:
+            return
+        wrong = next((at for at, (one, other) in enumerate(zip(got, content, strict=False)) if one != other), None)
+        found = [] if wrong is None else [f"wrong from byte {wrong} on"]
+        found += [] if len(got) == len(content) else [f"{len(got)} bytes, where {len(content)} were written"]
+        most = int(self.backend.limits.max_write)
+        self.remarks.append(
+            f"file {number} was wrong before anything ran, by the backend alone, without a cache: {', '.join(found)}; "
+            f"made by calls of at most {most} bytes, each answered with how many it took, and a commit. "
+            "`pagecache check-backend` tries each promise of a backend by itself"
+        )
+
+    def put(self, what: int | str, offset: int, data: bytes, *, whole: bool = False) -> None:
+        """Store bytes of an object, which is made where there is none; `whole`: they are all that it has then."""
+        key = self.key(what)
+        insisting(partial(self._put_once, key, offset, data, whole))  # a commit that fails may take all of it along
+
+    def _put_once(self, key: Key, offset: int, data: bytes, whole: bool) -> None:
+        file = self.backend.open(key, create=True)
+        try:
+            self._write(file, offset, data)
+            if whole:
+                insisting(partial(file.truncate, len(data)))
+            file.commit()
+        finally:
+            close_backend_file(file)
+
+    def put_again(self, what: int | str) -> None:
+        """Store what is there once more, in the version that was read, or ESTALE: what somebody stored meanwhile would
+        be gone.
+        """
+        file = self.backend.open(self.key(what))
+        try:
+            content = self._read(file)
+            self._write(file, 0, content)
+            file.truncate(len(content))
+            file.commit()
+        finally:
+            close_backend_file(file)
+
+    def _write(self, file: Any, offset: int, data: bytes) -> None:
+        most, done = int(self.backend.limits.max_write), 0
+        while done < len(data):
+            part = memoryview(data)[done : done + most].toreadonly()
+            done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
+
+    def read(self, what: int | str) -> bytes | None:
+        """All of an object, in one version; None: there is none."""
+        for _ in range(TRIES):
+            try:
+                found = self.backend.open(self.key(what))
+            except FileNotFoundError:
+                return None
+            try:
+                return self._read(found)
+            except OSError as error:
+                if error.errno != errno.ESTALE:  # the version that was opened was replaced before it was read
+                    raise
+            finally:
+                close_backend_file(found)
+        raise UnusableTarget(f"{self._label}: {self.key(what)!r} is never read in one version")
+
+    def _read(self, file: Any) -> bytes:
+        limits = self.backend.limits
+        unit, most = int(limits.read_unit), int(limits.max_read)
+        content, done = bytearray(), 0
+        while True:
+            room = bytearray(max(unit, most))
+            count = file.read_into(done, [memoryview(room)])
+            if not count:
+                return bytes(content)
+            content += room[:count]
+            done += count
+            if done % unit:
+                return bytes(content)
+
+    def remove(self, what: int | str) -> None:
+        """Where it is there, and can be."""
+        try:
+            self.backend.remove(self.key(what))
+        except io.UnsupportedOperation as error:
+            self.skipped["removal of what was made"] = str(error.args[-1])
+        except FileNotFoundError:
+            pass
+
+    # -- what the backend does
+
+    def shows(self) -> bool:
+        """Whether what was stored and not committed is seen by who opens the object then."""
+        file = self.backend.open(self.key("probe"), create=True)
+        try:
+            taken = file.write_from(0, [memoryview(b"probe")])
+            return self.read("probe") == b"probe"[:taken]
+        except OSError:  # nobody knows, and nothing is asked for that may not be so
+            return False
+        finally:
+            close_backend_file(file)
+            self.remove("probe")
+
+    def forgets_staged(self) -> bool:
+        """Whether what an object was given to keep is not there for who opens it anew, as a reconnect does."""
+        key, data = self.key("probe"), bytes(int(self.backend.limits.write_unit))
+        file: Any = self.backend.open(key, create=True)
+        again: Any = None
+        try:
+            if not staging.possible(file):
+                return False
+            insisting(partial(file.stage, 0, [memoryview(data)]))
+            again = self.backend.open(key, create=True)
+            kept = getattr(again, "kept", None)
+            return kept is None or not kept()
+        finally:
+            for one in (again, file):
+                close_backend_file(one)
+            self.remove("probe")

@@ -1,0 +1,65 @@
+"""What a round of a cache runs on besides its plan, chosen by the seed: folio sizes, thresholds, read-ahead. For the
+backend in memory that is taken where none is named its limits too.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pagecache.backends import MemoryBackend
+from pagecache.backends.protocol import Backend, BackendLimits
+from pagecache.stress.forgetting import StagingBackend
+
+__all__ = ["PAGE", "Variant"]
+
+PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a round runs on, besides its plan."""
+
+    config: dict[str, Any]
+    options: dict[str, Any]
+    limits: dict[str, Any]
+    mirror: bool = False
+    objects: bool = False  # of the backend in memory: its objects are visible by commit, and it can stage
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Variant:
+        """Chosen by the seed."""
+        config: dict[str, Any] = {
+            "max_folio": rng.choice([PAGE, 4 * PAGE, 16 * PAGE, "2MiB"]),
+            "dirty_background": rng.choice([0.1, 0.25]),
+            "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
+            "flush_interval": 0.05,
+            "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
+            "gil_release": rng.choice([1, PAGE, "1MiB"]),
+            "poison": rng.random() < 0.5,
+        }
+        limits: dict[str, Any] = {
+            "parallel_direct_writes": rng.random() < 0.6,
+            "max_inflight": rng.choice([2, 8]),
+            "durable_writes": rng.random() < 0.2,
+            "max_write": rng.choice([2 * PAGE, 1 << 20]),
+            "max_read": rng.choice([4 * PAGE, 1 << 20]),
+            "direct_unit": rng.choice([1, 1, 512, PAGE]),
+            "write_unit": rng.choice([1, 1, 1, 512, 2 * PAGE]),
+            "ordered_writes": rng.random() < 0.1,
+        }
+        options: dict[str, Any] = {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}
+        mirror, objects = rng.random() < 0.2, rng.random() < 0.15
+        if objects:
+            limits |= {"durable_writes": False, "parallel_direct_writes": False, "ordered_writes": False}
+            limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
+            config["max_folio"] = PAGE
+        return cls(config, options, limits, mirror, objects)
+
+    def store(self, *, crash: bool) -> Backend:
+        """The backend in memory, in these limits."""
+        limits = BackendLimits(**self.limits)
+        if not self.objects or crash:
+            return MemoryBackend(limits)
+        return StagingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))

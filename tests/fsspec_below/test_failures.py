@@ -1,0 +1,265 @@
+"""Commits that fail half way, die or lose their answer: the old object or the new one is there, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import io
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, WritebackError
+from pagecache.backends.fsspec_objects import STAGE
+from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
+from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes file systems of a few bytes, where that is allowed."""
+    made = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / "small"
+        folder.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]).returncode:
+            pytest.skip("no file system can be mounted here")
+        made.append(folder)
+        return folder
+
+    yield mount
+    for folder in made:  # lazily: an exception that pytest keeps may have a file
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=60)
+
+
+# --------------------------------------------------------------------------------- calls that fail
+
+
+@pytest.mark.parametrize("size", [100, LARGE])
+def test_upload_that_fails_half_way_leaves_the_old_object_and_nothing_else(place: Place, size: int) -> None:
+    file = place.backend.open("key")
+    file.truncate(size)
+    put(file, 0, b"NEW")
+    place.fs.hooks.before[storing(place, size)] = once(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    gc.collect()
+    assert raised.value.errno == errno.ENOSPC
+    assert place.content("key") == OLD
+    assert [name for name in place.names() if STAGE in name] == []
+    file.commit()  # nothing has to be sent again
+    assert place.content("key") == b"NEW" + OLD[3:size]
+
+
+def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_collector() -> None:
+    """Where one call stores a whole object, an open file that is left alone would store what it has."""
+    place = Place(Parts(), "bucket", publish="put")
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    calls = []
+
+    def fails(path: str) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.EIO, "planted")
+
+    place.fs.hooks.before["upload"] = fails
+    with pytest.raises(OSError):
+        file.commit()
+    gc.collect()
+    assert place.content("key") == OLD
+    file.commit()
+    assert place.content("key") == b"NEW" + OLD[3:]
+    assert place.names() == ["bucket/key"]
+
+
+def test_move_that_fails_leaves_the_old_object_and_nothing_else(place: Place) -> None:
+    if isinstance(place.fs, Parts):
+        pytest.skip("the same as for others that copy")
+    file = place.backend.open("key")
+    put(file, 5, b"NEW")
+    place.fs.hooks.before["mv" if isinstance(place.fs, Elsewhere) else "cp_file"] = once(PermissionError("no"))
+    with pytest.raises(PermissionError):
+        file.commit()
+    assert place.content("key") == OLD
+    assert [name for name in place.names() if STAGE in name] == []
+
+
+def test_move_that_does_not_replace_is_an_error_and_no_lost_update(tmp_path: Path) -> None:
+    """Some file systems answer a rename onto a name that is taken with a flag that nobody looks at."""
+    place = Place(Elsewhere(moves="not"), str(tmp_path))
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    with pytest.raises(io.UnsupportedOperation, match="mv does not replace"):
+        file.commit()
+    assert place.content("key") == OLD
+    assert place.names() == ["key"]
+    made = place.backend.open("other", create=True)
+    put(made, 0, b"made")
+    made.commit()
+    assert place.content("other") == b"made"
+
+
+def test_failed_commit_through_the_cache_loses_nothing(place: Place) -> None:
+    with PageCache("2MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 1 << 20)
+            place.fs.hooks.before[storing(place, LARGE)] = always(OSError(errno.ENOSPC, "full"))
+            with pytest.raises(WritebackError) as raised:
+                file.fsync()
+            assert raised.value.errno == errno.ENOSPC
+            assert file.pread(3, 1 << 20) == b"NEW"
+            assert place.content("key") == OLD
+            place.fs.hooks.before.clear()
+            volume.retry_failed()
+            file.fsync()
+    assert place.content("key") == OLD[: 1 << 20] + b"NEW" + OLD[(1 << 20) + 3 :]
+
+
+def test_read_that_fails_half_way_is_tried_again_and_mixes_nothing(place: Place) -> None:
+    method = {"Whole": "cat_file", "Parts": "fetch"}.get(type(place.fs).__name__)
+    if method is None:
+        pytest.skip("reads of local files")
+    with PageCache("16MiB") as cache, cache.attach(place.backend).open("key") as file:
+        place.fs.hooks.before[method] = once(ConnectionResetError("gone"))
+        assert file.pread(LARGE, 0) == OLD
+        place.fs.hooks.before[method] = always(PermissionError("no longer"))
+        file.volume.drop_clean("key")
+        with pytest.raises(PermissionError):
+            file.pread(4096, 0)
+        place.fs.hooks.before.clear()
+
+
+def test_what_is_written_waits_on_this_machine_and_its_disk_may_be_full(small: Callable[[str], Path]) -> None:
+    folder = small("256k")
+    place = Place(Whole(), "bucket", spool=folder)
+    file = place.backend.open("key", create=True)
+    with pytest.raises(OSError) as raised:
+        put(file, 0, OLD)
+    assert raised.value.errno == errno.ENOSPC
+    file.truncate(0)
+    put(file, 0, b"small")
+    file.commit()
+    assert place.content("key") == b"small"
+    assert list(folder.iterdir()) == []
+
+
+def test_full_disk_below_leaves_the_old_object(small: Callable[[str], Path]) -> None:
+    place = Place(Elsewhere(), str(small("5m")))
+    place.put("key", OLD)
+    with PageCache("8MiB") as cache, cache.attach(place.backend).open("key", "r+b") as file:
+        file.pwrite(b"NEW", 0)
+        with pytest.raises(WritebackError) as raised:
+            file.fsync()
+        assert raised.value.errno == errno.ENOSPC
+        assert place.content("key") == OLD
+        assert place.names() == ["key"]
+        file.truncate(1 << 20)
+    assert place.content("key") == b"NEW" + OLD[3 : 1 << 20]
+
+
+# ------------------------------------------------------------------------------------ lost answers
+
+
+def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
+    if isinstance(place.fs, Parts):
+        pytest.skip("the same as for others that copy")
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    place.fs.hooks.after["mv" if isinstance(place.fs, Elsewhere) else "cp_file"] = once(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        file.commit()
+    assert place.content("key") == b"NEW" + OLD[3:]
+    assert file.commit() == place.backend.stat("key").version
+    put(file, 1, b"-")
+    file.commit()
+    assert place.content("key") == b"N-W" + OLD[3:]
+
+
+def stored_without_an_answer() -> tuple[Place, Any]:
+    """A place where `key` was stored with "NEW", and its file, which does not know."""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        file.commit()
+    return place, file
+
+
+def test_what_was_written_after_a_lost_answer_goes_over_what_was_stored() -> None:
+    place, file = stored_without_an_answer()
+    put(file, 1, b"-")
+    file.truncate(1 << 20)
+    assert get(file, 0, 4) == b"N-W" + OLD[3:4]
+    file.commit()
+    assert place.content("key") == b"N-W" + OLD[3 : 1 << 20]
+
+
+def test_version_of_somebody_else_after_a_lost_answer_is_a_conflict() -> None:
+    place, file = stored_without_an_answer()
+    place.put("key", OLD)  # as long as ours
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ESTALE
+    assert place.content("key") == OLD
+
+
+# ----------------------------------------------------------------------------------------- crashes
+
+CRASH = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from pagecache import PageCache
+    from pagecache.backends.fsspec import FsspecBackend
+    from tests.fsspec_below.stores import Elsewhere
+
+    fs = Elsewhere()
+    fs.hooks.before["mv"] = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    with PageCache("8MiB") as cache, cache.attach(FsspecBackend(fs, {folder!r})).open("key", "r+b") as file:
+        file.pwrite(b"NEW", 0)
+        file.fsync()
+"""
+
+
+def test_crash_before_publishing_leaves_the_old_object_and_a_temporary_one_that_is_found(tmp_path: Path) -> None:
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    code = textwrap.dedent(CRASH.format(root=str(ROOT), folder=str(tmp_path)))
+    died = subprocess.run([sys.executable, "-c", code], timeout=120, cwd=ROOT)
+    assert died.returncode == -signal.SIGKILL
+    assert place.content("key") == OLD
+    left = [name for name in place.names() if STAGE in name]
+    assert len(left) == 1
+    assert (tmp_path / left[0]).stat().st_size == LARGE
+    assert [stat.key for stat in place.backend.list()] == ["key"]
+    assert place.backend.remove_leftovers() == 0  # it may be somebody's who is at work
+    assert place.backend.remove_leftovers(older_than=0.0) == 1
+    assert place.names() == ["key"]
+
+
+def test_first_commit_in_a_directory_removes_what_was_left_there_a_day_ago(place: Place) -> None:
+    yesterday, now = int(time.time()) - 90000, int(time.time()) - 60
+    if isinstance(place.fs, Elsewhere):
+        (Path(place.root) / STAGE).mkdir()
+    for name in (f"{yesterday}-dead-1", f"{now}-busy-1", "something else"):
+        place.put(f"{STAGE}/{name}", b"left")
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    file.commit()
+    left = sorted(name.rpartition("/")[2] for name in place.names() if STAGE in name)
+    assert left == sorted([f"{now}-busy-1", "something else"])

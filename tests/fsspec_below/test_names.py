@@ -1,0 +1,167 @@
+"""Names of objects, and what becomes of an object that is written when its name changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, PageCache
+from pagecache.backends.fsspec import FsspecBackend
+from pagecache.backends.fsspec_objects import STAGE
+from tests.fsspec_below.place import LARGE, OLD, Place, get, put
+from tests.fsspec_below.stores import Elsewhere, Whole
+
+
+def test_temporary_objects_are_nobody_elses(place: Place) -> None:
+    place.put("other", b"x")
+    if isinstance(place.fs, Elsewhere):
+        (Path(place.root) / STAGE).mkdir()
+    place.put(f"{STAGE}/1-a-1", b"left")
+    assert [stat.key for stat in place.backend.list()] == ["key", "other"]
+    for key in (f"{STAGE}/1-a-1", f"a/{STAGE}/b"):
+        with pytest.raises(ValueError, match=r"is the backend's own"):
+            place.backend.open(key, create=True)
+
+
+@pytest.mark.parametrize("key", ["a[1]", "*", "what?", "a b", "ü", "x{1,2}", "100%"])
+def test_names_that_look_like_patterns_mean_themselves(place: Place, key: str) -> None:
+    for name in ("a1", "what!", "x1", "*other"):
+        place.put(name, b"let alone")
+    for content in (b"first", b"the second"):
+        file = place.backend.open(key, create=True)
+        put(file, 0, content)
+        file.commit()
+    place.backend.rename(key, "renamed")
+    place.backend.rename("renamed", key)
+    assert place.content(key) == b"the second"
+    assert place.backend.stat(key).size == 10
+    assert key in [stat.key for stat in place.backend.list()]
+    place.backend.remove(key)
+    assert {place.content(name) for name in ("a1", "what!", "x1", "*other")} == {b"let alone"}
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        ("/a", "absolute"),
+        ("a/../b", "'..'"),
+        ("a\0", "NUL"),
+        ("", "names no object"),
+        (3, "must be a str"),
+        (b"a", "str"),
+    ],
+)
+def test_keys_that_no_object_has_are_refused(key: Any, rule: str) -> None:
+    backend = FsspecBackend(Whole(), "bucket")
+    for call in (backend.canonical, backend.open, backend.stat, backend.remove):
+        with pytest.raises(ValueError, match=rule) as raised:
+            call(key)
+        assert repr(key) in str(raised.value)
+
+
+def test_names_of_one_object_have_one_key() -> None:
+    backend = FsspecBackend(Whole(), "bucket")
+    assert {backend.canonical(key) for key in ("a/b", "a//b", "./a/./b", Path("a/b"), "a/b/")} == {"a/b"}
+
+
+def test_without_a_root_keys_are_whole_paths() -> None:
+    fs = Whole()
+    fs.put("bucket/folder/key", b"content")
+    backend = FsspecBackend(fs)
+    assert get(backend.open("bucket/folder/key"), 0, 10) == b"content"
+    file = backend.open("bucket/folder/key")
+    put(file, 0, b"C")
+    file.commit()
+    assert fs.content("bucket/folder/key") == b"Content"
+    assert [stat.key for stat in backend.list("bucket/f")] == ["bucket/folder/key"]
+    assert backend.canonical("https://host/a//b") == "https://host/a//b"
+
+
+def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place) -> None:
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    made = place.backend.open("made", create=True)
+    put(made, 0, b"made")
+    place.backend.rename("key", "elsewhere")
+    place.backend.rename("made", "made there")
+    file.commit()
+    made.commit()
+    assert place.content("elsewhere") == b"NEW" + OLD[3:]
+    assert (place.content("made"), place.content("made there")) == (None, b"made")
+    put(file, 0, b"more")
+    place.backend.remove("elsewhere")
+    file.commit()
+    assert place.content("elsewhere") is None
+
+
+def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("made", "xb") as file:
+            file.write(b"content")
+            volume.rename("made", "other")
+            assert (volume.exists("made"), volume.exists("other")) == (False, True)
+            volume.remove("other")
+            assert not volume.exists("other")
+            with pytest.raises(FileNotFoundError):
+                volume.remove("other")
+    assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
+
+
+def test_rename_is_no_change_by_somebody_else(place: Place) -> None:
+    """A copy has a version of its own, and the content is the same."""
+    before = place.backend.stat("key").version
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 0)
+            volume.rename("key", "other")
+            with volume.open("other") as again:
+                assert again.pread(6, 0) == b"NEW" + OLD[3:6]
+            assert (place.content("other"), place.backend.stat("other").version) == (OLD, before)
+            assert [stat.version for stat in place.backend.list()] == [before]
+    assert place.content("other") == b"NEW" + OLD[3:]
+    assert place.backend.stat("other").version != before
+
+
+def test_version_of_somebody_else_is_found_behind_a_rename(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 0)
+            volume.rename("key", "other")
+            place.put("other", bytes(LARGE))
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert place.content("other") == bytes(LARGE)
+            volume.resolve("other", "rebase")
+    assert place.content("other") == b"NEW" + bytes(LARGE - 3)
+
+
+def test_directories_are_no_objects(place: Place) -> None:
+    if isinstance(place.fs, Elsewhere):
+        (Path(place.root) / "folder").mkdir()
+    place.put("folder/key", b"x")
+    calls: list[Callable[[], object]] = [
+        lambda: place.backend.open("folder"),
+        lambda: place.backend.remove("folder"),
+        lambda: place.backend.rename("folder", "other"),
+        lambda: place.backend.rename("key", "folder"),
+    ]
+    for call in calls:
+        with pytest.raises(IsADirectoryError):
+            call()
+    assert place.backend.stat("folder").kind == "dir"
+
+
+def test_new_object_brings_the_directories_that_it_needs(tmp_path: Path) -> None:
+    place = Place(Elsewhere(), str(tmp_path))
+    file = place.backend.open("a/b/key", create=True)
+    put(file, 0, b"content")
+    file.commit()
+    place.backend.close()
+    assert place.content("a/b/key") == b"content"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "key"]  # nothing of ours is left

@@ -1,0 +1,196 @@
+"""Objects that somebody else stores too: no change of anybody is lost, and no read mixes two versions."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import Any
+
+import pytest
+
+from pagecache import ConflictError, PageCache
+from pagecache.backends.fsspec_calls import BlockingCalls, Calls, Reader
+from pagecache.backends.fsspec_objects import STAGE
+from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
+from tests.fsspec_below.stores import Whole
+
+# ------------------------------------------------------------------------------------------ others
+
+
+def test_commit_over_a_version_of_somebody_else_is_refused(place: Place) -> None:
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    place.put("key", b"theirs")
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ESTALE
+    assert place.content("key") == b"theirs"
+    assert place.names() == [name for name in place.names() if STAGE not in name]
+    file.rollback()
+    assert get(file, 0, 10) == b"theirs"
+    put(file, 0, b"T")
+    file.commit()
+    assert place.content("key") == b"Theirs"
+
+
+def test_version_that_appears_during_the_upload_is_not_replaced(place: Place) -> None:
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    method = storing(place, LARGE)
+
+    def somebody(path: str) -> None:
+        place.fs.hooks.before.pop(method)
+        place.put("key", b"theirs")
+
+    place.fs.hooks.before[method] = somebody
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ESTALE
+    assert place.content("key") == b"theirs"
+    assert [name for name in place.names() if STAGE in name] == []
+
+
+def test_object_that_somebody_else_made_first_is_not_replaced(place: Place) -> None:
+    made = place.backend.open("made", create=True, exclusive=True)
+    put(made, 0, b"ours")
+    place.put("made", b"theirs")
+    with pytest.raises(OSError) as raised:
+        made.commit()
+    assert raised.value.errno == errno.ESTALE
+    assert place.content("made") == b"theirs"
+
+
+def test_conflict_through_the_cache_is_told_and_settled(place: Place) -> None:
+    with PageCache("16MiB") as cache:
+        volume = cache.attach(place.backend)
+        with volume.open("key", "r+b") as file:
+            file.pwrite(b"NEW", 0)
+            place.put("key", b"x" * 5000)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert place.content("key") == b"x" * 5000
+            volume.resolve("key", "rebase")
+            file.fsync()
+    assert place.content("key") == b"NEW" + b"x" * 4997
+
+
+def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
+    file = place.backend.open("key")
+    assert get(file, 0, 10) == OLD[:10]
+    place.put("key", b"theirs, and long enough")
+    with pytest.raises(OSError) as raised:
+        get(file, 0, 10)
+    assert raised.value.errno == errno.ESTALE
+    assert get(place.backend.open("key"), 0, 6) == b"theirs"
+
+
+def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
+    place = Place(Whole(), "bucket", check_reads=False)
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    place.fs.hooks.calls.clear()
+    assert get(file, 0, 4096) == OLD[:4096]
+    assert place.fs.hooks.calls == [("cat_file", "bucket/key")]
+    place.put("key", b"short")
+    with pytest.raises(OSError) as raised:  # what is too short cannot be taken for it
+        get(file, 0, 4096)
+    assert raised.value.errno == errno.ESTALE
+
+
+def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds another version, which is the file's own; the commit does not know yet that it is stored."""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    seen: list[object] = []
+    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
+
+    def reads() -> None:
+        try:
+            seen.append(get(file, 1 << 20, 4096))
+        except OSError as error:
+            seen.append(error)
+        has_judged.set()
+
+    thread = threading.Thread(target=reads)
+    move, read, sleep = Calls.move, Reader.read, BlockingCalls.sleep
+
+    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
+        done = await read(self, offset, buffers)
+        if threading.current_thread() is thread:
+            has_read.set()
+            assert goes_on.wait(60.0)
+        return done
+
+    async def moved(self: Calls, src: str, dst: str) -> None:
+        await move(self, src, dst)
+        goes_on.set()
+        assert has_judged.wait(60.0)
+
+    async def waits(self: BlockingCalls, seconds: float) -> None:
+        if threading.current_thread() is thread:
+            has_judged.set()  # what it has found is for the commit to say
+        await sleep(self, seconds)
+
+    monkeypatch.setattr(Reader, "read", read_slowly)
+    monkeypatch.setattr(Calls, "move", moved)
+    monkeypatch.setattr(BlockingCalls, "sleep", waits)
+    thread.start()
+    assert has_read.wait(60.0)
+    file.commit()
+    thread.join(60.0)
+    assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
+
+
+# ----------------------------------------------------------------------- what tells versions apart
+
+
+def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = Place(Whole(tells="mtime"), "bucket")
+    place.put("key", b"old")
+    slept = []
+
+    async def sleep(self: Calls, seconds: float) -> None:
+        slept.append(seconds)
+        place.fs.clock += 1
+
+    monkeypatch.setattr("pagecache.backends.fsspec_calls.BlockingCalls.sleep", sleep)
+    file = place.backend.open("key")
+    before = place.backend.stat("key").version
+    put(file, 0, b"new")
+    assert file.commit() != before
+    assert slept != []
+    assert place.content("key") == b"new"
+    slept.clear()
+    put(file, 3, b"er")  # another size is another version
+    file.commit()
+    assert slept == []
+
+
+def test_without_versions_another_size_is_a_conflict_and_the_same_size_is_not_seen() -> None:
+    place = Place(Whole(tells="nothing"), "bucket")
+    place.put("key", b"old")
+    assert place.backend.stat("key").version is None
+    file = place.backend.open("key")
+    put(file, 0, b"new")
+    place.put("key", b"longer")
+    with pytest.raises(OSError) as raised:
+        file.commit()
+    assert raised.value.errno == errno.ESTALE
+    place.put("key", b"yet")
+    file.commit()
+    assert place.content("key") == b"new"
+
+
+def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
+    place = Place(Whole(), "bucket")
+    place.put("key", b"old")
+    list(place.backend.list())
+    assert place.fs.listed  # it does remember
+    place.put("key", b"newer")
+    assert place.backend.stat("key").size == 5
+    assert place.backend.open("key").stat().size == 5
+    assert [stat.size for stat in place.backend.list()] == [5]
