@@ -12,6 +12,7 @@ and may never return.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ class Naming:
     old: Key
     dst: Key | None = None
     new: Key | None = None
-    over: bool = False  # a fenced reconnect has published what it did
+    over: bool = False  # what it did is published, by itself or by a fenced reconnect
+    catching_up: threading.Lock = field(default_factory=threading.Lock)  # held for moments, by who changes a file late
     inodes: list[Inode] = field(default_factory=list)
 
     def begin(self) -> Backend:
@@ -76,7 +78,13 @@ class Naming:
             with self.volume.names:
                 inode.missed = False
                 backend = self.volume.engine.backend
-            reconnecting.catch_up(self.volume, backend, inode)
+            reconnecting.catch_up(self, backend, inode)
+
+    def claim(self) -> bool:
+        """Whether what the call has done is still to be published: by who asks, once."""
+        with self.volume.names:
+            over, self.over = self.over, True
+            return not over
 
     def publish(self, new: Key | None) -> Inode | None:
         """The backend has done it. Returns the inode that has another key now."""
@@ -107,10 +115,12 @@ class Naming:
         done = not _stored(backend, self.src) and (self.dst is None or _stored(backend, self.dst))
         if self.dst is None and any(inode.native.undone()["created"] for inode in self.inodes):
             done = False  # it was never stored
+        done = self.claim() and done
         with self.volume.names:
-            self.over = True
             for inode in self.inodes:
                 inode.naming = None
+        with self.catching_up:  # who is about to catch up with a reconnect of before finds out
+            pass
         if done:
             self.publish(None if self.dst is None else backend.canonical(self.dst))
         self.volume.busy.take_away((self.old, self.new))
@@ -144,9 +154,10 @@ def _remove(naming: Naming) -> None:
             except FileNotFoundError:
                 if cached is None or not cached.native.undone()["created"]:
                     raise  # else it is here, and was never stored
-        if links <= 1 and not naming.over:  # with other names left it stays the same object
+        if links <= 1 and naming.claim():  # with other names left it stays the same object
             naming.publish(None)
     finally:
+        naming.claim()
         for inode in naming.inodes:
             if not naming.end(inode):
                 inode.engine.settle(partial(naming.catch_up, inode))
@@ -188,10 +199,12 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
         backend = naming.begin()
         with _change(volume):
             backend.rename(naming.src, dst, replace=replace)
-        moved = None if naming.over else naming.publish(volume.canonical(dst))
+        new = volume.canonical(dst)
+        moved = naming.publish(new) if naming.claim() else None
         if moved is not None and not volume.engine.aborted:
             opening.follow(moved, dst)
     finally:
+        naming.claim()
         for inode in naming.inodes:
             naming.catch_up(inode)
 

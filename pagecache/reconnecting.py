@@ -35,6 +35,7 @@ from .native import END, NAMES
 from .opening import checked_stat, compare
 
 if TYPE_CHECKING:
+    from .naming import Naming
     from .volume import Volume
 
 __all__ = ["catch_up", "reconnect"]
@@ -95,20 +96,25 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         inode.engine.settle(partial(left[inode].catch_up, inode))
 
 
-def catch_up(volume: Volume, backend: Backend, inode: Inode) -> None:
+def catch_up(naming: Naming, backend: Backend, inode: Inode) -> None:
     """What a reconnect to this backend would have done with the file, had it known its name. The token is held, on a
     thread of the volume.
     """
+    volume = naming.volume
     with volume.engine.keeper():
         if inode.engine.freed:
             return
         with volume.names:
             named = volume.inodes.get(inode.key) is inode
         opened = _open_late(volume, backend, inode) if named and _wanted(inode) else None
-        _adopt(inode, opened, backend.limits, False)
-        if opened is not None and not opened.kept:
-            _take_version(inode, opened)
-        _send_again(inode, known=opened is not None)
+        with naming.catching_up:
+            if inode.naming is not naming:
+                _close(opened)  # a fenced reconnect has done it meanwhile
+                return
+            _adopt(inode, opened, backend.limits, False)
+            if opened is not None and not opened.kept:
+                _take_version(inode, opened)
+            _send_again(inode, known=opened is not None)
         volume.cache.flusher.wake()
 
 

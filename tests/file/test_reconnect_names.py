@@ -292,3 +292,20 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
     assert stored(fresh) == {KEY: overlay(OLD, 0, LATER)}
     eventually(lambda: len(old.seen("file_close")) == len(old.seen("open")))
     rig.finish()
+
+
+def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_before() -> None:
+    """The file that the call has opened by then is closed again, and not used."""
+    story = Story("rename", landed=True)
+    between = story.reconnect()
+    gate = between.gate("open", NEW)
+    story.gate.open()
+    gate.wait_entered()
+    story.rig.volume.abort()
+    fresh = between.successor(lose=False, shared=False)
+    Task(story.rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)
+    gate.open()
+    eventually(lambda: between.seen("file_close"))
+    save_later(story.file).result()
+    assert stored(fresh) == {NEW: SAVED}
+    story.rig.finish()
