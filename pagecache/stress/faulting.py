@@ -45,6 +45,7 @@ __all__ = ["Faulting"]
 Faulty = FaultyBackend | AsyncFaultyBackend
 
 LOOK = 0.005  # seconds between two looks at what is to be repaired
+NAMING = {"remove", "rename"}
 PATIENCE = 20.0  # seconds that calls inside a dead backend may need to return
 PROTOCOL = {errno.EPROTO, errno.EIO}  # what a wrong answer counts as
 
@@ -166,10 +167,15 @@ class Faulting:
         self.repairs["conflicts settled"] += 1
 
     def _reconnect(self) -> None:
-        """As an operator may do it: with or without an end to all waits first, and with or without a fence."""
-        if self._rng.random() < 0.5:
-            self._volume.abort()
+        """As an operator may do it: with or without an end to all waits first, and with or without a fence.
+
+        The backend is the same one again. So the volume is stopped before a fence, or calls that it makes as soon as
+        the backend is revived come after it. One that changes names may be on its way still: then there is no fence.
+        """
         fenced = self._rng.random() < 0.5
+        if fenced or self._rng.random() < 0.5:
+            self._volume.abort()
+        fenced = fenced and not any(job.what in NAMING for job in self._volume.engine.runner.running())
         if fenced:
             self._backend.fence(PATIENCE)
         self._backend.revive()

@@ -72,7 +72,7 @@ class Faults:
         self.refused: set[int] = set()  # errnos that the inner backend itself says are worth another try
         self._changed = threading.Condition()
         self._death: Callable[[Key | None], BaseException] | None = None
-        self._lives = 0  # calls of an earlier life that was fenced off reach nothing any more
+        self._lives = 0  # calls and files of an earlier life that was fenced off reach nothing any more
         self._inside: Counter[int] = Counter()  # by life
         self._versions: Counter[Key] = Counter()
         self._behind: list[tuple[Gate, list[int]]] = []  # who is held, and for how many answers
@@ -124,13 +124,19 @@ class Faults:
 
     # -- one call
 
-    def course(self, call: Call, buffers: Sequence[memoryview] = ()) -> Course:
-        """The steps of a call.
+    @property
+    def life(self) -> int:
+        """How often it was fenced off."""
+        return self._lives
+
+    def course(self, call: Call, buffers: Sequence[memoryview] = (), opened: int | None = None) -> Course:
+        """The steps of a call; `opened`: of a file, the life that it was opened in.
 
         Raises:
             OSError: the backend is dead.
         """
         life, rule, random = self._decide(call)
+        life = life if opened is None else opened
         try:
             if rule is None:
                 return (yield from self._carried(life, call, buffers))
@@ -166,7 +172,7 @@ class Faults:
 
     def _carried(self, life: int, call: Call, buffers: Sequence[memoryview]) -> Course:
         with self._changed:
-            if life != self._lives:
+            if life != self._lives and call.op != "close":  # which changes nothing, and lets go of memory
                 raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
             self._inside[life] += 1
         try:
@@ -252,7 +258,7 @@ class Faults:
         self.died.set()
 
     def fence(self, timeout: float) -> None:
-        """Return when nothing of the calls so far reaches the inner object any more.
+        """Return when nothing of the calls so far, and of the files opened so far, reaches the inner object any more.
 
         Raises:
             TimeoutError: a call is in it, and does not return.

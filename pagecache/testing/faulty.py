@@ -69,8 +69,9 @@ class _Told:
         self.faults.revive()
 
     def fence(self, timeout: float = 10.0) -> None:
-        """Return when no call that came so far can change the store any more; what is held by a gate or delayed raises
-        ENOTCONN instead. After that `Volume.reconnect(..., fenced=True)` is true.
+        """Return when no call that came so far can change the store any more, nor any call of a file that was opened so
+        far; those raise ENOTCONN instead, also what is held by a gate or delayed. After `Volume.abort` and this,
+        `Volume.reconnect(..., fenced=True)` is true; a volume that lives may make calls in between.
 
         Raises:
             TimeoutError: a call is in the inner backend, and does not return.
@@ -113,9 +114,11 @@ class FaultyBackend(_Told, PassingBackend):
             raise TypeError(f"inner: {inner!r} is asynchronous: that is for AsyncFaultyBackend")
         self._begin(plan, seed)
 
-    def _run(self, call: Call, carry_out: Callable[[Buffers], Any], buffers: Buffers = ()) -> Any:
-        """Let the rules have their way with one call."""
-        course = self.faults.course(call, buffers)
+    def _run(
+        self, call: Call, carry_out: Callable[[Buffers], Any], buffers: Buffers = (), opened: int | None = None
+    ) -> Any:
+        """Let the rules have their way with one call; `opened`: of a file, the life of the faults then."""
+        course = self.faults.course(call, buffers, opened)
         try:
             step = next(course)
             while True:
@@ -172,13 +175,14 @@ class _FaultyFile(PassingFile):
         super().__init__(inner)
         self._backend = backend
         self._key = key
+        self._life = backend.faults.life
 
     def _call(self, op: str, method: Callable[..., Any], *args: Any) -> Any:
-        return self._backend._run(Call(op, self._key, *args), lambda _: method(*args))
+        return self._backend._run(Call(op, self._key, *args), lambda _: method(*args), (), self._life)
 
     def _transfer(self, op: str, method: Callable[..., int], offset: int, buffers: Buffers) -> int:
         logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        count: int = self._backend._run(logged, lambda given: method(offset, given), buffers)
+        count: int = self._backend._run(logged, lambda given: method(offset, given), buffers, self._life)
         return count
 
     def stat(self) -> ObjectStat:
@@ -245,9 +249,15 @@ class AsyncFaultyBackend(_Told, AsyncBackend):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    async def _run(self, call: Call, carry_out: Callable[[Buffers], Awaitable[Any]], buffers: Buffers = ()) -> Any:
-        """Let the rules have their way with one call."""
-        course = self.faults.course(call, buffers)
+    async def _run(
+        self,
+        call: Call,
+        carry_out: Callable[[Buffers], Awaitable[Any]],
+        buffers: Buffers = (),
+        opened: int | None = None,
+    ) -> Any:
+        """Let the rules have their way with one call; `opened`: of a file, the life of the faults then."""
+        course = self.faults.course(call, buffers, opened)
         try:
             step = next(course)
             while True:
@@ -311,6 +321,7 @@ class _AsyncFaultyFile(AsyncBackendFile):
         self.inner = inner
         self._backend = backend
         self._key = key
+        self._life = backend.faults.life
 
     def __getattr__(self, name: str) -> Any:
         if name not in OPTIONAL:
@@ -319,11 +330,11 @@ class _AsyncFaultyFile(AsyncBackendFile):
         return getattr(self, f"_{name}") if hasattr(type(self), f"_{name}") else plain
 
     async def _call(self, op: str, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        return await self._backend._run(Call(op, self._key, *args), lambda _: method(*args))
+        return await self._backend._run(Call(op, self._key, *args), lambda _: method(*args), (), self._life)
 
     async def _transfer(self, op: str, method: Callable[..., Awaitable[int]], offset: int, buffers: Buffers) -> int:
         logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        count: int = await self._backend._run(logged, lambda given: method(offset, given), buffers)
+        count: int = await self._backend._run(logged, lambda given: method(offset, given), buffers, self._life)
         return count
 
     async def stat(self) -> ObjectStat:

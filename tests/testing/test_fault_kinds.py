@@ -315,12 +315,14 @@ def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
 
 
 def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
-    """Those that come after it are not concerned."""
+    """Nor does a file write that was opened before it; those that are opened after it are not concerned."""
     with Gate() as gate:
         store.faulty.use([Rule("write", nth=1, gate=gate)])
         running.start("held", store.write)
         gate.wait_entered()
         store.faulty.fence()
+        assert code(store.write) == errno.ENOTCONN
+        store.file = store.backend.open("a")
         assert store.write(b"later", 50) == 5
         gate.release()
         assert running.join() == [("held", errno.ENOTCONN)]
