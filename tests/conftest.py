@@ -6,8 +6,16 @@ New ones are for the long runs (`--hypothesis-profile=random`, as `make check` a
 
 from __future__ import annotations
 
+import gc
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+# The size of a terminal, which readline of the process that starts those of pytest-xdist tells them: programs believe
+# it rather than the terminal that a test gives them.
+for variable in ("COLUMNS", "LINES"):
+    os.environ.pop(variable, None)
 
 settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 settings.register_profile("same", parent=settings.get_profile("random"), derandomize=True)
@@ -15,6 +23,14 @@ settings.load_profile("same")
 
 for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names", "conformance_staged"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are a million objects, and none is garbage: left to the collector, a full collection takes
+    half a second, and some tests need hundreds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +33,7 @@ __all__ = ["SCENARIOS", "outcomes"]
 
 SECONDS = {False: 100.0, True: 4.0}
 """Without the bug, and with it: a hang is what some bugs do."""
-AT_ONCE = 4
+AT_ONCE = 8
 
 
 def _in_child(scenario: Callable[[Make], None], bug: Any, answer: int) -> None:
@@ -72,14 +71,17 @@ class Child:
         os.close(answer)
         self.until = time.monotonic() + SECONDS[planted]
 
-    def outcome(self) -> str:
-        """Waits for the end, or makes one."""
-        ready, _, _ = select.select([self.answers], [], [], max(0.0, self.until - time.monotonic()))
-        if not ready:
+    def fileno(self) -> int:
+        """Ready to be read when it has said how it ended, or died."""
+        return self.answers
+
+    def outcome(self, *, hung: bool) -> str:
+        """It has ended, or is made to."""
+        if hung:
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         with open(self.answers, "rb") as said:
-            if not ready:
+            if hung:
                 return "hung"
             return said.read().decode() or f"died of signal {os.WTERMSIG(status)}"
 
@@ -87,13 +89,17 @@ class Child:
 def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
     """How the scenarios end; a few are played side by side, since most of them wait."""
     found: dict[str, str] = {}
-    playing: deque[Child] = deque()
+    playing: list[Child] = []
     left = list(names)
     while left or playing:
         while left and len(playing) < AT_ONCE:
             playing.append(Child(left.pop(0), planted=planted))
-        oldest = playing.popleft()
-        found[oldest.name] = oldest.outcome()
+        rest = max(0.0, min(child.until for child in playing) - time.monotonic())
+        ended, _, _ = select.select(playing, [], [], rest)
+        now = time.monotonic()
+        for child in [child for child in playing if child in ended or child.until <= now]:
+            playing.remove(child)
+            found[child.name] = child.outcome(hung=child not in ended)
     return found
 
 

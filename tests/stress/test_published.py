@@ -130,7 +130,7 @@ def test_a_commit_ahead_of_the_bytes_of_who_waits_for_it_is_found(monkeypatch: p
         return poll(self)
 
     monkeypatch.setattr(FileSync, "poll", hasty)
-    report = run(plan(), object_store())
+    report = run(plan(tasks=0, duration=200.0), object_store())
     assert (report.ok, report.kind) == (False, "data")
     assert "the store after a commit, where " in report.story
 

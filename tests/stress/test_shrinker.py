@@ -106,7 +106,7 @@ def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
 @pytest.mark.timeout(900)
 def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
     """The smallest fails in each of its runs; its test runs it once."""
-    plan = Plan(seed=1, duration=600, mix=MIX, scheduler="deterministic", **PLAN)
+    plan = Plan(seed=1, duration=600, mix=MIX, scheduler="deterministic", **PLAN | {"operations": 8})
     report = run(plan, BACKENDS["DropsTail"])
     assert report.kind == "data", report.story
     shrunk = shrink(report, BACKENDS["DropsTail"], seconds=LONG)
@@ -220,7 +220,7 @@ class OnlySeeds(NoLastFsync):
 @pytest.mark.timeout(900)
 def test_a_round_with_crashes_shrinks() -> None:
     """A crash cuts off what workers do, so the round is a script of what they were to do."""
-    plan = Plan(seed=1, duration=60, crashes=("forgetting",), mix=("buffered",), **PLAN)
+    plan = Plan(seed=1, duration=60, crashes=("forgetting",), mix=("buffered",), **PLAN | {"operations": 8})
     shrunk = shrink(plan, seconds=LONG, make=FlushesOnly)
     assert not shrunk.report.ok
     assert shrunk.operations < shrunk.before[0], shrunk.story
