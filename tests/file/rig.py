@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -138,6 +139,14 @@ def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread)
         return any(step.startswith(f"{thread.name} is in ") for chain in chains for step in chain)
 
     eventually(lambda: task.finished.is_set() or behind())
+
+
+async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
+    """Each of these waits for something of the cache."""
+    names = {task.get_name() for task in tasks}
+    async with asyncio.timeout(PATIENCE):
+        while not names <= {wait.name for wait in cache.waits() if wait.task}:
+            await asyncio.sleep(0)
 
 
 def quiet(volume: Volume, key: Hashable = KEY) -> None:
