@@ -132,11 +132,11 @@ def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> No
 
 
 def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread) -> None:
-    """Wait until a call has ended, or waits for what a thread is in: then it has got as far as it can."""
+    """Wait until a call has ended, or waits for what a thread is in or has: then it has got as far as it can."""
 
     def behind() -> bool:
         chains = (wait.chain for wait in cache.waits() if wait.thread == task.thread.ident)
-        return any(step.startswith(f"{thread.name} is in ") for chain in chains for step in chain)
+        return any(step.startswith(f"{thread.name} ") for chain in chains for step in chain)
 
     eventually(lambda: task.finished.is_set() or behind())
 
