@@ -351,8 +351,9 @@ def stress(
     repeats it is written.
     """
     from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import Ending, execute, plan_of, read_replay, seconds
+    from pagecache.stress.command import Ending, execute, plan_of, read_replay
     from pagecache.stress.outcome import Outcome
+    from pagecache.stress.plan import seconds
 
     outcome: Outcome | None = None
     if html is not None and not html.absolute().parent.is_dir():

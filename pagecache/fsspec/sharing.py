@@ -38,9 +38,9 @@ VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """What fsspec gives to any file system; there is nothing here that they could change."""
-HERE = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
-"""What another process does to a file that was closed here is no conflict with bytes that are not committed yet. A
-window holds some of the largest reads: one at a time, sequential reads of a far store wait for each call.
+DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
+"""Of a volume, unless options say otherwise. A file that was closed is committed: what another process does to it then
+is no conflict. A window holds some of the largest reads: one at a time, sequential reads of a far store wait for each.
 """
 
 _lock = threading.Lock()
@@ -136,9 +136,8 @@ class Wanted:
         found = _volumes.get(self)
         if found is not None and not found.detached:
             return found
-        backend = FsspecBackend(
-            self.target.fs, **dict(self.backend)
-        )  # may ask the target what it can do; the lock is for moments
+        # Before the lock, which is for moments: it may ask the target what it can do.
+        backend = FsspecBackend(self.target.fs, **dict(self.backend))
         with _lock:
             found = _volumes.get(self)
             if found is None or found.detached:
@@ -186,7 +185,7 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
             raise TypeError(f"pagecache: has no option {name!r}; did you mean {nearest!r}?")
     config = with_overrides(CacheConfig(), _among(options, CACHE_OPTIONS))
     resolved = config.resolve(capacity).capacity
-    seen = with_overrides(HERE, _among(options, VOLUME_OPTIONS))
+    seen = with_overrides(DEFAULTS, _among(options, VOLUME_OPTIONS))
     return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
 
 

@@ -52,7 +52,7 @@ class Deferral(Transaction):
     files: deque[Any]
 
     def complete(self, commit: bool = True) -> None:
-        """Put all files in place, or none.
+        """Put the files in place, one after another; `commit` False: discard them.
 
         Raises:
             OSError: that of the first that could not be stored; it and those after it are discarded.

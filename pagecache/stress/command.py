@@ -24,10 +24,10 @@ from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
 from pagecache.stress.coverage import UNSEEN
 from pagecache.stress.job import Run, run_of
-from pagecache.stress.plan import Plan, seconds
+from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 
-__all__ = ["Ending", "execute", "live", "plan_of", "read_replay", "seconds"]
+__all__ = ["Ending", "execute", "live", "plan_of", "read_replay"]
 
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # and elsewhere

@@ -14,7 +14,7 @@ import pytest
 from pagecache import DeadlockError, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, PAGE, Task, pattern
+from ..file.rig import KEY, PAGE, Task, pattern, until_all_wait
 from .conftest import Attach
 from .stores import Store
 from .test_handles import both, run
@@ -55,7 +55,7 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
 
     async def another() -> None:
         call = asyncio.create_task(aio.AsyncCachedFile(plain).pread(10, 8 * PAGE))
-        await asyncio.sleep(0.01)
+        await until_all_wait(volume.cache, call)
         store.open_all()
         assert await call == DATA[8 * PAGE : 8 * PAGE + 10]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -131,13 +132,21 @@ def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> No
 
 
 def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread) -> None:
-    """Wait until a call has ended, or waits for what a thread is in: then it has got as far as it can."""
+    """Wait until a call has ended, or waits for what a thread is in or has: then it has got as far as it can."""
 
     def behind() -> bool:
         chains = (wait.chain for wait in cache.waits() if wait.thread == task.thread.ident)
-        return any(step.startswith(f"{thread.name} is in ") for chain in chains for step in chain)
+        return any(step.startswith(f"{thread.name} ") for chain in chains for step in chain)
 
     eventually(lambda: task.finished.is_set() or behind())
+
+
+async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
+    """Each of these waits for something of the cache."""
+    names = {task.get_name() for task in tasks}
+    async with asyncio.timeout(PATIENCE):
+        while not names <= {wait.name for wait in cache.waits() if wait.task}:
+            await asyncio.sleep(0)
 
 
 def quiet(volume: Volume, key: Hashable = KEY) -> None:

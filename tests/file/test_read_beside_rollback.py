@@ -10,7 +10,7 @@ import pytest
 from .backends import PATIENCE
 from .keeping import KeepingBackend, KeepingFile
 from .objects import ObjectBackend
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Rig, Task, ended_or_behind, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
@@ -38,7 +38,8 @@ def test_a_read_of_staged_bytes_beside_their_discard_is_made_again(make: Make) -
     discarding = Task(rig.volume.discard, KEY)
     rolled_back.wait_entered()
     read.open()
-    assert reading.waits()
+    ended_or_behind(rig.cache, reading, discarding.thread)
+    assert not reading.finished.is_set()
     rolled_back.open()
     assert [(lost.offset, lost.length) for lost in discarding.result()] == [(0, 4 * PAGE)]
     assert reading.result() == DATA[3 * PAGE :]
@@ -94,7 +95,8 @@ def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
     discarding = Task(rig.volume.discard, KEY, 0, PAGE)
     rolled_back.wait_entered()
     read.open()
-    assert reading.waits()
+    ended_or_behind(rig.cache, reading, discarding.thread)
+    assert not reading.finished.is_set()
     rolled_back.open()
     discarding.result()
     assert reading.result() == bytes(PAGE)

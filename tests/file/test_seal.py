@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ShutdownError, UnsavedDataError, ending
 
-from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, ended_or_behind, eventually, pattern
 
 Make = Callable[..., Rig]
 DATA = pattern(3 * PAGE)
@@ -120,8 +120,8 @@ def test_who_is_changing_a_file_is_waited_for(make: Make) -> None:
     cutting = Task(file.truncate, PAGE)
     gate.wait_entered()
     closing = Task(rig.cache.close)
-    eventually(lambda: rig.volume.engine.seals)
-    assert not closing.finished.wait(0.05)
+    ended_or_behind(rig.cache, closing, cutting.thread)
+    assert not closing.finished.is_set()
     gate.open()
     assert cutting.result() == PAGE
     assert closing.result() == []

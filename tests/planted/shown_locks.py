@@ -7,7 +7,7 @@ from typing import Any
 
 from pagecache import aio
 
-from ..file.rig import KEY, PAGE, Task, eventually, overlay, pattern
+from ..file.rig import KEY, PAGE, Task, eventually, overlay, pattern, until_all_wait
 from .scenario import NEW, OLD, SOON, Make, shows
 
 # ---------------------------------------------------------------------------------------- locks and wake-ups
@@ -55,9 +55,8 @@ def a_task_goes_on_when_its_page_is_there(make: Make) -> None:
 
     async def waits(gate: Any, first: Task[bytes]) -> None:
         async with aio.open(rig.volume, KEY, "r") as other:
-            task = asyncio.ensure_future(other.pread(PAGE, 0))
-            for _ in range(20):
-                await asyncio.sleep(0.005)
+            task = asyncio.create_task(other.pread(PAGE, 0))
+            await until_all_wait(rig.cache, task)
             gate.open()
             await asyncio.to_thread(first.result)
             assert await asyncio.wait_for(task, SOON) == OLD[:PAGE]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pagecache.stress import Plan, UnusableTarget, command, run
-from pagecache.stress.command import line, seconds
+from pagecache.stress.command import line
 from pagecache.stress.job import Run
+from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import PROFILES, WAYS, Edges, operations
 
 pytest_plugins = ["pytester"]

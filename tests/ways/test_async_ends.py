@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import Volume, aio
 
-from ..file.rig import eventually
+from ..file.rig import eventually, until_all_wait
 from .awaiting import BLOCK, content, run
 from .conftest import Attach
 from .plain import PlainStore
@@ -178,12 +178,11 @@ def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: 
         gate = store.gate("truncate")
         with pytest.raises(RuntimeError):
             async with aio.open(volume, "f", "r+") as file:
-                tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(file.truncate(100))]
+                tasks: list[asyncio.Task[Any]] = [asyncio.create_task(file.truncate(100))]
                 await asyncio.to_thread(gate.wait_entered)
-                tasks += [asyncio.ensure_future(file.pwrite(b"late", 0)), asyncio.ensure_future(file.append(b"late"))]
-                tasks += [asyncio.ensure_future(file.zero_range(0, 9)), asyncio.ensure_future(file.truncate(9))]
-                for _ in range(3):
-                    await asyncio.sleep(0.01)
+                late = (file.pwrite(b"late", 0), file.append(b"late"), file.zero_range(0, 9), file.truncate(9))
+                tasks += [asyncio.create_task(call) for call in late]
+                await until_all_wait(volume.cache, *tasks)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
