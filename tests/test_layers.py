@@ -20,6 +20,7 @@ LAYERS = [
         "cache",
         "volume",
         "opening",
+        "naming",
         "lifetimes",
         "ending",
         "closing",
