@@ -77,6 +77,9 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
+    for inode in inodes:
+        if inode.native.direct_count():
+            inode.engine.tails.add(inode)  # a call of theirs may have stored more than counts, and a fence forgets it
     engine.native.revoke(fenced)
     for inode in (*inodes, *(inode for inode in orphans if inode not in left)):
         _adopt(inode, opened.get(inode), backend.limits, fenced)

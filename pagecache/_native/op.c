@@ -389,6 +389,13 @@ static PyObject *op_is_settled(PyObject *self, void *closure)
 	return PyBool_FromLong(((struct op *)self)->settled || ((struct op *)self)->left);
 }
 
+static PyObject *op_is_left(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->left && !op->settled);
+}
+
 static PyObject *op_is_stopped(PyObject *self, void *closure)
 {
 	(void)closure;
@@ -439,6 +446,7 @@ static PyGetSetDef op_getset[] = {
 	{"stage", op_stage, NULL, "True for a write that the backend is asked to keep readable.", NULL},
 	{"settled", op_is_settled, NULL, "True when it owns nothing any more, or nobody waits for it (a direct write).",
 	 NULL},
+	{"left", op_is_left, NULL, "True while calls of a direct write run that nobody waits for: it keeps its lock.", NULL},
 	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},

@@ -193,6 +193,8 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	if (!answer)
 		return NULL;
 	Py_DECREF(answer);
+	if (is_stopped(op)) /* or who has not noticed the abort yet would take it for done */
+		return NULL;
 	return PyLong_FromLongLong(n);
 }
 

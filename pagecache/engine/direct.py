@@ -23,7 +23,6 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendLimits
@@ -322,23 +321,31 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
 
 
 def _cut_tail(file: EngineFile) -> None:
-    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong."""
-    tail = object()
-    file.tails.add(tail)  # first: an abort may come before it is owed
-    file.native.set_uncommitted()
+    """The lock is held; waits until it is cut, or that has failed."""
+    cut = _owe_cut(file)
     try:
-        file.settled(partial(_cut, file))
-        file.tails.discard(tail)
+        file.settled(cut)
     except OSError as error:
         what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
         next = "it is made again before the file's next call"
         file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
 
-def _cut(file: EngineFile) -> None:
-    """The token is held, on a thread of the volume."""
+def _owe_cut(file: EngineFile) -> Callable[[], None]:
+    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong. Owed
+    at once, while the write that did it keeps others out: one that extends later pays before it sends anything, and
+    a commit before it commits. Returns what pays, with the token.
+    """
+    tail = object()
+    file.tails.add(tail)  # first: an abort may come before it is owed
     file.owed.add(Step("truncate", (file.native.remote_size,)))
-    file.owed.pay_now()
+    file.native.set_uncommitted()
+
+    def pay() -> None:
+        file.owed.pay_now()
+        file.tails.discard(tail)
+
+    return pay
 
 
 class _Piece:
@@ -359,8 +366,8 @@ class _Piece:
         try:
             self._send_all()
         finally:
-            if self._sender.op.settled and self.end > file.native.remote_size:
-                file.settle(partial(_cut, file))  # nobody waits who would see to it
+            if self._sender.op.left and self.end > file.native.remote_size:
+                file.settle(_owe_cut(file))  # nobody waits who would see to it
 
     def _send_all(self) -> None:
         sender, zeros = self._sender, 0

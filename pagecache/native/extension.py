@@ -70,6 +70,7 @@ class Op(Protocol):
     length: int
     extent: tuple[int, int]
     settled: bool
+    left: bool
     stopped: bool
     ahead: bool
     staged: bool

@@ -1,0 +1,173 @@
+"""What a direct write that fails leaves in storage beyond the end is cut off before anything else of the file counts,
+also where its calls return long after it: and never what a later one has stored. [2.10, 2.22]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import ShutdownError
+from pagecache.engine import direct
+from pagecache.engine.file import EngineFile
+
+from .backends import Gate, RecordingBackend, RecordingFile
+from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, pattern
+from .test_interrupts import ctrl_c
+
+OLD = pattern(2 * PAGE)
+TAIL = pattern(2 * PAGE, seed=1)
+LATER = pattern(3 * PAGE, seed=2)
+
+
+class Extended:
+    """A direct write behind the end whose call is answered by nobody, and lands when its gate opens, or has landed."""
+
+    def __init__(self, *, landed: bool, error: OSError | None = None) -> None:
+        self.old = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+        self.rig = make_rig(backend=self.old, retry=ONCE)
+        self.file = self.rig.open("r+b", direct=True)
+        self.gate = Gate("write_from", KEY, 0)
+
+        def act(file: RecordingFile, offset: int, buffers: Any) -> int:
+            if landed:
+                file.store(offset, buffers)
+            self.gate.entered.set()
+            assert self.gate.release.wait(60)
+            if error is not None:
+                raise error
+            return len(b"".join(buffers)) if landed else file.store(offset, buffers)
+
+        self.old.fault("write_from", act)
+
+    def write(self) -> None:
+        self.writing = Task(self.file.pwrite, TAIL, len(OLD))
+        self.gate.wait_entered()
+
+    def abort(self) -> None:
+        self.rig.volume.abort()
+        with pytest.raises(ShutdownError):
+            self.writing.result()
+
+    def answer(self) -> None:
+        ended = self.old.nr_ended
+        self.gate.open()
+        eventually(lambda: self.old.nr_ended > ended)
+
+
+@contextlib.contextmanager
+def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work that waits for the token comes last: after all that the test does."""
+    held: list[Callable[[], None]] = []
+    genuine = EngineFile.settle
+    files: list[EngineFile] = []
+
+    def settle(file: EngineFile, job: Callable[[], None]) -> None:
+        files.append(file)
+        held.append(job)
+
+    monkeypatch.setattr(EngineFile, "settle", settle)
+    yield
+    monkeypatch.setattr(EngineFile, "settle", genuine)
+    for file, job in zip(files, held, strict=True):
+        file.settle(job)
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
+def test_a_sync_after_a_late_answer_leaves_no_tail(monkeypatch: pytest.MonkeyPatch, landed: bool) -> None:
+    """Whoever commits next cuts it off first."""
+    story = Extended(landed=landed)
+    story.write()
+    with nothing_settles(monkeypatch):
+        story.abort()
+        fresh = story.old.successor(lose=False)
+        story.rig.volume.reconnect(fresh)
+        story.answer()
+        Task(story.rig.volume.sync).result()
+        assert fresh.written(KEY) == OLD
+    story.rig.finish()
+
+
+def test_a_sync_after_a_fence_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had landed before the fence is found by nobody else."""
+    story = Extended(landed=True)
+    story.write()
+    with nothing_settles(monkeypatch):
+        story.abort()
+        fresh = story.old.successor(lose=False, shared=False)
+        story.rig.volume.reconnect(fresh, fenced=True)
+        Task(story.rig.volume.sync).result()
+        assert fresh.written(KEY) == OLD
+        story.answer()
+    story.rig.finish()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_what_a_later_write_has_stored_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
+    """The cut of the first tail comes while the next direct write is stored and not answered yet."""
+    story = Extended(landed=True)
+    story.write()
+    with nothing_settles(monkeypatch):
+        story.abort()
+        fresh = story.old.successor(lose=False, shared=not fenced)
+        story.rig.volume.reconnect(fresh, fenced=fenced)
+        story.answer()
+        gate = Gate("write_from", KEY, 0)
+
+        def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
+            taken = file.store(offset, buffers)
+            gate.entered.set()
+            assert gate.release.wait(60)
+            return taken
+
+        fresh.fault("write_from", slowly)
+        writing = Task(story.file.pwrite, LATER, len(OLD))
+        gate.wait_entered()
+    file = story.rig.volume.inodes[KEY].engine
+    eventually(lambda: not file.settling and not file.native.locks()["token"])
+    gate.open()
+    assert writing.result() == len(LATER)
+    assert fresh.written(KEY) == OLD + LATER
+    story.rig.finish()
+
+
+def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The volume lives again when he does: what he has left is owed by then."""
+    story = Extended(landed=True)
+    noticed, genuine = threading.Event(), direct._cut_tail
+
+    def late(file: EngineFile) -> None:
+        assert noticed.wait(60)
+        genuine(file)
+
+    monkeypatch.setattr(direct, "_cut_tail", late)
+    story.write()
+    story.rig.volume.abort()
+    fresh = story.old.successor(lose=False)
+    story.rig.volume.reconnect(fresh)
+    story.answer()
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
+    noticed.set()
+    with pytest.raises(ShutdownError):
+        story.writing.result()
+    story.rig.finish()
+
+
+def test_a_sync_after_an_interrupted_write_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its call goes on alone, and fails when it has stored something."""
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    with nothing_settles(monkeypatch):
+        with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+            story.file.pwrite(TAIL, len(OLD))
+        story.answer()
+        Task(story.rig.volume.sync).result()
+        assert story.old.written(KEY) == OLD
+    story.rig.finish()
