@@ -18,7 +18,7 @@ MINE = pattern(4 * PAGE, seed=1)
 
 
 def staged(make: Make) -> tuple[Rig, KeepingBackend]:
-    backend = KeepingBackend({KEY: DATA})
+    backend = KeepingBackend({KEY: DATA}, max_write=PAGE)  # a call for each page, whoever begins to hand over
     rig = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open()
     file.pwrite(MINE, 0)
