@@ -26,6 +26,7 @@ from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, 
 from .engine import remote, staging
 from .engine.notices import cause
 from .engine.owed import Debt, Step
+from .engine.park import SLICE
 from .engine.retryer import Parked, decide
 from .engine.runner import Job
 from .engine.volume import threads_of
@@ -42,6 +43,8 @@ __all__ = ["catch_up", "reconnect"]
 
 T = TypeVar("T")
 
+CALLERS = 10.0  # seconds
+
 
 class _Opened(NamedTuple):
     backend_file: BackendFile
@@ -55,6 +58,7 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     if not engine.aborted:
         engine.abort(None)
     engine.runner.renew(threads_of(backend))
+    _outlast_callers(volume)
     with engine.keeper():
         _go_on(volume, backend, fenced)
     with volume.names:
@@ -62,6 +66,17 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     for inode in unused:
         lifetimes.bury(volume, inode)  # nobody could while the volume was aborted
     volume.cache.flusher.wake()
+
+
+def _outlast_callers(volume: Volume) -> None:
+    """Their waits are over, but a thread may take its time to see that: what it changed is to be known before the new
+    backend is looked at. The bound is for callers that cannot go on before this has ended.
+    """
+    engine = volume.engine
+    alive, until, never = _attached(volume), engine.clock.now() + CALLERS, engine.park.signal()
+    while engine.native.stragglers() and engine.clock.now() < until:
+        alive()
+        never.wait(SLICE / 10)
 
 
 def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:

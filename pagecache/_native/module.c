@@ -191,6 +191,8 @@ static PyMethodDef functions[] = {
 	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
 	{"revoke", pc_revoke, METH_VARARGS,
 	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
+	{"stragglers", pc_stragglers, METH_O,
+	 "stragglers($module, volume, /)\n--\n\nCallers who have not noticed that the volume was aborted."},
 	{"waiting", pc_waiting, METH_VARARGS,
 	 "waiting($module, core, volume, inode, reason, call, /)\n--\n\nCall something, recorded as a wait meanwhile."},
 	{"waits", pc_waits, METH_O, "waits($module, core, /)\n--\n\nThe records of those who wait now."},

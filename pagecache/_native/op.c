@@ -338,6 +338,22 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* stragglers(volume) -> how many callers are in an operation of a volume that was aborted since: their waits are over, they have
+ * not noticed, and what they publish is still of before. Not those whose own call of the backend runs. */
+PyObject *pc_stragglers(PyObject *module, PyObject *address)
+{
+	struct pc_volume *v = PyLong_AsVoidPtr(address);
+	long n = 0;
+	(void)module;
+	if (!v && PyErr_Occurred())
+		return NULL;
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, listed);
+		n += op->inode->volume == v && op->kind == OP_CALLER && !op->in_call && !op->left && pc_op_stopped(op);
+	}
+	return PyLong_FromLong(n);
+}
+
 static PyObject *op_offset(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;

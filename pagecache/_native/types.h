@@ -150,6 +150,7 @@ void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
+PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);
 
 /* loopwork.c, ticket.c, awaitable.c: event loops */

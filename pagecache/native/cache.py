@@ -152,6 +152,10 @@ class NativeVolume:
         """After an abort: end the fills that still run; `fenced`: writes and commits too."""
         extension.revoke(self.address, fenced)
 
+    def stragglers(self) -> int:
+        """Callers in an operation of before an abort, who have not noticed it yet; they will without any backend."""
+        return cast(int, extension.stragglers(self.address))
+
     def take_epoch(self) -> int:
         return int(lib.pc_epoch_take(self._v))
 
