@@ -23,6 +23,7 @@ import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendLimits
@@ -40,7 +41,7 @@ from .runner import Job
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
+__all__ = ["Read", "Write", "cut", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
 
 
 ROUNDS = 8
@@ -220,6 +221,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
+    if extends and self.tails:
+        _cut_tail(self)  # or it would be cut beside this one, and with it
     self.native.invalidate_remote(write.offset, write.end)
     self.about_to_change()
     if self.volume.mirror is not None and not self.removed:
@@ -234,6 +237,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         raise OSError(errno.EIO, f"{ROUNDS} commits failed beside a direct write", self.key)
     except Exception:
         if extends and write.end > self.native.remote_size:
+            _left_tail(self)
             _cut_tail(self)
         if not sender.running() and not op.direct_end():
             write.done = 0  # a commit failed meanwhile, and may have taken it
@@ -320,32 +324,31 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
     raise BlockingIOError(errno.EAGAIN, "the bytes under a direct write do not become clean", file.key)
 
 
+def _left_tail(file: EngineFile) -> None:
+    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong.
+    Noted while the write that did it keeps others out: a commit, and a write that extends the file, cut it off first.
+    """
+    file.tails.add(object())
+    file.native.set_uncommitted()
+
+
 def _cut_tail(file: EngineFile) -> None:
-    """The lock is held; waits until it is cut, or that has failed."""
-    cut = _owe_cut(file)
+    """The lock is held, and nothing of ours is on its way; waits until it is cut, or that has failed."""
     try:
-        file.settled(cut)
+        file.settled(partial(cut, file))
     except OSError as error:
         what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
         next = "it is made again before the file's next call"
         file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
 
-def _owe_cut(file: EngineFile) -> Callable[[], None]:
-    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong. Owed
-    at once, while the write that did it keeps others out: one that extends later pays before it sends anything, and
-    a commit before it commits. Returns what pays, with the token.
-    """
-    tail = object()
-    file.tails.add(tail)  # first: an abort may come before it is owed
-    file.owed.add(Step("truncate", (file.native.remote_size,)))
-    file.native.set_uncommitted()
-
-    def pay() -> None:
+def cut(file: EngineFile) -> None:
+    """The token is held, so nothing is in flight, on a thread of the volume."""
+    tails = set(file.tails)
+    if tails:
+        file.owed.add(Step("truncate", (file.native.remote_size,)))
+        file.tails -= tails
         file.owed.pay_now()
-        file.tails.discard(tail)
-
-    return pay
 
 
 class _Piece:
@@ -367,7 +370,8 @@ class _Piece:
             self._send_all()
         finally:
             if self._sender.op.left and self.end > file.native.remote_size:
-                file.settle(_owe_cut(file))  # nobody waits who would see to it
+                _left_tail(file)  # nobody waits who would see to it
+                file.settle(partial(cut, file))
 
     def _send_all(self) -> None:
         sender, zeros = self._sender, 0

@@ -4,15 +4,14 @@ also where its calls return long after it: and never what a later one has stored
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import pytest
 
-from pagecache import ShutdownError
+from pagecache import ShutdownError, reconnecting
 from pagecache.engine import direct
 from pagecache.engine.file import EngineFile
 
@@ -60,22 +59,26 @@ class Extended:
         eventually(lambda: self.old.nr_ended > ended)
 
 
-@contextlib.contextmanager
-def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work that waits for the token comes last: after all that the test does."""
-    held: list[Callable[[], None]] = []
-    genuine = EngineFile.settle
-    files: list[EngineFile] = []
+class Late:
+    """Work that waits for the token comes last: after all that the test does in its block."""
 
-    def settle(file: EngineFile, job: Callable[[], None]) -> None:
-        files.append(file)
-        held.append(job)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._genuine = EngineFile.settle
+        self._held: list[tuple[EngineFile, Callable[[], None]]] = []
 
-    monkeypatch.setattr(EngineFile, "settle", settle)
-    yield
-    monkeypatch.setattr(EngineFile, "settle", genuine)
-    for file, job in zip(files, held, strict=True):
-        file.settle(job)
+    def __enter__(self) -> Self:
+        self._monkeypatch.setattr(EngineFile, "settle", lambda file, job: self._held.append((file, job)))
+        return self
+
+    def hold_no_more(self) -> None:
+        """What comes from here on is done as ever."""
+        self._monkeypatch.setattr(EngineFile, "settle", self._genuine)
+
+    def __exit__(self, *exc: object) -> None:
+        self.hold_no_more()
+        for file, job in self._held:
+            file.settle(job)
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
@@ -83,7 +86,7 @@ def test_a_sync_after_a_late_answer_leaves_no_tail(monkeypatch: pytest.MonkeyPat
     """Whoever commits next cuts it off first."""
     story = Extended(landed=landed)
     story.write()
-    with nothing_settles(monkeypatch):
+    with Late(monkeypatch):
         story.abort()
         fresh = story.old.successor(lose=False)
         story.rig.volume.reconnect(fresh)
@@ -97,7 +100,7 @@ def test_a_sync_after_a_fence_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) ->
     """What had landed before the fence is found by nobody else."""
     story = Extended(landed=True)
     story.write()
-    with nothing_settles(monkeypatch):
+    with Late(monkeypatch):
         story.abort()
         fresh = story.old.successor(lose=False, shared=False)
         story.rig.volume.reconnect(fresh, fenced=True)
@@ -112,11 +115,12 @@ def test_what_a_later_write_has_stored_is_not_cut_off(monkeypatch: pytest.Monkey
     """The cut of the first tail comes while the next direct write is stored and not answered yet."""
     story = Extended(landed=True)
     story.write()
-    with nothing_settles(monkeypatch):
+    with Late(monkeypatch) as late:
         story.abort()
         fresh = story.old.successor(lose=False, shared=not fenced)
         story.rig.volume.reconnect(fresh, fenced=fenced)
         story.answer()
+        late.hold_no_more()
         gate = Gate("write_from", KEY, 0)
 
         def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
@@ -148,6 +152,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
         genuine(file)
 
     monkeypatch.setattr(direct, "_cut_tail", late)
+    monkeypatch.setattr(reconnecting, "CALLERS", 0.0)  # he is not waited for
     story.write()
     story.rig.volume.abort()
     fresh = story.old.successor(lose=False)
@@ -164,7 +169,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
 def test_a_sync_after_an_interrupted_write_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its call goes on alone, and fails when it has stored something."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
-    with nothing_settles(monkeypatch):
+    with Late(monkeypatch):
         with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
             story.file.pwrite(TAIL, len(OLD))
         story.answer()
