@@ -114,8 +114,9 @@ bool pc_op_direct_settle(struct op *op)
 		pc_list_del(&op->running);
 		pc_direct_left(op->inode, -1);
 	}
+	bool nothing = op->left && op->calls && !op->acknowledged; /* fenced off: it cannot land, and its caller was told */
 	if (op->holds & HOLD_DIRECT)
-		pc_direct_end(op->inode, op->pos, op->len, &op->failed, true);
+		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
 	op->holds &= ~(u32)HOLD_DIRECT;
 	return false;
 }
@@ -187,6 +188,7 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	long long n = answer_of(answer, len);
 	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
 	/* After an abort an answer says nothing, and after a fence the file is somebody else's. */
+	op->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
 	if (!op->settled)
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
 				 end);

@@ -77,6 +77,7 @@ struct op {
 	u64 failed; /* direct write: commits that had failed when it began (pos and len: first byte and end of what was sent) */
 	u32 calls; /* of a direct write, on threads of the volume */
 	u8 left; /* its caller has gone, its calls run on */
+	u8 acknowledged; /* something of a direct write was */
 };
 
 /* Cache, frames and exporters share one owner of the mapping. */
