@@ -347,8 +347,8 @@ def cut(file: EngineFile) -> None:
     tails = set(file.tails)
     if tails:
         file.owed.add(Step("truncate", (file.native.remote_size,)))
-        file.tails -= tails
         file.owed.pay_now()
+        file.tails -= tails  # last: a reconnect that overtakes this owes it again
 
 
 class _Piece:

@@ -176,3 +176,21 @@ def test_a_sync_after_an_interrupted_write_leaves_no_tail(monkeypatch: pytest.Mo
         Task(story.rig.volume.sync).result()
         assert story.old.written(KEY) == OLD
     story.rig.finish()
+
+
+def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend() -> None:
+    """It is on its way when the backend is lost, and does not land."""
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    cutting = story.old.gate("truncate")
+    story.write()
+    story.gate.open()
+    cutting.wait_entered()
+    story.rig.volume.abort()
+    with pytest.raises(OSError):
+        story.writing.result()
+    fresh = story.old.successor(lose=False, shared=False)
+    story.rig.volume.reconnect(fresh, fenced=True)
+    cutting.open()
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
+    story.rig.finish()
