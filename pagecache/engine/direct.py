@@ -222,7 +222,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
     if extends and self.tails:
-        _cut_tail(self)  # or it would be cut beside this one, and with it
+        self.settled(partial(cut, self))  # or it would be cut beside this one, and with it
     self.native.invalidate_remote(write.offset, write.end)
     self.about_to_change()
     if self.volume.mirror is not None and not self.removed:
@@ -346,7 +346,8 @@ def cut(file: EngineFile) -> None:
     """The token is held, so nothing is in flight, on a thread of the volume."""
     tails = set(file.tails)
     if tails:
-        file.owed.add(Step("truncate", (file.native.remote_size,)))
+        if not file.owed.owes("truncate"):  # the last that is owed leaves what counts, too
+            file.owed.add(Step("truncate", (file.native.remote_size,)))
         file.owed.pay_now()
         file.tails -= tails  # last: a reconnect that overtakes this owes it again
 

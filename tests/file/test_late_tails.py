@@ -194,3 +194,26 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend() ->
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
     story.rig.finish()
+
+
+def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be cut with it later; nothing of it is sent, and the cut is owed once, however often it failed."""
+    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    with Late(monkeypatch) as late:
+        with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+            story.file.pwrite(TAIL, len(OLD))
+        story.answer()
+        late.hold_no_more()
+        story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
+        for _ in range(3):
+            with pytest.raises(OSError, match="not now"):
+                story.file.pwrite(LATER, len(OLD))
+        assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
+        assert len(story.old.seen("write_from")) == 1
+        story.old.clear_faults("truncate")
+        assert story.file.pwrite(LATER, len(OLD)) == len(LATER)
+    Task(story.rig.volume.sync).result()
+    assert story.old.written(KEY) == OLD + LATER
+    story.rig.finish()

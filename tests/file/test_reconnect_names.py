@@ -309,3 +309,20 @@ def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_befo
     save_later(story.file).result()
     assert stored(fresh) == {NEW: SAVED}
     story.rig.finish()
+
+
+@pytest.mark.parametrize("call", ["rename", "remove"])
+def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str) -> None:
+    """It raises what the new backend says, and the next one finds out."""
+    story = Story(call, landed=False)
+    fresh = story.old.successor(lose=False, shared=False)
+    fresh.fault("stat", OSError(errno.EIO, "for a moment"))
+    with pytest.raises(OSError, match="for a moment"):
+        story.rig.volume.reconnect(fresh, fenced=True)
+    with pytest.raises(ShutdownError):
+        story.file.fsync()
+    Task(story.rig.volume.reconnect, fresh, fenced=True).result(PATIENCE / 3)
+    save_later(story.file).result(PATIENCE / 3)
+    assert stored(fresh) == {KEY: SAVED}
+    story.answer()
+    story.rig.finish()
