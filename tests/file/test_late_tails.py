@@ -210,6 +210,8 @@ def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut
         for _ in range(3):
             with pytest.raises(OSError, match="not now"):
                 story.file.pwrite(LATER, len(OLD))
+            with pytest.raises(OSError):
+                story.file.fsync()
         assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
         assert len(story.old.seen("write_from")) == 1
         story.old.clear_faults("truncate")
