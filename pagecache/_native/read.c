@@ -193,7 +193,7 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 	u8 keep[4096];
 	u64 n = 0;
 	*laid = 0;
-	/* A copy that failed means that somebody gave the folio another frame: it ends. */
+	/* A copy that failed means that somebody gives the folio another frame: it ends, once he has gone on. */
 	for (;;) {
 		u32 from = (u32)(pos - pc_folio_pos(c, f));
 		if (!pc_folio_is(i, f, pos >> c->page_shift))
@@ -205,8 +205,10 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 		}
 		u64 chunk = pc_min(until - from, sizeof(keep));
 		enum copy_result got = copy_folio(i, f, pos, keep, chunk, &n, NULL);
-		if (got == COPY_CHANGED)
+		if (got == COPY_CHANGED) {
+			pc_yield();
 			continue;
+		}
 		if (got == COPY_MISSING)
 			return chunk; /* stale: storage knows better */
 		memcpy(to, keep, n);

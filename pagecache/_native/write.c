@@ -217,6 +217,8 @@ static bool take(struct pc_inode *i, struct pc_folio *f, bool created, u32 a, u3
 	move(pc_folio_memory(i->cache, f) + a, from, b - a);
 	int err = publish(i, f, created, a, b);
 	if (err == -ENODATA) {
+		/* All of it lies beyond the end: zeros, as before [M8]. */
+		memset(pc_folio_memory(i->cache, f) + a, 0, b - a);
 		need->kind = PC_NEED_FILL;
 		need->pos = pc_inode_size(i) - 1;
 		need->len = 1;

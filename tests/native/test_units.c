@@ -249,6 +249,25 @@ static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
 	finish();
 }
 
+/* A read that began before the file was cut leaves zeros cached behind the end. A write there needs the last byte of the short
+ * unit first; when that cannot be read nothing of the write shows, whatever makes the file longer later. */
+static void check_a_write_behind_a_short_unit_that_fails_leaves_zeros(void)
+{
+	u8 bytes[PAGE], got[PAGE];
+	memset(bytes, 7, PAGE);
+	start(1000, 1 << 20, PAGE, limits_unit(2 * PAGE, 1 << 20));
+	EQUAL(fill_range(file, 5 * PAGE, PAGE), 0);
+	file->store.read_error = -EIO;
+	EQUAL(file_write(file, 5 * PAGE, bytes, PAGE), -EIO);
+	EQUAL(pc_inode_size(file->inode), 1000);
+	SOUND(&rig);
+	file->store.read_error = 0;
+	EQUAL(put(8 * PAGE, 10), 0);
+	EQUAL(file_read(file, 5 * PAGE, got, PAGE), PAGE);
+	CHECK(memcmp(got, want + 5 * PAGE, PAGE) == 0);
+	finish();
+}
+
 static void check_answers_count_in_whole_units(void)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(8192, 1 << 20));
@@ -507,6 +526,7 @@ int main(void)
 	RUN(check_an_invalidated_unit_is_read_again);
 	RUN(check_a_unit_in_flight_is_in_no_second_request);
 	RUN(check_a_short_last_unit_is_sent_again_when_the_file_grows);
+	RUN(check_a_write_behind_a_short_unit_that_fails_leaves_zeros);
 	RUN(check_no_memory_for_the_second_unit_of_a_block);
 	RUN(check_no_memory_for_a_copy_of_what_a_backend_keeps);
 	RUN(check_answers_count_in_whole_units);

@@ -62,6 +62,7 @@ struct world {
 	u32 trouble;            /* whims that are left to the backend */
 	_Atomic u32 hung;       /* calls that hang go on when it is 0 */
 	bool asked[NR_FILES];   /* somebody wanted a commit */
+	u64 write_unit, read_unit;
 	bool durable, kind_stages, stop_work;
 };
 static struct world world;

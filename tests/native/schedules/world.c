@@ -16,6 +16,7 @@ struct kind {
 	const char *name;
 	u8 weights[CLIENT_VERBS];
 	bool forgets, stages, durable_sometimes, commits_fail;
+	bool units; /* whole write units; in half of the worlds storage shows what was committed alone */
 	bool stuck; /* writes of file 1 return when all clients have ended; one of them writes it, the others read file 0 */
 };
 
@@ -51,6 +52,17 @@ static const struct kind kinds[WORLD_KINDS] = {
 	 {[READ] = 5, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 4, [DROP] = 3, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1},
 	 .stages = true,
 	 .commits_fail = true},
+	{"units",
+	 {[READ] = 4, [WRITE] = 6, [SYNC] = 3, [FLUSH] = 4, [COMMIT] = 1, [DROP] = 4, [TRUNCATE] = 2, [PUNCH] = 1},
+	 .forgets = true,
+	 .durable_sometimes = true,
+	 .commits_fail = true,
+	 .units = true},
+	{"staged-units",
+	 {[READ] = 3, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 5, [DROP] = 4, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1},
+	 .stages = true,
+	 .commits_fail = true,
+	 .units = true},
 	{"stuck", {[READ] = 5, [AHEAD] = 1, [PIN] = 1, [DROP] = 1}, .stuck = true},
 };
 
@@ -145,8 +157,14 @@ void world_open(u32 number, u64 seed)
 	world.rig = &rig;
 	world.durable = kind->durable_sometimes && seed / 18 % 4 == 0;
 	world.kind_stages = kind->stages;
+	static const u64 units[] = {CELL, 2 * PAGE, 3 * PAGE, 6 * PAGE}, reads[] = {1, CELL, PAGE};
+	world.write_unit = kind->units ? units[seed / 288 % 4] : 1;
+	world.read_unit = kind->units ? reads[seed / 1152 % 3] : 1;
+	bool lags = kind->stages || (kind->units && !world.durable && seed / 3456 % 2);
 	ballast = file_open(&rig, BALLAST * PAGE, BALLAST * PAGE);
 	u32 pinned = BALLAST - (u32)(seed / 72 % 4);
+	if (kind->units)
+		pinned -= 4; /* who writes beyond a short last unit needs that one's last page beside his own */
 	static u8 bytes[BALLAST * PAGE];
 	EQUAL(file_read(ballast, 0, bytes, BALLAST * PAGE), BALLAST * PAGE);
 	world.nr_ballast = 0;
@@ -159,7 +177,7 @@ void world_open(u32 number, u64 seed)
 		for (u32 at = 0; at < CELLS; at++)
 			cell_fill((u64 *)(void *)(fresh[k] + at * CELL), cell(k, at, 1));
 		store_init(&world.files[k].store, BYTES, BYTES);
-		if (kind->stages)
+		if (lags)
 			store_stages(&world.files[k].store);
 		else if (kind->forgets && !world.durable)
 			store_forgets(&world.files[k].store);
@@ -219,6 +237,8 @@ static void file_begin(u32 k)
 	l.max_read = l.max_write = k ? 2 * PAGE : 1 << 20;
 	l.durable_writes = world.durable;
 	l.stages = world.kind_stages;
+	l.write_unit = s->unit = world.write_unit;
+	l.read_unit = world.read_unit;
 	memcpy(s->bytes, fresh[k], BYTES);
 	memcpy(s->stable, fresh[k], BYTES);
 	if (s->left)

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* What a world is about: weights of what its clients do (world.c has the table). */
-enum { WORLD_KINDS = 8 };
+enum { WORLD_KINDS = 10 };
 const char *world_kind(uint32_t kind);
 
 /* A cache for some thousand schedules, one after another. @seed: its shape (folio sizes, free memory, limits). */
