@@ -187,8 +187,9 @@ class Faults:
                 self._changed.notify_all()
 
     def _failure(self, rule: Rule, call: Call) -> BaseException:
-        if rule.dies:
-            self.die(rule.exception)
+        with self._changed:
+            if rule.dies and any(rule is one for one in self._plan.rules):  # else it was repaired while the call ran
+                self.die(rule.exception)
         return rule.exception(call.key)
 
     # -- answers out of order

@@ -83,7 +83,10 @@ class _Told:
         self.faults.change(key)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
-        """Other faults from here on; counting starts anew. `use([])` is a repair, of all but death."""
+        """Other faults from here on; counting starts anew. `use([])` is a repair, of all but death.
+
+        A call that runs ends as it was to end, but its rule no longer makes the backend die.
+        """
         self.faults.use(plan)
 
     def calls_of(self, *operations: str) -> builtins.list[Call]:

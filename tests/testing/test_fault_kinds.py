@@ -314,6 +314,22 @@ def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
     assert [code(store.file.commit), code(store.write)] == [errno.ESHUTDOWN] * 2
 
 
+def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(
+    store: Store, running: Running
+) -> None:
+    """The call fails all the same. Without the repair it dies."""
+    for repaired in (True, False):
+        with Gate() as gate:
+            store.faulty.use([Rule("write", nth=1, gate=gate, dies=True)])
+            running.start("held", store.write)
+            gate.wait_entered()
+            if repaired:
+                store.faulty.use([])
+            gate.release()
+            assert running.join()[-1] == ("held", errno.ENOTCONN)
+        assert store.faulty.dead is not repaired
+
+
 def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
     """Nor does a file write that was opened before it; those that are opened after it are not concerned."""
     with Gate() as gate:

@@ -20,12 +20,13 @@ from typing import Any
 from pagecache import closing
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.native import is_debug
+from pagecache.stress import job
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
 from pagecache.stress.deterministic.policies import drawn
 from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
-from pagecache.stress.job import REMOVED, Run
+from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.targets import Target, UnusableTarget
@@ -83,7 +84,7 @@ class SimulatedRun(Run):
                 played.thread.start()
                 played.oversee()
         except KeyboardInterrupt:
-            self._stopped()
+            self._stopped(played)
             raise
         finally:
             gc.enable()
@@ -111,12 +112,14 @@ class SimulatedRun(Run):
             self._latest = world
         return Failure("hang", played.stuck)
 
-    def _stopped(self) -> None:
-        """The round stands where it is; what was made is removed."""
+    def _stopped(self, played: _Played) -> None:
+        """The round stops where it is; what was made is removed."""
+        stands = played.stop(job.CALLS)
         if (world := self.world) is not None:
             if (cache := getattr(world.target, "cache", None)) is not None:
                 closing.give_up(cache)
-            self._made = not self._give_up([partial(self._clear, world.target)], REMOVED)
+            done = self._give_up([partial(self._clear, world.target)], job.REMOVED)
+            self._made = not (stands and done)
 
     # -- the report
 
@@ -157,6 +160,7 @@ class _Played:
         self.stuck: str | None = None
         self.error: BaseException | None = None
         self.began = self.seconds = 0.0  # processor time of the thread
+        self._stops = False
         self._over = threading.Event()
         self.thread = threading.Thread(target=self._play, name="stress-deterministic", daemon=True)
 
@@ -164,6 +168,7 @@ class _Played:
         self.began = time.thread_time()
         rng = self._run.plan.rng("schedule", self._run.number)
         scheduler = self.scheduler = self._run._scheduler = Scheduler(drawn(rng), rng)
+        scheduler.stopped |= self._stops
         try:
             scheduler.run(self._first)
         except Stuck as stuck:
@@ -199,8 +204,14 @@ class _Played:
                     self.stuck = f"a call blocks for real, or runs and runs, for {now - since:.0f} s\n{self._stack()}"
                     return
         finally:
-            if self.scheduler is not None:
-                self.scheduler.stopped = not self._over.is_set()
+            self.stop(0.0)
+
+    def stop(self, seconds: float) -> bool:
+        """At the next point; whether it has come to that, within seconds. Until then a call of the backend may run."""
+        self._stops = True
+        if self.scheduler is not None:
+            self.scheduler.stopped = True
+        return self.thread.ident is None or self._over.wait(seconds)
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self.thread.ident or 0)
