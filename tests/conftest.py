@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,16 @@ settings.load_profile("same")
 
 for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names", "conformance_staged"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests run in two processes. What a module or a folder makes once, one of them makes, and has all who use it."""
+    for item in items:
+        info: Any = getattr(item, "_fixtureinfo", None)
+        for fixtures in info.name2fixturedefs.values() if info else ():
+            if fixtures[-1].scope in ("module", "session") and fixtures[-1].baseid.startswith("tests/"):
+                item.add_marker(pytest.mark.xdist_group(fixtures[-1].baseid))
 
 
 def pytest_collection_finish() -> None:
