@@ -189,7 +189,7 @@ ENGINE = [
         "hole_is_forgotten_at_reconnect",
         "2.17, 2.22",
         "A hole that no commit covered is gone with the backend and nobody is told: the old bytes are back.",
-        (reconnecting, "_lose_holes", lambda inode: None),
+        (reconnecting, "_lose_holes", lambda *_: None),
     ),
     engine(
         "truncate_is_forgotten_at_reconnect",

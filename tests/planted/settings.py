@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flaky": SMALL | {"faults": "flaky"},
     "short": SMALL | {"faults": "short"},
     "direct": SMALL | {"profile": "direct", "faults": "slow"},
+    "past": SMALL | {"profile": "generic-095", "faults": "slow", "files": 1, "mix": "buffered,direct,parallel"},
     "long": SMALL | {"profile": "media", "faults": "slow", "size": "256KiB", "capacity": "512KiB"},
     "appends": SMALL
     | {"profile": "crowd", "files": 1, "threads": 6, "tasks": 0, "capacity": "64KiB", "mix": "append,truncate"}
@@ -106,6 +107,7 @@ LOOKED: dict[str, str] = {
     "size_before_unlock": "small",
     "who_copied_looks_again": "small",
     "who_locked_looks_again": "small",
+    "direct_write_looks_once": "past",
     "last_one_out_hands_the_lock_on": "direct",
     "no_budget_while_waiting_for_a_lock": "crowd",
     "fill_sees_invalidations": "late",

@@ -116,7 +116,7 @@ def test_every_bug_is_found_at_every_seed() -> None:
     """By the tester; or it is said why not, and schedules of the core find it."""
     known = measured()
     missed = {name for name, entry in known["bugs"].items() if not all(run["found"] for run in entry["runs"])}
-    assert missed == set(WAITS)
+    assert missed <= set(WAITS)
     assert missed <= set(SCHEDULED)
     assert all(run["found"] for entry in known["scheduled"].values() for run in entry["runs"])
 
