@@ -25,7 +25,7 @@ from . import lifetimes
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
 from .engine.notices import cause
-from .engine.owed import Debt, Step
+from .engine.owed import Step
 from .engine.park import SLICE
 from .engine.retryer import Parked, decide
 from .engine.runner import Job
@@ -256,6 +256,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     file, native = inode.engine, inode.native
     if fenced:
         native.fence()
+        file.owed.fence()
     with file.lock:
         file.commit_error, file.commit_attempts, file.commit_not_before = None, 0, 0.0
         if file.conflict is None:
@@ -275,8 +276,9 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
             staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
         file.lose_direct(forget=True)
         durable = file.limits().durable_writes
-        unpaid = file.owed.replace(_owed(inode, durable), keep="truncate" if durable else "")
-        _lose_holes(inode, unpaid if durable else ())
+        keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
+        kept = file.owed.replace(_owed(inode, durable), keep=keep)
+        _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
         file.tails.clear()
         if len(file.owed):
             native.set_uncommitted()
@@ -285,24 +287,28 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     file.use(None if opened is None else opened.backend_file)
 
 
-def _lose_holes(inode: Inode, unpaid: Iterable[Debt]) -> None:
-    """Later writes may lie in them: so they are not made again but reported, and read again. Where writes are durable,
-    those that are not paid.
+def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
+    """Later writes may lie in them: so they are not made again but reported, and read again. But for those that are
+    owed, (offset, length) each: nothing was stored since.
     """
-    undone = inode.native.undone()
-    holes = [(undone["hole_pos"], undone["hole_end"])] if undone["hole_end"] else []
-    holes += [(step.arguments[0], sum(step.arguments)) for step in unpaid if step.method == "punch_hole"]
-    start = min((start for start, _end in holes), default=0)
-    end = min(max((end for _start, end in holes), default=0), inode.native.size)
-    inode.native.forget_holes()
+    undone, native = inode.native.undone(), inode.native
+    lost = [(undone["hole_pos"], min(undone["hole_end"], native.size))]
+    native.forget_holes()
     inode.engine.holes.clear()
-    if start < end:
-        inode.native.invalidate_remote(start, end)
-        volume = inode.volume
-        if volume.engine.mirror is not None and not inode.engine.removed:
-            volume.engine.mirror.invalidate(inode.key, "a hole was lost with the backend")
-        lost = [LostRange(inode.key, start, end - start, errno.EIO, volume.name)]
-        inode.engine.tell_loss(lost, "holes were not committed when the backend was lost")
+    for offset, length in owed:
+        native.note_hole(offset, offset + length)
+        lost = [
+            piece for start, end in lost for piece in ((start, min(end, offset)), (max(start, offset + length), end))
+        ]
+    ranges = []
+    for start, end in lost:
+        if start < end:
+            native.invalidate_remote(start, end)
+            ranges.append(LostRange(inode.key, start, end - start, errno.EIO, inode.volume.name))
+    if ranges:
+        if inode.volume.engine.mirror is not None and not inode.engine.removed:
+            inode.volume.engine.mirror.invalidate(inode.key, "a hole was lost with the backend")
+        inode.engine.tell_loss(ranges, "holes were not committed when the backend was lost")
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:

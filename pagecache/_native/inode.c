@@ -332,12 +332,32 @@ bool pc_durable(const struct pc_inode *i)
 	       !moved->created;
 }
 
+/* [*pos, *end) becomes the hull of itself and [from, to); either may be empty. */
+static void hull(u64 *pos, u64 *end, u64 from, u64 to)
+{
+	if (from >= to)
+		return;
+	bool empty = *pos >= *end;
+	*pos = empty ? from : pc_min(*pos, from);
+	*end = empty ? to : pc_max(*end, to);
+}
+
 /* The holes were reported as lost: nobody repeats them. */
 void pc_inode_forget_holes(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
 	i->undone.hole_pos = i->undone.hole_end = 0;
 	i->undone_moved.hole_pos = i->undone_moved.hole_end = 0;
+	pc_inode_leaf_unlock(i);
+}
+
+/* A hole that is owed is not lost: it is made, and waits for a commit. */
+void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end)
+{
+	pc_inode_leaf_lock(i);
+	hull(&i->undone.hole_pos, &i->undone.hole_end, pos, end);
+	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
+	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -359,16 +379,6 @@ void pc_inode_forget_uncommitted(struct pc_inode *i)
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
-}
-
-/* [*pos, *end) becomes the hull of itself and [from, to); either may be empty. */
-static void hull(u64 *pos, u64 *end, u64 from, u64 to)
-{
-	if (from >= to)
-		return;
-	bool empty = *pos >= *end;
-	*pos = empty ? from : pc_min(*pos, from);
-	*end = empty ? to : pc_max(*end, to);
 }
 
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)

@@ -185,6 +185,7 @@ void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
 void pc_inode_forget_holes(struct pc_inode *i);
+void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_inode_forget_cuts(struct pc_inode *i);
 void pc_inode_forget_uncommitted(struct pc_inode *i);
 bool pc_inode_in_old_hands(struct pc_inode *i);

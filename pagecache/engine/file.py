@@ -128,21 +128,25 @@ class EngineFile:
             self.apply_limits()
 
     def bind_reads(self) -> None:
-        """What C calls for a fill: the backend's method itself, unless something stands before it."""
-        if self.backend_file is None:
-            self.read_into = self._closed
-        elif self.base_lost or (self.conflict is not None and self.limits().commit_on_close):
-            self.read_into = self.refuse_read
-        elif len(self.owed):
-            self.read_into = self._read_later
-        else:
-            self.read_into = self.backend_file.read_into
+        """What C calls for a fill: the backend's method, unless something stands before it. Whatever changes that
+        binds anew; in one piece, or one that looked before a change could bind after the one that came with it.
+        """
+        whole = self.limits().commit_on_close
+        with self.lock:
+            if self.backend_file is None:
+                self.read_into = self._closed
+            elif self.base_lost or (whole and self.conflict is not None):
+                self.read_into = self._refuse_read
+            elif len(self.owed):
+                self.read_into = self._read_later
+            else:
+                self.read_into = self.backend_file.read_into
 
     def _read_later(self, offset: int, buffers: Any) -> int:
         self.owed.pay()
         return self.opened().read_into(offset, buffers)
 
-    def refuse_read(self, offset: int, buffers: object) -> int:
+    def _refuse_read(self, offset: int, buffers: object) -> int:
         """In the place of read_into while the version that this file is laid over cannot be read, or must not be."""
         raise self.conflict_error()
 

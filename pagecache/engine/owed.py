@@ -13,7 +13,7 @@ Nothing is paid while a call that was left behind may still run on the file: it 
 Passes, commits and truncates hold the token and so never meet such a call; a fill waits for it to return.
 
 Locks: `_paying` is held over the calls, by threads of the volume alone: no interrupt can strike there.
-`EngineFile.lock` guards which list of steps counts; whoever pays for an old backend goes on with the old list.
+`EngineFile.lock` guards which list of steps counts; whoever pays for an old backend stops when his call has returned.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..native import COMMIT
@@ -95,15 +95,15 @@ class Owed:
             self._steps.append(step)
         self._file.bind_reads()
 
-    def replace(self, steps: Iterable[Debt], *, keep: str = "") -> tuple[Debt, ...]:
-        """For another backend, or another version. `keep`: the method whose steps stay owed, before the new ones.
-        Returns what is no longer owed, and was not paid.
+    def replace(self, steps: Iterable[Debt], *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
+        """For another backend, or another version. `keep`: methods whose steps stay owed, before the new ones: nothing
+        that is newer was stored, as they are paid first. Returns those.
         """
         with self._file.lock:
-            unpaid = tuple(self._steps)
-            self._steps = deque([*(step for step in unpaid if step.method == keep), *steps])
+            kept = tuple(step for step in self._steps if step.method in keep)
+            self._steps = deque([*kept, *steps])
         self._file.bind_reads()
-        return tuple(step for step in unpaid if step.method != keep)
+        return kept
 
     def pay(self) -> None:
         """Return once nothing is owed.
@@ -138,13 +138,18 @@ class Owed:
     def _left_behind(self, look: Look) -> Owner | None:
         return look.token(self._file) or look.at_work(self._file.volume.native.address, self._file.key)
 
-    def _wait_for_payer(self) -> bool:
-        """Until `_paying` is this thread's (then True), or nothing is owed."""
+    def fence(self) -> None:
+        """The call of who pays can no longer land, and may never return: who pays next does not wait for him."""
+        self._paying = threading.Lock()
+
+    def _wait_for_payer(self) -> threading.Lock | None:
+        """Until `_paying`, which it answers, is this thread's; None: nothing is owed."""
         while self._steps:
-            if self._paying.acquire(timeout=SLICE):
-                return True
+            paying = self._paying
+            if paying.acquire(timeout=SLICE):
+                return paying
             self._file.volume.check_alive(self._file.key)
-        return False
+        return None
 
     def _payer(self, look: Look) -> Owner | None:
         return look.at_work(self._file.volume.native.address, self._file.key)
@@ -162,18 +167,31 @@ class Owed:
         """The calls, on a thread of the volume, by who knows that no call left behind runs."""
         while self._steps:
             self._file.volume.check_alive(self._file.key)
-            if not self._paying.acquire(blocking=False):
+            paying = self._paying
+            if not paying.acquire(blocking=False):
                 reason = of_file(self._file, "what the file owes the backend", self._payer)
-                if not during(reason, self._wait_for_payer):
+                got = during(reason, self._wait_for_payer)
+                if got is None:
                     continue
+                paying = got
             try:
-                steps = self._steps
-                if steps:
-                    self._file.about_to_change()
-                while steps:
-                    steps[0].call(self._file.opened())
-                    self._note(steps[0])
-                    steps.popleft()
-                self._file.bind_reads()
+                self._pay_all()
             finally:
-                self._paying.release()
+                paying.release()
+
+    def _pay_all(self) -> None:
+        """Alone. A list that was replaced meanwhile is another one's: this backend's, or this version's."""
+        file, steps = self._file, self._steps
+        if steps:
+            file.about_to_change()
+        while steps:
+            # A reconnect replaces the list, then the file, then the volume lives: asked for from the last to the first.
+            file.volume.check_alive(file.key)
+            backend_file = file.opened()
+            if steps is not self._steps:
+                break
+            steps[0].call(backend_file)
+            if steps is self._steps:
+                self._note(steps[0])
+                steps.popleft()
+        file.bind_reads()

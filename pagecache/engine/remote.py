@@ -134,7 +134,7 @@ def _lose_base(file: EngineFile, version: str | None) -> None:
     with file.lock:
         file.remote_version = version
         file.base_lost = True
-    file.read_into = file.refuse_read
+    file.bind_reads()
 
 
 def _conflict(file: EngineFile, version: str | None) -> None:
@@ -143,8 +143,7 @@ def _conflict(file: EngineFile, version: str | None) -> None:
         file.conflict = (file.version, version)
     if known:
         return
-    if file.limits().commit_on_close:
-        file.read_into = file.refuse_read
+    file.bind_reads()
     error = file.conflict_error()
     ranges = tuple(error.ranges)
     what = f"another version is stored below unsaved bytes of ours, {spans(ranges)}: {cause(error)}"

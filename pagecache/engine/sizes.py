@@ -77,9 +77,9 @@ class _Change:
     def begin(self, op: Op) -> None:
         """On a thread of the volume. The file first: `op.call` refuses after an abort, so it is no later backend's."""
         backend_file = self._file.opened()
-        op.call(lambda: self._call(backend_file))
+        op.call(lambda: self._call(op, backend_file))
 
-    def _call(self, backend_file: BackendFile) -> None:
+    def _call(self, op: Op, backend_file: BackendFile) -> None:
         self._file.owed.pay_now()
         with self._lock:
             if self._left:
@@ -88,7 +88,7 @@ class _Change:
         try:
             self._step.call(backend_file)
         except BaseException as error:
-            if _refused(error):
+            if _refused(error) and not op.stopped:  # after an abort it may be said of what was carried out
                 self.perhaps_done = before
             raise
 

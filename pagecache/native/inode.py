@@ -126,6 +126,10 @@ class NativeInode:
     def forget_holes(self) -> None:
         lib.pc_inode_forget_holes(self._i)
 
+    def note_hole(self, start: int, end: int) -> None:
+        """A hole that is owed, and waits for a commit."""
+        lib.pc_inode_note_hole(self._i, start, end)
+
     def forget_uncommitted(self) -> None:
         """No commit has to come for what is no byte; under the token."""
         lib.pc_inode_forget_uncommitted(self._i)

@@ -1,0 +1,203 @@
+"""What a file owes the backend, and a reconnect that comes just when somebody pays."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import DataLossError, ShutdownError
+from pagecache.engine.file import EngineFile
+from pagecache.engine.owed import Owed
+from pagecache.engine.runner import Job
+
+from .answers import failing_commit
+from .backends import PATIENCE, RecordingBackend, RecordingFile
+from .rig import KEY, ONCE, PAGE, Task, make_rig, pattern
+
+OLD = pattern(2 * PAGE)
+LATER = pattern(2 * PAGE, seed=1)
+ZEROS = bytes(2 * PAGE)
+
+
+class Looked:
+    """Who has paid everything, and is about to have reads go to the backend itself: he stands there for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
+        self._thread = 0
+        self._length, self._bind = Owed.__len__, EngineFile.bind_reads
+        monkeypatch.setattr(Owed, "__len__", lambda owed: self._looked(owed))
+        monkeypatch.setattr(EngineFile, "bind_reads", lambda file: self._binds(file))
+
+    def _looked(self, owed: Owed) -> int:
+        found = self._length(owed)
+        if found == 0 and sys._getframe(2).f_code.co_name == "bind_reads" and not self.stands.is_set():
+            self._thread = threading.get_ident()
+            self.stands.set()
+            self.goes_on.wait(2.0)  # at most: those that would overtake him may have to wait for him
+        return found
+
+    def _binds(self, file: EngineFile) -> None:
+        self._bind(file)
+        if threading.get_ident() == self._thread:
+            self.bound.set()
+
+
+def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
+    backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b", direct=True)
+    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.truncate(4 * PAGE)  # perhaps it was done: it is owed
+    looked = Looked(monkeypatch)
+    reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
+    assert looked.stands.wait(PATIENCE)
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        reading.result()
+    fresh = backend.successor()
+    cutting = fresh.gate("truncate")
+    rig.volume.reconnect(fresh)
+    looked.goes_on.set()
+    assert looked.bound.wait(PATIENCE)
+    reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
+    cutting.wait_entered()
+    assert reading.waits()
+    cutting.open()
+    assert reading.result() == ZEROS
+    rig.finish()
+
+
+def test_a_payer_whom_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """He was about to cut the object; what is written behind that end is stored by now. [2.17]"""
+    backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b", direct=True)
+    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.truncate(PAGE)
+    stands, goes_on, over = threading.Event(), threading.Event(), threading.Event()
+    genuine, pay = EngineFile.opened, Owed._pay_all
+
+    def opened(self: EngineFile) -> Any:
+        if sys._getframe(1).f_code.co_name == "_pay_all" and not stands.is_set():
+            stands.set()
+            assert goes_on.wait(PATIENCE)
+        return genuine(self)
+
+    def pays(owed: Owed) -> None:
+        first = not stands.is_set()
+        try:
+            pay(owed)
+        finally:
+            if first:
+                over.set()
+
+    monkeypatch.setattr(EngineFile, "opened", opened)
+    monkeypatch.setattr(Owed, "_pay_all", pays)
+    reading = Task(file.pread, PAGE, 0)
+    assert stands.wait(PATIENCE)
+    rig.volume.abort()
+    with pytest.raises(ShutdownError):
+        reading.result()
+    fresh = backend.successor(lose=False, shared=False)
+    rig.volume.reconnect(fresh, fenced=True)
+    assert Task(file.pwrite, LATER, PAGE).result() == len(LATER)
+    goes_on.set()
+    assert over.wait(PATIENCE)
+    assert fresh.written(KEY) == OLD[:PAGE] + LATER
+    rig.finish()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
+    """The truncate is carried out, then its line is cut; who waits for it notices the abort last. [2.14, 2.17]"""
+    backend = RecordingBackend({KEY: OLD})
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b")
+    genuine = RecordingFile.truncate
+    entered, goes_on = threading.Event(), threading.Event()
+
+    def truncate(self: RecordingFile, size: int) -> None:
+        genuine(self, size)
+        entered.set()
+        assert goes_on.wait(PATIENCE)
+        raise OSError(errno.ENOTCONN, "the line was cut")
+
+    def late(job: Job[Any], alive: Callable[[], None]) -> Any:
+        assert job.what != "truncate" or job.rest(PATIENCE)
+        return wait(job, alive)
+
+    wait = Job.wait
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "wait", late)
+        patch.setattr(RecordingFile, "truncate", truncate)
+        cutting = Task(file.truncate, PAGE)
+        assert entered.wait(PATIENCE)
+        rig.volume.abort()
+        goes_on.set()
+        with pytest.raises(OSError, match="the line was cut"):
+            cutting.result()
+    fresh = backend.successor(lose=False, shared=not fenced)
+    rig.volume.reconnect(fresh, fenced=fenced)
+    assert file.pread(len(OLD), 0) == OLD[:PAGE]
+    file.fsync()
+    assert fresh.committed(KEY) == OLD[:PAGE]
+    rig.finish()
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: bool, carried_out: bool) -> None:
+    """Nothing was stored since: it is no loss, and what was written below it stays below it. [2.17, 2.22]"""
+    backend = RecordingBackend({KEY: OLD}, durable_writes=durable, punch=True)
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b")
+    file.pwrite(LATER[:PAGE], 0)
+    backend.after = OSError(errno.ECONNRESET, "the line went dead") if carried_out else None
+    if not carried_out:
+        backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.punch_hole(0, PAGE + 10)  # perhaps it was done: it is owed
+    rig.volume.abort()
+    fresh = backend.successor(lose=not durable, shared=not fenced)
+    rig.volume.reconnect(fresh, fenced=fenced)
+    file.pwrite(LATER[:5], 20)
+    file.fsync()
+    content = bytes(20) + LATER[:5] + bytes(PAGE - 15) + OLD[PAGE + 10 :]
+    assert file.pread(2 * PAGE, 0) == content == fresh.written(KEY)
+    rig.finish()
+
+
+def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> None:
+    """[2.16, 2.17]"""
+    backend = RecordingBackend({KEY: OLD}, punch=True)
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b")
+    backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.punch_hole(0, PAGE)
+    rig.volume.abort()
+    second = backend.successor()
+    second.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
+    rig.volume.reconnect(second)
+    with pytest.raises(OSError, match="no"):
+        file.fsync()
+    assert second.written(KEY) == bytes(PAGE) + OLD[PAGE:]
+    rig.volume.abort()
+    rig.volume.reconnect(second.successor())
+    with pytest.raises(DataLossError) as caught:
+        file.fsync()
+    assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, PAGE)]
+    assert file.pread(2 * PAGE, 0) == OLD
+    rig.finish()
