@@ -3,8 +3,9 @@
  * cache much smaller than its files, folios of all sizes, two volumes that recycle each other's memory.
  *
  * Each 8 bytes of a file say whose they are: file, position, version. A reader knows the newest version that was complete
- * when he began and the newest that had begun when he ended; zeros are right only where a cut may explain them. After an
- * fsync the same question is put to what the store has committed [I-17, I-18, I-24].
+ * when he began and the newest that had begun when he ended; zeros are right only where a cut may explain them. A read beside
+ * a write of the same bytes may have some of each, also of one cell: a processor may copy bytes, however wide they are.
+ * After an fsync the same question is put to what the store has committed [I-17, I-18, I-24].
  */
 #include <time.h>
 
@@ -14,6 +15,7 @@ enum { NR_FILES = 4, CELLS = 16 << 10, BYTES = CELLS * 8, PIECE = 24 << 10 };
 
 struct cells {
 	_Atomic u64 version;         /* begun, under the inode lock X */
+	_Atomic u64 begun[CELLS];    /* newest event of the cell that had begun */
 	_Atomic u64 done[CELLS];     /* newest complete event of the cell */
 	_Atomic u64 cut[CELLS];      /* newest cut of the cell that had begun */
 };
@@ -30,25 +32,48 @@ static u64 cell(u32 file, u64 at, u64 version)
 	return (u64)(file + 1) << 56 | at << 32 | version;
 }
 
-static void judge(u32 file, u64 at, u64 value, u64 done, u64 newest, const char *who)
+/* Each byte is that of a value the cell had between two versions, or of the zeros of a cut. */
+static bool mixed(u32 file, u64 at, u64 value, u64 from, u64 to, bool zeros)
+{
+	for (u32 shift = 0; shift < 64; shift += 8) {
+		u8 byte = (u8)(value >> shift);
+		bool known = zeros && byte == 0;
+		for (u64 version = from; !known && version <= to; version++)
+			known = byte == (u8)(cell(file, at, version) >> shift);
+		if (!known)
+			return false;
+	}
+	return true;
+}
+
+/* @done: the newest complete event of the cell when the read began. */
+static void judge(u32 file, u64 at, u64 value, u64 done, const char *who)
 {
 	struct cells *c = &cells[file];
-	if (value == 0 && atomic_load(&c->cut[at]) >= done)
+	u64 version = (u32)value, begun = atomic_load(&c->begun[at]);
+	bool zeros = atomic_load(&c->cut[at]) >= done;
+	if (value == 0 ? zeros : value == cell(file, at, version) && version >= done && version <= begun)
 		return;
-	u64 version = (u32)value;
-	if (value != cell(file, at, version) || version < done || version > newest) {
-		fprintf(stderr,
-			"%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64
-			", newest %" PRIu64 ", cut %" PRIu64 "\n",
-			who, file, at, at / 512, value, done, newest, atomic_load(&c->cut[at]));
-		check_failed(__FILE__, __LINE__, "a byte has a value it never had", at, value);
-	}
+	if (begun > done && mixed(file, at, value, done, begun, zeros))
+		return;
+	fprintf(stderr,
+		"%s: file %u cell %" PRIu64 " (page %" PRIu64 "): value %" PRIx64 ", done %" PRIu64 ", begun %" PRIu64
+		", cut %" PRIu64 "\n",
+		who, file, at, at / 512, value, done, begun, atomic_load(&c->cut[at]));
+	check_failed(__FILE__, __LINE__, "a byte has a value it never had", at, value);
 }
 
 static void pause_for(int milliseconds)
 {
 	struct timespec t = {0, milliseconds * 1000000};
 	nanosleep(&t, NULL);
+}
+
+/* Under the inode lock X, before anything of it shows. */
+static void begin(struct cells *c, u64 at, u64 end, u64 version)
+{
+	for (u64 k = at; k < end; k++)
+		atomic_store(&c->begun[k], version);
 }
 
 /* ---------------------------------------------------------------- readers */
@@ -65,9 +90,8 @@ static void read_some(u32 file)
 	if (got == -ENOMEM)
 		return; /* nothing can be evicted now */
 	CHECK(got >= 0);
-	u64 newest = atomic_load(&cells[file].version);
 	for (u64 k = 0; k < (u64)got / 8; k++)
-		judge(file, at + k, buffer[k], before[k], newest, "read");
+		judge(file, at + k, buffer[k], before[k], "read");
 	for (u64 k = (u64)got / 8; k < n; k++) /* the end of the file was somewhere here */
 		CHECK(atomic_load(&cells[file].cut[at + k]) >= before[k]);
 	atomic_fetch_add(&nr_read, 1);
@@ -117,9 +141,9 @@ static void write_some(u32 file)
 	u64 old = pc_inode_size(f->inode) / 8;
 	for (u64 k = 0; k < n; k++)
 		buffer[k] = cell(file, at + k, version);
-	if (at > old) /* what lies between is a hole: zeros */
-		for (u64 k = old; k < at; k++)
-			atomic_store(&c->cut[k], version);
+	for (u64 k = old; k < at; k++) /* what lies between is a hole: zeros */
+		atomic_store(&c->cut[k], version);
+	begin(c, pc_min(old, at), at + n, version);
 	while (done < n * 8) {
 		done += (u64)pc_write(f->inode, at * 8 + done, (u8 *)buffer + done, n * 8 - done, &need);
 		if (done == n * 8)
@@ -165,6 +189,7 @@ static bool store_some(u32 file, struct pc_pin *pin)
 		n = pin->len / 8;
 		for (u64 k = 0; k < n; k++)
 			buffer[k] = cell(file, at + k, version);
+		begin(c, at, at + n, version);
 		view_store(pin->memory, buffer, n * 8);
 		for (u64 k = 0; k < n; k++)
 			atomic_store(&c->done[at + k], version);
@@ -206,6 +231,7 @@ static void cut_some(u32 file)
 		end = end < remote ? end : remote;
 	for (u64 k = at; k < end; k++)
 		atomic_store(&c->cut[k], version);
+	begin(c, at, end, version);
 	if (punch && at < end) {
 		pthread_mutex_lock(&f->store.lock);
 		store_zero(&f->store, at * 8, end * 8);
@@ -259,13 +285,11 @@ static void sync_one(u32 file)
 			pc_retry(f->inode, 0, ALL, true);
 		}
 	}
-	u64 newest = atomic_load(&cells[file].version);
 	pthread_mutex_lock(&f->store.lock);
-	newest = atomic_load(&cells[file].version);
 	const u64 *stable = (u64 *)(durable ? f->store.bytes : f->store.stable);
 	u64 end = (durable ? f->store.size : f->store.stable_size) / 8;
 	for (u64 k = 0; k < end; k++)
-		judge(file, k, stable[k], before[k], newest, "fsync");
+		judge(file, k, stable[k], before[k], "fsync");
 	for (u64 k = end; k < CELLS; k++)
 		CHECK(atomic_load(&cells[file].cut[k]) >= before[k]);
 	pthread_mutex_unlock(&f->store.lock);
