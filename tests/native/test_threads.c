@@ -260,6 +260,14 @@ static void *cutter(void *arg)
 
 /* ---------------------------------------------------------------- fsync, with errors in between */
 
+static void repair(struct file *f)
+{
+	pthread_mutex_lock(&f->store.lock);
+	f->store.write_error = f->store.commit_error = 0;
+	pthread_mutex_unlock(&f->store.lock);
+	pc_retry(f->inode, 0, ALL, true);
+}
+
 static void sync_one(u32 file)
 {
 	static _Thread_local u64 before[CELLS];
@@ -278,12 +286,8 @@ static void sync_one(u32 file)
 	for (int tries = 0; !clean; tries++) {
 		CHECK(tries < 100000);
 		clean = fsync_stamp(f, stamp) == 0;
-		if (!clean) {
-			pthread_mutex_lock(&f->store.lock);
-			f->store.write_error = f->store.commit_error = 0;
-			pthread_mutex_unlock(&f->store.lock);
-			pc_retry(f->inode, 0, ALL, true);
-		}
+		if (!clean)
+			repair(f);
 	}
 	pthread_mutex_lock(&f->store.lock);
 	const u64 *stable = (u64 *)(durable ? f->store.bytes : f->store.stable);
@@ -301,6 +305,8 @@ static void *syncer(void *arg)
 	seed((u64)(uintptr_t)arg);
 	while (!atomic_load(&stop))
 		sync_one((u32)draw(NR_FILES));
+	for (u32 k = 0; k < NR_FILES; k++)
+		repair(files[k]); /* a writer may be waiting for room, and nobody syncs any more */
 	return NULL;
 }
 
