@@ -17,7 +17,7 @@ from pagecache.engine.runner import Job
 
 from .answers import failing_commit
 from .backends import PATIENCE, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Task, make_rig, pattern
+from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern
 
 OLD = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
@@ -200,4 +200,36 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> N
         file.fsync()
     assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, PAGE)]
     assert file.pread(2 * PAGE, 0) == OLD
+    rig.finish()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("where", ["end", "begin", "middle"])
+def test_of_a_hole_that_was_paid_only_what_is_not_owed_again_is_a_loss(where: str, fenced: bool) -> None:
+    """No commit followed the first; the second lies over a part of it, and nobody knows its outcome. [2.16, 2.17]"""
+    old = pattern(6 * PAGE)
+    first = (PAGE, 4 * PAGE)  # pages 1 to 4
+    page, lost = {"end": (4, [1, 2, 3]), "begin": (0, [2, 3, 4]), "middle": (2, [1, 4])}[where]
+    second = (page * PAGE, 2 * PAGE)
+    backend = RecordingBackend({KEY: old}, punch=True)
+    rig = make_rig(backend=backend, retry=ONCE)
+    file = rig.open("r+b")
+    backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False))
+    with pytest.raises(OSError, match="no"):
+        file.punch_hole(*first)
+    assert backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
+    backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.punch_hole(*second)
+    rig.volume.abort()
+    fresh = backend.successor(shared=not fenced)
+    rig.volume.reconnect(fresh, fenced=fenced)
+    with pytest.raises(DataLossError) as caught:
+        file.fsync()
+    told = [(one.offset + at) // PAGE for one in caught.value.ranges for at in range(0, one.length, PAGE)]
+    assert told == lost
+    content = overlay(old, second[0], bytes(second[1]))
+    assert file.pread(6 * PAGE, 0) == content
+    file.fsync()
+    assert (fresh.written(KEY), fresh.committed(KEY)) == (content, content)
     rig.finish()
