@@ -148,13 +148,14 @@ def page() -> str:
     known = measured()
     seen, deeper = ({name for name, one in known[part].items() if _always(one)} for part in ("bugs", "scheduled"))
     both = f"{len(seen | deeper)} of {len(BUGS)} are found at every seed"
+    if more := len(deeper - seen):
+        both += f": {len(seen)} so, and {more} more by [schedules of the core](#schedules-of-the-core)"
     lines = [
         "# Mutations",
         "",
         "Made by `python -m tests.planted.mutations`: each [planted bug](testing.md#planted-bugs) is looked for by",
         "[`pagecache stress`](how-to/stress.md) with named settings, at each of five seeds, until it is found or a",
-        f"minute is over. {both}: {len(seen)} so, and {len(deeper - seen)} more by",
-        "[schedules of the core](#schedules-of-the-core).",
+        f"minute is over. {both}.",
         "",
         "*Rule* is what is broken, by its id in the [contract](contract.md); *found* at how many seeds; seconds are",
         "those of the tester, from its first operation on; of a hang with those after which it counts as one. A",
