@@ -81,9 +81,5 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
 
 def _fill_all(inode: Inode) -> None:
     """Our whole version into memory, while what lies under it can still be read."""
-    engine = inode.engine
-    engine.read_into = engine.opened().read_into
-    try:
+    with inode.engine.forcing():
         inode.native.fill(0, inode.native.size)
-    finally:
-        engine.use(engine.backend_file)

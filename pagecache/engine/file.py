@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits
@@ -90,6 +91,7 @@ class EngineFile:
         self.conflict: tuple[str | None, str | None] | None = None
         self.remote_version: str | None = None
         self.base_lost = False
+        self._nr_forcing = 0
         self.rebase_asked = False
         self.rebases = 0
         self.retired: list[BackendFile] = []
@@ -135,12 +137,26 @@ class EngineFile:
         with self.lock:
             if self.backend_file is None:
                 self.read_into = self._closed
-            elif self.base_lost or (whole and self.conflict is not None):
+            elif not self._nr_forcing and (self.base_lost or (whole and self.conflict is not None)):
                 self.read_into = self._refuse_read
             elif len(self.owed):
                 self.read_into = self._read_later
             else:
                 self.read_into = self.backend_file.read_into
+
+    @contextmanager
+    def forcing(self) -> Iterator[None]:
+        """Somebody reads what lies under our version, to have all of that in memory, whatever is stored by now."""
+        self._force_reads(1)
+        try:
+            yield
+        finally:
+            self._force_reads(-1)
+
+    def _force_reads(self, more: int) -> None:
+        with self.lock:
+            self._nr_forcing += more
+        self.bind_reads()
 
     def _read_later(self, offset: int, buffers: Any) -> int:
         self.owed.pay()

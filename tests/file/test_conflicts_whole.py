@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pagecache import ConflictError, DataLossError, WritebackError
 from pagecache.engine.file import EngineFile
 
-from .objects import ObjectBackend, losing_the_answer
+from .objects import ObjectBackend, ObjectFile, losing_the_answer
 from .rig import FAST, KEY, ONCE, PAGE, Rig, Task, eventually, pattern, quiet
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
@@ -86,6 +87,39 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert rig.backend.committed(KEY) == over(OTHER)
+
+
+def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:
+    """Of a store that keeps what is open."""
+    content = file.base
+    for size in file.cuts:
+        content = content[:size].ljust(size, b"\0")
+    found = io.BytesIO(content[offset:])
+    return sum(found.readinto(buffer) for buffer in buffers)
+
+
+def test_force_reads_on_while_somebody_changes_what_reads_go_through(make: Make) -> None:
+    """A truncate whose outcome nobody knows is owed meanwhile: it is paid, and all of ours is read. [2.17, 2.19]"""
+    backend = ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1)
+    rig = make(backend=backend, retry=ONCE)
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    file.pwrite(MINE, 3 * PAGE)  # in memory: a truncate in it waits for no read
+    backend.put(KEY, OTHER)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    backend.fault("read_into", old_version, times=100)
+    reading = backend.gate("read_into")
+    forcing = Task(rig.volume.resolve, KEY, "force")
+    reading.wait_entered()
+    backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
+    with pytest.raises(OSError, match="the line went dead"):
+        file.truncate(3 * PAGE + 10)
+    assert len(backend.seen("read_into")) == 1
+    reading.open()
+    assert forcing.result() == []
+    file.fsync()
+    assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
 
 @pytest.mark.parametrize("notice", ["commit", "open", "announced"])
