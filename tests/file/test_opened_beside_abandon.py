@@ -39,7 +39,7 @@ def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
     rig = make(backend=backend)
     file = rig.open()
     file.pwrite(b"bad!", 0)
-    looked, rolling = backend.gate("stat"), backend.gate("rollback")
+    looked, rolling = backend.gate("stat", KEY), backend.gate("rollback")
     opening, other = Task(rig.open), Task(rig.volume.exists, "other")
     looked.wait_entered()
     file.abandon()
