@@ -94,7 +94,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
     for inode in inodes:
         if inode.native.direct_count():
-            inode.engine.tails.add(inode)  # a call of theirs may have stored more than counts, and a fence forgets it
+            inode.native.tail_left()  # a call of theirs may have stored more than counts, and a fence forgets it
     engine.native.revoke(fenced)
     for inode in (*inodes, *(inode for inode in orphans if inode not in left)):
         _adopt(inode, opened.get(inode), backend.limits, fenced)
@@ -271,6 +271,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
             or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
         ):
             file.about_to_change()  # what the store forgets of it is no change of somebody else's
+        tail = native.tail()  # first: one that comes now is noted for the next backend
         native.uncommit()
         if native.usage()["staged"]:
             staging.lose(file, opened.stat.size if opened is not None else 0, committing=True)
@@ -279,7 +280,8 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
         keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
         kept = file.owed.replace(_owed(inode, durable), keep=keep)
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
-        file.tails.clear()
+        if tail:
+            native.tail_owed(tail)
         if len(file.owed):
             native.set_uncommitted()
         if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
@@ -315,7 +317,8 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     """What is to be made again of what was acknowledged."""
     undone, native = inode.native.undone(), inode.native
     steps = [] if undone["lowest"] == END else [Step("truncate", (undone["lowest"],))]
-    if steps or inode.engine.tails or undone["created"] or (undone["resized"] and not durable):
+    cut = inode.engine.tails or (not durable and inode.engine.owed.owes("truncate"))  # else those that are owed stay so
+    if steps or cut or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (native.remote_size,)))
     return steps
 

@@ -90,12 +90,18 @@ void pc_commit_start(struct pc_inode *i, uint64_t stamp)
 	pc_inode_leaf_unlock(i);
 }
 
-/* Have the engine entered as for a commit, under the token: for work of its own, without a commit unless somebody wants one. */
+/* Have the engine entered as for a commit, under the token: for work of its own, without a commit unless somebody wants one.
+ * Leaf lock held. */
+void pc_settle_wanted(struct pc_inode *i)
+{
+	i->settle = 1;
+	queue_for_commit(i);
+}
+
 void pc_settle_start(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
-	i->settle = 1;
-	queue_for_commit(i);
+	pc_settle_wanted(i);
 	pc_inode_leaf_unlock(i);
 }
 

@@ -8,6 +8,8 @@
  *
  *   answer of a call   remote_size, size (of what was taken), inval_seq and the folios of the range: in one section
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
+ *   it failed, behind  what it may have stored there is a *tail*: nothing more is handed over before the engine, with the token
+ *   remote_size        and so with nothing in flight, owes the backend the cut (engine/tails.py)
  *   a commit fails     the ranges may be gone: a loss; a write that still runs finds out when it ends, and is sent again
  *
  * Contract 2.10, 2.17. Locks: leaf lock.
@@ -275,6 +277,40 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 }
 
+/* Leaf lock held. */
+static void note_tail(struct pc_inode *i)
+{
+	i->tails++;
+	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch)); /* a commit has to come, which waits for the cut */
+	pc_dirty_list_update(i);
+	pc_settle_wanted(i);
+}
+
+/* A direct write that runs may have left a tail: of a backend that is gone, where nobody waits for its end. */
+void pc_tail_left(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	note_tail(i);
+	pc_inode_leaf_unlock(i);
+}
+
+/* The latest tail for which no cut is owed; 0: there is none. */
+uint32_t pc_tail(struct pc_inode *i)
+{
+	pc_inode_leaf_lock(i);
+	u32 tail = pc_tail_noted(i) ? i->tails : 0;
+	pc_inode_leaf_unlock(i);
+	return tail;
+}
+
+/* The cut of all tails up to this one is owed: whoever sends anything pays first. Token: nothing of the file is in flight. */
+void pc_tail_owed(struct pc_inode *i, uint32_t tail)
+{
+	pc_inode_leaf_lock(i);
+	i->tails_owed = tail;
+	pc_inode_leaf_unlock(i);
+}
+
 /**
  * pc_direct_end() - the write is over, and may have stored something of [pos, end).
  *
@@ -291,6 +327,8 @@ bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *fai
 		add_range(&i->direct->now, (struct pc_direct_range){pos, end, 0});
 		pc_dirty_list_update(i);
 	}
+	if (over && pos < end && end > atomic_load(&i->remote_size))
+		note_tail(i); /* here: whoever ends it has its lock still, so nobody has gone past it */
 	i->nr_direct -= over;
 	pc_inode_leaf_unlock(i);
 	if (over)

@@ -27,6 +27,7 @@ struct pc_direct {
 	struct pc_direct_set moved; /* in the hands of the commit that runs */
 };
 
+void pc_settle_wanted(struct pc_inode *i);
 void pc_direct_move(struct pc_inode *i);
 void pc_direct_committed(struct pc_inode *i, bool ok, bool kept);
 void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end);

@@ -63,6 +63,7 @@ struct pc_inode {
 	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
 	u32 nr_direct; /* the direct-I/O count: direct writes that run */
 	u32 nr_direct_left; /* of these, whose caller has gone */
+	u32 tails, tails_owed; /* left in storage behind remote_size by direct writes; of these, which the engine owes a cut */
 	u64 commits_failed; /* and may have forgotten what was acknowledged */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */
@@ -96,6 +97,12 @@ static inline void pc_inode_leaf_lock(struct pc_inode *i)
 static inline void pc_inode_leaf_unlock(struct pc_inode *i)
 {
 	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
+}
+
+/* Direct writes have left something in storage behind remote_size, and the engine does not owe the cut yet. Leaf lock held. */
+static inline bool pc_tail_noted(const struct pc_inode *i)
+{
+	return i->tails != i->tails_owed;
 }
 
 /* Count what happens off the hot path; `counter` is one of the inode's. Context: no leaf lock. */

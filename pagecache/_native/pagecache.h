@@ -296,6 +296,9 @@ void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *l
 int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
 bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);
+void pc_tail_left(struct pc_inode *i);
+uint32_t pc_tail(struct pc_inode *i);
+void pc_tail_owed(struct pc_inode *i, uint32_t tail);
 void pc_direct_left(struct pc_inode *i, int n);
 uint32_t pc_direct_count(struct pc_inode *i);
 size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all);

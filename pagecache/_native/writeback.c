@@ -282,6 +282,10 @@ static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 	struct pc_pass *p = &i->pass;
 	bool queued = !pc_list_empty(&i->token_queue);
 	*busy = false;
+	if (pc_list_empty(&p->ready) && pc_tail_noted(i)) {
+		pc_settle_wanted(i); /* the pass ends with its last answer, and goes on behind the cut */
+		return NULL;
+	}
 	if (pc_list_empty(&p->ready)) {
 		bool (*build)(struct pc_inode *, enum pc_mark) =
 			i->limits.write_unit > 1 ? pc_units_build : pc_request_build;

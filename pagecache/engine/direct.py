@@ -19,11 +19,10 @@ what is not aligned, direct I/O is buffered I/O with a hand-over: `Write.buffere
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendLimits
@@ -31,8 +30,6 @@ from ..errors import BackendError, BackendProtocolError, LostRange, ShutdownErro
 from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from . import barrier, remote
 from .collector import as_os_error
-from .notices import cause
-from .owed import Step
 from .park import SLICE
 from .reason import during, of_file
 from .retryer import Parked, decide
@@ -41,7 +38,7 @@ from .runner import Job
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Read", "Write", "cut", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
+__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
 
 
 ROUNDS = 8
@@ -213,6 +210,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         return
     write.check_open()
     self.volume.check_unsealed(self.key)
+    if self.tails:
+        self.tails.cut()  # before it counts: who cuts with the token waits for those that do
     # The method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
     write_from = self.opened().write_from
     _begin(self, op)
@@ -221,8 +220,6 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.native.size, self.native.remote_size)
-    if extends and self.tails:
-        self.settled(partial(cut, self))  # or it would be cut beside this one, and with it
     self.native.invalidate_remote(write.offset, write.end)
     self.about_to_change()
     if self.volume.mirror is not None and not self.removed:
@@ -236,11 +233,12 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
                 return
         raise OSError(errno.EIO, f"{ROUNDS} commits failed beside a direct write", self.key)
     except Exception:
-        if extends and write.end > self.native.remote_size:
-            _left_tail(self)
-            _cut_tail(self)
-        if not sender.running() and not op.direct_end():
-            write.done = 0  # a commit failed meanwhile, and may have taken it
+        if not sender.running():
+            while not op.direct_end():
+                write.done = 0  # a commit failed meanwhile, and may have taken it
+            if write.end > self.native.remote_size:
+                with contextlib.suppress(ShutdownError):  # an abort: whoever reconnects sees to it
+                    self.tails.outlast()
         raise
 
 
@@ -324,34 +322,6 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
     raise BlockingIOError(errno.EAGAIN, "the bytes under a direct write do not become clean", file.key)
 
 
-def _left_tail(file: EngineFile) -> None:
-    """What was not acknowledged may be stored all the same, beyond what counts, and would show where zeros belong.
-    Noted while the write that did it keeps others out: a commit, and a write that extends the file, cut it off first.
-    """
-    file.tails.add(object())
-    file.native.set_uncommitted()
-
-
-def _cut_tail(file: EngineFile) -> None:
-    """The lock is held, and nothing of ours is on its way; waits until it is cut, or that has failed."""
-    try:
-        file.settled(partial(cut, file))
-    except OSError as error:
-        what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
-        next = "it is made again before the file's next call"
-        file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
-
-
-def cut(file: EngineFile) -> None:
-    """The token is held, so nothing is in flight, on a thread of the volume."""
-    tails = set(file.tails)
-    if tails:
-        if not file.owed.owes("truncate"):  # the last that is owed leaves what counts, too
-            file.owed.add(Step("truncate", (file.native.remote_size,)))
-        file.owed.pay_now()
-        file.tails -= tails  # last: a reconnect that overtakes this owes it again
-
-
 class _Piece:
     """A part of a direct write, sent by a thread of the volume call after call, until it is through or fails."""
 
@@ -366,15 +336,6 @@ class _Piece:
         self._sender.op.carry(self._send)
 
     def _send(self) -> None:
-        file = self._sender.file
-        try:
-            self._send_all()
-        finally:
-            if self._sender.op.left and self.end > file.native.remote_size:
-                _left_tail(file)  # nobody waits who would see to it
-                file.settle(partial(cut, file))
-
-    def _send_all(self) -> None:
         sender, zeros = self._sender, 0
         base = sender.write.offset
         while self.at < self.end:

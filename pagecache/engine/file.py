@@ -26,6 +26,7 @@ from .notices import spans
 from .owed import Owed, Step
 from .retryer import Failure, Failures, errno_of
 from .runner import Job
+from .tails import Tails
 
 if TYPE_CHECKING:
     from .volume import EngineVolume
@@ -100,7 +101,6 @@ class EngineFile:
         self.abandoned = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
-        self.tails: set[object] = set()  # left in storage by direct writes that failed; each call by itself is atomic
         self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
         self.forgetting = False  # a rollback that no commit is part of goes on; by who holds the token
         self.withheld = False
@@ -114,6 +114,7 @@ class EngineFile:
         self.backend_file: BackendFile | None = None
         self.read_into: Any = None
         self.owed = Owed(self)
+        self.tails = Tails(self)
         self.read_staged: Any = None
         self.stages = False
         self.use(backend_file)

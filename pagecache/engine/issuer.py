@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
 from ..native import Op
-from . import barrier, collector, direct, outcome, reader, remote
+from . import barrier, collector, outcome, reader, remote
 from .loop import BlockingFile, as_answer, asked, original_file
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
+    self.tails.settle()
     if self.run_settling() or not self.native.commit_due():
         op.finish(False, True)  # nothing was committed; who wants that asks again
         return
@@ -196,8 +197,6 @@ def commit(self: EngineFile, op: Op) -> None:
         if self.conflict is not None:
             raise self.conflict_error()
         call = self.opened().commit
-        if self.tails:
-            direct.cut(self)
         if len(self.owed):
             self.owed.pay()
         begun = self.own_changes  # first: a direct write that begins after this makes it another number

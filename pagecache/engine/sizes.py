@@ -80,6 +80,7 @@ class _Change:
         op.call(lambda: self._call(op, backend_file))
 
     def _call(self, op: Op, backend_file: BackendFile) -> None:
+        self._file.tails.owe()  # it may make the object longer
         self._file.owed.pay_now()
         with self._lock:
             if self._left:

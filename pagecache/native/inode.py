@@ -325,6 +325,18 @@ class NativeInode:
         """The same number before and after a call where no truncate or hole came between; 0 while there is one."""
         return int(lib.pc_storage_seen(self._i))
 
+    def tail_left(self) -> None:
+        """A direct write that runs may leave bytes behind the end, and nobody waits for it."""
+        lib.pc_tail_left(self._i)
+
+    def tail(self) -> int:
+        """The latest tail for which no cut is owed; 0: there is none."""
+        return int(lib.pc_tail(self._i))
+
+    def tail_owed(self, tail: int) -> None:
+        """The cut of all tails up to this one is owed; under the token."""
+        lib.pc_tail_owed(self._i, tail)
+
     def direct_count(self) -> int:
         """Direct writes that run."""
         return int(lib.pc_direct_count(self._i))

@@ -12,7 +12,8 @@ import pytest
 from pagecache import aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, PAGE, Task, eventually, pattern
+from ..file.backends import PATIENCE, RecordingBackend, RecordingFile
+from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern
 from .conftest import Attach
 from .stores import Store
 from .test_handles import both, memory, run
@@ -110,6 +111,49 @@ def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: st
 
     run(main())
     assert space == b"?" * PAGE
+
+
+@pytest.mark.parametrize("grow", ["write", "truncate"])
+def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: str) -> None:
+    """Its call fails, with something stored, while a commit has the token; the file grows over it. [2.10]"""
+    store = RecordingBackend({KEY: DATA}, direct_unit=PAGE)
+    store.commits_beside_writes = True
+    volume = attach(store, retry=ONCE)
+    stored, goes_on = threading.Event(), threading.Event()
+
+    def act(file: RecordingFile, offset: int, buffers: Any) -> int:
+        file.store(offset, buffers)
+        stored.set()
+        assert goes_on.wait(PATIENCE)
+        raise OSError(errno.EIO, "not all of it")
+
+    async def main() -> None:
+        async with aio.open(volume, KEY, "r+", direct=True) as direct, aio.open(volume, KEY, "r+") as file:
+            await file.pwrite(b"mine", 0)
+            committing = store.gate("commit")
+            saving = asyncio.create_task(file.fsync())
+            await asyncio.to_thread(committing.wait_entered)
+            store.fault("write_from", act)
+            task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
+            await asyncio.to_thread(stored.wait, PATIENCE)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            goes_on.set()
+            grows = file.pwrite(b"far", len(DATA) + PAGE) if grow == "write" else file.truncate(len(DATA) + PAGE + 3)
+            growing = asyncio.create_task(grows)
+            await asyncio.to_thread(eventually, lambda: len(volume.cache.waits()) >= 2)
+            committing.open()
+            await asyncio.gather(saving, growing)
+            await file.flush()
+            assert await direct.pread(PAGE, len(DATA)) == bytes(PAGE)
+            await file.fsync()
+
+    run(main())
+    saved = store.committed(KEY)
+    assert saved is not None
+    assert saved[len(DATA) :] == bytes(PAGE) + (b"far" if grow == "write" else bytes(3))
+    assert store.violations == []
 
 
 @both

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from pagecache import ShutdownError, reconnecting
 from pagecache.engine import direct
-from pagecache.engine.file import EngineFile
 
 from .backends import PATIENCE, Gate, RecordingBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, pattern
@@ -58,80 +56,59 @@ class Extended:
         self.gate.open()
         eventually(lambda: self.old.nr_ended > ended)
 
-
-class Late:
-    """Work that waits for the token comes last: after all that the test does in its block."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
-        self._genuine = EngineFile.settle
-        self._held: list[tuple[EngineFile, Callable[[], None]]] = []
-
-    def __enter__(self) -> Self:
-        self._monkeypatch.setattr(EngineFile, "settle", lambda file, job: self._held.append((file, job)))
-        return self
-
-    def hold_no_more(self) -> None:
-        """What comes from here on is done as ever."""
-        self._monkeypatch.setattr(EngineFile, "settle", self._genuine)
-
-    def __exit__(self, *exc: object) -> None:
-        self.hold_no_more()
-        for file, job in self._held:
-            file.settle(job)
+    def answer_last(self) -> None:
+        """Nobody waits for it any more."""
+        self.answer()
+        eventually(lambda: not self.rig.volume.inodes[KEY].native.direct_count())
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
-def test_a_sync_after_a_late_answer_leaves_no_tail(monkeypatch: pytest.MonkeyPatch, landed: bool) -> None:
+def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
     """Whoever commits next cuts it off first."""
     story = Extended(landed=landed)
     story.write()
-    with Late(monkeypatch):
-        story.abort()
-        fresh = story.old.successor(lose=False)
-        story.rig.volume.reconnect(fresh)
-        story.answer()
-        Task(story.rig.volume.sync).result()
-        assert fresh.written(KEY) == OLD
+    story.abort()
+    fresh = story.old.successor(lose=False)
+    story.rig.volume.reconnect(fresh)
+    story.answer_last()
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
     story.rig.finish()
 
 
-def test_a_sync_after_a_fence_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_after_a_fence_leaves_no_tail() -> None:
     """What had landed before the fence is found by nobody else."""
     story = Extended(landed=True)
     story.write()
-    with Late(monkeypatch):
-        story.abort()
-        fresh = story.old.successor(lose=False, shared=False)
-        story.rig.volume.reconnect(fresh, fenced=True)
-        Task(story.rig.volume.sync).result()
-        assert fresh.written(KEY) == OLD
-        story.answer()
+    story.abort()
+    fresh = story.old.successor(lose=False, shared=False)
+    story.rig.volume.reconnect(fresh, fenced=True)
+    Task(story.rig.volume.sync).result()
+    assert fresh.written(KEY) == OLD
+    story.answer()
     story.rig.finish()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_what_a_later_write_has_stored_is_not_cut_off(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
+def test_what_a_later_write_has_stored_is_not_cut_off(fenced: bool) -> None:
     """The cut of the first tail comes while the next direct write is stored and not answered yet."""
     story = Extended(landed=True)
     story.write()
-    with Late(monkeypatch) as late:
-        story.abort()
-        fresh = story.old.successor(lose=False, shared=not fenced)
-        story.rig.volume.reconnect(fresh, fenced=fenced)
-        story.answer()
-        late.hold_no_more()
-        gate = Gate("write_from", KEY, 0)
+    story.abort()
+    fresh = story.old.successor(lose=False, shared=not fenced)
+    story.rig.volume.reconnect(fresh, fenced=fenced)
+    story.answer()
+    gate = Gate("write_from", KEY, 0)
 
-        def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
-            taken = file.store(offset, buffers)
-            gate.entered.set()
-            assert gate.release.wait(60)
-            return taken
+    def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
+        taken = file.store(offset, buffers)
+        gate.entered.set()
+        assert gate.release.wait(60)
+        return taken
 
-        fresh.fault("write_from", slowly)
-        writing = Task(story.file.pwrite, LATER, len(OLD))
-        gate.wait_entered()
+    fresh.fault("write_from", slowly)
+    writing = Task(story.file.pwrite, LATER, len(OLD))
+    gate.wait_entered()
     file = story.rig.volume.inodes[KEY].engine
     eventually(lambda: not file.settling and not file.native.locks()["token"])
     gate.open()
@@ -145,13 +122,13 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
 ) -> None:
     """The volume lives again when he does: what he has left is owed by then."""
     story = Extended(landed=True)
-    noticed, genuine = threading.Event(), direct._cut_tail
+    noticed, genuine = threading.Event(), direct._Sender.running
 
-    def late(file: EngineFile) -> None:
+    def late(sender: direct._Sender) -> bool:
         assert noticed.wait(60)
-        genuine(file)
+        return genuine(sender)
 
-    monkeypatch.setattr(direct, "_cut_tail", late)
+    monkeypatch.setattr(direct._Sender, "running", late)
     monkeypatch.setattr(reconnecting, "CALLERS", 0.0)  # he is not waited for
     story.write()
     story.rig.volume.abort()
@@ -166,15 +143,14 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
     story.rig.finish()
 
 
-def test_a_sync_after_an_interrupted_write_leaves_no_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_after_an_interrupted_write_leaves_no_tail() -> None:
     """Its call goes on alone, and fails when it has stored something."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
-    with Late(monkeypatch):
-        with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
-            story.file.pwrite(TAIL, len(OLD))
-        story.answer()
-        Task(story.rig.volume.sync).result()
-        assert story.old.written(KEY) == OLD
+    with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+        story.file.pwrite(TAIL, len(OLD))
+    story.answer_last()
+    Task(story.rig.volume.sync).result()
+    assert story.old.written(KEY) == OLD
     story.rig.finish()
 
 
@@ -199,26 +175,22 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
     story.rig.finish()
 
 
-def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut() -> None:
     """It would be cut with it later; nothing of it is sent, and the cut is owed once, however often it failed."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
-    with Late(monkeypatch) as late:
-        with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
-            story.file.pwrite(TAIL, len(OLD))
-        story.answer()
-        late.hold_no_more()
-        story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
-        for _ in range(3):
-            with pytest.raises(OSError, match="not now"):
-                story.file.pwrite(LATER, len(OLD))
-            with pytest.raises(OSError):
-                story.file.fsync()
-        assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
-        assert len(story.old.seen("write_from")) == 1
-        story.old.clear_faults("truncate")
-        assert story.file.pwrite(LATER, len(OLD)) == len(LATER)
+    with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
+        story.file.pwrite(TAIL, len(OLD))
+    story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
+    story.answer_last()
+    for _ in range(3):
+        with pytest.raises(OSError, match="not now"):
+            story.file.pwrite(LATER, len(OLD))
+        with pytest.raises(OSError):
+            story.file.fsync()
+    assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
+    assert len(story.old.seen("write_from")) == 1
+    story.old.clear_faults("truncate")
+    assert story.file.pwrite(LATER, len(OLD)) == len(LATER)
     Task(story.rig.volume.sync).result()
     assert story.old.written(KEY) == OLD + LATER
     story.rig.finish()

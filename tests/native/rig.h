@@ -135,6 +135,16 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	return done == 1;
 }
 
+/* What a direct write has left behind the end is cut off, by who has the token. */
+static MAYBE void cut_tail(struct file *f)
+{
+	u32 tail = pc_tail(f->inode);
+	if (tail) {
+		store_truncate(&f->store, pc_inode_remote_size(f->inode));
+		pc_tail_owed(f->inode, tail);
+	}
+}
+
 static MAYBE void run_commit(struct file *f)
 {
 	pc_inode_leaf_lock(f->inode);
@@ -142,6 +152,7 @@ static MAYBE void run_commit(struct file *f)
 	pc_inode_leaf_unlock(f->inode);
 	if (!pc_commit_begin(f->inode))
 		return;
+	cut_tail(f);
 	/* Who asked by now waits for a commit of all that he had written [2.15]. */
 	CHECK(!pc_commit_due(f->inode) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
 	if (pc_commit_due(f->inode))
@@ -429,6 +440,7 @@ static MAYBE void file_truncate(struct file *f, u64 size)
 {
 	stop_the_file(f, size, ALL);
 	EQUAL(pc_views_reserve(f->inode, size), 0);
+	cut_tail(f);
 	store_truncate(&f->store, size);
 	pc_truncate(f->inode, size, true);
 	pc_views_unreserve(f->inode);

@@ -137,6 +137,43 @@ static void check_a_call_that_failed_invalidates_too(void)
 	rig_close(&rig);
 }
 
+/* A pass runs as it is left, and what is dirtied behind it is wanted at once: that waits for the cut. [2.10, 2.17] */
+static void check_no_pass_goes_past_what_a_write_has_left(void)
+{
+	u8 bytes[PAGE];
+	struct pc_request *r, *none;
+	memset(bytes, 7, PAGE);
+	start(false);
+	EQUAL(file_write(file, 0, bytes, PAGE), 0);
+	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_write_next(file->inode, &r), 1);
+	struct write w = begin(PAGES * PAGE, (PAGES + 2) * PAGE, PC_EXCLUSIVE);
+	send(&w, 9);
+	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
+	EQUAL(pc_tail(file->inode), 0); /* all of it is acknowledged */
+	w.end += PAGE;
+	file->store.bytes[w.end - 1] = 9; /* stored, and not acknowledged */
+	file->store.size = w.end;
+	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
+	CHECK(pc_tail(file->inode));
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(file_write(file, (PAGES + 6) * PAGE, bytes, PAGE), 0);
+	pc_flush_start(file->inode, ALL, (PAGES + 6) * PAGE, ALL);
+	EQUAL(pc_write_next(file->inode, &none), 0);
+	CHECK(run_write(file, r));
+	u32 writes = file->store.writes;
+	while (pc_tail(file->inode))
+		CHECK(work(rig.volume));
+	EQUAL(file->store.writes, writes);
+	EQUAL(file->store.size, (PAGES + 2) * PAGE);
+	EQUAL(file_sync(file), 0);
+	EQUAL(file->store.size, (PAGES + 7) * PAGE);
+	EQUAL(byte_at((PAGES + 3) * PAGE - 1), 0);
+	EQUAL(file->store.bytes[(PAGES + 3) * PAGE - 1], 0);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
 static void check_local_bytes_beside_the_range_stay(void)
 {
 	u8 mine = 5;
@@ -467,6 +504,7 @@ int main(void)
 	RUN(check_an_extension_shows_with_its_bytes);
 	RUN(check_a_fill_beside_a_write_leaves_no_old_bytes);
 	RUN(check_a_call_that_failed_invalidates_too);
+	RUN(check_no_pass_goes_past_what_a_write_has_left);
 	RUN(check_local_bytes_beside_the_range_stay);
 	RUN(check_who_may_share);
 	RUN(check_what_a_direct_read_takes_from_memory);
