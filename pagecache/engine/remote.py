@@ -198,7 +198,6 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
         take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         return stat, True
-    file.tails.owe()  # or what is no part of the file would count as theirs
     file.owed.pay_now()  # what was published of our truncates and holes is part of what the other version becomes
     file.native.base_asked()
     stat = file.opened().stat()

@@ -51,7 +51,9 @@ class Tails:
         return tail != 0
 
     def settle(self) -> None:
-        """The token is held, on a thread of the volume: what is noted is owed and paid, or the log says why not."""
+        """The token is held, on a thread of the volume: before anything else that needs it, what is noted is owed and
+        paid; or the log says why not.
+        """
         file = self._file
         try:
             if self.owe():
@@ -63,7 +65,7 @@ class Tails:
 
     def outlast(self) -> None:
         """Wait until `settle` has had its turn. For who has just left a tail, and has the inode lock still."""
-        self._file.settled(self.owe)
+        self._file.settled(lambda: None)
 
     def cut(self) -> None:
         """Return once nothing is left behind the end. The caller holds the inode lock, and sends nothing yet.
@@ -71,8 +73,4 @@ class Tails:
         Raises:
             OSError: the backend refuses the cut; it stays owed. ShutdownError: the volume was aborted.
         """
-        self._file.settled(self._cut)
-
-    def _cut(self) -> None:
-        self.owe()
-        self._file.owed.pay_now()
+        self._file.settled(self._file.owed.pay_now)  # what `settle` could not
