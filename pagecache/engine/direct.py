@@ -11,7 +11,8 @@ A direct write decides which lock it needs, takes it and decides again:
 
 Its pieces are sent by threads of the volume. The caller waits; when he is interrupted, what runs goes on and keeps lock
 and count until it has returned (op_direct.c). What it stored is uncommitted: the next fsync commits it, a commit that
-fails, or a reconnect before one, is a loss. A write during which a commit failed is sent again.
+fails, or a reconnect before one, is a loss. A write during which a commit failed is sent again. What one that
+fails has stored behind the end is cut off before anything else is sent (tails.py).
 
 Where memory is what makes bytes safe or whole (write units, objects that a commit publishes, staged bytes), and for
 what is not aligned, direct I/O is buffered I/O with a hand-over: `Write.buffered` says so, and nothing has happened.

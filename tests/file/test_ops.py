@@ -63,7 +63,7 @@ def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"x" * PAGE, PAGE)
     file.fsync(timeout=20)
-    assert outcomes == [None]
+    eventually(lambda: outcomes == [None])  # the thread that sent it comes to that after the fsync was woken
     assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
     assert rig.volume.failed() == []
     assert len(refused) == 1
