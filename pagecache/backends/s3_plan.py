@@ -119,17 +119,20 @@ class Extents:
 
     Args:
         size: bytes, all of them of the version that was opened.
+
+    Attributes:
+        uncut: bytes of that version that no cut has reached.
     """
 
     def __init__(self, size: int = 0) -> None:
         self._pieces: Any = SortedDict()  # begin: piece; they cover [0, size)
-        self.size = size
+        self.size = self.uncut = size
         if size:
             self._pieces[0] = Piece(0, size, OLD, 0)
 
     def copy(self) -> Extents:
         made = Extents()
-        made._pieces, made.size = self._pieces.copy(), self.size
+        made._pieces, made.size, made.uncut = self._pieces.copy(), self.size, self.uncut
         return made
 
     def __iter__(self) -> Iterator[Piece]:
@@ -155,8 +158,24 @@ class Extents:
         replaced = self._clear(size, self.size) if size < self.size else []
         if size > self.size:
             self._join(self.size, size, ZEROS, 0)
-        self.size = size
+        self.size, self.uncut = size, min(self.uncut, size)
         return replaced
+
+    def older(self, piece: Piece) -> list[Piece]:
+        """What of a piece can be read: of parts and of what is lost, the bytes that were there before."""
+        if not isinstance(piece.source, Part | Lost):
+            return [piece]
+        edge = min(max(self.uncut, piece.begin), piece.end)
+        spans = ((piece.begin, edge, OLD, piece.begin), (edge, piece.end, ZEROS, 0))
+        return [Piece(begin, end, source, at) for begin, end, source, at in spans if begin < end]
+
+    def forget(self) -> bool:
+        """What is lost is what was there before. Returns whether anything was."""
+        lost = [piece for piece in self._pieces.values() if piece.source == LOST]
+        for piece in lost:
+            for older in self.older(piece):
+                self.put(older.begin, older.end, older.source, older.at)
+        return bool(lost)
 
     def lose(self, upload: str | None = None) -> None:
         """The parts of this upload, or of all, are not to be had any more."""
@@ -223,6 +242,7 @@ class Sizes:
         parts: most parts of an upload.
         direct: units from the start of the object that are sent as they come.
         zeros: units of zeros from which on an object of zeros is made to be copied.
+        copies: whether the server copies parts at all.
     """
 
     part: int = 8 * MiB
@@ -231,6 +251,7 @@ class Sizes:
     parts: int = 10_000
     direct: int = 6_000
     zeros: int = 2
+    copies: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,11 +334,11 @@ def _steps(extents: Extents, sizes: Sizes, copied: int) -> Iterator[Copy | Send 
         if isinstance(piece.source, Part) and (piece.begin, piece.end) == (pos, unit_end):
             yield Sent(0, pos, unit_end, piece.source.etag)
             pos = unit_end
-        elif isinstance(piece.source, Old | Staged) and stop > pos:
+        elif sizes.copies and isinstance(piece.source, Old | Staged) and stop > pos:
             end = min(stop, pos + copied)
             yield Copy(0, pos, end, piece.source, piece.at + pos - piece.begin)
             pos = end
-        elif piece.source == ZEROS and stop > pos and zeros >= sizes.zeros:
+        elif sizes.copies and piece.source == ZEROS and stop > pos and zeros >= sizes.zeros:
             yield Copy(0, pos, unit_end, ZEROS, 0)
             pos = unit_end
         else:
@@ -362,7 +383,7 @@ def _joined(far: list[Copy | Send], sizes: Sizes) -> list[Step]:
             groups[-1].append(step)
         if len(groups) <= numbers:
             break
-        if each >= min(len(far), sizes.parts):
+        if not sizes.copies or each >= min(len(far), sizes.parts):
             what = f"{far[-1].end} bytes need more than {sizes.parts} parts of at most {sizes.part_most} bytes"
             raise OSError(errno.EFBIG, what)
         each = min(each * 2, sizes.parts)
