@@ -34,7 +34,8 @@ from ..config import Size, parse_size, with_overrides
 from ..errors import Key
 from .protocol import Backend, BackendLimits, ObjectStat
 from .s3_assembly import side_by_side
-from .s3_calls import Bucket, NoETag, Stored, Told, Upload
+from .s3_calls import Bucket, Stored, Upload
+from .s3_errors import NoETag, Told, unclear
 from .s3_object import S3File
 from .s3_plan import Sizes
 
@@ -47,6 +48,8 @@ LEFT_AFTER = 86400.0
 """Seconds."""
 RENAMED_MAX = 1 << 16
 LEAST = 5 << 20
+SKEW = 2.0
+"""Seconds: servers tell the time of an upload in whole ones."""
 STALE = '"00000000000000000000000000000000"'
 
 
@@ -146,6 +149,8 @@ class S3Backend(Backend):
         self._numbers = itertools.count(1)
         self._dead: set[str] = set()  # private objects to be deleted
         self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
+        self._begun: set[str] = set()  # ids of uploads that are open
+        self._doubtful: dict[str, float] = {}  # name: when an upload was begun, perhaps
 
     # ---------------------------------------------------------------- keys
 
@@ -311,7 +316,14 @@ class S3Backend(Backend):
 
     def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
         """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
-        upload = self.bucket.create(name, extra)
+        before = time.monotonic()
+        try:
+            upload = self.bucket.create(name, extra)
+        except OSError as error:
+            if unclear(error):
+                with self._lock:
+                    self._doubtful[name] = before
+            raise
         note = self.private_name(NOTE)
         try:
             text = json.dumps({"key": name, "upload": upload}).encode()
@@ -320,13 +332,15 @@ class S3Backend(Backend):
             self.give_up(name, upload)
             self.discard({note})
             raise
+        with self._lock:
+            self._begun.add(upload)
         return Upload(name, upload, id, note)
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete private objects, now or later: nothing depends on it."""
         with self._lock:
             self._dead.update(names)
-            waiting = bool(self._dead or self._given_up)
+            waiting = bool(self._dead or self._given_up or self._doubtful)
         if waiting:
             with contextlib.suppress(OSError):
                 self._settle_leftovers()
@@ -334,13 +348,16 @@ class S3Backend(Backend):
     def give_up(self, name: str, upload: str) -> None:
         """Abort an upload, now or later."""
         with self._lock:
+            self._begun.discard(upload)
             self._given_up.add((name, upload))
         with contextlib.suppress(OSError):
             self._settle_leftovers()
 
     def _settle_leftovers(self) -> None:
         with self._lock:
-            dead, uploads = set(self._dead), set(self._given_up)
+            dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
+        for name, since in doubtful.items():
+            self._end_doubtful(name, since)
         for name, upload in uploads:
             self.bucket.abort(name, upload)
             with self._lock:
@@ -348,6 +365,17 @@ class S3Backend(Backend):
         self.bucket.delete_all(sorted(dead))
         with self._lock:
             self._dead -= dead
+
+    def _end_doubtful(self, name: str, since: float) -> None:
+        """An upload may have been begun whose id never came: it has no parts, and began just then."""
+        for upload in self.bucket.begun_since(name, time.monotonic() - since + SKEW):
+            with self._lock:
+                known = upload in self._begun
+            if not known:
+                self.bucket.abort(name, upload)
+        with self._lock:
+            if self._doubtful.get(name) == since:
+                del self._doubtful[name]
 
     def remove_leftovers(self, older_than: float = LEFT_AFTER, *, dry_run: bool = False) -> builtins.list[str]:
         """Delete what processes that died have left: private objects, and the uploads that they have notes of.

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .s3_calls import Stored, Told
+from .s3_calls import Stored
+from .s3_errors import Told
 from .s3_plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
 
 if TYPE_CHECKING:

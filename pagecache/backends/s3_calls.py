@@ -1,13 +1,10 @@
-"""The requests to an S3 bucket, one method each, and what their errors mean.
+"""The requests to an S3 bucket, one method each.
 
 Bytes go from and to the memory of the caller. A body that is sent is a file over the caller's buffers, in the order in
 which they lie, and is not joined; ranges are read straight into them. Each body that is sent has its MD5 with it, which
 servers check; where the answer's ETag is one, it is compared here as well, because some do not.
 
-Nothing is tried twice here: who uses this knows what may be repeated. An error has an errno that says so
-(`translated`), and names what was asked, of which key, and the server's code.
-
-A request may have been carried out although its answer was an error: `unclear` says of which that can be.
+Nothing is tried twice here: who uses this knows what may be repeated. What errors mean: `s3_errors.py`.
 """
 
 from __future__ import annotations
@@ -37,8 +34,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ..errors import BackendError
+from .s3_errors import NoETag, Told, about
 
-__all__ = ["ID", "Bucket", "NoETag", "Stored", "Told", "Upload", "about", "unclear"]
+__all__ = ["ID", "Bucket", "Stored", "Upload"]
 
 ID = "pagecache-id"
 """Metadata that tells a commit of ours from everything else."""
@@ -51,108 +49,6 @@ KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", 
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-BY_CODE = {
-    "NoSuchKey": errno.ENOENT,
-    "NoSuchBucket": errno.ENXIO,
-    "NoSuchUpload": errno.ENOENT,
-    "PreconditionFailed": errno.ESTALE,
-    "InvalidRange": errno.ERANGE,
-    "EntityTooLarge": errno.EFBIG,
-    "KeyTooLongError": errno.ENAMETOOLONG,
-    "QuotaExceeded": errno.ENOSPC,
-    "XMinioStorageFull": errno.ENOSPC,
-    "NotImplemented": errno.ENOTSUP,
-    "MethodNotAllowed": errno.EPERM,
-    "InvalidObjectState": errno.EACCES,
-}
-BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 405: errno.EPERM, 412: errno.ESTALE,
-             413: errno.EFBIG, 416: errno.ERANGE, 501: errno.ENOTSUP, 507: errno.ENOSPC}  # fmt: skip
-TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-CODES_TO_TRY_AGAIN = frozenset(
-    {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "BadDigest", "IncompleteBody", "InternalError"}
-)
-SLOW_DOWN = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "429", "503"})
-PAUSE = 1.0
-"""Seconds: when a server that asks for less is asked again, where it does not say itself."""
-
-
-# ---------------------------------------------------------------- errors
-
-
-class Told(BackendError):
-    """An error that the server has answered.
-
-    Attributes:
-        code: the server's word for it.
-        status: of HTTP.
-    """
-
-    code: str = ""
-    status: int = 0
-
-
-class NoETag(BackendError):
-    """A good answer that does not say what was stored."""
-
-
-def unclear(error: BaseException) -> bool:
-    """Whether the request may have been carried out all the same."""
-    if isinstance(error, Told):
-        return error.status >= 500 and error.status != 501
-    return isinstance(error, OSError) and not isinstance(error, BackendError)
-
-
-def _told(error: Any, what: str) -> OSError:
-    answer = error.response
-    meta = answer.get("ResponseMetadata", {})
-    status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
-    code = str(answer.get("Error", {}).get("Code", status))
-    message = f"{what}: {code} ({status}): {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
-    number = BY_CODE.get(code) or BY_STATUS.get(status)
-    again = code in CODES_TO_TRY_AGAIN or (number is None and status in TRY_AGAIN) or status == 200
-    if again:
-        number = errno.EAGAIN if code in SLOW_DOWN or status == 409 else errno.EIO
-    after = None
-    if again and (code in SLOW_DOWN or status in (429, 503)):
-        after = PAUSE
-        with contextlib.suppress(ValueError):
-            after = float(headers.get("retry-after", PAUSE))
-    made = Told(number or errno.EINVAL, message, retry=again, retry_after=after)
-    made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a good answer
-    return made
-
-
-def _translated(error: Exception, what: str) -> OSError:
-    """An error of the client or of the server as the protocol of backends has it."""
-    if isinstance(error, exceptions.ClientError):
-        return _told(error, what)
-    text = f"{what}: {error}"
-    for classes, number in (
-        ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),
-        ((exceptions.SSLError, exceptions.ProxyConnectionError), errno.EIO),
-        (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
-        ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
-        ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError), errno.ECONNRESET),
-    ):
-        if isinstance(error, classes):
-            return OSError(number, text)
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return BackendError(errno.EACCES, text, retry=False)
-    if isinstance(error, exceptions.CredentialRetrievalError):
-        return BackendError(errno.EACCES, text, retry=True)
-    if isinstance(error, exceptions.BotoCoreError):
-        return BackendError(errno.EINVAL, text, retry=False)
-    return OSError(errno.ECONNRESET, text)
-
-
-@contextmanager
-def about(verb: str, bucket: str, name: str) -> Iterator[None]:
-    """Errors of the client become OSError, and say what was asked, and of which object."""
-    try:
-        yield
-    except (exceptions.BotoCoreError, exceptions.ClientError) as error:
-        raise _translated(error, f"{verb} of s3://{bucket}/{name}") from error
 
 
 # ---------------------------------------------------------------- bodies
@@ -471,6 +367,19 @@ class Bucket:
             if not page.get("IsTruncated"):
                 return
             asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def begun_since(self, name: str, seconds: float) -> list[str]:
+        """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
+        found = []
+        with about("ListMultipartUploads", self.bucket, name):
+            page = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name)
+            for entry in page.get("Uploads", ()):
+                age = _of_answer(page) - entry["Initiated"].timestamp()
+                if entry["Key"] == name and age <= seconds:
+                    asked = {"Bucket": self.bucket, "Key": name, "UploadId": entry["UploadId"]}
+                    if not self.client.list_parts(**asked).get("Parts"):
+                        found.append(entry["UploadId"])
+        return found
 
     # ------------------------------------------------------------ of both
 

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackendError, Key
 from .protocol import BackendFile, ObjectStat
 from .s3_assembly import Assembler
-from .s3_calls import ID, Stored, Told, Upload, unclear
+from .s3_calls import ID, Stored, Upload
+from .s3_errors import Told, keeping, send_again, unclear
 from .s3_plan import OLD, ZEROS, Extents, Held, Part, Piece, Source, Staged
 from .spool import parts_of_buffers
 
@@ -103,7 +104,7 @@ class S3File(BackendFile):
             except OSError as error:
                 if error.errno not in (errno.ESTALE, errno.ENOENT, errno.ERANGE):
                     raise
-                if self._still(turns):
+                if self._still(turns) and not self._landed_meanwhile():
                     what = f"{error.strerror or error}; the version that was opened is not there any more"
                     raise OSError(errno.ESTALE, what, self.key) from error
                 continue
@@ -132,6 +133,18 @@ class S3File(BackendFile):
         with self._lock:
             self._lock.wait_for(lambda: not self._publishing)
             return turns == self._turns
+
+    def _landed_meanwhile(self) -> bool:
+        """Whether what is stored is a commit of ours that was not heard of, and has been taken as that now."""
+        with self._lock:
+            attempts = set(self._attempts)
+        if not attempts:
+            return False
+        stored = self._bucket.head(self.name)
+        if stored is None or stored.id not in attempts:
+            return False
+        self._land(stored)
+        return True
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """What a commit has taken meanwhile is read from the object; of what was rolled back there is nothing left."""
@@ -192,10 +205,9 @@ class S3File(BackendFile):
             if error.code != "NoSuchUpload":
                 raise
             self._lose(upload)
-            what = f"{error.strerror}; what was sent to it is sent again"
-            raise BackendError(errno.EAGAIN, what, retry=True, retry_after=0.0) from error
+            raise send_again(error.strerror) from error
         if not self._put(begin, end, Part(upload.upload, number, etag), upload):
-            raise BackendError(errno.EAGAIN, f"the upload of {self.key!r} was given up", retry=True, retry_after=0.0)
+            raise send_again(f"the upload of {self.key!r} was given up")
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """One private object each time."""
@@ -281,6 +293,8 @@ class S3File(BackendFile):
                 self._publishing = True
             try:
                 self._commit()
+            except OSError as error:
+                raise keeping(error) from error
             finally:
                 with self._lock:
                     self._publishing = False
@@ -297,8 +311,7 @@ class S3File(BackendFile):
         with self._lock:
             forgotten = [extents.forget() for extents in (self._extents, *self._attempts.values())]
         if any(forgotten):
-            what = f"some of {self.key!r} was sent to an upload that is gone, or was cut since; it is sent again"
-            raise BackendError(errno.EAGAIN, what, retry=True, retry_after=0.0)
+            raise send_again(f"some of {self.key!r} was sent to an upload that is gone, or was cut since")
         assembler = Assembler(self._backend, self.name, self._base, self._extents.copy(), self._read_piece)
         try:
             put = assembler.is_one_put()
@@ -332,7 +345,7 @@ class S3File(BackendFile):
         upload = self._opened_upload()
         if upload.name != self.name:
             self._lose(upload)
-            raise BackendError(errno.EAGAIN, f"{self.key!r} was renamed: sent again", retry=True, retry_after=0.0)
+            raise send_again(f"{self.key!r} was renamed")
         try:
             parts = assembler.parts(upload.upload)
             assembler.check_base()
@@ -369,7 +382,7 @@ class S3File(BackendFile):
         """An error before the publishing request: of the upload, of what is copied, or of something else."""
         if error.code == "NoSuchUpload" or error.status == 409:
             self._lose(upload)
-            return BackendError(errno.EAGAIN, f"{error.strerror}: sent again", retry=True, retry_after=0.0)
+            return send_again(error.strerror)
         return error
 
     def _judged(self, error: OSError, id: str, upload: Upload | None) -> Stored:
@@ -387,21 +400,24 @@ class S3File(BackendFile):
             stored = self._bucket.head(self.name)
         except OSError as unknown:
             self._attempted(id, upload)
-            raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=not gone) from unknown
+            if gone and upload is not None:
+                self._lose(upload)
+                raise send_again(f"{error}; then {unknown}") from unknown
+            raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
             with self._lock:
                 self._upload = None
             return stored
         if stored is not None and stored.id in self._attempts:
             self._land(stored)
-            raise BackendError(errno.EAGAIN, "an earlier commit was carried out", retry=True, retry_after=0.0)
+            raise send_again("an earlier commit was carried out")
         if refused or not self._is_base(stored):
             raise self._conflict(stored) from error
         if not gone:
             self._attempted(id, upload)
         if upload is not None and (gone or upload.failures >= REPEATS_MAX):
             self._lose(upload)
-            raise BackendError(errno.EAGAIN, f"{error}; sent again", retry=True, retry_after=0.0) from error
+            raise send_again(error) from error
         after = told.retry_after if told is not None else None
         raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
