@@ -381,7 +381,7 @@ class S3Backend(Backend):
         """Delete what processes that died have left: private objects, and the uploads that they have notes of.
 
         Args:
-            older_than: seconds since a session has stored anything; of a session that lives, nothing may be lost.
+            older_than: seconds since a session has stored anything, by the server's clock. 0: all but this one.
             dry_run: say what there is, and leave it.
 
         Returns:
@@ -391,10 +391,10 @@ class S3Backend(Backend):
         sessions: dict[str, builtins.list[tuple[str, Stored]]] = {}
         for name, stored in self.bucket.names(top):
             sessions.setdefault(name[len(top) :].partition("/")[0], []).append((name, stored))
-        removed = []
+        removed, now = [], self.bucket.check_bucket()
         for session, objects in sessions.items():
             newest = max(stored.mtime or 0.0 for _, stored in objects)
-            if session == self._session or time.time() - newest < older_than:
+            if session == self._session or (older_than and now - newest < older_than):
                 continue
             for name, stored in objects:
                 if name.endswith(NOTE) and (upload := self._noted(name, stored)):

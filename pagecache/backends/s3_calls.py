@@ -212,13 +212,15 @@ class Bucket:
         size = int(answer["ContentLength"])
         return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
 
-    def check_bucket(self) -> None:
-        """Raises:
-        OSError: there is none, or it may not be looked at.
+    def check_bucket(self) -> float:
+        """The time of the server, in seconds since 1970.
+
+        Raises:
+            OSError: ENXIO, there is no such bucket; EACCES, it may not be looked at.
         """
         with about("HEAD", self.bucket, ""):
             try:
-                self.client.head_bucket(Bucket=self.bucket)
+                return _of_answer(self.client.head_bucket(Bucket=self.bucket))
             except exceptions.ClientError as error:
                 if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
                     what = f"HEAD of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"

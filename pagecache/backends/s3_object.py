@@ -46,7 +46,7 @@ __all__ = ["S3File"]
 
 TIDY_AFTER = 64
 """Private objects that nothing is read from any more, before they are deleted."""
-REPEATS_MAX = 2
+REPEATS_MAX = 3
 """Completions of one upload that fail without a reason, before it is taken for dead."""
 
 
@@ -213,9 +213,11 @@ class S3File(BackendFile):
         """One private object each time."""
         name = self._backend.private_name()
         length = sum(map(len, buffers))
-        with self._lock:
-            self._private.add(name)
-        self._bucket.put(name, buffers, {}, condition={})
+        try:
+            self._bucket.put(name, buffers, {}, condition={})
+        except BaseException:
+            self._backend.discard({name})  # it may be stored
+            raise
         self._put(offset, offset + length, Staged(name))
         self._tidy()
         return length
@@ -225,6 +227,8 @@ class S3File(BackendFile):
             if upload is not None and upload is not self._upload:
                 return False
             self._changed, self._rolled_back, self._committed = True, False, False
+            if isinstance(source, Staged):
+                self._private.add(source.name)
             for extents in (self._extents, *self._attempts.values()):
                 extents.put(begin, end, source)
         return True
@@ -437,7 +441,7 @@ class S3File(BackendFile):
         if not self._is_base(stored):
             raise self._conflict(stored)
         upload = self._upload
-        if upload is not None and any(not _is_old(e) for e in self._attempts.values()):
+        if upload is not None and not _is_old(self._attempts.get(upload.id, Extents())):
             self._lose(upload)  # its id is that of other bytes
 
     def _land(self, stored: Stored) -> None:
