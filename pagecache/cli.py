@@ -6,6 +6,7 @@
     pagecache drain SOCKET...   have a running program save what it has written so far, and see that it does
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
     pagecache check-backend     whether a backend of yours keeps its promises, and which limits suit it
+    pagecache s3-clean URL      remove what programs that died have left in a bucket
 
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
 document on stdout wherever a table is printed for a person; progress and complaints go to stderr. Nothing heavy is
@@ -388,6 +389,47 @@ def stress(
             leave(ending.status, hung=True)
     print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
     leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
+
+
+@main.command("s3-clean")
+@click.argument("url", metavar="URL")
+@click.option(
+    "--older-than", metavar="TIME", default="24h", show_default=True, help="Since a program has stored anything there."
+)
+@click.option("--dry-run", is_flag=True, help="Say what there is, and leave it.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
+    """Remove what programs that died have left in a bucket: private objects, and the uploads they have notes of.
+
+    URL is that of the volume: s3://BUCKET/PREFIX?endpoint=URL. Nothing of other programs is touched, and nothing of one
+    that has stored something in that time. What a program that still runs has staged is lost when it is removed. An
+    upload that was begun right before the program died may have no note: a lifecycle rule of the bucket ends those.
+    Exit status: 0 done, 1 the server refused something, 2 wrong usage.
+    """
+    from pagecache.backends import backend_from_url
+    from pagecache.stress.plan import seconds
+
+    try:
+        age = 0.0 if older_than in ("0", "0s") else seconds(older_than, "--older-than")
+        backend: Any = backend_from_url(url)
+        if not hasattr(backend, "bucket"):
+            raise ValueError(f"{url!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    try:
+        removed = backend.remove_leftovers(age, dry_run=dry_run)
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        interrupted("what was not removed yet is left; the command may be given again")
+    finally:
+        backend.close()
+    if as_json:
+        print_json({"url": url, "older_than": age, "dry_run": dry_run, "removed": removed})
+        return
+    for name in removed:
+        click.echo(name)
+    click.echo(f"{'would remove' if dry_run else 'removed'} {len(removed)}")
 
 
 def leave(status: int, *, hung: bool) -> NoReturn:

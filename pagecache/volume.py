@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from . import ending, lifetimes, naming, opening, reconnecting, revising
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from .cache import PageCache
 
 __all__ = ["Volume"]
+
+LISTED_AT_ONCE = 1000
+"""Objects: as many as stores of objects give in one answer."""
 
 
 class Volume:
@@ -232,15 +236,26 @@ class Volume:
         return True
 
     def list(self, prefix: str = "") -> Iterator[FileStat]:
-        """The stored objects whose key starts with `prefix`."""
+        """The stored objects whose key starts with `prefix`; the backend is asked for some at a time."""
         self.check_alive()
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
-        for stat in self.engine.call(lambda: [*self.engine.backend.list(prefix)], "list"):
-            inode = None
-            if stat.key is not None and stat.kind == "file":
-                inode = self.inode_at(self.canonical(stat.key))
-            yield self._file_stat(stat, inode)
+        rest: Iterator[ObjectStat] | None = None
+        some: builtins.list[ObjectStat] = []
+
+        def next_page() -> None:
+            nonlocal rest
+            rest = rest or iter(self.engine.backend.list(prefix))
+            some[:] = islice(rest, LISTED_AT_ONCE)
+
+        while rest is None or len(some) == LISTED_AT_ONCE:
+            self.engine.call(next_page, "list")
+            for stat in some:
+                inode = None
+                if stat.key is not None and stat.kind == "file":
+                    inode = self.inode_at(self.canonical(stat.key))
+                yield self._file_stat(stat, inode)
+            self.check_alive()
 
     def remove(self, key: Key) -> None:
         """Take the name away. Open handles keep working; what was not written back stays readable through them and is

@@ -21,6 +21,7 @@ from .url import backend_from_url
 
 if TYPE_CHECKING:
     from .fsspec import FsspecBackend as FsspecBackend
+    from .s3 import S3Backend as S3Backend
 
 __all__ = [
     "AsyncBackend",
@@ -44,4 +45,8 @@ def __getattr__(name: str) -> Any:
         from .fsspec import FsspecBackend as FsspecBackend
 
         return FsspecBackend
+    if name == "S3Backend":
+        from .s3 import S3Backend as S3Backend
+
+        return S3Backend
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

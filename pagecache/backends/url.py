@@ -2,11 +2,12 @@
 
     memory:            objects in this process
     dir:PATH           files below a directory that exists
+    s3://BUCKET/PREFIX objects of a bucket; `?endpoint=URL` for a service other than AWS; needs the extra `s3`
     fsspec:URL         objects of any file system of fsspec, such as fsspec:s3://bucket/folder; needs the extra `fsspec`
     SCHEME:...         whatever an installed package registered under the entry-point group `pagecache.backends`
 
 An entry point names a callable, called as `callable(url, **options)`. Schemes that belong to this package but need an
-extra are known here, so that the error says what to install instead of "unknown".
+extra are known here all the same: their error says what to install.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from .protocol import AsyncBackend, Backend
 __all__ = ["as_backend", "backend_from_url", "check_mirror"]
 
 GROUP = "pagecache.backends"
-EXTRAS = {"s3": "s3"}  # scheme: extra of this package
 
 
 def _memory(url: str, **options: Any) -> Backend:
@@ -48,7 +48,20 @@ def _fsspec(url: str, **options: Any) -> Backend | AsyncBackend:
     return made
 
 
-BUILT_IN: dict[str, Callable[..., Backend | AsyncBackend]] = {"memory": _memory, "dir": _directory, "fsspec": _fsspec}
+def _s3(url: str, **options: Any) -> Backend:
+    try:
+        from .s3 import backend_from_s3_url
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{url!r}: {error}") from error
+    return backend_from_s3_url(url, **options)
+
+
+BUILT_IN: dict[str, Callable[..., Backend | AsyncBackend]] = {
+    "memory": _memory,
+    "dir": _directory,
+    "fsspec": _fsspec,
+    "s3": _s3,
+}
 
 
 def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
@@ -73,10 +86,7 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
     if colon and scheme in registered:
         backend: Backend | AsyncBackend = registered[scheme].load()(url, **options)
         return backend
-    known = ", ".join(f"{name}:" for name in sorted(BUILT_IN.keys() | registered.keys() | EXTRAS.keys()))
-    if colon and scheme in EXTRAS:
-        need = f"{scheme}: is not part of this installation; it needs the extra 'pagecache[{EXTRAS[scheme]}]'"
-        raise ValueError(f"{url!r}: {need} (known schemes: {known})")
+    known = ", ".join(f"{name}:" for name in sorted(BUILT_IN.keys() | registered.keys()))
     what = f"no backend for the scheme {scheme + ':'!r}" if colon else "not a URL of the form SCHEME:REST"
     raise ValueError(f"{url!r}: {what} (known schemes: {known})")
 

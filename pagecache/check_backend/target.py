@@ -14,7 +14,7 @@ from typing import Any
 
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import Backend, BackendLimits
-from pagecache.backends.url import BUILT_IN, EXTRAS, GROUP, backend_from_url
+from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url
 from pagecache.engine.loop import CacheLoop, blocking
 from pagecache.engine.park import Park
 
@@ -88,7 +88,7 @@ class Target:
         self._shared: bool | None = None
         self._factory: Callable[[], Any]
         scheme, colon, rest = name.partition(":")
-        if colon and scheme in BUILT_IN.keys() | EXTRAS.keys() | {point.name for point in entry_points(group=GROUP)}:
+        if colon and scheme in BUILT_IN.keys() | {point.name for point in entry_points(group=GROUP)}:
             self._factory = lambda: backend_from_url(name, **options)
         elif scheme == PYTHON:
             self._factory = self._from_module(rest)
@@ -133,7 +133,7 @@ class Target:
         if not path and all(part.isidentifier() for part in module_name.split(".")):
             if colon or self.name.startswith(f"{PYTHON}:"):
                 return f"{self.name!r}: which factory of {module_name}? Write {PYTHON}:{module_name}:factory"
-        known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | EXTRAS.keys() | self.more))
+        known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | self.more))
         schemes = [scheme for scheme in ("dir", "path") if scheme == "dir" or scheme in self.more]
         folder = os.path.isdir(self.name)
         meant = f"; did you mean {' or '.join(f'{scheme}:{self.name}' for scheme in schemes)}?" if folder else ""

@@ -20,7 +20,7 @@ from functools import partial
 
 from ..backends.protocol import Backend, BackendFile
 from .checks import each, raises, same, skip
-from .conformance_base import content, read, supported, together, write
+from .conformance_base import commit, content, read, supported, together, write
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
 from .conformance_staged import StagedPromises
@@ -177,9 +177,9 @@ class BackendConformance(NamePromises, BytePromises, StagedPromises):
                 model[offset:end] = bytes(max(0, end - offset))
                 file.punch_hole(offset, length)
             else:
-                file.commit()
+                commit(backend, file, model)
                 file = opened(0) if verb == "reopen" else file
                 same(backend.stat(self.make_key(0)).size, len(model))
                 same(read(backend, file, 0, len(model) + unit), model)
-        file.commit()
+        commit(backend, file, model)
         same(read(backend, opened(0), 0, len(model) + unit), model)

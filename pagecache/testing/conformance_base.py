@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits
-from ..errors import Key
+from ..errors import BackendError, Key
 from .checks import fixture, skip
 
-__all__ = ["ConformanceBase", "content", "limits_of", "read", "supported", "together", "transfer", "write"]
+__all__ = ["ConformanceBase", "commit", "content", "limits_of", "read", "supported", "together", "transfer", "write"]
 
 ZERO_ANSWERS_MAX = 3
 
@@ -93,6 +93,18 @@ def together(works: list[Callable[[], None]]) -> None:
         assert not thread.is_alive(), "a call to the backend did not return within a minute"
     if failed:
         raise failed[0]
+
+
+def commit(backend: Backend, file: BackendFile, data: bytes | bytearray) -> None:
+    """A commit that fails may forget what was acknowledged; the cache sends it again."""
+    try:
+        file.commit()
+    except BackendError as error:
+        if not error.retry:
+            raise
+        if not error.kept:
+            write(backend, file, 0, bytes(data))
+        file.commit()
 
 
 class ConformanceBase:

@@ -196,7 +196,7 @@ def test_a_call_that_hangs_is_named_and_the_rest_goes_on() -> None:
         ("a b:c", "is neither a URL"),
         ("no.such.module:f", "no module 'no.such.module'"),
         (f"{GIVEN}:nothing", f"{GIVEN} has no 'nothing'"),
-        ("s3://bucket", "needs the extra 'pagecache[s3]'"),
+        ("s3:bucket", "it is not of the form s3://BUCKET/PREFIX?endpoint=URL"),
         ("dir:/no/such/directory", "no backend could be made"),
         ("memory:x", "nothing may follow 'memory:'"),
         (f"{GIVEN}:raises", "no backend could be made: RuntimeError: no password"),

@@ -3,6 +3,7 @@
 server       moto, then ministack: what every object store does
 moto, ministack, rclone        that one; rclone's is skipped where its program is not installed
 bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
+proxy        in front of `server`: slow and unreliable as told, and counting
 new_server   starts one for this test alone, to be stopped and started again
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from pagecache.testing.proxy import FaultyProxy
 
 from .servers import BOTH, ENVIRONMENT, Bucket, Server, missing, new_bucket
 
@@ -82,3 +85,10 @@ def new_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
     yield start
     for one in servers:
         one.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultyProxy]:
+    """In front of `server`."""
+    with FaultyProxy(server.endpoint) as made:
+        yield made

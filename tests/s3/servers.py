@@ -28,7 +28,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 __all__ = ["BOTH", "ENVIRONMENT", "KINDS", "Bucket", "Server", "missing", "new_bucket"]
 
@@ -45,6 +47,7 @@ ENVIRONMENT = {
 }
 """What clients in this process have to find, whatever the machine is set up for."""
 
+LOADER = create_loader()  # the descriptions of the service are read once
 READY = re.compile(rb"http://127\.0\.0\.1:(\d+)")
 START_MAX = 120.0  # seconds: a machine that is busy with other things
 PRIVATE = ".pagecache/"
@@ -193,7 +196,9 @@ class Server:
             options: of botocore's Config.
         """
         plain = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}, "max_pool_connections": 32}
-        made = boto3.session.Session().client(
+        session = botocore.session.Session()
+        session.register_component("data_loader", LOADER)
+        made = boto3.session.Session(botocore_session=session).client(
             "s3",
             endpoint_url=endpoint or self.endpoint,
             aws_access_key_id=ACCESS_KEY,

@@ -1,0 +1,206 @@
+"""The requests of one commit, carried out: parts side by side, with daemon threads that end with it.
+
+What the server has is copied by it, on the condition that it still is the version that was opened. What is mixed is
+gathered into memory of a unit for each request in flight. Where a server is known not to heed a condition, the
+version is compared right before the publishing request instead, which leaves a moment in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from .s3_calls import Stored
+from .s3_errors import Told
+from .s3_plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
+
+if TYPE_CHECKING:
+    from .s3 import S3Backend
+
+__all__ = ["Assembler", "side_by_side"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+SMALL = 1 << 20
+"""Bytes: an object that is cut to less is read and stored, which takes two requests, not copied, which takes more."""
+
+
+class Assembler:
+    """One commit of one object.
+
+    Args:
+        base: the version that it replaces.
+        extents: where the bytes of the next one are.
+        read: fills buffers with a piece; may be short.
+
+    Attributes:
+        made: private objects that were made for this.
+    """
+
+    def __init__(
+        self,
+        backend: S3Backend,
+        name: str,
+        base: Stored | None,
+        extents: Extents,
+        read: Callable[[Piece, Sequence[memoryview]], int],
+    ) -> None:
+        self._backend, self._bucket = backend, backend.bucket
+        self._honours = backend.honours()
+        self._name, self._base = name, base
+        self._extents, self._read = extents, read
+        self.size = extents.size
+        self.made: set[str] = set()
+        self._zeros = ""
+
+    # ---------------------------------------------------------------- conditions
+
+    def condition(self, of: Literal["put", "complete"]) -> dict[str, str]:
+        """That what is stored is the base."""
+        if not (self._honours.put if of == "put" else self._honours.complete):
+            return {}
+        return {"IfNoneMatch": "*"} if self._base is None else {"IfMatch": self._base.etag}
+
+    def check_base(self) -> None:
+        """Compare what is stored with the base, where a server does not do it.
+
+        Raises:
+            OSError: ESTALE, it is another version.
+        """
+        if self._honours.everything:
+            return
+        stored = self._bucket.head(self._name)
+        same = stored is None if self._base is None else stored is not None and stored.etag == self._base.etag
+        if not same:
+            found = "no object" if stored is None else f"version {stored.version}"
+            raise OSError(errno.ESTALE, f"{found} is stored where another was opened", self._name)
+
+    # ---------------------------------------------------------------- as one request
+
+    def is_one_put(self) -> bool:
+        pieces = list(self._extents)
+        if self.size > self._backend.sizes.part or any(isinstance(piece.source, Part) for piece in pieces):
+            return False
+        there = all(isinstance(piece.source, Old) for piece in pieces)
+        return not there or self.size <= SMALL or not self._honours.copies
+
+    def bytes_of_all(self) -> memoryview:
+        return self._gathered(list(self._extents), 0, self.size)
+
+    def _gathered(self, pieces: Sequence[Piece], begin: int, end: int) -> memoryview:
+        """Their bytes, in memory of its own."""
+        room = memoryview(bytearray(end - begin))
+        for piece in pieces:
+            at = piece.begin
+            while at < piece.end:
+                if isinstance(piece.source, Zeros):
+                    break
+                moved = self._read(piece.within(at, piece.end), [room[at - begin : piece.end - begin]])
+                if not moved:
+                    raise OSError(errno.EIO, f"[{at}, {piece.end}) of what was stored is not there", self._name)
+                at += moved
+        return room
+
+    # ---------------------------------------------------------------- as parts
+
+    def parts(self, upload: str) -> list[tuple[int, str]]:
+        """All parts are with the server; returns their numbers and etags."""
+        steps = assembly(self._extents, replace(self._backend.sizes, copies=self._honours.copies))
+        return self._carried_out(steps, self._name, upload)
+
+    def _carried_out(self, steps: Sequence[Step], name: str, upload: str) -> list[tuple[int, str]]:
+        if not self._zeros and any(isinstance(step, Copy) and step.source == ZEROS for step in steps):
+            self._zeros = self._private()
+            self._bucket.put(self._zeros, [memoryview(bytes(self._backend.sizes.part))], {}, condition={})
+
+        def carry_out(step: Step) -> tuple[int, str]:
+            return step.number, self._part(step, name, upload)
+
+        return side_by_side(carry_out, steps, int(self._backend.limits.max_inflight))
+
+    def _part(self, step: Step, name: str, upload: str) -> str:
+        match step:
+            case Sent():
+                return step.etag
+            case Send():
+                if len(step.pieces) == 1 and isinstance(held := step.pieces[0].source, Held):
+                    piece = step.pieces[0]
+                    buffer = memoryview(held.data)[piece.at : piece.at + piece.end - piece.begin]
+                else:
+                    buffer = self._gathered(step.pieces, step.begin, step.end)
+                return self._bucket.send(name, upload, step.number, [buffer])
+            case Join():
+                return self._joined(step, name, upload)
+            case Copy():
+                return self._copied(step, name, upload)
+
+    def _copied(self, step: Copy, name: str, upload: str) -> str:
+        source, etag = self._name, self._base.etag if self._base is not None else None
+        if isinstance(step.source, Staged):
+            source, etag = step.source.name, None
+        elif isinstance(step.source, Zeros):
+            source, etag = self._zeros, None
+        end = step.at + step.end - step.begin
+        try:
+            return self._bucket.copy(name, upload, step.number, source, step.at, end, etag)
+        except Told as error:
+            missing = error.status == 404 and error.code not in ("NoSuchUpload", "NoSuchBucket")
+            if missing and isinstance(step.source, Old):
+                raise OSError(errno.ESTALE, f"{error.strerror}: the object was removed", self._name) from error
+            if missing:
+                raise FileNotFoundError(errno.ENOENT, f"{error.strerror}: nothing is staged any more") from error
+            raise
+
+    def _joined(self, step: Join, name: str, upload: str) -> str:
+        private = self._private()
+        inner = self._bucket.create(private, {})
+        try:
+            self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner), {})
+        except BaseException:
+            self._backend.give_up(private, inner)
+            raise
+        return self._bucket.copy(name, upload, step.number, private, 0, step.end - step.begin, None)
+
+    def _private(self) -> str:
+        name = self._backend.private_name()
+        self.made.add(name)
+        return name
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
+    """The results for all items, in their order, by at most so many threads; the first exception is raised once those
+    that run have ended.
+    """
+    waiting = list(enumerate(items))[::-1]
+    results: dict[int, R] = {}
+    failed: list[BaseException] = []
+    lock = threading.Lock()  # guards these
+
+    def run() -> None:
+        while True:
+            with lock:
+                if not waiting or failed:
+                    return
+                index, item = waiting.pop()
+            try:
+                result = work(item)
+            except BaseException as error:
+                with lock:
+                    failed.append(error)
+                return
+            with lock:
+                results[index] = result
+
+    threads: list[Any] = []
+    for _ in range(min(most, len(waiting)) - 1):
+        threads.append(threading.Thread(target=run, name="pagecache-s3", daemon=True))
+        threads[-1].start()
+    run()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return [results[index] for index in sorted(results)]

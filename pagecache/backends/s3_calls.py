@@ -1,0 +1,436 @@
+"""The requests to an S3 bucket, one method each.
+
+Bytes go from and to the memory of the caller. A body that is sent is a file over the caller's buffers, in the order in
+which they lie, and is not joined; ranges are read straight into them. Each body that is sent has its MD5 with it, which
+servers check; where the answer's ETag is one, it is compared here as well, because some do not.
+
+Nothing is tried twice here: who uses this knows what may be repeated. What errors mean: `s3_errors.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import itertools
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlencode
+
+try:
+    import boto3
+    import botocore.session
+    from botocore import exceptions
+    from botocore.config import Config
+    from botocore.loaders import create_loader
+except ModuleNotFoundError as error:
+    what = "boto3 is not installed: pip install 'pagecache[s3]'"
+    raise ModuleNotFoundError(what, name=error.name) from error
+
+from ..errors import BackendError
+from .s3_errors import NoETag, Told, about
+
+__all__ = ["ID", "Bucket", "Stored", "Upload"]
+
+ID = "pagecache-id"
+"""Metadata that tells a commit of ours from everything else."""
+DELETED_AT_ONCE = 1000
+CONNECT_TIMEOUT, READ_TIMEOUT, LONG_TIMEOUT = 10, 60, 600
+"""Seconds. Copies and completions of large objects take minutes."""
+KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
+        "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
+"""What an object has besides its bytes; it does not follow copies of parts."""
+LOADER = create_loader()
+"""The descriptions of the service are read once."""
+RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+# ---------------------------------------------------------------- bodies
+
+
+class Body:
+    """A file over several buffers, for the client to send. Reads are as short as the buffers are."""
+
+    def __init__(self, buffers: Sequence[memoryview]) -> None:
+        self._buffers = [buffer for buffer in buffers if len(buffer)]
+        self._starts = [0, *itertools.accumulate(map(len, self._buffers))]
+        self._at = self._index = 0
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, len(self))[whence]
+        self._index = next((i for i in range(len(self._buffers)) if self._starts[i + 1] > self._at), len(self._buffers))
+        return self._at
+
+    def read(self, size: int = -1) -> memoryview | bytes:
+        if size is None or size < 0:
+            return b"".join(iter(lambda: self.read(len(self)), b""))
+        if self._index == len(self._buffers):
+            return b""
+        begin = self._at - self._starts[self._index]
+        piece = self._buffers[self._index][begin : begin + size]
+        self._at += len(piece)
+        if self._at == self._starts[self._index + 1]:
+            self._index += 1
+        return piece
+
+    def close(self) -> None:
+        """Let go of the buffers: the client's errors keep what they were about."""
+        self._buffers, self._starts, self._index, self._at = [], [0], 0, 0
+
+    def digest(self) -> bytes:
+        total = hashlib.md5(usedforsecurity=False)
+        for buffer in self._buffers:
+            total.update(buffer)
+        return total.digest()
+
+
+# ---------------------------------------------------------------- objects
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A version of an object.
+
+    Attributes:
+        etag: as the server writes it.
+        size: bytes.
+        mtime: seconds since 1970; None: unknown.
+        id: of the commit that made it; "" if that was not one of ours.
+        carried: what it has besides its bytes, as arguments of the next version.
+    """
+
+    etag: str
+    size: int
+    mtime: float | None = None
+    id: str = ""
+    carried: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def version(self) -> str:
+        return self.etag.strip('"')
+
+
+@dataclass(slots=True)
+class Upload:
+    """A multipart upload to the object's own key.
+
+    Attributes:
+        name: the key that it is bound to.
+        upload: its id.
+        id: what the object will have in its metadata.
+        note: the private object that says of whom the upload is.
+        failures: completions that failed, and may have been carried out.
+    """
+
+    name: str
+    upload: str
+    id: str
+    note: str
+    failures: int = 0
+
+
+def _seconds(moment: Any) -> float | None:
+    return None if moment is None else float(moment.timestamp())
+
+
+def _of_answer(answer: Any) -> float:
+    told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    with contextlib.suppress(TypeError, ValueError):
+        return parsedate_to_datetime(told).timestamp()
+    return time.time()
+
+
+class Bucket:
+    """The requests to one bucket. Any thread may use it.
+
+    Args:
+        bucket: its name.
+        options: of `boto3.session.Session.client`.
+        session: of `boto3.session.Session`.
+        connections: most of them at once.
+        addressing: "path", "virtual" or "auto".
+    """
+
+    def __init__(
+        self, bucket: str, options: dict[str, Any], session: dict[str, Any], connections: int, addressing: str
+    ) -> None:
+        self.bucket = bucket
+        inner = botocore.session.Session()
+        inner.register_component("data_loader", LOADER)
+        made = boto3.session.Session(botocore_session=inner, **session)
+
+        def client(read_timeout: int) -> Any:
+            config = Config(
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": addressing, "payload_signing_enabled": False},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                max_pool_connections=connections,
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=read_timeout,
+            )
+            return made.client("s3", config=config, **options)
+
+        self.client, self._patient = client(READ_TIMEOUT), client(LONG_TIMEOUT)
+        for each in (self.client, self._patient):
+            for verb in ("PutObject", "UploadPart"):
+                each.meta.events.register_last(f"before-call.s3.{verb}", _at_once)
+
+    def close(self) -> None:
+        self.client.close()
+        self._patient.close()
+
+    # ------------------------------------------------------------ reading
+
+    def head(self, name: str) -> Stored | None:
+        """What is stored there; None: nothing."""
+        try:
+            with about("HEAD", self.bucket, name):
+                answer = self.client.head_object(Bucket=self.bucket, Key=name)
+        except Told as error:
+            if error.status == 404 and error.code != "NoSuchBucket":
+                return None
+            raise
+        carried = {word: answer[word] for word in KEPT if answer.get(word) is not None}
+        metadata = {word.lower(): value for word, value in answer.get("Metadata", {}).items()}
+        id = metadata.pop(ID, "")
+        if answer.get("TagCount"):
+            carried["Tagging"] = name  # asked for when it is needed
+        carried["Metadata"] = metadata
+        size = int(answer["ContentLength"])
+        return Stored(answer["ETag"], size, _seconds(answer.get("LastModified")), id, carried)
+
+    def check_bucket(self) -> float:
+        """The time of the server, in seconds since 1970.
+
+        Raises:
+            OSError: ENXIO, there is no such bucket; EACCES, it may not be looked at.
+        """
+        with about("HEAD", self.bucket, ""):
+            try:
+                return _of_answer(self.client.head_bucket(Bucket=self.bucket))
+            except exceptions.ClientError as error:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    what = f"HEAD of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
+                    raise BackendError(errno.ENXIO, what, retry=False) from error
+                raise
+
+    def tags(self, name: str) -> str:
+        """The tags of an object, as the header that gives them to another."""
+        with about("GET of the tags", self.bucket, name):
+            found = self.client.get_object_tagging(Bucket=self.bucket, Key=name)["TagSet"]
+        return urlencode([(tag["Key"], tag["Value"]) for tag in found])
+
+    def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
+        """Fill the buffers from there on; `etag`: of that version, or nothing. Returns bytes read, at least one.
+
+        Raises:
+            OSError: ESTALE, another version is stored; ENOENT; ERANGE, it ends before `begin`.
+        """
+        length = sum(map(len, buffers))
+        asked = {"IfMatch": etag} if etag else {}
+        with about("GET", self.bucket, name):
+            span = f"bytes={begin}-{begin + length - 1}"
+            answer = self.client.get_object(Bucket=self.bucket, Key=name, Range=span, **asked)
+            with contextlib.closing(answer["Body"]) as body:
+                self._check_range(answer, name, begin, length, etag)
+                return _filled(body, buffers)
+
+    def _check_range(self, answer: Any, name: str, begin: int, length: int, etag: str | None) -> None:
+        """Some servers answer with the whole object, or with another version."""
+        if etag and answer.get("ETag", etag) != etag:
+            raise OSError(errno.ESTALE, f"GET of s3://{self.bucket}/{name}: version {answer['ETag']}, not {etag}")
+        told = RANGE.fullmatch(answer.get("ContentRange") or "")
+        starts = int(told[1]) if told else 0
+        if starts != begin or int(answer["ContentLength"]) > length:
+            what = f"GET of s3://{self.bucket}/{name}: the server does not answer ranges"
+            raise BackendError(errno.EPROTO, what, retry=False)
+
+    # ------------------------------------------------------------ writing
+
+    def put(
+        self, name: str, buffers: Sequence[memoryview], extra: Mapping[str, Any], *, condition: Mapping[str, str]
+    ) -> tuple[str, float]:
+        """Store an object as a whole. Returns its etag, and when.
+
+        Raises:
+            OSError: ESTALE, the condition does not hold.
+        """
+        with self._sent("PUT", name, buffers) as (body, md5):
+            answer = self.client.put_object(
+                Bucket=self.bucket, Key=name, Body=body, ContentMD5=_base64(md5), **extra, **condition
+            )
+        return self._etag(answer, "PUT", name, md5), _of_answer(answer)
+
+    def create(self, name: str, extra: Mapping[str, Any]) -> str:
+        """Begin a multipart upload; returns its id."""
+        with about("CreateMultipartUpload", self.bucket, name):
+            answer = self.client.create_multipart_upload(Bucket=self.bucket, Key=name, **extra)
+            upload: str = answer["UploadId"]
+            return upload
+
+    def send(self, name: str, upload: str, number: int, buffers: Sequence[memoryview]) -> str:
+        """One part; returns its etag."""
+        with self._sent(f"UploadPart {number}", name, buffers) as (body, md5):
+            answer = self.client.upload_part(
+                Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number, Body=body, ContentMD5=_base64(md5)
+            )
+        return self._etag(answer, f"UploadPart {number}", name, md5)
+
+    def copy(self, name: str, upload: str, number: int, source: str, begin: int, end: int, etag: str | None) -> str:
+        """One part from [begin, end) of an object; returns its etag. ESTALE: that is another version than `etag`."""
+        asked = {"CopySourceIfMatch": etag} if etag else {}
+        with about(f"UploadPartCopy {number}", self.bucket, name):
+            answer = self._patient.upload_part_copy(
+                Bucket=self.bucket, Key=name, UploadId=upload, PartNumber=number,
+                CopySource={"Bucket": self.bucket, "Key": source}, CopySourceRange=f"bytes={begin}-{end - 1}", **asked,
+            )  # fmt: skip
+        found: str = answer.get("CopyPartResult", {}).get("ETag", "")
+        if not found:
+            what = f"UploadPartCopy {number} of s3://{self.bucket}/{name}: the answer has no ETag"
+            raise NoETag(errno.EIO, what, retry=True)
+        return found
+
+    def complete(
+        self, name: str, upload: str, parts: Sequence[tuple[int, str]], condition: Mapping[str, str]
+    ) -> tuple[str, float]:
+        """Publish an upload; returns the object's etag, and when. OSError without `retry`: it is not known whether."""
+        listed = [{"PartNumber": number, "ETag": etag} for number, etag in parts]
+        with about("CompleteMultipartUpload", self.bucket, name):
+            answer = self._patient.complete_multipart_upload(
+                Bucket=self.bucket, Key=name, UploadId=upload, MultipartUpload={"Parts": listed}, **condition
+            )
+        if not answer.get("ETag"):
+            raise OSError(errno.EIO, f"CompleteMultipartUpload of s3://{self.bucket}/{name}: the answer has no ETag")
+        return answer["ETag"], _of_answer(answer)
+
+    def abort(self, name: str, upload: str) -> None:
+        """Give an upload up; it may be gone already."""
+        try:
+            with about("AbortMultipartUpload", self.bucket, name):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
+        except Told as error:
+            if error.status != 404:
+                raise
+
+    def copy_object(self, source: str, name: str, etag: str) -> str:
+        """A copy of a whole object of at most 5 GiB; returns its etag."""
+        with about("CopyObject", self.bucket, name):
+            answer = self._patient.copy_object(
+                Bucket=self.bucket, Key=name, CopySource={"Bucket": self.bucket, "Key": source}, CopySourceIfMatch=etag
+            )
+        found: str = answer.get("CopyObjectResult", {}).get("ETag", "")
+        return found
+
+    def delete(self, name: str) -> None:
+        with about("DELETE", self.bucket, name):
+            self.client.delete_object(Bucket=self.bucket, Key=name)
+
+    def delete_all(self, names: Iterable[str]) -> None:
+        """Raises OSError for the first that was refused; those that are gone already count as deleted."""
+        rest = list(names)
+        while rest:
+            batch, rest = rest[:DELETED_AT_ONCE], rest[DELETED_AT_ONCE:]
+            if len(batch) == 1:
+                self.delete(batch[0])
+                continue
+            with about("DeleteObjects", self.bucket, batch[0]):
+                listed = {"Objects": [{"Key": name} for name in batch], "Quiet": True}
+                answer = self.client.delete_objects(Bucket=self.bucket, Delete=listed)
+            for refused in answer.get("Errors", ()):
+                if refused.get("Code") != "NoSuchKey":
+                    what = f"DeleteObjects of s3://{self.bucket}/{refused.get('Key')}: {refused.get('Code')}"
+                    raise OSError(errno.EIO, what)
+
+    # ------------------------------------------------------------ lists
+
+    def names(self, prefix: str, start_after: str = "") -> Iterator[tuple[str, Stored]]:
+        """The objects whose name begins so, a page at a time."""
+        asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        if start_after:
+            asked["StartAfter"] = start_after
+        while True:
+            with about("list", self.bucket, prefix):
+                page = self.client.list_objects_v2(**asked)
+            for entry in page.get("Contents", ()):
+                yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def begun_since(self, name: str, seconds: float) -> list[str]:
+        """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
+        found = []
+        with about("ListMultipartUploads", self.bucket, name):
+            page = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name)
+            for entry in page.get("Uploads", ()):
+                age = _of_answer(page) - entry["Initiated"].timestamp()
+                if entry["Key"] == name and age <= seconds:
+                    asked = {"Bucket": self.bucket, "Key": name, "UploadId": entry["UploadId"]}
+                    if not self.client.list_parts(**asked).get("Parts"):
+                        found.append(entry["UploadId"])
+        return found
+
+    # ------------------------------------------------------------ of both
+
+    @contextmanager
+    def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:
+        body = Body(buffers)
+        try:
+            with about(verb, self.bucket, name):
+                yield body, body.digest()
+        finally:
+            body.close()
+
+    def _etag(self, answer: Any, verb: str, name: str, md5: bytes) -> str:
+        """Of what was sent: an MD5, unless the server encrypts with keys of somebody's own."""
+        etag: str = answer.get("ETag", "")
+        if not etag:
+            raise NoETag(errno.EIO, f"{verb} of s3://{self.bucket}/{name}: the answer has no ETag", retry=True)
+        plain = etag.strip('"')
+        encrypted = answer.get("SSECustomerAlgorithm") or str(answer.get("ServerSideEncryption", "")).startswith("aws:")
+        if re.fullmatch(r"[0-9a-f]{32}", plain) and not encrypted and plain != md5.hex():
+            what = f"{verb} of s3://{self.bucket}/{name}: stored with the MD5 {plain}, sent with {md5.hex()}"
+            raise BackendError(errno.EIO, what, retry=True)
+        return etag
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _at_once(params: dict[str, Any], **_: Any) -> None:
+    """No question before a body whether it is wanted: that is a round trip each time, and the answer is nearly always
+    yes.
+    """
+    params["headers"].pop("Expect", None)
+
+
+def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
+    """What came is good even where the rest did not."""
+    done = 0
+    for buffer in buffers:
+        at = 0
+        while at < len(buffer):
+            try:
+                moved = body.readinto(buffer[at:])
+            except exceptions.BotoCoreError:
+                if not done:
+                    raise
+                return done
+            if not moved:
+                return done
+            at, done = at + moved, done + moved
+    return done

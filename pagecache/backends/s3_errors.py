@@ -1,0 +1,141 @@
+"""What the errors of an S3 client and its servers mean.
+
+Each becomes an OSError: its errno says what is wrong, the class whether trying again may help, and its text what was
+asked, of which key, and the server's word for it. A request may have been carried out although its answer was an
+error: `unclear` says of which that can be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    from botocore import exceptions
+except ModuleNotFoundError as error:
+    what = "boto3 is not installed: pip install 'pagecache[s3]'"
+    raise ModuleNotFoundError(what, name=error.name) from error
+
+from ..errors import BackendError
+
+__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "send_again", "unclear"]
+
+BY_CODE = {
+    "NoSuchKey": errno.ENOENT,
+    "NoSuchBucket": errno.ENXIO,
+    "NoSuchUpload": errno.ENOENT,
+    "PreconditionFailed": errno.ESTALE,
+    "InvalidRange": errno.ERANGE,
+    "EntityTooLarge": errno.EFBIG,
+    "KeyTooLongError": errno.ENAMETOOLONG,
+    "QuotaExceeded": errno.ENOSPC,
+    "XMinioStorageFull": errno.ENOSPC,
+    "NotImplemented": errno.ENOTSUP,
+    "MethodNotAllowed": errno.EPERM,
+    "InvalidObjectState": errno.EACCES,
+}
+BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 405: errno.EPERM, 412: errno.ESTALE,
+             413: errno.EFBIG, 416: errno.ERANGE, 501: errno.ENOTSUP, 507: errno.ENOSPC}  # fmt: skip
+TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+CODES_TO_TRY_AGAIN = frozenset(
+    {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "BadDigest", "IncompleteBody", "InternalError"}
+)
+SLOW_DOWN = frozenset({"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "429", "503"})
+PAUSE = 1.0
+"""Seconds: when a server that asks for less is asked again, where it does not say itself."""
+
+
+class Told(BackendError):
+    """An error that the server has answered.
+
+    Attributes:
+        code: the server's word for it.
+        status: of HTTP.
+    """
+
+    code: str = ""
+    status: int = 0
+
+
+class NoETag(BackendError):
+    """A good answer that does not say what was stored."""
+
+
+class SendAgain(BackendError):
+    """Something that was acknowledged is gone: the cache has it, and sends it again."""
+
+
+def send_again(why: object) -> SendAgain:
+    return SendAgain(errno.EAGAIN, f"{why}; it is sent again", retry=True, retry_after=0.0)
+
+
+def keeping(error: OSError) -> OSError:
+    """An error of a commit that has forgotten nothing, where it may be tried again: that is all it takes."""
+    if isinstance(error, BackendError):
+        error.kept |= error.retry and not isinstance(error, SendAgain)
+        return error
+    if error.errno not in (errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EIO):
+        return error
+    return BackendError(error.errno, str(error.strerror or error), retry=True, kept=True)
+
+
+def unclear(error: BaseException) -> bool:
+    """Whether the request may have been carried out all the same."""
+    if isinstance(error, Told):
+        return error.status >= 500 and error.status != 501
+    return isinstance(error, OSError) and not isinstance(error, BackendError)
+
+
+def _told(error: Any, what: str) -> OSError:
+    answer = error.response
+    meta = answer.get("ResponseMetadata", {})
+    status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
+    code = str(answer.get("Error", {}).get("Code", status))
+    message = f"{what}: {code} ({status}): {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
+    number = BY_CODE.get(code) or BY_STATUS.get(status)
+    again = code in CODES_TO_TRY_AGAIN or (number is None and status in TRY_AGAIN) or status == 200
+    if again:
+        number = errno.EAGAIN if code in SLOW_DOWN or status == 409 else errno.EIO
+    after = None
+    if again and (code in SLOW_DOWN or status in (429, 503)):
+        after = PAUSE
+        with contextlib.suppress(ValueError):
+            after = float(headers.get("retry-after", PAUSE))
+    made = Told(number or errno.EINVAL, message, retry=again, retry_after=after)
+    made.code, made.status = code, 500 if status == 200 else status  # an error in the body of a good answer
+    return made
+
+
+def _translated(error: Exception, what: str) -> OSError:
+    """An error of the client or of the server as the protocol of backends has it."""
+    if isinstance(error, exceptions.ClientError):
+        return _told(error, what)
+    text = f"{what}: {error}"
+    for classes, number in (
+        ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),
+        ((exceptions.SSLError, exceptions.ProxyConnectionError), errno.EIO),
+        (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
+        ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
+        ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError), errno.ECONNRESET),
+    ):
+        if isinstance(error, classes):
+            return OSError(number, text)
+    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return BackendError(errno.EACCES, text, retry=False)
+    if isinstance(error, exceptions.CredentialRetrievalError):
+        return BackendError(errno.EACCES, text, retry=True)
+    if isinstance(error, exceptions.BotoCoreError):
+        return BackendError(errno.EINVAL, text, retry=False)
+    return OSError(errno.ECONNRESET, text)
+
+
+@contextmanager
+def about(verb: str, bucket: str, name: str) -> Iterator[None]:
+    """Errors of the client become OSError, and say what was asked, and of which object."""
+    try:
+        yield
+    except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+        raise _translated(error, f"{verb} of s3://{bucket}/{name}") from error

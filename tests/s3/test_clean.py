@@ -1,0 +1,90 @@
+"""What a program that died has left is found and removed: all of it, nothing of others, and nothing too young."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pagecache.backends.s3 import S3Backend
+from pagecache.cli import main
+
+from .servers import Bucket
+
+DIES = """
+import os, sys
+from pagecache.backends.s3 import S3Backend
+backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
+file = backend.open("k", create=True)
+part = memoryview(bytes(8 << 20))
+file.write_from(0, [part])
+file.stage(8 << 20, [part[:1000]])
+os._exit(0)
+"""
+
+
+def clean(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["s3-clean", *arguments])
+
+
+@pytest.fixture
+def left(bucket: Bucket) -> list[str]:
+    """A process begins to write, and dies; another program has an upload and private objects of its own."""
+    command = [sys.executable, "-c", DIES, bucket.name, bucket.server.endpoint]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    found = bucket.left_behind()
+    assert len(found) == 3
+    assert len(bucket.uploads()) == 1
+    return found
+
+
+def test_leftovers_are_removed_and_nothing_else(bucket: Bucket, left: list[str]) -> None:
+    others = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="below/k")["UploadId"]
+    for key in ("below/k2", "below/.pagecached/x", "elsewhere/.pagecache/s/1"):
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+    before = sorted(bucket.keys())
+    result = clean(bucket.url("below"), "--older-than", "0s", "--dry-run")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-1] == "would remove 3"
+    assert sorted(bucket.keys()) == before
+    result = clean(bucket.url("below"), "--older-than", "0s", "--json")
+    removed = json.loads(result.output)["removed"]
+    assert [name for name in removed if name.startswith("upload of")] == ["upload of below/k"]
+    assert len(removed) == 3
+    assert sorted(bucket.keys()) == ["below/.pagecached/x", "below/k2", "elsewhere/.pagecache/s/1"]
+    assert bucket.uploads() == [("below/k", others)]
+    bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="below/k", UploadId=others)
+    bucket.client.delete_object(Bucket=bucket.name, Key="elsewhere/.pagecache/s/1")
+
+
+def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:
+    """By the clock of the server."""
+    assert clean(bucket.url("below"), "--older-than", "1h").output == "removed 0\n"
+    assert bucket.left_behind() == left
+    assert clean(bucket.url("below"), "--older-than", "0s").output.endswith("removed 3\n")
+
+
+def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
+    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint)
+    file = backend.open("k", create=True)
+    file.stage(0, [memoryview(b"mine")])
+    assert backend.remove_leftovers(0.0) == []
+    room = bytearray(4)
+    assert file.read_staged(0, [memoryview(room)]) == 4
+    assert room == b"mine"
+    backend.close()
+
+
+@pytest.mark.parametrize("arguments", [("memory:",), ("s3:bucket",), ("s3://bucket", "--older-than", "soon")])
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    assert clean(*arguments).exit_code == 2
+
+
+def test_a_bucket_that_is_not_there_is_said(bucket: Bucket) -> None:
+    result = clean(bucket.url().replace(bucket.name, "no-such-bucket"))
+    assert result.exit_code == 1
+    assert "NoSuchBucket" in result.output

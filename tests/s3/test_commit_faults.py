@@ -1,0 +1,249 @@
+"""A commit gets over whatever happens to one of its requests, publishes all or nothing, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for, name_of
+from .servers import Bucket, Server, new_bucket
+
+PART = 64 << 10
+OLD = b"".join(bytes([i]) * PART for i in range(12))
+AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
+ERROR = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
+SLOW = b"<Error><Code>SlowDown</Code><Message>planted</Message></Error>"
+SPEC = {
+    "reset": {"fault": "reset"},
+    "lost": {"fault": "lost"},
+    "midway": {"fault": "midway"},
+    "slow down": {"fault": "status", "status": 503, "body": SLOW, "headers": {"Retry-After": "0"}},
+    "error in a good answer": {"fault": "status", "status": 200, "body": ERROR},
+}
+WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
+
+
+@pytest.fixture
+def bucket(ministack: Server) -> Iterator[Bucket]:
+    """On the server that heeds every condition, and takes small parts."""
+    with new_bucket(ministack) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(ministack: Server) -> Iterator[FaultyProxy]:
+    with FaultyProxy(ministack.endpoint) as made:
+        yield made
+
+
+@pytest.fixture
+def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+    """Through the proxy, with parts of 64 KiB."""
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=Conditions())
+    with PageCache("1MiB", retry=AGAIN) as cache:
+        volume = cache.attach(backend)
+        yield volume
+        proxy.rules.clear()
+
+
+def stored(bucket: Bucket, key: str) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    return body
+
+
+def changed(volume: Volume, key: str) -> bytes:
+    """Overwrite a little in two parts of an object, and extend it; the content that it has to have."""
+    with volume.open(key, "r+") as file:
+        return change(file)
+
+
+def change(file: CachedFile) -> bytes:
+    content = bytearray(OLD)
+    for offset, data in ((PART + 100, b"one"), (7 * PART - 2, b"over two parts"), (len(OLD), b"tail" * 1000)):
+        file.pwrite(data, offset)
+        content[offset : offset + len(data)] = data
+    file.fsync()
+    return bytes(content)
+
+
+@pytest.mark.parametrize("spec", SPEC)
+def test_a_fault_at_each_request_of_a_commit_in_turn(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, spec: str
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
+    assert changed(volume, "clean") == stored(bucket, "clean")
+    concerned = ("PUT", "POST", "DELETE") if spec == "error in a good answer" else ("PUT", "POST", "DELETE", "GET")
+    requests = [call for call in proxy.taken() if call.method in concerned]
+    assert len(requests) >= 8
+    for nth in range(1, len(requests) + 1):
+        key = f"k{nth}"
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        proxy.rules = [ProxyRule(matches=lambda call: call.method in concerned, nth=nth, **SPEC[spec])]  # type: ignore[arg-type]
+        expected = changed(volume, key)
+        assert proxy.rules[0].seen >= nth
+        assert stored(bucket, key) == expected, f"request {nth}: {requests[nth - 1].method}"
+        volume.backend.discard(())  # type: ignore[union-attr]
+    proxy.rules.clear()
+
+
+@pytest.mark.parametrize("length", [0, 10, PART, 3 * PART + 5])
+def test_a_commit_whose_answer_was_lost_is_no_conflict(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, length: int
+) -> None:
+    """Whatever publishes: one PUT, or the completion of an upload. Neither is carried out a second time."""
+    publishing = is_for("PutObject" if length < PART else "CompleteMultipartUpload")
+    proxy.rules = [ProxyRule("lost", lambda call: publishing(call) and ".pagecache" not in call.path)]
+    with volume.open("k", "w") as file:
+        file.write(bytes(length))
+    assert [call.fault for call in proxy.taken() if publishing(call) and ".pagecache" not in call.path] == ["lost"]
+    assert stored(bucket, "k") == bytes(length)
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"more", length)
+    assert stored(bucket, "k") == bytes(length) + b"more"
+
+
+def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """Also with more written since, which goes over it."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"first", 0)
+        proxy.rules = [
+            ProxyRule("lost", is_for("CompleteMultipartUpload")),
+            ProxyRule("reset", is_for("HeadObject"), times=100),
+        ]
+        with pytest.raises(WritebackError):
+            file.fsync()
+        file.pwrite(b"second", 2 * PART)
+        proxy.rules.clear()
+        file.fsync()
+    content = stored(bucket, "k")
+    assert content[:5] == b"first"
+    assert content[2 * PART : 2 * PART + 6] == b"second"
+
+
+def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    """What was sent to it is sent again; nothing is lost, nothing is half."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+
+    def abort_all() -> None:
+        for key, upload in bucket.uploads():
+            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+
+    for at in ("UploadPart", "UploadPartCopy", "CompleteMultipartUpload"):
+        proxy.rules = [ProxyRule("call", is_for(at), action=abort_all)]
+        expected = changed(volume, "k")
+        assert proxy.rules[0].seen
+        assert stored(bucket, "k") == expected
+        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+
+
+@pytest.mark.parametrize("way", ["replaced", "removed"])
+def test_somebody_else_changes_the_object_at_each_request(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
+) -> None:
+    """Either our whole version is stored, over theirs only if that came later, or theirs stands and ours is kept."""
+    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
+    changed(volume, "clean")
+    total = len([call for call in proxy.taken() if call.method != "HEAD"])
+    for nth in range(1, total + 1):
+        key = f"k{nth}."
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+
+        def act(key: str = key) -> None:
+            if way == "replaced":
+                bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+            else:
+                bucket.client.delete_object(Bucket=bucket.name, Key=key)
+
+        proxy.rules = [ProxyRule("call", lambda call: call.method != "HEAD", nth=nth, action=act)]
+        refused: OSError | None = None
+        file = volume.open(key, "r+")
+        try:
+            change(file)
+        except (ConflictError, WritebackError) as error:
+            refused = error
+        found = bucket.keys(key)
+        assert found == ([key] if way == "replaced" else []), refused
+        assert not found or stored(bucket, key) == b"theirs"
+        assert bool(volume.dirty_ranges(key)) == (refused is not None)
+        last = [call for call in proxy.taken() if call.method != "HEAD" and "call" in call.fault]
+        assert refused or name_of(last[0]) == "DeleteObject", "only after it was published may it be replaced unseen"
+        volume.discard(key)
+        with suppress(DataLossError):
+            file.close()
+        volume.backend.discard(())  # type: ignore[union-attr]
+
+
+def test_uploads_have_a_note_that_says_whose_they_are(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    notes: list[dict[str, str]] = []
+
+    def look() -> None:
+        for key in bucket.keys(".pagecache/"):
+            notes.append(json.loads(stored(bucket, key)))
+        assert [(note["key"], note["upload"]) for note in notes] == bucket.uploads()
+
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=look)]
+    changed(volume, "k")
+    assert len(notes) == 1
+
+
+def test_without_permission_data_stays_and_the_error_names_key_and_code(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"mine", 5)
+        proxy.rules = [ProxyRule("status", is_for(*WRITES), status=403, body=denied, times=1000)]
+        with pytest.raises(WritebackError, match="AccessDenied") as raised:
+            file.fsync()
+        assert raised.value.filename == "k"
+        assert "k" in str(raised.value)
+        assert file.pread(4, 5) == b"mine"
+        assert stored(bucket, "k") == OLD
+        proxy.rules.clear()
+        file.fsync()
+    assert stored(bucket, "k")[5:9] == b"mine"
+
+
+def test_a_read_that_is_cut_goes_on_and_one_that_fails_is_tried_again(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    for rule in (
+        ProxyRule("cut", is_for("GetObject"), bytes=1000, times=3),
+        ProxyRule("reset", is_for("GetObject"), times=2),
+        ProxyRule("status", is_for("GetObject"), times=2, body=SLOW, headers={"Retry-After": "0"}),
+    ):
+        proxy.rules = [rule]
+        with volume.open("k") as file:
+            assert file.read() == OLD
+        assert rule.seen >= 2
+        volume.drop_clean()
+
+
+def test_the_bytes_and_requests_of_one_changed_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"X", 5 * PART + 3)
+    calls = proxy.taken()
+    sent = sum(call.up for call in calls if call.query.get("partNumber"))
+    assert sent == PART
+    requests = counted(calls)
+    assert {name: requests[name] for name in WRITES} == {
+        "PutObject": 1,  # the note
+        "CreateMultipartUpload": 1,
+        "UploadPart": 1,
+        "UploadPartCopy": 2,
+        "CompleteMultipartUpload": 1,
+    }

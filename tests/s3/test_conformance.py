@@ -1,0 +1,73 @@
+"""The backend keeps the promises of the protocol on three servers, which differ in what they honour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pagecache.backends import Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing import BackendConformance
+from pagecache.testing.checks import each
+
+from .servers import Bucket, Server, new_bucket
+
+
+class OnServer(BackendConformance):
+    """Of a bucket of its own for each check. Nothing may be left in it but the objects."""
+
+    kind = ""
+    options: ClassVar[dict[str, Any]] = {}
+    bucket: Bucket
+
+    @pytest.fixture(autouse=True)
+    def _bucket(self, started: Callable[[str], Server]) -> Iterator[None]:
+        with ExitStack() as stack:
+            self.bucket = stack.enter_context(new_bucket(started(self.kind)))
+            yield
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return S3Backend(self.bucket.name, "some/folder", endpoint_url=self.bucket.server.endpoint, **self.options)
+
+    def fail_commit(self, backend: Backend) -> None:
+        client = backend.bucket._patient  # type: ignore[attr-defined]
+
+        def answer(**_: Any) -> Any:
+            client.meta.events.unregister("before-call.s3.CompleteMultipartUpload", answer)
+            raise OSError(5, "planted")
+
+        client.meta.events.register("before-call.s3.CompleteMultipartUpload", answer)
+
+
+class TestMoto(OnServer):
+    """Parts of at least 5 MiB; no conditions on what is published as parts."""
+
+    kind = "moto"
+    options: ClassVar[dict[str, Any]] = {"part_size": "5MiB"}
+
+    @pytest.mark.slow
+    @each("seed", range(5))
+    def test_random_operations_match_a_model(self, backend: Any, opened: Any, unit: int, seed: int) -> None:
+        super().test_random_operations_match_a_model(backend, opened, unit, seed)
+
+    @pytest.mark.slow
+    def test_writes_of_disjoint_ranges_side_by_side(self, backend: Any, opened: Any, unit: int) -> None:
+        super().test_writes_of_disjoint_ranges_side_by_side(backend, opened, unit)
+
+
+class TestMinistack(OnServer):
+    """All conditions; parts of any size."""
+
+    kind = "ministack"
+    options: ClassVar[dict[str, Any]] = {"part_size": "64KiB", "least_part": 1}
+
+
+class TestRclone(OnServer):
+    """No conditions, and no copies of parts."""
+
+    kind = "rclone"
+    options: ClassVar[dict[str, Any]] = {"part_size": "64KiB", "least_part": 1}

@@ -1,0 +1,191 @@
+"""Keys, versions and lists of S3 objects, and what an object has besides its bytes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import pytest
+
+from pagecache import PageCache, Volume, WritebackError
+from pagecache.backends import backend_from_url
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing.proxy import FaultyProxy
+
+from .requests import counted, name_of
+from .servers import Bucket
+
+ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&y", "hash#part", "😀/emoji", "é",
+       "<&>'\"", "semi;colon=,", "~tilde", ".hidden", ".pagecache", "back\\slash", "[1]*", "$HOME",
+       "x" * 1000]  # fmt: skip
+
+
+@pytest.fixture
+def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+    backend = S3Backend(bucket.name, "pre fix/é", endpoint_url=proxy.endpoint)
+    with PageCache("64MiB") as cache:
+        yield cache.attach(backend)
+
+
+def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
+    for n, key in enumerate(ODD):
+        with volume.open(key, "w") as file:
+            file.write(f"content {n}".encode())
+    assert sorted(bucket.keys()) == sorted(f"pre fix/é/{key}" for key in ODD)
+    assert sorted(str(stat.key) for stat in volume.list()) == sorted(ODD)
+    for n, key in enumerate(ODD):
+        volume.rename(key, "other")
+        volume.rename("other", key)
+        volume.invalidate(key)
+        with volume.open(key) as file:
+            assert file.read() == f"content {n}".encode()
+        volume.remove(key)
+    assert bucket.keys() == []
+
+
+@pytest.mark.parametrize("key", ["", ".pagecache/x", "x" * 1025, "\ud800", b"bytes", 5, None])
+def test_keys_that_no_object_can_have_are_refused(volume: Volume, key: object) -> None:
+    with pytest.raises((ValueError, TypeError), match="key"):
+        volume.open(key, "w")
+
+
+def test_empty_objects(bucket: Bucket, volume: Volume) -> None:
+    with volume.open("k", "w"):
+        pass
+    assert volume.stat("k").size == 0
+    with volume.open("k", "r+") as file:
+        assert file.read() == b""
+        file.write(b"x")
+    with volume.open("k", "r+") as file:
+        file.truncate(0)
+    assert [entry.size for entry in volume.list()] == [0]
+
+
+def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    fill(bucket, 1_100)
+    proxy.taken()
+    entries = iter(volume.list("k"))
+    assert [entry.key for entry in islice(entries, 10)] == [f"k{n:06}" for n in range(10)]
+    assert counted(proxy.taken()) == {"ListObjectsV2": 1}
+    assert sum(1 for _ in entries) == 1_090
+    assert counted(proxy.taken()) == {"ListObjectsV2": 1}
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_keys_are_listed_without_loading_them_all(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    fill(bucket, 100_000)
+    proxy.taken()
+    entries = iter(volume.list())
+    assert len(list(islice(entries, 1_500))) == 1_500
+    assert counted(proxy.taken()) == {"ListObjectsV2": 2}
+    assert sum(1 for _ in entries) == 98_500
+    assert counted(proxy.taken()) == {"ListObjectsV2": 98}
+
+
+def fill(bucket: Bucket, count: int) -> None:
+    client = bucket.server.client()
+
+    def put(n: int) -> None:
+        client.put_object(Bucket=bucket.name, Key=f"pre fix/é/k{n:06}", Body=b"")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, range(count)))
+
+
+def test_what_an_object_has_besides_its_bytes_stays(bucket: Bucket, volume: Volume) -> None:
+    """Through one PUT, and through an upload in parts."""
+    for key, size in (("small", 100), ("large", 17 << 20)):
+        name = f"pre fix/é/{key}"
+        bucket.client.put_object(
+            Bucket=bucket.name, Key=name, Body=bytes(size), ContentType="text/x-odd", CacheControl="max-age=7",
+            ContentDisposition="attachment", Metadata={"color": "green"}, Tagging="kind=test&a=b%20c",
+        )  # fmt: skip
+        with volume.open(key, "r+") as file:
+            file.pwrite(b"x", size // 2)
+        found = bucket.client.head_object(Bucket=bucket.name, Key=name)
+        assert found["ContentType"] == "text/x-odd"
+        assert (found["CacheControl"], found["ContentDisposition"]) == ("max-age=7", "attachment")
+        assert found["Metadata"]["color"] == "green"
+        tags = bucket.client.get_object_tagging(Bucket=bucket.name, Key=name)["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in tags} == {"kind": "test", "a": "b c"}
+
+
+def test_a_rename_is_no_other_version_and_open_files_follow(bucket: Bucket, volume: Volume) -> None:
+    size = 17 << 20
+    with volume.open("old", "w") as file:
+        file.write(bytes(size))
+    before = volume.stat("old").version
+    with volume.open("old", "r+") as file:
+        file.pwrite(b"changed", 9 << 20)
+        volume.rename("old", "new")
+        assert volume.stat("new").version == before
+        file.pwrite(b"again", 1 << 20)
+        file.fsync()
+    assert bucket.keys() == ["pre fix/é/new"]
+    body = bucket.client.get_object(Bucket=bucket.name, Key="pre fix/é/new")["Body"].read()
+    assert (len(body), body[9 << 20 :][:7], body[1 << 20 :][:5]) == (size, b"changed", b"again")
+
+
+def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> None:
+    backend = S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint)
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(backend)
+        for mode in ("r", "w"):
+            with pytest.raises(OSError, match="NoSuchBucket") as raised:
+                volume.open("k", mode)
+            assert raised.value.errno == errno.ENXIO
+        assert not isinstance(raised.value, FileNotFoundError)
+
+
+def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> None:
+    """It says so when they are published. The error has its word for it, and the data stays."""
+    if bucket.server.kind != "moto":
+        pytest.skip("it takes parts of any size")
+    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="64KiB", least_part=1)
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        file = volume.open("k", "w+")
+        file.write(b"1" * 200_000)
+        with pytest.raises(WritebackError, match="EntityTooSmall"):
+            file.fsync()
+        assert file.pread(5, 199_990) == b"11111"
+        assert bucket.keys("k") == []
+        file.abandon()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://", "s3://BUCKET"),
+        ("s3:bucket", "s3://BUCKET"),
+        ("s3://b/p?endpont=x", "'endpont' is not one of endpoint, region, profile"),
+        ("s3://b/p#f", "s3://BUCKET"),
+        ("s3://b?part_size=1MiB", "part_size: '1MiB' is not from 5242880 bytes"),
+        ("s3://b?part_size=huge", "part_size"),
+        ("s3://b?addressing=odd", "addressing: 'odd'"),
+    ],
+)
+def test_urls_that_say_nothing_are_refused(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
+        backend_from_url(url)
+
+
+def test_a_url_says_what_the_arguments_say(bucket: Bucket) -> None:
+    backend = backend_from_url(bucket.url("a/b", part_size="16MiB", max_inflight="4"))
+    assert isinstance(backend, S3Backend)
+    assert (backend.prefix, backend.sizes.part, backend.limits.max_inflight) == ("a/b/", 16 << 20, 4)
+    with PageCache("128MiB") as cache, cache.attach(backend).open("k", "w") as file:
+        file.write(b"x")
+    assert bucket.keys() == ["a/b/k"]
+
+
+def test_requests_that_only_look_change_nothing(proxy: FaultyProxy, volume: Volume) -> None:
+    assert not volume.exists("k")
+    with pytest.raises(FileNotFoundError):
+        volume.stat("k")
+    assert list(volume.list()) == []
+    assert {name_of(call) for call in proxy.taken()} <= {"HeadObject", "HeadBucket", "ListObjectsV2"}

@@ -1,0 +1,220 @@
+"""The requests of a commit cover the next version exactly, within the limits of uploads, and send no byte too many."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pagecache.backends.s3_plan import (
+    LOST,
+    OLD,
+    ZEROS,
+    Copy,
+    Extents,
+    Held,
+    Join,
+    Part,
+    Piece,
+    Send,
+    Sent,
+    Sizes,
+    Source,
+    Staged,
+    Step,
+    assembly,
+)
+
+UNIT = 8
+SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=14, direct=6)
+MiB, GiB, TiB = 1 << 20, 1 << 30, 1 << 40
+
+
+class Oracle:
+    """What each byte is, one by one."""
+
+    def __init__(self, size: int) -> None:
+        self.bytes: list[tuple[Source, int]] = [(OLD, at) for at in range(size)]
+
+    def put(self, begin: int, end: int, source: Source, at: int) -> None:
+        self.cut(max(begin, len(self.bytes)))
+        self._lose_parts(begin, end)
+        self.bytes[begin:end] = [(source, at + i) for i in range(end - begin)]
+
+    def cut(self, size: int) -> None:
+        self._lose_parts(size, len(self.bytes))
+        self.bytes = self.bytes[:size] + [(ZEROS, 0)] * (size - len(self.bytes))
+
+    def _lose_parts(self, begin: int, end: int) -> None:
+        gone = {source for source, _ in self.bytes[begin:end] if isinstance(source, Part)}
+        self.bytes = [(LOST, 0) if source in gone else (source, at) for source, at in self.bytes]
+
+
+def spelled(pieces: Sequence[Piece]) -> list[tuple[Source, int]]:
+    found: list[tuple[Source, int]] = []
+    for piece in pieces:
+        plain = piece.source in (ZEROS, LOST)
+        found += [(piece.source, 0 if plain else piece.at + i) for i in range(piece.end - piece.begin)]
+    return found
+
+
+def taken(step: Step) -> list[tuple[Source, int]]:
+    """The bytes of one step, as the oracle spells them; of what was sent, None of its own."""
+    match step:
+        case Copy():
+            pieces = [Piece(step.begin, step.end, step.source, step.at)]
+            return spelled(pieces)
+        case Send():
+            return spelled(step.pieces)
+        case Join():
+            return [byte for inner in step.steps for byte in taken(inner)]
+        case Sent():
+            return [(Part("u", step.number, step.etag), i) for i in range(step.end - step.begin)]
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("part"), st.integers(0, 5), st.just(0)),
+        st.tuples(st.just("staged"), st.integers(0, 12), st.integers(1, 3 * UNIT)),
+        st.tuples(st.just("held"), st.integers(0, 12), st.integers(1, UNIT)),
+        st.tuples(st.just("cut"), st.integers(0, 13 * UNIT), st.just(0)),
+        st.tuples(st.just("odd"), st.integers(0, 12 * UNIT), st.integers(1, 2 * UNIT)),
+    ),
+    max_size=12,
+)
+
+
+def changed(size: int, changes: Sequence[tuple[str, int, int]]) -> tuple[Extents, Oracle]:
+    extents, oracle = Extents(size), Oracle(size)
+    for n, (what, where, length) in enumerate(changes):
+        if what == "cut":
+            extents.cut(where)
+            oracle.cut(where)
+            continue
+        source: Source
+        begin = where if what == "odd" else where * UNIT
+        if what == "part":
+            source, length = Part("u", where + 1, f"etag-{n}"), UNIT
+        elif what == "held":
+            source = Held(bytes(length))
+        else:
+            source = Staged(f"private-{n}")
+        extents.put(begin, begin + length, source)
+        oracle.put(begin, begin + length, source, 0)
+    return extents, oracle
+
+
+@given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
+@settings(max_examples=400)
+def test_extents_say_of_each_byte_where_it_is(size: int, changes: list[tuple[str, int, int]]) -> None:
+    extents, oracle = changed(size, changes)
+    pieces = list(extents)
+    assert spelled(pieces) == oracle.bytes
+    assert [p.begin for p in pieces[1:]] == [p.end for p in pieces[:-1]]
+    assert extents.size == len(oracle.bytes)
+    for begin in range(0, extents.size, 5):
+        part = extents.pieces(begin, begin + 7)
+        assert [p.source for p in part if p.source != LOST] == [
+            p.source for p in (q.within(begin, begin + 7) for q in pieces if q.begin < begin + 7 and q.end > begin)
+            if p.source != LOST
+        ]  # fmt: skip
+        assert not part or (part[0].begin, part[-1].end) == (begin, min(begin + 7, extents.size))
+
+
+@given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
+@settings(max_examples=600)
+def test_an_assembly_is_the_object_within_the_limits(size: int, changes: list[tuple[str, int, int]]) -> None:
+    extents, oracle = changed(size, changes)
+    if any(source == LOST for source, _ in oracle.bytes):
+        with pytest.raises(ValueError, match="lost"):
+            assembly(extents, SMALL)
+        return
+    steps = assembly(extents, SMALL)
+    found = [byte for step in steps for byte in taken(step)]
+    plain = [(s, 0) if s == ZEROS else (s if not isinstance(s, Part) else Part("u", s.number, s.etag), at)
+             for s, at in oracle.bytes]  # fmt: skip
+    assert [(s, 0) if s == ZEROS else (s, at) for s, at in found] == plain
+    numbers = [step.number for step in steps]
+    assert numbers == sorted(set(numbers))
+    assert not numbers or 1 <= numbers[0] <= numbers[-1] <= SMALL.parts
+    check_parts(steps, extents.size)
+    for step in steps:
+        if isinstance(step, Join):
+            assert [inner.number for inner in step.steps] == list(range(1, len(step.steps) + 1))
+            check_parts(step.steps, step.end)
+
+
+def check_parts(steps: Sequence[Step], end: int) -> None:
+    for step in steps:
+        assert step.end - step.begin <= SMALL.part_most
+        assert step.end == end or step.end - step.begin >= UNIT, "a part in the middle is too small"
+        if isinstance(step, Copy) and step.source == ZEROS:
+            assert step.at + step.end - step.begin <= UNIT, "there is one unit of zeros to copy from"
+
+
+@given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
+@settings(max_examples=400)
+def test_only_units_are_sent_that_are_nowhere_in_one_place(size: int, changes: list[tuple[str, int, int]]) -> None:
+    extents, oracle = changed(size, changes)
+    if any(source == LOST for source, _ in oracle.bytes):
+        return
+    sent = {step.begin for step in assembly(extents, SMALL) if isinstance(step, Send)}
+    sent |= {s.begin for join in assembly(extents, SMALL) if isinstance(join, Join) for s in join.steps
+             if isinstance(s, Send)}  # fmt: skip
+    zeros = [unit for unit in range(0, len(oracle.bytes) - UNIT + 1, UNIT)
+             if all(s == ZEROS for s, _ in oracle.bytes[unit : unit + UNIT])]  # fmt: skip
+    for begin in range(0, len(oracle.bytes), UNIT):
+        unit = oracle.bytes[begin : begin + UNIT]
+        source, at = unit[0]
+        if source == ZEROS:
+            one_place = all(s == ZEROS for s, _ in unit) and len(zeros) >= SMALL.zeros
+        else:
+            one_place = unit == [(source, at + i) for i in range(len(unit))] and not isinstance(source, Held)
+        assert (begin in sent) == (not one_place)
+
+
+def test_one_changed_byte_in_a_large_object_is_one_part() -> None:
+    extents = Extents(GiB)
+    extents.put(512 * MiB, 520 * MiB, Part("u", 65, "e"))
+    assert [type(step).__name__ for step in assembly(extents, Sizes())] == ["Copy", "Sent", "Copy"]
+
+
+@pytest.mark.parametrize("size", [80 * GiB + 5, TiB, 5 * TiB])
+def test_large_objects_are_copied_where_they_are_not_changed(size: int) -> None:
+    extents, sizes = Extents(size), Sizes()
+    changed_at = size - size % sizes.part - 64 * MiB
+    extents.put(changed_at, changed_at + sizes.part, Staged("n"))
+    steps = assembly(extents, sizes)
+    assert len(steps) <= size // GiB + 4
+    assert not [step for step in steps if isinstance(step, Send | Join)]
+
+
+def test_an_object_with_more_changed_units_than_numbers_is_joined() -> None:
+    size, sizes = 150 * GiB, Sizes()
+    extents = Extents(size)
+    for n, begin in enumerate(range(sizes.direct * sizes.part, size, 2 * sizes.part)):
+        extents.put(begin, begin + sizes.part, Staged(f"n{n}"))
+    steps = assembly(extents, sizes)
+    assert len(steps) <= sizes.parts
+    assert steps[-1].number <= sizes.parts
+    joins = [step for step in steps if isinstance(step, Join)]
+    assert joins
+    assert all(len(join.steps) <= sizes.parts and join.end - join.begin <= sizes.part_most for join in joins)
+    assert not [inner for join in joins for inner in join.steps if isinstance(inner, Send)]
+
+
+def test_copies_become_larger_before_anything_is_joined() -> None:
+    sizes = Sizes(part=UNIT, copied=UNIT, part_most=64 * UNIT, parts=20, direct=4)
+    steps = assembly(Extents(60 * UNIT), sizes)
+    assert not [step for step in steps if isinstance(step, Join)]
+    assert len(steps) <= 20
+
+
+def test_an_object_that_no_upload_can_hold_is_refused() -> None:
+    sizes = Sizes(part=UNIT, copied=UNIT, part_most=2 * UNIT, parts=10, direct=4)
+    with pytest.raises(OSError, match="parts of at most") as raised:
+        assembly(Extents(40 * UNIT), sizes)
+    assert raised.value.errno == errno.EFBIG

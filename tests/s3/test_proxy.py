@@ -1,0 +1,75 @@
+"""The proxy of these tests does what its rules say, and counts."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
+
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Bucket
+
+DATA = bytes(range(256)) * 1000
+
+
+@pytest.fixture(autouse=True)
+def stored(bucket: Bucket) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=DATA)
+
+
+def test_requests_go_through_and_are_counted_with_their_bytes(bucket: Bucket, proxy: FaultyProxy) -> None:
+    client = bucket.server.client(proxy.endpoint)
+    with client.get_object(Bucket=bucket.name, Key="k", Range="bytes=100-1099")["Body"] as body:
+        assert body.read() == DATA[100:1100]
+    client.put_object(Bucket=bucket.name, Key="k2", Body=DATA)
+    client.head_object(Bucket=bucket.name, Key="k2")
+    calls = proxy.taken()
+    assert counted(calls) == {"GetObject": 1, "PutObject": 1, "HeadObject": 1}
+    assert [(call.status, call.up, call.down) for call in calls] == [(206, 0, 1000), (200, len(DATA), 0), (200, 0, 0)]
+    assert proxy.taken() == []
+
+
+@pytest.mark.parametrize("fault", ["reset", "lost", "midway"])
+def test_a_connection_is_reset_and_the_server_has_heard_or_not(bucket: Bucket, proxy: FaultyProxy, fault: str) -> None:
+    client = bucket.server.client(proxy.endpoint)
+    proxy.rules.append(ProxyRule(fault, is_for("PutObject"), nth=2))  # type: ignore[arg-type]
+    client.put_object(Bucket=bucket.name, Key="a", Body=b"1")
+    with pytest.raises(ConnectionClosedError):
+        client.put_object(Bucket=bucket.name, Key="b", Body=DATA)
+    stored = bucket.keys()
+    assert ("b" in stored) == (fault == "lost")
+    client.put_object(Bucket=bucket.name, Key="c", Body=b"1")
+    assert [call.fault for call in proxy.taken()] == ["", fault, ""]
+
+
+def test_an_answer_is_made_up_or_cut(bucket: Bucket, proxy: FaultyProxy) -> None:
+    client = bucket.server.client(proxy.endpoint)
+    error = b"<Error><Code>SlowDown</Code><Message>less</Message></Error>"
+    proxy.rules = [
+        ProxyRule("status", is_for("GetObject"), status=503, body=error),
+        ProxyRule("cut", is_for("GetObject"), nth=2, bytes=1000),
+    ]
+    with pytest.raises(ClientError, match="SlowDown"):
+        client.get_object(Bucket=bucket.name, Key="k")
+    body = client.get_object(Bucket=bucket.name, Key="k")["Body"]
+    with pytest.raises(ResponseStreamingError):
+        body.read()
+    body.close()
+    assert [(call.status, call.down) for call in proxy.taken()] == [(503, len(error)), (200, 1000)]
+
+
+def test_somebody_else_acts_right_before_a_request(bucket: Bucket, proxy: FaultyProxy) -> None:
+    client, acted = bucket.server.client(proxy.endpoint), threading.Event()
+    proxy.rules.append(ProxyRule("call", is_for("HeadObject"), action=acted.set))
+    client.put_object(Bucket=bucket.name, Key="b", Body=b"1")
+    assert not acted.is_set()
+    client.head_object(Bucket=bucket.name, Key="b")
+    assert acted.is_set()
+
+
+def test_a_target_that_is_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="http://HOST:PORT"):
+        FaultyProxy("somewhere")
