@@ -153,8 +153,9 @@ def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
     gate = rig.backend.gate("write_from")
     first = Task(rig.cache.close)
     gate.wait_entered()
+    # Two syncs of the first wait, and one of the second: one that began later would have the data tried again.
+    eventually(lambda: len(rig.volume.engine._tickets) == 2)
     second = Task(rig.cache.close)
-    # Two syncs of the first and one of the second wait: one that began later would have the data tried again.
     eventually(lambda: len(rig.volume.engine._tickets) == 3)
     gate.open()
     with pytest.raises(UnsavedDataError):
