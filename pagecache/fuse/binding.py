@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
+import trio
 
 from .errnos import errno_of
 from .server import Attributes, Listing, Owner, Server
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 CAPABILITY = b"security.capability"
 NAME_MAX = 255
+PATIENCE, SILENCE = 1.0, 5.0
+"""Seconds that the store has to say what is known already; and for which it is not asked again when it says nothing."""
 ENDLESS = 1 << 50
 """Bytes of a store that does not tell how much room there is."""
 
@@ -100,6 +103,7 @@ class Operations(pyfuse3.Operations):
         self._files = server.files.by_number
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
+        self._silent_until = 0.0  # the store did not answer: it is not asked for what is known
 
     # -- answers
 
@@ -193,7 +197,20 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._aside.call(partial(self._server.getattr, inode)))
+        """Asked for before reads of cached pages, too: of open files those go on when the store is silent."""
+        call, known = partial(self._server.getattr, inode), self._server.known(inode)
+        if known is None:
+            return self._entry(await self._aside.call(call))
+        if trio.current_time() < self._silent_until:
+            return self._entry(known)
+        try:
+            return self._entry(await self._aside.call(call, patience=PATIENCE))
+        except OSError as error:
+            if error.errno == errno.ETIMEDOUT:
+                self._silent_until = trio.current_time() + SILENCE
+            elif errno_of(error) != errno.EIO:
+                raise
+            return self._entry(known)
 
     @_answered
     async def setattr(

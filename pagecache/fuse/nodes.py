@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterator
 from typing import Literal
 
+from ..backends.protocol import ObjectStat
+
 __all__ = ["ROOT", "Node", "Nodes"]
 
 ROOT = 1
@@ -32,9 +34,10 @@ class Node:
         children: of a directory: those of its entries that have a number.
         opens: numbers of its open files.
         kept: version of the object when the kernel's pages of it were last known to be right.
+        seen: what was last found of it.
     """
 
-    __slots__ = ("children", "kept", "kind", "links", "lookups", "number", "opens")
+    __slots__ = ("children", "kept", "kind", "links", "lookups", "number", "opens", "seen")
 
     def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
@@ -44,6 +47,7 @@ class Node:
         self.children: dict[str, Node] = {}
         self.opens: dict[int, None] = {}
         self.kept: str | None = None
+        self.seen: ObjectStat | None = None
 
 
 class Nodes:

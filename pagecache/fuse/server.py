@@ -97,6 +97,7 @@ class Server:
 
     def __init__(self, volume: Volume, options: ServerOptions | None = None) -> None:
         self.volume = volume
+        volume.yields = True
         self.options = options or ServerOptions()
         self.files = Files(volume)
         self.nodes = Nodes()
@@ -157,6 +158,7 @@ class Server:
 
     def attributes(self, node: Node, found: ObjectStat) -> Attributes:
         """What a program is told of something that was found."""
+        node.seen = found
         owned = self._owned(found)
         assert owned.mode is not None
         assert owned.uid is not None
@@ -217,6 +219,14 @@ class Server:
     def getattr(self, number: int) -> Attributes:
         node = self.node(number)
         return self.attributes(node, self._stat(node))
+
+    def known(self, number: int) -> Attributes | None:
+        """The same of an open file, without asking anybody: as it was last seen, with the size that readers find."""
+        node = self.node(number)
+        opened = self._opened(node)
+        if node.seen is None or not opened:
+            return None
+        return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size))
 
     def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
         """Args:

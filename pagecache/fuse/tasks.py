@@ -39,12 +39,15 @@ class Aside:
         self.deadline = deadline
         self._limiter = trio.CapacityLimiter(threads)
 
-    async def call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    async def call(
+        self, call: Callable[[], T], undo: Callable[[T], object] | None = None, *, patience: float = math.inf
+    ) -> T:
         """Make a call on a thread.
 
         Args:
             call: what to do.
             undo: what to do with an answer that comes too late.
+            patience: seconds, where they are less than the deadline.
 
         Raises:
             OSError: of the call; or ETIMEDOUT.
@@ -61,7 +64,7 @@ class Aside:
             if late and undo is not None:
                 undo(result)
 
-        deadline = math.inf if self.deadline is None else self.deadline
+        deadline = min(patience, math.inf if self.deadline is None else self.deadline)
         try:
             with trio.fail_after(deadline):
                 await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._limiter)
