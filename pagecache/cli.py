@@ -5,6 +5,7 @@
     pagecache bench             paired measurements against other ways to do the same
     pagecache drain SOCKET...   have a running program save what it has written so far, and see that it does
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
+    pagecache mount URL DIR     a file system over a backend, for any program
     pagecache check-backend     whether a backend of yours keeps its promises, and which limits suit it
     pagecache s3-clean URL      remove what programs that died have left in a bucket
 
@@ -230,6 +231,63 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
     elif not (quiet and saved):
         click.echo("\n".join(lines(outcomes)))
     sys.exit(0 if saved else 1)
+
+
+@main.command()
+@click.argument("url")
+@click.argument("directory")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and say on stderr how far it is.")
+@click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options as mount(8) has them; may be repeated.")
+@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 256MiB]")
+@click.option("--direct-io", is_flag=True, help="The kernel keeps no pages: each read and write comes to the cache.")
+@click.option("--kernel-cache", is_flag=True, help="The kernel keeps pages of unchanged files from open to open.")
+@click.option("--read-only", is_flag=True, help="Nothing can be changed.")
+@click.option("--allow-other", is_flag=True, help="Other users may use it too.")
+@click.option("--uid", type=int, help="Owner of everything.  [default: as stored]")
+@click.option("--gid", type=int, help="Group of everything.  [default: as stored]")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="A program that waits longer for the backend gets EIO.  [default: 60]",
+)
+@click.option(
+    "--drain-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="For saving everything at the end.  [default: 60]",
+)
+@click.option("--stats", metavar="SOCKET", help="Serve live statistics, for `pagecache top` and `pagecache drain`.")
+@click.option("--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Goes to the backend.")
+def mount(
+    url: str,
+    directory: str,
+    foreground: bool,
+    words: tuple[str, ...],
+    backend_options: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Mount the backend that URL names on DIRECTORY, as a file system.
+
+    URL: dir:PATH, s3://BUCKET/PREFIX, fsspec:URL, memory:, or module:factory. Unmount with `fusermount3 -u DIRECTORY`,
+    or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
+    1 not mounted, or not everything saved (it is listed), 2 wrong usage.
+    """
+    from importlib.util import find_spec
+
+    from pagecache.fuse.daemon import detach, wait_for_child
+    from pagecache.fuse.mounting import mount_as_asked, options_from
+
+    if find_spec("pyfuse3") is None:
+        raise WrongUsage("mounting needs pyfuse3: pip install 'pagecache[fuse]' (and libfuse3)")
+    try:
+        asked = options_from(url, directory, words, backend_options, options)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    started = None
+    if not foreground and (started := detach()) is None:
+        wait_for_child(lambda why: click.echo(f"pagecache mount: {why}", err=True))
+    mount_as_asked(asked, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))
 
 
 @main.command("check-backend")

@@ -1,7 +1,8 @@
 """Keys that are busy: an open, a remove or a rename of them is under way.
 
 An operation marks all the keys it concerns at once, waiting for busy ones while it holds none; then it lets go of the
-lock, calls the backend, publishes, and frees them. So a slow or hung call delays its own keys and nothing else.
+lock, calls the backend, publishes, and frees them. So a slow or hung call delays its own keys and nothing else. A
+rename marks the trees of its keys too: every key below them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .engine.runner import Job
 from .engine.volume import EngineVolume
 from .errors import Key
 
-__all__ = ["BusyKeys"]
+__all__ = ["BusyKeys", "is_below"]
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +31,7 @@ class _Claim:
     thread: int
     since: float
     job: Job[None] | None = None
+    trees: bool = False  # the keys and all below them
 
 
 class BusyKeys:
@@ -42,6 +44,7 @@ class BusyKeys:
         self._busy: dict[Key, Signal] = {}
         self._next: dict[Key, list[Signal]] = {}  # who has a key after the one who has it now
         self._claims: dict[Signal, _Claim] = {}
+        self._trees: dict[str, Signal] = {}  # every key below these is busy
 
     def __contains__(self, key: Key) -> bool:
         """The lock is held."""
@@ -70,6 +73,8 @@ class BusyKeys:
                 if not following:
                     self._next.pop(key, None)
             self._claims.pop(done, None)
+            for tree in [tree for tree, owner in self._trees.items() if owner is done]:
+                del self._trees[tree]
         if not done.is_set():
             done.set()
 
@@ -96,10 +101,11 @@ class BusyKeys:
         what: str,
         *keys: Key,
         within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
+        trees: bool = False,
     ) -> None:
         """Mark keys as busy and run a call, publishing included, on a thread of the volume. An interrupt ends only the
         waiting: what has begun is finished there, and the keys are busy until then. `within`: holds what the call needs
-        while it is waited for.
+        while it is waited for. `trees`: every key below these keys is busy too.
         """
         self._engine.check_reentry(what, keys[0])
         wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
@@ -112,7 +118,8 @@ class BusyKeys:
 
         job = Job(self._engine.park, run, what=what, key=keys[0])
         try:
-            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic(), job))
+            claim = _Claim(what, threading.get_ident(), time.monotonic(), job, trees=trees)
+            self._claim_all(wanted, done, claim)
             within(lambda: self._engine.run(job, keys[0]))
         except BaseException:
             if job.cancel():
@@ -151,6 +158,33 @@ class BusyKeys:
             for key in wanted:
                 if key in self._busy:
                     return self._busy[key]
+                if (above := self._above(key)) is not None:
+                    return above
+                if claim.trees and (below := self._below(key)) is not None:
+                    return below
+            if claim.trees:
+                self._trees.update(dict.fromkeys([key for key in wanted if isinstance(key, str)], done))
             self._busy.update(dict.fromkeys(wanted, done))
             self._claims[done] = claim
             return None
+
+    def _above(self, key: Key) -> Signal | None:
+        """Who has a tree that the key is in. The lock is held."""
+        if self._trees and isinstance(key, str):
+            for tree, done in self._trees.items():
+                if is_below(key, tree):
+                    return done
+        return None
+
+    def _below(self, tree: Key) -> Signal | None:
+        """Who has a key of the tree. The lock is held."""
+        if isinstance(tree, str):
+            for key, done in self._busy.items():
+                if isinstance(key, str) and is_below(key, tree):
+                    return done
+        return None
+
+
+def is_below(key: str, tree: str) -> bool:
+    """Whether a key is that of something in a directory, as keys of paths go."""
+    return key.startswith(f"{tree}/")

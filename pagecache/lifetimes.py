@@ -199,13 +199,13 @@ def prune(volume: Volume) -> None:
             return
         unused = [i for k, i in volume.inodes.items() if i.idle() and not i.untold() and k not in volume.busy]
         unused = unused[: len(volume.inodes) - IDLE_INODES_MAX]
-        signals = [volume.busy.take(inode.key) for inode in unused]
-    for inode, done in zip(unused, signals, strict=True):
+        taken = [(inode.key, volume.busy.take(inode.key)) for inode in unused]
+    for inode, (key, done) in zip(unused, taken, strict=True):
         try:
             if not inode.native.has_local() and volume.engine.free(inode.engine):
                 forget(volume, inode)
         finally:
-            volume.busy.free([inode.key], done)
+            volume.busy.free([key], done)
 
 
 def unname(volume: Volume, canonical: Key) -> None:

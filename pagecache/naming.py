@@ -8,6 +8,10 @@ As long as such a call runs nobody knows what its files are called. A reconnect 
 file opened by a name that is gone would be made there once more, and have what is written later; the call catches up
 with the reconnect when it returns. A fenced one asks the store instead what the call has done: it can do nothing more,
 and may never return.
+
+A directory takes along what lies below it: the files that the cache knows there have other keys afterwards, and nobody
+opens one meanwhile. An alias (a symbolic link, one of several hard links) is a name like any other, and taking it away
+takes nothing from the object that it leads to, as long as that has another.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from . import lifetimes, opening, reconnecting
 from .backends.protocol import Backend
 from .errors import Key
 from .inode import Inode
+from .keys import is_below
 from .native import TOKEN, Op
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ class Naming:
     over: bool = False  # what it did is published, by itself or by a fenced reconnect
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held for moments, by who changes a file late
     inodes: list[Inode] = field(default_factory=list)
+    beneath: list[Inode] = field(default_factory=list)  # files of a directory: nobody has lent their tokens
 
     def begin(self) -> Backend:
         """From here on a reconnect knows of it.
@@ -56,9 +62,23 @@ class Naming:
         with volume.names:
             volume.check_alive(self.src)
             self.inodes = [volume.inodes[key] for key in (self.old, self.new) if key in volume.inodes]
-            for inode in self.inodes:
+            self.beneath = [inode for _, inode in self.below()]
+            for inode in (*self.inodes, *self.beneath):
                 inode.naming = self
             return volume.engine.backend
+
+    def below(self) -> list[tuple[str, Inode]]:
+        """Of a directory that is renamed: the files in it that the cache knows, by the rest of their keys. The lock of
+        the names is held; the tree is busy, so they stay the same.
+        """
+        inodes, old = self.volume.inodes, self.old
+        if self.dst is None or old in inodes or not isinstance(old, str) or old == self.new:
+            return []
+        return [
+            (key.removeprefix(old), inode)
+            for key, inode in inodes.items()
+            if isinstance(key, str) and is_below(key, old)
+        ]
 
     def end(self, inode: Inode) -> bool:
         """The call has returned, the name is sure. False: a reconnect has left the file closed, and this stands until
@@ -86,27 +106,42 @@ class Naming:
             over, self.over = self.over, True
             return not over
 
-    def publish(self, new: Key | None) -> Inode | None:
-        """The backend has done it. Returns the inode that has another key now."""
+    def publish(self, new: Key | None, *, replaced: bool = True) -> Inode | None:
+        """The backend has done it; `replaced`: what was there before has no name any more. Returns the inode that has
+        another key now.
+        """
         volume = self.volume
         if new is None:
             lifetimes.unname(volume, self.old)
             if volume.engine.mirror is not None:
                 volume.engine.mirror.removed(self.old)
             return None
-        if self.new == self.old:
-            return None
+        if new == self.old:
+            return None  # an alias of it, or the same name
         with volume.names:
             inode = volume.inodes.pop(self.old, None)
+            below = self.below()
         assert self.new is not None
-        lifetimes.unname(volume, self.new)
+        if replaced:
+            lifetimes.unname(volume, self.new)
         if inode is not None:
-            inode.key = inode.engine.key = new
+            self._move(inode, new)
+        for rest, moved in below:
+            key = _canonical(volume.engine.backend, f"{new}{rest}")
             with volume.names:
-                volume.inodes[new] = inode
+                del volume.inodes[f"{self.old}{rest}"]
+            lifetimes.unname(volume, key)
+            self._move(moved, key)
         if volume.engine.mirror is not None:
             volume.engine.mirror.renamed(self.old, self.new)
+            for rest, moved in below:
+                volume.engine.mirror.renamed(f"{self.old}{rest}", moved.key)
         return inode
+
+    def _move(self, inode: Inode, key: Key) -> None:
+        inode.key = inode.engine.key = key
+        with self.volume.names:
+            self.volume.inodes[key] = inode
 
     def settle(self, backend: Backend) -> None:
         """Publish what the call has done, as it is found in this backend. It can do nothing more, and what it answers
@@ -117,7 +152,7 @@ class Naming:
             done = False  # it was never stored
         done = self.claim() and done
         with self.volume.names:
-            for inode in self.inodes:
+            for inode in (*self.inodes, *self.beneath):
                 inode.naming = None
         with self.catching_up:  # who is about to catch up with a reconnect of before finds out
             pass
@@ -154,7 +189,8 @@ def _remove(naming: Naming) -> None:
             except FileNotFoundError:
                 if cached is None or not cached.native.undone()["created"]:
                     raise  # else it is here, and was never stored
-        if links <= 1 and naming.claim():  # with other names left it stays the same object
+        alias = naming.src != naming.old and _may_be_stored(backend, naming.old)
+        if links <= 1 and not alias and naming.claim():  # with other names left it stays the same object
             naming.publish(None)
     finally:
         naming.claim()
@@ -189,7 +225,7 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, *, replace: b
         else:
             wait()
 
-    volume.busy.run(run, "rename", old, new, within=within)
+    volume.busy.run(run, "rename", old, new, within=within, trees=True)
 
 
 def _rename(naming: Naming, dst: Key, replace: bool) -> None:
@@ -200,13 +236,25 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
         with _change(volume):
             backend.rename(naming.src, dst, replace=replace)
         new = volume.canonical(dst)
-        moved = naming.publish(new) if naming.claim() else None
+        assert naming.new is not None
+        replaced = naming.new == new or dst == naming.new or not _may_be_stored(backend, naming.new)
+        moved = naming.publish(new, replaced=replaced) if naming.claim() else None
         if moved is not None and not volume.engine.aborted:
             opening.follow(moved, dst)
     finally:
         naming.claim()
         for inode in naming.inodes:
             naming.catch_up(inode)
+        for inode in naming.beneath:
+            if not naming.end(inode):
+                inode.engine.settle(partial(naming.catch_up, inode))
+
+
+def _canonical(backend: Backend, key: str) -> Key:
+    try:
+        return backend.canonical(key)
+    except (ValueError, OSError):
+        return key
 
 
 def _stored(backend: Backend, key: Key) -> bool:
@@ -215,3 +263,13 @@ def _stored(backend: Backend, key: Key) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _may_be_stored(backend: Backend, key: Key) -> bool:
+    """The same, where an answer that says nothing counts as a yes: then nothing is given up."""
+    try:
+        return _stored(backend, key)
+    except NotADirectoryError:
+        return False
+    except OSError:
+        return True

@@ -7,6 +7,7 @@ changed under local data is a conflict, settled as the volume's options say (con
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import operator
@@ -320,10 +321,25 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
             engine.base_lost = False
             engine.use(engine.backend_file)  # what was announced is not so
         return
+    if volume.yields and not whole:
+        stat, changes = _yielded(volume, inode, stat, changes)
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
     if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes)):
         remote_change(volume, inode, stat)
+
+
+def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int) -> tuple[ObjectStat, int]:
+    """Of a file that is stored in place: what it has acknowledged of ours is in it, below what the other has stored.
+    Once that is durable nothing of ours is at stake, and the other version is taken over.
+    """
+    usage = inode.native.usage()
+    if inode.native.has_local() and not usage["dirty"] and not usage["writeback"]:
+        with contextlib.suppress(OSError):  # it is a conflict, then
+            barrier.fsync(inode.engine)
+            changes = inode.engine.own_changes
+            stat = stored_stat(volume, inode, inode.key) or stat
+    return stat, changes
 
 
 def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from .backends.protocol import ObjectStat
 from .engine import barrier, direct, remote, staging
-from .errors import LostRange
+from .errors import Key, LostRange
 from .file import extent
 from .inode import Inode
 from .native import END
@@ -18,7 +19,7 @@ from .native import END
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["announce", "invalidate", "resolve"]
+__all__ = ["announce", "invalidate", "resolve", "set_attributes"]
 
 ROUNDS = 3
 """How often what is dirtied again meanwhile is written back."""
@@ -83,3 +84,29 @@ def _fill_all(inode: Inode) -> None:
     """Our whole version into memory, while what lies under it can still be read."""
     with inode.engine.forcing():
         inode.native.fill(0, inode.native.size)
+
+
+def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[str, int]) -> ObjectStat:
+    """Times are a part of the version of many stores: of an object that is cached it is looked at before and after,
+    under the token, so that nothing else of ours changes it.
+    """
+    backend: Any = volume.engine.backend
+
+    def change() -> ObjectStat:
+        changed: ObjectStat = backend.setattr(key, **changes)
+        return changed
+
+    if inode is None:
+        return volume.engine.call(change, "setattr", key)
+    engine = inode.engine
+
+    def change_ours() -> ObjectStat:
+        stored = backend if engine.backend_file is None else None
+        before = stored.stat(key) if stored is not None else engine.opened().stat()
+        changed = change()
+        with engine.lock:
+            if before.version == engine.version and not engine.version_stale:
+                engine.version = changed.version
+        return changed
+
+    return engine.settled(change_ours)

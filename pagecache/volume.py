@@ -74,6 +74,9 @@ class Volume:
             park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
+        self.yields = (
+            False  # what is acknowledged gives way to what others store after it, as among network file systems
+        )
         self.detached = False  # nothing of it is left to save
         self.ended = False  # nor any thread or file
         self.backend_closed = False
@@ -196,8 +199,12 @@ class Volume:
         if inode is None or inode.engine.backend_file is None:
             stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
             return self._file_stat(opening.checked_stat(stat, key), inode)
+        return self.stat_of(inode, key)
+
+    def stat_of(self, inode: Inode, key: Key) -> FileStat:
+        """The same of an object that is open in the backend, whatever it is called by now."""
         quiet = inode.engine.quiet()
-        stat = opening.checked_stat(self.engine.call(inode.engine.backend_file.stat, "stat", key), key)
+        stat = opening.checked_stat(self.engine.call(inode.engine.opened().stat, "stat", key), key)
         found = self._file_stat(stat, inode)
         if quiet is None or inode.engine.quiet() != quiet:
             # Our own write-back went on meanwhile: the answer may be older than what it stored.
@@ -272,6 +279,17 @@ class Volume:
         self.engine.check_unsealed(src)
         self.check_may_write(src, os.O_RDWR)
         naming.rename(self, src, dst, self.canonical(src), self.canonical(dst), replace=replace)
+
+    def setattr(self, key: Key, **changes: int) -> ObjectStat:
+        """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is
+        not written back first: that would move the times once more.
+
+        Raises:
+            io.UnsupportedOperation: the backend keeps no attributes.
+        """
+        self.check_alive(key)
+        self.check_may_write(key, os.O_RDWR)
+        return revising.set_attributes(self, key, self.inode_at(self.canonical(key)), changes)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""

@@ -235,6 +235,10 @@ class DirectoryBackend(NamespaceBackend):
                 raise _missing(key)
             return _object_stat(place.found)
 
+    def lstat(self, key: Key) -> ObjectStat:
+        """Of a link itself."""
+        return self.stat(key, follow=False)
+
     def canonical(self, key: Key) -> Key:
         """The path without links; of an object with several names, that of the first one seen.
 
@@ -379,9 +383,9 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- attributes
 
     @contextmanager
-    def _named_by_proc(self, key: Key, change: bool) -> Iterator[str]:
+    def _named_by_proc(self, key: Key, change: bool, follow: bool = True) -> Iterator[str]:
         """A path that leads to the object and nowhere else: calls on attributes take no directory descriptor."""
-        with _about(key), self._tree.locate(key) as place:
+        with _about(key), self._tree.locate(key, follow=follow) as place:
             if change:
                 self._change_allowed(key)
             if place.found is None:
@@ -401,8 +405,10 @@ class DirectoryBackend(NamespaceBackend):
         gid: int | None = None,
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
+        follow: bool = True,
     ) -> ObjectStat:
-        with self._named_by_proc(key, change=True) as path:
+        """Of what the key leads to; of a link itself where not `follow`."""
+        with self._named_by_proc(key, change=True, follow=follow) as path:
             if uid is not None or gid is not None:
                 os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
             if mode is not None:  # after chown, which clears set-id bits

@@ -1,0 +1,302 @@
+"""A mount, from its beginning to its end: the cache, the server, the loop, and everything saved.
+
+    cache and backend -> mounted -> serving -> (SIGTERM: out of sight) -> everything saved -> unmounted
+
+The end comes by an unmount, by SIGTERM, SIGINT or SIGHUP, or because the kernel's connection was cut (umount -f).
+A signal takes the mount out of sight first (as umount -l does), and who has files open is served until all is saved.
+Saving has a deadline; what is not saved then is listed, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyfuse3
+import trio
+
+from .. import closing
+from ..cache import PageCache
+from ..check_backend.target import Target
+from ..errors import FailedRange
+from ..stats import Event
+from ..volume import Volume
+from .binding import KernelCaching, Operations
+from .daemon import notify
+from .options import MountOptions
+from .server import Server, ServerOptions
+from .tasks import Aside
+
+__all__ = ["CannotMount", "Mount"]
+
+log = logging.getLogger("pagecache.fuse")
+
+TASKS = 2000
+"""Requests at once. Each that hangs is one of them, and cached data has to be answered beside them."""
+GRACE = 1.0
+"""Seconds that running calls have after the kernel's connection was cut: nobody waits for their answers."""
+READ_AHEAD_KB = 1024
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LISTED = 100
+STEP = 1.0
+"""Seconds between two words on how far the saving is."""
+
+
+class CannotMount(Exception):
+    """A sentence that says what is in the way."""
+
+
+def check_mountpoint(path: str) -> None:
+    try:
+        is_directory = os.path.isdir(path)
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise CannotMount(f"{path}: a mount is there whose server is gone: fusermount3 -u {path}") from None
+        raise CannotMount(f"{path}: {error.strerror}") from None
+    if not is_directory:
+        raise CannotMount(f"{path}: not a directory")
+    if not os.path.exists("/dev/fuse"):
+        raise CannotMount("/dev/fuse: there is none: the kernel has no FUSE, or this container is not given it")
+
+
+class Mount:
+    """One mount of this process; there can be no other.
+
+    Args:
+        options: what is asked for.
+        tell: how far it is, and what is not saved, for a person.
+    """
+
+    def __init__(self, options: MountOptions, tell: Callable[[str], object]) -> None:
+        self.options = options
+        self.tell = tell
+        self.hidden = False  # taken out of sight by ourselves
+        self.cache: PageCache
+        self.volume: Volume
+        self.server: Server
+
+    def run(self, mounted: Callable[[], object]) -> int:
+        """Mount, serve, and save.
+
+        Args:
+            mounted: called when programs can use it.
+
+        Returns:
+            The exit status: 1 where something is not saved.
+
+        Raises:
+            CannotMount, BadTarget, ValueError: it could not be mounted; nothing is left of it.
+        """
+        options = self.options
+        check_mountpoint(options.mountpoint)
+        _allow_many_files()
+        backend = Target(options.url, dict(options.backend_options)).make()
+        self.cache = PageCache(options.capacity)
+        try:
+            self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
+            if options.stats is not None:
+                self.cache.serve_stats(options.stats)
+            looks = ServerOptions(
+                uid=options.uid, gid=options.gid, file_mode=options.file_mode, directory_mode=options.directory_mode
+            )
+            self.server = Server(self.volume, looks)
+            self._mount()
+        except BaseException:
+            self.cache.close(timeout=0.0, on_failed="discard")
+            raise
+        os.umask(0o077)  # what is made is nobody else's until it has the mode that was asked for
+        self.cache.subscribe(self._heard)
+        try:
+            trio.run(self._serve, mounted)
+        finally:
+            with contextlib.suppress(Exception):
+                pyfuse3.close(unmount=not self.hidden)
+        return self._save()
+
+    # -- mounting
+
+    def _mount(self) -> None:
+        options, flags = self.options, {"default_permissions", "subtype=pagecache", *self.options.flags}
+        name = options.url if options.name is None else options.name
+        flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
+        flags |= {"ro"} if options.read_only else set()
+        flags |= {"allow_other"} if options.allow_other else set()
+        caching = KernelCaching(
+            direct_io=options.direct_io,
+            keep_pages=options.kernel_cache,
+            entry_timeout=options.entry_timeout,
+            attr_timeout=options.attr_timeout,
+        )
+        self._aside = Aside(options.timeout)
+        operations = Operations(self.server, self._aside, caching)
+        where = os.path.realpath(options.mountpoint)  # now: looked at later it asks the server, that is this thread
+        before = _fuse_descriptors()
+        with _said_on_stderr() as said:
+            try:
+                pyfuse3.init(operations, options.mountpoint, flags)
+            except (RuntimeError, UnicodeError) as error:
+                why = said() or str(error)
+                raise CannotMount(f"{options.mountpoint}: {why}") from None
+        self._connection = next(iter(_fuse_descriptors() - before))
+        _raise_read_ahead(where)
+
+    # -- serving
+
+    async def _serve(self, mounted: Callable[[], object]) -> None:
+        cut = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        threading.Thread(target=self._watch, args=(partial(token.run_sync_soon, cut.set),), daemon=True).start()
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(*SIGNALS) as signals:
+                nursery.start_soon(self._end_when_cut, cut, nursery.cancel_scope)
+                nursery.start_soon(self._end_on_signal, signals, nursery.cancel_scope)
+                mounted()
+                notify("READY=1", f"MAINPID={os.getpid()}")
+                await pyfuse3.main(min_tasks=4, max_tasks=TASKS)
+                nursery.cancel_scope.cancel()
+
+    def _watch(self, cut: Callable[[], object]) -> None:
+        """Wait until the kernel has cut the connection: an unmount, umount -f."""
+        poll = select.poll()
+        poll.register(self._connection, 0)
+        try:
+            while not poll.poll():
+                pass
+            cut()
+        except (OSError, trio.RunFinishedError):
+            pass  # the session is over
+
+    async def _end_when_cut(self, cut: trio.Event, scope: trio.CancelScope) -> None:
+        await cut.wait()
+        await trio.sleep(GRACE)
+        scope.cancel()
+
+    async def _end_on_signal(self, signals: Any, scope: trio.CancelScope) -> None:
+        async for number in signals:
+            self.tell(f"{signal.Signals(number).name}: {self.options.mountpoint} is taken out of sight, then saved")
+            notify("STOPPING=1", "STATUS=saving")
+            await trio.to_thread.run_sync(self._hide)
+            await trio.to_thread.run_sync(self._save_before_the_end, abandon_on_cancel=True)
+            scope.cancel()
+            return
+
+    def _hide(self) -> None:
+        """No program finds it any more; who is in it stays in it."""
+        self.hidden = True
+        done = subprocess.run(
+            ["fusermount3", "-u", "-z", "--", self.options.mountpoint], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            log.warning("%s: %s", self.options.mountpoint, done.stderr.strip())
+
+    def _heard(self, event: Event) -> None:
+        """Somebody else stored another version: the kernel's pages go. On the thread of events, which may wait."""
+        if event.kind in ("invalidated", "conflict"):
+            for number in self.server.changed(event.key):
+                with contextlib.suppress(OSError):  # the kernel knows it no more
+                    pyfuse3.invalidate_inode(number)
+
+    # -- saving
+
+    def _save_before_the_end(self) -> None:
+        """With programs that have files open still: what they write meanwhile is saved afterwards."""
+        if not self.volume.engine.backend.limits.commit_on_close:
+            with contextlib.suppress(OSError):  # told at the end
+                self.cache.sync(timeout=self.options.drain_timeout)
+
+    def _save(self) -> int:
+        """Everything, by the deadline. Objects that only their writers may publish, and that they had not closed, are
+        not published.
+        """
+        notify("STOPPING=1")
+        kept = closing.withhold(self.cache)
+        over = threading.Event()
+        threading.Thread(target=self._report, args=(over,), daemon=True).start()
+        try:
+            self.cache.close(timeout=self.options.drain_timeout)
+        except OSError as error:
+            over.set()
+            self._list(error, {inode.key for _, inode in kept})
+            return 1
+        finally:
+            over.set()
+        return 0
+
+    def _report(self, over: threading.Event) -> None:
+        while not over.wait(STEP):
+            stats = self.cache.stats()
+            left = stats.dirty + stats.writeback + stats.unstable
+            self.tell(f"saving: {left} bytes left")
+            notify(f"STATUS=saving: {left} bytes left", f"EXTEND_TIMEOUT_USEC={int(10 * STEP * 1e6)}")
+
+    def _list(self, error: OSError, unclosed: set[Any]) -> None:
+        self.tell(f"NOT SAVED: {error}")
+        log.error("not saved: %s", error)
+        ranges: list[FailedRange] = list(getattr(error, "ranges", []))
+        for entry in ranges[:LISTED]:
+            why = "its writer had not closed it" if entry.key in unclosed else entry.message
+            line = f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}"
+            self.tell(line)
+            log.error("%s", line)
+        if len(ranges) > LISTED:
+            self.tell(f"not saved: {len(ranges) - LISTED} more ranges")
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _fuse_descriptors() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                found.add(int(name))
+    return found
+
+
+@contextlib.contextmanager
+def _said_on_stderr() -> Iterator[Callable[[], str]]:
+    """Libfuse and its programs say on stderr why they cannot mount: let the error say it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def said() -> str:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").split("\n")
+            return "; ".join(line.strip() for line in lines if line.strip())
+
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _raise_read_ahead(path: str) -> None:
+    """Let the kernel read 1 MiB at once, where we may: by itself it asks for 128 KiB."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        fields = [line.split() for line in mounts]
+    for entry in reversed(fields):
+        if entry[4] == path.replace(" ", "\\040"):
+            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{entry[2]}/read_ahead_kb", "w") as file:
+                file.write(str(READ_AHEAD_KB))
+            return

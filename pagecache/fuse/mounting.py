@@ -1,0 +1,83 @@
+"""The command `pagecache mount`: from its words to a mount, and from what becomes of that to an exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ..check_backend.target import BadTarget, options_of
+from .daemon import Started
+from .options import MountOptions, WrongOption, with_words
+
+__all__ = ["mount_as_asked", "options_from"]
+
+NOT_MOUNTED, WRONG_USAGE = 1, 2
+
+
+def options_from(
+    url: str, directory: str, words: Sequence[str], backend_options: Sequence[str], given: dict[str, Any]
+) -> MountOptions:
+    """What a mount is asked for. What was not given stays as it is by itself.
+
+    Raises:
+        ValueError: names the option and its rule.
+    """
+    try:
+        more = options_of(backend_options)
+    except BadTarget as error:
+        raise WrongOption(str(error)) from None
+    options = with_words(MountOptions(url=_absolute(url), mountpoint=os.path.abspath(directory)), words)
+    fields = {name: value for name, value in given.items() if value not in (None, False)}
+    # One after the other would refuse what only the last makes right.
+    known = {name: getattr(options, name) for name in MountOptions.__dataclass_fields__}
+    return MountOptions(**{**known, **fields, "backend_options": more})
+
+
+def _absolute(url: str) -> str:
+    """A server in the background has another working directory."""
+    scheme, colon, path = url.partition(":")
+    return f"dir:{os.path.abspath(path)}" if colon and scheme == "dir" and path else url
+
+
+def mount_as_asked(options: MountOptions, started: Started | None, tell: Callable[[str], object]) -> NoReturn:
+    """Mount, serve and save; ends the process.
+
+    Args:
+        options: what is asked for.
+        started: who waits for the mount, where this is in the background.
+        tell: complaints and progress.
+    """
+    from .mount import CannotMount, Mount
+
+    if started is None:
+        logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    ready = False
+
+    def mounted() -> None:
+        nonlocal ready
+        ready = True
+        if started is not None:
+            started.mounted()
+
+    def failed(status: int, why: str) -> int:
+        if started is None:
+            tell(why)
+        else:
+            started.failed(status, why)
+        return status
+
+    try:
+        status = Mount(options, tell).run(mounted)
+    except (BadTarget, ValueError) as error:
+        status = failed(WRONG_USAGE, str(error))
+    except (CannotMount, OSError) as error:
+        if ready:
+            raise
+        status = failed(NOT_MOUNTED, str(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread may be in a call of the backend that never returns: nobody waits for it.
+    os._exit(status)

@@ -1,0 +1,384 @@
+"""Names and attributes as the kernel wants them, over what a backend has: directories, or keys with slashes in them.
+
+`Namespace` is what the server asks. `Directories` passes it on to a backend that has directories. `Prefixes` makes
+directories of the prefixes of keys, for stores that know nothing but objects:
+
+    objects  "a/1" "a/b/2" "c"          ->    /  a/  a/1  a/b/  a/b/2  c
+
+There a directory is there because something is in it, or because it was made here, or emptied here, and not removed:
+the store never hears of it. What neither can do raises io.UnsupportedOperation: EOPNOTSUPP for the program.
+
+Bytes and sizes are the volume's. Calls go to threads of the volume, as all calls of a backend do.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, TypeVar
+
+from ..backends.protocol import ObjectStat
+from ..volume import Volume
+
+__all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
+
+T = TypeVar("T")
+NOW_NS = 2_000_000_000
+"""How far from now a time may be to mean "now": what a store gives an object by itself."""
+
+
+def missing(key: str) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+def unsupported(what: str, key: str) -> OSError:
+    return io.UnsupportedOperation(errno.EOPNOTSUPP, f"this store cannot {what}", key)
+
+
+class Namespace(Protocol):
+    """Names below a root, whose key is "". Keys are paths without a slash at either end.
+
+    Attributes:
+        has_xattrs: extended attributes are kept.
+        keeps_modes: modes and owners are kept.
+    """
+
+    has_xattrs: bool
+    keeps_modes: bool
+
+    def look(self, key: str) -> ObjectStat:
+        """What has this key, links not followed; sizes of files as a reader of the cache finds them."""
+        ...
+
+    def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
+        """Name and status of everything in a directory."""
+        ...
+
+    def mkdir(self, key: str) -> None: ...
+    def rmdir(self, key: str) -> None: ...
+    def created(self, key: str) -> None:
+        """An object was made under this key."""
+        ...
+
+    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None: ...
+    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None: ...
+    def link(self, src: str, dst: str) -> None: ...
+    def symlink(self, target: str, key: str) -> None: ...
+    def readlink(self, key: str) -> str: ...
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None: ...
+    def getxattr(self, key: str, name: str) -> bytes: ...
+    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None: ...
+    def listxattr(self, key: str) -> list[str]: ...
+    def removexattr(self, key: str, name: str) -> None: ...
+    def statfs(self) -> os.statvfs_result | None:
+        """None: the store does not tell."""
+        ...
+
+    def sync(self) -> None:
+        """Make names durable."""
+        ...
+
+
+def namespace_of(volume: Volume) -> Namespace:
+    """Directories where the backend has them, prefixes else."""
+    backend: Any = volume.engine.backend
+    return Directories(volume) if callable(getattr(backend, "readdir", None)) else Prefixes(volume)
+
+
+class _Calls:
+    """How a namespace asks the backend of a volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+
+    @property
+    def backend(self) -> Any:
+        return self.volume.engine.backend
+
+    def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
+        return self.volume.engine.call(call, what, key)
+
+    def change(self, what: str, key: str, call: Callable[[], T]) -> T:
+        """A call that changes names: a sync that begins meanwhile covers it only if it comes after it."""
+        self.volume.check_may_write(key, os.O_RDWR)
+        self.volume.engine.names.changed()
+        try:
+            return self.ask(what, key, call)
+        finally:
+            self.volume.engine.names.changed()
+
+    def seen(self, key: str, found: ObjectStat) -> ObjectStat:
+        """With the size that a reader of the cache finds."""
+        if found.kind != "file":
+            return found
+        if self.volume.inode_at(key) is None and (found.nlink or 1) == 1:
+            return found
+        try:
+            return self.volume.stat(key)
+        except FileNotFoundError:
+            return found
+
+    def sync(self) -> None:
+        sync = getattr(self.backend, "sync", None)
+        if sync is not None:
+            try:
+                self.ask("sync", "", sync)
+            except io.UnsupportedOperation:
+                pass
+
+
+class Directories(_Calls):
+    """A backend with directories."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(volume)
+        self.has_xattrs = callable(getattr(self.backend, "getxattr", None))
+        self.keeps_modes = callable(getattr(self.backend, "setattr", None))
+
+    def look(self, key: str) -> ObjectStat:
+        lstat = getattr(self.backend, "lstat", self.backend.stat)
+        try:
+            found: ObjectStat = self.ask("stat", key, lambda: lstat(key))
+        except FileNotFoundError:
+            if self.volume.inode_at(key) is None:
+                raise
+            return self.volume.stat(key)  # here, and not stored yet
+        return self.seen(key, found)
+
+    def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
+        listed: list[ObjectStat] = self.ask("readdir", key, lambda: list(self.backend.readdir(key)))
+        start = len(key) + 1 if key else 0
+        return [(str(entry.key)[start:], self.seen(str(entry.key), entry)) for entry in listed]
+
+    def mkdir(self, key: str) -> None:
+        self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700))
+
+    def rmdir(self, key: str) -> None:
+        self.change("rmdir", key, lambda: self.backend.rmdir(key))
+
+    def created(self, key: str) -> None:
+        """It has its directory."""
+
+    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None:
+        if kind == "file":
+            self.volume.remove(key)
+        else:
+            self.change("remove", key, lambda: self.backend.remove(key))
+
+    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None:
+        self.volume.rename(src, dst, replace=replace)
+
+    def link(self, src: str, dst: str) -> None:
+        self.change("link", src, lambda: self.backend.link(src, dst))
+
+    def symlink(self, target: str, key: str) -> None:
+        self.change("symlink", key, lambda: self.backend.symlink(target, key))
+
+    def readlink(self, key: str) -> str:
+        target: str = self.ask("readlink", key, lambda: self.backend.readlink(key))
+        return target
+
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None:
+        if found.kind == "file":
+            self.volume.setattr(key, **changes)
+        elif found.kind == "dir":
+            self.change("setattr", key, lambda: self.backend.setattr(key, **changes))
+        else:
+            self.change("setattr", key, lambda: self.backend.setattr(key, **changes, follow=False))
+
+    def getxattr(self, key: str, name: str) -> bytes:
+        value: bytes = self.ask("getxattr", key, lambda: self.backend.getxattr(key, name))
+        return value
+
+    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None:
+        self.change("setxattr", key, lambda: self.backend.setxattr(key, name, value, flags))
+
+    def listxattr(self, key: str) -> list[str]:
+        return self.ask("listxattr", key, lambda: list(self.backend.listxattr(key)))
+
+    def removexattr(self, key: str, name: str) -> None:
+        self.change("removexattr", key, lambda: self.backend.removexattr(key, name))
+
+    def statfs(self) -> os.statvfs_result | None:
+        try:
+            found: os.statvfs_result = self.ask("statfs", "", self.backend.statfs)
+        except (io.UnsupportedOperation, AttributeError):
+            return None
+        return found
+
+
+DIRECTORY = ObjectStat(size=0, kind="dir")
+
+
+class Prefixes(_Calls):
+    """A store of objects, whose keys have slashes in them."""
+
+    has_xattrs = False
+    keeps_modes = False
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(volume)
+        self._lock = threading.Lock()  # guards the set, for moments
+        self._made: set[str] = set()  # directories that need nothing in them
+
+    def look(self, key: str) -> ObjectStat:
+        if not key:
+            return DIRECTORY
+        with self._lock:
+            if key in self._made:
+                return DIRECTORY
+        try:
+            return self.volume.stat(key)
+        except FileNotFoundError:
+            if next(iter(self._below(key)), None) is None:
+                raise missing(key) from None
+            return DIRECTORY
+
+    def _below(self, key: str, *, all: bool = False) -> Iterable[tuple[str, ObjectStat]]:
+        """The rest of the key of objects in a directory, stored or not; one is enough unless `all`."""
+        prefix = f"{key}/" if key else ""
+
+        def listed() -> list[ObjectStat]:
+            found = self.backend.list(prefix)
+            return list(found) if all else [entry for entry, _ in zip(found, range(2), strict=False)]
+
+        unsaved = [(str(entry.key), entry) for entry in self.volume.unsaved(hidden=True)]
+        below: dict[str, ObjectStat] = {found: entry for found, entry in unsaved if found.startswith(prefix)}
+        for entry in self.ask("list", key, listed):
+            below.setdefault(str(entry.key), entry)
+        return [(found[len(prefix) :], entry) for found, entry in below.items() if len(found) > len(prefix)]
+
+    def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
+        entries: dict[str, ObjectStat] = {}
+        for rest, entry in self._below(key, all=True):
+            name, slash, _ = rest.partition("/")
+            if name not in ("", ".", ".."):
+                if not slash or name not in entries:
+                    entries[name] = DIRECTORY if slash else entry
+        prefix = f"{key}/" if key else ""
+        with self._lock:
+            made = [found[len(prefix) :] for found in self._made if found.startswith(prefix)]
+        entries |= {name: DIRECTORY for name in made if name and "/" not in name and name not in entries}
+        if not entries and key:
+            self.look(key)  # it may not be there at all
+        return entries.items()
+
+    def mkdir(self, key: str) -> None:
+        self.volume.check_may_write(key, os.O_RDWR)
+        try:
+            self.look(key)
+        except FileNotFoundError:
+            self._keep(key)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+
+    def _keep(self, key: str) -> None:
+        """A directory, and those above it, that stay when nothing is in them."""
+        with self._lock:
+            while key:
+                self._made.add(key)
+                key = key.rpartition("/")[0]
+
+    def rmdir(self, key: str) -> None:
+        self.volume.check_may_write(key, os.O_RDWR)
+        if self.look(key).kind != "dir":
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), key)
+        if next(iter(self.entries(key)), None) is not None:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), key)
+        with self._lock:
+            self._made.discard(key)
+
+    def created(self, key: str) -> None:
+        self._keep(key.rpartition("/")[0])
+
+    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None:
+        self._keep(key.rpartition("/")[0])  # it was there: it does not go with what was in it
+        self.volume.remove(key)
+
+    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None:
+        if kind == "dir" or (kind is None and self.look(src).kind == "dir"):
+            if next(iter(self._below(src)), None) is not None:
+                # As between file systems: mv and others copy, then. Object by object it would be no rename.
+                raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
+            self._rename_empty(src, dst, replace)
+            return
+        if not replace or dst in self._made or self._is_directory(dst):
+            self._check_free(dst)
+        self._keep(src.rpartition("/")[0])
+        self._keep(dst.rpartition("/")[0])
+        self.volume.rename(src, dst, replace=replace)
+
+    def _is_directory(self, key: str) -> bool:
+        try:
+            return self.look(key).kind == "dir"
+        except FileNotFoundError:
+            return False
+
+    def _check_free(self, key: str) -> None:
+        try:
+            found = self.look(key)
+        except FileNotFoundError:
+            return
+        if found.kind == "dir":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), key)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+
+    def _rename_empty(self, src: str, dst: str, replace: bool) -> None:
+        try:
+            found = self.look(dst)
+        except FileNotFoundError:
+            pass
+        else:
+            if not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
+            if found.kind != "dir":
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), dst)
+            self.rmdir(dst)
+        self.volume.check_may_write(src, os.O_RDWR)
+        with self._lock:
+            moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
+            self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}
+        self._keep(dst)
+        self._keep(src.rpartition("/")[0])
+
+    def link(self, src: str, dst: str) -> None:
+        raise unsupported("give an object two names", src)
+
+    def symlink(self, target: str, key: str) -> None:
+        raise unsupported("keep symbolic links", key)
+
+    def readlink(self, key: str) -> str:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
+
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None:
+        """What would change nothing, or nothing that the store does not do by itself, is fine."""
+        now = time.time_ns()
+        times = [changes[name] for name in ("atime_ns", "mtime_ns") if name in changes]
+        for asked in times:
+            if abs(asked - now) > NOW_NS and abs(asked - int((found.mtime or 0) * 1e9)) > 1000:
+                raise unsupported("keep times", key)
+        if "mode" in changes and stat.S_IMODE(changes["mode"]) != found.mode:
+            raise unsupported("keep modes", key)
+        for name in ("uid", "gid"):
+            if name in changes and changes[name] != getattr(found, name):
+                raise unsupported("keep owners", key)
+
+    def getxattr(self, key: str, name: str) -> bytes:
+        raise unsupported("keep extended attributes", key)
+
+    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None:
+        raise unsupported("keep extended attributes", key)
+
+    def listxattr(self, key: str) -> list[str]:
+        raise unsupported("keep extended attributes", key)
+
+    def removexattr(self, key: str, name: str) -> None:
+        raise unsupported("keep extended attributes", key)
+
+    def statfs(self) -> os.statvfs_result | None:
+        return None

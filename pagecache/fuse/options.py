@@ -1,0 +1,124 @@
+"""What a mount is asked for, and the words after -o: those of mount(8), of libfuse, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..config import Size, parse_size
+
+__all__ = ["MountOptions", "WrongOption", "with_words"]
+
+
+class WrongOption(ValueError):
+    """An option that there is not, or a value that it cannot have: a sentence that names both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
+    """Attributes:
+    url: of the backend: a URL, or module:factory.
+    mountpoint: a directory.
+    backend_options: go to the backend's constructor.
+    capacity: bytes of memory of the cache.
+    direct_io: the kernel keeps no pages.
+    kernel_cache: the kernel keeps pages from one open to the next, while the version stays the same.
+    read_only: nothing can be changed.
+    allow_other: not only who mounts may use it.
+    uid: owner of everything; None: as the store says.
+    gid: the same of the group.
+    file_mode: of files of stores that keep no modes.
+    directory_mode: of their directories.
+    attr_timeout: seconds for which the kernel knows attributes.
+    entry_timeout: seconds for which it knows names.
+    timeout: seconds after which a program gets EIO in the place of an answer; None: it waits.
+    drain_timeout: seconds for saving everything at the end; None: as long as it takes.
+    read_ahead: largest window of reading ahead.
+    stats: path of a socket with live statistics; None: none.
+    name: what mount(8) shows as the source; None: the URL.
+    flags: words for the kernel and libfuse.
+    """
+
+    url: str
+    mountpoint: str
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
+    capacity: Size = "256MiB"
+    direct_io: bool = False
+    kernel_cache: bool = False
+    read_only: bool = False
+    allow_other: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    file_mode: int = 0o644
+    directory_mode: int = 0o755
+    attr_timeout: float = 1.0
+    entry_timeout: float = 1.0
+    timeout: float | None = 60.0
+    drain_timeout: float | None = 60.0
+    read_ahead: Size = "4MiB"
+    stats: str | None = None
+    name: str | None = None
+    flags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.direct_io and self.kernel_cache:
+            raise WrongOption("direct_io and kernel_cache: with the first the kernel has no pages to keep")
+        parse_size(self.capacity, "capacity")
+        parse_size(self.read_ahead, "read_ahead")
+        for name in ("attr_timeout", "entry_timeout", "timeout", "drain_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise WrongOption(f"{name}: {value!r} is not a number of seconds of at least 0")
+
+
+SWITCHES = {"direct_io": "direct_io", "kernel_cache": "kernel_cache", "ro": "read_only", "allow_other": "allow_other"}
+NUMBERS = {"uid": 10, "gid": 10, "file_mode": 8, "directory_mode": 8}
+SECONDS = ("attr_timeout", "entry_timeout", "timeout", "drain_timeout")
+SIZES = ("capacity", "read_ahead")
+PASSED_ON = frozenset(
+    {"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "nodiratime", "relatime", "strictatime"}
+    | {"sync", "async", "dirsync", "auto_unmount"}
+)
+IGNORED = frozenset(
+    {"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev", "default_permissions"}
+)
+"""What is so anyway, or what is for who calls mount(8)."""
+
+
+def with_words(options: MountOptions, words: Iterable[str]) -> MountOptions:
+    """With what was said after -o; each may be several, with commas.
+
+    Raises:
+        WrongOption: no such word, or not with this value; lists those there are.
+    """
+    for word in (word for text in words for word in text.split(",") if word):
+        options = _with_word(options, word)
+    return options
+
+
+def _with_word(options: MountOptions, word: str) -> MountOptions:
+    name, equals, value = word.partition("=")
+    changes: dict[str, Any] | None = None
+    try:
+        if not equals and name in SWITCHES:
+            changes = {SWITCHES[name]: True}
+        elif not equals and name in PASSED_ON:
+            changes = {"flags": options.flags | {name}}
+        elif (not equals and name in IGNORED) or name.startswith("x-"):
+            changes = {}
+        elif equals and name in NUMBERS:
+            changes = {name: int(value, NUMBERS[name])}
+        elif equals and name in SECONDS:
+            changes = {name: float(value)}
+        elif equals and name in SIZES:
+            changes = {name: value}
+        elif equals and name == "fsname":
+            changes = {"name": value}
+    except ValueError as error:
+        raise WrongOption(f"-o {word}: {error}") from None
+    if changes is not None:
+        return replace(options, **changes)
+    valued = (*NUMBERS, *SECONDS, *SIZES, "fsname")
+    known = ", ".join(sorted({*SWITCHES, *PASSED_ON, *IGNORED, *(f"{name}=" for name in valued)}))
+    raise WrongOption(f"-o {word}: no such option, or not {'with' if equals else 'without'} a value; there are {known}")

@@ -1,0 +1,504 @@
+"""A file system over a volume: every operation of the kernel, by the numbers that the kernel has, for any binding.
+
+The calls block, may be made from any thread, and raise OSError. A binding turns requests into these calls, and answers
+at once what needs none of it: reads and writes that the cache has room and bytes for (binding.py).
+
+An operation asks by key, and keys change: who finds nothing looks whether the name has moved meanwhile, and asks again
+by the new one. A rename that runs is waited for then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..backends.protocol import ObjectStat
+from ..volume import Volume
+from .files import Files, OpenFile
+from .namespace import Namespace, namespace_of
+from .nodes import ROOT, Node, Nodes
+
+__all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
+
+T = TypeVar("T")
+BLOCK = 512
+TYPES = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+NOREPLACE = 1  # of renameat2(2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a file system looks.
+
+    Attributes:
+        uid: owner of everything; None: as the store says, and who serves it where that says nothing.
+        gid: the same of the group.
+        file_mode: of files of stores that keep no modes.
+        directory_mode: of their directories.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    file_mode: int = 0o644
+    directory_mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks for something to be made."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) shows, and the kind within `mode`."""
+
+    number: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // BLOCK)
+
+
+@dataclass(slots=True)
+class Listing:
+    """An open directory: what was in it when it was opened, or rewound."""
+
+    node: Node
+    entries: list[tuple[str, ObjectStat, str | None]]
+
+
+class Server:
+    """The file system of one volume.
+
+    Args:
+        volume: where the bytes are.
+        options: how it looks.
+    """
+
+    def __init__(self, volume: Volume, options: ServerOptions | None = None) -> None:
+        self.volume = volume
+        volume.yields = True
+        self.options = options or ServerOptions()
+        self.files = Files(volume)
+        self.nodes = Nodes()
+        self.names: Namespace = namespace_of(volume)
+        self._began_ns = time.time_ns()
+        self._nodes_of: dict[int, Node] = {}  # of open files, by their numbers
+        self._moving = threading.Condition()
+        self._moves: dict[str, int] = {}  # keys that are being renamed: how often
+
+    # -- keys
+
+    def node(self, number: int) -> Node:
+        try:
+            return self.nodes.get(number)
+        except KeyError:
+            raise OSError(errno.ESTALE, f"no node has the number {number}") from None
+
+    def _by_key(self, node: Node, call: Callable[[str], T]) -> T:
+        while True:
+            key = self.nodes.key(node)
+            if key is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            try:
+                return call(key)
+            except FileNotFoundError:
+                self._wait_moved(key)
+                if self.nodes.key(node) == key:
+                    raise
+
+    def _entry(self, parent: int, name: str, call: Callable[[Node, str], T]) -> T:
+        """A call about an entry of a directory."""
+        node = self.node(parent)
+        return self._by_key(node, lambda key: call(node, f"{key}/{name}" if key else name))
+
+    def _wait_moved(self, key: str) -> None:
+        """Until nothing is being renamed that the key may have been found by."""
+
+        def still() -> bool:
+            return not any(key == moving or key.startswith(f"{moving}/") for moving in self._moves)
+
+        with self._moving:
+            self._moving.wait_for(still)
+
+    @contextmanager
+    def _renaming(self, key: str) -> Iterator[None]:
+        with self._moving:
+            self._moves[key] = self._moves.get(key, 0) + 1
+        try:
+            yield
+        finally:
+            with self._moving:
+                self._moves[key] -= 1
+                if not self._moves[key]:
+                    del self._moves[key]
+                self._moving.notify_all()
+
+    # -- attributes
+
+    def attributes(self, node: Node, found: ObjectStat) -> Attributes:
+        """What a program is told of something that was found."""
+        node.seen = found
+        owned = self._owned(found)
+        assert owned.mode is not None
+        assert owned.uid is not None
+        assert owned.gid is not None
+        mtime = found.mtime_ns
+        if mtime is None:
+            mtime = self._began_ns if found.mtime is None else int(found.mtime * 1e9)
+        written = self._written_ns(node)
+        mtime = max(mtime, written)
+        ctime = mtime if found.ctime_ns is None else max(found.ctime_ns, written)
+        links = 2 if found.kind == "dir" else 1
+        return Attributes(
+            node.number,
+            TYPES[found.kind] | stat.S_IMODE(owned.mode),
+            links if found.nlink is None else found.nlink,
+            owned.uid,
+            owned.gid,
+            found.size,
+            mtime if found.atime_ns is None else found.atime_ns,
+            mtime,
+            ctime,
+        )
+
+    def _owned(self, found: ObjectStat) -> ObjectStat:
+        """With a mode and owners, whatever the store keeps."""
+        options = self.options
+        mode = found.mode
+        if mode is None:
+            mode = options.directory_mode if found.kind == "dir" else options.file_mode
+        uid = found.uid if options.uid is None else options.uid
+        gid = found.gid if options.gid is None else options.gid
+        plain = {field.name: getattr(found, field.name) for field in dataclasses.fields(ObjectStat)}
+        plain |= {"mode": mode, "uid": os.getuid() if uid is None else uid, "gid": os.getgid() if gid is None else gid}
+        return ObjectStat(**plain)
+
+    def _opened(self, node: Node) -> list[OpenFile]:
+        with self.nodes.lock:
+            numbers = list(node.opens)
+        return [opened for fh in numbers if (opened := self.files.by_number.get(fh)) is not None]
+
+    def _written_ns(self, node: Node) -> int:
+        """When somebody last wrote what the store does not know of yet."""
+        return max((opened.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
+
+    def _stat(self, node: Node) -> ObjectStat:
+        for opened in self._opened(node):
+            try:
+                found = opened.stat()
+            except OSError:
+                if opened.file.closed:  # meanwhile
+                    continue
+                raise
+            if self.nodes.key(node) is None and found.nlink:
+                return dataclasses.replace(found, nlink=0)
+            return found
+        return self._by_key(node, self.names.look)
+
+    def getattr(self, number: int) -> Attributes:
+        node = self.node(number)
+        return self.attributes(node, self._stat(node))
+
+    def known(self, number: int) -> Attributes | None:
+        """The same of an open file, without asking anybody: as it was last seen, with the size that readers find."""
+        node = self.node(number)
+        opened = self._opened(node)
+        if node.seen is None or not opened:
+            return None
+        return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size))
+
+    def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
+        """Args:
+        changes: of size, mode, uid, gid, atime_ns, mtime_ns.
+        fh: the open file that is truncated, where one is.
+        """
+        node = self.node(number)
+        changes = dict(changes)
+        size = changes.pop("size", None)
+        if size is not None:
+            self._truncate(node, size, fh)
+        if changes:
+            if changes.keys() & {"atime_ns", "mtime_ns"}:
+                self._hand_over(node)
+            found = self._owned(self._stat(node))
+            self._by_key(node, lambda key: self.names.setattr(key, found, changes))
+        return self.getattr(number)
+
+    def _truncate(self, node: Node, size: int, fh: int | None) -> None:
+        writable = [opened for opened in self._opened(node) if opened.writable]
+        writable.sort(key=lambda opened: opened.number != fh)
+        if writable:
+            writable[0].file.truncate(size)
+            writable[0].written_ns = time.time_ns()
+        else:
+            self._by_key(node, lambda key: self.volume.truncate(key, size))
+
+    def _hand_over(self, node: Node) -> None:
+        """What is written back later would move the times of the file once more."""
+        for opened in self._opened(node):
+            if opened.writable and not opened.file._commits_on_close():
+                written = opened.written_ns
+                opened.file.flush()
+                opened.handed_over(written)
+
+    # -- entries
+
+    def lookup(self, parent: int, name: str) -> Attributes:
+        """The kernel is told of it: to be forgotten once more."""
+
+        def look(directory: Node, key: str) -> tuple[Node, ObjectStat]:
+            found = self.names.look(key)
+            return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
+
+        node, found = self._entry(parent, name, look)
+        return self.attributes(node, self._stat(node) if node.opens else found)
+
+    def _shared(self, key: str, found: ObjectStat) -> str | None:
+        """The key that all names of an object have in common, where it has several."""
+        if found.kind != "file" or (found.nlink or 1) < 2:
+            return None
+        for node in self.nodes.take_unsettled():
+            known = self.nodes.key(node)
+            if known is not None:
+                self.nodes.share(node, str(self.volume.canonical(known)))
+        return str(self.volume.canonical(key))
+
+    def forget(self, number: int, times: int = 1) -> None:
+        self.nodes.forget(number, times)
+
+    def _made(self, parent: int, name: str, mode: int, owner: Owner | None, kind: str) -> Attributes:
+        """Something new is there: give it to who made it, and tell of it."""
+        if self.names.keeps_modes:
+            self._entry(parent, name, lambda directory, key: self._give(directory, key, mode, owner, kind))
+        return self.lookup(parent, name)
+
+    def _give(self, directory: Node, key: str, mode: int, owner: Owner | None, kind: str) -> None:
+        found = self.names.look(key)
+        changes: dict[str, int] = {}
+        if owner is not None and os.geteuid() == 0:
+            above = self.names.look(key.rpartition("/")[0])
+            gid = owner.gid
+            if (above.mode or 0) & stat.S_ISGID:
+                gid = gid if above.gid is None else above.gid
+                mode |= stat.S_ISGID if kind == "dir" else 0
+            if (found.uid, found.gid) != (owner.uid, gid):
+                changes |= {"uid": owner.uid, "gid": gid}
+        if kind != "symlink" and found.mode != stat.S_IMODE(mode):
+            changes["mode"] = stat.S_IMODE(mode)
+        if changes:
+            self.names.setattr(key, found, changes)
+
+    def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
+        self._entry(parent, name, lambda _, key: self.names.mkdir(key))
+        return self._made(parent, name, mode, owner, "dir")
+
+    def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
+        """A regular file; devices, pipes and sockets are not kept."""
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise OSError(errno.EOPNOTSUPP, "only regular files are kept", name)
+        fh, made = self.create(parent, name, mode, os.O_WRONLY | os.O_EXCL, owner)
+        self.release(fh)
+        return made
+
+    def create(
+        self, parent: int, name: str, mode: int, flags: int, owner: Owner | None = None
+    ) -> tuple[int, Attributes]:
+        """Make a file and open it."""
+
+        def make(directory: Node, key: str) -> OpenFile:
+            try:
+                opened = self.files.open_file(key, flags | os.O_CREAT | os.O_EXCL)
+            except FileExistsError:
+                if flags & os.O_EXCL:
+                    raise
+                return self.files.open_file(key, flags | os.O_CREAT)  # somebody else has just made it
+            self.names.created(key)
+            if self.names.keeps_modes:
+                self._give(directory, key, mode, owner, "file")
+            return opened
+
+        opened = self._entry(parent, name, make)
+        try:
+            made = self.lookup(parent, name)
+        except BaseException:
+            self.files.release(opened.number)
+            raise
+        self._open(self.node(made.number), opened)
+        return opened.number, made
+
+    def _open(self, node: Node, opened: OpenFile) -> None:
+        self._nodes_of[opened.number] = node
+        self.nodes.opened(node, opened.number)
+
+    def unlink(self, parent: int, name: str) -> None:
+        def remove(directory: Node, key: str) -> None:
+            known = self.nodes.child(directory, name)
+            self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
+            self.nodes.removed(directory, name)
+
+        self._entry(parent, name, remove)
+
+    def rmdir(self, parent: int, name: str) -> None:
+        def remove(directory: Node, key: str) -> None:
+            self.names.rmdir(key)
+            self.nodes.removed(directory, name)
+
+        self._entry(parent, name, remove)
+
+    def rename(self, parent: int, name: str, new_parent: int, new_name: str, flags: int = 0) -> None:
+        if flags & ~NOREPLACE:
+            raise OSError(errno.EINVAL, "names cannot be exchanged", name)
+        target = self.node(new_parent)
+
+        def move(directory: Node, key: str) -> None:
+            known = self.nodes.child(directory, name)
+            new = self.nodes.key_in(target, new_name)
+            if new is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+            with self._renaming(key):
+                self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
+                self.nodes.renamed(directory, name, target, new_name)
+
+        self._entry(parent, name, move)
+
+    def link(self, number: int, new_parent: int, new_name: str) -> Attributes:
+        node, directory = self.node(number), self.node(new_parent)
+
+        def add(key: str) -> None:
+            new = self.nodes.key_in(directory, new_name)
+            if new is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+            self.names.link(key, new)
+
+        self._by_key(node, add)
+        self.nodes.linked(node, directory, new_name)
+        self._by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
+        return self.getattr(number)
+
+    def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
+        self._entry(parent, name, lambda _, key: self.names.symlink(target, key))
+        return self._made(parent, name, 0o777, owner, "symlink")
+
+    def readlink(self, number: int) -> str:
+        return self._by_key(self.node(number), self.names.readlink)
+
+    # -- directories
+
+    def opendir(self, number: int) -> Listing:
+        listing = Listing(self.node(number), [])
+        self.rewind(listing)
+        return listing
+
+    def rewind(self, listing: Listing) -> None:
+        """Look at the directory anew."""
+
+        def read(key: str) -> list[tuple[str, ObjectStat, str | None]]:
+            start = f"{key}/" if key else ""
+            return [(name, found, self._shared(start + name, found)) for name, found in self.names.entries(key)]
+
+        listing.entries = self._by_key(listing.node, read)
+
+    def entry(self, listing: Listing, index: int) -> Attributes:
+        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend."""
+        name, found, shared = listing.entries[index]
+        node = self.nodes.found(listing.node, name, found.kind, shared)
+        if node.opens:
+            for opened in self._opened(node):
+                found = dataclasses.replace(found, size=opened.file.size)
+                break
+        return self.attributes(node, found)
+
+    def fsyncdir(self) -> None:
+        self.names.sync()
+
+    # -- files
+
+    def open(self, number: int, flags: int) -> tuple[int, bool]:
+        """Returns:
+        The number of the open file, and whether what the kernel has cached of it is right still.
+        """
+        node = self.node(number)
+
+        def by_key(key: str) -> OpenFile:
+            opened = self.files.open_file(key, flags & ~(os.O_CREAT | os.O_EXCL))
+            if key in self.nodes.keys(node):
+                return opened
+            self.files.release(opened.number)  # it may be another object: the name has moved
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+        opened = self._by_key(node, by_key)
+        self._open(node, opened)
+        engine = opened.file._inode.engine
+        version = None if engine.version_stale else engine.version
+        kept = version is not None and version == node.kept
+        node.kept = version
+        return opened.number, kept
+
+    def flush(self, fh: int) -> None:
+        self.files.flush(fh)
+
+    def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
+        self.files.get(fh).fsync(data_only=datasync, timeout=timeout)
+
+    def release(self, fh: int) -> None:
+        self.files.release(fh)
+        node = self._nodes_of.pop(fh, None)
+        if node is not None:
+            self.nodes.released(node, fh)
+
+    # -- the rest
+
+    def getxattr(self, number: int, name: str) -> bytes:
+        return self._by_key(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
+
+    def setxattr(self, number: int, name: str, value: bytes, flags: int = 0) -> None:
+        self._by_key(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
+
+    def listxattr(self, number: int) -> list[str]:
+        node = self.node(number)
+        return [] if node.kind == "symlink" else self._by_key(node, self.names.listxattr)
+
+    def removexattr(self, number: int, name: str) -> None:
+        self._by_key(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
+
+    def _with_xattrs(self, number: int) -> Node:
+        node = self.node(number)
+        if node.kind == "symlink":
+            raise io.UnsupportedOperation(errno.EOPNOTSUPP, "a symbolic link has no extended attributes")
+        return node
+
+    def statfs(self) -> Any:
+        """os.statvfs_result; None where the store does not tell how much room there is."""
+        return self.names.statfs()
+
+    def changed(self, key: Any) -> list[int]:
+        """The numbers of an object of which somebody else stored another version: what the kernel has is wrong."""
+        nodes = self.nodes.known_as(key) if isinstance(key, str) else []
+        for node in nodes:
+            node.kept = None
+        return [node.number for node in nodes if node.number != ROOT]
+
+    def close(self) -> None:
+        """Release every open file."""
+        self.files.close()

@@ -1,0 +1,145 @@
+"""Names of directories and aliases: what the cache knows of the files behind them stays with these files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import FaultyBackend, Gate, Rule
+
+from .rig import Task
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "old" / "sub").mkdir(parents=True)
+    (tmp_path / "old" / "a").write_bytes(b"a stored")
+    (tmp_path / "old" / "sub" / "b").write_bytes(b"b stored")
+    (tmp_path / "target").write_bytes(b"stored")
+    return tmp_path
+
+
+@pytest.fixture
+def backend(root: Path) -> FaultyBackend:
+    return FaultyBackend(DirectoryBackend(root))
+
+
+@pytest.fixture
+def volume(backend: FaultyBackend) -> Iterator[Volume]:
+    """Nothing is written back that nobody asks for."""
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        yield cache.attach(backend, read_ahead=0)
+
+
+def content(volume: Volume, key: str) -> bytes:
+    with volume.open(key) as file:
+        return file.pread(100, 0)
+
+
+def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volume, root: Path) -> None:
+    """Open or not: who opens them by the new name finds it, and the old name leads nowhere. [2.20]"""
+    held = volume.open("old/a", "r+")
+    held.pwrite(b"A", 0)
+    with volume.open("old/sub/b", "r+") as closed:
+        closed.pwrite(b"B", 0)
+    volume.rename("old", "new")
+    assert not volume.exists("old/a")
+    with volume.open("new/a", "r+") as again:
+        assert again.pread(100, 0) == b"A stored"
+        again.pwrite(b"!", 1)
+    assert held.pread(100, 0) == b"A!stored"
+    held.close()
+    assert content(volume, "new/sub/b") == b"B stored"
+    volume.sync(20)
+    assert (root / "new" / "a").read_bytes() == b"A!stored"
+    assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
+
+
+def test_a_directory_of_the_old_name_is_another_one(volume: Volume, root: Path) -> None:
+    """Files made in it are not mistaken for those that were moved away. [2.20]"""
+    with volume.open("old/a", "r+") as file:
+        file.pwrite(b"A", 0)
+        volume.rename("old", "new")
+        (root / "old").mkdir()
+        with volume.open("old/a", "x+") as other:
+            other.pwrite(b"other", 0)
+        file.pwrite(b"moved", 2)
+    assert (root / "old" / "a").read_bytes() == b"other"
+    assert (root / "new" / "a").read_bytes() == b"A movedd"
+
+
+def test_who_opens_a_file_of_a_directory_that_is_being_renamed_waits(volume: Volume, backend: FaultyBackend) -> None:
+    """He finds the name gone, and never a second object of the same file. [2.20]"""
+    held = volume.open("old/a", "r+")
+    held.pwrite(b"A", 0)
+    gate = Gate()
+    backend.use([Rule("rename", gate=gate)])
+    renaming = Task(volume.rename, "old", "new")
+    gate.wait_entered()
+    opening = Task(volume.open, "old/sub/b", "r+")
+    assert opening.waits(0.02)
+    gate.release()
+    renaming.result()
+    with pytest.raises(FileNotFoundError):
+        opening.result()
+    held.close()
+
+
+def test_a_directory_is_renamed_after_who_is_opening_a_file_of_it(volume: Volume, backend: FaultyBackend) -> None:
+    """The other order: the file that was opened by the old name is found by the new one. [2.20]"""
+    gate = Gate()
+    backend.use([Rule("open", gate=gate)])
+    opening = Task(volume.open, "old/a", "r+")
+    gate.wait_entered()
+    renaming = Task(volume.rename, "old", "new")
+    assert renaming.waits(0.02)
+    gate.release()
+    file = opening.result()
+    renaming.result()
+    file.pwrite(b"A", 0)
+    assert content(volume, "new/a") == b"A stored"
+    file.close()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_removing_an_alias_takes_nothing_from_the_object(volume: Volume, root: Path, link: object) -> None:
+    """What is not written back of it is written back. [2.20]"""
+    assert callable(link)
+    link(root / "target", root / "alias")
+    file = volume.open("target", "r+")
+    file.pwrite(b"S", 0)
+    volume.remove("alias")
+    assert content(volume, "target") == b"Stored"
+    file.close()
+    assert (root / "target").read_bytes() == b"Stored"
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_renaming_over_an_alias_takes_nothing_from_the_object(volume: Volume, root: Path, link: object) -> None:
+    """The name is another file's from then on, the object has its other one. [2.20]"""
+    assert callable(link)
+    link(root / "target", root / "alias")
+    file = volume.open("target", "r+")
+    file.pwrite(b"S", 0)
+    volume.rename("old/a", "alias")
+    assert content(volume, "alias") == b"a stored"
+    assert content(volume, "target") == b"Stored"
+    file.close()
+    assert (root / "target").read_bytes() == b"Stored"
+
+
+def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
+    """And its object stays what it is. [2.20]"""
+    (root / "alias").symlink_to("target")
+    file = volume.open("alias", "r+")
+    file.pwrite(b"S", 0)
+    volume.rename("alias", "other")
+    assert content(volume, "other") == b"Stored"
+    file.close()
+    assert (root / "target").read_bytes() == b"Stored"
+    assert (root / "other").is_symlink()

@@ -1,0 +1,58 @@
+"""Mounts that several tests share: each works in a folder of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .mounts import MODES, Mounted
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", params=MODES)
+def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
+    """A mount of a directory, and that directory."""
+    root = tmp_path_factory.mktemp("tree")
+    store = root / "store"
+    store.mkdir()
+    with Mounted(root, f"dir:{store}", request.param, "--capacity", "16MiB", longest=900) as mounted:
+        yield mounted, store
+
+
+@pytest.fixture(scope="session", params=MODES)
+def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
+    """A mount of a store that knows nothing but objects."""
+    root = tmp_path_factory.mktemp("objects")
+    with Mounted(root, "memory:", request.param, "--capacity", "16MiB", longest=900) as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def mounted(tree: tuple[Mounted, Path]) -> Mounted:
+    return tree[0]
+
+
+@pytest.fixture
+def place(tree: tuple[Mounted, Path]) -> Path:
+    """A folder of the mounted directory."""
+    path = tree[0].path / f"test{next(_numbers)}"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def stored(tree: tuple[Mounted, Path], place: Path) -> Path:
+    """The same folder, past the mount."""
+    return tree[1] / place.name
+
+
+@pytest.fixture
+def flat(objects: Mounted) -> Path:
+    """A folder of the mounted objects."""
+    path = objects.path / f"test{next(_numbers)}"
+    path.mkdir()
+    return path

@@ -1,0 +1,181 @@
+"""Real mounts: a server process of the command `pagecache mount`, and an end that comes whatever happens.
+
+A program that waits for a file system waits for ever when its server hangs, and cannot be killed. So each mount has a
+time after which its server is killed, which ends all waiting with an error; and at the end the mount is taken away,
+if need be out of sight, before the next test begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from pagecache.live.client import Client
+
+__all__ = ["MODES", "Mounted", "needs_mounts", "run"]
+
+MODES = ("--direct-io", "--kernel-cache")
+LONGEST = 120.0
+"""Seconds after which a server is killed."""
+START = 60.0
+END = 30.0
+
+
+def _why_not() -> str:
+    if not os.path.exists("/dev/fuse"):
+        return "there is no /dev/fuse here"
+    if shutil.which("fusermount3") is None:
+        return "there is no fusermount3 here: apt install fuse3"
+    if find_spec("pyfuse3") is None:
+        return "there is no pyfuse3 here: apt install libfuse3-dev, and make it again"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse may not be used by this user"
+    return ""
+
+
+needs_mounts = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "mounts work")
+
+
+def run(*command: str | Path, cwd: Path | None = None, timeout: float = 60.0, status: int = 0) -> str:
+    """Run a program; its output, standard error included."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        timeout=timeout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"},
+        check=False,
+    )
+    assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+class Mounted:
+    """A mount of `pagecache mount URL DIR -f`, from `start` to `stop`.
+
+    Args:
+        folder: for the mountpoint, the log and the sockets.
+        url: of the backend.
+        options: of the command.
+        longest: seconds after which the server is killed.
+    """
+
+    def __init__(self, folder: Path, url: str, *options: str, longest: float = LONGEST) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "mnt"
+        self.path.mkdir(exist_ok=True)
+        self.log = folder / "log"
+        self.stats = folder / "stats"
+        self.url = url
+        self.options = options
+        self._folder = folder
+        self._longest = longest
+        self._timer: threading.Timer | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Returns when it can be used."""
+        notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        where = str(self._folder / "notify")
+        with notified, self.log.open("ab") as log:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(where)
+            notified.bind(where)
+            notified.settimeout(0.5)
+            command = [sys.executable, "-m", "pagecache", "mount", self.url, str(self.path), "-f"]
+            command += ["--stats", str(self.stats), *self.options]
+            environment = {**os.environ, "NOTIFY_SOCKET": where}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+            self._timer = threading.Timer(self._longest, self.process.kill)
+            self._timer.daemon = True
+            self._timer.start()
+            for _ in range(int(START / 0.5)):
+                try:
+                    if b"READY=1" in notified.recv(4096):
+                        return self
+                except TimeoutError:
+                    if self.process.poll() is not None:
+                        break
+        self.stop()
+        raise AssertionError(f"it did not mount: {self.said()}")
+
+    def said(self) -> str:
+        """What the server has written."""
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """kill -9: the mount stays, and answers nothing."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(END)
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(END)
+
+    def unmount(self) -> int:
+        """As people do it; the exit status of the server."""
+        run("fusermount3", "-u", self.path, timeout=END)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit status of the server, which is about to end."""
+        assert self.process is not None
+        return self.process.wait(END)
+
+    def stop(self) -> int | None:
+        """Whatever state it is in: not mounted, no process; its exit status."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._take_away()
+        process = self.process
+        if process is None:
+            return None
+        try:
+            return process.wait(END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+        finally:
+            self._take_away("-z")
+
+    def _take_away(self, *how: str) -> None:
+        if str(self.path) not in Path("/proc/self/mounts").read_text():
+            return
+        done = subprocess.run(
+            ["fusermount3", "-u", *how, str(self.path)], timeout=END, capture_output=True, check=False
+        )
+        if done.returncode and not how:
+            self._take_away("-z")
+
+    def number(self, name: str) -> int:
+        """A counter of the cache below."""
+        with Client(str(self.stats), timeout=30) as client:
+            return int(client.stats().cache.counters[name])
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def names(path: Path) -> Sequence[str]:
+    return sorted(os.listdir(path))

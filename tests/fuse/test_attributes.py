@@ -1,0 +1,265 @@
+"""Attributes and links where the store keeps them, a clear no where it does not, and what others change behind us."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .mounts import Mounted, names, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+
+PAGE = 4096
+YEAR_2020 = 1_577_836_800_123_456_789
+
+
+def test_modes_and_owners_are_kept(place: Path, stored: Path) -> None:
+    path = place / "a"
+    path.touch(mode=0o640)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o4751)
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((stored / "a").stat().st_mode) == 0o4751
+    (place / "d").mkdir(0o700)
+    assert stat.S_IMODE((place / "d").stat().st_mode) == 0o700
+    if os.geteuid() == 0:
+        os.chown(path, 12, 34)
+        assert ((stored / "a").stat().st_uid, path.stat().st_gid) == (12, 34)
+
+
+def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, stored: Path) -> None:
+    """`cp -p` and `tar` set them while the file is open still, and what they wrote is not handed over yet."""
+    path = place / "a"
+    with path.open("wb", buffering=0) as file:
+        file.write(b"x" * 10_000)
+        os.utime(file.fileno(), ns=(YEAR_2020, YEAR_2020 + 1))
+        assert os.fstat(file.fileno()).st_mtime_ns == YEAR_2020 + 1
+    assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (YEAR_2020, YEAR_2020 + 1)
+    run("sync", "-f", path)
+    assert (stored / "a").stat().st_mtime_ns == YEAR_2020 + 1
+    assert path.read_bytes() == b"x" * 10_000
+
+
+def test_a_write_moves_the_time(place: Path) -> None:
+    """At once, and it does not go back when the file is closed."""
+    path = place / "a"
+    path.write_bytes(b"x")
+    os.utime(path, ns=(YEAR_2020, YEAR_2020))
+    fd = os.open(path, os.O_RDWR)
+    os.write(fd, b"y")
+    during = os.fstat(fd).st_mtime_ns
+    assert during > YEAR_2020
+    os.close(fd)
+    assert path.stat().st_mtime_ns >= during
+
+
+def test_hard_links_are_one_file(place: Path) -> None:
+    """One number, one content, one set of open files; each name can go."""
+    one, other = place / "one", place / "other"
+    one.write_bytes(b"one")
+    os.link(one, other)
+    assert one.stat().st_ino == other.stat().st_ino
+    assert one.stat().st_nlink == 2
+    with one.open("r+b", buffering=0) as file:
+        file.write(b"ONE")
+        assert other.read_bytes() == b"ONE"
+        one.unlink()
+        file.write(b" more")
+        assert os.fstat(file.fileno()).st_nlink == 1
+    assert other.read_bytes() == b"ONE more"
+    os.rename(other, place / "third")
+    assert (place / "third").read_bytes() == b"ONE more"
+
+
+def test_hard_links_in_different_directories_are_found_again(place: Path) -> None:
+    """After renames of one name and of a directory."""
+    (place / "d").mkdir()
+    (place / "a").write_bytes(b"a")
+    os.link(place / "a", place / "d" / "b")
+    os.rename(place / "d", place / "e")
+    os.rename(place / "a", place / "c")
+    assert (place / "c").stat().st_ino == (place / "e" / "b").stat().st_ino
+    with (place / "c").open("ab", buffering=0) as file:
+        file.write(b"!")
+        assert (place / "e" / "b").read_bytes() == b"a!"
+
+
+def test_symbolic_links(place: Path, stored: Path) -> None:
+    """Kept as they are, also those that lead nowhere or out; what they lead to is the kernel's affair."""
+    (place / "target").write_bytes(b"target")
+    for name, target in (("link", "target"), ("broken", "nowhere"), ("out", "/etc/hostname"), ("up", "../..")):
+        os.symlink(target, place / name)
+        assert os.readlink(place / name) == os.readlink(stored / name) == target
+    assert (place / "link").read_bytes() == b"target"
+    with (place / "link").open("ab") as file:
+        file.write(b"!")
+    assert (place / "target").read_bytes() == b"target!"
+    os.utime(place / "broken", ns=(YEAR_2020, YEAR_2020), follow_symlinks=False)
+    assert os.lstat(stored / "broken").st_mtime_ns == YEAR_2020
+    os.rename(place / "link", place / "moved")
+    (place / "moved").unlink()
+    assert (place / "target").read_bytes() == b"target!"
+    shutil.rmtree(place / "up", ignore_errors=True)
+    assert names(place) == ["broken", "out", "target", "up"]
+
+
+def test_extended_attributes(place: Path, stored: Path) -> None:
+    path = place / "a"
+    path.touch()
+    os.setxattr(path, "user.one", b"1")
+    os.setxattr(path, "user.two", b"\0binary")
+    assert sorted(os.listxattr(path)) == sorted(os.listxattr(stored / "a")) == ["user.one", "user.two"]
+    assert os.getxattr(path, "user.two") == b"\0binary"
+    with pytest.raises(FileExistsError):
+        os.setxattr(path, "user.one", b"x", os.XATTR_CREATE)
+    os.removexattr(path, "user.one")
+    with pytest.raises(OSError) as caught:
+        os.getxattr(path, "user.one")
+    assert caught.value.errno == errno.ENODATA
+    with pytest.raises(OSError) as caught:
+        os.setxattr(path, "security.capability", b"\1\0\0\2" + bytes(16))
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
+    shown, real = os.statvfs(place), os.statvfs(stored)
+    assert (shown.f_blocks * shown.f_frsize, shown.f_namemax) == (real.f_blocks * real.f_frsize, real.f_namemax)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_somebody_else_makes_is_his(tmp_path: Path) -> None:
+    """With --allow-other; and the kernel lets nobody do what the modes do not say."""
+    program = "import os, sys; os.setgid(34); os.setuid(12); os.chdir(sys.argv[1]); exec(sys.argv[2])"
+    os.chmod(tmp_path, 0o755)
+    for above in list(tmp_path.parents)[:2]:
+        os.chmod(above, 0o755)
+    (tmp_path / "store").mkdir()
+    with Mounted(tmp_path, f"dir:{tmp_path / 'store'}", "--allow-other") as mounted:
+        (mounted.path / "open").mkdir()
+        (mounted.path / "open").chmod(0o2777)
+        (mounted.path / "mine").write_bytes(b"mine")
+        (mounted.path / "mine").chmod(0o600)
+        make = "os.umask(0o027); open('open/a', 'w').close(); os.mkdir('open/d'); os.symlink('x', 'open/l')"
+        run(sys.executable, "-c", program, mounted.path, make)
+        gid = (mounted.path / "open").stat().st_gid
+        found = [os.lstat(mounted.path / "open" / name) for name in ("a", "d", "l")]
+        assert [(entry.st_uid, entry.st_gid) for entry in found] == [(12, gid)] * 3
+        assert [stat.S_IMODE(entry.st_mode) for entry in found[:2]] == [0o640, 0o2750]
+        text = run(sys.executable, "-c", program, mounted.path, "open('mine')", status=1)
+        assert "PermissionError" in text
+
+
+def test_a_store_of_objects_has_directories_of_prefixes(flat: Path) -> None:
+    """Made, listed, emptied, removed; one that is empty lives as long as the mount."""
+    (flat / "d" / "e").mkdir(parents=True)
+    (flat / "d" / "e" / "a").write_bytes(b"a")
+    (flat / "d" / "b").write_bytes(b"bb")
+    assert names(flat / "d") == ["b", "e"]
+    assert (flat / "d" / "b").stat().st_size == 2
+    assert stat.S_ISDIR((flat / "d" / "e").stat().st_mode)
+    with pytest.raises(OSError) as caught:
+        os.rmdir(flat / "d" / "e")
+    assert caught.value.errno == errno.ENOTEMPTY
+    os.rename(flat / "d" / "e" / "a", flat / "d" / "c")
+    os.rename(flat / "d" / "c", flat / "d" / "b")
+    assert (flat / "d" / "b").read_bytes() == b"a"
+    assert names(flat / "d" / "e") == []
+    os.rename(flat / "d" / "e", flat / "f")
+    os.rmdir(flat / "f")
+    os.unlink(flat / "d" / "b")
+    assert names(flat / "d") == []
+    os.rmdir(flat / "d")
+    assert names(flat) == []
+
+
+def test_what_a_store_of_objects_cannot_keep_is_refused(flat: Path) -> None:
+    """What would change nothing is no error."""
+    path = flat / "a"
+    path.write_bytes(b"a")
+    (flat / "d").mkdir()
+    (flat / "d" / "b").write_bytes(b"b")
+    os.utime(path)
+    path.chmod(stat.S_IMODE(path.stat().st_mode))
+    os.chown(path, path.stat().st_uid, -1)
+
+    def code(call: object, *arguments: object, **keywords: object) -> int | None:
+        assert callable(call)
+        with pytest.raises(OSError) as caught:
+            call(*arguments, **keywords)
+        return caught.value.errno
+
+    assert code(os.link, path, flat / "b") == errno.EOPNOTSUPP
+    assert code(os.symlink, "a", flat / "l") == errno.EOPNOTSUPP
+    assert code(path.chmod, 0o600) == errno.EOPNOTSUPP
+    assert code(os.chown, path, 12, 34) == errno.EOPNOTSUPP
+    assert code(os.utime, path, ns=(YEAR_2020, YEAR_2020)) == errno.EOPNOTSUPP
+    assert code(os.setxattr, path, "user.x", b"x") == errno.EOPNOTSUPP
+    assert code(os.getxattr, path, "user.x") == errno.EOPNOTSUPP
+    assert code(os.rename, flat / "d", flat / "e") == errno.EXDEV
+    assert code(os.mkdir, flat / "d") == errno.EEXIST
+    assert code(os.rename, path, flat / "d") in (errno.EISDIR, errno.ENOTEMPTY)
+    shutil.move(flat / "d", flat / "e")
+    assert (flat / "e" / "b").read_bytes() == b"b"
+    assert os.statvfs(flat).f_bavail > 0
+
+
+def test_another_version_is_seen_at_the_next_open(place: Path, stored: Path) -> None:
+    """Of a file that is cached here, and in the kernel."""
+    path = place / "a"
+    path.write_bytes(b"ours" * PAGE)
+    assert path.read_bytes() == b"ours" * PAGE
+    (stored / "a").write_bytes(b"them" * PAGE)
+    assert path.read_bytes() == b"them" * PAGE
+
+
+def test_unchanged_files_are_not_read_again(place: Path, mounted: Mounted) -> None:
+    """With --kernel-cache not even from our cache; without, from ours."""
+    path = place / "a"
+    path.write_bytes(b"x" * 100 * PAGE)
+    path.read_bytes()
+    path.read_bytes()
+    hits, requests = mounted.number("hits"), mounted.number("read_requests")
+    assert path.read_bytes() == b"x" * 100 * PAGE
+    assert mounted.number("read_requests") == requests
+    assert (mounted.number("hits") > hits) == ("--direct-io" in mounted.options)
+
+
+def test_a_program_that_reads_large_pieces_is_answered_in_large_pieces(place: Path, mounted: Mounted) -> None:
+    """1 MiB of a direct read comes as one request: as one hit of ours, or a few."""
+    path = place / "a"
+    path.write_bytes(b"x" * (4 << 20))
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        run("dd", f"if={path}", "of=/dev/null", "bs=1M", "iflag=direct")
+        hits = mounted.number("hits")
+        run("dd", f"if={path}", "of=/dev/null", "bs=1M", "iflag=direct")
+        assert mounted.number("hits") - hits <= 3 * 4
+    finally:
+        os.close(fd)
+
+
+def test_times_that_somebody_sets_are_no_change_by_somebody_else(place: Path, mounted: Mounted) -> None:
+    """What is cached stays, though the version of the store has the time in it."""
+    path = place / "a"
+    path.write_bytes(b"x" * 100 * PAGE)
+    assert path.read_bytes() == b"x" * 100 * PAGE
+    requests = mounted.number("read_requests")
+    os.utime(path, ns=(YEAR_2020, YEAR_2020))
+    assert path.read_bytes() == b"x" * 100 * PAGE
+    assert mounted.number("read_requests") == requests
+
+
+def test_a_working_directory_that_is_removed(place: Path) -> None:
+    """Nothing can be made in it, and nothing hangs."""
+    (place / "d").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", "rmdir ../d && touch x"], cwd=place / "d", timeout=30, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "No such file or directory" in done.stderr

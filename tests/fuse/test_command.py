@@ -1,0 +1,271 @@
+"""`pagecache mount`, from its beginning to its end: what is refused, what is saved, what is said when it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache.fuse.options import MountOptions, WrongOption, with_words
+from pagecache.live.client import Client
+
+from .below import Switch
+from .mounts import MODES, Mounted, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+
+BELOW = "tests.fuse.below"
+PAGE = 4096
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def switch(store: Path, tmp_path: Path) -> Iterator[Switch]:
+    found = Switch(tmp_path)
+    yield found
+    if (tmp_path / "hang").exists():
+        found.go_on()
+
+
+def refused(*arguments: str | Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pagecache", "mount", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ""
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, background: bool) -> None:
+    """And an exit status, also where the server was to run in the background."""
+    more = [] if background else ["-f"]
+    none = tmp_path / "none"
+    assert refused("memory:", none, *more) == (1, f"pagecache mount: {none}: No such file or directory")
+    (tmp_path / "file").touch()
+    assert refused("memory:", tmp_path / "file", *more) == (1, f"pagecache mount: {tmp_path / 'file'}: not a directory")
+    status, text = refused(f"dir:{none}", store, *more)
+    assert status == 2
+    assert str(none) in text
+    status, text = refused("nonsense", store, *more)
+    assert status == 2
+    assert "'nonsense' is neither a URL" in text
+    status, text = refused("memory:", store, "-o", "colour=red", *more)
+    assert status == 2
+    assert "-o colour=red: no such option" in text
+    assert refused("memory:", store, "--direct-io", "--kernel-cache", *more)[0] == 2
+    status, text = refused("memory:", store, "--capacity", "1 parsec", *more)
+    assert status == 2
+    assert "1 parsec" in text
+
+
+def test_words_after_o() -> None:
+    """Those of mount(8) and of libfuse, and ours; what is for who calls mount(8) means nothing here."""
+    plain = MountOptions(url="memory:", mountpoint="/mnt")
+    made = with_words(plain, ["ro,allow_other,uid=7,file_mode=600", "timeout=2.5,noatime,_netdev,x-systemd.automount"])
+    assert made.read_only
+    assert made.allow_other
+    assert (made.uid, made.file_mode, made.timeout) == (7, 0o600, 2.5)
+    assert made.flags == {"noatime"}
+    for word in ("uid=seven", "timeout=-1", "direct_io=1", "max_read=4096", "capacity"):
+        with pytest.raises(ValueError, match=word.partition("=")[0]):
+            with_words(plain, [word])
+    with pytest.raises(WrongOption):
+        with_words(plain, ["direct_io,kernel_cache"])
+
+
+def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
+    """The command returns when it is mounted; relative names mean what they meant; an unmount ends the server."""
+    mounted = Mounted(tmp_path, f"dir:{store}")
+    command = [sys.executable, "-m", "pagecache", "mount", "dir:store", "mnt", "--stats", "stats"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run(command, cwd=tmp_path, timeout=60, check=True, capture_output=True, env=environment)
+    try:
+        with Client(str(mounted.stats)) as client:
+            pid = client.stats().pid
+        (mounted.path / "a").write_bytes(b"by the server")
+        assert (store / "a").read_bytes() == b"by the server"
+        process = os.pidfd_open(pid)
+        run("fusermount3", "-u", mounted.path)
+        import select
+
+        assert select.select([process], [], [], 30)[0]
+        os.close(process)
+    finally:
+        mounted.stop()
+
+
+def test_a_read_only_mount(tmp_path: Path, store: Path) -> None:
+    (store / "a").write_bytes(b"a")
+    with Mounted(tmp_path, f"dir:{store}", "--read-only") as mounted:
+        assert (mounted.path / "a").read_bytes() == b"a"
+        for call in (
+            lambda: (mounted.path / "a").write_bytes(b"b"),
+            lambda: (mounted.path / "new").touch(),
+            lambda: (mounted.path / "a").unlink(),
+            lambda: (mounted.path / "d").mkdir(),
+        ):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == errno.EROFS
+
+
+def test_owners_and_modes_that_are_asked_for(tmp_path: Path) -> None:
+    words = "file_mode=640,directory_mode=750"
+    with Mounted(tmp_path, "memory:", "--uid", "12", "--gid", "34", "-o", words) as mounted:
+        (mounted.path / "d").mkdir()
+        (mounted.path / "a").touch()
+        found = (mounted.path / "a").stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12, 34, 0o640)
+        assert stat.S_IMODE((mounted.path / "d").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode: str) -> None:
+    """The mount is out of sight at once, everything is stored when the server ends."""
+    with Mounted(tmp_path, f"dir:{store}", mode) as mounted:
+        fd = os.open(mounted.path / "a", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"x" * 100_000)
+        assert mounted.terminate() == 0
+        assert list(mounted.path.iterdir()) == []
+        assert (store / "a").read_bytes() == b"x" * 100_000
+        for call in (lambda: os.write(fd, b"y"), lambda: os.close(fd)):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == errno.ENOTCONN
+
+
+def test_an_unmount_saves_too(tmp_path: Path, store: Path) -> None:
+    mounted = Mounted(tmp_path, f"dir:{store}")
+    with mounted:
+        (mounted.path / "a").write_bytes(b"x" * 100_000)
+        assert mounted.unmount() == 0
+    assert (store / "a").read_bytes() == b"x" * 100_000
+
+
+@pytest.mark.parametrize("end", ["terminate", "unmount"])
+def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: str) -> None:
+    """With its ranges and the reason, and the exit status says so."""
+    mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", "--drain-timeout", "5")
+    with mounted:
+        switch.fail("write", errno.ENOSPC)
+        with pytest.raises(OSError) as caught, (mounted.path / "a").open("wb", buffering=0) as file:
+            file.write(b"x" * 2 * PAGE)
+        assert caught.value.errno == errno.ENOSPC
+        assert getattr(mounted, end)() == 1
+    said = mounted.said()
+    assert "NOT SAVED" in said
+    assert "not saved: 'a' [0, 8192)" in said
+    assert "No space left" in said
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, switch: Switch, mode: str) -> None:
+    mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
+
+    def failing(call: object, *arguments: object) -> int | None:
+        assert callable(call)
+        try:
+            call(*arguments)
+        except OSError as error:
+            return error.errno
+        return None
+
+    with mounted:
+        one = os.open(mounted.path / "a", os.O_RDWR | os.O_CREAT)
+        other = os.open(mounted.path / "a", os.O_RDWR)
+        again = os.dup(one)
+        os.write(one, b"x" * PAGE)
+        switch.fail("write|commit", errno.ENOSPC)
+        assert failing(os.close, again) == errno.ENOSPC
+        assert [failing(os.fsync, one) for _ in range(3)] == [errno.ENOSPC] * 3
+        assert [failing(os.pwrite, other, b"y", 0) for _ in range(3)] == [errno.ENOSPC, None, None]
+        assert os.pread(other, 2, 0) == b"yx"
+        switch.repair()
+        assert failing(os.fsync, one) is None
+        assert [failing(os.close, fd) for fd in (one, other)] == [None, None]
+        assert mounted.unmount() == 0
+    assert (tmp_path / "store" / "a").read_bytes() == b"y" + b"x" * (PAGE - 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_dead_backend_stops_nobody_who_reads_what_is_cached(tmp_path: Path, switch: Switch, mode: str) -> None:
+    """The rest gets EIO when its time is over; umount -f works, and the end lists what was not saved."""
+    options = ("--option", f"folder={tmp_path}", "--timeout", "1", "--drain-timeout", "1", mode)
+    mounted = Mounted(tmp_path, f"{BELOW}:switched", *options)
+    (tmp_path / "store" / "uncached").write_bytes(b"u" * PAGE)
+    with mounted:
+        cached = os.open(mounted.path / "cached", os.O_RDWR | os.O_CREAT)
+        uncached = os.open(mounted.path / "uncached", os.O_RDONLY)
+        os.write(cached, b"c" * PAGE)
+        os.fsync(cached)
+        switch.hang()
+        for call in (lambda: os.pread(uncached, PAGE, 0), lambda: os.open(mounted.path / "cached", os.O_RDONLY)):
+            with pytest.raises(OSError) as caught:
+                call()
+            assert caught.value.errno == errno.EIO
+            assert os.pread(cached, PAGE, 0) == b"c" * PAGE
+        assert os.pwrite(cached, b"d", 0) == 1
+        with pytest.raises(OSError) as caught:
+            os.fsync(cached)
+        assert caught.value.errno == errno.EIO
+        run("umount", "-f", "-l", mounted.path, timeout=30)
+        assert mounted.wait() == 1
+        for fd in (cached, uncached):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+    assert "not saved: 'cached'" in mounted.said()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_killed_server_leaves_a_store_that_is_consistent(tmp_path: Path, store: Path, mode: str) -> None:
+    """What was synced is there; the mount can be unmounted, and the next one works. A mount over the dead one says why
+    it cannot be.
+    """
+    mounted = Mounted(tmp_path, f"dir:{store}", mode)
+    with mounted:
+        fd = os.open(mounted.path / "a", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"synced" * 10_000)
+        os.fsync(fd)
+        os.write(fd, b"perhaps" * 10_000)
+        mounted.kill()
+        with pytest.raises(OSError) as caught:
+            os.listdir(mounted.path)
+        assert caught.value.errno == errno.ENOTCONN
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        status, text = refused(f"dir:{store}", mounted.path)
+        assert status == 1
+        assert f"fusermount3 -u {mounted.path}" in text
+        run("fusermount3", "-u", mounted.path)
+        mounted.start()
+        found = (mounted.path / "a").read_bytes()
+        assert found[:60_000] == b"synced" * 10_000
+        assert found[60_000:] in (b"", (b"perhaps" * 10_000)[: len(found) - 60_000])
+        (mounted.path / "a").write_bytes(b"again")
+    assert (store / "a").read_bytes() == b"again"
+
+
+def test_a_release_without_a_flush_is_cleaned_up(tmp_path: Path, store: Path) -> None:
+    """A program that is killed closes nothing by itself; what it wrote is stored all the same."""
+    program = "import os, sys; os.write(os.open(sys.argv[1], 0o102), b'z' * 9000); print(flush=True); sys.stdin.read()"
+    with Mounted(tmp_path, f"dir:{store}") as mounted:
+        command = [sys.executable, "-c", program, str(mounted.path / "a")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            process.send_signal(signal.SIGKILL)
+        assert mounted.unmount() == 0
+    assert (store / "a").read_bytes() == b"z" * 9000
