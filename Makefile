@@ -69,13 +69,15 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
 	@touch $@
 
-.PHONY: demo demo-fsspec build debug-extension
+.PHONY: demo demo-fsspec demo-s3 build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and removable fixes
 demo: $(VENV)/.built                                                  ## a tour in a minute
 	@$(RUN)/pagecache demo
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
 	@$(PY) examples/parquet_row_group.py
+demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place
+	@$(PY) examples/object_client.py
 
 # ---------------------------------------------------------------------------------------------- checks
 

@@ -3,7 +3,8 @@
  *
  *   request   |--unit--|--unit--|--unit--|     built by units.c; neighbours are segments without a folio
  *   scratch   |~~~~~~  |        | ~~~~~~~|     laid out like the request; written only where there are neighbours
- *   reads       |==|              |=|          what is not cached of them; the surplus of read units goes behind the scratch
+ *   reads       |==|              |=|          what is not cached of them, and small gaps; the surplus of read units goes
+ *                                              behind the scratch
  *   writes    |========|=================|     whole units, within max_write and max_vectors
  *
  * Neighbours are copied first and read where the cache has nothing, each byte at the moment it is looked at: a byte that is
@@ -16,7 +17,7 @@
 
 #include "internal.h"
 
-enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2 };
+enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
 
 /* ---------------------------------------------------------------- neighbours */
 
@@ -65,6 +66,25 @@ static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
 	return pc_min(pos, end);
 }
 
+/* End of what is read together with the missing bytes at the cursor. A call to a store of whole objects costs as much as
+ * some hundred KiB more, so what lies between two missing runs of neighbours is read along with them. It comes to scratch
+ * that is unused, or is copied over when its segment's turn comes; local bytes are laid over every answer. */
+static u64 together_end(const struct pc_request *r, u64 end, u64 remote)
+{
+	struct pc_inode *i = r->inode;
+	if (!i->limits.commit_on_close)
+		return end;
+	for (u32 s = r->gather_seg; s < r->nr_segs && r->segs[s].pos <= end + PC_READ_OVER; s++) {
+		const struct pc_seg *g = &r->segs[s];
+		u64 stop = pc_min(g->pos + g->len, remote), at = pc_max(end, g->pos);
+		if (g->folio || !(g->off & PC_SEG_SCRATCH))
+			continue;
+		while (at < stop && (at = pc_first_missing(i, at, stop)) < stop && at - end <= PC_READ_OVER)
+			end = at = missing_end(i, at, stop);
+	}
+	return end;
+}
+
 /* Go on copying neighbours. Return: whether [cursor, run_end) has to be read from the backend. */
 static bool gather_run(struct pc_request *r)
 {
@@ -90,7 +110,7 @@ static bool gather_run(struct pc_request *r)
 			}
 			r->run_end = missing_end(i, r->cursor, end);
 			if (r->cursor < remote) {
-				r->run_end = pc_min(r->run_end, remote);
+				r->run_end = together_end(r, pc_min(r->run_end, remote), remote);
 				return true;
 			}
 			memset(scratch_at(r, r->cursor), 0, r->run_end - r->cursor);
