@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import Backend, close_backend_file
 from pagecache.check_backend.target import place
 from pagecache.engine import staging
-from pagecache.errors import BackendError, Key
+from pagecache.engine.retryer import is_transient
+from pagecache.errors import Key
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import names_of
 from pagecache.stress.targets import UnusableTarget
@@ -36,12 +37,12 @@ KEYS: tuple[Callable[[str], Key], ...] = (
 
 
 def insisting(call: Callable[[], T]) -> T:
-    """What a call comes to, where the backend says that another try may help."""
+    """What a call comes to, where another try may help: the backend says so, or the errno does."""
     for _ in range(TRIES):
         try:
             return call()
-        except BackendError as error:
-            if not error.retry:
+        except OSError as error:
+            if not is_transient(error):
                 raise
     return call()
 
