@@ -239,7 +239,7 @@ class Objects:
         """All of an object, in one version; None: there is none."""
         for _ in range(TRIES):
             try:
-                found = self.backend.open(self.key(what))
+                found = insisting(partial(self.backend.open, self.key(what)))
             except FileNotFoundError:
                 return None
             try:
@@ -257,7 +257,7 @@ class Objects:
         content, done = bytearray(), 0
         while True:
             room = bytearray(max(unit, most))
-            count = file.read_into(done, [memoryview(room)])
+            count = insisting(partial(file.read_into, done, [memoryview(room)]))
             if not count:
                 return bytes(content)
             content += room[:count]
@@ -268,7 +268,7 @@ class Objects:
     def remove(self, what: int | str) -> None:
         """Where it is there, and can be."""
         try:
-            self.backend.remove(self.key(what))
+            insisting(partial(self.backend.remove, self.key(what)))
         except io.UnsupportedOperation as error:
             self.skipped["removal of what was made"] = str(error.args[-1])
         except FileNotFoundError:
