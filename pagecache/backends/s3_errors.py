@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 try:
-    from botocore import exceptions
+    from botocore import exceptions, parsers
+    from urllib3.exceptions import HTTPError
 except ModuleNotFoundError as error:
     what = "boto3 is not installed: pip install 'pagecache[s3]'"
     raise ModuleNotFoundError(what, name=error.name) from error
@@ -119,7 +120,8 @@ def _translated(error: Exception, what: str) -> OSError:
         ((exceptions.SSLError, exceptions.ProxyConnectionError), errno.EIO),
         (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
         ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
-        ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError), errno.ECONNRESET),
+        ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError, HTTPError), errno.ECONNRESET),
+        (parsers.ResponseParserError, errno.EIO),  # an answer that ends in the middle
     ):
         if isinstance(error, classes):
             return OSError(number, text)
@@ -137,5 +139,5 @@ def about(verb: str, bucket: str, name: str) -> Iterator[None]:
     """Errors of the client become OSError, and say what was asked, and of which object."""
     try:
         yield
-    except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+    except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:
         raise _translated(error, f"{verb} of s3://{bucket}/{name}") from error

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import Backend, close_backend_file
 from pagecache.check_backend.target import place
 from pagecache.engine import staging
-from pagecache.errors import BackendError, Key
+from pagecache.engine.retryer import is_transient
+from pagecache.errors import Key
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import names_of
 from pagecache.stress.targets import UnusableTarget
@@ -36,12 +37,12 @@ KEYS: tuple[Callable[[str], Key], ...] = (
 
 
 def insisting(call: Callable[[], T]) -> T:
-    """What a call comes to, where the backend says that another try may help."""
+    """What a call comes to, where another try may help: the backend says so, or the errno does."""
     for _ in range(TRIES):
         try:
             return call()
-        except BackendError as error:
-            if not error.retry:
+        except OSError as error:
+            if not is_transient(error):
                 raise
     return call()
 
@@ -238,7 +239,7 @@ class Objects:
         """All of an object, in one version; None: there is none."""
         for _ in range(TRIES):
             try:
-                found = self.backend.open(self.key(what))
+                found = insisting(partial(self.backend.open, self.key(what)))
             except FileNotFoundError:
                 return None
             try:
@@ -256,7 +257,7 @@ class Objects:
         content, done = bytearray(), 0
         while True:
             room = bytearray(max(unit, most))
-            count = file.read_into(done, [memoryview(room)])
+            count = insisting(partial(file.read_into, done, [memoryview(room)]))
             if not count:
                 return bytes(content)
             content += room[:count]
@@ -267,7 +268,7 @@ class Objects:
     def remove(self, what: int | str) -> None:
         """Where it is there, and can be."""
         try:
-            self.backend.remove(self.key(what))
+            insisting(partial(self.backend.remove, self.key(what)))
         except io.UnsupportedOperation as error:
             self.skipped["removal of what was made"] = str(error.args[-1])
         except FileNotFoundError:

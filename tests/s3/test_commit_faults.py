@@ -25,6 +25,7 @@ SPEC = {
     "lost": {"fault": "lost"},
     "midway": {"fault": "midway"},
     "slow down": {"fault": "status", "status": 503, "body": SLOW, "headers": {"Retry-After": "0"}},
+    "cut answer": {"fault": "cut", "bytes": 30},
     "error in a good answer": {"fault": "status", "status": 200, "body": ERROR},
 }
 WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")

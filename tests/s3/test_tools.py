@@ -1,0 +1,106 @@
+"""`pagecache check-backend` and `pagecache stress` find nothing wrong with S3 objects, nor with faults on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pagecache.cli import main
+from pagecache.stress import Plan, run
+from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
+
+from .requests import name_of
+from .servers import Bucket, Server, new_bucket
+
+SHORT: dict[str, Any] = {
+    "threads": 4, "tasks": 6, "files": 2, "size": "512KiB", "capacity": "512KiB", "operations": 30, "rounds": 1,
+    "duration": 1,
+}  # fmt: skip
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>made up</Message></Error>"
+SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
+
+
+@pytest.fixture
+def bucket(ministack: Server) -> Iterator[Bucket]:
+    with new_bucket(ministack) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(ministack: Server) -> Iterator[FaultyProxy]:
+    with FaultyProxy(ministack.endpoint) as made:
+        yield made
+
+
+def carries(call: ProxyCall) -> bool:
+    """Requests that the cache makes again. What opens and lists tells its caller."""
+    return name_of(call) not in ("HeadObject", "HeadBucket", "ListObjectsV2")
+
+
+def unreliable() -> list[ProxyRule]:
+    """Every way in which a request can fail, now and then."""
+    always: dict[str, Any] = {"matches": carries, "times": float("inf")}
+    return [
+        ProxyRule("reset", chance=0.01, **always),
+        ProxyRule("lost", chance=0.01, **always),
+        ProxyRule("midway", chance=0.01, **always),
+        ProxyRule("status", chance=0.01, body=SLOW_DOWN, headers={"Retry-After": "0"}, **always),
+        ProxyRule("cut", bytes=100, chance=0.01, **always),
+    ]
+
+
+def small(bucket: Bucket, endpoint: str) -> str:
+    return bucket.url("stressed", endpoint, part_size="64KiB", least_part="1")
+
+
+@pytest.mark.slow
+def test_check_backend_finds_all_promises_kept(bucket: Bucket) -> None:
+    target = small(bucket, bucket.server.endpoint)
+    result = CliRunner().invoke(main, ["check-backend", target, "--budget", "0.2", "--bytes", "32MiB"])
+    assert result.exit_code == 0, result.output
+    assert "KEPT: " in result.output
+    assert bucket.keys() == []
+
+
+@pytest.mark.parametrize("faults", [pytest.param("none", marks=pytest.mark.slow), "flaky"])
+def test_a_short_run_of_the_stress_tester_is_clean(bucket: Bucket, faults: str) -> None:
+    report = run(Plan(seed=1, faults=faults, **SHORT), small(bucket, bucket.server.endpoint))
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 100
+
+
+def test_a_short_run_through_an_unreliable_proxy_is_clean(bucket: Bucket, proxy: FaultyProxy) -> None:
+    proxy.rules = unreliable()
+    report = run(Plan(seed=2, **SHORT), small(bucket, proxy.endpoint))
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert sum(bool(call.fault) for call in proxy.taken()) > 5
+
+
+@pytest.mark.parametrize(
+    "profile", ["losses", *(pytest.param(p, marks=pytest.mark.slow) for p in ("saving", "touched"))]
+)
+def test_what_is_staged_survives_what_others_do(bucket: Bucket, profile: str) -> None:
+    """Commits, discards and versions of somebody else, beside reads of what is not in memory."""
+    report = run(Plan(seed=5, profile=profile, **SHORT), small(bucket, bucket.server.endpoint))
+    assert report.ok, f"{report.story}\n{report.replay}"
+
+
+Rules = Callable[[], list[ProxyRule]]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("rules", [list, unreliable], ids=["reliable", "unreliable"])
+@pytest.mark.parametrize("faults", ["none", "nasty"])
+def test_the_stress_tester_finds_nothing_for_minutes(
+    bucket: Bucket, proxy: FaultyProxy, faults: str, rules: Rules
+) -> None:
+    """The last of the four takes as long as all others together."""
+    proxy.rules = rules()
+    last = rules is unreliable and faults == "none"
+    plan = Plan(faults=faults, duration=SOAK if last else SOAK / 6)
+    report = run(plan, small(bucket, proxy.endpoint))
+    assert report.ok, f"{report.story}\n{report.replay}"
