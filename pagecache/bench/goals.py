@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Sense = Literal["at least", "at most"]
-Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios", "µs"]
+Unit = Literal["× speed", "× time", "× size", "calls", "bytes", "instructions", "folios", "µs", "parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,12 @@ GOALS: tuple[Goal, ...] = (
     _speed("P27", "1 MiB view: open, touch every page, release", "pread of 1 MiB", 3),
     Goal("P28", "awaiting a 4 KiB hit", "a coroutine that returns a constant", "at most", 1.0, "µs"),
     _time("P29", "longest block of a loop beside 2 MiB copies", "the same thread with memcpy", 2),
+    Goal("P31/parts", "one changed byte in a large S3 object: bytes sent", "exact", "at most", 2, "parts"),
+    Goal("P31/requests", "requests beside reads, copies and parts", "exact", "at most", 4, "calls"),
+    _speed("P32/64M", "1,000 random 4 KiB writes in a part of an S3 object, 50 ms", "download, edit, upload", 5),
+    _speed("P32/all", "10,000 random 4 KiB writes all over an S3 object, 50 ms", "download, edit, upload", 1.0),
     _speed("P33", "second read of a parquet file through fsspec, 20 ms a call", "the best of fsspec's own caches", 3),
+    _speed("P34", "sequential write of a large S3 object, 50 ms", "boto3 upload_fileobj", 1.0),
     _time("P37", "4 KiB random hit, served and scraped every 100 ms", "not scraped", 1.01),
 )
 

@@ -65,6 +65,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_miss,
         cases_native,
         cases_peers,
+        cases_s3,
         cases_shared,
         cases_threads,
         cases_writeback,
@@ -102,6 +103,9 @@ def all_cases() -> tuple[Case, ...]:
         cases_fsspec.parquet,
         cases_fsspec.random_reads,
         cases_fsspec.writes,
+        cases_s3.edit,
+        cases_s3.writes,
+        cases_s3.sequential,
         cases_marks.marks,
         cases_native.hit_instructions,
     )
@@ -122,7 +126,9 @@ def select(words: Iterable[str], group: str | None = None) -> list[Case]:
     for word in wanted:
         if not any(case.answers_to(word) for case in cases):
             names = ", ".join(case.name for case in cases)
-            raise UnknownCase(f"--only {word}: no such goal or case; goals are P1 to P29, P33 and P37, cases {names}")
+            raise UnknownCase(
+                f"--only {word}: no such goal or case; goals are P1 to P29, P31 to P34 and P37, cases {names}"
+            )
     return [case for case in cases if any(case.answers_to(word) for word in wanted)]
 
 

@@ -1,0 +1,76 @@
+"""What a server honours is found out; where it honours nothing, versions are compared before anything is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import ConflictError, PageCache
+from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Server, new_bucket
+
+HONOURS = {
+    "moto": Conditions(complete=False, copy=False),
+    "ministack": Conditions(),
+    "rclone": Conditions(put=False, complete=False, copy=False, copies=False, etags=False),
+}
+PART = 5 << 20
+
+
+@pytest.mark.parametrize("kind", HONOURS)
+def test_what_a_server_honours_is_tried_once(kind: str, started: Callable[[str], Server]) -> None:
+    server = started(kind)
+    with new_bucket(server) as bucket, FaultyProxy(server.endpoint) as proxy:
+        backend = S3Backend(bucket.name, "p", endpoint_url=proxy.endpoint, part_size=PART)
+        assert backend.honours() == HONOURS[kind]
+        assert len(proxy.taken()) <= 16
+        assert bucket.left_behind() == []
+        backend.honours()
+        assert proxy.taken() == []
+        backend.close()
+
+
+def test_a_trial_that_fails_is_made_again(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
+        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
+        for verb in ("PutObject", "CreateMultipartUpload", "UploadPartCopy", "UploadPart", "CompleteMultipartUpload"):
+            proxy.rules = [ProxyRule("reset", is_for(verb))]
+            with pytest.raises(ConnectionError):
+                backend.honours()
+        proxy.rules = []
+        assert backend.honours() == Conditions()
+        backend.close()
+
+
+@pytest.mark.parametrize("kind", HONOURS)
+@pytest.mark.parametrize("size", [100, 2 * PART + 100])
+def test_another_version_is_never_replaced_that_was_there_before_the_commit(
+    kind: str, size: int, started: Callable[[str], Server]
+) -> None:
+    """Neither one that was stored over the one that was opened, nor one where there was none."""
+    server = started(kind)
+    with new_bucket(server) as bucket, PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint, part_size=PART))
+        bucket.client.put_object(Bucket=bucket.name, Key="old", Body=bytes(size))
+        for key, mode in (("old", "r+"), ("new", "w")):
+            file = volume.open(key, mode)
+            file.pwrite(b"ours", size)
+            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+            with pytest.raises(ConflictError):
+                file.fsync()
+            file.abandon()
+            assert bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() == b"theirs"
+
+
+def test_conditions_that_are_given_are_not_tried(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy, PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions=Conditions()))
+        with volume.open("k", "w") as file:
+            file.write(b"x")
+        requests = counted(proxy.taken())
+        assert requests["PutObject"] == 1
+        assert set(requests) == {"HeadObject", "HeadBucket", "PutObject"}

@@ -1,0 +1,89 @@
+"""Few requests where each takes long: neighbours in one, ranges side by side; and tasks on the same volume."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pagecache import PageCache, Volume, aio
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Bucket, Server, new_bucket
+
+MiB = 1 << 20
+CONTENT = random.Random(1).randbytes(24 * MiB)
+
+
+@pytest.fixture
+def bucket(ministack: Server) -> Iterator[Bucket]:
+    with new_bucket(ministack) as made:
+        made.client.put_object(Bucket=made.name, Key="k", Body=CONTENT)
+        yield made
+
+
+@pytest.fixture
+def proxy(ministack: Server) -> Iterator[FaultyProxy]:
+    with FaultyProxy(ministack.endpoint) as made:
+        yield made
+
+
+@pytest.fixture
+def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+    with PageCache("64MiB") as cache:
+        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint), read_ahead="16MiB")
+
+
+def test_a_sequential_read_is_a_few_large_requests(proxy: FaultyProxy, volume: Volume) -> None:
+    with volume.open("k") as file:
+        assert b"".join(iter(lambda: file.read(100_000), b"")) == CONTENT
+    calls = [call for call in proxy.taken() if call.method == "GET"]
+    assert sum(call.down for call in calls) == len(CONTENT)
+    assert len(calls) <= 12
+
+
+def test_ranges_are_fetched_side_by_side(proxy: FaultyProxy, volume: Volume) -> None:
+    """Each request waits until there are four of them: one after another they would never be answered."""
+    meeting = threading.Barrier(4, timeout=60)
+    proxy.rules = [ProxyRule("call", is_for("GetObject"), times=4, action=meeting.wait)]
+    ranges = [(n * 5 * MiB, 10_000) for n in range(4)]
+    with volume.open("k") as file:
+        file.prefetch_ranges(ranges, wait=True)
+        assert not meeting.broken
+        proxy.taken()
+        for offset, length in ranges:
+            assert file.pread(length, offset) == CONTENT[offset : offset + length]
+    assert counted(proxy.taken())["GetObject"] == 0
+
+
+def test_neighbours_of_scattered_edits_are_one_request_for_each_part(proxy: FaultyProxy, volume: Volume) -> None:
+    with volume.open("k", "r+") as file:
+        for n in range(60):
+            file.pwrite(b"x" * 100, 8 * MiB + n * 100_000)
+    calls = proxy.taken()
+    assert counted(calls)["GetObject"] <= 2
+    assert sum(call.up for call in calls) <= 8 * MiB + 4096
+
+
+def test_tasks_read_and_write_objects_on_the_same_volume(bucket: Bucket, volume: Volume) -> None:
+    async def edit(number: int) -> None:
+        async with aio.open(volume, "k", "r+") as file:
+            offset = number * MiB
+            assert await file.pread(50, offset) == CONTENT[offset : offset + 50]
+            await file.pwrite(bytes([number]) * 50, offset)
+
+    async def all_of_them() -> None:
+        async with aio.open(volume, "k", "r+") as file:
+            await asyncio.gather(*(edit(number) for number in range(20)))
+            await file.fsync()
+
+    asyncio.run(all_of_them())
+    expected = bytearray(CONTENT)
+    for number in range(20):
+        expected[number * MiB : number * MiB + 50] = bytes([number]) * 50
+    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == expected
