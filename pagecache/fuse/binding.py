@@ -375,7 +375,10 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.readdir_reply(token, (b".", b"..")[index], entry, index + 1)
         name = os.fsencode(listing.entries[index - 2][0])
         found = self._server.entry(listing, index - 2)
-        if pyfuse3.readdir_reply(token, name, self._entry(found), index + 1):
+        entry = self._entry(found)
+        if not listing.certain():  # the name may be gone: the kernel has to ask before it believes in it
+            entry.entry_timeout = entry.attr_timeout = 0
+        if pyfuse3.readdir_reply(token, name, entry, index + 1):
             return True
         self._server.forget(found.number)
         return False
