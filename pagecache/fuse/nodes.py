@@ -36,9 +36,10 @@ class Node:
         kept: version of the object when the kernel's pages of it were last known to be right.
         seen: what was last found of it.
         losses: of a directory: how often a name of it was given up.
+        changed: when something of it was changed through this server, by time.monotonic_ns; 0: never.
     """
 
-    __slots__ = ("children", "kept", "kind", "links", "lookups", "losses", "number", "opens", "seen")
+    __slots__ = ("changed", "children", "kept", "kind", "links", "lookups", "losses", "number", "opens", "seen")
 
     def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
@@ -50,6 +51,7 @@ class Node:
         self.kept: str | None = None
         self.seen: ObjectStat | None = None
         self.losses = 0
+        self.changed = 0
 
 
 class Nodes:

@@ -86,6 +86,7 @@ class Listing:
     node: Node
     entries: list[tuple[str, ObjectStat, str | None]]
     losses: int = 0  # of the directory, at that time
+    taken: int = 0  # that time, by time.monotonic_ns
 
     def certain(self) -> bool:
         """Whether all of its names are there still, as far as this server is concerned."""
@@ -251,6 +252,7 @@ class Server:
         """
         node = self.node(number)
         changes = dict(changes)
+        node.changed = time.monotonic_ns()
         size = changes.pop("size", None)
         if size is not None:
             self._truncate(node, size, fh)
@@ -437,17 +439,33 @@ class Server:
             return [(name, found, self._shared(start + name, found)) for name, found in self.names.entries(key)]
 
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
+        listing.taken = time.monotonic_ns()
         listing.entries = self._of(listing.node, read)
 
-    def entry(self, listing: Listing, index: int) -> Attributes:
-        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend."""
+    def entry(self, listing: Listing, index: int) -> Attributes | None:
+        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
+
+        Returns:
+            None: it was changed since the listing, so `entry_now` has to tell. The kernel believes the size that it is
+            told, and would cut the file to an old one.
+        """
+        name, found, shared = listing.entries[index]
+        known = self.nodes.child(listing.node, name)
+        if known is not None and known.changed >= listing.taken and not known.opens:
+            return None
+        node = self.nodes.found(listing.node, name, found.kind, shared)
+        for opened in self._opened(node):
+            with contextlib.suppress(ValueError):  # closed meanwhile
+                found = dataclasses.replace(found, size=opened.file.size)
+                break
+        return self.attributes(node, found)
+
+    def entry_now(self, listing: Listing, index: int) -> Attributes:
+        """The same as it is now; as it was listed where it is gone."""
         name, found, shared = listing.entries[index]
         node = self.nodes.found(listing.node, name, found.kind, shared)
-        if node.opens:
-            for opened in self._opened(node):
-                with contextlib.suppress(ValueError):  # closed meanwhile
-                    found = dataclasses.replace(found, size=opened.file.size)
-                    break
+        with contextlib.suppress(OSError):
+            found = self._stat(node)
         return self.attributes(node, found)
 
     def fsyncdir(self) -> None:
@@ -486,6 +504,7 @@ class Server:
         self.files.release(fh)
         node = self._nodes_of.pop(fh, None)
         if node is not None:
+            node.changed = time.monotonic_ns()
             self.nodes.released(node, fh)
 
     # -- the rest

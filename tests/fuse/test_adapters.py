@@ -310,7 +310,7 @@ def test_an_open_file_keeps_its_number(server: Server) -> None:
 def test_listed_entries_count_as_told(server: Server) -> None:
     listing = server.opendir(1)
     assert sorted(name for name, _, _ in listing.entries) == ["a", "d"]
-    numbers = [server.entry(listing, index).number for index in range(2)]
+    numbers = [found.number for index in range(2) if (found := server.entry(listing, index)) is not None]
     assert len(server.nodes) == 3
     for number in numbers:
         server.forget(number)
@@ -362,13 +362,31 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
     server.unlink(1, "a")
     assert not listing.certain()
     index = [name for name, _, _ in listing.entries].index("a")
-    gone = server.entry(listing, index).number
+    gone = server.entry_now(listing, index).number
     assert code(server.open, gone, os.O_RDWR) == errno.ESTALE
     assert code(server.getattr, gone) == errno.ESTALE
     assert code(server.lookup, 1, "a") == errno.ENOENT
     server.rewind(listing)
     assert listing.certain()
     assert [name for name, _, _ in listing.entries] == ["d"]
+
+
+def test_a_listing_never_tells_an_old_size(server: Server) -> None:
+    """Of a file that was written and closed since: the kernel would cut it to that size."""
+    listing = server.opendir(1)
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    index = [name for name, _, _ in listing.entries].index("a")
+    found = server.entry(listing, index)
+    assert found is not None
+    assert found.size == 6
+    server.flush(fh)
+    server.release(fh)
+    assert server.entry(listing, index) is None
+    assert server.entry_now(listing, index).size == 6
+    server.setattr(number, {"size": 3})
+    assert server.entry_now(listing, index).size == 3
 
 
 def test_attributes_that_are_not_kept_are_refused() -> None:
