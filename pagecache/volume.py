@@ -201,10 +201,13 @@ class Volume:
             return self._file_stat(opening.checked_stat(stat, key), inode)
         return self.stat_of(inode, key)
 
-    def stat_of(self, inode: Inode, key: Key) -> FileStat:
-        """The same of an object that is open in the backend, whatever it is called by now."""
-        quiet = inode.engine.quiet()
-        stat = opening.checked_stat(self.engine.call(inode.engine.opened().stat, "stat", key), key)
+    def stat_of(self, inode: Inode, key: Key, *, here: bool = False) -> FileStat:
+        """The same of an object that is open in the backend, whatever it is called by now. `here`: the backend is asked
+        on this thread.
+        """
+        quiet, ask = inode.engine.quiet(), inode.engine.opened().stat
+        stat = self.engine.asked("stat", key, ask) if here else self.engine.call(ask, "stat", key)
+        stat = opening.checked_stat(stat, key)
         found = self._file_stat(stat, inode)
         if quiet is None or inode.engine.quiet() != quiet:
             # Our own write-back went on meanwhile: the answer may be older than what it stored.

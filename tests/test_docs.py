@@ -29,6 +29,8 @@ import pytest
 import pagecache
 from pagecache.testing import BackendConformance
 
+from .fuse.mounts import why_no_mounts
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -113,14 +115,20 @@ def test_pages_show_code() -> None:
     assert sum(block.language == "output" for block in tutorial) >= 8
 
 
+SAID_BY_LIBFUSE = "Ignoring invalid max threads value"  # by version 3.14, of a number that is its own
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
+    if example.stem.startswith(("fuse_", "mount_")) and why_no_mounts():
+        pytest.skip(why_no_mounts())
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "error", str(example)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    said = done.stderr.splitlines()
+    assert [line for line in said if not line.startswith(SAID_BY_LIBFUSE)] == []
     assert done.stdout.count("\n") >= 1
     assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
 

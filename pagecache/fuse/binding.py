@@ -363,10 +363,10 @@ class Operations(pyfuse3.Operations):
             await self._aside.call(partial(self._server.rewind, listing))
         directory.fresh = False
         for index in range(start_id, len(listing.entries) + 2):
-            if not self._reply(token, listing, index):
+            if not await self._reply(token, listing, index):
                 return
 
-    def _reply(self, token: pyfuse3.ReaddirToken, listing: Listing, index: int) -> bool:
+    async def _reply(self, token: pyfuse3.ReaddirToken, listing: Listing, index: int) -> bool:
         """Put an entry into the answer; False: there was no room for it."""
         if index < 2:  # of these the kernel takes the names alone
             entry = pyfuse3.EntryAttributes()
@@ -375,7 +375,13 @@ class Operations(pyfuse3.Operations):
             return pyfuse3.readdir_reply(token, (b".", b"..")[index], entry, index + 1)
         name = os.fsencode(listing.entries[index - 2][0])
         found = self._server.entry(listing, index - 2)
-        if pyfuse3.readdir_reply(token, name, self._entry(found), index + 1):
+        if found is None:
+            call = partial(self._server.entry_now, listing, index - 2)
+            found = await self._aside.call(call, lambda late: self._server.forget(late.number))
+        entry = self._entry(found)
+        if not listing.certain():  # the name may be gone: the kernel has to ask before it believes in it
+            entry.entry_timeout = entry.attr_timeout = 0
+        if pyfuse3.readdir_reply(token, name, entry, index + 1):
             return True
         self._server.forget(found.number)
         return False

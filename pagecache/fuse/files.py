@@ -85,7 +85,7 @@ class OpenFile:
     def stat(self) -> FileStat:
         """Size and times as a reader finds them, whatever the file is called by now."""
         file = self.file
-        return file.volume.stat_of(file._inode, file.key)
+        return file.volume.stat_of(file._inode, file.key, here=True)
 
     def check_failed(self) -> None:
         """Tell this handle once that something of the file could not be handed over."""
@@ -167,7 +167,7 @@ class Files:
     >>> with pagecache.PageCache("1MiB") as cache:
     ...     files = Files(cache.attach("memory:"))
     ...     fh = files.open("greeting", os.O_RDWR | os.O_CREAT)
-    ...     files.write(fh, b"hello", 0), files.read(fh, 100, 1)
+    ...     files.write(fh, 0, b"hello"), files.read(fh, 1, 100)
     ...     files.flush(fh); files.release(fh)
     (5, b'ello')
     """
@@ -214,11 +214,16 @@ class Files:
         except KeyError:
             raise OSError(errno.EBADF, f"no open file has the number {fh}") from None
 
-    def read(self, fh: int, size: int, offset: int) -> bytes:
+    def size(self, key: Key) -> int:
+        """Of an object, as a reader of the cache finds it."""
+        return self.volume.stat(key).size
+
+    def read(self, fh: int, offset: int, size: int) -> bytes:
         """`size` bytes, less at the end of the file."""
         return self.get(fh).file.pread(size, offset)
 
-    def write(self, fh: int, data: Any, offset: int) -> int:
+    def write(self, fh: int, offset: int, data: Any) -> int:
+        """How many bytes were taken: all, or those before what failed, whose error comes with the next call."""
         return self.get(fh).write(data, offset)
 
     def flush(self, fh: int) -> None:

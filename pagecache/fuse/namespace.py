@@ -8,7 +8,8 @@ directories of the prefixes of keys, for stores that know nothing but objects:
 There a directory is there because something is in it, or because it was made here, or emptied here, and not removed:
 the store never hears of it. What neither can do raises io.UnsupportedOperation: EOPNOTSUPP for the program.
 
-Bytes and sizes are the volume's. Calls go to threads of the volume, as all calls of a backend do.
+Bytes and sizes are the volume's. Calls of the backend are made in the thread that asks, which is one of the server's: a
+mount makes many small ones, and another thread for each would be most of their time. A deadline is the server's affair.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Namespace(Protocol):
     def link(self, src: str, dst: str) -> None: ...
     def symlink(self, target: str, key: str) -> None: ...
     def readlink(self, key: str) -> str: ...
-    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None: ...
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
+        """Change attributes of what was found; returns how it is now."""
+        ...
+
     def getxattr(self, key: str, name: str) -> bytes: ...
     def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None: ...
     def listxattr(self, key: str) -> list[str]: ...
@@ -101,7 +105,9 @@ class _Calls:
         return self.volume.engine.backend
 
     def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
-        return self.volume.engine.call(call, what, key)
+        self.volume.check_alive(key)
+        self.volume.engine.check_reentry(what, key)
+        return self.volume.engine.asked(what, key, call)
 
     def change(self, what: str, key: str, call: Callable[[], T]) -> T:
         """A call that changes names: a sync that begins meanwhile covers it only if it comes after it."""
@@ -116,7 +122,9 @@ class _Calls:
         """With the size that a reader of the cache finds."""
         if found.kind != "file":
             return found
-        if self.volume.inode_at(key) is None and (found.nlink or 1) == 1:
+        if (inode := self.volume.inode_at(key)) is None and (found.nlink or 1) == 1:
+            return found
+        if inode is not None and (found.nlink or 1) == 1 and not inode.native.has_local():
             return found
         try:
             return self.volume.stat(key)
@@ -183,13 +191,15 @@ class Directories(_Calls):
         target: str = self.ask("readlink", key, lambda: self.backend.readlink(key))
         return target
 
-    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None:
-        if found.kind == "file":
-            self.volume.setattr(key, **changes)
-        elif found.kind == "dir":
-            self.change("setattr", key, lambda: self.backend.setattr(key, **changes))
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
+        changed: ObjectStat
+        if found.kind == "file" and changes.keys() & {"atime_ns", "mtime_ns"}:
+            changed = self.volume.setattr(key, **changes)
+        elif found.kind == "symlink":
+            changed = self.change("setattr", key, lambda: self.backend.setattr(key, **changes, follow=False))
         else:
-            self.change("setattr", key, lambda: self.backend.setattr(key, **changes, follow=False))
+            changed = self.change("setattr", key, lambda: self.backend.setattr(key, **changes))
+        return changed
 
     def getxattr(self, key: str, name: str) -> bytes:
         value: bytes = self.ask("getxattr", key, lambda: self.backend.getxattr(key, name))
@@ -355,7 +365,7 @@ class Prefixes(_Calls):
     def readlink(self, key: str) -> str:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
 
-    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> None:
+    def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         """What would change nothing, or nothing that the store does not do by itself, is fine."""
         now = time.time_ns()
         times = [changes[name] for name in ("atime_ns", "mtime_ns") if name in changes]
@@ -367,6 +377,7 @@ class Prefixes(_Calls):
         for name in ("uid", "gid"):
             if name in changes and changes[name] != getattr(found, name):
                 raise unsupported("keep owners", key)
+        return found
 
     def getxattr(self, key: str, name: str) -> bytes:
         raise unsupported("keep extended attributes", key)

@@ -35,9 +35,11 @@ class Node:
         opens: numbers of its open files.
         kept: version of the object when the kernel's pages of it were last known to be right.
         seen: what was last found of it.
+        losses: of a directory: how often a name of it was given up.
+        changed: when something of it was changed through this server, by time.monotonic_ns; 0: never.
     """
 
-    __slots__ = ("children", "kept", "kind", "links", "lookups", "number", "opens", "seen")
+    __slots__ = ("changed", "children", "kept", "kind", "links", "lookups", "losses", "number", "opens", "seen")
 
     def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
@@ -48,6 +50,8 @@ class Node:
         self.opens: dict[int, None] = {}
         self.kept: str | None = None
         self.seen: ObjectStat | None = None
+        self.losses = 0
+        self.changed = 0
 
 
 class Nodes:
@@ -172,6 +176,7 @@ class Nodes:
             self._unlink(parent, name)
 
     def _unlink(self, parent: Node, name: str) -> None:
+        parent.losses += 1
         node = parent.children.pop(name, None)
         if node is not None:
             node.links.pop((parent, name), None)
@@ -212,6 +217,7 @@ class Nodes:
             if node is not None and new_parent.children.get(new_name) is node:
                 return  # two names of one object: nothing happens
             self._unlink(new_parent, new_name)
+            parent.losses += 1
             self._unsettled.update(dict.fromkeys(self._shared.values()))
             self._shared.clear()
             if node is not None:

@@ -9,6 +9,7 @@ by the new one. A rename that runs is waited for then.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -17,7 +18,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -85,6 +85,12 @@ class Listing:
 
     node: Node
     entries: list[tuple[str, ObjectStat, str | None]]
+    losses: int = 0  # of the directory, at that time
+    taken: int = 0  # that time, by time.monotonic_ns
+
+    def certain(self) -> bool:
+        """Whether all of its names are there still, as far as this server is concerned."""
+        return self.losses == self.node.losses
 
 
 class Server:
@@ -127,6 +133,14 @@ class Server:
                 if self.nodes.key(node) == key:
                     raise
 
+    def _of(self, node: Node, call: Callable[[str], T]) -> T:
+        """A call about the node itself, which the kernel takes for something that is there."""
+        try:
+            return self._by_key(node, call)
+        except FileNotFoundError:
+            # The kernel looks the path up once more, then, and finds what has the name by now, or nothing.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
     def _entry(self, parent: int, name: str, call: Callable[[Node, str], T]) -> T:
         """A call about an entry of a directory."""
         node = self.node(parent)
@@ -141,7 +155,7 @@ class Server:
         with self._moving:
             self._moving.wait_for(still)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _renaming(self, key: str) -> Iterator[None]:
         with self._moving:
             self._moves[key] = self._moves.get(key, 0) + 1
@@ -214,7 +228,7 @@ class Server:
             if self.nodes.key(node) is None and found.nlink:
                 return dataclasses.replace(found, nlink=0)
             return found
-        return self._by_key(node, self.names.look)
+        return self._of(node, self.names.look)
 
     def getattr(self, number: int) -> Attributes:
         node = self.node(number)
@@ -226,7 +240,10 @@ class Server:
         opened = self._opened(node)
         if node.seen is None or not opened:
             return None
-        return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size))
+        try:
+            return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size))
+        except ValueError:  # closed meanwhile
+            return None
 
     def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
         """Args:
@@ -235,6 +252,7 @@ class Server:
         """
         node = self.node(number)
         changes = dict(changes)
+        node.changed = time.monotonic_ns()
         size = changes.pop("size", None)
         if size is not None:
             self._truncate(node, size, fh)
@@ -242,7 +260,7 @@ class Server:
             if changes.keys() & {"atime_ns", "mtime_ns"}:
                 self._hand_over(node)
             found = self._owned(self._stat(node))
-            self._by_key(node, lambda key: self.names.setattr(key, found, changes))
+            self._of(node, lambda key: self.names.setattr(key, found, changes))
         return self.getattr(number)
 
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
@@ -252,7 +270,7 @@ class Server:
             writable[0].file.truncate(size)
             writable[0].written_ns = time.time_ns()
         else:
-            self._by_key(node, lambda key: self.volume.truncate(key, size))
+            self._of(node, lambda key: self.volume.truncate(key, size))
 
     def _hand_over(self, node: Node) -> None:
         """What is written back later would move the times of the file once more."""
@@ -287,31 +305,34 @@ class Server:
     def forget(self, number: int, times: int = 1) -> None:
         self.nodes.forget(number, times)
 
-    def _made(self, parent: int, name: str, mode: int, owner: Owner | None, kind: str) -> Attributes:
-        """Something new is there: give it to who made it, and tell of it."""
-        if self.names.keeps_modes:
-            self._entry(parent, name, lambda directory, key: self._give(directory, key, mode, owner, kind))
-        return self.lookup(parent, name)
-
-    def _give(self, directory: Node, key: str, mode: int, owner: Owner | None, kind: str) -> None:
+    def _made(self, directory: Node, key: str, mode: int, owner: Owner | None) -> Attributes:
+        """Something new is there: give it to who made it, and tell the kernel of it."""
         found = self.names.look(key)
+        if self.names.keeps_modes:
+            found = self._give(directory, key, found, mode, owner)
+        node = self.nodes.found(directory, key.rpartition("/")[2], found.kind)
+        return self.attributes(node, found)
+
+    def _give(self, directory: Node, key: str, found: ObjectStat, mode: int, owner: Owner | None) -> ObjectStat:
         changes: dict[str, int] = {}
         if owner is not None and os.geteuid() == 0:
-            above = self.names.look(key.rpartition("/")[0])
             gid = owner.gid
+            above = directory.seen or self.names.look(key.rpartition("/")[0])
             if (above.mode or 0) & stat.S_ISGID:
                 gid = gid if above.gid is None else above.gid
-                mode |= stat.S_ISGID if kind == "dir" else 0
+                mode |= stat.S_ISGID if found.kind == "dir" else 0
             if (found.uid, found.gid) != (owner.uid, gid):
                 changes |= {"uid": owner.uid, "gid": gid}
-        if kind != "symlink" and found.mode != stat.S_IMODE(mode):
+        if found.kind != "symlink" and found.mode != stat.S_IMODE(mode):
             changes["mode"] = stat.S_IMODE(mode)
-        if changes:
-            self.names.setattr(key, found, changes)
+        return self.names.setattr(key, found, changes) if changes else found
 
     def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
-        self._entry(parent, name, lambda _, key: self.names.mkdir(key))
-        return self._made(parent, name, mode, owner, "dir")
+        def make(directory: Node, key: str) -> Attributes:
+            self.names.mkdir(key)
+            return self._made(directory, key, mode, owner)
+
+        return self._entry(parent, name, make)
 
     def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
         """A regular file; devices, pipes and sockets are not kept."""
@@ -326,24 +347,21 @@ class Server:
     ) -> tuple[int, Attributes]:
         """Make a file and open it."""
 
-        def make(directory: Node, key: str) -> OpenFile:
+        def make(directory: Node, key: str) -> tuple[OpenFile, Attributes]:
             try:
                 opened = self.files.open_file(key, flags | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
-                return self.files.open_file(key, flags | os.O_CREAT)  # somebody else has just made it
-            self.names.created(key)
-            if self.names.keeps_modes:
-                self._give(directory, key, mode, owner, "file")
-            return opened
+                opened = self.files.open_file(key, flags | os.O_CREAT)  # somebody else has just made it
+            try:
+                self.names.created(key)
+                return opened, self._made(directory, key, mode, owner)
+            except BaseException:
+                self.files.release(opened.number)
+                raise
 
-        opened = self._entry(parent, name, make)
-        try:
-            made = self.lookup(parent, name)
-        except BaseException:
-            self.files.release(opened.number)
-            raise
+        opened, made = self._entry(parent, name, make)
         self._open(self.node(made.number), opened)
         return opened.number, made
 
@@ -391,17 +409,20 @@ class Server:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
             self.names.link(key, new)
 
-        self._by_key(node, add)
+        self._of(node, add)
         self.nodes.linked(node, directory, new_name)
         self._by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
         return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
-        self._entry(parent, name, lambda _, key: self.names.symlink(target, key))
-        return self._made(parent, name, 0o777, owner, "symlink")
+        def make(directory: Node, key: str) -> Attributes:
+            self.names.symlink(target, key)
+            return self._made(directory, key, 0o777, owner)
+
+        return self._entry(parent, name, make)
 
     def readlink(self, number: int) -> str:
-        return self._by_key(self.node(number), self.names.readlink)
+        return self._of(self.node(number), self.names.readlink)
 
     # -- directories
 
@@ -417,16 +438,34 @@ class Server:
             start = f"{key}/" if key else ""
             return [(name, found, self._shared(start + name, found)) for name, found in self.names.entries(key)]
 
-        listing.entries = self._by_key(listing.node, read)
+        listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
+        listing.taken = time.monotonic_ns()
+        listing.entries = self._of(listing.node, read)
 
-    def entry(self, listing: Listing, index: int) -> Attributes:
-        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend."""
+    def entry(self, listing: Listing, index: int) -> Attributes | None:
+        """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
+
+        Returns:
+            None: it was changed since the listing, so `entry_now` has to tell. The kernel believes the size that it is
+            told, and would cut the file to an old one.
+        """
         name, found, shared = listing.entries[index]
+        known = self.nodes.child(listing.node, name)
+        if known is not None and known.changed >= listing.taken and not known.opens:
+            return None
         node = self.nodes.found(listing.node, name, found.kind, shared)
-        if node.opens:
-            for opened in self._opened(node):
+        for opened in self._opened(node):
+            with contextlib.suppress(ValueError):  # closed meanwhile
                 found = dataclasses.replace(found, size=opened.file.size)
                 break
+        return self.attributes(node, found)
+
+    def entry_now(self, listing: Listing, index: int) -> Attributes:
+        """The same as it is now; as it was listed where it is gone."""
+        name, found, shared = listing.entries[index]
+        node = self.nodes.found(listing.node, name, found.kind, shared)
+        with contextlib.suppress(OSError):
+            found = self._stat(node)
         return self.attributes(node, found)
 
     def fsyncdir(self) -> None:
@@ -445,9 +484,9 @@ class Server:
             if key in self.nodes.keys(node):
                 return opened
             self.files.release(opened.number)  # it may be another object: the name has moved
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
 
-        opened = self._by_key(node, by_key)
+        opened = self._of(node, by_key)
         self._open(node, opened)
         engine = opened.file._inode.engine
         version = None if engine.version_stale else engine.version
@@ -465,22 +504,23 @@ class Server:
         self.files.release(fh)
         node = self._nodes_of.pop(fh, None)
         if node is not None:
+            node.changed = time.monotonic_ns()
             self.nodes.released(node, fh)
 
     # -- the rest
 
     def getxattr(self, number: int, name: str) -> bytes:
-        return self._by_key(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
+        return self._of(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
 
     def setxattr(self, number: int, name: str, value: bytes, flags: int = 0) -> None:
-        self._by_key(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
+        self._of(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
 
     def listxattr(self, number: int) -> list[str]:
         node = self.node(number)
-        return [] if node.kind == "symlink" else self._by_key(node, self.names.listxattr)
+        return [] if node.kind == "symlink" else self._of(node, self.names.listxattr)
 
     def removexattr(self, number: int, name: str) -> None:
-        self._by_key(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
+        self._of(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
 
     def _with_xattrs(self, number: int) -> Node:
         node = self.node(number)

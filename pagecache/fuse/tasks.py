@@ -18,7 +18,8 @@ import trio
 
 from ..errors import Key
 from ..volume import Volume
-from .files import Files, OpenFile
+from .errnos import errno_of
+from .files import Files
 
 __all__ = ["Aside", "TrioFiles"]
 
@@ -82,59 +83,75 @@ class Aside:
 
 class TrioFiles:
     """The open files of a server on trio: `Files` with coroutines. A read or write that the cache can answer at once
-    does not suspend.
+    does not suspend. The arguments are those of pyfuse3.
 
     Args:
         volume: what they are files of.
-        deadline: seconds after which a call fails with ETIMEDOUT; None: never.
+        deadline: seconds after which a call fails with EIO; None: never.
         threads: calls at once that wait for the backend.
-
-    All raise OSError; `errno_of` says what a program is told.
+        error: makes what is raised out of an errno, such as `pyfuse3.FUSEError`; None: OSErrors come as they are.
     """
 
-    def __init__(self, volume: Volume, *, deadline: float | None = None, threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        deadline: float | None = None,
+        threads: int = THREADS,
+        error: Callable[[int], Exception] | None = None,
+    ) -> None:
         self.files = Files(volume)
         self.aside = Aside(deadline, threads)
+        self._error = error
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
         """Open an object; the number stands for it in the other calls."""
-        return await self.aside.call(partial(self.files.open, key, flags), self.files.release)
+        return await self._call(partial(self.files.open, key, flags), self.files.release)
 
-    async def read(self, fh: int, size: int, offset: int) -> bytes:
-        return await read(self.aside, self.files.get(fh), size, offset)
+    async def size(self, key: Key) -> int:
+        """Of an object, as a reader of the cache finds it."""
+        return await self._call(partial(self.files.size, key))
 
-    async def write(self, fh: int, data: Any, offset: int) -> int:
-        return await write(self.aside, self.files.get(fh), data, offset)
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        try:
+            opened = self.files.get(fh)
+            data = opened.try_pread(size, off)
+        except Exception as error:
+            raise self._told(error) from None
+        return await self._call(partial(opened.file.pread, size, off)) if data is None else data
+
+    async def write(self, fh: int, off: int, buf: Any) -> int:
+        try:
+            opened = self.files.get(fh)
+            done = opened.write_now(buf, off)
+        except Exception as error:
+            raise self._told(error) from None
+        return await self._call(partial(opened.write, buf, off)) if done is None else done
 
     async def flush(self, fh: int) -> None:
-        await self.aside.call(partial(self.files.flush, fh))
+        await self._call(partial(self.files.flush, fh))
 
     async def fsync(self, fh: int, datasync: bool = False) -> None:
-        await self.aside.call(partial(self.files.fsync, fh, datasync))
+        await self._call(partial(self.files.fsync, fh, datasync))
 
     async def truncate(self, fh: int, size: int) -> None:
-        await self.aside.call(partial(self.files.truncate, fh, size))
+        await self._call(partial(self.files.truncate, fh, size))
 
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
-        await self.aside.call(partial(self.files.fallocate, fh, mode, offset, length))
+        await self._call(partial(self.files.fallocate, fh, mode, offset, length))
 
     async def release(self, fh: int) -> None:
-        await self.aside.call(partial(self.files.release, fh))
+        await self._call(partial(self.files.release, fh))
 
     def invalidate(self, key: Key, offset: int = 0, length: int | None = None, *, version: str | None = None) -> None:
         """Somebody else changed the object. Never waits."""
         self.files.invalidate(key, offset, length, version=version)
 
+    async def _call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        try:
+            return await self.aside.call(call, undo)
+        except Exception as error:
+            raise self._told(error) from None
 
-async def read(aside: Aside, opened: OpenFile, size: int, offset: int) -> bytes:
-    data = opened.try_pread(size, offset)
-    if data is not None:
-        return data
-    return await aside.call(partial(opened.file.pread, size, offset))
-
-
-async def write(aside: Aside, opened: OpenFile, data: Any, offset: int) -> int:
-    done = opened.write_now(data, offset)
-    if done is not None:
-        return done
-    return await aside.call(partial(opened.write, data, offset))
+    def _told(self, error: Exception) -> Exception:
+        return error if self._error is None else self._error(errno_of(error))

@@ -307,8 +307,10 @@ class MountedTarget:
             if offset + length > os.fstat(fd).st_size:
                 raise ValueError(f"[{offset}, {offset + length}) is not in the file")
             return Mapping(fd, offset, length, mappings.leave, writable=writable)
-        except BaseException:
+        except BaseException as error:
             mappings.leave()
+            if isinstance(error, OSError) and error.errno == errno.ENODEV:
+                raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no shared mappings") from None
             raise
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:

@@ -143,3 +143,36 @@ def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
     file.close()
     assert (root / "target").read_bytes() == b"Stored"
     assert (root / "other").is_symlink()
+
+
+def test_renaming_over_one_of_two_hard_links_takes_nothing_from_the_object(volume: Volume, root: Path) -> None:
+    """Also where that was the name by which the cache knows it. [2.20]"""
+    file = volume.open("target", "r+")
+    os.link(root / "target", root / "other")
+    file.pwrite(b"S", 0)
+    volume.rename("old/a", "target")
+    assert content(volume, "target") == b"a stored"
+    assert content(volume, "other") == b"Stored"
+    file.close()
+    assert (root / "other").read_bytes() == b"Stored"
+    assert (root / "target").read_bytes() == b"a stored"
+
+
+def test_a_name_that_is_replaced_again_and_again_is_the_last_file(volume: Volume, root: Path) -> None:
+    """While each of the files that had it is still open. [2.20]"""
+    files = []
+    for number in range(6):
+        with volume.open("new", "w+") as file:
+            file.pwrite(b"%d" % number, 0)
+        volume.rename("new", "target")
+        assert content(volume, "target") == b"%d" % number
+        held = volume.open("target", "r+")
+        held.pwrite(b"h", 1)
+        files.append(held)
+        assert content(volume, "target") == b"%dh" % number
+    for number, file in enumerate(files):
+        assert file.pread(10, 0) == b"%dh" % number
+        file.close()
+    assert (root / "target").read_bytes() == b"5h"
+    volume.remove("target")
+    assert not volume.exists("target")

@@ -24,7 +24,7 @@ import pytest
 
 from pagecache.live.client import Client
 
-__all__ = ["MODES", "Mounted", "needs_mounts", "run"]
+__all__ = ["MODES", "Mounted", "needs_mounts", "run", "why_no_mounts"]
 
 MODES = ("--direct-io", "--kernel-cache")
 LONGEST = 120.0
@@ -33,7 +33,7 @@ START = 60.0
 END = 30.0
 
 
-def _why_not() -> str:
+def why_no_mounts() -> str:
     if not os.path.exists("/dev/fuse"):
         return "there is no /dev/fuse here"
     if shutil.which("fusermount3") is None:
@@ -45,7 +45,7 @@ def _why_not() -> str:
     return ""
 
 
-needs_mounts = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "mounts work")
+needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts() or "mounts work")
 
 
 def run(*command: str | Path, cwd: Path | None = None, timeout: float = 60.0, status: int = 0) -> str:

@@ -1,0 +1,249 @@
+"""Real programs on real mounts, with and without pages of the kernel: each checks its own data, and so do we."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .mounts import MODES, Mounted, names, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+
+BELOW = "tests.fuse.below"
+JOURNALS = ("delete", "truncate", "persist", "memory", "wal", "off")
+QUICK = ("delete", "wal")
+
+
+def same(one: Path, other: Path) -> None:
+    """Both trees have the same names, kinds and bytes."""
+    for path in one.rglob("*"):
+        twin = other / path.relative_to(one)
+        assert twin.is_symlink() == path.is_symlink(), twin
+        if path.is_symlink():
+            assert os.readlink(path) == os.readlink(twin)
+        elif path.is_dir():
+            assert names(path) == names(twin)
+        else:
+            assert filecmp.cmp(path, twin, shallow=False), twin
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of some hundred files, small and large, with links."""
+    root, rng = tmp_path_factory.mktemp("sources") / "tree", random.Random(1)
+    for number in range(100):
+        path = root / f"d{number % 12}" / f"e{number % 5}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.choice([0, 1, 100, 4096, 10_000, 200_000])))
+        if number % 10 == 0:
+            path.with_name(f"link{number}").symlink_to(path.name)
+    return root
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("journal", [pytest.param(name, marks=() if name in QUICK else slow) for name in JOURNALS])
+def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> None:
+    """Transactions, some rolled back, in each journal mode; what is stored in the end is a whole database. A shared
+    write-ahead log needs shared mappings: without pages of the kernel it has to be one process's own.
+    """
+    path = place / "db"
+    alone = journal == "wal" and "--direct-io" in mounted.options
+
+    def connect(where: Path) -> sqlite3.Connection:
+        base = sqlite3.connect(where, isolation_level=None, timeout=30)
+        if alone:
+            base.execute("pragma locking_mode=exclusive")
+        return base
+
+    base = connect(path)
+    assert base.execute(f"pragma journal_mode={journal}").fetchone()[0] == journal
+    base.execute("create table t (n integer primary key, b blob)")
+    for round_ in range(6):
+        base.execute("begin")
+        base.executemany(
+            "insert or replace into t values (?, ?)", [(n, os.urandom(500)) for n in range(round_ * 20, 200)]
+        )
+        base.execute("commit" if journal == "off" or round_ % 3 < 2 else "rollback")
+    base.execute("delete from t where n % 3 = 0")
+    base.execute("vacuum")
+    expected = base.execute("select count(*), sum(length(b)) from t").fetchone()
+    base.close()
+    for where in (path, stored / "db"):
+        again = connect(where)
+        assert again.execute("pragma integrity_check").fetchone()[0] == "ok"
+        assert again.execute("select count(*), sum(length(b)) from t").fetchone() == expected
+        again.close()
+
+
+def test_git(place: Path, sources: Path, tmp_path: Path) -> None:
+    """A repository is made, cloned, packed, and found to be whole; its status is clean."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git here")
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*")
+    origin = tmp_path / "origin"
+    shutil.copytree(sources, origin, symlinks=True)
+    run("git", "init", "-q", origin)
+    run("git", *who, "-C", origin, "add", ".")
+    run("git", *who, "-C", origin, "commit", "-q", "-m", "one")
+    clone = place / "clone"
+    run("git", *who, "clone", "-q", "--no-hardlinks", origin, clone)
+    (clone / "d1" / "new").write_bytes(b"new" * 1000)
+    run("git", *who, "-C", clone, "add", ".")
+    run("git", *who, "-C", clone, "commit", "-q", "-m", "two")
+    run("git", *who, "-C", clone, "gc", "-q", timeout=120)
+    run("git", *who, "-C", clone, "fsck", "--full", "--strict")
+    assert run("git", *who, "-C", clone, "status", "--porcelain") == ""
+    (clone / "d1" / "new").unlink()
+    same(sources, clone)
+
+
+def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
+    """Unpacked on the mount with times and modes, packed again from there."""
+    run("tar", "-C", sources, "-cf", tmp_path / "a.tar", ".")
+    run("tar", "-C", place, "-xpf", tmp_path / "a.tar")
+    run("tar", "-C", place, "-df", tmp_path / "a.tar")
+    same(sources, place)
+    run("sync", "-f", place)
+    run("tar", "-C", stored, "-df", tmp_path / "a.tar")
+
+
+@pytest.mark.slow
+def test_rsync(place: Path, sources: Path) -> None:
+    """With all attributes; a second run finds nothing to do, also by checksums."""
+    if shutil.which("rsync") is None:
+        pytest.skip("there is no rsync here")
+    run("rsync", "-aH", f"{sources}/", place)
+    same(sources, place)
+    assert run("rsync", "-aHi", f"{sources}/", place) == ""
+    assert run("rsync", "-aHic", f"{sources}/", place) == ""
+
+
+@pytest.mark.slow
+def test_cp_and_diff(place: Path, sources: Path) -> None:
+    """There, and within the mount."""
+    run("cp", "-a", sources, place / "one")
+    run("cp", "-a", place / "one", place / "two")
+    run("diff", "-r", "--no-dereference", sources, place / "two")
+    run("mv", place / "one", place / "three")
+    run("rm", "-r", place / "two")
+    same(sources, place / "three")
+    assert names(place) == ["three"]
+
+
+@pytest.mark.slow
+def test_a_thousand_open_files(place: Path) -> None:
+    """Each its own, all at once."""
+    fds = [os.open(place / f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(1000)]
+    try:
+        for number, fd in enumerate(fds):
+            os.pwrite(fd, b"%04d" % number, number)
+        for number, fd in enumerate(fds):
+            assert os.pread(fd, 10, number) == b"%04d" % number
+        assert len(names(place)) == 1000
+    finally:
+        for fd in fds:
+            os.close(fd)
+    shutil.rmtree(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) -> None:
+    """Listed whole, found by name, and changed while it is listed."""
+    store = tmp_path / "store" / "many"
+    store.mkdir(parents=True)
+    for number in range(100_000):
+        os.close(os.open(store / f"entry{number}", os.O_CREAT | os.O_WRONLY))
+    with Mounted(tmp_path, f"dir:{store.parent}", mode) as mounted:
+        many = mounted.path / "many"
+        with os.scandir(many) as entries:
+            first = next(entries).name
+            (many / "new").touch()
+            found = {first, *(entry.name for entry in entries)}
+        assert len(found - {"new"}) == 100_000
+        (many / "entry99999").unlink()
+        assert len(os.listdir(many)) == 100_000
+        assert (many / "entry5").stat().st_size == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
+    """Files ten times as large as the cache are written, read, and changed at random places."""
+    (tmp_path / "store").mkdir()
+    size, rng = 40 << 20, random.Random(2)
+    with Mounted(tmp_path, f"dir:{tmp_path / 'store'}", mode, "--capacity", "8MiB") as mounted:
+        assert mounted.process is not None
+
+        def resident() -> int:
+            text = Path(f"/proc/{mounted.process.pid}/status").read_text() if mounted.process else ""
+            return int(text.partition("VmRSS:")[2].split()[0]) << 10
+
+        path = mounted.path / "a"
+        path.write_bytes(b"")
+        before = resident()
+        expected = bytearray(rng.randbytes(size))
+        path.write_bytes(expected)
+        with path.open("r+b", buffering=0) as file:
+            for _ in range(500):
+                at = rng.randrange(size - 5000)
+                expected[at : at + 5000] = rng.randbytes(5000)
+                os.pwrite(file.fileno(), expected[at : at + 5000], at)
+        assert path.read_bytes() == expected
+        assert mounted.number("used") <= 8 << 20
+        assert resident() - before < 40 << 20  # 8 MiB of cache, 1 MiB requests under way, threads
+    assert (tmp_path / "store" / "a").read_bytes() == expected
+
+
+WAYS = "buffered,direct,through,append,truncate,names,hints"
+"""Without mappings: beside appends to the page that they end in, the kernel itself loses bytes (decision 157)."""
+
+
+def stress(path: Path, *options: str, timeout: float = 100) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pagecache",
+        "stress",
+        f"path:{path}",
+        "--patience",
+        "90s",
+        "--mix",
+        WAYS,
+        *options,
+    ]
+    done = subprocess.run(command, cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile", ["fsx", *(pytest.param(name, marks=slow) for name in ("database", "generic-095"))])
+def test_the_stress_tester_finds_nothing(place: Path, profile: str) -> None:
+    """Buffered, direct and mapped, with cuts and holes, by many threads."""
+    stress(place, "--profile", profile, "--duration", "2s", "--seed", "7")
+
+
+@pytest.mark.slow
+def test_the_stress_tester_finds_nothing_among_processes(place: Path) -> None:
+    stress(place, "--processes", "2", "--duration", "4s", "--seed", "8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("below", ["slow", "faulty"])
+def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, mode: str, below: str) -> None:
+    """A store whose calls take time, and one whose calls fail now and then, and are repeated."""
+    (tmp_path / "store").mkdir()
+    options = ["--option", f"root={tmp_path / 'store'}"]
+    options += ["--option", "profile=mild"] if below == "faulty" else []
+    with Mounted(tmp_path, f"{BELOW}:{below}", mode, "--capacity", "2MiB", *options) as mounted:
+        stress(mounted.path, "--duration", "4s", "--seed", "9")
+        assert mounted.number("write_requests") > 0
