@@ -92,7 +92,7 @@ class Operations(pyfuse3.Operations):
     """What pyfuse3 calls."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = False  # decision 152: the kernel would hold data that no fsync of the cache knows of
+    enable_writeback_cache = False  # decision 135: the kernel would hold data that no fsync of the cache knows of
     enable_acl = False
 
     def __init__(self, server: Server, aside: Aside, caching: KernelCaching) -> None:
