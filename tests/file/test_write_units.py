@@ -117,8 +117,9 @@ def test_what_lies_far_apart_in_a_unit_is_read_apart() -> None:
     """As are gaps of other backends, whose calls are cheap. [2.12]"""
     unit = 256 * PAGE
     for whole, reads in ((True, 2), (False, 3)):
-        rules = {"write_unit": unit, "max_read": unit, "max_write": unit, "commit_on_close": whole}
-        store = ObjectBackend({KEY: pattern(unit)}, **rules)
+        store = ObjectBackend(
+            {KEY: pattern(unit)}, write_unit=unit, max_read=unit, max_write=unit, commit_on_close=whole
+        )
         with PageCache("16MiB", **QUIET) as cache, cache.attach(store, read_ahead=0).open(KEY, "r+b") as file:
             file.pwrite(pattern(100 * PAGE, seed=3), 50 * PAGE)
             file.pwrite(b"x" * PAGE, 200 * PAGE)
