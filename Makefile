@@ -78,7 +78,7 @@ demo: $(VENV)/.built                                                  ## a tour 
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
 	@$(PY) examples/parquet_row_group.py
 demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place
-	@$(PY) examples/object_client.py
+	@$(PY) examples/object_client.py 128
 demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## programs on a mount; URL=... mounts that store
 	@$(PY) examples/mount_programs.py $(URL)
 

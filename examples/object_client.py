@@ -2,7 +2,7 @@
 
 It changes a large object in its place, and the same is done without the cache: download, edit, upload. What either
 moves is counted by a proxy that lets every request take 20 ms longer; boto3 compares the two objects. The server is
-one that runs on this machine alone.
+one that runs on this machine alone. Argument: MiB of the object.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy
 
 MiB = 1 << 20
-SIZE, EDITS, REGION = 128 * MiB, 200, 16 * MiB
+SIZE = (int(sys.argv[1]) if len(sys.argv) > 1 else 40) * MiB
+EDITS, REGION = 200, 16 * MiB
 
 
 class ObjectClient:

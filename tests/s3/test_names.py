@@ -64,12 +64,12 @@ def test_empty_objects(bucket: Bucket, volume: Volume) -> None:
 
 
 def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    fill(bucket, 1_100)
+    fill(bucket, 1_010)
     proxy.taken()
     entries = iter(volume.list("k"))
     assert [entry.key for entry in islice(entries, 10)] == [f"k{n:06}" for n in range(10)]
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
-    assert sum(1 for _ in entries) == 1_090
+    assert sum(1 for _ in entries) == 1_000
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
 
 
