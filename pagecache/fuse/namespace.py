@@ -14,6 +14,7 @@ mount makes many small ones, and another thread for each would be most of their 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar
 
 from ..backends.protocol import ObjectStat
+from ..inode import Inode
 from ..volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
@@ -118,14 +120,23 @@ class _Calls:
         finally:
             self.volume.engine.names.changed()
 
-    def seen(self, key: str, found: ObjectStat) -> ObjectStat:
-        """With the size that a reader of the cache finds."""
+    def seen(self, key: str, found: ObjectStat, inode: Inode | None, quiet: int | None) -> ObjectStat:
+        """With the size that a reader of the cache finds. `inode` is what the cache had under this key before the store
+        was asked, and `quiet` its `EngineFile.quiet`: where it stands nothing of ours was stored meanwhile.
+        """
         if found.kind != "file":
             return found
-        if (inode := self.volume.inode_at(key)) is None and (found.nlink or 1) == 1:
+        if (found.nlink or 1) > 1:
+            return self._shared(key, found)
+        inode = inode or self.volume.inode_at(key)
+        if inode is None or inode.engine.backend_file is None:
             return found
-        if inode is not None and (found.nlink or 1) == 1 and not inode.native.has_local():
-            return found
+        if inode.native.has_local() or quiet is None or inode.engine.quiet() != quiet:
+            return dataclasses.replace(found, size=inode.native.size)
+        return found
+
+    def _shared(self, key: str, found: ObjectStat) -> ObjectStat:
+        """The cache may know it by another name."""
         try:
             return self.volume.stat(key)
         except FileNotFoundError:
@@ -150,18 +161,26 @@ class Directories(_Calls):
 
     def look(self, key: str) -> ObjectStat:
         lstat = getattr(self.backend, "lstat", self.backend.stat)
+        inode = self.volume.inode_at(key)
+        quiet = None if inode is None else inode.engine.quiet()
         try:
             found: ObjectStat = self.ask("stat", key, lambda: lstat(key))
         except FileNotFoundError:
             if self.volume.inode_at(key) is None:
                 raise
             return self.volume.stat(key)  # here, and not stored yet
-        return self.seen(key, found)
+        return self.seen(key, found, inode, quiet)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.ask("readdir", key, lambda: list(self.backend.readdir(key)))
         start = len(key) + 1 if key else 0
-        return [(str(entry.key)[start:], self.seen(str(entry.key), entry)) for entry in listed]
+        return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
+
+    def _listed(self, key: str, found: ObjectStat) -> ObjectStat:
+        inode = self.volume.inode_at(key)
+        if found.kind != "file" or inode is None or not inode.native.has_local():
+            return found
+        return dataclasses.replace(found, size=inode.native.size)
 
     def mkdir(self, key: str) -> None:
         self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700))

@@ -97,7 +97,9 @@ class Mounted:
                 os.unlink(where)
             notified.bind(where)
             notified.settimeout(0.5)
-            command = [sys.executable, "-m", "pagecache", "mount", self.url, str(self.path), "-f"]
+            # Whatever becomes of the tests: a server whose parent is gone saves, unmounts and ends.
+            command = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+            command += [sys.executable, "-m", "pagecache", "mount", self.url, str(self.path), "-f"]
             command += ["--stats", str(self.stats), *self.options]
             environment = {**os.environ, "NOTIFY_SOCKET": where}
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
