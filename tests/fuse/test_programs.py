@@ -205,7 +205,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
 
 
 WAYS = "buffered,direct,through,append,truncate,names,hints"
-"""Without mappings: beside appends to the page that they end in, the kernel itself loses bytes (decision 140)."""
+"""Without mappings: bytes of an append to the page that they end in were lost once, not known why (decision 140)."""
 
 
 def stress(path: Path, *options: str, timeout: float = 100) -> None:
