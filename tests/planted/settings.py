@@ -47,6 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     | {"operations": 25},
     "names": SMALL | {"profile": "metadata", "files": 4},
     "forgetting": FORGETTING | {"faults": "commits"},
+    "holes": FORGETTING
+    | {"faults": "commits", "mix": "buffered,punch,direct", "threads": 2, "tasks": 0, "operations": 12},
     "forgetting-names": FORGETTING | {"profile": "metadata"},
     "saving": FORGETTING | {"faults": "commits", "profile": "saving", "files": 1},
     "fsyncs": FORGETTING
@@ -102,7 +104,7 @@ LOOKED: dict[str, str] = {
     "commit_covers_what_came_before_it": "saving",
     "what_was_forgotten_is_sent_again": "forgetting",
     "unstable_bytes_are_not_evicted": "forgetting",
-    "hole_is_forgotten_at_reconnect": "forgetting",
+    "hole_is_forgotten_at_reconnect": "holes",
     "truncate_is_forgotten_at_reconnect": "forgetting",
     "size_before_unlock": "small",
     "who_copied_looks_again": "small",
