@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "discard": lambda rig, file: rig.volume.discard(KEY),
     "open": lambda rig, file: rig.volume.open(KEY),
     "stat": lambda rig, file: rig.volume.stat(KEY),
+    "setattr": lambda rig, file: rig.volume.setattr(KEY, mtime_ns=1),
     "exists": lambda rig, file: rig.volume.exists("other"),
     "list": lambda rig, file: list(rig.volume.list()),
     "rename": lambda rig, file: rig.volume.rename("other", "another"),
@@ -157,7 +158,7 @@ TABLE: list[tuple[Callable[[Make], Stuck], str, tuple[str, ...]]] = [
     (hanging("punch_hole"), "its hole", ("punch_hole",)),
     (hung_rollback, "its rollback", ("discard",)),
     (hanging("open"), "open", ("create", "volume.truncate")),
-    (hanging("file_stat"), "stat of an open object", ("open", "stat")),
+    (hanging("file_stat"), "stat of an open object", ("open", "stat", "setattr")),
     (hanging("stat"), "stat", ("exists",)),
     (hanging("list"), "list", ("list",)),
     (hanging("rename"), "rename", ("rename",)),
@@ -216,6 +217,7 @@ def test_every_blocking_verb_is_in_the_table() -> None:
             "stats",
             "begin_sync",
             "unsaved",
+            "stat_of",  # the same as stat
         ),
         *("reconnect", "detach", "resolve"),  # of test_reconnect and test_lifecycle
         *(
