@@ -13,7 +13,7 @@ from pagecache.backends.s3 import Conditions, S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for, name_of
-from .servers import Bucket, Server, new_bucket
+from .servers import Bucket, Server
 
 PART = 64 << 10
 OLD = b"".join(bytes([i]) * PART for i in range(12))
@@ -32,16 +32,9 @@ WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", 
 
 
 @pytest.fixture
-def bucket(ministack: Server) -> Iterator[Bucket]:
-    """On the server that heeds every condition, and takes small parts."""
-    with new_bucket(ministack) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(ministack: Server) -> Iterator[FaultyProxy]:
-    with FaultyProxy(ministack.endpoint) as made:
-        yield made
+def server(ministack: Server) -> Server:
+    """The one that heeds every condition, and takes small parts."""
+    return ministack
 
 
 @pytest.fixture

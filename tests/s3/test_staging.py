@@ -24,15 +24,9 @@ AGAIN = RetryPolicy(attempts=60, first_delay=0.05, max_delay=0.2)
 
 
 @pytest.fixture
-def bucket(ministack: Server) -> Iterator[Bucket]:
-    with new_bucket(ministack) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(ministack: Server) -> Iterator[FaultyProxy]:
-    with FaultyProxy(ministack.endpoint) as made:
-        yield made
+def server(ministack: Server) -> Server:
+    """The one that takes small parts."""
+    return ministack
 
 
 def small(bucket: Bucket, endpoint: str) -> S3Backend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from pagecache.stress import Plan, run
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import name_of
-from .servers import Bucket, Server, new_bucket
+from .servers import Bucket, Server
 
 SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "512KiB", "capacity": "512KiB", "operations": 30, "rounds": 1,
@@ -25,15 +25,9 @@ SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
 
 
 @pytest.fixture
-def bucket(ministack: Server) -> Iterator[Bucket]:
-    with new_bucket(ministack) as made:
-        yield made
-
-
-@pytest.fixture
-def proxy(ministack: Server) -> Iterator[FaultyProxy]:
-    with FaultyProxy(ministack.endpoint) as made:
-        yield made
+def server(ministack: Server) -> Server:
+    """The one that heeds every condition."""
+    return ministack
 
 
 def carries(call: ProxyCall) -> bool:
