@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from .backends.protocol import ObjectStat
+from .backends.protocol import NamespaceBackend, ObjectStat
 from .engine import barrier, direct, remote, staging
 from .errors import Key, LostRange
 from .file import extent
@@ -93,7 +94,10 @@ def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[
     backend: Any = volume.engine.backend
 
     def change() -> ObjectStat:
-        changed: ObjectStat = backend.setattr(key, **changes)
+        own = getattr(backend, "setattr", None) or partial(
+            NamespaceBackend.setattr, backend
+        )  # which says that it cannot
+        changed: ObjectStat = own(key, **changes)
         return changed
 
     if inode is None:

@@ -74,9 +74,7 @@ class Volume:
             park=cache.park,
         )
         self.engine.dirty_share = options.dirty_share
-        self.yields = (
-            False  # what is acknowledged gives way to what others store after it, as among network file systems
-        )
+        self.yields = False  # what is acknowledged gives way to what others store after it, as in network file systems
         self.detached = False  # nothing of it is left to save
         self.ended = False  # nor any thread or file
         self.backend_closed = False

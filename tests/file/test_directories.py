@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,3 +177,17 @@ def test_a_name_that_is_replaced_again_and_again_is_the_last_file(volume: Volume
     assert (root / "target").read_bytes() == b"5h"
     volume.remove("target")
     assert not volume.exists("target")
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_attributes_of_a_store_that_has_none_are_refused(opened: bool) -> None:
+    """By name of the backend, and not as a fault of it. [2.20]"""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with volume.open("a", "xb") as file:
+            file.write(b"x")
+            if not opened:
+                file.close()
+            with pytest.raises(io.UnsupportedOperation, match="MemoryBackend cannot change attributes"):
+                volume.setattr("a", mode=0o600)
+        assert content(volume, "a") == b"x"
