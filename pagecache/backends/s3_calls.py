@@ -4,7 +4,9 @@ Bytes go from and to the memory of the caller. A body that is sent is a file ove
 which they lie, and is not joined; ranges are read straight into them. Each body that is sent has its MD5 with it, which
 servers check; where the answer's ETag is one, it is compared here as well, because some do not.
 
-Nothing is tried twice here: who uses this knows what may be repeated. What errors mean: `s3_errors.py`.
+Questions without bytes (HEAD, lists) are asked again after a transient error, a few times: nobody above does it for an
+open or a stat, and a server that has closed a connection that was idle must not fail one. Everything else is tried once
+here: who uses this knows what may be repeated. What errors mean: `s3_errors.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 try:
@@ -34,7 +37,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ..errors import BackendError
-from .s3_errors import NoETag, Told, about
+from .s3_errors import NoETag, Told, about, passing
 
 __all__ = ["ID", "Bucket", "Stored", "Upload"]
 
@@ -49,6 +52,11 @@ KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", 
 LOADER = create_loader()
 """The descriptions of the service are read once."""
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+QUESTIONS = 4
+"""How often one is asked at most."""
+FIRST_PAUSE = 0.05
+"""Seconds before the second time, doubled each time, with full jitter, where the server names none."""
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------- bodies
@@ -197,8 +205,7 @@ class Bucket:
     def head(self, name: str) -> Stored | None:
         """What is stored there; None: nothing."""
         try:
-            with about("HEAD", self.bucket, name):
-                answer = self.client.head_object(Bucket=self.bucket, Key=name)
+            answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
         except Told as error:
             if error.status == 404 and error.code != "NoSuchBucket":
                 return None
@@ -218,14 +225,13 @@ class Bucket:
         Raises:
             OSError: ENXIO, there is no such bucket; EACCES, it may not be looked at.
         """
-        with about("HEAD", self.bucket, ""):
-            try:
-                return _of_answer(self.client.head_bucket(Bucket=self.bucket))
-            except exceptions.ClientError as error:
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
-                    what = f"HEAD of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
-                    raise BackendError(errno.ENXIO, what, retry=False) from error
-                raise
+        try:
+            return _of_answer(self._asked("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
+        except Told as error:
+            if error.status == 404:
+                what = f"HEAD of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
+                raise BackendError(errno.ENXIO, what, retry=False) from error
+            raise
 
     def tags(self, name: str) -> str:
         """The tags of an object, as the header that gives them to another."""
@@ -362,8 +368,7 @@ class Bucket:
         if start_after:
             asked["StartAfter"] = start_after
         while True:
-            with about("list", self.bucket, prefix):
-                page = self.client.list_objects_v2(**asked)
+            page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked))
             for entry in page.get("Contents", ()):
                 yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
             if not page.get("IsTruncated"):
@@ -384,6 +389,20 @@ class Bucket:
         return found
 
     # ------------------------------------------------------------ of both
+
+    def _asked(self, verb: str, name: str, question: Callable[[], T]) -> T:
+        """Ask what changes nothing; again while the error may pass."""
+        for before in range(1, QUESTIONS):
+            try:
+                with about(verb, self.bucket, name):
+                    return question()
+            except OSError as error:
+                if not passing(error):
+                    raise
+                pause = getattr(error, "retry_after", None)
+            time.sleep(FIRST_PAUSE * 2 ** (before - 1) * random.random() if pause is None else pause)
+        with about(verb, self.bucket, name):
+            return question()
 
     @contextmanager
     def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:

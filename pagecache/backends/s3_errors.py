@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import BackendError
 
-__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "send_again", "unclear"]
+__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "passing", "send_again", "unclear"]
 
 BY_CODE = {
     "NoSuchKey": errno.ENOENT,
@@ -78,9 +78,16 @@ def keeping(error: OSError) -> OSError:
     if isinstance(error, BackendError):
         error.kept |= error.retry and not isinstance(error, SendAgain)
         return error
-    if error.errno not in (errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EIO):
+    if not passing(error):
         return error
-    return BackendError(error.errno, str(error.strerror or error), retry=True, kept=True)
+    return BackendError(error.errno or errno.EIO, str(error.strerror or error), retry=True, kept=True)
+
+
+def passing(error: OSError) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, BackendError):
+        return error.retry
+    return error.errno in (errno.ECONNRESET, errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EIO)
 
 
 def unclear(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import select
 import socket
 import struct
 import threading
@@ -104,6 +105,11 @@ class _Reset(Exception):
     """The client's connection ends here."""
 
 
+def _ended(connection: socket.socket | None) -> bool:
+    """Whether the other side has closed a connection on which it owes nothing."""
+    return connection is None or bool(select.select([connection], [], [], 0)[0])
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection of a client, in a thread of its own."""
 
@@ -170,6 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
             yield piece
 
     def _forwarded(self, length: int, record: dict[str, int]) -> http.client.HTTPResponse:
+        if self._upstream is not None and _ended(self._upstream.sock):
+            self._upstream.close()  # the server does not keep it longer
+            self._upstream = None
         if self._upstream is None:
             self._upstream = http.client.HTTPConnection(self.server.proxy.host, self.server.proxy.port, timeout=600)
             self._upstream.connect()

@@ -6,15 +6,16 @@ import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from typing import Literal
 
 import pytest
 
 from pagecache import PageCache, Volume, WritebackError
 from pagecache.backends import backend_from_url
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from .requests import counted, name_of
+from .requests import counted, is_for, name_of
 from .servers import Bucket
 
 ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&y", "hash#part", "😀/emoji", "é",
@@ -71,6 +72,38 @@ def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, vo
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
     assert sum(1 for _ in entries) == 1_000
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
+
+
+@pytest.mark.parametrize("fault", ["reset", "lost", "status"])
+def test_questions_are_asked_again_after_an_error_that_passes(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "lost", "status"]
+) -> None:
+    """An idle connection that the server has closed must not fail an open."""
+    bucket.client.put_object(Bucket=bucket.name, Key="pre fix/é/k", Body=b"x")
+    volume.stat("k")
+    proxy.taken()
+    questions = ("HeadObject", "ListObjectsV2")
+    proxy.rules = [ProxyRule(fault, is_for(name), times=3, headers={"Retry-After": "0"}) for name in questions]
+    with volume.open("k") as file:
+        assert file.read() == b"x"
+    assert [entry.key for entry in volume.list()] == ["k"]
+    assert counted(proxy.taken()) == {"HeadObject": 4, "GetObject": 1, "ListObjectsV2": 4}
+
+
+def test_questions_are_not_asked_for_ever_and_not_again_where_the_answer_is_no(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    volume.list("k")
+    proxy.taken()
+    proxy.rules = [ProxyRule("reset", times=100)]
+    with pytest.raises(ConnectionResetError, match="HEAD of s3://"):
+        volume.stat("k")
+    assert counted(proxy.taken()) == {"HeadObject": 4}
+    proxy.rules = [ProxyRule("status", status=403)]
+    with pytest.raises(OSError, match="403"):
+        volume.stat("k")
+    assert counted(proxy.taken()) == {"HeadObject": 1}
+    proxy.rules.clear()
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import threading
 
 import pytest
@@ -68,6 +70,31 @@ def test_somebody_else_acts_right_before_a_request(bucket: Bucket, proxy: Faulty
     assert not acted.is_set()
     client.head_object(Bucket=bucket.name, Key="b")
     assert acted.is_set()
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again() -> None:
+    closed = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                connection.shutdown(socket.SHUT_RDWR)  # as after a time without requests: nothing said it beforehand
+            closed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        with FaultyProxy(f"http://127.0.0.1:{listener.getsockname()[1]}") as proxy:
+            client = http.client.HTTPConnection(proxy.host, int(proxy.endpoint.rpartition(":")[2]), timeout=30)
+            for _ in range(2):
+                client.request("GET", "/k")
+                assert client.getresponse().read() == b"ok"
+                assert closed.wait(30)
+            client.close()
+        server.join()
 
 
 def test_a_target_that_is_no_address_is_refused() -> None:
