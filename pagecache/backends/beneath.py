@@ -19,7 +19,8 @@ wrong:
   "./path", which leads to the same place and is another token.
 * An object without names is forgotten by whoever took the last one.
 
-`Unsynced` remembers the directories whose names changed since they were last made durable.
+`Unsynced` remembers the directories whose names changed since they were last made durable, and where the names of open
+files are by now.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import errno
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,6 +259,13 @@ class Identities:
         return found is not None and (found.st_dev, found.st_ino) == known.identity
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Followed:
+    """The path of a name, wherever it is moved."""
+
+    path: str
+
+
 class Unsynced:
     """Directories that have to be synced before their names are durable. Thread-safe."""
 
@@ -265,23 +274,36 @@ class Unsynced:
         self._lock = threading.Lock()  # guards the set, for moments
         self._syncing = threading.Lock()  # held during the syncs: who finds nothing to do knows that it is done
         self._paths: set[str] = set()
+        self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
+
+    def follow(self, path: str) -> Followed:
+        """The name of an open file."""
+        followed = Followed(path)
+        with self._lock:
+            self._followed.add(followed)
+        return followed
 
     def add(self, *paths: str) -> None:
         with self._lock:
             self._paths.update(paths)
 
     def moved(self, src: str, dst: str) -> None:
-        """A directory, and with it everything below, has another name now."""
-        with self._lock:
-            self._paths = {
-                dst + path[len(src) :] if path == src or path.startswith(src + "/") else path for path in self._paths
-            }
+        """A name, and with it everything below, is another one now."""
 
-    def sync(self, above: str | None = None) -> None:
-        """Make all names durable, or only those that lead to the path `above`."""
+        def now(path: str) -> str:
+            return dst + path[len(src) :] if path == src or path.startswith(src + "/") else path
+
+        with self._lock:
+            self._paths = {now(path) for path in self._paths}
+            for followed in self._followed:
+                followed.path = now(followed.path)
+
+    def sync(self, above: Followed | None = None) -> None:
+        """Make all names durable, or only those that lead to `above`."""
         with self._syncing:
             with self._lock:
-                paths = [path for path in self._paths if above is None or not path or above.startswith(path + "/")]
+                end = None if above is None else above.path
+                paths = [path for path in self._paths if end is None or not path or end.startswith(path + "/")]
             for path in paths:
                 with self._lock:  # before the sync: a name that changes from here on needs the next one
                     self._paths.discard(path)

@@ -87,7 +87,7 @@ class DirectoryFile(BackendFile):
 
     def __init__(self, backend: DirectoryBackend, fd: int, path: str, key: Key, writable: bool) -> None:
         self._backend = backend
-        self._path = path
+        self._name = backend._unsynced.follow(path)
         self._key = key
         self._writable = writable
         self._changed = False  # since the last commit
@@ -132,7 +132,7 @@ class DirectoryFile(BackendFile):
                 os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
             if self._writable:
                 os.fsync(self._fd)
-            self._backend._unsynced.sync(above=self._path)
+            self._backend._unsynced.sync(above=self._name)
         except BaseException:
             self._changed = changed
             raise

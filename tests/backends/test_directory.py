@@ -285,6 +285,32 @@ def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: Directory
     assert synced[4:] == ["dir"], "what is left: other/deep"
 
 
+def test_a_commit_after_a_rename_makes_the_new_name_durable(
+    backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the file itself, or of a directory above it."""
+    for name in ("x", "x/y", "other"):
+        backend.mkdir(name)
+    file = put(backend, "x/y/a")
+    backend.sync()
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        paths.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), backend.root))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    backend.rename("x/y/a", "other/b")
+    file.commit()
+    assert paths == ["other/b", "other"]
+    paths.clear()
+    backend.rename("other", "x/z")
+    file.commit()
+    assert set(paths) == {"x/z/b", "x", "."}
+    file.close()
+
+
 def test_sync_makes_names_durable_once(backend: DirectoryBackend, synced: list[str]) -> None:
     put(backend, "sub/a").close()
     backend.rename("sub/a", "b")
