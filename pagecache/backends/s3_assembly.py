@@ -3,6 +3,10 @@
 What the server has is copied by it, on the condition that it still is the version that was opened. What is mixed is
 gathered into memory of a unit for each request in flight. Where a server is known not to heed a condition, the
 version is compared right before the publishing request instead, which leaves a moment in between.
+
+Of a thousand requests one may fail each time. What has been done stays so, and the others are done before the failure
+is told, so that the next try of the commit has little left. Only where many fail, or the server asks for less, or an
+error does not pass, a try ends early.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .s3_calls import Stored
-from .s3_errors import Told
+from .s3_calls import Stored, Upload
+from .s3_errors import Told, passing
 from .s3_plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
 
 if TYPE_CHECKING:
@@ -106,25 +110,35 @@ class Assembler:
 
     # ---------------------------------------------------------------- as parts
 
-    def parts(self, upload: str) -> list[tuple[int, str]]:
+    def parts(self, upload: Upload) -> list[tuple[int, str]]:
         """All parts are with the server; returns their numbers and etags."""
         steps = assembly(self._extents, replace(self._backend.sizes, copies=self._honours.copies))
-        return self._carried_out(steps, self._name, upload)
+        return self._carried_out(steps, self._name, upload.upload, upload.done)
 
-    def _carried_out(self, steps: Sequence[Step], name: str, upload: str) -> list[tuple[int, str]]:
+    def _carried_out(
+        self, steps: Sequence[Step], name: str, upload: str, done: dict[int, tuple[Any, str, str]]
+    ) -> list[tuple[int, str]]:
         if not self._zeros and any(isinstance(step, Copy) and step.source == ZEROS for step in steps):
             self._zeros = self._private()
             self._bucket.put(self._zeros, [memoryview(bytes(self._backend.sizes.part))], {}, condition={})
 
+        base = "" if self._base is None else self._base.etag
+
         def carry_out(step: Step) -> tuple[int, str]:
-            return step.number, self._part(step, name, upload)
+            if isinstance(step, Sent):
+                return step.number, step.etag
+            before = done.pop(step.number, None)
+            if before is not None and before[:2] == (step, base):
+                etag = before[2]
+            else:
+                etag = self._part(step, name, upload)
+            done[step.number] = step, base, etag
+            return step.number, etag
 
         return side_by_side(carry_out, steps, int(self._backend.limits.max_inflight))
 
-    def _part(self, step: Step, name: str, upload: str) -> str:
+    def _part(self, step: Send | Join | Copy, name: str, upload: str) -> str:
         match step:
-            case Sent():
-                return step.etag
             case Send():
                 if len(step.pieces) == 1 and isinstance(held := step.pieces[0].source, Held):
                     piece = step.pieces[0]
@@ -158,7 +172,7 @@ class Assembler:
         private = self._private()
         inner = self._bucket.create(private, {})
         try:
-            self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner), {})
+            self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner, {}), {})
         except BaseException:
             self._backend.give_up(private, inner)
             raise
@@ -171,26 +185,27 @@ class Assembler:
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[R]:
-    """The results for all items, in their order, by at most so many threads; the first exception is raised once those
-    that run have ended.
+    """The results for all items, in their order, by at most so many threads. An exception is raised once those that run
+    have ended; while it may pass, and fewer than `most` were raised, the others are done before.
     """
     waiting = list(enumerate(items))[::-1]
     results: dict[int, R] = {}
+    passed: list[BaseException] = []
     failed: list[BaseException] = []
     lock = threading.Lock()  # guards these
 
     def run() -> None:
         while True:
             with lock:
-                if not waiting or failed:
+                if not waiting or failed or len(passed) >= most:
                     return
                 index, item = waiting.pop()
             try:
                 result = work(item)
             except BaseException as error:
                 with lock:
-                    failed.append(error)
-                return
+                    (passed if _let_pass(error) else failed).append(error)
+                continue
             with lock:
                 results[index] = result
 
@@ -201,6 +216,10 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], most: int) -> list[
     run()
     for thread in threads:
         thread.join()
-    if failed:
-        raise failed[0]
+    if errors := failed + passed:
+        raise errors[0]
     return [results[index] for index in sorted(results)]
+
+
+def _let_pass(error: BaseException) -> bool:
+    return isinstance(error, OSError) and passing(error) and getattr(error, "retry_after", None) is None

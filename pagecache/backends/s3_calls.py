@@ -140,6 +140,8 @@ class Upload:
         id: what the object will have in its metadata.
         note: the private object that says of whom the upload is.
         failures: completions that failed, and may have been carried out.
+        done: by part number, what a commit had the server do, of which version of the object, and the part's etag.
+            A commit that is tried again goes on from there.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Upload:
     id: str
     note: str
     failures: int = 0
+    done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)
 
 
 def _seconds(moment: Any) -> float | None:

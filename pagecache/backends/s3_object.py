@@ -199,6 +199,7 @@ class S3File(BackendFile):
             self.stage(begin, parts)
             return
         upload, number = self._opened_upload(), begin // self._unit + 1
+        upload.done.pop(number, None)
         try:
             etag = self._bucket.send(upload.name, upload.upload, number, parts)
         except Told as error:
@@ -351,7 +352,7 @@ class S3File(BackendFile):
             self._lose(upload)
             raise send_again(f"{self.key!r} was renamed")
         try:
-            parts = assembler.parts(upload.upload)
+            parts = assembler.parts(upload)
             assembler.check_base()
             condition = assembler.condition("complete")
         except Told as error:

@@ -87,6 +87,51 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
     proxy.rules.clear()
 
 
+def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """Else one of a few thousand requests would fail each time, for ever."""
+    content = bytearray(b"o" * 40 * PART)
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=content)
+    with volume.open("k", "r+") as file:
+        proxy.taken()
+        proxy.rules = [ProxyRule("reset", is_for("UploadPartCopy"), nth=3, times=5)]
+        for unit in range(0, 40, 2):
+            file.pwrite(b"new", unit * PART)
+            content[unit * PART : unit * PART + 3] = b"new"
+        file.fsync()
+        requests = counted(proxy.taken())
+        assert (requests["UploadPart"], requests["UploadPartCopy"]) == (20, 20 + 5)
+        assert stored(bucket, "k") == content
+        file.pwrite(b"more", PART)
+        proxy.rules = [ProxyRule("reset", is_for("CompleteMultipartUpload"))]
+        file.fsync()
+        assert counted(proxy.taken())["UploadPartCopy"] == 2
+    content[PART : PART + 4] = b"more"
+    assert stored(bucket, "k") == content
+
+
+def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_before(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """Zeros, bytes, and zeros again: the server does not have the first zeros any more."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    with volume.open("k", "r+") as file:
+        file.truncate(16 * PART)
+        for data in (b"a", b"b" * PART):
+            proxy.rules = [ProxyRule("reset", lambda call: call.query.get("partNumber") == "1", times=100)]
+            file.pwrite(data, len(OLD) - len(data) + len(data) // PART * 2 * PART)
+            with pytest.raises(WritebackError):
+                file.fsync()
+        proxy.rules.clear()
+        file.truncate(len(OLD))
+        file.truncate(16 * PART)
+        proxy.taken()
+        file.fsync()
+        assert counted(proxy.taken())["AbortMultipartUpload"] == 0, "the upload was good"
+    assert stored(bucket, "k") == OLD[:-1] + b"a" + bytes(4 * PART)
+
+
 @pytest.mark.parametrize("length", [0, 10, PART, 3 * PART + 5])
 def test_a_commit_whose_answer_was_lost_is_no_conflict(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, length: int

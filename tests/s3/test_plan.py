@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pagecache import BackendError
+from pagecache.backends.s3_assembly import side_by_side
 from pagecache.backends.s3_plan import (
     LOST,
     OLD,
@@ -218,3 +220,49 @@ def test_an_object_that_no_upload_can_hold_is_refused() -> None:
     with pytest.raises(OSError, match="parts of at most") as raised:
         assembly(Extents(40 * UNIT), sizes)
     assert raised.value.errno == errno.EFBIG
+
+
+# ---------------------------------------------------------------- carried out
+
+
+def failing(error: OSError, done: list[int]) -> Callable[[int], int]:
+    def work(item: int) -> int:
+        if item == 3:
+            raise error
+        done.append(item)
+        return item
+
+    return work
+
+
+def test_one_error_that_passes_does_not_keep_the_rest_from_being_done() -> None:
+    error, done = ConnectionResetError(errno.ECONNRESET, "reset"), list[int]()
+    with pytest.raises(ConnectionResetError) as raised:
+        side_by_side(failing(error, done), range(100), 4)
+    assert raised.value is error
+    assert sorted([*done, 3]) == list(range(100))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BackendError(errno.EAGAIN, "less", retry=True, retry_after=1.0), OSError(errno.ESTALE, "another version")],
+    ids=["slow down", "stale"],
+)
+def test_an_error_that_stays_ends_it_and_so_does_a_server_that_asks_for_less(error: OSError) -> None:
+    done: list[int] = []
+    with pytest.raises(OSError, match=str(error.strerror)) as raised:
+        side_by_side(failing(error, done), range(100), 1)
+    assert raised.value is error
+    assert done == [0, 1, 2]
+
+
+def test_work_ends_where_nearly_all_of_it_fails() -> None:
+    asked = []
+
+    def work(item: int) -> None:
+        asked.append(item)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
+
+    with pytest.raises(ConnectionRefusedError):
+        side_by_side(work, range(1000), 4)
+    assert 4 <= len(asked) <= 8
