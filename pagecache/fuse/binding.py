@@ -22,7 +22,7 @@ import trio
 
 from .errnos import errno_of
 from .server import Attributes, Listing, Owner, Server
-from .tasks import Aside
+from .tasks import Aside, Bytes
 
 __all__ = ["KernelCaching", "Operations"]
 
@@ -100,7 +100,8 @@ class Operations(pyfuse3.Operations):
         self._server = server
         self._aside = aside
         self._caching = caching
-        self._files = server.files.by_number
+        bytes = Bytes(server.files, aside, _told, pages=not caching.direct_io)
+        self.read, self.write = bytes.read, bytes.write  # type: ignore[method-assign]
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
         self._silent_until = 0.0  # the store did not answer: it is not asked for what is known
@@ -131,27 +132,7 @@ class Operations(pyfuse3.Operations):
     def _owner(ctx: pyfuse3.RequestContext) -> Owner:
         return Owner(ctx.uid, ctx.gid)
 
-    # -- bytes
-
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        try:
-            opened = self._files[fh]
-            data = opened.try_pread(size, off)
-            if data is None:
-                data = await self._aside.call(partial(opened.file.pread, size, off))
-            return data
-        except Exception as error:
-            raise _told(error, "read") from None
-
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        try:
-            opened = self._files[fh]
-            done = opened.write_now(buf, off)
-            if done is None:
-                done = await self._aside.call(partial(opened.write, buf, off))
-            return done
-        except Exception as error:
-            raise _told(error, "write") from None
+    # -- bytes: read and write are those of Bytes
 
     @_answered
     async def flush(self, fh: int) -> None:

@@ -3,8 +3,7 @@
 The calls block, may be made from any thread, and raise OSError. A binding turns requests into these calls, and answers
 at once what needs none of it: reads and writes that the cache has room and bytes for (binding.py).
 
-An operation asks by key, and keys change: who finds nothing looks whether the name has moved meanwhile, and asks again
-by the new one. A rename that runs is waited for then.
+Names that change meanwhile are the business of moving.py, what a program sees of a status that of attributes.py.
 """
 
 from __future__ import annotations
@@ -15,68 +14,22 @@ import errno
 import io
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..volume import Volume
+from .attributes import Appearance, Attributes, Owner, ServerOptions
 from .files import Files, OpenFile
+from .moving import Moving
 from .namespace import Namespace, namespace_of
 from .nodes import ROOT, Node, Nodes
 
 __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 
 T = TypeVar("T")
-BLOCK = 512
-TYPES = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
 NOREPLACE = 1  # of renameat2(2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerOptions:
-    """How a file system looks.
-
-    Attributes:
-        uid: owner of everything; None: as the store says, and who serves it where that says nothing.
-        gid: the same of the group.
-        file_mode: of files of stores that keep no modes.
-        directory_mode: of their directories.
-    """
-
-    uid: int | None = None
-    gid: int | None = None
-    file_mode: int = 0o644
-    directory_mode: int = 0o755
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who asks for something to be made."""
-
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What stat(2) shows, and the kind within `mode`."""
-
-    number: int
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.size // BLOCK)
 
 
 @dataclass(slots=True)
@@ -108,12 +61,9 @@ class Server:
         self.files = Files(volume)
         self.nodes = Nodes()
         self.names: Namespace = namespace_of(volume)
-        self._began_ns = time.time_ns()
+        self._moving = Moving(self.nodes)
+        self._appearance = Appearance(self.options)
         self._nodes_of: dict[int, Node] = {}  # of open files, by their numbers
-        self._moving = threading.Condition()
-        self._moves: dict[str, int] = {}  # keys that are being renamed: how often
-
-    # -- keys
 
     def node(self, number: int) -> Node:
         try:
@@ -121,92 +71,12 @@ class Server:
         except KeyError:
             raise OSError(errno.ESTALE, f"no node has the number {number}") from None
 
-    def _by_key(self, node: Node, call: Callable[[str], T]) -> T:
-        while True:
-            key = self.nodes.key(node)
-            if key is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            try:
-                return call(key)
-            except FileNotFoundError:
-                self._wait_moved(key)
-                if self.nodes.key(node) == key:
-                    raise
-
-    def _of(self, node: Node, call: Callable[[str], T]) -> T:
-        """A call about the node itself, which the kernel takes for something that is there."""
-        try:
-            return self._by_key(node, call)
-        except FileNotFoundError:
-            # The kernel looks the path up once more, then, and finds what has the name by now, or nothing.
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
-
-    def _entry(self, parent: int, name: str, call: Callable[[Node, str], T]) -> T:
-        """A call about an entry of a directory."""
-        node = self.node(parent)
-        return self._by_key(node, lambda key: call(node, f"{key}/{name}" if key else name))
-
-    def _wait_moved(self, key: str) -> None:
-        """Until nothing is being renamed that the key may have been found by."""
-
-        def still() -> bool:
-            return not any(key == moving or key.startswith(f"{moving}/") for moving in self._moves)
-
-        with self._moving:
-            self._moving.wait_for(still)
-
-    @contextlib.contextmanager
-    def _renaming(self, key: str) -> Iterator[None]:
-        with self._moving:
-            self._moves[key] = self._moves.get(key, 0) + 1
-        try:
-            yield
-        finally:
-            with self._moving:
-                self._moves[key] -= 1
-                if not self._moves[key]:
-                    del self._moves[key]
-                self._moving.notify_all()
-
     # -- attributes
 
     def attributes(self, node: Node, found: ObjectStat) -> Attributes:
         """What a program is told of something that was found."""
         node.seen = found
-        owned = self._owned(found)
-        assert owned.mode is not None
-        assert owned.uid is not None
-        assert owned.gid is not None
-        mtime = found.mtime_ns
-        if mtime is None:
-            mtime = self._began_ns if found.mtime is None else int(found.mtime * 1e9)
-        written = self._written_ns(node)
-        mtime = max(mtime, written)
-        ctime = mtime if found.ctime_ns is None else max(found.ctime_ns, written)
-        links = 2 if found.kind == "dir" else 1
-        return Attributes(
-            node.number,
-            TYPES[found.kind] | stat.S_IMODE(owned.mode),
-            links if found.nlink is None else found.nlink,
-            owned.uid,
-            owned.gid,
-            found.size,
-            mtime if found.atime_ns is None else found.atime_ns,
-            mtime,
-            ctime,
-        )
-
-    def _owned(self, found: ObjectStat) -> ObjectStat:
-        """With a mode and owners, whatever the store keeps."""
-        options = self.options
-        mode = found.mode
-        if mode is None:
-            mode = options.directory_mode if found.kind == "dir" else options.file_mode
-        uid = found.uid if options.uid is None else options.uid
-        gid = found.gid if options.gid is None else options.gid
-        plain = {field.name: getattr(found, field.name) for field in dataclasses.fields(ObjectStat)}
-        plain |= {"mode": mode, "uid": os.getuid() if uid is None else uid, "gid": os.getgid() if gid is None else gid}
-        return ObjectStat(**plain)
+        return self._appearance.attributes(node.number, found, self._written_ns(node))
 
     def _opened(self, node: Node) -> list[OpenFile]:
         with self.nodes.lock:
@@ -228,7 +98,7 @@ class Server:
             if self.nodes.key(node) is None and found.nlink:
                 return dataclasses.replace(found, nlink=0)
             return found
-        return self._of(node, self.names.look)
+        return self._moving.of(node, self.names.look)
 
     def getattr(self, number: int) -> Attributes:
         node = self.node(number)
@@ -259,8 +129,8 @@ class Server:
         if changes:
             if changes.keys() & {"atime_ns", "mtime_ns"}:
                 self._hand_over(node)
-            found = self._owned(self._stat(node))
-            self._of(node, lambda key: self.names.setattr(key, found, changes))
+            found = self._appearance.owned(self._stat(node))
+            self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         return self.getattr(number)
 
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
@@ -270,7 +140,7 @@ class Server:
             writable[0].file.truncate(size)
             writable[0].written_ns = time.time_ns()
         else:
-            self._of(node, lambda key: self.volume.truncate(key, size))
+            self._moving.of(node, lambda key: self.volume.truncate(key, size))
 
     def _hand_over(self, node: Node) -> None:
         """What is written back later would move the times of the file once more."""
@@ -289,7 +159,7 @@ class Server:
             found = self.names.look(key)
             return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
 
-        node, found = self._entry(parent, name, look)
+        node, found = self._moving.entry(self.node(parent), name, look)
         return self.attributes(node, self._stat(node) if node.opens else found)
 
     def _shared(self, key: str, found: ObjectStat) -> str | None:
@@ -332,7 +202,7 @@ class Server:
             self.names.mkdir(key)
             return self._made(directory, key, mode, owner)
 
-        return self._entry(parent, name, make)
+        return self._moving.entry(self.node(parent), name, make)
 
     def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
         """A regular file; devices, pipes and sockets are not kept."""
@@ -361,7 +231,7 @@ class Server:
                 self.files.release(opened.number)
                 raise
 
-        opened, made = self._entry(parent, name, make)
+        opened, made = self._moving.entry(self.node(parent), name, make)
         self._open(self.node(made.number), opened)
         return opened.number, made
 
@@ -375,14 +245,14 @@ class Server:
             self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
             self.nodes.removed(directory, name)
 
-        self._entry(parent, name, remove)
+        self._moving.entry(self.node(parent), name, remove)
 
     def rmdir(self, parent: int, name: str) -> None:
         def remove(directory: Node, key: str) -> None:
             self.names.rmdir(key)
             self.nodes.removed(directory, name)
 
-        self._entry(parent, name, remove)
+        self._moving.entry(self.node(parent), name, remove)
 
     def rename(self, parent: int, name: str, new_parent: int, new_name: str, flags: int = 0) -> None:
         if flags & ~NOREPLACE:
@@ -394,11 +264,11 @@ class Server:
             new = self.nodes.key_in(target, new_name)
             if new is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
-            with self._renaming(key):
+            with self._moving.renaming(key):
                 self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
                 self.nodes.renamed(directory, name, target, new_name)
 
-        self._entry(parent, name, move)
+        self._moving.entry(self.node(parent), name, move)
 
     def link(self, number: int, new_parent: int, new_name: str) -> Attributes:
         node, directory = self.node(number), self.node(new_parent)
@@ -409,9 +279,9 @@ class Server:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
             self.names.link(key, new)
 
-        self._of(node, add)
+        self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
-        self._by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
+        self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
         return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
@@ -419,10 +289,10 @@ class Server:
             self.names.symlink(target, key)
             return self._made(directory, key, 0o777, owner)
 
-        return self._entry(parent, name, make)
+        return self._moving.entry(self.node(parent), name, make)
 
     def readlink(self, number: int) -> str:
-        return self._of(self.node(number), self.names.readlink)
+        return self._moving.of(self.node(number), self.names.readlink)
 
     # -- directories
 
@@ -440,7 +310,7 @@ class Server:
 
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
         listing.taken = time.monotonic_ns()
-        listing.entries = self._of(listing.node, read)
+        listing.entries = self._moving.of(listing.node, read)
 
     def entry(self, listing: Listing, index: int) -> Attributes | None:
         """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
@@ -486,7 +356,7 @@ class Server:
             self.files.release(opened.number)  # it may be another object: the name has moved
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
 
-        opened = self._of(node, by_key)
+        opened = self._moving.of(node, by_key)
         self._open(node, opened)
         engine = opened.file._inode.engine
         version = None if engine.version_stale else engine.version
@@ -510,17 +380,17 @@ class Server:
     # -- the rest
 
     def getxattr(self, number: int, name: str) -> bytes:
-        return self._of(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
+        return self._moving.of(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
 
     def setxattr(self, number: int, name: str, value: bytes, flags: int = 0) -> None:
-        self._of(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
+        self._moving.of(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
 
     def listxattr(self, number: int) -> list[str]:
         node = self.node(number)
-        return [] if node.kind == "symlink" else self._of(node, self.names.listxattr)
+        return [] if node.kind == "symlink" else self._moving.of(node, self.names.listxattr)
 
     def removexattr(self, number: int, name: str) -> None:
-        self._of(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
+        self._moving.of(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
 
     def _with_xattrs(self, number: int) -> Node:
         node = self.node(number)

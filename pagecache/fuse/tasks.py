@@ -20,8 +20,9 @@ from ..errors import Key
 from ..volume import Volume
 from .errnos import errno_of
 from .files import Files
+from .ordering import Turns
 
-__all__ = ["Aside", "TrioFiles"]
+__all__ = ["Aside", "Bytes", "TrioFiles"]
 
 T = TypeVar("T")
 THREADS = 64
@@ -81,9 +82,59 @@ class Aside:
         return results[0]
 
 
+class Bytes:
+    """Reads and writes of open files: on the loop where the cache can at once, else on a thread. The arguments are
+    those of pyfuse3.
+
+    Args:
+        files: the open files.
+        aside: where calls are made that may wait.
+        told: what to raise for an error of a call, whose name it gets too.
+        pages: the kernel keeps pages, for which the order of requests matters (ordering.py).
+    """
+
+    def __init__(
+        self, files: Files, aside: Aside, told: Callable[[Exception, str], Exception], *, pages: bool = True
+    ) -> None:
+        self._known, self._get = files.by_number.get, files.get
+        self._aside = aside
+        self._told = told
+        self._turns = Turns(aside.deadline, pages=pages)
+        self._waiting = self._turns.writes
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """`size` bytes, less at the end of the file."""
+        try:
+            opened = self._known(fh) or self._get(fh)
+            if self._waiting:
+                await self._turns.wait(self._turns.before(opened.file._inode, off, off + size))
+            data = opened.try_pread(size, off)
+            return await self._aside.call(partial(opened.file.pread, size, off)) if data is None else data
+        except Exception as error:
+            raise self._told(error, "read") from None
+
+    async def write(self, fh: int, off: int, buf: Any) -> int:
+        """How many bytes were taken: all, or those before what failed, whose error comes with the next call."""
+        try:
+            opened = self._known(fh) or self._get(fh)
+            inode, end = opened.file._inode, off + len(buf)
+            if not self._waiting or not self._turns.before(inode, off, end):
+                done = opened.write_now(buf, off)
+                if done is not None:
+                    return done
+            async with self._turns.write(inode, off, end):
+                return await self._aside.call(partial(opened.write, buf, off))
+        except Exception as error:
+            raise self._told(error, "write") from None
+
+
 class TrioFiles:
     """The open files of a server on trio: `Files` with coroutines. A read or write that the cache can answer at once
     does not suspend. The arguments are those of pyfuse3.
+
+    Attributes:
+        read: `await read(fh, off, size)`: `size` bytes, less at the end of the file.
+        write: `await write(fh, off, buf)`: how many bytes were taken.
 
     Args:
         volume: what they are files of.
@@ -103,6 +154,8 @@ class TrioFiles:
         self.files = Files(volume)
         self.aside = Aside(deadline, threads)
         self._error = error
+        bytes = Bytes(self.files, self.aside, self._told)
+        self.read, self.write = bytes.read, bytes.write
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
         """Open an object; the number stands for it in the other calls."""
@@ -111,22 +164,6 @@ class TrioFiles:
     async def size(self, key: Key) -> int:
         """Of an object, as a reader of the cache finds it."""
         return await self._call(partial(self.files.size, key))
-
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        try:
-            opened = self.files.get(fh)
-            data = opened.try_pread(size, off)
-        except Exception as error:
-            raise self._told(error) from None
-        return await self._call(partial(opened.file.pread, size, off)) if data is None else data
-
-    async def write(self, fh: int, off: int, buf: Any) -> int:
-        try:
-            opened = self.files.get(fh)
-            done = opened.write_now(buf, off)
-        except Exception as error:
-            raise self._told(error) from None
-        return await self._call(partial(opened.write, buf, off)) if done is None else done
 
     async def flush(self, fh: int) -> None:
         await self._call(partial(self.files.flush, fh))
@@ -151,7 +188,7 @@ class TrioFiles:
         try:
             return await self.aside.call(call, undo)
         except Exception as error:
-            raise self._told(error) from None
+            raise self._told(error, "call") from None
 
-    def _told(self, error: Exception) -> Exception:
+    def _told(self, error: Exception, what: str) -> Exception:
         return error if self._error is None else self._error(errno_of(error))

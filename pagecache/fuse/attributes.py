@@ -1,0 +1,115 @@
+"""What a program is told of something that was found in a store: its number, and what stat(2) shows.
+
+A store may keep no modes, owners or times, and who mounts may want other owners than it has: what is not kept is as the
+options say. Bytes that were written and that the store does not know of yet have moved the times already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from dataclasses import dataclass
+
+from ..backends.protocol import ObjectStat
+
+__all__ = ["Appearance", "Attributes", "Owner", "ServerOptions"]
+
+BLOCK = 512
+TYPES = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a file system looks.
+
+    Attributes:
+        uid: owner of everything; None: as the store says, and who serves it where that says nothing.
+        gid: the same of the group.
+        file_mode: of files of stores that keep no modes.
+        directory_mode: of their directories.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    file_mode: int = 0o644
+    directory_mode: int = 0o755
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks for something to be made."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) shows, and the kind within `mode`."""
+
+    number: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // BLOCK)
+
+
+class Appearance:
+    """From what a store says to what a program sees. Thread-safe: nothing of it changes."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self._began_ns = time.time_ns()  # the time of what has none
+        self._uid, self._gid = os.getuid(), os.getgid()
+
+    def mode(self, found: ObjectStat) -> int:
+        if found.mode is not None:
+            return stat.S_IMODE(found.mode)
+        return self.options.directory_mode if found.kind == "dir" else self.options.file_mode
+
+    def uid(self, found: ObjectStat) -> int:
+        uid = found.uid if self.options.uid is None else self.options.uid
+        return self._uid if uid is None else uid
+
+    def gid(self, found: ObjectStat) -> int:
+        gid = found.gid if self.options.gid is None else self.options.gid
+        return self._gid if gid is None else gid
+
+    def owned(self, found: ObjectStat) -> ObjectStat:
+        """With a mode and owners, whatever the store keeps."""
+        return dataclasses.replace(found, mode=self.mode(found), uid=self.uid(found), gid=self.gid(found))
+
+    def attributes(self, number: int, found: ObjectStat, written_ns: int) -> Attributes:
+        """Args:
+        number: what the kernel calls it.
+        found: what the store says, with the size that readers find.
+        written_ns: when something was last written that the store does not know of yet; 0: nothing.
+        """
+        mtime = found.mtime_ns
+        if mtime is None:
+            mtime = self._began_ns if found.mtime is None else int(found.mtime * 1e9)
+        mtime = max(mtime, written_ns)
+        links = found.nlink
+        if links is None:
+            links = 2 if found.kind == "dir" else 1
+        return Attributes(
+            number,
+            TYPES[found.kind] | self.mode(found),
+            links,
+            self.uid(found),
+            self.gid(found),
+            found.size,
+            mtime if found.atime_ns is None else found.atime_ns,
+            mtime,
+            mtime if found.ctime_ns is None else max(found.ctime_ns, written_ns),
+        )
