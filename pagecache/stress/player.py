@@ -147,7 +147,7 @@ class Players:
         try:
             go.wait()
             for operation in self.turn(number, count):
-                self._play(self._steps[number].conduct(operation))
+                self._play(number, self._steps[number].conduct(operation))
                 if bar is not None:
                     bar.wait()
         except BaseException as error:
@@ -164,16 +164,18 @@ class Players:
         except AssertionError as error:
             self.world.fail(Failure("check", f"in step: {error}"))
 
-    def _play(self, step: Step) -> None:
-        target = self.world.target
+    def _play(self, number: int, step: Step) -> None:
+        target, worker = self.world.target, self._steps[number].worker
         try:
             name, *arguments = next(step)
             while True:
                 try:
                     answer = _call(target, name, arguments)
                 except (OSError, ValueError) as error:
+                    self.world.move(worker)
                     name, *arguments = step.throw(error)
                 else:
+                    self.world.move(worker)
                     name, *arguments = step.send(answer)
         except StopIteration:
             pass
@@ -200,21 +202,23 @@ class Players:
     async def _task(self, number: int, count: int) -> None:
         try:
             for operation in self.turn(number, count):
-                await self._play_async(self._steps[number].conduct(operation))
+                await self._play_async(number, self._steps[number].conduct(operation))
                 await asyncio.sleep(0)
         except BaseException as error:
             self._failed(error)
 
-    async def _play_async(self, step: Step) -> None:
-        call = self.world.target.tasks.call
+    async def _play_async(self, number: int, step: Step) -> None:
+        call, worker = self.world.target.tasks.call, self._steps[number].worker
         try:
             name, *arguments = next(step)
             while True:
                 try:
                     answer = await (asyncio.sleep(PAUSE) if name == "pause" else call(name, tuple(arguments)))
                 except (OSError, ValueError) as error:
+                    self.world.move(worker)
                     name, *arguments = step.throw(error)
                 else:
+                    self.world.move(worker)
                     name, *arguments = step.send(answer)
         except StopIteration:
             pass

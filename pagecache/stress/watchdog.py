@@ -1,6 +1,7 @@
 """Sees that workers go on; when one does not, the run has failed, with all that `hang.py` can say.
 
-It looks at how long each worker is at its operation. Where that is longer than `Plan.patience`, that is a hang.
+It looks at how long each worker is at one call of its operation. Where that is longer than `Plan.patience`, that is a
+hang.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Self
 from pagecache.stress.hang import Hang
 from pagecache.stress.story import who
 from pagecache.stress.timeline import sentence, timeline
-from pagecache.stress.world import Failure, World
+from pagecache.stress.world import Activity, Failure, World
 
-__all__ = ["Watchdog", "hangs", "late"]
+__all__ = ["Watchdog", "hangs", "late", "overdue"]
 
 LOOK = 0.2  # seconds between two looks
 
@@ -39,15 +40,20 @@ class Watchdog:
     def _watch(self) -> None:
         world = self._world
         while not self._done.wait(LOOK):
-            now = time.monotonic()
-            late = [
-                f"{who(worker)} {sentence(active)} after {now - active.since:.0f} s"
-                for worker, active in sorted(world.active.copy().items())
-                if now - active.since > world.plan.patience
-            ]
+            late = overdue(world.active.copy(), time.monotonic(), world.plan.patience)
             if late:
                 world.fail(hangs(world, late))
                 return
+
+
+def overdue(active: dict[int, Activity], now: float, patience: float) -> list[str]:
+    """Who is at one call for longer than that, as sentences."""
+    found = []
+    for worker, activity in sorted(active.items()):
+        since = max(activity.since, activity.moved)
+        if now - since > patience:
+            found.append(f"{who(worker)} {sentence(activity)} after {now - since:.0f} s")
+    return found
 
 
 def late(sentence: str) -> Failure:

@@ -83,6 +83,7 @@ class Activity:
     Attributes:
         file: number of the model; None: a name of the worker's own.
         since: seconds, of the machine's clock.
+        moved: when the last of its calls returned; 0: none has. On a slow store one operation is many calls.
         start, end: the range, as far as it was known when it began.
         begun, ended: on the clock of the round; `ended` is None while it goes on.
         writes: what it changed, each with the place where it went.
@@ -101,6 +102,7 @@ class Activity:
     writes: list[Write] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     counted: list[Key] = field(default_factory=list)
+    moved: float = 0.0
 
 
 def meet(one: Activity, other: Activity) -> bool:
@@ -224,6 +226,12 @@ class World:
             activity.ended = self.clock.tick()
             self.longest = max(self.longest, time.monotonic() - activity.since)
             self.past.append(activity)
+
+    def move(self, worker: int) -> None:
+        """A call of it has returned."""
+        activity = self.active.get(worker)
+        if activity is not None:
+            activity.moved = time.monotonic()
 
     def cut_off(self) -> None:
         """Those who are at something are dead."""

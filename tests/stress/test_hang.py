@@ -17,6 +17,8 @@ from pagecache.stress.hang import Hang, recorded, stacks, told
 from pagecache.stress.page import hang as page_of_a_hang
 from pagecache.stress.page import page
 from pagecache.stress.profiles import Operation
+from pagecache.stress.watchdog import overdue
+from pagecache.stress.world import Activity, World
 
 from .planted import HangsInCommit, Planted
 
@@ -52,6 +54,28 @@ def test_a_hang_says_who_waits_for_what_and_who_owns_it(hung: Report) -> None:
     assert f"{waits[0]['name']} waits for fsync" in hung.story
     assert "; owner: a commit of the backend" in hung.story
     assert all(step in hung.story for step in waits[0]["chain"])
+
+
+def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() -> None:
+    """A sync and what the tester looks at after it: on a slow store that is minutes of short calls."""
+    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1)
+    assert overdue({1: activity}, 150.0, 60.0) == []
+    assert overdue({1: activity}, 170.0, 60.0) == ["writer 1 called fsync of file 0, still running after 70 s"]
+    activity.moved = 165.0
+    assert overdue({1: activity}, 220.0, 60.0) == []
+    assert overdue({1: activity}, 230.0, 60.0) == ["writer 1 called fsync of file 0, still running after 65 s"]
+
+
+def test_calls_that_return_are_noted() -> None:
+    """Of threads and of tasks; those that raise too."""
+    moved: list[int] = []
+    noted, World.move = World.move, lambda self, worker: moved.append(worker)  # type: ignore[method-assign]
+    try:
+        report = run(Plan(seed=1, **SMALL | {"patience": 60}, threads=2, tasks=2, operations=20), "memory:")
+    finally:
+        World.move = noted  # type: ignore[method-assign]
+    assert report.ok, report.story
+    assert set(moved) == {1, 2, 3, 4}
 
 
 def test_a_hang_has_the_stacks_of_all_threads(hung: Report) -> None:
