@@ -242,6 +242,7 @@ class Server:
     def unlink(self, parent: int, name: str) -> None:
         def remove(directory: Node, key: str) -> None:
             known = self.nodes.child(directory, name)
+            self._moving.wait_opened(known)
             self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
             self.nodes.removed(directory, name)
 
@@ -264,6 +265,7 @@ class Server:
             new = self.nodes.key_in(target, new_name)
             if new is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
+            self._moving.wait_opened(known, self.nodes.child(target, new_name))
             with self._moving.renaming(key):
                 self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
                 self.nodes.renamed(directory, name, target, new_name)
@@ -356,7 +358,8 @@ class Server:
             self.files.release(opened.number)  # it may be another object: the name has moved
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
 
-        opened = self._moving.of(node, by_key)
+        with self._moving.opening(node):
+            opened = self._moving.of(node, by_key)
         self._open(node, opened)
         engine = opened.file._inode.engine
         version = None if engine.version_stale else engine.version

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import trio
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, ShutdownError
-from pagecache.fuse import Files, Server, TrioFiles, errno_of
+from pagecache.fuse import Files, Server, TrioFiles, errno_of, moving
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -315,6 +315,40 @@ def test_listed_entries_count_as_told(server: Server) -> None:
     for number in numbers:
         server.forget(number)
     assert len(server.nodes) == 1
+
+
+@pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
+@pytest.mark.parametrize("order", ["open first", "name first"])
+def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
+) -> None:
+    """Else the program is told ESTALE, when that happens a second time: the kernel looks the path up anew only once."""
+    monkeypatch.setattr(moving, "PATIENCE", 60.0)
+    directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
+    take: Callable[[], None] = {
+        "unlink": lambda: server.unlink(1, "a"),
+        "rename over it": lambda: server.rename(directory, "b", 1, "a"),
+        "rename it": lambda: server.rename(1, "a", directory, "c"),
+    }[taker]
+    if order == "name first":
+        take()
+        assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
+        return
+    found: list[tuple[int, bool]] = []
+    with Gate() as gate:
+        server.volume.backend.use([Rule("open", gate=gate)])  # type: ignore[union-attr]
+        opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
+        opener.start()
+        gate.wait_entered()
+        taking = threading.Thread(target=take)
+        taking.start()
+        taking.join(0.2)
+        assert taking.is_alive(), "it waits for who opens"
+    for thread in (opener, taking):
+        thread.join(60)
+    ((fh, _),) = found
+    assert server.files.read(fh, 0, 9) == b"a"
+    server.release(fh)
 
 
 def test_numbers_follow_renames(server: Server) -> None:
