@@ -19,6 +19,7 @@ from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, ShutdownError
 from pagecache.fuse import Files, Server, TrioFiles, errno_of, moving
+from pagecache.fuse.files import OpenFile
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -335,17 +336,26 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
         assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
         return
     found: list[tuple[int, bool]] = []
-    with Gate() as gate:
-        server.volume.backend.use([Rule("open", gate=gate)])  # type: ignore[union-attr]
-        opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
-        opener.start()
-        gate.wait_entered()
-        taking = threading.Thread(target=take)
-        taking.start()
-        taking.join(0.2)
-        assert taking.is_alive(), "it waits for who opens"
+    has_it, go_on, open_file = threading.Event(), threading.Event(), server.files.open_file
+
+    def slowly(key: str, flags: int) -> OpenFile:
+        opened = open_file(key, flags)
+        has_it.set()
+        go_on.wait(60)
+        return opened
+
+    monkeypatch.setattr(server.files, "open_file", slowly)
+    opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
+    opener.start()
+    has_it.wait(60)
+    taking = threading.Thread(target=take)
+    taking.start()
+    taking.join(0.2)
+    waited = taking.is_alive()
+    go_on.set()
     for thread in (opener, taking):
         thread.join(60)
+    assert waited, "for who opens"
     ((fh, _),) = found
     assert server.files.read(fh, 0, 9) == b"a"
     server.release(fh)
