@@ -318,15 +318,17 @@ class DirectoryBackend(NamespaceBackend):
         finally:
             os.close(fd)
 
-    def link(self, src: Key, dst: Key) -> None:
-        with _about(src, dst), self._tree.locate(src) as old:
+    def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
+        """Of what the key leads to; of a link itself where not `follow`."""
+        with _about(src, dst), self._tree.locate(src, follow=follow) as old:
             self._change_allowed(src)
             if old.found is None:
                 raise _missing(src)
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **names, follow_symlinks=False)
-                self._identities.linked(old.found, old.path)
+                if not stat.S_ISLNK(old.found.st_mode):  # no object has the identity of a link
+                    self._identities.linked(old.found, old.path)
                 self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:

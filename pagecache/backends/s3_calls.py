@@ -153,7 +153,8 @@ class Upload:
 
 
 def _seconds(moment: Any) -> float | None:
-    return None if moment is None else float(moment.timestamp())
+    """Whole ones: some servers tell parts of a second in a listing, and of the object itself never."""
+    return None if moment is None else float(int(moment.timestamp()))
 
 
 def _of_answer(answer: Any) -> float:

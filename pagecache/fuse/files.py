@@ -194,7 +194,8 @@ class Files:
         return self.open_file(key, flags).number
 
     def open_file(self, key: Key, flags: int) -> OpenFile:
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        # O_TRUNC writes, whatever else is wanted; who may do that the kernel has looked at.
+        writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         # Who writes may have to read as well: a program may map what it has opened for writing.
         access = os.O_RDWR if writable else os.O_RDONLY
         return self.add(self.volume.open(key, flags=access | flags & PASSED_ON), writable=writable)

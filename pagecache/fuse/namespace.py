@@ -70,7 +70,10 @@ class Namespace(Protocol):
 
     def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None: ...
     def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None: ...
-    def link(self, src: str, dst: str) -> None: ...
+    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
+        """Another name for the same; of a link for the link itself."""
+        ...
+
     def symlink(self, target: str, key: str) -> None: ...
     def readlink(self, key: str) -> str: ...
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
@@ -200,8 +203,9 @@ class Directories(_Calls):
     def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None:
         self.volume.rename(src, dst, replace=replace)
 
-    def link(self, src: str, dst: str) -> None:
-        self.change("link", src, lambda: self.backend.link(src, dst))
+    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
+        how = {"follow": False} if kind == "symlink" else {}
+        self.change("link", src, lambda: self.backend.link(src, dst, **how))
 
     def symlink(self, target: str, key: str) -> None:
         self.change("symlink", key, lambda: self.backend.symlink(target, key))
@@ -264,12 +268,14 @@ class Prefixes(_Calls):
         try:
             return self.volume.stat(key)
         except FileNotFoundError:
-            if next(iter(self._below(key)), None) is None:
+            if next(iter(self._below(key, mark=True)), None) is None:
                 raise missing(key) from None
             return DIRECTORY
 
-    def _below(self, key: str, *, all: bool = False) -> Iterable[tuple[str, ObjectStat]]:
-        """The rest of the key of objects in a directory, stored or not; one is enough unless `all`."""
+    def _below(self, key: str, *, all: bool = False, mark: bool = False) -> Iterable[tuple[str, ObjectStat]]:
+        """The rest of the key of objects in a directory, stored or not; one is enough unless `all`. `mark`: an object
+        "key/" too, which other programs make to have a directory; its rest is empty.
+        """
         prefix = f"{key}/" if key else ""
 
         def listed() -> list[ObjectStat]:
@@ -280,7 +286,7 @@ class Prefixes(_Calls):
         below: dict[str, ObjectStat] = {found: entry for found, entry in unsaved if found.startswith(prefix)}
         for entry in self.ask("list", key, listed):
             below.setdefault(str(entry.key), entry)
-        return [(found[len(prefix) :], entry) for found, entry in below.items() if len(found) > len(prefix)]
+        return [(found[len(prefix) :], entry) for found, entry in below.items() if mark or len(found) > len(prefix)]
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         entries: dict[str, ObjectStat] = {}
@@ -319,6 +325,8 @@ class Prefixes(_Calls):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), key)
         if next(iter(self.entries(key)), None) is not None:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), key)
+        if any(not rest for rest, _ in self._below(key, mark=True)):
+            self.volume.remove(f"{key}/")
         with self._lock:
             self._made.discard(key)
 
@@ -375,7 +383,7 @@ class Prefixes(_Calls):
         self._keep(dst)
         self._keep(src.rpartition("/")[0])
 
-    def link(self, src: str, dst: str) -> None:
+    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
         raise unsupported("give an object two names", src)
 
     def symlink(self, target: str, key: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from ..backends.protocol import ObjectStat
 
@@ -37,9 +37,12 @@ class Node:
         seen: what was last found of it.
         losses: of a directory: how often a name of it was given up.
         changed: when something of it was changed through this server, by time.monotonic_ns; 0: never.
+        nameless: attributes that it was given after its last name was gone.
     """
 
-    __slots__ = ("changed", "children", "kept", "kind", "links", "lookups", "losses", "number", "opens", "seen")
+    __slots__ = (
+        *("changed", "children", "kept", "kind", "links", "lookups", "losses", "nameless", "number", "opens", "seen"),
+    )
 
     def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
@@ -52,6 +55,7 @@ class Node:
         self.seen: ObjectStat | None = None
         self.losses = 0
         self.changed = 0
+        self.nameless: dict[str, Any] = {}
 
 
 class Nodes:

@@ -46,6 +46,11 @@ class Listing:
         return self.losses == self.node.losses
 
 
+def nameless(node: Node, found: ObjectStat) -> ObjectStat:
+    """What is left of something that has lost its last name."""
+    return dataclasses.replace(found, nlink=0, **node.nameless)
+
+
 class Server:
     """The file system of one volume.
 
@@ -95,9 +100,11 @@ class Server:
                 if opened.file.closed:  # meanwhile
                     continue
                 raise
-            if self.nodes.key(node) is None and found.nlink:
-                return dataclasses.replace(found, nlink=0)
+            if self.nodes.key(node) is None:
+                return nameless(node, found)
             return found
+        if node.kind == "dir" and node.seen is not None and self.nodes.key(node) is None:
+            return nameless(node, node.seen)  # somebody works in it still
         return self._moving.of(node, self.names.look)
 
     def getattr(self, number: int) -> Attributes:
@@ -130,7 +137,10 @@ class Server:
             if changes.keys() & {"atime_ns", "mtime_ns"}:
                 self._hand_over(node)
             found = self._appearance.owned(self._stat(node))
-            self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
+            if self.nodes.key(node) is None and self.names.keeps_modes:
+                node.nameless.update(changes)  # the store finds it no more; who has it open is all who ever sees them
+            else:
+                self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         return self.getattr(number)
 
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
@@ -279,11 +289,12 @@ class Server:
             new = self.nodes.key_in(directory, new_name)
             if new is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
-            self.names.link(key, new)
+            self.names.link(key, new, node.kind)
 
         self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
-        self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
+        if node.kind == "file":
+            self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
         return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
@@ -312,7 +323,8 @@ class Server:
 
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
         listing.taken = time.monotonic_ns()
-        listing.entries = self._moving.of(listing.node, read)
+        removed = self.nodes.key(listing.node) is None
+        listing.entries = [] if removed else self._moving.of(listing.node, read)
 
     def entry(self, listing: Listing, index: int) -> Attributes | None:
         """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
@@ -358,9 +370,12 @@ class Server:
             self.files.release(opened.number)  # it may be another object: the name has moved
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
 
+        empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
         with self._moving.opening(node):
             opened = self._moving.of(node, by_key)
         self._open(node, opened)
+        if empty and self.names.keeps_modes:  # nothing was cut off, and its time moves all the same
+            self.setattr(number, {"mtime_ns": time.time_ns()})
         engine = opened.file._inode.engine
         version = None if engine.version_stale else engine.version
         kept = version is not None and version == node.kept

@@ -14,8 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -24,7 +25,7 @@ import pytest
 
 from pagecache.live.client import Client
 
-__all__ = ["MODES", "Mounted", "needs_mounts", "run", "why_no_mounts"]
+__all__ = ["MODES", "Mounted", "folder_for_everybody", "needs_mounts", "run", "why_no_mounts"]
 
 MODES = ("--direct-io", "--kernel-cache")
 LONGEST = 120.0
@@ -177,6 +178,18 @@ class Mounted:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@contextlib.contextmanager
+def folder_for_everybody() -> Iterator[Path]:
+    """A folder that other users can reach: pytest's own are closed to them."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o755)
+        (folder / "store").mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def names(path: Path) -> Sequence[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import Mounted, names, needs_mounts, run
+from .mounts import Mounted, folder_for_everybody, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -133,14 +133,10 @@ def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_what_somebody_else_makes_is_his(tmp_path: Path) -> None:
+def test_what_somebody_else_makes_is_his() -> None:
     """With --allow-other; and the kernel lets nobody do what the modes do not say."""
     program = "import os, sys; os.setgid(34); os.setuid(12); os.chdir(sys.argv[1]); exec(sys.argv[2])"
-    for above in (tmp_path, *tmp_path.parents):
-        if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
-            above.chmod(0o711)  # somebody else has to get there
-    (tmp_path / "store").mkdir()
-    with Mounted(tmp_path, f"dir:{tmp_path / 'store'}", "--allow-other") as mounted:
+    with folder_for_everybody() as folder, Mounted(folder, f"dir:{folder / 'store'}", "--allow-other") as mounted:
         (mounted.path / "open").mkdir()
         (mounted.path / "open").chmod(0o2777)
         (mounted.path / "mine").write_bytes(b"mine")

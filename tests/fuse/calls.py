@@ -1,0 +1,99 @@
+"""What the calls of a file system answer, call by call, so that two file systems can be compared: a mount and tmpfs.
+
+    def check(top, told):      top   an empty folder of the file system
+                               told  what each call has answered: the name of an errno, or a value
+
+A check makes the same calls on both. Where they answer differently one of them is wrong, or the difference is one that
+is known (test_calls.py lists those with their reasons). Numbers of inodes and times are no answers: what is told is
+whether they are the same, or have moved. The checks are in calls_about_names.py, calls_about_attributes.py and
+calls_about_bytes.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["CHECKS", "LIBC", "Check", "Told", "answers", "check", "libc", "long", "opened"]
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Told:
+    """What was answered, in the order of the calls."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, object] = {}
+
+    def __call__(self, what: str, call: Callable[[], object]) -> object:
+        """Make a call, and keep what it answers."""
+        try:
+            answer = call()
+        except OSError as error:
+            answer = errno.errorcode.get(error.errno or 0, error.errno)
+        except ValueError as error:
+            answer = type(error).__name__
+        number = sum(known == what or known.startswith(f"{what} #") for known in self.answers)
+        self.answers[f"{what} #{number + 1}" if number else what] = answer
+        return answer
+
+    def nothing(self, what: str, call: Callable[[], object]) -> None:
+        """The same for calls whose answer is of no interest, such as the number of a descriptor, which is closed."""
+
+        def quiet() -> object:
+            answer = call()
+            if isinstance(answer, int) and not isinstance(answer, bool):
+                os.close(answer)
+            return None
+
+        self(what, quiet)
+
+
+Check = Callable[[Path, Told], None]
+CHECKS: dict[str, Check] = {}
+
+
+def check(function: Check) -> Check:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def answers(name: str, top: Path) -> dict[str, object]:
+    """What the calls of a check answer in an empty folder."""
+    told = Told()
+    before = os.umask(0o022)
+    try:
+        CHECKS[name](top, told)
+    finally:
+        os.umask(before)
+    return told.answers
+
+
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
+    fd = os.open(path, flags, 0o644)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def libc(name: str, *arguments: object) -> int:
+    """A call that Python has no name for.
+
+    Raises:
+        OSError: of the call.
+    """
+    result: int = getattr(LIBC, name)(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def long(number: int) -> ctypes.c_longlong:
+    return ctypes.c_longlong(number)

@@ -1,0 +1,235 @@
+"""Calls about attributes: modes, owners, times, extended attributes, and what others may do."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .calls import Told, check, libc
+
+LONG_AGO = 1_000_000_000_123_456_789
+CLOCK_REALTIME_COARSE = 5
+
+
+def differences(one: os.stat_result, other: os.stat_result) -> str:
+    """Which times are not the same."""
+    fields = ("st_mtime_ns", "st_ctime_ns")
+    return " ".join(field[3:8] for field in fields if getattr(one, field) != getattr(other, field))
+
+
+def written(path: Path, mode: str, data: bytes = b"") -> None:
+    with path.open(mode, buffering=0) as file:
+        file.write(data)
+
+
+@check
+def times(top: Path, told: Told) -> None:
+    """Which of them each call moves: of the object, and of its directory."""
+
+    def moved(what: str, call: Callable[[], object], of: str = "a") -> None:
+        subject = top / "d" / of
+        for path in (subject, top / "d"):
+            os.utime(path, ns=(LONG_AGO, LONG_AGO), follow_symlinks=False)
+        before = [path.lstat() for path in (subject, top / "d")]
+        # The clock of file systems moves in steps: what happens within one cannot be told apart.
+        while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= max(found.st_ctime_ns for found in before):
+            pass
+        told(what, lambda: call() and None)
+        for name, one, path in zip(("object", "directory"), before, (subject, top / "d"), strict=True):
+            if path.exists():
+                told(f"{what}: {name}", lambda: differences(one, path.lstat()))
+
+    (top / "d").mkdir()
+    path = top / "d" / "a"
+    path.write_bytes(b"x" * 5000)
+    moved("write", lambda: written(path, "r+b", b"y"))
+    moved("nothing written", lambda: written(path, "r+b", b""))
+    moved("append", lambda: written(path, "ab", b"y"))
+    moved("cut", lambda: os.truncate(path, 100))
+    moved("extended", lambda: os.truncate(path, 10_000))
+    moved("the same size", lambda: os.truncate(path, 10_000))
+    moved("opened with O_TRUNC", lambda: written(path, "wb"))
+    moved("opened with O_TRUNC, empty", lambda: written(path, "wb"))
+    moved("chmod", lambda: path.chmod(0o600))
+    moved("the same mode", lambda: path.chmod(0o600))
+    moved("chown", lambda: os.chown(path, os.getuid(), os.getgid()))
+    moved("link", lambda: os.link(path, top / "d" / "b"))
+    moved("unlink of the other", lambda: os.unlink(top / "d" / "b"))
+    moved("rename", lambda: (os.rename(path, top / "d" / "c"), os.rename(top / "d" / "c", path)))
+    moved("a new name", lambda: (top / "d" / "n").touch())
+    moved("mkdir", lambda: (top / "d" / "m").mkdir())
+    moved("rmdir", lambda: (top / "d" / "m").rmdir())
+    moved("symlink", lambda: (top / "d" / "l").symlink_to("a"))
+    moved("a read", lambda: path.read_bytes())
+    moved("a listing", lambda: os.listdir(top / "d"))
+    moved("an xattr", lambda: os.setxattr(path, "user.a", b"b"))
+    moved("a mapping", lambda: store(path))
+    moved("a rename over", lambda: os.rename(top / "d" / "n", path))
+    for ns in ((0, 0), (1, 999_999_999), (-1_000_000_000, -1), (4_102_444_800_000_000_001, 7_258_118_400_000_000_000)):
+        told(f"utime {ns}", lambda: os.utime(path, ns=ns))
+        told("found", lambda: (path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    told("of a link", lambda: os.utime(top / "d" / "l", ns=(5, 6), follow_symlinks=False))
+    told("of a link: found", lambda: (top / "d" / "l").lstat().st_mtime_ns)
+
+
+def store(path: Path) -> None:
+    """One byte, through a mapping."""
+    path.write_bytes(b"x" * 100)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 100) as mapping:
+        mapping[0] = 65
+        mapping.flush()
+
+
+@check
+def modes(top: Path, told: Told) -> None:
+    for bits in (0o000, 0o644, 0o7777, 0o4755, 0o2755, 0o1777):
+        path = top / f"{bits:o}"
+        told.nothing(f"create {bits:o}", lambda: os.open(path, os.O_CREAT | os.O_RDWR, bits))
+        told("created", lambda: oct(path.stat().st_mode))
+        told(f"chmod {bits:o}", lambda: os.chmod(path, bits))
+        told("changed", lambda: oct(path.stat().st_mode))
+        told(f"mkdir {bits:o}", lambda: os.mkdir(f"{path}d", bits))
+        told("made", lambda: oct(os.stat(f"{path}d").st_mode))
+    path = top / "suid"
+    path.write_bytes(b"x")
+    path.chmod(0o6755)
+    if os.geteuid() == 0:
+        told("chown", lambda: os.chown(path, 12, 34))
+        told("chown: bits", lambda: oct(path.stat().st_mode))
+        told("only the group", lambda: (os.chown(path, -1, 35), path.stat().st_uid, path.stat().st_gid))
+        (top / "links").symlink_to("nowhere")
+        told("lchown", lambda: os.lchown(top / "links", 12, 34))
+        told("lchown: owner", lambda: (os.lstat(top / "links").st_uid, os.lstat(top / "links").st_gid))
+        (top / "group").mkdir()
+        os.chown(top / "group", 0, 34)
+        os.chmod(top / "group", 0o2775)
+        (top / "group" / "f").touch()
+        (top / "group" / "d").mkdir()
+        told(
+            "a file in a setgid directory", lambda: (os.stat(top / "group" / "f").st_gid, *bits_of(top / "group" / "f"))
+        )
+        told("a directory there", lambda: (os.stat(top / "group" / "d").st_gid, *bits_of(top / "group" / "d")))
+
+
+def bits_of(path: Path) -> tuple[str]:
+    return (oct(path.stat().st_mode),)
+
+
+@check
+def extended_attributes(top: Path, told: Told) -> None:
+    path = top / "a"
+    path.touch()
+    told("none", lambda: os.getxattr(path, "user.a"))
+    told("replace what is not there", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_REPLACE))
+    told("create", lambda: os.setxattr(path, "user.a", b"1", os.XATTR_CREATE))
+    told("create again", lambda: os.setxattr(path, "user.a", b"2", os.XATTR_CREATE))
+    told("replace", lambda: os.setxattr(path, "user.a", b"3", os.XATTR_REPLACE))
+    told("found", lambda: os.getxattr(path, "user.a"))
+    told("empty", lambda: os.setxattr(path, "user.empty", b""))
+    told("empty: found", lambda: os.getxattr(path, "user.empty"))
+    told("any bytes", lambda: (os.setxattr(path, "user.b", bytes(range(256))), os.getxattr(path, "user.b"))[1])
+    told("listed", lambda: sorted(name for name in os.listxattr(path) if name.startswith("user.")))
+    told("removed", lambda: os.removexattr(path, "user.a"))
+    told("removed again", lambda: os.removexattr(path, "user.a"))
+    told("no such space", lambda: os.setxattr(path, "nothing.a", b"1"))
+    told("a long name", lambda: os.setxattr(path, "user." + "x" * 250, b"1"))
+    told("a longer name", lambda: os.setxattr(path, "user." + "x" * 251, b"1"))
+    told("a short buffer", lambda: libc("getxattr", os.fsencode(path), b"user.b", ctypes.create_string_buffer(5), 5))
+    told("the size", lambda: libc("getxattr", os.fsencode(path), b"user.b", None, 0))
+    (top / "d").mkdir()
+    told("of a directory", lambda: (os.setxattr(top / "d", "user.d", b"d"), os.getxattr(top / "d", "user.d"))[1])
+    (top / "l").symlink_to("a")
+    told("of a link", lambda: os.setxattr(top / "l", "user.l", b"l", follow_symlinks=False))
+    told("nothing of a link", lambda: os.getxattr(top / "l", "user.l", follow_symlinks=False))
+
+
+ELSE = "import os, sys\nos.chdir(sys.argv[1])\nos.setgroups([])\nos.setgid(34)\nos.setuid(12)\nos.umask(0o022)\n"
+
+
+def told_by(program: str, top: Path, told: Told) -> None:
+    """What the calls of a program answer, which prints "CALL = ANSWER"."""
+    done = subprocess.run([sys.executable, "-c", program, str(top)], capture_output=True, text=True, check=False)
+    for line in (done.stdout + done.stderr).splitlines():
+        what, _, answer = line.rpartition(" = ")
+        told(what, lambda: answer)
+
+
+@check
+def other_users(top: Path, told: Told) -> None:
+    """What the modes do not say nobody does, but root."""
+    if os.geteuid():
+        return
+    for name, bits in {"open": 0o777, "sticky": 0o1777, "closed": 0o700, "listed": 0o744, "passed": 0o711}.items():
+        (top / name).mkdir()
+        (top / name).chmod(bits)
+        (top / name / "a").write_bytes(b"a")
+        (top / name / "theirs").write_bytes(b"t")
+        os.chown(top / name / "theirs", 12, 34)
+        (top / name / "d").mkdir()
+    program = (
+        ELSE
+        + """
+import errno
+def tell(what, call):
+    try: answer = call()
+    except OSError as error: answer = errno.errorcode[error.errno]
+    print(what, "=", answer)
+def opened(path, *how):
+    os.close(os.open(path, *how))
+for place in ("open", "sticky", "closed", "listed", "passed"):
+    for name in ("a", "theirs"):
+        path = f"{place}/{name}"
+        tell(f"stat {path}", lambda: os.stat(path).st_size)
+        tell(f"read {path}", lambda: opened(path, os.O_RDONLY))
+        tell(f"write {path}", lambda: opened(path, os.O_WRONLY))
+        tell(f"cut {path}", lambda: os.truncate(path, 0))
+        tell(f"access {path}", lambda: [os.access(path, how) for how in (4, 2, 1)])
+        tell(f"chmod {path}", lambda: os.chmod(path, 0o644))
+        tell(f"chown {path}", lambda: os.chown(path, 12, 34))
+        tell(f"give away {path}", lambda: os.chown(path, 0, 0))
+        tell(f"group {path}", lambda: os.chown(path, -1, 35))
+        tell(f"utime now {path}", lambda: os.utime(path))
+        tell(f"utime {path}", lambda: os.utime(path, (1, 2)))
+        tell(f"xattr {path}", lambda: os.setxattr(path, "user.a", b"1"))
+        tell(f"link {path}", lambda: os.link(path, f"{place}/l-{name}"))
+        tell(f"setgid {path}", lambda: os.chmod(path, 0o2777))
+        tell(f"bits {path}", lambda: oct(os.stat(path).st_mode))
+        tell(f"rename {path}", lambda: os.rename(path, f"{place}/r-{name}"))
+        tell(f"unlink {path}", lambda: os.unlink(f"{place}/r-{name}"))
+    tell(f"list {place}", lambda: len(os.listdir(place)))
+    tell(f"create {place}", lambda: opened(f"{place}/new", os.O_CREAT | os.O_RDWR, 0o200))
+    tell(f"read what may not be read {place}", lambda: opened(f"{place}/new", os.O_RDONLY))
+    tell(f"create for writing, read-only {place}", lambda: opened(f"{place}/ro", os.O_CREAT | os.O_RDWR, 0o400))
+    tell(f"mkdir {place}", lambda: os.mkdir(f"{place}/newd"))
+    tell(f"rmdir {place}", lambda: os.rmdir(f"{place}/d"))
+    tell(f"chmod {place}", lambda: os.chmod(place, 0o777))
+"""
+    )
+    told_by(program, top, told)
+
+
+@check
+def bits_after_writes(top: Path, told: Told) -> None:
+    """Who is not root and writes, or gives away, takes the bits away that would let others act as the owner."""
+    if os.geteuid():
+        return
+    for name in ("written", "cut", "owned", "mapped"):
+        (top / name).write_bytes(b"x" * 100)
+        os.chown(top / name, 12, 34)
+        (top / name).chmod(0o6777)
+    program = (
+        ELSE
+        + """
+fd = os.open("written", os.O_WRONLY); os.write(fd, b"y"); print("written =", oct(os.fstat(fd).st_mode))
+os.truncate("cut", 5); print("cut =", oct(os.stat("cut").st_mode))
+os.chown("owned", 12, 34); print("owned =", oct(os.stat("owned").st_mode))
+"""
+    )
+    told_by(program, top, told)

@@ -1,0 +1,222 @@
+"""Mounts of a bucket on a real S3 server: programs change objects there, and boto3 looks at what is stored."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
+
+from .mounts import MODES, Mounted, names, needs_mounts, run
+
+pytestmark = [
+    needs_mounts,
+    pytest.mark.xdist_group("mounts"),
+    pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)"),
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        server = Server("ministack", tmp_path_factory.mktemp("ministack"))
+        yield server
+        server.close()
+
+
+@pytest.fixture(scope="module", params=MODES)
+def bucket_mount(
+    request: pytest.FixtureRequest, service: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Mounted, Bucket]]:
+    """A bucket, and the mount of it that the tests of this file share."""
+    with new_bucket(service) as bucket:
+        options = ("--capacity", "64MiB", request.param)
+        with Mounted(tmp_path_factory.mktemp("bucket"), bucket.url(), *options, longest=600) as mounted:
+            yield mounted, bucket
+            assert mounted.unmount() == 0, mounted.said()
+
+
+@pytest.fixture
+def bucket(bucket_mount: tuple[Mounted, Bucket]) -> Bucket:
+    return bucket_mount[1]
+
+
+@pytest.fixture
+def place(bucket_mount: tuple[Mounted, Bucket], request: pytest.FixtureRequest) -> Path:
+    """A folder of the mounted bucket."""
+    path: Path = bucket_mount[0].path / request.node.originalname
+    path.mkdir()
+    return path
+
+
+def object_of(bucket: Bucket, place: Path, name: str) -> bytes | None:
+    """What boto3 finds."""
+    try:
+        answer = bucket.client.get_object(Bucket=bucket.name, Key=f"{place.name}/{name}")
+    except bucket.client.exceptions.NoSuchKey:
+        return None
+    body: bytes = answer["Body"].read()
+    return body
+
+
+def put(bucket: Bucket, place: Path, name: str, data: bytes) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key=f"{place.name}/{name}", Body=data)
+
+
+def code(call: object, *arguments: object, **keywords: object) -> int | None:
+    assert callable(call)
+    with pytest.raises(OSError) as caught:
+        call(*arguments, **keywords)
+    return caught.value.errno
+
+
+def test_programs_work_on_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) -> None:
+    """cp, tar, sort, sqlite and diff; every object is what they left."""
+    tree = tmp_path / "tree"
+    shutil.copytree(Path(shutil.__file__).parent / "json", tree, ignore=shutil.ignore_patterns("__pycache__"))
+    run("cp", "-r", tree, place / "tree")
+    run("diff", "-r", tree, place / "tree")
+    run("tar", "-C", place, "-cf", place / "a.tar", "tree")
+    run("tar", "-C", place, "-df", place / "a.tar")
+    (place / "numbers").write_text("".join(f"{n * 7919 % 10_007}\n" for n in range(5000)))
+    run("sort", "-n", "-o", place / "sorted", place / "numbers")
+    base = sqlite3.connect(place / "base", isolation_level=None)
+    base.execute("create table t (n integer primary key, text)")
+    base.execute("begin")
+    base.executemany("insert into t values (?, ?)", [(n, "x" * n) for n in range(300)])
+    base.execute("commit")
+    base.close()
+    assert bucket.keys(f"{place.name}/tree") == [f"{place.name}/tree/{path.name}" for path in sorted(tree.iterdir())]
+    for path in tree.iterdir():
+        assert object_of(bucket, place, f"tree/{path.name}") == path.read_bytes()
+    numbers = sorted(n * 7919 % 10_007 for n in range(5000))
+    assert object_of(bucket, place, "sorted") == "".join(f"{n}\n" for n in numbers).encode()
+    copy = tmp_path / "base"
+    copy.write_bytes(object_of(bucket, place, "base") or b"")
+    assert sqlite3.connect(copy).execute("pragma integrity_check").fetchone() == ("ok",)
+    assert object_of(bucket, place, "base-journal") is None
+    run("rm", "-r", place / "tree")
+    assert bucket.keys(f"{place.name}/tree") == []
+
+
+def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
+    """As a whole; nothing of it is seen before. A close that has written nothing publishes nothing."""
+    path = place / "a"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"x" * 100_000)
+    assert object_of(bucket, place, "a") is None
+    os.fsync(fd)
+    assert object_of(bucket, place, "a") == b"x" * 100_000
+    os.pwrite(fd, b"y", 50_000)
+    assert path.read_bytes()[50_000:50_001] == b"y"  # here everybody sees it
+    assert object_of(bucket, place, "a") == b"x" * 100_000
+    os.close(fd)
+    assert object_of(bucket, place, "a") == b"x" * 50_000 + b"y" + b"x" * 49_999
+    tag = bucket.client.head_object(Bucket=bucket.name, Key=f"{place.name}/a")["ETag"]
+    with path.open("r+b") as file:
+        file.read()
+    assert bucket.client.head_object(Bucket=bucket.name, Key=f"{place.name}/a")["ETag"] == tag
+
+
+def test_a_change_in_the_middle_of_a_large_object(place: Path, bucket: Bucket) -> None:
+    """Larger than the cache: it does not come whole into memory, and the rest is copied by the server."""
+    data = os.urandom(24 << 20)
+    put(bucket, place, "a", data)
+    with (place / "a").open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), b"new", 12 << 20)
+        os.ftruncate(file.fileno(), 20 << 20)
+    assert object_of(bucket, place, "a") == data[: 12 << 20] + b"new" + data[(12 << 20) + 3 : 20 << 20]
+
+
+def test_a_conflict_is_told_at_close(place: Path, bucket: Bucket) -> None:
+    """Somebody else stored another version meanwhile: it stays, and its writer hears of it once; fsync tells always."""
+    path = place / "a"
+    path.write_bytes(b"first" * 1000)
+    fd = os.open(path, os.O_RDWR)
+    os.pwrite(fd, b"ours", 0)
+    put(bucket, place, "a", b"theirs")
+    assert [code(os.fsync, fd) for _ in range(2)] == [errno.ESTALE] * 2
+    assert code(os.close, fd) == errno.ESTALE
+    assert object_of(bucket, place, "a") == b"theirs"
+    assert code(path.read_bytes) == errno.ESTALE  # until it is settled
+    path.unlink()
+    assert object_of(bucket, place, "a") is None
+    path.write_bytes(b"anew")
+    assert object_of(bucket, place, "a") == b"anew"
+
+
+def test_another_version_is_read_at_the_next_open(place: Path, bucket: Bucket) -> None:
+    path = place / "a"
+    path.write_bytes(b"ours")
+    put(bucket, place, "a", b"theirs, longer")
+    assert path.read_bytes() == b"theirs, longer"
+
+
+def test_names_of_a_bucket(place: Path, bucket: Bucket) -> None:
+    """Directories are prefixes; what a store without directories cannot do is refused, and mv does it in pieces."""
+    put(bucket, place, "a/b/c", b"c")
+    put(bucket, place, "a/d", b"dd")
+    put(bucket, place, "marked/", b"")
+    assert names(place / "a") == ["b", "d"]
+    assert (place / "a" / "b" / "c").read_bytes() == b"c"
+    assert names(place) == ["a", "marked"]
+    assert names(place / "marked") == []
+    (place / "marked").rmdir()
+    assert names(place) == ["a"]
+    assert code(os.rename, place / "a", place / "e") == errno.EXDEV
+    run("mv", place / "a", place / "e")
+    assert bucket.keys(f"{place.name}/") == [f"{place.name}/{name}" for name in ("e/b/c", "e/d")]
+    os.rename(place / "e" / "d", place / "e" / "b" / "c")
+    assert object_of(bucket, place, "e/b/c") == b"dd"
+    assert object_of(bucket, place, "e/d") is None
+    assert code(os.rmdir, place / "e" / "b") == errno.ENOTEMPTY
+    (place / "e" / "b" / "c").unlink()
+    (place / "e" / "b").rmdir()
+    (place / "e").rmdir()
+    put(bucket, place, "f", b"f")
+    assert code(os.link, place / "f", place / "g") == errno.EOPNOTSUPP
+    assert code(os.symlink, "f", place / "g") == errno.EOPNOTSUPP
+    assert code(os.chmod, place / "f", 0o600) == errno.EOPNOTSUPP
+    assert code(os.setxattr, place / "f", "user.a", b"b") == errno.EOPNOTSUPP
+    assert code(os.mkfifo, place / "p") == errno.EOPNOTSUPP
+
+
+def test_an_open_object_that_is_removed_or_replaced(place: Path, bucket: Bucket) -> None:
+    """Who has it open keeps what is cached of it; nothing of it comes back into the bucket."""
+    path = place / "a"
+    path.write_bytes(b"a" * 10_000)
+    fd = os.open(path, os.O_RDWR)
+    assert os.pread(fd, 10_000, 0) == b"a" * 10_000
+    path.unlink()
+    os.pwrite(fd, b"late", 0)
+    assert os.pread(fd, 10, 0) == b"lateaaaaaa"
+    os.close(fd)
+    assert object_of(bucket, place, "a") is None
+    (place / "b").write_bytes(b"b" * 10_000)
+    fd = os.open(place / "b", os.O_RDWR)
+    os.pwrite(fd, b"changed", 0)
+    (place / "c").write_bytes(b"c")
+    os.rename(place / "c", place / "b")
+    assert os.pread(fd, 10, 0) == b"changedbbb"
+    os.close(fd)
+    assert object_of(bucket, place, "b") == b"c"
+
+
+def test_what_its_writer_had_not_closed_is_not_published_by_the_end(service: Server, tmp_path: Path) -> None:
+    """It is listed, and the exit status says so; what was closed is there."""
+    with new_bucket(service) as bucket, Mounted(tmp_path, bucket.url()) as mounted:
+        (mounted.path / "closed").write_bytes(b"closed")
+        fd = os.open(mounted.path / "open", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"open" * 5000)
+        assert mounted.terminate() == 1
+        assert code(os.close, fd) == errno.ENOTCONN
+        assert bucket.keys() == ["closed"]
+        assert "not saved: 'open' [0, 20000): its writer had not closed it" in mounted.said()

@@ -1,0 +1,105 @@
+"""A mount answers calls as tmpfs does, call by call; where it does not, the difference is one of those listed here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from . import calls_about_attributes, calls_about_bytes, calls_about_names
+from .calls import CHECKS, answers
+from .mounts import Mounted, folder_for_everybody, needs_mounts
+
+MODEL = Path("/dev/shm")
+
+pytestmark = [
+    needs_mounts,
+    pytest.mark.xdist_group("mounts"),
+    pytest.mark.skipif(not os.path.ismount(MODEL), reason=f"no tmpfs at {MODEL} to compare with"),
+]
+
+
+@contextlib.contextmanager
+def shared(mode: str) -> Iterator[tuple[Path, Sequence[str]]]:
+    """A mount that other users may use as well, and its options."""
+    others = ("--allow-other",) if os.geteuid() == 0 else ()
+    with (
+        folder_for_everybody() as folder,
+        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, longest=600) as mounted,
+    ):
+        yield mounted.path, mounted.options
+
+
+@pytest.fixture(scope="module")
+def direct() -> Iterator[tuple[Path, Sequence[str]]]:
+    with shared("--direct-io") as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def cached() -> Iterator[tuple[Path, Sequence[str]]]:
+    with shared("--kernel-cache") as where:
+        yield where
+
+
+NO_SPACE = {f"mode {mode}{more}": "ENOTSUP" for mode in (0, 1, 3) for more in ("", ": behind")}
+KNOWN: dict[str, dict[str, object]] = {
+    # pyfuse3 passes no fallocate on, and space is not promised (decision 137).
+    "space": {**NO_SPACE, "mode 0: size then": 20_000, "mode 3: zeros": 0},
+    "temporary_files": {"O_TMPFILE": "ENOTSUP"},  # nor this
+    "times": {"found #3": (-1_000_000_000, 0)},  # pyfuse3: nothing between a second before 1970 and 1970
+    "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
+}
+"""Check -> call -> what a mount answers where tmpfs answers otherwise."""
+DIRECT: dict[str, dict[str, object]] = {
+    "times": {"a mapping": "ENODEV", "a mapping: object": "ctime"},
+    # The kernel leaves it to the server, then, and pyfuse3 does not say who writes.
+    "bits_after_writes": {"written": "0o106777"},
+}
+"""The same with --direct-io."""
+
+
+@contextlib.contextmanager
+def empty(top: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir=top))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def compare(where: tuple[Path, Sequence[str]], name: str) -> None:
+    path, options = where
+    with empty(MODEL) as model, empty(path) as mounted:
+        expected, found = answers(name, model), answers(name, mounted)
+    different = {what: (expected.get(what), found.get(what)) for what in {**expected, **found}}
+    different = {what: pair for what, pair in different.items() if pair[0] != pair[1]}
+    known = KNOWN.get(name, {}) | (DIRECT.get(name, {}) if "--direct-io" in options else {})
+    # What the store of this machine has no limit for is no difference.
+    assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
+
+
+def about(module: ModuleType) -> list[str]:
+    return [name for name, check in CHECKS.items() if check.__module__ == module.__name__]
+
+
+NAMES = about(calls_about_names) + about(calls_about_attributes)
+BYTES = about(calls_about_bytes)
+
+
+@pytest.mark.parametrize("name", NAMES + BYTES)
+def test_calls_are_answered_as_on_tmpfs(direct: tuple[Path, Sequence[str]], name: str) -> None:
+    compare(direct, name)
+
+
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES), *BYTES])
+def test_so_they_are_with_pages_of_the_kernel(cached: tuple[Path, Sequence[str]], name: str) -> None:
+    """What is about names never comes to a page, and is run with the slow tests."""
+    compare(cached, name)
