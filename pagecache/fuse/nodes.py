@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -229,6 +230,7 @@ class Nodes:
                 del node.links[parent, name]
                 node.links[new_parent, new_name] = None
                 new_parent.children[new_name] = node
+                node.changed = time.monotonic_ns()  # what was listed by that name was another
 
     def known_as(self, key: str) -> list[Node]:
         """The nodes that a key of the cache may stand for: by its names, or as an object with several."""

@@ -335,14 +335,20 @@ class Server:
         """
         name, found, shared = listing.entries[index]
         known = self.nodes.child(listing.node, name)
-        if known is not None and known.changed >= listing.taken and not known.opens:
-            return None
-        node = self.nodes.found(listing.node, name, found.kind, shared)
+        if known is not None:
+            size = self._open_size(known)
+            if size is not None:
+                found = dataclasses.replace(found, size=size)
+            elif known.changed >= listing.taken:  # looked at last: whoever closes it says so before
+                return None
+        return self.attributes(self.nodes.found(listing.node, name, found.kind, shared), found)
+
+    def _open_size(self, node: Node) -> int | None:
+        """As readers find it; None: nobody has it open."""
         for opened in self._opened(node):
             with contextlib.suppress(ValueError):  # closed meanwhile
-                found = dataclasses.replace(found, size=opened.file.size)
-                break
-        return self.attributes(node, found)
+                return opened.file.size
+        return None
 
     def entry_now(self, listing: Listing, index: int) -> Attributes:
         """The same as it is now; as it was listed where it is gone."""

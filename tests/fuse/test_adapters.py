@@ -20,6 +20,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, ShutdownError
 from pagecache.fuse import Files, Server, TrioFiles, errno_of, moving
 from pagecache.fuse.files import OpenFile
+from pagecache.fuse.nodes import Node
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -359,6 +360,39 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     ((fh, _),) = found
     assert server.files.read(fh, 0, 9) == b"a"
     server.release(fh)
+
+
+def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would cut the file to it. It is open when the entry is looked at, and closed a moment later."""
+    number = server.lookup(1, "a").number
+    listing = server.opendir(1)
+    index = [name for name, _, _ in listing.entries].index("a")
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    opened = server._opened
+
+    def closed_meanwhile(node: Node) -> list[OpenFile]:
+        found = opened(node)
+        server.release(fh)
+        return found
+
+    monkeypatch.setattr(server, "_opened", closed_meanwhile)
+    told = server.entry(listing, index)
+    monkeypatch.undo()
+    assert told is None
+    assert server.entry_now(listing, index).size == 6
+
+
+def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -> None:
+    directory = server.lookup(1, "d").number
+    server.lookup(directory, "b")
+    listing = server.opendir(1)
+    index = [name for name, _, _ in listing.entries].index("a")
+    server.rename(directory, "b", 1, "a")
+    assert server.entry(listing, index) is None
+    assert server.entry_now(listing, index).size == 2
 
 
 def test_numbers_follow_renames(server: Server) -> None:
