@@ -1,19 +1,23 @@
-"""Programs on a mounted store: `python mount_programs.py [URL]`. By itself it mounts a directory that it makes.
+"""Programs on a mounted bucket: `python -m examples.mount_programs`, or with the URL of another store to mount.
 
-They copy a tree, sort, compress and query a database there; after the unmount every byte is compared past the mount.
+The bucket is on an S3 server that runs on this machine alone. cp, tar, sort, gzip, sqlite and git work on the mount and
+know nothing of it. After the unmount every object is compared with what they saw, by boto3 and without the cache.
 """
 
 import contextlib
 import filecmp
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pagecache
+from examples.object_client import server, store
 
 
 @contextlib.contextmanager
@@ -25,52 +29,83 @@ def mounted(url: str, directory: Path) -> Iterator[None]:
         subprocess.run(["fusermount3", "-u", directory], check=True)
 
 
+def run(*command: str | Path) -> None:
+    subprocess.run([str(part) for part in command], check=True)
+
+
 def work(top: Path) -> None:
-    """What people do, by programs that know nothing of the cache."""
-    subprocess.run(["cp", "-r", Path(json.__file__).parent, top / "tree"], check=True)
+    """What people do."""
+    tree = top / "tree"
+    run("cp", "-r", Path(json.__file__).parent, tree)
+    run("diff", "-r", Path(json.__file__).parent, tree)
+    run("tar", "-C", top, "-cf", top / "tree.tar", "tree")
+    run("tar", "-C", top, "-df", top / "tree.tar")
     (top / "numbers").write_text("".join(f"{n * 7919 % 10_007}\n" for n in range(20_000)))
-    subprocess.run(["sort", "-n", "-o", top / "sorted", top / "numbers"], check=True)
-    subprocess.run(["gzip", "-k", top / "sorted"], check=True)
+    run("sort", "-n", "-o", top / "sorted", top / "numbers")
+    run("gzip", "-k", top / "sorted")
     base = sqlite3.connect(top / "base")
     with base:
         base.execute("create table t (n integer primary key, text)")
         base.executemany("insert into t values (?, ?)", [(n, "x" * n) for n in range(500)])
     base.close()
-    (top / "tree" / "decoder.py").rename(top / "moved.py")
+    if shutil.which("git"):
+        git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*", "-C", tree)
+        run(*git, "init", "-q", "--template=")
+        run(*git, "add", ".")
+        run(*git, "commit", "-q", "-m", "one")
+        run(*git, "fsck", "--strict", "--no-progress")
+    (tree / "decoder.py").rename(top / "moved.py")
 
 
-def compare(url: str, copy: Path) -> int:
-    """Every file below `copy` with what the store has, read through a new cache; how many."""
+def demonstrate(url: str, read: Callable[[str], bytes], folder: Path) -> None:
+    """Programs work on a mount of the URL; `read` says what is stored under a key."""
+    directory, copy = folder / "mnt", folder / "copy"
+    directory.mkdir()
+    with mounted(url, directory):
+        (directory / "demo").mkdir()
+        work(directory / "demo")
+        run("cp", "-r", directory / "demo", copy)
     paths = [path for path in copy.rglob("*") if path.is_file()]
+    for path in paths:
+        assert read(f"demo/{path.relative_to(copy)}") == path.read_bytes(), path
+    with mounted(url, directory):
+        assert filecmp.cmp(directory / "demo" / "sorted", copy / "sorted", shallow=False)
+        base = sqlite3.connect(directory / "demo" / "base")
+        assert base.execute("pragma integrity_check").fetchone() == ("ok",)
+        base.close()
+        run("rm", "-r", directory / "demo")
+    print(f"{len(paths)} files, written by programs on a mount, are in the store as they were seen")
+
+
+def on_a_bucket(folder: Path) -> None:
+    (folder / "objects").mkdir()
+    with server(folder / "objects") as endpoint:
+        client = store(endpoint)
+        client.create_bucket(Bucket="demo")
+
+        def read(key: str) -> bytes:
+            content: bytes = client.get_object(Bucket="demo", Key=key)["Body"].read()
+            return content
+
+        demonstrate(f"s3://demo?{urlencode({'endpoint': endpoint})}", read, folder)
+        print("says boto3; left in the bucket:", client.list_objects_v2(Bucket="demo").get("Contents", "nothing"))
+        client.close()
+
+
+def on_the_store(url: str, folder: Path) -> None:
     with pagecache.PageCache("64MiB") as cache:
-        volume = cache.attach(url)
-        for path in paths:
-            with volume.open(f"demo/{path.relative_to(copy)}") as file:
-                assert file.readall() == path.read_bytes(), path
-    return len(paths)
+        volume = cache.attach(url, read_only=True)
 
+        def read(key: str) -> bytes:
+            with volume.open(key) as file:
+                return file.readall()
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store, directory, copy = (Path(folder) / name for name in ("store", "mnt", "copy"))
-        store.mkdir()
-        directory.mkdir()
-        url = sys.argv[1] if len(sys.argv) > 1 else f"dir:{store}"
-        with mounted(url, directory):
-            (directory / "demo").mkdir()
-            work(directory / "demo")
-            subprocess.run(["cp", "-r", directory / "demo", copy], check=True)
-        with mounted(url, directory):
-            assert filecmp.cmp(directory / "demo" / "sorted", copy / "sorted", shallow=False)
-            base = sqlite3.connect(directory / "demo" / "base")
-            assert base.execute("pragma integrity_check").fetchone() == ("ok",)
-            base.close()
-        count = compare(url, copy)
-        if len(sys.argv) > 1:
-            with mounted(url, directory):
-                subprocess.run(["rm", "-r", directory / "demo"], check=True)
-    print(f"{count} files, written by programs on a mount, are in the store as they were seen")
+        demonstrate(url, read, folder)
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as temporary:
+        if len(sys.argv) > 1:
+            on_the_store(sys.argv[1], Path(temporary))
+        else:
+            on_a_bucket(Path(temporary))

@@ -25,7 +25,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy
 
 MiB = 1 << 20
-SIZE = (int(sys.argv[1]) if len(sys.argv) > 1 else 40) * MiB
+SIZE = (int(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 40) * MiB
 EDITS, REGION = 200, 16 * MiB
 
 

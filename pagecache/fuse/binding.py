@@ -128,6 +128,11 @@ class Operations(pyfuse3.Operations):
         """A call that tells the kernel of a node once more."""
         return self._entry(await self._aside.call(call, lambda found: self._server.forget(found.number)))
 
+    def _forget(self, late: Attributes | None) -> None:
+        """The kernel was never told of it."""
+        if late is not None:
+            self._server.forget(late.number)
+
     @staticmethod
     def _owner(ctx: pyfuse3.RequestContext) -> Owner:
         return Owner(ctx.uid, ctx.gid)
@@ -358,7 +363,9 @@ class Operations(pyfuse3.Operations):
         found = self._server.entry(listing, index - 2)
         if found is None:
             call = partial(self._server.entry_now, listing, index - 2)
-            found = await self._aside.call(call, lambda late: self._server.forget(late.number))
+            found = await self._aside.call(call, self._forget)
+            if found is None:  # a name less
+                return True
         entry = self._entry(found)
         if not listing.certain():  # the name may be gone: the kernel has to ask before it believes in it
             entry.entry_timeout = entry.attr_timeout = 0

@@ -37,7 +37,7 @@ class Node:
         kept: version of the object when the kernel's pages of it were last known to be right.
         seen: what was last found of it.
         losses: of a directory: how often a name of it was given up.
-        changed: when something of it was changed through this server, by time.monotonic_ns; 0: never.
+        changed: when it, or a name of it, was last changed through this server, by time.monotonic_ns; 0: never.
         nameless: attributes that it was given after its last name was gone.
     """
 
@@ -212,6 +212,7 @@ class Nodes:
             node.links[parent, name] = None
             parent.children[name] = node
             node.lookups += 1
+            node.changed = time.monotonic_ns()
 
     def renamed(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         """One name was given up for another, whose object, if any, has lost it."""

@@ -8,7 +8,6 @@ Names that change meanwhile are the business of moving.py, what a program sees o
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -30,6 +29,8 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
+LOOKS = 3
+"""How often a name is looked at while others of its directory go. An old answer costs the kernel one look more."""
 
 
 @dataclass(slots=True)
@@ -141,6 +142,7 @@ class Server:
                 node.nameless.update(changes)  # the store finds it no more; who has it open is all who ever sees them
             else:
                 self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
+        node.changed = time.monotonic_ns()
         return self.getattr(number)
 
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
@@ -166,7 +168,11 @@ class Server:
         """The kernel is told of it: to be forgotten once more."""
 
         def look(directory: Node, key: str) -> tuple[Node, ObjectStat]:
-            found = self.names.look(key)
+            for _ in range(LOOKS):
+                losses = directory.losses
+                found = self.names.look(key)
+                if losses == directory.losses:  # else it may be the name that was given up meanwhile
+                    break
             return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
 
         node, found = self._moving.entry(self.node(parent), name, look)
@@ -191,6 +197,7 @@ class Server:
         if self.names.keeps_modes:
             found = self._give(directory, key, found, mode, owner)
         node = self.nodes.found(directory, key.rpartition("/")[2], found.kind)
+        node.changed = time.monotonic_ns()
         return self.attributes(node, found)
 
     def _give(self, directory: Node, key: str, found: ObjectStat, mode: int, owner: Owner | None) -> ObjectStat:
@@ -330,33 +337,33 @@ class Server:
         """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
 
         Returns:
-            None: it was changed since the listing, so `entry_now` has to tell. The kernel believes the size that it is
-            told, and would cut the file to an old one.
+            None: it, or what has its name, may be another since the listing, so `entry_now` has to tell. The kernel
+            believes the size that it is told, and would cut the file to an old one.
         """
         name, found, shared = listing.entries[index]
         known = self.nodes.child(listing.node, name)
-        if known is not None:
-            size = self._open_size(known)
-            if size is not None:
-                found = dataclasses.replace(found, size=size)
-            elif known.changed >= listing.taken:  # looked at last: whoever closes it says so before
+        if known is None and not listing.certain():
+            return None
+        if known is not None and (known.opens or known.changed >= listing.taken):
+            opened = self._opened(known)
+            if known.kind != found.kind or not opened:
                 return None
-        return self.attributes(self.nodes.found(listing.node, name, found.kind, shared), found)
-
-    def _open_size(self, node: Node) -> int | None:
-        """As readers find it; None: nobody has it open."""
-        for opened in self._opened(node):
-            with contextlib.suppress(ValueError):  # closed meanwhile
-                return opened.file.size
-        return None
-
-    def entry_now(self, listing: Listing, index: int) -> Attributes:
-        """The same as it is now; as it was listed where it is gone."""
-        name, found, shared = listing.entries[index]
+            try:
+                found = dataclasses.replace(found, size=opened[0].file.size)
+            except ValueError:  # closed meanwhile
+                return None
         node = self.nodes.found(listing.node, name, found.kind, shared)
-        with contextlib.suppress(OSError):
-            found = self._stat(node)
         return self.attributes(node, found)
+
+    def entry_now(self, listing: Listing, index: int) -> Attributes | None:
+        """The same as it is now; as it was listed where the store does not tell; None where nothing has the name."""
+        name, found, shared = listing.entries[index]
+        try:
+            return self.lookup(listing.node.number, name)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return self.attributes(self.nodes.found(listing.node, name, found.kind, shared), found)
 
     def fsyncdir(self) -> None:
         self.names.sync()
@@ -395,8 +402,10 @@ class Server:
         self.files.get(fh).fsync(data_only=datasync, timeout=timeout)
 
     def release(self, fh: int) -> None:
-        self.files.release(fh)
         node = self._nodes_of.pop(fh, None)
+        if node is not None:
+            node.changed = time.monotonic_ns()  # first: from now on the file does not say how large it is
+        self.files.release(fh)
         if node is not None:
             node.changed = time.monotonic_ns()
             self.nodes.released(node, fh)

@@ -8,8 +8,9 @@
     views       mmap, shared: read, stored to, and written from
 
 A mapping behind the end of its file is a signal and not an error, so truncates wait for mappings, and mappings for
-truncates. Everything else meets as it comes. What is stored is read with O_DIRECT, or where there is none after the
-pages were dropped.
+truncates. On FUSE writes wait as well: the kernel may drop a page whose bytes a write has not sent yet, and what a
+mapping then reads into it again, and writes back whole, are the bytes from before (docs/how-to/mount.md). Everything
+else meets as it comes. What is stored is read with O_DIRECT, or where there is none after the pages were dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -86,12 +87,12 @@ class Mapped(Protocol):
         ...
 
     def cutting(self) -> AbstractContextManager[None]:
-        """A truncate; mappings wait."""
+        """A truncate, or a write that may meet no mapping; mappings wait."""
         ...
 
 
 class Mappings:
-    """Mappings of a file, or one truncate of it."""
+    """Mappings of a file, or truncates and writes of it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -153,6 +154,12 @@ class MountedTarget:
             self.skipped["faults"] = "system calls are not made to fail"
         if not os.path.isdir(folder):
             raise UnusableTarget(f"path:{folder}: no such directory")
+        self._apart = on_fuse(folder)
+        if self._apart:
+            self.skipped["writes beside mappings"] = "FUSE: the kernel itself loses bytes of a write there"
+        if self._apart and plan.processes > 1:
+            self.ways -= {"views"}
+            self.skipped["views"] = "FUSE: writes would have to wait for mappings, and so processes for each other"
         self._fds: list[dict[str, int]] = []
         self._mappings: Sequence[Mapped] = [Mappings() for _ in range(plan.files)]
 
@@ -271,12 +278,16 @@ class MountedTarget:
         done = os.preadv(self._fds[file][way or "buffered"], rooms, offset)
         return b"".join(rooms)[:done]
 
+    def _writing(self, file: int) -> AbstractContextManager[None]:
+        return self._mappings[file].cutting() if self._apart and "views" in self.ways else nullcontext()
+
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         fd = self._fds[file][way or "buffered"]
         if way != "direct":
-            _all(partial(os.pwrite, fd), data, offset)
+            with self._writing(file):
+                _all(partial(os.pwrite, fd), data, offset)
             return
-        with mmap.mmap(-1, len(data)) as room, memoryview(room) as memory:
+        with mmap.mmap(-1, len(data)) as room, memoryview(room) as memory, self._writing(file):
             memory[:] = data
             _all(partial(os.pwrite, fd), memory, offset)
 
@@ -285,7 +296,8 @@ class MountedTarget:
             self.write(file, way, offset, data, extra)
             return
         cut = extra % (len(data) + 1)
-        done = os.pwritev(self._fds[file][way or "buffered"], [data[:cut], data[cut:]], offset)
+        with self._writing(file):
+            done = os.pwritev(self._fds[file][way or "buffered"], [data[:cut], data[cut:]], offset)
         if done < len(data):
             self.write(file, way, offset + done, data[done:], extra)
 
@@ -293,7 +305,8 @@ class MountedTarget:
         # A descriptor of its own: its position afterwards is where the bytes ended.
         fd = os.open(self._path(file), os.O_WRONLY | os.O_APPEND | (os.O_DSYNC if way == "through" else 0))
         try:
-            done = os.write(fd, data)
+            with self._writing(file):
+                done = os.write(fd, data)
             if done < len(data):
                 raise _short(done)
             return os.lseek(fd, 0, os.SEEK_CUR) - done
@@ -314,6 +327,8 @@ class MountedTarget:
             raise
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
+        if self._apart:
+            raise io.UnsupportedOperation(errno.ENOTSUP, "FUSE: a write out of a mapping of its own file")
         fd = self._fds[file]["buffered"]
         for segment in held.segments():
             _all(partial(os.pwrite, fd), segment, offset)
@@ -427,6 +442,15 @@ class MountedTarget:
             return self._path(name).read_bytes()
         except FileNotFoundError:
             return None
+
+
+def on_fuse(folder: str) -> bool:
+    """Whether a directory is served by a process."""
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        fields = [line.split() for line in mounts]
+    return any(entry[2] == number and entry[entry.index("-") + 1].startswith("fuse") for entry in fields)
 
 
 def _all(write: Callable[[bytes | memoryview, int], int], data: bytes | memoryview, offset: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -17,10 +18,13 @@ import trio
 
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import DataLossError, ShutdownError
 from pagecache.fuse import Files, Server, TrioFiles, errno_of, moving
+from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.nodes import Node
+from pagecache.fuse.server import Listing
 from pagecache.fuse.tasks import Aside
 from pagecache.testing import FaultyBackend, Gate, Rule
 
@@ -381,8 +385,10 @@ def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
     monkeypatch.setattr(server, "_opened", closed_meanwhile)
     told = server.entry(listing, index)
     monkeypatch.undo()
+    now = server.entry_now(listing, index)
     assert told is None
-    assert server.entry_now(listing, index).size == 6
+    assert now is not None
+    assert now.size == 6
 
 
 def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -> None:
@@ -392,7 +398,9 @@ def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -
     index = [name for name, _, _ in listing.entries].index("a")
     server.rename(directory, "b", 1, "a")
     assert server.entry(listing, index) is None
-    assert server.entry_now(listing, index).size == 2
+    now = server.entry_now(listing, index)
+    assert now is not None
+    assert now.size == 2
 
 
 def test_numbers_follow_renames(server: Server) -> None:
@@ -437,10 +445,9 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
     """
     listing = server.opendir(1)
     assert listing.certain()
+    gone = server.lookup(1, "a").number
     server.unlink(1, "a")
     assert not listing.certain()
-    index = [name for name, _, _ in listing.entries].index("a")
-    gone = server.entry_now(listing, index).number
     assert code(server.open, gone, os.O_RDWR) == errno.ESTALE
     assert code(server.getattr, gone) == errno.ESTALE
     assert code(server.lookup, 1, "a") == errno.ENOENT
@@ -462,9 +469,82 @@ def test_a_listing_never_tells_an_old_size(server: Server) -> None:
     server.flush(fh)
     server.release(fh)
     assert server.entry(listing, index) is None
-    assert server.entry_now(listing, index).size == 6
+    assert now(server, listing, "a").size == 6
     server.setattr(number, {"size": 3})
-    assert server.entry_now(listing, index).size == 3
+    assert now(server, listing, "a").size == 3
+
+
+def place(listing: Listing, name: str) -> int:
+    return [entry for entry, _, _ in listing.entries].index(name)
+
+
+def now(server: Server, listing: Listing, name: str) -> Attributes:
+    found = server.entry_now(listing, place(listing, name))
+    assert found is not None
+    return found
+
+
+def test_a_listing_that_meets_a_close_tells_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, amid and after it: the handle says the size, or nobody does and it is asked for."""
+    number = server.lookup(1, "a").number
+    listing = server.opendir(1)
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    server.flush(fh)
+    release, sizes = server.files.release, list[int | None]()
+
+    def look() -> None:
+        found = server.entry(listing, place(listing, "a"))
+        sizes.append(None if found is None else found.size)
+
+    def released(number: int) -> None:
+        look()
+        release(number)
+        look()
+
+    monkeypatch.setattr(server.files, "release", released)
+    server.release(fh)
+    look()
+    assert sizes == [6, None, None]
+    assert now(server, listing, "a").size == 6
+
+
+def test_a_listing_that_meets_a_rename_tells_nothing_of_what_was_replaced(server: Server) -> None:
+    made, _ = server.create(1, "new", 0o600, os.O_RDWR)
+    server.files.write(made, 0, b"renamed")
+    server.flush(made)
+    server.release(made)
+    listing = server.opendir(1)
+    server.rename(1, "new", 1, "a")
+    assert server.entry(listing, place(listing, "a")) is None
+    assert now(server, listing, "a").size == 7
+    assert server.entry(listing, place(listing, "new")) is None
+    assert server.entry_now(listing, place(listing, "new")) is None  # gone: the kernel is told of no such name
+
+
+def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Server) -> None:
+    """What has the name now keeps its number."""
+    listing = server.opendir(1)
+    server.unlink(1, "a")
+    made = server.mkdir(1, "a", 0o700)
+    assert server.entry(listing, place(listing, "a")) is None
+    assert now(server, listing, "a").number == made.number
+    assert stat.S_ISDIR(server.getattr(made.number).mode)
+
+
+def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would believe in a name that is gone, and get ESTALE from it."""
+    look = server.names.look
+
+    def looked(key: str) -> ObjectStat:
+        found = look(key)
+        monkeypatch.setattr(server.names, "look", look)
+        server.rename(1, "a", 1, "other")
+        return found
+
+    monkeypatch.setattr(server.names, "look", looked)
+    assert code(server.lookup, 1, "a") == errno.ENOENT
+    assert server.lookup(1, "other").size == 1
 
 
 def test_attributes_that_are_not_kept_are_refused() -> None:

@@ -171,6 +171,20 @@ def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: 
     assert "No space left" in said
 
 
+@pytest.mark.parametrize("end", ["terminate", "unmount"])
+def test_a_store_that_hangs_at_the_end_is_not_waited_for_longer_than_was_said(
+    tmp_path: Path, switch: Switch, end: str
+) -> None:
+    """What was handed over and not committed is listed; the mount is gone, and so is the server."""
+    mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", "--drain-timeout", "1")
+    with mounted:
+        (mounted.path / "a").write_bytes(b"x" * 2 * PAGE)
+        switch.hang()
+        assert getattr(mounted, end)() == 1
+        assert not os.path.ismount(mounted.path)
+    assert "not saved: 'a'" in mounted.said()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, switch: Switch, mode: str) -> None:
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
