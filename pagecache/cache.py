@@ -220,6 +220,10 @@ class PageCache:
             raise TypeError(f"options must be VolumeOptions, not {type(options).__name__}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
+        if options is None:  # what is asked for by name wins
+            overrides = {
+                "read_ahead": max(int(VolumeOptions().read_ahead), int(resolved.limits.read_ahead))
+            } | overrides
         chosen = with_overrides(options or VolumeOptions(), overrides)
         with self._lock:
             self.check_open()
