@@ -186,9 +186,23 @@ instructions: native                                                  ## instruc
 
 # ---------------------------------------------------------------------------------------------- the rest
 
-.PHONY: bench docs fmt clean help
+.PHONY: bench bench-s3-peers docs fmt clean help
 bench: $(VENV)/.built $(VENV)/.bench native                           ## paired measurements against peers
 	@$(RUN)/pagecache bench --native build/hit_instructions
+
+bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-open/.installed ## S3 objects beside s3fs, smart_open
+	@$(RUN)/pagecache bench --only s3-peers
+
+# Current boto3 and s3fs exclude each other. Each has an environment of its own.
+.venv-s3fs/.installed: $(VENV)/.created
+	@$(PYTHON) -m venv --clear .venv-s3fs
+	@.venv-s3fs/bin/pip install -q --disable-pip-version-check "s3fs==2026.9.0"
+	@touch $@
+
+.venv-smart-open/.installed: $(VENV)/.created
+	@$(PYTHON) -m venv --clear .venv-smart-open
+	@.venv-smart-open/bin/pip install -q --disable-pip-version-check "smart_open[s3]>=7"
+	@touch $@
 
 docs: .venv-docs/.installed $(VENV)/.created                          ## build the documentation into build/docs
 	@$(PY) -m tests.catalogue
@@ -205,7 +219,7 @@ fmt: $(VENV)/.dev                                                     ## format 
 	$(if $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]))
 
 clean:                                                                ## remove what was built, environments too
-	rm -rf build dist *.egg-info .venv .venv-docs $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info .venv .venv-docs .venv-s3fs .venv-smart-open $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 help:                                                                 ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "make %-14s %s\n", $$1, $$2 }'

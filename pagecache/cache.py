@@ -39,7 +39,7 @@ from .stats import CacheStats, Event, Wait
 from .ticket import SyncTicket
 from .tracing import Trace
 from .tracing.trace import RECORDS
-from .volume import Volume
+from .volume import Volume, options_for
 
 if TYPE_CHECKING:
     from .live.server import Server
@@ -212,15 +212,15 @@ class PageCache:
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
         second = None if mirror is None else as_backend(mirror, "mirror", {})
-        self._check_limits(resolved)
+        self._check_limits(resolved, self.capacity)
         if second is not None:
-            self._check_limits(second)
+            self._check_limits(second, self.capacity)
             check_mirror(resolved, second)
         if options is not None and not isinstance(options, VolumeOptions):
             raise TypeError(f"options must be VolumeOptions, not {type(options).__name__}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
-        chosen = with_overrides(options or VolumeOptions(), overrides)
+        chosen = options_for(resolved.limits, options, overrides)
         with self._lock:
             self.check_open()
             taken = {volume.name for volume in self._volumes}
@@ -237,12 +237,12 @@ class PageCache:
         volume.engine.say(logging.INFO, "the volume", f"attached: {type(resolved).__name__}")
         return volume
 
-    def _check_limits(self, backend: Backend) -> None:
+    def _check_limits(self, backend: Backend, capacity: int) -> None:
         if not isinstance(backend.limits, BackendLimits):
             raise TypeError(f"limits: {backend.limits!r} is not a BackendLimits")
         unit = int(backend.limits.write_unit)
-        if self.capacity < 8 * unit:
-            raise ValueError(f"capacity: {self.capacity} is less than 8 write units of {unit} bytes of the backend")
+        if capacity < 8 * unit:
+            raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
     def check_unused(self, backend: object, what: str, by: Volume | None = None) -> None:
         """A backend is seen by one volume: two would not notice what the other changes.
@@ -283,10 +283,12 @@ class PageCache:
         """Grow, or give memory back to the system at once. Shrinking below what is local writes back and commits first.
 
         Raises:
-            BlockingIOError: pinned or uncommitted data does not fit. TimeoutError: the deadline passed.
+            BlockingIOError: pinned or uncommitted data does not fit. TimeoutError. ValueError: less than 8 write units.
         """
         self.check_open()
         limits = self.config.resolve(capacity)
+        for volume in self.volumes():
+            self._check_limits(volume.engine.backend, limits.capacity)
         deadline = Deadline(self.clock, timeout)
         # The new dirty limits first: who writes on meanwhile is slowed to what will fit.
         self.native.configure(limits, self.config.poison)

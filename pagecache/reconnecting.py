@@ -9,7 +9,8 @@
 What a remove or a rename on the old backend is about is left closed until that call has returned (naming.py).
 
 A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
-is repeated. Files in the hands of an old call wait for it by their token: nothing here takes one.
+is repeated. Where it is the backend of before, its files are asked, and those that kept everything go on as they are.
+Files in the hands of an old call wait for it by their token: nothing here takes one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Opened(NamedTuple):
     stat: ObjectStat
     kept: bool
     quiet: int | None  # `EngineFile.quiet` before `stat` was asked for
+    fresh: bool = True  # False: it was open before
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -91,7 +93,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         for inode in (*inodes, *orphans):
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
-    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)])
+    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced)
     for inode in inodes:
         if inode.native.direct_count():
             inode.native.tail_left()  # a call of theirs may have stored more than counts, and a fence forgets it
@@ -187,14 +189,14 @@ def _wanted(inode: Inode) -> bool:
     return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
 
 
-def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Inode, _Opened]:
+def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
     """Side by side. An object that is gone, with nothing of it local, stays closed."""
     attached = _attached(volume)
     jobs: dict[Inode, Job[_Opened | None]] = {}
     opened: dict[Inode, _Opened] = {}
     try:
         for inode in inodes:
-            job = Job(volume.engine.park, partial(_open, backend, inode), _close, what="open", key=inode.key)
+            job = Job(volume.engine.park, partial(_open, backend, inode, fenced), _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
             found = _wait(job, attached)
@@ -203,7 +205,7 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode]) -> dict[Ino
     except BaseException:
         for inode, job in jobs.items():
             if inode in opened:
-                close_backend_file(opened[inode].backend_file)
+                _close(opened[inode])
             else:
                 job.abandon()
         raise
@@ -230,7 +232,9 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
         raise BackendProtocolError(f"{job.what}() raised {type(error).__name__}: {error}", job.key) from error
 
 
-def _open(backend: Backend, inode: Inode) -> _Opened | None:
+def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | None:
+    if (still := _still_open(backend, inode, fenced)) is not None:
+        return still
     try:
         backend_file = backend.open(inode.key, create=inode.native.has_local())
     except FileNotFoundError:
@@ -246,8 +250,21 @@ def _open(backend: Backend, inode: Inode) -> _Opened | None:
     return _Opened(backend_file, stat, bool(kept()), quiet)
 
 
+def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
+    """The file as it is, if it is of this backend and has kept everything. Not where a call of before is taken for dead
+    that may still use it.
+    """
+    file = inode.engine
+    backend_file, kept = file.backend_file, getattr(file.backend_file, "kept", None)
+    if backend is not file.volume.backend or backend_file is None or kept is None or not inode.native.has_local():
+        return None
+    if (fenced and inode.native.in_old_hands()) or not kept():
+        return None
+    return _Opened(backend_file, checked_stat(backend_file.stat(), inode.key), True, None, fresh=False)
+
+
 def _close(opened: _Opened | None) -> None:
-    if opened is not None:
+    if opened is not None and opened.fresh:
         close_backend_file(opened.backend_file)
 
 

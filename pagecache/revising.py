@@ -82,9 +82,15 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
 
 
 def _fill_all(inode: Inode) -> None:
-    """Our whole version into memory, while what lies under it can still be read."""
+    """Our whole version into memory, while what lies under it can still be read, but for what the backend keeps."""
+    keeps = hasattr(inode.engine.backend_file, "rebase")
     with inode.engine.forcing():
-        inode.native.fill(0, inode.native.size)
+        pos = 0
+        while keeps and (staged := inode.native.staged_from(pos)) is not None:
+            if pos < staged[0]:
+                inode.native.fill(pos, staged[0] - pos)
+            pos = staged[1]
+        inode.native.fill(pos, max(0, inode.native.size - pos))
 
 
 def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[str, int]) -> ObjectStat:

@@ -14,15 +14,15 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import ending, lifetimes, naming, opening, reconnecting, revising
-from .backends.protocol import AsyncBackend, Backend, ObjectStat
+from .backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from .backends.url import as_backend
-from .config import VolumeOptions, parse_size
+from .config import VolumeOptions, parse_size, with_overrides
 from .direct import DirectFile
 from .engine import remote, staging
 from .engine.aside import Aside
@@ -46,10 +46,18 @@ from .ticket import SyncTicket
 if TYPE_CHECKING:
     from .cache import PageCache
 
-__all__ = ["Volume"]
+__all__ = ["Volume", "options_for"]
 
 LISTED_AT_ONCE = 1000
 """Objects: as many as stores of objects give in one answer."""
+
+
+def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
+    """What was asked for by name, else by `options`, else as these limits have it best."""
+    if options is None:
+        window = max(int(VolumeOptions().read_ahead), int(limits.read_ahead))
+        overrides = {"read_ahead": window, **overrides}
+    return with_overrides(options or VolumeOptions(), overrides)
 
 
 class Volume:

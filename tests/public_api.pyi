@@ -291,6 +291,7 @@ class BackendLimits:
     boundary: Size = 0                     # no call crosses a multiple of this; 0: none
     direct_unit: Size = 1                  # alignment of direct I/O
     max_inflight: int = 8                  # calls at once, per volume
+    read_ahead: Size = 0                   # window of sequential reads, where the volume was attached without options
     durable_writes: bool = False           # acknowledged means durable: commit is not needed
     commit_on_close: bool = False          # an object becomes visible or valid by commit (object stores); never committed behind
                                            # the application's back
@@ -361,6 +362,7 @@ class BackendFile(Protocol):
     # optional: def stage(self, offset: int, buffers: Sequence[memoryview]) -> int     like write_from, but the bytes stay readable and safe
     #           with the backend until commit or rollback, so that they may leave memory (called when memory is short)
     # optional: def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int     those bytes back; may be called beside stage
+    # optional: def rebase(self, ranges: Iterable[tuple[int, int]]) -> None
     # optional: def kept(self) -> bool         after a reconnect: is everything acknowledged and uncommitted still there?
 
 class NamespaceBackend(Backend, Protocol):

@@ -142,12 +142,34 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_event_wake(&c->event);
 }
 
+static bool all_staged(const struct pc_inode *i, u64 pos, u64 end)
+{
+	for (u64 stop; pos < end; pos = stop)
+		if (!pc_staged_at(i, pos, end, &stop))
+			return false;
+	return true;
+}
+
+/* Whether every byte of [0, len) of a folio is valid, or staged where @staged. */
+static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len, bool staged)
+{
+	const struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	for (u32 at = pc_valid_until(c, f, 0, len), end; at < len; at = pc_valid_until(c, f, end, len)) {
+		end = pc_missing_until(c, f, at, len);
+		if (!staged || !all_staged(i, start + at, start + end))
+			return false;
+	}
+	return true;
+}
+
 /**
  * pc_dirty_all() - every byte of the file is to be handed over again, the clean ones too.
  *
+ * @staged: but for those that the backend keeps, and goes on to keep.
  * Context: token. Return: whether that is so; false: some are not cached, or somebody holds a folio: nothing has changed.
  */
-bool pc_dirty_all(struct pc_inode *i)
+bool pc_dirty_all(struct pc_inode *i, bool staged)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = pc_inode_size(i), index = 0, at = 0;
@@ -157,18 +179,25 @@ bool pc_dirty_all(struct pc_inode *i)
 		struct pc_folio *f = pc_folio_at(c, id);
 		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), size);
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		ok = start <= at && !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) &&
-		     pc_valid_covers(c, f, 0, (u32)(stop - start)) &&
+		if (start >= size)
+			break;
+		ok = (start <= at || (staged && all_staged(i, at, start))) &&
+		     !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) && whole(i, f, (u32)(stop - start), staged) &&
 		     (pc_folio_order(f) == 0 || !pc_folio_ext_ensure(c, f));
 		at = stop;
 	}
-	ok = ok && at >= size;
+	ok = ok && (at >= size || (staged && all_staged(i, at, size)));
 	index = 0;
 	for (u32 id; ok && index << c->page_shift < size && (id = pc_index_next(i, index, pc_last_index(c)));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		u64 start = pc_folio_pos(c, f);
+		u32 len = start < size ? (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start) : 0;
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		pc_folio_dirty(i, f, 0, (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start));
+		for (u32 from = 0, to; from < len; from = pc_missing_until(c, f, to, len)) {
+			to = pc_valid_until(c, f, from, len);
+			if (to > from)
+				pc_folio_dirty(i, f, from, to);
+		}
 	}
 	pc_inode_leaf_unlock(i);
 	return ok;

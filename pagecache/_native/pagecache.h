@@ -234,7 +234,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 
 void pc_base_asked(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
-bool pc_dirty_all(struct pc_inode *i);
+bool pc_dirty_all(struct pc_inode *i, bool staged);
 
 /* ---- fills */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);

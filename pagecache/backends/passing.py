@@ -15,7 +15,7 @@ from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["PassingBackend", "PassingFile"]
 
-OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
+OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
 class PassingFile(BackendFile):

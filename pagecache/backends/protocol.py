@@ -27,7 +27,10 @@ no harm. Optional methods of a `BackendFile` may simply be absent:
                                                 until commit or rollback; called when memory is short
     read_staged(self, offset, buffers) -> int   those bytes back (read_unit does not apply); may run beside anything.
                                                 FileNotFoundError: nothing is staged any more
-    kept(self) -> bool                          after a reconnect: is everything uncommitted still there?
+    kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Asked of the
+                                                file that was open, where it is the same backend, else of a new one
+    rebase(self, ranges) -> None                with stage: like rollback, but what is staged in these ranges,
+                                                [begin, end), stays so, over the version that is stored now
 """
 
 from __future__ import annotations
@@ -77,6 +80,8 @@ class BackendLimits:
         boundary: no call crosses a multiple of this; 0: none.
         direct_unit: alignment of direct I/O.
         max_inflight: calls at once, per volume; at most 1024.
+        read_ahead: window of sequential reads that keeps a store with latency at work, where the volume was attached
+            without options of its own; 0: as its options say.
         durable_writes: acknowledged means durable; commit is not needed.
         commit_on_close: an object becomes visible or valid by commit, and is never committed behind the application's
             back.
@@ -94,6 +99,7 @@ class BackendLimits:
     boundary: Size = 0
     direct_unit: Size = 1
     max_inflight: int = 8
+    read_ahead: Size = 0
     durable_writes: bool = False
     commit_on_close: bool = False
     ordered_writes: bool = False
@@ -104,7 +110,7 @@ class BackendLimits:
 
     def __post_init__(self) -> None:
         least = {"max_read": 1, "max_write": 1, "max_vectors": 1, "max_inflight": 1, "boundary": 0}
-        least |= {"read_unit": 1, "write_unit": 1, "direct_unit": 1}
+        least |= {"read_unit": 1, "write_unit": 1, "direct_unit": 1, "read_ahead": 0}
         most = dict.fromkeys(("read_unit", "write_unit", "direct_unit"), UNIT_MAX) | {"max_inflight": INFLIGHT_MAX}
         size = {}
         for name, minimum in least.items():

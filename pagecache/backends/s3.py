@@ -1,32 +1,29 @@
 """The objects of an S3 bucket, or of all that speaks its protocol, below a prefix.
 
-    s3.py             the backend: keys, names, private objects, which conditions the server honours
+What is where:
+
+    s3.py             the backend: keys and names
+    s3_session.py     private objects, which this process has in the bucket besides
+    s3_conditions.py  which conditions the server honours
     s3_object.py      one open object and its commit
+    s3_draft.py       what is known of its next version
     s3_assembly.py    the requests of a commit
     s3_plan.py        which requests these are
     s3_calls.py       each request, and its errors
 
-Private objects are below `PREFIX/.pagecache/SESSION/`: what is staged, parts that are joined, and a note for each
-upload that is open, which says whose it is. They are never listed, no key reaches them, and each is deleted when
-nothing needs it any more. A process that dies leaves its session behind; `remove_leftovers` finds it by its age.
+Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is the backend's own.
 """
 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import io
-import itertools
-import json
 import os
-import secrets
 import threading
-import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -34,46 +31,19 @@ from ..config import Size, parse_size, with_overrides
 from ..errors import Key
 from .protocol import Backend, BackendLimits, ObjectStat
 from .s3_assembly import side_by_side
-from .s3_calls import Bucket, Stored, Upload
-from .s3_errors import NoETag, Told, unclear
+from .s3_calls import Bucket, Stored
+from .s3_conditions import Conditions, tried
 from .s3_object import S3File
 from .s3_plan import Sizes
+from .s3_session import PRIVATE, Session
 
 __all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
 
-PRIVATE = ".pagecache/"
-NOTE = ".upload"
 KEY_MAX = 1024
 LEFT_AFTER = 86400.0
 """Seconds."""
 RENAMED_MAX = 1 << 16
 LEAST = 5 << 20
-SKEW = 2.0
-"""Seconds: servers tell the time of an upload in whole ones."""
-STALE = '"00000000000000000000000000000000"'
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What a server honours.
-
-    Attributes:
-        put: `If-Match` and `If-None-Match` of objects that are stored as a whole.
-        complete: those of an upload that is published.
-        copy: that of the version a part is copied from.
-        copies: parts are copied at all.
-        etags: what an upload is published with is what the object has from then on.
-    """
-
-    put: bool = True
-    complete: bool = True
-    copy: bool = True
-    copies: bool = True
-    etags: bool = True
-
-    @property
-    def everything(self) -> bool:
-        return self.put and self.complete and (self.copy or not self.copies)
 
 
 def _missing(key: Key) -> OSError:
@@ -130,7 +100,9 @@ class S3Backend(Backend):
         whole = BackendLimits(
             max_read=part, max_write=part, write_unit=part, max_vectors=1 << 14, max_inflight=16, commit_on_close=True
         )
-        self.limits = with_overrides(limits or whole, overrides)
+        given = with_overrides(limits or whole, overrides)
+        chosen = limits is not None or "read_ahead" in overrides
+        self.limits = given if chosen else replace(given, read_ahead=int(given.max_inflight) * part)
         if not self.limits.commit_on_close or self.limits.durable_writes:
             raise ValueError("limits: objects become visible by a commit, and are not durable before")
         if self.limits.write_unit != part:
@@ -145,12 +117,7 @@ class S3Backend(Backend):
         self._files: weakref.WeakSet[S3File] = weakref.WeakSet()
         self._renamed: dict[str, tuple[str, str]] = {}  # name: its version, and what that was before
         self._seen_bucket = False
-        self._session = f"{int(time.time())}-{secrets.token_hex(4)}"
-        self._numbers = itertools.count(1)
-        self._dead: set[str] = set()  # private objects to be deleted
-        self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
-        self._begun: set[str] = set()  # ids of uploads that are open
-        self._doubtful: dict[str, float] = {}  # name: when an upload was begun, perhaps
+        self.session = Session(self.bucket, self.prefix)
 
     # ---------------------------------------------------------------- keys
 
@@ -283,7 +250,7 @@ class S3Backend(Backend):
         try:
             self.bucket.complete(new, upload, side_by_side(copy, ranges, int(self.limits.max_inflight)), {})
         except BaseException:
-            self.give_up(new, upload)
+            self.session.give_up(new, upload)
             raise
 
     def _open_on(self, name: str) -> builtins.list[S3File]:
@@ -305,114 +272,23 @@ class S3Backend(Backend):
         """What is still to be deleted and aborted is; connections are closed."""
         for file in list(self._files):
             file.close()
-        with contextlib.suppress(OSError):
-            self._settle_leftovers()
+        self.session.close()
         self.bucket.close()
 
-    # ---------------------------------------------------------------- private objects
-
-    def private_name(self, end: str = "") -> str:
-        return f"{self.prefix}{PRIVATE}{self._session}/{next(self._numbers)}{end}"
-
-    def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
-        """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
-        before = time.monotonic()
-        try:
-            upload = self.bucket.create(name, extra)
-        except OSError as error:
-            if unclear(error):
-                with self._lock:
-                    self._doubtful[name] = before
-            raise
-        note = self.private_name(NOTE)
-        try:
-            text = json.dumps({"key": name, "upload": upload}).encode()
-            self.bucket.put(note, [memoryview(text)], {}, condition={})
-        except BaseException:
-            self.give_up(name, upload)
-            self.discard({note})
-            raise
-        with self._lock:
-            self._begun.add(upload)
-        return Upload(name, upload, id, note)
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Delete private objects, now or later: nothing depends on it."""
-        with self._lock:
-            self._dead.update(names)
-            waiting = bool(self._dead or self._given_up or self._doubtful)
-        if waiting:
-            with contextlib.suppress(OSError):
-                self._settle_leftovers()
-
-    def give_up(self, name: str, upload: str) -> None:
-        """Abort an upload, now or later."""
-        with self._lock:
-            self._begun.discard(upload)
-            self._given_up.add((name, upload))
-        with contextlib.suppress(OSError):
-            self._settle_leftovers()
-
-    def _settle_leftovers(self) -> None:
-        with self._lock:
-            dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
-        for name, since in doubtful.items():
-            self._end_doubtful(name, since)
-        for name, upload in uploads:
-            self.bucket.abort(name, upload)
-            with self._lock:
-                self._given_up.discard((name, upload))
-        self.bucket.delete_all(sorted(dead))
-        with self._lock:
-            self._dead -= dead
-
-    def _end_doubtful(self, name: str, since: float) -> None:
-        """An upload may have been begun whose id never came: it has no parts, and began just then."""
-        for upload in self.bucket.begun_since(name, time.monotonic() - since + SKEW):
-            with self._lock:
-                known = upload in self._begun
-            if not known:
-                self.bucket.abort(name, upload)
-        with self._lock:
-            if self._doubtful.get(name) == since:
-                del self._doubtful[name]
+    # ---------------------------------------------------------------- what others left
 
     def remove_leftovers(self, older_than: float = LEFT_AFTER, *, dry_run: bool = False) -> builtins.list[str]:
         """Delete what processes that died have left: private objects, and the uploads that they have notes of.
 
         Args:
-            older_than: seconds since a session has stored anything, by the server's clock. 0: all but this one.
+            older_than: seconds since a session has stored or renewed anything, by the server's clock. One that is at
+                work and has something does so every ten minutes. 0: all but this one.
             dry_run: say what there is, and leave it.
 
         Returns:
             What was removed, as text.
         """
-        top = self.prefix + PRIVATE
-        sessions: dict[str, builtins.list[tuple[str, Stored]]] = {}
-        for name, stored in self.bucket.names(top):
-            sessions.setdefault(name[len(top) :].partition("/")[0], []).append((name, stored))
-        removed, now = [], self.bucket.check_bucket()
-        for session, objects in sessions.items():
-            newest = max(stored.mtime or 0.0 for _, stored in objects)
-            if session == self._session or (older_than and now - newest < older_than):
-                continue
-            for name, stored in objects:
-                if name.endswith(NOTE) and (upload := self._noted(name, stored)):
-                    removed.append(f"upload of {upload[0]}")
-                    if not dry_run:
-                        self.bucket.abort(*upload)
-            removed += [name for name, _ in objects]
-            if not dry_run:
-                self.bucket.delete_all(name for name, _ in objects)
-        return removed
-
-    def _noted(self, name: str, stored: Stored) -> tuple[str, str] | None:
-        room = memoryview(bytearray(stored.size))
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            done = self.bucket.get(name, 0, [room], None) if stored.size else 0
-            note = json.loads(bytes(room[:done]))
-            return str(note["key"]), str(note["upload"])
-        return None
+        return self.session.remove_others(older_than, dry_run=dry_run)
 
     # ---------------------------------------------------------------- conditions
 
@@ -420,65 +296,8 @@ class S3Backend(Backend):
         """Which conditional requests mean anything here. Tried once, on a private object."""
         with self._trying:
             if self._conditions is None:
-                name = self.private_name(".try")
-                try:
-                    self._conditions = self._tried(name)
-                finally:
-                    self.discard({name})
+                self._conditions = tried(self.bucket, self.session)
             return self._conditions
-
-    def _tried(self, name: str) -> Conditions:
-        one, two = memoryview(b"1"), memoryview(b"2")
-        self.bucket.put(name, [one], {}, condition={})
-        put = all(
-            _refused(lambda condition=condition: self.bucket.put(name, [one], {}, condition=condition))
-            for condition in ({"IfNoneMatch": "*"}, {"IfMatch": STALE})
-        )
-        with self._trial(name) as upload:
-            copies = _done(lambda: self.bucket.copy(name, upload, 1, name, 0, 1, None))
-            copy = copies and _refused(lambda: self.bucket.copy(name, upload, 2, name, 0, 1, STALE))
-        with self._trial(name) as upload:
-            parts = [(1, self.bucket.send(name, upload, 1, [two]))]
-            told: builtins.list[str] = []
-            complete = _refused(lambda: told.append(self.bucket.complete(name, upload, parts, {"IfMatch": STALE})[0]))
-            if complete:
-                told.append(self.bucket.complete(name, upload, parts, {})[0])
-        stored = self.bucket.head(name)
-        return Conditions(put, complete, copy, copies, stored is not None and [stored.etag] == told)
-
-    @contextmanager
-    def _trial(self, name: str) -> Iterator[str]:
-        upload = self.bucket.create(name, {})
-        try:
-            yield upload
-        finally:
-            self.give_up(name, upload)
-
-
-def _refused(call: Any) -> bool:
-    """Whether a request with a condition that does not hold is refused for it."""
-    try:
-        call()
-    except Told as error:
-        if error.status == 412:
-            return True
-        if error.status == 501:
-            return False
-        raise
-    return False
-
-
-def _done(call: Any) -> bool:
-    """Whether the server can carry out a request at all."""
-    try:
-        call()
-    except Told as error:
-        if error.status in (401, 403, 429, 503):
-            raise
-        return False
-    except NoETag:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- by URL

@@ -174,12 +174,12 @@ class Assembler:
         try:
             self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner, {}), {})
         except BaseException:
-            self._backend.give_up(private, inner)
+            self._backend.session.give_up(private, inner)
             raise
         return self._bucket.copy(name, upload, step.number, private, 0, step.end - step.begin, None)
 
     def _private(self) -> str:
-        name = self._backend.private_name()
+        name = self._backend.session.private_name()
         self.made.add(name)
         return name
 

@@ -379,6 +379,12 @@ class Bucket:
                 return
             asked["ContinuationToken"] = page["NextContinuationToken"]
 
+    def knows(self, name: str, upload: str) -> bool:
+        """Whether an upload is open; True also where the list of them does not say."""
+        asked = {"Bucket": self.bucket, "Prefix": name}
+        page = self._asked("ListMultipartUploads", name, lambda: self.client.list_multipart_uploads(**asked))
+        return bool(page.get("IsTruncated")) or any(one["UploadId"] == upload for one in page.get("Uploads", ()))
+
     def begun_since(self, name: str, seconds: float) -> list[str]:
         """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
         found = []

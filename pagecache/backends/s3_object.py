@@ -1,24 +1,23 @@
 """An object that is being changed: what was opened, what has been handed over since, and the commit of both.
 
-An object cannot be changed in place. An open file stays with the version that it was opened with, and `Extents`
-(`s3_plan.py`) says of each byte of the next version where it is:
+An object cannot be changed in place. An open file stays with the version that it was opened with. What is handed over
+goes where it can be had at the commit, and the draft (`s3_draft.py`) knows where:
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
     write_from, a shorter one    in memory: it is the last, and the commit follows
     stage                        a private object, which can be read, and survives conflicts and restarts
-    truncate                     cuts, and zeros
+    truncate, punch_hole         cuts, and zeros
 
 A commit has the server copy what it has, sends the rest, and publishes all of it in one request that names the
 version it replaces (`If-Match`, `If-None-Match`). An object of a unit at most is one PUT. What fails before that
 request has changed nothing. If the answer to it is lost, the object's metadata tells: it has the random id of the
-upload. While it cannot be looked at, the commit may have happened; `_attempts` has, for each id, what of this file
-lies over that version if so.
+upload. While it cannot be looked at, the commit may have happened, and the draft has both.
 
 An upload that the server does not know any more takes its parts with it. Nobody can read them: the commit fails, and
-the cache, which has the bytes until a commit succeeds, sends them again. So it does with a unit that a truncate cuts.
+the cache, which has the bytes until a commit succeeds, sends them again. So it does with a unit that is cut.
 
-`_lock` guards the fields; it is held for moments. Calls to the server are made without it: the protocol keeps commit,
-truncate, rollback and hand-overs apart, reads look afterwards whether what they read of still is so (`_turns`).
+Calls to the server are made without a lock: the protocol keeps commit, truncate, rollback and hand-overs apart, reads
+look afterwards whether what they read of still is so (`Draft.turns`).
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ import contextlib
 import errno
 import secrets
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,9 @@ from ..errors import BackendError, Key
 from .protocol import BackendFile, ObjectStat
 from .s3_assembly import Assembler
 from .s3_calls import ID, Stored, Upload
+from .s3_draft import Draft
 from .s3_errors import Told, keeping, send_again, unclear
-from .s3_plan import OLD, ZEROS, Extents, Held, Part, Piece, Source, Staged
+from .s3_plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
 from .spool import parts_of_buffers
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["S3File"]
 
-TIDY_AFTER = 64
-"""Private objects that nothing is read from any more, before they are deleted."""
 REPEATS_MAX = 3
 """Completions of one upload that fail without a reason, before it is taken for dead."""
 
@@ -59,39 +58,23 @@ class S3File(BackendFile):
         self._unit = backend.sizes.part
         self.key, self.name = key, name
         self.detached = False  # the name was taken away, or is another object's
-        self._lock = threading.Condition()
-        self._beginning = threading.Lock()  # an upload is begun by one; above _lock
-        self._turns = 0  # of what is stored and of what is cut: a read that saw one is done again
-        self._publishing = False
-        self._rolled_back = self._committed = False
-        self._upload: Upload | None = None
-        self._private: set[str] = set()
-        self._tidied = 0  # how many of them there were when that was done last
-        self._attempts: dict[str, Extents] = {}
-        self._take(base)
-
-    def _take(self, base: Stored | None, over: Extents | None = None) -> None:
-        """This is stored; `over`: what lies over it, None for nothing. The lock is held, or the file is new."""
-        self._base = base
-        self._extents = over or Extents(0 if base is None else base.size)
-        self._changed = base is None or over is not None
-        self._attempts.clear()
-        self._turns += 1
+        self._beginning = threading.Lock()  # an upload is begun by one; above the draft's lock
+        self._draft = Draft(base)
+        weakref.finalize(self, backend.session.left.append, self._draft).atexit = False  # if nobody closes it
 
     # ---------------------------------------------------------------- reading
 
     def stat(self) -> ObjectStat:
-        with self._lock:
-            if self._base is None:
-                return ObjectStat(size=self._extents.size)
-            return replace(self._backend.told(self.name, self._base), size=self._extents.size)
+        with self._draft.lock:
+            base, size = self._draft.base, self._draft.extents.size
+        return ObjectStat(size=size) if base is None else replace(self._backend.told(self.name, base), size=size)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """What was handed over and not committed may be read as it was before."""
         wanted = sum(map(len, buffers))
         while True:
-            with self._lock:
-                turns, base, name, extents = self._turns, self._base, self.name, self._extents
+            with self._draft.lock:
+                turns, base, name, extents = self._draft.turns, self._draft.base, self.name, self._draft.extents
                 pieces = [older for p in extents.pieces(offset, offset + wanted) for older in extents.older(p)]
             done = 0
             try:
@@ -108,9 +91,8 @@ class S3File(BackendFile):
                     what = f"{error.strerror or error}; the version that was opened is not there any more"
                     raise OSError(errno.ESTALE, what, self.key) from error
                 continue
-            with self._lock:
-                if turns == self._turns:
-                    return done
+            if turns == self._draft.turns:
+                return done
 
     def _read(self, piece: Piece, buffers: Sequence[memoryview], name: str, base: Stored | None) -> int:
         match piece.source:
@@ -130,14 +112,14 @@ class S3File(BackendFile):
 
     def _still(self, turns: int) -> bool:
         """Whether nothing of this file's own has changed what is stored since; waits for a commit that is about to."""
-        with self._lock:
-            self._lock.wait_for(lambda: not self._publishing)
-            return turns == self._turns
+        with self._draft.lock:
+            self._draft.lock.wait_for(lambda: not self._draft.publishing)
+            return turns == self._draft.turns
 
     def _landed_meanwhile(self) -> bool:
         """Whether what is stored is a commit of ours that was not heard of, and has been taken as that now."""
-        with self._lock:
-            attempts = set(self._attempts)
+        with self._draft.lock:
+            attempts = set(self._draft.attempts)
         if not attempts:
             return False
         stored = self._bucket.head(self.name)
@@ -151,10 +133,10 @@ class S3File(BackendFile):
         wanted = sum(map(len, buffers))
         seen: Source | None = None
         while True:
-            with self._lock:
-                self._lock.wait_for(lambda: not self._publishing)
-                piece = next(iter(self._extents.pieces(offset, offset + wanted)), None)
-                rolled_back, committed = self._rolled_back, self._committed
+            with self._draft.lock:
+                self._draft.lock.wait_for(lambda: not self._draft.publishing)
+                piece = next(iter(self._draft.extents.pieces(offset, offset + wanted)), None)
+                rolled_back, committed = self._draft.rolled_back, self._draft.committed
             if piece is None or not isinstance(piece.source, Staged | Held):
                 break
             try:
@@ -179,20 +161,12 @@ class S3File(BackendFile):
             parts = parts_of_buffers(buffers, begin - offset, stop - offset)
             if stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct:
                 self._send(begin, stop, parts)
-            elif self._may_hold(begin):
-                self._put(begin, stop, Held(b"".join(parts)))
+            elif self._draft.may_hold(begin, self._unit):
+                self._draft.put(begin, stop, Held(b"".join(parts)))
             else:
                 self.stage(begin, parts)
             begin = stop
         return end - offset
-
-    def _may_hold(self, begin: int) -> bool:
-        """One unit at most is in memory: the last, which is handed over right before a commit."""
-        with self._lock:
-            first = begin - begin % self._unit
-            others = [p for p in self._extents.pieces(0, first) if isinstance(p.source, Held)]
-            behind = self._extents.size > first + self._unit
-            return not others and not behind
 
     def _send(self, begin: int, end: int, parts: Sequence[memoryview]) -> None:
         if not self._backend.honours().copies:  # a unit that is sent could not be sent again, or read, or moved
@@ -203,69 +177,47 @@ class S3File(BackendFile):
         try:
             etag = self._bucket.send(upload.name, upload.upload, number, parts)
         except Told as error:
-            if error.code != "NoSuchUpload":
+            if not self._is_gone(upload, error):
                 raise
             self._lose(upload)
             raise send_again(error.strerror) from error
-        if not self._put(begin, end, Part(upload.upload, number, etag), upload):
+        if not self._draft.put(begin, end, Part(upload.upload, number, etag), upload):
             raise send_again(f"the upload of {self.key!r} was given up")
 
     def stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """One private object each time."""
-        name = self._backend.private_name()
+        name = self._backend.session.private_name()
         length = sum(map(len, buffers))
         try:
             self._bucket.put(name, buffers, {}, condition={})
         except BaseException:
-            self._backend.discard({name})  # it may be stored
+            self._backend.session.discard({name})  # it may be stored
             raise
-        self._put(offset, offset + length, Staged(name))
-        self._tidy()
+        self._draft.put(offset, offset + length, Staged(name))
+        self._backend.session.discard(self._draft.unused(now=False))
         return length
 
-    def _put(self, begin: int, end: int, source: Source, upload: Upload | None = None) -> bool:
-        with self._lock:
-            if upload is not None and upload is not self._upload:
-                return False
-            self._changed, self._rolled_back, self._committed = True, False, False
-            if isinstance(source, Staged):
-                self._private.add(source.name)
-            for extents in (self._extents, *self._attempts.values()):
-                extents.put(begin, end, source)
-        return True
-
-    def _tidy(self) -> None:
-        """Private objects that were written over go, now and then."""
-        with self._lock:
-            if len(self._private) < self._tidied + TIDY_AFTER:
-                return
-            used = {s.name for e in (self._extents, *self._attempts.values()) for s in e.sources() if type(s) is Staged}
-            used |= {self._upload.note} if self._upload else set()
-            dead, self._private = self._private - used, self._private & used
-            self._tidied = len(self._private)
-        self._backend.discard(dead)
-
     def truncate(self, size: int) -> None:
-        with self._lock:
-            self._changed = True
-            self._turns += 1
-            for extents in (self._extents, *self._attempts.values()):
-                extents.cut(size)
+        self._draft.cut(size)
+
+    def punch_hole(self, offset: int, length: int) -> None:
+        self._draft.punch(offset, offset + length)
+
+    def kept(self) -> bool:
+        """All that was acknowledged, or the cache still has it: parts of an upload that is gone are sent again."""
+        return self._draft.handed and self._draft.staged() <= self._backend.session.stored()
 
     # ---------------------------------------------------------------- uploads
 
     def _opened_upload(self) -> Upload:
         with self._beginning:
-            with self._lock:
-                upload, name, base = self._upload, self.name, self._base
-            if upload is not None:
-                return upload
-            id = secrets.token_hex(16)
-            upload = self._backend.begin_upload(name, id, self._extra(base, id))
-            with self._lock:
-                self._upload = upload
-                self._private.add(upload.note)
-                return upload
+            with self._draft.lock:
+                upload, name, base = self._draft.upload, self.name, self._draft.base
+            if upload is None:
+                id = secrets.token_hex(16)
+                upload = self._backend.session.begin_upload(name, id, self._extra(base, id))
+                self._draft.begun(upload)
+            return upload
 
     def _extra(self, base: Stored | None, id: str) -> dict[str, Any]:
         """What the next version has besides its bytes: as the one before, and the id."""
@@ -275,61 +227,42 @@ class S3File(BackendFile):
         return {**carried, "Metadata": {**carried.get("Metadata", {}), ID: id}}
 
     def _lose(self, upload: Upload) -> None:
-        """The upload is not to be used any more, or is gone: its parts have to be sent again."""
-        with self._lock:
-            if self._upload is not upload:
-                return
-            self._upload = None
-            for extents in (self._extents, *self._attempts.values()):
-                extents.lose(upload.upload)
-        self._backend.give_up(upload.name, upload.upload)
-        self._forget_note(upload)
-
-    def _forget_note(self, upload: Upload) -> None:
-        with self._lock:
-            self._private.discard(upload.note)
-        self._backend.discard({upload.note})
+        """It is not to be used any more, or is gone: its parts have to be sent again."""
+        if self._draft.lose(upload):
+            self._backend.session.give_up(upload.name, upload.upload)
+            self._backend.session.discard({upload.note})
 
     # ---------------------------------------------------------------- commit
 
     def commit(self) -> str | None:
-        if self._changed and not self.detached:
-            with self._lock:
-                self._publishing = True
-            try:
-                self._commit()
-            except OSError as error:
-                raise keeping(error) from error
-            finally:
-                with self._lock:
-                    self._publishing = False
-                    self._lock.notify_all()
+        if self._draft.changed and not self.detached:
+            with self._draft.publish():
+                try:
+                    self._commit()
+                except OSError as error:
+                    raise keeping(error) from error
             self._clear()
-        with self._lock:
-            return None if self._base is None else self._backend.told(self.name, self._base).version
+        base = self._draft.base
+        return None if base is None else self._backend.told(self.name, base).version
 
     def _commit(self) -> None:
-        if self._attempts:
+        draft = self._draft
+        if draft.attempts:
             self._look_back()
-            if not self._changed:
+            if not draft.changed:
                 return
-        with self._lock:
-            forgotten = [extents.forget() for extents in (self._extents, *self._attempts.values())]
-        if any(forgotten):
+        if draft.forget():
             raise send_again(f"some of {self.key!r} was sent to an upload that is gone, or was cut since")
-        assembler = Assembler(self._backend, self.name, self._base, self._extents.copy(), self._read_piece)
+        assembler = Assembler(self._backend, self.name, draft.base, draft.extents.copy(), self._read_piece)
         try:
             put = assembler.is_one_put()
-            stored = self._put_whole(assembler) if put else self._complete(assembler)
-            with self._lock:
-                self._take(stored)
-                self._committed, self._rolled_back = True, False
+            draft.published(self._put_whole(assembler) if put else self._complete(assembler))
         finally:
-            self._backend.discard(assembler.made)
+            self._backend.session.discard(assembler.made)
 
     def _read_piece(self, piece: Piece, buffers: Sequence[memoryview]) -> int:
         try:
-            return self._read(piece, buffers, self.name, self._base)
+            return self._read(piece, buffers, self.name, self._draft.base)
         except OSError as error:
             if piece.source == OLD and error.errno in (errno.ENOENT, errno.ERANGE):
                 raise self._conflict(None) from error
@@ -337,7 +270,7 @@ class S3File(BackendFile):
 
     def _put_whole(self, assembler: Assembler) -> Stored:
         id = secrets.token_hex(16)
-        extra = self._extra(self._base, id)
+        extra = self._extra(self._draft.base, id)
         buffer = assembler.bytes_of_all()
         assembler.check_base()
         try:
@@ -363,8 +296,7 @@ class S3File(BackendFile):
             return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier one may have been carried out, and the object replaced since
             return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
-        with self._lock:
-            self._upload = None
+        self._draft.uploaded()
         return self._published(Stored(etag, assembler.size, when, upload.id, self._carried()))
 
     def _published(self, stored: Stored) -> Stored:
@@ -374,21 +306,30 @@ class S3File(BackendFile):
         try:
             found = self._bucket.head(self.name)
         except OSError as error:
-            self._attempted(stored.id, None)
+            self._draft.attempted(stored.id, None)
             raise BackendError(errno.EAGAIN, f"it is stored; then {error}", retry=True, kept=True) from error
         if found is None or found.id != stored.id:
             raise self._conflict(found)
         return found
 
     def _carried(self) -> dict[str, Any]:
-        return {} if self._base is None else dict(self._base.carried)
+        return {} if self._draft.base is None else dict(self._draft.base.carried)
 
     def _without_upload(self, error: Told, upload: Upload) -> OSError:
         """An error before the publishing request: of the upload, of what is copied, or of something else."""
-        if error.code == "NoSuchUpload" or error.status == 409:
+        if error.status == 409 or self._is_gone(upload, error):
             self._lose(upload)
             return send_again(error.strerror)
         return error
+
+    def _is_gone(self, upload: Upload, error: Told) -> bool:
+        """Whether an error is about an upload that the server does not know. Some say no more than that they failed."""
+        if error.status != 500 or error.code == "NoSuchUpload":
+            return error.code == "NoSuchUpload"
+        try:
+            return not self._bucket.knows(upload.name, upload.upload)
+        except OSError:
+            return False
 
     def _judged(self, error: OSError, id: str, upload: Upload | None) -> Stored:
         """What has become of a publishing request that failed. Returns what is stored, if that is it.
@@ -404,112 +345,92 @@ class S3File(BackendFile):
         try:
             stored = self._bucket.head(self.name)
         except OSError as unknown:
-            self._attempted(id, upload)
+            self._draft.attempted(id, upload)
             if gone and upload is not None:
                 self._lose(upload)
                 raise send_again(f"{error}; then {unknown}") from unknown
             raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
-            with self._lock:
-                self._upload = None
+            self._draft.uploaded()
             return stored
-        if stored is not None and stored.id in self._attempts:
+        if stored is not None and stored.id in self._draft.attempts:
             self._land(stored)
             raise send_again("an earlier commit was carried out")
         if refused or not self._is_base(stored):
             raise self._conflict(stored) from error
         if not gone:
-            self._attempted(id, upload)
+            self._draft.attempted(id, upload)
         if upload is not None and (gone or upload.failures >= REPEATS_MAX):
             self._lose(upload)
             raise send_again(error) from error
         after = told.retry_after if told is not None else None
         raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
-    def _attempted(self, id: str, upload: Upload | None) -> None:
-        """It may be carried out yet. From here on it is known what lies over that version, too."""
-        with self._lock:
-            self._attempts.setdefault(id, Extents(self._extents.size))
-            if upload is not None:
-                upload.failures += 1
-
     def _look_back(self) -> None:
         """Commits were made of which nothing is known."""
         stored = self._bucket.head(self.name)
-        if stored is not None and stored.id in self._attempts:
+        if stored is not None and stored.id in self._draft.attempts:
             self._land(stored)
             return
         if not self._is_base(stored):
             raise self._conflict(stored)
-        upload = self._upload
-        if upload is not None and not _is_old(self._attempts.get(upload.id, Extents())):
+        upload = self._draft.upload
+        if upload is not None and not self._draft.is_old(upload.id):
             self._lose(upload)  # its id is that of other bytes
 
     def _land(self, stored: Stored) -> None:
         """What is stored is the commit of ours that was not heard of."""
-        upload = self._upload
-        with self._lock:
-            over = self._attempts[stored.id]
-            mine = upload is not None and upload.id == stored.id
-            if mine:
-                self._upload = None
-            self._take(stored, None if _is_old(over) and over.size == stored.size else over)
-            self._committed, self._rolled_back = True, False
-        if mine and upload is not None:
-            self._forget_note(upload)
+        upload = self._draft.land(stored)
+        if upload is not None:
+            self._backend.session.discard({upload.note})
 
     def _is_base(self, stored: Stored | None) -> bool:
-        if stored is None or self._base is None:
-            return stored is self._base
-        return stored.etag == self._base.etag
+        base = self._draft.base
+        if stored is None or base is None:
+            return stored is base
+        return stored.etag == base.etag
 
     def _conflict(self, stored: Stored | None) -> OSError:
         found = "no object" if stored is None else f"version {stored.version}"
-        ours = "none" if self._base is None else f"version {self._base.version}"
+        base = self._draft.base
+        ours = "none" if base is None else f"version {base.version}"
         return OSError(errno.ESTALE, f"{found} is stored where {ours} was opened", self.key)
 
     # ---------------------------------------------------------------- the end
 
     def _clear(self) -> None:
         """After a commit: private objects that nothing needs any more go, and so does an upload."""
-        with self._lock:
-            upload = self._upload if not self._changed else None
-            if upload is not None:
-                self._upload = None
-            used = {s.name for s in self._extents.sources() if isinstance(s, Staged)}
-            used |= {self._upload.note} if self._upload else set()
-            dead, self._private = self._private - used, self._private & used
-            self._tidied = len(self._private)
-        if upload is not None:
-            self._backend.give_up(upload.name, upload.upload)
-        self._backend.discard(dead)
+        upload = self._draft.upload
+        if upload is not None and not self._draft.changed:
+            self._lose(upload)
+        self._backend.session.discard(self._draft.unused(now=True))
 
     def rollback(self) -> None:
         """Nothing that was handed over since the last commit is kept."""
-        stored = self._bucket.head(self.name)
-        with self._lock:
-            self._take(stored)
-            self._changed = stored is None
-            self._rolled_back, self._committed = True, False
+        self._draft.roll_back(self._bucket.head(self.name))
+        self._end_upload()
+        self._clear()
+
+    def rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Of what was handed over since the last commit, what is staged there lies over what is stored now."""
+        self._draft.rebase(self._bucket.head(self.name), ranges, self.key)
         self._end_upload()
         self._clear()
 
     def moved(self, key: Key, name: str, stored: Stored | None) -> None:
         """The object has another name. What was sent to an upload of the old one has to be sent again."""
-        with self._lock:
+        draft = self._draft
+        with draft.lock:
             self.key, self.name = key, name
-            self._turns += 1
-            if stored is not None and self._base is not None:
-                self._base = replace(stored, carried=self._base.carried, id=self._base.id)
+            draft.turns += 1
+            if stored is not None and draft.base is not None:
+                draft.base = replace(stored, carried=draft.base.carried, id=draft.base.id)
             elif stored is None:
-                self._base = None
-            upload = self._upload
-        if upload is not None:
-            self._lose(upload)
+                draft.base = None
+        self._end_upload()
 
     def _end_upload(self) -> None:
-        with self._lock:
-            upload = self._upload
+        upload = self._draft.upload
         if upload is not None:
             self._lose(upload)
 
@@ -517,10 +438,4 @@ class S3File(BackendFile):
         """What was not committed goes."""
         with contextlib.suppress(OSError):
             self._end_upload()
-        with self._lock:
-            dead, self._private = self._private, set()
-        self._backend.discard(dead)
-
-
-def _is_old(extents: Extents) -> bool:
-    return all(piece.source == OLD for piece in extents)
+        self._backend.session.discard(self._draft.leave())

@@ -29,6 +29,8 @@ from typing import Any, TypeAlias
 
 from sortedcontainers import SortedDict
 
+from .spool import END, Ranges
+
 __all__ = [
     "LOST",
     "OLD",
@@ -119,20 +121,19 @@ class Extents:
 
     Args:
         size: bytes, all of them of the version that was opened.
-
-    Attributes:
-        uncut: bytes of that version that no cut has reached.
     """
 
     def __init__(self, size: int = 0) -> None:
         self._pieces: Any = SortedDict()  # begin: piece; they cover [0, size)
-        self.size = self.uncut = size
+        self._gone = Ranges()  # where nothing of that version is left, whatever becomes of what was written since
+        self._gone.add(size, END)
+        self.size = size
         if size:
             self._pieces[0] = Piece(0, size, OLD, 0)
 
     def copy(self) -> Extents:
         made = Extents()
-        made._pieces, made.size, made.uncut = self._pieces.copy(), self.size, self.uncut
+        made._pieces, made._gone, made.size = self._pieces.copy(), self._gone.copy(), self.size
         return made
 
     def __iter__(self) -> Iterator[Piece]:
@@ -158,16 +159,23 @@ class Extents:
         replaced = self._clear(size, self.size) if size < self.size else []
         if size > self.size:
             self._join(self.size, size, ZEROS, 0)
-        self.size, self.uncut = size, min(self.uncut, size)
+        self._gone.add(min(self.size, size), END)
+        self.size = size
         return replaced
+
+    def punch(self, begin: int, end: int) -> None:
+        """[begin, end) is zeros, as far as there is anything. What of a part lies outside is lost."""
+        end = min(end, self.size)
+        if begin < end:
+            self.put(begin, end, ZEROS)
+            self._gone.add(begin, end)
 
     def older(self, piece: Piece) -> list[Piece]:
         """What of a piece can be read: of parts and of what is lost, the bytes that were there before."""
         if not isinstance(piece.source, Part | Lost):
             return [piece]
-        edge = min(max(self.uncut, piece.begin), piece.end)
-        spans = ((piece.begin, edge, OLD, piece.begin), (edge, piece.end, ZEROS, 0))
-        return [Piece(begin, end, source, at) for begin, end, source, at in spans if begin < end]
+        spans = self._gone.pieces(piece.begin, piece.end)
+        return [Piece(begin, end, ZEROS, 0) if gone else Piece(begin, end, OLD, begin) for begin, end, gone in spans]
 
     def forget(self) -> bool:
         """What is lost is what was there before. Returns whether anything was."""
@@ -185,6 +193,10 @@ class Extents:
 
     def sources(self) -> set[Source]:
         return {piece.source for piece in self._pieces.values()}
+
+    def is_old(self) -> bool:
+        """Whether nothing was written, and no zeros were added."""
+        return all(piece.source == OLD for piece in self._pieces.values())
 
     def _clear(self, begin: int, end: int) -> list[Source]:
         touched = self._touched(begin, end)

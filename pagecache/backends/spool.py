@@ -39,6 +39,11 @@ class Ranges:
             begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
         self._begins[first:last], self._ends[first:last] = [begin], [end]
 
+    def copy(self) -> Ranges:
+        made = Ranges()
+        made._begins, made._ends = self._begins.copy(), self._ends.copy()
+        return made
+
     def pieces(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """[begin, end) cut into what is in and what is not, ascending."""
         at = bisect.bisect_right(self._ends, begin)

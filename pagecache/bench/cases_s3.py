@@ -210,7 +210,7 @@ def sequential(bench: Bench) -> Iterator[Row]:
         yield timed("s3-sequential", "P34", result, "pagecache", "boto3", note)
 
         def read(items: Sequence[int]) -> None:
-            with store.volume.open(KEY, "rb", read_ahead="128MiB") as file:
+            with store.volume.open(KEY, "rb") as file:
                 while file.readinto(block):
                     pass
 

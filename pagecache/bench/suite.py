@@ -66,6 +66,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_native,
         cases_peers,
         cases_s3,
+        cases_s3_peers,
         cases_shared,
         cases_threads,
         cases_writeback,
@@ -106,6 +107,7 @@ def all_cases() -> tuple[Case, ...]:
         cases_s3.edit,
         cases_s3.writes,
         cases_s3.sequential,
+        cases_s3_peers.s3_peers,
         cases_marks.marks,
         cases_native.hit_instructions,
     )

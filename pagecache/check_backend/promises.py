@@ -57,6 +57,7 @@ CAPABILITIES = (
     "rollback",
     "stage",
     "kept",
+    "rebase",
     "remove",
     "rename",
     "list",
@@ -192,6 +193,13 @@ PROMISES: dict[str, Promise] = {
         "kept",
         STAGED,
         kept_says_that_what_was_acknowledged_is_there="kept() is True only where all that was acknowledged is there.",
+    ),
+    **_of(
+        "rebase",
+        STAGED,
+        what_is_staged_can_be_laid_over_another_version=(
+            "rebase keeps what is staged in its ranges, over the version that is stored now, and nothing else."
+        ),
     ),
     **_of(
         "remove",

@@ -55,7 +55,7 @@ BATCH = 64
 """Pieces of work that are started before the loop sees to what else there is."""
 LATER = 0.0005
 """Seconds until a pass that found its only folio in a writer's hands looks again."""
-OPTIONAL = frozenset({"close", "punch_hole", "rollback", "stage", "read_staged", "kept"})
+OPTIONAL = frozenset({"close", "punch_hole", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
 # -- which calls the running code is in

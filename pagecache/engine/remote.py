@@ -184,6 +184,8 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
     anything else is called.
     """
     whole = file.limits().commit_on_close
+    if keep and whole and file.native.usage()["staged"] and hasattr(file.backend_file, "rebase"):
+        return _lay_staged_over(file, most), True
     if keep:
         staging.recall(file)
     if whole:
@@ -204,6 +206,22 @@ def _new_base(file: EngineFile, *, keep: bool = True, most: int | None = None) -
     _owe_cut(file, stat, most)  # first: a direct write goes on as soon as there is no conflict, and may extend it
     take_base(file, None, stat)
     return stat, False
+
+
+def _lay_staged_over(file: EngineFile, most: int | None) -> ObjectStat:
+    """The same where the backend can have another base below what it keeps: that need not come back into memory. What
+    it has besides was sent with neighbours of the old version, and is sent again.
+    """
+    rebasing: Any = file.opened()
+    file.native.uncommit()  # first: nothing else counts as acknowledged if a call fails now
+    file.native.base_asked()
+    rebasing.rebase(file.native.staged_ranges())
+    file.holes.clear()
+    file.owed.replace(())
+    stat = file.opened().stat()
+    take_base(file, None, stat)
+    _owe_cut(file, stat, most)
+    return stat
 
 
 def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
@@ -261,16 +279,18 @@ def force(file: EngineFile) -> None:
     """Our whole version goes over the one that is stored now, byte for byte where objects are replaced as a whole.
 
     Raises:
-        PageCacheError: ENOBUFS, not every byte of ours is in memory.
+        PageCacheError: ENOBUFS, some byte of ours is neither in memory nor staged.
         DirectWrites: some run, and may store what would be cut off.
     """
     if file.native.direct_count():  # none begins while there is a conflict
         raise DirectWrites
     size = file.native.size
     whole = file.limits().commit_on_close
-    if whole and not file.native.dirty_all():
+    if whole and not file.native.dirty_all(hasattr(file.backend_file, "rebase")):
         raise PageCacheError(
-            "resolve: not every byte of this version is in memory; rebase or discard", file.key, errno=errno.ENOBUFS
+            "resolve: not every byte of this version is in memory or staged; rebase or discard",
+            file.key,
+            errno=errno.ENOBUFS,
         )
     stat, forgotten = _new_base(file, most=size)
     file.native.rebase(min(stat.size, size), forgotten)

@@ -265,6 +265,14 @@ class NativeInode:
         found = ffi.new("uint64_t[2]")
         return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
+    def staged_ranges(self) -> list[tuple[int, int]]:
+        """All of what is staged, [start, end), ascending; the token keeps it as it is."""
+        found, pos = [], 0
+        while (extent := self.staged_from(pos)) is not None:
+            found.append(extent)
+            pos = extent[1]
+        return found
+
     def staged_lost(self, stored: int, committing: bool) -> list[tuple[int, int]] | None:
         """What was staged is gone: the ranges that memory has not. None: a commit runs that is not the caller's."""
         room = 1 << 16
@@ -388,9 +396,9 @@ class NativeInode:
         """What is local lies over another version from here on; under the token."""
         lib.pc_rebase(self._i, remote_size, forgotten)
 
-    def dirty_all(self) -> bool:
+    def dirty_all(self, staged: bool) -> bool:
         """Every byte is to be handed over; False: not all of them are cached. Under the token."""
-        return bool(lib.pc_dirty_all(self._i))
+        return bool(lib.pc_dirty_all(self._i, staged))
 
     def drop_clean(self, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_drop_clean(self._i, pos, end))

@@ -183,6 +183,26 @@ class StagedPromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4))
 
+    def test_what_is_staged_can_be_laid_over_another_version(self, backend: Backend, opened: Opened, unit: int) -> None:
+        """In the ranges that are asked for; nothing else that was acknowledged is kept."""
+        file = opened(0, content(4 * unit, 32))
+        if not hasattr(file, "rebase"):
+            skip("no rebase")
+        stage(backend, file, unit, content(3 * unit, 33))
+        write(backend, file, 0, content(unit, 34))
+        file.truncate(5 * unit)
+        other, theirs = opened(0), content(3 * unit, 35)
+        other.truncate(3 * unit)
+        write(backend, other, 0, theirs)
+        other.commit()
+        file.rebase([(unit + 3, unit + 9), (3 * unit, 4 * unit)])
+        same(file.stat().size, 4 * unit)
+        same(read_staged(backend, file, unit + 3, 6), content(3 * unit, 33)[3:9])
+        expected = bytearray(theirs + content(3 * unit, 33)[2 * unit :])
+        expected[unit + 3 : unit + 9] = content(3 * unit, 33)[3:9]
+        file.commit()
+        same(read(backend, opened(0), 0, 6 * unit), bytes(expected))
+
     def test_kept_says_that_what_was_acknowledged_is_there(self, backend: Backend, opened: Opened, unit: int) -> None:
         file = opened(0, b"old")
         if not hasattr(file, "kept"):

@@ -17,6 +17,7 @@ import builtins
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..backends.passing import PassingBackend, PassingFile
@@ -28,7 +29,7 @@ from .faults import Call, FaultPlan, Rule
 __all__ = ["AsyncFaultyBackend", "FaultyBackend"]
 
 Buffers = Sequence[memoryview]
-OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept"})
+OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
 class _Told:
@@ -214,6 +215,9 @@ class _FaultyFile(PassingFile):
 
     def _rollback(self) -> None:
         self._call("rollback", self._inner("rollback"))
+
+    def _rebase(self, ranges: Iterable[tuple[int, int]]) -> None:
+        self._call("rollback", partial(self._inner("rebase"), ranges))
 
     def _close(self) -> None:
         self._call("close", self._inner("close"))

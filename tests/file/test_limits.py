@@ -7,10 +7,12 @@ import gc
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from pagecache import ObjectStat, PageCache
+from pagecache import ObjectStat, PageCache, VolumeOptions
+from pagecache.backends import MemoryBackend
 
 from .backends import RecordingBackend
 from .rig import KEY, PAGE, QUIET, Rig, Task, accepted_before, eventually, pattern
@@ -155,6 +157,29 @@ def test_the_smallest_cache_works(make: Make) -> None:
     file.fsync()
     assert rig.backend.committed(KEY) == bytes(model)
     assert rig.cache.stats().used <= 16 * PAGE
+
+
+def test_a_cache_holds_eight_write_units_of_each_backend_from_its_attachment_on(make: Make) -> None:
+    """With less a unit could wait for ever for the memory that it takes itself."""
+    rig = make({KEY: b""}, capacity="1MiB", limits={"write_unit": "128KiB"})
+    with pytest.raises(ValueError, match="less than 8 write units of 131072 bytes"):
+        rig.cache.resize("1020KiB")
+    assert rig.cache.capacity == MIB
+    with pytest.raises(ValueError, match="less than 8 write units of 262144 bytes"):
+        rig.cache.attach(MemoryBackend(write_unit="256KiB"))
+
+
+def test_a_backend_with_latency_says_how_far_to_read_ahead_unless_it_was_asked_for(make: Make) -> None:
+    cache = make({KEY: b""}).cache
+    windows: list[tuple[dict[str, Any], int]] = [
+        ({}, 8 * MIB),
+        ({"read_ahead": "2MiB"}, 2 * MIB),
+        ({"read_ahead": 0}, 0),
+        ({"options": VolumeOptions()}, MIB),
+    ]
+    for asked, expected in windows:
+        assert cache.attach(MemoryBackend(read_ahead="8MiB"), **asked).options.read_ahead == expected
+    assert cache.attach(MemoryBackend()).options.read_ahead == MIB
 
 
 def test_growing_makes_room(make: Make) -> None:

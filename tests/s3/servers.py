@@ -1,6 +1,7 @@
 """Real S3 servers, each a process of its own on 127.0.0.1, and buckets on them.
 
     moto         parts below 5 MiB are refused; conditions on CompleteMultipartUpload and on part copies are ignored
+    moto_small   the same with parts of any size, for tests that make the same commit again and again
     ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
     rclone       files on disk, by another implementation: no conditions at all
 
@@ -78,8 +79,12 @@ class Kind:
     environment: Callable[[Path, int], dict[str, str]] = lambda folder, port: {}
 
 
+WHOLE = {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(4 << 30)}
+"""moto reads an object as a whole for each range of it: in memory that is no copy, and in its files it is."""
+
 KINDS = {
-    "moto": Kind("moto", _moto),
+    "moto": Kind("moto", _moto, lambda folder, port: WHOLE),
+    "moto_small": Kind("moto", _moto, lambda folder, port: WHOLE | {"S3_UPLOAD_PART_MIN_SIZE": "1"}),
     "ministack": Kind(
         "ministack",
         _ministack,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from pagecache.backends.s3 import S3Backend
 from pagecache.cli import main
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .servers import Bucket
 
@@ -77,6 +80,54 @@ def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
     assert file.read_staged(0, [memoryview(room)]) == 4
     assert room == b"mine"
     backend.close()
+
+
+def test_a_session_that_is_idle_is_renewed_while_it_has_anything(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """So whoever removes what is old leaves what is in use, however long ago that was stored."""
+    again = threading.Event()
+    alive = ProxyRule("call", lambda call: call.method == "PUT" and call.path.endswith("/alive"), nth=2)
+    alive.action = again.set
+    proxy.rules = [alive]
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
+    backend.session.renewed_every = 0.01
+    file = backend.open("k", create=True)
+    file.stage(0, [memoryview(b"mine")])
+    assert again.wait(60)
+    assert [key.rpartition("/")[2] for key in bucket.keys(".pagecache/")] == ["1", "alive"]
+    file.commit()
+    assert bucket.left_behind() == []
+    backend.close()
+
+
+@pytest.mark.parametrize("delete", ["before", "after"])
+def test_a_renewal_beside_the_end_of_the_last_private_object_leaves_nothing(
+    bucket: Bucket, proxy: FaultyProxy, delete: str
+) -> None:
+    """The renewal is on its way when nothing is needed any more, or is answered before."""
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
+    name = backend.session.private_name()
+    if delete == "after":
+        assert backend.session.renew()
+    else:
+        put = ProxyRule("call", lambda call: call.method == "PUT", action=lambda: backend.session.discard({name}))
+        proxy.rules = [put]
+        assert not backend.session.renew()
+        assert put.seen == 1
+    backend.session.discard({name})
+    assert bucket.left_behind() == []
+    backend.close()
+
+
+def test_files_that_nobody_closed_leave_nothing(bucket: Bucket) -> None:
+    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.stage(5 << 20, [memoryview(b"mine")])
+    assert len(bucket.left_behind()) == 3
+    del file
+    gc.collect()
+    backend.close()
+    assert bucket.left_behind() == []
 
 
 @pytest.mark.parametrize("arguments", [("memory:",), ("s3:bucket",), ("s3://bucket", "--older-than", "soon")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -31,16 +31,20 @@ SPEC = {
 WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
 
 
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """The one that heeds every condition, and takes small parts."""
-    return ministack
+HONOURS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, copy=False)}
+
+
+@pytest.fixture(params=HONOURS)
+def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
+    """One that heeds every condition, and one that does not; both with small parts."""
+    return started(request.param)
 
 
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     """Through the proxy, with parts of 64 KiB."""
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=Conditions())
+    known = HONOURS[bucket.server.kind]
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
     with PageCache("1MiB", retry=AGAIN) as cache:
         volume = cache.attach(backend)
         yield volume
@@ -67,7 +71,14 @@ def change(file: CachedFile) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("spec", SPEC)
+SWEEPS = [
+    pytest.param(kind, spec, marks=[pytest.mark.slow] if kind == "moto_small" and spec not in ("reset", "lost") else [])
+    for kind in HONOURS
+    for spec in SPEC
+]
+
+
+@pytest.mark.parametrize(("server", "spec"), SWEEPS, indirect=["server"])
 def test_a_fault_at_each_request_of_a_commit_in_turn(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, spec: str
 ) -> None:
@@ -83,7 +94,13 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
         expected = changed(volume, key)
         assert proxy.rules[0].seen >= nth
         assert stored(bucket, key) == expected, f"request {nth}: {requests[nth - 1].method}"
-        volume.backend.discard(())  # type: ignore[union-attr]
+        volume.backend.session.discard(())  # type: ignore[union-attr]
+        if bucket.uploads():  # begun, though the answer says nothing of it: moto tells no times by which to find it
+            assert bucket.server.kind == "moto_small"
+            assert name_of(requests[nth - 1]) == "CreateMultipartUpload"
+            assert spec in ("lost", "cut answer")
+            [(_, upload)] = bucket.uploads()
+            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
     proxy.rules.clear()
 
 
@@ -189,7 +206,11 @@ def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume
 def test_somebody_else_changes_the_object_at_each_request(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
-    """Either our whole version is stored, over theirs only if that came later, or theirs stands and ours is kept."""
+    """Either our whole version is stored, over theirs only if that came later, or theirs stands and ours is kept.
+
+    Where the completion of an upload has no condition there is one moment in which theirs is replaced unseen.
+    """
+    window = bucket.server.kind == "moto_small"
     bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
     changed(volume, "clean")
     total = len([call for call in proxy.taken() if call.method != "HEAD"])
@@ -211,15 +232,19 @@ def test_somebody_else_changes_the_object_at_each_request(
         except (ConflictError, WritebackError) as error:
             refused = error
         found = bucket.keys(key)
-        assert found == ([key] if way == "replaced" else []), refused
-        assert not found or stored(bucket, key) == b"theirs"
+        [last] = [name_of(call) for call in proxy.taken() if call.method != "HEAD" and "call" in call.fault]
+        if window and last == "CompleteMultipartUpload":
+            assert refused is None
+            assert stored(bucket, key)[PART + 100 : PART + 103] == b"one"
+        else:
+            assert found == ([key] if way == "replaced" else []), refused
+            assert not found or stored(bucket, key) == b"theirs"
+            assert refused or last == "DeleteObject", "only after it was published may it be replaced unseen"
         assert bool(volume.dirty_ranges(key)) == (refused is not None)
-        last = [call for call in proxy.taken() if call.method != "HEAD" and "call" in call.fault]
-        assert refused or name_of(last[0]) == "DeleteObject", "only after it was published may it be replaced unseen"
         volume.discard(key)
         with suppress(DataLossError):
             file.close()
-        volume.backend.discard(())  # type: ignore[union-attr]
+        volume.backend.session.discard(())  # type: ignore[union-attr]
 
 
 def test_uploads_have_a_note_that_says_whose_they_are(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:

@@ -35,7 +35,7 @@ def bucket(bucket: Bucket) -> Bucket:
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     with PageCache("64MiB") as cache:
-        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint), read_ahead="16MiB")
+        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
 
 
 def test_a_sequential_read_is_a_few_large_requests(proxy: FaultyProxy, volume: Volume) -> None:

@@ -50,6 +50,12 @@ class Oracle:
         self._lose_parts(size, len(self.bytes))
         self.bytes = self.bytes[:size] + [(ZEROS, 0)] * (size - len(self.bytes))
 
+    def punch(self, begin: int, end: int) -> None:
+        end = min(end, len(self.bytes))
+        if begin < end:
+            self.put(begin, end, ZEROS, 0)
+            self.bytes[begin:end] = [(ZEROS, 0)] * (end - begin)
+
     def _lose_parts(self, begin: int, end: int) -> None:
         gone = {source for source, _ in self.bytes[begin:end] if isinstance(source, Part)}
         self.bytes = [(LOST, 0) if source in gone else (source, at) for source, at in self.bytes]
@@ -83,6 +89,7 @@ CHANGES = st.lists(
         st.tuples(st.just("staged"), st.integers(0, 12), st.integers(1, 3 * UNIT)),
         st.tuples(st.just("held"), st.integers(0, 12), st.integers(1, UNIT)),
         st.tuples(st.just("cut"), st.integers(0, 13 * UNIT), st.just(0)),
+        st.tuples(st.just("hole"), st.integers(0, 13 * UNIT), st.integers(1, 3 * UNIT)),
         st.tuples(st.just("odd"), st.integers(0, 12 * UNIT), st.integers(1, 2 * UNIT)),
     ),
     max_size=12,
@@ -95,6 +102,10 @@ def changed(size: int, changes: Sequence[tuple[str, int, int]]) -> tuple[Extents
         if what == "cut":
             extents.cut(where)
             oracle.cut(where)
+            continue
+        if what == "hole":
+            extents.punch(where, where + length)
+            oracle.punch(where, where + length)
             continue
         source: Source
         begin = where if what == "odd" else where * UNIT
@@ -124,6 +135,22 @@ def test_extents_say_of_each_byte_where_it_is(size: int, changes: list[tuple[str
             if p.source != LOST
         ]  # fmt: skip
         assert not part or (part[0].begin, part[-1].end) == (begin, min(begin + 7, extents.size))
+
+
+@given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
+@settings(max_examples=400)
+def test_what_is_lost_is_what_was_opened_less_cuts_and_holes(size: int, changes: list[tuple[str, int, int]]) -> None:
+    """Bytes may be forgotten, what took bytes away may not."""
+    extents, _ = changed(size, changes)
+    spaces, _ = changed(size, [change for change in changes if change[0] in ("cut", "hole")])
+    there = spelled(spaces.pieces(0, spaces.size))
+    extents.lose()
+    lost = [at for p in extents if p.source == LOST for at in range(p.begin, p.end)]
+    extents.forget()
+    found = spelled(list(extents))
+    assert LOST not in {source for source, _ in found}
+    for at in lost:
+        assert found[at] == (there[at] if at < len(there) else (ZEROS, 0))
 
 
 @given(size=st.integers(0, 13 * UNIT), changes=CHANGES)

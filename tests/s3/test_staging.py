@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache, PageCacheError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -127,6 +127,130 @@ def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, po
         with suppress(DataLossError):
             file.close()
         assert stored(bucket, "k") == (theirs if policy == "take_remote" else ours)
+
+
+@pytest.mark.parametrize("how", ["rebase", "force", "policy"])
+def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
+    bucket: Bucket, proxy: FaultyProxy, how: Any
+) -> None:
+    """What is staged is laid over the other version where it is; it neither comes back nor travels again. [2.19]"""
+    policy: Any = "rebase" if how == "policy" else "fail"
+    theirs, ours = random.Random(11).randbytes(SIZE + 3000), bytearray(random.Random(12).randbytes(SIZE))
+    with PageCache(CAPACITY, retry=AGAIN) as cache:
+        volume = cache.attach(small(bucket, proxy.endpoint), on_conflict=policy)
+        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
+        with volume.open("k", "r+") as file:
+            if how != "force":  # pieces, between which theirs have to show
+                for begin in range(0, SIZE, PART):
+                    ours[begin + PART // 2 : begin + PART] = theirs[begin + PART // 2 : begin + PART]
+                ours += theirs[SIZE:]
+            for begin in range(0, SIZE, PART):
+                file.pwrite(ours[begin : begin + (PART if how == "force" else PART // 2)], begin)
+            bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
+            if how != "policy":
+                with pytest.raises(ConflictError):
+                    file.fsync()
+                proxy.taken()
+                volume.resolve("k", how)
+            file.fsync()
+            for begin in range(0, SIZE, 5 * PART):
+                assert file.pread(PART, begin) == ours[begin : begin + PART]
+            assert file.size == len(ours)
+        assert stored(bucket, "k") == ours
+        if how == "force":
+            assert sum(call.up for call in proxy.taken()) < SIZE // 2
+
+
+def test_bytes_of_ours_that_are_nowhere_any_more_cannot_be_forced(bucket: Bucket, volume: Volume) -> None:
+    """Of the version that was opened, with a conflict in between; a rebase settles it all the same."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old." * (SIZE // 4))
+    with volume.open("k", "r+") as file:
+        for begin in range(0, SIZE, 2 * PART):
+            file.pwrite(b"x" * PART, begin)
+        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"new." * (SIZE // 4))
+        with pytest.raises(ConflictError):
+            file.fsync()
+        with pytest.raises(PageCacheError):
+            volume.resolve("k", "force")
+        assert file.pread(PART, 4 * PART) == b"x" * PART
+        volume.resolve("k", "rebase")
+    assert stored(bucket, "k") == (b"x" * PART + b"new." * (PART // 4)) * (SIZE // PART // 2)
+
+
+def test_a_volume_that_is_reconnected_goes_on_with_what_was_staged(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """Also with an upload that the server has forgotten meanwhile: those bytes are in memory."""
+    content = bytearray(random.Random(13).randbytes(SIZE))
+    with volume.open("k", "w+") as file:
+        file.write(content)
+        volume.abort()
+        for key, upload in bucket.uploads():
+            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+        volume.reconnect(volume.backend)
+        rewritten(file, content, 14, count=20)
+        file.fsync()
+        assert stored(bucket, "k") == content
+
+
+@pytest.mark.parametrize("what", ["another backend", "private objects are gone"])
+def test_a_volume_that_is_reconnected_without_what_was_staged_tells_the_loss(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, what: str
+) -> None:
+    """Once; what was in memory is stored."""
+    file = volume.open("k", "w+")
+    file.write(random.Random(15).randbytes(SIZE))
+    before, end = volume.backend, file.pread(1000, SIZE - 1000)
+    volume.abort()
+    if what == "another backend":
+        volume.reconnect(small(bucket, proxy.endpoint))
+        assert isinstance(before, S3Backend)
+        before.close()
+    else:
+        for key in bucket.keys(".pagecache/"):
+            bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        volume.reconnect(volume.backend)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    assert file.pread(1000, SIZE - 1000) == end
+    file.close()
+    assert stored(bucket, "k")[-1000:] == end
+
+
+def test_a_hole_costs_requests_and_no_bytes(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old!" * (SIZE // 4))
+    proxy.taken()
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"new", 3 * PART)
+        file.flush()  # a part that the hole cuts
+        file.punch_hole(3 * PART + 1, SIZE // 2)
+        assert file.pread(4, 3 * PART) == b"n\0\0\0"
+    expected = bytearray(b"old!" * (SIZE // 4))
+    expected[3 * PART : 3 * PART + 1 + SIZE // 2] = b"n" + bytes(SIZE // 2)
+    assert stored(bucket, "k") == expected
+    assert sum(call.up for call in proxy.taken()) <= 6 * PART
+
+
+def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
+    """What was written into a hole is sent again, the hole around it stays."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old!" * (SIZE // 4))
+    expected = bytearray(b"old!" * (SIZE // 4))
+    with volume.open("k", "r+") as file:
+        file.punch_hole(2 * PART + 5, 4 * PART)
+        file.pwrite(b"inside", 4 * PART + 10)
+        expected[2 * PART + 5 : 6 * PART + 5] = bytes(4 * PART)
+        expected[4 * PART + 10 : 4 * PART + 16] = b"inside"
+
+        def forget() -> None:
+            for key, upload in bucket.uploads():
+                bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+
+        volume.backend.honours()  # type: ignore[union-attr]
+        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=forget)]
+        file.fsync()
+        assert proxy.rules[0].seen > 1
+    assert stored(bucket, "k") == expected
 
 
 def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Callable[[str], Server]) -> None:

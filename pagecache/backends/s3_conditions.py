@@ -1,0 +1,111 @@
+"""Which conditional requests a server honours: it is tried, on a private object.
+
+A server that does not know a condition ignores it and carries the request out. So each is asked for something that must
+be refused. Some dozen requests, once for each backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from .s3_calls import Bucket
+from .s3_errors import NoETag, Told
+from .s3_session import Session
+
+__all__ = ["Conditions", "tried"]
+
+STALE = '"00000000000000000000000000000000"'
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a server honours.
+
+    Attributes:
+        put: `If-Match` and `If-None-Match` of objects that are stored as a whole.
+        complete: those of an upload that is published.
+        copy: that of the version a part is copied from.
+        copies: parts are copied at all.
+        etags: what an upload is published with is what the object has from then on.
+    """
+
+    put: bool = True
+    complete: bool = True
+    copy: bool = True
+    copies: bool = True
+    etags: bool = True
+
+    @property
+    def everything(self) -> bool:
+        return self.put and self.complete and (self.copy or not self.copies)
+
+
+def tried(bucket: Bucket, session: Session) -> Conditions:
+    """Find out.
+
+    Raises:
+        OSError: a request failed for another reason; nothing is known then.
+    """
+    name = session.private_name(".try")
+    try:
+        return _tried(bucket, session, name)
+    finally:
+        session.discard({name})
+
+
+def _tried(bucket: Bucket, session: Session, name: str) -> Conditions:
+    one, two = memoryview(b"1"), memoryview(b"2")
+    bucket.put(name, [one], {}, condition={})
+    put = all(
+        _refused(partial(bucket.put, name, [one], {}, condition=condition))
+        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": STALE})
+    )
+    with _trial(bucket, session, name) as upload:
+        copies = _done(lambda: bucket.copy(name, upload, 1, name, 0, 1, None))
+        copy = copies and _refused(lambda: bucket.copy(name, upload, 2, name, 0, 1, STALE))
+    with _trial(bucket, session, name) as upload:
+        parts = [(1, bucket.send(name, upload, 1, [two]))]
+        told: list[str] = []
+        complete = _refused(lambda: told.append(bucket.complete(name, upload, parts, {"IfMatch": STALE})[0]))
+        if complete:
+            told.append(bucket.complete(name, upload, parts, {})[0])
+    stored = bucket.head(name)
+    return Conditions(put, complete, copy, copies, stored is not None and [stored.etag] == told)
+
+
+@contextmanager
+def _trial(bucket: Bucket, session: Session, name: str) -> Iterator[str]:
+    upload = bucket.create(name, {})
+    try:
+        yield upload
+    finally:
+        session.give_up(name, upload)
+
+
+def _refused(call: Callable[[], object]) -> bool:
+    """Whether a request with a condition that does not hold is refused for it."""
+    try:
+        call()
+    except Told as error:
+        if error.status == 412:
+            return True
+        if error.status == 501:
+            return False
+        raise
+    return False
+
+
+def _done(call: Callable[[], object]) -> bool:
+    """Whether the server can carry out a request at all."""
+    try:
+        call()
+    except Told as error:
+        if error.status in (401, 403, 429, 503):
+            raise
+        return False
+    except NoETag:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""What runs side by side on one object: hand-overs, the beginning of their upload, its end, reads and a commit.
+
+Each order is forced by what the proxy does right before a request, or by who calls right after one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3_object import S3File
+from pagecache.errors import BackendError
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import counted, is_for
+from .servers import Bucket, Server
+
+PART = 64 << 10
+OLD, NEW = b"o" * PART, b"n" * PART
+
+
+@pytest.fixture
+def server(ministack: Server) -> Server:
+    """The one that takes small parts."""
+    return ministack
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
+    known = Conditions()
+    made = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+    yield made
+    proxy.rules.clear()
+    made.close()
+
+
+def opened(backend: S3Backend, bucket: Bucket, units: int) -> S3File:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD * units)
+    return backend.open("k")
+
+
+def stored(bucket: Bucket) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+    return body
+
+
+def run(call: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    return thread
+
+
+def read(file: S3File, offset: int, length: int) -> bytes:
+    room = bytearray(length)
+    done = file.read_into(offset, [memoryview(room)])
+    return bytes(room[:done])
+
+
+def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
+    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another hand-over has found in between that the server does not know the upload any more."""
+    file, send = opened(backend, bucket, 4), backend.bucket.send
+
+    def answered_late(*arguments: Any) -> str:
+        monkeypatch.undo()
+        etag = send(*arguments)
+        for key, upload in bucket.uploads():
+            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+        with pytest.raises(BackendError, match="sent again"):
+            file.write_from(PART, [memoryview(NEW)])
+        return etag
+
+    monkeypatch.setattr(backend.bucket, "send", answered_late)
+    with pytest.raises(BackendError, match="given up"):
+        file.write_from(0, [memoryview(NEW)])
+    for offset in (0, PART):
+        file.write_from(offset, [memoryview(NEW)])
+    file.commit()
+    assert stored(bucket) == NEW * 2 + OLD * 2
+
+
+def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:
+    """The second one waits for the first: it would meet it at the server."""
+    file = opened(backend, bucket, 4)
+    meeting = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=60)
+
+    def meet() -> None:
+        try:
+            meeting.wait(0.3)
+        except threading.BrokenBarrierError:
+            pass
+
+    proxy.rules = [ProxyRule("call", is_for("CreateMultipartUpload"), times=2, action=meet)]
+
+    def hand_over(offset: int) -> None:
+        both.wait()
+        file.write_from(offset, [memoryview(NEW)])
+
+    threads = [run(lambda offset=offset: hand_over(offset)) for offset in (0, PART)]  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert counted(proxy.taken())["CreateMultipartUpload"] == 1
+    file.commit()
+    assert stored(bucket) == NEW * 2 + OLD * 2
+
+
+def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it_made(
+    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has published, the file does not know it yet: that is no version of somebody else."""
+    file, complete = opened(backend, bucket, 4), backend.bucket.complete
+    file.write_from(PART, [memoryview(NEW)])
+    got: list[object] = []
+    refused, get = threading.Event(), backend.bucket.get
+
+    def seen(*arguments: Any) -> int:
+        try:
+            return get(*arguments)
+        except OSError:
+            refused.set()
+            raise
+
+    def reads() -> None:
+        try:
+            got.append(read(file, 0, 3 * PART))
+        except OSError as error:
+            got.append(error)
+
+    threads: list[threading.Thread] = []
+
+    def published(*arguments: Any) -> tuple[str, float]:
+        answer = complete(*arguments)
+        threads.append(run(reads))
+        assert refused.wait(60)
+        return answer
+
+    monkeypatch.setattr(backend.bucket, "get", seen)
+    monkeypatch.setattr(backend.bucket, "complete", published)
+    file.commit()
+    threads[0].join()
+    assert got == [OLD + NEW + OLD]
+
+
+def test_a_read_beside_a_cut_is_made_again(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:
+    """What was cut and grown again meanwhile is zeros, and not what was on its way."""
+    file = opened(backend, bucket, 4)
+
+    def cut() -> None:
+        file.truncate(PART)
+        file.punch_hole(0, 10)
+        file.truncate(3 * PART)
+
+    proxy.rules = [ProxyRule("call", is_for("GetObject"), action=cut)]
+    assert read(file, 0, 4 * PART) == bytes(10) + OLD[10:] + bytes(2 * PART)
+    file.commit()
+    assert stored(bucket) == bytes(10) + OLD[10:] + bytes(2 * PART)

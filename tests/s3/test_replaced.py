@@ -1,0 +1,137 @@
+"""Somebody else replaces or removes the object at each request of a read, and of what is staged, in turn.
+
+No read ever has bytes of two versions, no version of theirs is replaced unseen, and nothing of ours is lost or left
+behind. The requests of a commit: `test_commit_faults.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
+from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
+
+from .requests import is_for, name_of
+from .servers import Bucket, Server
+
+PART = 64 << 10
+OLD = random.Random(1).randbytes(7 * PART + 100)
+THEIRS = random.Random(2).randbytes(9 * PART)
+SIZE = 5 << 18
+AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
+HONOURS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, copy=False)}
+WAYS = pytest.mark.parametrize("way", ["replaced", "removed", "replaced for a while"])
+
+
+@pytest.fixture(params=HONOURS)
+def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
+    return started(request.param)
+
+
+@pytest.fixture
+def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+    known = HONOURS[bucket.server.kind]
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+    with PageCache("512KiB", retry=AGAIN) as cache:
+        yield cache.attach(backend, read_ahead=0)
+        proxy.rules.clear()
+
+
+def act(bucket: Bucket, way: str, key: str, old: bytes) -> None:
+    """What somebody else does. Where theirs is there for a while only, the same bytes are another version's then."""
+    if way == "removed":
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        return
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=THEIRS)
+    if way != "replaced":
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=old)
+
+
+def is_no_head(call: ProxyCall) -> bool:
+    return call.method != "HEAD"
+
+
+def stored(bucket: Bucket, key: str) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    return body
+
+
+@WAYS
+def test_a_read_beside_somebody_who_changes_the_object_is_of_one_version(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
+) -> None:
+    nth, changed = 0, True
+    while changed:
+        nth += 1
+        key, done, refused = f"k{nth}", b"", False
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        with volume.open(key) as file:
+            rule = ProxyRule("call", is_for("GetObject"), nth, action=partial(act, bucket, way, key, OLD))
+            proxy.rules = [rule]
+            with suppress(ConflictError):
+                refused = True
+                while piece := file.read(PART):
+                    done += piece
+                refused = False
+        changed = rule.seen >= nth
+        proxy.rules = []
+        assert OLD.startswith(done)
+        assert refused or done == OLD
+        assert refused == (changed and way != "replaced for a while"), "the same bytes under the same ETag are the same"
+        if not changed:
+            break
+        if way == "removed":
+            with pytest.raises(FileNotFoundError):
+                volume.open(key)
+            continue
+        with volume.open(key) as file:
+            assert file.read() == (THEIRS if way == "replaced" else OLD)
+    assert nth > 4
+
+
+@WAYS
+def test_somebody_changes_the_object_at_each_request_while_ours_is_staged(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
+) -> None:
+    """Up to the publishing request, which `test_commit_faults.py` is about. What is staged survives and is stored."""
+    ours = random.Random(3).randbytes(SIZE)
+    pieces = [(at, ours[at : at + PART]) for at in range(0, SIZE, 2 * PART)]
+    old = bytes(SIZE)
+    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=old)
+    proxy.taken()
+    with volume.open("clean", "r+") as file:
+        for offset, data in pieces:
+            file.pwrite(data, offset)
+    names = [name_of(call) for call in proxy.taken() if call.method != "HEAD"]
+    assert names.count("PutObject") > 4, "something is staged"
+    last = names.index("CompleteMultipartUpload") - 1
+    for nth in range(1, last, -(-last // 6)):
+        key = f"k{nth}."
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=old)
+        rule = ProxyRule("call", is_no_head, nth, action=partial(act, bucket, way, key, old))
+        proxy.rules = [rule]
+        refused = False
+        with volume.open(key, "r+") as file:
+            for offset, data in pieces:
+                file.pwrite(data, offset)
+            try:
+                file.fsync()
+            except (ConflictError, WritebackError):
+                refused = True
+                proxy.rules = []
+                assert all(file.pread(PART, offset) == data for offset, data in pieces)
+                assert bucket.keys(key) == ([] if way == "removed" else [key])
+                volume.resolve(key, "rebase")
+        assert rule.seen >= nth
+        assert refused or way == "replaced for a while", nth  # which a copy beside it may have met
+        expected = bytearray({"replaced": THEIRS, "removed": b""}.get(way, old).ljust(pieces[-1][0] + PART, b"\0"))
+        for offset, data in pieces:
+            expected[offset : offset + PART] = data
+        assert stored(bucket, key) == expected
+        assert [left for left in bucket.left_behind() if key in left or "object" in left] == []
