@@ -11,7 +11,8 @@ PY   := $(RUN)/python
 PIP  := $(PY) -m pip install -q --disable-pip-version-check
 
 NATIVE := pagecache/_native
-BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h)
+LOOP   := $(NATIVE)/fuse
+BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h) $(LOOP)/build.py $(wildcard $(LOOP)/*.c $(LOOP)/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

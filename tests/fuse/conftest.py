@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import MODES, Mounted
+from .mounts import KINDS, Mounted
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session", params=MODES)
+@pytest.fixture(scope="session", params=KINDS or ["none"])
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     """A mount of a directory, and that directory."""
     root = tmp_path_factory.mktemp("tree")
@@ -23,7 +23,7 @@ def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield mounted, store
 
 
-@pytest.fixture(scope="session", params=MODES)
+@pytest.fixture(scope="session", params=KINDS or ["none"])
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """A mount of a store that knows nothing but objects."""
     root = tmp_path_factory.mktemp("objects")

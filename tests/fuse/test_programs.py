@@ -13,13 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import MODES, Mounted, names, needs_mounts, run
+from .mounts import KINDS, MODES, Mounted, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 BELOW = "tests.fuse.below"
 JOURNALS = ("delete", "truncate", "persist", "memory", "wal", "off")
 QUICK = ("delete", "wal")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both ways of caching on the first loop, one on the other: programs take long."""
+    if "tree" in metafunc.fixturenames:
+        kinds = [*KINDS[:2], *KINDS[3:]] or ["none"]
+        metafunc.parametrize("tree", kinds, indirect=True, scope="session")
 
 
 def same(one: Path, other: Path) -> None:
