@@ -1,7 +1,7 @@
 /*
  * ask.c - requests that wait for a handler: slots, the queue, deadlines, interrupts.
  *
- *   made ──> queued ──> taken by a handler ──> done        the slot is free when the call is over and the request answered
+ *   made ──> (held) ──> queued ──> taken by a handler ──> done        the slot is free when the call is over and the request answered
  *              └─────────── answered by its deadline, by the end, or for a program that is being killed
  *
  * A token is a slot and its generation, so that a late answer never meets another request. Who answers takes `req` out of the
@@ -41,8 +41,26 @@ static struct slot *slot_take(struct pc_loop *l)
 }
 
 /* Lock held. */
+static void queue(struct pc_loop *l, struct slot *s)
+{
+	s->state = SLOT_QUEUED;
+	s->next = NULL;
+	if (l->last)
+		l->last->next = s;
+	else
+		l->first = s;
+	l->last = s;
+	pthread_cond_signal(&l->asked);
+}
+
+/* Lock held. */
 static void slot_free(struct pc_loop *l, struct slot *s)
 {
+	struct slot *held = pc_turn_end(l, s), *next;
+	for (; held; held = next) {
+		next = held->next;
+		queue(l, held);
+	}
 	free(s->asked.memory);
 	s->asked.memory = NULL;
 	s->req = NULL;
@@ -138,24 +156,6 @@ static int keep(struct slot *s, const char *name, const char *name2, const char 
 	return 0;
 }
 
-/* Lock held. */
-static void queue(struct pc_loop *l, struct slot *s)
-{
-	s->state = SLOT_QUEUED;
-	s->next = NULL;
-	if (l->last)
-		l->last->next = s;
-	else
-		l->first = s;
-	l->last = s;
-	l->nr_asked++;
-	if (s->due_ns < l->due_ns) {
-		l->due_ns = s->due_ns;
-		pthread_cond_signal(&l->clock);
-	}
-	pthread_cond_signal(&l->asked);
-}
-
 /* Ask the handlers. */
 void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
 {
@@ -168,10 +168,15 @@ void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *nam
 			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->asked.token);
 	}
 	pthread_mutex_lock(&l->lock);
+	l->nr_asked++;
 	if (err)
 		slot_free(l, s);
-	else
+	else if (!pc_turn_begin(l, s))
 		queue(l, s);
+	if (!err && s->due_ns < l->due_ns) {
+		l->due_ns = s->due_ns;
+		pthread_cond_signal(&l->clock);
+	}
 	pthread_mutex_unlock(&l->lock);
 	if (err && req)
 		fuse_reply_err(req, -err);
@@ -378,7 +383,7 @@ static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 	*due = INT64_MAX;
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		struct slot *s = l->slots[k];
-		if ((s->state != SLOT_QUEUED && s->state != SLOT_TAKEN) || !s->req)
+		if (s->state < SLOT_HELD || !s->req)
 			continue;
 		if (s->interrupted == 1 || s->due_ns <= now)
 			return s;
@@ -466,17 +471,14 @@ void pc_ask_end(struct pc_loop *l)
 {
 	pthread_mutex_lock(&l->lock);
 	l->stopped = 1;
-	l->first = l->last = NULL;
 	pthread_cond_broadcast(&l->asked);
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		struct slot *s = l->slots[k];
 		u64 token = s->asked.token;
-		bool waits = s->state != SLOT_FREE && s->req, queued = s->state == SLOT_QUEUED;
+		bool waits = s->state != SLOT_FREE && s->req;
 		pthread_mutex_unlock(&l->lock);
 		if (waits)
 			pc_reply_error(l, token, EIO);
-		if (queued)
-			ended(l, s);
 		pthread_mutex_lock(&l->lock);
 	}
 	pthread_mutex_unlock(&l->lock);

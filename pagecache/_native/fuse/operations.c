@@ -41,7 +41,7 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
 	struct worker *w = pc_worker;
-	if (o->hit && size <= PC_REPLY_MAX) {
+	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
 		if (marker != UINT64_MAX)
@@ -66,7 +66,8 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 {
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
-	if (o->hit && !atomic_load_explicit(&o->told, memory_order_relaxed)) {
+	if (o->hit && !atomic_load_explicit(&o->told, memory_order_relaxed) &&
+	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
 		pc_opened_set_wrote(o, true);
 		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {

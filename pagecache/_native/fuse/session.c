@@ -85,6 +85,8 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 	l->nr_workers = options->workers < 1                ? 1
 			: options->workers > PC_WORKERS_MAX ? PC_WORKERS_MAX
 							    : options->workers;
+	if (!options->direct_io)
+		l->nr_workers = 1; /* turns.c */
 	char *argv[] = {"pagecache", "-o", (char *)(uintptr_t)words};
 	struct fuse_args args = FUSE_ARGS_INIT(words && *words ? 3 : 1, argv);
 	l->session = fuse_session_new(&args, &pc_operations, sizeof(pc_operations), l);
@@ -200,10 +202,9 @@ int pc_loop_start(struct pc_loop *l)
 	int err = thread_start(&l->clock_thread, pc_clock_main, l);
 	if (err)
 		return err;
-	err = worker_start(l, 0);
 	l->started = 1;
-	if (err)
-		l->nr_workers = 0;
+	err = worker_start(l, 0);
+	l->serving = !err;
 	return err;
 }
 
@@ -215,11 +216,13 @@ int pc_loop_ended_fd(struct pc_loop *l)
 
 static void workers_end(struct pc_loop *l)
 {
-	for (u32 k = 0; l->started && k < l->nr_workers; k++) { /* the first one starts the others */
+	u32 k = 0;
+	if (!l->serving)
+		return;
+	do { /* the first one starts the others, and says how many there are */
 		pthread_cancel(l->workers[k].thread);
 		pthread_join(l->workers[k].thread, NULL);
-	}
-	l->nr_workers = 0;
+	} while (++k < l->nr_workers);
 }
 
 /* Lock held. Return: whether no answer is on its way. */

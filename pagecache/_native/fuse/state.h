@@ -1,6 +1,6 @@
 /*
  * state.h - what a loop is made of, for its own files: session.c (threads and their end), ask.c (requests that wait),
- * reply.c (their answers), operations.c (what libfuse calls), names.c (nodes), opened.c (open files), notify.c.
+ * turns.c (their order), reply.c (their answers), operations.c (what libfuse calls), names.c (nodes), opened.c (open files), notify.c.
  *
  * Locks, none held over a call of libfuse or of CORE's but where said:
  *
@@ -37,7 +37,7 @@ enum {
 	PC_SLOTS_MAX = 1 << 20,
 };
 
-enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_QUEUED, SLOT_TAKEN };
+enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN };
 
 /* A request that a handler is to answer. */
 struct slot {
@@ -45,6 +45,9 @@ struct slot {
 	fuse_req_t req;    /* NULL: answered, or nobody waits */
 	struct pc_asked asked;
 	i64 due_ns; /* INT64_MAX: never */
+	struct slot *next_turn; /* turns.c */
+	u64 order;
+	u8 turn;
 	u32 generation, index;
 	u8 state;
 	u8 interrupted; /* 1: told, 2: looked at, and it goes on */
@@ -87,6 +90,9 @@ struct pc_loop {
 	pthread_cond_t asked, clock, sent;
 	struct slot **slots, *free;
 	struct slot *first, *last;
+	struct slot *turns, *held; /* turns.c */
+	u64 last_order;
+	_Atomic u32 nr_turns;
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
 	u64 nr_asked;
 	i64 due_ns, silent_until_ns;
@@ -104,7 +110,7 @@ struct pc_loop {
 	pthread_t clock_thread;
 	struct worker workers[PC_WORKERS_MAX];
 	u32 nr_workers;
-	u8 mounted, started, initialized;
+	u8 mounted, started, serving, initialized; /* started: there is a clock; serving: and workers */
 	struct pc_loop_features features;
 };
 
@@ -138,6 +144,11 @@ bool pc_sender_enter(struct pc_loop *l);
 void pc_sender_leave(struct pc_loop *l);
 void *pc_clock_main(void *loop);
 void pc_ask_end(struct pc_loop *l);
+
+/* turns.c */
+bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
+bool pc_turn_begin(struct pc_loop *l, struct slot *s);
+struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
 
 /* names.c */
 int pc_names_init(struct pc_loop *l);
