@@ -233,9 +233,26 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
     sys.exit(0 if saved else 1)
 
 
+def _show_features(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from pagecache.fuse.features import features
+
+        for line in features():
+            click.echo(line)
+        context.exit()
+
+
 @main.command()
 @click.argument("url")
 @click.argument("directory")
+@click.option(
+    "--features",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_features,
+    help="Say what is built, and what libfuse and the kernel have; mount nothing.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and say on stderr how far it is.")
 @click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options as mount(8) has them; may be repeated.")
 @click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 256MiB]")

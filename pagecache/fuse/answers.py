@@ -24,7 +24,7 @@ from .files import Files
 from .loopfile import LoopFile
 from .server import Attributes, Listing, Owner
 
-__all__ = ["Answers", "FileSystem"]
+__all__ = ["Answers", "FileSystem", "has_xattrs"]
 
 log = logging.getLogger("pagecache.fuse")
 
@@ -77,6 +77,12 @@ def _values(found: Attributes) -> tuple[int, ...]:
     )
 
 
+def has_xattrs(system: FileSystem) -> bool:
+    """Whether it keeps extended attributes: then the loop says by itself that there is no security.capability."""
+    names = getattr(system, "names", None)
+    return callable(getattr(system, "getxattr", None)) and bool(getattr(names, "has_xattrs", True))
+
+
 def _code(error: BaseException, what: str) -> int:
     """What a program is told."""
     code = errno_of(error)
@@ -104,8 +110,7 @@ class Answers:
         self._lock = threading.Lock()  # guards the table of directories, for moments
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
-        names = getattr(system, "names", None)
-        self._has_xattrs = callable(getattr(system, "getxattr", None)) and getattr(names, "has_xattrs", True)
+        self._has_xattrs = has_xattrs(system)
 
     def answer(self, asked: Asked) -> None:
         """One request. Never raises."""
@@ -339,8 +344,6 @@ class Answers:
 
     def _getxattr(self, asked: Asked, token: int) -> None:
         self._check_xattrs()
-        if asked.name == CAPABILITY:  # asked for before each write, and none is ever kept
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         self._loop.reply_data(token, self._system.getxattr(asked.number, asked.name))
 
     def _setxattr(self, asked: Asked, token: int) -> None:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from ..native.loop import LOOP_MISSING, Asked, NativeLoop
-from .answers import Answers, FileSystem
+from .answers import Answers, FileSystem, has_xattrs
 from .loopfile import LoopFile
 
 __all__ = ["Loop", "why_no_loop"]
@@ -76,6 +76,7 @@ class Loop:
         if LOOP_MISSING:
             raise OSError(errno.ENOSYS, LOOP_MISSING)
         options = {
+            "xattrs": has_xattrs(system),
             "entry_ns": _ns(entry_timeout),
             "attr_ns": _ns(attr_timeout),
             "timeout_ns": _ns(timeout),
@@ -164,7 +165,7 @@ class Loop:
         return self._native.drain(timeout)
 
     def stop(self, *, unmount: bool = True) -> None:
-        """Serve no more: whatever waits gets EIO, open files are released. Idempotent."""
+        """Serve no more: whatever waits gets EIO. Files that programs had open stay in `system.files`. Idempotent."""
         with self._lock:
             stopped, self._stopped = self._stopped, True
         if stopped:
@@ -178,7 +179,9 @@ class Loop:
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        """Stop, and release every file that programs had open."""
         self.stop()
+        self._system.files.close()
 
     # -- what it does
 

@@ -100,6 +100,7 @@ struct pc_loop_options {
 	int64_t silence_ns; /* and for so long they are not asked for again */
 	uint32_t workers;
 	uint8_t direct_io, keep_pages, parallel_writes;
+	uint8_t xattrs; /* extended attributes are kept, but for security.capability, which is asked for before each write */
 };
 
 /* What library and kernel have, and what is used; `capable` and `want` as FUSE_CAP_*. */

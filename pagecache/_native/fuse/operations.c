@@ -373,6 +373,10 @@ static void ask_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const char 
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
 {
+	if (loop_of(req)->options.xattrs && !strcmp(name, "security.capability")) {
+		fuse_reply_err(req, ENODATA);
+		return;
+	}
 	ask_attribute(req, PC_ASK_GETXATTR, number, name, size);
 }
 
