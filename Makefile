@@ -11,7 +11,8 @@ PY   := $(RUN)/python
 PIP  := $(PY) -m pip install -q --disable-pip-version-check
 
 NATIVE := pagecache/_native
-BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h)
+LOOP   := $(NATIVE)/fuse
+BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h) $(LOOP)/build.py $(wildcard $(LOOP)/*.c $(LOOP)/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -129,10 +130,28 @@ run-c-$(1): $$(PROGRAMS_$(1))
 endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 
+# The loop of FUSE servers, where libfuse is: the same, with its own files.
+FUSE_C := $(shell pkg-config --atleast-version=3.10 fuse3 2>/dev/null && ls $(LOOP)/*.c)
+FUSE_T := $(if $(FUSE_C),$(wildcard tests/native/fuse/test_*.c))
+
+define fuse
+build/loop-$(1)/%.o: $(LOOP)/%.c $(wildcard $(LOOP)/*.h $(NATIVE)/pagecache.h) Makefile
+	@mkdir -p $$(@D)
+	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) $$(shell pkg-config --cflags fuse3) -c $$< -o $$@
+
+build/loop-$(1)/%: tests/native/fuse/%.c $(wildcard tests/native/*.h tests/native/fuse/*.h) $(FUSE_C:$(LOOP)/%.c=build/loop-$(1)/%.o) $$(OBJECTS_$(1))
+	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -I$(LOOP) $$< $(FUSE_C:$(LOOP)/%.c=build/loop-$(1)/%.o) $$(OBJECTS_$(1)) $$(shell pkg-config --libs fuse3) -o $$@
+
+.PHONY: run-fuse-$(1)
+run-fuse-$(1): $(FUSE_T:tests/native/fuse/%.c=build/loop-$(1)/%)
+	@for program in $$^; do echo "$$$$program"; $(RUN_$(1)) $$$$program || exit 1; done
+endef
+$(foreach v,$(VARIANTS),$(eval $(call fuse,$(v))))
+
 .PHONY: ctest ctest-asan ctest-tsan
-ctest: run-c-plain run-schedules                                      ## C tests
-ctest-asan: run-c-asan run-schedules-asan                             ## C tests under ASan and UBSan
-ctest-tsan: run-c-tsan                                                ## C tests under TSan
+ctest: run-c-plain run-fuse-plain run-schedules                                      ## C tests
+ctest-asan: run-c-asan run-fuse-asan run-schedules-asan                             ## C tests under ASan and UBSan
+ctest-tsan: run-c-tsan run-fuse-tsan                                                ## C tests under TSan
 
 # Schedules (docs/testing.md): the core and a small world over simulated threads, one program. Data races are TSan's to find, in
 # the programs with real threads.
@@ -216,7 +235,7 @@ docs: .venv-docs/.installed $(VENV)/.created                          ## build t
 fmt: $(VENV)/.dev                                                     ## format Python and C
 	$(RUN)/ruff check -q --fix-only
 	$(RUN)/ruff format -q
-	$(if $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch]))
+	$(if $(wildcard $(NATIVE)/*.[ch] $(LOOP)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch] tests/native/fuse/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] $(LOOP)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch] tests/native/fuse/*.[ch]))
 
 clean:                                                                ## remove what was built, environments too
 	rm -rf build dist *.egg-info .venv .venv-docs .venv-s3fs .venv-smart-open $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -233,9 +233,26 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
     sys.exit(0 if saved else 1)
 
 
+def _show_features(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        from pagecache.fuse.features import features
+
+        for line in features():
+            click.echo(line)
+        context.exit()
+
+
 @main.command()
 @click.argument("url")
 @click.argument("directory")
+@click.option(
+    "--features",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_features,
+    help="Say what is built, and what libfuse and the kernel have; mount nothing.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and say on stderr how far it is.")
 @click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options as mount(8) has them; may be repeated.")
 @click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 256MiB]")
@@ -259,6 +276,11 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
 )
 @click.option("--stats", metavar="SOCKET", help="Serve live statistics, for `pagecache top` and `pagecache drain`.")
 @click.option("--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Goes to the backend.")
+@click.option(
+    "--loop",
+    type=click.Choice(["auto", "c", "pyfuse3"]),
+    help="What carries the requests.  [default: that in C where it was built, pyfuse3 else]",
+)
 def mount(
     url: str,
     directory: str,
@@ -273,13 +295,12 @@ def mount(
     or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
     1 not mounted, or not everything saved (it is listed), 2 wrong usage.
     """
-    from importlib.util import find_spec
-
     from pagecache.fuse.daemon import detach, wait_for_child
     from pagecache.fuse.mounting import mount_as_asked, options_from
+    from pagecache.fuse.serving import why_cannot_serve
 
-    if find_spec("pyfuse3") is None:
-        raise WrongUsage("mounting needs pyfuse3: pip install 'pagecache[fuse]' (and libfuse3)")
+    if why := why_cannot_serve(options["loop"] or "auto"):
+        raise WrongUsage(f"mounting: {why}")
     try:
         asked = options_from(url, directory, words, backend_options, options)
     except ValueError as error:

@@ -346,6 +346,20 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 	return true;
 }
 
+/* I-28: what threads without Python may touch at any moment is kept: an open hit is a user of its inode, and one of `copies`. */
+static bool check_hits(struct pc_cache *c, struct pc_violation *out)
+{
+	u32 open = 0, copies = atomic_load(&c->copies);
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		struct pc_inode *i = c->inodes[k];
+		u32 hits = i ? atomic_load(&i->hits_open) : 0;
+		if (hits && hits > atomic_load(&i->users))
+			return pc_violated(out, "I-28", "inode %llu: %u open hits, and fewer users", id_of(i), hits);
+		open += hits;
+	}
+	return open <= copies || pc_violated(out, "I-28", "%u open hits, and %u copies", open, copies);
+}
+
 /* Sums of the inodes against the numbers that limits use. */
 static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 {
@@ -415,7 +429,7 @@ static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 	for (u32 k = 0; ok && k < slots; k++)
 		ok = !inodes[k] || inodes[k]->id == 0 || check_inode(inodes[k], out);
 	ok = ok && check_queue(c, &c->small, PC_F_SMALL, out) && check_queue(c, &c->main, PC_F_MAIN, out);
-	ok = ok && check_frames(c, owned, out) && check_sums(c, out) && check_waits(c, out);
+	ok = ok && check_frames(c, owned, out) && check_sums(c, out) && check_waits(c, out) && check_hits(c, out);
 	pc_leaf_unlock(&c->arena.lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);

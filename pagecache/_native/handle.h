@@ -123,6 +123,11 @@ PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
 
+/* handle_hit.c */
+PyObject *handle_open_hit(PyObject *self, PyObject *unused);
+PyObject *handle_close_hit(PyObject *self, PyObject *address);
+PyObject *handle_move_window(PyObject *self, PyObject *page);
+
 /* handle_direct.c */
 PyObject *handle_may_fault(PyObject *self, PyObject *object);
 PyObject *handle_copy_aside(PyObject *self, PyObject *args);

@@ -135,7 +135,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_list_del(&i->volume_link);
 	v->nr_inodes--;
-	pc_counters_add(&v->retired, &i->counters);
+	pc_inode_counted(&v->retired, i);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
 	c->inodes[i->slot] = NULL;
@@ -228,7 +228,7 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 	memset(counters, 0, sizeof(*counters));
 	pc_inode_leaf_lock(i);
 	usage_of(i, out);
-	pc_counters_add(counters, &i->counters);
+	pc_inode_counted(counters, i);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -247,7 +247,7 @@ void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struc
 		pc_inode_leaf_lock(i);
 		if (i->volume == v) {
 			usage_of(i, usage);
-			pc_counters_add(counters, &i->counters);
+			pc_inode_counted(counters, i);
 		}
 		pc_inode_leaf_unlock(i);
 	}

@@ -54,7 +54,9 @@ struct pc_inode {
 	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
 	u8 commit_due; /* the one that runs is to commit */
 	u64 commit_stamp; /* largest epoch of those who want one and had seen that it was handed over; 0: of nobody */
-	_Atomic u32 users; /* requests and workers that hold a pointer */
+	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
+	_Atomic u32 hits_open; /* of these: hits (hit.c) */
+	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */
 	struct pc_pass pass;
 	_Atomic u64 inval_seq; /* changed under the leaf lock */
 	struct pc_inval inval_ring[PC_INVAL_RING];
@@ -156,5 +158,12 @@ bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
+void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
+
+static inline u64 pc_inode_hits(const struct pc_inode *i)
+{
+	return __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED) +
+	       atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
+}
 
 #endif

@@ -204,6 +204,22 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 enum { PC_WHOLE_MAX = 4194304 }; /* most bytes of a pc_write_whole */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
 
+/* ---- reads and writes of threads that Python does not know (hit.c) */
+struct pc_hit;
+int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out);
+void pc_hit_close(struct pc_hit *h);
+int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
+int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
+uint64_t pc_hit_size(const struct pc_hit *h);
+/* The same for another extension (fuse/loop.h). */
+struct pc_hit_calls {
+	uint32_t abi, size;
+	int64_t (*read)(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
+	int64_t (*write)(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
+	uint64_t (*length)(const struct pc_hit *h);
+};
+const struct pc_hit_calls *pc_hit_calls(void);
+
 /* ---- dirty budget: the caller of a slow write owns a place */
 /* How a volume is doing. Bytes unless the name says otherwise. */
 struct pc_pressure {

@@ -72,7 +72,8 @@ static u32 window_max(struct pc_inode *i, struct pc_readahead *ra)
 
 void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
 {
-	ra->prev_index = (pos + (len ? len - 1 : 0)) >> page_shift;
+	/* Threads without Python do this, too (hit.c). */
+	__atomic_store_n(&ra->prev_index, (pos + (len ? len - 1 : 0)) >> page_shift, __ATOMIC_RELAXED);
 }
 
 /* A read of [pos, pos + len) missed. Return: whether a window was opened or moved; its async part is to be submitted. */
@@ -83,7 +84,8 @@ bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos
 	u32 max = window_max(i, ra);
 	if (max == 0)
 		return false;
-	bool sequential = index == 0 || index == ra->prev_index + 1 || index == ra->prev_index;
+	u64 prev = __atomic_load_n(&ra->prev_index, __ATOMIC_RELAXED);
+	bool sequential = index == 0 || index == prev + 1 || index == prev;
 	if (sequential) {
 		ra->start = index;
 		ra->size = pc_max(initial_size(nr, max), 1);

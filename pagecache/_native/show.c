@@ -149,7 +149,7 @@ uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 			 : which == PC_BY_CACHED   ? i->nr_pages << shift
 			 : which == PC_BY_FAILED   ? i->nr_failed << shift
 			 : which == PC_BY_UNSTABLE ? i->nr_unstable << shift
-			 : which == PC_BY_HITS     ? __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED)
+			 : which == PC_BY_HITS     ? pc_inode_hits(i)
 			 : i->nr_dirty             ? i->dirtied_ns
 						   : 0;
 	pc_inode_leaf_unlock(i);

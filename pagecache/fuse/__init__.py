@@ -3,6 +3,7 @@
     Files      open files over a volume, for a server of one's own on any binding: blocking calls, from any thread
     TrioFiles  the same for pyfuse3 on trio: what is cached is answered at once, the rest on threads
     Server     a whole file system over a volume, by inode numbers, for any binding
+    Loop       serves that, or a file system of your own: what is cached is answered without Python (where libfuse is)
 
 What a mount promises, operation by operation: docs/how-to/mount.md. `TrioFiles` needs trio, and a mount pyfuse3:
 pip install 'pagecache[fuse]'.
@@ -14,12 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from .errnos import errno_of
 from .files import Files, OpenFile
-from .server import Server, ServerOptions
+from .loop import Loop, why_no_loop
+from .server import Attributes, Server, ServerOptions
 
 if TYPE_CHECKING:
     from .tasks import TrioFiles
 
-__all__ = ["Files", "OpenFile", "Server", "ServerOptions", "TrioFiles", "errno_of"]
+__all__ = [
+    "Attributes",
+    "Files",
+    "Loop",
+    "OpenFile",
+    "Server",
+    "ServerOptions",
+    "TrioFiles",
+    "errno_of",
+    "why_no_loop",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -103,8 +103,7 @@ class OpenFile:
 
     def flush(self) -> None:
         """close(2) waits for this, once for each descriptor that was duplicated of it."""
-        file, written, wrote = self.file, self.written_ns, self.wrote
-        self.wrote = False
+        file, written, wrote = self.file, self.written_ns, self.take_wrote()
         try:
             if wrote and file._commits_on_close():
                 file.fsync()
@@ -118,6 +117,11 @@ class OpenFile:
             self._told = True
             raise
         self.handed_over(written)
+
+    def take_wrote(self) -> bool:
+        """Whether something was written; from here on: since now."""
+        wrote, self.wrote = self.wrote, False
+        return wrote
 
     def handed_over(self, written_ns: int) -> None:
         """What was written until then is with the backend, which says when it changed."""
@@ -172,6 +176,9 @@ class Files:
     (5, b'ello')
     """
 
+    kind: type[OpenFile] = OpenFile
+    """What an open file is made as: a loop that writes without Python keeps some of its state (loopfile.py)."""
+
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self.by_number: dict[int, OpenFile] = {}
@@ -202,7 +209,7 @@ class Files:
 
     def add(self, file: CachedFile, *, writable: bool) -> OpenFile:
         with self._lock:
-            opened = OpenFile(file, next(self._numbers), writable=writable)
+            opened = self.kind(file, next(self._numbers), writable=writable)
             self.by_number[opened.number] = opened
         return opened
 

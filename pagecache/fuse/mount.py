@@ -14,18 +14,13 @@ import errno
 import logging
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
-
-import pyfuse3
-import trio
 
 from .. import closing
 from ..cache import PageCache
@@ -33,22 +28,16 @@ from ..check_backend.target import Target
 from ..errors import FailedRange
 from ..stats import Event
 from ..volume import Volume
-from .binding import KernelCaching, Operations
 from .daemon import notify
 from .options import MountOptions
 from .server import Server, ServerOptions
-from .tasks import Aside
+from .serving import Ending, Serving, serving_of, why_cannot_serve
 
 __all__ = ["CannotMount", "Mount"]
 
 log = logging.getLogger("pagecache.fuse")
 
-TASKS = 2000
-"""Requests at once. Each that hangs is one of them, and cached data has to be answered beside them."""
-GRACE = 1.0
-"""Seconds that running calls have after the kernel's connection was cut: nobody waits for their answers."""
 READ_AHEAD_KB = 1024
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LISTED = 100
 STEP = 1.0
 """Seconds between two words on how far the saving is."""
@@ -87,6 +76,7 @@ class Mount:
         self.cache: PageCache
         self.volume: Volume
         self.server: Server
+        self.serving: Serving
 
     def run(self, mounted: Callable[[], object]) -> int:
         """Mount, serve, and save.
@@ -101,6 +91,8 @@ class Mount:
             CannotMount, BadTarget, ValueError: it could not be mounted; nothing is left of it.
         """
         options = self.options
+        if why := why_cannot_serve(options.loop):
+            raise CannotMount(why)
         check_mountpoint(options.mountpoint)
         _allow_many_files()
         backend = Target(options.url, dict(options.backend_options)).make()
@@ -113,17 +105,21 @@ class Mount:
                 uid=options.uid, gid=options.gid, file_mode=options.file_mode, directory_mode=options.directory_mode
             )
             self.server = Server(self.volume, looks)
+            os.umask(0o077)  # what is made is nobody else's until it has the mode that was asked for
             self._mount()
         except BaseException:
             self.cache.close(timeout=0.0, on_failed="discard")
             raise
-        os.umask(0o077)  # what is made is nobody else's until it has the mode that was asked for
         self.cache.subscribe(self._heard)
+
+        def ready() -> None:
+            mounted()
+            notify("READY=1", f"MAINPID={os.getpid()}")
+
         try:
-            trio.run(self._serve, mounted)
+            self.serving.serve(ready, Ending(self._end, self._save_before_the_end))
         finally:
-            with contextlib.suppress(Exception):
-                pyfuse3.close(unmount=not self.hidden)
+            self.serving.close(unmount=not self.hidden)
         return self._save()
 
     # -- mounting
@@ -134,64 +130,22 @@ class Mount:
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
-        caching = KernelCaching(
-            direct_io=options.direct_io,
-            keep_pages=options.kernel_cache,
-            entry_timeout=options.entry_timeout,
-            attr_timeout=options.attr_timeout,
-        )
-        self._aside = Aside(options.timeout)
-        operations = Operations(self.server, self._aside, caching)
+        self.serving = serving_of(options, self.server, flags)
         where = os.path.realpath(options.mountpoint)  # now: looked at later it asks the server, that is this thread
-        before = _fuse_descriptors()
         with _said_on_stderr() as said:
             try:
-                pyfuse3.init(operations, options.mountpoint, flags)
-            except (RuntimeError, UnicodeError) as error:
-                why = said() or str(error)
-                raise CannotMount(f"{options.mountpoint}: {why}") from None
-        self._connection = next(iter(_fuse_descriptors() - before))
+                self.serving.mount()
+            except (RuntimeError, UnicodeError, OSError) as error:
+                self.serving.close(unmount=False)
+                raise CannotMount(f"{options.mountpoint}: {said() or error}") from None
         _raise_read_ahead(where)
 
     # -- serving
 
-    async def _serve(self, mounted: Callable[[], object]) -> None:
-        cut = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-        threading.Thread(target=self._watch, args=(partial(token.run_sync_soon, cut.set),), daemon=True).start()
-        async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(*SIGNALS) as signals:
-                nursery.start_soon(self._end_when_cut, cut, nursery.cancel_scope)
-                nursery.start_soon(self._end_on_signal, signals, nursery.cancel_scope)
-                mounted()
-                notify("READY=1", f"MAINPID={os.getpid()}")
-                await pyfuse3.main(min_tasks=4, max_tasks=TASKS)
-                nursery.cancel_scope.cancel()
-
-    def _watch(self, cut: Callable[[], object]) -> None:
-        """Wait until the kernel has cut the connection: an unmount, umount -f."""
-        poll = select.poll()
-        poll.register(self._connection, 0)
-        try:
-            while not poll.poll():
-                pass
-            cut()
-        except (OSError, trio.RunFinishedError):
-            pass  # the session is over
-
-    async def _end_when_cut(self, cut: trio.Event, scope: trio.CancelScope) -> None:
-        await cut.wait()
-        await trio.sleep(GRACE)
-        scope.cancel()
-
-    async def _end_on_signal(self, signals: Any, scope: trio.CancelScope) -> None:
-        async for number in signals:
-            self.tell(f"{signal.Signals(number).name}: {self.options.mountpoint} is taken out of sight, then saved")
-            notify("STOPPING=1", "STATUS=saving")
-            await trio.to_thread.run_sync(self._hide)
-            await trio.to_thread.run_sync(self._save_before_the_end, abandon_on_cancel=True)
-            scope.cancel()
-            return
+    def _end(self, number: signal.Signals) -> None:
+        self.tell(f"{number.name}: {self.options.mountpoint} is taken out of sight, then saved")
+        notify("STOPPING=1", "STATUS=saving")
+        self._hide()
 
     def _hide(self) -> None:
         """No program finds it any more; who is in it stays in it."""
@@ -206,8 +160,8 @@ class Mount:
         """Somebody else stored another version: the kernel's pages go. On the thread of events, which may wait."""
         if event.kind in ("invalidated", "conflict"):
             for number in self.server.changed(event.key):
-                with contextlib.suppress(OSError):  # the kernel knows it no more
-                    pyfuse3.invalidate_inode(number)
+                with contextlib.suppress(OSError):  # told when it is asked for again
+                    self.serving.invalidate(number)
 
     # -- saving
 
@@ -260,15 +214,6 @@ def _allow_many_files() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _fuse_descriptors() -> set[int]:
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                found.add(int(name))
-    return found
 
 
 @contextlib.contextmanager

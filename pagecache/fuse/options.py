@@ -38,6 +38,7 @@ class MountOptions:
     stats: path of a socket with live statistics; None: none.
     name: what mount(8) shows as the source; None: the URL.
     flags: words for the kernel and libfuse.
+    loop: what carries the requests: "c", "pyfuse3", or "auto", the first where it was built.
     """
 
     url: str
@@ -60,6 +61,7 @@ class MountOptions:
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
+    loop: str = "auto"
 
     def __post_init__(self) -> None:
         if self.direct_io and self.kernel_cache:

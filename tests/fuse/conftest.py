@@ -8,22 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from .mounts import MODES, Mounted
+from .mounts import KINDS, Mounted
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session", params=MODES)
+@pytest.fixture(scope="session", params=KINDS or ["none"])
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     """A mount of a directory, and that directory."""
+    yield from serve_tree(request.param, tmp_path_factory)
+
+
+def serve_tree(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
     root = tmp_path_factory.mktemp("tree")
     store = root / "store"
     store.mkdir()
-    with Mounted(root, f"dir:{store}", request.param, "--capacity", "16MiB", longest=900) as mounted:
+    with Mounted(root, f"dir:{store}", kind, "--capacity", "16MiB", longest=900) as mounted:
         yield mounted, store
 
 
-@pytest.fixture(scope="session", params=MODES)
+@pytest.fixture(scope="session", params=KINDS or ["none"])
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
     """A mount of a store that knows nothing but objects."""
     root = tmp_path_factory.mktemp("objects")

@@ -1,28 +1,38 @@
-"""`python -m tests.fuse.measure`: a mount beside a plain passthrough on the same binding, and beside tmpfs, in one run.
+"""`python -m tests.fuse.measure [--buffered]`: mounts by each loop, and what they are to be compared with, in one run.
+
+    c, pyfuse3   mounts of this project, by their loop
+    plain        a passthrough on pyfuse3 that does nothing but answer
+    ll           libfuse's own passthrough_ll over tmpfs, where its source and a compiler are
+    tmpfs        no FUSE at all
 
 Each round asks every file system once, in another order; what counts is the median over rounds of the ratio within a
-round (goal P35: at least 1.0 of the passthrough, with direct I/O). Everything is cached in every one of them.
+round (goals: P35, pyfuse3 at least 1.0 of plain with direct I/O; P36, c at least 2.0 of pyfuse3 at 4 KiB). Everything
+is cached in every one of them. `--buffered`: with the kernel's pages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .mounts import Mounted
+from .mounts import LOOPS, Mounted
 
 SIZE = 32 << 20
 ROUNDS = 11
 SLICE = 0.25
+FILES = 20_000
+PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 
 PASSTHROUGH = """
 import errno, os, stat, sys
@@ -50,7 +60,7 @@ class Plain(pyfuse3.Operations):
     async def unlink(self, parent, name, ctx):
         del NAMES[name]
     async def open(self, inode, flags, ctx):
-        return pyfuse3.FileInfo(fh=inode, direct_io=True)
+        return pyfuse3.FileInfo(fh=inode, direct_io=sys.argv[2] == "direct")
     async def read(self, fh, off, size):
         return bytes(VIEW[off:off + size])
     async def write(self, fh, off, buf):
@@ -59,7 +69,6 @@ class Plain(pyfuse3.Operations):
     async def flush(self, fh): pass
     async def release(self, fh): pass
 pyfuse3.init(Plain(), sys.argv[1], {"fsname=plain", "default_permissions"})
-print("ready", flush=True)
 trio.run(pyfuse3.main)
 """
 
@@ -81,6 +90,7 @@ class Subject:
         self.buffer = mmap.mmap(-1, 1 << 20)
         self.small = memoryview(self.buffer)[:4096]
         self.random = random.Random(1)
+        self.next = 0
 
     def cpu(self) -> float:
         if self.pid is None:
@@ -118,8 +128,15 @@ class Subject:
             os.unlink(path)
         return 10
 
+    def stats(self) -> int:
+        """Of many files, each so rarely that the kernel has forgotten it."""
+        for _ in range(50):
+            os.stat(self.top / f"file{self.next}")
+            self.next = (self.next + 1) % FILES
+        return 50
 
-WORKS = ("read_4k", "write_4k", "read_1m", "write_1m", "names")
+
+WORKS = ("read_4k", "write_4k", "read_1m", "write_1m", "names", "stats")
 
 
 def measure(subjects: dict[str, Subject]) -> dict[str, dict[str, object]]:
@@ -131,6 +148,8 @@ def measure(subjects: dict[str, Subject]) -> dict[str, dict[str, object]]:
             order = list(subjects)
             random.Random(round_).shuffle(order)
             for name in order:
+                if work == "stats" and name == "plain":
+                    continue
                 subject = subjects[name]
                 before, began = subject.cpu(), time.perf_counter()
                 rate = for_a_while(getattr(subject, work))
@@ -141,42 +160,79 @@ def measure(subjects: dict[str, Subject]) -> dict[str, dict[str, object]]:
     report: dict[str, dict[str, object]] = {}
     for work in WORKS:
         for name in subjects:
-            ratios = [ours / plain for ours, plain in zip(rates[work, name], rates[work, "plain"], strict=True)]
-            report.setdefault(work, {})[name] = {
-                "per second": round(statistics.median(rates[work, name])),
-                "of plain": round(statistics.median(ratios), 2),
-                "server µs": round(statistics.mean(cpu[work, name]), 1),
-            }
+            if (work, name) not in rates:
+                continue
+            found: dict[str, float] = {"per second": round(statistics.median(rates[work, name]))}
+            for base in ("plain", "pyfuse3"):
+                if (work, base) in rates:
+                    pairs = zip(rates[work, name], rates[work, base], strict=True)
+                    found[f"of {base}"] = round(statistics.median(ours / theirs for ours, theirs in pairs), 2)
+            found["server µs"] = round(statistics.mean(cpu[work, name]), 1)
+            report.setdefault(work, {})[name] = found
     return report
 
 
+def make_files(top: Path) -> None:
+    (top / "data").write_bytes(bytes(SIZE))
+    for number in range(FILES):
+        (top / f"file{number}").touch()
+
+
+@contextlib.contextmanager
+def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server of somebody else's, whose mount is gone at the end."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            while not ready() and process.poll() is None:
+                os.sched_yield()
+            yield process
+        finally:
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], check=False)
+            process.kill()
+
+
+def built_ll(folder: Path) -> Path | None:
+    """libfuse's example; None: its source, its headers or a compiler are not here."""
+    program, flags = folder / "passthrough_ll", ["pkg-config", "--cflags", "--libs", "fuse3"]
+    if not (PASSTHROUGH_LL.exists() and shutil.which("cc") and shutil.which("pkg-config")):
+        return None
+    words = subprocess.run(flags, capture_output=True, text=True, check=True).stdout.split()
+    command = ["cc", "-O2", "-w", "-D_GNU_SOURCE", str(PASSTHROUGH_LL), "-o", str(program), *words]
+    return None if subprocess.run(command, check=False).returncode else program
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        root, plain = Path(folder), Path(folder) / "plain"
-        plain.mkdir()
-        (root / "store").mkdir()
-        for top in (root / "store", Path(memory)):
-            (top / "data").write_bytes(bytes(SIZE))
-        options = ("--direct-io", "--capacity", "256MiB")
-        command = [sys.executable, "-c", PASSTHROUGH, str(plain)]
-        with (
-            Mounted(root, f"dir:{root / 'store'}", *options, longest=900) as ours,
-            subprocess.Popen(command, stdout=subprocess.PIPE) as process,
-        ):
-            try:
-                assert process.stdout is not None
-                process.stdout.readline()
-                (ours.path / "data").read_bytes()
-                assert ours.process is not None
-                subjects = {"plain": Subject(plain, process.pid), "ours": Subject(ours.path, ours.process.pid)}
-                subjects["tmpfs"] = Subject(Path(memory), None)
-                print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs")
-                print(json.dumps(measure(subjects), indent=2, ensure_ascii=False))
-                for subject in subjects.values():
-                    os.close(subject.fd)
-            finally:
-                subprocess.run(["fusermount3", "-u", "-z", str(plain)], check=False)
-                process.kill()
+    direct = "--buffered" not in sys.argv[1:]
+    options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+        make_files(memory)
+        subjects = {"tmpfs": Subject(memory, None)}
+        for loop in LOOPS:
+            (root / loop / "store").mkdir(parents=True)
+            make_files(root / loop / "store")
+            url = f"dir:{root / loop / 'store'}"
+            mounted = stack.enter_context(Mounted(root / loop, url, f"--loop={loop}", *options, longest=900))
+            (mounted.path / "data").read_bytes()
+            assert mounted.process is not None
+            subjects[loop] = Subject(mounted.path, mounted.process.pid)
+        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain"), "direct" if direct else "pages"]}
+        if ll := built_ll(root):
+            cache = "never" if direct else "auto"
+            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache={cache}"]
+        for name, command in others.items():
+            (root / name).mkdir()
+            data = root / name / "data"
+            process = stack.enter_context(served(command, root / name, data.exists))
+            subjects[name] = Subject(root / name, process.pid)
+        for subject in subjects.values():
+            stack.callback(os.close, subject.fd)
+        print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
+        for work, found in measure(subjects).items():
+            print(work)
+            for name, figures in found.items():
+                print(f"  {name:8}", json.dumps(figures, ensure_ascii=False))
 
 
 if __name__ == "__main__":

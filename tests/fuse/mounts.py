@@ -17,17 +17,21 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from pagecache.fuse.serving import why_cannot_serve
 from pagecache.live.client import Client
 
-__all__ = ["MODES", "Mounted", "folder_for_everybody", "needs_mounts", "run", "why_no_mounts"]
+__all__ = ["KINDS", "LOOPS", "MODES", "Mounted", "folder_for_everybody", "needs_mounts", "run", "why_no_mounts"]
 
-MODES = ("--direct-io", "--kernel-cache")
+LOOPS = [loop for loop in ("c", "pyfuse3") if not why_cannot_serve(loop)]
+KINDS = [f"--loop={loop} {caching}" for loop in LOOPS for caching in ("--direct-io", "--kernel-cache")]
+"""Options of all kinds of mounts there are here."""
+MODES = [*KINDS[:1], *KINDS[-1:]] or ["--direct-io"]
+"""Two of them, with both loops where both are here: for what takes long."""
 LONGEST = 120.0
 """Seconds after which a server is killed."""
 START = 60.0
@@ -39,8 +43,8 @@ def why_no_mounts() -> str:
         return "there is no /dev/fuse here"
     if shutil.which("fusermount3") is None:
         return "there is no fusermount3 here: apt install fuse3"
-    if find_spec("pyfuse3") is None:
-        return "there is no pyfuse3 here: apt install libfuse3-dev, and make it again"
+    if why := why_cannot_serve("auto"):
+        return f"{why}: apt install libfuse3-dev, and make it again"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse may not be used by this user"
     return ""
@@ -72,7 +76,7 @@ class Mounted:
     Args:
         folder: for the mountpoint, the log and the sockets.
         url: of the backend.
-        options: of the command.
+        options: of the command; one may be several words.
         longest: seconds after which the server is killed.
     """
 
@@ -83,7 +87,7 @@ class Mounted:
         self.log = folder / "log"
         self.stats = folder / "stats"
         self.url = url
-        self.options = options
+        self.options = [word for option in options for word in (option.split() if " -" in option else [option])]
         self._folder = folder
         self._longest = longest
         self._timer: threading.Timer | None = None

@@ -9,17 +9,25 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .mounts import MODES, Mounted, names, needs_mounts, run
+from .conftest import serve_tree
+from .mounts import KINDS, MODES, Mounted, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
 BELOW = "tests.fuse.below"
 JOURNALS = ("delete", "truncate", "persist", "memory", "wal", "off")
 QUICK = ("delete", "wal")
+
+
+@pytest.fixture(scope="session", params=[*KINDS[:2], *KINDS[3:]] or ["none"])
+def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
+    """Both ways of caching on the first loop, one on the other: programs take long."""
+    yield from serve_tree(request.param, tmp_path_factory)
 
 
 def same(one: Path, other: Path) -> None:

@@ -1,0 +1,485 @@
+/*
+ * ask.c - requests that wait for a handler: slots, the queue, deadlines, interrupts.
+ *
+ *   made ──> (held) ──> queued ──> taken by a handler ──> done        the slot is free when the call is over and the request answered
+ *              └─────────── answered by its deadline, by the end, or for a program that is being killed
+ *
+ * A token is a slot and its generation, so that a late answer never meets another request. Who answers takes `req` out of the
+ * slot under the lock: so there is one who does.
+ *
+ * An interrupt means that a program has been sent a signal. Programs do not expect EINTR of files, so nothing happens, unless the
+ * signal kills it: then it need not wait. libfuse tells of interrupts with locks of its own held, so the clock thread answers.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "state.h"
+
+static struct slot *slot_take(struct pc_loop *l)
+{
+	struct slot *s = l->free;
+	if (s) {
+		l->free = s->next;
+		return s;
+	}
+	if (l->nr_slots == PC_SLOTS_MAX)
+		return NULL;
+	if ((l->nr_slots & (l->nr_slots - 1)) == 0) {
+		size_t room = l->nr_slots ? 2ul * l->nr_slots : 1;
+		struct slot **slots = realloc(l->slots, room * sizeof(*slots));
+		if (!slots)
+			return NULL;
+		l->slots = slots;
+	}
+	s = calloc(1, sizeof(*s));
+	if (s) {
+		s->index = l->nr_slots;
+		l->slots[l->nr_slots++] = s;
+	}
+	return s;
+}
+
+/* Lock held. */
+static void queue(struct pc_loop *l, struct slot *s)
+{
+	s->state = SLOT_QUEUED;
+	s->next = NULL;
+	if (l->last)
+		l->last->next = s;
+	else
+		l->first = s;
+	l->last = s;
+	pthread_cond_signal(&l->asked);
+}
+
+/* Lock held. */
+static void slot_free(struct pc_loop *l, struct slot *s)
+{
+	struct slot *held = pc_turn_end(l, s), *next;
+	for (; held; held = next) {
+		next = held->next;
+		queue(l, held);
+	}
+	free(s->asked.memory);
+	s->asked.memory = NULL;
+	s->req = NULL;
+	s->state = SLOT_FREE;
+	s->generation++;
+	s->next = l->free;
+	l->free = s;
+	if (--l->busy == 0)
+		pthread_cond_broadcast(&l->sent);
+}
+
+static u64 token_of(const struct slot *s)
+{
+	return (u64)s->generation << 32 | s->index;
+}
+
+/* Lock held. Return: the slot; NULL: there is no such request any more. */
+static struct slot *slot_of(struct pc_loop *l, u64 token)
+{
+	u64 index = token & UINT32_MAX;
+	struct slot *s = index < l->nr_slots ? l->slots[index] : NULL;
+	return s && s->state != SLOT_FREE && s->generation == (u32)(token >> 32) ? s : NULL;
+}
+
+/* libfuse calls this with the request's lock held: nothing may be answered here. */
+static void interrupted(fuse_req_t req, void *data)
+{
+	struct pc_loop *l = fuse_req_userdata(req);
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = slot_of(l, (u64)(uintptr_t)data);
+	if (s && s->req == req && !s->interrupted) {
+		s->interrupted = 1;
+		l->interrupts = 1;
+		pthread_cond_signal(&l->clock);
+	}
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* A slot for a request, to be filled by who made it, and then asked. Return: NULL: no memory, or the end; it is answered. */
+struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
+{
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = l->closed ? NULL : slot_take(l);
+	if (s) {
+		u32 generation = s->generation, index = s->index;
+		l->busy++;
+		*s = (struct slot){.generation = generation, .index = index, .state = SLOT_MADE, .req = req};
+		s->asked.token = token_of(s);
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (!s) {
+		if (req)
+			fuse_reply_err(req, ENOMEM);
+		return NULL;
+	}
+	s->asked.op = op;
+	s->asked.number = number;
+	s->asked.fh = PC_NO_FH;
+	s->asked.asked_ns = now_ns(CLOCK_MONOTONIC);
+	s->due_ns = l->options.timeout_ns ? s->asked.asked_ns + l->options.timeout_ns : INT64_MAX;
+	if (req) {
+		const struct fuse_ctx *who = fuse_req_ctx(req);
+		s->asked.uid = who->uid;
+		s->asked.gid = who->gid;
+		s->pid = who->pid;
+	}
+	return s;
+}
+
+/* Keep what the request points to: it is gone when this returns. Return: 0, -ENOMEM. */
+static int keep(struct slot *s, const char *name, const char *name2, const char *data)
+{
+	struct pc_asked *a = &s->asked;
+	struct worker *w = pc_worker;
+	size_t n = name ? strlen(name) + 1 : 0, n2 = name2 ? strlen(name2) + 1 : 0, nd = data ? a->size : 0;
+	if (data && nd >= PC_STEAL_MIN && w && !name) {
+		a->memory = w->buf.mem; /* libfuse allocates another one */
+		w->buf.mem = NULL;
+		a->data = data;
+		return 0;
+	}
+	if (!(n + n2 + nd))
+		return 0;
+	char *memory = a->memory = malloc(n + n2 + nd);
+	if (!memory)
+		return -ENOMEM;
+	if (name)
+		a->name = memcpy(memory, name, n);
+	if (name2)
+		a->name2 = memcpy(memory + n, name2, n2);
+	if (data)
+		a->data = memcpy(memory + n + n2, data, nd);
+	return 0;
+}
+
+/* Ask the handlers. */
+void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
+{
+	fuse_req_t req = s->req;
+	int err = keep(s, name, name2, data);
+	if (!err) {
+		pc_change_begin(l, s);
+		s->asked.tick = pc_tick_now(l);
+		if (req)
+			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->asked.token);
+	}
+	pthread_mutex_lock(&l->lock);
+	l->nr_asked++;
+	if (err)
+		slot_free(l, s);
+	else if (!pc_turn_begin(l, s))
+		queue(l, s);
+	if (!err && s->due_ns < l->due_ns) {
+		l->due_ns = s->due_ns;
+		pthread_cond_signal(&l->clock);
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (err && req)
+		fuse_reply_err(req, -err);
+}
+
+/* Something that nobody waits for. Without memory it is not done: a window of read-ahead, or the end of a node. */
+void pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size)
+{
+	struct slot *s = pc_slot_new(l, NULL, op, number);
+	if (!s)
+		return;
+	s->asked.fh = fh;
+	s->asked.offset = offset;
+	s->asked.size = size;
+	s->due_ns = INT64_MAX;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+/* ---------------------------------------------------------------- handlers */
+
+/* A thread that will ask for requests. Return: false: the loop has stopped. */
+bool pc_loop_enter(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->lock);
+	bool open = !l->stopped;
+	l->handlers += open;
+	pthread_mutex_unlock(&l->lock);
+	return open;
+}
+
+/* It will not again. */
+void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked)
+{
+	free(asked->memory);
+	asked->memory = NULL;
+	pthread_mutex_lock(&l->lock);
+	l->handlers--;
+	pthread_cond_broadcast(&l->sent);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Lock held: it was answered while it was in the queue, so its call is not made. Ends of opens are no calls that fail. */
+static bool is_void(const struct slot *s)
+{
+	u32 op = s->asked.op;
+	return !s->req && op < PC_ASK_FORGET && op != PC_ASK_RELEASE && op != PC_ASK_RELEASEDIR;
+}
+
+/* What a slot was for is over: it changes nothing any more. */
+static void ended(struct pc_loop *l, struct slot *s)
+{
+	pc_change_end(l, s);
+	pthread_mutex_lock(&l->lock);
+	slot_free(l, s);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* Lock held. Return: the next request whose call is to be made; NULL: the loop has stopped. */
+static struct slot *take(struct pc_loop *l)
+{
+	for (;;) {
+		l->idle++;
+		while (!l->first && !l->stopped)
+			pthread_cond_wait(&l->asked, &l->lock);
+		l->idle--;
+		struct slot *s = l->stopped ? NULL : l->first;
+		if (!s)
+			return NULL;
+		l->first = s->next;
+		if (!l->first)
+			l->last = NULL;
+		s->state = SLOT_TAKEN;
+		if (!is_void(s))
+			return s;
+		pthread_mutex_unlock(&l->lock);
+		ended(l, s);
+		pthread_mutex_lock(&l->lock);
+	}
+}
+
+/**
+ * pc_loop_next() - wait for a request.
+ * @asked: receives it; what an earlier one left there is freed.
+ *
+ * pc_loop_done() has to follow. GIL: released. Return: false: the loop has stopped.
+ */
+bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked)
+{
+	free(asked->memory);
+	asked->memory = NULL;
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = take(l);
+	if (s) {
+		*asked = s->asked;
+		asked->idle = l->idle;
+		s->asked.memory = NULL; /* the handler's now */
+	}
+	pthread_mutex_unlock(&l->lock);
+	return s != NULL;
+}
+
+/**
+ * pc_loop_done() - the handler's call is over. A request that it did not answer gets EIO.
+ *
+ * Return: false: there is no such call.
+ */
+bool pc_loop_done(struct pc_loop *l, uint64_t token)
+{
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = slot_of(l, token);
+	bool taken = s && s->state == SLOT_TAKEN;
+	bool silent = taken && s->req;
+	pthread_mutex_unlock(&l->lock);
+	if (silent)
+		pc_reply_error(l, token, EIO);
+	if (taken)
+		ended(l, s);
+	return taken;
+}
+
+/* ---------------------------------------------------------------- answering */
+
+/* Lock held: nobody frees the session until this one leaves. */
+static bool sender_enter(struct pc_loop *l)
+{
+	if (l->closed)
+		return false;
+	l->senders++;
+	return true;
+}
+
+bool pc_sender_enter(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->lock);
+	bool open = sender_enter(l);
+	pthread_mutex_unlock(&l->lock);
+	return open;
+}
+
+void pc_sender_leave(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->lock);
+	if (--l->senders == 0)
+		pthread_cond_broadcast(&l->sent);
+	pthread_mutex_unlock(&l->lock);
+}
+
+/**
+ * pc_answer_begin() - the right to answer a request, once.
+ * @kinds: bits 1 << PC_ASK_* that may be answered so.
+ * @copy: receives the slot.
+ *
+ * Return: the request, then pc_answer_end() has to follow; NULL: *error says why, -ENOENT nobody waits any more, -EPROTO that is no
+ * answer to this.
+ */
+fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error)
+{
+	fuse_req_t req = NULL;
+	pthread_mutex_lock(&l->lock);
+	struct slot *s = slot_of(l, token);
+	bool right = s && (kinds >> s->asked.op & 1);
+	if (right && s->req && sender_enter(l)) {
+		*copy = *s;
+		req = s->req;
+		s->req = NULL;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (!req) {
+		*error = s && !right ? -EPROTO : -ENOENT;
+		count(*error == -EPROTO ? &l->counts.refused : &l->counts.late);
+	}
+	return req;
+}
+
+/* Return: 0; -ENOENT: the kernel did not take it. */
+int pc_answer_end(struct pc_loop *l, int sent)
+{
+	pc_sender_leave(l);
+	return sent ? -ENOENT : 0;
+}
+
+/* ---------------------------------------------------------------- deadlines, interrupts, the end */
+
+/* Whether the thread of a program is about to end: it has SIGKILL pending, as every thread has that a signal ends. */
+static bool is_dying(pid_t pid)
+{
+	char path[64], line[256];
+	bool dying = false;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	FILE *file = fopen(path, "re");
+	if (!file)
+		return pid != 0 && errno == ENOENT; /* of another namespace: 0 */
+	while (!dying && fgets(line, sizeof(line), file)) {
+		bool pending = !strncmp(line, "SigPnd:", 7) || !strncmp(line, "ShdPnd:", 7);
+		dying = pending && strtoull(line + 7, NULL, 16) >> (9 - 1) & 1;
+	}
+	fclose(file);
+	return dying;
+}
+
+/* Lock held: who is first in line for an answer that no handler gives. *due: when to look again. */
+static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
+{
+	*due = INT64_MAX;
+	for (u32 k = 0; k < l->nr_slots; k++) {
+		struct slot *s = l->slots[k];
+		if (s->state < SLOT_HELD || !s->req)
+			continue;
+		if (s->interrupted == 1 || s->due_ns <= now)
+			return s;
+		if (s->due_ns < *due)
+			*due = s->due_ns;
+	}
+	return NULL;
+}
+
+/* Answer for the handler of this request. */
+static void give_up(struct pc_loop *l, u64 token, bool killed)
+{
+	struct slot s;
+	struct stat known;
+	double timeout;
+	int error;
+	fuse_req_t req = pc_answer_begin(l, token, UINT64_MAX, &s, &error);
+	if (!req)
+		return;
+	count(killed ? &l->counts.interrupted : &l->counts.expired);
+	if (killed)
+		fuse_reply_err(req, EINTR);
+	else if (s.known && pc_known_attributes(l, s.asked.number, true, &known, &timeout)) {
+		pthread_mutex_lock(&l->lock);
+		l->silent_until_ns = now_ns(CLOCK_MONOTONIC) + l->options.silence_ns;
+		pthread_mutex_unlock(&l->lock);
+		fuse_reply_attr(req, &known, timeout);
+	} else
+		fuse_reply_err(req, EIO);
+	pc_answer_end(l, 0);
+}
+
+/* Those who cannot wait any longer. Lock held, and let go in between. */
+static void look(struct pc_loop *l)
+{
+	i64 due;
+	struct slot *s;
+	l->interrupts = 0;
+	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
+		u64 token = s->asked.token;
+		pid_t pid = s->interrupted == 1 ? s->pid : 0;
+		if (s->interrupted == 1)
+			s->interrupted = 2;
+		pthread_mutex_unlock(&l->lock);
+		if (!pid || is_dying(pid))
+			give_up(l, token, pid != 0);
+		pthread_mutex_lock(&l->lock);
+	}
+	l->due_ns = due;
+}
+
+void *pc_clock_main(void *loop)
+{
+	struct pc_loop *l = loop;
+	pthread_mutex_lock(&l->lock);
+	while (!l->closed) {
+		if (l->due_ns == INT64_MAX) {
+			pthread_cond_wait(&l->clock, &l->lock);
+		} else {
+			struct timespec until = {l->due_ns / 1000000000, l->due_ns % 1000000000};
+			pthread_cond_timedwait(&l->clock, &l->lock, &until);
+		}
+		if (!l->closed && (l->interrupts || now_ns(CLOCK_MONOTONIC) >= l->due_ns))
+			look(l);
+	}
+	pthread_mutex_unlock(&l->lock);
+	return NULL;
+}
+
+/* Wait until every call that was asked for is over, for up to so long. GIL: released. Return: whether they are. */
+bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns)
+{
+	i64 until_ns = now_ns(CLOCK_MONOTONIC) + timeout_ns;
+	struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
+	pthread_mutex_lock(&l->lock);
+	while (l->busy && !pthread_cond_timedwait(&l->sent, &l->lock, &until))
+		;
+	bool over = !l->busy;
+	pthread_mutex_unlock(&l->lock);
+	return over;
+}
+
+/* Nobody is asked any more, and nobody waits: everything that is not answered gets EIO. Workers have ended. */
+void pc_ask_end(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->lock);
+	l->stopped = 1;
+	pthread_cond_broadcast(&l->asked);
+	for (u32 k = 0; k < l->nr_slots; k++) {
+		struct slot *s = l->slots[k];
+		u64 token = s->asked.token;
+		bool waits = s->state != SLOT_FREE && s->req;
+		pthread_mutex_unlock(&l->lock);
+		if (waits)
+			pc_reply_error(l, token, EIO);
+		pthread_mutex_lock(&l->lock);
+	}
+	pthread_mutex_unlock(&l->lock);
+}

@@ -1,0 +1,177 @@
+/*
+ * loop.h - a FUSE loop without Python in the way: what is cached is answered here, the rest is asked of handlers.
+ *
+ *   kernel ──> workers (C) ── hit ──────────────────────────> reply          read, write, getattr, lookup
+ *                  └── miss ──> queue ──> handlers (Python) ─> reply          everything else
+ *
+ * Workers are threads that Python does not know; they read requests by libfuse and never wait for anybody but the kernel.
+ * Handlers are Python's threads: pc_loop_next() gives them a request, a pc_reply_*() answers it, pc_loop_done() says that the
+ * call is over, answered or not. Each request is answered exactly once: by a handler, by its deadline, by the end of the loop,
+ * or, of a program that is being killed, by EINTR. Who comes later is told -ENOENT, and takes back what he has done.
+ *
+ * What handlers say is not believed: a token that is none, an answer of the wrong kind or too long is refused (-EPROTO), and the
+ * program gets EIO.
+ *
+ * Optional: compiled where libfuse 3 is. Bytes come from CORE by the addresses of pc_hit_calls() (pagecache.h), since functions
+ * of another extension cannot be called by name. The part between the markers is read by the cffi builder. Times are
+ * nanoseconds, of the monotonic clock unless they are of files; errors negative errno values.
+ */
+#ifndef PC_FUSE_LOOP_H
+#define PC_FUSE_LOOP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef-begin */
+
+struct pc_loop;
+struct pc_opened;
+struct pc_dirents;
+
+/* What is asked of a handler. */
+enum {
+	PC_ASK_LOOKUP = 1,
+	PC_ASK_GETATTR,
+	PC_ASK_SETATTR,
+	PC_ASK_READLINK,
+	PC_ASK_MKNOD,
+	PC_ASK_MKDIR,
+	PC_ASK_UNLINK,
+	PC_ASK_RMDIR,
+	PC_ASK_SYMLINK,
+	PC_ASK_RENAME,
+	PC_ASK_LINK,
+	PC_ASK_OPEN,
+	PC_ASK_CREATE,
+	PC_ASK_READ,
+	PC_ASK_WRITE,
+	PC_ASK_FLUSH,
+	PC_ASK_FSYNC,
+	PC_ASK_RELEASE,
+	PC_ASK_OPENDIR,
+	PC_ASK_READDIR,
+	PC_ASK_READDIRPLUS,
+	PC_ASK_FSYNCDIR,
+	PC_ASK_RELEASEDIR,
+	PC_ASK_STATFS,
+	PC_ASK_SETXATTR,
+	PC_ASK_GETXATTR,
+	PC_ASK_LISTXATTR,
+	PC_ASK_REMOVEXATTR,
+	/* of the loop itself: nobody waits for an answer */
+	PC_ASK_FORGET,     /* `number` was forgotten `size` times */
+	PC_ASK_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
+	PC_ASKS
+};
+
+/* Of PC_ASK_SETATTR: which fields are set. */
+enum { PC_SET_MODE = 1, PC_SET_UID = 2, PC_SET_GID = 4, PC_SET_SIZE = 8, PC_SET_ATIME = 16, PC_SET_MTIME = 32 };
+
+/* A request, as a handler gets it; its pointers are good until the handler asks for the next one. */
+struct pc_asked {
+	uint64_t token;
+	uint32_t op, flags;
+	uint64_t number;  /* the node, or the directory of `name` */
+	uint64_t number2; /* RENAME, LINK: the directory of `name2` */
+	uint64_t fh;      /* as pc_opened_new() or pc_reply_opendir() was told; NO_FH: none */
+	uint64_t offset, size;
+	uint32_t mode, fields, uid, gid; /* uid, gid: to be set; else of who asks */
+	int64_t atime_ns, mtime_ns;
+	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */
+	const char *data;         /* WRITE, SETXATTR: `size` bytes */
+	uint64_t tick;            /* what pc_dirents_new() wants to know of the time of this */
+	int64_t asked_ns;
+	uint32_t idle; /* handlers that wait for requests */
+	void *memory;  /* the loop's own */
+};
+
+struct pc_attributes {
+	uint64_t number;
+	uint32_t mode, nlink, uid, gid;
+	uint64_t size;
+	int64_t atime_ns, mtime_ns, ctime_ns;
+};
+
+struct pc_loop_options {
+	int64_t entry_ns, attr_ns; /* how long the kernel believes names and attributes */
+	int64_t timeout_ns;        /* a request that waits longer for a handler gets EIO; 0: it waits */
+	int64_t patience_ns; /* attributes of an open file: as they were last known, when they are not told within this */
+	int64_t silence_ns; /* and for so long they are not asked for again */
+	uint32_t workers;
+	uint8_t direct_io, keep_pages, parallel_writes;
+	uint8_t xattrs; /* extended attributes are kept, but for security.capability, which is asked for before each write */
+};
+
+/* What library and kernel have, and what is used; `capable` and `want` as FUSE_CAP_*. */
+struct pc_loop_features {
+	uint32_t library, proto_major, proto_minor, capable, want, max_write, max_read, max_readahead, max_background;
+	uint8_t initialized, parallel_writes_built;
+};
+
+/* Requests so far. */
+struct pc_loop_counts {
+	uint64_t reads, writes, getattrs, lookups; /* answered without a handler */
+	uint64_t asked, late, refused, expired, interrupted;
+	uint64_t forgets; /* told by the kernel */
+	uint64_t nodes, names, told; /* of the table of names, now */
+};
+
+/* ---- loop: created, mounted, started, stopped, freed by one thread */
+struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words);
+int pc_loop_mount(struct pc_loop *l, const char *path);
+int pc_loop_start(struct pc_loop *l);
+int pc_loop_ended_fd(struct pc_loop *l);
+bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns);
+void pc_loop_stop(struct pc_loop *l, bool unmount);
+bool pc_loop_free(struct pc_loop *l);
+void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out);
+void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out);
+bool pc_loop_check(struct pc_loop *l, char *text, size_t size);
+
+/* ---- handlers */
+bool pc_loop_enter(struct pc_loop *l);
+bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked);
+bool pc_loop_done(struct pc_loop *l, uint64_t token);
+void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked);
+
+int pc_reply_error(struct pc_loop *l, uint64_t token, int error);
+int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes *a);
+int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attributes *a);
+int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attributes *a, struct pc_opened *o);
+int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool kept);
+int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh);
+int pc_reply_data(struct pc_loop *l, uint64_t token, const char *data, uint64_t len);
+int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len);
+int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields);
+int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d);
+
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t asked_ns);
+bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
+		    bool certain, uint64_t next);
+void pc_dirents_free(struct pc_dirents *d);
+
+/* ---- open files */
+struct pc_opened *pc_opened_new(uint64_t fh);
+void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit);
+void pc_opened_end(struct pc_loop *l, struct pc_opened *o);
+void pc_opened_free(struct pc_opened *o);
+int64_t pc_opened_written(const struct pc_opened *o);
+void pc_opened_set_written(struct pc_opened *o, int64_t ns);
+void pc_opened_handed_over(struct pc_opened *o, int64_t written_ns);
+bool pc_opened_wrote(const struct pc_opened *o);
+void pc_opened_set_wrote(struct pc_opened *o, bool wrote);
+bool pc_opened_take_wrote(struct pc_opened *o);
+void pc_opened_set_told(struct pc_opened *o, bool told);
+
+/* ---- the kernel's caches */
+int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);
+int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name);
+int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name);
+int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len);
+
+/* cdef-end */
+
+#define PC_NO_FH UINT64_MAX
+
+#endif

@@ -1,0 +1,571 @@
+/*
+ * names.c - the nodes that the kernel knows: how often it was told of each, what is known of their names and attributes.
+ *
+ *   entry (directory, name) ──> node number ── told       times the kernel was told, and has not forgotten
+ *                                    │         by table   of these: told by this table alone, so Python's has not counted them
+ *                                    └── open files: size and times of what is written
+ *
+ * One truth about lookups: told = what Python's table has counted + by table + what is on its way between the two. A forget is
+ * taken from `by table` first; what is left is Python's to subtract. At told = 0 node and entries go, before Python hears of
+ * it: so nothing is told from here of what is about to be forgotten there.
+ *
+ * Attributes and entries are told again for as long as the kernel may believe them by itself (entry_ns, attr_ns from when they
+ * were asked for), with what is left of that time: nobody sees anything older than on a mount without this table. Size and
+ * times of open files come from CORE and from the writes that were answered here.
+ *
+ * Changes made through this mount: from when one is queued until its call is over, nothing of what it touches is told from here,
+ * and answers to what was asked before its end do not get in. `tick` counts beginnings and ends; an answer is as old as its
+ * question's tick.
+ *
+ *   of one node     setattr, xattrs, flush, fsync, release, open that truncates     node->changing, node->changed
+ *   of names        create, mkdir, rename, unlink, ...                              names_changing, names_changed
+ *   and more: attributes of whatever lost or got a name                             attributes_void
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "state.h"
+
+enum { HASH_MIN = 1024, ROOT_NUMBER = 1 };
+
+struct node {
+	struct node *next; /* of its bucket */
+	u64 number, told, by_table;
+	u64 changed;  /* tick */
+	u32 changing; /* calls that run */
+	bool seen;    /* attributes were told once */
+	u64 seen_tick;
+	i64 until_ns; /* attributes are right until then; 0: they are not */
+	struct stat attributes;
+	struct pc_opened *opened;
+	struct name *names;
+};
+
+struct name {
+	struct name *next; /* of its bucket */
+	struct name *other; /* of its node */
+	struct node *node;
+	u64 parent, hash;
+	i64 until_ns;
+	char text[];
+};
+
+static u64 mixed(u64 x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return x ^ x >> 31;
+}
+
+static u64 hash_of(u64 parent, const char *name)
+{
+	u64 h = mixed(parent + 0x9e3779b97f4a7c15ull);
+	for (; *name; name++)
+		h = (h ^ (u8)*name) * 0x100000001b3ull;
+	return mixed(h);
+}
+
+int pc_names_init(struct pc_loop *l)
+{
+	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
+	l->entries = calloc(HASH_MIN, sizeof(struct name *));
+	l->node_mask = l->entry_mask = HASH_MIN - 1;
+	return l->nodes && l->entries ? 0 : -ENOMEM;
+}
+
+/* ---------------------------------------------------------------- tables; `names` held */
+
+static struct node *node_of(struct pc_loop *l, u64 number)
+{
+	struct node *n = l->nodes[mixed(number) & l->node_mask];
+	while (n && n->number != number)
+		n = n->next;
+	return n;
+}
+
+static void grow_nodes(struct pc_loop *l)
+{
+	u64 mask = 2 * l->node_mask + 1;
+	struct node **nodes = l->nr_nodes > l->node_mask ? calloc(mask + 1, sizeof(*nodes)) : NULL;
+	for (u64 k = 0; nodes && k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k], *next; n; n = next) {
+			next = n->next;
+			n->next = nodes[mixed(n->number) & mask];
+			nodes[mixed(n->number) & mask] = n;
+		}
+	if (nodes) {
+		free(l->nodes);
+		l->nodes = nodes;
+		l->node_mask = mask;
+	}
+}
+
+static struct node *node_make(struct pc_loop *l, u64 number)
+{
+	struct node *n = node_of(l, number);
+	if (n || !(n = calloc(1, sizeof(*n))))
+		return n;
+	grow_nodes(l);
+	struct node **bucket = &l->nodes[mixed(number) & l->node_mask];
+	n->number = number;
+	n->next = *bucket;
+	*bucket = n;
+	l->nr_nodes++;
+	return n;
+}
+
+static void grow_entries(struct pc_loop *l)
+{
+	u64 mask = 2 * l->entry_mask + 1;
+	struct name **entries = l->nr_entries > l->entry_mask ? calloc(mask + 1, sizeof(*entries)) : NULL;
+	for (u64 k = 0; entries && k <= l->entry_mask; k++)
+		for (struct name *e = l->entries[k], *next; e; e = next) {
+			next = e->next;
+			e->next = entries[e->hash & mask];
+			entries[e->hash & mask] = e;
+		}
+	if (entries) {
+		free(l->entries);
+		l->entries = entries;
+		l->entry_mask = mask;
+	}
+}
+
+/* Where the entry is linked into its bucket, or would be. */
+static struct name **entry_at(struct pc_loop *l, u64 parent, const char *name, u64 hash)
+{
+	struct name **at = &l->entries[hash & l->entry_mask];
+	while (*at && !((*at)->hash == hash && (*at)->parent == parent && !strcmp((*at)->text, name)))
+		at = &(*at)->next;
+	return at;
+}
+
+static void entry_drop(struct pc_loop *l, struct name **at)
+{
+	struct name *e = *at, **of = &e->node->names;
+	while (*of != e)
+		of = &(*of)->other;
+	*of = e->other;
+	*at = e->next;
+	free(e);
+	l->nr_entries--;
+}
+
+/* Without memory the name is just not known. */
+static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct node *node, i64 until_ns)
+{
+	u64 hash = hash_of(parent, name);
+	struct name **at = entry_at(l, parent, name, hash), *e = *at;
+	if (e && e->node != node) {
+		entry_drop(l, at);
+		e = NULL;
+	}
+	if (!e) {
+		size_t n = strlen(name) + 1;
+		if (!(e = malloc(sizeof(*e) + n)))
+			return;
+		grow_entries(l);
+		at = &l->entries[hash & l->entry_mask];
+		*e = (struct name){.next = *at, .other = node->names, .node = node, .parent = parent, .hash = hash};
+		memcpy(e->text, name, n);
+		*at = node->names = e;
+		l->nr_entries++;
+	}
+	e->until_ns = until_ns;
+}
+
+/* Nobody can name it, nobody has it open, nothing changes it: it goes. */
+static void node_settle(struct pc_loop *l, struct node *n)
+{
+	if (n->told)
+		return;
+	while (n->names)
+		entry_drop(l, entry_at(l, n->names->parent, n->names->text, n->names->hash));
+	if (n->opened || n->changing || n->number == ROOT_NUMBER)
+		return;
+	if (n->changed > l->forgotten_changed)
+		l->forgotten_changed = n->changed;
+	struct node **at = &l->nodes[mixed(n->number) & l->node_mask];
+	while (*at != n)
+		at = &(*at)->next;
+	*at = n->next;
+	free(n);
+	l->nr_nodes--;
+}
+
+void pc_names_free(struct pc_loop *l)
+{
+	for (u64 k = 0; l->entries && k <= l->entry_mask; k++)
+		for (struct name *e = l->entries[k], *next; e; e = next) {
+			next = e->next;
+			free(e);
+		}
+	for (u64 k = 0; l->nodes && k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k], *next; n; n = next) {
+			next = n->next;
+			free(n);
+		}
+	free(l->entries);
+	free(l->nodes);
+}
+
+/* ---------------------------------------------------------------- attributes; `names` held */
+
+static struct timespec timespec_of(i64 ns)
+{
+	i64 seconds = ns / 1000000000, rest = ns % 1000000000;
+	if (rest < 0) {
+		seconds--;
+		rest += 1000000000;
+	}
+	return (struct timespec){seconds, rest};
+}
+
+static i64 ns_of(const struct timespec *t)
+{
+	return (i64)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+static void stat_of(const struct pc_attributes *a, struct stat *out)
+{
+	*out = (struct stat){.st_ino = a->number,
+			     .st_mode = a->mode,
+			     .st_nlink = a->nlink,
+			     .st_uid = a->uid,
+			     .st_gid = a->gid,
+			     .st_size = (off_t)a->size,
+			     .st_blocks = (blkcnt_t)((a->size + 511) / 512),
+			     .st_atim = timespec_of(a->atime_ns),
+			     .st_mtim = timespec_of(a->mtime_ns),
+			     .st_ctim = timespec_of(a->ctime_ns)};
+}
+
+/* What is known, with what open files know better. */
+static void current(struct pc_loop *l, const struct node *n, struct stat *out)
+{
+	*out = n->attributes;
+	i64 written = 0;
+	bool sized = false;
+	for (struct pc_opened *o = n->opened; o; o = o->next) {
+		i64 at = atomic_load_explicit(&o->written_ns, memory_order_relaxed);
+		written = at > written ? at : written;
+		if (o->hit && !sized) {
+			out->st_size = (off_t)l->calls->length(o->hit);
+			out->st_blocks = (out->st_size + 511) / 512;
+			sized = true;
+		}
+	}
+	if (written > ns_of(&out->st_mtim))
+		out->st_mtim = timespec_of(written);
+	if (written > ns_of(&out->st_ctim))
+		out->st_ctim = timespec_of(written);
+}
+
+static bool is_right(const struct pc_loop *l, const struct node *n, i64 now)
+{
+	return now < n->until_ns && !n->changing && n->seen_tick >= l->attributes_void;
+}
+
+/* Whether an answer to what was asked at `tick` still holds. */
+static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
+{
+	return !l->names_changing && !n->changing && tick >= l->names_changed && tick >= n->changed &&
+	       tick >= l->forgotten_changed;
+}
+
+static void see(struct pc_loop *l, struct node *n, const struct pc_attributes *a, u64 tick, i64 since_ns)
+{
+	stat_of(a, &n->attributes);
+	n->seen = true;
+	n->seen_tick = tick;
+	n->until_ns = is_fresh(l, n, tick) ? since_ns + l->options.attr_ns : 0;
+}
+
+/* ---------------------------------------------------------------- what is known */
+
+/**
+ * pc_known_attributes() - of a node, without asking anybody.
+ * @old_too: as they were last seen, right or not.
+ * @timeout: receives for how long the kernel may believe them, in seconds.
+ */
+bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
+{
+	i64 now = now_ns(CLOCK_MONOTONIC);
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, number);
+	bool known = n && n->seen && (old_too || is_right(l, n, now));
+	if (known) {
+		current(l, n, out);
+		*timeout = (double)(old_too ? l->options.attr_ns : n->until_ns - now) / 1e9;
+	}
+	pthread_mutex_unlock(&l->names);
+	return known;
+}
+
+/* Whether it is open, and was seen: its attributes can be told when nobody says how they are. */
+bool pc_known_open(struct pc_loop *l, u64 number)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, number);
+	bool open = n && n->seen && n->opened;
+	pthread_mutex_unlock(&l->names);
+	return open;
+}
+
+/* A name whose node and attributes are right still. The kernel is told of it: pc_untell() where it could not be. */
+bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out)
+{
+	i64 now = now_ns(CLOCK_MONOTONIC);
+	u64 hash = hash_of(parent, name);
+	pthread_mutex_lock(&l->names);
+	struct name *e = *entry_at(l, parent, name, hash);
+	bool known = e && now < e->until_ns && !l->names_changing && is_right(l, e->node, now);
+	if (known) {
+		*out = (struct fuse_entry_param){.ino = e->node->number};
+		current(l, e->node, &out->attr);
+		out->attr_timeout = (double)(e->node->until_ns - now) / 1e9;
+		out->entry_timeout = (double)(e->until_ns - now) / 1e9;
+		e->node->told++;
+		e->node->by_table++;
+	}
+	pthread_mutex_unlock(&l->names);
+	return known;
+}
+
+/* ---------------------------------------------------------------- telling, forgetting */
+
+/**
+ * pc_tell() - the kernel is about to be told of a node by an answer of Python's, whose table has counted it.
+ * @name: of `parent`, to be known from here on; NULL: it is not.
+ *
+ * Return: 0; -ENOMEM.
+ */
+int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick, i64 since_ns,
+	    struct fuse_entry_param *out)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_make(l, a->number);
+	if (n) {
+		n->told++;
+		see(l, n, a, tick, since_ns);
+		if (name && is_fresh(l, n, tick))
+			entry_set(l, parent, name, n, since_ns + l->options.entry_ns);
+	}
+	pthread_mutex_unlock(&l->names);
+	if (!n)
+		return -ENOMEM;
+	*out = (struct fuse_entry_param){.ino = a->number};
+	stat_of(a, &out->attr);
+	out->attr_timeout = (double)l->options.attr_ns / 1e9;
+	out->entry_timeout = (double)l->options.entry_ns / 1e9;
+	return 0;
+}
+
+/* The answer did not arrive. @by_table: it was one of pc_known_entry(). */
+void pc_untell(struct pc_loop *l, u64 number, bool by_table)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, number);
+	if (n && n->told) {
+		n->told--;
+		n->by_table -= by_table && n->by_table;
+		node_settle(l, n);
+	}
+	pthread_mutex_unlock(&l->names);
+}
+
+/* An answer to getattr or setattr. */
+void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns, struct stat *out)
+{
+	stat_of(a, out);
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, a->number);
+	if (n)
+		see(l, n, a, tick, since_ns);
+	pthread_mutex_unlock(&l->names);
+}
+
+/* The kernel has forgotten a node so often. Return: how often of these Python's table has to hear of. */
+u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, number);
+	if (n) {
+		n->told -= times < n->told ? times : n->told;
+		u64 own = times < n->by_table ? times : n->by_table;
+		n->by_table -= own;
+		times -= own;
+		node_settle(l, n);
+	}
+	pthread_mutex_unlock(&l->names);
+	return times;
+}
+
+/* ---------------------------------------------------------------- changes */
+
+u64 pc_tick_now(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->names);
+	u64 tick = l->tick;
+	pthread_mutex_unlock(&l->names);
+	return tick;
+}
+
+/* `names` held. */
+static void entry_gone(struct pc_loop *l, u64 parent, const char *name)
+{
+	struct name **at = entry_at(l, parent, name, hash_of(parent, name));
+	if (*at)
+		entry_drop(l, at);
+	struct node *directory = node_of(l, parent);
+	if (directory)
+		directory->until_ns = 0;
+}
+
+/* `names` held. */
+static void change(struct pc_loop *l, const struct slot *s, int running)
+{
+	const struct pc_asked *a = &s->asked;
+	l->tick++;
+	if (s->changes & CHANGES_NODE) {
+		struct node *n = running > 0 ? node_make(l, a->number) : node_of(l, a->number);
+		if (n) {
+			n->changing += (u32)running;
+			n->changed = l->tick;
+			n->until_ns = 0;
+			if (running < 0)
+				node_settle(l, n);
+		}
+	}
+	if (s->changes & CHANGES_NAMES) {
+		l->names_changing += (u32)running;
+		l->names_changed = l->tick;
+		if (running > 0) { /* afterwards nothing can have got in */
+			u64 second = a->op == PC_ASK_RENAME || a->op == PC_ASK_LINK ? a->number2 : 0;
+			if (a->op != PC_ASK_LINK)
+				entry_gone(l, a->number, a->name);
+			if (second)
+				entry_gone(l, second, a->name2);
+		}
+	}
+	if (s->changes & CHANGES_ATTRIBUTES)
+		l->attributes_void = l->tick;
+}
+
+void pc_change_begin(struct pc_loop *l, const struct slot *s)
+{
+	if (!s->changes)
+		return;
+	pthread_mutex_lock(&l->names);
+	change(l, s, 1);
+	pthread_mutex_unlock(&l->names);
+}
+
+void pc_change_end(struct pc_loop *l, const struct slot *s)
+{
+	if (!s->changes)
+		return;
+	pthread_mutex_lock(&l->names);
+	change(l, s, -1);
+	pthread_mutex_unlock(&l->names);
+}
+
+/* Somebody else has changed it. */
+void pc_node_changed(struct pc_loop *l, u64 number)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, number);
+	l->tick++;
+	if (n) {
+		n->changed = l->tick;
+		n->until_ns = 0;
+	}
+	pthread_mutex_unlock(&l->names);
+}
+
+/* The same of a name: what is being looked up under it is not known from here on. */
+void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name)
+{
+	pthread_mutex_lock(&l->names);
+	l->names_changed = ++l->tick;
+	entry_gone(l, parent, name);
+	pthread_mutex_unlock(&l->names);
+}
+
+/* ---------------------------------------------------------------- open files */
+
+void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_make(l, o->number);
+	if (n) {
+		o->next = n->opened;
+		n->opened = o;
+	}
+	pthread_mutex_unlock(&l->names);
+}
+
+void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
+{
+	pthread_mutex_lock(&l->names);
+	struct node *n = node_of(l, o->number);
+	struct pc_opened **at = n ? &n->opened : NULL;
+	while (at && *at && *at != o)
+		at = &(*at)->next;
+	if (at && *at) {
+		*at = o->next;
+		node_settle(l, n);
+	}
+	pthread_mutex_unlock(&l->names);
+}
+
+/* ---------------------------------------------------------------- what has to hold */
+
+/**
+ * pc_loop_check() - whether the table of names is sound: what is told from here was told at all, entries lead to nodes that the
+ * kernel knows, counts are right. It cannot see Python's counts; pc_loop_counts() has the sum.
+ *
+ * Return: false: `text` says what is wrong.
+ */
+bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
+{
+	const char *wrong = NULL;
+	u64 nodes = 0, entries = 0;
+	pthread_mutex_lock(&l->names);
+	for (u64 k = 0; k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k]; n; n = n->next) {
+			nodes++;
+			if (n->by_table > n->told)
+				wrong = "told from the table more often than at all";
+			if (!n->told && n->names)
+				wrong = "a name of a node that the kernel has forgotten";
+			if (!n->told && !n->opened && !n->changing && n->number != ROOT_NUMBER)
+				wrong = "a node that nobody knows";
+			for (struct name *e = n->names; e; e = e->other) {
+				entries++;
+				if (*entry_at(l, e->parent, e->text, e->hash) != e || e->node != n)
+					wrong = "a name that is not found, or leads elsewhere";
+			}
+		}
+	if (nodes != l->nr_nodes || entries != l->nr_entries)
+		wrong = "numbers of nodes and names";
+	pthread_mutex_unlock(&l->names);
+	if (wrong && size) {
+		strncpy(text, wrong, size - 1);
+		text[size - 1] = 0;
+	}
+	return !wrong;
+}
+
+void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out)
+{
+	pthread_mutex_lock(&l->names);
+	out->nodes = l->nr_nodes;
+	out->names = l->nr_entries;
+	out->told = 0;
+	for (u64 k = 0; k <= l->node_mask; k++)
+		for (struct node *n = l->nodes[k]; n; n = n->next)
+			out->told += n->told;
+	pthread_mutex_unlock(&l->names);
+}

@@ -1,0 +1,425 @@
+/*
+ * operations.c - what libfuse calls for each request: an answer from here, or a question to the handlers.
+ *
+ *   read, write       of an open file that lends a hit: bytes that are there, room that there is
+ *   getattr, lookup   what is known and right still (names.c)
+ *   forget            counted here first
+ *
+ * Everything else is asked. Once a request is answered its worker touches nothing of it, nor of its file: the kernel may send
+ * what ends them at once.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "state.h"
+
+static struct pc_loop *loop_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+static struct pc_opened *opened_of(const struct fuse_file_info *info)
+{
+	return info ? (struct pc_opened *)(uintptr_t)info->fh : NULL;
+}
+
+/* Questions that are nothing but a node, a name and flags. */
+static void ask(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, number);
+	if (s) {
+		s->changes = changes;
+		pc_ask(l, s, name, NULL, NULL);
+	}
+}
+
+/* ---------------------------------------------------------------- bytes */
+
+static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct pc_opened *o = opened_of(info);
+	struct worker *w = pc_worker;
+	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
+		u64 marker;
+		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
+		if (marker != UINT64_MAX)
+			pc_post(l, PC_ASK_READ_AHEAD, number, o->fh, marker, 0);
+		if (n >= 0) {
+			count(&l->counts.reads);
+			fuse_reply_buf(req, w->reply, (size_t)n);
+			return;
+		}
+	}
+	struct slot *s = pc_slot_new(l, req, PC_ASK_READ, number);
+	if (!s)
+		return;
+	s->asked.fh = o->fh;
+	s->asked.offset = (u64)offset;
+	s->asked.size = size;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t size, off_t offset,
+		     struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct pc_opened *o = opened_of(info);
+	if (o->hit && !atomic_load_explicit(&o->told, memory_order_relaxed) &&
+	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
+		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
+		pc_opened_set_wrote(o, true);
+		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {
+			pc_opened_set_wrote(o, true); /* a flush in between has not seen it */
+			count(&l->counts.writes);
+			fuse_reply_write(req, size);
+			return;
+		}
+	}
+	struct slot *s = pc_slot_new(l, req, PC_ASK_WRITE, number);
+	if (!s)
+		return;
+	s->asked.fh = o->fh;
+	s->asked.offset = (u64)offset;
+	s->asked.size = size;
+	pc_ask(l, s, NULL, NULL, data);
+}
+
+static void ask_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, number);
+	if (!s)
+		return;
+	s->asked.fh = fh;
+	s->asked.flags = flags;
+	s->changes = changes;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
+}
+
+static void do_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
+}
+
+static void do_fsync(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
+}
+
+static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
+}
+
+static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, PC_ASK_CREATE, parent);
+	if (!s)
+		return;
+	s->asked.mode = mode;
+	s->asked.flags = (u32)info->flags;
+	s->changes = CHANGES_NAMES | (info->flags & O_TRUNC ? CHANGES_ATTRIBUTES : 0);
+	pc_ask(l, s, name, NULL, NULL);
+}
+
+/* ---------------------------------------------------------------- nodes and names */
+
+static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct pc_loop *l = loop_of(req);
+	struct fuse_entry_param entry;
+	if (pc_known_entry(l, parent, name, &entry)) {
+		count(&l->counts.lookups);
+		if (fuse_reply_entry(req, &entry))
+			pc_untell(l, entry.ino, true);
+		return;
+	}
+	ask(req, PC_ASK_LOOKUP, parent, name, 0);
+}
+
+/* While the store is silent nobody is asked how an open file is: reads of what is cached go on. */
+static bool is_silent(struct pc_loop *l)
+{
+	pthread_mutex_lock(&l->lock);
+	bool silent = now_ns(CLOCK_MONOTONIC) < l->silent_until_ns;
+	pthread_mutex_unlock(&l->lock);
+	return silent;
+}
+
+static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct stat known;
+	double timeout;
+	(void)info;
+	if (pc_known_attributes(l, number, false, &known, &timeout)) {
+		count(&l->counts.getattrs);
+		fuse_reply_attr(req, &known, timeout);
+		return;
+	}
+	bool open = pc_known_open(l, number);
+	if (open && is_silent(l) && pc_known_attributes(l, number, true, &known, &timeout)) {
+		fuse_reply_attr(req, &known, timeout);
+		return;
+	}
+	struct slot *s = pc_slot_new(l, req, PC_ASK_GETATTR, number);
+	if (!s)
+		return;
+	s->known = open;
+	i64 patient_until = s->asked.asked_ns + l->options.patience_ns;
+	if (open && patient_until < s->due_ns)
+		s->due_ns = patient_until;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static i64 time_set(const struct timespec *t, int set, int now)
+{
+	return set & now ? now_ns(CLOCK_REALTIME) : (i64)t->tv_sec * 1000000000 + t->tv_nsec;
+}
+
+static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int set, struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, PC_ASK_SETATTR, number);
+	if (!s)
+		return;
+	struct pc_asked *a = &s->asked;
+	struct {
+		int theirs;
+		u32 ours;
+	} fields[] = {{FUSE_SET_ATTR_MODE, PC_SET_MODE},
+		      {FUSE_SET_ATTR_UID, PC_SET_UID},
+		      {FUSE_SET_ATTR_GID, PC_SET_GID},
+		      {FUSE_SET_ATTR_SIZE, PC_SET_SIZE},
+		      {FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW, PC_SET_ATIME},
+		      {FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW, PC_SET_MTIME}};
+	for (size_t k = 0; k < sizeof(fields) / sizeof(*fields); k++)
+		a->fields |= set & fields[k].theirs ? fields[k].ours : 0;
+	a->mode = attr->st_mode & 07777;
+	if (set & FUSE_SET_ATTR_UID)
+		a->uid = attr->st_uid;
+	if (set & FUSE_SET_ATTR_GID)
+		a->gid = attr->st_gid;
+	a->size = (u64)attr->st_size;
+	a->atime_ns = time_set(&attr->st_atim, set, FUSE_SET_ATTR_ATIME_NOW);
+	a->mtime_ns = time_set(&attr->st_mtim, set, FUSE_SET_ATTR_MTIME_NOW);
+	a->fh = info ? opened_of(info)->fh : PC_NO_FH;
+	s->changes = CHANGES_NODE;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
+{
+	count(&l->counts.forgets);
+	times = pc_forgotten(l, number, times);
+	if (times)
+		pc_post(l, PC_ASK_FORGET, number, PC_NO_FH, 0, times);
+}
+
+static void do_forget(fuse_req_t req, fuse_ino_t number, u64 times)
+{
+	forget(loop_of(req), number, times);
+	fuse_reply_none(req);
+}
+
+static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *nodes)
+{
+	for (size_t k = 0; k < n; k++)
+		forget(loop_of(req), nodes[k].ino, nodes[k].nlookup);
+	fuse_reply_none(req);
+}
+
+static void do_readlink(fuse_req_t req, fuse_ino_t number)
+{
+	ask(req, PC_ASK_READLINK, number, NULL, 0);
+}
+
+static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, parent);
+	if (!s)
+		return;
+	s->asked.mode = mode;
+	s->changes = CHANGES_NAMES;
+	pc_ask(l, s, name, NULL, NULL);
+}
+
+static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
+{
+	(void)device;
+	make(req, PC_ASK_MKNOD, parent, name, mode);
+}
+
+static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	make(req, PC_ASK_MKDIR, parent, name, mode);
+}
+
+static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	ask(req, PC_ASK_UNLINK, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+}
+
+static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	ask(req, PC_ASK_RMDIR, parent, name, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+}
+
+static void ask_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2, const char *name2,
+		    u32 flags, u8 changes)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, number);
+	if (!s)
+		return;
+	s->asked.number2 = number2;
+	s->asked.flags = flags;
+	s->changes = changes;
+	pc_ask(l, s, name, name2, NULL);
+}
+
+static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	ask_two(req, PC_ASK_SYMLINK, parent, name, 0, target, 0, CHANGES_NAMES);
+}
+
+static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
+		      unsigned int flags)
+{
+	ask_two(req, PC_ASK_RENAME, parent, name, parent2, name2, flags, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+}
+
+static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
+{
+	ask_two(req, PC_ASK_LINK, number, NULL, parent, name, 0, CHANGES_NAMES | CHANGES_ATTRIBUTES);
+}
+
+/* ---------------------------------------------------------------- directories, attributes, the rest */
+
+static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	(void)info;
+	ask(req, PC_ASK_OPENDIR, number, NULL, 0);
+}
+
+static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t size, off_t offset,
+			   const struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, number);
+	if (!s)
+		return;
+	s->asked.fh = info->fh;
+	s->asked.offset = (u64)offset;
+	s->asked.size = size;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	read_directory(req, PC_ASK_READDIR, number, size, offset, info);
+}
+
+static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
+{
+	read_directory(req, PC_ASK_READDIRPLUS, number, size, offset, info);
+}
+
+static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_RELEASEDIR, number, info->fh, 0, 0);
+}
+
+static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
+{
+	ask_file(req, PC_ASK_FSYNCDIR, number, info->fh, datasync != 0, 0);
+}
+
+static void do_statfs(fuse_req_t req, fuse_ino_t number)
+{
+	ask(req, PC_ASK_STATFS, number, NULL, 0);
+}
+
+static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, PC_ASK_SETXATTR, number);
+	if (!s)
+		return;
+	s->asked.size = size;
+	s->asked.flags = (u32)flags;
+	s->changes = CHANGES_NODE;
+	pc_ask(l, s, name, NULL, value);
+}
+
+static void ask_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, size_t size)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, op, number);
+	if (!s)
+		return;
+	s->asked.size = size;
+	pc_ask(l, s, name, NULL, NULL);
+}
+
+static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
+{
+	if (loop_of(req)->options.xattrs && !strcmp(name, "security.capability")) {
+		fuse_reply_err(req, ENODATA);
+		return;
+	}
+	ask_attribute(req, PC_ASK_GETXATTR, number, name, size);
+}
+
+static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
+{
+	ask_attribute(req, PC_ASK_LISTXATTR, number, NULL, size);
+}
+
+static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
+{
+	ask(req, PC_ASK_REMOVEXATTR, number, name, CHANGES_NODE);
+}
+
+const struct fuse_lowlevel_ops pc_operations = {
+	.init = pc_session_begun,
+	.lookup = do_lookup,
+	.forget = do_forget,
+	.forget_multi = do_forget_multi,
+	.getattr = do_getattr,
+	.setattr = do_setattr,
+	.readlink = do_readlink,
+	.mknod = do_mknod,
+	.mkdir = do_mkdir,
+	.unlink = do_unlink,
+	.rmdir = do_rmdir,
+	.symlink = do_symlink,
+	.rename = do_rename,
+	.link = do_link,
+	.open = do_open,
+	.create = do_create,
+	.read = do_read,
+	.write = do_write,
+	.flush = do_flush,
+	.fsync = do_fsync,
+	.release = do_release,
+	.opendir = do_opendir,
+	.readdir = do_readdir,
+	.readdirplus = do_readdirplus,
+	.releasedir = do_releasedir,
+	.fsyncdir = do_fsyncdir,
+	.statfs = do_statfs,
+	.setxattr = do_setxattr,
+	.getxattr = do_getxattr,
+	.listxattr = do_listxattr,
+	.removexattr = do_removexattr,
+};

@@ -1,0 +1,285 @@
+/*
+ * reply.c - what handlers answer, looked at before the kernel gets it.
+ *
+ * An answer that tells of a node is counted before it is sent (names.c), since the kernel may forget it at once, and taken back
+ * where it did not arrive. Return of all: 0; -ENOENT: nobody waits for it any more, so take back what was done; -EPROTO: it is no
+ * answer to this request, whose program gets EIO when the call is over.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "state.h"
+
+#define BIT(op) (1ull << (op))
+
+enum { ERRNO_MAX = 4095 };
+
+int pc_reply_error(struct pc_loop *l, uint64_t token, int error)
+{
+	struct slot s;
+	struct stat known;
+	double timeout;
+	int err;
+	u64 kinds = UINT64_MAX;
+	if (error < 0 || error > ERRNO_MAX) {
+		count(&l->counts.refused);
+		error = EIO;
+	}
+	if (error == 0) /* done, and there is nothing to say */
+		kinds = BIT(PC_ASK_UNLINK) | BIT(PC_ASK_RMDIR) | BIT(PC_ASK_RENAME) | BIT(PC_ASK_FLUSH) |
+			BIT(PC_ASK_FSYNC) | BIT(PC_ASK_RELEASE) | BIT(PC_ASK_RELEASEDIR) | BIT(PC_ASK_FSYNCDIR) |
+			BIT(PC_ASK_SETXATTR) | BIT(PC_ASK_REMOVEXATTR);
+	fuse_req_t req = pc_answer_begin(l, token, kinds, &s, &err);
+	if (!req)
+		return err;
+	if (error == EIO && s.known && pc_known_attributes(l, s.asked.number, true, &known, &timeout))
+		return pc_answer_end(l, fuse_reply_attr(req, &known, timeout));
+	return pc_answer_end(l, fuse_reply_err(req, error));
+}
+
+int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes *a)
+{
+	struct slot s;
+	struct fuse_entry_param entry;
+	int err;
+	u64 kinds = BIT(PC_ASK_LOOKUP) | BIT(PC_ASK_MKNOD) | BIT(PC_ASK_MKDIR) | BIT(PC_ASK_SYMLINK) | BIT(PC_ASK_LINK);
+	if (a->number == 0) {
+		count(&l->counts.refused);
+		return -EPROTO;
+	}
+	fuse_req_t req = pc_answer_begin(l, token, kinds, &s, &err);
+	if (!req)
+		return err;
+	/* Only what was looked up is known by its name from now on; the others have changed the directory. */
+	const char *name = s.asked.op == PC_ASK_LOOKUP ? s.asked.name : NULL;
+	if (pc_tell(l, s.asked.number, name, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+		fuse_reply_err(req, ENOMEM);
+		return pc_answer_end(l, 1);
+	}
+	int sent = fuse_reply_entry(req, &entry);
+	if (sent)
+		pc_untell(l, a->number, false);
+	return pc_answer_end(l, sent);
+}
+
+int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attributes *a)
+{
+	struct slot s;
+	struct stat st;
+	int err;
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_GETATTR) | BIT(PC_ASK_SETATTR), &s, &err);
+	if (!req)
+		return err;
+	pc_attributes_seen(l, a, s.asked.tick, s.asked.asked_ns, &st);
+	return pc_answer_end(l, fuse_reply_attr(req, &st, (double)l->options.attr_ns / 1e9));
+}
+
+static void info_of(struct pc_loop *l, struct pc_opened *o, bool kept, struct fuse_file_info *info)
+{
+	*info = (struct fuse_file_info){.fh = (uintptr_t)o};
+	info->direct_io = l->options.direct_io;
+	info->keep_cache = kept && l->options.keep_pages && !l->options.direct_io;
+#ifdef PC_PARALLEL_WRITES
+	info->parallel_direct_writes = l->options.direct_io && l->options.parallel_writes;
+#endif
+}
+
+int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attributes *a, struct pc_opened *o)
+{
+	struct slot s;
+	struct fuse_entry_param entry;
+	struct fuse_file_info info;
+	int err;
+	if (a->number == 0 || o->number != a->number) {
+		count(&l->counts.refused);
+		return -EPROTO;
+	}
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_CREATE), &s, &err);
+	if (!req)
+		return err;
+	info_of(l, o, false, &info);
+	if (pc_tell(l, s.asked.number, NULL, a, s.asked.tick, s.asked.asked_ns, &entry)) {
+		fuse_reply_err(req, ENOMEM);
+		return pc_answer_end(l, 1);
+	}
+	int sent = fuse_reply_create(req, &entry, &info);
+	if (sent)
+		pc_untell(l, a->number, false);
+	return pc_answer_end(l, sent);
+}
+
+int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool kept)
+{
+	struct slot s;
+	struct fuse_file_info info;
+	int err;
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_OPEN), &s, &err);
+	if (!req)
+		return err;
+	info_of(l, o, kept, &info);
+	return pc_answer_end(l, fuse_reply_open(req, &info));
+}
+
+int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh)
+{
+	struct slot s;
+	int err;
+	struct fuse_file_info info = {.fh = fh};
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_OPENDIR), &s, &err);
+	return req ? pc_answer_end(l, fuse_reply_open(req, &info)) : err;
+}
+
+/* Refuse what is longer than was asked for; then the request is not answered yet. */
+static bool too_long(struct pc_loop *l, u64 token, u64 len)
+{
+	pthread_mutex_lock(&l->lock);
+	u64 index = token & UINT32_MAX;
+	struct slot *s = index < l->nr_slots ? l->slots[index] : NULL;
+	bool known = s && s->generation == (u32)(token >> 32);
+	u64 most = !known ? UINT64_MAX : s->asked.op == PC_ASK_READLINK ? 4095 : s->asked.size;
+	bool attribute = known && (s->asked.op == PC_ASK_GETXATTR || s->asked.op == PC_ASK_LISTXATTR);
+	pthread_mutex_unlock(&l->lock);
+	if (len <= most || (attribute && len <= UINT32_MAX))
+		return false;
+	count(&l->counts.refused);
+	return true;
+}
+
+/* Bytes of a file, a link, an extended attribute (or only its length, or ERANGE, as the request wants). */
+int pc_reply_data(struct pc_loop *l, uint64_t token, const char *data, uint64_t len)
+{
+	struct slot s;
+	int err;
+	u64 attributes = BIT(PC_ASK_GETXATTR) | BIT(PC_ASK_LISTXATTR);
+	if (too_long(l, token, len))
+		return -EPROTO;
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_READ) | BIT(PC_ASK_READLINK) | attributes, &s, &err);
+	if (!req)
+		return err;
+	if (s.asked.op == PC_ASK_READLINK) {
+		char target[4096];
+		memcpy(target, data, len);
+		target[len] = 0;
+		return pc_answer_end(l, fuse_reply_readlink(req, target));
+	}
+	if (attributes >> s.asked.op & 1) {
+		if (s.asked.size == 0)
+			return pc_answer_end(l, fuse_reply_xattr(req, len));
+		if (len > s.asked.size)
+			return pc_answer_end(l, fuse_reply_err(req, ERANGE));
+	}
+	return pc_answer_end(l, fuse_reply_buf(req, data, len));
+}
+
+int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len)
+{
+	struct slot s;
+	int err;
+	if (too_long(l, token, len))
+		return -EPROTO;
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_WRITE), &s, &err);
+	return req ? pc_answer_end(l, fuse_reply_write(req, len)) : err;
+}
+
+/* @fields: bsize, frsize, blocks, bfree, bavail, files, ffree, favail, namemax. */
+int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
+{
+	struct slot s;
+	int err;
+	struct statvfs st = {.f_bsize = fields[0],
+			     .f_frsize = fields[1],
+			     .f_blocks = fields[2],
+			     .f_bfree = fields[3],
+			     .f_bavail = fields[4],
+			     .f_files = fields[5],
+			     .f_ffree = fields[6],
+			     .f_favail = fields[7],
+			     .f_namemax = fields[8]};
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_STATFS), &s, &err);
+	return req ? pc_answer_end(l, fuse_reply_statfs(req, &st)) : err;
+}
+
+/* ---------------------------------------------------------------- directories */
+
+struct pc_dirents {
+	u64 size, used, nr_told, room, parent, tick;
+	i64 since_ns;
+	u64 *told; /* nodes that it tells of */
+	bool plus;
+	char bytes[];
+};
+
+/* @size: of the request. @tick, @asked_ns: of the request that looked at the directory. Return: NULL: no memory. */
+struct pc_dirents *pc_dirents_new(uint64_t size, bool plus, uint64_t parent, uint64_t tick, int64_t asked_ns)
+{
+	struct pc_dirents *d = size <= UINT32_MAX ? calloc(1, sizeof(*d) + size) : NULL;
+	if (d)
+		*d = (struct pc_dirents){
+			.size = size, .plus = plus, .parent = parent, .tick = tick, .since_ns = asked_ns};
+	return d;
+}
+
+/**
+ * pc_dirents_add() - one entry more; `next` is where the one behind it is.
+ *
+ * Of READDIRPLUS the kernel is told of the node, as by a lookup; but not of those of "." and "..", of which it takes the names
+ * alone. @certain: otherwise the name may be gone, and the kernel has to ask before it believes in it. Return: false: no room.
+ */
+bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
+		    bool certain, uint64_t next)
+{
+	struct fuse_entry_param entry = {.ino = a->number, .attr = {.st_ino = a->number, .st_mode = a->mode}};
+	size_t used;
+	if (!d->plus) {
+		used = fuse_add_direntry(NULL, d->bytes + d->used, d->size - d->used, name, &entry.attr, (off_t)next);
+		if (used > d->size - d->used)
+			return false;
+		d->used += used;
+		return true;
+	}
+	bool told = strcmp(name, ".") && strcmp(name, "..");
+	used = fuse_add_direntry_plus(NULL, NULL, 0, name, NULL, 0);
+	if (used > d->size - d->used)
+		return false;
+	if (d->nr_told == d->room) {
+		u64 room = d->room ? 2 * d->room : 64;
+		u64 *told = realloc(d->told, room * sizeof(*told));
+		if (!told)
+			return false;
+		d->told = told;
+		d->room = room;
+	}
+	if (told && pc_tell(l, d->parent, certain ? name : NULL, a, certain ? d->tick : 0, d->since_ns, &entry))
+		return false;
+	if (told)
+		d->told[d->nr_told++] = a->number;
+	else
+		entry.ino = 0;
+	if (!certain)
+		entry.attr_timeout = entry.entry_timeout = 0;
+	d->used += fuse_add_direntry_plus(NULL, d->bytes + d->used, d->size - d->used, name, &entry, (off_t)next);
+	return true;
+}
+
+void pc_dirents_free(struct pc_dirents *d)
+{
+	free(d->told);
+	free(d);
+}
+
+/* Where it does not arrive, what it tells of is not told; the handler takes back the same. */
+int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d)
+{
+	struct slot s;
+	int err = 0;
+	u64 kind = d->plus ? BIT(PC_ASK_READDIRPLUS) : BIT(PC_ASK_READDIR);
+	fuse_req_t req = too_long(l, token, d->used) ? NULL : pc_answer_begin(l, token, kind, &s, &err);
+	if (req)
+		err = pc_answer_end(l, fuse_reply_buf(req, d->bytes, d->used));
+	else if (!err)
+		err = -EPROTO;
+	for (u64 k = 0; err && k < d->nr_told; k++)
+		pc_untell(l, d->told[k], false);
+	return err;
+}

@@ -1,0 +1,305 @@
+/*
+ * session.c - a loop from its beginning to its end: session, workers, and who ends when.
+ *
+ *   new ──> mounted ──> started: one worker ──> the kernel has said hello: all of them ──> stopped ──> freed
+ *
+ * A worker waits in read(2) for the kernel and nowhere else. There alone it can be cancelled: nobody else could wake it while the
+ * connection stands, and it holds nothing there. Everything else that a worker does ends by itself.
+ *
+ * The end: workers are gone first, so that no hit runs and nothing new is asked; then whatever waits is answered; then the session
+ * goes, once no answer is on its way. Handlers that hang keep the loop's memory, and are told that nobody waits when they answer.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "state.h"
+
+_Thread_local struct worker *pc_worker;
+
+enum { SENDERS_WAIT_S = 5 };
+
+static void init_locks(struct pc_loop *l)
+{
+	pthread_condattr_t monotonic;
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_mutex_init(&l->names, NULL);
+	pthread_cond_init(&l->asked, NULL);
+	pthread_cond_init(&l->clock, &monotonic);
+	pthread_cond_init(&l->sent, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+}
+
+/* Everything but the session. */
+static void release(struct pc_loop *l)
+{
+	for (u32 k = 0; k < l->nr_slots; k++) {
+		free(l->slots[k]->asked.memory);
+		free(l->slots[k]);
+	}
+	free(l->slots);
+	for (u32 k = 0; k < PC_WORKERS_MAX; k++) {
+		free(l->workers[k].buf.mem);
+		free(l->workers[k].reply);
+	}
+	pc_names_free(l);
+	if (l->ended_fd >= 0)
+		close(l->ended_fd);
+	free(l);
+}
+
+/**
+ * pc_loop_new() - a loop that is not mounted.
+ * @hit_calls: of CORE.
+ * @words: for libfuse and the kernel, as behind -o.
+ *
+ * Return: NULL: errno says why; EPROTO: CORE was built for another loop; EINVAL: libfuse has said on stderr what is wrong.
+ */
+struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words)
+{
+	const struct pc_hit_calls *calls = hit_calls;
+	if (calls->abi != PC_ABI || calls->size != sizeof(*calls)) {
+		errno = EPROTO;
+		return NULL;
+	}
+	struct pc_loop *l = calloc(1, sizeof(*l));
+	if (!l) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	l->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (l->ended_fd < 0 || pc_names_init(l)) {
+		release(l);
+		errno = ENOMEM;
+		return NULL;
+	}
+	init_locks(l);
+	l->calls = calls;
+	l->options = *options;
+	l->due_ns = INT64_MAX;
+	l->nr_workers = options->workers < 1                ? 1
+			: options->workers > PC_WORKERS_MAX ? PC_WORKERS_MAX
+							    : options->workers;
+	if (!options->direct_io)
+		l->nr_workers = 1; /* turns.c */
+	char *argv[] = {"pagecache", "-o", (char *)(uintptr_t)words};
+	struct fuse_args args = FUSE_ARGS_INIT(words && *words ? 3 : 1, argv);
+	l->session = fuse_session_new(&args, &pc_operations, sizeof(pc_operations), l);
+	fuse_opt_free_args(&args);
+	if (!l->session) {
+		release(l);
+		errno = EINVAL;
+		return NULL;
+	}
+	return l;
+}
+
+/* Return: 0; -EINVAL: libfuse has said on stderr why not. */
+int pc_loop_mount(struct pc_loop *l, const char *path)
+{
+	int err = fuse_session_mount(l->session, path);
+	l->mounted = !err;
+	return err ? -EINVAL : 0;
+}
+
+/* libfuse calls this for the first request. */
+void pc_session_begun(void *loop, struct fuse_conn_info *connection)
+{
+	struct pc_loop *l = loop;
+	if (connection->capable & FUSE_CAP_READDIRPLUS) {
+		connection->want |= FUSE_CAP_READDIRPLUS;
+		connection->want &= ~(u32)FUSE_CAP_READDIRPLUS_AUTO;
+	}
+	/* Data of a write is copied into a folio, from where it is; what is read comes from memory that may change. */
+	connection->want &= ~(u32)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */
+	connection->time_gran = 1;
+	pthread_mutex_lock(&l->lock);
+	l->features = (struct pc_loop_features){
+		.proto_major = connection->proto_major,
+		.proto_minor = connection->proto_minor,
+		.capable = (u32)connection->capable,
+		.want = (u32)connection->want,
+		.max_write = connection->max_write,
+		.max_read = connection->max_read,
+		.max_readahead = connection->max_readahead,
+		.max_background = connection->max_background,
+		.initialized = 1,
+	};
+	l->initialized = 1;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* A thread that signals leave alone: they are Python's, which handles them in its main thread. */
+static int thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int err = pthread_create(thread, NULL, run, argument);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -err;
+}
+
+static void *worker_main(void *argument);
+
+static int worker_start(struct pc_loop *l, u32 k)
+{
+	struct worker *w = &l->workers[k];
+	w->loop = l;
+	if (!w->reply && !(w->reply = malloc(PC_REPLY_MAX)))
+		return -ENOMEM;
+	return thread_start(&w->thread, worker_main, w);
+}
+
+/* The first worker has met the kernel: now that sizes are agreed on, the others start. Without memory there are fewer. */
+static void others_start(struct pc_loop *l)
+{
+	u32 k = 1;
+	while (k < l->nr_workers && !worker_start(l, k))
+		k++;
+	l->nr_workers = k;
+}
+
+static void *worker_main(void *argument)
+{
+	struct worker *w = argument;
+	struct pc_loop *l = w->loop;
+	bool first = w == l->workers, alone = first;
+	int unused;
+	pc_worker = w;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &unused);
+	while (!fuse_session_exited(l->session) && !l->stopped) {
+		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &unused);
+		int n = fuse_session_receive_buf(l->session, &w->buf);
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &unused);
+		if (n == -EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		fuse_session_process_buf(l->session, &w->buf);
+		if (alone && l->initialized) {
+			alone = false;
+			others_start(l);
+		}
+	}
+	if (alone)
+		l->nr_workers = 1;
+	u64 one = 1;
+	ssize_t told = write(l->ended_fd, &one, sizeof(one));
+	(void)told; /* it is readable already, then */
+	return NULL;
+}
+
+/* Serve. Return: 0, negative errno. */
+int pc_loop_start(struct pc_loop *l)
+{
+	int err = thread_start(&l->clock_thread, pc_clock_main, l);
+	if (err)
+		return err;
+	l->started = 1;
+	err = worker_start(l, 0);
+	l->serving = !err;
+	return err;
+}
+
+/* Readable once the kernel sends nothing any more: an unmount, or it was cut. */
+int pc_loop_ended_fd(struct pc_loop *l)
+{
+	return l->ended_fd;
+}
+
+static void workers_end(struct pc_loop *l)
+{
+	u32 k = 0;
+	if (!l->serving)
+		return;
+	do { /* the first one starts the others, and says how many there are */
+		pthread_cancel(l->workers[k].thread);
+		pthread_join(l->workers[k].thread, NULL);
+	} while (++k < l->nr_workers);
+}
+
+/* Lock held. Return: whether no answer is on its way. */
+static bool senders_end(struct pc_loop *l)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += SENDERS_WAIT_S;
+	while (l->senders && !pthread_cond_timedwait(&l->sent, &l->lock, &until))
+		;
+	return !l->senders;
+}
+
+/**
+ * pc_loop_stop() - serve no more; idempotent.
+ * @unmount: take the mount away, too; else it is somebody else's, or gone.
+ *
+ * Whatever waits gets EIO, handlers that wait go home. Waits for workers, and for moments for answers that are being sent.
+ */
+void pc_loop_stop(struct pc_loop *l, bool unmount)
+{
+	if (!l->session)
+		return;
+	atomic_store(&l->stopped, 1);
+	workers_end(l);
+	pc_ask_end(l);
+	if (l->mounted && unmount)
+		fuse_session_unmount(l->session);
+	pthread_mutex_lock(&l->lock);
+	l->closed = 1;
+	bool free_session = senders_end(l);
+	pthread_cond_broadcast(&l->clock);
+	pthread_mutex_unlock(&l->lock);
+	if (l->started)
+		pthread_join(l->clock_thread, NULL);
+	if (free_session)
+		fuse_session_destroy(l->session);
+	l->session = NULL;
+}
+
+/* Stopped or not. Return: false: a handler is in it still, and the memory stays until the process ends. */
+bool pc_loop_free(struct pc_loop *l)
+{
+	pc_loop_stop(l, true);
+	pthread_mutex_lock(&l->lock);
+	bool used = l->handlers || l->senders;
+	pthread_mutex_unlock(&l->lock);
+	if (!used)
+		release(l);
+	return !used;
+}
+
+void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out)
+{
+	pthread_mutex_lock(&l->lock);
+	*out = l->features;
+	pthread_mutex_unlock(&l->lock);
+	out->library = (u32)fuse_version();
+#ifdef PC_PARALLEL_WRITES
+	out->parallel_writes_built = 1;
+#endif
+}
+
+void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
+{
+	struct counts *c = &l->counts;
+	pc_names_count(l, out);
+	out->reads = atomic_load(&c->reads);
+	out->writes = atomic_load(&c->writes);
+	out->getattrs = atomic_load(&c->getattrs);
+	out->lookups = atomic_load(&c->lookups);
+	out->late = atomic_load(&c->late);
+	out->refused = atomic_load(&c->refused);
+	out->expired = atomic_load(&c->expired);
+	out->interrupted = atomic_load(&c->interrupted);
+	out->forgets = atomic_load(&c->forgets);
+	pthread_mutex_lock(&l->lock);
+	out->asked = l->nr_asked;
+	pthread_mutex_unlock(&l->lock);
+}

@@ -1,0 +1,173 @@
+/*
+ * state.h - what a loop is made of, for its own files: session.c (threads and their end), ask.c (requests that wait),
+ * turns.c (their order), reply.c (their answers), operations.c (what libfuse calls), names.c (nodes), opened.c (open files), notify.c.
+ *
+ * Locks, none held over a call of libfuse or of CORE's but where said:
+ *
+ *   lock    requests, queue, handlers, senders        ask.c
+ *   names   nodes, names, their open files            names.c; pc_hit_calls.length within it
+ *
+ * Nobody takes one of them while he has the other. libfuse's locks of a request and of its session are outside of `lock`: it
+ * calls interrupted() (ask.c) with them.
+ */
+#ifndef PC_FUSE_STATE_H
+#define PC_FUSE_STATE_H
+
+#define FUSE_USE_VERSION 35
+#include <fuse_lowlevel.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "loop.h"
+#include "pagecache.h"
+
+typedef uint8_t u8;
+typedef uint32_t u32;
+typedef uint64_t u64;
+typedef int64_t i64;
+
+enum {
+	PC_WORKERS_MAX = 16,
+	PC_REPLY_MAX = 1 << 20, /* largest read that a worker answers */
+	PC_STEAL_MIN = 64 << 10, /* data of a write that is at least so long keeps the buffer it came in */
+	PC_SLOTS_MAX = 1 << 20,
+};
+
+enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN };
+
+/* A request that a handler is to answer. */
+struct slot {
+	struct slot *next; /* in the queue, or free */
+	fuse_req_t req;    /* NULL: answered, or nobody waits */
+	struct pc_asked asked;
+	i64 due_ns; /* INT64_MAX: never */
+	struct slot *next_turn; /* turns.c */
+	u64 order;
+	u8 turn;
+	u32 generation, index;
+	u8 state;
+	u8 interrupted; /* 1: told, 2: looked at, and it goes on */
+	u8 known;       /* its attributes may be told as they were last known */
+	u8 changes;     /* what of names.c it changes: CHANGES_* */
+	pid_t pid;
+};
+enum { CHANGES_NODE = 1, CHANGES_NAMES = 2, CHANGES_ATTRIBUTES = 4 };
+
+struct pc_opened {
+	struct pc_hit *hit; /* NULL: everything is asked */
+	u64 number, fh;
+	struct pc_opened *next; /* of its node; `names` */
+	_Atomic i64 written_ns; /* as OpenFile.written_ns in Python */
+	_Atomic u8 wrote, told; /* told: of a failure that there may be no more; the next write is Python's */
+};
+
+struct worker {
+	struct pc_loop *loop;
+	pthread_t thread;
+	struct fuse_buf buf;
+	char *reply;
+};
+
+struct counts {
+	_Atomic u64 reads, writes, getattrs, lookups, late, refused, expired, interrupted, forgets;
+};
+
+struct node;
+struct name;
+
+struct pc_loop {
+	struct fuse_session *session;
+	const struct pc_hit_calls *calls;
+	struct pc_loop_options options;
+	struct counts counts;
+	int ended_fd; /* readable once the kernel has cut the connection */
+
+	pthread_mutex_t lock; /* guards the next lines */
+	pthread_cond_t asked, clock, sent;
+	struct slot **slots, *free;
+	struct slot *first, *last;
+	struct slot *turns, *held; /* turns.c */
+	u64 last_order;
+	_Atomic u32 nr_turns;
+	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
+	u64 nr_asked;
+	i64 due_ns, silent_until_ns;
+	u8 interrupts; /* somebody has to be looked at */
+	_Atomic u8 stopped;
+	u8 closed; /* the session is gone */
+
+	pthread_mutex_t names; /* guards the next lines */
+	struct node **nodes;
+	struct name **entries;
+	u64 node_mask, entry_mask, nr_nodes, nr_entries;
+	u64 tick, names_changed, forgotten_changed, attributes_void;
+	u32 names_changing;
+
+	pthread_t clock_thread;
+	struct worker workers[PC_WORKERS_MAX];
+	u32 nr_workers;
+	u8 mounted, started, serving, initialized; /* started: there is a clock; serving: and workers */
+	struct pc_loop_features features;
+};
+
+static inline i64 now_ns(clockid_t clock)
+{
+	struct timespec t;
+	clock_gettime(clock, &t);
+	return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void count(_Atomic u64 *counter)
+{
+	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+extern _Thread_local struct worker *pc_worker; /* of a thread that is one */
+
+/* session.c */
+void pc_session_begun(void *loop, struct fuse_conn_info *connection);
+
+/* operations.c */
+extern const struct fuse_lowlevel_ops pc_operations;
+
+/* ask.c */
+struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
+void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
+void pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
+fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
+int pc_answer_end(struct pc_loop *l, int sent);
+bool pc_sender_enter(struct pc_loop *l);
+void pc_sender_leave(struct pc_loop *l);
+void *pc_clock_main(void *loop);
+void pc_ask_end(struct pc_loop *l);
+
+/* turns.c */
+bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
+bool pc_turn_begin(struct pc_loop *l, struct slot *s);
+struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
+
+/* names.c */
+int pc_names_init(struct pc_loop *l);
+void pc_names_free(struct pc_loop *l);
+bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
+bool pc_known_entry(struct pc_loop *l, u64 parent, const char *name, struct fuse_entry_param *out);
+bool pc_known_open(struct pc_loop *l, u64 number);
+int pc_tell(struct pc_loop *l, u64 parent, const char *name, const struct pc_attributes *a, u64 tick, i64 since_ns,
+	    struct fuse_entry_param *out);
+void pc_untell(struct pc_loop *l, u64 number, bool by_table);
+void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns, struct stat *out);
+u64 pc_forgotten(struct pc_loop *l, u64 number, u64 times);
+u64 pc_tick_now(struct pc_loop *l);
+void pc_change_begin(struct pc_loop *l, const struct slot *s);
+void pc_change_end(struct pc_loop *l, const struct slot *s);
+void pc_node_changed(struct pc_loop *l, u64 number);
+void pc_entry_changed(struct pc_loop *l, u64 parent, const char *name);
+void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out);
+void pc_node_opened(struct pc_loop *l, struct pc_opened *o);
+void pc_node_closed(struct pc_loop *l, struct pc_opened *o);
+
+#endif

@@ -1,0 +1,150 @@
+/*
+ * hit.c - reads and writes of threads that Python does not know, such as those of a loop that serves a mount.
+ *
+ * They have no interpreter lock, no Op and no place in the register of waits: so they do what needs none of these, or nothing.
+ * What is there is copied; what has room is taken; everything else is -EAGAIN, and a thread of Python's does it.
+ *
+ *   handle (Python) ── closed?, window ──> hit ── users ──> inode      is not freed
+ *                                           └──── copies ─> cache      keeps its frames mapped
+ *
+ * Invariant [I-28]: what such a thread touches outlives its call. An open hit is one of its inode's `users`, and one of the
+ * cache's `copies`: so neither pc_inode_destroy nor pc_cache_release takes away what it looks at, whatever is closed or
+ * detached beside it. A hit is closed by who opened it, under the interpreter's lock, when none of its calls runs; the memory
+ * of a closed cache may go then. The checker (check.c) counts open hits against both numbers.
+ *
+ * A handle that is closed, detached or replaced says so in `closed`, which is looked at before and behind each copy. While a
+ * trace is recorded all calls are Python's, and are in the trace. The order of read-ahead is the handle's: `marker` is for it.
+ *
+ * Locks: a read takes none, a write tries the inode lock and takes the leaf locks of pc_write_whole. Nothing here waits.
+ */
+#include <stdlib.h>
+
+#include "internal.h"
+
+struct pc_hit {
+	struct pc_inode *inode;
+	const u8 *closed; /* of the handle, which outlives this */
+	struct pc_readahead *ra; /* the handle's; of it only the place of the last read is set */
+	bool readable, writable;
+};
+
+/**
+ * pc_hit_open() - let threads without Python read and write through a handle.
+ * @closed: address of the handle's byte that is not 0 once it leads nowhere.
+ * @ra: address of its read-ahead state.
+ *
+ * Both stay valid until pc_hit_close(). Context: any thread. Return: 0; -ENOMEM.
+ */
+int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out)
+{
+	struct pc_hit *h = malloc(sizeof(*h));
+	if (!h)
+		return -ENOMEM;
+	*h = (struct pc_hit){i, (const u8 *)closed, (struct pc_readahead *)ra, readable, writable};
+	atomic_fetch_add(&i->users, 1);
+	atomic_fetch_add(&i->cache->copies, 1);
+	atomic_fetch_add(&i->hits_open, 1);
+	*out = h;
+	return 0;
+}
+
+/**
+ * pc_hit_close() - none of its calls runs, and none will.
+ *
+ * Context: the interpreter's lock where there is one: frames of a closed cache may go with the last copy (pc_cache_release).
+ */
+void pc_hit_close(struct pc_hit *h)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_cache *c = i->cache;
+	atomic_fetch_sub(&i->hits_open, 1);
+	atomic_fetch_sub(&i->users, 1);
+	if (atomic_fetch_sub(&c->copies, 1) == 1)
+		pc_cache_release(c);
+	free(h);
+}
+
+static bool is_open(const struct pc_hit *h)
+{
+	return !__atomic_load_n(h->closed, __ATOMIC_ACQUIRE);
+}
+
+static bool may_read(const struct pc_hit *h)
+{
+	return h->readable && is_open(h) && !pc_recording(h->inode->cache);
+}
+
+/**
+ * pc_hit_read() - copy [pos, pos + len), if all of it is there.
+ * @marker: receives the page whose window of read-ahead is to be moved on by the handle; UINT64_MAX: none is.
+ *
+ * Return: bytes, fewer than len only at the end of the file; -EAGAIN. Context: any thread, no lock.
+ */
+int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	*marker = UINT64_MAX;
+	if (PC_UNLIKELY(!may_read(h) || len > INT64_MAX || pos > INT64_MAX - len))
+		return -EAGAIN;
+	i64 n = pc_read(i, pos, to, len, &need);
+	if (PC_UNLIKELY(need.readahead))
+		*marker = need.marker;
+	PC_SYNC("hit_copied");
+	if (PC_UNLIKELY(((u64)n < len && need.kind != PC_NEED_NOTHING) || !is_open(h)))
+		return -EAGAIN;
+	atomic_fetch_add_explicit(&i->hits_apart, 1, memory_order_relaxed);
+	pc_readahead_seen(h->ra, pos, (u64)n, i->cache->page_shift);
+	return n;
+}
+
+static bool may_write(const struct pc_hit *h)
+{
+	const struct pc_inode *i = h->inode;
+	return h->writable && is_open(h) && !pc_some_failed(i) && !pc_recording(i->cache) &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+}
+
+/**
+ * pc_hit_write() - take all of [pos, pos + len), or nothing.
+ *
+ * Dirty budget is reserved first, since many may do this at once. Nothing is taken while something of the file has failed: the
+ * handle may have to be told. Return: len; -EAGAIN. Context: any thread, no lock.
+ */
+int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	struct pc_place place;
+	u64 done = 0;
+	if (PC_UNLIKELY(!may_write(h) || len == 0 || len > PC_WHOLE_MAX || pos > INT64_MAX - len))
+		return -EAGAIN;
+	pc_place_open(i, &place, pos, len);
+	if (pc_room_take(i, &place, false) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		if (is_open(h))
+			done = (u64)pc_write_whole(i, pos, from, len, &need);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	pc_place_close(i, &place);
+	return done == len ? (i64)len : -EAGAIN;
+}
+
+uint64_t pc_hit_size(const struct pc_hit *h)
+{
+	return pc_inode_size(h->inode);
+}
+
+/* An inode's counters, with what hits have counted. Leaf lock held. */
+void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
+{
+	pc_counters_add(to, &i->counters);
+	to->hits += atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
+}
+
+/* What another extension calls: functions are not shared between them by name. */
+const struct pc_hit_calls *pc_hit_calls(void)
+{
+	static const struct pc_hit_calls calls = {PC_ABI, sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write,
+						  pc_hit_size};
+	return &calls;
+}

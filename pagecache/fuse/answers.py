@@ -1,0 +1,366 @@
+"""From a request of the loop in C to a call of the file system, and back to an answer: one method for each operation.
+
+The calls block, on the threads of `Loop`. Whatever is raised becomes an errno. An answer that nobody waits for any
+more, since its deadline has passed or its program was killed, is taken back: what the kernel would have been told of is
+forgotten, what was opened is released.
+
+What a file system has to offer is `FileSystem`: `Server` has all of it, one of your own as much as it likes. An
+operation that it does not have is ENOSYS, or has a plain answer here.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from ..native.loop import Asked, Dirents, NativeLoop
+from .errnos import errno_of
+from .files import Files
+from .loopfile import LoopFile
+from .server import Attributes, Listing, Owner
+
+__all__ = ["Answers", "FileSystem", "has_xattrs"]
+
+log = logging.getLogger("pagecache.fuse")
+
+CAPABILITY = "security.capability"
+NAME_MAX = 255
+ENDLESS = 1 << 50
+"""Bytes of a store that does not tell how much room there is."""
+STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
+DIRECTORY = 0o040755
+
+
+class FileSystem(Protocol):
+    """What a loop asks, by the numbers that the kernel has; 1 is the root. Calls come from several threads, and OSError
+    is told to programs.
+
+    These are needed. The other methods of `Server` are used where there are some: create, setattr, unlink, mkdir, ...;
+    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`.
+    """
+
+    files: Files
+
+    def getattr(self, number: int) -> Attributes: ...
+    def lookup(self, parent: int, name: str) -> Attributes: ...
+    def open(self, number: int, flags: int) -> tuple[int, bool]:
+        """A number of `files`, and whether the kernel's pages of the file are right still."""
+        ...
+
+
+class _Directory:
+    """An open directory: when it was looked at, and whether nothing of it was read yet."""
+
+    __slots__ = ("entries", "fresh", "listing", "time")
+
+    def __init__(self, listing: Listing | None, entries: list[tuple[str, Attributes]], time: tuple[int, int]) -> None:
+        self.listing, self.entries, self.time = listing, entries, time
+        self.fresh = True
+
+
+def _values(found: Attributes) -> tuple[int, ...]:
+    return (
+        found.number,
+        found.mode,
+        found.nlink,
+        found.uid,
+        found.gid,
+        found.size,
+        found.atime_ns,
+        found.mtime_ns,
+        found.ctime_ns,
+    )
+
+
+def has_xattrs(system: FileSystem) -> bool:
+    """Whether it keeps extended attributes: then the loop says by itself that there is no security.capability."""
+    names = getattr(system, "names", None)
+    return callable(getattr(system, "getxattr", None)) and bool(getattr(names, "has_xattrs", True))
+
+
+def _code(error: BaseException, what: str) -> int:
+    """What a program is told."""
+    code = errno_of(error)
+    if not isinstance(error, OSError | ValueError | MemoryError):
+        log.error("%s failed in a way that nobody expected", what, exc_info=error)
+    elif code == errno.EIO:
+        log.warning("%s: %s: EIO for the program", what, error)
+    return code
+
+
+class Answers:
+    """The operations.
+
+    Args:
+        loop: who asks.
+        system: whom.
+        deadline: seconds after which nobody waits any more; None: never.
+    """
+
+    def __init__(self, loop: NativeLoop, system: FileSystem, deadline: float | None) -> None:
+        self._loop = loop
+        self._system: Any = system
+        self._files = system.files
+        self._deadline = deadline
+        self._lock = threading.Lock()  # guards the table of directories, for moments
+        self._directories: dict[int, _Directory] = {}
+        self._next_directory = 1
+        self._has_xattrs = has_xattrs(system)
+
+    def answer(self, asked: Asked) -> None:
+        """One request. Never raises."""
+        op, token = asked.op, asked.token
+        try:
+            getattr(self, f"_{op}")(asked, token)
+        except Exception as error:
+            self._loop.reply_error(token, _code(error, op))
+        finally:
+            self._loop.done(token)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._system, name, None)
+        if method is None:
+            raise OSError(errno.ENOSYS, f"this file system has no {name}")
+        found: Callable[..., Any] = method
+        return found
+
+    def _done(self, token: int) -> None:
+        self._loop.reply_error(token, 0)
+
+    # -- of the loop itself
+
+    def _forget(self, asked: Asked, token: int) -> None:
+        self._forget_node(asked.number, asked.size)
+
+    def _forget_node(self, number: int, times: int = 1) -> None:
+        forget = getattr(self._system, "forget", None)
+        if forget is not None:
+            forget(number, times)
+
+    def _read_ahead(self, asked: Asked, token: int) -> None:
+        opened = self._files.by_number.get(asked.fh or 0)
+        if opened is not None and not opened.file.closed:
+            opened.file._move_window(asked.offset)
+
+    # -- names and attributes
+
+    def _entry(self, token: int, found: Attributes) -> None:
+        if not self._loop.reply_entry(token, _values(found)):
+            self._forget_node(found.number)
+
+    def _lookup(self, asked: Asked, token: int) -> None:
+        self._entry(token, self._system.lookup(asked.number, asked.name))
+
+    def _getattr(self, asked: Asked, token: int) -> None:
+        self._loop.reply_attributes(token, _values(self._system.getattr(asked.number)))
+
+    def _setattr(self, asked: Asked, token: int) -> None:
+        found = self._method("setattr")(asked.number, asked.changes, asked.fh)
+        self._loop.reply_attributes(token, _values(found))
+
+    def _readlink(self, asked: Asked, token: int) -> None:
+        self._loop.reply_data(token, os.fsencode(self._method("readlink")(asked.number)))
+
+    def _mknod(self, asked: Asked, token: int) -> None:
+        self._entry(token, self._method("mknod")(asked.number, asked.name, asked.mode, Owner(*asked.owner)))
+
+    def _mkdir(self, asked: Asked, token: int) -> None:
+        self._entry(token, self._method("mkdir")(asked.number, asked.name, asked.mode, Owner(*asked.owner)))
+
+    def _symlink(self, asked: Asked, token: int) -> None:
+        self._entry(token, self._method("symlink")(asked.number, asked.name, asked.name2, Owner(*asked.owner)))
+
+    def _link(self, asked: Asked, token: int) -> None:
+        self._entry(token, self._method("link")(asked.number, asked.number2, asked.name2))
+
+    def _unlink(self, asked: Asked, token: int) -> None:
+        self._method("unlink")(asked.number, asked.name)
+        self._done(token)
+
+    def _rmdir(self, asked: Asked, token: int) -> None:
+        self._method("rmdir")(asked.number, asked.name)
+        self._done(token)
+
+    def _rename(self, asked: Asked, token: int) -> None:
+        self._method("rename")(asked.number, asked.name, asked.number2, asked.name2, asked.flags)
+        self._done(token)
+
+    # -- files
+
+    def _begin(self, fh: int, number: int) -> LoopFile:
+        opened = self._files.get(fh)
+        if not isinstance(opened, LoopFile):
+            raise TypeError(f"{opened!r} was opened before the loop began")
+        opened.begin(self._loop, number)
+        return opened
+
+    def _give_back(self, fh: int) -> None:
+        getattr(self._system, "release", self._files.release)(fh)
+
+    def _open(self, asked: Asked, token: int) -> None:
+        fh, kept = self._system.open(asked.number, asked.flags)
+        try:
+            if self._loop.reply_open(token, self._begin(fh, asked.number).native, kept):
+                return
+        except BaseException:
+            self._give_back(fh)
+            raise
+        self._give_back(fh)
+
+    def _create(self, asked: Asked, token: int) -> None:
+        fh, found = self._method("create")(asked.number, asked.name, asked.mode, asked.flags, Owner(*asked.owner))
+        try:
+            if self._loop.reply_create(token, _values(found), self._begin(fh, found.number).native):
+                return
+        except BaseException:
+            self._give_back(fh)
+            self._forget_node(found.number)
+            raise
+        self._give_back(fh)
+        self._forget_node(found.number)
+
+    def _read(self, asked: Asked, token: int) -> None:
+        opened = self._files.get(asked.fh or 0)
+        self._loop.reply_data(token, opened.file.pread(asked.size, asked.offset))
+
+    def _write(self, asked: Asked, token: int) -> None:
+        opened = self._files.get(asked.fh or 0)
+        self._loop.reply_written(token, opened.write(asked.data, asked.offset))
+
+    def _flush(self, asked: Asked, token: int) -> None:
+        getattr(self._system, "flush", self._files.flush)(asked.fh or 0)
+        self._done(token)
+
+    def _fsync(self, asked: Asked, token: int) -> None:
+        fsync = getattr(self._system, "fsync", None)
+        if fsync is None:
+            self._files.get(asked.fh or 0).fsync(data_only=bool(asked.flags), timeout=self._deadline)
+        else:
+            fsync(asked.fh, bool(asked.flags), self._deadline)
+        self._done(token)
+
+    def _release(self, asked: Asked, token: int) -> None:
+        self._give_back(asked.fh or 0)
+        self._done(token)
+
+    # -- directories
+
+    def _look(self, number: int, time: tuple[int, int]) -> _Directory:
+        opendir = getattr(self._system, "opendir", None)
+        if opendir is not None:
+            return _Directory(opendir(number), [], time)
+        return _Directory(None, list(self._method("entries")(number)), time)
+
+    def _opendir(self, asked: Asked, token: int) -> None:
+        directory = self._look(asked.number, asked.time)
+        with self._lock:
+            fh, self._next_directory = self._next_directory, self._next_directory + 1
+            self._directories[fh] = directory
+        if not self._loop.reply_opendir(token, fh):
+            self._directories.pop(fh, None)
+
+    def _readdir(self, asked: Asked, token: int) -> None:
+        self._list(asked, token, plus=False)
+
+    def _readdirplus(self, asked: Asked, token: int) -> None:
+        self._list(asked, token, plus=True)
+
+    def _list(self, asked: Asked, token: int, *, plus: bool) -> None:
+        directory = self._directories[asked.fh or 0]
+        if asked.offset == 0 and not directory.fresh:
+            directory.time = asked.time
+            if directory.listing is not None:
+                self._system.rewind(directory.listing)
+            else:
+                directory.entries = list(self._method("entries")(asked.number))
+        directory.fresh = False
+        answer = Dirents(self._loop, asked.size, plus, asked.number, directory.time)
+        told: list[int] = []
+        try:
+            self._fill(answer, directory, asked, told)
+            if not answer.reply(token):
+                for number in told:
+                    self._forget_node(number)
+        finally:
+            answer.free()
+
+    def _fill(self, answer: Dirents, directory: _Directory, asked: Asked, told: list[int]) -> None:
+        """Entries from the one that the kernel wants, as many as there is room for; `told`: those it is told of."""
+        listing = directory.listing
+        number = asked.number
+        count = len(directory.entries) if listing is None else len(listing.entries)
+        dots = Attributes(number, DIRECTORY, 2, 0, 0, 0, 0, 0, 0)
+        for index in range(asked.offset, count + 2):
+            if index < 2:
+                if not answer.add((".", "..")[index], _values(dots), True, index + 1):
+                    return
+                continue
+            if listing is None:
+                name, found = directory.entries[index - 2]
+                certain = True
+            else:
+                name = listing.entries[index - 2][0]
+                entry = self._system.entry(listing, index - 2)
+                found = self._system.entry_now(listing, index - 2) if entry is None else entry
+                certain = listing.certain()
+            added = answer.add(name, _values(found), certain, index + 1)
+            if added and answer.plus:
+                told.append(found.number)
+            elif listing is not None:
+                self._forget_node(found.number)
+            if not added:
+                return
+
+    def _releasedir(self, asked: Asked, token: int) -> None:
+        self._directories.pop(asked.fh or 0, None)
+        self._done(token)
+
+    def _fsyncdir(self, asked: Asked, token: int) -> None:
+        fsyncdir = getattr(self._system, "fsyncdir", None)
+        if fsyncdir is not None:
+            fsyncdir()
+        self._done(token)
+
+    def _statfs(self, asked: Asked, token: int) -> None:
+        statfs = getattr(self._system, "statfs", None)
+        found = None if statfs is None else statfs()
+        if found is None:
+            blocks = ENDLESS // 4096
+            fields: tuple[int, ...] = (4096, 4096, blocks, blocks, blocks, 1 << 31, 1 << 31, 1 << 31, NAME_MAX)
+        else:
+            fields = tuple(int(getattr(found, name)) for name in STATFS)
+        self._loop.reply_statfs(token, fields)
+
+    # -- extended attributes
+
+    def _check_xattrs(self) -> None:
+        if not self._has_xattrs:
+            raise OSError(errno.ENOSYS, "no extended attributes")  # the kernel asks no more: else before each write
+
+    def _getxattr(self, asked: Asked, token: int) -> None:
+        self._check_xattrs()
+        self._loop.reply_data(token, self._system.getxattr(asked.number, asked.name))
+
+    def _setxattr(self, asked: Asked, token: int) -> None:
+        self._check_xattrs()
+        if asked.name == CAPABILITY:
+            raise io.UnsupportedOperation(errno.EOPNOTSUPP, "capabilities are not kept")
+        self._method("setxattr")(asked.number, asked.name, asked.data, asked.flags)
+        self._done(token)
+
+    def _listxattr(self, asked: Asked, token: int) -> None:
+        self._check_xattrs()
+        names: Iterable[str] = self._method("listxattr")(asked.number)
+        self._loop.reply_data(token, b"".join(os.fsencode(name) + b"\0" for name in names if name != CAPABILITY))
+
+    def _removexattr(self, asked: Asked, token: int) -> None:
+        self._check_xattrs()
+        if asked.name == CAPABILITY:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        self._method("removexattr")(asked.number, asked.name)
+        self._done(token)

@@ -1,0 +1,76 @@
+"""`pagecache mount --features`: what is built, and what libfuse and the kernel have, as far as mounts care.
+
+The kernel says what it has to who mounts: so something is mounted for a moment, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from ..cache import PageCache
+from .loop import Loop, why_no_loop
+from .server import Server
+
+__all__ = ["features"]
+
+URING = "/sys/module/fuse/parameters/enable_uring"
+SPLICE_READ, READDIRPLUS, WRITEBACK = 1 << 9, 1 << 13, 1 << 16
+PARALLEL_LIBRARY, URING_LIBRARY = "3.14.1", 318
+
+
+def features() -> Iterator[str]:
+    """Lines for a person."""
+    missing = why_no_loop()
+    yield f"loop in C: {missing or 'built'}"
+    try:
+        yield f"pyfuse3: {version('pyfuse3')}"
+    except PackageNotFoundError:
+        yield "pyfuse3: not installed"
+    yield f"mounts are served by: {'pyfuse3' if missing else 'the loop in C'}"
+    yield f"kernel: {os.uname().release}{'' if os.path.exists('/dev/fuse') else ', without /dev/fuse'}"
+    if missing:
+        return
+    try:
+        found = _asked()
+    except OSError as error:
+        yield f"what the kernel has is not known: nothing can be mounted here ({error})"
+        return
+    yield from _told(found)
+
+
+def _asked() -> dict[str, int]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PageCache("1MiB") as cache,
+        Loop(Server(cache.attach("memory:")), folder, timeout=10.0) as loop,
+    ):
+        os.stat(folder)  # it was told before this is answered
+        return loop.features()
+
+
+def _told(found: dict[str, int]) -> Iterator[str]:
+    library, capable, want = found["library"], found["capable"], found["want"]
+
+    def line(name: str, has: bool, note: str) -> str:
+        return f"{name}: {'yes' if has else 'no'}{', ' if note else ''}{note}"
+
+    def used(bit: int) -> str:
+        return "used" if want & bit else "not used"
+
+    yield f"libfuse: {library // 100}.{library % 100}, protocol {found['proto_major']}.{found['proto_minor']}"
+    yield f"largest write: {found['max_write']} bytes"
+    yield line("readdirplus", bool(capable & READDIRPLUS), used(READDIRPLUS))
+    parallel = bool(found["parallel_writes_built"])
+    note = "used with direct I/O" if parallel else f"libfuse {PARALLEL_LIBRARY} has them"
+    yield line("direct writes of one file side by side", parallel, note)
+    yield line("the kernel's write-back cache", bool(capable & WRITEBACK), "not used: decision 135")
+    yield line("splice", bool(capable & SPLICE_READ), "not used: bytes are copied between the connection and folios")
+    uring = ""
+    if os.path.exists(URING):
+        with open(URING) as file:
+            uring = "the kernel has it, " + ("switched on" if file.read().strip() == "Y" else "switched off")
+    note = f"{uring or 'the kernel has it not'}; libfuse 3.18 would be needed"
+    yield line("io-uring", False, note if library < URING_LIBRARY else f"{uring or 'the kernel has it not'}; not used")

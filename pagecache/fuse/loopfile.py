@@ -1,0 +1,63 @@
+"""An open file whose reads and writes the loop in C answers by itself: what both sides write of it is kept in C.
+
+`written_ns` and `wrote` are set by each write, whoever answers it. `_told`: a failure was told; then the next write
+comes here, which looks whether it has ended meanwhile.
+"""
+
+from __future__ import annotations
+
+from ..file import CachedFile
+from ..native.loop import NativeLoop, NativeOpened
+from .files import OpenFile
+
+__all__ = ["LoopFile"]
+
+
+class LoopFile(OpenFile):
+    """One open of a file by a program, from `begin` to `close` known to a loop."""
+
+    __slots__ = ("_was_told", "native")
+
+    def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
+        self.native = NativeOpened(number)
+        super().__init__(file, number, writable=writable)
+
+    def begin(self, loop: NativeLoop, node: int) -> None:
+        """The kernel will be told of it."""
+        self.native.begin(loop, node, self.file)
+
+    def close(self) -> None:
+        self.native.end()
+        super().close()
+
+    def take_wrote(self) -> bool:
+        return self.native.take_wrote()
+
+    def handed_over(self, written_ns: int) -> None:
+        self._told = False
+        self.native.handed_over(written_ns)
+
+    @property
+    def written_ns(self) -> int:
+        return self.native.written_ns
+
+    @written_ns.setter
+    def written_ns(self, ns: int) -> None:
+        self.native.written_ns = ns
+
+    @property
+    def wrote(self) -> bool:
+        return self.native.wrote
+
+    @wrote.setter
+    def wrote(self, wrote: bool) -> None:
+        self.native.wrote = wrote
+
+    @property
+    def _told(self) -> bool:
+        return self._was_told
+
+    @_told.setter
+    def _told(self, told: bool) -> None:
+        self._was_told = told
+        self.native.set_told(told)

@@ -1,0 +1,311 @@
+"""The FUSE loop in C: see `_native/fuse/loop.h`. Where it was not built there is none, and none is ever made."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from .extension import Handle, ffi, lib
+
+__all__ = ["ASKS", "LOOP_MISSING", "Asked", "Dirents", "NativeLoop", "NativeOpened"]
+
+_fuse: Any
+try:
+    _fuse = importlib.import_module("pagecache._native._fuse")
+    LOOP_MISSING = ""
+    """Why there is no loop in C; empty: there is one."""
+except ImportError as error:
+    _fuse = None
+    LOOP_MISSING = f"the loop in C was not built here, or libfuse is gone ({error})"
+
+ASKS: dict[int, str] = {}
+"""What handlers are asked, by its number."""
+if _fuse is not None:
+    ASKS = {
+        int(getattr(_fuse.lib, name)): name.removeprefix("PC_ASK_").lower()
+        for name in dir(_fuse.lib)
+        if name.startswith("PC_ASK_")
+    }
+
+NO_FH = 2**64 - 1
+FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
+COUNTS = ("reads", "writes", "getattrs", "lookups", "asked", "late", "refused", "expired", "interrupted", "forgets")
+TABLE = ("nodes", "names", "told")
+
+
+class Asked:
+    """A request, as a handler gets it: see `struct pc_asked`. Good until the handler's next one."""
+
+    __slots__ = ("_a",)
+
+    def __init__(self) -> None:
+        self._a = _fuse.ffi.new("struct pc_asked *")
+
+    @property
+    def token(self) -> int:
+        return int(self._a.token)
+
+    @property
+    def op(self) -> str:
+        return ASKS[self._a.op]
+
+    @property
+    def idle(self) -> int:
+        return int(self._a.idle)
+
+    @property
+    def number(self) -> int:
+        return int(self._a.number)
+
+    @property
+    def number2(self) -> int:
+        return int(self._a.number2)
+
+    @property
+    def fh(self) -> int | None:
+        fh = int(self._a.fh)
+        return None if fh == NO_FH else fh
+
+    @property
+    def offset(self) -> int:
+        return int(self._a.offset)
+
+    @property
+    def size(self) -> int:
+        return int(self._a.size)
+
+    @property
+    def flags(self) -> int:
+        return int(self._a.flags)
+
+    @property
+    def mode(self) -> int:
+        return int(self._a.mode)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group of who asks."""
+        return int(self._a.uid), int(self._a.gid)
+
+    @property
+    def name(self) -> str:
+        return os.fsdecode(_fuse.ffi.string(self._a.name))
+
+    @property
+    def name2(self) -> str:
+        return os.fsdecode(_fuse.ffi.string(self._a.name2))
+
+    @property
+    def data(self) -> bytes:
+        return bytes(_fuse.ffi.buffer(self._a.data, self._a.size)) if self._a.size else b""
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """Of setattr: what is to be set."""
+        set_ = self._a.fields
+        return {name: int(getattr(self._a, name)) for bit, name in enumerate(FIELDS) if set_ >> bit & 1}
+
+    @property
+    def time(self) -> tuple[int, int]:
+        """When it was asked, for `Dirents`."""
+        return int(self._a.tick), int(self._a.asked_ns)
+
+
+class NativeOpened:
+    """An open file of a loop: see `_native/fuse/opened.c`."""
+
+    __slots__ = ("_file", "_hit", "_loop", "_o")
+
+    def __init__(self, fh: int) -> None:
+        opened = _fuse.lib.pc_opened_new(fh)
+        if opened == _fuse.ffi.NULL:
+            raise MemoryError
+        self._o = _fuse.ffi.gc(opened, _fuse.lib.pc_opened_free)
+        self._loop: NativeLoop | None = None
+        self._file: Handle | None = None
+
+    def begin(self, loop: NativeLoop, number: int, file: Handle) -> None:
+        """The kernel will be told of it: the node's number, and what its bytes come from."""
+        self._hit = file._open_hit()
+        self._loop, self._file = loop, file
+        _fuse.lib.pc_opened_begin(loop._l, self._o, number, self._hit)
+
+    def end(self) -> None:
+        """The kernel sends nothing about it any more. Idempotent."""
+        loop, file, self._loop, self._file = self._loop, self._file, None, None
+        if loop is not None and file is not None:
+            _fuse.lib.pc_opened_end(loop._l, self._o)
+            file._close_hit(self._hit)
+
+    @property
+    def written_ns(self) -> int:
+        return int(_fuse.lib.pc_opened_written(self._o))
+
+    @written_ns.setter
+    def written_ns(self, ns: int) -> None:
+        _fuse.lib.pc_opened_set_written(self._o, ns)
+
+    def handed_over(self, written_ns: int) -> None:
+        _fuse.lib.pc_opened_handed_over(self._o, written_ns)
+
+    @property
+    def wrote(self) -> bool:
+        return bool(_fuse.lib.pc_opened_wrote(self._o))
+
+    @wrote.setter
+    def wrote(self, wrote: bool) -> None:
+        _fuse.lib.pc_opened_set_wrote(self._o, wrote)
+
+    def take_wrote(self) -> bool:
+        return bool(_fuse.lib.pc_opened_take_wrote(self._o))
+
+    def set_told(self, told: bool) -> None:
+        """Of a failure: the next write is Python's to answer."""
+        _fuse.lib.pc_opened_set_told(self._o, told)
+
+
+class Dirents:
+    """Entries of a directory, as an answer. `plus`: with attributes, and the kernel is told of the nodes."""
+
+    __slots__ = ("_d", "_loop", "plus")
+
+    def __init__(self, loop: NativeLoop, size: int, plus: bool, parent: int, time: tuple[int, int]) -> None:
+        self._loop, self.plus = loop, plus
+        self._d = _fuse.lib.pc_dirents_new(size, plus, parent, *time)
+        if self._d == _fuse.ffi.NULL:
+            raise MemoryError
+
+    def add(self, name: str, attributes: Iterable[int], certain: bool, next: int) -> bool:
+        """False: there is no room for it."""
+        encoded, values = os.fsencode(name), _attributes(attributes)
+        return bool(_fuse.lib.pc_dirents_add(self._loop._l, self._d, encoded, values, certain, next))
+
+    def reply(self, token: int) -> bool:
+        return bool(_fuse.lib.pc_reply_dirents(self._loop._l, token, self._d) == 0)
+
+    def free(self) -> None:
+        directory, self._d = self._d, None
+        if directory is not None:
+            _fuse.lib.pc_dirents_free(directory)
+
+
+def _attributes(values: Iterable[int]) -> Any:
+    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns."""
+    return _fuse.ffi.new("struct pc_attributes *", tuple(values))
+
+
+class NativeLoop:
+    """One `struct pc_loop`. Answers return whether somebody got them; who is told False takes back what he did.
+
+    Raises:
+        OSError: EINVAL, libfuse has said on stderr what is wrong.
+    """
+
+    __slots__ = ("_l", "_options")
+
+    def __init__(self, options: dict[str, int], words: str) -> None:
+        self._options = _fuse.ffi.new("struct pc_loop_options *", options)
+        calls = _fuse.ffi.cast("void *", int(ffi.cast("uintptr_t", lib.pc_hit_calls())))
+        loop = _fuse.lib.pc_loop_new(calls, self._options, os.fsencode(words))
+        if loop == _fuse.ffi.NULL:
+            code = int(_fuse.ffi.errno)
+            raise OSError(code, f"no loop: {os.strerror(code)}")
+        self._l = _fuse.ffi.gc(loop, _fuse.lib.pc_loop_free)
+
+    def mount(self, path: str) -> None:
+        if _fuse.lib.pc_loop_mount(self._l, os.fsencode(path)):
+            raise OSError(errno.EINVAL, "it could not be mounted", path)
+
+    def start(self) -> None:
+        if err := _fuse.lib.pc_loop_start(self._l):
+            raise OSError(-err, os.strerror(-err))
+
+    def ended_fd(self) -> int:
+        """Readable once the kernel sends nothing any more."""
+        return int(_fuse.lib.pc_loop_ended_fd(self._l))
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until every call that was asked for is over; False: not within this time."""
+        return bool(_fuse.lib.pc_loop_drain(self._l, int(timeout * 1e9)))
+
+    def stop(self, unmount: bool) -> None:
+        """Serve no more. The memory goes when nobody refers to this and no handler is in it."""
+        _fuse.lib.pc_loop_stop(self._l, unmount)
+
+    def counts(self) -> dict[str, int]:
+        out = _fuse.ffi.new("struct pc_loop_counts *")
+        _fuse.lib.pc_loop_counts(self._l, out)
+        return {name: int(getattr(out, name)) for name in (*COUNTS, *TABLE)}
+
+    def features(self) -> dict[str, int]:
+        out = _fuse.ffi.new("struct pc_loop_features *")
+        _fuse.lib.pc_loop_features(self._l, out)
+        return {name: int(getattr(out, name)) for name, _ in _fuse.ffi.typeof("struct pc_loop_features").fields}
+
+    def check(self) -> str:
+        """What is wrong with the table of names; empty: nothing."""
+        text = _fuse.ffi.new("char[]", 200)
+        return "" if _fuse.lib.pc_loop_check(self._l, text, 200) else _fuse.ffi.string(text).decode()
+
+    # -- handlers
+
+    def enter(self) -> bool:
+        """A thread that will ask; False: the loop has stopped."""
+        return bool(_fuse.lib.pc_loop_enter(self._l))
+
+    def next(self, asked: Asked) -> bool:
+        """Wait for a request; False: the loop has stopped."""
+        return bool(_fuse.lib.pc_loop_next(self._l, asked._a))
+
+    def done(self, token: int) -> None:
+        _fuse.lib.pc_loop_done(self._l, token)
+
+    def leave(self, asked: Asked) -> None:
+        _fuse.lib.pc_loop_leave(self._l, asked._a)
+
+    # -- answers
+
+    def reply_error(self, token: int, code: int) -> bool:
+        return bool(_fuse.lib.pc_reply_error(self._l, token, code) == 0)
+
+    def reply_entry(self, token: int, attributes: Iterable[int]) -> bool:
+        return bool(_fuse.lib.pc_reply_entry(self._l, token, _attributes(attributes)) == 0)
+
+    def reply_attributes(self, token: int, attributes: Iterable[int]) -> bool:
+        return bool(_fuse.lib.pc_reply_attributes(self._l, token, _attributes(attributes)) == 0)
+
+    def reply_create(self, token: int, attributes: Iterable[int], opened: NativeOpened) -> bool:
+        return bool(_fuse.lib.pc_reply_create(self._l, token, _attributes(attributes), opened._o) == 0)
+
+    def reply_open(self, token: int, opened: NativeOpened, kept: bool) -> bool:
+        return bool(_fuse.lib.pc_reply_open(self._l, token, opened._o, kept) == 0)
+
+    def reply_opendir(self, token: int, fh: int) -> bool:
+        return bool(_fuse.lib.pc_reply_opendir(self._l, token, fh) == 0)
+
+    def reply_data(self, token: int, data: bytes) -> bool:
+        return bool(_fuse.lib.pc_reply_data(self._l, token, data, len(data)) == 0)
+
+    def reply_written(self, token: int, length: int) -> bool:
+        return bool(_fuse.lib.pc_reply_written(self._l, token, length) == 0)
+
+    def reply_statfs(self, token: int, fields: Iterable[int]) -> bool:
+        return bool(_fuse.lib.pc_reply_statfs(self._l, token, tuple(fields)) == 0)
+
+    # -- the kernel's caches
+
+    def notify_inode(self, number: int, offset: int = 0, length: int = 0) -> int:
+        """0, or a negative errno; ENOENT: the kernel does not know it."""
+        return int(_fuse.lib.pc_notify_inode(self._l, number, offset, length))
+
+    def notify_entry(self, parent: int, name: str) -> int:
+        return int(_fuse.lib.pc_notify_entry(self._l, parent, os.fsencode(name)))
+
+    def notify_delete(self, parent: int, child: int, name: str) -> int:
+        return int(_fuse.lib.pc_notify_delete(self._l, parent, child, os.fsencode(name)))
+
+    def notify_store(self, number: int, offset: int, data: bytes) -> int:
+        return int(_fuse.lib.pc_notify_store(self._l, number, offset, data, len(data)))

@@ -1,0 +1,306 @@
+"""The loop in C below file systems of one's own: what Python is asked, and what becomes of programs when it is silent.
+
+Whatever a test breaks, a request that Python does not answer ends by its deadline in C: no test waits for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend
+from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
+from pagecache.fuse import loop as loops
+from pagecache.fuse.options import MountOptions
+
+from .mounts import needs_mounts, run
+
+pytestmark = [
+    needs_mounts,
+    pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built"),
+    pytest.mark.xdist_group("mounts"),
+]
+PAGE = 4096
+LONG = 60.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def mnt(tmp_path: Path) -> Path:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def volume(store: Path) -> Iterator[Volume]:
+    with PageCache("4MiB") as cache:
+        yield cache.attach(DirectoryBackend(store))
+
+
+class Plain:
+    """A file "a" and whatever a test makes of the calls."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.files = Files(volume)
+        self.before: Callable[[str], object] = lambda name: None
+        self.forgotten: list[tuple[int, int]] = []
+
+    def getattr(self, number: int) -> Attributes:
+        self.before("getattr")
+        mode = stat.S_IFDIR | 0o755 if number == 1 else stat.S_IFREG | 0o644
+        size = 0 if number == 1 else self.files.size("a")
+        return Attributes(number, mode, 1, os.getuid(), os.getgid(), size, 0, 0, 0)
+
+    def lookup(self, parent: int, name: str) -> Attributes:
+        self.before("lookup")
+        if name != "a":
+            raise FileNotFoundError(errno.ENOENT, name)
+        return self.getattr(2)
+
+    def open(self, number: int, flags: int) -> tuple[int, bool]:
+        self.before("open")
+        return self.files.open("a", flags), True
+
+    def forget(self, number: int, times: int) -> None:
+        self.forgotten.append((number, times))
+
+
+def code(call: Callable[[], object]) -> int | None:
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+@pytest.mark.parametrize("direct_io", [True, False])
+def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Path, direct_io: bool) -> None:
+    """Reads, writes, and attributes after them."""
+    with Loop(Server(volume), mnt, direct_io=direct_io, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+        fd = os.open(mnt / "a", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"x" * 2 * PAGE)
+        os.fstat(fd)
+        asked = loop.counts()["asked"]
+        for number in range(50):
+            assert os.pwrite(fd, b"%02d" % number, number) == 2
+            assert os.pread(fd, 2, number) == b"%02d" % number
+            assert os.fstat(fd).st_size == 2 * PAGE
+        os.pwrite(fd, b"end", 2 * PAGE)
+        found = os.fstat(fd)
+        assert found.st_size == 2 * PAGE + 3
+        counts = loop.counts()
+        assert counts["asked"] == asked
+        assert counts["writes"] >= 51
+        assert counts["getattrs"] > 0
+        os.close(fd)
+        assert (store / "a").stat().st_size == 2 * PAGE + 3
+        assert os.stat(mnt / "a").st_mtime_ns >= found.st_mtime_ns - 10**9
+
+
+def test_names_that_are_known_are_told_by_the_loop(volume: Volume, mnt: Path) -> None:
+    """And who changes one, or the attributes of what it means, sees that at once."""
+    with Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+        (mnt / "a").write_bytes(b"a")
+        os.stat(mnt / "a")
+        loop.invalidate_entry(1, "a")  # the kernel's name and ours
+        os.stat(mnt / "a")
+        assert loop.counts()["names"] >= 1
+        (mnt / "a").chmod(0o600)
+        assert stat.S_IMODE((mnt / "a").stat().st_mode) == 0o600
+        (mnt / "a").rename(mnt / "b")
+        assert code((mnt / "a").stat) == errno.ENOENT
+        assert (mnt / "b").stat().st_size == 1
+        os.link(mnt / "b", mnt / "c")
+        assert (mnt / "b").stat().st_nlink == 2
+        (mnt / "c").unlink()
+        assert (mnt / "b").stat().st_nlink == 1
+        assert loop._native.check() == ""
+
+
+def test_a_call_that_raises_is_an_error_and_nothing_else(
+    volume: Volume, mnt: Path, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store / "a").write_bytes(b"a")
+    system = Plain(volume)
+
+    def fail(name: str) -> None:
+        raise {"getattr": ZeroDivisionError, "lookup": KeyError, "open": MemoryError}[name]
+
+    with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=LONG):
+        assert (mnt / "a").read_bytes() == b"a"
+        system.before = fail
+        assert code((mnt / "a").stat) == errno.EIO
+        assert code((mnt / "b").mkdir) in (errno.EIO, errno.ENOSYS)
+        system.before = lambda name: None
+        assert (mnt / "a").read_bytes() == b"a"
+        assert code((mnt / "b").mkdir) == errno.ENOSYS  # it has no such method
+    assert "failed in a way that nobody expected" in caplog.text
+
+
+def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
+    volume: Volume, mnt: Path, store: Path
+) -> None:
+    (store / "a").write_bytes(b"a")
+    system, go_on, hangs = Plain(volume), threading.Event(), threading.Semaphore(0)
+
+    def hang(name: str) -> None:
+        if name in ("lookup", "open"):
+            hangs.release()
+            assert go_on.wait(LONG)
+
+    with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=0.2) as loop:
+        fd = os.open(mnt / "a", os.O_RDONLY)
+        os.pread(fd, 1, 0)
+        system.before = hang
+        assert code((mnt / "a").stat) == errno.EIO
+        assert os.pread(fd, 1, 0) == b"a"  # what is cached is read meanwhile
+        go_on.set()
+        assert loop.drain(LONG)
+        assert (2, 1) in system.forgotten
+        system.before = lambda name: None
+        os.close(fd)
+        assert loop.drain(LONG)
+        go_on.clear()
+        system.before = lambda name: hang(name) if name == "open" else None
+        assert code(lambda: os.open(mnt / "a", os.O_RDONLY)) == errno.EIO
+        go_on.set()
+        assert loop.drain(LONG)
+        assert system.files.by_number == {}  # what came too late was released
+        assert loop.counts()["late"] >= 2
+
+
+def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store: Path) -> None:
+    """And a signal that kills nobody is none of the loop's business."""
+    (store / "a").write_bytes(b"a")
+    system, go_on, hangs = Plain(volume), threading.Event(), threading.Semaphore(0)
+
+    def hang(name: str) -> None:
+        if name == "lookup":
+            hangs.release()
+            assert go_on.wait(LONG)
+
+    system.before = hang
+    program = "import os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: None); os.stat(sys.argv[1])"
+    with Loop(system, mnt, timeout=None) as loop:
+        command = [sys.executable, "-c", program, str(mnt / "a")]
+        with subprocess.Popen(command) as killed:
+            assert hangs.acquire(timeout=LONG)
+            killed.kill()
+            assert killed.wait(LONG) == -signal.SIGKILL
+        assert loop.counts()["interrupted"] == 1
+        with subprocess.Popen(command) as goes_on:
+            assert hangs.acquire(timeout=LONG)
+            goes_on.send_signal(signal.SIGUSR1)
+            go_on.set()
+            assert goes_on.wait(LONG) == 0
+        assert loop.counts()["interrupted"] == 1
+
+
+def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) -> None:
+    """It is there as long as it is asked, whoever else has forgotten it; and goes with the loop."""
+    (store / "a").write_bytes(b"a")
+    system = Plain(volume)
+    gone, files = weakref.ref(system), system.files
+    loop = Loop(system, mnt, timeout=LONG)
+    del system
+    gc.collect()
+    assert (mnt / "a").read_bytes() == b"a"
+    loop.stop()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("pagecache-fuse-")]
+    del loop
+    while threads:
+        threads.pop().join(LONG)
+    files.close()
+    del files
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_kernel_is_told_what_others_changed(volume: Volume, mnt: Path, store: Path) -> None:
+    """Pages of a range, pages before anybody reads them, and what is not known."""
+    (store / "a").write_bytes(b"a" * 2 * PAGE)
+    with Loop(Plain(volume), mnt, keep_pages=True, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+        with (mnt / "a").open("rb", buffering=0) as file:
+            assert file.read() == b"a" * 2 * PAGE
+            reads = loop.counts()["reads"] + loop.counts()["asked"]
+            os.pread(file.fileno(), PAGE, 0)
+            assert loop.counts()["reads"] + loop.counts()["asked"] == reads  # by the kernel
+            loop.store(2, 0, b"b" * PAGE)
+            assert os.pread(file.fileno(), 2, PAGE - 1) == b"ba"
+            loop.invalidate(2, 0, PAGE)
+            assert os.pread(file.fileno(), 2, PAGE - 1) == b"aa"
+        loop.invalidate(77)
+        loop.invalidate_entry(1, "unknown")
+    loop.invalidate(2)  # nobody is there any more
+
+
+def test_an_unmount_under_load(volume: Volume, mnt: Path, store: Path) -> None:
+    """Programs get errors, and none waits."""
+    (store / "a").write_bytes(b"a" * 4 * PAGE)
+    script = (
+        "import os, sys\nfd = os.open(sys.argv[1], os.O_RDWR)\nprint(flush=True)\n"
+        "while True: os.pwrite(fd, os.pread(fd, 9000, 0), 0)"
+    )
+    system = Plain(volume)
+    with Loop(system, mnt, direct_io=True, timeout=LONG) as loop:
+        programs = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(mnt / "a")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            for _ in range(2)
+        ]
+        for program in programs:
+            assert program.stdout is not None
+            program.stdout.readline()
+        run("umount", "-f", "-l", mnt)
+        assert loop.wait(LONG)
+        for program in programs:
+            assert program.wait(LONG) == 1
+            assert program.stdout is not None
+            program.stdout.close()
+    system.files.close()
+
+
+def test_without_the_extension_mounts_are_served_by_the_other_loop(
+    volume: Volume, mnt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = MountOptions(url="memory:", mountpoint=str(mnt))
+    server = Server(volume)
+    assert type(serving.serving_of(options, server, set())).__name__ == "CLoop"
+    monkeypatch.setattr(serving, "why_no_loop", lambda: "it is not there")
+    assert serving.why_cannot_serve("c") == "it is not there"
+    if not serving.why_cannot_serve("pyfuse3"):
+        assert serving.why_cannot_serve("auto") == ""
+        assert type(serving.serving_of(options, server, set())).__name__ == "TrioLoop"
+    monkeypatch.setattr(serving, "find_spec", lambda name: None)
+    assert "pyfuse3" in serving.why_cannot_serve("auto")
+    monkeypatch.setattr(loops, "LOOP_MISSING", "it is not there")
+    with pytest.raises(OSError, match="it is not there") as caught:
+        Loop(server, mnt)
+    assert caught.value.errno == errno.ENOSYS
+
+
+def test_features_are_told(tmp_path: Path) -> None:
+    said = run(sys.executable, "-m", "pagecache", "mount", "--features")
+    assert "loop in C: built" in said
+    assert "largest write: " in said
+    assert "write-back cache" in said

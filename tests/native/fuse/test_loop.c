@@ -1,0 +1,482 @@
+/*
+ * The loop, with a kernel and handlers that are played: what is answered without a handler, that each request is answered once
+ * whatever handlers do, who waits for whom, and that nothing is left behind.
+ */
+#include "kernel.h"
+
+enum { FILE_NODE = 7, FILE_FH = 33, SIZE = 64 << 10 };
+
+static struct kernel kernel;
+static struct rig rig;
+static struct file *file;
+static _Atomic u8 closed;
+static struct pc_readahead window;
+static const struct pc_loop_options plain = {.entry_ns = 3600000000000ll,
+					     .attr_ns = 3600000000000ll,
+					     .workers = 3,
+					     .direct_io = 1,
+					     .patience_ns = 3600000000000ll};
+
+static struct pc_attributes attributes(u64 number)
+{
+	return (struct pc_attributes){.number = number, .mode = 0100644, .nlink = 1, .size = 5, .mtime_ns = 1};
+}
+
+/* A handler, one request at a time, in the thread of the test. */
+static struct pc_asked asked;
+
+static u32 next(void)
+{
+	CHECK(pc_loop_next(kernel.loop, &asked));
+	return asked.op;
+}
+
+static void done(void)
+{
+	CHECK(pc_loop_done(kernel.loop, asked.token));
+}
+
+static void begin(struct pc_loop_options options)
+{
+	kernel_open(&kernel, options);
+	memset(&asked, 0, sizeof(asked));
+	CHECK(pc_loop_enter(kernel.loop));
+}
+
+static void end(void)
+{
+	char text[200];
+	pc_loop_leave(kernel.loop, &asked);
+	if (!pc_loop_check(kernel.loop, text, sizeof(text)))
+		check_failed(__FILE__, __LINE__, text, 0, 0);
+	kernel_close(&kernel);
+}
+
+static struct pc_loop_counts counts(void)
+{
+	struct pc_loop_counts c;
+	pc_loop_counts(kernel.loop, &c);
+	return c;
+}
+
+static u64 look_up(const char *name, u64 number)
+{
+	u64 unique = send_lookup(&kernel, 1, name);
+	struct pc_attributes a = attributes(number);
+	EQUAL(next(), PC_ASK_LOOKUP);
+	CHECK(!strcmp(asked.name, name));
+	EQUAL(pc_reply_entry(kernel.loop, asked.token, &a), 0);
+	done();
+	EQUAL(answer_to(&kernel, unique).error, 0);
+	return unique;
+}
+
+static struct pc_opened *opened;
+static struct pc_hit *hit;
+
+/* An open file of a cache, all of it there. Return: the kernel's handle. */
+static u64 open_cached(void)
+{
+	static u8 bytes[SIZE];
+	struct pc_need need;
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open(&rig, 0, 2 * SIZE);
+	memset(bytes, 7, SIZE);
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	atomic_store(&closed, 0);
+	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
+	u64 unique = send_open(&kernel, FILE_NODE);
+	EQUAL(next(), PC_ASK_OPEN);
+	opened = pc_opened_new(FILE_FH);
+	pc_opened_begin(kernel.loop, opened, FILE_NODE, (uintptr_t)hit);
+	EQUAL(pc_reply_open(kernel.loop, asked.token, opened, false), 0);
+	done();
+	struct answer a = answer_to(&kernel, unique);
+	return fh_of(&a);
+}
+
+static void close_cached(u64 fh)
+{
+	if (fh) {
+		u64 unique = send_release(&kernel, FILE_NODE, fh);
+		EQUAL(next(), PC_ASK_RELEASE);
+		EQUAL(asked.fh, FILE_FH);
+		EQUAL(pc_reply_error(kernel.loop, asked.token, 0), 0);
+		done();
+		EQUAL(answer_to(&kernel, unique).error, 0);
+	}
+	pc_opened_end(kernel.loop, opened);
+	pc_opened_free(opened);
+	pc_hit_close(hit);
+	rig_close(&rig);
+}
+
+static void check_what_is_cached_asks_nobody(void)
+{
+	u8 data[PAGE];
+	begin(plain);
+	u64 fh = open_cached(), before = counts().asked;
+	struct answer a = answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 100, PAGE));
+	EQUAL(a.len, PAGE);
+	EQUAL(a.bytes[0], 7);
+	memset(data, 9, sizeof(data));
+	EQUAL(pc_opened_written(opened), 0);
+	a = answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE - 10, data, PAGE));
+	EQUAL(((struct fuse_write_out *)(void *)a.bytes)->size, PAGE);
+	CHECK(pc_opened_written(opened) > 0 && pc_opened_wrote(opened));
+	a = answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, SIZE - 11, 2 * PAGE)); /* to the new end */
+	EQUAL(a.len, PAGE + 1);
+	EQUAL(a.bytes[0], 7);
+	EQUAL(a.bytes[1], 9);
+	EQUAL(counts().asked, before);
+	EQUAL(counts().reads, 2);
+	EQUAL(counts().writes, 1);
+	close_cached(fh);
+	end();
+}
+
+static void check_what_is_not_a_hit_is_asked(void)
+{
+	begin(plain);
+	u64 fh = open_cached();
+	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
+	pc_opened_set_told(opened, true); /* a failure was told: the next write is the handler's */
+	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
+	EQUAL(next(), PC_ASK_WRITE);
+	EQUAL(asked.offset, 5);
+	EQUAL(asked.size, 3);
+	CHECK(!memcmp(asked.data, "abc", 3));
+	EQUAL(pc_reply_written(kernel.loop, asked.token, 2), 0);
+	done();
+	struct answer a = answer_to(&kernel, unique);
+	EQUAL(((struct fuse_write_out *)(void *)a.bytes)->size, 2);
+	atomic_store(&closed, 1);
+	unique = send_read(&kernel, FILE_NODE, fh, 0, 10);
+	EQUAL(next(), PC_ASK_READ);
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789ab", 12), (u64)-EPROTO); /* more than was asked for */
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), 0);
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), (u64)-ENOENT);
+	done();
+	a = answer_to(&kernel, unique);
+	EQUAL(a.len, 10);
+	close_cached(fh);
+	end();
+}
+
+static void check_names_and_attributes_are_told_again_until_something_changes(void)
+{
+	begin(plain);
+	look_up("a", FILE_NODE);
+	u64 before = counts().asked;
+	EQUAL(answer_to(&kernel, send_lookup(&kernel, 1, "a")).error, 0);
+	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
+	EQUAL(counts().asked, before);
+	EQUAL(counts().lookups, 1);
+	EQUAL(counts().told, 2);
+
+	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
+	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
+	EQUAL(next(), PC_ASK_SETATTR);
+	EQUAL(asked.fields, PC_SET_MODE);
+	struct pc_asked changing = asked;
+	asked.memory = NULL;
+	u64 during = send_getattr(&kernel, FILE_NODE); /* while it runs */
+	struct pc_attributes old = attributes(FILE_NODE);
+	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(pc_reply_attributes(kernel.loop, changing.token, &old), 0);
+	CHECK(pc_loop_done(kernel.loop, changing.token));
+	EQUAL(answer_to(&kernel, change).error, 0);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0); /* perhaps from before the change */
+	done();
+	EQUAL(answer_to(&kernel, during).error, 0);
+	u64 after = send_getattr(&kernel, FILE_NODE); /* so it is asked again */
+	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0);
+	done();
+	EQUAL(answer_to(&kernel, after).error, 0);
+	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
+	EQUAL(counts().getattrs, 2);
+
+	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2);
+	EQUAL(next(), PC_ASK_UNLINK);
+	u64 look = send_lookup(&kernel, 1, "a"); /* its name is not known while it is being removed, nor afterwards */
+	EQUAL(pc_reply_error(kernel.loop, asked.token, 0), 0);
+	done();
+	EQUAL(answer_to(&kernel, gone).error, 0);
+	EQUAL(next(), PC_ASK_LOOKUP);
+	EQUAL(pc_reply_error(kernel.loop, asked.token, ENOENT), 0);
+	done();
+	EQUAL(answer_to(&kernel, look).error, ENOENT);
+	pc_notify_entry(kernel.loop, 1, "b");
+	end();
+}
+
+static void check_size_and_times_are_those_of_what_was_written(void)
+{
+	u8 data[16] = {1};
+	begin(plain);
+	look_up("a", FILE_NODE);
+	u64 fh = open_cached();
+	EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE, data, sizeof(data))).error, 0);
+	u64 asked_before = counts().asked;
+	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
+	const struct fuse_attr_out *out = (const void *)a.bytes;
+	EQUAL(out->attr.size, SIZE + sizeof(data));
+	EQUAL(out->attr.mtime, (u64)(pc_opened_written(opened) / 1000000000));
+	EQUAL(counts().asked, asked_before);
+	close_cached(fh);
+	end();
+}
+
+static void check_ten_thousand_forgets_leave_nothing(void)
+{
+	enum { NODES = 10000 };
+	u64 python = 0, told = 0;
+	char name[16];
+	begin(plain);
+	for (u64 k = 0; k < NODES; k++) {
+		snprintf(name, sizeof(name), "n%" PRIu64, k);
+		look_up(name, 100 + k);
+		told++;
+		for (u64 more = 0; more < k % 3; more++, told++)
+			EQUAL(answer_to(&kernel, send_lookup(&kernel, 1, name)).error, 0);
+	}
+	EQUAL(counts().told, told);
+	EQUAL(counts().asked, NODES);
+	for (u64 k = 0; k < NODES; k++) {
+		if (k % 2) {
+			send_forget(&kernel, 100 + k, 1 + k % 3);
+			told -= 1 + k % 3;
+		} else {
+			struct {
+				struct fuse_batch_forget_in in;
+				struct fuse_forget_one one[2];
+			} batch = {{2, 0}, {{100 + k, 1}, {100 + k, k % 3}}};
+			send_to(&kernel, FUSE_BATCH_FORGET, 0, &batch, sizeof(batch));
+			told -= 1 + k % 3;
+		}
+		/* Of each, exactly what the handlers had counted comes to them. */
+		EQUAL(next(), PC_ASK_FORGET);
+		EQUAL(asked.size, 1);
+		python += asked.size;
+		done();
+	}
+	EQUAL(python, NODES);
+	EQUAL(told, 0);
+	while (counts().told)
+		sched_yield();
+	EQUAL(counts().nodes, 0);
+	EQUAL(counts().names, 0);
+	end();
+}
+
+static void check_an_answer_that_is_none_is_refused(void)
+{
+	struct pc_attributes a = attributes(9), none = attributes(0);
+	u64 fields[9] = {0};
+	begin(plain);
+	u64 unique = send_getattr(&kernel, 9);
+	EQUAL(next(), PC_ASK_GETATTR);
+	u64 token = asked.token;
+	EQUAL(pc_reply_entry(kernel.loop, token, &a), (u64)-EPROTO);
+	EQUAL(pc_reply_entry(kernel.loop, token, &none), (u64)-EPROTO);
+	EQUAL(pc_reply_data(kernel.loop, token, "", 0), (u64)-EPROTO);
+	EQUAL(pc_reply_written(kernel.loop, token, 0), (u64)-EPROTO);
+	EQUAL(pc_reply_statfs(kernel.loop, token, fields), (u64)-EPROTO);
+	EQUAL(pc_reply_opendir(kernel.loop, token, 1), (u64)-EPROTO);
+	EQUAL(pc_reply_error(kernel.loop, token, 0), (u64)-EPROTO);
+	EQUAL(pc_reply_attributes(kernel.loop, token ^ 1ull << 40, &a), (u64)-ENOENT);
+	EQUAL(pc_reply_attributes(kernel.loop, UINT64_MAX, &a), (u64)-ENOENT);
+	CHECK(!pc_loop_done(kernel.loop, token ^ 1ull << 40));
+	CHECK(!has_answer(&kernel, unique));
+	EQUAL(pc_reply_error(kernel.loop, token, -3), 0); /* no errno: EIO */
+	done();
+	CHECK(!pc_loop_done(kernel.loop, token));
+	EQUAL(pc_reply_attributes(kernel.loop, token, &a), (u64)-ENOENT);
+	EQUAL(answer_to(&kernel, unique).error, EIO);
+	CHECK(counts().refused >= 7);
+	end();
+}
+
+static void check_a_call_that_answers_nothing_is_eio(void)
+{
+	begin(plain);
+	u64 unique = send_getattr(&kernel, 9);
+	next();
+	done();
+	EQUAL(answer_to(&kernel, unique).error, EIO);
+	end();
+}
+
+static void check_deadlines(void)
+{
+	struct pc_attributes a = attributes(FILE_NODE);
+	struct pc_loop_options options = plain;
+	options.timeout_ns = 20000000;
+	begin(options);
+	u64 taken = send_getattr(&kernel, 9);
+	next();
+	EQUAL(answer_to(&kernel, taken).error, EIO);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT); /* late */
+	done();
+	u64 queued = send_getattr(&kernel, 9);
+	EQUAL(answer_to(&kernel, queued).error, EIO);
+	u64 last = send_getattr(&kernel, 10); /* the one that was answered in the queue is not called any more */
+	next();
+	EQUAL(asked.number, 10);
+	pc_reply_error(kernel.loop, asked.token, ENOENT); /* or its deadline was first */
+	done();
+	int error = answer_to(&kernel, last).error;
+	CHECK(error == ENOENT || error == EIO);
+	EQUAL(counts().late, 1 + (error == EIO));
+	end();
+}
+
+/* What is known of an open file is told when nobody says it, and for a while nobody is asked. */
+static void check_patience(void)
+{
+	struct pc_loop_options options = plain;
+	options.patience_ns = 10000000;
+	options.silence_ns = 3600000000000ll;
+	options.attr_ns = 0;
+	begin(options);
+	look_up("a", FILE_NODE);
+	u64 fh = open_cached();
+	u64 unique = send_getattr(&kernel, FILE_NODE);
+	EQUAL(next(), PC_ASK_GETATTR);
+	struct answer a = answer_to(&kernel, unique);
+	EQUAL(((const struct fuse_attr_out *)(const void *)a.bytes)->attr.size, SIZE);
+	done();
+	u64 before = counts().asked;
+	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
+	EQUAL(counts().asked, before);
+	close_cached(fh);
+	end();
+}
+
+static pid_t nobody(void)
+{
+	pid_t child = fork();
+	if (child == 0)
+		_exit(0);
+	EQUAL(waitpid(child, NULL, 0), child);
+	return child;
+}
+
+static u64 send_getattr_as(pid_t pid, u64 node)
+{
+	struct fuse_getattr_in in = {0};
+	return send_as(&kernel, (u32)pid, FUSE_GETATTR, node, &in, sizeof(in), NULL, 0);
+}
+
+/* At each point: in the queue, taken, answered; of a program that is gone, and of one that goes on. */
+static void check_interrupts(void)
+{
+	struct pc_attributes a = attributes(9);
+	pid_t gone = nobody();
+	begin(plain);
+	u64 unique = send_getattr_as(gone, 9);
+	EQUAL(next(), PC_ASK_GETATTR);
+	send_interrupt(&kernel, unique);
+	EQUAL(answer_to(&kernel, unique).error, EINTR);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT);
+	done();
+
+	unique = send_getattr_as(gone, 9);
+	send_interrupt(&kernel, unique);
+	EQUAL(answer_to(&kernel, unique).error, EINTR); /* in the queue: nobody takes it */
+
+	unique = send_getattr(&kernel, 9);
+	send_interrupt(&kernel, unique);
+	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), 0); /* this one goes on */
+	done();
+	EQUAL(answer_to(&kernel, unique).error, 0);
+	send_interrupt(&kernel, unique); /* late: the kernel tries again, and is told EAGAIN, or has forgotten */
+	EQUAL(counts().interrupted, 2);
+	end();
+}
+
+/* The kernel keeps pages: what touches the bytes of a write that waits, waits; other bytes do not. */
+static void check_requests_for_the_same_bytes_keep_their_order(void)
+{
+	struct pc_loop_options options = plain;
+	options.direct_io = 0;
+	begin(options);
+	u64 fh = open_cached();
+	pc_opened_set_told(opened, true);
+	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
+	EQUAL(next(), PC_ASK_WRITE);
+	struct pc_asked writing = asked;
+	asked.memory = NULL;
+	pc_opened_set_told(opened, false);
+	u64 second =
+		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
+	u64 read = send_read(&kernel, FILE_NODE, fh, 0, PAGE);
+	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
+	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
+	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
+	EQUAL(pc_reply_written(kernel.loop, writing.token, 1), 0);
+	EQUAL(answer_to(&kernel, first).error, 0);
+	CHECK(pc_loop_done(kernel.loop, writing.token));
+	free(writing.memory);
+	EQUAL(next(), PC_ASK_WRITE);
+	EQUAL(asked.offset, 50);
+	CHECK(!has_answer(&kernel, read));
+	EQUAL(pc_reply_written(kernel.loop, asked.token, 55), 0);
+	EQUAL(answer_to(&kernel, second).error, 0);
+	done();
+	EQUAL(next(), PC_ASK_READ);
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "x", 1), 0);
+	done();
+	EQUAL(answer_to(&kernel, read).len, 1);
+	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits are hits again */
+	close_cached(fh);
+	end();
+}
+
+/* With one request in the queue, one taken, one held: all get EIO, and the handler is told that nobody waits. */
+static void check_the_end_answers_whoever_waits(void)
+{
+	struct pc_attributes a = attributes(9);
+	struct pc_loop_options options = plain;
+	options.direct_io = 0;
+	begin(options);
+	u64 fh = open_cached();
+	u64 taken = send_getattr(&kernel, 9);
+	next();
+	pc_opened_set_told(opened, true);
+	u64 queued = send_write(&kernel, FILE_NODE, fh, 0, "a", 1);
+	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
+	while (counts().asked < 4)
+		sched_yield();
+	pc_loop_stop(kernel.loop, true);
+	EQUAL(answer_to(&kernel, taken).error, EIO);
+	EQUAL(answer_to(&kernel, queued).error, EIO);
+	EQUAL(answer_to(&kernel, held).error, EIO);
+	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), (u64)-ENOENT);
+	done();
+	CHECK(!pc_loop_next(kernel.loop, &asked));
+	EQUAL(pc_notify_inode(kernel.loop, 9, 0, 0), (u64)-ENOTCONN);
+	close_cached(0);
+	end();
+}
+
+int main(void)
+{
+	RUN(check_what_is_cached_asks_nobody);
+	RUN(check_what_is_not_a_hit_is_asked);
+	RUN(check_names_and_attributes_are_told_again_until_something_changes);
+	RUN(check_size_and_times_are_those_of_what_was_written);
+	RUN(check_ten_thousand_forgets_leave_nothing);
+	RUN(check_an_answer_that_is_none_is_refused);
+	RUN(check_a_call_that_answers_nothing_is_eio);
+	RUN(check_deadlines);
+	RUN(check_patience);
+	RUN(check_interrupts);
+	RUN(check_requests_for_the_same_bytes_keep_their_order);
+	RUN(check_the_end_answers_whoever_waits);
+	return 0;
+}

@@ -1,0 +1,204 @@
+/*
+ * The loop with everything at once: programs that read, write, look up and forget, handlers that answer rightly, wrongly, twice or not
+ * at all, interrupts, deadlines, notices, and in the end a stop in the middle of it. Each request is answered once (kernel.h), and
+ * what is told of nodes is what the handlers were told to forget, less what the kernel has still.
+ */
+#include "kernel.h"
+
+enum { SIZE = 64 << 10, PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
+
+static struct kernel kernel;
+static struct rig rig;
+static struct file *file;
+static _Atomic u8 closed;
+static struct pc_readahead window;
+static u64 fh;
+static _Atomic bool over;
+static _Atomic i64 counted; /* by handlers, of nodes */
+
+static u32 rolled(u32 *seed, u32 n)
+{
+	*seed = *seed * 1664525u + 1013904223u;
+	return (*seed >> 8) % n;
+}
+
+/* What a handler says: mostly right, sometimes nonsense. */
+static void reply(struct pc_asked *a, u32 *seed)
+{
+	static u8 bytes[SIZE];
+	struct pc_attributes node = {.number = a->op == PC_ASK_LOOKUP ? 100 + a->tick % NODES : a->number,
+				     .mode = 0100644};
+	if (a->op == PC_ASK_FORGET)
+		atomic_fetch_sub(&counted, (i64)a->size);
+	u32 fate = rolled(seed, 8);
+	if (fate == 0)
+		return; /* nothing */
+	if (fate == 1)
+		pc_reply_written(kernel.loop, a->token, UINT64_MAX);
+	if (fate == 2)
+		pc_reply_data(kernel.loop, a->token ^ 3, (const char *)bytes, 5000);
+	if (a->op == PC_ASK_LOOKUP) {
+		atomic_fetch_add(&counted, 1);
+		if (pc_reply_entry(kernel.loop, a->token, &node))
+			atomic_fetch_sub(&counted, 1);
+	} else if (a->op == PC_ASK_GETATTR) {
+		pc_reply_attributes(kernel.loop, a->token, &node);
+	} else if (a->op == PC_ASK_READ) {
+		pc_reply_data(kernel.loop, a->token, (const char *)bytes, a->size);
+	} else if (a->op == PC_ASK_WRITE) {
+		pc_reply_written(kernel.loop, a->token, a->size);
+	}
+	if (fate == 3)
+		pc_reply_error(kernel.loop, a->token, 5);
+}
+
+static void *handler(void *number)
+{
+	struct pc_asked a = {0};
+	u32 seed = (u32)(uintptr_t)number;
+	CHECK(pc_loop_enter(kernel.loop));
+	while (pc_loop_next(kernel.loop, &a)) {
+		reply(&a, &seed);
+		CHECK(pc_loop_done(kernel.loop, a.token));
+	}
+	pc_loop_leave(kernel.loop, &a);
+	return NULL;
+}
+
+static void look_up_and_forget(u32 *seed)
+{
+	char name[8];
+	snprintf(name, sizeof(name), "n%u", rolled(seed, NODES));
+	u64 unique = send_lookup(&kernel, 1, name);
+	if (rolled(seed, 3) == 0)
+		send_interrupt(&kernel, unique);
+	struct answer a = answer_to(&kernel, unique);
+	if (!a.error)
+		send_forget(&kernel, ((struct fuse_entry_out *)(void *)a.bytes)->nodeid, 1);
+}
+
+static void *program(void *number)
+{
+	static const u8 data[3 * PAGE] = {1, 2, 3};
+	u32 seed = 1000 + (u32)(uintptr_t)number;
+	for (u32 round = 0; round < ROUNDS; round++) {
+		u32 what = rolled(&seed, 5), at = rolled(&seed, SIZE);
+		if (what == 0)
+			answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, at, data, 1 + rolled(&seed, 4000)));
+		else if (what == 1)
+			answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, at, 1 + rolled(&seed, 3 * PAGE)));
+		else if (what == 2)
+			answer_to(&kernel, send_getattr(&kernel, rolled(&seed, 2) ? FILE_NODE : 100));
+		else
+			look_up_and_forget(&seed);
+	}
+	return NULL;
+}
+
+static void *changer(void *unused)
+{
+	char text[200];
+	(void)unused;
+	while (!atomic_load(&over)) {
+		pc_notify_inode(kernel.loop, FILE_NODE, 0, 0);
+		pc_notify_entry(kernel.loop, 1, "n3");
+		if (!pc_loop_check(kernel.loop, text, sizeof(text)))
+			check_failed(__FILE__, __LINE__, text, 0, 0);
+		if (pc_inode_lock_try(file->inode, PC_EXCLUSIVE)) {
+			sched_yield();
+			pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		}
+	}
+	return NULL;
+}
+
+static void everything(bool direct, bool stopped)
+{
+	static u8 bytes[SIZE];
+	struct pc_need need;
+	struct pc_hit *hit;
+	struct pc_asked a = {0};
+	pthread_t programs[PROGRAMS], handlers[HANDLERS], other;
+	kernel_open(&kernel, (struct pc_loop_options){.entry_ns = 3600000000000ll,
+						      .attr_ns = 3600000000000ll,
+						      .timeout_ns = 3600000000000ll,
+						      .patience_ns = 3600000000000ll,
+						      .workers = 3,
+						      .direct_io = direct});
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open(&rig, 0, 2 * SIZE);
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
+	CHECK(pc_loop_enter(kernel.loop));
+	u64 unique = send_open(&kernel, FILE_NODE);
+	CHECK(pc_loop_next(kernel.loop, &a));
+	struct pc_opened *opened = pc_opened_new(1);
+	pc_opened_begin(kernel.loop, opened, FILE_NODE, (uintptr_t)hit);
+	EQUAL(pc_reply_open(kernel.loop, a.token, opened, false), 0);
+	CHECK(pc_loop_done(kernel.loop, a.token));
+	pc_loop_leave(kernel.loop, &a);
+	struct answer answer = answer_to(&kernel, unique);
+	fh = fh_of(&answer);
+
+	atomic_store(&over, false);
+	atomic_store(&counted, 0);
+	for (uintptr_t k = 0; k < HANDLERS; k++)
+		EQUAL(pthread_create(&handlers[k], NULL, handler, (void *)k), 0);
+	for (uintptr_t k = 0; k < PROGRAMS; k++)
+		EQUAL(pthread_create(&programs[k], NULL, program, (void *)k), 0);
+	EQUAL(pthread_create(&other, NULL, changer, NULL), 0);
+	for (u32 k = 0; k < PROGRAMS; k++)
+		EQUAL(pthread_join(programs[k], NULL), 0);
+	CHECK(stopped || pc_loop_drain(kernel.loop, 60000000000ll));
+	if (!stopped) {
+		struct pc_loop_counts c;
+		do
+			pc_loop_counts(kernel.loop, &c);
+		while (c.told);
+		CHECK(pc_loop_drain(kernel.loop, 60000000000ll));
+		EQUAL(atomic_load(&counted), 0); /* one truth */
+	}
+	u64 waiting = send_getattr(&kernel, 7777), waits = stopped ? send_lookup(&kernel, 1, "last") : 0;
+	if (stopped) { /* in the middle of whatever handlers do */
+		pc_loop_stop(kernel.loop, true);
+	} else {
+		answer_to(&kernel, waiting);
+		pc_loop_stop(kernel.loop, true);
+	}
+	(void)waits;
+	atomic_store(&over, true);
+	EQUAL(pthread_join(other, NULL), 0);
+	for (u32 k = 0; k < HANDLERS; k++)
+		EQUAL(pthread_join(handlers[k], NULL), 0);
+	pc_opened_end(kernel.loop, opened);
+	pc_opened_free(opened);
+	pc_hit_close(hit);
+	kernel_close(&kernel);
+	rig_close(&rig);
+}
+
+static void check_many_workers(void)
+{
+	everything(true, false);
+}
+
+static void check_one_worker_and_turns(void)
+{
+	everything(false, false);
+}
+
+static void check_a_stop_in_between(void)
+{
+	everything(true, true);
+	everything(false, true);
+}
+
+int main(void)
+{
+	RUN(check_many_workers);
+	RUN(check_one_worker_and_turns);
+	RUN(check_a_stop_in_between);
+	return 0;
+}

@@ -1,0 +1,191 @@
+/*
+ * Hits: reads and writes of threads that nothing knows of, beside a writer that holds the file, a handle that is closed, a file
+ * that is destroyed, a cache that is closed.
+ */
+#include "rig.h"
+
+enum { SIZE = 64 << 10, THREADS = 3 };
+
+static struct rig rig;
+static struct file *file;
+static _Atomic u8 closed;
+static struct pc_readahead window = {.prev_index = UINT64_MAX - 1};
+
+static struct pc_hit *hit_open(bool writable)
+{
+	struct pc_hit *h;
+	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, writable, &h), 0);
+	return h;
+}
+
+static void open_filled(void)
+{
+	u8 bytes[SIZE];
+	struct pc_need need;
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open(&rig, 0, 2 * SIZE);
+	memset(bytes, 7, SIZE);
+	atomic_store(&closed, 0);
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+}
+
+static void check_what_is_there_is_read_and_the_rest_is_not(void)
+{
+	u8 to[PAGE * 2];
+	u64 marker;
+	open_filled();
+	struct pc_hit *h = hit_open(false);
+	EQUAL(pc_hit_read(h, 0, to, sizeof(to), &marker), sizeof(to));
+	EQUAL(to[0], 7);
+	EQUAL(marker, UINT64_MAX);
+	EQUAL(window.prev_index, 1);
+	EQUAL(pc_hit_read(h, SIZE - 10, to, sizeof(to), &marker), 10); /* the end of the file */
+	EQUAL(pc_hit_read(h, SIZE, to, sizeof(to), &marker), 0);
+	EQUAL(pc_hit_read(h, INT64_MAX, to, sizeof(to), &marker), (u64)-EAGAIN);
+	EQUAL(pc_hit_write(h, 0, to, 1), (u64)-EAGAIN); /* not opened for that */
+	EQUAL(pc_hit_size(h), SIZE);
+	EQUAL(pc_inode_hits(file->inode), 3);
+	pc_hit_close(h);
+	struct file *empty = file_open(&rig, SIZE, SIZE);
+	file = empty;
+	h = hit_open(true);
+	EQUAL(pc_hit_read(h, 0, to, 1, &marker), (u64)-EAGAIN); /* nothing of it is cached */
+	pc_hit_close(h);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_a_write_takes_all_or_nothing(void)
+{
+	u8 from[PAGE * 2], to[PAGE * 2];
+	u64 marker;
+	open_filled();
+	struct pc_hit *h = hit_open(true);
+	memset(from, 9, sizeof(from));
+	EQUAL(pc_hit_write(h, 100, from, sizeof(from)), sizeof(from));
+	EQUAL(pc_hit_read(h, 100, to, sizeof(to), &marker), sizeof(to));
+	EQUAL(memcmp(from, to, sizeof(to)), 0);
+	CHECK(pc_inode_lock_try(file->inode, PC_SHARED));
+	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN); /* somebody has the lock, and it is not waited for */
+	pc_inode_lock_release(file->inode, PC_SHARED);
+	EQUAL(pc_hit_write(h, SIZE, from, PAGE), PAGE); /* the file grows */
+	EQUAL(pc_hit_size(h), SIZE + PAGE);
+	pc_volume_seal(rig.volume, true);
+	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN);
+	pc_volume_seal(rig.volume, false);
+	EQUAL(pc_hit_write(h, 0, from, 0), (u64)-EAGAIN);
+	EQUAL(pc_hit_write(h, INT64_MAX, from, 1), (u64)-EAGAIN);
+	atomic_store(&closed, 1);
+	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN);
+	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), (u64)-EAGAIN);
+	pc_hit_close(h);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+static void check_no_more_is_dirtied_than_the_limit(void)
+{
+	static u8 from[SIZE];
+	open_filled();
+	pc_cache_configure(rig.cache, 16 * PAGE, 20 * PAGE, PAGE, true);
+	struct pc_hit *h = hit_open(true);
+	u64 taken = SIZE; /* dirty already: 16 pages */
+	while (pc_hit_write(h, taken, from, PAGE) == PAGE)
+		taken += PAGE;
+	CHECK(taken <= 20 * PAGE);
+	EQUAL(atomic_load(&rig.cache->reserved), 0);
+	pc_hit_close(h);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* I-28, the sides that end: neither the file nor the frames go while a hit is open. */
+static void check_what_a_hit_looks_at_stays(void)
+{
+	u8 to[PAGE];
+	u64 marker;
+	rig_open(&rig, 1 << 20, PAGE);
+	file = file_open(&rig, 0, 2 * SIZE);
+	struct pc_hit *h = hit_open(true);
+	EQUAL(pc_inode_destroy(file->inode), (u64)-EBUSY);
+	SOUND(&rig);
+	atomic_fetch_sub(&file->inode->users, 1);
+	struct pc_violation v;
+	EQUAL(pc_check(rig.cache, &v), 1);
+	CHECK(!strcmp(v.invariant, "I-28"));
+	atomic_fetch_add(&file->inode->users, 1);
+	atomic_fetch_sub(&rig.cache->copies, 1);
+	EQUAL(pc_check(rig.cache, &v), 1);
+	CHECK(!strcmp(v.invariant, "I-28"));
+	atomic_fetch_add(&rig.cache->copies, 1);
+	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), 0);
+	pc_hit_close(h);
+	rig_close(&rig);
+}
+
+static _Atomic bool stop;
+static struct pc_hit *shared;
+
+static void *reader(void *unused)
+{
+	u8 to[PAGE * 3];
+	u64 marker;
+	(void)unused;
+	while (!atomic_load(&stop)) {
+		i64 n = pc_hit_read(shared, 1000, to, sizeof(to), &marker);
+		if (n == -EAGAIN)
+			continue;
+		EQUAL(n, sizeof(to));
+		for (u32 k = 0; k < sizeof(to); k += 512)
+			CHECK(to[k] == 7 || to[k] == 9);
+	}
+	return NULL;
+}
+
+static void *writer(void *unused)
+{
+	u8 from[PAGE * 2];
+	(void)unused;
+	for (u32 k = 0; !atomic_load(&stop); k++) {
+		memset(from, k % 2 ? 7 : 9, sizeof(from));
+		pc_hit_write(shared, k * 512 % (SIZE - sizeof(from)), from, sizeof(from));
+	}
+	return NULL;
+}
+
+static void check_many_at_once_beside_one_who_has_the_lock(void)
+{
+	pthread_t threads[2 * THREADS];
+	u64 hits = 0;
+	open_filled();
+	shared = hit_open(true);
+	atomic_store(&stop, false);
+	for (u32 k = 0; k < 2 * THREADS; k++)
+		EQUAL(pthread_create(&threads[k], NULL, k % 2 ? reader : writer, NULL), 0);
+	for (u32 k = 0; k < 2000 || hits < 100; k++) {
+		if (pc_inode_lock_try(file->inode, PC_EXCLUSIVE))
+			pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+		hits = pc_inode_hits(file->inode);
+		sched_yield();
+	}
+	atomic_store(&closed, 1);
+	atomic_store(&stop, true);
+	for (u32 k = 0; k < 2 * THREADS; k++)
+		EQUAL(pthread_join(threads[k], NULL), 0);
+	EQUAL(atomic_load(&rig.cache->reserved), 0);
+	pc_hit_close(shared);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_what_is_there_is_read_and_the_rest_is_not);
+	RUN(check_a_write_takes_all_or_nothing);
+	RUN(check_no_more_is_dirtied_than_the_limit);
+	RUN(check_what_a_hit_looks_at_stays);
+	RUN(check_many_at_once_beside_one_who_has_the_lock);
+	return 0;
+}
