@@ -129,14 +129,16 @@ class S3File(BackendFile):
         return True
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """What a commit has taken meanwhile is read from the object; of what was rolled back there is nothing left."""
+        """What a commit has taken is staged no more, which is how the cache finds out about one whose answer it has not
+        got; of what was rolled back there is nothing left.
+        """
         wanted = sum(map(len, buffers))
         seen: Source | None = None
         while True:
             with self._draft.lock:
                 self._draft.lock.wait_for(lambda: not self._draft.publishing)
                 piece = next(iter(self._draft.extents.pieces(offset, offset + wanted)), None)
-                rolled_back, committed = self._draft.rolled_back, self._draft.committed
+                rolled_back = self._draft.rolled_back
             if piece is None or not isinstance(piece.source, Staged | Held):
                 break
             try:
@@ -147,9 +149,7 @@ class S3File(BackendFile):
                 seen = piece.source
         if rolled_back:
             return 0
-        if not committed:
-            raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
-        return self.read_into(offset, buffers)
+        raise FileNotFoundError(errno.ENOENT, "nothing is staged there", self.key)
 
     # ---------------------------------------------------------------- handing over
 
