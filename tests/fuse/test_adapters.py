@@ -590,11 +590,78 @@ os._exit(0)
 """
 
 
+ASKS_ITSELF = """
+import errno, os, subprocess, sys, threading
+import pyfuse3, trio
+import pagecache
+from pagecache.backends.passing import PassingBackend, PassingFile
+sys.path.insert(0, sys.argv[2])
+import fuse_trio
+
+path, nested, said = sys.argv[1], {}, []
+
+class File(PassingFile):
+    def __init__(self, inner, key):
+        super().__init__(inner)
+        self.key = key
+
+    def read_into(self, offset, buffers):
+        fd = nested.pop(self.key, None)  # once
+        if fd is not None:
+            try:
+                said.append(len(os.pread(fd, 10, 0)))
+            except OSError as error:
+                said.append(errno.errorcode[error.errno])
+            done.set()
+        return super().read_into(offset, buffers)
+
+class Nested(PassingBackend):
+    def open(self, key, *, create=False, exclusive=False):
+        return File(self.inner.open(key, create=create, exclusive=exclusive), key)
+
+class Server(fuse_trio.Server):
+    def __init__(self, volume):
+        super().__init__(volume)
+        self.files = files = pagecache.fuse.TrioFiles(volume, error=pyfuse3.FUSEError, deadline=1)
+        self.read, self.write, self.flush, self.release = files.read, files.write, files.flush, files.release
+
+import pagecache.fuse
+done = threading.Event()
+volume = pagecache.PageCache("4MiB").attach(Nested(fuse_trio.Tables()), read_ahead=0)
+pyfuse3.init(Server(volume), path)
+loop = threading.Thread(target=trio.run, args=(pyfuse3.main,))
+loop.start()
+fds = {key: os.open(os.path.join(path, key), os.O_RDONLY) for key in "123"}
+nested["2"] = fds["1"]
+assert os.pread(fds["2"], 9, 0) == b"0 0\\n1 1\\n2"  # its backend reads another file of the mount
+assert said.pop() == 10
+done.clear()
+nested["3"] = fds["3"]
+try:
+    assert os.pread(fds["3"], 9, 0) == b"0 0\\n1 1\\n2"  # its backend reads what it is asked for itself
+except OSError as error:
+    assert error.errno == errno.EIO  # the kernel may ask once more by itself, and is answered then
+assert done.wait(30)
+assert said == ["EIO"], said
+assert os.pread(fds["3"], 9, 0) == b"0 0\\n1 1\\n2"  # nobody waits for anything any more
+for fd in fds.values():
+    os.close(fd)
+subprocess.run(["fusermount3", "-u", path], check=True)
+loop.join()
+pyfuse3.close(unmount=False)
+print("served")
+os._exit(0)
+"""
+
+
 @needs_mounts
-def test_a_process_uses_memory_that_it_serves_itself(tmp_path: Path) -> None:
-    """Sources of writes and destinations of reads that are mappings of its own mount: no deadlock. [T-65]"""
+@pytest.mark.parametrize("program", [SERVES_ITSELF, ASKS_ITSELF], ids=["memory", "backend"])
+def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program: str) -> None:
+    """Sources of writes and destinations of reads that are mappings of its own mount: no deadlock. Its backend may read
+    other files there; what only that very call could answer is an error for it after the deadline. [T-65]
+    """
     examples = Path(__file__).parent.parent.parent / "examples"
-    command = [sys.executable, "-c", textwrap.dedent(SERVES_ITSELF), str(tmp_path), str(examples)]
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(examples)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         # A thread that waits for a page cannot be killed before the connection is cut.
         cut = threading.Timer(60, lambda: subprocess.run(["umount", "-f", "-l", str(tmp_path)], check=False))
