@@ -31,7 +31,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ..errors import Key
@@ -213,6 +213,12 @@ class Identities:
             known = self._objects.get((found.st_dev, found.st_ino))
             if known is not None:
                 self._drop(known)
+
+    def changing(self) -> AbstractContextManager[object]:
+        """Within it a name is taken from one object and given to another, and `moved` tells. Nobody is told a token
+        meanwhile: who found the object by its new name would get that of the old one, and open it a second time.
+        """
+        return self._lock
 
     def moved(self, src: str, dst: str) -> None:
         """A name, and with it everything below, is another one now."""

@@ -284,7 +284,8 @@ class DirectoryBackend(NamespaceBackend):
             with _about(dst), self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
                     raise _exists(dst)
-                self._rename(old, new, replace)
+                with self._identities.changing():
+                    self._rename(old, new, replace)
                 self._unsynced.add(old.parent, new.parent)
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:

@@ -203,6 +203,30 @@ def test_renamed_object_takes_its_new_name(backend: DirectoryBackend) -> None:
     replaced.close()
 
 
+def test_an_object_amid_a_rename_is_not_told_by_its_old_name(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system has renamed it, and its key is being changed. Who asks by the new name gets the new key: by the
+    old one he would open it a second time, under a name that it has no more.
+    """
+    moved = backend._identities.moved
+    file = backend.open("a", create=True)
+    told: list[object] = []
+    asking = threading.Thread(target=lambda: told.append(backend.canonical("b")))
+
+    def amid(src: str, dst: str) -> None:
+        assert (root / "b").exists()
+        asking.start()
+        asking.join(0.2)  # it answers only afterwards: whoever does not wait would have answered by now
+        moved(src, dst)
+
+    monkeypatch.setattr(backend._identities, "moved", amid)
+    backend.rename("a", "b")
+    asking.join()
+    assert told == ["b"]
+    file.close()
+
+
 def test_objects_below_a_renamed_directory_take_their_new_names(backend: DirectoryBackend) -> None:
     file = put(backend, "sub/a")
     backend.rename("sub", "dir")

@@ -1,0 +1,322 @@
+"""The server behind a mount, without a kernel: numbers, names that move, listings that meet changes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache
+from pagecache.backends import DirectoryBackend
+from pagecache.backends.protocol import ObjectStat
+from pagecache.fuse import Server, errno_of, moving
+from pagecache.fuse.attributes import Attributes
+from pagecache.fuse.files import OpenFile
+from pagecache.fuse.nodes import Node
+from pagecache.fuse.server import Listing
+from pagecache.testing import FaultyBackend, Gate, Rule
+
+CREATE = os.O_RDWR | os.O_CREAT
+
+
+def code(call: object, *arguments: object) -> int | None:
+    assert callable(call)
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno_of(error)
+    return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "d" / "b").write_bytes(b"bb")
+    with PageCache("1MiB") as cache:
+        server = Server(cache.attach(FaultyBackend(DirectoryBackend(tmp_path))))
+        yield server
+        server.close()
+
+
+def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_told(server: Server) -> None:
+    """And is the same when it is looked up again."""
+    number = server.lookup(1, "a").number
+    assert server.lookup(1, "a").number == number
+    server.forget(number)
+    assert server.getattr(number).size == 1
+    server.forget(number)
+    assert code(server.getattr, number) == errno.ESTALE
+    assert server.lookup(1, "a").number == number
+    server.forget(number)
+    assert len(server.nodes) == 1
+
+
+def test_a_directory_lives_as_long_as_what_is_in_it(server: Server) -> None:
+    directory = server.lookup(1, "d").number
+    inner = server.lookup(directory, "b").number
+    server.forget(directory)
+    assert server.getattr(inner).size == 2
+    server.forget(inner)
+    assert len(server.nodes) == 1
+
+
+def test_an_open_file_keeps_its_number(server: Server) -> None:
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.forget(number)
+    server.unlink(1, "a")
+    assert server.getattr(number).nlink == 0
+    server.release(fh)
+    assert len(server.nodes) == 1
+
+
+def test_listed_entries_count_as_told(server: Server) -> None:
+    listing = server.opendir(1)
+    assert sorted(name for name, _, _ in listing.entries) == ["a", "d"]
+    numbers = [found.number for index in range(2) if (found := server.entry(listing, index)) is not None]
+    assert len(server.nodes) == 3
+    for number in numbers:
+        server.forget(number)
+    assert len(server.nodes) == 1
+
+
+@pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
+@pytest.mark.parametrize("order", ["open first", "name first"])
+def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
+) -> None:
+    """Else the program is told ESTALE, when that happens a second time: the kernel looks the path up anew only once."""
+    monkeypatch.setattr(moving, "PATIENCE", 60.0)
+    directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
+    take: Callable[[], None] = {
+        "unlink": lambda: server.unlink(1, "a"),
+        "rename over it": lambda: server.rename(directory, "b", 1, "a"),
+        "rename it": lambda: server.rename(1, "a", directory, "c"),
+    }[taker]
+    if order == "name first":
+        take()
+        assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
+        return
+    found: list[tuple[int, bool]] = []
+    has_it, go_on, open_file = threading.Event(), threading.Event(), server.files.open_file
+
+    def slowly(key: str, flags: int) -> OpenFile:
+        opened = open_file(key, flags)
+        has_it.set()
+        go_on.wait(60)
+        return opened
+
+    monkeypatch.setattr(server.files, "open_file", slowly)
+    opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
+    opener.start()
+    has_it.wait(60)
+    taking = threading.Thread(target=take)
+    taking.start()
+    taking.join(0.2)
+    waited = taking.is_alive()
+    go_on.set()
+    for thread in (opener, taking):
+        thread.join(60)
+    assert waited, "for who opens"
+    ((fh, _),) = found
+    assert server.files.read(fh, 0, 9) == b"a"
+    server.release(fh)
+
+
+def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would cut the file to it. It is open when the entry is looked at, and closed a moment later."""
+    number = server.lookup(1, "a").number
+    listing = server.opendir(1)
+    index = [name for name, _, _ in listing.entries].index("a")
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    opened = server._opened
+
+    def closed_meanwhile(node: Node) -> list[OpenFile]:
+        found = opened(node)
+        server.release(fh)
+        return found
+
+    monkeypatch.setattr(server, "_opened", closed_meanwhile)
+    told = server.entry(listing, index)
+    monkeypatch.undo()
+    now = server.entry_now(listing, index)
+    assert told is None
+    assert now is not None
+    assert now.size == 6
+
+
+def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -> None:
+    directory = server.lookup(1, "d").number
+    server.lookup(directory, "b")
+    listing = server.opendir(1)
+    index = [name for name, _, _ in listing.entries].index("a")
+    server.rename(directory, "b", 1, "a")
+    assert server.entry(listing, index) is None
+    now = server.entry_now(listing, index)
+    assert now is not None
+    assert now.size == 2
+
+
+def test_numbers_follow_renames(server: Server) -> None:
+    directory, file = server.lookup(1, "d").number, server.lookup(1, "a").number
+    inner = server.lookup(directory, "b").number
+    server.rename(1, "d", 1, "e")
+    server.rename(1, "a", directory, "b")
+    assert server.nodes.key(server.node(file)) == "e/b"
+    assert code(server.getattr, inner) == errno.ESTALE
+    new = server.mkdir(1, "d", 0o755)
+    assert new.number != directory
+
+
+def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) -> None:
+    """Whichever comes first: the rename that runs is waited for, and the new name is asked."""
+    backend: FaultyBackend = server.volume.backend  # type: ignore[assignment]
+    directory = server.lookup(1, "d").number
+    inner = server.lookup(directory, "b").number
+    gate = Gate()
+    backend.use([Rule("rename", gate=gate)])
+    results: list[bytes] = []
+
+    def read() -> None:
+        fh, _ = server.open(inner, os.O_RDONLY)
+        results.append(server.files.read(fh, 0, 10))
+        server.release(fh)
+
+    renaming = threading.Thread(target=server.rename, args=(1, "d", 1, "e"))
+    renaming.start()
+    gate.wait_entered()
+    reading = threading.Thread(target=read)
+    reading.start()
+    gate.release()
+    renaming.join(20)
+    reading.join(20)
+    assert results == [b"bb"]
+
+
+def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
+    """The kernel may take it for one that is there: from a listing that is older than the removal. ESTALE has it look
+    once more, where ENOENT would be the program's error.
+    """
+    listing = server.opendir(1)
+    assert listing.certain()
+    gone = server.lookup(1, "a").number
+    server.unlink(1, "a")
+    assert not listing.certain()
+    assert code(server.open, gone, os.O_RDWR) == errno.ESTALE
+    assert code(server.getattr, gone) == errno.ESTALE
+    assert code(server.lookup, 1, "a") == errno.ENOENT
+    server.rewind(listing)
+    assert listing.certain()
+    assert [name for name, _, _ in listing.entries] == ["d"]
+
+
+def test_a_listing_never_tells_an_old_size(server: Server) -> None:
+    """Of a file that was written and closed since: the kernel would cut it to that size."""
+    listing = server.opendir(1)
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    index = [name for name, _, _ in listing.entries].index("a")
+    found = server.entry(listing, index)
+    assert found is not None
+    assert found.size == 6
+    server.flush(fh)
+    server.release(fh)
+    assert server.entry(listing, index) is None
+    assert now(server, listing, "a").size == 6
+    server.setattr(number, {"size": 3})
+    assert now(server, listing, "a").size == 3
+
+
+def place(listing: Listing, name: str) -> int:
+    return [entry for entry, _, _ in listing.entries].index(name)
+
+
+def now(server: Server, listing: Listing, name: str) -> Attributes:
+    found = server.entry_now(listing, place(listing, name))
+    assert found is not None
+    return found
+
+
+def test_a_listing_that_meets_a_close_tells_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, amid and after it: the handle says the size, or nobody does and it is asked for."""
+    number = server.lookup(1, "a").number
+    listing = server.opendir(1)
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    server.flush(fh)
+    release, sizes = server.files.release, list[int | None]()
+
+    def look() -> None:
+        found = server.entry(listing, place(listing, "a"))
+        sizes.append(None if found is None else found.size)
+
+    def released(number: int) -> None:
+        look()
+        release(number)
+        look()
+
+    monkeypatch.setattr(server.files, "release", released)
+    server.release(fh)
+    look()
+    assert sizes == [6, None, None]
+    assert now(server, listing, "a").size == 6
+
+
+def test_a_listing_that_meets_a_rename_tells_nothing_of_what_was_replaced(server: Server) -> None:
+    made, _ = server.create(1, "new", 0o600, os.O_RDWR)
+    server.files.write(made, 0, b"renamed")
+    server.flush(made)
+    server.release(made)
+    listing = server.opendir(1)
+    server.rename(1, "new", 1, "a")
+    assert server.entry(listing, place(listing, "a")) is None
+    assert now(server, listing, "a").size == 7
+    assert server.entry(listing, place(listing, "new")) is None
+    assert server.entry_now(listing, place(listing, "new")) is None  # gone: the kernel is told of no such name
+
+
+def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Server) -> None:
+    """What has the name now keeps its number."""
+    listing = server.opendir(1)
+    server.unlink(1, "a")
+    made = server.mkdir(1, "a", 0o700)
+    assert server.entry(listing, place(listing, "a")) is None
+    assert now(server, listing, "a").number == made.number
+    assert stat.S_ISDIR(server.getattr(made.number).mode)
+
+
+def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would believe in a name that is gone, and get ESTALE from it."""
+    look = server.names.look
+
+    def looked(key: str) -> ObjectStat:
+        found = look(key)
+        monkeypatch.setattr(server.names, "look", look)
+        server.rename(1, "a", 1, "other")
+        return found
+
+    monkeypatch.setattr(server.names, "look", looked)
+    assert code(server.lookup, 1, "a") == errno.ENOENT
+    assert server.lookup(1, "other").size == 1
+
+
+def test_attributes_that_are_not_kept_are_refused() -> None:
+    with PageCache("1MiB") as cache:
+        server = Server(cache.attach("memory:"))
+        fh, made = server.create(1, "a", 0o600, os.O_RDWR)
+        mode = made.mode & 0o7777
+        server.setattr(made.number, {"mode": mode, "uid": made.uid, "size": 10})
+        assert server.getattr(made.number).size == 10
+        for changes in ({"mode": mode ^ 0o111}, {"uid": made.uid + 1}, {"mtime_ns": 5}):
+            assert code(server.setattr, made.number, changes) == errno.EOPNOTSUPP
+        server.release(fh)
