@@ -307,6 +307,8 @@ class Answers:
                 name = listing.entries[index - 2][0]
                 entry = self._system.entry(listing, index - 2)
                 found = self._system.entry_now(listing, index - 2) if entry is None else entry
+                if found is None:  # a name less
+                    continue
                 certain = listing.certain()
             added = answer.add(name, _values(found), certain, index + 1)
             if added and answer.plus:
