@@ -144,7 +144,8 @@ build/loop-$(1)/%: tests/native/fuse/%.c $(wildcard tests/native/*.h tests/nativ
 
 .PHONY: run-fuse-$(1)
 run-fuse-$(1): $(FUSE_T:tests/native/fuse/%.c=build/loop-$(1)/%)
-	@for program in $$^; do echo "$$$$program"; $(RUN_$(1)) $$$$program || exit 1; done
+	@for program in $$^; do echo "$$$$program"; \
+	  LSAN_OPTIONS=suppressions=tests/native/fuse/libfuse.supp:print_suppressions=0 $(RUN_$(1)) $$$$program || exit 1; done
 endef
 $(foreach v,$(VARIANTS),$(eval $(call fuse,$(v))))
 

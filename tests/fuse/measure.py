@@ -31,7 +31,7 @@ from .mounts import LOOPS, Mounted
 SIZE = 32 << 20
 ROUNDS = 11
 SLICE = 0.25
-FILES = 20_000
+FILES = 8_000
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 
 PASSTHROUGH = """

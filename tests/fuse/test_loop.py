@@ -304,3 +304,18 @@ def test_features_are_told(tmp_path: Path) -> None:
     assert "loop in C: built" in said
     assert "largest write: " in said
     assert "write-back cache" in said
+
+
+def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path, store: Path) -> None:
+    """It was there when the directory was opened, and is not where the kernel reads on."""
+    names = [f"{number:03}{'x' * 200}" for number in range(300)]
+    for name in names:
+        (store / name).touch()
+    with Loop(Server(volume), mnt, timeout=LONG) as loop:
+        gone = os.listdir(mnt)[-1]
+        with os.scandir(mnt) as found:
+            seen = [next(found).name]
+            (mnt / gone).unlink()
+            seen += [entry.name for entry in found]
+        assert loop._native.check() == ""
+    assert sorted([*seen, gone]) == names

@@ -66,14 +66,6 @@ static u64 hash_of(u64 parent, const char *name)
 	return mixed(h);
 }
 
-int pc_names_init(struct pc_loop *l)
-{
-	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
-	l->entries = calloc(HASH_MIN, sizeof(struct name *));
-	l->node_mask = l->entry_mask = HASH_MIN - 1;
-	return l->nodes && l->entries ? 0 : -ENOMEM;
-}
-
 /* ---------------------------------------------------------------- tables; `names` held */
 
 static struct node *node_of(struct pc_loop *l, u64 number)
@@ -192,6 +184,15 @@ static void node_settle(struct pc_loop *l, struct node *n)
 	*at = n->next;
 	free(n);
 	l->nr_nodes--;
+}
+
+/* The root is known without being told. */
+int pc_names_init(struct pc_loop *l)
+{
+	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
+	l->entries = calloc(HASH_MIN, sizeof(struct name *));
+	l->node_mask = l->entry_mask = HASH_MIN - 1;
+	return l->nodes && l->entries && node_make(l, ROOT_NUMBER) ? 0 : -ENOMEM;
 }
 
 void pc_names_free(struct pc_loop *l)
@@ -561,7 +562,7 @@ bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
 void pc_names_count(struct pc_loop *l, struct pc_loop_counts *out)
 {
 	pthread_mutex_lock(&l->names);
-	out->nodes = l->nr_nodes;
+	out->nodes = l->nr_nodes - 1; /* without the root */
 	out->names = l->nr_entries;
 	out->told = 0;
 	for (u64 k = 0; k <= l->node_mask; k++)

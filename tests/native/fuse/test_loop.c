@@ -213,6 +213,32 @@ static void check_names_and_attributes_are_told_again_until_something_changes(vo
 	end();
 }
 
+/* Who makes something in a directory changes the directory. */
+static void check_attributes_of_a_directory_are_told_until_something_is_made_in_it(void)
+{
+	struct pc_attributes top = attributes(1), made = attributes(8);
+	begin(plain);
+	for (int round = 0; round < 2; round++) {
+		u64 unique = send_getattr(&kernel, 1);
+		EQUAL(next(), PC_ASK_GETATTR);
+		EQUAL(pc_reply_attributes(kernel.loop, asked.token, &top), 0);
+		done();
+		EQUAL(answer_to(&kernel, unique).error, 0);
+		EQUAL(answer_to(&kernel, send_getattr(&kernel, 1)).error, 0);
+		EQUAL(counts().getattrs, round + 1);
+		struct {
+			struct fuse_mkdir_in in;
+			char name[2];
+		} body = {{.mode = 0700}, "d"};
+		unique = send_to(&kernel, FUSE_MKDIR, 1, &body, sizeof(body.in) + 2);
+		EQUAL(next(), PC_ASK_MKDIR);
+		EQUAL(pc_reply_entry(kernel.loop, asked.token, &made), 0);
+		done();
+		EQUAL(answer_to(&kernel, unique).error, 0);
+	}
+	end();
+}
+
 static void check_size_and_times_are_those_of_what_was_written(void)
 {
 	u8 data[16] = {1};
@@ -417,6 +443,11 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	u64 read = send_read(&kernel, FILE_NODE, fh, 0, PAGE);
 	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
 	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
+	u64 other = send_getattr(&kernel, 9); /* whoever takes the next one does not get those before it */
+	EQUAL(next(), PC_ASK_GETATTR);
+	EQUAL(pc_reply_error(kernel.loop, asked.token, ENOENT), 0);
+	done();
+	EQUAL(answer_to(&kernel, other).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
 	EQUAL(pc_reply_written(kernel.loop, writing.token, 1), 0);
 	EQUAL(answer_to(&kernel, first).error, 0);
@@ -469,6 +500,7 @@ int main(void)
 	RUN(check_what_is_cached_asks_nobody);
 	RUN(check_what_is_not_a_hit_is_asked);
 	RUN(check_names_and_attributes_are_told_again_until_something_changes);
+	RUN(check_attributes_of_a_directory_are_told_until_something_is_made_in_it);
 	RUN(check_size_and_times_are_those_of_what_was_written);
 	RUN(check_ten_thousand_forgets_leave_nothing);
 	RUN(check_an_answer_that_is_none_is_refused);
