@@ -42,7 +42,7 @@ class Draft:
         self.lock = threading.Condition()
         self.turns = 0
         self.publishing = False
-        self.rolled_back = self.committed = False
+        self.rolled_back = False
         self.upload: Upload | None = None
         self.private: set[str] = set()
         self.attempts: dict[str, Extents] = {}
@@ -68,14 +68,14 @@ class Draft:
         """A commit was carried out."""
         with self.lock:
             self.take(base, over)
-            self.committed, self.rolled_back = True, False
+            self.rolled_back = False
 
     def roll_back(self, base: Stored | None) -> None:
         """Nothing that was handed over since the last commit is kept."""
         with self.lock:
             self.take(base)
             self.changed = base is None
-            self.rolled_back, self.committed = True, False
+            self.rolled_back = True
 
     def rebase(self, base: Stored | None, kept: Iterable[tuple[int, int]], key: Key) -> None:
         """This is stored, and what is staged in these ranges, [begin, end), lies over it: nothing else is kept.
@@ -92,7 +92,7 @@ class Draft:
                 for piece in pieces:
                     over.put(piece.begin, piece.end, piece.source, piece.at)
             self.take(base, over)
-            self.rolled_back = self.committed = False
+            self.rolled_back = False
 
     def attempted(self, id: str, upload: Upload | None) -> None:
         """It may be carried out yet. From here on it is known what lies over that version, too."""
@@ -133,7 +133,7 @@ class Draft:
             if upload is not None and upload is not self.upload:
                 return False
             self.changed = self.handed = True
-            self.rolled_back = self.committed = False
+            self.rolled_back = False
             if isinstance(source, Staged):
                 self.private.add(source.name)
             for extents in self._maps():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,6 +13,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache, PageCacheError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
+from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
@@ -283,6 +285,26 @@ def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(
     with pytest.raises(DataLossError):
         file.fsync()
     file.close()
+
+
+def test_a_commit_whose_answer_was_lost_above_the_backend_is_found_out(bucket: Bucket) -> None:
+    """What it has taken is staged no more. The next hand-over asks for one byte of it, and knows from the answer."""
+    backend = FaultyBackend(small(bucket, bucket.server.endpoint))
+    content = bytearray(random.Random(3).randbytes(SIZE))
+    once = RetryPolicy(attempts=1, failed_retry=None)
+    with PageCache(CAPACITY, retry=once, flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend, read_ahead=0)
+        with volume.open("k", "w+") as file:
+            file.write(content)
+            backend.use([Rule("commit", error=errno.ECONNRESET, done=True, times=1)])
+            with pytest.raises(PageCacheError):
+                file.fsync()
+            content[5 * PART : 6 * PART] = b"n" * PART
+            file.pwrite(b"n" * PART, 5 * PART)
+            file.flush()
+            for offset in range(0, SIZE, PART):
+                assert file.pread(PART, offset) == content[offset : offset + PART]
+    assert stored(bucket, "k") == content
 
 
 def test_staged_units_travel_once(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
