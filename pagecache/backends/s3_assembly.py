@@ -132,7 +132,8 @@ class Assembler:
                 etag = before[2]
             else:
                 etag = self._part(step, name, upload)
-            done[step.number] = step, base, etag
+            if self._honours.copy:  # else it may be of a version that somebody had stored for a moment
+                done[step.number] = step, base, etag
             return step.number, etag
 
         return side_by_side(carry_out, steps, int(self._backend.limits.max_inflight))

@@ -293,6 +293,8 @@ class S3File(BackendFile):
         try:
             etag, when = self._bucket.complete(self.name, upload.upload, parts, condition)
         except OSError as error:
+            if isinstance(error, Told) and error.status < 500:
+                upload.done.clear()  # a part may be what is refused
             return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier one may have been carried out, and the object replaced since
             return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)

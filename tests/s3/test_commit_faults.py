@@ -118,12 +118,16 @@ def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
             content[unit * PART : unit * PART + 3] = b"new"
         file.fsync()
         requests = counted(proxy.taken())
-        assert (requests["UploadPart"], requests["UploadPartCopy"]) == (20, 20 + 5)
+        remembered = (
+            bucket.server.kind == "ministack"
+        )  # others ignore the condition of copies: each try makes them anew
+        assert requests["UploadPart"] == 20
+        assert (requests["UploadPartCopy"] == 20 + 5) == remembered
         assert stored(bucket, "k") == content
         file.pwrite(b"more", PART)
         proxy.rules = [ProxyRule("reset", is_for("CompleteMultipartUpload"))]
         file.fsync()
-        assert counted(proxy.taken())["UploadPartCopy"] == 2
+        assert counted(proxy.taken())["UploadPartCopy"] == (2 if remembered else 4)
     content[PART : PART + 4] = b"more"
     assert stored(bucket, "k") == content
 

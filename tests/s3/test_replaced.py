@@ -100,6 +100,8 @@ def test_somebody_changes_the_object_at_each_request_while_ours_is_staged(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
     """Up to the publishing request, which `test_commit_faults.py` is about. What is staged survives and is stored."""
+    if way == "replaced for a while" and bucket.server.kind != "ministack":
+        pytest.skip("a copy takes what is there at its moment: this server ignores the condition of copies")
     ours = random.Random(3).randbytes(SIZE)
     pieces = [(at, ours[at : at + PART]) for at in range(0, SIZE, 2 * PART)]
     old = bytes(SIZE)

@@ -26,7 +26,11 @@ def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
     report = run(Plan(seed=1, duration=60, mix=MIX, profile="database", **FIELDS), naive.forgiving)
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "the store after close" in report.story
-    assert "should be of: writer" in report.story or "where the file had" in report.story
+    assert (
+        "should be of: writer" in report.story
+        or "should be one of: writer" in report.story
+        or "where the file had" in report.story
+    )
 
 
 def test_a_cache_whose_fsync_does_nothing_is_found_when_its_process_is_killed(folder: Path) -> None:
