@@ -8,12 +8,14 @@ Names that change meanwhile are the business of moving.py, what a program sees o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
 import os
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,6 +52,16 @@ class Listing:
 def nameless(node: Node, found: ObjectStat) -> ObjectStat:
     """What is left of something that has lost its last name."""
     return dataclasses.replace(found, nlink=0, **node.nameless)
+
+
+@contextlib.contextmanager
+def _unless_closed(opened: OpenFile) -> Iterator[None]:
+    """The kernel waits for nothing when it releases a file: who found it open may find it closed, which is no error."""
+    try:
+        yield
+    except ValueError:
+        if not opened.file.closed:
+            raise
 
 
 class Server:
@@ -148,19 +160,21 @@ class Server:
     def _truncate(self, node: Node, size: int, fh: int | None) -> None:
         writable = [opened for opened in self._opened(node) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
-        if writable:
-            writable[0].file.truncate(size)
-            writable[0].written_ns = time.time_ns()
-        else:
-            self._moving.of(node, lambda key: self.volume.truncate(key, size))
+        for opened in writable:
+            with _unless_closed(opened):
+                opened.file.truncate(size)
+                opened.written_ns = time.time_ns()
+                return
+        self._moving.of(node, lambda key: self.volume.truncate(key, size))
 
     def _hand_over(self, node: Node) -> None:
         """What is written back later would move the times of the file once more."""
         for opened in self._opened(node):
-            if opened.writable and not opened.file._commits_on_close():
-                written = opened.written_ns
-                opened.file.flush()
-                opened.handed_over(written)
+            with _unless_closed(opened):
+                if opened.writable and not opened.file._commits_on_close():
+                    written = opened.written_ns
+                    opened.file.flush()
+                    opened.handed_over(written)
 
     # -- entries
 

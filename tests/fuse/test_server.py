@@ -44,6 +44,18 @@ def server(tmp_path: Path) -> Iterator[Server]:
         server.close()
 
 
+def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks what is open from here on finds the file, which is closed a moment later."""
+    opened = server._opened
+
+    def found(node: Node) -> list[OpenFile]:
+        files = opened(node)
+        server.release(fh)
+        return files
+
+    monkeypatch.setattr(server, "_opened", found)
+
+
 def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_told(server: Server) -> None:
     """And is the same when it is looked up again."""
     number = server.lookup(1, "a").number
@@ -138,20 +150,30 @@ def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
     index = [name for name, _, _ in listing.entries].index("a")
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    opened = server._opened
-
-    def closed_meanwhile(node: Node) -> list[OpenFile]:
-        found = opened(node)
-        server.release(fh)
-        return found
-
-    monkeypatch.setattr(server, "_opened", closed_meanwhile)
+    closed_meanwhile(server, fh, monkeypatch)
     told = server.entry(listing, index)
     monkeypatch.undo()
     now = server.entry_now(listing, index)
     assert told is None
     assert now is not None
     assert now.size == 6
+
+
+@pytest.mark.parametrize("change", [{"size": 3}, {"mtime_ns": 5 * 10**9}], ids=["size", "times"])
+def test_attributes_are_set_beside_the_release_of_what_was_open(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, int]
+) -> None:
+    """A program that closes a file and sets its times overtakes the release, for which nobody waits."""
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    server.files.write(fh, 0, b"longer")
+    closed_meanwhile(server, fh, monkeypatch)
+    told = server.setattr(number, change)
+    monkeypatch.undo()
+    server.volume.sync()
+    found = (tmp_path / "a").stat()
+    assert told.size == found.st_size == change.get("size", 6)
+    assert told.mtime_ns == found.st_mtime_ns == change.get("mtime_ns", told.mtime_ns)
 
 
 def test_a_listing_does_not_tell_the_size_of_what_was_replaced(server: Server) -> None:
