@@ -44,8 +44,11 @@ def _late(file: EngineFile, op: Op) -> bool:
 
 
 def _late_commit(file: EngineFile, op: Op) -> bool:
-    """The same of a commit, which may have taken what is staged though its answer counts for nothing."""
+    """The same of a commit, which may have taken what is staged though its answer counts for nothing; and what was
+    acknowledged may be forgotten, or stored: neither is a change of somebody else's.
+    """
     if op.stopped and not op.settled:
+        file.about_to_change()
         outcome.owe(file)
     return _late(file, op)
 

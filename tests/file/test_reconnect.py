@@ -245,6 +245,29 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
     assert fresh.committed(KEY) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
+    """Its answer counts for nothing; that the store has lost, or has, what it was about is our own doing. [2.22, T-75b]"""
+    rig = make({KEY: OLD})
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    gate = rig.backend.gate("commit")
+    if failed:
+        rig.backend.fault("commit", OSError(errno.EIO, "injected"))
+    ticket = rig.volume.begin_sync()
+    gate.wait_entered()
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    gate.open()
+    eventually(lambda: not file._inode.native.usage()["unstable"])
+    rig.volume.reconnect(fresh)
+    with pytest.raises(ShutdownError):
+        ticket.wait(20)
+    file.fsync()
+    assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
 @pytest.mark.parametrize("commit_failed", [False, True])
 def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
     """The smallest size, then the size: no byte that was cut comes back. [2.17]"""
