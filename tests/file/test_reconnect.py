@@ -247,7 +247,7 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
-    """Its answer counts for nothing; that the store has lost, or has, what it was about is our own doing. [2.22, T-75b]"""
+    """Its answer counts for nothing; that the store has lost it, or has it, is our own doing. [2.22, T-75b]"""
     rig = make({KEY: OLD})
     file = rig.open("r+b")
     file.pwrite(NEW[:PAGE], 0)
