@@ -252,15 +252,19 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
 
 def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
     """The file as it is, if it is of this backend and has kept everything. Not where a call of before is taken for dead
-    that may still use it.
+    that may still use it, nor where it does not answer: a fence may have been for what was opened before it.
     """
     file = inode.engine
     backend_file, kept = file.backend_file, getattr(file.backend_file, "kept", None)
     if backend is not file.volume.backend or backend_file is None or kept is None or not inode.native.has_local():
         return None
-    if (fenced and inode.native.in_old_hands()) or not kept():
+    try:
+        if (fenced and inode.native.in_old_hands()) or not kept():
+            return None
+        stat = backend_file.stat()
+    except OSError:
         return None
-    return _Opened(backend_file, checked_stat(backend_file.stat(), inode.key), True, None, fresh=False)
+    return _Opened(backend_file, checked_stat(stat, inode.key), True, None, fresh=False)
 
 
 def _close(opened: _Opened | None) -> None:

@@ -1,7 +1,8 @@
 """Sees that workers go on; when one does not, the run has failed, with all that `hang.py` can say.
 
 It looks at how long each worker is at one call of its operation. Where that is longer than `Plan.patience`, that is a
-hang.
+hang. So is an operation whose calls return, and that is made of them without end: what fails is tried again, and a
+fault that comes back each time would never be told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pagecache.stress.world import Activity, Failure, World
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
 
 LOOK = 0.2  # seconds between two looks
+CALLS = 4  # so many times the patience all calls of an operation may take: less than a round may (trying.py)
 
 
 class Watchdog:
@@ -47,12 +49,14 @@ class Watchdog:
 
 
 def overdue(active: dict[int, Activity], now: float, patience: float) -> list[str]:
-    """Who is at one call for longer than that, as sentences."""
+    """Who is at one call for longer than that, or at one operation for `CALLS` times as long, as sentences."""
     found = []
     for worker, activity in sorted(active.items()):
-        since = max(activity.since, activity.moved)
+        since, began = max(activity.since, activity.moved), activity.since
         if now - since > patience:
             found.append(f"{who(worker)} {sentence(activity)} after {now - since:.0f} s")
+        elif now - began > CALLS * patience:
+            found.append(f"{who(worker)} {sentence(activity)} after {now - began:.0f} s, though its calls return")
     return found
 
 

@@ -268,6 +268,24 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
     assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(make: Make, answers: bool) -> None:
+    """The same backend once more: what was opened before a fence may answer nothing any more. [2.22]"""
+    rig = make({KEY: OLD}, limits={"commit_on_close": True})
+    rig.backend.kept = True
+    file = rig.open("r+b")
+    file.pwrite(NEW, 0)
+    file.sync_range(0, len(NEW))
+    rig.volume.abort()
+    opened = len(rig.backend.seen("open"))
+    if not answers:
+        rig.backend.fault("file_stat", OSError(errno.ENOTCONN, "fenced off"))
+    rig.volume.reconnect(rig.backend, fenced=True)
+    assert len(rig.backend.seen("open")) == opened + (not answers)
+    file.fsync()
+    assert rig.backend.committed(KEY) == NEW
+
+
 @pytest.mark.parametrize("commit_failed", [False, True])
 def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
     """The smallest size, then the size: no byte that was cut comes back. [2.17]"""

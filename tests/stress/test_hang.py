@@ -66,6 +66,13 @@ def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() ->
     assert overdue({1: activity}, 230.0, 60.0) == ["writer 1 called fsync of file 0, still running after 65 s"]
 
 
+def test_calls_of_one_operation_without_end_are_a_hang() -> None:
+    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=330.0)
+    assert overdue({1: activity}, 340.0, 60.0) == []
+    told = "writer 1 called fsync of file 0, still running after 241 s, though its calls return"
+    assert overdue({1: activity}, 341.0, 60.0) == [told]
+
+
 def test_calls_that_return_are_noted() -> None:
     """Of threads and of tasks; those that raise too."""
     moved: list[int] = []
