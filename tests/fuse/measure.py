@@ -1,4 +1,4 @@
-"""`python -m tests.fuse.measure [--buffered]`: mounts by each loop, and what they are to be compared with, in one run.
+"""`python -m tests.fuse.measure [--buffered] [--fio] [--files N]`: mounts by each loop, and their peers, in one run.
 
     c, pyfuse3   mounts of this project, by their loop
     plain        a passthrough on pyfuse3 that does nothing but answer
@@ -7,11 +7,12 @@
 
 Each round asks every file system once, in another order; what counts is the median over rounds of the ratio within a
 round (goals: P35, pyfuse3 at least 1.0 of plain with direct I/O; P36, c at least 2.0 of pyfuse3 at 4 KiB). Everything
-is cached in every one of them. `--buffered`: with the kernel's pages.
+is cached in every one of them. `--buffered`: with the kernel's pages. `--fio`: fio with 1, 2 and 4 jobs instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import mmap
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from .mounts import LOOPS, Mounted
@@ -31,7 +33,6 @@ from .mounts import LOOPS, Mounted
 SIZE = 32 << 20
 ROUNDS = 11
 SLICE = 0.25
-FILES = 8_000
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
 
 PASSTHROUGH = """
@@ -73,19 +74,19 @@ trio.run(pyfuse3.main)
 """
 
 
-def for_a_while(work: Callable[[], int]) -> float:
-    """Units of work a second."""
+def for_a_while(work: Callable[[], int]) -> tuple[int, float]:
+    """Units of work, and seconds."""
     begin, done = time.perf_counter(), 0
     while (passed := time.perf_counter() - begin) < SLICE:
         done += work()
-    return done / passed
+    return done, passed
 
 
 class Subject:
     """A file system with a file that is cached in it, and the process that serves it."""
 
-    def __init__(self, top: Path, pid: int | None) -> None:
-        self.top, self.pid = top, pid
+    def __init__(self, top: Path, pid: int | None, files: int) -> None:
+        self.top, self.pid, self.files = top, pid, files
         self.fd = os.open(top / "data", os.O_RDWR)
         self.buffer = mmap.mmap(-1, 1 << 20)
         self.small = memoryview(self.buffer)[:4096]
@@ -132,49 +133,88 @@ class Subject:
         """Of many files, each so rarely that the kernel has forgotten it."""
         for _ in range(50):
             os.stat(self.top / f"file{self.next}")
-            self.next = (self.next + 1) % FILES
+            self.next = (self.next + 1) % self.files
         return 50
 
 
 WORKS = ("read_4k", "write_4k", "read_1m", "write_1m", "names", "stats")
+FIO = {
+    f"{kind} {size}, {jobs} jobs": (kind, size, jobs)
+    for kind, size in (("randread", "4k"), ("randwrite", "4k"))
+    for jobs in (1, 2, 4)
+} | {f"{kind} {size}": (kind, size, 1) for size in ("128k", "1m") for kind in ("read", "write")}
+FIO_ROUNDS = 5
 
 
-def measure(subjects: dict[str, Subject]) -> dict[str, dict[str, object]]:
-    """For each kind of work: operations a second, their ratio to the passthrough, and CPU of the server for each."""
-    rates: dict[tuple[str, str], list[float]] = {}
-    cpu: dict[tuple[str, str], list[float]] = {}
-    for round_ in range(ROUNDS + 1):
+def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, float]:
+    """Requests, and seconds, by the programs' count."""
+    command = ["fio", "--name=x", f"--filename={subject.top / 'data'}", f"--rw={kind}", f"--bs={size}", "--runtime=1"]
+    command += [f"--size={SIZE}", f"--numjobs={jobs}", "--ioengine=psync", "--time_based", "--group_reporting"]
+    command += ["--thread", "--output-format=json", "--fallocate=none", "--invalidate=0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (found,) = json.loads(done.stdout)["jobs"]
+    found = found["read" if kind.endswith("read") else "write"]
+    return int(found["total_ios"]), int(found["total_ios"]) / float(found["iops"])
+
+
+class Table:
+    """What was measured: for each kind of work, operations a second and CPU of the server for each."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, dict[str, list[float]]] = {}
+        self._cpu: dict[str, dict[str, list[float]]] = {}
+
+    def time(
+        self, work: str, name: str, subject: Subject, call: Callable[[], tuple[int, float]], *, counts: bool
+    ) -> None:
+        before = subject.cpu()
+        done, seconds = call()
+        if counts:
+            self._rates.setdefault(work, {}).setdefault(name, []).append(done / seconds)
+            self._cpu.setdefault(work, {}).setdefault(name, []).append((subject.cpu() - before) / done * 1e6)
+
+    def show(self) -> None:
+        for work, rates in self._rates.items():
+            print(work)
+            for name, own in rates.items():
+                found: dict[str, float] = {"per second": round(statistics.median(own))}
+                for base in ("plain", "pyfuse3", "ll"):
+                    if base in rates:
+                        pairs = zip(own, rates[base], strict=True)
+                        found[f"of {base}"] = round(statistics.median(ours / theirs for ours, theirs in pairs), 2)
+                found["server µs"] = round(statistics.mean(self._cpu[work][name]), 1)
+                print(f"  {name:8}", json.dumps(found, ensure_ascii=False))
+
+
+def shuffled(subjects: dict[str, Subject], round_: int) -> list[tuple[str, Subject]]:
+    order = list(subjects.items())
+    random.Random(round_).shuffle(order)
+    return order
+
+
+def measure(subjects: dict[str, Subject]) -> Table:
+    table = Table()
+    for round_ in range(ROUNDS + 1):  # the first one warms everything up
         for work in WORKS:
-            order = list(subjects)
-            random.Random(round_).shuffle(order)
-            for name in order:
-                if work == "stats" and name == "plain":
-                    continue
-                subject = subjects[name]
-                before, began = subject.cpu(), time.perf_counter()
-                rate = for_a_while(getattr(subject, work))
-                done = rate * (time.perf_counter() - began)
-                if round_:  # the first one warms everything up
-                    rates.setdefault((work, name), []).append(rate)
-                    cpu.setdefault((work, name), []).append((subject.cpu() - before) / done * 1e6)
-    report: dict[str, dict[str, object]] = {}
-    for work in WORKS:
-        for name in subjects:
-            if (work, name) not in rates:
-                continue
-            found: dict[str, float] = {"per second": round(statistics.median(rates[work, name]))}
-            for base in ("plain", "pyfuse3"):
-                if (work, base) in rates:
-                    pairs = zip(rates[work, name], rates[work, base], strict=True)
-                    found[f"of {base}"] = round(statistics.median(ours / theirs for ours, theirs in pairs), 2)
-            found["server µs"] = round(statistics.mean(cpu[work, name]), 1)
-            report.setdefault(work, {})[name] = found
-    return report
+            for name, subject in shuffled(subjects, round_):
+                if (work, name) != ("stats", "plain"):
+                    call = partial(for_a_while, getattr(subject, work))
+                    table.time(work, name, subject, call, counts=round_ > 0)
+    return table
 
 
-def make_files(top: Path) -> None:
+def measure_by_fio(subjects: dict[str, Subject]) -> Table:
+    table = Table()
+    for round_ in range(FIO_ROUNDS):
+        for work, job in FIO.items():
+            for name, subject in shuffled(subjects, round_):
+                table.time(work, name, subject, partial(run_fio, subject, *job), counts=True)
+    return table
+
+
+def make_files(top: Path, files: int) -> None:
     (top / "data").write_bytes(bytes(SIZE))
-    for number in range(FILES):
+    for number in range(files):
         (top / f"file{number}").touch()
 
 
@@ -202,21 +242,26 @@ def built_ll(folder: Path) -> Path | None:
 
 
 def main() -> None:
-    direct = "--buffered" not in sys.argv[1:]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--buffered", action="store_true")
+    parser.add_argument("--fio", action="store_true")
+    parser.add_argument("--files", type=int, default=8_000)
+    asked = parser.parse_args()
+    direct, files = not asked.buffered, asked.files
     options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
-        make_files(memory)
-        subjects = {"tmpfs": Subject(memory, None)}
+        make_files(memory, files)
+        subjects = {"tmpfs": Subject(memory, None, files)}
         for loop in LOOPS:
             (root / loop / "store").mkdir(parents=True)
-            make_files(root / loop / "store")
+            make_files(root / loop / "store", files)
             url = f"dir:{root / loop / 'store'}"
-            mounted = stack.enter_context(Mounted(root / loop, url, f"--loop={loop}", *options, longest=900))
+            mounted = stack.enter_context(Mounted(root / loop, url, f"--loop={loop}", *options, longest=3600))
             (mounted.path / "data").read_bytes()
             assert mounted.process is not None
-            subjects[loop] = Subject(mounted.path, mounted.process.pid)
+            subjects[loop] = Subject(mounted.path, mounted.process.pid, files)
         others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain"), "direct" if direct else "pages"]}
         if ll := built_ll(root):
             cache = "never" if direct else "auto"
@@ -225,14 +270,11 @@ def main() -> None:
             (root / name).mkdir()
             data = root / name / "data"
             process = stack.enter_context(served(command, root / name, data.exists))
-            subjects[name] = Subject(root / name, process.pid)
+            subjects[name] = Subject(root / name, process.pid, files)
         for subject in subjects.values():
             stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
-        for work, found in measure(subjects).items():
-            print(work)
-            for name, figures in found.items():
-                print(f"  {name:8}", json.dumps(figures, ensure_ascii=False))
+        (measure_by_fio if asked.fio else measure)(subjects).show()
 
 
 if __name__ == "__main__":
