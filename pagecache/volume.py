@@ -439,7 +439,8 @@ class Volume:
             raise ShutdownError(f"the volume {self.name!r} is detached")
         found = as_backend(backend, "backend", {})
         self.cache.check_unused(found, "backend", by=self)
-        reconnecting.reconnect(self, blocking(found, self.cache.event_loop), fenced)
+        same = found is self.backend  # whose files are asked whether they have kept what was sent to them
+        reconnecting.reconnect(self, self.engine.backend if same else blocking(found, self.cache.event_loop), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"

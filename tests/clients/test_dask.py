@@ -10,6 +10,7 @@ stays.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import dask.dataframe
@@ -34,6 +35,7 @@ def client() -> Iterator[Client]:
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
+        client.run(import_module, shelf.__name__)  # which makes its protocol known there
         yield client
 
 

@@ -280,7 +280,7 @@ def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(make:
     opened = len(rig.backend.seen("open"))
     if not answers:
         rig.backend.fault("file_stat", OSError(errno.ENOTCONN, "fenced off"))
-    rig.volume.reconnect(rig.backend, fenced=True)
+    rig.volume.reconnect(rig.volume.backend, fenced=True)
     assert len(rig.backend.seen("open")) == opened + (not answers)
     file.fsync()
     assert rig.backend.committed(KEY) == NEW
