@@ -2,14 +2,18 @@
 
 hang    a FIFO: each call opens it, and hangs until somebody opens it for writing
 fail    a text "WORDS ERRNO": calls whose name is one of the words (a|b) raise
+die     a text "N": the server kills itself in the N-th call from its start on, before (N > 0) or after (N < 0) its work
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
@@ -19,11 +23,15 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 __all__ = ["Switch", "faulty", "slow", "switched", "switched_objects"]
 
 
+T = TypeVar("T")
+
+
 class Switch:
     """What a test does to the store."""
 
     def __init__(self, folder: Path) -> None:
-        self._hang, self._fail = folder / "hang", folder / "fail"
+        self._hang, self._fail, self._die = folder / "hang", folder / "fail", folder / "die"
+        self._numbers = itertools.count(1)
 
     def hang(self) -> None:
         os.mkfifo(self._hang)
@@ -43,8 +51,24 @@ class Switch:
     def repair(self) -> None:
         self._fail.unlink()
 
-    def pass_through(self, what: str) -> None:
+    def die(self, at: int) -> None:
+        self._die.write_text(str(at))
+
+    def live(self) -> None:
+        self._die.unlink(missing_ok=True)
+
+    def through(self, what: str, call: Callable[[], T]) -> T:
         """In the server: a call of this name."""
+        at, number = int(self._die.read_text()) if self._die.exists() else 0, next(self._numbers)
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._pass_through(what)
+        answer = call()
+        if number == -at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    def _pass_through(self, what: str) -> None:
         try:
             os.close(os.open(self._hang, os.O_RDONLY))
         except FileNotFoundError:
@@ -63,20 +87,19 @@ class _File(PassingFile):
         self._switch = switch
 
     def stat(self) -> ObjectStat:
-        self._switch.pass_through("stat")
-        return super().stat()
+        return self._switch.through("stat", super().stat)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._switch.pass_through("read")
-        return super().read_into(offset, buffers)
+        return self._switch.through("read", partial(super().read_into, offset, buffers))
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._switch.pass_through("write")
-        return super().write_from(offset, buffers)
+        return self._switch.through("write", partial(super().write_from, offset, buffers))
+
+    def truncate(self, size: int) -> None:
+        self._switch.through("truncate", partial(super().truncate, size))
 
     def commit(self) -> str | None:
-        self._switch.pass_through("commit")
-        return super().commit()
+        return self._switch.through("commit", super().commit)
 
 
 class _Switched(PassingBackend):
@@ -85,16 +108,20 @@ class _Switched(PassingBackend):
         self._switch = Switch(folder)
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        self._switch.pass_through("open")
-        return _File(self.inner.open(key, create=create, exclusive=exclusive), self._switch)
+        call = partial(self.inner.open, key, create=create, exclusive=exclusive)
+        return _File(self._switch.through("open", call), self._switch)
 
     def stat(self, key: Any) -> ObjectStat:
-        self._switch.pass_through("stat")
-        return super().stat(key)
+        return self._switch.through("stat", partial(super().stat, key))
+
+    def remove(self, key: Any) -> None:
+        self._switch.through("remove", partial(super().remove, key))
+
+    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
+        self._switch.through("rename", partial(super().rename, src, dst, replace=replace))
 
     def sync(self) -> None:
-        self._switch.pass_through("sync")
-        super().sync()
+        self._switch.through("sync", super().sync)
 
 
 def switched(folder: str) -> Backend:

@@ -1,0 +1,129 @@
+"""A server that is killed: before each request of a program, and before and after each call of its store.
+
+The program replaces a file as editors do: a new one, fsync, rename over the old one, fsync of the directory. Whenever
+the server dies, the name has one of its contents as a whole, what was synced is there, and a new mount goes on with it.
+`make test` tries some of these moments, `make check` all of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .below import Switch
+from .mounts import MODES, Mounted, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.timeout(1800)]
+
+DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
+VERSIONS = (1, 2)
+EVERY = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+
+
+def content(version: int) -> bytes:
+    return b"%03d|" % version * 75_000
+
+
+def replace(top: Path, version: int, before: Callable[[], None]) -> None:
+    """`before` each system call but close(2)."""
+    data, new = content(version), top / "file.new"
+    half = len(data) // 2
+    before()
+    fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        for begin in (0, half):
+            before()
+            assert os.pwrite(fd, data[begin : begin + half], begin) == half
+        before()
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    before()
+    new.rename(top / "file")
+    before()
+    run("sync", top)
+
+
+def work(mounted: Mounted, before: Callable[[], None]) -> tuple[int, bool]:
+    """The version that is safe, and whether the server has lived to the end."""
+    safe = 0
+    try:
+        for version in VERSIONS:
+            replace(mounted.path, version, before)
+            safe = version
+    except OSError as error:
+        if error.errno not in DEAD:
+            raise
+        return safe, False
+    except AssertionError:
+        assert mounted.process is not None
+        assert mounted.process.wait(30) != 0  # sync(1) was told
+        return safe, False
+    return safe, True
+
+
+def whole(path: Path, safe: int) -> None:
+    """The file has a content as a whole, and none from before the one that is safe."""
+    found = path.read_bytes() if path.exists() else b""
+    assert found in ([b""] if not safe else []) + [content(version) for version in VERSIONS if version >= safe]
+
+
+def goes_on(mounted: Mounted, store: Path, safe: int) -> None:
+    """What is left is what a new server finds and can replace."""
+    mounted.stop()
+    whole(store / "file", safe)
+    with mounted:
+        whole(mounted.path / "file", safe)
+        replace(mounted.path, 3, lambda: None)
+        assert mounted.unmount() == 0, mounted.said()
+    assert (store / "file").read_bytes() == content(3)
+
+
+def made(tmp_path: Path, mode: str, moment: int) -> tuple[Mounted, Path]:
+    folder = tmp_path / str(moment)
+    (folder / "store").mkdir(parents=True)
+    options = ["--option", f"folder={folder}", "--capacity", "1MiB", mode]
+    return Mounted(folder, "python:tests.fuse.below:switched", *options), folder
+
+
+@EVERY
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_is_killed_before_a_request_leaves_what_was_synced(tmp_path: Path, mode: str, step: int) -> None:
+    for moment in itertools.count(1, step):
+        mounted, folder = made(tmp_path, mode, moment)
+        requests = itertools.count(1)
+
+        def killed(mounted: Mounted = mounted, requests: itertools.count[int] = requests, at: int = moment) -> None:
+            if next(requests) == at:
+                mounted.kill()
+
+        with mounted:
+            safe, lived = work(mounted, killed)
+            goes_on(mounted, folder / "store", safe)
+        if lived:
+            assert moment > step
+            return
+
+
+@EVERY
+@pytest.mark.parametrize("sign", [1, -1], ids=["before", "after"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
+    tmp_path: Path, mode: str, sign: int, step: int
+) -> None:
+    for moment in itertools.count(1, step):
+        mounted, folder = made(tmp_path, mode, moment)
+        switch = Switch(folder)
+        with mounted:
+            switch.die(sign * moment)
+            safe, lived = work(mounted, lambda: None)
+            switch.live()
+            goes_on(mounted, folder / "store", safe)
+        if lived:
+            assert moment > step
+            return
