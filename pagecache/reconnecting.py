@@ -28,7 +28,7 @@ from .engine import remote, staging
 from .engine.notices import cause
 from .engine.owed import Step
 from .engine.park import SLICE
-from .engine.retryer import Parked, decide
+from .engine.retryer import Parked, decide, is_transient
 from .engine.runner import Job
 from .engine.volume import threads_of
 from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
@@ -252,7 +252,7 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
 
 def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
     """The file as it is, if it is of this backend and has kept everything. Not where a call of before is taken for dead
-    that may still use it, nor where it does not answer: a fence may have been for what was opened before it.
+    that may still use it, nor where it is refused for good: a fence may have been for what was opened before it.
     """
     file = inode.engine
     backend_file, kept = file.backend_file, getattr(file.backend_file, "kept", None)
@@ -261,10 +261,14 @@ def _still_open(backend: Backend, inode: Inode, fenced: bool) -> _Opened | None:
     try:
         if (fenced and inode.native.in_old_hands()) or not kept():
             return None
-        stat = backend_file.stat()
-    except OSError:
+        stat = checked_stat(backend_file.stat(), inode.key)
+    except FileNotFoundError:
+        stat = ObjectStat(key=inode.key, size=0)  # somebody has removed it: the commit finds that out
+    except OSError as error:
+        if is_transient(error):
+            raise  # opened anew it would not have what is staged
         return None
-    return _Opened(backend_file, checked_stat(stat, inode.key), True, None, fresh=False)
+    return _Opened(backend_file, stat, True, None, fresh=False)
 
 
 def _close(opened: _Opened | None) -> None:
