@@ -276,8 +276,8 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
 def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(
     make: Make, answer: int | None, anew: int
 ) -> None:
-    """The same backend once more. Opened anew it would not have what is staged, so a store that is busy is asked again by
-    the next reconnect; what was opened before a fence may answer nothing any more. [2.22]
+    """The same backend once more. Opened anew it would not have what is staged, so a store that is busy is asked again
+    by the next reconnect; what was opened before a fence may answer nothing any more. [2.22]
     """
     rig = make({KEY: OLD}, limits={"commit_on_close": True})
     rig.backend.kept = True
