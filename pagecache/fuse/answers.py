@@ -117,7 +117,7 @@ class Answers:
         op, token = asked.op, asked.token
         try:
             getattr(self, f"_{op}")(asked, token)
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too: nobody else would ever answer this request
             self._loop.reply_error(token, _code(error, op))
         finally:
             self._loop.done(token)

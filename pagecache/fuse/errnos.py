@@ -46,12 +46,23 @@ KNOWN = frozenset(
     }
 )
 
+# What is raised without a number, as `FileNotFoundError(name)` is.
+BY_CLASS: dict[type[OSError], int] = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    NotADirectoryError: errno.ENOTDIR,
+    IsADirectoryError: errno.EISDIR,
+    PermissionError: errno.EACCES,
+}
+
 
 def errno_of(error: BaseException) -> int:
     """The errno that a program gets for an error of the cache, of its backend, or of a call that was wrong."""
     if isinstance(error, io.UnsupportedOperation):
         return errno.EOPNOTSUPP
     if isinstance(error, OSError):
+        if error.errno is None:
+            return next((code for cls, code in BY_CLASS.items() if isinstance(error, cls)), errno.EIO)
         return error.errno if error.errno in KNOWN else errno.EIO
     if isinstance(error, ValueError):
         return errno.EINVAL  # a name that no object of this backend can have

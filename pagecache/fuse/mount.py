@@ -31,7 +31,7 @@ from ..volume import Volume
 from .daemon import notify
 from .options import MountOptions
 from .server import Server, ServerOptions
-from .serving import Ending, Serving, serving_of, why_cannot_serve
+from .serving import Ending, Serving, keep_signals, serving_of, why_cannot_serve
 
 __all__ = ["CannotMount", "Mount"]
 
@@ -112,15 +112,19 @@ class Mount:
             raise
         self.cache.subscribe(self._heard)
 
-        def ready() -> None:
-            mounted()
-            notify("READY=1", f"MAINPID={os.getpid()}")
+        with keep_signals() as came:
 
-        try:
-            self.serving.serve(ready, Ending(self._end, self._save_before_the_end))
-        finally:
-            self.serving.close(unmount=not self.hidden)
-        return self._save()
+            def ready() -> None:
+                mounted()
+                notify("READY=1", f"MAINPID={os.getpid()}")
+                for number in came[:1]:  # before there was somebody to hear it
+                    signal.raise_signal(number)
+
+            try:
+                self.serving.serve(ready, Ending(self._end, self._save_before_the_end))
+            finally:
+                self.serving.close(unmount=not self.hidden)
+            return self._save()
 
     # -- mounting
 

@@ -24,7 +24,7 @@ from .loop import Loop, why_no_loop
 from .options import MountOptions
 from .server import Server
 
-__all__ = ["GRACE", "SIGNALS", "CLoop", "Ending", "Serving", "serving_of", "why_cannot_serve"]
+__all__ = ["GRACE", "SIGNALS", "CLoop", "Ending", "Serving", "keep_signals", "serving_of", "why_cannot_serve"]
 
 GRACE = 1.0
 """Seconds that running calls have after the kernel's connection was cut: nobody waits for their answers."""
@@ -141,6 +141,20 @@ class CLoop:
     def close(self, *, unmount: bool) -> None:
         if self.loop is not None:
             self.loop.stop(unmount=unmount)
+
+
+@contextlib.contextmanager
+def keep_signals() -> Iterator[list[int]]:
+    """No signal ends the process before or after it serves; the list has those that came: saving goes on to its end."""
+    came: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, lambda got, _: came.append(got))
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

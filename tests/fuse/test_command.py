@@ -17,6 +17,7 @@ import pytest
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.live.client import Client
 
+from ..file.rig import eventually
 from .below import Switch
 from .mounts import MODES, Mounted, needs_mounts, run
 
@@ -183,6 +184,30 @@ def test_a_store_that_hangs_at_the_end_is_not_waited_for_longer_than_was_said(
         assert getattr(mounted, end)() == 1
         assert not os.path.ismount(mounted.path)
     assert "not saved: 'a'" in mounted.said()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("end", ["terminate", "unmount"])
+def test_signals_while_everything_is_saved_do_not_end_the_saving(
+    tmp_path: Path, switch: Switch, store: Path, end: str, mode: str
+) -> None:
+    """As of a service that is stopped just after its unmount: the store answers late, and all is there."""
+    mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
+    with mounted:
+        server = mounted.process
+        assert server is not None
+        (mounted.path / "a").write_bytes(b"x" * 2 * PAGE)
+        switch.hang()
+        if end == "unmount":
+            run("fusermount3", "-u", mounted.path)
+        else:
+            server.terminate()
+        eventually(lambda: "saving: " in mounted.said() or server.poll() is not None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            server.send_signal(number)
+        switch.go_on()
+        assert mounted.wait() == 0
+    assert (store / "a").read_bytes() == b"x" * 2 * PAGE
 
 
 @pytest.mark.parametrize("mode", MODES)

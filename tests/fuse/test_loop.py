@@ -156,6 +156,25 @@ def test_a_call_that_raises_is_an_error_and_nothing_else(
     assert "failed in a way that nobody expected" in caplog.text
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_call_that_wants_to_end_its_thread_is_an_error_at_once_too(
+    volume: Volume, mnt: Path, store: Path, error: type[BaseException]
+) -> None:
+    """Not by the deadline, which a loop need not have; and the thread goes on."""
+    (store / "a").write_bytes(b"a")
+    system = Plain(volume)
+
+    def fail(name: str) -> None:
+        raise error
+
+    with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=20) as loop:
+        system.before = fail
+        assert code((mnt / "a").stat) == errno.EIO
+        assert loop.counts()["expired"] == 0
+        system.before = lambda name: None
+        assert (mnt / "a").read_bytes() == b"a"
+
+
 def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
     volume: Volume, mnt: Path, store: Path
 ) -> None:
