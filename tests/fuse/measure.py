@@ -143,7 +143,7 @@ FIO = {
     for kind, size in (("randread", "4k"), ("randwrite", "4k"))
     for jobs in (1, 2, 4)
 } | {f"{kind} {size}": (kind, size, 1) for size in ("128k", "1m") for kind in ("read", "write")}
-FIO_ROUNDS = 5
+FIO_ROUNDS = 3
 
 
 def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, float]:
