@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -248,6 +249,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8_000)
     asked = parser.parse_args()
     direct, files = not asked.buffered, asked.files
+    room = 2 * files + 4096
+    with contextlib.suppress(OSError, ValueError):  # passthrough_ll has a descriptor for each file
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room, max(room, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
