@@ -242,16 +242,19 @@ class S3Backend(Backend):
     def _copied_in_parts(self, old: str, new: str, stored: Stored) -> None:
         step = self.sizes.copied
         ranges = [(n, at, min(at + step, stored.size)) for n, at in enumerate(range(0, stored.size, step), 1)]
-        upload = self.bucket.create(new, {**stored.carried, "Metadata": dict(stored.carried.get("Metadata", {}))})
+        extra = {**stored.carried, "Metadata": dict(stored.carried.get("Metadata", {}))}
+        upload = self.session.begin_upload(new, stored.id or "", extra)
 
         def copy(span: tuple[int, int, int]) -> tuple[int, str]:
-            return span[0], self.bucket.copy(new, upload, span[0], old, span[1], span[2], stored.etag)
+            return span[0], self.bucket.copy(new, upload.upload, span[0], old, span[1], span[2], stored.etag)
 
         try:
-            self.bucket.complete(new, upload, side_by_side(copy, ranges, int(self.limits.max_inflight)), {})
+            self.bucket.complete(new, upload.upload, side_by_side(copy, ranges, int(self.limits.max_inflight)), {})
         except BaseException:
-            self.session.give_up(new, upload)
+            self.session.give_up(new, upload.upload)
             raise
+        finally:
+            self.session.discard({upload.note})
 
     def _open_on(self, name: str) -> builtins.list[S3File]:
         with self._lock:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -397,6 +398,27 @@ class Bucket:
                     if not self.client.list_parts(**asked).get("Parts"):
                         found.append(entry["UploadId"])
         return found
+
+    def uploads_below(self, prefix: str) -> list[tuple[str, str, float]]:
+        """Open uploads to keys that begin so: key, id, and when they were begun (seconds since 1970).
+
+        None where the server does not list them.
+        """
+        found: list[tuple[str, str, float]] = []
+        asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
+        while True:
+            try:
+                page = self._asked("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **asked))
+            except Told as error:
+                if error.code == "NoSuchUpload" or error.status == 501:  # so some say that there are none
+                    return found
+                raise
+            for entry in page.get("Uploads") or ():
+                if entry["Key"].startswith(prefix):
+                    found.append((entry["Key"], entry["UploadId"], entry["Initiated"].timestamp()))
+            if not page.get("IsTruncated"):
+                return found
+            asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     # ------------------------------------------------------------ of both
 

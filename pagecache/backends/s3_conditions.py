@@ -63,10 +63,10 @@ def _tried(bucket: Bucket, session: Session, name: str) -> Conditions:
         _refused(partial(bucket.put, name, [one], {}, condition=condition))
         for condition in ({"IfNoneMatch": "*"}, {"IfMatch": STALE})
     )
-    with _trial(bucket, session, name) as upload:
+    with _trial(session, name) as upload:
         copies = _done(lambda: bucket.copy(name, upload, 1, name, 0, 1, None))
         copy = copies and _refused(lambda: bucket.copy(name, upload, 2, name, 0, 1, STALE))
-    with _trial(bucket, session, name) as upload:
+    with _trial(session, name) as upload:
         parts = [(1, bucket.send(name, upload, 1, [two]))]
         told: list[str] = []
         complete = _refused(lambda: told.append(bucket.complete(name, upload, parts, {"IfMatch": STALE})[0]))
@@ -77,8 +77,8 @@ def _tried(bucket: Bucket, session: Session, name: str) -> Conditions:
 
 
 @contextmanager
-def _trial(bucket: Bucket, session: Session, name: str) -> Iterator[str]:
-    upload = bucket.create(name, {})
+def _trial(session: Session, name: str) -> Iterator[str]:
+    upload = session.begin_private(name)
     try:
         yield upload
     finally:

@@ -6,7 +6,7 @@
     private     private objects of this file: staged bytes, and the note of the upload
     attempts    commits of which it is not known whether they were carried out: by the id in the object's metadata, what
                 of this file lies over that version if so
-    handed      whether this file has anything of it: a new one has not
+    handed      whether it is known what of it was handed over here: a file opened anew knows of nothing
     turns       how often what is stored or what is cut has changed: a read that saw a change is made again
 
 Every change is one method, which leaves all of these in keeping with each other. Any thread may call them. `lock`
@@ -65,9 +65,10 @@ class Draft:
             self.turns += 1
 
     def published(self, base: Stored, over: Extents | None = None) -> None:
-        """A commit was carried out."""
+        """A commit was carried out: of what was handed over nothing is missing."""
         with self.lock:
             self.take(base, over)
+            self.handed = True
             self.rolled_back = False
 
     def roll_back(self, base: Stored | None) -> None:

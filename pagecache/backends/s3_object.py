@@ -204,8 +204,13 @@ class S3File(BackendFile):
         self._draft.punch(offset, offset + length)
 
     def kept(self) -> bool:
-        """All that was acknowledged, or the cache still has it: parts of an upload that is gone are sent again."""
-        return self._draft.handed and self._draft.staged() <= self._backend.session.stored()
+        """All that was acknowledged, or the cache still has it: parts of an upload that is gone are sent again. What
+        a commit has taken is stored, which the cache finds out when it asks for it. A call of before the abort may end
+        meanwhile.
+        """
+        needed = self._draft.staged()
+        missing = needed - self._backend.session.stored()
+        return self._draft.handed and not missing & self._draft.staged()
 
     # ---------------------------------------------------------------- uploads
 

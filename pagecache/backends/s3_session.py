@@ -103,14 +103,7 @@ class Session:
 
     def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
         """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
-        before = time.monotonic()
-        try:
-            upload = self._bucket.create(name, extra)
-        except OSError as error:
-            if unclear(error):
-                with self._lock:
-                    self._doubtful[name] = before
-            raise
+        upload = self._create(name, extra)
         note = self.private_name(NOTE)
         try:
             text = json.dumps({"key": name, "upload": upload}).encode()
@@ -122,6 +115,20 @@ class Session:
         with self._lock:
             self._begun.add(upload)
         return Upload(name, upload, id, note)
+
+    def begin_private(self, name: str) -> str:
+        """An upload to a private object, whose name says whose it is; its id."""
+        return self._create(name, {})
+
+    def _create(self, name: str, extra: Mapping[str, Any]) -> str:
+        before = time.monotonic()
+        try:
+            return self._bucket.create(name, extra)
+        except OSError as error:
+            if unclear(error):
+                with self._lock:
+                    self._doubtful[name] = before
+            raise
 
     def give_up(self, name: str, upload: str) -> None:
         """Abort an upload, now or later."""
@@ -188,11 +195,14 @@ class Session:
     def remove_others(self, older_than: float, *, dry_run: bool) -> list[str]:
         """Delete what has not been renewed for so many seconds, by the server's clock; 0: whatever there is."""
         sessions: dict[str, list[tuple[str, Stored]]] = {}
-        for name, stored in self._bucket.names(self._all):
-            sessions.setdefault(name[len(self._all) :].partition("/")[0], []).append((name, stored))
         removed, now = [], self._bucket.check_bucket()
+        private = self._bucket.uploads_below(self._all)  # before the objects: one that is at work has some by then
+        for name, stored in self._bucket.names(self._all):
+            sessions.setdefault(self._of(name), []).append((name, stored))
+        sessions |= {self._of(name): [] for name, _, _ in private if self._of(name) not in sessions}
         for session, objects in sessions.items():
-            newest = max(stored.mtime or 0.0 for _, stored in objects)
+            begun = [(name, upload, since) for name, upload, since in private if self._of(name) == session]
+            newest = max([*(stored.mtime or 0.0 for _, stored in objects), *(since for _, _, since in begun)])
             if session == self._id or (older_than and now - newest < older_than):
                 continue
             for name, stored in objects:
@@ -200,10 +210,18 @@ class Session:
                     removed.append(f"upload of {upload[0]}")
                     if not dry_run:
                         self._bucket.abort(*upload)
+            for name, id, _ in begun:
+                removed.append(f"upload of {name}")
+                if not dry_run:
+                    self._bucket.abort(name, id)
             removed += [name for name, _ in objects]
-            if not dry_run:
+            if objects and not dry_run:
                 self._bucket.delete_all(name for name, _ in objects)
         return removed
+
+    def _of(self, name: str) -> str:
+        """The session that a private object is of."""
+        return name[len(self._all) :].partition("/")[0]
 
     def _noted(self, name: str, stored: Stored) -> tuple[str, str] | None:
         room = memoryview(bytearray(stored.size))

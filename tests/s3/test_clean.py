@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from .requests import is_for
 from .servers import Bucket
 
 DIES = """
@@ -62,6 +64,32 @@ def test_leftovers_are_removed_and_nothing_else(bucket: Bucket, left: list[str])
     assert bucket.uploads() == [("below/k", others)]
     bucket.client.abort_multipart_upload(Bucket=bucket.name, Key="below/k", UploadId=others)
     bucket.client.delete_object(Bucket=bucket.name, Key="elsewhere/.pagecache/s/1")
+
+
+DIES_IN_THE_TRIAL = """
+import sys
+from pagecache.backends.s3 import S3Backend
+S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2]).honours()
+"""
+
+
+@pytest.mark.parametrize("request_", ["UploadPartCopy", "UploadPart", "CompleteMultipartUpload"])
+def test_an_upload_to_a_private_object_is_removed_with_its_session(
+    bucket: Bucket, proxy: FaultyProxy, request_: str
+) -> None:
+    """No note says whose it is: its name does."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", DIES_IN_THE_TRIAL, bucket.name, proxy.endpoint], cwd=Path(__file__).parents[2]
+    )
+    proxy.rules = [ProxyRule("call", is_for(request_), action=child.kill), ProxyRule("reset", is_for(request_))]
+    assert child.wait() == -signal.SIGKILL
+    proxy.taken()
+    ((key, _),) = bucket.uploads()
+    assert key.startswith("below/.pagecache/")
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)  # as somebody who removes old objects, and no uploads
+    result = clean(bucket.url("below"), "--older-than", "0s")
+    assert result.output.splitlines() == [f"upload of {key}", "removed 1"]
+    assert bucket.left_behind() == []
 
 
 def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:

@@ -46,6 +46,17 @@ def test_a_trial_that_fails_is_made_again(ministack: Server) -> None:
         backend.close()
 
 
+def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(ministack: Server) -> None:
+    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
+        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
+        for nth in (1, 2):
+            proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), nth=nth)]
+            with pytest.raises(ConnectionError):
+                backend.honours()
+            assert bucket.left_behind() == []
+        backend.close()
+
+
 @pytest.mark.parametrize("kind", HONOURS)
 @pytest.mark.parametrize("size", [100, 2 * PART + 100])
 def test_another_version_is_never_replaced_that_was_there_before_the_commit(
