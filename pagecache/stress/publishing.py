@@ -5,11 +5,12 @@ all of his bytes in it: what was written before he called, or something newer [2
 call returns is looked at by the step itself (steps.py); what was visible until then is not seen any more.
 
 Who returns may leave a commit behind that he has asked for and does not need any more: it is his, and nobody knows his
-bytes. So commits are judged only where nobody has returned since the one before.
+bytes. One that fails may be carried out by who comes next, before anything newer is sent [2.23]. So commits are judged
+only where nobody has returned since the last that has succeeded.
 
 A commit takes with it whatever was asked for until it began, and who asks while it runs is not heard. So where nobody
-waits for a sync, and nobody has returned from one since the last commit ended, nobody has asked for this one: it
-publishes what nobody wanted to be seen yet [2.22]. While workers run, that is: at rest the tester itself saves.
+waits for a sync, and nobody has returned from one since that ended, nobody has asked for this one: it publishes what
+nobody wanted to be seen yet [2.22]. While workers run, that is: at rest the tester itself saves.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ __all__ = ["Publishing"]
 
 
 class Publishing:
-    """For each object: when its last commit has ended."""
+    """For each object: when its last commit that has succeeded has ended."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._ended: dict[Key, int] = {}
+        self._done: dict[Key, int] = {}
         self._stirring = False
 
     def stir(self, on: bool) -> None:
@@ -44,7 +45,7 @@ class Publishing:
         world = self._world
         waiting = [look for looks in world.savers.copy().values() for look in looks]
         looks = [look for look in waiting if world.target.key(look.model.number) == key]
-        judged = world.saved < self._ended.get(key, 0)  # last: who was there is gone or among them
+        judged = world.saved < self._done.get(key, 0)  # last: who was there is gone or among them
         stirring = self._stirring
 
         def ended(ok: bool) -> None:
@@ -52,7 +53,8 @@ class Publishing:
                 _published(world, min(looks, key=lambda look: look.begun))
             elif ok and judged and stirring:
                 _unasked(world, key)
-            self._ended[key] = world.clock.tick()
+            if ok:
+                self._done[key] = world.clock.tick()
 
         return ended
 

@@ -71,6 +71,23 @@ def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> N
     assert [failure.kind for failure in world.failures] == ["data"]
 
 
+def test_a_commit_that_is_made_again_for_who_has_left_is_not_judged(world: World) -> None:
+    """It failed after he was gone, and is made again before the bytes of who waits now are sent. [2.15, 2.23]"""
+    write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
+    publishing, key = Publishing(world), world.target.key(0)
+    publishing(key)(True)
+    ended = publishing(key)
+    world.saved = world.clock.tick()
+    ended(False)
+    world.models[0].begin(write)
+    world.models[0].finish(write)
+    world.savers[1] = [Look(world.models[0], 0, 4096, 1, "the store after fsync", store=True)]
+    publishing(key)(True)
+    assert not world.failures
+    publishing(key)(True)
+    assert [failure.kind for failure in world.failures] == ["data"]
+
+
 def test_a_commit_that_nobody_has_asked_for_is_found(world: World) -> None:
     """While workers run: nobody waits for a sync, and nobody has returned from one since the last commit. [2.22]"""
     publishing, key = Publishing(world), world.target.key(0)
