@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
+from collections.abc import Callable
 
 import pytest
 
-from pagecache import BackendError
+from pagecache import BackendError, PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -80,4 +82,45 @@ def test_a_deletion_that_is_refused_says_of_which_key(backend: S3Backend, proxy:
     with pytest.raises(PermissionError) as raised:
         backend.bucket.delete_all(["a", "b"])
     assert raised.value.strerror == f"DeleteObjects of s3://{bucket.name}/b: AccessDenied; {POLICY}"
+    backend.close()
+
+
+CALLS: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("k"),
+    "create": lambda volume: volume.open("k", "w"),
+    "stat": lambda volume: volume.stat("k"),
+    "list": lambda volume: list(volume.list("k")),
+    "remove": lambda volume: volume.remove("k"),
+    "rename": lambda volume: volume.rename("k", "other"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", ["refused", "no bucket", "connection"])
+def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
+    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, call: str, fault: str
+) -> None:
+    """As `filename`, whatever went wrong, and however far below."""
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(backend)
+        gone = fault == "no bucket"
+        rule = ProxyRule("reset" if fault == "connection" else "status", times=math.inf)
+        rule.status, rule.body = (404, refusal("NoSuchBucket")) if gone else (403, refusal("AccessDenied"))
+        proxy.rules = [rule]
+        with pytest.raises(OSError, match=bucket.name) as raised:
+            CALLS[call](volume)
+        proxy.rules = []
+        assert raised.value.filename == "k"
+        assert str(raised.value).endswith(": 'k'")
+
+
+@pytest.mark.parametrize(("request_", "key"), [("CopyObject", "other"), ("DeleteObject", "k")])
+def test_the_error_of_a_rename_has_the_key_that_it_is_about(
+    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, request_: str, key: str
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="below/k", Body=b"stored")
+    proxy.rules = [ProxyRule("status", is_for(request_), status=403, body=refusal("AccessDenied"))]
+    with pytest.raises(BackendError) as raised:
+        backend.rename("k", "other")
+    assert raised.value.filename == key
     backend.close()
