@@ -99,6 +99,19 @@ def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:
     assert clean(bucket.url("below"), "--older-than", "0s").output.endswith("removed 3\n")
 
 
+@pytest.mark.parametrize("time", ["0", "0s", "0m", "0.0h"])
+def test_no_time_at_all_is_a_time(bucket: Bucket, time: str) -> None:
+    result = clean(bucket.url("below"), "--older-than", time)
+    assert (result.exit_code, result.output) == (0, "removed 0\n")
+
+
+@pytest.mark.parametrize("time", ["-1s", "inf", "1e9"])
+def test_what_is_no_time_is_said_with_the_rule(time: str) -> None:
+    result = clean("s3://bucket", f"--older-than={time}")
+    assert result.exit_code == 2
+    assert f"--older-than: '{time}' is not 0 or above, and below 1e+09 seconds" in result.output
+
+
 def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
     backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint)
     file = backend.open("k", create=True)
