@@ -473,7 +473,11 @@ def stress(
 @main.command("s3-clean")
 @click.argument("url", metavar="URL")
 @click.option(
-    "--older-than", metavar="TIME", default="24h", show_default=True, help="Since a program has stored anything there."
+    "--older-than",
+    metavar="TIME",
+    default="24h",
+    show_default=True,
+    help="Since a program has stored anything there: 90s, 10m, 1.5h; 0s also removes what those at work have.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what there is, and leave it.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -489,7 +493,7 @@ def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
     from pagecache.stress.plan import seconds
 
     try:
-        age = 0.0 if older_than in ("0", "0s") else seconds(older_than, "--older-than")
+        age = seconds(older_than, "--older-than", or_zero=True)
         backend: Any = backend_from_url(url)
         if not hasattr(backend, "bucket"):
             raise ValueError(f"{url!r}: it is not of the form s3://BUCKET/PREFIX?endpoint=URL")

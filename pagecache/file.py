@@ -350,7 +350,8 @@ class CachedFile(Handle):
 
         Raises:
             WritebackError, CommitError: it is not, and is still dirty: call again once the cause is mended.
-            TimeoutError: the deadline passed; I/O goes on. DataLossError: data was given up (once).
+            TimeoutError: the deadline passed; I/O goes on.
+            DataLossError: data was given up (once); the rest is committed.
 
         Blocks: until storage answered, or `timeout`.
         """

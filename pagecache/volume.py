@@ -405,7 +405,19 @@ class Volume:
         return [r for inode in self._inodes_of(key) for r in inode.native.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
-        """Settle a ConflictError: write our whole version, lay our local bytes over the new one, or drop ours."""
+        """Settle a ConflictError; returns what was lost. The next fsync or close publishes what comes of it.
+
+        Args:
+            key: of the object; one that is in no conflict is left as it is.
+            how: "force": our version goes over the stored one, whole where objects are replaced as a whole, else local
+                bytes and the size. "rebase": local bytes are laid over it. "discard": ours is dropped.
+
+        It is about the version that is stored at this time: one that is stored after it is another conflict.
+
+        Raises:
+            PageCacheError: "force": ENOBUFS, not all of ours fits into memory.
+            ConflictError: "force": some of ours is neither in memory nor to be read any more; "rebase" goes on.
+        """
         self.check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")

@@ -23,6 +23,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -48,6 +49,17 @@ LEAST = 5 << 20
 
 def _missing(key: Key) -> OSError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+
+@contextmanager
+def _about(key: Key) -> Iterator[None]:
+    """Errors name the key: a request knows the name of the object alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = key
+        raise
 
 
 class S3Backend(Backend):
@@ -177,9 +189,10 @@ class S3Backend(Backend):
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> S3File:
         name = self._name(key)
-        if create:
-            self._allow()
-        base = self._found(name)
+        with _about(key):
+            if create:
+                self._allow()
+            base = self._found(name)
         if base is None and not create:
             raise _missing(key)
         if base is not None and create and exclusive:
@@ -191,40 +204,47 @@ class S3Backend(Backend):
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)
-        stored = self._found(name)
+        with _about(key):
+            stored = self._found(name)
         if stored is None:
             raise _missing(key)
         return self.told(name, stored)
 
     def remove(self, key: Key) -> None:
         name = self._name(key)
-        self._allow()
-        if self._found(name) is not None:
-            self.bucket.delete(name)
-        elif not self._open_on(name):  # which are of an object that was created, and not committed yet
-            raise _missing(key)
+        with _about(key):
+            self._allow()
+            if self._found(name) is not None:
+                self.bucket.delete(name)
+            elif not self._open_on(name):  # which are of an object that was created, and not committed yet
+                raise _missing(key)
         self._detach(name)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """A copy and a removal: not atomic. Whoever dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
-        self._allow()
-        following = self._open_on(old)
-        stored = self._found(old)
+        with _about(src):
+            self._allow()
+            following = self._open_on(old)
+            stored = self._found(old)
         if stored is None and not following:
             raise _missing(src)
-        there = self._found(new)
+        with _about(dst):
+            there = self._found(new)
         if there is not None and not replace:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
         if old == new:
             return
         now: Stored | None = None
         if stored is not None:
-            now = self._copied(old, new, stored)
+            with _about(dst):
+                now = self._copied(old, new, stored)
             self._tell(new, now.version, str(self.told(old, stored).version))
-            self.bucket.delete(old)
+            with _about(src):
+                self.bucket.delete(old)
         elif there is not None:
-            self.bucket.delete(new)  # what replaces it is not stored yet
+            with _about(dst):
+                self.bucket.delete(new)  # what replaces it is not stored yet
         self._detach(new)
         for file in following:
             file.moved(dst, new, now)
@@ -236,7 +256,7 @@ class S3Backend(Backend):
             self.bucket.copy_object(old, new, stored.etag)
         now = self.bucket.head(new)
         if now is None or now.size != stored.size:
-            raise OSError(errno.EIO, f"the copy of s3://{self.bucket.bucket}/{old} is not there as it was made", new)
+            raise OSError(errno.EIO, f"the copy of s3://{self.bucket.bucket}/{old} is not there as it was made")
         return now
 
     def _copied_in_parts(self, old: str, new: str, stored: Stored) -> None:
@@ -267,9 +287,10 @@ class S3Backend(Backend):
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """In the order of their names; a page at a time is asked for, of a thousand objects."""
         own = self.prefix + PRIVATE
-        for name, stored in self.bucket.names(self.prefix + prefix):
-            if not name.startswith(own) and name != self.prefix:
-                yield replace(self.told(name, stored), key=name[len(self.prefix) :])
+        with _about(prefix or None):
+            for name, stored in self.bucket.names(self.prefix + prefix):
+                if not name.startswith(own) and name != self.prefix:
+                    yield replace(self.told(name, stored), key=name[len(self.prefix) :])
 
     def close(self) -> None:
         """What is still to be deleted and aborted is; connections are closed."""

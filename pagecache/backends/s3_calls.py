@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ..errors import BackendError
-from .s3_errors import NoETag, Told, about, passing
+from .s3_errors import NoETag, Told, about, passing, refused
 
 __all__ = ["ID", "Bucket", "Stored", "Upload"]
 
@@ -360,10 +360,9 @@ class Bucket:
             with about("DeleteObjects", self.bucket, batch[0]):
                 listed = {"Objects": [{"Key": name} for name in batch], "Quiet": True}
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete=listed)
-            for refused in answer.get("Errors", ()):
-                if refused.get("Code") != "NoSuchKey":
-                    what = f"DeleteObjects of s3://{self.bucket}/{refused.get('Key')}: {refused.get('Code')}"
-                    raise OSError(errno.EIO, what)
+            for one in answer.get("Errors", ()):
+                if (code := str(one.get("Code"))) != "NoSuchKey":
+                    raise refused(code, f"DeleteObjects of s3://{self.bucket}/{one.get('Key')}")
 
     # ------------------------------------------------------------ lists
 

@@ -22,9 +22,12 @@ except ModuleNotFoundError as error:
 
 from ..errors import BackendError
 
-__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "passing", "send_again", "unclear"]
+__all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "passing", "refused", "send_again", "unclear"]
 
-BY_CODE = {
+NOT_ACCEPTED = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+BY_CODE = dict.fromkeys(NOT_ACCEPTED, errno.EACCES) | {
     "NoSuchKey": errno.ENOENT,
     "NoSuchBucket": errno.ENXIO,
     "NoSuchUpload": errno.ENOENT,
@@ -37,6 +40,7 @@ BY_CODE = {
     "NotImplemented": errno.ENOTSUP,
     "MethodNotAllowed": errno.EPERM,
     "InvalidObjectState": errno.EACCES,
+    "AccessDenied": errno.EACCES,
 }
 BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 405: errno.EPERM, 412: errno.ESTALE,
              413: errno.EFBIG, 416: errno.ERANGE, 501: errno.ENOTSUP, 507: errno.ENOSPC}  # fmt: skip
@@ -97,13 +101,33 @@ def unclear(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, BackendError)
 
 
-def _told(error: Any, what: str) -> OSError:
+def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:
+    """What is likely where permission is refused, of which the server's word says little; "": it is not.
+
+    `of_key`: what was asked is whether an object is there.
+    """
+    if number != errno.EACCES or code == "InvalidObjectState":
+        return ""
+    if code == "RequestTimeTooSkewed":
+        return "the clocks of this machine and of the server differ"
+    if code in NOT_ACCEPTED:
+        return "the server does not accept these credentials"
+    likely = "the credentials are wrong, or a policy of the bucket does not allow it"
+    if of_key:
+        return f"{likely}; without permission to list the bucket an object that is not there is answered so, too"
+    return likely if code.isdecimal() else "a policy of the bucket, or of these credentials, does not allow it"
+
+
+def _told(error: Any, what: str, *, of_key: bool) -> OSError:
     answer = error.response
     meta = answer.get("ResponseMetadata", {})
     status, headers = int(meta.get("HTTPStatusCode", 0)), meta.get("HTTPHeaders", {})
     code = str(answer.get("Error", {}).get("Code", status))
-    message = f"{what}: {code} ({status}): {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
     number = BY_CODE.get(code) or BY_STATUS.get(status)
+    answered = str(status) if code == str(status) else f"{code} ({status})"
+    message = f"{what}: {answered}: {answer.get('Error', {}).get('Message', '')}".rstrip(": ")
+    if meant := _meaning(code, number, of_key=of_key):
+        message += f"; {meant}"
     again = code in CODES_TO_TRY_AGAIN or (number is None and status in TRY_AGAIN) or status == 200
     if again:
         number = errno.EAGAIN if code in SLOW_DOWN or status == 409 else errno.EIO
@@ -117,10 +141,17 @@ def _told(error: Any, what: str) -> OSError:
     return made
 
 
-def _translated(error: Exception, what: str) -> OSError:
+def refused(code: str, what: str) -> OSError:
+    """An error that the body of an answer has for one of several objects."""
+    number = BY_CODE.get(code, errno.EIO)
+    meant = _meaning(code, number)
+    return OSError(number, f"{what}: {code}" + (f"; {meant}" if meant else ""))
+
+
+def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
     """An error of the client or of the server as the protocol of backends has it."""
     if isinstance(error, exceptions.ClientError):
-        return _told(error, what)
+        return _told(error, what, of_key=of_key)
     text = f"{what}: {error}"
     for classes, number in (
         ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),
@@ -147,4 +178,5 @@ def about(verb: str, bucket: str, name: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.BotoCoreError, exceptions.ClientError, HTTPError) as error:
-        raise _translated(error, f"{verb} of s3://{bucket}/{name}") from error
+        what = f"{verb} of s3://{bucket}/{name}"
+        raise _translated(error, what, of_key=verb == "HEAD" and name != "") from error

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import secrets
 import threading
 import time
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .s3_draft import Draft
 
 __all__ = ["PRIVATE", "Session"]
+
+log = logging.getLogger("pagecache.volume")
 
 PRIVATE = ".pagecache/"
 NOTE, ALIVE = ".upload", "alive"
@@ -184,11 +187,18 @@ class Session:
                 del self._doubtful[name]
 
     def close(self) -> None:
-        """What is still to be deleted and aborted is."""
+        """What is still to be deleted and aborted is; where the server is not there, another call does it."""
         with self._lock:
             if self._renewing is not None:
                 self._renewing.set()
         self.discard(())
+        with self._lock:
+            objects, uploads = len(self._dead), len(self._given_up) + len(self._doubtful)
+        if objects or uploads:
+            what = (
+                "%s: up to %d private objects and %d uploads could not be removed; another `close`, or `s3-clean`, does"
+            )
+            log.warning(what, f"s3://{self._bucket.bucket}/{self._own}", objects, uploads)
 
     # ---------------------------------------------------------------- sessions of others
 

@@ -182,8 +182,9 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         delay: float | None = decision.delay if isinstance(decision, Again) else volume.retry.max_delay
         file.commit_not_before = now + (delay or 0.0)
         if parked:
-            file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now))
-            delay = volume.retry.failed_retry
+            # Nothing but `resolve` and `discard` settles a conflict.
+            delay = None if isinstance(error, ConflictError) else volume.retry.failed_retry
+            file.failures.add(_parked(file, local[0][0], sum(local[-1]), error, now, delay))
     if parked:
         volume.troubles.failing(file)
     if not kept:
@@ -199,9 +200,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         volume.retry_later(file)
 
 
-def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: float) -> Failure:
+def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: float, wait: float | None) -> Failure:
     before = file.failures.overlapping(start, end)
     since = min((f.since for f in before), default=now)
-    wait = file.volume.retry.failed_retry
     next_retry = None if wait is None else now + wait
     return Failure(start, end, errno_of(error), file.commit_attempts, text_of(error), since, next_retry, True, error)

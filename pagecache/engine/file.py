@@ -394,7 +394,8 @@ class EngineFile:
         if failure is None:
             code = errno_of(error) if error is not None else 0
             return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, str(error or ""), 0.0)
-        wait = None if failure.next_retry is None else max(0.0, failure.next_retry - now)
+        at = failure.next_retry if self.conflict is None else None  # nothing but `resolve` and `discard` goes on
+        wait = None if at is None else max(0.0, at - now)
         since = max(0.0, now - failure.since)
         return FailedRange(
             self.key, pos, length, failure.errno, failure.attempts, wait, self.volume.name, failure.message, since

@@ -36,8 +36,8 @@ CRASHES = ("killed", "forgetting", "none")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "": 1.0}
 
 
-def seconds(text: str, what: str) -> float:
-    """A duration such as "90", "60s", "10m", "1.5h".
+def seconds(text: str, what: str, *, or_zero: bool = False) -> float:
+    """A duration such as "90", "60s", "10m", "1.5h"; `or_zero`: 0 is one, too.
 
     Raises:
         ValueError: it is none.
@@ -51,8 +51,9 @@ def seconds(text: str, what: str) -> float:
         found = float(number) * _SECONDS[unit]
     except (ValueError, KeyError):
         raise ValueError(f"{what}: {text!r} is not a duration such as 90, 60s, 10m or 1.5h") from None
-    if not 0 < found < SECONDS_MAX:
-        raise ValueError(f"{what}: {text!r} is not above 0, and finite")
+    if not (0 < found < SECONDS_MAX or (or_zero and found == 0)):
+        least = "0 or above" if or_zero else "above 0"
+        raise ValueError(f"{what}: {text!r} is not {least}, and below {SECONDS_MAX:g} seconds")
     return found
 
 

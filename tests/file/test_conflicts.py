@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, Event
+from pagecache import ConflictError, DataLossError, Event, RetryPolicy
 
 from .backends import RecordingFile
 from .objects import ObjectBackend
@@ -30,10 +30,10 @@ def in_place(make: Make, policy: str = "fail", **options: Any) -> Rig:
     return rig
 
 
-def uploaded(make: Make, policy: str = "fail", **limits: Any) -> Rig:
+def uploaded(make: Make, policy: str = "fail", retry: RetryPolicy = ONCE, **limits: Any) -> Rig:
     """The same on an object store, the page uploaded."""
     backend = ObjectBackend({KEY: DATA}, **{"max_write": PAGE, **limits})
-    rig = make(backend=backend, options={"on_conflict": policy}, retry=ONCE)
+    rig = make(backend=backend, options={"on_conflict": policy}, retry=retry)
     file = rig.open()
     file.pread(len(DATA), 0)
     file.pwrite(MINE, PAGE)

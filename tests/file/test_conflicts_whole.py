@@ -6,6 +6,7 @@ import errno
 import io
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,32 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
         assert caught.value.ranges == [(PAGE, PAGE)]
     assert file.pread(PAGE, PAGE) == MINE
     assert rig.backend.committed(KEY) == OTHER
+    rig.volume.resolve(KEY, "discard")
+
+
+def test_nothing_is_tried_again_of_what_a_commit_found_in_conflict(make: Make) -> None:
+    """Nothing but `resolve` and `discard` goes on from there, and `failed` says so. [2.16, 2.19]"""
+    rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
+    with pytest.raises(ConflictError):
+        rig.handles[0].fsync()
+    (failed,) = rig.volume.failed()
+    assert (failed.offset, failed.length, failed.errno, failed.next_retry) == (PAGE, PAGE, errno.ESTALE, None)
+    rig.volume.resolve(KEY, "discard")
+
+
+def test_what_was_to_be_tried_again_is_not_once_there_is_a_conflict(make: Make) -> None:
+    """A hand-over had failed before somebody stored another version. [2.16, 2.19]"""
+    rig = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0))
+    file = rig.open()
+    file.pwrite(MINE, PAGE)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
+    with pytest.raises(WritebackError):
+        file.fsync()
+    (failed,) = rig.volume.failed()
+    assert failed.next_retry is not None
+    rig.volume.invalidate_remote(KEY, version="other")
+    (failed,) = rig.volume.failed()
+    assert (failed.errno, failed.next_retry) == (errno.ENOSPC, None)
     rig.volume.resolve(KEY, "discard")
 
 

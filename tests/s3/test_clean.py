@@ -8,20 +8,23 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import is_for
-from .servers import Bucket
+from .servers import Bucket, Server, new_bucket
 
 DIES = """
 import os, sys
+from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
 file = backend.open("k", create=True)
@@ -68,6 +71,7 @@ def test_leftovers_are_removed_and_nothing_else(bucket: Bucket, left: list[str])
 
 DIES_IN_THE_TRIAL = """
 import sys
+from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2]).honours()
 """
@@ -97,6 +101,19 @@ def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:
     assert clean(bucket.url("below"), "--older-than", "1h").output == "removed 0\n"
     assert bucket.left_behind() == left
     assert clean(bucket.url("below"), "--older-than", "0s").output.endswith("removed 3\n")
+
+
+@pytest.mark.parametrize("time", ["0", "0s", "0m", "0.0h"])
+def test_no_time_at_all_is_a_time(bucket: Bucket, time: str) -> None:
+    result = clean(bucket.url("below"), "--older-than", time)
+    assert (result.exit_code, result.output) == (0, "removed 0\n")
+
+
+@pytest.mark.parametrize("time", ["-1s", "inf", "1e9"])
+def test_what_is_no_time_is_said_with_the_rule(time: str) -> None:
+    result = clean("s3://bucket", f"--older-than={time}")
+    assert result.exit_code == 2
+    assert f"--older-than: '{time}' is not 0 or above, and below 1e+09 seconds" in result.output
 
 
 def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
@@ -156,6 +173,31 @@ def test_files_that_nobody_closed_leave_nothing(bucket: Bucket) -> None:
     gc.collect()
     backend.close()
     assert bucket.left_behind() == []
+
+
+def test_what_an_outage_kept_at_the_end_is_said_and_removed_later(
+    new_server: Callable[[str], Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody renews it: it gets old though the process lives on."""
+    server = new_server("ministack")
+    with new_bucket(server) as bucket:
+        backend = S3Backend(bucket.name, endpoint_url=server.endpoint, part_size="64KiB", least_part=1)
+        cache = PageCache("512KiB", retry=RetryPolicy(attempts=1, first_delay=0.01, max_delay=0.01))
+        file = cache.attach(backend).open("k", "w")
+        file.write(bytes(2 << 20))  # more than memory holds
+        server.stop()
+        assert cache.close(timeout=1.0, on_failed="discard") != []
+        (said,) = [record for record in caplog.records if "could not be removed" in record.getMessage()]
+        assert (said.name, said.levelname) == ("pagecache.volume", "WARNING")
+        assert bucket.name in said.getMessage()
+        server.start()
+        left = bucket.keys(".pagecache/")
+        assert len(left) > 4
+        assert set(left) <= set(clean(bucket.url(), "--older-than", "0s", "--dry-run").output.splitlines())
+        backend.close()
+        assert bucket.left_behind() == []
+        with pytest.raises(OSError):
+            file.close()
 
 
 @pytest.mark.parametrize("arguments", [("memory:",), ("s3:bucket",), ("s3://bucket", "--older-than", "soon")])

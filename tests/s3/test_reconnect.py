@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, ShutdownError
+from pagecache import ConflictError, PageCache, RetryPolicy, ShutdownError
 from pagecache.backends.s3 import Conditions, S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
@@ -74,3 +74,48 @@ def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
                 break
             met.append(name_of(seen[nth - 1]))
     assert {"CompleteMultipartUpload", "UploadPartCopy", "DeleteObjects"} <= set(met)
+
+
+@pytest.mark.parametrize(("to", "fenced"), [("the same", True), ("another", True), ("another", False)])
+def test_a_commit_that_lands_behind_a_reconnect_which_does_not_know_of_it_is_a_conflict(
+    bucket: Bucket, proxy: FaultyProxy, to: str, fenced: bool
+) -> None:
+    """The publishing request of the old commit is on its way when the file is opened anew: nobody knows then whose
+    version it makes. Nothing is lost. [2.22]
+    """
+    known = Conditions()
+    backends = [
+        S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+        for _ in range(2)
+    ]
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    reconnected, landed = threading.Event(), threading.Event()
+
+    def act() -> None:
+        volume.abort()
+        volume.reconnect(backends[0 if to == "the same" else 1], fenced=fenced)
+        reconnected.set()
+
+    def published(call: ProxyCall) -> bool:
+        if (
+            name_of(call) == "DeleteObject" and reconnected.is_set()
+        ):  # the note of the upload: the first request behind the publishing one
+            landed.set()
+        return name_of(call) == "CompleteMultipartUpload"
+
+    with PageCache("512KiB", retry=AGAIN) as cache:
+        volume = cache.attach(backends[0])
+        with volume.open("k", "r+") as file:
+            file.pwrite(NEW[:PAGES], PART)
+            proxy.rules = [ProxyRule("call", published, action=act)]
+            with contextlib.suppress(ShutdownError):
+                file.fsync()
+            assert landed.wait(60)
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert file.pread(PAGES, PART) == NEW[:PAGES]
+            volume.resolve("k", "rebase")
+        found = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+        assert found == OLD[:PART] + NEW[:PAGES] + OLD[PART + PAGES :]
+    for backend in backends:
+        backend.close()

@@ -287,6 +287,26 @@ def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(
     file.close()
 
 
+def test_an_fsync_that_tells_a_loss_has_published_the_rest(bucket: Bucket, volume: Volume) -> None:
+    """Where bytes are lost there is what was stored before, and zeros behind its end. [2.16, 2.23]"""
+    old, new = bytes([1]) * (SIZE // 2), bytes([2]) * SIZE
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=old)
+    with volume.open("k", "r+") as file:
+        file.write(new)
+        staged = next(key for key in bucket.keys(".pagecache/") if not key.endswith(".upload"))
+        bucket.client.delete_object(Bucket=bucket.name, Key=staged)
+        with pytest.raises(DataLossError) as raised:
+            file.fsync()
+        expected = bytearray(new)
+        for lost in raised.value.ranges:
+            end = lost.offset + lost.length
+            expected[lost.offset : end] = old[lost.offset : end].ljust(lost.length, b"\0")
+        assert 0 < sum(lost.length for lost in raised.value.ranges) < SIZE
+        assert stored(bucket, "k") == expected
+        file.fsync()
+    assert stored(bucket, "k") == expected
+
+
 def test_a_commit_whose_answer_was_lost_above_the_backend_is_found_out(bucket: Bucket) -> None:
     """What it has taken is staged no more. The next hand-over asks for one byte of it, and knows from the answer."""
     backend = FaultyBackend(small(bucket, bucket.server.endpoint))

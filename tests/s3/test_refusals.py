@@ -1,0 +1,126 @@
+"""What a server refuses: the error says what was asked, of which key, and what is likely to be wrong."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable
+
+import pytest
+
+from pagecache import BackendError, PageCache, Volume
+from pagecache.backends.s3 import S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import is_for
+from .servers import Bucket, Server
+
+POLICY = "a policy of the bucket, or of these credentials, does not allow it"
+LIKELY = "the credentials are wrong, or a policy of the bucket does not allow it"
+CREDENTIALS = "the server does not accept these credentials"
+CLOCKS = "the clocks of this machine and of the server differ"
+
+
+@pytest.fixture
+def server(ministack: Server) -> Server:
+    """One is enough: the refusals are made up."""
+    return ministack
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
+    return S3Backend(bucket.name, "below", endpoint_url=proxy.endpoint)
+
+
+def refusal(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "likely"),
+    [
+        (403, "AccessDenied", POLICY),
+        (403, "SignatureDoesNotMatch", CREDENTIALS),
+        (403, "InvalidAccessKeyId", CREDENTIALS),
+        (400, "ExpiredToken", CREDENTIALS),
+        (403, "RequestTimeTooSkewed", CLOCKS),
+        (403, "InvalidObjectState", None),
+    ],
+)
+def test_a_refusal_says_what_is_likely(
+    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, status: int, code: str, likely: str | None
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="below/k", Body=b"stored")
+    file = backend.open("k")
+    proxy.rules = [ProxyRule("status", is_for("GetObject"), status=status, body=refusal(code))]
+    with pytest.raises(BackendError) as raised:
+        file.read_into(0, [memoryview(bytearray(6))])
+    assert (raised.value.errno, raised.value.retry) == (errno.EACCES, False)
+    told = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
+    assert raised.value.strerror == told + (f"; {likely}" if likely else "")
+    backend.close()
+
+
+def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
+    """The answer to a HEAD has no body. Of a key it may mean that there is none."""
+    proxy.rules = [ProxyRule("status", is_for("HeadObject"), status=403)]
+    with pytest.raises(BackendError) as raised:
+        backend.stat("k")
+    assert str(raised.value.strerror).startswith(f"HEAD of s3://{bucket.name}/below/k: 403: Forbidden; {LIKELY}; ")
+    assert "without permission to list the bucket" in str(raised.value)
+    proxy.rules = [ProxyRule("status", is_for("HeadBucket"), status=403)]
+    with pytest.raises(BackendError) as raised:
+        backend.stat("k")
+    assert str(raised.value.strerror) == f"HEAD of s3://{bucket.name}/: 403: Forbidden; {LIKELY}"
+    backend.close()
+
+
+def test_a_deletion_that_is_refused_says_of_which_key(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
+    """The server answers well, and has an error for each object in the body."""
+    body = b"<DeleteResult><Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
+    proxy.rules = [ProxyRule("status", is_for("DeleteObjects"), status=200, body=body)]
+    with pytest.raises(PermissionError) as raised:
+        backend.bucket.delete_all(["a", "b"])
+    assert raised.value.strerror == f"DeleteObjects of s3://{bucket.name}/b: AccessDenied; {POLICY}"
+    backend.close()
+
+
+CALLS: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("k"),
+    "create": lambda volume: volume.open("k", "w"),
+    "stat": lambda volume: volume.stat("k"),
+    "list": lambda volume: list(volume.list("k")),
+    "remove": lambda volume: volume.remove("k"),
+    "rename": lambda volume: volume.rename("k", "other"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", ["refused", "no bucket", "connection"])
+def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
+    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, call: str, fault: str
+) -> None:
+    """As `filename`, whatever went wrong, and however far below."""
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(backend)
+        gone = fault == "no bucket"
+        rule = ProxyRule("reset" if fault == "connection" else "status", times=math.inf)
+        rule.status, rule.body = (404, refusal("NoSuchBucket")) if gone else (403, refusal("AccessDenied"))
+        proxy.rules = [rule]
+        with pytest.raises(OSError, match=bucket.name) as raised:
+            CALLS[call](volume)
+        proxy.rules = []
+        assert raised.value.filename == "k"
+        assert str(raised.value).endswith(": 'k'")
+
+
+@pytest.mark.parametrize(("request_", "key"), [("CopyObject", "other"), ("DeleteObject", "k")])
+def test_the_error_of_a_rename_has_the_key_that_it_is_about(
+    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, request_: str, key: str
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="below/k", Body=b"stored")
+    proxy.rules = [ProxyRule("status", is_for(request_), status=403, body=refusal("AccessDenied"))]
+    with pytest.raises(BackendError) as raised:
+        backend.rename("k", "other")
+    assert raised.value.filename == key
+    backend.close()

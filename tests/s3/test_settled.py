@@ -1,0 +1,112 @@
+"""What `resolve` means for an object of a bucket, and what of a version that is stored after it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
+
+import pytest
+
+from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume
+from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
+
+from .requests import is_for
+from .servers import Bucket, Server
+
+PART = 64 << 10
+OLD = random.Random(1).randbytes(4 * PART)
+THEIRS, LATER = b"theirs" * PART, b"later" * PART
+MINE = b"mine" * 1000
+NOT_HONOURED = Conditions(put=False, complete=False, copy=False)
+AGAIN = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.01)
+How = Literal["force", "rebase"]
+
+
+@pytest.fixture
+def server(ministack: Server) -> Server:
+    """It honours every condition; those that are said not to be are not sent."""
+    return ministack
+
+
+@pytest.fixture
+def attach(proxy: FaultyProxy, bucket: Bucket) -> Iterator[Callable[[Conditions], Volume]]:
+    with PageCache("1MiB", retry=AGAIN) as cache:
+
+        def attached(conditions: Conditions) -> Volume:
+            where = {"endpoint_url": proxy.endpoint, "part_size": PART, "least_part": 1}
+            return cache.attach(S3Backend(bucket.name, conditions=conditions, **where))  # type: ignore[arg-type]
+
+        yield attached
+        proxy.rules.clear()
+
+
+def put(bucket: Bucket, content: bytes) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=content)
+
+
+def stored(bucket: Bucket) -> bytes:
+    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+    return body
+
+
+def laid_over(content: bytes) -> bytes:
+    return content[:5] + MINE + content[5 + len(MINE) :]
+
+
+def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
+    """All of ours is in memory, so that it can be forced."""
+    put(bucket, OLD)
+    file = volume.open("k", "r+")
+    file.read()
+    file.pwrite(MINE, 5)
+    put(bucket, THEIRS)
+    with pytest.raises(ConflictError):
+        file.fsync()
+    return file
+
+
+@pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])
+def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
+    bucket: Bucket, attach: Callable[[Conditions], Volume], conditions: Conditions
+) -> None:
+    """What is stored after it is a conflict like any other, and is settled again."""
+    volume = attach(conditions)
+    with in_conflict(bucket, volume) as file:
+        volume.resolve("k", "force")
+        assert stored(bucket) == THEIRS
+        put(bucket, LATER)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        assert stored(bucket) == LATER
+        volume.resolve("k", "force")
+        file.fsync()
+        assert stored(bucket) == laid_over(OLD)
+
+
+@pytest.mark.parametrize("how", ["force", "rebase"])
+@pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])
+def test_a_version_that_is_stored_while_a_settled_one_is_published(
+    bucket: Bucket, proxy: FaultyProxy, attach: Callable[[Conditions], Volume], conditions: Conditions, how: How
+) -> None:
+    """A server that checks the condition refuses; where versions are compared it is replaced unseen."""
+    volume = attach(conditions)
+    with in_conflict(bucket, volume) as file:
+        volume.resolve("k", how)
+        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=partial(put, bucket, LATER))]
+        if not conditions.complete:
+            file.fsync()
+        else:
+            with pytest.raises(ConflictError):
+                file.fsync()
+            assert stored(bucket) == LATER
+            volume.resolve("k", how)
+            file.fsync()
+        found = stored(bucket)
+    if how == "force":
+        assert found == laid_over(OLD)
+    else:
+        assert found[5 : 5 + len(MINE)] == MINE
+        assert found[4096:] == (LATER if conditions.complete else THEIRS)[4096:]
