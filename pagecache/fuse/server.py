@@ -37,7 +37,7 @@ LOOKS = 3
 
 @dataclass(slots=True)
 class Listing:
-    """An open directory: what was in it when it was opened, or rewound."""
+    """What was in a directory when somebody began to read it, or did so anew."""
 
     node: Node
     entries: list[tuple[str, ObjectStat, str | None]]
@@ -331,6 +331,12 @@ class Server:
     # -- directories
 
     def opendir(self, number: int) -> Listing:
+        """What is in a directory now. To be called when an open one is read from its beginning, not when it is opened:
+        programs read what is there by then.
+
+        Raises:
+            FileNotFoundError: the store has no such directory any more.
+        """
         listing = Listing(self.node(number), [])
         self.rewind(listing)
         return listing
@@ -345,7 +351,7 @@ class Server:
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
         listing.taken = time.monotonic_ns()
         removed = self.nodes.key(listing.node) is None
-        listing.entries = [] if removed else self._moving.of(listing.node, read)
+        listing.entries = [] if removed else self._moving.by_key(listing.node, read)
 
     def entry(self, listing: Listing, index: int) -> Attributes | None:
         """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.
