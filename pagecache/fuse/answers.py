@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..native.loop import Asked, Dirents, NativeLoop
+from .entries import Listed
 from .errnos import errno_of
 from .files import Files
 from .loopfile import LoopFile
@@ -42,7 +43,9 @@ class FileSystem(Protocol):
     is told to programs.
 
     These are needed. The other methods of `Server` are used where there are some: create, setattr, unlink, mkdir, ...;
-    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`.
+    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`. "." and ".."
+    need not be among them; a name that is empty, longer than 1024 bytes, or has a slash or a NUL is left out, with a
+    warning in the log.
     """
 
     files: Files
@@ -117,6 +120,7 @@ class Answers:
         self._lock = threading.Lock()  # guards the table of directories, for moments
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
+        self._listed = Listed()
         self._has_xattrs = has_xattrs(system)
 
     def answer(self, asked: Asked) -> None:
@@ -261,7 +265,7 @@ class Answers:
         opendir = getattr(self._system, "opendir", None)
         if opendir is not None:
             return _Look(opendir(number), [], time)
-        return _Look(None, list(self._method("entries")(number)), time)
+        return _Look(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
 
     def _opendir(self, asked: Asked, token: int) -> None:
         """It is looked at when it is read: what is made between the two is there for its reader."""

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from ..backends.protocol import ObjectStat
 from ..volume import Volume
 from .attributes import Appearance, Attributes, Owner, ServerOptions
+from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving
 from .namespace import Namespace, namespace_of
@@ -80,6 +81,7 @@ class Server:
         self.nodes = Nodes()
         self.names: Namespace = namespace_of(volume)
         self._moving = Moving(self.nodes)
+        self._listed = Listed()
         self._appearance = Appearance(self.options)
         self._nodes_of: dict[int, Node] = {}  # of open files, by their numbers
 
@@ -346,7 +348,8 @@ class Server:
 
         def read(key: str) -> list[tuple[str, ObjectStat, str | None]]:
             start = f"{key}/" if key else ""
-            return [(name, found, self._shared(start + name, found)) for name, found in self.names.entries(key)]
+            entries = self._listed.of(f"directory /{key}", self.names.entries(key))
+            return [(name, found, self._shared(start + name, found)) for name, found in entries]
 
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
         listing.taken = time.monotonic_ns()

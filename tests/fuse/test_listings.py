@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache
-from pagecache.backends import DirectoryBackend
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat
-from pagecache.fuse import Loop, Server, why_no_loop
+from pagecache.fuse import Attributes, Files, Loop, Server, why_no_loop
+from pagecache.fuse.entries import SAID, Listed
 
-from .mounts import Mounted, needs_mounts
+from .below import MISNAMED
+from .mounts import LOOPS, Mounted, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 needs_loop = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
@@ -97,3 +100,81 @@ def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
         os.listdir(fd)
         assert backend.looks == 2
         os.close(fd)
+
+
+# -- names that no directory can have
+
+BELOW = "tests.fuse.below"
+
+
+def left_out(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "is left out of the listing" in line]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", ["directories", "objects"])
+def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
+    tmp_path: Path, loop: str, kind: str
+) -> None:
+    """The log names it once, with its directory and the rule, however often it is listed."""
+    (tmp_path / "store" / "d").mkdir(parents=True)
+    (tmp_path / "store" / "d" / "good").touch()
+    url = f"{BELOW}:misnamed" + ("_objects" if kind == "objects" else "")
+    option = ["--option", f"root={tmp_path / 'store'}"] if kind == "directories" else []
+    with Mounted(tmp_path, url, f"--loop={loop}", *option) as mounted:
+        for _ in range(2):
+            assert names(mounted.path / "d") == ["good"]
+        said = left_out(mounted.said())
+    assert len(said) == len(set(said)) == (5 if kind == "directories" else 3)
+    assert all("directory /d: the name '" in line for line in said)
+    for name, rule in (("with\\x00nul", "has no NUL"), ("xxx", "at most 1024 bytes, and this one 1025")):
+        assert [rule in line for line in said if name in line] == [True]
+    if kind == "directories":
+        assert [line for line in said if "'with/slash'" in line and "has no slash" in line]
+        assert [line for line in said if "''" in line and "is not empty" in line]
+
+
+class Named:
+    """A file system of one's own, whose root lists what a test wants."""
+
+    def __init__(self, volume: Volume, entries: list[Any]) -> None:
+        self.files = Files(volume)
+        self.listed = entries
+
+    def getattr(self, number: int) -> Attributes:
+        mode = stat.S_IFDIR | 0o755 if number == 1 else stat.S_IFREG | 0o644
+        return Attributes(number, mode, 1, os.getuid(), os.getgid(), 0, 0, 0, 0)
+
+    def lookup(self, parent: int, name: str) -> Attributes:
+        return self.getattr(2)
+
+    def open(self, number: int, flags: int) -> tuple[int, bool]:
+        raise PermissionError(number)
+
+    def entries(self, number: int) -> list[tuple[Any, Attributes]]:
+        return [(name, self.getattr(2)) for name in self.listed]
+
+
+@needs_loop
+def test_names_of_a_file_system_of_ones_own_are_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own dots are not shown twice, and nothing is said of them; the longest name that there can be is shown."""
+    longest = "y" * 1024
+    with PageCache("4MiB") as cache:
+        system = Named(cache.attach(MemoryBackend()), [".", "..", *MISNAMED, 7, "good", b"bytes", longest])
+        with Loop(system, tmp_path, timeout=LONG) as loop:
+            for _ in range(2):
+                assert names(tmp_path) == ["bytes", "good", longest]
+            assert run("ls", "-a", tmp_path).split() == [".", "..", "bytes", "good", longest]
+            assert loop._native.check() == ""
+    said = left_out(caplog.text)
+    assert len(said) == len(MISNAMED) + 1
+    assert all("directory 1: the name " in line for line in said)
+    assert [line for line in said if "the name 7 " in line and "is a str, not int" in line]
+
+
+def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> None:
+    listed = Listed()
+    for _ in range(2):
+        assert listed.of("directory /d", [(f"{number}/", number) for number in range(2000)]) == []
+    assert len(left_out(caplog.text)) == SAID
+    assert caplog.text.count("is told no more of them") == 1
