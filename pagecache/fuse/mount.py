@@ -10,7 +10,6 @@ Saving has a deadline; what is not saved then is listed, and the exit status is 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -29,6 +28,7 @@ from ..errors import FailedRange
 from ..stats import Event
 from ..volume import Volume
 from .daemon import notify
+from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .server import Server, ServerOptions
 from .serving import Ending, Serving, keep_signals, serving_of, why_cannot_serve
@@ -41,24 +41,6 @@ READ_AHEAD_KB = 1024
 LISTED = 100
 STEP = 1.0
 """Seconds between two words on how far the saving is."""
-
-
-class CannotMount(Exception):
-    """A sentence that says what is in the way."""
-
-
-def check_mountpoint(path: str) -> None:
-    try:
-        is_directory = os.path.isdir(path)
-        os.stat(path)
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise CannotMount(f"{path}: a mount is there whose server is gone: fusermount3 -u {path}") from None
-        raise CannotMount(f"{path}: {error.strerror}") from None
-    if not is_directory:
-        raise CannotMount(f"{path}: not a directory")
-    if not os.path.exists("/dev/fuse"):
-        raise CannotMount("/dev/fuse: there is none: the kernel has no FUSE, or this container is not given it")
 
 
 class Mount:
@@ -96,6 +78,11 @@ class Mount:
         check_mountpoint(options.mountpoint)
         _allow_many_files()
         backend = Target(options.url, dict(options.backend_options)).make()
+        try:
+            check_store(backend, options.mountpoint)
+        except BaseException:
+            backend.close()
+            raise
         self.cache = PageCache(options.capacity)
         try:
             self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
@@ -242,10 +229,7 @@ def _said_on_stderr() -> Iterator[Callable[[], str]]:
 
 def _raise_read_ahead(path: str) -> None:
     """Let the kernel read 1 MiB at once, where we may: by itself it asks for 128 KiB."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        fields = [line.split() for line in mounts]
-    for entry in reversed(fields):
-        if entry[4] == path.replace(" ", "\\040"):
-            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{entry[2]}/read_ahead_kb", "w") as file:
-                file.write(str(READ_AHEAD_KB))
-            return
+    fields = mounted_at(path)
+    if fields is not None:
+        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:
+            file.write(str(READ_AHEAD_KB))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pagecache.check_backend.target import Target
+from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.live.client import Client
 
@@ -70,6 +72,75 @@ def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, backg
     status, text = refused("memory:", store, "--capacity", "1 parsec", *more)
     assert status == 2
     assert "1 parsec" in text
+
+
+def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> None:
+    """However its mountpoint is written; what is there goes on, and can be unmounted and mounted again."""
+    (store / "a").write_bytes(b"a")
+    with Mounted(tmp_path / "with a blank", f"dir:{store}") as mounted:
+        (tmp_path / "link").symlink_to(mounted.path)
+        for path, more in ((mounted.path, []), (tmp_path / "link", ["-f"])):
+            status, text = refused("memory:", path, *more)
+            assert status == 1
+            assert f"{path}: dir:{store} (fuse.pagecache) is mounted there" in text
+            assert f"fusermount3 -u {path} first" in text
+        assert (mounted.path / "a").read_bytes() == b"a"
+        assert mounted.unmount() == 0
+        assert not os.path.ismount(mounted.path)
+        mounted.start()
+        assert (mounted.path / "a").read_bytes() == b"a"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
+def test_what_no_program_serves_can_be_mounted_over(tmp_path: Path, store: Path) -> None:
+    """As the volume of a container."""
+    (store / "a").write_bytes(b"a")
+    mounted = Mounted(tmp_path, f"dir:{store}")
+    run("mount", "-t", "tmpfs", "none", mounted.path)
+    with mounted:  # its end takes away whatever is mounted there
+        assert (mounted.path / "a").read_bytes() == b"a"
+        assert mounted.unmount() == 0
+        assert os.path.ismount(mounted.path)
+    assert not os.path.ismount(mounted.path)
+
+
+@pytest.mark.parametrize("kind", ["dir", "fsspec", "decorated"])
+def test_a_store_and_its_mountpoint_are_not_in_one_another(tmp_path: Path, store: Path, kind: str) -> None:
+    """The file system would contain itself, or hide its store. The sentence has both paths and says which."""
+    inner = store / "in it"
+    inner.mkdir()
+    (tmp_path / "link").symlink_to(store)
+    urls = {"dir": f"dir:{store}", "fsspec": f"fsspec:file://{store}", "decorated": f"{BELOW}:switched"}
+    backend = Target(urls[kind], {"folder": str(tmp_path)} if kind == "decorated" else {}).make()
+    try:
+        for path, why in (
+            (store, "which it would hide"),
+            (tmp_path / "link", "which it would hide"),
+            (inner, "which would contain itself"),
+            (tmp_path / "link" / inner.name, "which would contain itself"),
+            (tmp_path, "and would be hidden"),
+        ):
+            with pytest.raises(CannotMount) as caught:
+                check_store(backend, str(path))
+            text = str(caught.value)
+            assert text.startswith(f"{path}: ")
+            assert f"the directory to be mounted, {store}, " in text
+            assert why in text
+            assert text.endswith(": a mountpoint and what is mounted on it cannot be in one another")
+        (tmp_path / "store2").mkdir()  # a name that only begins alike
+        check_store(backend, str(tmp_path / "store2"))
+    finally:
+        backend.close()
+
+
+def test_the_command_refuses_a_mountpoint_in_the_store(tmp_path: Path, store: Path) -> None:
+    (store / "inner").mkdir()
+    for path in (store, store / "inner"):
+        status, text = refused(f"dir:{store}", path)
+        assert status == 1
+        assert text.startswith(f"pagecache mount: {path}: ")
+        assert f"the directory to be mounted, {store}, " in text
+        assert not os.path.ismount(path)
 
 
 def test_words_after_o() -> None:
