@@ -48,12 +48,13 @@ class Mount:
 
     Args:
         options: what is asked for.
-        tell: how far it is, and what is not saved, for a person.
+        tell: how far it is, for a person.
+        complain: what is not saved, for a person or the system's log; once.
     """
 
-    def __init__(self, options: MountOptions, tell: Callable[[str], object]) -> None:
+    def __init__(self, options: MountOptions, tell: Callable[[str], object], complain: Callable[[str], object]) -> None:
         self.options = options
-        self.tell = tell
+        self.tell, self.complain = tell, complain
         self.hidden = False  # taken out of sight by ourselves
         self.cache: PageCache
         self.volume: Volume
@@ -188,16 +189,13 @@ class Mount:
             notify(f"STATUS=saving: {left} bytes left", f"EXTEND_TIMEOUT_USEC={int(10 * STEP * 1e6)}")
 
     def _list(self, error: OSError, unclosed: set[Any]) -> None:
-        self.tell(f"NOT SAVED: {error}")
-        log.error("not saved: %s", error)
+        self.complain(f"NOT SAVED: {error}")
         ranges: list[FailedRange] = list(getattr(error, "ranges", []))
         for entry in ranges[:LISTED]:
             why = "its writer had not closed it" if entry.key in unclosed else entry.message
-            line = f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}"
-            self.tell(line)
-            log.error("%s", line)
+            self.complain(f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}")
         if len(ranges) > LISTED:
-            self.tell(f"not saved: {len(ranges) - LISTED} more ranges")
+            self.complain(f"not saved: {len(ranges) - LISTED} more ranges")
 
 
 def _allow_many_files() -> None:
