@@ -65,6 +65,10 @@ class _Look:
     entries: list[tuple[str, Attributes]]
     time: tuple[int, int]
 
+    @property
+    def asked_ns(self) -> int:
+        return self.time[1]
+
 
 @dataclass(slots=True)
 class _Directory:
@@ -117,7 +121,7 @@ class Answers:
         self._system: Any = system
         self._files = system.files
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards the table of directories, for moments
+        self._lock = threading.Lock()  # guards the table of directories and their looks, for moments
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
         self._listed = Listed()
@@ -286,8 +290,11 @@ class Answers:
     def _list(self, asked: Asked, token: int, *, plus: bool) -> None:
         directory = self._directories[asked.fh or 0]
         look = directory.look
-        if look is None or asked.offset == 0:  # a new one: a call that goes on past its deadline keeps its own
-            look = directory.look = self._look(asked.number, asked.time)
+        if look is None or asked.offset == 0:
+            look = self._look(asked.number, asked.time)
+            with self._lock:  # past its deadline it may come behind a later one, which somebody is going through
+                if directory.look is None or directory.look.asked_ns <= look.asked_ns:
+                    directory.look = look
         answer = Dirents(self._loop, asked.size, plus, asked.number, look.time)
         told: list[int] = []
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,36 @@ def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> N
         assert listed.of("directory /d", [(f"{number}/", number) for number in range(2000)]) == []
     assert len(left_out(caplog.text)) == SAID
     assert caplog.text.count("is told no more of them") == 1
+
+
+@needs_loop
+def test_a_look_that_comes_after_its_deadline_is_not_what_later_readers_go_through(tmp_path: Path) -> None:
+    """It began before theirs: names would be told twice, or not at all."""
+    go_on, hangs = threading.Event(), threading.Event()
+
+    class Slow(Named):
+        def entries(self, number: int) -> list[tuple[Any, Attributes]]:
+            if hangs.is_set():
+                return [(f"new{number:03}{'x' * 200}", self.getattr(2)) for number in range(300)]
+            hangs.set()
+            assert go_on.wait(LONG)
+            return [(f"old{number:03}{'x' * 200}", self.getattr(2)) for number in range(300)]
+
+    with PageCache("4MiB") as cache:
+        system = Slow(cache.attach(MemoryBackend()), [])
+        with Loop(system, tmp_path, timeout=2) as loop:
+            fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with pytest.raises(OSError) as caught:
+                    os.listdir(fd)
+                assert caught.value.errno == errno.EIO
+                assert hangs.is_set()
+                with os.scandir(fd) as found:
+                    seen = [next(found).name]
+                    go_on.set()
+                    assert loop.drain(LONG)
+                    seen += [entry.name for entry in found]
+            finally:
+                go_on.set()
+                os.close(fd)
+    assert sorted(seen) == [f"new{number:03}{'x' * 200}" for number in range(300)]
