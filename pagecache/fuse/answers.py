@@ -16,9 +16,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..native.loop import Asked, Dirents, NativeLoop
+from .entries import Listed
 from .errnos import errno_of
 from .files import Files
 from .loopfile import LoopFile
@@ -41,7 +43,9 @@ class FileSystem(Protocol):
     is told to programs.
 
     These are needed. The other methods of `Server` are used where there are some: create, setattr, unlink, mkdir, ...;
-    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`.
+    and for directories `entries(number)`, an iterable of (name, Attributes), where there is no `opendir`. "." and ".."
+    need not be among them; a name that is empty, longer than 1024 bytes, or has a slash or a NUL is left out, with a
+    warning in the log.
     """
 
     files: Files
@@ -53,14 +57,24 @@ class FileSystem(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was in a directory, by `opendir` or by `entries`, and when that was asked for."""
+
+    listing: Listing | None
+    entries: list[tuple[str, Attributes]]
+    time: tuple[int, int]
+
+    @property
+    def asked_ns(self) -> int:
+        return self.time[1]
+
+
+@dataclass(slots=True)
 class _Directory:
-    """An open directory: when it was looked at, and whether nothing of it was read yet."""
+    """An open directory. `look`: what its readers go through; None: nobody has read it yet."""
 
-    __slots__ = ("entries", "fresh", "listing", "time")
-
-    def __init__(self, listing: Listing | None, entries: list[tuple[str, Attributes]], time: tuple[int, int]) -> None:
-        self.listing, self.entries, self.time = listing, entries, time
-        self.fresh = True
+    look: _Look | None = None
 
 
 def _values(found: Attributes) -> tuple[int, ...]:
@@ -107,9 +121,10 @@ class Answers:
         self._system: Any = system
         self._files = system.files
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards the table of directories, for moments
+        self._lock = threading.Lock()  # guards the table of directories and their looks, for moments
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
+        self._listed = Listed()
         self._has_xattrs = has_xattrs(system)
 
     def answer(self, asked: Asked) -> None:
@@ -250,17 +265,19 @@ class Answers:
 
     # -- directories
 
-    def _look(self, number: int, time: tuple[int, int]) -> _Directory:
+    def _look(self, number: int, time: tuple[int, int]) -> _Look:
         opendir = getattr(self._system, "opendir", None)
         if opendir is not None:
-            return _Directory(opendir(number), [], time)
-        return _Directory(None, list(self._method("entries")(number)), time)
+            return _Look(opendir(number), [], time)
+        return _Look(None, self._listed.of(f"directory {number}", self._method("entries")(number)), time)
 
     def _opendir(self, asked: Asked, token: int) -> None:
-        directory = self._look(asked.number, asked.time)
+        """It is looked at when it is read: what is made between the two is there for its reader."""
+        if not hasattr(self._system, "opendir"):
+            self._method("entries")
         with self._lock:
             fh, self._next_directory = self._next_directory, self._next_directory + 1
-            self._directories[fh] = directory
+            self._directories[fh] = _Directory()
         if not self._loop.reply_opendir(token, fh):
             self._directories.pop(fh, None)
 
@@ -272,28 +289,27 @@ class Answers:
 
     def _list(self, asked: Asked, token: int, *, plus: bool) -> None:
         directory = self._directories[asked.fh or 0]
-        if asked.offset == 0 and not directory.fresh:
-            directory.time = asked.time
-            if directory.listing is not None:
-                self._system.rewind(directory.listing)
-            else:
-                directory.entries = list(self._method("entries")(asked.number))
-        directory.fresh = False
-        answer = Dirents(self._loop, asked.size, plus, asked.number, directory.time)
+        look = directory.look
+        if look is None or asked.offset == 0:
+            look = self._look(asked.number, asked.time)
+            with self._lock:  # past its deadline it may come behind a later one, which somebody is going through
+                if directory.look is None or directory.look.asked_ns <= look.asked_ns:
+                    directory.look = look
+        answer = Dirents(self._loop, asked.size, plus, asked.number, look.time)
         told: list[int] = []
         try:
-            self._fill(answer, directory, asked, told)
+            self._fill(answer, look, asked, told)
             if not answer.reply(token):
                 for number in told:
                     self._forget_node(number)
         finally:
             answer.free()
 
-    def _fill(self, answer: Dirents, directory: _Directory, asked: Asked, told: list[int]) -> None:
+    def _fill(self, answer: Dirents, look: _Look, asked: Asked, told: list[int]) -> None:
         """Entries from the one that the kernel wants, as many as there is room for; `told`: those it is told of."""
-        listing = directory.listing
+        listing = look.listing
         number = asked.number
-        count = len(directory.entries) if listing is None else len(listing.entries)
+        count = len(look.entries) if listing is None else len(listing.entries)
         dots = Attributes(number, DIRECTORY, 2, 0, 0, 0, 0, 0, 0)
         for index in range(asked.offset, count + 2):
             if index < 2:
@@ -301,7 +317,7 @@ class Answers:
                     return
                 continue
             if listing is None:
-                name, found = directory.entries[index - 2]
+                name, found = look.entries[index - 2]
                 certain = True
             else:
                 name = listing.entries[index - 2][0]

@@ -78,14 +78,12 @@ def _answered(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
     return answer
 
 
+@dataclass(slots=True)
 class _Directory:
-    """An open directory."""
+    """An open directory. `listing`: what its readers go through; None: nobody has read it yet."""
 
-    __slots__ = ("fresh", "listing")
-
-    def __init__(self, listing: Listing) -> None:
-        self.listing = listing
-        self.fresh = True  # nothing of it was read yet
+    number: int
+    listing: Listing | None = None
 
 
 class Operations(pyfuse3.Operations):
@@ -336,18 +334,17 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        listing = await self._aside.call(partial(self._server.opendir, inode))
+        """It is looked at when it is read: what is made between the two is there for its reader."""
         fh, self._next_directory = self._next_directory, self._next_directory + 1
-        self._directories[fh] = _Directory(listing)
+        self._directories[fh] = _Directory(inode)
         return fh
 
     @_answered
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         directory = self._directories[fh]
         listing = directory.listing
-        if start_id == 0 and not directory.fresh:
-            await self._aside.call(partial(self._server.rewind, listing))
-        directory.fresh = False
+        if listing is None or start_id == 0:
+            listing = directory.listing = await self._aside.call(partial(self._server.opendir, directory.number))
         for index in range(start_id, len(listing.entries) + 2):
             if not await self._reply(token, listing, index):
                 return

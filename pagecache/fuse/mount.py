@@ -10,7 +10,6 @@ Saving has a deadline; what is not saved then is listed, and the exit status is 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -29,6 +28,7 @@ from ..errors import FailedRange
 from ..stats import Event
 from ..volume import Volume
 from .daemon import notify
+from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .server import Server, ServerOptions
 from .serving import Ending, Serving, keep_signals, serving_of, why_cannot_serve
@@ -43,35 +43,18 @@ STEP = 1.0
 """Seconds between two words on how far the saving is."""
 
 
-class CannotMount(Exception):
-    """A sentence that says what is in the way."""
-
-
-def check_mountpoint(path: str) -> None:
-    try:
-        is_directory = os.path.isdir(path)
-        os.stat(path)
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise CannotMount(f"{path}: a mount is there whose server is gone: fusermount3 -u {path}") from None
-        raise CannotMount(f"{path}: {error.strerror}") from None
-    if not is_directory:
-        raise CannotMount(f"{path}: not a directory")
-    if not os.path.exists("/dev/fuse"):
-        raise CannotMount("/dev/fuse: there is none: the kernel has no FUSE, or this container is not given it")
-
-
 class Mount:
     """One mount of this process; there can be no other.
 
     Args:
         options: what is asked for.
-        tell: how far it is, and what is not saved, for a person.
+        tell: how far it is, for a person.
+        complain: what is not saved, for a person or the system's log; once.
     """
 
-    def __init__(self, options: MountOptions, tell: Callable[[str], object]) -> None:
+    def __init__(self, options: MountOptions, tell: Callable[[str], object], complain: Callable[[str], object]) -> None:
         self.options = options
-        self.tell = tell
+        self.tell, self.complain = tell, complain
         self.hidden = False  # taken out of sight by ourselves
         self.cache: PageCache
         self.volume: Volume
@@ -96,6 +79,11 @@ class Mount:
         check_mountpoint(options.mountpoint)
         _allow_many_files()
         backend = Target(options.url, dict(options.backend_options)).make()
+        try:
+            check_store(backend, options.mountpoint)
+        except BaseException:
+            backend.close()
+            raise
         self.cache = PageCache(options.capacity)
         try:
             self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
@@ -201,16 +189,13 @@ class Mount:
             notify(f"STATUS=saving: {left} bytes left", f"EXTEND_TIMEOUT_USEC={int(10 * STEP * 1e6)}")
 
     def _list(self, error: OSError, unclosed: set[Any]) -> None:
-        self.tell(f"NOT SAVED: {error}")
-        log.error("not saved: %s", error)
+        self.complain(f"NOT SAVED: {error}")
         ranges: list[FailedRange] = list(getattr(error, "ranges", []))
         for entry in ranges[:LISTED]:
             why = "its writer had not closed it" if entry.key in unclosed else entry.message
-            line = f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}"
-            self.tell(line)
-            log.error("%s", line)
+            self.complain(f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}")
         if len(ranges) > LISTED:
-            self.tell(f"not saved: {len(ranges) - LISTED} more ranges")
+            self.complain(f"not saved: {len(ranges) - LISTED} more ranges")
 
 
 def _allow_many_files() -> None:
@@ -242,10 +227,7 @@ def _said_on_stderr() -> Iterator[Callable[[], str]]:
 
 def _raise_read_ahead(path: str) -> None:
     """Let the kernel read 1 MiB at once, where we may: by itself it asks for 128 KiB."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        fields = [line.split() for line in mounts]
-    for entry in reversed(fields):
-        if entry[4] == path.replace(" ", "\\040"):
-            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{entry[2]}/read_ahead_kb", "w") as file:
-                file.write(str(READ_AHEAD_KB))
-            return
+    fields = mounted_at(path)
+    if fields is not None:
+        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:
+            file.write(str(READ_AHEAD_KB))

@@ -14,6 +14,8 @@ from .options import MountOptions, WrongOption, with_words
 
 __all__ = ["mount_as_asked", "options_from"]
 
+log = logging.getLogger("pagecache.fuse")
+
 NOT_MOUNTED, WRONG_USAGE = 1, 2
 
 
@@ -70,7 +72,8 @@ def mount_as_asked(options: MountOptions, started: Started | None, tell: Callabl
         return status
 
     try:
-        status = Mount(options, tell).run(mounted)
+        # In the background nobody hears what is told: stderr is /dev/null by then.
+        status = Mount(options, tell, tell if started is None else log.error).run(mounted)
     except (BadTarget, ValueError) as error:
         status = failed(WRONG_USAGE, str(error))
     except (CannotMount, OSError) as error:

@@ -68,15 +68,29 @@ class MountOptions:
             raise WrongOption("direct_io and kernel_cache: with the first the kernel has no pages to keep")
         parse_size(self.capacity, "capacity")
         parse_size(self.read_ahead, "read_ahead")
-        for name in ("attr_timeout", "entry_timeout", "timeout", "drain_timeout"):
+        for name, (base, largest, rule) in NUMBERS.items():
+            number = getattr(self, name)
+            if number is not None and not 0 <= number <= largest:
+                raise WrongOption(f"{name}: {number:{'o' if base == 8 else 'd'}} is not {rule}")
+        for name in SECONDS:
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise WrongOption(f"{name}: {value!r} is not a number of seconds of at least 0")
+            if value is not None and not 0 <= value <= SECONDS_MAX:
+                raise WrongOption(f"{name}: {value!r} is not {SECONDS_RULE}")
 
 
 SWITCHES = {"direct_io": "direct_io", "kernel_cache": "kernel_cache", "ro": "read_only", "allow_other": "allow_other"}
-NUMBERS = {"uid": 10, "gid": 10, "file_mode": 8, "directory_mode": 8}
+ID_MAX = 2**32 - 2  # the next one means "as it is" to chown(2)
+MODE = (8, 0o7777, "a mode: octal digits, from 0 to 7777")
+NUMBERS = {
+    "uid": (10, ID_MAX, f"the number of a user, from 0 to {ID_MAX} (`id -u NAME` says it)"),
+    "gid": (10, ID_MAX, f"the number of a group, from 0 to {ID_MAX} (`getent group NAME` says it)"),
+    "file_mode": MODE,
+    "directory_mode": MODE,
+}
+"""Their bases, the largest ones, and the rules."""
 SECONDS = ("attr_timeout", "entry_timeout", "timeout", "drain_timeout")
+SECONDS_MAX = 10**9
+SECONDS_RULE = "a number of seconds, from 0 to 10**9"
 SIZES = ("capacity", "read_ahead")
 PASSED_ON = frozenset(
     {"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "nodiratime", "relatime", "strictatime"}
@@ -110,15 +124,16 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
         elif (not equals and name in IGNORED) or name.startswith("x-"):
             changes = {}
         elif equals and name in NUMBERS:
-            changes = {name: int(value, NUMBERS[name])}
+            changes = {name: int(value, NUMBERS[name][0])}
         elif equals and name in SECONDS:
             changes = {name: float(value)}
         elif equals and name in SIZES:
             changes = {name: value}
         elif equals and name == "fsname":
             changes = {"name": value}
-    except ValueError as error:
-        raise WrongOption(f"-o {word}: {error}") from None
+    except ValueError:
+        rule = NUMBERS[name][2] if name in NUMBERS else SECONDS_RULE
+        raise WrongOption(f"-o {word}: {value!r} is not {rule}") from None
     if changes is not None:
         return replace(options, **changes)
     valued = (*NUMBERS, *SECONDS, *SIZES, "fsname")

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from ..backends.protocol import ObjectStat
 from ..volume import Volume
 from .attributes import Appearance, Attributes, Owner, ServerOptions
+from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving
 from .namespace import Namespace, namespace_of
@@ -37,7 +38,7 @@ LOOKS = 3
 
 @dataclass(slots=True)
 class Listing:
-    """An open directory: what was in it when it was opened, or rewound."""
+    """What was in a directory when somebody began to read it, or did so anew."""
 
     node: Node
     entries: list[tuple[str, ObjectStat, str | None]]
@@ -80,6 +81,7 @@ class Server:
         self.nodes = Nodes()
         self.names: Namespace = namespace_of(volume)
         self._moving = Moving(self.nodes)
+        self._listed = Listed()
         self._appearance = Appearance(self.options)
         self._nodes_of: dict[int, Node] = {}  # of open files, by their numbers
 
@@ -331,21 +333,24 @@ class Server:
     # -- directories
 
     def opendir(self, number: int) -> Listing:
-        listing = Listing(self.node(number), [])
-        self.rewind(listing)
-        return listing
+        """What is in a directory now. To be called when an open one is read from its beginning, not when it is opened:
+        programs read what is there by then.
 
-    def rewind(self, listing: Listing) -> None:
-        """Look at the directory anew."""
+        Raises:
+            FileNotFoundError: the store has no such directory any more.
+        """
+        listing = Listing(self.node(number), [])
 
         def read(key: str) -> list[tuple[str, ObjectStat, str | None]]:
             start = f"{key}/" if key else ""
-            return [(name, found, self._shared(start + name, found)) for name, found in self.names.entries(key)]
+            entries = self._listed.of(f"directory /{key}", self.names.entries(key))
+            return [(name, found, self._shared(start + name, found)) for name, found in entries]
 
         listing.losses = listing.node.losses  # before: names that go meanwhile may be in it
         listing.taken = time.monotonic_ns()
-        removed = self.nodes.key(listing.node) is None
-        listing.entries = [] if removed else self._moving.of(listing.node, read)
+        if self.nodes.key(listing.node) is not None:
+            listing.entries = self._moving.by_key(listing.node, read)
+        return listing
 
     def entry(self, listing: Listing, index: int) -> Attributes | None:
         """One of them, of which the kernel is told: to be forgotten once more. No call of the backend.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +20,11 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
 from pagecache.testing import FaultyBackend, LatencyBackend
 
-__all__ = ["Switch", "faulty", "slow", "switched", "switched_objects"]
+__all__ = ["MISNAMED", "Switch", "faulty", "misnamed", "misnamed_objects", "slow", "switched", "switched_objects"]
 
 
 T = TypeVar("T")
+MISNAMED = ("", "with/slash", "with\0nul", "x" * 1025, "\ud800")
 
 
 class Switch:
@@ -149,3 +150,23 @@ def slow(root: str) -> Backend:
 
 def memory() -> Backend:
     return MemoryBackend()
+
+
+class _Misnamed(DirectoryBackend):
+    """Among its names are some that no directory can have."""
+
+    def readdir(self, key: Any) -> Iterator[ObjectStat]:
+        start = f"{key}/" if key else ""
+        yield from (ObjectStat(size=0, key=start + name) for name in MISNAMED)
+        yield from super().readdir(key)
+
+
+def misnamed(root: str) -> Backend:
+    return _Misnamed(root)
+
+
+def misnamed_objects() -> Backend:
+    backend = MemoryBackend()
+    for name in (*MISNAMED[2:], "good"):
+        backend.put(f"d/{name}", b"")
+    return backend

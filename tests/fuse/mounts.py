@@ -164,7 +164,7 @@ class Mounted:
             self._take_away("-z")
 
     def _take_away(self, *how: str) -> None:
-        if str(self.path) not in Path("/proc/self/mounts").read_text():
+        if str(self.path).replace(" ", r"\040") not in Path("/proc/self/mounts").read_text():
             return
         done = subprocess.run(
             ["fusermount3", "-u", *how, str(self.path)], timeout=END, capture_output=True, check=False

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pagecache.check_backend.target import Target
+from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.live.client import Client
 
@@ -72,6 +74,75 @@ def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, backg
     assert "1 parsec" in text
 
 
+def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> None:
+    """However its mountpoint is written; what is there goes on, and can be unmounted and mounted again."""
+    (store / "a").write_bytes(b"a")
+    with Mounted(tmp_path / "with a blank", f"dir:{store}") as mounted:
+        (tmp_path / "link").symlink_to(mounted.path)
+        for path, more in ((mounted.path, []), (tmp_path / "link", ["-f"])):
+            status, text = refused("memory:", path, *more)
+            assert status == 1
+            assert f"{path}: dir:{store} (fuse.pagecache) is mounted there" in text
+            assert f"fusermount3 -u {path} first" in text
+        assert (mounted.path / "a").read_bytes() == b"a"
+        assert mounted.unmount() == 0
+        assert not os.path.ismount(mounted.path)
+        mounted.start()
+        assert (mounted.path / "a").read_bytes() == b"a"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
+def test_what_no_program_serves_can_be_mounted_over(tmp_path: Path, store: Path) -> None:
+    """As the volume of a container."""
+    (store / "a").write_bytes(b"a")
+    mounted = Mounted(tmp_path, f"dir:{store}")
+    run("mount", "-t", "tmpfs", "none", mounted.path)
+    with mounted:  # its end takes away whatever is mounted there
+        assert (mounted.path / "a").read_bytes() == b"a"
+        assert mounted.unmount() == 0
+        assert os.path.ismount(mounted.path)
+    assert not os.path.ismount(mounted.path)
+
+
+@pytest.mark.parametrize("kind", ["dir", "fsspec", "decorated"])
+def test_a_store_and_its_mountpoint_are_not_in_one_another(tmp_path: Path, store: Path, kind: str) -> None:
+    """The file system would contain itself, or hide its store. The sentence has both paths and says which."""
+    inner = store / "in it"
+    inner.mkdir()
+    (tmp_path / "link").symlink_to(store)
+    urls = {"dir": f"dir:{store}", "fsspec": f"fsspec:file://{store}", "decorated": f"{BELOW}:switched"}
+    backend = Target(urls[kind], {"folder": str(tmp_path)} if kind == "decorated" else {}).make()
+    try:
+        for path, why in (
+            (store, "which it would hide"),
+            (tmp_path / "link", "which it would hide"),
+            (inner, "which would contain itself"),
+            (tmp_path / "link" / inner.name, "which would contain itself"),
+            (tmp_path, "and would be hidden"),
+        ):
+            with pytest.raises(CannotMount) as caught:
+                check_store(backend, str(path))
+            text = str(caught.value)
+            assert text.startswith(f"{path}: ")
+            assert f"the directory to be mounted, {store}, " in text
+            assert why in text
+            assert text.endswith(": a mountpoint and what is mounted on it cannot be in one another")
+        (tmp_path / "store2").mkdir()  # a name that only begins alike
+        check_store(backend, str(tmp_path / "store2"))
+    finally:
+        backend.close()
+
+
+def test_the_command_refuses_a_mountpoint_in_the_store(tmp_path: Path, store: Path) -> None:
+    (store / "inner").mkdir()
+    for path in (store, store / "inner"):
+        status, text = refused(f"dir:{store}", path)
+        assert status == 1
+        assert text.startswith(f"pagecache mount: {path}: ")
+        assert f"the directory to be mounted, {store}, " in text
+        assert not os.path.ismount(path)
+
+
 def test_words_after_o() -> None:
     """Those of mount(8) and of libfuse, and ours; what is for who calls mount(8) means nothing here."""
     plain = MountOptions(url="memory:", mountpoint="/mnt")
@@ -85,6 +156,46 @@ def test_words_after_o() -> None:
             with_words(plain, [word])
     with pytest.raises(WrongOption):
         with_words(plain, ["direct_io,kernel_cache"])
+
+
+@pytest.mark.parametrize(
+    ("word", "rule"),
+    [
+        ("uid=bob", "the number of a user, from 0 to 4294967294"),
+        ("gid=", "the number of a group, from 0 to 4294967294"),
+        ("uid=-1", "the number of a user, from 0 to 4294967294"),
+        ("gid=4294967295", "the number of a group, from 0 to 4294967294"),
+        ("file_mode=999", "a mode: octal digits, from 0 to 7777"),
+        ("directory_mode=77777", "a mode: octal digits, from 0 to 7777"),
+        ("timeout=soon", "a number of seconds, from 0 to 10**9"),
+        ("attr_timeout=inf", "a number of seconds, from 0 to 10**9"),
+        ("drain_timeout=nan", "a number of seconds, from 0 to 10**9"),
+        ("entry_timeout=-1", "a number of seconds, from 0 to 10**9"),
+        ("capacity=huge", "a size (an int from 0 to 2**63 - 1"),
+        ("read_ahead=", "a size (an int from 0 to 2**63 - 1"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, rule: str) -> None:
+    """In words of ours, not in those of Python's conversions."""
+    name, _, value = word.partition("=")
+    with pytest.raises(ValueError, match=name) as caught:
+        with_words(MountOptions(url="memory:", mountpoint="/mnt"), [word])
+    text = str(caught.value)
+    assert value in text
+    assert f" is not {rule}" in text
+    assert "literal" not in text
+    assert "convert" not in text
+
+
+def test_a_value_of_the_commands_own_options_has_the_same_rules(store: Path) -> None:
+    for words, said in (
+        (["-o", "uid=bob"], "-o uid=bob: 'bob' is not the number of a user"),
+        (["--uid=-4"], "uid: -4 is not the number of a user"),
+        (["--timeout", "inf"], "timeout: inf is not a number of seconds"),
+    ):
+        status, text = refused("memory:", store, *words)
+        assert status == 2
+        assert said in text
 
 
 def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
@@ -158,7 +269,7 @@ def test_an_unmount_saves_too(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.parametrize("end", ["terminate", "unmount"])
 def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: str) -> None:
-    """With its ranges and the reason, and the exit status says so."""
+    """With its ranges and the reason, each once, and the exit status says so."""
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", "--drain-timeout", "5")
     with mounted:
         switch.fail("write", errno.ENOSPC)
@@ -167,8 +278,10 @@ def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: 
         assert caught.value.errno == errno.ENOSPC
         assert getattr(mounted, end)() == 1
     said = mounted.said()
-    assert "NOT SAVED" in said
-    assert "not saved: 'a' [0, 8192)" in said
+    assert [line for line in said.splitlines() if "NOT SAVED: " in line or "are not saved: " in line] == [
+        line for line in said.splitlines() if line.startswith("pagecache mount: NOT SAVED: ")
+    ]
+    assert said.count("NOT SAVED: ") == said.count("not saved: 'a' [0, 8192)") == 1
     assert "No space left" in said
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import serve_tree
-from .mounts import KINDS, MODES, Mounted, names, needs_mounts, run
+from .mounts import KINDS, LOOPS, MODES, Mounted, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -91,6 +91,51 @@ def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> No
         assert again.execute("pragma integrity_check").fetchone()[0] == "ok"
         assert again.execute("select count(*), sum(length(b)) from t").fetchone() == expected
         again.close()
+
+
+def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path, mounted: Mounted) -> None:
+    """What docs/how-to/mount.md tells of sqlite on mounts without pages of the kernel."""
+    base = sqlite3.connect(place / "db", isolation_level=None)
+    base.execute("pragma journal_mode=wal")
+    if "--direct-io" in mounted.options:
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+            base.execute("create table t (n integer primary key)")
+    else:
+        base.execute("create table t (n integer primary key)")
+    base.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp_path: Path, loop: str) -> None:
+    """The commands of docs/how-to/mount.md, and that those with times fail, and have stored the bytes."""
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    (source / "a").write_bytes(b"a" * 5000)
+    (source / "d" / "b").write_bytes(b"b")
+    for path in (source / "a", source / "d" / "b"):
+        path.chmod(0o600)
+        os.utime(path, (10**9, 10**9))
+    run("tar", "-C", source, "-cf", tmp_path / "tar", ".")
+    with Mounted(tmp_path, "memory:", f"--loop={loop}") as mounted:
+        works: dict[str, list[str | Path]] = {
+            "cp": ["cp", "-r", f"{source}/.", "."],
+            "tar": ["tar", "-mxf", tmp_path / "tar"],
+            "rsync": ["rsync", "-a", "--no-times", "--no-perms", f"{source}/", "."],
+        }
+        fails: dict[str, list[str | Path]] = {
+            "cp": ["cp", "-rp", f"{source}/.", "."],
+            "tar": ["tar", "-xf", tmp_path / "tar"],
+        }
+        for name, command in works.items():
+            if shutil.which(name) is not None:
+                (mounted.path / name).mkdir()
+                run(*command, cwd=mounted.path / name)
+                same(source, mounted.path / name)
+        for number, (name, command) in enumerate(fails.items()):
+            where = mounted.path / f"{name}, with times"
+            where.mkdir()
+            assert "Operation not supported" in run(*command, cwd=where, status=1 + number)
+            same(source, where)
 
 
 def test_git(place: Path, sources: Path, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Which names of a directory programs are shown.
+
+The kernel takes no name that cannot be a component of a path. One of them, and who lists the directory gets EIO for all
+of it. So such a name is left out of the listing, and the log says so, once for each. What is in a directory beside "."
+and ".." comes without these: whoever answers the kernel adds them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from typing import TypeVar
+
+__all__ = ["Listed", "why_no_name"]
+
+log = logging.getLogger("pagecache.fuse")
+
+T = TypeVar("T")
+NAME_MAX = 1024
+"""Bytes that every kernel takes; newer ones take more."""
+SAID = 1000
+"""Names of which the log speaks: a store that has no others would fill the disk."""
+SHOWN = 100
+
+
+def why_no_name(name: object) -> str:
+    """The rule that a name of a directory's entry breaks; empty: none."""
+    if not isinstance(name, str | bytes):
+        return f"a name is a str, not {type(name).__name__}"
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return f"a name can be encoded ({sys.getfilesystemencoding()})"
+    if not encoded:
+        return "a name is not empty"
+    if b"/" in encoded:
+        return "a name has no slash"
+    if b"\0" in encoded:
+        return "a name has no NUL"
+    if len(encoded) > NAME_MAX:
+        return f"a name has at most {NAME_MAX} bytes, and this one {len(encoded)}"
+    return ""
+
+
+class Listed:
+    """What listings of one file system show. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the set, for moments
+        self._said: set[tuple[str, str]] = set()
+
+    def of(self, directory: str, entries: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+        """The entries that can be shown, in their order. `directory`: what the log calls it."""
+        shown = []
+        for name, found in entries:
+            if why := why_no_name(name):
+                self._say(directory, repr(name), why)
+            elif name not in (".", ".."):
+                shown.append((name, found))
+        return shown
+
+    def _say(self, directory: str, name: str, why: str) -> None:
+        with self._lock:
+            count = len(self._said)
+            if count == SAID or (directory, name) in self._said:
+                return
+            self._said.add((directory, name))
+        shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+        log.warning("%s: the name %s is left out of the listing: %s", directory, shown, why)
+        if count + 1 == SAID:
+            log.warning("the log has %d names that are left out of listings, and is told no more of them", SAID)

@@ -1,0 +1,92 @@
+"""Where a file system can be mounted, and where it is not: over one that is served, or where it would contain itself.
+
+    store /a   mountpoint /a      it hides the store
+    store /a   mountpoint /a/m    /a/m/m/m/...: who walks through it never comes to an end
+    store /a/s mountpoint /a      it hides the store
+
+Directories are compared by what they are, not by their names: links and bind mounts lead to the same ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import Any
+
+from ..backends import DirectoryBackend
+
+__all__ = ["CannotMount", "check_mountpoint", "check_store", "mounted_at"]
+
+
+class CannotMount(Exception):
+    """A sentence that says what is in the way."""
+
+
+def check_mountpoint(path: str) -> None:
+    """Raises:
+    CannotMount: it is no directory that something can be mounted on.
+    """
+    try:
+        is_directory = os.path.isdir(path)
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise CannotMount(f"{path}: a mount is there whose server is gone: fusermount3 -u {path}") from None
+        raise CannotMount(f"{path}: {error.strerror}") from None
+    if not is_directory:
+        raise CannotMount(f"{path}: not a directory")
+    if not os.path.exists("/dev/fuse"):
+        raise CannotMount("/dev/fuse: there is none: the kernel has no FUSE, or this container is not given it")
+    fields = mounted_at(os.path.realpath(path))
+    if fields is not None:
+        kind, source = fields[fields.index("-") + 1 :][:2]
+        if kind == "fuse" or kind.startswith("fuse."):  # not fuseblk: that is a disk
+            raise CannotMount(
+                f"{path}: {_unescaped(source)} ({kind}) is mounted there, and a mount does not hide what another "
+                f"program serves: fusermount3 -u {path} first"
+            )
+
+
+def check_store(backend: Any, path: str) -> None:
+    """Raises:
+    CannotMount: the store is a directory, and it or the mountpoint is in the other.
+    """
+    root = _root_of(backend)
+    if root is None:
+        return
+    rule = "a mountpoint and what is mounted on it cannot be in one another"
+    if os.path.samefile(root, path):
+        raise CannotMount(f"{path}: this is the directory to be mounted, {root}, which it would hide: {rule}")
+    if _is_in(path, root):
+        raise CannotMount(f"{path}: it is in the directory to be mounted, {root}, which would contain itself: {rule}")
+    if _is_in(root, path):
+        raise CannotMount(f"{path}: the directory to be mounted, {root}, is in it, and would be hidden: {rule}")
+
+
+def _root_of(backend: Any) -> str | None:
+    """The directory that a backend, or what it is a decorator of, keeps objects in."""
+    while backend is not None and not isinstance(backend, DirectoryBackend):
+        backend = getattr(backend, "inner", None)
+    return None if backend is None else backend.root
+
+
+def _is_in(path: str, directory: str) -> bool:
+    wanted, at = os.stat(directory), os.path.realpath(path)
+    while at != os.path.dirname(at):
+        at = os.path.dirname(at)
+        if os.path.samestat(os.stat(at), wanted):
+            return True
+    return False
+
+
+def mounted_at(path: str) -> list[str] | None:
+    """The fields of /proc/self/mountinfo of what programs find at a path without links; None: nothing is mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        fields = [line.split(" ") for line in mounts]
+    return next((entry for entry in reversed(fields) if _unescaped(entry[4]) == path), None)
+
+
+def _unescaped(text: str) -> str:
+    """Blanks and the like are octal there."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -1,0 +1,215 @@
+"""Listings of mounts: when a directory is looked at, and which of its names programs are shown."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.backends.protocol import ObjectStat
+from pagecache.fuse import Attributes, Files, Loop, Server, why_no_loop
+from pagecache.fuse.entries import SAID, Listed
+
+from .below import MISNAMED
+from .mounts import LOOPS, Mounted, names, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+needs_loop = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
+LONG = 60.0
+
+
+@pytest.fixture
+def opened(place: Path) -> Iterator[int]:
+    """A descriptor of a directory that nobody has read yet."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+class Counted(DirectoryBackend):
+    """Counts how often a directory is looked at."""
+
+    looks = 0
+
+    def readdir(self, key: Any) -> Iterator[ObjectStat]:
+        self.looks += 1
+        return super().readdir(key)
+
+
+def test_what_is_made_after_the_open_is_there_at_the_first_read(place: Path, stored: Path, opened: int) -> None:
+    """Past the mount, and through it; and what was removed is not."""
+    (stored / "by another").touch()
+    (place / "by us").touch()
+    assert sorted(os.listdir(opened)) == ["by another", "by us"]
+
+
+def test_what_is_removed_after_the_open_is_not_there_at_the_first_read(place: Path, stored: Path) -> None:
+    (place / "a").touch()
+    (place / "b").touch()
+    with os.scandir(place) as found:  # opens it, and reads at the first name
+        (stored / "a").unlink()
+        assert [entry.name for entry in found] == ["b"]
+
+
+def test_a_rewound_directory_is_looked_at_anew(stored: Path, opened: int) -> None:
+    assert os.listdir(opened) == []
+    (stored / "by another").touch()
+    assert os.listdir(opened) == ["by another"]
+    (stored / "by another").unlink()
+    assert os.listdir(opened) == []
+
+
+def test_objects_that_are_made_after_the_open_are_listed(flat: Path, objects: Mounted) -> None:
+    fd = os.open(flat, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        (flat / "a").write_bytes(b"a")
+        assert os.listdir(fd) == ["a"]
+        (flat / "b").write_bytes(b"b")
+        assert sorted(os.listdir(fd)) == ["a", "b"]
+    finally:
+        os.close(fd)
+
+
+def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path, opened: int) -> None:
+    """As of local file systems, where getdents says ENOENT, and the C library takes that for the end."""
+    stored.rmdir()
+    assert os.listdir(opened) == []
+
+
+@needs_loop
+def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
+    """Not at the open, and not for each piece that the kernel reads."""
+    store, mnt = tmp_path / "store", tmp_path / "mnt"
+    store.mkdir()
+    mnt.mkdir()
+    names = [f"{number:03}{'x' * 200}" for number in range(300)]
+    for name in names:
+        (store / name).touch()
+    backend = Counted(store)
+    with PageCache("4MiB") as cache, Loop(Server(cache.attach(backend)), mnt, timeout=LONG):
+        fd = os.open(mnt, os.O_RDONLY | os.O_DIRECTORY)
+        assert backend.looks == 0
+        assert sorted(os.listdir(fd)) == names
+        assert backend.looks == 1
+        os.listdir(fd)
+        assert backend.looks == 2
+        os.close(fd)
+
+
+# -- names that no directory can have
+
+BELOW = "tests.fuse.below"
+
+
+def left_out(said: str) -> list[str]:
+    return [line for line in said.splitlines() if "is left out of the listing" in line]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", ["directories", "objects"])
+def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
+    tmp_path: Path, loop: str, kind: str
+) -> None:
+    """The log names it once, with its directory and the rule, however often it is listed."""
+    (tmp_path / "store" / "d").mkdir(parents=True)
+    (tmp_path / "store" / "d" / "good").touch()
+    url = f"{BELOW}:misnamed" + ("_objects" if kind == "objects" else "")
+    option = ["--option", f"root={tmp_path / 'store'}"] if kind == "directories" else []
+    with Mounted(tmp_path, url, f"--loop={loop}", *option) as mounted:
+        for _ in range(2):
+            assert names(mounted.path / "d") == ["good"]
+        said = left_out(mounted.said())
+    assert len(said) == len(set(said)) == (5 if kind == "directories" else 3)
+    assert all("directory /d: the name '" in line for line in said)
+    for name, rule in (("with\\x00nul", "has no NUL"), ("xxx", "at most 1024 bytes, and this one 1025")):
+        assert [rule in line for line in said if name in line] == [True]
+    if kind == "directories":
+        assert [line for line in said if "'with/slash'" in line and "has no slash" in line]
+        assert [line for line in said if "''" in line and "is not empty" in line]
+
+
+class Named:
+    """A file system of one's own, whose root lists what a test wants."""
+
+    def __init__(self, volume: Volume, entries: list[Any]) -> None:
+        self.files = Files(volume)
+        self.listed = entries
+
+    def getattr(self, number: int) -> Attributes:
+        mode = stat.S_IFDIR | 0o755 if number == 1 else stat.S_IFREG | 0o644
+        return Attributes(number, mode, 1, os.getuid(), os.getgid(), 0, 0, 0, 0)
+
+    def lookup(self, parent: int, name: str) -> Attributes:
+        return self.getattr(2)
+
+    def open(self, number: int, flags: int) -> tuple[int, bool]:
+        raise PermissionError(number)
+
+    def entries(self, number: int) -> list[tuple[Any, Attributes]]:
+        return [(name, self.getattr(2)) for name in self.listed]
+
+
+@needs_loop
+def test_names_of_a_file_system_of_ones_own_are_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its own dots are not shown twice, and nothing is said of them; the longest name that there can be is shown."""
+    longest = "y" * 1024
+    with PageCache("4MiB") as cache:
+        system = Named(cache.attach(MemoryBackend()), [".", "..", *MISNAMED, 7, "good", b"bytes", longest])
+        with Loop(system, tmp_path, timeout=LONG) as loop:
+            for _ in range(2):
+                assert names(tmp_path) == ["bytes", "good", longest]
+            assert run("ls", "-a", tmp_path).split() == [".", "..", "bytes", "good", longest]
+            assert loop._native.check() == ""
+    said = left_out(caplog.text)
+    assert len(said) == len(MISNAMED) + 1
+    assert all("directory 1: the name " in line for line in said)
+    assert [line for line in said if "the name 7 " in line and "is a str, not int" in line]
+
+
+def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> None:
+    listed = Listed()
+    for _ in range(2):
+        assert listed.of("directory /d", [(f"{number}/", number) for number in range(2000)]) == []
+    assert len(left_out(caplog.text)) == SAID
+    assert caplog.text.count("is told no more of them") == 1
+
+
+@needs_loop
+def test_a_look_that_comes_after_its_deadline_is_not_what_later_readers_go_through(tmp_path: Path) -> None:
+    """It began before theirs: names would be told twice, or not at all."""
+    go_on, hangs = threading.Event(), threading.Event()
+
+    class Slow(Named):
+        def entries(self, number: int) -> list[tuple[Any, Attributes]]:
+            if hangs.is_set():
+                return [(f"new{number:03}{'x' * 200}", self.getattr(2)) for number in range(300)]
+            hangs.set()
+            assert go_on.wait(LONG)
+            return [(f"old{number:03}{'x' * 200}", self.getattr(2)) for number in range(300)]
+
+    with PageCache("4MiB") as cache:
+        system = Slow(cache.attach(MemoryBackend()), [])
+        with Loop(system, tmp_path, timeout=2) as loop:
+            fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with pytest.raises(OSError) as caught:
+                    os.listdir(fd)
+                assert caught.value.errno == errno.EIO
+                assert hangs.is_set()
+                with os.scandir(fd) as found:
+                    seen = [next(found).name]
+                    go_on.set()
+                    assert loop.drain(LONG)
+                    seen += [entry.name for entry in found]
+            finally:
+                go_on.set()
+                os.close(fd)
+    assert sorted(seen) == [f"new{number:03}{'x' * 200}" for number in range(300)]
