@@ -97,8 +97,6 @@ def server(folder: Path) -> Iterator[str]:
         "GATEWAY_PORT": "0",
         "SERVICES": "s3",
         "IOT_MTLS_ENABLED": "0",
-        "S3_PERSIST": "1",
-        "S3_DATA_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
     }
     os.environ.update(AWS_ACCESS_KEY_ID="demo", AWS_SECRET_ACCESS_KEY="demo", AWS_DEFAULT_REGION="us-east-1")

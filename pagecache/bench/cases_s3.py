@@ -38,7 +38,7 @@ class Store:
     """A server with one bucket, the cache over it, and boto3 beside it; both through the proxy.
 
     Args:
-        folder: where the server may keep things.
+        folder: where the server writes its log.
         stack: ends all of it.
 
     Raises:
@@ -71,15 +71,13 @@ class Store:
 
 
 def started(folder: Path, stack: ExitStack) -> str:
-    """Start the server; returns its address."""
+    """Start the server; returns its address. Objects are in memory: of a file it reads all for each range."""
     folder.mkdir()
     settings = {
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": "0",
         "SERVICES": "s3",
         "IOT_MTLS_ENABLED": "0",
-        "S3_PERSIST": "1",
-        "S3_DATA_DIR": str(folder),
         "PYTHONUNBUFFERED": "1",
     }
     log = folder / "log"

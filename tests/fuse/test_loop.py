@@ -25,6 +25,7 @@ from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
 from pagecache.fuse import loop as loops
 from pagecache.fuse.options import MountOptions
 
+from ..file.rig import eventually
 from .mounts import needs_mounts, run
 
 pytestmark = [
@@ -118,9 +119,11 @@ def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Pa
 
 def test_names_that_are_known_are_told_by_the_loop(volume: Volume, mnt: Path) -> None:
     """And who changes one, or the attributes of what it means, sees that at once."""
-    with Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+    server = Server(volume)
+    with Loop(server, mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         (mnt / "a").write_bytes(b"a")
-        os.stat(mnt / "a")
+        eventually(lambda: not server.files.by_number)  # the kernel does not wait for the release of what is closed
+        assert loop.drain(LONG)
         loop.invalidate_entry(1, "a")  # the kernel's name and ours
         os.stat(mnt / "a")
         assert loop.counts()["names"] >= 1
@@ -244,10 +247,8 @@ def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) 
     gc.collect()
     assert (mnt / "a").read_bytes() == b"a"
     loop.stop()
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("pagecache-fuse-")]
     del loop
-    while threads:
-        threads.pop().join(LONG)
+    eventually(lambda: not any(one.name.startswith("pagecache-fuse-") for one in threading.enumerate()))
     files.close()
     del files
     gc.collect()
