@@ -14,6 +14,7 @@ enum pc_folio_flag {
 	PC_F_WRITEBACK = 1 << 4,  /* W is not empty */
 	PC_F_UNSTABLE = 1 << 5,   /* U is not empty */
 	PC_F_FAILED = 1 << 6,     /* X is not empty */
+	PC_F_SPARED = 1 << 7,     /* reclaim has met it while it was PC_F_UNREAD */
 	PC_F_BACKOFF = 1 << 8,    /* passes skip it until the engine clears this (2.14) */
 	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local, or not to be used again: evict soon */
 	PC_F_READAHEAD = 1 << 10, /* reading it triggers the next window */

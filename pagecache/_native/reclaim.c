@@ -12,6 +12,9 @@
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache in which everything was hit does not cost somebody a walk over all of it.
  *
+ * What was read ahead, and its reader has not reached, goes round once, and main gives way to it, down to half of all: else
+ * windows of more than probation's tenth would be read twice. Probation is then as long as its readers need, no longer.
+ *
  * A page that a NOREUSE handle has read to its end goes to the front of probation, marked, and before all others from there.
  *
  * Folios with local bytes, pinned folios and held frames are taken off their queue when they are met, and come back when they are clean
@@ -261,6 +264,18 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 
 enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 
+/* Read ahead, not reached, and met for the first time. */
+static bool is_awaited(u32 st)
+{
+	return (st & (PC_F_UNREAD | PC_F_SPARED | PC_F_RECLAIM | PC_F_UNEVICTABLE)) == PC_F_UNREAD;
+}
+
+static void spare(struct pc_cache *c, struct pc_folio *f)
+{
+	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_SPARED, memory_order_relaxed);
+	rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
+}
+
 /* @force: no more reprieves for hits in this call. */
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
@@ -276,6 +291,10 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 	if (st & PC_F_SMALL && access > 1 && !force) {
 		rotate(c, f, PC_F_MAIN);
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
+		return STEP_MOVED;
+	}
+	if (st & PC_F_MAIN && is_awaited(st)) {
+		spare(c, f);
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && access > 0 && !force) {
@@ -300,6 +319,7 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 {
 	u32 freed = 0, examined = 0, spared = 0, stuck = 0;
+	u32 given = 0; /* main goes on until so much is freed */
 	*moved = false;
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
 	while (freed < wanted && examined < PC_EXAMINE && (c->small.head || c->main.head)) {
@@ -309,9 +329,17 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 		/* What fills own cannot go, and may be all there is on a queue: the other one has a turn. */
 		if (stuck && c->small.head && c->main.head && PC_FIX("a_stuck_queue_gives_way"))
 			small = stuck == PC_F_MAIN;
+		else if (given > freed && c->main.head)
+			small = false;
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
 		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE;
 		examined++;
+		if (small && c->small.pages < c->main.pages && is_awaited(pc_folio_state(f))) {
+			spare(c, f);
+			given = freed + (1u << pc_folio_order(f));
+			*moved = true;
+			continue;
+		}
 		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
 		*moved |= step != STEP_STUCK;
 		stuck = step != STEP_STUCK ? 0 : small ? PC_F_SMALL : PC_F_MAIN;

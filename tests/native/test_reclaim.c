@@ -284,6 +284,86 @@ static void check_what_is_read_once_goes_first(void)
 	rig_close(&rig);
 }
 
+static void read_ahead(u64 from, u64 to)
+{
+	for (u64 stop; from < to; from = stop) {
+		struct pc_request *r = pc_fill_window(file->inode, from, to, (to - from) * PAGE, &stop);
+		CHECK(r && stop > from);
+		pc_fill_submit(r, PC_WORK_READAHEAD);
+		while (work(rig.volume))
+			;
+	}
+}
+
+static u32 nr_cached(u64 from, u64 to)
+{
+	u32 nr = 0;
+	for (u64 k = from; k < to; k++)
+		nr += cached(k);
+	return nr;
+}
+
+/* A reader with two windows ahead, of a quarter of the cache together: nothing is evicted before he reaches it. */
+static void read_in_windows(u64 from, u64 to, u64 window)
+{
+	read_ahead(from, from + window);
+	for (u64 k = from; k < to; k++) {
+		if ((k - from) % window == 0 && k + window < to)
+			read_ahead(k + window, k + 2 * window);
+		touch(k);
+	}
+	EQUAL(atomic_load(&file->inode->unread_evicted), 0);
+}
+
+/* Probation is a tenth beside pages that are hit, and as long as windows need while they are read. 2.23 */
+static void check_what_is_read_ahead_stays_until_it_is_read(void)
+{
+	start(1000, 32 << 20);
+	for (int times = 0; times < 4; times++)
+		for (u64 k = 0; k < 850; k++)
+			touch(k);
+	for (u64 k = 1000; k < 1300; k++)
+		touch(k);
+	u32 hit = nr_cached(0, 850);
+	CHECK(hit >= 800);
+	read_in_windows(2000, 4000, 125);
+	CHECK(nr_cached(0, 850) + 2 * 125 >= hit);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* Nobody has hit them either, and they go straight to the main queue, where pages without a hit go first. */
+static void check_so_does_what_comes_back_soon(void)
+{
+	start(1000, 16 << 20);
+	for (int hit = 0; hit < 2; hit++)
+		for (u64 k = 0; k < 1500; k++)
+			touch(k);
+	read_in_windows(0, 1500, 125);
+	read_in_windows(0, 1500, 125);
+	rig_close(&rig);
+}
+
+/* A reader who does not come costs others no more than half of the cache, and only until what he left has been round once. */
+static void check_what_nobody_reads_goes(void)
+{
+	start(1000, 32 << 20);
+	for (int times = 0; times < 4; times++)
+		for (u64 k = 0; k < 850; k++)
+			touch(k);
+	for (u64 k = 1000; k < 1300; k++)
+		touch(k);
+	for (u64 k = 2000; k < 6000; k += 100)
+		read_ahead(k, k + 100);
+	CHECK(nr_cached(0, 850) >= 450);
+	for (u64 k = 6000; k < 8000; k++)
+		touch(k);
+	EQUAL(nr_cached(2000, 6000), 0);
+	CHECK(nr_cached(0, 850) >= 450);
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	RUN(check_the_work_of_a_call_is_bounded);
@@ -297,5 +377,8 @@ int main(void)
 	RUN(check_large_blocks_do_not_cost_the_whole_cache);
 	RUN(check_what_is_read_once_goes_first);
 	RUN(check_what_is_being_filled_does_not_hide_the_rest);
+	RUN(check_what_is_read_ahead_stays_until_it_is_read);
+	RUN(check_so_does_what_comes_back_soon);
+	RUN(check_what_nobody_reads_goes);
 	return 0;
 }
