@@ -207,7 +207,7 @@ def test_accepted_bytes_that_somebody_gave_up_are_found_with_an_asynchronous_bac
 
 
 class Reluctant(Folder):
-    """Refuses every other write, and says that another try may help."""
+    """Refuses every write once, and says that another try may help."""
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
         await self.here()
@@ -215,12 +215,15 @@ class Reluctant(Folder):
 
 
 class ReluctantPiece(Piece):
-    calls = 0
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.asked: set[int] = set()  # offsets: where two calls go out each time, every other one is the same for ever
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.calls += 1
-        if self.calls % 2:
+        if offset not in self.asked:
+            self.asked.add(offset)
             raise BackendError(errno.EBUSY, "not now", retry=True, retry_after=0.001)
+        self.asked.remove(offset)
         return await super().write_from(offset, buffers)
 
 
