@@ -90,7 +90,7 @@ test: lint ctest pytest                                               ## lint, t
 check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow --hypothesis-profile=random
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
-	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 -o faulthandler_timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
 	$(RUN)/ruff check -q

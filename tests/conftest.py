@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ("tests.hangs",)
+
 # The size of a terminal, which readline of the process that starts those of pytest-xdist tells them: programs believe
 # it rather than the terminal that a test gives them.
 for variable in ("COLUMNS", "LINES"):
@@ -28,7 +30,7 @@ for part in ("conformance", "conformance_base", "conformance_bytes", "conformanc
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests run in two processes. What a module or a folder makes once, one of them makes, and has all who use it."""
+    """Tests run in several processes. What a module or a folder makes once, one of them makes, and has all who use it."""
     for item in items:
         info: Any = getattr(item, "_fixtureinfo", None)
         for fixtures in info.name2fixturedefs.values() if info else ():

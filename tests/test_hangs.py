@@ -1,0 +1,68 @@
+"""Tests that hang are named, whatever they hang in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+HANGING = """
+import ctypes, signal, time, pytest
+@pytest.fixture
+def endless():
+    yield
+    while True:
+        time.sleep(0.1)
+
+def test_in_c():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    ctypes.PyDLL(None).pause()  # with the interpreter's lock
+
+def test_after_its_timeout(endless):
+    time.sleep(60)
+
+def test_after_an_error(endless):
+    raise ValueError
+
+def test_next():
+    pass
+"""
+
+
+def begun(where: Path, source: str, *options: str) -> subprocess.Popen[str]:
+    (where / "test_one.py").write_text(source)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.hangs", "-p", "no:cacheprovider", f"--rootdir={where}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PAGECACHE_TESTS_LAST": "0.5"}
+    env.pop("PYTEST_ADDOPTS", None)
+    return subprocess.Popen(
+        [*command, "-n", "1", *options, "test_one.py"],
+        cwd=where,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_tests_that_hang_are_named_and_the_next_one_runs(tmp_path: Path) -> None:
+    run = begun(tmp_path, HANGING, "-o", "timeout=1")
+    printed, _ = run.communicate(timeout=60)
+    for name in ("test_in_c", "test_after_its_timeout", "test_after_an_error"):
+        assert f"crashed while running 'test_one.py::{name}'" in printed, printed
+    assert printed.count("Timeout (0:00:01.500000)!") == 3, printed  # and the stacks
+    assert "1 passed" in printed, printed
+
+
+def test_a_run_that_is_ended_from_outside_says_what_was_running(tmp_path: Path) -> None:
+    run = begun(tmp_path, "import time\ndef test_it():\n    open('began', 'w').close()\n    time.sleep(60)\n")
+    while not (tmp_path / "began").exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.terminate()
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGTERM
+    assert "running:\n  test_one.py::test_it, for " in printed
