@@ -30,7 +30,7 @@ for part in ("conformance", "conformance_base", "conformance_bytes", "conformanc
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests run in several processes. What a module or a folder makes once, one of them makes, and has all who use it."""
+    """Tests run in some processes. What a module or a folder makes once, one of them makes, and has all who use it."""
     for item in items:
         info: Any = getattr(item, "_fixtureinfo", None)
         for fixtures in info.name2fixturedefs.values() if info else ():

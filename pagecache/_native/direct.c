@@ -281,7 +281,8 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 static void note_tail(struct pc_inode *i)
 {
 	i->tails++;
-	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch)); /* a commit has to come, which waits for the cut */
+	/* A commit has to come, which waits for the cut. */
+	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 	pc_dirty_list_update(i);
 	pc_settle_wanted(i);
 }

@@ -39,11 +39,11 @@ static inline void pc_gil_point(const char *point)
 
 #undef Py_BEGIN_ALLOW_THREADS
 #undef Py_END_ALLOW_THREADS
-#define Py_BEGIN_ALLOW_THREADS                           \
-	{                                                \
+#define Py_BEGIN_ALLOW_THREADS                                                                                         \
+	{                                                                                                              \
 		PyThreadState *released = pc_gil_release();
-#define Py_END_ALLOW_THREADS            \
-		pc_gil_take(released);  \
+#define Py_END_ALLOW_THREADS                                                                                           \
+	pc_gil_take(released);                                                                                         \
 	}
 
 #endif

@@ -65,7 +65,8 @@ struct pc_inode {
 	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
 	u32 nr_direct; /* the direct-I/O count: direct writes that run */
 	u32 nr_direct_left; /* of these, whose caller has gone */
-	u32 tails, tails_owed; /* left in storage behind remote_size by direct writes; of these, which the engine owes a cut */
+	u32 tails; /* left in storage behind remote_size by direct writes */
+	u32 tails_owed; /* of these, which the engine owes a cut */
 	u64 commits_failed; /* and may have forgotten what was acknowledged */
 	u64 committed_size; /* remote_size at the last successful commit */
 	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */

@@ -114,7 +114,8 @@ bool pc_op_direct_settle(struct op *op)
 		pc_list_del(&op->running);
 		pc_direct_left(op->inode, -1);
 	}
-	bool nothing = op->left && op->calls && !op->acknowledged; /* fenced off: it cannot land, and its caller was told */
+	/* Fenced off: it cannot land, and its caller was told. */
+	bool nothing = op->left && op->calls && !op->acknowledged;
 	if (op->holds & HOLD_DIRECT)
 		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
 	op->holds &= ~(u32)HOLD_DIRECT;

@@ -474,12 +474,12 @@ void pc_fix_remove(const char *fix);
 
 /* ---- threads that a scheduler of Python's plays in one thread of the system (simulated.c): what that thread counts */
 struct pc_simulation {
-	int64_t left;    /* points until the scheduler is asked; below 0 where nobody else could go on */
-	int64_t others;  /* threads that can run without the interpreter lock */
-	int64_t most;    /* points for which a thread may keep the interpreter lock from the others */
-	bool again;      /* ask where the lock changes hands, though points are left */
+	int64_t left; /* points until the scheduler is asked; below 0 where nobody else could go on */
+	int64_t others; /* threads that can run without the interpreter lock */
+	int64_t most; /* points for which a thread may keep the interpreter lock from the others */
+	bool again; /* ask where the lock changes hands, though points are left */
 	uint64_t points; /* passed so far */
-	int64_t now_ns;  /* the virtual clock, without its ticks */
+	int64_t now_ns; /* the virtual clock, without its ticks */
 	int64_t tick_ns; /* of each point */
 	uint64_t thread; /* identifier of the simulated thread that runs */
 };

@@ -12,8 +12,8 @@
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache in which everything was hit does not cost somebody a walk over all of it.
  *
- * What was read ahead, and its reader has not reached, goes round once, and main gives way to it, down to half of all: else
- * windows of more than probation's tenth would be read twice. Probation is then as long as its readers need, no longer.
+ * What was read ahead, and its reader has not reached, goes round once, and main gives way to what is on probation, down to
+ * half of all: else windows of more than a tenth would be read twice. Probation is then as long as its readers need, no longer.
  *
  * A page that a NOREUSE handle has read to its end goes to the front of probation, marked, and before all others from there.
  *
@@ -270,12 +270,6 @@ static bool is_awaited(u32 st)
 	return (st & (PC_F_UNREAD | PC_F_SPARED | PC_F_RECLAIM | PC_F_UNEVICTABLE)) == PC_F_UNREAD;
 }
 
-static void spare(struct pc_cache *c, struct pc_folio *f)
-{
-	u32 st = atomic_fetch_or_explicit(&f->state, PC_F_SPARED, memory_order_relaxed);
-	rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
-}
-
 /* @force: no more reprieves for hits in this call. */
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
@@ -293,8 +287,9 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
 		return STEP_MOVED;
 	}
-	if (st & PC_F_MAIN && is_awaited(st)) {
-		spare(c, f);
+	if (is_awaited(st)) {
+		atomic_fetch_or_explicit(&f->state, PC_F_SPARED, memory_order_relaxed);
+		rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && access > 0 && !force) {
@@ -332,18 +327,14 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 		else if (given > freed && c->main.head)
 			small = false;
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
-		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE;
+		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE, awaited = is_awaited(pc_folio_state(f));
 		examined++;
-		if (small && c->small.pages < c->main.pages && is_awaited(pc_folio_state(f))) {
-			spare(c, f);
+		if (small && awaited && c->small.pages < c->main.pages)
 			given = freed + (1u << pc_folio_order(f));
-			*moved = true;
-			continue;
-		}
 		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
 		*moved |= step != STEP_STUCK;
 		stuck = step != STEP_STUCK ? 0 : small ? PC_F_SMALL : PC_F_MAIN;
-		spared += step == STEP_MOVED && !local;
+		spared += step == STEP_MOVED && !local && !awaited;
 	}
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 	atomic_fetch_add_explicit(&c->evict_calls, 1, memory_order_relaxed);

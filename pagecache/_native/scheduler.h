@@ -17,7 +17,8 @@ struct pc_scheduler {
 	void (*point)(const char *point);
 	void (*gil_released)(void); /* the interpreter lock was let go */
 	void (*gil_wanted)(void);   /* it is about to be taken back */
-	void (*gil_point)(const char *point); /* it may change hands: CORE is about to begin, and has done nothing yet */
+	/* It may change hands: CORE is about to begin, and has done nothing yet. */
+	void (*gil_point)(const char *point);
 	i64 (*now_ns)(void);
 	u64 (*thread)(void);
 };

@@ -171,7 +171,7 @@ class Assembler:
 
     def _joined(self, step: Join, name: str, upload: str) -> str:
         private = self._private()
-        inner = self._backend.session.begin_private(private)
+        inner = self._backend.session.create(private, {})
         try:
             self._bucket.complete(private, inner, self._carried_out(step.steps, private, inner, {}), {})
         except BaseException:

@@ -40,7 +40,7 @@ except ModuleNotFoundError as error:
 from ..errors import BackendError
 from .s3_errors import NoETag, Told, about, passing, refused
 
-__all__ = ["ID", "Bucket", "Stored", "Upload"]
+__all__ = ["ID", "Begun", "Bucket", "Stored", "Upload"]
 
 ID = "pagecache-id"
 """Metadata that tells a commit of ours from everything else."""
@@ -163,6 +163,16 @@ def _of_answer(answer: Any) -> float:
     with contextlib.suppress(TypeError, ValueError):
         return parsedate_to_datetime(told).timestamp()
     return time.time()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An open upload, and when it was begun, by the server's clock: in seconds since 1970, and in seconds ago."""
+
+    name: str
+    upload: str
+    since: float
+    age: float
 
 
 class Bucket:
@@ -379,45 +389,41 @@ class Bucket:
                 return
             asked["ContinuationToken"] = page["NextContinuationToken"]
 
-    def knows(self, name: str, upload: str) -> bool:
-        """Whether an upload is open; True also where the list of them does not say."""
-        asked = {"Bucket": self.bucket, "Prefix": name}
-        page = self._asked("ListMultipartUploads", name, lambda: self.client.list_multipart_uploads(**asked))
-        return bool(page.get("IsTruncated")) or any(one["UploadId"] == upload for one in page.get("Uploads", ()))
+    def uploads(self, prefix: str) -> Iterator[Begun]:
+        """Open uploads to keys that begin so.
 
-    def begun_since(self, name: str, seconds: float) -> list[str]:
-        """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
-        found = []
-        with about("ListMultipartUploads", self.bucket, name):
-            page = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name)
-            for entry in page.get("Uploads", ()):
-                age = _of_answer(page) - entry["Initiated"].timestamp()
-                if entry["Key"] == name and age <= seconds:
-                    asked = {"Bucket": self.bucket, "Key": name, "UploadId": entry["UploadId"]}
-                    if not self.client.list_parts(**asked).get("Parts"):
-                        found.append(entry["UploadId"])
-        return found
-
-    def uploads_below(self, prefix: str) -> list[tuple[str, str, float]]:
-        """Open uploads to keys that begin so: key, id, and when they were begun (seconds since 1970).
-
-        None where the server does not list them.
+        Raises:
+            OSError: ENOTSUP, the server does not list them.
         """
-        found: list[tuple[str, str, float]] = []
         asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             try:
                 page = self._asked("ListMultipartUploads", prefix, partial(self.client.list_multipart_uploads, **asked))
             except Told as error:
-                if error.code == "NoSuchUpload" or error.status == 501:  # so some say that there are none
-                    return found
+                if error.code == "NoSuchUpload":  # so some say that there are none
+                    return
                 raise
             for entry in page.get("Uploads") or ():
+                since = entry["Initiated"].timestamp()
                 if entry["Key"].startswith(prefix):
-                    found.append((entry["Key"], entry["UploadId"], entry["Initiated"].timestamp()))
+                    yield Begun(entry["Key"], entry["UploadId"], since, _of_answer(page) - since)
             if not page.get("IsTruncated"):
-                return found
+                return
             asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def knows(self, name: str, upload: str) -> bool:
+        """Whether an upload is open."""
+        return any(one.upload == upload for one in self.uploads(name))
+
+    def begun_since(self, name: str, seconds: float) -> list[str]:
+        """Uploads to this key that were begun in the last so many seconds, by the server's clock, and have no parts."""
+        recent = [one.upload for one in self.uploads(name) if one.name == name and one.age <= seconds]
+        with about("ListParts", self.bucket, name):
+            return [
+                upload
+                for upload in recent
+                if not self.client.list_parts(Bucket=self.bucket, Key=name, UploadId=upload).get("Parts")
+            ]
 
     # ------------------------------------------------------------ of both
 

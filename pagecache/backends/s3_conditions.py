@@ -78,7 +78,7 @@ def _tried(bucket: Bucket, session: Session, name: str) -> Conditions:
 
 @contextmanager
 def _trial(session: Session, name: str) -> Iterator[str]:
-    upload = session.begin_private(name)
+    upload = session.create(name, {})
     try:
         yield upload
     finally:

@@ -14,6 +14,7 @@ of its newest object, which is why one that is at work stores one now and then, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -22,10 +23,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .s3_calls import Bucket, Stored, Upload
+from .s3_calls import Begun, Bucket, Stored, Upload
 from .s3_errors import unclear
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Session:
         self._needed: set[str] = set()  # private objects
         self._dead: set[str] = set()  # those to be deleted
         self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
-        self._begun: set[str] = set()  # ids of uploads that are open
+        self._begun: dict[str, str] = {}  # ids of uploads that are open, by their notes
         self._doubtful: dict[str, float] = {}  # name: when an upload was begun, perhaps
         self._renewed = False  # ALIVE is stored
         self._renewing: threading.Event | None = None  # ends the thread that renews, if there is one
@@ -106,7 +107,7 @@ class Session:
 
     def begin_upload(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
         """An upload, and the note that it is ours: nothing else tells it from those of other programs."""
-        upload = self._create(name, extra)
+        upload = self.create(name, extra)
         note = self.private_name(NOTE)
         try:
             text = json.dumps({"key": name, "upload": upload}).encode()
@@ -116,14 +117,13 @@ class Session:
             self.discard({note})
             raise
         with self._lock:
-            self._begun.add(upload)
+            self._begun[note] = upload
         return Upload(name, upload, id, note)
 
-    def begin_private(self, name: str) -> str:
-        """An upload to a private object, whose name says whose it is; its id."""
-        return self._create(name, {})
-
-    def _create(self, name: str, extra: Mapping[str, Any]) -> str:
+    def create(self, name: str, extra: Mapping[str, Any]) -> str:
+        """The id of an upload; one whose beginning is not answered is ended later. To a private object: its name says
+        whose it is.
+        """
         before = time.monotonic()
         try:
             return self._bucket.create(name, extra)
@@ -136,7 +136,6 @@ class Session:
     def give_up(self, name: str, upload: str) -> None:
         """Abort an upload, now or later."""
         with self._lock:
-            self._begun.discard(upload)
             self._given_up.add((name, upload))
         with contextlib.suppress(OSError):
             self._settle()
@@ -156,7 +155,9 @@ class Session:
 
     def _forget(self, names: Iterable[str]) -> None:
         with self._lock:
-            self._dead.update(names)
+            for name in names:
+                self._dead.add(name)
+                self._begun.pop(name, None)
             self._needed -= self._dead
             if self._renewed and not self._needed:
                 self._renewed = False
@@ -177,11 +178,12 @@ class Session:
 
     def _end_doubtful(self, name: str, since: float) -> None:
         """An upload may have been begun whose id never came: it has no parts, and began just then."""
-        for upload in self._bucket.begun_since(name, time.monotonic() - since + SKEW):
-            with self._lock:
-                known = upload in self._begun
-            if not known:
-                self._bucket.abort(name, upload)
+        with _where_listed():
+            for upload in self._bucket.begun_since(name, time.monotonic() - since + SKEW):
+                with self._lock:
+                    known = upload in self._begun.values()
+                if not known:
+                    self._bucket.abort(name, upload)
         with self._lock:
             if self._doubtful.get(name) == since:
                 del self._doubtful[name]
@@ -204,23 +206,22 @@ class Session:
 
     def remove_others(self, older_than: float, *, dry_run: bool) -> list[str]:
         """Delete what has not been renewed for so many seconds, by the server's clock; 0: whatever there is."""
+        begun: dict[str, list[Begun]] = {}
         sessions: dict[str, list[tuple[str, Stored]]] = {}
         removed, now = [], self._bucket.check_bucket()
-        private = self._bucket.uploads_below(self._all)  # before the objects: one that is at work has some by then
+        with _where_listed():  # before the objects: a session that is at work has some by then
+            for one in self._bucket.uploads(self._all):
+                begun.setdefault(self._of(one.name), []).append(one)
         for name, stored in self._bucket.names(self._all):
             sessions.setdefault(self._of(name), []).append((name, stored))
-        sessions |= {self._of(name): [] for name, _, _ in private if self._of(name) not in sessions}
-        for session, objects in sessions.items():
-            begun = [(name, upload, since) for name, upload, since in private if self._of(name) == session]
-            newest = max([*(stored.mtime or 0.0 for _, stored in objects), *(since for _, _, since in begun)])
+        for session in sorted(begun.keys() | sessions.keys()):
+            objects, uploads = sessions.get(session, []), begun.get(session, [])
+            newest = max([*(stored.mtime or 0.0 for _, stored in objects), *(one.since for one in uploads)])
             if session == self._id or (older_than and now - newest < older_than):
                 continue
-            for name, stored in objects:
-                if name.endswith(NOTE) and (upload := self._noted(name, stored)):
-                    removed.append(f"upload of {upload[0]}")
-                    if not dry_run:
-                        self._bucket.abort(*upload)
-            for name, id, _ in begun:
+            notes = [(name, stored) for name, stored in objects if name.endswith(NOTE)]
+            noted = [upload for name, stored in notes if (upload := self._noted(name, stored))]
+            for name, id in [*noted, *((one.name, one.upload) for one in uploads)]:
                 removed.append(f"upload of {name}")
                 if not dry_run:
                     self._bucket.abort(name, id)
@@ -240,6 +241,16 @@ class Session:
             note = json.loads(bytes(room[:done]))
             return str(note["key"]), str(note["upload"])
         return None
+
+
+@contextlib.contextmanager
+def _where_listed() -> Iterator[None]:
+    """Some servers do not list uploads: there none is found."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
 
 
 def _keep(session: weakref.ref[Session], end: threading.Event, every: float) -> None:

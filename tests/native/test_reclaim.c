@@ -23,6 +23,25 @@ static bool cached(u64 page)
 	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
 }
 
+static u32 nr_cached(u64 from, u64 to)
+{
+	u32 nr = 0;
+	for (u64 k = from; k < to; k++)
+		nr += cached(k);
+	return nr;
+}
+
+/* Pages that are hit four times, then one pass over more than fits. Return: how many of the first are there still. */
+static u32 hit_and_scan(u64 hit, u64 from, u64 to)
+{
+	for (int times = 0; times < 4; times++)
+		for (u64 k = 0; k < hit; k++)
+			touch(k);
+	for (u64 k = from; k < to; k++)
+		touch(k);
+	return nr_cached(0, hit);
+}
+
 static struct pc_cache_usage cache_usage(void)
 {
 	struct pc_cache_usage u;
@@ -128,15 +147,7 @@ static void check_pages_that_become_clean_are_found_again(void)
 static void check_hit_pages_survive_a_scan(void)
 {
 	start(1024, 8 << 20);
-	for (int hit = 0; hit < 4; hit++)
-		for (u64 k = 0; k < 300; k++)
-			touch(k);
-	for (u64 k = 400; k < 2000; k++) /* one pass over more than fits */
-		touch(k);
-	u32 kept = 0;
-	for (u64 k = 0; k < 300; k++)
-		kept += cached(k);
-	CHECK(kept >= 290);
+	CHECK(hit_and_scan(300, 400, 2000) >= 290);
 	rig_close(&rig);
 }
 
@@ -295,22 +306,16 @@ static void read_ahead(u64 from, u64 to)
 	}
 }
 
-static u32 nr_cached(u64 from, u64 to)
-{
-	u32 nr = 0;
-	for (u64 k = from; k < to; k++)
-		nr += cached(k);
-	return nr;
-}
-
-/* A reader with two windows ahead, of a quarter of the cache together: nothing is evicted before he reaches it. */
-static void read_in_windows(u64 from, u64 to, u64 window)
+/* A reader with two windows ahead, of a quarter of the cache together, and so many reads of each folio: nothing is evicted
+ * before he reaches it. */
+static void read_in_windows(u64 from, u64 to, u64 window, u32 reads)
 {
 	read_ahead(from, from + window);
 	for (u64 k = from; k < to; k++) {
 		if ((k - from) % window == 0 && k + window < to)
 			read_ahead(k + window, k + 2 * window);
-		touch(k);
+		for (u32 n = 0; n < reads; n++)
+			touch(k);
 	}
 	EQUAL(atomic_load(&file->inode->unread_evicted), 0);
 }
@@ -319,14 +324,9 @@ static void read_in_windows(u64 from, u64 to, u64 window)
 static void check_what_is_read_ahead_stays_until_it_is_read(void)
 {
 	start(1000, 32 << 20);
-	for (int times = 0; times < 4; times++)
-		for (u64 k = 0; k < 850; k++)
-			touch(k);
-	for (u64 k = 1000; k < 1300; k++)
-		touch(k);
-	u32 hit = nr_cached(0, 850);
+	u32 hit = hit_and_scan(850, 1000, 1300);
 	CHECK(hit >= 800);
-	read_in_windows(2000, 4000, 125);
+	read_in_windows(2000, 4000, 125, 1);
 	CHECK(nr_cached(0, 850) + 2 * 125 >= hit);
 	SOUND(&rig);
 	rig_close(&rig);
@@ -339,20 +339,27 @@ static void check_so_does_what_comes_back_soon(void)
 	for (int hit = 0; hit < 2; hit++)
 		for (u64 k = 0; k < 1500; k++)
 			touch(k);
-	read_in_windows(0, 1500, 125);
-	read_in_windows(0, 1500, 125);
+	read_in_windows(0, 1500, 125, 1);
+	read_in_windows(0, 1500, 125, 1);
 	rig_close(&rig);
+}
+
+/* There is no main queue yet, and what is read moves there, so that what is ahead is all that probation has. */
+static void check_so_it_does_while_the_cache_fills(void)
+{
+	for (u32 reads = 1; reads <= 3; reads++) {
+		start(1000, 32 << 20);
+		read_in_windows(0, 4000, 125, reads);
+		SOUND(&rig);
+		rig_close(&rig);
+	}
 }
 
 /* A reader who does not come costs others no more than half of the cache, and only until what he left has been round once. */
 static void check_what_nobody_reads_goes(void)
 {
 	start(1000, 32 << 20);
-	for (int times = 0; times < 4; times++)
-		for (u64 k = 0; k < 850; k++)
-			touch(k);
-	for (u64 k = 1000; k < 1300; k++)
-		touch(k);
+	CHECK(hit_and_scan(850, 1000, 1300) >= 800);
 	for (u64 k = 2000; k < 6000; k += 100)
 		read_ahead(k, k + 100);
 	CHECK(nr_cached(0, 850) >= 450);
@@ -379,6 +386,7 @@ int main(void)
 	RUN(check_what_is_being_filled_does_not_hide_the_rest);
 	RUN(check_what_is_read_ahead_stays_until_it_is_read);
 	RUN(check_so_does_what_comes_back_soon);
+	RUN(check_so_it_does_while_the_cache_fills);
 	RUN(check_what_nobody_reads_goes);
 	return 0;
 }

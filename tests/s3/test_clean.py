@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -94,6 +95,62 @@ def test_an_upload_to_a_private_object_is_removed_with_its_session(
     result = clean(bucket.url("below"), "--older-than", "0s")
     assert result.output.splitlines() == [f"upload of {key}", "removed 1"]
     assert bucket.left_behind() == []
+
+
+def few_at_once(params: dict[str, Any], **_: object) -> None:
+    params["MaxUploads"] = 2
+
+
+def test_uploads_are_listed_to_the_last_page(ministack: Server) -> None:
+    """moto has neither pages of them nor when they were begun."""
+    keys = [f"below/.pagecache/s/{n}" for n in (1, 1, 1, 1, 1, 2, 3)]  # more than a page of one key, too
+    with new_bucket(ministack) as bucket:
+        backend = S3Backend(bucket.name, "below", endpoint_url=ministack.endpoint)
+        client = backend.bucket.client
+        client.meta.events.register("provide-client-params.s3.ListMultipartUploads", few_at_once)
+        begun = [client.create_multipart_upload(Bucket=bucket.name, Key=key)["UploadId"] for key in keys]
+        assert sorted(one.upload for one in backend.bucket.uploads("below/.pagecache/")) == sorted(begun)
+        assert all(backend.bucket.knows(key, upload) for key, upload in zip(keys, begun, strict=True))
+        assert not backend.bucket.knows(keys[0], begun[-1])
+        assert sorted(backend.bucket.begun_since(keys[0], 60.0)) == sorted(begun[:5])
+        assert backend.remove_leftovers(0.0) == [f"upload of {key}" for key in keys]
+        backend.close()
+
+
+UNKNOWN = b"<Error><Code>NotImplemented</Code><Message>made up</Message></Error>"
+
+
+def test_where_uploads_are_not_listed_all_else_is_removed(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """What a beginning that was not answered may have left is not found there, and keeps nothing else."""
+    unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=501, body=UNKNOWN)
+    proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), unlisted]
+    backend = S3Backend(bucket.name, "below", endpoint_url=proxy.endpoint, part_size="5MiB")
+    again = RetryPolicy(attempts=2, first_delay=0.01, max_delay=0.01)
+    with PageCache("64MiB", retry=again) as cache, cache.attach(backend).open("k", "w") as file:
+        file.write(bytes(12 << 20))
+    assert unlisted.seen
+    ((key, upload),) = bucket.uploads()  # the server's answer was lost
+    assert bucket.keys() == ["below/k"]
+    bucket.client.put_object(Bucket=bucket.name, Key="below/.pagecache/s/1", Body=b"left")
+    removed = clean(bucket.url("below", proxy.endpoint), "--older-than", "0s")
+    assert removed.output.splitlines() == ["below/.pagecache/s/1", "removed 1"]
+    bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+
+
+def test_what_a_session_remembers_does_not_grow_with_commits(bucket: Bucket) -> None:
+    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
+    with PageCache("64MiB") as cache, cache.attach(backend).open("k", "w") as file:
+        file.write(bytes(6 << 20))
+        file.fsync()
+        before = remembered(backend)
+        for n in range(3):
+            file.pwrite(b"x", n)
+            file.fsync()
+        assert remembered(backend) == before
+
+
+def remembered(backend: S3Backend) -> int:
+    return sum(len(kept) for kept in vars(backend.session).values() if isinstance(kept, set | dict | list))
 
 
 def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ OLD = b"".join(bytes([i]) * PART for i in range(12))
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
 ERROR = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
 SLOW = b"<Error><Code>SlowDown</Code><Message>planted</Message></Error>"
-SPEC = {
+SPEC: dict[str, dict[str, Any]] = {
     "reset": {"fault": "reset"},
     "lost": {"fault": "lost"},
     "midway": {"fault": "midway"},
@@ -97,7 +98,7 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
                 seen.append(name_of(call))
             return call.method in concerned
 
-        proxy.rules = [ProxyRule(matches=noted, nth=nth, **SPEC[spec])]  # type: ignore[arg-type]
+        proxy.rules = [ProxyRule(matches=noted, nth=nth, **SPEC[spec])]
         expected = changed(volume, key)
         assert len(seen) >= nth
         assert stored(bucket, key) == expected, f"request {nth}: {seen[nth - 1]}"

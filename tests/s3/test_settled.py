@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -36,8 +36,8 @@ def attach(proxy: FaultyProxy, bucket: Bucket) -> Iterator[Callable[[Conditions]
     with PageCache("1MiB", retry=AGAIN) as cache:
 
         def attached(conditions: Conditions) -> Volume:
-            where = {"endpoint_url": proxy.endpoint, "part_size": PART, "least_part": 1}
-            return cache.attach(S3Backend(bucket.name, conditions=conditions, **where))  # type: ignore[arg-type]
+            where: dict[str, Any] = {"endpoint_url": proxy.endpoint, "part_size": PART, "least_part": 1}
+            return cache.attach(S3Backend(bucket.name, conditions=conditions, **where))
 
         yield attached
         proxy.rules.clear()
