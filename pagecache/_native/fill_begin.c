@@ -83,7 +83,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 			}
 		}
 		struct pc_folio *f;
-		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, &f);
+		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, 0, &f);
 		if (!err) {
 			r->nr_owned++;
 			*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
@@ -166,14 +166,13 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 			continue;
 		}
 		struct pc_folio *f;
-		int err = pc_folio_create(i, index, fill_order(c, index, end), r->id, &f);
+		int err = pc_folio_create(i, index, fill_order(c, index, end), r->id, PC_F_UNREAD, &f);
 		if (err == -EEXIST)
 			continue;
 		if (err) {
 			*stop = UINT64_MAX;
 			break;
 		}
-		atomic_fetch_or_explicit(&f->state, PC_F_UNREAD, memory_order_relaxed);
 		r->nr_owned++;
 		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		r->end = index << c->page_shift;

@@ -119,12 +119,13 @@ static void stamp_lower(struct pc_stamp *s, u64 v)
  * pc_folio_create() - [E1] insert a new folio that holds page @index, locked by request @owner (0: a section of C code).
  *
  * @order: wanted size; less where the neighbourhood is taken or memory is short.
+ * @state: bits that it has from its beginning, as PC_F_UNREAD.
  * Frames that carried another volume are zeroed before anybody can see them.
  * Context: no leaf lock. May reclaim; never waits.
  * Return: 0; -EEXIST somebody was faster: look again; -ENOMEM nothing can be freed now; -EBUSY invalidate lock held
  * (fills only).
  */
-int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, struct pc_folio **out)
+int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 state, struct pc_folio **out)
 {
 	struct pc_cache *c = i->cache;
 	if (order > 0) {
@@ -141,6 +142,7 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, struct 
 	struct pc_folio *f = pc_descriptor_new(i, index, order, frame, owner);
 	if (!f)
 		return -ENOMEM;
+	atomic_fetch_or_explicit(&f->state, state, memory_order_relaxed);
 	index = pc_folio_index(f);
 	pc_inode_leaf_lock(i);
 	int err = owner && i->inval_x ? -EBUSY : pc_index_insert(i, index, order, pc_folio_id(c, f));

@@ -14,21 +14,20 @@ enum pc_folio_flag {
 	PC_F_WRITEBACK = 1 << 4,  /* W is not empty */
 	PC_F_UNSTABLE = 1 << 5,   /* U is not empty */
 	PC_F_FAILED = 1 << 6,     /* X is not empty */
-	PC_F_SPARED = 1 << 7,     /* reclaim has met it while it was PC_F_UNREAD */
 	PC_F_BACKOFF = 1 << 8,    /* passes skip it until the engine clears this (2.14) */
 	PC_F_RECLAIM = 1 << 9,    /* met by reclaim while local, or not to be used again: evict soon */
 	PC_F_READAHEAD = 1 << 10, /* reading it triggers the next window */
-	PC_F_UNREAD = 1 << 11,    /* read ahead and not yet used (thrash rule, 2.6) */
-	PC_F_STALE = 1 << 12,     /* remote change pending: bytes outside L must not satisfy reads */
-	PC_F_DETACHED = 1 << 13,  /* out of the index, alive through pins or calls */
-	PC_F_PINNED = 1 << 14,    /* a view holds its memory */
+	PC_F_UNREAD = 1 << 11, /* read ahead and not yet used (thrash rule, 2.6): the counter is of its reprieves */
+	PC_F_STALE = 1 << 12, /* remote change pending: bytes outside L must not satisfy reads */
+	PC_F_DETACHED = 1 << 13, /* out of the index, alive through pins or calls */
+	PC_F_PINNED = 1 << 14, /* a view holds its memory */
 	PC_F_WRITE_PINNED = 1 << 19, /* P is not empty: a view may store to it at any moment */
 	PC_F_WRITER_WAITS = 1 << 15,
-	PC_F_COPIED = 1 << 16,    /* one-page folio: the running call has the old frame */
+	PC_F_COPIED = 1 << 16, /* one-page folio: the running call has the old frame */
 	PC_F_HELD = 1
 		<< 17, /* somebody holds its frame by number (shadow.c): bytes that are valid do not change in place */
 	PC_F_KEPT = 1 << 18, /* a backend may still store to what is missing: that needs another frame first */
-	PC_F_ACCESS_SHIFT = 20, /* two bits */
+	PC_F_ACCESS_SHIFT = 20, /* two bits: hits */
 	PC_F_SMALL = 1 << 22, /* on the probation queue */
 	PC_F_MAIN = 1 << 23, /* on the main queue */
 };
@@ -80,6 +79,12 @@ static inline u32 pc_folio_state(const struct pc_folio *f)
 {
 	return atomic_load_explicit(&((struct pc_folio *)f)->state, memory_order_acquire);
 }
+/* Somebody has come for what was read ahead: hits are counted from here. Return: the state before. */
+static inline u32 pc_folio_reached(struct pc_folio *f, u32 st)
+{
+	u32 reprieves = st & PC_F_UNREAD ? PC_F_ACCESS : 0;
+	return atomic_fetch_and_explicit(&f->state, ~(PC_F_READAHEAD | PC_F_UNREAD | reprieves), memory_order_relaxed);
+}
 static inline u64 pc_key(const struct pc_folio *f)
 {
 	return atomic_load_explicit(&((struct pc_folio *)f)->key, memory_order_relaxed);
@@ -125,7 +130,7 @@ void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
 
 /* folio.c: every transition */
 enum { PC_WB_STABLE, PC_WB_UNSTABLE, PC_WB_STAGED, PC_WB_AGAIN, PC_WB_FAILED };
-int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, struct pc_folio **out);
+int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 state, struct pc_folio **out);
 void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how);

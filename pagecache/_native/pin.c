@@ -58,7 +58,7 @@ static void pin_folio(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 	if (writable) {
 		e->write_pins++;
 		e->write_end = (u32)pc_max(e->write_end, to);
-		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_UNREAD | PC_F_READAHEAD), memory_order_relaxed);
+		pc_folio_reached(f, pc_folio_state(f));
 		pc_folio_pin_blocks(i, f, from, to);
 	}
 	*out = (struct pc_pin){

@@ -31,20 +31,25 @@ __attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to,
 #define copy_racy(to, from, n) memcpy(to, from, n)
 #endif
 
-/* First touch after insertion, read-ahead marker, S3-FIFO counter. One try: a lost count is harmless. */
-static void touched(struct pc_folio *f, u32 st, struct pc_need *need)
+/* First touch after insertion, read-ahead marker, S3-FIFO counter. One try: a lost count is harmless.
+ *
+ * @more: the folio goes on behind the read. The marker's does while room is made for the next window: it counts twice there,
+ * for on probation it would be the next to go. */
+static void touched(struct pc_folio *f, u32 st, struct pc_need *need, bool more)
 {
+	u32 hits = 1;
 	if (st & (PC_F_READAHEAD | PC_F_UNREAD)) {
-		u32 old = atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_READAHEAD | PC_F_UNREAD),
-						    memory_order_relaxed);
+		u32 old = pc_folio_reached(f, st);
 		if (old & PC_F_READAHEAD && need) {
 			need->readahead = 1;
 			need->marker = pc_folio_index(f);
+			hits += more;
 		}
 		st = pc_folio_state(f);
 	}
-	if ((st & PC_F_ACCESS) != PC_F_ACCESS)
-		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT),
+	hits = (u32)pc_min(hits, 3 - ((st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT));
+	if (hits)
+		atomic_compare_exchange_strong_explicit(&f->state, &st, st + (hits << PC_F_ACCESS_SHIFT),
 							memory_order_relaxed, memory_order_relaxed);
 }
 
@@ -93,7 +98,7 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 		return COPY_CHANGED;
 	}
 	if ((st & (PC_F_READAHEAD | PC_F_UNREAD)) || (st & PC_F_ACCESS) != PC_F_ACCESS)
-		touched(f, st, need);
+		touched(f, st, need, from + part < size);
 	*n = part;
 	return COPY_DONE;
 }

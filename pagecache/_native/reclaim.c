@@ -12,8 +12,9 @@
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache in which everything was hit does not cost somebody a walk over all of it.
  *
- * What was read ahead, and its reader has not reached, goes round once, and main gives way to what is on probation, down to
- * half of all: else windows of more than a tenth would be read twice. Probation is then as long as its readers need, no longer.
+ * What was read ahead, and its reader has not reached, goes round probation up to three times, and main gives a folio for each,
+ * down to half of all: else windows of more than a tenth would be read twice. Probation is then as long as its readers need, no
+ * longer. Before that reader there are no hits: the counter is of reprieves, and begins anew when he comes.
  *
  * A page that a NOREUSE handle has read to its end goes to the front of probation, marked, and before all others from there.
  *
@@ -116,12 +117,13 @@ static void fifo_unlink(struct pc_cache *c, struct pc_folio *f)
 	atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_SMALL | PC_F_MAIN), memory_order_relaxed);
 }
 
-/* A new folio, locked by its creator. */
+/* A new folio, locked by its creator. One that is read ahead is asked for by nobody yet: that it was here before is no use. */
 void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f)
 {
 	u64 h = identity_hash(atomic_load_explicit(&f->inode_id, memory_order_relaxed), pc_folio_index(f));
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
-	fifo_push(c, f, ghost_take(c, h) ? PC_F_MAIN : PC_F_SMALL, false);
+	bool soon = ghost_take(c, h) && !(pc_folio_state(f) & PC_F_UNREAD);
+	fifo_push(c, f, soon ? PC_F_MAIN : PC_F_SMALL, false);
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 }
 
@@ -264,16 +266,26 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 
 enum { STEP_STUCK, STEP_MOVED, STEP_FREED };
 
-/* Read ahead, not reached, and met for the first time. */
+/* Read ahead on probation, not reached, and not spared often enough: a round is a tenth of the cache or more, and a reader has
+ * two windows of an eighth before him. */
 static bool is_awaited(u32 st)
 {
-	return (st & (PC_F_UNREAD | PC_F_SPARED | PC_F_RECLAIM | PC_F_UNEVICTABLE)) == PC_F_UNREAD;
+	return (st & (PC_F_SMALL | PC_F_UNREAD | PC_F_UNEVICTABLE)) == (PC_F_SMALL | PC_F_UNREAD) &&
+	       (st & PC_F_ACCESS) != PC_F_ACCESS;
+}
+
+static void spare(struct pc_cache *c, struct pc_folio *f, u32 st)
+{
+	rotate(c, f, PC_F_SMALL);
+	/* Unless he comes just now: his count begins anew. */
+	atomic_compare_exchange_strong_explicit(&f->state, &st, st + (1u << PC_F_ACCESS_SHIFT), memory_order_relaxed,
+						memory_order_relaxed);
 }
 
 /* @force: no more reprieves for hits in this call. */
 static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *freed)
 {
-	u32 st = pc_folio_state(f), access = (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
+	u32 st = pc_folio_state(f), access = st & PC_F_UNREAD ? 0 : (st & PC_F_ACCESS) >> PC_F_ACCESS_SHIFT;
 	if (!PC_FIX("unstable_bytes_are_not_evicted"))
 		st &= ~(u32)PC_F_UNSTABLE;
 	while (!PC_FIX("reclaim_never_waits") && pc_folio_state(f) & PC_F_WRITEBACK)
@@ -285,11 +297,6 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 	if (st & PC_F_SMALL && access > 1 && !force) {
 		rotate(c, f, PC_F_MAIN);
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
-		return STEP_MOVED;
-	}
-	if (is_awaited(st)) {
-		atomic_fetch_or_explicit(&f->state, PC_F_SPARED, memory_order_relaxed);
-		rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && access > 0 && !force) {
@@ -327,14 +334,19 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 		else if (given > freed && c->main.head)
 			small = false;
 		struct pc_folio *f = pc_folio_at(c, small ? c->small.head : c->main.head);
-		bool local = pc_folio_state(f) & PC_F_UNEVICTABLE, awaited = is_awaited(pc_folio_state(f));
+		u32 st = pc_folio_state(f);
+		bool local = st & PC_F_UNEVICTABLE;
 		examined++;
-		if (small && awaited && c->small.pages < c->main.pages)
+		if (is_awaited(st) && c->small.pages < c->main.pages) {
+			spare(c, f, st);
 			given = freed + (1u << pc_folio_order(f));
+			*moved = true;
+			continue;
+		}
 		int step = examine(c, f, spared >= PC_REPRIEVES, &freed);
 		*moved |= step != STEP_STUCK;
 		stuck = step != STEP_STUCK ? 0 : small ? PC_F_SMALL : PC_F_MAIN;
-		spared += step == STEP_MOVED && !local && !awaited;
+		spared += step == STEP_MOVED && !local;
 	}
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 	atomic_fetch_add_explicit(&c->evict_calls, 1, memory_order_relaxed);

@@ -67,7 +67,7 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 			*out = f;
 			return err;
 		}
-		int err = pc_folio_create(i, index, write_order(c, index, pos, end), 0, out);
+		int err = pc_folio_create(i, index, write_order(c, index, pos, end), 0, 0, out);
 		if (!err) {
 			*created = true;
 			return 0;
@@ -152,7 +152,7 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 	if (!err && !pc_valid_add(c, f, v_from, v_to))
 		err = -ENOMEM;
 	if (!err) {
-		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_UNREAD | PC_F_READAHEAD), memory_order_relaxed);
+		pc_folio_reached(f, pc_folio_state(f));
 		pc_folio_dirty(i, f, from, to);
 		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && PC_FIX("size_before_unlock"))
 			atomic_store_explicit(&i->size, start + to, memory_order_release);

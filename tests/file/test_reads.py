@@ -370,6 +370,23 @@ def test_a_file_larger_than_the_cache_reads_right_twice(make: Make) -> None:
     assert rig.cache.stats().evicted > 0
 
 
+@pytest.mark.parametrize("block", [PAGE, 20_000, 65_536, 3 << 18], ids=str)
+def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: int) -> None:
+    """What was read ahead stays until its reader has been there, however long his reads are; also where it was here
+    before. [2.6, 2.23]
+    """
+    content = pattern(32 << 20)
+    rig = make({KEY: content}, capacity="8MiB", limits={"max_read": "512KiB"}, options={"read_ahead": "8MiB"})
+    file = rig.open("rb")
+    for _ in range(3):
+        rig.backend.forget_calls()
+        for offset in range(0, len(content), block):
+            assert file.pread(block, offset) == content[offset : offset + block]
+        again = sum(length for _offset, length in asked(rig.backend)) - len(content)
+        assert again <= len(content) // 100
+        file.advise(Advice.DONTNEED)
+
+
 def test_one_read_may_be_larger_than_the_cache(make: Make) -> None:
     """A read does not need its bytes in memory all at once. [2.2]"""
     content = pattern(64 * PAGE)

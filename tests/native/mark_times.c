@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 	for (u64 k = 0; k < pages; k++) {
 		struct pc_folio *f;
 		u64 index = order[k] * stride;
-		if (pc_folio_create(i, index, 0, 0, &f))
+		if (pc_folio_create(i, index, 0, 0, 0, &f))
 			return 1;
 		pc_index_mark(i, index, 0, PC_MARK_WRITEBACK, true);
 		pc_folio_unlock(c, f);

@@ -230,7 +230,7 @@ static u64 metadata_per_page_x100(u64 pages, u32 order)
 	f->inode->size = f->inode->remote_size = pages * PAGE;
 	for (u64 k = 0; k < pages; k += 1ull << order) {
 		struct pc_folio *o;
-		EQUAL(pc_folio_create(f->inode, k, order, 0, &o), 0);
+		EQUAL(pc_folio_create(f->inode, k, order, 0, 0, &o), 0);
 		EQUAL(pc_folio_order(o), order);
 		pc_inode_leaf_lock(f->inode);
 		CHECK(pc_valid_add(r.cache, o, 0, pc_folio_bytes(r.cache, o)));

@@ -10,7 +10,7 @@ static u8 valid[BYTES];
 static struct pc_folio *folio_of(u32 order)
 {
 	struct pc_folio *f;
-	EQUAL(pc_folio_create(file->inode, 0, order, 0, &f), 0);
+	EQUAL(pc_folio_create(file->inode, 0, order, 0, 0, &f), 0);
 	EQUAL(pc_folio_order(f), order);
 	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);
 	memset(valid, 0, sizeof(valid));
