@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import threading
@@ -102,6 +103,40 @@ def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
         os.listdir(fd)
         assert backend.looks == 2
         os.close(fd)
+
+
+class Broken(Counted):
+    """Its first look at a directory fails, before any name or behind the first."""
+
+    behind = 0
+
+    def readdir(self, key: Any) -> Iterator[ObjectStat]:
+        found = super().readdir(key)
+        if self.looks == 1:
+            yield from itertools.islice(found, self.behind)
+            raise OSError(errno.EACCES, "made up")
+        yield from found
+
+
+@needs_loop
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(tmp_path: Path, behind: int) -> None:
+    """Never a part of it without an error: a program that copies the directory would believe it."""
+    store, mnt = tmp_path / "store", tmp_path / "mnt"
+    store.mkdir()
+    mnt.mkdir()
+    for name in ("a", "b", "c"):
+        (store / name).touch()
+    backend = Broken(store)
+    backend.behind = behind
+    with PageCache("4MiB") as cache, Loop(Server(cache.attach(backend)), mnt, timeout=LONG):
+        fd = os.open(mnt, os.O_RDONLY | os.O_DIRECTORY)
+        with pytest.raises(OSError) as failed:
+            os.listdir(fd)
+        assert failed.value.errno == errno.EACCES
+        assert sorted(os.listdir(fd)) == ["a", "b", "c"]
+        os.close(fd)
+        assert sorted(os.listdir(mnt)) == ["a", "b", "c"]
 
 
 # -- names that no directory can have
