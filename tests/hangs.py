@@ -8,11 +8,11 @@ the one it crashed in, and goes on in another process. Where the run is ended fr
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import time
 from collections.abc import Generator
+from faulthandler import cancel_dump_traceback_later, dump_traceback_later  # as they are: some tests replace them
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ _running: dict[str, float] = {}  # by test that runs anywhere: when it began
 
 def _arm(item: pytest.Item, seconds: float) -> None:
     stderr = item.config.stash[fault_handler_stderr_fd_key]  # what a test prints is captured
-    faulthandler.dump_traceback_later(seconds + LAST, exit=True, file=stderr)
+    dump_traceback_later(seconds + LAST, exit=True, file=stderr)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,7 +39,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None
 
 @pytest.hookimpl(wrapper=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> Generator[None, object, object]:
-    faulthandler.cancel_dump_traceback_later()
+    cancel_dump_traceback_later()
     return (yield)
 
 
@@ -57,7 +57,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         if _times.pop(item.nodeid, None) is not None:
-            faulthandler.cancel_dump_traceback_later()
+            cancel_dump_traceback_later()
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
