@@ -4,6 +4,9 @@ pytest-timeout interrupts a test where Python looks at signals, once. A test tha
 after that, would go on until somebody ends the run, and take with it what the others had to say. So the process of a
 test that has had its time, and some seconds more, ends with the stacks of its threads: pytest-xdist names the test as
 the one it crashed in, and goes on in another process. Where the run is ended from outside, it says what was running.
+
+`--dist loadgroup` of pytest-xdist 3.8 does not outlive the end of a process: it runs the test again that ended it. And
+who takes the place of another waits for ever: he is given one test, and begins a test when he knows the next.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from xdist.scheduler import LoadGroupScheduling
+from xdist.workermanage import WorkerController
 
 LAST = float(os.environ.get("PAGECACHE_TESTS_LAST", "30"))
 """Seconds from the timeout of a test to the end of its process."""
@@ -30,14 +35,14 @@ def _arm(item: pytest.Item, seconds: float) -> None:
     dump_traceback_later(seconds + LAST, exit=True, file=stderr)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, object, object]:
     _times[item.nodeid] = settings.timeout
     _arm(item, settings.timeout)
     return (yield)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_timeout_cancel_timer(item: pytest.Item) -> Generator[None, object, object]:
     cancel_dump_traceback_later()
     return (yield)
@@ -58,6 +63,33 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     finally:
         if _times.pop(item.nodeid, None) is not None:
             cancel_dump_traceback_later()
+
+
+class Scheduling(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
+    """Loses no test with a process, and gives each process that is new two to begin with."""
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        groups = self.assigned_work.pop(node)
+        crashed = None
+        for name, group in groups.items():
+            left = [nodeid for nodeid, done in group.items() if not done]
+            if left and crashed is None:
+                crashed = left.pop(0)
+            if left:
+                self.workqueue[name] = dict.fromkeys(left, False)
+        for other in self.nodes:
+            self._reschedule(other)
+        return crashed
+
+    def schedule(self) -> None:
+        super().schedule()
+        for node in self.nodes:
+            self._reschedule(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:

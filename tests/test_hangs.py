@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 HANGING = """
 import ctypes, signal, time, pytest
@@ -18,6 +20,7 @@ def endless():
     while True:
         time.sleep(0.1)
 
+@pytest.mark.xdist_group("group")
 def test_in_c():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     ctypes.PyDLL(None).pause()  # with the interpreter's lock
@@ -28,18 +31,25 @@ def test_after_its_timeout(endless):
 def test_after_an_error(endless):
     raise ValueError
 
+@pytest.mark.xdist_group("group")
 def test_next():
+    pass
+
+def test_another():
+    pass
+
+def test_the_last():
     pass
 """
 
 
-def begun(where: Path, source: str, *options: str) -> subprocess.Popen[str]:
+def begun(where: Path, source: str, processes: str, *options: str) -> subprocess.Popen[str]:
     (where / "test_one.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-p", "tests.hangs", "-p", "no:cacheprovider", f"--rootdir={where}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PAGECACHE_TESTS_LAST": "0.5"}
     env.pop("PYTEST_ADDOPTS", None)
     return subprocess.Popen(
-        [*command, "-n", "1", *options, "test_one.py"],
+        [*command, "-n", processes, "--dist", "loadgroup", *options, "test_one.py"],
         cwd=where,
         env=env,
         text=True,
@@ -48,17 +58,18 @@ def begun(where: Path, source: str, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def test_tests_that_hang_are_named_and_the_next_one_runs(tmp_path: Path) -> None:
-    run = begun(tmp_path, HANGING, "-o", "timeout=1")
-    printed, _ = run.communicate(timeout=60)
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_tests_that_hang_are_named_and_all_others_run(tmp_path: Path, processes: str) -> None:
+    run = begun(tmp_path, HANGING, processes, "-o", "timeout=1")
+    printed, _ = run.communicate(timeout=200)
     for name in ("test_in_c", "test_after_its_timeout", "test_after_an_error"):
         assert f"crashed while running 'test_one.py::{name}'" in printed, printed
     assert printed.count("Timeout (0:00:01.500000)!") == 3, printed  # and the stacks
-    assert "1 passed" in printed, printed
+    assert "5 failed, 3 passed in" in printed, printed
 
 
 def test_a_run_that_is_ended_from_outside_says_what_was_running(tmp_path: Path) -> None:
-    run = begun(tmp_path, "import time\ndef test_it():\n    open('began', 'w').close()\n    time.sleep(60)\n")
+    run = begun(tmp_path, "import time\ndef test_it():\n    open('began', 'w').close()\n    time.sleep(60)\n", "1")
     while not (tmp_path / "began").exists():
         assert run.poll() is None
         time.sleep(0.01)
