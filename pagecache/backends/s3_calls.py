@@ -40,7 +40,7 @@ except ModuleNotFoundError as error:
 from ..errors import BackendError
 from .s3_errors import NoETag, Told, about, passing, refused
 
-__all__ = ["ID", "Begun", "Bucket", "Stored", "Upload"]
+__all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
 ID = "pagecache-id"
 """Metadata that tells a commit of ours from everything else."""
@@ -173,6 +173,19 @@ class Begun:
     upload: str
     since: float
     age: float
+
+
+def patiently(call: Callable[[], T], *, unless: int | None = None) -> T:
+    """Make a call that may be made again, some times while its error may pass; not where that is the errno `unless`."""
+    for before in range(1, QUESTIONS):
+        try:
+            return call()
+        except OSError as error:
+            if not passing(error) or error.errno == unless:
+                raise
+            pause = getattr(error, "retry_after", None)
+        time.sleep(FIRST_PAUSE * 2 ** (before - 1) * random.random() if pause is None else pause)
+    return call()
 
 
 class Bucket:
@@ -429,17 +442,12 @@ class Bucket:
 
     def _asked(self, verb: str, name: str, question: Callable[[], T]) -> T:
         """Ask what changes nothing; again while the error may pass."""
-        for before in range(1, QUESTIONS):
-            try:
-                with about(verb, self.bucket, name):
-                    return question()
-            except OSError as error:
-                if not passing(error):
-                    raise
-                pause = getattr(error, "retry_after", None)
-            time.sleep(FIRST_PAUSE * 2 ** (before - 1) * random.random() if pause is None else pause)
-        with about(verb, self.bucket, name):
-            return question()
+
+        def asked() -> T:
+            with about(verb, self.bucket, name):
+                return question()
+
+        return patiently(asked)
 
     @contextmanager
     def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:

@@ -23,11 +23,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .s3_calls import Begun, Bucket, Stored, Upload
-from .s3_errors import unclear
+from .s3_calls import Begun, Bucket, Stored, Upload, patiently
+from .s3_errors import passing, unclear
 
 if TYPE_CHECKING:
     from .s3_draft import Draft
@@ -142,16 +143,20 @@ class Session:
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete private objects, now or later."""
+        self._collect()
+        self._forget(names)
+        if self._dead or self._given_up or self._doubtful:
+            with contextlib.suppress(OSError):
+                self._settle()
+
+    def _collect(self) -> None:
+        """What files that nobody closed had is needed no more."""
         while self.left:
             draft = self.left.popleft()
             self._forget(draft.leave())
             if draft.upload is not None:
                 with self._lock:
                     self._given_up.add((draft.upload.name, draft.upload.upload))
-        self._forget(names)
-        if self._dead or self._given_up or self._doubtful:
-            with contextlib.suppress(OSError):
-                self._settle()
 
     def _forget(self, names: Iterable[str]) -> None:
         with self._lock:
@@ -164,17 +169,32 @@ class Session:
                 self._dead.add(self._own + ALIVE)
 
     def _settle(self) -> None:
+        """Raises OSError: what may pass, at once, so that the rest is left; what was refused, after the rest."""
         with self._lock:
             dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
-        for name, since in doubtful.items():
-            self._end_doubtful(name, since)
-        for name, upload in uploads:
-            self._bucket.abort(name, upload)
-            with self._lock:
-                self._given_up.discard((name, upload))
-        self._bucket.delete_all(sorted(dead))
+        steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in uploads]
+        steps += [partial(self._delete, dead)]
+        steps += [partial(self._end_doubtful, name, since) for name, since in doubtful.items()]
+        denied = None
+        for step in steps:
+            try:
+                step()
+            except OSError as error:
+                if passing(error):
+                    raise
+                denied = denied or error
+        if denied is not None:
+            raise denied
+
+    def _abort(self, name: str, upload: str) -> None:
+        self._bucket.abort(name, upload)
         with self._lock:
-            self._dead -= dead
+            self._given_up.discard((name, upload))
+
+    def _delete(self, names: set[str]) -> None:
+        self._bucket.delete_all(sorted(names))
+        with self._lock:
+            self._dead -= names
 
     def _end_doubtful(self, name: str, since: float) -> None:
         """An upload may have been begun whose id never came: it has no parts, and began just then."""
@@ -193,7 +213,10 @@ class Session:
         with self._lock:
             if self._renewing is not None:
                 self._renewing.set()
-        self.discard(())
+        self._collect()
+        self._forget(())
+        with contextlib.suppress(OSError):
+            patiently(self._settle, unless=errno.ETIMEDOUT)
         with self._lock:
             objects, uploads = len(self._dead), len(self._given_up) + len(self._doubtful)
         if objects or uploads:

@@ -271,4 +271,4 @@ def new_bucket(server: Server) -> Iterator[Bucket]:
     left = bucket.left_behind()
     bucket.clear()
     client.delete_bucket(Bucket=bucket.name)
-    assert left == [], f"left behind on {server.kind}"
+    assert left == [], f"left behind on {server.kind}: {left}"

@@ -117,12 +117,17 @@ def test_uploads_are_listed_to_the_last_page(ministack: Server) -> None:
         backend.close()
 
 
-UNKNOWN = b"<Error><Code>NotImplemented</Code><Message>made up</Message></Error>"
+def made_up(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()
 
 
-def test_where_uploads_are_not_listed_all_else_is_removed(bucket: Bucket, proxy: FaultyProxy) -> None:
+@pytest.mark.parametrize(("status", "error"), [(501, "NotImplemented"), (403, "AccessDenied")])
+def test_where_uploads_are_not_listed_all_else_is_removed(
+    bucket: Bucket, proxy: FaultyProxy, status: int, error: str
+) -> None:
     """What a beginning that was not answered may have left is not found there, and keeps nothing else."""
-    unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=501, body=UNKNOWN)
+    asked, body = is_for("ListMultipartUploads"), made_up(error)
+    unlisted = ProxyRule("status", asked, times=float("inf"), status=status, body=body)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), unlisted]
     backend = S3Backend(bucket.name, "below", endpoint_url=proxy.endpoint, part_size="5MiB")
     again = RetryPolicy(attempts=2, first_delay=0.01, max_delay=0.01)
@@ -133,8 +138,32 @@ def test_where_uploads_are_not_listed_all_else_is_removed(bucket: Bucket, proxy:
     assert bucket.keys() == ["below/k"]
     bucket.client.put_object(Bucket=bucket.name, Key="below/.pagecache/s/1", Body=b"left")
     removed = clean(bucket.url("below", proxy.endpoint), "--older-than", "0s")
-    assert removed.output.splitlines() == ["below/.pagecache/s/1", "removed 1"]
+    if status == 501:
+        assert removed.output.splitlines() == ["below/.pagecache/s/1", "removed 1"]
+    else:
+        assert (removed.exit_code, bucket.keys()) == (1, ["below/.pagecache/s/1", "below/k"])
+        assert error in removed.output
+        bucket.client.delete_object(Bucket=bucket.name, Key="below/.pagecache/s/1")
+    backend.close()
     bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)  # moto does not say when uploads were begun
+@pytest.mark.parametrize("request_", ["DeleteObject", "AbortMultipartUpload", "ListMultipartUploads", "ListParts"])
+def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyProxy, request_: str) -> None:
+    """Nobody would remove the rest."""
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    file = backend.open("k", create=True)
+    failing = ProxyRule("reset", is_for(request_), times=float("inf"))
+    proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), failing]
+    with pytest.raises(OSError):
+        file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.close()
+    failing.times = failing.seen + 2
+    backend.close()
+    assert failing.seen > failing.times
+    assert bucket.left_behind() == []
 
 
 def test_what_a_session_remembers_does_not_grow_with_commits(bucket: Bucket) -> None:
