@@ -22,6 +22,10 @@ static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need 
 
 void pc_met_marker(struct handle *h, struct pc_need *need)
 {
+	if (need->readahead > 1 && h->noreuse) { /* other folios of this reader go before */
+		u64 marker = need->marker << h->inode->cache->page_shift;
+		pc_reclaim_soon(h->inode, marker, marker + 1);
+	}
 	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
 		pc_readahead_submit(h->inode, &h->ra);
 	need->readahead = 0;

@@ -101,7 +101,7 @@ struct pc_need {
 	uint32_t folio;  /* FOLIO (locked), FLIGHT (in the hands of a call): id to wait for */
 	uint32_t owner;  /* FOLIO: request that owns the lock, 0: a section of C code */
 	uint64_t pos, len; /* FILL, WRITEBACK */
-	uint32_t readahead; /* READ: a marker was met at `marker` */
+	uint32_t readahead; /* READ: not 0, a marker was met at `marker` */
 	uint64_t marker;
 };
 

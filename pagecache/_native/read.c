@@ -34,14 +34,14 @@ __attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to,
 /* First touch after insertion, read-ahead marker, S3-FIFO counter. One try: a lost count is harmless.
  *
  * @more: the folio goes on behind the read. The marker's does while room is made for the next window: it counts twice there,
- * for on probation it would be the next to go. */
+ * for on probation it would be the next to go. need->readahead says how often it has counted. */
 static void touched(struct pc_folio *f, u32 st, struct pc_need *need, bool more)
 {
 	u32 hits = 1;
 	if (st & (PC_F_READAHEAD | PC_F_UNREAD)) {
 		u32 old = pc_folio_reached(f, st);
 		if (old & PC_F_READAHEAD && need) {
-			need->readahead = 1;
+			need->readahead = 1 + more;
 			need->marker = pc_folio_index(f);
 			hits += more;
 		}

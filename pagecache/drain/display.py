@@ -83,7 +83,7 @@ class _Lines:
             return
         self._next = now + LINE_INTERVAL
         for outcome in outcomes:
-            if not outcome.over:
+            if not outcome.over and outcome.total:  # 0: it has not said yet how much there is
                 line = f"{name_of(outcome)}: {state_of(outcome)}"
                 self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 

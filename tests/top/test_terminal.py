@@ -165,6 +165,7 @@ def test_a_tiny_terminal_is_enough(owner: Owner, place: Path) -> None:
         window.run(command(owner.path))
         window.shows("48M not saved", "db/main.sqlite")
         window.resize(12, 3)
+        window.hides("db/main.sqlite")
         window.resize(40, 10)
         window.shows("48M not saved", "db/main.sqlite")
         window.press("q")

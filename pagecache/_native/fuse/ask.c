@@ -85,6 +85,13 @@ static struct slot *slot_of(struct pc_loop *l, u64 token)
 	return s && s->state != SLOT_FREE && s->generation == (u32)(token >> 32) ? s : NULL;
 }
 
+/* One that handlers may know of. Lock held. Return: NULL: none; whoever made the token up may have met one that is being filled. */
+struct slot *pc_slot_asked(struct pc_loop *l, u64 token)
+{
+	struct slot *s = slot_of(l, token);
+	return s && s->state != SLOT_MADE ? s : NULL;
+}
+
 /* libfuse calls this with the request's lock held: nothing may be answered here. */
 static void interrupted(fuse_req_t req, void *data)
 {
@@ -336,7 +343,7 @@ fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot 
 {
 	fuse_req_t req = NULL;
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = slot_of(l, token);
+	struct slot *s = pc_slot_asked(l, token);
 	bool right = s && (kinds >> s->asked.op & 1);
 	if (right && s->req && sender_enter(l)) {
 		*copy = *s;

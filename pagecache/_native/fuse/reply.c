@@ -134,11 +134,9 @@ int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh)
 static bool too_long(struct pc_loop *l, u64 token, u64 len)
 {
 	pthread_mutex_lock(&l->lock);
-	u64 index = token & UINT32_MAX;
-	struct slot *s = index < l->nr_slots ? l->slots[index] : NULL;
-	bool known = s && s->generation == (u32)(token >> 32);
-	u64 most = !known ? UINT64_MAX : s->asked.op == PC_ASK_READLINK ? 4095 : s->asked.size;
-	bool attribute = known && (s->asked.op == PC_ASK_GETXATTR || s->asked.op == PC_ASK_LISTXATTR);
+	struct slot *s = pc_slot_asked(l, token);
+	u64 most = !s ? UINT64_MAX : s->asked.op == PC_ASK_READLINK ? 4095 : s->asked.size;
+	bool attribute = s && (s->asked.op == PC_ASK_GETXATTR || s->asked.op == PC_ASK_LISTXATTR);
 	pthread_mutex_unlock(&l->lock);
 	if (len <= most || (attribute && len <= UINT32_MAX))
 		return false;

@@ -136,6 +136,7 @@ extern const struct fuse_lowlevel_ops pc_operations;
 
 /* ask.c */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
+struct slot *pc_slot_asked(struct pc_loop *l, u64 token);
 void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
 void pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
