@@ -180,8 +180,9 @@ void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *nam
 		slot_free(l, s);
 	else if (!pc_turn_begin(l, s))
 		queue(l, s);
-	if (!err && s->due_ns < l->due_ns) {
-		l->due_ns = s->due_ns;
+	if (!err && (s->due_ns < l->due_ns || s->interrupted == 1)) {
+		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
+		l->interrupts |= s->interrupted; /* it came while the slot was made: a look then has passed it over */
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
