@@ -98,7 +98,7 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff an
 	$(RUN)/mypy
 
 pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone
-	$(PY) -m pytest -q -m "not slow and not soak" -n 4 --dist loadgroup
+	$(PY) -m pytest -q -m "not slow and not soak" -n 3 --dist loadgroup
 
 # C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).
 CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]\(Python\|types\|handle\|async\|awaitable\)\.h' $(NATIVE)/*.c))
