@@ -6,19 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 HANGING = """
-import ctypes, signal, time, pytest
+import ctypes, signal, pytest
 @pytest.fixture
 def endless():
     yield
     while True:
-        time.sleep(0.1)
+        signal.pause()
 
 @pytest.mark.xdist_group("group")
 def test_in_c():
@@ -26,7 +25,7 @@ def test_in_c():
     ctypes.PyDLL(None).pause()  # with the interpreter's lock
 
 def test_after_its_timeout(endless):
-    time.sleep(60)
+    signal.pause()
 
 def test_after_an_error(endless):
     raise ValueError
@@ -69,10 +68,9 @@ def test_tests_that_hang_are_named_and_all_others_run(tmp_path: Path, processes:
 
 
 def test_a_run_that_is_ended_from_outside_says_what_was_running(tmp_path: Path) -> None:
-    run = begun(tmp_path, "import time\ndef test_it():\n    open('began', 'w').close()\n    time.sleep(60)\n", "1")
-    while not (tmp_path / "began").exists():
-        assert run.poll() is None
-        time.sleep(0.01)
+    os.mkfifo(tmp_path / "began")
+    run = begun(tmp_path, "import signal\ndef test_it():\n    open('began', 'w').close()\n    signal.pause()\n", "1")
+    (tmp_path / "began").read_bytes()
     run.terminate()
     printed, _ = run.communicate(timeout=60)
     assert run.returncode == -signal.SIGTERM
