@@ -140,7 +140,7 @@ class EngineFile:
                 self.read_into = self._closed
             elif not self._nr_forcing and (self.base_lost or (whole and self.conflict is not None)):
                 self.read_into = self._refuse_read
-            elif len(self.owed):
+            elif self.owed.reads_wait():
                 self.read_into = self._read_later
             else:
                 self.read_into = self.backend_file.read_into

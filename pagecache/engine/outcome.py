@@ -48,6 +48,7 @@ class Outcome:
 
     method = "commit"
     arguments: tuple[int, ...] = ()
+    behind = False
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file

@@ -42,6 +42,8 @@ class Step(NamedTuple):
 
     method: str
     arguments: tuple[int, ...]
+    behind: bool = False
+    """It takes away only what lies behind the end that counts: reads need not wait for it."""
 
     def call(self, backend_file: BackendFile) -> None:
         getattr(backend_file, self.method)(*self.arguments)
@@ -54,6 +56,8 @@ class Debt(Protocol):
     def method(self) -> str: ...
     @property
     def arguments(self) -> tuple[int, ...]: ...
+    @property
+    def behind(self) -> bool: ...
 
     def call(self, backend_file: BackendFile) -> None: ...
 
@@ -61,7 +65,7 @@ class Debt(Protocol):
 class Rollback:
     """The backend forgets what it acknowledged and has not committed. `stored`: the size of what it has then."""
 
-    method = "rollback"
+    method, behind = "rollback", False
 
     def __init__(self) -> None:
         self.done = False
@@ -89,6 +93,10 @@ class Owed:
         """Whether a call of this method is among them."""
         with self._file.lock:
             return any(step.method == method for step in self._steps)
+
+    def reads_wait(self) -> bool:
+        """Whether something is among them that changes what is read. `EngineFile.lock` is held."""
+        return any(not step.behind for step in self._steps)
 
     def add(self, step: Debt) -> None:
         with self._file.lock:

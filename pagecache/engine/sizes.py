@@ -51,6 +51,10 @@ NOT_SENT = frozenset(
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
 
+def _unsupported(error: OSError) -> bool:
+    return isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED
+
+
 def _refused(error: BaseException) -> bool:
     """Whether the backend certainly did nothing."""
     if isinstance(error, BackendError) and not error.retry:
@@ -184,9 +188,8 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
     try:
         _change(self, op, Step("punch_hole", (start, end - start)), publish)
     except OSError as error:
-        if isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED:
-            return
-        raise
+        if not _unsupported(error):
+            raise
 
 
 def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
@@ -236,7 +239,7 @@ def cut_views(self: EngineFile, op: Op, unused: None) -> None:
 
 def _cut_tail(file: EngineFile, op: Op) -> None:
     """A hand-over that failed may have been stored all the same, beyond what counts now. The list of what was lost
-    matters more than this call: where it fails without a refusal it is owed.
+    matters more than this call: where it fails, also by a refusal, what is there is a tail like any other (tails.py).
 
     Nobody has the inode lock for it, so direct writes are kept out another way: what they store is acknowledged.
     """
@@ -245,7 +248,7 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
         direct.outlast(file)
         _cut_to(file, op, file.native.remote_size)
     except ShutdownError:
-        pass  # an abort: whoever reconnects finds out what is stored
+        file.native.tail_left()  # an abort: whoever reconnects owes the cut to the next backend
     finally:
         file.cutting = False
         file.native.wake()
@@ -258,7 +261,13 @@ def _cut_to(file: EngineFile, op: Op, size: int) -> None:
 
     try:
         _change(file, op, Step("truncate", (size,)), publish)
+    except ShutdownError:
+        raise
     except OSError as error:
+        next = "it is made again before the file's next call"
+        if _unsupported(error):
+            next = "it may be stored"
+        else:
+            file.native.tail_left()
         what = f"cutting the tail from {size} on, which was given up, failed: {cause(error)}"
-        next = "it is made again before the file's next call" if len(file.owed) else "it may be stored"
         file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)

@@ -1,17 +1,22 @@
-"""What direct writes have left in storage behind the end, and is no part of the file.
+"""What is stored behind the end, and is no part of the file.
 
-A direct write that fails, or whose caller does not wait for its end, may have stored more than was acknowledged. Where
-that lies behind what counts (`remote_size`) it is a *tail*: it would show as soon as something makes the object longer,
-between the old end and the new one, where zeros are promised. So it is cut off before that. It has three states:
+A direct write that fails, or whose caller does not wait for its end, may have stored more than was acknowledged; so may
+a hand-over that failed and was given up, where the discard could not cut it off (sizes.py). Where that lies behind what
+counts (`remote_size`) it is a *tail*: it would show as soon as something makes the object longer, between the old end
+and the new one, where zeros are promised. So it is cut off before that, and before anything counts as saved: the stored
+object would be longer than the file. It has three states:
 
-    noted   by CORE, as the write ends and has its lock still (direct.c): no pass hands anything over, no direct write
-            begins to send, and the engine is entered with the token, behind whoever has it
+    noted   by CORE, as the write ends and has its lock still (direct.c), or by the discard, which has the token: no
+            pass hands anything over, no direct write begins to send, and the engine is entered with the token, behind
+            whoever has it
     owed    with the token nothing is in flight: the cut can become what the file owes, which everybody pays first
     cut     paid (owed.py)
 
 Noted tails become owed by whoever has the token next: the commit or truncate that is in line, or the work that CORE has
 asked for. A pass that runs ends with what it has sent. A reconnect owes the cut to the next backend: of what is noted,
 of what is owed, and where a direct write runs.
+
+Reads do not wait for a cut that is owed: it takes nothing away that they could ask for.
 
 Not owed at once: a request that pays in the middle of a pass would cut off what its neighbours have just stored.
 """
@@ -46,7 +51,7 @@ class Tails:
         tail = file.native.tail()
         if tail:
             if not file.owed.owes("truncate"):  # the last that is owed leaves what counts, too
-                file.owed.add(Step("truncate", (file.native.remote_size,)))
+                file.owed.add(Step("truncate", (file.native.remote_size,), behind=True))
             file.native.tail_owed(tail)  # last: from here on passes go on, and pay
         return tail != 0
 
@@ -59,7 +64,7 @@ class Tails:
             if self.owe():
                 file.owed.pay_now()
         except Exception as error:
-            what = f"cutting what a direct write left behind {file.native.remote_size} failed: {cause(error)}"
+            what = f"cutting what is stored from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
             next = "it is made again before the file's next call"
             file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 
