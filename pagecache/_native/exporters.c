@@ -36,7 +36,7 @@ static void give_back(struct buf *b)
 		for (u32 k = 0; k < n; k++)
 			pc_shadow_put(c, kept[k]);
 	free(kept);
-	free(b->adopted);
+	pc_scratch_free(b->adopted);
 	b->adopted = NULL;
 	if (!pc_is_forked(c))
 		pc_core_release(b->core);

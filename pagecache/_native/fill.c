@@ -10,8 +10,6 @@
  *
  * Contract 2.3; transition E2. Locks: leaf lock to validate. No waiting here.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
 enum { PC_REREADS = 3, PC_ZEROS = 2, PC_PATIENCE = 32 };
@@ -165,7 +163,7 @@ static int sink_ensure(struct pc_request *r, u64 size)
 {
 	if (r->sink_size >= size)
 		return 0;
-	u8 *p = realloc(r->sink, size);
+	u8 *p = pc_scratch_grow(r->sink, size);
 	if (!p)
 		return -ENOMEM;
 	r->sink = p;

@@ -13,8 +13,6 @@
  *
  * Contract 2.12. Locks: none, but for moments the leaf lock. Runs on the thread that sends the request.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
 enum { PC_REREADS = 3, PC_PATIENCE = 32, PC_ZEROS = 2, PC_READ_OVER = 256 << 10 };
@@ -29,7 +27,7 @@ static u8 *scratch_at(const struct pc_request *r, u64 pos)
 /* Two read units behind the bytes of the request take what the backend reads before and after what is wanted. */
 static u8 *scratch_new(const struct pc_request *r)
 {
-	return malloc(r->end - r->start + 2 * r->sink_size);
+	return pc_scratch_new(r->end - r->start + 2 * r->sink_size);
 }
 
 /* Somebody still holds buffers of a call that is over: the memory is his to free, the request goes on with a copy; without

@@ -477,8 +477,8 @@ void pc_request_delete(struct pc_request *r)
 		pc_record_event(i->cache, PC_R_DONE, r->kind, i->id, r->start, r->end - r->start, r->serial, 0);
 	if (r->segs != r->inline_segs)
 		free(r->segs);
-	free(r->sink);
-	free(r->scratch);
+	pc_scratch_free(r->sink);
+	pc_scratch_free(r->scratch);
 	if (r->credit)
 		pc_credit_put(i->volume, r->credit);
 	pc_pool_free(&i->cache->requests, r->id);

@@ -12,8 +12,6 @@
  *
  * Contract 2.13. Locks: leaf lock. No waiting here.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
 /**
@@ -36,7 +34,7 @@ bool pc_mirror_spoiled(struct pc_inode *i)
 /* Copies of what views may store to, as the request of stream 0 makes them. Return: false without memory. */
 static bool take_copies(struct pc_request *m, const struct pc_request *r)
 {
-	u8 *scratch = realloc(m->scratch, r->end - m->start);
+	u8 *scratch = pc_scratch_grow(m->scratch, r->end - m->start);
 	if (!scratch)
 		return false;
 	m->scratch = scratch;

@@ -74,6 +74,11 @@ const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g);
 bool pc_snapshot_make(struct pc_request *r);
 void pc_snapshot_end(struct pc_request *r);
 
+/* scratch.c */
+void *pc_scratch_new(size_t size);
+void *pc_scratch_grow(void *memory, size_t size);
+void pc_scratch_free(void *memory);
+
 /* inode.c */
 struct pc_request *pc_request_new(struct pc_inode *i, int kind);
 void pc_request_delete(struct pc_request *r);

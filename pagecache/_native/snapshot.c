@@ -11,8 +11,6 @@
  *
  * Writers need not wait for such a call, nor exchange the frame: no call has it. Locks: none while copying.
  */
-#include <stdlib.h>
-
 #include "internal.h"
 
 /* The segment of a folio that views may store to is sent from a copy. Leaf lock held. */
@@ -40,7 +38,7 @@ bool pc_snapshot_make(struct pc_request *r)
 	u64 bytes = 0;
 	if (r->scratch)
 		return true;
-	r->scratch = malloc(r->end - r->start);
+	r->scratch = pc_scratch_new(r->end - r->start);
 	if (!r->scratch)
 		return false;
 	for (u32 s = 0; s < r->nr_segs; s++) {

@@ -482,6 +482,9 @@ def _at_once(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("Expect", None)
 
 
+PIECE = 256 << 10  # bytes: urllib3 has as many in memory of its own before they are copied to where they belong
+
+
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
     """What came is good even where the rest did not."""
     done = 0
@@ -489,7 +492,7 @@ def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
         at = 0
         while at < len(buffer):
             try:
-                moved = body.readinto(buffer[at:])
+                moved = body.readinto(buffer[at : at + PIECE])
             except exceptions.BotoCoreError:
                 if not done:
                     raise

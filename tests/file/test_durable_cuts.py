@@ -151,6 +151,7 @@ def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) 
         end = direct.size
         fresh = next_backend(rig)
         assert direct.pread(9 * PAGE, 0) == (OLD + NEW)[:end]
+        rig.volume.sync(20)
         assert [call.offset for call in fresh.seen("truncate")] == [end]
         direct.pwrite(NEW[:PAGE], 6 * PAGE)
         assert next_backend(rig).seen("truncate") == []

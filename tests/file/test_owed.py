@@ -30,13 +30,13 @@ class Looked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
         self._thread = 0
-        self._length, self._bind = Owed.__len__, EngineFile.bind_reads
-        monkeypatch.setattr(Owed, "__len__", lambda owed: self._looked(owed))
+        self._wait, self._bind = Owed.reads_wait, EngineFile.bind_reads
+        monkeypatch.setattr(Owed, "reads_wait", lambda owed: self._looked(owed))
         monkeypatch.setattr(EngineFile, "bind_reads", lambda file: self._binds(file))
 
-    def _looked(self, owed: Owed) -> int:
-        found = self._length(owed)
-        if found == 0 and sys._getframe(2).f_code.co_name == "bind_reads" and not self.stands.is_set():
+    def _looked(self, owed: Owed) -> bool:
+        found = self._wait(owed)
+        if not found and sys._getframe(2).f_code.co_name == "bind_reads" and not self.stands.is_set():
             self._thread = threading.get_ident()
             self.stands.set()
             self.goes_on.wait(2.0)  # at most: those that would overtake him may have to wait for him

@@ -1,0 +1,62 @@
+/*
+ * scratch.c - memory of one request: neighbours in units, copies of what may change, the surplus of reads.
+ *
+ *   | mapped, size | memory ...     malloc, or, from a mebibyte on, a mapping of its own
+ *
+ * malloc keeps what a thread has freed for that thread: two such blocks each, with as many threads as there may be requests.
+ * What is large goes back to the system when its request ends, so that memory is the capacity and what is in flight [2.23].
+ *
+ * Locks: none. Any thread may free what another has made.
+ */
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+
+enum { PC_SCRATCH_MAPPED = 1 << 20 };
+
+/* In front of the memory; a cache line, so that the memory begins with one. */
+struct head {
+	_Alignas(64) size_t size; /* with the head */
+	bool mapped;
+};
+
+static void *start(struct head *h, size_t size, bool mapped)
+{
+	*h = (struct head){.size = size, .mapped = mapped};
+	return h + 1;
+}
+
+/* Return: at least @size bytes, NULL without memory. */
+void *pc_scratch_new(size_t size)
+{
+	bool mapped = size >= PC_SCRATCH_MAPPED;
+	size += sizeof(struct head);
+	if (!mapped) {
+		struct head *h = aligned_alloc(64, (size + 63) & ~(size_t)63);
+		return h ? start(h, size, false) : NULL;
+	}
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return p == MAP_FAILED ? NULL : start(p, size, true);
+}
+
+void pc_scratch_free(void *memory)
+{
+	struct head *h = memory ? (struct head *)memory - 1 : NULL;
+	if (h && h->mapped)
+		munmap(h, h->size);
+	else
+		free(h);
+}
+
+/* Return: the same bytes in @size of them, which is more than before; NULL without memory, and @memory is as it was. */
+void *pc_scratch_grow(void *memory, size_t size)
+{
+	void *grown = pc_scratch_new(size);
+	if (grown && memory) {
+		struct head *h = (struct head *)memory - 1;
+		memcpy(grown, memory, pc_min(h->size - sizeof(*h), size));
+		pc_scratch_free(memory);
+	}
+	return grown;
+}

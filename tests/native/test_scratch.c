@@ -1,0 +1,79 @@
+/*
+ * Memory of one request: it holds what was put into it, whatever its size becomes, and what is large goes back to the system.
+ */
+#include <sys/mman.h>
+
+#include "rig.h"
+
+enum { SMALL = 1000, LARGE = 5 << 20 };
+
+static u8 byte_at(size_t k)
+{
+	return (u8)(k * 31 + k / 256 + 3);
+}
+
+static void fill(u8 *memory, size_t from, size_t to)
+{
+	for (size_t k = from; k < to; k++)
+		memory[k] = byte_at(k);
+}
+
+static void same(const u8 *memory, size_t size)
+{
+	for (size_t k = 0; k < size; k++)
+		EQUAL(memory[k], byte_at(k));
+}
+
+/* From nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */
+static void check_what_grows_keeps_its_bytes(void)
+{
+	static const size_t sizes[] = {1, SMALL, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, LARGE};
+	u8 *memory = NULL;
+	size_t before = 0;
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
+		memory = pc_scratch_grow(memory, sizes[k]);
+		CHECK(memory);
+		EQUAL((uintptr_t)memory % 64, 0);
+		same(memory, before);
+		fill(memory, before, sizes[k]);
+		before = sizes[k];
+	}
+	same(memory, LARGE);
+	pc_scratch_free(memory);
+	pc_scratch_free(NULL);
+}
+
+static void check_too_much_is_refused_and_nothing_lost(void)
+{
+	u8 *memory = pc_scratch_new(SMALL);
+	fill(memory, 0, SMALL);
+	CHECK(!pc_scratch_grow(memory, (size_t)1 << 60));
+	same(memory, SMALL);
+	pc_scratch_free(memory);
+}
+
+static bool mapped(u8 *memory)
+{
+	unsigned char in_core;
+	return mincore((void *)((uintptr_t)memory & ~(uintptr_t)4095), 4096, &in_core) == 0;
+}
+
+/* An allocator would keep it for the thread that has freed it. */
+static void check_what_was_large_goes_back_to_the_system(void)
+{
+	for (int k = 0; k < 3; k++) {
+		u8 *memory = pc_scratch_new(LARGE);
+		fill(memory, 0, LARGE);
+		CHECK(mapped(memory) && mapped(memory + LARGE - 1));
+		pc_scratch_free(memory);
+		CHECK(!mapped(memory) && !mapped(memory + LARGE - 1));
+	}
+}
+
+int main(void)
+{
+	RUN(check_what_grows_keeps_its_bytes);
+	RUN(check_too_much_is_refused_and_nothing_lost);
+	RUN(check_what_was_large_goes_back_to_the_system);
+	return 0;
+}
