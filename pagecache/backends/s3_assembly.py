@@ -146,7 +146,8 @@ class Assembler:
                     buffer = memoryview(held.data)[piece.at : piece.at + piece.end - piece.begin]
                 else:
                     buffer = self._gathered(step.pieces, step.begin, step.end)
-                return self._bucket.send(name, upload, step.number, [buffer])
+                with buffer:  # revoked, as `Body` says why
+                    return self._bucket.send(name, upload, step.number, [buffer])
             case Join():
                 return self._joined(step, name, upload)
             case Copy():

@@ -19,6 +19,7 @@ import itertools
 import random
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ except ModuleNotFoundError as error:
 
 from ..errors import BackendError
 from .s3_errors import NoETag, Told, about, passing, refused
+from .spool import revoke
 
 __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
@@ -64,9 +66,14 @@ T = TypeVar("T")
 
 
 class Body:
-    """A file over several buffers, for the client to send. Reads are as short as the buffers are."""
+    """A file over several buffers, for the client to send.
+
+    Reads are as short as the buffers are, and revoked when it is closed: the client's errors are parts of cycles, with
+    what they were about.
+    """
 
     def __init__(self, buffers: Sequence[memoryview]) -> None:
+        self._read: list[weakref.ref[memoryview]] = []
         self._buffers = [buffer for buffer in buffers if len(buffer)]
         self._starts = [0, *itertools.accumulate(map(len, self._buffers))]
         self._at = self._index = 0
@@ -92,11 +99,15 @@ class Body:
         self._at += len(piece)
         if self._at == self._starts[self._index + 1]:
             self._index += 1
+        self._read = [reference for reference in self._read if reference() is not None]
+        self._read.append(weakref.ref(piece))
         return piece
 
     def close(self) -> None:
-        """Let go of the buffers: the client's errors keep what they were about."""
+        """Let go of the buffers."""
         self._buffers, self._starts, self._index, self._at = [], [0], 0, 0
+        revoke(piece for reference in self._read if (piece := reference()) is not None)
+        self._read = []
 
     def digest(self) -> bytes:
         total = hashlib.md5(usedforsecurity=False)
@@ -492,7 +503,8 @@ def _filled(body: Any, buffers: Sequence[memoryview]) -> int:
         at = 0
         while at < len(buffer):
             try:
-                moved = body.readinto(buffer[at : at + PIECE])
+                with buffer[at : at + PIECE] as piece:  # revoked: errors keep what they were about
+                    moved = body.readinto(piece)
             except exceptions.BotoCoreError:
                 if not done:
                     raise

@@ -38,7 +38,7 @@ from .s3_calls import ID, Stored, Upload
 from .s3_draft import Draft
 from .s3_errors import Told, keeping, send_again, unclear
 from .s3_plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
-from .spool import parts_of_buffers
+from .spool import parts_of_buffers, revoked
 
 if TYPE_CHECKING:
     from .s3 import S3Backend
@@ -79,8 +79,8 @@ class S3File(BackendFile):
             done = 0
             try:
                 for piece in pieces:
-                    parts = parts_of_buffers(buffers, piece.begin - offset, piece.end - offset)
-                    moved = self._read(piece, parts, name, base)
+                    with revoked(parts_of_buffers(buffers, piece.begin - offset, piece.end - offset)) as parts:
+                        moved = self._read(piece, parts, name, base)
                     done += moved
                     if moved < piece.end - piece.begin:
                         break
@@ -142,7 +142,8 @@ class S3File(BackendFile):
             if piece is None or not isinstance(piece.source, Staged | Held):
                 break
             try:
-                return self._read(piece, parts_of_buffers(buffers, 0, piece.end - offset), "", None)
+                with revoked(parts_of_buffers(buffers, 0, piece.end - offset)) as parts:
+                    return self._read(piece, parts, "", None)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ERANGE) or seen == piece.source:
                     raise
@@ -158,13 +159,13 @@ class S3File(BackendFile):
         begin = offset
         while begin < end:
             stop = min(begin - begin % self._unit + self._unit, end)
-            parts = parts_of_buffers(buffers, begin - offset, stop - offset)
-            if stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct:
-                self._send(begin, stop, parts)
-            elif self._draft.may_hold(begin, self._unit):
-                self._draft.put(begin, stop, Held(b"".join(parts)))
-            else:
-                self.stage(begin, parts)
+            with revoked(parts_of_buffers(buffers, begin - offset, stop - offset)) as parts:
+                if stop - begin == self._unit and begin // self._unit < self._backend.sizes.direct:
+                    self._send(begin, stop, parts)
+                elif self._draft.may_hold(begin, self._unit):
+                    self._draft.put(begin, stop, Held(b"".join(parts)))
+                else:
+                    self.stage(begin, parts)
             begin = stop
         return end - offset
 
@@ -276,13 +277,14 @@ class S3File(BackendFile):
     def _put_whole(self, assembler: Assembler) -> Stored:
         id = secrets.token_hex(16)
         extra = self._extra(self._draft.base, id)
-        buffer = assembler.bytes_of_all()
-        assembler.check_base()
-        try:
-            etag, when = self._bucket.put(self.name, [buffer], extra, condition=assembler.condition("put"))
-        except OSError as error:
-            return self._judged(error, id, None)
-        return self._published(Stored(etag, len(buffer), when, id, self._carried()))
+        with assembler.bytes_of_all() as buffer:
+            size = len(buffer)
+            assembler.check_base()
+            try:
+                etag, when = self._bucket.put(self.name, [buffer], extra, condition=assembler.condition("put"))
+            except OSError as error:
+                return self._judged(error, id, None)
+        return self._published(Stored(etag, size, when, id, self._carried()))
 
     def _complete(self, assembler: Assembler) -> Stored:
         upload = self._opened_upload()

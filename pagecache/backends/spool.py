@@ -13,11 +13,13 @@ others have taken a new spool.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["END", "Ranges", "Spool", "parts_of_buffers"]
+__all__ = ["END", "Ranges", "Spool", "parts_of_buffers", "revoke", "revoked"]
 
 END = 1 << 63
 IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -67,6 +69,26 @@ def parts_of_buffers(buffers: Sequence[memoryview], begin: int, end: int) -> lis
             parts.append(part)
         at += len(buffer)
     return parts
+
+
+def revoke(views: Iterable[memoryview]) -> None:
+    """Nobody gets at the memory through these any more, but who is at it now.
+
+    For the end of a call: its error may be kept, or be part of a cycle, with the variables of all that it went through,
+    and the cache's memory would be kept with them.
+    """
+    for view in views:
+        with contextlib.suppress(BufferError):
+            view.release()
+
+
+@contextmanager
+def revoked(parts: Sequence[memoryview]) -> Iterator[Sequence[memoryview]]:
+    """They are slices that were made for this block; `revoke` at its end."""
+    try:
+        yield parts
+    finally:
+        revoke(parts)
 
 
 class Spool:

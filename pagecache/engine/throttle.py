@@ -13,6 +13,7 @@ ever: ENOBUFS says so instead (contract 2.23, 2.24).
 from __future__ import annotations
 
 import errno
+import gc
 from typing import TYPE_CHECKING
 
 from .. import native
@@ -150,9 +151,13 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if file.settling or (not memory and any(volume.native.inflight() for volume in volumes)):
         return None
-    # A folio that is being filled counts as clean: what is read is memory soon.
-    if memory and sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages) > 0:
-        return None
+    held = 0
+    if memory:
+        # A folio that is being filled counts as clean: what is read is memory soon. What calls hold that run is so too.
+        clean = sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages)
+        held = file.volume.cache.native.held()
+        if clean > held or (held and any(volume.native.inflight() for volume in volumes)):
+            return None
     if any(_can_move(volume, usage) for volume, usage in usages):
         return None
     if sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:  # what has failed is tried again
@@ -164,6 +169,8 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
         return (
             "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
         )
+    if held:
+        return f"calls that are over have left {held} bytes to buffers that somebody keeps slices of"
     return "what fills it is pinned by views"
 
 
@@ -211,6 +218,8 @@ class _Wait:
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._hopeless = self._hopeless + 1 if why else 0
+        if memory and self._hopeless == PATIENCE // 2 and self.cache.native.held():
+            gc.collect()  # errors in cycles keep what their calls were about, and nobody makes objects while he waits
         if why and self._hopeless >= PATIENCE:
             raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
         return why is None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -16,6 +17,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import eventually
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -272,6 +274,57 @@ def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Call
             server.start()
             assert file.pread(SIZE, 0) == content
         assert stored(bucket, "k") == content
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """A program with many objects: its garbage collector comes next to never."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fault", ["reset", "midway", "lost", "status"])
+def test_errors_of_the_client_keep_no_memory_of_the_cache(
+    proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "midway", "lost", "status"]
+) -> None:
+    """They are parts of cycles, with the variables of all calls that they went through. With what is sent, and read."""
+    held = volume.cache.native.held
+    content = random.Random(9).randbytes(6 * PART)
+    with volume.open("k", "w+") as file:
+        file.write(bytes(PART))
+        file.fsync()
+        with without_collector():
+            proxy.rules.append(ProxyRule(fault, is_for("PutObject", "UploadPart"), times=30))
+            file.pwrite(content, PART)
+            file.fsync()
+            assert proxy.rules[0].seen > 30
+            assert held() == 0
+            volume.drop_clean()
+            answer = "cut" if fault == "midway" else fault
+            proxy.rules[:] = [ProxyRule(answer, is_for("GetObject"), times=10, bytes=PART)]
+            with suppress(OSError):
+                file.pread(len(content), PART)
+            proxy.rules.clear()
+            assert file.pread(len(content), PART) == content
+            assert held() == 0
+
+
+def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Server]) -> None:
+    """The same where nobody answers: the writer would wait for it for ever, since nobody makes objects then."""
+    server = new_server("ministack")
+    with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
+        volume = cache.attach(small(bucket, server.endpoint))
+        with volume.open("k", "w+") as file, without_collector():
+            bucket.client.put_object(Bucket=bucket.name, Key="other", Body=b"")  # it forgets empty buckets
+            server.kill()
+            file.write(random.Random(9).randbytes(6 * PART))
+            eventually(lambda: cache.stats().retries > 20)
+            server.start()
+            file.fsync()
+            assert cache.native.held() == 0
 
 
 def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(

@@ -1,0 +1,97 @@
+"""Memory that calls which are over have left to buffers: somebody keeps slices of them, so nothing else may go there. A
+writer who waits for memory gets what the garbage collector can free of it, and is told of the rest. [2.1, 2.24]
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pagecache import PageCacheError
+
+from .backends import RecordingFile
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+CAPACITY = 64 * PAGE
+DATA = pattern(4 * CAPACITY)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """A program with many objects: its garbage collector comes next to never."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class Cycle:
+    """What an error of a client is: with the variables of all calls that it went through, one of which has it."""
+
+    def __init__(self, slices: list[memoryview]) -> None:
+        self.slices, self.itself = slices, self
+
+
+def keeping(rig: Rig, keep: Callable[[list[memoryview]], object]) -> None:
+    def store(file: RecordingFile, offset: int, buffers: Any) -> int:
+        keep([buffer[:] for buffer in buffers])
+        return file.store(offset, buffers)
+
+    rig.backend.fault("write_from", store, times=float("inf"))
+
+
+def test_a_writer_gets_memory_that_garbage_holds(make: Make) -> None:
+    rig = make(capacity=CAPACITY, limits={"durable_writes": True})
+    keeping(rig, Cycle)
+    file = rig.open("w+b")
+    with without_collector():
+        Task(file.write, DATA).result()
+        file.flush()
+        assert rig.backend.written(KEY) == DATA
+        assert file.pread(len(DATA), 0) == DATA
+
+
+def test_a_writer_is_told_of_memory_that_somebody_keeps(make: Make) -> None:
+    """ENOBUFS instead of an endless wait; what was accepted is safe, and there is room once it is let go."""
+    rig = make(capacity=CAPACITY, limits={"durable_writes": True})
+    kept: list[list[memoryview]] = []
+    keeping(rig, kept.append)
+    file = rig.open("w+b")
+    with pytest.raises(PageCacheError, match=r"left \d+ bytes to buffers that somebody keeps slices of") as caught:
+        Task(file.write, DATA).result()
+    error: Any = caught.value
+    assert error.errno == errno.ENOBUFS
+    done = error.characters_written
+    assert 0 < done < len(DATA)
+    rig.backend.clear_faults()
+    kept.clear()
+    file.pwrite(DATA[done:], done)
+    file.fsync()
+    assert rig.backend.written(KEY) == DATA
+
+
+def test_a_writer_waits_for_memory_that_a_call_holds_which_runs(make: Make) -> None:
+    """It is free when the call is over: that is no reason to give up."""
+    rig = make(capacity=CAPACITY, limits={"durable_writes": True})
+    kept: list[list[memoryview]] = []
+    keeping(rig, kept.append)
+    file = rig.open("w+b")
+    file.write(DATA[: CAPACITY // 2])
+    file.flush()
+    gate = rig.backend.gate("write_from")
+    writing = Task(file.write, DATA[CAPACITY // 2 :])
+    gate.wait_entered()
+    assert writing.waits()
+    kept.clear()
+    rig.backend.clear_faults()
+    gate.open()
+    writing.result()
+    file.flush()
+    eventually(lambda: rig.backend.written(KEY) == DATA)
