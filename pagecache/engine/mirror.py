@@ -133,6 +133,11 @@ class Mirror:
         for thread in self._threads:
             thread.start()
 
+    def busy(self) -> bool:
+        """Whether anything is still to be done, or being done."""
+        with self._lock:
+            return any(copy.queue or copy.running for copy in self._files.values())
+
     # -- what is to be done
 
     def take(self, file: EngineFile, op: Op) -> None:

@@ -145,6 +145,11 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
     return max(dirty, local) > usage["failed"] + usage["write_pinned"]
 
 
+def _holds_for_now(volume: EngineVolume) -> bool:
+    """Whether calls run, or are about to, that hold memory until they are over."""
+    return volume.native.inflight() > 0 or (volume.mirror is not None and volume.mirror.busy())
+
+
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
@@ -153,10 +158,10 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
         return None
     held = 0
     if memory:
-        # A folio that is being filled counts as clean: what is read is memory soon. What calls hold that run is so too.
+        # A folio that is being filled counts as clean: what is read is memory soon.
         clean = sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages)
         held = file.volume.cache.native.held()
-        if clean > held or (held and any(volume.native.inflight() for volume in volumes)):
+        if clean > held or (held and any(_holds_for_now(volume) for volume in volumes)):
             return None
     if any(_can_move(volume, usage) for volume, usage in usages):
         return None
@@ -170,7 +175,7 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
             "what fills it becomes durable only when its objects are closed or synced, and the backend cannot keep it"
         )
     if held:
-        return f"calls that are over have left {held} bytes to buffers that somebody keeps slices of"
+        return f"{held} bytes are left to calls that do not return, and to slices of buffers that somebody keeps"
     return "what fills it is pinned by views"
 
 
