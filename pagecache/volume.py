@@ -298,7 +298,9 @@ class Volume:
         """
         self.check_alive(key)
         self.check_may_write(key, os.O_RDWR)
-        return revising.set_attributes(self, key, self.inode_at(self.canonical(key)), changes)
+        canonical = self.canonical(key)
+        with self.busy.holding(canonical, what="setattr"):  # what has the name keeps it until that is changed
+            return revising.set_attributes(self, key, self.inode_at(canonical), changes)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""

@@ -8,7 +8,10 @@ new one. A rename that runs is waited for then.
 
 A program that opens a path has looked the name up before, in a request of its own. What it found may lose its name
 until then: the server says ESTALE, and the kernel begins anew, but only once. So who takes a name away lets those go
-first who have come to open what has it.
+first who have come to open what has it, and those who came too late and are about to come again:
+
+    opener     look "a": node 9          open 9: ESTALE, when no rename runs    look "a": node 12     open 12
+    renamer                 "x" to "a"                                          "y" to "a" waits
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import contextlib
 import errno
 import os
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -27,6 +32,12 @@ __all__ = ["Moving"]
 T = TypeVar("T")
 PATIENCE = 1.0
 """Seconds: an open that takes longer may find that it came too late."""
+AGAIN = 0.25
+"""Seconds within which an open that came too late comes again."""
+OTHERS = 8
+"""Opens that are waited for with each that comes again: nobody can tell which of them it is."""
+Entry = tuple[Node, str]
+"""A directory, and a name in it."""
 
 
 class Opening:
@@ -46,6 +57,9 @@ class Moving:
         self._changed = threading.Condition()  # guards the map, for moments
         self._moves: dict[str, int] = {}  # keys that are being renamed: how often
         self._opens: dict[Opening, None] = {}  # that have begun
+        self._taken: Counter[Entry] = Counter()  # names that are being taken away
+        # Names whose opens came too late: how many more are waited for, and until when.
+        self._late: dict[Entry, tuple[int, float]] = {}
 
     def by_key(self, node: Node, call: Callable[[str], T]) -> T:
         """A call by what the node is called.
@@ -81,24 +95,70 @@ class Moving:
 
     @contextlib.contextmanager
     def opening(self, node: Node) -> Iterator[None]:
-        """Within it the node is opened."""
+        """Within it the node is opened, or changed by its name: once nobody takes that away any more."""
         opening = Opening(node)
         with self._changed:
+            self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), PATIENCE)
             self._opens[opening] = None
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ESTALE and node.lost is not None:
+                self._let_come_again(node.lost)
+            raise
+        finally:
+            with self._changed:
+                del self._opens[opening]
+                for entry in list(node.links) if self._late else ():
+                    self._came(entry)
+                self._changed.notify_all()
+
+    def _let_come_again(self, entry: Entry) -> None:
+        """Whoever takes the name away from here on waits; until nobody does who had begun."""
+        with self._changed:
+            for patience in (PATIENCE, AGAIN):
+                self._late[entry] = OTHERS, time.monotonic() + patience
+                self._changed.wait_for(lambda: not self._taken[entry], PATIENCE)
+
+    def _came(self, entry: Entry) -> None:
+        """Somebody has opened what has this name."""
+        if entry in self._late:
+            more, until = self._late[entry]
+            self._late[entry] = more - 1, until
+
+    def _comes_again(self, entry: Entry) -> float:
+        """Seconds for which somebody may come again to open what has this name."""
+        more, until = self._late.get(entry, (0, 0.0))
+        left = until - time.monotonic() if more > 0 else 0.0
+        if left <= 0:
+            self._late.pop(entry, None)
+        return left
+
+    @contextlib.contextmanager
+    def taking(self, *entries: Entry, key: str | None = None) -> Iterator[None]:
+        """Within it these names are taken away from what has them: once the opens of that which have begun have ended,
+        and those have come that came too late. `key`: it is renamed, so that who finds nothing by it waits.
+        """
+        nodes = [self._nodes.child(*entry) for entry in entries]
+        with self._changed:
+            begun = [opening for opening in self._opens if opening.node in nodes]
+            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), PATIENCE)
+            until = time.monotonic() + PATIENCE
+            while (left := min(max(map(self._comes_again, entries)), until - time.monotonic())) > 0:
+                self._changed.wait(left)
+            self._taken.update(entries)
+            if key is not None:
+                self._moves[key] = self._moves.get(key, 0) + 1
         try:
             yield
         finally:
             with self._changed:
-                del self._opens[opening]
+                self._taken -= Counter(entries)
+                if key is not None:
+                    self._moves[key] -= 1
+                    if not self._moves[key]:
+                        del self._moves[key]
                 self._changed.notify_all()
-
-    def wait_opened(self, *nodes: Node | None) -> None:
-        """Before a name of theirs is taken away, and before `renaming`, for which opens wait in turn: until the opens
-        that have begun have ended.
-        """
-        with self._changed:
-            begun = [opening for opening in self._opens if opening.node in nodes]
-            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), PATIENCE)
 
     def _wait_moved(self, key: str) -> None:
         """Until nothing is being renamed that the key may have been found by."""
@@ -108,16 +168,3 @@ class Moving:
 
         with self._changed:
             self._changed.wait_for(still)
-
-    @contextlib.contextmanager
-    def renaming(self, key: str) -> Iterator[None]:
-        with self._changed:
-            self._moves[key] = self._moves.get(key, 0) + 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._moves[key] -= 1
-                if not self._moves[key]:
-                    del self._moves[key]
-                self._changed.notify_all()

@@ -37,12 +37,14 @@ class Node:
         kept: version of the object when the kernel's pages of it were last known to be right.
         seen: what was last found of it.
         losses: of a directory: how often a name of it was given up.
+        lost: the name that it had last, and has no more: (directory, name).
         changed: when it, or a name of it, was last changed through this server, by time.monotonic_ns; 0: never.
         nameless: attributes that it was given after its last name was gone.
     """
 
     __slots__ = (
-        *("changed", "children", "kept", "kind", "links", "lookups", "losses", "nameless", "number", "opens", "seen"),
+        *("changed", "children", "kept", "kind", "links", "lookups", "losses", "lost", "nameless", "number", "opens"),
+        "seen",
     )
 
     def __init__(self, number: int, kind: Kind) -> None:
@@ -55,6 +57,7 @@ class Node:
         self.kept: str | None = None
         self.seen: ObjectStat | None = None
         self.losses = 0
+        self.lost: tuple[Node, str] | None = None
         self.changed = 0
         self.nameless: dict[str, Any] = {}
 
@@ -185,6 +188,7 @@ class Nodes:
         node = parent.children.pop(name, None)
         if node is not None:
             node.links.pop((parent, name), None)
+            node.lost = parent, name
             self._unshare(node)
 
     def _unshare(self, node: Node) -> None:

@@ -155,7 +155,8 @@ class Server:
             if self.nodes.key(node) is None and self.names.keeps_modes:
                 node.nameless.update(changes)  # the store finds it no more; who has it open is all who ever sees them
             else:
-                self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
+                with self._moving.opening(node):
+                    self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         node.changed = time.monotonic_ns()
         return self.getattr(number)
 
@@ -274,10 +275,10 @@ class Server:
 
     def unlink(self, parent: int, name: str) -> None:
         def remove(directory: Node, key: str) -> None:
-            known = self.nodes.child(directory, name)
-            self._moving.wait_opened(known)
-            self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
-            self.nodes.removed(directory, name)
+            with self._moving.taking((directory, name)):
+                known = self.nodes.child(directory, name)
+                self.names.remove(key, self.names.look(key).kind if known is None else known.kind)
+                self.nodes.removed(directory, name)
 
         self._moving.entry(self.node(parent), name, remove)
 
@@ -294,12 +295,11 @@ class Server:
         target = self.node(new_parent)
 
         def move(directory: Node, key: str) -> None:
-            known = self.nodes.child(directory, name)
             new = self.nodes.key_in(target, new_name)
             if new is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new_name)
-            self._moving.wait_opened(known, self.nodes.child(target, new_name))
-            with self._moving.renaming(key):
+            with self._moving.taking((directory, name), (target, new_name), key=key):
+                known = self.nodes.child(directory, name)
                 self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
                 self.nodes.renamed(directory, name, target, new_name)
 
@@ -400,7 +400,7 @@ class Server:
             if key in self.nodes.keys(node):
                 return opened
             self.files.release(opened.number)  # it may be another object: the name has moved
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
         with self._moving.opening(node):

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -342,3 +343,61 @@ def test_attributes_that_are_not_kept_are_refused() -> None:
         for changes in ({"mode": mode ^ 0o111}, {"uid": made.uid + 1}, {"mtime_ns": 5}):
             assert code(server.setattr, made.number, changes) == errno.EOPNOTSUPP
         server.release(fh)
+
+
+def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever would take the name away a second time waits: the kernel begins anew only once."""
+    for name, seconds in (("PATIENCE", 60.0), ("AGAIN", 60.0)):
+        monkeypatch.setattr(moving, name, seconds)
+    monkeypatch.setattr(moving, "OTHERS", 1)
+    (tmp_path / "c").write_bytes(b"ccc")
+    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
+    server.rename(directory, "b", 1, "a")
+    assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
+    renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
+    renaming.start()
+    renaming.join(0.2)
+    assert renaming.is_alive()
+    fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
+    renaming.join(20)
+    assert not renaming.is_alive()
+    assert server.files.by_number[fh].stat().size == 2
+    server.release(fh)
+    assert server.lookup(1, "a").size == 3
+
+
+def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) -> None:
+    """Its program was killed, say."""
+    number = server.lookup(1, "a").number
+    server.unlink(1, "a")
+    assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
+    fh, _ = server.create(1, "a", 0o644, os.O_WRONLY)
+    server.release(fh)
+    unlinking = threading.Thread(target=server.unlink, args=(1, "a"))
+    unlinking.start()
+    unlinking.join(20)
+    assert not unlinking.is_alive()
+
+
+def test_an_open_waits_for_who_takes_its_name_away(server: Server) -> None:
+    """And is told when that is over: the kernel finds what has the name then."""
+    directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
+    told: list[int | None] = []
+    with Gate() as gate:
+        faulty: Any = server.volume.backend
+        faulty.use([Rule("rename", gate=gate)])
+        renaming = threading.Thread(target=server.rename, args=(directory, "b", 1, "a"))
+        renaming.start()
+        gate.wait_entered()
+        opening = threading.Thread(target=lambda: told.append(code(server.open, number, os.O_RDONLY)))
+        opening.start()
+        opening.join(0.1)
+        assert opening.is_alive()
+        gate.release()
+        renaming.join(20)
+        opening.join(20)
+    assert told == [errno.ESTALE]
+    fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
+    server.release(fh)
