@@ -59,6 +59,8 @@ QUESTIONS = 4
 """How often one is asked at most."""
 FIRST_PAUSE = 0.05
 """Seconds before the second time, doubled each time, with full jitter, where the server names none."""
+PIECE = 256 << 10
+"""Bytes: urllib3 has as many in memory of its own before they are copied to where they belong."""
 T = TypeVar("T")
 
 
@@ -491,9 +493,6 @@ def _at_once(params: dict[str, Any], **_: Any) -> None:
     yes.
     """
     params["headers"].pop("Expect", None)
-
-
-PIECE = 256 << 10  # bytes: urllib3 has as many in memory of its own before they are copied to where they belong
 
 
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:

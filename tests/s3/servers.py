@@ -201,6 +201,7 @@ class Server:
             options: of botocore's Config.
         """
         plain = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}, "max_pool_connections": 32}
+        plain |= {"read_timeout": 600}  # some put a gigabyte together, on a machine that is busy with other things
         session = botocore.session.Session()
         session.register_component("data_loader", LOADER)
         made = boto3.session.Session(botocore_session=session).client(
