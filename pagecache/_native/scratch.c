@@ -15,9 +15,9 @@
 
 enum { PC_SCRATCH_MAPPED = 1 << 20 };
 
-/* In front of the memory; a cache line, so that the memory begins with one. */
+/* In front of the memory, which is aligned as malloc's is. */
 struct head {
-	_Alignas(64) size_t size; /* with the head */
+	_Alignas(16) size_t size; /* with the head */
 	bool mapped;
 };
 
@@ -33,7 +33,7 @@ void *pc_scratch_new(size_t size)
 	bool mapped = size >= PC_SCRATCH_MAPPED;
 	size += sizeof(struct head);
 	if (!mapped) {
-		struct head *h = aligned_alloc(64, (size + 63) & ~(size_t)63);
+		struct head *h = malloc(size);
 		return h ? start(h, size, false) : NULL;
 	}
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -33,7 +33,7 @@ static void check_what_grows_keeps_its_bytes(void)
 	for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
 		memory = pc_scratch_grow(memory, sizes[k]);
 		CHECK(memory);
-		EQUAL((uintptr_t)memory % 64, 0);
+		EQUAL((uintptr_t)memory % 16, 0);
 		same(memory, before);
 		fill(memory, before, sizes[k]);
 		before = sizes[k];

@@ -437,7 +437,7 @@ static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
 	EQUAL(run_gather(file, r), 0);
 	memset(kept, 0xdd, 65536);
 	run_write(file, r);
-	free(kept);
+	pc_scratch_free(kept);
 	while (work(rig.volume))
 		;
 	finish();
