@@ -11,6 +11,7 @@ that is behind. Nothing in here waits, and nothing that it reports on calls it.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .runner import Job
     from .volume import EngineCache
 
-__all__ = ["Look", "Owner", "nobody", "of", "span"]
+__all__ = ["Look", "Owner", "current_frames", "nobody", "of", "span"]
 
 FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
     WAITS[name] for name in ("folio", "flight", "invalidate", "lock", "lock_shared", "token", "credit")
@@ -114,6 +115,25 @@ def _line(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
+_alone = threading.Lock()
+
+
+def current_frames() -> dict[int, FrameType]:
+    """`sys._current_frames`, without garbage collection within it.
+
+    It holds a lock of the interpreter that who starts or ends a thread waits for with the GIL, and callbacks of the
+    collector let go of the GIL: python/cpython#106883, mended by 3.11.8 and 3.12.2 in the same way.
+    """
+    with _alone:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
 class Look:
     """See the top of this file."""
 
@@ -123,7 +143,7 @@ class Look:
         self.operations = native.operations(cache.native.core)
         self.volumes = {volume.native.address: volume for volume in cache.engine_volumes()}
         self._names = {thread.ident: thread.name for thread in threading.enumerate()}
-        self._frames = sys._current_frames()
+        self._frames = current_frames()
         self._sleeping: dict[int, WaitRecord] = {}
         for record in sorted(self.records, key=lambda record: record.since_ns):
             if record.wakes is None:
