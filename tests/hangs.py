@@ -92,7 +92,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
-def pytest_runtest_logstart(nodeid: str) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logstart(nodeid: str) -> None:  # before the terminal says so
     _running[nodeid] = time.monotonic()
 
 

@@ -68,10 +68,12 @@ def test_tests_that_hang_are_named_and_all_others_run(tmp_path: Path, processes:
 
 
 def test_a_run_that_is_ended_from_outside_says_what_was_running(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "began")
-    run = begun(tmp_path, "import signal\ndef test_it():\n    open('began', 'w').close()\n    signal.pause()\n", "1")
-    (tmp_path / "began").read_bytes()
+    run = begun(tmp_path, "import signal\ndef test_it():\n    signal.pause()\n", "1", "-v")
+    assert run.stdout is not None
+    printed = ""
+    while "test_it" not in printed:  # until then the process that gets the signal may not know of it
+        printed += run.stdout.read(1)
     run.terminate()
-    printed, _ = run.communicate(timeout=60)
+    printed += run.communicate(timeout=60)[0]
     assert run.returncode == -signal.SIGTERM
     assert "running:\n  test_one.py::test_it, for " in printed

@@ -49,14 +49,21 @@ void pc_scratch_free(void *memory)
 		free(h);
 }
 
-/* Return: the same bytes in @size of them, which is more than before; NULL without memory, and @memory is as it was. */
+/* Return: the same bytes in @size of them, which is more than before; NULL without memory, and @memory is as it was. Where
+ * it grows step by step it is not copied each time. */
 void *pc_scratch_grow(void *memory, size_t size)
 {
-	void *grown = pc_scratch_new(size);
-	if (grown && memory) {
-		struct head *h = (struct head *)memory - 1;
-		memcpy(grown, memory, pc_min(h->size - sizeof(*h), size));
-		pc_scratch_free(memory);
+	struct head *h = memory ? (struct head *)memory - 1 : NULL;
+	size_t whole = size + sizeof(*h);
+	if (!h || (!h->mapped && size >= PC_SCRATCH_MAPPED)) {
+		void *grown = pc_scratch_new(size);
+		if (grown && h) {
+			memcpy(grown, memory, h->size - sizeof(*h));
+			pc_scratch_free(memory);
+		}
+		return grown;
 	}
-	return grown;
+	bool mapped = h->mapped;
+	void *p = mapped ? mremap(h, h->size, whole, MREMAP_MAYMOVE) : realloc(h, whole);
+	return !p || p == MAP_FAILED ? NULL : start(p, whole, mapped);
 }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .s3_calls import Stored, Upload
 from .s3_errors import Told, passing
 from .s3_plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
+from .spool import revoke, revoked
 
 if TYPE_CHECKING:
     from .s3 import S3Backend
@@ -97,16 +98,25 @@ class Assembler:
     def _gathered(self, pieces: Sequence[Piece], begin: int, end: int) -> memoryview:
         """Their bytes, in memory of its own."""
         room = memoryview(bytearray(end - begin))
-        for piece in pieces:
-            at = piece.begin
-            while at < piece.end:
-                if isinstance(piece.source, Zeros):
-                    break
-                moved = self._read(piece.within(at, piece.end), [room[at - begin : piece.end - begin]])
-                if not moved:
-                    raise OSError(errno.EIO, f"[{at}, {piece.end}) of what was stored is not there", self._name)
-                at += moved
+        try:
+            for piece in pieces:
+                if not isinstance(piece.source, Zeros):
+                    self._fill(room[piece.begin - begin : piece.end - begin], piece)
+        except BaseException:
+            revoke([room])
+            raise
         return room
+
+    def _fill(self, room: memoryview, piece: Piece) -> None:
+        with room:
+            done, length = 0, piece.end - piece.begin
+            while done < length:
+                with revoked([room[done:]]) as rest:
+                    moved = self._read(piece.within(piece.begin + done, piece.end), rest)
+                if not moved:
+                    missing = f"[{piece.begin + done}, {piece.end})"
+                    raise OSError(errno.EIO, f"{missing} of what was stored is not there", self._name)
+                done += moved
 
     # ---------------------------------------------------------------- as parts
 

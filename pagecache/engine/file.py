@@ -346,7 +346,7 @@ class EngineFile:
             return
         with self.lock:
             known = bool(self.failures.overlapping(start, end))
-        if not known and not self.native.usage()["failed"]:
+        if not known and not self.native.number("failed"):
             return
         self.refresh_limits()
         self.native.retry(start, end, failed_too=True)

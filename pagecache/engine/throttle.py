@@ -145,11 +145,6 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
     return max(dirty, local) > usage["failed"] + usage["write_pinned"]
 
 
-def _holds_for_now(volume: EngineVolume) -> bool:
-    """Whether calls run, or are about to, that hold memory until they are over."""
-    return volume.native.inflight() > 0 or (volume.mirror is not None and volume.mirror.busy())
-
-
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
     volumes = file.volume.cache.engine_volumes()
@@ -161,7 +156,7 @@ def _hopeless(file: EngineFile, memory: bool) -> str | None:
         # A folio that is being filled counts as clean: what is read is memory soon.
         clean = sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages)
         held = file.volume.cache.native.held()
-        if clean > held or (held and any(_holds_for_now(volume) for volume in volumes)):
+        if clean > held or any(volume.mirror is not None and volume.mirror.busy() for volume in volumes):
             return None
     if any(_can_move(volume, usage) for volume, usage in usages):
         return None

@@ -35,7 +35,7 @@ PATIENCE = 1.0
 AGAIN = 0.25
 """Seconds within which an open that came too late comes again."""
 OTHERS = 8
-"""Opens that are waited for with each that comes again: nobody can tell which of them it is."""
+"""Opens that have to come after one that came too late: nobody can tell which of them is the one that comes again."""
 Entry = tuple[Node, str]
 """A directory, and a name in it."""
 
@@ -100,6 +100,9 @@ class Moving:
         with self._changed:
             self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), PATIENCE)
             self._opens[opening] = None
+            for entry in list(node.links) if self._late else ():
+                self._came(entry)
+            self._changed.notify_all()
         try:
             yield
         except OSError as error:
@@ -109,19 +112,19 @@ class Moving:
         finally:
             with self._changed:
                 del self._opens[opening]
-                for entry in list(node.links) if self._late else ():
-                    self._came(entry)
                 self._changed.notify_all()
 
     def _let_come_again(self, entry: Entry) -> None:
         """Whoever takes the name away from here on waits; until nobody does who had begun."""
         with self._changed:
+            for other in list(self._late):
+                self._comes_again(other)  # else names that nobody ever takes away again would stay
             for patience in (PATIENCE, AGAIN):
                 self._late[entry] = OTHERS, time.monotonic() + patience
                 self._changed.wait_for(lambda: not self._taken[entry], PATIENCE)
 
     def _came(self, entry: Entry) -> None:
-        """Somebody has opened what has this name."""
+        """Somebody has come to open what has this name."""
         if entry in self._late:
             more, until = self._late[entry]
             self._late[entry] = more - 1, until
@@ -136,16 +139,16 @@ class Moving:
 
     @contextlib.contextmanager
     def taking(self, *entries: Entry, key: str | None = None) -> Iterator[None]:
-        """Within it these names are taken away from what has them: once the opens of that which have begun have ended,
-        and those have come that came too late. `key`: it is renamed, so that who finds nothing by it waits.
+        """Within it these names are taken away from what has them: once those have come to open that who came too late,
+        and the opens that have begun have ended. `key`: it is renamed, so that who finds nothing by it waits.
         """
-        nodes = [self._nodes.child(*entry) for entry in entries]
         with self._changed:
-            begun = [opening for opening in self._opens if opening.node in nodes]
-            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), PATIENCE)
             until = time.monotonic() + PATIENCE
             while (left := min(max(map(self._comes_again, entries)), until - time.monotonic())) > 0:
                 self._changed.wait(left)
+            nodes = [self._nodes.child(*entry) for entry in entries]
+            begun = [opening for opening in self._opens if opening.node in nodes]
+            self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), PATIENCE)
             self._taken.update(entries)
             if key is not None:
                 self._moves[key] = self._moves.get(key, 0) + 1

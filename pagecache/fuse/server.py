@@ -151,11 +151,11 @@ class Server:
         if changes:
             if changes.keys() & {"atime_ns", "mtime_ns"}:
                 self._hand_over(node)
-            found = self._appearance.owned(self._stat(node))
-            if self.nodes.key(node) is None and self.names.keeps_modes:
-                node.nameless.update(changes)  # the store finds it no more; who has it open is all who ever sees them
-            else:
-                with self._moving.opening(node):
+            with self._moving.opening(node):  # its name is its own, or gone
+                found = self._appearance.owned(self._stat(node))
+                if self.nodes.key(node) is None and self.names.keeps_modes:
+                    node.nameless.update(changes)  # the store finds it no more; only who has it open sees them
+                else:
                     self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         node.changed = time.monotonic_ns()
         return self.getattr(number)

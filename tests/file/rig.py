@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -121,6 +123,16 @@ def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float
     """Run `work(number)` on so many threads; what one of them raises is raised here."""
     for task in [Task(work, number) for number in range(threads)]:
         task.result(timeout)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """A program with many objects: its garbage collector comes next to never."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CachedFile, CommitError, DataLossError, WritebackError
+from pagecache import BackendError, CachedFile, CommitError, DataLossError, ShutdownError, WritebackError
 
 from .backends import Fault, RecordingFile
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, overlay, pattern
@@ -47,6 +47,10 @@ class Stored:
         assert self.rig.backend.written(KEY) == OLD + TAIL
         return fault
 
+    def is_not_saved(self) -> None:
+        with pytest.raises((CommitError, WritebackError)):
+            self.rig.volume.sync(20)
+
     def hear_of_it(self) -> None:
         with pytest.raises(DataLossError):
             self.file.flush()
@@ -63,8 +67,7 @@ class Stored:
 def test_nothing_counts_as_saved_before_the_cut_is_made(make: Make, refusal: OSError, durable: bool) -> None:
     story = Stored(make, durable_writes=durable)
     fault = story.give_up(refusal)
-    with pytest.raises((CommitError, WritebackError)):
-        story.rig.volume.sync(20)
+    story.is_not_saved()
     fault.clear()
     story.ends_as(OLD)
 
@@ -94,8 +97,7 @@ def test_what_is_stored_can_be_read_while_the_cut_is_refused(make: Make) -> None
     """It lies before what the cut would take away. [2.3]"""
     story = Stored(make)
     fault = story.give_up(FORBIDDEN)
-    with pytest.raises((CommitError, WritebackError)):
-        story.rig.volume.sync(20)
+    story.is_not_saved()
     story.rig.volume.drop_clean(KEY)
     assert story.file.pread(len(OLD) + 1, 0) == OLD
     fault.clear()
@@ -127,6 +129,30 @@ def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
     rig.volume.reconnect(rig.backend)
     if when != "refused before":
         story.hear_of_it()
+    story.ends_as(OLD)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_next_backend_makes_a_cut_that_was_called_off(make: Make, durable: bool) -> None:
+    """It had not begun when the volume was aborted: all threads that could have made it hung."""
+    story = Stored(make, durable_writes=durable, max_inflight=1)
+    rig = story.rig
+    gate = rig.backend.gate("file_stat", times=2)
+    hung = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
+    eventually(lambda: gate.nr_entered == 2)
+    discarding = Task(rig.volume.discard, KEY)
+    assert discarding.waits()
+    rig.volume.abort()
+    discarding.result()
+    for task in hung:
+        with pytest.raises(ShutdownError):
+            task.result()
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    assert rig.backend.seen("truncate") == []
+    assert rig.backend.written(KEY) == OLD + TAIL
+    rig.volume.reconnect(rig.backend)
+    story.hear_of_it()
     story.ends_as(OLD)
 
 

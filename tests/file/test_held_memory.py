@@ -5,31 +5,22 @@ writer who waits for memory gets what the garbage collector can free of it, and 
 from __future__ import annotations
 
 import errno
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagecache import PageCacheError
+from pagecache.backends import MemoryBackend
+from pagecache.engine.mirror import SHARE
+from pagecache.testing import FaultyBackend, Gate, Rule
 
 from .backends import RecordingFile
-from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Rig, Task, pattern, without_collector
 
 Make = Callable[..., Rig]
 CAPACITY = 64 * PAGE
 DATA = pattern(4 * CAPACITY)
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """A program with many objects: its garbage collector comes next to never."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class Cycle:
@@ -77,21 +68,22 @@ def test_a_writer_is_told_of_memory_that_somebody_keeps(make: Make) -> None:
     assert rig.backend.written(KEY) == DATA
 
 
-def test_a_writer_waits_for_memory_that_a_call_holds_which_runs(make: Make) -> None:
-    """It is free when the call is over: that is no reason to give up."""
-    rig = make(capacity=CAPACITY, limits={"durable_writes": True})
-    kept: list[list[memoryview]] = []
-    keeping(rig, kept.append)
-    file = rig.open("w+b")
-    file.write(DATA[: CAPACITY // 2])
-    file.flush()
-    gate = rig.backend.gate("write_from")
-    writing = Task(file.write, DATA[CAPACITY // 2 :])
-    gate.wait_entered()
-    assert writing.waits()
-    kept.clear()
-    rig.backend.clear_faults()
-    gate.open()
-    writing.result()
-    file.flush()
-    eventually(lambda: rig.backend.written(KEY) == DATA)
+def test_a_writer_waits_for_memory_that_a_mirror_has_still_to_send(make: Make) -> None:
+    """It is free when that is done: no reason to give up, though views hold all the rest."""
+    mirror = FaultyBackend(MemoryBackend())
+    pinned, mirrored = CAPACITY - CAPACITY // SHARE, CAPACITY // SHARE
+    rig = make({"pinned": DATA[:pinned]}, capacity=CAPACITY, options={"mirror": mirror}, max_folio=PAGE)
+    with Gate() as gate, rig.volume.open("pinned") as other:
+        mirror.use([Rule("write", gate=gate)])
+        file = rig.open("w+b")
+        file.write(DATA[:mirrored])
+        file.fsync()
+        gate.wait_entered()
+        views = other.view(0, pinned)
+        writing = Task(file.pwrite, DATA[:PAGE], mirrored)
+        assert writing.waits(1.0)
+        gate.release()
+        writing.result()
+        views.release()
+    file.fsync()
+    assert rig.backend.written(KEY) == DATA[:mirrored] + DATA[:PAGE]

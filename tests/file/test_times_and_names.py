@@ -17,6 +17,7 @@ from pagecache.backends import DirectoryBackend
 from pagecache.backends.protocol import ObjectStat
 
 from .rig import Task
+from .test_interrupts import ctrl_c
 
 SECOND = 10**9
 
@@ -80,3 +81,28 @@ def test_times_that_are_set_beside_a_rename_are_no_change_of_somebody_else(
             file.fsync()
             cache.check()
     assert (tmp_path / "a").read_bytes() == (b"unsavedbbb" if known == "both" else b"b" * 10)
+
+
+def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path) -> None:
+    """Ctrl-C ends the waiting, not the call: it goes to what had the name."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 10)
+    backend = Gated(tmp_path)
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
+        with volume.open("a", "r+") as old, volume.open("b", "r+") as new:
+            new.pwrite(b"unsaved", 0)
+            backend.at = "setattr"
+            with ctrl_c(backend.begun), pytest.raises(KeyboardInterrupt):
+                volume.setattr("a", mtime_ns=5 * SECOND, atime_ns=5 * SECOND)
+            renaming = Task(volume.rename, "b", "a")
+            assert renaming.waits()
+            backend.goes_on.set()
+            renaming.result()
+            assert os.stat(tmp_path / "a").st_mtime_ns != 5 * SECOND
+            with volume.open("a") as file:
+                assert file.pread(20, 0) == b"unsavedbbb"
+            new.fsync()
+            assert old.pread(20, 0) == b"a" * 10
+            cache.check()
+    assert (tmp_path / "a").read_bytes() == b"unsavedbbb"

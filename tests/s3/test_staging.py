@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
-import gc
 import random
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache, PageCacheError, RetryPolicy, Volume
+from pagecache.backends import s3_calls
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import eventually
+from ..file.rig import Task, eventually, without_collector
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -276,16 +277,6 @@ def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Call
         assert stored(bucket, "k") == content
 
 
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """A program with many objects: its garbage collector comes next to never."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("fault", ["reset", "midway", "lost", "status"])
 def test_errors_of_the_client_keep_no_memory_of_the_cache(
     proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "midway", "lost", "status"]
@@ -304,12 +295,48 @@ def test_errors_of_the_client_keep_no_memory_of_the_cache(
             assert held() == 0
             volume.drop_clean()
             answer = "cut" if fault == "midway" else fault
-            proxy.rules[:] = [ProxyRule(answer, is_for("GetObject"), times=10, bytes=PART)]
+            proxy.rules[:] = [ProxyRule(answer, is_for("GetObject"), times=10, bytes=PART // 2)]
             with suppress(OSError):
                 file.pread(len(content), PART)
             proxy.rules.clear()
             assert file.pread(len(content), PART) == content
             assert held() == 0
+
+
+@pytest.mark.parametrize("verb", ["PUT", "GET"])
+def test_errors_that_are_kept_keep_nothing_of_a_body(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """The server takes no more of it, or sends no more, so that the client ends within it. Errors of the client are in
+    cycles besides.
+    """
+    for name in ("CONNECT_TIMEOUT", "READ_TIMEOUT"):  # urllib3 sends with the first
+        monkeypatch.setattr(s3_calls, name, 0.5)
+    head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 4096\r\nContent-Range: bytes 0-4095/4096\r\n\r\n"
+    body, errors = bytearray(32 << 20), []
+    size = len(body) if verb == "PUT" else 4096
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as connections:
+
+        def answer() -> None:
+            with suppress(OSError):  # it is closed
+                while True:
+                    connection = connections.enter_context(listener.accept()[0])
+                    connection.recv(4096)
+                    connection.sendall(head.encode() if verb == "GET" else b"")
+
+        Task(answer)
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        backend = S3Backend("bucket", endpoint_url=endpoint)
+        with without_collector(), memoryview(body) as view:
+            for _ in range(2):
+                with pytest.raises(OSError, match=f"{verb} of s3://bucket/object: ") as caught, view[:size] as part:
+                    if verb == "PUT":
+                        backend.bucket.put("object", [part], {}, condition={})
+                    else:
+                        backend.bucket.get("object", 0, [part], None)
+                errors.append(caught.value)
+            view.release()
+            body.clear()  # which is a BufferError while anything of it is exported
+        listener.shutdown(socket.SHUT_RDWR)
+        backend.close()
 
 
 def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Server]) -> None:

@@ -7,31 +7,40 @@ import sys
 from pathlib import Path
 
 LOOKS = """
-import gc, sys, threading, time
+import gc, os, threading
 from pagecache.engine.look import current_frames
 
-def callback(phase, info):
-    time.sleep(0.0005)  # lets go of the GIL
+asked, asks = os.pipe()
+answered, answers = os.pipe()
+main, looking = threading.get_ident(), False
 
-over = False
-def churn():
-    while not over:
+def begin_threads():
+    while os.read(asked, 1) == b"t":
         thread = threading.Thread(target=lambda: None)
         thread.start()
         thread.join()
+        os.write(answers, b"t")
 
-churning = threading.Thread(target=churn)
+def callback(phase, info):  # in the middle of a look another thread begins one, and the look goes on when it has
+    if looking and threading.get_ident() == main:
+        os.write(asks, b"t")
+        os.read(answered, 1)
+
+beginner = threading.Thread(target=begin_threads)
+beginner.start()
 gc.callbacks.append(callback)
 gc.set_threshold(1)
-churning.start()
-for _ in range(300):
-    assert threading.get_ident() in current_frames()
+for _ in range(100):
+    looking = True
+    frames = current_frames()
+    looking = False
+    assert main in frames
 assert gc.isenabled()
 gc.disable()
 current_frames()
 assert not gc.isenabled()
-over = True
-churning.join()
+os.write(asks, b"e")
+beginner.join()
 print("through")
 """
 
