@@ -366,7 +366,7 @@ struct pc_shown {
 };
 bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end, uint64_t *runs, size_t n,
 		    struct pc_shown *out);
-enum { PC_BY_DIRTY, PC_BY_CACHED, PC_BY_FAILED, PC_BY_UNSTABLE, PC_BY_AGE, PC_BY_HITS, PC_BY_WRITEBACK };
+enum { PC_BY_DIRTY, PC_BY_CACHED, PC_BY_FAILED, PC_BY_UNSTABLE, PC_BY_AGE, PC_BY_HITS };
 uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
 /* Transitions of folios and files (trace.c). */

@@ -145,14 +145,13 @@ uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 	PC_SYNC("show_before_lock");
 	pc_inode_leaf_lock(i);
 	if (i->id == id)
-		number = which == PC_BY_DIRTY       ? i->nr_dirty << shift
-			 : which == PC_BY_CACHED    ? i->nr_pages << shift
-			 : which == PC_BY_FAILED    ? i->nr_failed << shift
-			 : which == PC_BY_UNSTABLE  ? i->nr_unstable << shift
-			 : which == PC_BY_WRITEBACK ? i->nr_writeback << shift
-			 : which == PC_BY_HITS      ? pc_inode_hits(i)
-			 : i->nr_dirty              ? i->dirtied_ns
-						    : 0;
+		number = which == PC_BY_DIRTY      ? i->nr_dirty << shift
+			 : which == PC_BY_CACHED   ? i->nr_pages << shift
+			 : which == PC_BY_FAILED   ? i->nr_failed << shift
+			 : which == PC_BY_UNSTABLE ? i->nr_unstable << shift
+			 : which == PC_BY_HITS     ? pc_inode_hits(i)
+			 : i->nr_dirty             ? i->dirtied_ns
+						   : 0;
 	pc_inode_leaf_unlock(i);
 	return number;
 }

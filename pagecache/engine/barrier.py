@@ -75,8 +75,6 @@ class FileSync:
         self._began = file.volume.reconnects
         self._version: Job[None] | None = None
         self._want_version = version
-        # A request that is on its way already may tell of a store that was repaired since: not the last word.
-        self._begun_before = flush and file.native.number("writeback") > 0
         file.refresh_limits()
         if flush:
             file.resume(start, end)
@@ -118,10 +116,6 @@ class FileSync:
             self._regress = -1
             found = self._pending()
             if found & FAILED and not found & (DIRTY | WRITEBACK):
-                if self._begun_before:
-                    self._begun_before = False
-                    self.file.resume(self.start, self.end)  # a try of its own
-                    return False
                 error = _writeback_error(self.file, "write-back")
                 if error.exceptions or self._pending() & FAILED:
                     raise error

@@ -13,7 +13,7 @@ from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_co
 
 __all__ = ["NativeInode"]
 
-NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits", "writeback")
+NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits")
 SLICE_RUNS = 256
 
 

@@ -49,38 +49,6 @@ def test_every_handle_hears_of_an_error_until_it_is_repaired(dirty: Rig) -> None
     assert dirty.backend.committed(KEY) == DATA
 
 
-@pytest.mark.parametrize("repaired", [True, False])
-def test_fsync_gives_bytes_on_their_way_a_try_of_its_own(dirty: Rig, repaired: bool) -> None:
-    """A new write has sent them, to a store that has no room. It has some before fsync is called, or never. [2.14]"""
-    (file,) = dirty.handles
-    fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
-    assert fails(file.fsync).errno == errno.ENOSPC
-    reached, go_on = threading.Event(), threading.Event()
-
-    def refused(*_call: object) -> int:
-        reached.set()
-        assert go_on.wait(60)
-        raise FULL
-
-    fault.action = refused
-    file.pwrite(DATA[:PAGE], 0)
-    assert reached.wait(60)
-    hit = fault.nr_hit
-    if repaired:
-        fault.clear()
-    sync = Task(file.fsync)
-    try:
-        assert sync.waits()
-    finally:
-        go_on.set()
-    if repaired:
-        sync.result()
-        assert dirty.backend.committed(KEY) == DATA
-    else:
-        assert fails(sync.result).errno == errno.ENOSPC
-        assert fault.nr_hit == hit + 1
-
-
 def test_an_error_names_file_ranges_and_cause(dirty: Rig) -> None:
     """errno, filename, ranges with what is known of each. [2.16, T-66]"""
     dirty.backend.fault("write_from", FULL, times=FOREVER)

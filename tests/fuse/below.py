@@ -41,7 +41,7 @@ class Switch:
         """Calls that hang return, and no other hangs."""
         gone = self._hang.with_suffix(".gone")
         self._hang.rename(gone)
-        os.close(os.open(gone, os.O_RDWR))  # who waits in open(2) for a writer has one
+        os.open(gone, os.O_RDWR)  # who waits in open(2) for a writer has one, as has who is about to: it stays open
         gone.unlink()
 
     def fail(self, words: str, code: int) -> None:

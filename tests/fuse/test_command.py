@@ -343,9 +343,11 @@ def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, swit
         switch.fail("write|commit", errno.ENOSPC)
         assert failing(os.close, again) == errno.ENOSPC
         assert [failing(os.fsync, one) for _ in range(3)] == [errno.ENOSPC] * 3
+        switch.hang()  # a new write has the bytes tried again, which fsync would tell of
         assert [failing(os.pwrite, other, b"y", 0) for _ in range(3)] == [errno.ENOSPC, None, None]
         assert os.pread(other, 2, 0) == b"yx"
         switch.repair()
+        switch.go_on()
         assert failing(os.fsync, one) is None
         assert [failing(os.close, fd) for fd in (one, other)] == [None, None]
         assert mounted.unmount() == 0
