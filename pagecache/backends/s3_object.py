@@ -360,7 +360,8 @@ class S3File(BackendFile):
                 raise send_again(f"{error}; then {unknown}") from unknown
             raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
-            self._draft.uploaded()
+            if upload is not None:  # else one may be open that this commit did without
+                self._draft.uploaded()
             return stored
         if stored is not None and stored.id in self._draft.attempts:
             self._land(stored)

@@ -70,7 +70,7 @@ class Session:
         self._dead: set[str] = set()  # those to be deleted
         self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
         self._begun: dict[str, str] = {}  # ids of uploads that are open, by their notes
-        self._doubtful: dict[str, float] = {}  # name: when an upload was begun, perhaps
+        self._doubtful: set[tuple[str, float]] = set()  # name, and when an upload was begun, perhaps
         self._renewed = False  # ALIVE is stored
         self._renewing: threading.Event | None = None  # ends the thread that renews, if there is one
 
@@ -131,7 +131,7 @@ class Session:
         except OSError as error:
             if unclear(error):
                 with self._lock:
-                    self._doubtful[name] = before
+                    self._doubtful.add((name, before))
             raise
 
     def give_up(self, name: str, upload: str) -> None:
@@ -171,10 +171,10 @@ class Session:
     def _settle(self) -> None:
         """Raises OSError: what may pass, at once, so that the rest is left; what was refused, after the rest."""
         with self._lock:
-            dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
+            dead, uploads, doubtful = set(self._dead), set(self._given_up), set(self._doubtful)
         steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in uploads]
         steps += [partial(self._delete, dead)]
-        steps += [partial(self._end_doubtful, name, since) for name, since in doubtful.items()]
+        steps += [partial(self._end_doubtful, *begun) for begun in doubtful]
         denied = None
         for step in steps:
             try:
@@ -205,8 +205,7 @@ class Session:
                 if not known:
                     self._bucket.abort(name, upload)
         with self._lock:
-            if self._doubtful.get(name) == since:
-                del self._doubtful[name]
+            self._doubtful.discard((name, since))
 
     def close(self) -> None:
         """What is still to be deleted and aborted is; where the server is not there, another call does it."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache import PageCache, RetryPolicy
+from pagecache.backends import s3_session
 from pagecache.backends.s3 import S3Backend
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
@@ -163,6 +165,50 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
     failing.times = failing.seen + 2
     backend.close()
     assert failing.seen > failing.times
+    assert bucket.left_behind() == []
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)
+def test_every_beginning_that_was_not_answered_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of one object, some time apart, and nothing could be listed in between."""
+    monkeypatch.setattr(s3_session, "SKEW", 1.0)
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.commit()  # from here on it is known what the server can do
+    lost = ProxyRule("lost", is_for("CreateMultipartUpload"), times=2)
+    denied = made_up("AccessDenied")
+    unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
+    proxy.rules = [lost, unlisted]
+    for pause in (2.5, 0.0):
+        with pytest.raises(OSError):
+            file.write_from(0, [memoryview(bytes(5 << 20))])
+        time.sleep(pause)  # until the second does not look as far back as the first
+    assert len(bucket.uploads()) == 2
+    file.close()
+    unlisted.times = 0
+    backend.close()
+    assert bucket.left_behind() == []
+
+
+def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_is_lost(
+    bucket: Bucket, proxy: FaultyProxy
+) -> None:
+    """What was a part is cut before the commit, so that one request stores all that there is."""
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.truncate(0)
+    file.write_from(0, [memoryview(b"short")])
+    lost = ProxyRule("lost", is_for("PutObject"))
+    proxy.rules = [lost]
+    file.commit()
+    assert lost.seen == 1
+    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == b"short"
+    file.close()
+    backend.close()
     assert bucket.left_behind() == []
 
 
