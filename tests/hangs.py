@@ -6,7 +6,8 @@ test that has had its time, and some seconds more, ends with the stacks of its t
 the one it crashed in, and goes on in another process. Where the run is ended from outside, it says what was running.
 
 `--dist loadgroup` of pytest-xdist 3.8 does not outlive the end of a process: it runs the test again that ended it. And
-who takes the place of another waits for ever: he is given one test, and begins a test when he knows the next.
+who takes the place of another waits for ever: he is given one test, and begins a test when he knows the next. And a
+test is lost that is given to who has not collected yet.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 class Scheduling(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
-    """Loses no test with a process, and gives each process that is new two to begin with."""
+    """Loses no test with a process, and gives each process that is new two to begin with, once it knows the tests."""
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if node in self.registered_collections:  # else when it says which there are
+            super()._reschedule(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
         groups = self.assigned_work.pop(node)
