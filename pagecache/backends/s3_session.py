@@ -70,7 +70,7 @@ class Session:
         self._dead: set[str] = set()  # those to be deleted
         self._given_up: set[tuple[str, str]] = set()  # uploads to be aborted: name and id
         self._begun: dict[str, str] = {}  # ids of uploads that are open, by their notes
-        self._doubtful: set[tuple[str, float]] = set()  # name, and when an upload was begun, perhaps
+        self._doubtful: dict[str, tuple[float, float]] = {}  # name: first and last time an upload was begun, perhaps
         self._renewed = False  # ALIVE is stored
         self._renewing: threading.Event | None = None  # ends the thread that renews, if there is one
 
@@ -131,7 +131,8 @@ class Session:
         except OSError as error:
             if unclear(error):
                 with self._lock:
-                    self._doubtful.add((name, before))
+                    first, _ = self._doubtful.get(name, (before, before))
+                    self._doubtful[name] = min(first, before), before
             raise
 
     def give_up(self, name: str, upload: str) -> None:
@@ -171,10 +172,10 @@ class Session:
     def _settle(self) -> None:
         """Raises OSError: what may pass, at once, so that the rest is left; what was refused, after the rest."""
         with self._lock:
-            dead, uploads, doubtful = set(self._dead), set(self._given_up), set(self._doubtful)
+            dead, uploads, doubtful = set(self._dead), set(self._given_up), dict(self._doubtful)
         steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in uploads]
         steps += [partial(self._delete, dead)]
-        steps += [partial(self._end_doubtful, *begun) for begun in doubtful]
+        steps += [partial(self._end_doubtful, name, begun) for name, begun in doubtful.items()]
         denied = None
         for step in steps:
             try:
@@ -196,16 +197,17 @@ class Session:
         with self._lock:
             self._dead -= names
 
-    def _end_doubtful(self, name: str, since: float) -> None:
-        """An upload may have been begun whose id never came: it has no parts, and began just then."""
+    def _end_doubtful(self, name: str, begun: tuple[float, float]) -> None:
+        """Uploads may have been begun whose ids never came: they have no parts, and began just then."""
         with _where_listed():
-            for upload in self._bucket.begun_since(name, time.monotonic() - since + SKEW):
+            for upload in self._bucket.begun_since(name, time.monotonic() - begun[0] + SKEW):
                 with self._lock:
                     known = upload in self._begun.values()
                 if not known:
                     self._bucket.abort(name, upload)
         with self._lock:
-            self._doubtful.discard((name, since))
+            if self._doubtful.get(name) == begun:  # else there is one that was begun after the look
+                del self._doubtful[name]
 
     def close(self) -> None:
         """What is still to be deleted and aborted is; where the server is not there, another call does it."""

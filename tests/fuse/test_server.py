@@ -368,25 +368,31 @@ def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
     assert server.lookup(1, "a").size == 3
 
 
+def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> list[int | None]:
+    """While something is renamed to `a`, a call waits for the end of that. What it was told."""
+    told: list[int | None] = []
+    with Gate() as gate:
+        faulty: Any = server.volume.backend
+        faulty.use([Rule("rename", gate=gate)])
+        renaming = threading.Thread(target=server.rename, args=(*source, 1, "a"))
+        renaming.start()
+        gate.wait_entered()
+        calling = threading.Thread(target=lambda: told.append(code(call)))
+        calling.start()
+        calling.join(0.2)
+        assert calling.is_alive()
+        gate.release()
+        for thread in (renaming, calling):
+            thread.join(20)
+    return told
+
+
 def test_an_open_that_came_too_late_is_told_when_nobody_takes_the_name_away(server: Server, tmp_path: Path) -> None:
     """Else it would come again while the next rename runs, and find what is about to lose its name."""
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    told: list[int | None] = []
-    with Gate() as gate:
-        faulty: Any = server.volume.backend
-        faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
-        renaming.start()
-        gate.wait_entered()
-        opening = threading.Thread(target=lambda: told.append(code(server.open, number, os.O_RDONLY)))
-        opening.start()
-        opening.join(0.2)
-        assert opening.is_alive()
-    for thread in (renaming, opening):
-        thread.join(20)
-    assert told == [errno.ESTALE]
+    assert told_beside_a_rename(server, (1, "c"), lambda: server.open(number, os.O_RDONLY)) == [errno.ESTALE]
     assert server.lookup(1, "a").size == 3
 
 
@@ -406,20 +412,7 @@ def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) 
 def test_an_open_waits_for_who_takes_its_name_away(server: Server) -> None:
     """And is told when that is over: the kernel finds what has the name then."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
-    told: list[int | None] = []
-    with Gate() as gate:
-        faulty: Any = server.volume.backend
-        faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(directory, "b", 1, "a"))
-        renaming.start()
-        gate.wait_entered()
-        opening = threading.Thread(target=lambda: told.append(code(server.open, number, os.O_RDONLY)))
-        opening.start()
-        opening.join(0.1)
-        assert opening.is_alive()
-        gate.release()
-        renaming.join(20)
-        opening.join(20)
+    told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
     assert told == [errno.ESTALE]
     fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
     server.release(fh)
@@ -430,21 +423,8 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
     before = os.stat(tmp_path / "d" / "b").st_mtime_ns
-    told: list[int | None] = []
-    with Gate() as gate:
-        faulty: Any = server.volume.backend
-        faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(directory, "b", 1, "a"))
-        renaming.start()
-        gate.wait_entered()
-        setting = threading.Thread(target=lambda: told.append(code(server.setattr, number, {"mtime_ns": 5 * 10**9})))
-        setting.start()
-        setting.join(0.1)
-        assert setting.is_alive()
-        gate.release()
-        renaming.join(20)
-        setting.join(20)
-    assert told == [None]
+    changes = {"mtime_ns": 5 * 10**9}
+    assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) == [None]
     assert os.stat(tmp_path / "a").st_mtime_ns == before
     assert server.getattr(number).mtime_ns == 5 * 10**9
     server.release(fh)

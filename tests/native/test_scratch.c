@@ -45,11 +45,14 @@ static void check_what_grows_keeps_its_bytes(void)
 
 static void check_too_much_is_refused_and_nothing_lost(void)
 {
-	u8 *memory = pc_scratch_new(SMALL);
-	fill(memory, 0, SMALL);
-	CHECK(!pc_scratch_grow(memory, (size_t)1 << 60));
-	same(memory, SMALL);
-	pc_scratch_free(memory);
+	static const size_t sizes[] = {SMALL, LARGE};
+	for (size_t k = 0; k < sizeof(sizes) / sizeof(*sizes); k++) {
+		u8 *memory = pc_scratch_new(sizes[k]);
+		fill(memory, 0, sizes[k]);
+		CHECK(!pc_scratch_grow(memory, (size_t)1 << 60));
+		same(memory, sizes[k]);
+		pc_scratch_free(memory);
+	}
 }
 
 static bool mapped(u8 *memory)

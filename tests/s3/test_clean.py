@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,16 +20,18 @@ from click.testing import CliRunner, Result
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends import s3_session
 from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3_object import S3File
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from .requests import is_for
+from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
 DIES = """
 import os, sys
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3_object import S3File
 backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
 file = backend.open("k", create=True)
 part = memoryview(bytes(8 << 20))
@@ -76,6 +79,7 @@ DIES_IN_THE_TRIAL = """
 import sys
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3_object import S3File
 S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2]).honours()
 """
 
@@ -172,25 +176,56 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
 def test_every_beginning_that_was_not_answered_is_ended(
     bucket: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of one object, some time apart, and nothing could be listed in between."""
-    monkeypatch.setattr(s3_session, "SKEW", 1.0)
+    """Two of one object, long apart, and nothing could be listed in between. One look finds both."""
+    now = 0.0
+    monkeypatch.setattr(s3_session, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(s3_session, "SKEW", -50.0)  # nothing that was begun within 50 seconds is looked for
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
-    file = backend.open("k", create=True)
-    file.write_from(0, [memoryview(bytes(5 << 20))])
-    file.commit()  # from here on it is known what the server can do
-    lost = ProxyRule("lost", is_for("CreateMultipartUpload"), times=2)
+    file = committed(backend)
     denied = made_up("AccessDenied")
     unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
-    proxy.rules = [lost, unlisted]
-    for pause in (2.5, 0.0):
+    proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), times=2), unlisted]
+    for now in (0.0, 100.0):
         with pytest.raises(OSError):
             file.write_from(0, [memoryview(bytes(5 << 20))])
-        time.sleep(pause)  # until the second does not look as far back as the first
     assert len(bucket.uploads()) == 2
     file.close()
     unlisted.times = 0
+    proxy.taken()
     backend.close()
     assert bucket.left_behind() == []
+    assert counted(proxy.taken())["ListMultipartUploads"] == 1
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)
+def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_ended(
+    bucket: Bucket, proxy: FaultyProxy
+) -> None:
+    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
+    file = committed(backend)
+
+    def begins() -> None:
+        with pytest.raises(OSError):
+            file.write_from(0, [memoryview(bytes(5 << 20))])
+
+    lost = ProxyRule("lost", is_for("CreateMultipartUpload"), times=2)
+    listed = ProxyRule("call", is_for("ListParts"), action=begins)  # the uploads are listed by then
+    proxy.rules = [lost, listed]
+    begins()
+    backend.session.discard(())
+    assert (lost.seen, listed.seen) == (2, 1)
+    assert len(bucket.uploads()) == 1
+    file.close()
+    backend.close()
+    assert bucket.left_behind() == []
+
+
+def committed(backend: S3Backend) -> S3File:
+    """An object: from here on it is known what the server can do."""
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(5 << 20))])
+    file.commit()
+    return file
 
 
 def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_is_lost(

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
+from traceback import walk_tb
 from typing import Any, Literal
 
 import pytest
@@ -337,6 +338,27 @@ def test_errors_that_are_kept_keep_nothing_of_a_body(monkeypatch: pytest.MonkeyP
             body.clear()  # which is a BufferError while anything of it is exported
         listener.shutdown(socket.SHUT_RDWR)
         backend.close()
+
+
+def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """An object that is changed in its middle, of which the rest cannot be read: a file that failed keeps its error."""
+    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(4096))
+    backend = small(bucket, proxy.endpoint)
+    file = backend.open("k")
+    file.stage(1000, [memoryview(b"new")])
+    proxy.rules.append(ProxyRule("reset", is_for("GetObject"), times=float("inf")))
+    with pytest.raises(OSError) as caught:
+        file.commit()
+    frames = [frame for frame, _ in walk_tb(caught.tb)]
+    error: BaseException | None = caught.value
+    while (error := error.__cause__) is not None:
+        frames += [frame for frame, _ in walk_tb(error.__traceback__)]
+    kept = [frame.f_locals["room"] for frame in frames if "room" in frame.f_locals]
+    assert len(kept) >= 2
+    assert all("released" in repr(view) for view in kept)
+    proxy.rules.clear()
+    file.close()
+    backend.close()
 
 
 def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Server]) -> None:
