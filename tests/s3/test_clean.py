@@ -24,6 +24,7 @@ from pagecache.backends.s3_object import S3File
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.clock import HandClock
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -177,15 +178,16 @@ def test_every_beginning_that_was_not_answered_is_ended(
     bucket: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of one object, long apart, and nothing could be listed in between. One look finds both."""
-    now = 0.0
-    monkeypatch.setattr(s3_session, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    clock = HandClock()
+    monkeypatch.setattr(s3_session, "time", SimpleNamespace(monotonic=clock.now, time=time.time))
     monkeypatch.setattr(s3_session, "SKEW", -50.0)  # nothing that was begun within 50 seconds is looked for
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = committed(backend)
     denied = made_up("AccessDenied")
     unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), times=2), unlisted]
-    for now in (0.0, 100.0):
+    for seconds in (0.0, 100.0):
+        clock.advance(seconds)
         with pytest.raises(OSError):
             file.write_from(0, [memoryview(bytes(5 << 20))])
     assert len(bucket.uploads()) == 2

@@ -350,9 +350,8 @@ def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, p
     with pytest.raises(OSError) as caught:
         file.commit()
     frames = [frame for frame, _ in walk_tb(caught.tb)]
-    error: BaseException | None = caught.value
-    while (error := error.__cause__) is not None:
-        frames += [frame for frame, _ in walk_tb(error.__traceback__)]
+    assert caught.value.__cause__ is not None
+    frames += [frame for frame, _ in walk_tb(caught.value.__cause__.__traceback__)]
     kept = [frame.f_locals["room"] for frame in frames if "room" in frame.f_locals]
     assert len(kept) >= 2
     assert all("released" in repr(view) for view in kept)
