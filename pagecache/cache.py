@@ -129,44 +129,44 @@ class PageCache:
 
     # -- for the other modules
 
-    def check_forked(self) -> None:
+    def _check_forked(self) -> None:
         if self.native.forked:
             raise ForkedError("the cache was created before fork() and is used in the child")
 
-    def check_open(self) -> None:
-        self.check_forked()
+    def _check_open(self) -> None:
+        self._check_forked()
         if self.closed:
             raise ShutdownError("the cache is closed")
 
-    def engine_volumes(self) -> list[EngineVolume]:
+    def _engine_volumes(self) -> list[EngineVolume]:
         with self._lock:
             return [volume.engine for volume in self._volumes]
 
-    def event_loop(self) -> CacheLoop:
+    def _event_loop(self) -> CacheLoop:
         """The cache's own event loop, for asynchronous backends; started when the first one comes."""
         with self._lock:
             if self.loop is None:
                 self.loop = CacheLoop(str(self._number), self.park)
             return self.loop
 
-    def divide_limit(self) -> None:
+    def _divide_limit(self) -> None:
         """Each volume's share of the dirty limit; called again whenever that or the volumes change."""
-        throttle.divide(self.engine_volumes(), self.limits.dirty_limit)
+        throttle.divide(self._engine_volumes(), self.limits.dirty_limit)
 
-    def emit(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         """Events go out from a thread of their own, so that no callback runs inside a call."""
         self.feed.emit(event)
 
-    def forget(self, volume: Volume) -> None:
+    def _forget(self, volume: Volume) -> None:
         counters = volume.engine.native.counters()
         with self._lock:
             if volume in self._volumes:
                 self._volumes.remove(volume)
                 for name, value in counters.items():
                     self._retired[name] += value
-        self.divide_limit()
+        self._divide_limit()
 
-    def counters(self, usage: Mapping[str, int], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
+    def _counters(self, usage: Mapping[str, int], memory: Mapping[str, int] | None = None) -> dict[str, Any]:
         """The fields of CacheStats from CORE's numbers; `memory`: those of the whole cache, where they are at hand."""
         memory = self.native.usage() if memory is None else memory
         fields: dict[str, Any] = {name: usage.get(name, 0) for name in COUNTERS}
@@ -207,7 +207,7 @@ class PageCache:
             ValueError: URL, option, a capacity that is too small for the backend's write unit, or an object that
                 another volume of this cache has already.
         """
-        self.check_open()
+        self._check_open()
         if backend_options is not None and not isinstance(backend, str):
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
@@ -222,18 +222,18 @@ class PageCache:
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = options_for(resolved.limits, options, overrides)
         with self._lock:
-            self.check_open()
+            self._check_open()
             taken = {volume.name for volume in self._volumes}
             label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
             if label in taken:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
-            self.check_unused(resolved, "backend")
+            self._check_unused(resolved, "backend")
             if second is not None:
-                self.check_unused(second, "mirror")
-            second = None if second is None else blocking(second, self.event_loop)
-            volume = Volume(self, blocking(resolved, self.event_loop), label, chosen, second)
+                self._check_unused(second, "mirror")
+            second = None if second is None else blocking(second, self._event_loop)
+            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second)
             self._volumes.append(volume)
-        self.divide_limit()
+        self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {type(resolved).__name__}")
         return volume
 
@@ -244,7 +244,7 @@ class PageCache:
         if capacity < 8 * unit:
             raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
-    def check_unused(self, backend: object, what: str, by: Volume | None = None) -> None:
+    def _check_unused(self, backend: object, what: str, by: Volume | None = None) -> None:
         """A backend is seen by one volume: two would not notice what the other changes.
 
         Raises:
@@ -259,7 +259,7 @@ class PageCache:
 
     def volumes(self) -> tuple[Volume, ...]:
         """Those attached, in the order of attaching."""
-        self.check_forked()
+        self._check_forked()
         with self._lock:
             return tuple(self._volumes)
 
@@ -267,7 +267,7 @@ class PageCache:
 
     def configure(self, **changes: Any) -> None:
         """Change limits, intervals and policies of a running cache; `page_size` and `max_folio` are fixed."""
-        self.check_open()
+        self._check_open()
         for fixed in ("page_size", "max_folio"):
             if fixed in changes:
                 raise ValueError(f"{fixed}: {changes[fixed]!r} cannot be changed while the cache lives")
@@ -276,7 +276,7 @@ class PageCache:
             limits = config.resolve(self.capacity)
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)
-        self.divide_limit()
+        self._divide_limit()
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:
@@ -285,7 +285,7 @@ class PageCache:
         Raises:
             BlockingIOError: pinned or uncommitted data does not fit. TimeoutError. ValueError: less than 8 write units.
         """
-        self.check_open()
+        self._check_open()
         limits = self.config.resolve(capacity)
         for volume in self.volumes():
             self._check_limits(volume.engine.backend, limits.capacity)
@@ -299,7 +299,7 @@ class PageCache:
             raise
         with self._lock:
             self.limits, self.capacity = limits, limits.capacity
-        self.divide_limit()
+        self._divide_limit()
 
     def _resize(self, capacity: int, deadline: Deadline) -> None:
         for attempt in range(RESIZE_ROUNDS):
@@ -327,20 +327,20 @@ class PageCache:
         Raises:
             WritebackError: with the ranges of all volumes. TimeoutError: I/O goes on.
         """
-        self.check_open()
+        self._check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = self.begin_syncs(errors)
-        waits = [(ticket, ticket.deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
+        tickets = self._begin_syncs(errors)
+        waits = [(ticket, ticket._deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
         for ticket, until in waits:
             try:
-                ticket.wait_until(until)
+                ticket._wait_until(until)
             except OSError as error:
                 errors.append(error)
         if errors:
             raise closing.all_unwritten(errors)
 
-    def begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
+    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
         """One ticket a volume, all under way at once; those that are gone go to `errors`."""
         tickets = []
         for volume in self.volumes():
@@ -356,21 +356,21 @@ class PageCache:
         Events come one after the other, from one thread that does nothing else: a callback may be slow, and may call
         whatever it likes of the cache. What it raises is logged. See docs/events.md.
         """
-        self.check_open()
+        self._check_open()
         if not callable(callback):
             raise TypeError(f"callback {callback!r} is not callable")
         return self.feed.subscribe(callback)
 
     def stats(self) -> CacheStats:
         """Counters and memory of the whole cache."""
-        self.check_forked()
-        return CacheStats(**self.counters(self.usage()[0]))
+        self._check_forked()
+        return CacheStats(**self._counters(self._usage()[0]))
 
-    def usage(self) -> tuple[dict[str, int], list[tuple[Volume, dict[str, int]]]]:
+    def _usage(self) -> tuple[dict[str, int], list[tuple[Volume, dict[str, int]]]]:
         """CORE's numbers: of all together, those of volumes that are gone included, and of each volume."""
         with self._lock:
             total, volumes = dict(self._retired), list(self._volumes)
-        each = [(volume, volume.usage()) for volume in volumes]
+        each = [(volume, volume._usage()) for volume in volumes]
         for _, usage in each:
             for name, value in usage.items():
                 total[name] += value
@@ -388,14 +388,14 @@ class PageCache:
             FileExistsError: something is there that is no socket.
             OSError: EADDRINUSE, somebody serves there already; or the directory is missing, or cannot be written to.
         """
-        self.check_open()
+        self._check_open()
         from .live.address import Listener, checked_path  # here, so that who does not serve imports none of it
         from .live.server import Server
 
         listener = Listener(checked_path(path))
         try:
             with self._lock:
-                self.check_open()
+                self._check_open()
                 if self.live is None:
                     self.live = Server(self)
                 self.live.add(listener)
@@ -403,7 +403,7 @@ class PageCache:
             listener.close()
             raise
 
-    def retire(self) -> None:
+    def _retire(self) -> None:
         """All volumes are detached: the cache is closed from here on, unless somebody has attached one meanwhile."""
         with self._lock:
             self.closed = all(volume.detached for volume in self._volumes)
@@ -412,12 +412,12 @@ class PageCache:
         """Who waits for what at this moment, for how long, who owns it, and what he waits for in turn. Stops nobody;
         from any thread, in a handler of a signal too.
         """
-        self.check_forked()
+        self._check_forked()
         return waits.report(self)
 
     def check(self) -> None:
         """Verify every internal invariant; AssertionError names the first one broken. For tests; stops the world."""
-        self.check_forked()
+        self._check_forked()
         with self._lock:
             broken = self.native.check()
         left = waits.left_over(self) if broken is None else None
@@ -445,7 +445,7 @@ class PageCache:
         Raises, on entering it:
             OSError: the file cannot be written there. PageCacheError: EBUSY, a trace of this cache runs already.
         """
-        self.check_open()
+        self._check_open()
         return Trace(self, path, records)
 
     # -- the end
@@ -460,13 +460,13 @@ class PageCache:
             on_failed: "raise": UnsavedDataError lists what could not be saved, the cache stays open, nothing is lost;
                 "discard": returns what was given up.
         """
-        self.check_forked()
+        self._check_forked()
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         return closing.close(self, timeout, on_failed)
 
     def __enter__(self) -> Self:
-        self.check_open()
+        self._check_open()
         return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
@@ -489,11 +489,11 @@ class PageCache:
         if not ended:
             closing.drop(self)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Close a cache that was dropped; for the flusher."""
         closing.end(self)
 
-    def at_exit(self) -> None:
+    def _at_exit(self) -> None:
         """Interpreter exit: write back for at most exit_timeout, list what was not saved, never hang."""
         self._exited = True
         if not self.closed and not self.native.forked:

@@ -53,18 +53,18 @@ def give_up(cache: PageCache) -> None:
 @atexit.register
 def _at_exit() -> None:
     for cache in {*_open, *_dropped}:
-        cache.at_exit()
+        cache._at_exit()
 
 
 def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     """`PageCache.close`, whoever else closes it."""
-    for engine in cache.engine_volumes():
+    for engine in cache._engine_volumes():
         engine.check_wait("close")
     deadline = Deadline(cache.clock, timeout)
     lost: list[LostRange] = []
     while not cache.closed:
         lost += _detach_all(cache, deadline, on_failed)
-        cache.retire()
+        cache._retire()
     with cache.ending:
         _finish(cache, deadline)
     return lost
@@ -73,7 +73,7 @@ def close(cache: PageCache, timeout: float | None, on_failed: Literal["raise", "
 def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     lost: list[LostRange] = []
     unsaved: list[UnsavedDataError] = []
-    cache.begin_syncs([])  # side by side: a dead backend delays nobody else's data
+    cache._begin_syncs([])  # side by side: a dead backend delays nobody else's data
     # What was attached later may store into what was attached before.
     for volume in reversed(cache.volumes()):
         try:

@@ -329,7 +329,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     patience = PATIENCE if deadline.at is None else max(0.2, deadline.left())
     stopped = during(_reason(volume, "the end of the volume's threads"), lambda: volume.engine.stop(patience))
     volume.aside.stop()
-    volume.cache.forget(volume)
+    volume.cache._forget(volume)
     with volume.names:
         volume.inodes.clear()
     volume.ended = True

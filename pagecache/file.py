@@ -141,7 +141,7 @@ class CachedFile(Handle):
     def stats(self) -> FileStats:
         """Counters of this object, over all its handles."""
         self._check_open()
-        return self.volume.file_stats(self._inode)
+        return self.volume._file_stats(self._inode)
 
     def __repr__(self) -> str:
         state = "closed " if self.closed else ""
@@ -150,7 +150,7 @@ class CachedFile(Handle):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")
-        self.volume.cache.check_forked()
+        self.volume.cache._check_forked()
         if self.volume.detached:
             raise ShutdownError(f"the volume {self.volume.name!r} is detached", self.key)
 
@@ -172,7 +172,7 @@ class CachedFile(Handle):
         """
         self._check_writable()
         length = self.tell() if size is None else _number(size, "size")
-        self.volume.check_alive(self.key)
+        self.volume._check_alive(self.key)
         self._resize(length)
         return length
 
@@ -188,7 +188,7 @@ class CachedFile(Handle):
             CommitError: all of it is, and the hole is not committed yet.
         """
         self._check_writable()
-        self.volume.check_alive(self.key)
+        self.volume._check_alive(self.key)
         start, end = extent(offset, length, self._native.size)
         end = min(end, self._native.size)
         if start >= end:
@@ -304,7 +304,7 @@ class CachedFile(Handle):
             raise io.UnsupportedOperation("File not open for reading")
         if writable:
             self._check_writable()
-            self.volume.check_alive(self.key)
+            self.volume._check_alive(self.key)
         start, end = extent(offset, length, self._native.size)
         if end > self._native.size:
             raise ValueError(f"view [{start}, {end}) is not inside the file of {self._native.size} bytes")
@@ -364,7 +364,7 @@ class CachedFile(Handle):
     def _begin_fsync(self) -> barrier.FileSync | None:
         """What `fsync` has to wait for, if anything."""
         self._check_open()
-        self.volume.check_alive(self.key)
+        self.volume._check_alive(self.key)
         engine = self._inode.engine
         if engine.removed and engine.limits().commit_on_close:
             return None  # no name under which it could be published
@@ -434,9 +434,9 @@ class CachedFile(Handle):
         if self._makes and self._commits_on_close():
             self.abandon()
         else:
-            self.leave()
+            self._leave()
 
-    def leave(self) -> None:
+    def _leave(self) -> None:
         """Close without handing anything over: what is dirty stays dirty in the cache. Never waits."""
         if self.closed or self._closing:
             return

@@ -60,7 +60,7 @@ class Naming:
         """
         volume = self.volume
         with volume.names:
-            volume.check_alive(self.src)
+            volume._check_alive(self.src)
             self.inodes = [volume.inodes[key] for key in (self.old, self.new) if key in volume.inodes]
             self.beneath = [inode for _, inode in self.below()]
             for inode in (*self.inodes, *self.beneath):
@@ -217,7 +217,7 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, *, replace: b
             lenders.extend(ops)
             wait()
 
-        cached = [inode.native for key in (old, new) if (inode := volume.inode_at(key)) is not None]
+        cached = [inode.native for key in (old, new) if (inode := volume._inode_at(key)) is not None]
         if len(cached) == 2 and cached[0] is not cached[1]:
             cached[0].run_both(cached[1], "lending", lend)
         elif cached:
@@ -236,7 +236,7 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
         shared = _has_other_names(naming)
         with _change(volume):
             backend.rename(naming.src, dst, replace=replace)
-        new = volume.canonical(dst)
+        new = volume._canonical(dst)
         assert naming.new is not None
         replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
         moved = naming.publish(new, replaced=replaced) if naming.claim() else None

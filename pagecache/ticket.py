@@ -160,7 +160,7 @@ class SyncTicket:
             self._engine.poll_tickets()
         return self._finished
 
-    def advance(self, *, first: bool) -> bool:
+    def _advance(self, *, first: bool) -> bool:
         """Do what can be done now, without waiting; True when it is over. Called for the tickets of a volume in their
         order, under one lock; `first`: those before it are over.
         """
@@ -230,16 +230,16 @@ class SyncTicket:
             TimeoutError: I/O goes on.
         """
         self._engine.check_wait("sync")
-        self.wait_until(self.deadline(timeout))
+        self._wait_until(self._deadline(timeout))
 
-    def deadline(self, timeout: float | None = None) -> Deadline:
+    def _deadline(self, timeout: float | None = None) -> Deadline:
         """The end of a wait that begins now."""
         limits = self._engine.backend.limits
         if not limits.trusted and limits.sync_timeout is not None:
             timeout = limits.sync_timeout if timeout is None else min(timeout, limits.sync_timeout)
         return Deadline(self._engine.clock, timeout)
 
-    def wait_until(self, deadline: Deadline) -> None:
+    def _wait_until(self, deadline: Deadline) -> None:
         """`wait` for a deadline that runs already."""
         cache = self._engine.cache.native
         first = self._standing(deadline)
@@ -301,7 +301,7 @@ class SyncTicket:
     async def _awaited(self) -> None:
         """`wait`, for a task: of any loop, without a thread."""
         self._engine.check_wait("sync")
-        deadline, reason, since = self.deadline(None), self._reason(), time.monotonic_ns()
+        deadline, reason, since = self._deadline(None), self._reason(), time.monotonic_ns()
         cache = self._engine.cache.native
         while (seq := self._standing(deadline)) is not None:
             await advanced("cache", cache.address, seq, min(deadline.left(), SLICE), reason, since)

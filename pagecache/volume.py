@@ -87,9 +87,9 @@ class Volume:
         self.ended = False  # nor any thread or file
         self.backend_closed = False
         self.turn: tuple[int, Signal] | None = None  # the thread that ends it, and what is set when that is over
-        self.aside: Aside = Aside(name, self.engine.native, cache.check_forked)
+        self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
         self.names = threading.Lock()
-        self.busy = BusyKeys(self.engine, self.names, self.check_alive)
+        self.busy = BusyKeys(self.engine, self.names, self._check_alive)
         self.inodes: dict[Key, Inode] = {}
         self.orphans: dict[Inode, None] = {}
 
@@ -104,15 +104,15 @@ class Volume:
 
     # -- alive
 
-    def check_alive(self, key: Key | None = None) -> None:
-        self.cache.check_forked()
+    def _check_alive(self, key: Key | None = None) -> None:
+        self.cache._check_forked()
         if self.detached:
             raise ShutdownError(f"the volume {self.name!r} is detached", key)
         self.engine.check_alive(key)
 
     # -- names
 
-    def canonical(self, key: Key) -> Key:
+    def _canonical(self, key: Key) -> Key:
         try:
             hash(key)
         except TypeError:
@@ -122,7 +122,7 @@ class Volume:
             return canonical(key)
         return self.engine.asked("canonical", key, lambda: canonical(key))
 
-    def inode_at(self, key: Key) -> Inode | None:
+    def _inode_at(self, key: Key) -> Inode | None:
         with self.names:
             return self.inodes.get(key)
 
@@ -159,13 +159,13 @@ class Volume:
             ConflictError: the stored object changed under local data.
             ValueError: mode, key or size; names value and rule.
         """
-        self.check_alive(key)
+        self._check_alive(key)
         self.engine.check_unsealed(key)
         bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
-        self.check_may_write(key, bits)
+        self._check_may_write(key, bits)
         self.engine.check_reentry("open", key)
-        canonical = self.canonical(key)
+        canonical = self._canonical(key)
         name = mode if flags is None else opening.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
 
@@ -189,7 +189,7 @@ class Volume:
             raise
         return handle
 
-    def check_may_write(self, key: Key, bits: int) -> None:
+    def _check_may_write(self, key: Key, bits: int) -> None:
         """PermissionError where an open with these flags would change something that cannot be changed."""
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.engine.backend.limits.read_only):
@@ -200,14 +200,14 @@ class Volume:
 
     def stat(self, key: Key) -> FileStat:
         """Size and times as a reader of the cache sees them (local extensions included)."""
-        self.check_alive(key)
-        inode = self.inode_at(self.canonical(key))
+        self._check_alive(key)
+        inode = self._inode_at(self._canonical(key))
         if inode is None or inode.engine.backend_file is None:
             stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
             return self._file_stat(opening.checked_stat(stat, key), inode)
-        return self.stat_of(inode, key)
+        return self._stat_of(inode, key)
 
-    def stat_of(self, inode: Inode, key: Key, *, here: bool = False) -> FileStat:
+    def _stat_of(self, inode: Inode, key: Key, *, here: bool = False) -> FileStat:
         """The same of an object that is open in the backend, whatever it is called by now. `here`: the backend is asked
         on this thread.
         """
@@ -236,7 +236,7 @@ class Volume:
         """Objects that are not committed as they are here, by canonical keys; `hidden`: without those that are found as
         they are here by who looks past the cache. No backend call.
         """
-        self.cache.check_forked()
+        self.cache._check_forked()
         with self.engine.keeper():
             found = [
                 inode for inode in self._inodes_of(key) if (inode.hidden() if hidden else inode.native.has_local())
@@ -253,7 +253,7 @@ class Volume:
 
     def list(self, prefix: str = "") -> Iterator[FileStat]:
         """The stored objects whose key starts with `prefix`; the backend is asked for some at a time."""
-        self.check_alive()
+        self._check_alive()
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
         rest: Iterator[ObjectStat] | None = None
@@ -269,25 +269,25 @@ class Volume:
             for stat in some:
                 inode = None
                 if stat.key is not None and stat.kind == "file":
-                    inode = self.inode_at(self.canonical(stat.key))
+                    inode = self._inode_at(self._canonical(stat.key))
                 yield self._file_stat(stat, inode)
-            self.check_alive()
+            self._check_alive()
 
     def remove(self, key: Key) -> None:
         """Take the name away. Open handles keep working; what was not written back stays readable through them and is
         dropped when the last of them closes.
         """
-        self.check_alive(key)
+        self._check_alive(key)
         self.engine.check_unsealed(key)
-        self.check_may_write(key, os.O_RDWR)
-        naming.remove(self, key, self.canonical(key))
+        self._check_may_write(key, os.O_RDWR)
+        naming.remove(self, key, self._canonical(key))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
-        self.check_alive(src)
+        self._check_alive(src)
         self.engine.check_unsealed(src)
-        self.check_may_write(src, os.O_RDWR)
-        naming.rename(self, src, dst, self.canonical(src), self.canonical(dst), replace=replace)
+        self._check_may_write(src, os.O_RDWR)
+        naming.rename(self, src, dst, self._canonical(src), self._canonical(dst), replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is
@@ -296,17 +296,17 @@ class Volume:
         Raises:
             io.UnsupportedOperation: the backend keeps no attributes.
         """
-        self.check_alive(key)
-        self.check_may_write(key, os.O_RDWR)
-        canonical = self.canonical(key)
+        self._check_alive(key)
+        self._check_may_write(key, os.O_RDWR)
+        canonical = self._canonical(key)
         with self.busy.holding(canonical, what="setattr"):  # what has the name keeps it until that is changed
-            return revising.set_attributes(self, key, self.inode_at(canonical), changes)
+            return revising.set_attributes(self, key, self._inode_at(canonical), changes)
 
     def truncate(self, key: Key, size: int) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
         with contextlib.ExitStack() as stack:
             handle = self.open(key, "r+")
-            stack.callback(handle.close if self.engine.backend.limits.commit_on_close else handle.leave)
+            stack.callback(handle.close if self.engine.backend.limits.commit_on_close else handle._leave)
             handle.truncate(size)
 
     # -- sync
@@ -322,7 +322,7 @@ class Volume:
 
     def begin_sync(self) -> SyncTicket:
         """The same without waiting: a ticket for "everything written so far"."""
-        self.check_alive()
+        self._check_alive()
         self.engine.check_reentry("sync")
         ticket = SyncTicket(self)
         self.engine.add_ticket(ticket)
@@ -334,7 +334,7 @@ class Volume:
         if key is None:
             with self.names:
                 return list(self.inodes.values())
-        inode = self.inode_at(self.canonical(key))
+        inode = self._inode_at(self._canonical(key))
         return [] if inode is None else [inode]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
@@ -343,13 +343,13 @@ class Volume:
         Raises:
             WritebackError: nothing is lost. BlockingIOError: dirtied again and again, or held by a writable view.
         """
-        self.check_alive(key)
+        self._check_alive(key)
         for inode in self._inodes_of(key):
             revising.invalidate(inode, offset, length)
 
     def drop_clean(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> int:
         """Drop what can be dropped at once; returns bytes freed. Never blocks, never fails."""
-        self.check_alive(key)
+        self._check_alive(key)
         freed = 0
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
@@ -362,7 +362,7 @@ class Volume:
         """The stored object changed: nothing but local bytes of the range satisfies a read from here on. Callable from
         anywhere, also from inside a backend call; never blocks.
         """
-        self.cache.check_forked()
+        self.cache._check_forked()
         for inode in self._inodes_of(key):
             revising.announce(self, inode, offset, length, version)
 
@@ -370,7 +370,7 @@ class Volume:
         """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
         raises DataLossError once.
         """
-        self.check_alive(key)
+        self._check_alive(key)
         lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key):
             start, end = extent(offset, length, inode.native.size)
@@ -391,19 +391,19 @@ class Volume:
 
     def failed(self) -> builtins.list[FailedRange]:
         """What could not be written back and waits for its cause to be mended."""
-        self.cache.check_forked()
+        self.cache._check_forked()
         with self.engine.keeper():
             return [r for file in self.engine.files() for r in file.failed_ranges(everything=self.engine.aborted)]
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Try failed data again now; does not wait for the outcome."""
-        self.check_alive(key)
+        self._check_alive(key)
         for inode in self._inodes_of(key):
             inode.engine.resume()
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """(offset, length) of what is dirty, in flight or unstable."""
-        self.cache.check_forked()
+        self.cache._check_forked()
         return [r for inode in self._inodes_of(key) for r in inode.native.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
@@ -420,7 +420,7 @@ class Volume:
             PageCacheError: "force": ENOBUFS, not all of ours fits into memory.
             ConflictError: "force": some of ours is neither in memory nor to be read any more; "rebase" goes on.
         """
-        self.check_alive(key)
+        self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
         return [lost for inode in self._inodes_of(key) for lost in revising.resolve(self, inode, how)]
@@ -429,7 +429,7 @@ class Volume:
 
     def abort(self, reason: BaseException | None = None) -> None:
         """The backend is gone: every wait ends with ShutdownError, data stays in memory as failed until `reconnect`."""
-        self.cache.check_forked()
+        self.cache._check_forked()
         self.engine.abort(reason)
 
     def reconnect(self, backend: Backend | AsyncBackend, *, fenced: bool = False) -> None:
@@ -448,13 +448,13 @@ class Volume:
 
         Blocks: until the objects that are open or not saved are open in the new backend.
         """
-        self.cache.check_forked()
+        self.cache._check_forked()
         if self.detached:
             raise ShutdownError(f"the volume {self.name!r} is detached")
         found = as_backend(backend, "backend", {})
-        self.cache.check_unused(found, "backend", by=self)
+        self.cache._check_unused(found, "backend", by=self)
         same = found is self.backend  # whose files are asked whether they have kept what was sent to them
-        reconnecting.reconnect(self, self.engine.backend if same else blocking(found, self.cache.event_loop), fenced)
+        reconnecting.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
@@ -464,7 +464,7 @@ class Volume:
         Raises:
             UnsavedDataError: lists what could not be saved; the volume stays attached, nothing is lost.
         """
-        self.cache.check_forked()
+        self.cache._check_forked()
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         self.engine.check_wait("detach")
@@ -474,13 +474,13 @@ class Volume:
 
     def stats(self) -> VolumeStats:
         """Counters of this volume."""
-        self.cache.check_forked()
-        return VolumeStats(**self.cache.counters(self.usage()))
+        self.cache._check_forked()
+        return VolumeStats(**self.cache._counters(self._usage()))
 
-    def usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, int]:
         """CORE's numbers; under the lock that inodes come and go under."""
         with self.names:
             return self.engine.native.usage()
 
-    def file_stats(self, inode: Inode) -> FileStats:
-        return FileStats(**self.cache.counters(inode.native.usage()))
+    def _file_stats(self, inode: Inode) -> FileStats:
+        return FileStats(**self.cache._counters(inode.native.usage()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
+import io
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,22 @@ BREACHES = {
         "pagecache.testing.JitterBackend is not present at runtime",
     ),
 }
+
+DOCUMENTED = {"PageCache": {"unchecked"}, "Volume": {"setattr", "unsaved"}}
+"""Public methods beside those of the promise."""
+
+
+@pytest.mark.parametrize("name", ["PageCache", "Volume", "SyncTicket", "CachedFile", "View", "Trace"])
+def test_dir_of_a_public_class_shows_the_public_interface_only(name: str) -> None:
+    """The engine's own methods begin with an underscore: `dir()` and the completion of an editor list no other names."""
+    tree = ast.parse(modules(PROMISE.read_text(encoding="utf-8"))["pagecache"])
+    promise = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    promised = {node.name for node in promise.body if isinstance(node, ast.FunctionDef)}
+    promised |= {ast.unparse(node.target) for node in promise.body if isinstance(node, ast.AnnAssign)}
+    kind = getattr(pagecache, name)
+    inherited = dir(io.RawIOBase) if issubclass(kind, io.RawIOBase) else []
+    shown = {member for member in dir(kind) if not member.startswith("_")}
+    assert shown - promised - set(inherited) == DOCUMENTED.get(name, set())
 
 
 def test_the_package_keeps_its_promise(tmp_path: Path) -> None:

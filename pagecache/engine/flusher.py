@@ -132,9 +132,9 @@ class Flusher:
         delay = min(cache.config.flush_interval, max(cache.config.dirty_expire, BUSY))
         if self._later:
             delay = BUSY
-        divide(cache.engine_volumes(), cache.limits.dirty_limit)
+        divide(cache._engine_volumes(), cache.limits.dirty_limit)
         over = False
-        for volume in cache.engine_volumes():
+        for volume in cache._engine_volumes():
             pressure = volume.native.pressure()
             volume.pace.look(pressure, now)
             delay = min(delay, self._stalled(volume, pressure, now))
@@ -187,11 +187,11 @@ class Flusher:
         """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""
         if self._ending is not None:
             pause = cache.config.retry.failed_retry
-            lost = all(volume.aborted for volume in cache.engine_volumes())  # nobody can reconnect it
+            lost = all(volume.aborted for volume in cache._engine_volumes())  # nobody can reconnect it
             if self._ending.is_alive() or pause is None or lost or now < self._ended + pause:
                 return
         self._ended = now
-        self._ending = threading.Thread(target=cache.end, name="pagecache-end", daemon=True)
+        self._ending = threading.Thread(target=cache._end, name="pagecache-end", daemon=True)
         self._ending.start()
 
     def _retry(self, volume: EngineVolume, now: float) -> float:
@@ -241,7 +241,7 @@ class Flusher:
                 backend may be able to keep them.
         """
         cache = self._adopted or self._cache()
-        volumes = [volume for volume in (cache.engine_volumes() if cache is not None else []) if not volume.aborted]
+        volumes = [volume for volume in (cache._engine_volumes() if cache is not None else []) if not volume.aborted]
         if urgent:
             self._still = 0 if any(v.native.pressure().running for v in volumes) else self._still + 1
         partial = urgent and self._still >= STILL

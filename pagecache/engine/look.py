@@ -141,7 +141,7 @@ class Look:
         self.now = time.monotonic()
         self.records = native.waits(cache.native.core)
         self.operations = native.operations(cache.native.core)
-        self.volumes = {volume.native.address: volume for volume in cache.engine_volumes()}
+        self.volumes = {volume.native.address: volume for volume in cache._engine_volumes()}
         self._names = {thread.ident: thread.name for thread in threading.enumerate()}
         self._frames = current_frames()
         self._sleeping: dict[int, WaitRecord] = {}

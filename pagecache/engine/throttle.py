@@ -147,7 +147,7 @@ def _can_move(volume: EngineVolume, usage: dict[str, int]) -> bool:
 
 def _hopeless(file: EngineFile, memory: bool) -> str | None:
     """Why no operation that runs or could run will make room; None: there is hope."""
-    volumes = file.volume.cache.engine_volumes()
+    volumes = file.volume.cache._engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if file.settling or (not memory and any(volume.native.inflight() for volume in volumes)):
         return None
@@ -193,7 +193,7 @@ class _Wait:
 
     def owner(self, look: Look) -> Owner | None:
         """Who makes room at this moment, for reports."""
-        volumes = [self.volume, *(v for v in self.cache.engine_volumes() if v is not self.volume)]
+        volumes = [self.volume, *(v for v in self.cache._engine_volumes() if v is not self.volume)]
         for volume in volumes:
             found = look.busy(volume.native.address)
             if found is not None:

@@ -70,15 +70,15 @@ class EngineCache(Protocol):
     limits: CacheLimits
     flusher: Flusher
 
-    def engine_volumes(self) -> list[EngineVolume]: ...
-    def emit(self, event: Event) -> None: ...
-    def end(self) -> None: ...
+    def _engine_volumes(self) -> list[EngineVolume]: ...
+    def _emit(self, event: Event) -> None: ...
+    def _end(self) -> None: ...
 
 
 class Ticket(Protocol):
     """Something the flusher moves on until it is done."""
 
-    def advance(self, *, first: bool) -> bool: ...
+    def _advance(self, *, first: bool) -> bool: ...
 
 
 class Keeper:
@@ -187,7 +187,7 @@ class EngineVolume:
         if not inside:
             return
         self.check_reentry(what, key)
-        for volume in self.cache.engine_volumes():
+        for volume in self.cache._engine_volumes():
             if volume.native.address in inside and volume.number < self.number:
                 raise DeadlockError(f"{what} from inside a backend call of {volume.name!r}, attached earlier", key)
 
@@ -392,7 +392,7 @@ class EngineVolume:
                 tickets = list(self._tickets)
             left: list[Ticket] = []
             for ticket in tickets:
-                if not ticket.advance(first=not left):
+                if not ticket._advance(first=not left):
                     left.append(ticket)
             with self._lock:
                 self._tickets = left + self._tickets[len(tickets) :]
@@ -419,7 +419,7 @@ class EngineVolume:
             time=time.time(),
         )
         self.troubles.add(event, self.clock.now())
-        self.cache.emit(event)
+        self.cache._emit(event)
 
     def say(self, level: int, topic: str, what: str, next: str = "", key: Key | None = None) -> None:
         """A line in the log; see notices.py."""

@@ -297,7 +297,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         elif self._intrans or self._unseen_at(source) or self._unseen_at(target, hidden=False):
             self._copy(source, target)
         else:
-            self.volume.check_may_write(self._key(target), os.O_RDWR)
+            self.volume._check_may_write(self._key(target), os.O_RDWR)
             try:
                 self.fs.cp_file(source, target, **kwargs)
             except NotImplementedError:

@@ -81,7 +81,7 @@ class DeferredFile(io.RawIOBase):
         self._key: str = fs._key(path)
         self._ended = False
         self._lock = threading.RLock()  # the position of the temporary file
-        fs.volume.check_may_write(self._key, mode_flags(mode))
+        fs.volume._check_may_write(self._key, mode_flags(mode))
         there = fs.volume.exists(self._key)
         if mode[0] == "r" and not there:
             raise FileNotFoundError(errno.ENOENT, "No such file", path)

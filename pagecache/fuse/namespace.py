@@ -110,13 +110,13 @@ class _Calls:
         return self.volume.engine.backend
 
     def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
-        self.volume.check_alive(key)
+        self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
         return self.volume.engine.asked(what, key, call)
 
     def change(self, what: str, key: str, call: Callable[[], T]) -> T:
         """A call that changes names: a sync that begins meanwhile covers it only if it comes after it."""
-        self.volume.check_may_write(key, os.O_RDWR)
+        self.volume._check_may_write(key, os.O_RDWR)
         self.volume.engine.names.changed()
         try:
             return self.ask(what, key, call)
@@ -131,7 +131,7 @@ class _Calls:
             return found
         if (found.nlink or 1) > 1:
             return self._shared(key, found)
-        inode = inode or self.volume.inode_at(key)
+        inode = inode or self.volume._inode_at(key)
         if inode is None or inode.engine.backend_file is None:
             return found
         if inode.native.has_local() or quiet is None or inode.engine.quiet() != quiet:
@@ -164,12 +164,12 @@ class Directories(_Calls):
 
     def look(self, key: str) -> ObjectStat:
         lstat = getattr(self.backend, "lstat", self.backend.stat)
-        inode = self.volume.inode_at(key)
+        inode = self.volume._inode_at(key)
         quiet = None if inode is None else inode.engine.quiet()
         try:
             found: ObjectStat = self.ask("stat", key, lambda: lstat(key))
         except FileNotFoundError:
-            if self.volume.inode_at(key) is None:
+            if self.volume._inode_at(key) is None:
                 raise
             return self.volume.stat(key)  # here, and not stored yet
         return self.seen(key, found, inode, quiet)
@@ -180,7 +180,7 @@ class Directories(_Calls):
         return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
 
     def _listed(self, key: str, found: ObjectStat) -> ObjectStat:
-        inode = self.volume.inode_at(key)
+        inode = self.volume._inode_at(key)
         if found.kind != "file" or inode is None or not inode.native.has_local():
             return found
         return dataclasses.replace(found, size=inode.native.size)
@@ -304,7 +304,7 @@ class Prefixes(_Calls):
         return entries.items()
 
     def mkdir(self, key: str) -> None:
-        self.volume.check_may_write(key, os.O_RDWR)
+        self.volume._check_may_write(key, os.O_RDWR)
         try:
             self.look(key)
         except FileNotFoundError:
@@ -320,7 +320,7 @@ class Prefixes(_Calls):
                 key = key.rpartition("/")[0]
 
     def rmdir(self, key: str) -> None:
-        self.volume.check_may_write(key, os.O_RDWR)
+        self.volume._check_may_write(key, os.O_RDWR)
         if self.look(key).kind != "dir":
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), key)
         if next(iter(self.entries(key)), None) is not None:
@@ -376,7 +376,7 @@ class Prefixes(_Calls):
             if found.kind != "dir":
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), dst)
             self.rmdir(dst)
-        self.volume.check_may_write(src, os.O_RDWR)
+        self.volume._check_may_write(src, os.O_RDWR)
         with self._lock:
             moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
             self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}

@@ -202,8 +202,8 @@ class Server:
         for node in self.nodes.take_unsettled():
             known = self.nodes.key(node)
             if known is not None:
-                self.nodes.share(node, str(self.volume.canonical(known)))
-        return str(self.volume.canonical(key))
+                self.nodes.share(node, str(self.volume._canonical(known)))
+        return str(self.volume._canonical(key))
 
     def forget(self, number: int, times: int = 1) -> None:
         self.nodes.forget(number, times)
@@ -317,7 +317,7 @@ class Server:
         self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
         if node.kind == "file":
-            self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume.canonical(key))))
+            self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume._canonical(key))))
         return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:

@@ -82,8 +82,8 @@ def stats(cache: PageCache) -> dict[str, Any]:
     now = cache.clock.now()
     limits = cache.limits
     memory = cache.native.usage()
-    total, each = cache.usage()
-    volumes = [_volume(volume, CacheStats(**cache.counters(usage, memory)).to_dict(), now) for volume, usage in each]
+    total, each = cache._usage()
+    volumes = [_volume(volume, CacheStats(**cache._counters(usage, memory)).to_dict(), now) for volume, usage in each]
     return {
         "schema": SCHEMA,
         "pagecache": _version(),
@@ -98,7 +98,7 @@ def stats(cache: PageCache) -> dict[str, Any]:
             "dirty_background": limits.dirty_background,
             "dirty_limit": limits.dirty_limit,
             "waiting": len(native.waits(cache.native.core)),
-            "counters": CacheStats(**cache.counters(total, memory)).to_dict(),
+            "counters": CacheStats(**cache._counters(total, memory)).to_dict(),
         },
         "volumes": volumes,
     }
@@ -223,7 +223,7 @@ def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
         "handles": inode.handles,
         "oldest_dirty": _age(oldest / 1e9, now) if oldest else None,
         "state": _state(inode),
-        "counters": volume.file_stats(inode).to_dict(),
+        "counters": volume._file_stats(inode).to_dict(),
     }
 
 
@@ -281,7 +281,7 @@ def failed(cache: PageCache, volume: str | None) -> dict[str, Any]:
     """`/v1/failed`: at most RANGES_MOST of the `total` ranges."""
     found: list[FailedRange] = []
     for each in volume_named(cache, volume):
-        if each.engine.aborted or each.usage()["failed"]:
+        if each.engine.aborted or each._usage()["failed"]:
             found += each.failed()
     return {"schema": SCHEMA, "total": len(found), "failed": said_ranges(found[:RANGES_MOST])}
 

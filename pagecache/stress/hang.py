@@ -209,7 +209,7 @@ class Recording:
             recorder = self._cache.native.recorder
             _made, first, end, _lost = recorder.stop()
             try:
-                for volume in self._cache.engine_volumes():
+                for volume in self._cache._engine_volumes():
                     for file in volume.files():
                         recorder.files[file.native.id] = (volume.name, file.key)
                 out = io.StringIO()

@@ -73,7 +73,7 @@ class Trace:
     # -- the beginning
 
     def __enter__(self) -> Self:
-        self._cache.check_open()
+        self._cache._check_open()
         if self._used:
             raise RuntimeError("a trace is used once; make another one with PageCache.trace")
         self._open()
@@ -161,7 +161,7 @@ class Trace:
 
     def _name_files(self) -> None:
         """Those that there are: at the beginning, and at the end, when some have another key."""
-        for volume in self._cache.engine_volumes():
+        for volume in self._cache._engine_volumes():
             for file in volume.files():
                 self._recorder.files[file.native.id] = (volume.name, file.key)
 

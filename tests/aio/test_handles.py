@@ -164,7 +164,7 @@ def test_every_verb(attach: Attach, backend: Any) -> None:
 
 def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
     """And they can be awaited, but for what never waits."""
-    plain = {"fileno", "isatty", "leave", "readable", "writable", "seekable", "try_pread", "try_pwrite", "size"}
+    plain = {"fileno", "isatty", "readable", "writable", "seekable", "try_pread", "try_pwrite", "size"}
     verbs = {n for n in {*vars(CachedFile), *vars(CachedFile.__base__)} if not n.startswith("_")} - plain
     hot = {"pread", "pread_into", "pwrite", "append"}
     for name in verbs - hot - {"closed", "key", "name", "mode", "volume"}:

@@ -198,7 +198,7 @@ def test_every_blocking_verb_is_in_the_table() -> None:
     """Public methods of handles and volumes that may wait. [I-23]"""
     quick = {
         *("try_pread", "try_pwrite", "tell", "seek", "seekable", "readable", "writable", "isatty", "fileno", "stats"),
-        *("advise", "abandon", "leave", "detach", "readlines", "writelines"),
+        *("advise", "abandon", "detach", "readlines", "writelines"),
         # the same C functions as a verb of the table
         *("pwritev", "readall", "readinto", "readline", "write"),
     }
@@ -207,29 +207,9 @@ def test_every_blocking_verb_is_in_the_table() -> None:
     missing = {name for name in missing if callable(getattr(CachedFile, name))} - done
     assert missing == set()
     instant = {
-        *(
-            "drop_clean",
-            "invalidate_remote",
-            "failed",
-            "retry_failed",
-            "dirty_ranges",
-            "abort",
-            "stats",
-            "begin_sync",
-            "unsaved",
-            "stat_of",  # the same as stat
-        ),
+        *("drop_clean", "invalidate_remote", "failed", "retry_failed", "dirty_ranges", "abort", "stats"),
+        *("begin_sync", "unsaved"),
         *("reconnect", "detach", "resolve"),  # of test_reconnect and test_lifecycle
-        *(
-            "check_alive",
-            "set_limits",
-            "inode_at",
-            "sync_names",
-            "file_stats",
-            "usage",
-            "check_may_write",
-            "canonical",
-        ),  # not public
     }
     done = {verb.split()[0].removeprefix("volume.") for _build, _what, verbs in TABLE for verb in verbs}
     missing = {name for name in vars(Volume) if not name.startswith("_") and callable(getattr(Volume, name))}

@@ -354,7 +354,7 @@ def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make
     rig = make({KEY: DATA}, retry=ONCE)
     direct = rig.open("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
-    direct.leave()
+    direct._leave()
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no commit"), forget=False), times=100)
     with pytest.raises(OSError, match=r"saved|commit"):
         rig.volume.detach(timeout=5)

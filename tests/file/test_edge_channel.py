@@ -30,8 +30,8 @@ def lose(rig: Rig) -> None:
     writer = rig.open("r+b")
     writer.pwrite(b"theirs comes", 0)
     rig.backend.change_remotely(KEY, OLD)
-    rig.volume.open(KEY, "rb").leave()  # which tells nobody
-    writer.leave()
+    rig.volume.open(KEY, "rb")._leave()  # which tells nobody
+    writer._leave()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_times_that_are_set_beside_a_rename_are_no_change_of_somebody_else(
             volume.open("a", "r+").close()
             with volume.open("b", "r+") as file:
                 file.pwrite(b"unsaved", 0)
-                file.leave()
+                file._leave()
         calls: dict[str, Callable[[], Any]] = {
             "rename": lambda: volume.rename("b", "a"),
             "setattr": lambda: volume.setattr("a", mtime_ns=5 * SECOND, atime_ns=5 * SECOND),

@@ -334,7 +334,7 @@ def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> Non
                 with pytest.raises(ForkedError):
                     served.cache.close()
                 served.cache.__del__()
-                served.cache.at_exit()
+                served.cache._at_exit()
                 os.write(writing, repr(sockets).encode())
             finally:
                 os._exit(0)

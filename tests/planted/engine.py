@@ -106,7 +106,7 @@ def set_uncommitted_but_created(self: NativeInode, created: bool = False, lowest
 
 # ---------------------------------------------------------------------------------------- sync
 
-ticket_made, ticket_advanced = SyncTicket.__init__, SyncTicket.advance
+ticket_made, ticket_advanced = SyncTicket.__init__, SyncTicket._advance
 dirty_files = EngineVolume.dirty_files
 tickets: weakref.WeakSet[SyncTicket] = weakref.WeakSet()
 
@@ -139,7 +139,7 @@ def remove_alone(change: naming.Naming) -> None:
 
 def rename_clean(change: naming.Naming, dst: Any, replace: bool) -> None:
     """The cache of the old name is dropped, whatever is in it."""
-    inode = change.volume.inode_at(change.old)
+    inode = change.volume._inode_at(change.old)
     if inode is not None:
         inode.engine.drop(0, END)
     renamed(change, dst, replace)
@@ -214,7 +214,7 @@ ENGINE = [
         "T-39, I-19",
         "A sync does not wait for files that an earlier one is saving: it returns before their bytes are safe.",
         (SyncTicket, "__init__", ticket_beside_others),
-        (SyncTicket, "advance", lambda self, *, first: ticket_advanced(self, first=True)),
+        (SyncTicket, "_advance", lambda self, *, first: ticket_advanced(self, first=True)),
     ),
     engine(
         "sync_misses_the_last_file",

@@ -30,7 +30,7 @@ class Rig:
         self.file.pwrite(b"x" * 8 * PAGE, 0)
         self.file.fsync()
         self.began = 0
-        self.engine = next(iter(self.cache.engine_volumes()))
+        self.engine = next(iter(self.cache._engine_volumes()))
 
     def wait_of(self, thread: threading.Thread) -> WaitRecord:
         """What a thread sleeps in, once it does."""
