@@ -84,7 +84,7 @@ DOCUMENTED = {"PageCache": {"unchecked"}, "Volume": {"setattr", "unsaved"}}
 
 @pytest.mark.parametrize("name", ["PageCache", "Volume", "SyncTicket", "CachedFile", "View", "Trace"])
 def test_dir_of_a_public_class_shows_the_public_interface_only(name: str) -> None:
-    """The engine's own methods begin with an underscore: `dir()` and the completion of an editor list no other names."""
+    """The engine's own methods begin with an underscore: `dir()` and editors show no other names."""
     tree = ast.parse(modules(PROMISE.read_text(encoding="utf-8"))["pagecache"])
     promise = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     promised = {node.name for node in promise.body if isinstance(node, ast.FunctionDef)}
