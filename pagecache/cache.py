@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -34,7 +35,7 @@ from .errors import (
     PageCacheError,
     ShutdownError,
 )
-from .native import NativeCache, NativeVolume, is_debug
+from .native import NativeCache, NativeVolume, TooManyViews, is_debug
 from .stats import CacheStats, Event, Wait
 from .ticket import SyncTicket
 from .tracing import Trace
@@ -71,7 +72,7 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
         case "timeout":
             return TimeoutError(message)
         case "pins":
-            return OSError(errno.ENOMEM, message, key)
+            return TooManyViews(errno.ENOMEM, message, key)
         case "fault":
             return OSError(errno.EFAULT, message, key)
         case "too large":
@@ -309,6 +310,8 @@ class PageCache:
             if result != -errno.EBUSY:
                 what = "cannot be had (reserved for growth: 4 times the first capacity, at least 64 GiB)"
                 raise OSError(-result, f"capacity: {capacity} {what}")
+            if attempt == 2:
+                gc.collect()  # views in reference cycles hold memory until they are collected
             if attempt > 2 and self.stats().pinned > capacity:
                 break
             self._save_for_resize(deadline)

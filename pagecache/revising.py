@@ -6,6 +6,7 @@ Where nobody announces changes, opens notice them (opening.py). Nothing local is
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +41,8 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
             barrier.fsync(inode.engine)
         if inode.native.invalidate_range(start, END if length is None else end):
             return
+        if inode.native.usage()["write_pinned"]:
+            gc.collect()  # a view in a reference cycle is open until it is collected
         if inode.native.usage()["write_pinned"]:
             raise BlockingIOError(errno.EAGAIN, "invalidate: a writable view is open", inode.key)
     raise BlockingIOError(errno.EAGAIN, "invalidate: written again and again", inode.key)

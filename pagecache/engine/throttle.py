@@ -218,8 +218,8 @@ class _Wait:
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._hopeless = self._hopeless + 1 if why else 0
-        if memory and self._hopeless == PATIENCE // 2 and self.cache.native.held():
-            gc.collect()  # errors in cycles keep what their calls were about, and nobody makes objects while he waits
+        if memory and self._hopeless == PATIENCE // 2:
+            gc.collect()  # views and errors in reference cycles hold memory, and a thread that waits makes no objects
         if why and self._hopeless >= PATIENCE:
             raise PageCacheError(f"the cache is full: {why}", self.file.key, errno=errno.ENOBUFS)
         return why is None

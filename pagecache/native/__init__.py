@@ -56,7 +56,7 @@ from .extension import (
     waiting_since,
     waits,
 )
-from .inode import NativeInode
+from .inode import NativeInode, TooManyViews
 from .recording import CALLS, ENGINE_FLUSHER, ENGINE_JOB, ENGINE_PAUSE, Kind, Recorder, Span, traced
 
 __all__ = [
@@ -101,6 +101,7 @@ __all__ = [
     "Recorder",
     "Span",
     "Ticket",
+    "TooManyViews",
     "WaitRecord",
     "Waker",
     "enter_loop",

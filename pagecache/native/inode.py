@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
 from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
-__all__ = ["NativeInode"]
+__all__ = ["NativeInode", "TooManyViews"]
 
 NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits")
 SLICE_RUNS = 256
+
+
+class TooManyViews(OSError):
+    """ENOMEM: views hold as much as they may."""
+
+
+def _collecting(call: Callable[[], int]) -> int:
+    """Make a call; if its result is -ENOMEM, collect garbage, which may hold views, and make it once more."""
+    err = call()
+    if err == -errno.ENOMEM:
+        gc.collect()
+        err = call()
+    return err
 
 
 class NativeInode:
@@ -420,6 +434,11 @@ class NativeInode:
 
     def pin(self, pos: int, length: int, writable: bool) -> list[Any]:
         """Exporters of the pinned memory, ascending; fills what is missing. `writable`: under the inode lock."""
+        try:
+            return cast("list[Any]", extension.pin(self.core, self.address, pos, length, writable))
+        except TooManyViews:
+            pass
+        gc.collect()  # views in reference cycles count until they are collected
         return cast("list[Any]", extension.pin(self.core, self.address, pos, length, writable))
 
     def cut_views(self, pos: int = 0, end: int = END, *, parts: bool = False) -> None:
@@ -429,7 +448,7 @@ class NativeInode:
         Raises:
             OSError: ENOMEM, there is no memory for a copy. Some may be cut.
         """
-        while err := lib.pc_views_cut(self._i, pos, end, parts):
+        while err := _collecting(lambda: int(lib.pc_views_cut(self._i, pos, end, parts))):
             if err != -errno.EBUSY:
                 raise OSError(-err, "no memory for a copy of what writable views hold")
             self.settle_fills(pos, end)
@@ -441,7 +460,7 @@ class NativeInode:
         Raises:
             OSError: ENOMEM, nothing has changed.
         """
-        if err := lib.pc_views_reserve(self._i, size):
+        if err := _collecting(lambda: int(lib.pc_views_reserve(self._i, size))):
             raise OSError(-err, "no memory for a copy of what writable views hold")
         try:
             yield

@@ -1,0 +1,103 @@
+"""Limits on what views hold count what the program can still reach: garbage is collected before a call is refused.
+
+A view in a reference cycle lives until the garbage collector comes, which in a program with many objects is next to
+never. Each test turns the collector off, and leaves views in cycles.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pagecache import CachedFile, View
+
+from .rig import KEY, PAGE, Rig, Task, pattern, without_collector
+
+Make = Callable[..., Rig]
+CONTENT = pattern(64 * PAGE)
+
+
+@pytest.fixture(autouse=True)
+def collector_off() -> Iterator[None]:
+    with without_collector():
+        yield
+
+
+class Cycle:
+    """Keeps a view alive until the garbage collector comes."""
+
+    def __init__(self, view: View) -> None:
+        self.view, self.itself = view, self
+
+
+def leave_views(file: CachedFile, pages: int, *, writable: bool = False, first: int = 0) -> None:
+    """Views of so many pages that the program cannot reach any longer."""
+    for page in range(first, first + pages):
+        Cycle(file.view(page * PAGE, PAGE, writable=writable))
+
+
+def test_a_writable_view_is_refused_only_for_views_in_use(make: Make) -> None:
+    """A quarter of the cache is held by garbage; what the program still holds counts as before. [2.21]"""
+    rig = make({KEY: CONTENT}, capacity=32 * PAGE, max_folio=PAGE)
+    file = rig.open()
+    leave_views(file, 8, writable=True)
+    with file.view(20 * PAGE, 8 * PAGE, writable=True):
+        with pytest.raises(OSError, match="writable views") as caught:
+            file.view(40 * PAGE, PAGE, writable=True)
+        assert caught.value.errno == errno.ENOMEM
+    assert rig.cache.stats().pinned == 0
+
+
+def test_views_of_one_page_are_refused_only_for_views_in_use(make: Make) -> None:
+    """60000 views of one folio, all of them garbage. [2.21]"""
+    rig = make({KEY: CONTENT})
+    file = rig.open()
+    for _ in range(60_000):
+        Cycle(file.view(10, 10))
+    with file.view(0, PAGE) as view:
+        assert view.tobytes() == CONTENT[:PAGE]
+
+
+def test_a_writer_gets_memory_that_views_in_garbage_hold(make: Make) -> None:
+    """The whole cache is held by views in cycles: no ENOBUFS. [2.23]"""
+    rig = make({KEY: CONTENT}, capacity=16 * PAGE, max_folio=PAGE)
+    file = rig.open()
+    leave_views(file, 16)
+    Task(file.pwrite, b"new", 40 * PAGE).result()
+    assert file.pread(3, 40 * PAGE) == b"new"
+
+
+def test_a_cache_shrinks_below_what_views_in_garbage_hold(make: Make) -> None:
+    """`resize` counts what is in use. [T-57]"""
+    rig = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE)
+    file = rig.open()
+    leave_views(file, 32)
+    rig.cache.resize(16 * PAGE, timeout=30)
+    assert rig.cache.capacity == 16 * PAGE
+
+
+def test_invalidate_is_refused_only_for_views_in_use(make: Make) -> None:
+    """A writable view that is garbage is in nobody's way. [2.18]"""
+    rig = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE)
+    file = rig.open()
+    leave_views(file, 1, writable=True)
+    rig.volume.invalidate(KEY)
+    with file.view(0, PAGE, writable=True), pytest.raises(BlockingIOError, match="writable view"):
+        rig.volume.invalidate(KEY)
+
+
+@pytest.mark.parametrize("call", ["truncate", "discard"])
+def test_room_for_a_copy_of_a_view_is_found_where_garbage_has_it(make: Make, call: str) -> None:
+    """A truncate into a writable view needs memory for a copy, and so does a discard of a part of its folio. [2.17]"""
+    rig = make({KEY: CONTENT}, capacity=32 * PAGE, max_folio=2 * PAGE)
+    file = rig.open()
+    with file.view(0, 2 * PAGE, writable=True) as view:
+        view.segments[0][:5] = b"first"
+        leave_views(file, 30, first=2)
+        if call == "truncate":
+            file.truncate(PAGE + 7)
+        else:
+            rig.volume.discard(KEY, PAGE, PAGE)
+    assert file.pread(5, 0) == b"first"
