@@ -4,7 +4,7 @@ Three immutable values: `CacheConfig` (a cache), `RetryPolicy` (a part of it) an
 that is out of range is a ValueError that names option, value and rule, raised where it was written and not where it
 is first used. An option that does not exist is a TypeError with the nearest name that does.
 
-Sizes may be given as text ("64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that they
+Sizes may be given as text ("64K", "64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that they
 follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheConfig", "CacheLimits", "RetryPolicy", "Size", "VolumeOptions", "parse_size", "with_overrides"]
 
 Size = int | str
-"""Bytes: an int, or text with an IEC (KiB, MiB, GiB, TiB) or SI unit (kB, MB, GB, TB)."""
+"""Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
 
 OnConflict = Literal["fail", "rebase", "take_remote"]
 SourceMayFault = Literal["auto", "always", "never"]
@@ -42,12 +42,13 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.ASCII | re.IGNO
 _UNITS = {"": 1, "b": 1} | {
     prefix + suffix: base**power
     for power, prefix in enumerate("kmgt", start=1)
-    for suffix, base in (("ib", 1024), ("b", 1000))
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
+UNITS = "B, K, M, G, T, KiB, MiB, GiB, TiB (1K = 1KiB = 1024) or kB, MB, GB, TB (1kB = 1000)"
 
 
 def parse_size(value: object, what: str) -> int:
-    """Bytes from an int or a text such as "4096", "64KiB" or "1.5GB"; a fraction of a byte is dropped.
+    """Bytes from an int or a text such as "4096", "64K", "64KiB" or "1.5GB"; a fraction of a byte is dropped.
 
     Args:
         value: what was given.
@@ -58,18 +59,25 @@ def parse_size(value: object, what: str) -> int:
 
     >>> parse_size("1.5GiB", "capacity")
     1610612736
+    >>> parse_size("64K", "capacity")
+    65536
     """
-    size = -1
+    size = None
+    rule = "a size is an int of bytes, or text such as '64K', '64KiB', '1.5GB'"
     if isinstance(value, str):
-        if (match := _SIZE.fullmatch(value)) and (unit := _UNITS.get(match[2].lower())):
-            size = int(Fraction(match[1]) * unit)
+        if match := _SIZE.fullmatch(value):
+            unit = _UNITS.get(match[2].lower())
+            size = None if unit is None else int(Fraction(match[1]) * unit)
+            rule = f"{match[2]!r} is not one of the units {UNITS}"
     elif not isinstance(value, bool):
         try:
             size = operator.index(cast(SupportsIndex, value))
         except TypeError:
             pass
+    if size is None:
+        raise ValueError(f"{what}: {value!r} is not a size: {rule}")
     if not 0 <= size <= SIZE_MAX:
-        raise ValueError(f"{what}: {value!r} is not a size (an int from 0 to 2**63 - 1, or text like '64KiB', '1.5GB')")
+        raise ValueError(f"{what}: {value!r} is not a size from 0 to 2**63 - 1 bytes")
     return size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -17,17 +18,18 @@ from pagecache.backends import BackendLimits
 from pagecache.config import CacheConfig, RetryPolicy, VolumeOptions, parse_size, with_overrides
 
 IEC = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+SHORT = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SI = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @given(
     number=st.decimals(min_value=0, max_value=10**5, places=3),
-    unit=st.sampled_from([*IEC, *SI]),
+    unit=st.sampled_from([*IEC, *SHORT, *SI]),
     case=st.sampled_from([str, str.lower, str.upper]),
     space=st.sampled_from(["", " "]),
 )
 def test_size_with_a_unit(number: Any, unit: str, case: Any, space: str) -> None:
-    expected = int(Fraction(number) * (IEC | SI)[unit])
+    expected = int(Fraction(number) * (IEC | SHORT | SI)[unit])
     assert parse_size(f"{number}{space}{case(unit)}", "size") == expected
 
 
@@ -39,7 +41,7 @@ def test_size_in_bytes(size: int) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *("", " ", "MiB", "-1", "1K", "1 parsec", "1.5.5MiB", "1e3", "0x10", "1PiB", "inf", "٣MiB", "1,5MiB"),
+        *("", " ", "MiB", "-1", "1Ki", "1 parsec", "1.5.5MiB", "1e3", "0x10", "1PiB", "inf", "٣MiB", "1,5MiB"),
         *("99999999TiB", -1, 2**63, 1.5, 4096.0, None, True, b"1MiB", [1], object),
     ],
 )
@@ -47,6 +49,23 @@ def test_anything_else_is_refused_by_name(value: object) -> None:
     with pytest.raises(ValueError, match="capacity") as raised:
         parse_size(value, "capacity")
     assert repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("unit", ["P", "PiB", "parsec", "Ki", "kbx"])
+def test_an_unknown_unit_is_refused_with_all_known_units(unit: str) -> None:
+    with pytest.raises(ValueError, match="^capacity: ") as raised:
+        parse_size(f"1{unit}", "capacity")
+    text = str(raised.value)
+    assert repr(unit) in text
+    for known in ("B", *SHORT, *IEC, *SI):
+        assert known in re.split(r"[^A-Za-z]+", text)
+
+
+@pytest.mark.parametrize("value", [16e6, "x", -1, 2**63, None, "1P"])
+def test_a_refused_size_says_once_that_it_is_no_size(value: object) -> None:
+    with pytest.raises(ValueError, match="capacity") as raised:
+        PageCache(value)  # type: ignore[arg-type]
+    assert str(raised.value).count("not a size") == 1
 
 
 @given(st.text())
