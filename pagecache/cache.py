@@ -105,6 +105,7 @@ class PageCache:
         self.config = with_overrides(config or CacheConfig(), overrides)
         self.limits = self.config.resolve(capacity)
         self.capacity = self.limits.capacity
+        self.config.check_fits(self.capacity)
         self.native = NativeCache(self.limits, _error)
         self.native.configure(self.limits, self.config.poison)
         self.closed = self.ended = False
@@ -274,6 +275,7 @@ class PageCache:
                 raise ValueError(f"{fixed}: {changes[fixed]!r} cannot be changed while the cache lives")
         with self._lock:
             config = with_overrides(self.config, changes)
+            config.check_fits(self.capacity, changes.keys() & {"dirty_background", "dirty_limit"})
             limits = config.resolve(self.capacity)
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)

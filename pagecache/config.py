@@ -4,8 +4,8 @@ Three immutable values: `CacheConfig` (a cache), `RetryPolicy` (a part of it) an
 that is out of range is a ValueError that names option, value and rule, raised where it was written and not where it
 is first used. An option that does not exist is a TypeError with the nearest name that does.
 
-Sizes may be given as text ("64K", "64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that they
-follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
+Sizes may be given as text ("64K", "64KiB", "1.5GB") and are kept as ints. Shares of the capacity stay shares, so that
+they follow a `resize`; `CacheConfig.resolve` turns them into bytes for one capacity.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, ge
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["CacheConfig", "CacheLimits", "RetryPolicy", "Size", "VolumeOptions", "parse_size", "with_overrides"]
+__all__ = [
+    "CacheConfig",
+    "CacheLimits",
+    "RetryPolicy",
+    "Size",
+    "VolumeOptions",
+    "parse_size",
+    "unknown_option",
+    "with_overrides",
+]
 
 Size = int | str
 """Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
@@ -115,9 +124,11 @@ def _share_or_size(value: object, what: str) -> float | int:
 Options = TypeVar("Options", bound="DataclassInstance")
 
 
-def _unknown(kind: str, name: str, known: Collection[str]) -> TypeError:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return TypeError(f"{kind} has no option {name!r}; did you mean {nearest!r}?")
+def unknown_option(kind: str, name: str, known: Collection[str]) -> TypeError:
+    """The error for an option that does not exist: names the nearest option, or all of them if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = repr(near[0]) if near else f"one of {', '.join(sorted(known))}"
+    return TypeError(f"{kind} has no option {name!r}; did you mean {meant}?")
 
 
 def named_options(cls: type[Options]) -> type[Options]:
@@ -129,7 +140,7 @@ def named_options(cls: type[Options]) -> type[Options]:
     def checked(self: Options, *args: Any, **values: Any) -> None:
         for name in values:
             if name not in known:
-                raise _unknown(cls.__name__, name, known)
+                raise unknown_option(cls.__name__, name, known)
         init(self, *args, **values)
 
     cls.__init__ = checked  # type: ignore[assignment]
@@ -260,7 +271,7 @@ class CacheConfig:
         """The limits in bytes for a capacity.
 
         A `dirty_background` that is not below `dirty_limit` counts as half of it, so that lowering the limit alone
-        just works; neither exceeds the capacity, and a writer can always have one page dirty.
+        just works; neither exceeds the capacity (after `resize`), and a writer can always have one page dirty.
 
         Raises:
             ValueError: capacity below 16 pages, or above 2**29.
@@ -285,6 +296,19 @@ class CacheConfig:
             cow_limit=int(self.cow_limit),
             gil_release=int(self.gil_release),
         )
+
+    def check_fits(self, capacity: int, names: Collection[str] = ("dirty_background", "dirty_limit")) -> None:
+        """Refuse limits, given as sizes, that a cache of this capacity can never reach.
+
+        Raises:
+            ValueError: one of `names` is a size above the capacity.
+        """
+        for name in names:
+            size = getattr(self, name)
+            if not isinstance(size, float) and size - size % int(self.page_size) > capacity:
+                raise ValueError(
+                    f"{name}: {size} is more than the capacity ({capacity}); give a smaller size or a share"
+                )
 
 
 def _bytes_of(value: float | Size, capacity: int) -> int:

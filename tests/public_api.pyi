@@ -4,8 +4,8 @@ Names, parameters, defaults and errors below stay as they are; more may be added
 Attributes are promised for reading. tests/test_public_api.py compares this file with the installed package. A line
 "# module NAME" says where the names below it are found; the imports above the first one are for all of them.
 
-Offsets and lengths are bytes, times are seconds. Sizes accept an int or a string: IEC (KiB, MiB, GiB, TiB) and SI (kB, MB, GB, TB),
-case-insensitive, decimals allowed ("1.5GiB"); anything else is a ValueError that names it.
+Offsets and lengths are bytes, times are seconds. Sizes accept an int or a string: binary (K, M, G, T and KiB, MiB, GiB, TiB) and
+decimal (kB, MB, GB, TB), case-insensitive, decimals allowed ("1.5GiB"); anything else is a ValueError that names it.
 Every call is thread-safe unless it says otherwise. Every blocking call can be interrupted (Ctrl-C) and has a way out: a timeout,
 `Volume.abort`, or the interrupt; ending a wait never loses data. Options with an unknown name: TypeError with the nearest match.
 All errors and dataclasses here pickle.
@@ -42,7 +42,7 @@ class RetryPolicy:
 class CacheConfig:
     page_size: Size = 4096                 # smallest index unit; power of two, >= 4096
     max_folio: Size = "2MiB"               # lowered to capacity / 8 where that is less
-    dirty_background: float | Size = 0.25  # share of capacity (float) or bytes: above this the flusher runs
+    dirty_background: float | Size = 0.25  # share of capacity (float) or bytes (at most the capacity): above this the flusher runs
     dirty_limit: float | Size = 0.50       # writers are slowed from the midpoint and stopped here (dirty + in flight + unstable, except
                                            # bytes that the backend keeps: BackendFile.stage)
     dirty_expire: float = 30.0             # older dirty data is written back even below dirty_background
@@ -282,8 +282,8 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendLimits:
-    max_read: Size = "1MiB"                # most bytes in one read_into / write_from call
-    max_write: Size = "1MiB"
+    max_read: Size = "1MiB"                # most bytes in one read_into / write_from call: whole units, else ValueError; when not
+    max_write: Size = "1MiB"               # given, 1 MiB or one unit, whichever is more
     max_vectors: int = 512                 # most buffers in one call
     read_unit: Size = 1                    # reads start at, and cover, whole multiples of this
     write_unit: Size = 1                   # writes do too (the end of file aside); the cache reads what is missing. 8 MiB parts for

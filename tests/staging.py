@@ -39,6 +39,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from pagecache.backends import Backend, BackendFile, BackendLimits, ObjectStat
+from pagecache.config import parse_size
 from pagecache.errors import BackendError, Key
 
 PIECE = 1 << 20
@@ -304,7 +305,9 @@ class StagingBackend(Backend):
         **limits: Any,
     ) -> None:
         self.root = Path(root)
-        self.limits = BackendLimits(commit_on_close=True, write_unit=write_unit, **limits)
+        unit = parse_size(write_unit, "write_unit")
+        limits = {"max_write": max((1 << 20) // unit, 1) * unit, **limits}
+        self.limits = BackendLimits(commit_on_close=True, write_unit=unit, **limits)
         self.can_stage, self.read_back = can_stage, read_back
         self.violations: list[str] = []
         self.in_transfer: Callable[[StagingFile], None] = lambda file: None  # a test may wait here

@@ -53,7 +53,7 @@ def test_anything_else_is_refused_by_name(value: object) -> None:
 
 @pytest.mark.parametrize("unit", ["P", "PiB", "parsec", "Ki", "kbx"])
 def test_an_unknown_unit_is_refused_with_all_known_units(unit: str) -> None:
-    with pytest.raises(ValueError, match="^capacity: ") as raised:
+    with pytest.raises(ValueError, match=r"^capacity: ") as raised:
         parse_size(f"1{unit}", "capacity")
     text = str(raised.value)
     assert repr(unit) in text
@@ -149,6 +149,14 @@ def test_unknown_option_names_the_nearest(cls: type[Any], wrong: str, right: str
 
 
 @pytest.mark.parametrize("cls", [CacheConfig, VolumeOptions, RetryPolicy, BackendLimits])
+def test_an_unknown_option_that_resembles_none_lists_all_of_them(cls: type[Any]) -> None:
+    with pytest.raises(TypeError, match="'qqq'") as raised:
+        cls(qqq=1)
+    for field in dataclasses.fields(cls):
+        assert field.name in str(raised.value)
+
+
+@pytest.mark.parametrize("cls", [CacheConfig, VolumeOptions, RetryPolicy, BackendLimits])
 def test_options_are_values(cls: type[Any]) -> None:
     assert cls() == cls()
     assert pickle.loads(pickle.dumps(cls())) == cls()
@@ -203,6 +211,32 @@ def test_a_cache_may_have_a_capacity_beyond_any_memory(capacity: str) -> None:
         pytest.skip("there is not so much address space")
 
 
+@pytest.mark.parametrize("name", ["dirty_limit", "dirty_background"])
+@pytest.mark.parametrize("size", ["1GiB", (8 << 20) + 4096])
+def test_a_dirty_limit_above_the_capacity_is_refused(name: str, size: int | str) -> None:
+    too_much: Any = {name: size}
+    all_of_it: Any = {name: "8MiB"}
+    rule = f"^{name}: {parse_size(size, name)} is more than the capacity .{8 << 20}"
+    with pytest.raises(ValueError, match=rule):
+        PageCache("8MiB", **too_much)
+    with pytest.raises(ValueError, match=rule):
+        PageCache("8MiB", config=CacheConfig(**too_much))
+    with PageCache("8MiB", **all_of_it) as cache:
+        before = cache.config
+        with pytest.raises(ValueError, match=rule):
+            cache.configure(**too_much)
+        assert cache.config is before
+
+
+def test_a_cache_with_a_dirty_limit_in_bytes_may_shrink_below_it_and_be_configured_then() -> None:
+    with PageCache("8MiB", dirty_limit="4MiB") as cache:
+        cache.resize("2MiB")
+        assert cache.limits.dirty_limit == 2 << 20
+        cache.configure(flush_interval=1.0)
+        cache.resize("8MiB")
+        assert cache.limits.dirty_limit == 4 << 20
+
+
 def test_background_stays_below_the_limit() -> None:
     assert CacheConfig(dirty_limit=0.1).resolve(1 << 20).dirty_background == int(0.1 * (1 << 20)) // 2
     assert CacheConfig(dirty_limit="8KiB").resolve(1 << 20).dirty_background == 4096
@@ -211,7 +245,7 @@ def test_background_stays_below_the_limit() -> None:
 
 
 def test_limits_fit_the_units() -> None:
-    limits = BackendLimits(write_unit="8MiB", boundary="16MiB", max_read=10000, read_unit=4096)
+    limits = BackendLimits(write_unit="8MiB", boundary="16MiB", max_read=8192, read_unit=4096)
     assert (limits.max_write, limits.max_read) == (8 << 20, 8192)
     with pytest.raises(ValueError, match="boundary"):
         BackendLimits(write_unit=4096, boundary=6000)

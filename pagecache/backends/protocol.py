@@ -66,14 +66,25 @@ INFLIGHT_MAX = 1024
 """Calls at once: each has a thread."""
 
 
+class _Default(int):
+    """`max_read` or `max_write` that was not given: it follows the unit, in `dataclasses.replace` too."""
+
+    __slots__ = ()
+
+
+DEFAULT = "1MiB ".strip()  # not the same object as any "1MiB" that a caller gives
+
+
 @named_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendLimits:
     """What one call to a backend may look like. Sizes are kept as ints, whatever they were given as.
 
     Attributes:
-        max_read: most bytes in one `read_into`; raised to `read_unit` where that is more.
-        max_write: most bytes in one `write_from`; raised to `write_unit` where that is more.
+        max_read: most bytes in one `read_into`, a multiple of `read_unit`; by default 1 MiB, or `read_unit` if that is
+            more.
+        max_write: most bytes in one `write_from`, a multiple of `write_unit`; by default 1 MiB, or `write_unit` if that
+            is more.
         max_vectors: most buffers in one call.
         read_unit: reads start at, and cover, whole multiples of this; units are less than 2 GiB.
         write_unit: writes do too (the end of file aside); the cache reads what is missing.
@@ -91,8 +102,8 @@ class BackendLimits:
         trusted: False: sync waits for it at most `sync_timeout` seconds.
     """
 
-    max_read: Size = "1MiB"
-    max_write: Size = "1MiB"
+    max_read: Size = DEFAULT
+    max_write: Size = DEFAULT
     max_vectors: int = 512
     read_unit: Size = 1
     write_unit: Size = 1
@@ -134,10 +145,15 @@ class BackendLimits:
         if wait is not None and (isinstance(wait, bool) or not isinstance(wait, int | float) or not wait >= 0):
             raise ValueError(f"sync_timeout: {wait!r} is not a number of seconds of at least 0, or None")
         for kind in ("read", "write"):
-            unit, longest = size[f"{kind}_unit"], max(size[f"max_{kind}"], size[f"{kind}_unit"])
+            name, unit = f"max_{kind}", size[f"{kind}_unit"]
             if size["boundary"] % unit:
                 raise ValueError(f"boundary: {self.boundary!r} is not a multiple of {kind}_unit ({unit})")
-            size[f"max_{kind}"] = longest - longest % unit
+            given = getattr(self, name)
+            if given is DEFAULT or isinstance(given, _Default):
+                size[name] = _Default(max(parse_size(DEFAULT, name), unit))
+            if size[name] % unit:
+                whole = max(size[name] - size[name] % unit, unit)
+                raise ValueError(f"{name}: {size[name]} is not a multiple of {kind}_unit ({unit}); {whole} is")
         for name, value in size.items():
             object.__setattr__(self, name, value)
 

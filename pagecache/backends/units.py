@@ -103,17 +103,22 @@ class Units:
 
     def limits(self, inner: BackendLimits) -> BackendLimits:
         """What one call may look like above a backend with these limits."""
+        read_unit, write_unit = self.span(inner.read_unit), self.span(inner.read_unit, inner.write_unit)
         limits: dict[str, Any] = {
-            "max_read": max(int(inner.max_read) // self.slot, 1) * self.unit,
-            "max_write": max(int(inner.max_write) // self.slot, 1) * self.unit,
+            "max_read": self._whole(inner.max_read, read_unit),
+            "max_write": self._whole(inner.max_write, write_unit),
             "max_vectors": VECTORS,  # the buffers of a call become one
-            "read_unit": self.span(inner.read_unit),
-            "write_unit": self.span(inner.read_unit, inner.write_unit),
+            "read_unit": read_unit,
+            "write_unit": write_unit,
             "boundary": 0,  # slots lie across the boundaries below; calls are cut there
             "direct_unit": 1,
             "parallel_direct_writes": False,
         }
         return with_overrides(inner, limits)
+
+    def _whole(self, stored: Size, unit: int) -> int:
+        """Bytes of content in a call that carries `stored` bytes below: whole multiples of `unit`, and at least one."""
+        return max(int(stored) // self.slot * self.unit // unit, 1) * unit
 
     def encode(self, key: Key, first: int, content: bytes | bytearray) -> bytearray:
         """The slots of the units from number `first` on; the last one may be short."""

@@ -264,6 +264,10 @@ def to_write_down(declared: BackendLimits, measures: Measures, findings: list[Fi
         if value is not None:
             most = better.get(name)
             better[name] = min(value, most) if isinstance(most, int) else value
+    for kind in ("read", "write"):
+        unit = int(better.get(f"{kind}_unit", getattr(declared, f"{kind}_unit")))
+        most = int(better.get(f"max_{kind}", getattr(declared, f"max_{kind}")))
+        better[f"max_{kind}"] = max(most - most % unit, unit)
     return dataclasses.replace(declared, **better)
 
 

@@ -44,7 +44,10 @@ def checked_mode(mode: str) -> tuple[str, bool]:
     kinds = [letter for letter in mode if letter in "bt"]
     letters = mode.translate({ord("b"): None, ord("t"): None})
     if letters not in MODES or len(kinds) > 1:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}, with 'b' (bytes) or 't' (text, or neither)")
+        wrong = repr(mode)
+        if letters and letters not in MODES and len(kinds) == 1:
+            wrong = f"{letters!r} (here {mode!r})"  # fsspec.open adds a 'b' of its own
+        raise ValueError(f"mode {wrong} is not one of {', '.join(MODES)}, with 'b' (bytes) or 't' (text, or neither)")
     return letters + "b", kinds != ["b"]
 
 

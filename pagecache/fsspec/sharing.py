@@ -14,7 +14,6 @@ has inherited. A cache lives until `close`, or until the process ends, and is sa
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import os
 import threading
@@ -27,7 +26,7 @@ from fsspec.utils import tokenize
 
 from ..backends.fsspec import FsspecBackend
 from ..cache import PageCache
-from ..config import CacheConfig, Size, VolumeOptions, with_overrides
+from ..config import CacheConfig, Size, VolumeOptions, unknown_option, with_overrides
 from ..errors import LostRange
 from ..volume import Volume
 
@@ -181,10 +180,10 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
     known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS
     for name in options:
         if name not in known | LISTING_OPTIONS:
-            nearest = difflib.get_close_matches(name, known | {"capacity", "fs", "target_protocol"}, n=1, cutoff=0.0)[0]
-            raise TypeError(f"pagecache: has no option {name!r}; did you mean {nearest!r}?")
+            raise unknown_option("pagecache:", name, known | {"capacity", "fs", "target_protocol"})
     config = with_overrides(CacheConfig(), _among(options, CACHE_OPTIONS))
     resolved = config.resolve(capacity).capacity
+    config.check_fits(resolved)
     seen = with_overrides(DEFAULTS, _among(options, VOLUME_OPTIONS))
     return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -57,9 +59,8 @@ def test_a_boundary_is_a_multiple_of_the_units(limits: dict[str, int], word: str
 @pytest.mark.parametrize(
     ("limits", "name", "value"),
     [
-        ({"write_unit": 5000, "max_write": 12_000}, "max_write", 10_000),
+        ({"write_unit": 5000, "max_write": 10_000}, "max_write", 10_000),
         ({"write_unit": "8MiB"}, "max_write", 8 << 20),
-        ({"read_unit": 512, "max_read": 1}, "max_read", 512),
         ({"write_unit": (1 << 31) - 1}, "write_unit", (1 << 31) - 1),
         ({"max_inflight": 1024}, "max_inflight", 1024),
         ({"sync_timeout": 0}, "sync_timeout", 0),
@@ -70,6 +71,34 @@ def test_a_boundary_is_a_multiple_of_the_units(limits: dict[str, int], word: str
 def test_what_makes_sense_is_taken(limits: dict[str, Any], name: str, value: int) -> None:
     """The largest call is whole units, and at least one. [2.12]"""
     assert getattr(BackendLimits(**limits), name) == value
+
+
+@pytest.mark.parametrize(
+    ("limits", "rule"),
+    [
+        ({"write_unit": 3}, "max_write: 1048576 is not a multiple of write_unit .3.; 1048575 is"),
+        ({"read_unit": 3}, "max_read: 1048576 is not a multiple of read_unit .3.; 1048575 is"),
+        ({"write_unit": "4MiB", "max_write": "1MiB"}, "max_write: 1048576 is not a multiple of write_unit .4194304."),
+        ({"write_unit": "4MiB", "max_write": 1 << 20}, "max_write: 1048576 is not a multiple of write_unit .4194304."),
+        ({"read_unit": 512, "max_read": 1}, "max_read: 1 is not a multiple of read_unit .512.; 512 is"),
+        ({"write_unit": 5000, "max_write": 12_000}, "max_write: 12000 is not a multiple of write_unit"),
+    ],
+)
+def test_limits_that_do_not_fit_together_are_refused_and_not_changed(limits: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        BackendLimits(**limits)
+    with pytest.raises(ValueError, match=rule):
+        MemoryBackend(**limits)
+
+
+def test_the_largest_call_follows_the_unit_unless_it_was_given() -> None:
+    changed = replace(replace(BackendLimits(), write_unit="8MiB"), read_unit="2MiB")
+    assert (changed.max_write, changed.max_read) == (8 << 20, 2 << 20)
+    assert replace(changed, write_unit=1).max_write == 1 << 20
+    assert pickle.loads(pickle.dumps(changed)) == changed
+    assert replace(pickle.loads(pickle.dumps(changed)), write_unit="16MiB").max_write == 16 << 20
+    with pytest.raises(ValueError, match="max_write: 1048576"):
+        replace(BackendLimits(max_write="1MiB"), write_unit="8MiB")
 
 
 def test_the_largest_calls_work() -> None:

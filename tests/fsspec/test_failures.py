@@ -222,6 +222,12 @@ def test_a_bad_mode_is_named_with_the_rule(fs: PageCacheFileSystem, root: str, m
     assert not fs.exists(f"{root}/file")
 
 
+@pytest.mark.parametrize("mode", ["q", "qb", "qt"])
+def test_a_bad_mode_is_named_without_the_letter_that_fsspec_adds(fs: PageCacheFileSystem, root: str, mode: str) -> None:
+    with pytest.raises(ValueError, match=r"^mode 'q' .* is not one of r, r\+"):
+        fsspec.open(fs.unstrip_protocol(f"{root}/file"), mode, pagecache={"capacity": "4MiB"}).open()
+
+
 def test_bad_arguments_are_named_with_the_rule(fs: Any, root: str) -> None:
     path = f"{root}/file"
     fs.pipe_file(path, b"content")
@@ -271,6 +277,10 @@ def test_a_target_is_named_once_and_right(make: Callable[..., PageCacheFileSyste
         make(fs="memory")
     with pytest.raises(TypeError, match="has no option 'dirty_limits'; did you mean 'dirty_limit'"):
         make("memory", dirty_limits=1)
+    with pytest.raises(TypeError, match=r"has no option 'foo'; did you mean one of .*capacity, .*target_protocol"):
+        make("memory", foo=1)
+    with pytest.raises(ValueError, match="dirty_limit: 1073741824 is more than the capacity"):
+        make("memory", capacity="8MiB", dirty_limit="1GiB")
     with pytest.raises(ValueError, match="capacity: '1KiB' is less than 16 pages"):
         make("memory", capacity="1KiB")
     with pytest.raises(ValueError, match="on_conflict: 'sometimes' is not one of"):
