@@ -214,7 +214,8 @@ class CacheConfig:
         max_folio: largest unit of memory; lowered to capacity / 8 where that is less.
         dirty_background: above this the flusher works; a float is a share of the capacity, anything else a size.
         dirty_limit: writers are slowed from the midpoint between the two and stopped here.
-        dirty_expire: seconds after which dirty data is written back even below `dirty_background`.
+        dirty_expire: seconds after which dirty data is written back even below `dirty_background`. This does not commit
+            it. No effect on backends with `commit_on_close`.
         flush_interval: seconds between two looks of the flusher.
         failed_limit: share of `dirty_limit`; above it, writes to a file with failed data raise its error at once.
         throttle_timeout: seconds a throttled writer waits before BlockingIOError; None: as long as it takes.

@@ -6,6 +6,7 @@ behind it is what it prints. A comment `<!-- no-run -->` in the line before a fe
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import gc
@@ -106,6 +107,42 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(
         namespace.clear()
         gc.collect()  # a handle that nobody closed is an error here, not in some later test
     assert left == [], f"{label(page)} leaves a cache open"
+
+
+CORE = {"pagecache", "click", "rich", "cffi", "sortedcontainers"}
+
+
+def foreign(block: Block) -> set[str]:
+    """The top-level modules that a block imports and that neither Python nor pagecache installs."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(block.text)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name.partition(".")[0] for alias in names}
+            case ast.ImportFrom(module=str() as name, level=0):
+                found.add(name.partition(".")[0])
+    return found - CORE - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_a_page_says_which_packages_its_code_needs(page: Path) -> None:
+    """A sentence with "needs" and the name of the package stands before the first block that imports it."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        said = [line for line in lines[: block.line] if re.search(r"\bneeds?\b", line)]
+        missing = {name for name in foreign(block) if not any(f"`{name}`" in line for line in said)}
+        assert not missing, f"{label(page)}:{block.line}"
+
+
+def test_the_page_about_embedding_lists_the_known_urls() -> None:
+    """All schemes that an error about an unknown URL lists."""
+    text = (DOCS / "how-to" / "embed.md").read_text(encoding="utf-8")
+    known = text[text.index("Known URLs are") :].partition(";")[0]
+    assert sorted(re.findall(r"(\w+:)", FENCE.sub("", known))) == ["dir:", "fsspec:", "memory:", "s3:"]
+    with pytest.raises(ValueError, match=r"known schemes: dir:, fsspec:, memory:, s3:\)"):
+        pagecache.backend_from_url("nosuch:x")
 
 
 def test_pages_show_code() -> None:

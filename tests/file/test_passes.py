@@ -49,6 +49,23 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
     eventually(lambda: (KEY, 10 * PAGE, 5) in sent(rig))
 
 
+def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock) -> None:
+    """As the tutorial says: after `dirty_expire` the bytes are unstable, and no passing of time commits them. [2.11]"""
+    rig = make({KEY: b""}, **AGE)
+    file = rig.open()
+    file.pwrite(b"five!", 0)
+    clock.advance(30.0)
+    eventually(lambda: rig.volume.stats().unstable == PAGE)
+    for _ in range(5):
+        clock.advance(3600.0)
+        after_a_look(rig.cache)
+    stats = rig.volume.stats()
+    assert (stats.write_requests, stats.commits, stats.dirty, stats.unstable) == (1, 0, 0, PAGE)
+    assert rig.backend.seen("commit") == []
+    file.fsync()
+    assert (rig.volume.stats().commits, rig.volume.stats().unstable) == (1, 0)
+
+
 def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock) -> None:
     """The flusher looks as often as the age needs. [2.11]"""
     rig = make({KEY: b""}, dirty_expire=0.5, flush_interval=3600.0)
