@@ -73,7 +73,7 @@ def _number(value: int, what: str) -> int:
     return number
 
 
-class CachedFile(Handle):
+class CachedFile(Handle, io.RawIOBase):
     """One open of a cached object; made by `Volume.open`.
 
     All or raise: a read is short only at the end of the file; a write takes everything, or raises an error whose

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ("tests.hangs",)
+pytest_plugins = ("tests.hangs", "tests.skips")
 
 # The size of a terminal, which readline of the process that starts those of pytest-xdist tells them: programs believe
-# it rather than the terminal that a test gives them.
-for variable in ("COLUMNS", "LINES"):
+# it rather than the terminal that a test gives them. And unbuffered output: a program that leaves without a flush fails
+# in the same way everywhere.
+for variable in ("COLUMNS", "LINES", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
 
 settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))

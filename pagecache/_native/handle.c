@@ -2,8 +2,9 @@
  * handle.c - the hot verbs of a handle as METH_FASTCALL methods of a C type.
  *
  * A hit is one C call: arguments, optimistic copy, result; no Python frame runs and the result is the only object made. The
- * type derives from io.RawIOBase, whose size is read at run time; our fields lie behind it. CachedFile (file.py) subclasses
- * it and adds everything that is not hot.
+ * type derives from the C base of io.RawIOBase, whose size is read at run time; our fields lie behind it. CachedFile (file.py)
+ * subclasses this type and io.RawIOBase, and adds everything that is not hot. The metaclass of io.RawIOBase itself is ABCMeta,
+ * which has a tp_new of its own: Python 3.12 warns when a type spec has such a base, and Python 3.14 refuses it.
  *
  * Short calls keep the GIL (a released short call starves beside a busy thread), copies of `gil_release` bytes and more
  * release it. Memory that may fault (maps, unknown exporters) is copied through a bounce buffer: touching it with a folio
@@ -399,7 +400,8 @@ int pc_install_handle(PyObject *module)
 	static PyType_Spec spec = {"pagecache._native._core.Handle", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
 				   slots};
 	PyObject *io = PyImport_ImportModule("io");
-	PyObject *raw = io ? PyObject_GetAttrString(io, "RawIOBase") : NULL;
+	PyObject *public = io ? PyObject_GetAttrString(io, "RawIOBase") : NULL;
+	PyObject *raw = public ? PyObject_GetAttrString(public, "__base__") : NULL;
 	PyObject *size = raw ? PyObject_GetAttrString(raw, "__basicsize__") : NULL;
 	pc_unsupported = io ? PyObject_GetAttrString(io, "UnsupportedOperation") : NULL;
 	if (!size || !pc_unsupported)
@@ -411,6 +413,7 @@ int pc_install_handle(PyObject *module)
 	Py_XDECREF(bases);
 	Py_XDECREF(size);
 	Py_XDECREF(raw);
+	Py_XDECREF(public);
 	Py_XDECREF(io);
 	return pc_handle_type ? PyModule_AddObjectRef(module, "Handle", (PyObject *)pc_handle_type) : -1;
 }

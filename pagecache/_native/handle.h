@@ -26,7 +26,7 @@ struct handle {
 enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };
 enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
 
-extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of io.RawIOBase */
+extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of the base type */
 extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
 
 int pc_refused(struct handle *h);

@@ -57,7 +57,7 @@ if lib.pc_install_types() or lib.pc_abi() != ABI:
 os.register_at_fork(after_in_child=lib.pc_forked)
 
 Handle = extension.Handle
-"""Base of CachedFile: io.RawIOBase with the hot verbs in C."""
+"""First base of CachedFile, before io.RawIOBase: the hot verbs in C."""
 
 AsyncHandle: Any = extension.AsyncHandle
 """Base of AsyncCachedFile: the hot verbs as awaitables in C."""

@@ -32,6 +32,14 @@ def test_what_is_what() -> None:
             assert {"key", "name", "mode", "volume", "size"} <= set(dir(file))
 
 
+def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> None:
+    """Python 3.12 warns of a type spec with a metaclass that has a constructor, and Python 3.14 refuses it."""
+    (native,) = {base for base in CachedFile.__mro__ if base.__module__ == "pagecache._native._core"}
+    assert type(native) is type
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "import pagecache"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_importing_the_package_imports_no_extras() -> None:
     """boto3, fsspec, pyfuse3, textual, numpy and the like are loaded by those who use them."""
     extras = ["boto3", "botocore", "fsspec", "pyfuse3", "textual", "numpy", "matplotlib", "rich", "click"]

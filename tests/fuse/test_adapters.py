@@ -293,7 +293,7 @@ with open(os.path.join(path, "3"), "r+b") as file:
 subprocess.run(["fusermount3", "-u", path], check=True)
 loop.join()
 pyfuse3.close(unmount=False)
-print("served")
+print("served", flush=True)
 os._exit(0)
 """
 
@@ -357,7 +357,7 @@ for fd in fds.values():
 subprocess.run(["fusermount3", "-u", path], check=True)
 loop.join()
 pyfuse3.close(unmount=False)
-print("served")
+print("served", flush=True)
 os._exit(0)
 """
 

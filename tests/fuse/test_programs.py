@@ -120,7 +120,7 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
         works: dict[str, list[str | Path]] = {
             "cp": ["cp", "-r", f"{source}/.", "."],
             "tar": ["tar", "-mxf", tmp_path / "tar"],
-            "rsync": ["rsync", "-a", "--no-times", "--no-perms", f"{source}/", "."],
+            "rsync": ["rsync", "-a", "--no-times", "--inplace", "--chmod=F644,D755", f"{source}/", "."],
         }
         fails: dict[str, list[str | Path]] = {
             "cp": ["cp", "-rp", f"{source}/.", "."],
@@ -130,6 +130,8 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
             if shutil.which(name) is not None:
                 (mounted.path / name).mkdir()
                 run(*command, cwd=mounted.path / name)
+                same(source, mounted.path / name)
+                run("sh", "-c", 'umask 077; "$@"', "sh", *command, cwd=mounted.path / name)
                 same(source, mounted.path / name)
         for number, (name, command) in enumerate(fails.items()):
             where = mounted.path / f"{name}, with times"
