@@ -26,6 +26,7 @@ from .backends.protocol import (
 from .backends.url import backend_from_url
 from .cache import PageCache
 from .config import CacheConfig, RetryPolicy, Size, VolumeOptions
+from .distribution import VERSION as __version__
 from .errors import (
     BackendError,
     BackendProtocolError,
@@ -50,8 +51,6 @@ from .view import View
 from .volume import Volume
 
 logging.getLogger("pagecache").addHandler(logging.NullHandler())
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Advice",

@@ -21,6 +21,7 @@ from typing import IO, Any, NoReturn
 
 import click
 
+from pagecache.distribution import needs
 from pagecache.interrupts import INTERRUPTED, leave_on_sigterm
 
 
@@ -108,8 +109,8 @@ def top(
 ) -> None:
     """Watch caches that are served on local sockets.
 
-    Live in a terminal (needs textual: pip install 'pagecache[tui]'), once everywhere else. SOCKET is a path given to
-    PageCache.serve_stats. Without any: the paths in $PAGECACHE_SOCKET, separated by ':', and then
+    Live in a terminal (needs textual: run pip install '.[tui]' in a checkout), once everywhere else. SOCKET is a path
+    given to PageCache.serve_stats. Without any: the paths in $PAGECACHE_SOCKET, separated by ':', and then
     $XDG_RUNTIME_DIR/pagecache/*.sock.
 
     Exit status: 1 when a socket could not be read once, 2 when there is none.
@@ -535,7 +536,7 @@ def check_plot(plot: Path) -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise WrongUsage("--plot needs matplotlib: pip install 'pagecache[bench]'")
+        raise WrongUsage(needs("--plot needs matplotlib", "bench"))
     if not plot.absolute().parent.is_dir():
         raise WrongUsage(f"--plot {plot}: no such directory")
 

@@ -1,4 +1,4 @@
-"""A collector for programs that have `prometheus_client` already (`pip install "pagecache[metrics]"`).
+"""A collector for programs that have `prometheus_client` already (the extra `metrics`).
 
 The same families as `GET /metrics` of `PageCache.serve_stats`, which needs nothing but the cache.
 """
@@ -9,13 +9,14 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .distribution import needs
 from .live import documents, metrics
 
 try:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector as _Collector
 except ImportError:
-    raise ImportError('pagecache.metrics needs prometheus_client: pip install "pagecache[metrics]"') from None
+    raise ImportError(needs("pagecache.metrics needs prometheus_client", "metrics")) from None
 
 if TYPE_CHECKING:
     from .cache import PageCache

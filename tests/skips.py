@@ -1,4 +1,4 @@
-"""A table of the skipped tests at the end of a run: how many, and why. It takes the place of pytest's list of one line each."""
+"""A table of the skipped tests at the end of a run: the reasons, and the number of tests for each."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
+from ..distribution import needs
+
 try:
     import fsspec
     import fsspec.implementations.cached
@@ -35,7 +37,7 @@ try:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from fsspec.implementations.dirfs import DirFileSystem
 except ModuleNotFoundError as error:
-    what = "fsspec 2024.12 or later is not installed: pip install 'pagecache[fsspec]'"
+    what = needs("fsspec 2024.12 or later is not installed", "fsspec")
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ..errors import BackendError, Key

@@ -28,6 +28,8 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from ..distribution import needs
+
 try:
     import boto3
     import botocore.session
@@ -35,8 +37,7 @@ try:
     from botocore.config import Config
     from botocore.loaders import create_loader
 except ModuleNotFoundError as error:
-    what = "boto3 is not installed: pip install 'pagecache[s3]'"
-    raise ModuleNotFoundError(what, name=error.name) from error
+    raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
 from ..errors import BackendError
 from .s3_errors import NoETag, Told, about, passing, refused

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..distribution import needs
+
 try:
     from botocore import exceptions, parsers
     from urllib3.exceptions import HTTPError
 except ModuleNotFoundError as error:
-    what = "boto3 is not installed: pip install 'pagecache[s3]'"
-    raise ModuleNotFoundError(what, name=error.name) from error
+    raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
 from ..errors import BackendError
 

@@ -4,8 +4,9 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from pagecache.distribution import VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,6 @@ def huge_page_setting() -> str:
     return text.partition("[")[2].partition("]")[0] or "unknown"
 
 
-def package_version() -> str:
-    """The version that is installed, or that nothing is."""
-    try:
-        return version("pagecache")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def describe() -> Machine:
     """Look at the machine as it is now."""
     return Machine(
@@ -83,5 +76,5 @@ def describe() -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}"
         + ("" if getattr(sys, "_is_gil_enabled", lambda: True)() else " free-threaded"),
         huge_pages=huge_page_setting(),
-        package=package_version(),
+        package=VERSION,
     )

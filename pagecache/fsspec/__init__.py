@@ -11,11 +11,12 @@ knows its file system. Caches are shared by everybody in the process who asks fo
 (sharing.py); files of a transaction are private until it ends (transaction.py). Everything else is the volume's.
 """
 
+from ..distribution import needs
+
 try:
     import fsspec.implementations.chained as _chained
 except ImportError as error:
-    need = "pagecache.fsspec needs fsspec 2025.10 or newer: pip install 'pagecache[fsspec]'"
-    raise ImportError(need, name="fsspec") from error
+    raise ImportError(needs("pagecache.fsspec needs fsspec 2025.10 or newer", "fsspec"), name="fsspec") from error
 
 from .file import PageCacheFile
 from .filesystem import PageCacheFileSystem

@@ -6,7 +6,7 @@
     Loop       serves that, or a file system of your own: what is cached is answered without Python (where libfuse is)
 
 What a mount promises, operation by operation: docs/how-to/mount.md. `TrioFiles` needs trio, and a mount pyfuse3:
-pip install 'pagecache[fuse]'.
+the extra `fuse`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from ..distribution import needs
 from .loop import Loop, why_no_loop
 from .options import MountOptions
 from .server import Server
@@ -66,7 +67,7 @@ class Serving(Protocol):
 
 def why_cannot_serve(loop: str) -> str:
     """Why a mount cannot be served by this loop, or by any ("auto"); empty: it can."""
-    missing = "" if find_spec("pyfuse3") else "there is no pyfuse3: pip install 'pagecache[fuse]' (and libfuse3)"
+    missing = "" if find_spec("pyfuse3") else needs("there is no pyfuse3 (its build needs libfuse3)", "fuse")
     if loop == "c":
         return why_no_loop()
     return missing if loop == "pyfuse3" or why_no_loop() else ""

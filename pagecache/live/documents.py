@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Iterable
 from functools import cache as once
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from .. import native
+from ..distribution import VERSION
 from ..engine.trouble import Trouble
 from ..errors import FailedRange, Key
 from ..native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
@@ -86,7 +86,7 @@ def stats(cache: PageCache) -> dict[str, Any]:
     volumes = [_volume(volume, CacheStats(**cache._counters(usage, memory)).to_dict(), now) for volume, usage in each]
     return {
         "schema": SCHEMA,
-        "pagecache": _version(),
+        "pagecache": VERSION,
         "pid": os.getpid(),
         "command": _command(),
         "time": time.time(),
@@ -102,11 +102,6 @@ def stats(cache: PageCache) -> dict[str, Any]:
         },
         "volumes": volumes,
     }
-
-
-@once
-def _version() -> str:
-    return version("pagecache")
 
 
 @once

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.distribution import needs
 from pagecache.native import sync_noise
 from pagecache.stress.asked import refuse_crashes, refuse_ways
 from pagecache.stress.cached import CachedTarget
@@ -90,7 +91,7 @@ def run_of(
     if plan.scheduler == "threads":
         return Run(plan, target, make)
     if find_spec("greenlet") is None:
-        raise UnusableTarget("the deterministic scheduler needs greenlet: pip install greenlet")
+        raise UnusableTarget(needs("the deterministic scheduler needs greenlet", "stress"))
     from pagecache.stress.deterministic.job import SimulatedRun
 
     return SimulatedRun(plan, target, make)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from pagecache.distribution import needs
 from pagecache.live.client import find_sockets
 from pagecache.top.look import Question
 
@@ -70,7 +71,7 @@ def live(sockets: Sequence[Path], *, found: bool, interval: float, sort: str, fi
         WrongInput: textual is not installed.
     """
     if find_spec("textual") is None:
-        raise WrongInput("the live view needs textual: pip install 'pagecache[tui]'; or see everything once by --once")
+        raise WrongInput(f"{needs('the live view needs textual', 'tui')}; or see everything once by --once")
     from pagecache.top.app import run
 
     return run(sockets, find=find_sockets if found else None, interval=interval, sort=sort, files=files)

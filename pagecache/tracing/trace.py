@@ -16,10 +16,10 @@ import secrets
 import stat
 import sys
 import time
-from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ..distribution import VERSION
 from ..errors import PageCacheError
 from ..native.recording import Recorder, clock
 from .chrome import Writer
@@ -168,7 +168,7 @@ class Trace:
     def _write(self, first: int, end: int, stopped: int, lost: int) -> None:
         assert self._out is not None
         other = {
-            "pagecache": version("pagecache"),
+            "pagecache": VERSION,
             "python": sys.version.split()[0],
             "capacity": self._cache.capacity,
             "records": self.records,

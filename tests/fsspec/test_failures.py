@@ -335,9 +335,10 @@ def test_without_fsspec_the_import_says_what_to_install() -> None:
         "except ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "pagecache.fsspec needs fsspec 2025.10 or newer: pip install 'pagecache[fsspec]'", (
-        done.stderr
-    )
+    assert (
+        done.stdout.strip()
+        == "pagecache.fsspec needs fsspec 2025.10 or newer: run pip install '.[fsspec]' in a checkout of libpagecache"
+    ), done.stderr
 
 
 def test_fsspec_finds_it_by_its_name() -> None:

@@ -310,7 +310,7 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
-    assert run(code).count("pip install 'pagecache[fsspec]'") == 2
+    assert run(code).count("pip install '.[fsspec]'") == 2
 
 
 def test_fsspec_is_imported_by_those_who_use_it() -> None:

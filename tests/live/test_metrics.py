@@ -152,7 +152,9 @@ with pagecache.PageCache("1MiB") as cache:
 def test_who_lacks_the_library_is_told_what_to_install(tmp_path: Any) -> None:
     """And serving needs none."""
     ran = subprocess.run([sys.executable, "-c", WITHOUT, tmp_path / "s"], capture_output=True, text=True, timeout=60)
-    assert ran.stdout == 'pagecache.metrics needs prometheus_client: pip install "pagecache[metrics]"\n'
+    assert ran.stdout == (
+        "pagecache.metrics needs prometheus_client: run pip install '.[metrics]' in a checkout of libpagecache\n"
+    )
     assert ran.returncode == 0, ran.stderr
 
 

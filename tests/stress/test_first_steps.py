@@ -164,9 +164,10 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
     objects = Objects(plan(), 1, bare, "bare")
     objects.choose_keys()
     store = ForgettingBackend(bare, cannot=objects.cannot)
-    for call in (lambda: store.rename("a", "b"), lambda: store.remove("a")):
-        with pytest.raises(io.UnsupportedOperation, match=r"Bare cannot (rename|remove) objects$"):
-            call()
+    with pytest.raises(io.UnsupportedOperation, match="Bare cannot rename objects$"):
+        store.rename("a", "b")
+    with pytest.raises(io.UnsupportedOperation, match="Bare cannot remove objects$"):
+        store.remove("a")
 
 
 def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_without_textual_the_live_view_says_what_to_install(owner: Owner, monkey
     monkeypatch.setattr(start, "find_spec", lambda name: None)
     result = call(owner.path)
     assert result.exit_code == 2
-    assert "pip install 'pagecache[tui]'" in result.stderr
+    assert "pip install '.[tui]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -1,0 +1,69 @@
+"""The name of the distribution: `pagecache` on PyPI is another project, so no text may lead a user to install it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pagecache
+from pagecache.distribution import NAME, VERSION, needs
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = (".ci", "docs", "examples", "pagecache", "pagecache_pytest", "tests")
+TEXTS = {".c", ".cfg", ".h", ".json", ".md", ".py", ".pyi", ".sh", ".toml", ".txt", ".yml", ""}
+OTHERS = re.compile(r"\bpip3? install[^\n#]*?(?<![\w./-])pagecache(?![\w/-])|(?<![\w.])pagecache\[[a-z]")
+"""A command that installs another project, and an extra of it."""
+
+
+def texts() -> Iterator[Path]:
+    yield from (path for path in ROOT.iterdir() if path.is_file() and path.suffix in TEXTS)
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix in TEXTS and "__pycache__" not in path.parts:
+                yield path
+
+
+def test_no_text_installs_the_other_project() -> None:
+    found = []
+    for path in texts():
+        if path != Path(__file__):
+            for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+                if OTHERS.search(line):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_wrong"),
+    [
+        ("pip install 'pagecache[s3]'", True),
+        ("`pip install pagecache`", True),
+        ("python -m pip install -q pagecache", True),
+        ("the extra `pagecache[dev]`", True),
+        ("pip install '.[s3]' in a checkout of libpagecache", False),
+        ("pip install 'libpagecache[s3]'", False),
+        ("pip install greenlet && python -m tests/pagecache", False),
+        ('"pagecache[%(process)d]: %(message)s"', False),
+    ],
+)
+def test_the_old_form_is_recognised(line: str, is_wrong: bool) -> None:
+    assert bool(OTHERS.search(line)) is is_wrong
+
+
+def test_name_and_version_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (project["name"], project["version"]) == (NAME, VERSION) == ("libpagecache", pagecache.__version__)
+    extras = project["optional-dependencies"]
+    for path in (ROOT / "pagecache").rglob("*.py"):
+        for extra in re.findall(r"\bneeds\(.*, \"(\w+)\"\)", path.read_text(encoding="utf-8")):
+            assert extra in extras, path
+
+
+def test_a_missing_dependency_is_reported_with_the_command_that_brings_it() -> None:
+    assert needs("boto3 is not installed", "s3") == (
+        "boto3 is not installed: run pip install '.[s3]' in a checkout of libpagecache"
+    )
