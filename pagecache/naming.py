@@ -16,6 +16,7 @@ takes nothing from the object that it leads to, as long as that has another.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -33,7 +34,9 @@ from .native import TOKEN, Op
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["Naming", "remove", "rename"]
+__all__ = ["Naming", "canonical_name", "remove", "rename"]
+
+NOT_FOLLOWED = {errno.EACCES, errno.ELOOP}
 
 
 @dataclass(eq=False, slots=True)
@@ -236,7 +239,7 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
         shared = _has_other_names(naming)
         with _change(volume):
             backend.rename(naming.src, dst, replace=replace)
-        new = volume._canonical(dst)
+        new = canonical_name(volume, dst)
         assert naming.new is not None
         replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
         moved = naming.publish(new, replaced=replaced) if naming.claim() else None
@@ -249,6 +252,18 @@ def _rename(naming: Naming, dst: Key, replace: bool) -> None:
         for inode in naming.beneath:
             if not naming.end(inode):
                 inode.engine.settle(partial(naming.catch_up, inode))
+
+
+def canonical_name(volume: Volume, key: Key) -> Key:
+    """The canonical key of the object that a name stands for. A symbolic link that cannot be followed (it leads out of
+    the root, or to itself) stands for itself: it can be renamed and removed like any other.
+    """
+    try:
+        return volume._canonical(key)
+    except OSError as error:
+        if error.errno not in NOT_FOLLOWED:
+            raise
+        return key
 
 
 def _canonical(backend: Backend, key: str) -> Key:

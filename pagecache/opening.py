@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .file import CachedFile
     from .volume import Volume
 
-__all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_inode"]
+__all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]
 
 
 MODES = {
@@ -124,15 +124,17 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     return inode
 
 
-def bind(inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile]) -> CachedFile | None:
+def bind(
+    inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile], *, nameless: bool = False
+) -> CachedFile | None:
     """A handle of what `open_inode` answered, and has counted. None: it was abandoned meanwhile; its rollback has the
-    key next, and then there is another.
+    key next, and then there is another. `nameless`: the object may have lost its name.
     """
     volume, writable = inode.volume, bits & os.O_ACCMODE != os.O_RDONLY
     handle = None
     with volume.names:
         inode.writers += writable  # from here on nobody else is the last
-        abandoned = inode in volume.orphans
+        abandoned = inode.engine.abandoned if nameless else inode in volume.orphans
     try:
         if not abandoned:
             volume.engine.check_unsealed(key)
@@ -143,6 +145,37 @@ def bind(inode: Inode, key: Key, bits: int, make: Callable[[Inode], CachedFile])
         if handle is None:
             lifetimes.release(volume, inode, writable=writable)
     return handle
+
+
+def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
+    """Another handle on the object that `handle` has open, whatever its name is now. None: `handle` is closed, or the
+    object was abandoned.
+
+    Raises:
+        PermissionError: for writing on a read-only volume.
+    """
+    inode, key, volume = handle._inode, handle.key, handle.volume
+    volume._check_alive(key)
+    volume._check_may_write(key, bits)
+    volume.engine.check_reentry("open", key)
+    with volume.names:
+        if not inode.handles:
+            return None
+        inode.handles += 1
+    options = volume.options
+    through, window = bool(options.write_through), int(options.read_ahead)
+
+    def make(inode: Inode) -> CachedFile:
+        return type(handle)(inode, key, flags_mode(bits), bits, through=through, read_ahead=window)
+
+    opened = bind(inode, key, bits, make, nameless=True)
+    if opened is not None and bits & os.O_TRUNC and inode.native.size:
+        try:
+            opened._resize(0)
+        except BaseException:
+            opened._leave()
+            raise
+    return opened
 
 
 def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> bool:

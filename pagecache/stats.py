@@ -15,7 +15,10 @@ from typing import Any, Literal
 
 from .errors import Key
 
-__all__ = ["CacheStats", "Event", "FileStat", "FileStats", "ObjectStat", "VolumeStats", "Wait", "WaitOwner"]
+__all__ = ["CacheStats", "Event", "FileStat", "FileStats", "Kind", "ObjectStat", "VolumeStats", "Wait", "WaitOwner"]
+
+Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
+"""What a name stands for: only a "file" has bytes that can be cached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +31,14 @@ class ObjectStat:
         mtime: seconds since the epoch.
         key: filled in where several objects are listed.
         kind: what the name stands for.
+        rdev: number of the device, of kind "char" or "block".
     """
 
     size: int
     version: str | None = None
     mtime: float | None = None
     key: Key | None = None
-    kind: Literal["file", "dir", "symlink"] = "file"
+    kind: Kind = "file"
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -42,6 +46,7 @@ class ObjectStat:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    rdev: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

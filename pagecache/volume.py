@@ -280,14 +280,15 @@ class Volume:
         self._check_alive(key)
         self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
-        naming.remove(self, key, self._canonical(key))
+        naming.remove(self, key, naming.canonical_name(self, key))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Give an object another name; an open destination behaves as removed."""
         self._check_alive(src)
         self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
-        naming.rename(self, src, dst, self._canonical(src), self._canonical(dst), replace=replace)
+        old, new = naming.canonical_name(self, src), naming.canonical_name(self, dst)
+        naming.rename(self, src, dst, old, new, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is

@@ -307,7 +307,7 @@ class ObjectStat:
     version: str | None = None             # opaque; differs whenever content may differ (etag, generation, mtime_ns:size:ino)
     mtime: float | None = None
     key: Key | None = None                 # filled in by Backend.list
-    kind: Literal["file", "dir", "symlink"] = "file"
+    kind: Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"] = "file"
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -315,6 +315,7 @@ class ObjectStat:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+    rdev: int | None = None                # of a char or block device
 
 class Backend(Protocol):
     """Where the bytes live. Calls come from threads of the volume, several at once, with no lock of the cache held.
@@ -380,6 +381,7 @@ class NamespaceBackend(Backend, Protocol):
     def listxattr(self, key: Key) -> Iterable[str]: ...
     def removexattr(self, key: Key, name: str) -> None: ...
     def statfs(self) -> os.statvfs_result: ...
+    # optional: def mknod(self, key: Key, mode: int, rdev: int = 0) -> None     a FIFO, a socket, a device
 
 class AsyncBackend(Protocol):
     """The same as coroutines (`list` gives an async iterable, `canonical` is plain); runs on the cache's own loop."""

@@ -21,10 +21,11 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from ..config import with_overrides
 from ..errors import Key
+from ..stats import Kind
 from . import linux
 from .beneath import Identities, Place, Tree, Unsynced, parts_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
@@ -34,6 +35,15 @@ __all__ = ["DirectoryBackend", "DirectoryFile"]
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = bytes(1 << 20)
 OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files do not care
+KINDS: dict[int, Kind] = {
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
+SPECIAL = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 ONLY_READABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
@@ -42,11 +52,7 @@ def _version(found: os.stat_result) -> str:
 
 
 def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
-    kind: Literal["file", "dir", "symlink"] = "file"
-    if stat.S_ISDIR(found.st_mode):
-        kind = "dir"
-    elif stat.S_ISLNK(found.st_mode):
-        kind = "symlink"
+    kind = KINDS.get(stat.S_IFMT(found.st_mode), "file")
     return ObjectStat(
         size=found.st_size,
         version=_version(found),
@@ -60,6 +66,7 @@ def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
         atime_ns=found.st_atime_ns,
         mtime_ns=found.st_mtime_ns,
         ctime_ns=found.st_ctime_ns,
+        rdev=found.st_rdev if kind in ("char", "block") else None,
     )
 
 
@@ -339,6 +346,15 @@ class DirectoryBackend(NamespaceBackend):
             os.symlink(target, place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
 
+    def mknod(self, key: Key, mode: int, rdev: int = 0) -> None:
+        """Make a FIFO, a socket or a device node; regular files are made by `open`."""
+        if stat.S_IFMT(mode) not in SPECIAL:
+            raise ValueError(f"mode {mode:#o} is not that of a FIFO, a socket or a device")
+        with _about(key), self._tree.locate(key, follow=False) as place:
+            self._change_allowed(key)
+            os.mknod(place.name, mode, rdev, dir_fd=place.directory)
+            self._unsynced.add(place.parent)
+
     def readlink(self, key: Key) -> str:
         with _about(key), self._tree.locate(key, follow=False) as place:
             return os.readlink(place.name, dir_fd=place.directory)
@@ -422,20 +438,20 @@ class DirectoryBackend(NamespaceBackend):
                 os.utime(path, ns=(atime, found.st_mtime_ns if mtime_ns is None else mtime_ns))
             return _object_stat(os.stat(path))
 
-    def getxattr(self, key: Key, name: str) -> bytes:
-        with self._named_by_proc(key, change=False) as path:
+    def getxattr(self, key: Key, name: str, *, follow: bool = True) -> bytes:
+        with self._named_by_proc(key, change=False, follow=follow) as path:
             return os.getxattr(path, name)
 
-    def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0) -> None:
-        with self._named_by_proc(key, change=True) as path:
+    def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
+        with self._named_by_proc(key, change=True, follow=follow) as path:
             os.setxattr(path, name, value, flags)
 
-    def listxattr(self, key: Key) -> Iterator[str]:
-        with self._named_by_proc(key, change=False) as path:
+    def listxattr(self, key: Key, *, follow: bool = True) -> Iterator[str]:
+        with self._named_by_proc(key, change=False, follow=follow) as path:
             return iter(os.listxattr(path))
 
-    def removexattr(self, key: Key, name: str) -> None:
-        with self._named_by_proc(key, change=True) as path:
+    def removexattr(self, key: Key, name: str, *, follow: bool = True) -> None:
+        with self._named_by_proc(key, change=True, follow=follow) as path:
             os.removexattr(path, name)
 
     # ---------------------------------------------------------------------------------------- durability

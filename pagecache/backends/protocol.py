@@ -281,7 +281,14 @@ class Backend(Protocol):
 
 @runtime_checkable
 class NamespaceBackend(Backend, Protocol):
-    """A backend with directories, links and attributes. Each method may raise io.UnsupportedOperation."""
+    """A backend with directories, links and attributes. Each method may raise io.UnsupportedOperation.
+
+    `link`, `setattr` and the methods of extended attributes concern the object that a symbolic link leads to. Where
+    they take `follow` too, `follow=False` means the link itself; a mount asks for that. One method may be absent:
+
+        mknod(self, key, mode, rdev=0) -> None      make a FIFO, a socket or a device node; `mode` has its type and
+                                                    permissions, as for os.mknod
+    """
 
     def mkdir(self, key: Key, mode: int = 0o777) -> None:
         """Make a directory; FileExistsError where the name is taken."""

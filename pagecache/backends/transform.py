@@ -23,7 +23,7 @@ from .units import Transform, Units
 __all__ = ["TransformBackend"]
 
 # Methods of a NamespaceBackend, there where the inner backend has them.
-NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "statfs"})
+NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
 NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}
 WITH_SIZES = frozenset({"readdir", "setattr"})
 

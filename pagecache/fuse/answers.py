@@ -14,6 +14,7 @@ import errno
 import io
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def _values(found: Attributes) -> tuple[int, ...]:
         found.atime_ns,
         found.mtime_ns,
         found.ctime_ns,
+        found.rdev,
     )
 
 
@@ -182,7 +184,8 @@ class Answers:
         self._loop.reply_data(token, os.fsencode(self._method("readlink")(asked.number)))
 
     def _mknod(self, asked: Asked, token: int) -> None:
-        self._entry(token, self._method("mknod")(asked.number, asked.name, asked.mode, Owner(*asked.owner)))
+        more = (asked.rdev,) if stat.S_IFMT(asked.mode) in (stat.S_IFCHR, stat.S_IFBLK) else ()
+        self._entry(token, self._method("mknod")(asked.number, asked.name, asked.mode, Owner(*asked.owner), *more))
 
     def _mkdir(self, asked: Asked, token: int) -> None:
         self._entry(token, self._method("mkdir")(asked.number, asked.name, asked.mode, Owner(*asked.owner)))

@@ -13,11 +13,20 @@ import time
 from dataclasses import dataclass
 
 from ..backends.protocol import ObjectStat
+from ..stats import Kind
 
 __all__ = ["Appearance", "Attributes", "Owner", "ServerOptions"]
 
 BLOCK = 512
-TYPES = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+TYPES: dict[Kind, int] = {
+    "file": stat.S_IFREG,
+    "dir": stat.S_IFDIR,
+    "symlink": stat.S_IFLNK,
+    "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +67,7 @@ class Attributes:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    rdev: int = 0
 
     @property
     def blocks(self) -> int:
@@ -112,4 +122,5 @@ class Appearance:
             mtime if found.atime_ns is None else found.atime_ns,
             mtime,
             mtime if found.ctime_ns is None else max(found.ctime_ns, written_ns),
+            found.rdev or 0,
         )

@@ -116,6 +116,7 @@ class Operations(pyfuse3.Operations):
         entry.st_uid = found.uid
         entry.st_gid = found.gid
         entry.st_size = found.size
+        entry.st_rdev = found.rdev
         entry.st_blocks = found.blocks
         entry.st_atime_ns = found.atime_ns
         entry.st_mtime_ns = found.mtime_ns
@@ -294,7 +295,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         owner = self._owner(ctx)
-        return await self._counted(partial(self._server.mknod, parent_inode, os.fsdecode(name), mode, owner))
+        return await self._counted(partial(self._server.mknod, parent_inode, os.fsdecode(name), mode, owner, rdev))
 
     @_answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

@@ -25,6 +25,7 @@ import threading
 import time
 from typing import Any
 
+from .. import opening
 from ..errors import DataLossError, Key
 from ..file import CachedFile
 from ..stats import FileStat
@@ -201,11 +202,23 @@ class Files:
         return self.open_file(key, flags).number
 
     def open_file(self, key: Key, flags: int) -> OpenFile:
+        writable, bits = self._bits(flags)
+        return self.add(self.volume.open(key, flags=bits), writable=writable)
+
+    def open_again(self, opened: OpenFile, flags: int) -> OpenFile | None:
+        """Open the object of an open file once more, whatever its name is now; None: the file was closed."""
+        writable, bits = self._bits(flags)
+        file = opening.open_again(opened.file, bits)
+        return None if file is None else self.add(file, writable=writable)
+
+    @staticmethod
+    def _bits(flags: int) -> tuple[bool, int]:
+        """Whether an open with these flags writes, and the flags for the cache."""
         # O_TRUNC writes, whatever else is wanted; who may do that the kernel has looked at.
         writable = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
         # Who writes may have to read as well: a program may map what it has opened for writing.
         access = os.O_RDWR if writable else os.O_RDONLY
-        return self.add(self.volume.open(key, flags=access | flags & PASSED_ON), writable=writable)
+        return writable, access | flags & PASSED_ON
 
     def add(self, file: CachedFile, *, writable: bool) -> OpenFile:
         with self._lock:

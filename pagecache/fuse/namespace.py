@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import inspect
 import io
 import os
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..inode import Inode
+from ..stats import Kind
 from ..volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
@@ -68,22 +70,29 @@ class Namespace(Protocol):
         """An object was made under this key."""
         ...
 
-    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None: ...
-    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None: ...
-    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
+    def remove(self, key: str, kind: Kind) -> None: ...
+    def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None: ...
+    def link(self, src: str, dst: str, kind: Kind) -> None:
         """Another name for the same; of a link for the link itself."""
         ...
 
     def symlink(self, target: str, key: str) -> None: ...
+    def mknod(self, key: str, mode: int, rdev: int) -> None:
+        """A FIFO, a socket, a device node."""
+        ...
+
     def readlink(self, key: str) -> str: ...
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         """Change attributes of what was found; returns how it is now."""
         ...
 
-    def getxattr(self, key: str, name: str) -> bytes: ...
-    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None: ...
-    def listxattr(self, key: str) -> list[str]: ...
-    def removexattr(self, key: str, name: str) -> None: ...
+    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
+        """Of a link for the link itself, as in the other three."""
+        ...
+
+    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None: ...
+    def listxattr(self, key: str, kind: Kind) -> list[str]: ...
+    def removexattr(self, key: str, kind: Kind, name: str) -> None: ...
     def statfs(self) -> os.statvfs_result | None:
         """None: the store does not tell."""
         ...
@@ -160,6 +169,7 @@ class Directories(_Calls):
     def __init__(self, volume: Volume) -> None:
         super().__init__(volume)
         self.has_xattrs = callable(getattr(self.backend, "getxattr", None))
+        self._has_xattrs_of_links = self.has_xattrs and "follow" in inspect.signature(self.backend.getxattr).parameters
         self.keeps_modes = callable(getattr(self.backend, "setattr", None))
 
     def look(self, key: str) -> ObjectStat:
@@ -194,21 +204,27 @@ class Directories(_Calls):
     def created(self, key: str) -> None:
         """It has its directory."""
 
-    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None:
+    def remove(self, key: str, kind: Kind) -> None:
         if kind == "file":
             self.volume.remove(key)
         else:
             self.change("remove", key, lambda: self.backend.remove(key))
 
-    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None:
+    def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
         self.volume.rename(src, dst, replace=replace)
 
-    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
+    def link(self, src: str, dst: str, kind: Kind) -> None:
         how = {"follow": False} if kind == "symlink" else {}
         self.change("link", src, lambda: self.backend.link(src, dst, **how))
 
     def symlink(self, target: str, key: str) -> None:
         self.change("symlink", key, lambda: self.backend.symlink(target, key))
+
+    def mknod(self, key: str, mode: int, rdev: int) -> None:
+        mknod = getattr(self.backend, "mknod", None)
+        if mknod is None:
+            raise unsupported("keep special files", key)
+        self.change("mknod", key, lambda: mknod(key, mode, rdev))
 
     def readlink(self, key: str) -> str:
         target: str = self.ask("readlink", key, lambda: self.backend.readlink(key))
@@ -224,18 +240,31 @@ class Directories(_Calls):
             changed = self.change("setattr", key, lambda: self.backend.setattr(key, **changes))
         return changed
 
-    def getxattr(self, key: str, name: str) -> bytes:
-        value: bytes = self.ask("getxattr", key, lambda: self.backend.getxattr(key, name))
+    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
+        how = self._how(key, kind)
+        value: bytes = self.ask("getxattr", key, lambda: self.backend.getxattr(key, name, **how))
         return value
 
-    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None:
-        self.change("setxattr", key, lambda: self.backend.setxattr(key, name, value, flags))
+    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
+        how = self._how(key, kind)
+        self.change("setxattr", key, lambda: self.backend.setxattr(key, name, value, flags, **how))
 
-    def listxattr(self, key: str) -> list[str]:
-        return self.ask("listxattr", key, lambda: list(self.backend.listxattr(key)))
+    def listxattr(self, key: str, kind: Kind) -> list[str]:
+        if kind == "symlink" and not self._has_xattrs_of_links:
+            return []
+        how = self._how(key, kind)
+        return self.ask("listxattr", key, lambda: list(self.backend.listxattr(key, **how)))
 
-    def removexattr(self, key: str, name: str) -> None:
-        self.change("removexattr", key, lambda: self.backend.removexattr(key, name))
+    def removexattr(self, key: str, kind: Kind, name: str) -> None:
+        how = self._how(key, kind)
+        self.change("removexattr", key, lambda: self.backend.removexattr(key, name, **how))
+
+    def _how(self, key: str, kind: Kind) -> dict[str, bool]:
+        if kind != "symlink":
+            return {}
+        if not self._has_xattrs_of_links:
+            raise unsupported("keep extended attributes of symbolic links", key)
+        return {"follow": False}
 
     def statfs(self) -> os.statvfs_result | None:
         try:
@@ -333,11 +362,11 @@ class Prefixes(_Calls):
     def created(self, key: str) -> None:
         self._keep(key.rpartition("/")[0])
 
-    def remove(self, key: str, kind: Literal["file", "dir", "symlink"]) -> None:
+    def remove(self, key: str, kind: Kind) -> None:
         self._keep(key.rpartition("/")[0])  # it was there: it does not go with what was in it
         self.volume.remove(key)
 
-    def rename(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"] | None, *, replace: bool) -> None:
+    def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
         if kind == "dir" or (kind is None and self.look(src).kind == "dir"):
             if next(iter(self._below(src)), None) is not None:
                 # As between file systems: mv and others copy, then. Object by object it would be no rename.
@@ -383,11 +412,14 @@ class Prefixes(_Calls):
         self._keep(dst)
         self._keep(src.rpartition("/")[0])
 
-    def link(self, src: str, dst: str, kind: Literal["file", "dir", "symlink"]) -> None:
+    def link(self, src: str, dst: str, kind: Kind) -> None:
         raise unsupported("give an object two names", src)
 
     def symlink(self, target: str, key: str) -> None:
         raise unsupported("keep symbolic links", key)
+
+    def mknod(self, key: str, mode: int, rdev: int) -> None:
+        raise unsupported("keep special files", key)
 
     def readlink(self, key: str) -> str:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), key)
@@ -406,16 +438,16 @@ class Prefixes(_Calls):
                 raise unsupported("keep owners", key)
         return found
 
-    def getxattr(self, key: str, name: str) -> bytes:
+    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
         raise unsupported("keep extended attributes", key)
 
-    def setxattr(self, key: str, name: str, value: bytes, flags: int) -> None:
+    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
         raise unsupported("keep extended attributes", key)
 
-    def listxattr(self, key: str) -> list[str]:
+    def listxattr(self, key: str, kind: Kind) -> list[str]:
         raise unsupported("keep extended attributes", key)
 
-    def removexattr(self, key: str, name: str) -> None:
+    def removexattr(self, key: str, kind: Kind, name: str) -> None:
         raise unsupported("keep extended attributes", key)
 
     def statfs(self) -> os.statvfs_result | None:

@@ -16,14 +16,14 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from ..backends.protocol import ObjectStat
+from ..stats import Kind
 
 __all__ = ["ROOT", "Node", "Nodes"]
 
 ROOT = 1
-Kind = Literal["file", "dir", "symlink"]
 
 
 class Node:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import io
 import os
 import stat
 import time
@@ -118,8 +117,8 @@ class Server:
             if self.nodes.key(node) is None:
                 return nameless(node, found)
             return found
-        if node.kind == "dir" and node.seen is not None and self.nodes.key(node) is None:
-            return nameless(node, node.seen)  # somebody works in it still
+        if node.kind != "file" and node.seen is not None and self.nodes.key(node) is None:
+            return nameless(node, node.seen)  # a process has it open, which the kernel does not report
         return self._moving.of(node, self.names.look)
 
     def getattr(self, number: int) -> Attributes:
@@ -168,7 +167,16 @@ class Server:
                 opened.file.truncate(size)
                 opened.written_ns = time.time_ns()
                 return
-        self._moving.of(node, lambda key: self.volume.truncate(key, size))
+        try:
+            self._moving.of(node, lambda key: self.volume.truncate(key, size))
+        except OSError as error:
+            again = self._open_again(node, os.O_RDWR) if error.errno == errno.ESTALE else None
+            if again is None:
+                raise
+            try:
+                again.file.truncate(size)
+            finally:
+                self.files.release(again.number)
 
     def _hand_over(self, node: Node) -> None:
         """What is written back later would move the times of the file once more."""
@@ -197,7 +205,7 @@ class Server:
 
     def _shared(self, key: str, found: ObjectStat) -> str | None:
         """The key that all names of an object have in common, where it has several."""
-        if found.kind != "file" or (found.nlink or 1) < 2:
+        if found.kind in ("dir", "symlink") or (found.nlink or 1) < 2:
             return None
         for node in self.nodes.take_unsettled():
             known = self.nodes.key(node)
@@ -238,13 +246,18 @@ class Server:
 
         return self._moving.entry(self.node(parent), name, make)
 
-    def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
-        """A regular file; devices, pipes and sockets are not kept."""
-        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise OSError(errno.EOPNOTSUPP, "only regular files are kept", name)
-        fh, made = self.create(parent, name, mode, os.O_WRONLY | os.O_EXCL, owner)
-        self.release(fh)
-        return made
+    def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None, rdev: int = 0) -> Attributes:
+        """Make a regular file, or a FIFO, socket or device node, which the kernel opens without this server."""
+        if stat.S_IFMT(mode) in (0, stat.S_IFREG):
+            fh, made = self.create(parent, name, mode, os.O_WRONLY | os.O_EXCL, owner)
+            self.release(fh)
+            return made
+
+        def make(directory: Node, key: str) -> Attributes:
+            self.names.mknod(key, stat.S_IFMT(mode) | 0o600, rdev)
+            return self._made(directory, key, mode, owner)
+
+        return self._moving.entry(self.node(parent), name, make)
 
     def create(
         self, parent: int, name: str, mode: int, flags: int, owner: Owner | None = None
@@ -316,7 +329,7 @@ class Server:
 
         self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
-        if node.kind == "file":
+        if node.kind != "symlink":
             self._moving.by_key(node, lambda key: self.nodes.share(node, str(self.volume._canonical(key))))
         return self.getattr(number)
 
@@ -404,7 +417,13 @@ class Server:
 
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
         with self._moving.opening(node):
-            opened = self._moving.of(node, by_key)
+            try:
+                opened = self._moving.of(node, by_key)
+            except OSError as error:
+                again = self._open_again(node, flags) if error.errno == errno.ESTALE else None
+                if again is None:
+                    raise
+                opened = again
         self._open(node, opened)
         if empty and self.names.keeps_modes:  # nothing was cut off, and its time moves all the same
             self.setattr(number, {"mtime_ns": time.time_ns()})
@@ -413,6 +432,14 @@ class Server:
         kept = version is not None and version == node.kept
         node.kept = version
         return opened.number, kept
+
+    def _open_again(self, node: Node, flags: int) -> OpenFile | None:
+        """Open what has lost its name by one of its open files (/proc/self/fd/N); None: it is not open."""
+        flags &= ~(os.O_CREAT | os.O_EXCL)
+        for opened in self._opened(node):
+            if (again := self.files.open_again(opened, flags)) is not None:
+                return again
+        return None
 
     def flush(self, fh: int) -> None:
         self.files.flush(fh)
@@ -432,23 +459,20 @@ class Server:
     # -- the rest
 
     def getxattr(self, number: int, name: str) -> bytes:
-        return self._moving.of(self._with_xattrs(number), lambda key: self.names.getxattr(key, name))
+        node = self.node(number)
+        return self._moving.of(node, lambda key: self.names.getxattr(key, node.kind, name))
 
     def setxattr(self, number: int, name: str, value: bytes, flags: int = 0) -> None:
-        self._moving.of(self._with_xattrs(number), lambda key: self.names.setxattr(key, name, value, flags))
+        node = self.node(number)
+        self._moving.of(node, lambda key: self.names.setxattr(key, node.kind, name, value, flags))
 
     def listxattr(self, number: int) -> list[str]:
         node = self.node(number)
-        return [] if node.kind == "symlink" else self._moving.of(node, self.names.listxattr)
+        return self._moving.of(node, lambda key: self.names.listxattr(key, node.kind))
 
     def removexattr(self, number: int, name: str) -> None:
-        self._moving.of(self._with_xattrs(number), lambda key: self.names.removexattr(key, name))
-
-    def _with_xattrs(self, number: int) -> Node:
         node = self.node(number)
-        if node.kind == "symlink":
-            raise io.UnsupportedOperation(errno.EOPNOTSUPP, "a symbolic link has no extended attributes")
-        return node
+        self._moving.of(node, lambda key: self.names.removexattr(key, node.kind, name))
 
     def statfs(self) -> Any:
         """os.statvfs_result; None where the store does not tell how much room there is."""

@@ -86,6 +86,10 @@ class Asked:
         return int(self._a.mode)
 
     @property
+    def rdev(self) -> int:
+        return int(self._a.rdev)
+
+    @property
     def owner(self) -> tuple[int, int]:
         """User and group of who asks."""
         return int(self._a.uid), int(self._a.gid)
@@ -193,7 +197,7 @@ class Dirents:
 
 
 def _attributes(values: Iterable[int]) -> Any:
-    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns."""
+    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns, rdev."""
     return _fuse.ffi.new("struct pc_attributes *", tuple(values))
 
 

@@ -413,6 +413,30 @@ def test_errors_name_the_key(backend: DirectoryBackend) -> None:
         assert raised.value.filename == key
 
 
+@pytest.mark.parametrize(
+    ("kind", "type"),
+    [("fifo", stat.S_IFIFO), ("socket", stat.S_IFSOCK), ("char", stat.S_IFCHR), ("block", stat.S_IFBLK)],
+)
+def test_special_files_have_kinds_of_their_own(backend: DirectoryBackend, root: Path, kind: str, type: int) -> None:
+    number = os.makedev(1, 5) if kind in ("char", "block") else 0
+    if number and os.geteuid():
+        return
+    backend.mknod("special", type | 0o600, number)
+    found = backend.stat("special")
+    assert (found.kind, found.mode, found.rdev) == (kind, 0o600, number or None)
+    assert stat.S_IFMT((root / "special").lstat().st_mode) == type
+    assert [entry.kind for entry in backend.readdir("") if entry.key == "special"] == [kind]
+    assert "special" not in [entry.key for entry in backend.list()]
+
+
+@pytest.mark.parametrize("mode", [0o600, stat.S_IFREG | 0o600, stat.S_IFDIR | 0o700])
+def test_mknod_makes_special_files_only(backend: DirectoryBackend, root: Path, mode: int) -> None:
+    before = os.listdir(root)
+    with pytest.raises(ValueError, match="not that of a FIFO"):
+        backend.mknod("special", mode)
+    assert os.listdir(root) == before
+
+
 def test_special_files_are_not_opened(backend: DirectoryBackend, root: Path) -> None:
     os.mkfifo(root / "fifo")
     with pytest.raises(OSError, match="not a regular file"):

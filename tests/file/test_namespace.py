@@ -276,6 +276,26 @@ def test_keys_cannot_leave_the_root(tree: Volume, tmp_path: Path, key: str) -> N
     assert (tmp_path / "root" / "a").read_bytes() == DATA
 
 
+@pytest.mark.parametrize("target", ["../outside", "/nowhere", "link", "a"])
+def test_a_link_that_cannot_be_followed_is_renamed_and_removed(tree: Volume, tmp_path: Path, target: str) -> None:
+    """It is a name like any other: only a walk through it leaves the root. [2.20]"""
+    root = tmp_path / "root"
+    (root / "link").symlink_to(target)
+    with tree.open("a", "r+b") as file:
+        tree.rename("link", "moved")
+        assert os.readlink(root / "moved") == target
+        tree.rename("a", "other")
+        tree.rename("other", "moved")
+        assert not (root / "moved").is_symlink()
+        file.pwrite(b"x", 0)
+        file.fsync()
+    assert (root / "moved").read_bytes() == b"x" + DATA[1:]
+    (root / "link").symlink_to(target)
+    tree.remove("link")
+    assert sorted(os.listdir(root)) == ["moved", "sub"]
+    assert (tmp_path / "outside").read_bytes() == b"secret"
+
+
 def test_a_directory_is_no_file(tree: Volume) -> None:
     """IsADirectoryError, reading and writing. [2.20]"""
     for mode in ("rb", "r+b", "wb"):

@@ -26,12 +26,12 @@ pytestmark = [
 
 
 @contextlib.contextmanager
-def shared(mode: str) -> Iterator[tuple[Path, Sequence[str]]]:
+def shared(mode: str, *more: str) -> Iterator[tuple[Path, Sequence[str]]]:
     """A mount that other users may use as well, and its options."""
     others = ("--allow-other",) if os.geteuid() == 0 else ()
     with (
         folder_for_everybody() as folder,
-        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, longest=600) as mounted,
+        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, *more, longest=600) as mounted,
     ):
         yield mounted.path, mounted.options
 

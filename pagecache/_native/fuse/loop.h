@@ -78,6 +78,7 @@ struct pc_asked {
 	uint64_t offset, size;
 	uint32_t mode, fields, uid, gid; /* uid, gid: to be set; else of who asks */
 	int64_t atime_ns, mtime_ns;
+	uint64_t rdev; /* MKNOD of a device: its number */
 	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */
 	const char *data;         /* WRITE, SETXATTR: `size` bytes */
 	uint64_t tick;            /* what pc_dirents_new() wants to know of the time of this */
@@ -91,6 +92,7 @@ struct pc_attributes {
 	uint32_t mode, nlink, uid, gid;
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
+	uint64_t rdev; /* number of a device */
 };
 
 struct pc_loop_options {

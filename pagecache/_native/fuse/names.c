@@ -235,6 +235,7 @@ static void stat_of(const struct pc_attributes *a, struct stat *out)
 			     .st_nlink = a->nlink,
 			     .st_uid = a->uid,
 			     .st_gid = a->gid,
+			     .st_rdev = a->rdev,
 			     .st_size = (off_t)a->size,
 			     .st_blocks = (blkcnt_t)((a->size + 511) / 512),
 			     .st_atim = timespec_of(a->atime_ns),

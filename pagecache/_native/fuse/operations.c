@@ -242,26 +242,26 @@ static void do_readlink(fuse_req_t req, fuse_ino_t number)
 	ask(req, PC_ASK_READLINK, number, NULL, 0);
 }
 
-static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode)
+static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
 	struct pc_loop *l = loop_of(req);
 	struct slot *s = pc_slot_new(l, req, op, parent);
 	if (!s)
 		return;
 	s->asked.mode = mode;
+	s->asked.rdev = rdev;
 	s->changes = CHANGES_NAMES;
 	pc_ask(l, s, name, NULL, NULL);
 }
 
-static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
+static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	(void)device;
-	make(req, PC_ASK_MKNOD, parent, name, mode);
+	make(req, PC_ASK_MKNOD, parent, name, mode, rdev);
 }
 
 static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	make(req, PC_ASK_MKDIR, parent, name, mode);
+	make(req, PC_ASK_MKDIR, parent, name, mode, 0);
 }
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)

@@ -1,0 +1,61 @@
+"""Calls about extended attributes of symbolic links, in the name spaces that Linux lets a link have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .calls import Told, check
+from .calls_about_attributes import ELSE, told_by
+
+
+def listed(path: Path) -> list[str]:
+    """Names that somebody has set; a security module adds its own."""
+    return sorted(name for name in os.listxattr(path, follow_symlinks=False) if name.endswith((".a", ".b")))
+
+
+@check
+def attributes_of_links(top: Path, told: Told) -> None:
+    spaces = ("trusted.", "security.", "user.", "system.", "nothing.") if os.geteuid() == 0 else ("user.", "nothing.")
+    (top / "file").touch()
+    for target in ("file", "nowhere", "loop", "/outside"):
+        link = top / f"to-{target.strip('/')}"
+        link.symlink_to(f"to-{target}" if target == "loop" else target)
+        for space in spaces:
+            what = f"{target}, {space}"
+
+            def get(name: str) -> bytes:
+                return os.getxattr(link, name, follow_symlinks=False)
+
+            def set(name: str, value: bytes, flags: int = 0) -> None:
+                os.setxattr(link, name, value, flags, follow_symlinks=False)
+
+            told(f"{what}: none", lambda: get(f"{space}a"))
+            told(f"{what}: replace what is not there", lambda: set(f"{space}a", b"1", os.XATTR_REPLACE))
+            told(f"{what}: create", lambda: set(f"{space}a", b"1", os.XATTR_CREATE))
+            told(f"{what}: create again", lambda: set(f"{space}a", b"2", os.XATTR_CREATE))
+            told(f"{what}: set", lambda: set(f"{space}b", bytes(range(256))))
+            told(f"{what}: found", lambda: (get(f"{space}a"), get(f"{space}b")))
+            told(f"{what}: listed", lambda: listed(link))
+            told(f"{what}: removed", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+            told(f"{what}: removed again", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+        told(f"{target}: listed", lambda: listed(link))
+        told(f"{target}: renamed", lambda: (link.rename(top / "other"), listed(top / "other"))[1])
+        told(f"{target}: of what it leads to", lambda: listed(top / "file"))
+        told(f"{target}: unlinked", lambda: (top / "other").unlink())
+    if os.geteuid() == 0:
+        (top / "link").symlink_to("file")
+        program = (
+            ELSE
+            + """
+import errno
+for space in ("user", "trusted", "security"):
+    for call in (lambda: os.getxattr("link", f"{space}.a", follow_symlinks=False),
+                 lambda: os.setxattr("link", f"{space}.a", b"1", follow_symlinks=False),
+                 lambda: os.removexattr("link", f"{space}.a", follow_symlinks=False)):
+        try: answer = call()
+        except OSError as error: answer = errno.errorcode[error.errno]
+        print(f"others, {space} =", answer)
+"""
+        )
+        told_by(program, top, told)
