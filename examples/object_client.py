@@ -22,6 +22,7 @@ import boto3
 
 from pagecache import CachedFile, PageCache
 from pagecache.backends.s3 import S3Backend
+from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy
 
 MiB = 1 << 20
@@ -42,7 +43,7 @@ class ObjectClient:
         self._cache = PageCache(capacity)
         self._volume = self._cache.attach(S3Backend(bucket, endpoint_url=endpoint), read_ahead="8MiB")
 
-    def open(self, key: str, mode: str = "rb") -> CachedFile:
+    def open(self, key: str, mode: OpenMode = "rb") -> CachedFile:
         """A file: what is written appears as a whole when it is closed, or at an fsync."""
         return self._volume.open(key, mode)
 

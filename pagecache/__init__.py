@@ -8,7 +8,8 @@ r"""pagecache: an in-process write-back page cache.
             f.append(b"line\n")
             f.fsync()
 
-Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing` have their own.
+Public names are those of `__all__`; `pagecache.backends` and `pagecache.testing` have their own, and
+`pagecache.options` has types of options for annotations.
 """
 
 import logging

@@ -20,13 +20,14 @@ import contextlib
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .direct import DirectFile
 from .engine import barrier
 from .errors import Key, set_written, written_before
 from .file import Advice, CachedFile
 from .native import AsyncHandle
+from .options import AdviceName, OpenMode, OpenOptions
 from .stats import FileStats
 from .view import View
 
@@ -41,7 +42,7 @@ LINE = 8192
 """Bytes that are looked at in one go for the end of a line."""
 
 
-class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
+class AsyncCachedFile(AsyncHandle):
     """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
 
     pread, pread_into, pwrite: a hit is over when the `await` is reached. A task that is cancelled while it waits leaves
@@ -261,7 +262,7 @@ class AsyncCachedFile(AsyncHandle):  # type: ignore[misc]
         if wait:
             await self._aside.run("read", partial(self._file.prefetch_ranges, wanted, wait=True), key=self.key)
 
-    async def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
+    async def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
         """Say how the file or a range will be used."""
         self._file.advise(advice, offset, length)
 
@@ -358,9 +359,9 @@ class AsyncDirectFile(AsyncCachedFile):
 class _Opening:
     """What `open` gives: to be awaited, or entered."""
 
-    def __init__(self, volume: Volume, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def __init__(self, volume: Volume, key: Key, mode: OpenMode, options: OpenOptions) -> None:
         self._volume = volume
-        self._call = partial(volume.open, *arguments, **options)
+        self._call = partial(volume.open, key, mode, **options)
         self._file: AsyncCachedFile | None = None
 
     async def _open(self) -> AsyncCachedFile:
@@ -379,7 +380,7 @@ class _Opening:
             await self._file.__aexit__(t, e, tb)
 
 
-def open(volume: Volume, key: Key, mode: str = "rb", **options: Any) -> _Opening:
+def open(volume: Volume, key: Key, mode: OpenMode = "rb", **options: Unpack[OpenOptions]) -> _Opening:
     """An object for tasks, to be entered (`async with`) or awaited.
 
     Args:
@@ -391,4 +392,4 @@ def open(volume: Volume, key: Key, mode: str = "rb", **options: Any) -> _Opening
     Raises:
         what `Volume.open` raises, when it is awaited.
     """
-    return _Opening(volume, (key, mode), options)
+    return _Opening(volume, key, mode, options)

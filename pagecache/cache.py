@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from . import closing
 from .backends.protocol import AsyncBackend, Backend, BackendLimits
@@ -36,6 +36,7 @@ from .errors import (
     ShutdownError,
 )
 from .native import NativeCache, NativeVolume, TooManyViews, is_debug
+from .options import CacheChanges, CacheOverrides, VolumeOverrides
 from .stats import CacheStats, Event, Wait
 from .ticket import SyncTicket
 from .tracing import Trace
@@ -99,7 +100,9 @@ class PageCache:
     config: CacheConfig
     name: str
 
-    def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Unpack[CacheOverrides]
+    ) -> None:
         if config is not None and not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig, not {type(config).__name__}")
         self.config = with_overrides(config or CacheConfig(), overrides)
@@ -191,7 +194,7 @@ class PageCache:
         options: VolumeOptions | None = None,
         backend_options: Mapping[str, Any] | None = None,
         mirror: Backend | AsyncBackend | str | None = None,
-        **overrides: Any,
+        **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """See a backend through the cache.
 
@@ -267,12 +270,12 @@ class PageCache:
 
     # -- limits
 
-    def configure(self, **changes: Any) -> None:
+    def configure(self, **changes: Unpack[CacheChanges]) -> None:
         """Change limits, intervals and policies of a running cache; `page_size` and `max_folio` are fixed."""
         self._check_open()
         for fixed in ("page_size", "max_folio"):
             if fixed in changes:
-                raise ValueError(f"{fixed}: {changes[fixed]!r} cannot be changed while the cache lives")
+                raise ValueError(f"{fixed}: {changes.get(fixed)!r} cannot be changed while the cache lives")
         with self._lock:
             config = with_overrides(self.config, changes)
             config.check_fits(self.capacity, changes.keys() & {"dirty_background", "dirty_limit"})

@@ -21,6 +21,7 @@ from .config import VolumeOptions
 from .engine import barrier
 from .errors import Key, ShutdownError, set_written, written_before
 from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
+from .options import AdviceName
 from .stats import FileStats
 from .view import View
 
@@ -256,7 +257,7 @@ class CachedFile(Handle, io.RawIOBase):
         together = prefetching.merged(wanted, self._inode.engine.limits())
         prefetching.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
 
-    def advise(self, advice: Advice, offset: int = 0, length: int | None = None) -> None:
+    def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
         """Say how the file will be used, as posix_fadvise does; never waits, and changes no byte.
 
         How this handle reads, whatever the range: NORMAL as it was opened, SEQUENTIAL with windows of twice the size,

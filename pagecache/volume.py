@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import ending, lifetimes, naming, opening, reconnecting, revising
 from .backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from .backends.url import as_backend
-from .config import VolumeOptions, parse_size, with_overrides
+from .config import Size, VolumeOptions, parse_size, with_overrides
 from .direct import DirectFile
 from .engine import remote, staging
 from .engine.aside import Aside
@@ -40,6 +40,7 @@ from .file import CachedFile, extent
 from .inode import Inode
 from .keys import BusyKeys
 from .native import END
+from .options import OpenMode
 from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
@@ -129,13 +130,13 @@ class Volume:
     def open(
         self,
         key: Key,
-        mode: str = "rb",
+        mode: OpenMode = "rb",
         *,
         flags: int | None = None,
         direct: bool = False,
         write_through: bool | None = None,
         keep_cache: bool = False,
-        read_ahead: int | str | None = None,
+        read_ahead: Size | None = None,
         parallel_direct_writes: bool = False,
         kind: type[CachedFile] = CachedFile,
     ) -> CachedFile:

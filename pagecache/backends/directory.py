@@ -21,10 +21,11 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Unpack
 
 from ..config import with_overrides
 from ..errors import Key
+from ..options import LimitsOverrides
 from ..stats import Kind
 from . import linux
 from .beneath import Identities, Place, Tree, Unsynced, parts_of
@@ -175,7 +176,9 @@ class DirectoryBackend(NamespaceBackend):
         FileNotFoundError, NotADirectoryError: of `root`.
     """
 
-    def __init__(self, root: str | os.PathLike[str], limits: BackendLimits | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], limits: BackendLimits | None = None, **overrides: Unpack[LimitsOverrides]
+    ) -> None:
         self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
         self._tree = Tree(os.fspath(root))
         self._identities = Identities(self._tree)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 from ..config import with_overrides
 from ..errors import Key
+from ..options import LimitsOverrides
 from .directory import DirectoryBackend, DirectoryFile
 from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
 from .fsspec_object import ObjectFile
@@ -116,7 +117,7 @@ class FsspecBackend(PassingBackend):
         publish: Publish | None = None,
         spool: str | os.PathLike[str] | None = None,
         check_reads: bool = True,
-        **overrides: Any,
+        **overrides: Unpack[LimitsOverrides],
     ) -> None:
         _check(fs, root, publish, spool, check_reads)
         inner: Any
@@ -182,7 +183,7 @@ class BlockingObjects(Backend):
 class LocalObjects(DirectoryBackend):
     """Files of this machine, given as a file system of fsspec: written in place."""
 
-    def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Any) -> None:
+    def __init__(self, fs: Any, root: str, limits: BackendLimits | None, **overrides: Unpack[LimitsOverrides]) -> None:
         self.fs = fs
         self._makes_directories = beneath(fs).auto_mkdir
         path = _local(fs, root)

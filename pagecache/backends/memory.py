@@ -22,10 +22,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Unpack
 
 from ..config import with_overrides
 from ..errors import Key
+from ..options import LimitsOverrides
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["MemoryBackend", "MemoryFile"]
@@ -177,7 +178,7 @@ class MemoryBackend(Backend):
     b'hello'
     """
 
-    def __init__(self, limits: BackendLimits | None = None, **overrides: Any) -> None:
+    def __init__(self, limits: BackendLimits | None = None, **overrides: Unpack[LimitsOverrides]) -> None:
         self.limits = with_overrides(limits or BackendLimits(parallel_direct_writes=True), overrides)
         self._serials = itertools.count(1)
         self._lock = threading.Lock()

@@ -225,7 +225,7 @@ class Backend(Protocol):
     limits: BackendLimits = BackendLimits()
 
     @abstractmethod
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         """One object. On a `commit_on_close` backend `create` makes nothing visible before commit.
 
         Raises:
@@ -235,7 +235,7 @@ class Backend(Protocol):
         ...
 
     @abstractmethod
-    def stat(self, key: Key) -> ObjectStat:
+    def stat(self, key: Any) -> ObjectStat:
         """Size and version of an object that need not be open.
 
         Raises:
@@ -243,11 +243,11 @@ class Backend(Protocol):
         """
         ...
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: Any) -> None:
         """Take the name away; files open on the object should keep working."""
         raise _unsupported(self, "remove objects")
 
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
         """Give an object another name, atomically.
 
         Raises:
@@ -260,7 +260,7 @@ class Backend(Protocol):
         """The objects whose key starts with `prefix`, each with its key."""
         raise _unsupported(self, "list objects")
 
-    def canonical(self, key: Key) -> Key:
+    def canonical(self, key: Any) -> Key:
         """One and the same key for every name of one object, whether it exists or not; it says which object is meant.
 
         Names are changed by the key that was given, not by this one: of two links to an object one is removed.
@@ -268,7 +268,8 @@ class Backend(Protocol):
         Raises:
             ValueError: no object can have this key.
         """
-        return key
+        canonical: Key = key
+        return canonical
 
     def sync(self) -> None:
         """Make names (create, remove, rename) durable; called by `Volume.sync` after the files' own commits."""
@@ -290,21 +291,21 @@ class NamespaceBackend(Backend, Protocol):
                                                     permissions, as for os.mknod
     """
 
-    def mkdir(self, key: Key, mode: int = 0o777) -> None:
+    def mkdir(self, key: Any, mode: int = 0o777) -> None:
         """Make a directory; FileExistsError where the name is taken."""
         raise _unsupported(self, "make directories")
 
-    def rmdir(self, key: Key) -> None:
+    def rmdir(self, key: Any) -> None:
         """Remove an empty directory."""
         raise _unsupported(self, "remove directories")
 
-    def readdir(self, key: Key) -> Iterable[ObjectStat]:
+    def readdir(self, key: Any) -> Iterable[ObjectStat]:
         """The entries of a directory, each with its full key; links are not followed."""
         raise _unsupported(self, "list directories")
 
     def setattr(
         self,
-        key: Key,
+        key: Any,
         *,
         mode: int | None = None,
         uid: int | None = None,
@@ -315,31 +316,31 @@ class NamespaceBackend(Backend, Protocol):
         """Change what is given; returns how it is now."""
         raise _unsupported(self, "change attributes")
 
-    def symlink(self, target: str, key: Key) -> None:
+    def symlink(self, target: str, key: Any) -> None:
         """Make `key` a symbolic link to `target`."""
         raise _unsupported(self, "make symbolic links")
 
-    def readlink(self, key: Key) -> str:
+    def readlink(self, key: Any) -> str:
         """The target of a symbolic link."""
         raise _unsupported(self, "read symbolic links")
 
-    def link(self, src: Key, dst: Key) -> None:
+    def link(self, src: Any, dst: Any) -> None:
         """Give an object a second name."""
         raise _unsupported(self, "make hard links")
 
-    def getxattr(self, key: Key, name: str) -> bytes:
+    def getxattr(self, key: Any, name: str) -> bytes:
         """The value of an extended attribute; ENODATA where there is none."""
         raise _unsupported(self, "read extended attributes")
 
-    def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0) -> None:
+    def setxattr(self, key: Any, name: str, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute; `flags` as in os.setxattr."""
         raise _unsupported(self, "set extended attributes")
 
-    def listxattr(self, key: Key) -> Iterable[str]:
+    def listxattr(self, key: Any) -> Iterable[str]:
         """The names of the extended attributes."""
         raise _unsupported(self, "list extended attributes")
 
-    def removexattr(self, key: Key, name: str) -> None:
+    def removexattr(self, key: Any, name: str) -> None:
         """Remove an extended attribute; ENODATA where there is none."""
         raise _unsupported(self, "remove extended attributes")
 
@@ -373,21 +374,22 @@ class AsyncBackend(Protocol):
     limits: BackendLimits = BackendLimits()
 
     @abstractmethod
-    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile: ...
+    async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile: ...
     @abstractmethod
-    async def stat(self, key: Key) -> ObjectStat: ...
+    async def stat(self, key: Any) -> ObjectStat: ...
 
-    async def remove(self, key: Key) -> None:
+    async def remove(self, key: Any) -> None:
         raise _unsupported(self, "remove objects")
 
-    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+    async def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
         raise _unsupported(self, "rename objects")
 
     def list(self, prefix: str = "") -> AsyncIterable[ObjectStat]:
         raise _unsupported(self, "list objects")
 
-    def canonical(self, key: Key) -> Key:
-        return key
+    def canonical(self, key: Any) -> Key:
+        canonical: Key = key
+        return canonical
 
     async def sync(self) -> None:
         return

@@ -25,11 +25,12 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..config import Size, parse_size, with_overrides
 from ..errors import Key
+from ..options import LimitsOverrides
 from .protocol import Backend, BackendLimits, ObjectStat
 from .s3_assembly import side_by_side
 from .s3_calls import Bucket, Stored
@@ -60,6 +61,10 @@ def _about(key: Key) -> Iterator[None]:
         if error.filename is None:
             error.filename = key
         raise
+
+
+Addressing = Literal["auto", "path", "virtual"]
+"""How a request names the bucket."""
 
 
 class S3Backend(Backend):
@@ -95,15 +100,15 @@ class S3Backend(Backend):
         part_size: Size = "8MiB",
         region_name: str | None = None,
         profile_name: str | None = None,
-        addressing: str = "auto",
+        addressing: Addressing = "auto",
         conditions: Conditions | None = None,
         least_part: Size = LEAST,
         limits: BackendLimits | None = None,
-        **overrides: Any,
+        **overrides: Unpack[LimitsOverrides],
     ) -> None:
         if not isinstance(bucket, str) or not bucket or "/" in bucket:
             raise ValueError(f"bucket: {bucket!r} is not the name of a bucket")
-        if addressing not in ("auto", "path", "virtual"):
+        if addressing not in get_args(Addressing):
             raise ValueError(f"addressing: {addressing!r} is not one of 'auto', 'path', 'virtual'")
         part, least = parse_size(part_size, "part_size"), parse_size(least_part, "least_part")
         if part < least or part > 1 << 30:

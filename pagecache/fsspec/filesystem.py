@@ -15,7 +15,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 from fsspec.compression import compr
@@ -27,6 +27,7 @@ from ..backends.fsspec_objects import STAGE
 from ..cache import PageCache
 from ..config import Size
 from ..errors import LostRange
+from ..options import OpenMode
 from ..stats import FileStat
 from ..volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
@@ -387,7 +388,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             options.setdefault("read_ahead", block_size)
         key = self._key(path)
         with _naming(path, key):
-            file = self.volume.open(key, mode, kind=PageCacheFile, **options)
+            file = self.volume.open(key, cast(OpenMode, mode), kind=PageCacheFile, **options)
         assert isinstance(file, PageCacheFile)
         file.fs, file.path, file.name = self, path, path
         return file

@@ -59,7 +59,7 @@ os.register_at_fork(after_in_child=lib.pc_forked)
 Handle = extension.Handle
 """First base of CachedFile, before io.RawIOBase: the hot verbs in C."""
 
-AsyncHandle: Any = extension.AsyncHandle
+AsyncHandle = extension.AsyncHandle
 """Base of AsyncCachedFile: the hot verbs as awaitables in C."""
 
 

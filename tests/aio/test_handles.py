@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -184,7 +184,7 @@ def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
                 await call
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                file.pread(3, 0)
+                file.pread(3, 0)  # type: ignore[unused-coroutine]
                 gc.collect()
             assert ["pread' was never awaited" in str(w.message) for w in caught] == [True]
             closed = file.pread(3, 0)
@@ -295,7 +295,7 @@ def test_bad_arguments(attach: Attach) -> None:
                 with pytest.raises(ValueError):
                     await file.pread(*wrong)
             with pytest.raises(TypeError):
-                await file.pread("1", 0)
+                await file.pread(cast(Any, "1"), 0)
             with pytest.raises(TypeError):
                 await file.pread_into(b"read-only", 0)
             with pytest.raises(OSError):
@@ -304,7 +304,7 @@ def test_bad_arguments(attach: Attach) -> None:
             with pytest.raises(OSError):
                 await file.pread(1, 0)
             with pytest.raises(TypeError):
-                await file.pwrite("text", 0)
+                await file.pwrite(cast(Any, "text"), 0)
             with pytest.raises(OSError) as caught:
                 await file.pwrite(b"xy", 2**63 - 1)
             assert accepted_before(caught.value) == 0

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import os
 import threading
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -111,7 +112,13 @@ def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
         await file.pwrite(b"dirty", 0)
         store.gate("read_into")
         store.gate("write_from")
-        calls = [file.pread(10, 8 * PAGE), file.fsync(), file.flush(), file.truncate(PAGE), volume.begin_sync()]
+        calls: list[Awaitable[object]] = [
+            file.pread(10, 8 * PAGE),
+            file.fsync(),
+            file.flush(),
+            file.truncate(PAGE),
+            volume.begin_sync(),
+        ]
         tasks = [asyncio.ensure_future(call) for call in calls]
         await until(lambda: store.gates["read_into"].waiting and store.gates["write_from"].waiting)
         volume.abort(OSError("gone"))
@@ -197,7 +204,7 @@ INSIDE: dict[str, tuple[str, Verb]] = {
 
 
 async def child(file: aio.AsyncCachedFile) -> bytes:
-    return await file.pread(10, 20 * PAGE)  # type: ignore[no-any-return]
+    return await file.pread(10, 20 * PAGE)
 
 
 @pytest.mark.parametrize("where", ["read_into", "write_from", "commit", "open"])

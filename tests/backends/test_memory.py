@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from pathlib import PurePosixPath
+from typing import Any, cast
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_any_hashable_is_a_key_and_paths_are_their_text() -> None:
 def test_options_are_limits() -> None:
     assert MemoryBackend(durable_writes=True, max_write="64KiB").limits.max_write == 65536
     with pytest.raises(TypeError, match="max_write"):
-        MemoryBackend(max_wirte=1)
+        MemoryBackend(**cast(Any, {"max_wirte": 1}))
 
 
 def test_child_after_fork_writes_into_its_own_copy() -> None:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy
 
 import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache.options import OpenMode
 
 from .backends import PATIENCE, RecordingBackend
 
@@ -46,7 +47,7 @@ class Rig:
 
     def open(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> CachedFile:
         """Open a file of the volume; closed with the rig."""
-        handle = self.volume.open(key, mode, **options)
+        handle = self.volume.open(key, cast(OpenMode, mode), **options)
         self.handles.append(handle)
         return handle
 

@@ -12,6 +12,7 @@ import pytest
 
 from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
 from pagecache.engine import staging
+from pagecache.options import OpenMode
 
 from ..staging import StagingBackend
 from .keeping import KeepingBackend
@@ -39,7 +40,7 @@ class Store:
         self.volume: Volume = self.cache.attach(seen_as[0](self.backend), read_ahead=0)
         self.handles: list[CachedFile] = []
 
-    def staged(self, mode: str = "x+b", content: bytes = CONTENT) -> CachedFile:
+    def staged(self, mode: OpenMode = "x+b", content: bytes = CONTENT) -> CachedFile:
         """A file all of whose bytes are staged, and in memory no more."""
         file = self.volume.open(KEY, mode)
         self.handles.append(file)

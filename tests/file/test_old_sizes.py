@@ -8,6 +8,7 @@ import pytest
 
 from pagecache import ConflictError, PageCache, Volume, reconnecting
 from pagecache.backends import MemoryBackend
+from pagecache.config import OnConflict
 from pagecache.inode import Inode
 from pagecache.native import NativeInode
 
@@ -75,7 +76,7 @@ def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
 
 @pytest.mark.parametrize("policy", ["fail", "rebase"])
 def test_an_open_does_not_take_the_size_of_another_version_over_a_write_that_came_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, policy: str
+    monkeypatch: pytest.MonkeyPatch, policy: OnConflict
 ) -> None:
     """Between the question whether anything is local and the new sizes: it is a change under local data. [2.19]"""
     store = MemoryBackend()

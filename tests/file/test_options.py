@@ -161,7 +161,7 @@ def test_an_unknown_option_is_a_type_error_with_the_nearest_match(
 def test_the_block_size_of_a_running_cache_cannot_change(stored: Rig) -> None:
     """ValueError; everything else goes on as before. [T-53]"""
     with pytest.raises(ValueError, match="page_size"):
-        stored.cache.configure(page_size=8192)
+        stored.cache.configure(**cast(Any, {"page_size": 8192}))
     assert stored.cache.config.page_size == PAGE
     assert stored.handles[0].pread(4 * PAGE, 0) == DATA[:100] + b"xyz" + DATA[103:]
     stored.cache.check()

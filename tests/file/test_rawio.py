@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import CachedFile, PageCache
+from pagecache.options import OpenMode
 
 from .rig import KEY, PAGE, Rig, make_rig, pattern
 
@@ -79,7 +80,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
     rig = make({KEY: START})
     (tmp_path / KEY).write_bytes(START)
     for letters in itertools.chain.from_iterable(itertools.product("rwxa+btU", repeat=n) for n in range(4)):
-        mode = "".join(letters)
+        mode: Any = "".join(letters)
         if "x" in mode or mode[:1] in ("b", "+"):
             continue  # the file exists: see above; and the letters in another order may be accepted or not
         try:
@@ -94,7 +95,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     "mode", ["t", "rt", "wt", "r+t", "tr", "", "+", "b", "rw", "rr", "U", "wx", "rb+b", "x++", "r ", "R", "1"]
 )
-def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: str) -> None:
+def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: OpenMode) -> None:
     """And creates nothing. [T-59]"""
     rig = make()
     with pytest.raises(ValueError) as caught:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, PageCache, PageCacheError, Volume
+from pagecache.options import OpenMode
 
 from ..staging import StagingBackend
 from .rig import FAST, PAGE, Task, accepted_before, pattern
@@ -28,7 +29,7 @@ class Store:
         )
         self.volume: Volume = self.cache.attach(self.backend, read_ahead=0)
 
-    def open(self, mode: str = "x+b") -> CachedFile:
+    def open(self, mode: OpenMode = "x+b") -> CachedFile:
         return self.volume.open(KEY, mode)
 
     def write(self, file: CachedFile, content: bytes) -> None:

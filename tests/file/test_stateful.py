@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pagecache import CachedFile, RetryPolicy, View, WritebackError
+from pagecache.options import OpenMode
 
 from .answers import failing_commit, short
 from .backends import RecordingBackend
@@ -146,7 +147,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.handles) < 6)
     @rule(key=keys, mode=st.sampled_from(MODES), keep=st.booleans())
-    def open(self, key: str, mode: str, keep: bool) -> None:
+    def open(self, key: str, mode: OpenMode, keep: bool) -> None:
         if mode[0] == "r" and key not in self.names:
             with pytest.raises(FileNotFoundError):
                 self.rig.volume.open(key, mode)

@@ -8,6 +8,7 @@ import pytest
 
 from pagecache import ConflictError, PageCache
 from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
@@ -67,7 +68,8 @@ def test_another_version_is_never_replaced_that_was_there_before_the_commit(
     with new_bucket(server) as bucket, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint, part_size=PART))
         bucket.client.put_object(Bucket=bucket.name, Key="old", Body=bytes(size))
-        for key, mode in (("old", "r+"), ("new", "w")):
+        modes: dict[str, OpenMode] = {"old": "r+", "new": "w"}
+        for key, mode in modes.items():
             file = volume.open(key, mode)
             file.pwrite(b"ours", size)
             bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pagecache import Volume, aio
+from pagecache.options import OpenMode
 
 from ..file.rig import eventually, until_all_wait
 from .awaiting import BLOCK, content, run
@@ -97,7 +98,7 @@ def test_leaving_through_an_exit_stack(volume: Volume) -> None:
     assert [volume.stat(f"f{i}").size for i in range(10)] == list(range(1, 11))
 
 
-def opened_in_vain(volume: Volume, store: PlainStore, mode: str) -> None:
+def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:
     """A task that opens `f` is cancelled while the backend is at it, which then goes on."""
 
     async def main() -> None:
@@ -113,7 +114,7 @@ def opened_in_vain(volume: Volume, store: PlainStore, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["w", "w+"])
-def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: str) -> None:
+def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: OpenMode) -> None:
     """T-56, 2.22: nobody has the handle that emptied the object, so nothing of that is published by a later sync."""
     store = PlainStore({"f": b"old"}, commit_on_close=True)
     volume = attach(store)

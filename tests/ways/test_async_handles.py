@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import pagecache
 from pagecache import Volume, aio
+from pagecache.options import OpenMode
 
 from .awaiting import BLOCK, PAGE, content, run
 from .conftest import Attach
@@ -75,7 +76,7 @@ def test_hints_and_tries_are_there_too(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize("mode", ["r", "rb", "r+", "r+b", "w", "w+", "x", "x+", "a", "a+", "ab"])
-def test_modes_are_those_of_open(attach: Attach, mode: str) -> None:
+def test_modes_are_those_of_open(attach: Attach, mode: OpenMode) -> None:
     volume = attach(PlainStore({} if "x" in mode else {"f": b"old"}))
 
     async def main() -> None:
@@ -107,10 +108,10 @@ def test_opening_raises_what_a_thread_would_get(attach: Attach) -> None:
             async with aio.open(volume, "there", "x"):
                 pass
         with pytest.raises(ValueError):
-            async with aio.open(volume, "there", "rt"):
+            async with aio.open(volume, "there", cast(Any, "rt")):
                 pass
         with pytest.raises(TypeError):
-            async with aio.open(volume, "there", "r", nonsense=1):
+            async with aio.open(volume, "there", "r", **cast(Any, {"nonsense": 1})):
                 pass
 
     run(main())
@@ -171,9 +172,9 @@ def test_bad_arguments_are_refused_and_change_nothing(volume: Volume) -> None:
                 with pytest.raises((ValueError, OSError)):
                     await bad()
             wrongs: list[Callable[[], Any]] = [
-                lambda: file.pwrite("text", 0),
+                lambda: file.pwrite(cast(Any, "text"), 0),
                 lambda: file.pread_into(b"read-only", 0),
-                lambda: file.pread("1", 0),
+                lambda: file.pread(cast(Any, "1"), 0),
             ]
             for wrong in wrongs:
                 with pytest.raises((TypeError, ValueError, BufferError)):

@@ -16,6 +16,7 @@ import pytest
 import pagecache
 from pagecache import ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.options import OpenMode
 
 from ..file.rig import side_by_side
 from .conftest import Attach
@@ -37,7 +38,7 @@ def content(volume: Volume, key: str = "f") -> bytes:
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "w", "w+", "x", "x+", "a", "a+"])
-def test_every_mode(volume: Volume, mode: str) -> None:
+def test_every_mode(volume: Volume, mode: OpenMode) -> None:
     if "x" not in mode:
         make(volume, b"old" * 1000)
     with volume.open("f", mode, direct=True) as file:
