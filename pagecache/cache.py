@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from . import closing
-from .backends.protocol import AsyncBackend, Backend, BackendLimits
+from .backends.plain import PlainBackend
+from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
 from .engine import throttle, waits
@@ -188,18 +189,20 @@ class PageCache:
 
     def attach(
         self,
-        backend: Backend | AsyncBackend | str,
+        backend: Backend | AsyncBackend | PlainBackend | str,
         *,
         name: str | None = None,
         options: VolumeOptions | None = None,
         backend_options: Mapping[str, Any] | None = None,
-        mirror: Backend | AsyncBackend | str | None = None,
+        mirror: Backend | AsyncBackend | PlainBackend | str | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """See a backend through the cache.
 
         Args:
-            backend: an object, or a URL: `memory:`, `dir:PATH`, or a scheme registered under `pagecache.backends`.
+            backend: an object of any class that has `open` and `stat` (`Backend` lists what is optional), or a URL:
+                `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX`, `fsspec:URL`, or a scheme registered under
+                `pagecache.backends`.
             name: for messages and statistics; unique in the cache.
             options: how it is seen.
             backend_options: go to the constructor behind a URL.
@@ -210,7 +213,7 @@ class PageCache:
 
         Raises:
             ValueError: URL, option, a capacity that is too small for the backend's write unit, or an object that
-                another volume of this cache has already.
+                another volume of this cache has already. TypeError: no backend; names everything that it lacks.
         """
         self._check_open()
         if backend_options is not None and not isinstance(backend, str):
@@ -226,10 +229,11 @@ class PageCache:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         chosen = options_for(resolved.limits, options, overrides)
+        kind = type(original(resolved)).__name__
         with self._lock:
             self._check_open()
             taken = {volume.name for volume in self._volumes}
-            label = name if name is not None else f"{type(resolved).__name__}-{next(self._names)}"
+            label = name if name is not None else f"{kind}-{next(self._names)}"
             if label in taken:
                 raise ValueError(f"name: {label!r} is the name of another volume of this cache")
             self._check_unused(resolved, "backend")
@@ -239,27 +243,26 @@ class PageCache:
             volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second)
             self._volumes.append(volume)
         self._divide_limit()
-        volume.engine.say(logging.INFO, "the volume", f"attached: {type(resolved).__name__}")
+        volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
         return volume
 
     def _check_limits(self, backend: Backend, capacity: int) -> None:
-        if not isinstance(backend.limits, BackendLimits):
-            raise TypeError(f"limits: {backend.limits!r} is not a BackendLimits")
         unit = int(backend.limits.write_unit)
         if capacity < 8 * unit:
             raise ValueError(f"capacity: {capacity} is less than 8 write units of {unit} bytes of the backend")
 
-    def _check_unused(self, backend: object, what: str, by: Volume | None = None) -> None:
+    def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
         """A backend is seen by one volume: two would not notice what the other changes.
 
         Raises:
             ValueError: it is another's than `by`'s.
         """
+        wanted = original(backend)
         with self._lock:
             for volume in self._volumes:
                 mirror = volume.engine.mirror
                 used = (volume.backend, None if mirror is None else original(mirror.backend))
-                if volume is not by and any(backend is other for other in used):
+                if volume is not by and any(wanted is other for other in used):
                     raise ValueError(f"{what}: {backend!r} is in this cache already, as volume {volume.name!r}")
 
     def volumes(self) -> tuple[Volume, ...]:

@@ -346,9 +346,7 @@ def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> N
     def close_all() -> None:
         for inode in inodes:
             close_backend_file(inode.engine.backend_file)
-        close = getattr(volume.engine.backend, "close", None)
-        if close is not None:
-            close()
+        volume.engine.backend.close()
 
     if not closing:
         return

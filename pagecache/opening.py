@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
+from .backends.plain import missing_in_file
 from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
 from .errors import BackendProtocolError, Key, ShutdownError
@@ -249,9 +250,8 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
 
     def checked() -> tuple[BackendFile, ObjectStat, bool]:
         backend_file, stat, created = attempt()
-        for method in ("stat", "read_into", "write_from", "truncate", "commit"):
-            if not callable(getattr(backend_file, method, None)):
-                raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", key)
+        if missing := missing_in_file(backend_file):
+            raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {missing}", key)
         return backend_file, checked_stat(stat, key), created
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:

@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import lifetimes
+from .backends.plain import missing_in_file
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
 from .engine.notices import cause
@@ -239,9 +240,8 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
         backend_file = backend.open(inode.key, create=inode.native.has_local())
     except FileNotFoundError:
         return None
-    for method in ("stat", "read_into", "write_from", "truncate", "commit"):
-        if not callable(getattr(backend_file, method, None)):
-            raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {method}", inode.key)
+    if missing := missing_in_file(backend_file):
+        raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {missing}", inode.key)
     quiet = inode.engine.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
     kept: Any = getattr(backend_file, "kept", None)

@@ -20,6 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import ending, lifetimes, naming, opening, reconnecting, revising
+from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from .backends.url import as_backend
 from .config import Size, VolumeOptions, parse_size, with_overrides
@@ -269,7 +270,7 @@ class Volume:
             self.engine.call(next_page, "list")
             for stat in some:
                 inode = None
-                if stat.key is not None and stat.kind == "file":
+                if stat.key is not None and stat.key != "" and stat.kind == "file":
                     inode = self._inode_at(self._canonical(stat.key))
                 yield self._file_stat(stat, inode)
             self._check_alive()
@@ -434,7 +435,7 @@ class Volume:
         self.cache._check_forked()
         self.engine.abort(reason)
 
-    def reconnect(self, backend: Backend | AsyncBackend, *, fenced: bool = False) -> None:
+    def reconnect(self, backend: Backend | AsyncBackend | PlainBackend, *, fenced: bool = False) -> None:
         """Go on with a new backend: what is not known to be committed is dirty again and is sent to it.
 
         Args:
@@ -446,7 +447,7 @@ class Volume:
 
         Raises:
             OSError: an object cannot be opened there; nothing has changed, the volume stays aborted.
-            ValueError: another volume of the cache has this backend.
+            ValueError: another volume of the cache has this backend. TypeError: no backend.
 
         Blocks: until the objects that are open or not saved are open in the new backend.
         """
@@ -455,7 +456,7 @@ class Volume:
             raise ShutdownError(f"the volume {self.name!r} is detached")
         found = as_backend(backend, "backend", {})
         self.cache._check_unused(found, "backend", by=self)
-        same = found is self.backend  # whose files are asked whether they have kept what was sent to them
+        same = original(found) is self.backend  # whose files are asked whether they have kept what was sent to them
         reconnecting.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
 
     def detach(

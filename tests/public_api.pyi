@@ -68,7 +68,8 @@ class PageCache:
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
-        VolumeOptions. `mirror`: a best-effort second copy of everything that is written back."""
+        VolumeOptions. `mirror`: a best-effort second copy of everything that is written back. A backend object has `open` and `stat`,
+        whatever its class; what else it lacks is as in `Backend`."""
     def volumes(self) -> tuple[Volume, ...]: ...
     def configure(self, **changes: Any) -> None:
         """Change limits, intervals and policies of a running cache."""

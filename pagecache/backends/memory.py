@@ -27,7 +27,7 @@ from typing import Unpack
 from ..config import with_overrides
 from ..errors import Key
 from ..options import LimitsOverrides
-from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from .protocol import Backend, BackendFile, BackendLimits, ObjectStat, checked_key
 
 __all__ = ["MemoryBackend", "MemoryFile"]
 
@@ -222,7 +222,7 @@ class MemoryBackend(Backend):
                 yield ObjectStat(size=stat.size, version=stat.version, mtime=stat.mtime, key=key)
 
     def canonical(self, key: Key) -> Key:
-        return os.fspath(key) if isinstance(key, os.PathLike) else key
+        return checked_key(os.fspath(key) if isinstance(key, os.PathLike) else key)
 
     def snapshot(self, key: Key) -> bytes:
         """The content now, as one piece."""

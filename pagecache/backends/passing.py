@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import Key
+from .plain import PlainBackend, completed
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["PassingBackend", "PassingFile"]
@@ -49,11 +50,8 @@ class PassingFile(BackendFile):
 class PassingBackend(Backend):
     """The inner backend, unchanged; what is not of the protocol (`snapshot`, `mkdir`, ...) is reached as well."""
 
-    def __init__(self, inner: Backend) -> None:
-        for method in ("open", "stat", "canonical", "limits"):
-            if isinstance(inner, type) or not hasattr(inner, method):
-                raise TypeError(f"inner: {inner!r} has no {method}: it is not a Backend")
-        self.inner = inner
+    def __init__(self, inner: Backend | PlainBackend) -> None:
+        self.inner: Backend = completed(inner, "inner:")
 
     @property
     def limits(self) -> BackendLimits:  # type: ignore[override]

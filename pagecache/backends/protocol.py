@@ -158,6 +158,18 @@ class BackendLimits:
             object.__setattr__(self, name, value)
 
 
+def checked_key(key: Any) -> Key:
+    """Refuse the keys that programs pass by mistake.
+
+    Raises:
+        ValueError: the key is None or empty.
+    """
+    if key is None or (isinstance(key, str | bytes) and not key):
+        raise ValueError(f"key {key!r} names no object; a backend with such an object defines `canonical` to accept it")
+    accepted: Key = key
+    return accepted
+
+
 def _unsupported(backend: object, what: str) -> io.UnsupportedOperation:
     return io.UnsupportedOperation(errno.ENOTSUP, f"{type(backend).__name__} cannot {what}")
 
@@ -263,13 +275,13 @@ class Backend(Protocol):
     def canonical(self, key: Any) -> Key:
         """One and the same key for every name of one object, whether it exists or not; it says which object is meant.
 
-        Names are changed by the key that was given, not by this one: of two links to an object one is removed.
+        Names are changed by the key that was given, not by this one: of two links to an object one is removed. Unless a
+        backend overrides this, None and empty keys name no object.
 
         Raises:
             ValueError: no object can have this key.
         """
-        canonical: Key = key
-        return canonical
+        return checked_key(key)
 
     def sync(self) -> None:
         """Make names (create, remove, rename) durable; called by `Volume.sync` after the files' own commits."""
@@ -388,8 +400,7 @@ class AsyncBackend(Protocol):
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
-        canonical: Key = key
-        return canonical
+        return checked_key(key)
 
     async def sync(self) -> None:
         return

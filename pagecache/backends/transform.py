@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import Key
 from .passing import PassingBackend
+from .plain import PlainBackend
 from .protocol import Backend, BackendLimits, ObjectStat
 from .transform_file import TransformFile
 from .units import Transform, Units
@@ -57,15 +58,12 @@ class TransformBackend(PassingBackend):
     b'cba'
     """
 
-    def __init__(self, inner: Backend, transform: Transform) -> None:
-        for method in ("open", "stat", "canonical", "limits"):
-            if not hasattr(inner, method):
-                raise TypeError(f"inner: {inner!r} has no {method}: it is not a Backend")
+    def __init__(self, inner: Backend | PlainBackend, transform: Transform) -> None:
+        super().__init__(inner)
         if inspect.iscoroutinefunction(inner.open):
             raise TypeError(f"inner: {inner!r} is asynchronous")
         self._units = Units(transform)
         self._derived: tuple[BackendLimits, BackendLimits] | None = None
-        super().__init__(inner)
 
     @property
     def transform(self) -> Transform:

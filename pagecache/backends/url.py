@@ -12,15 +12,17 @@ extra are known here all the same: their error says what to install.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
 from .directory import DirectoryBackend
 from .memory import MemoryBackend
+from .plain import as_directory, completed
 from .protocol import AsyncBackend, Backend
 
-__all__ = ["as_backend", "backend_from_url", "check_mirror"]
+__all__ = ["as_backend", "backend_from_url", "check_mirror", "meant_by"]
 
 GROUP = "pagecache.backends"
 
@@ -78,7 +80,8 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
     'MemoryBackend'
     """
     if not isinstance(url, str):
-        raise TypeError(f"url must be a str, not {type(url).__name__}")
+        meant = f"; did you mean {as_directory(os.fspath(url))!r}?" if isinstance(url, os.PathLike) else ""
+        raise TypeError(f"url must be a str, not {type(url).__name__}{meant}")
     scheme, colon, _ = url.partition(":")
     if colon and scheme in BUILT_IN:
         return BUILT_IN[scheme](url, **options)
@@ -88,22 +91,25 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
         return backend
     known = ", ".join(f"{name}:" for name in sorted(BUILT_IN.keys() | registered.keys()))
     what = f"no backend for the scheme {scheme + ':'!r}" if colon else "not a URL of the form SCHEME:REST"
-    raise ValueError(f"{url!r}: {what} (known schemes: {known})")
+    raise ValueError(f"{url!r}: {what} (known schemes: {known}){meant_by(url)}")
+
+
+def meant_by(text: str) -> str:
+    """Return what a text that is no URL of a backend may have been meant as, as the end of a sentence."""
+    scheme, colon, _ = text.partition(":")
+    if not text or (colon and scheme != "file"):
+        return ""
+    url = f"{text}:" if text in BUILT_IN else as_directory(text)
+    return f"; did you mean {url!r}?"
 
 
 def as_backend(backend: Any, what: str, options: dict[str, Any]) -> Any:
-    """A backend, given as one or as a URL; `what`: the name of the argument, for errors.
+    """Return a backend that was given as an object or as a URL, completed; `what`: the name of the argument.
 
     Raises:
-        TypeError: it is no backend.
+        TypeError: the object is no backend.
     """
-    made = backend_from_url(backend, **options) if isinstance(backend, str) else backend
-    if isinstance(made, type):
-        raise TypeError(f"{what} {made.__name__} is a class; give an object: {made.__name__}(...)")
-    for method in ("open", "stat", "canonical", "limits"):
-        if not hasattr(made, method):
-            raise TypeError(f"{what} {made!r} has no {method}: it is not a Backend")
-    return made
+    return completed(backend_from_url(backend, **options) if isinstance(backend, str) else backend, what)
 
 
 def check_mirror(backend: Any, mirror: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pagecache.backends.plain import FILE_METHODS
 from pagecache.backends.protocol import Backend, BackendLimits
 from pagecache.check_backend.bounded import Hung, within
 from pagecache.check_backend.checking import Kept, Objects, check_all, checks
@@ -15,9 +16,6 @@ from pagecache.check_backend.target import BadTarget, Hangs, Target
 from pagecache.demo.progress import Progress
 
 __all__ = ["Report", "Settings", "run"]
-
-
-FILE_METHODS = ("stat", "read_into", "write_from", "truncate", "commit")
 
 
 @dataclass(frozen=True, slots=True)

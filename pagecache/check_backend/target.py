@@ -13,8 +13,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pagecache.backends.passing import PassingBackend
-from pagecache.backends.protocol import Backend, BackendLimits
-from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url
+from pagecache.backends.plain import completed, given, why_no_backend
+from pagecache.backends.protocol import Backend
+from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url, meant_by
 from pagecache.engine.loop import CacheLoop, blocking
 from pagecache.engine.park import Park
 
@@ -22,8 +23,6 @@ __all__ = ["BadTarget", "Hangs", "Target", "check", "options_of", "place"]
 
 PYTHON = "python"
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-REQUIRED = ("open", "stat")
-FROM_SUBCLASSING = ("canonical", "sync", "close", "list", "remove", "rename")
 
 
 def place(error: BaseException) -> str:
@@ -135,8 +134,9 @@ class Target:
                 return f"{self.name!r}: which factory of {module_name}? Write {PYTHON}:{module_name}:factory"
         known = ", ".join(f"{scheme}:" for scheme in sorted(BUILT_IN.keys() | self.more))
         schemes = [scheme for scheme in ("dir", "path") if scheme == "dir" or scheme in self.more]
-        folder = os.path.isdir(self.name)
-        meant = f"; did you mean {' or '.join(f'{scheme}:{self.name}' for scheme in schemes)}?" if folder else ""
+        meant = meant_by(self.name) if self.name.startswith(("file:", "/", ".", "~")) else ""
+        if os.path.isdir(self.name):
+            meant = f"; did you mean {' or '.join(f'{scheme}:{self.name}' for scheme in schemes)}?"
         return f"{self.name!r} is neither a URL ({known} ...) nor module:factory{meant}"
 
     def make(self) -> Backend:
@@ -161,10 +161,10 @@ class Target:
             another = self._call()
         except BadTarget:  # as long as there is this one
             return False
-        if another is not made:
+        if given(another) is not given(made):
             with contextlib.suppress(Exception):
                 blocking(another, self._start_loop).close()
-        return another is made
+        return given(another) is given(made)
 
     def _call(self) -> Any:
         try:
@@ -175,7 +175,7 @@ class Target:
             ) from error
         check(self.name, made)
         self.kind = type(made).__name__
-        return made
+        return completed(made, self.name)
 
     def _start_loop(self) -> CacheLoop:
         if self.no_loop:
@@ -198,15 +198,8 @@ def check(name: str, made: Any) -> None:
     what = f"{name} gave {made!r}"
     if isinstance(made, type):
         raise BadTarget(f"{what}, which is a class: name something that makes an object of it")
-    missing = [method for method in REQUIRED if not callable(getattr(made, method, None))]
-    if missing:
-        raise BadTarget(f"{what}, which is no Backend: it has no {' and no '.join(missing)}")
-    if not isinstance(getattr(made, "limits", None), BackendLimits):
-        raise BadTarget(f"{what}, whose `limits` is no BackendLimits: write `limits = BackendLimits()` into its class")
-    missing = [method for method in FROM_SUBCLASSING if not callable(getattr(made, method, None))]
-    if missing:
-        names = ", no ".join(missing)
-        raise BadTarget(f"{what}, which has no {names}: subclass pagecache.Backend (or AsyncBackend)")
+    if why := why_no_backend(made):
+        raise BadTarget(f"{what}, which is no Backend: it {why}")
 
 
 class _Unclosed(PassingBackend):

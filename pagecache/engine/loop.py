@@ -27,6 +27,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequen
 from typing import Any, TypeVar, cast
 
 from .. import native
+from ..backends.plain import given, missing_in_file
 from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
 from ..native import NativeVolume, Op
@@ -423,9 +424,8 @@ class Blocking(Backend):
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         file = self._ask("open", key, create=create, exclusive=exclusive)
-        for method in ("stat", "read_into", "write_from", "truncate", "commit"):
-            if not callable(getattr(file, method, None)):
-                raise BackendProtocolError(f"open() answered {file!r}, which has no {method}", key)
+        if missing := missing_in_file(file):
+            raise BackendProtocolError(f"open() answered {file!r}, which has no {missing}", key)
         return BlockingFile(self, key, file)
 
     def stat(self, key: Key) -> ObjectStat:
@@ -461,12 +461,10 @@ class Blocking(Backend):
         return cast(Key, self._ask("canonical", key))
 
     def sync(self) -> None:
-        if hasattr(self.wrapped, "sync"):
-            self._ask("sync")
+        self._ask("sync")
 
     def close(self) -> None:
-        if hasattr(self.wrapped, "close"):
-            self._ask("close")
+        self._ask("close")
 
     def __getattr__(self, name: str) -> Any:
         """Methods of namespaces: as the backend has them."""
@@ -486,7 +484,7 @@ def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
 
 def original(backend: Backend) -> Any:
     """The backend that was attached."""
-    return backend.wrapped if isinstance(backend, Blocking) else backend
+    return given(backend.wrapped if isinstance(backend, Blocking) else backend)
 
 
 def original_file(backend_file: Any) -> Any:

@@ -446,9 +446,7 @@ class Mirror:
             copies = list(self._files.values())
         for copy in copies:
             self._close(copy)
-        close = getattr(self.backend, "close", None)
-        if close is not None:
-            close()
+        self.backend.close()
         return True
 
 

@@ -80,10 +80,7 @@ class NameSync:
         backend = self.volume.backend
         supported = True
         try:
-            sync = getattr(backend, "sync", None)
-            if sync is None:
-                raise io.UnsupportedOperation("sync")
-            sync()
+            backend.sync()
         except io.UnsupportedOperation:
             supported = False
         except OSError as error:

@@ -155,12 +155,10 @@ class _Calls:
             return found
 
     def sync(self) -> None:
-        sync = getattr(self.backend, "sync", None)
-        if sync is not None:
-            try:
-                self.ask("sync", "", sync)
-            except io.UnsupportedOperation:
-                pass
+        try:
+            self.ask("sync", "", self.backend.sync)
+        except io.UnsupportedOperation:
+            pass
 
 
 class Directories(_Calls):

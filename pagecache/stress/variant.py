@@ -55,6 +55,7 @@ class Variant:
             limits |= {"durable_writes": False, "parallel_direct_writes": False, "ordered_writes": False}
             limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
             config["max_folio"] = PAGE
+        limits["max_write"] = max(limits["max_write"], limits["write_unit"])
         return cls(config, options, limits, mirror, objects)
 
     def store(self, *, crash: bool) -> Backend:

@@ -4,6 +4,7 @@ answers.
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import random
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..backends.plain import completed
 from ..backends.protocol import Backend, BackendFile, BackendLimits
 from ..errors import BackendError, Key
 from .checks import fixture, skip
@@ -125,7 +127,9 @@ class ConformanceBase:
 
     @fixture
     def backend(self, tmp_path: Any) -> Iterator[Backend]:
-        backend = self.make_backend(tmp_path)
+        backend: Backend = completed(self.make_backend(tmp_path), "make_backend() gave")
+        if inspect.iscoroutinefunction(backend.open):
+            raise TypeError(f"make_backend() gave {backend!r}, which is asynchronous: use `pagecache check-backend`")
         if backend.limits.read_only:
             skip("the backend is read-only: there is no way to put something in")
         yield backend

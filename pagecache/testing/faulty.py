@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from ..backends.passing import PassingBackend, PassingFile
+from ..backends.plain import PlainBackend, completed, given
 from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import Key
 from .course import Carry, Change, Enter, Faults, Pause, Step
@@ -112,7 +113,7 @@ class FaultyBackend(_Told, PassingBackend):
         ValueError: no such profile; names those there are.
     """
 
-    def __init__(self, inner: Backend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
+    def __init__(self, inner: Backend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
         super().__init__(inner)
         if inspect.iscoroutinefunction(inner.open):
             raise TypeError(f"inner: {inner!r} is asynchronous: that is for AsyncFaultyBackend")
@@ -144,7 +145,7 @@ class FaultyBackend(_Told, PassingBackend):
             case Enter(gate, timeout):
                 return gate.enter(timeout)
             case Change(change, key):
-                return change(self.inner, key)
+                return change(given(self.inner), key)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         def carry_out(_: object) -> BackendFile:
@@ -240,10 +241,10 @@ class AsyncFaultyBackend(_Told, AsyncBackend):
         ValueError: no such profile; names those there are.
     """
 
-    def __init__(self, inner: AsyncBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
-        if not inspect.iscoroutinefunction(getattr(inner, "open", None)):
+    def __init__(self, inner: AsyncBackend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
+        self.inner: AsyncBackend = completed(inner, "inner:")
+        if not inspect.iscoroutinefunction(inner.open):
             raise TypeError(f"inner: {inner!r} is not an asynchronous backend")
-        self.inner = inner
         self._begin(plan, seed)
 
     @property
@@ -286,7 +287,7 @@ class AsyncFaultyBackend(_Told, AsyncBackend):
             case Enter(gate, timeout):
                 return await gate.entering(timeout)
             case Change(change, key):
-                changed: Any = change(self.inner, key)
+                changed: Any = change(given(self.inner), key)
                 return await changed if inspect.isawaitable(changed) else changed
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ..backends.passing import PassingBackend, PassingFile
+from ..backends.plain import PlainBackend
 from ..backends.protocol import Backend, BackendFile
 from ..errors import Key
 
@@ -64,7 +65,7 @@ class LatencyBackend(PassingBackend):
 
     def __init__(
         self,
-        inner: Backend,
+        inner: Backend | PlainBackend,
         *,
         read: float = 0.0,
         write: float = 0.0,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
 from pagecache.errors import Key
 from pagecache.testing import BackendConformance, FaultyBackend, LatencyBackend
+from pagecache.testing.checks import CheckRun, checks_of
+
+from ..plain import AsyncBlobs, Blobs
 
 
 class TestMemory(BackendConformance):
@@ -54,3 +60,30 @@ class TestFaultyWithoutFaults(BackendConformance):
 class TestLatency(BackendConformance):
     def make_backend(self, tmp_path: Path) -> Backend:
         return LatencyBackend(MemoryBackend(), read=10e-6, write=20e-6, commit=50e-6, jitter=0.5, seed=1)
+
+
+class TestPlainClass(BackendConformance):
+    """A class that has the required methods and no base class is checked as any backend."""
+
+    def make_backend(self, tmp_path: Path) -> Any:
+        return Blobs()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (object(), "has no open and no stat"),
+        (Blobs, "Blobs is a class"),
+        (Path("/tmp/x"), "dir:/tmp/x"),
+        (AsyncBlobs(), "is asynchronous: use `pagecache check-backend`"),
+    ],
+    ids=["object", "class", "path", "asynchronous"],
+)
+def test_the_suite_refuses_what_is_no_backend(made: Any, words: str, tmp_path: Path) -> None:
+    class Suite(BackendConformance):
+        def make_backend(self, tmp_path: Path) -> Any:
+            return made
+
+    check = next(iter(checks_of(Suite)))
+    with pytest.raises(TypeError, match=words), CheckRun(Suite(), check, tmp_path=tmp_path) as run:
+        run.call()

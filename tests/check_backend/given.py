@@ -12,6 +12,7 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..backends.transforms import Sealed
+from ..plain import AsyncBlobs, Blobs
 from .broken import IgnoresCommit, Mistaken
 
 # ------------------------------------------------------------------------------------------------ good ones
@@ -34,6 +35,8 @@ def sealed(path: str = "") -> Backend:
 
 
 shared = MemoryBackend()
+plain = Blobs
+plain_asynchronous = AsyncBlobs
 
 
 def read_only() -> Backend:
@@ -79,6 +82,10 @@ def numbered() -> Backend:
         raise ValueError("keys are numbers")
 
     return Mistaken(canonical=refuse)
+
+
+class OddLimits(Blobs):
+    limits = None
 
 
 class NoBackend:

@@ -403,9 +403,9 @@ def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], complaint
 
 def test_each_kind_of_backend_has_its_own_wrapper() -> None:
     with pytest.raises(TypeError, match="AsyncFaultyBackend"):
-        FaultyBackend(Over(MemoryBackend()))  # type: ignore[arg-type]
+        FaultyBackend(Over(MemoryBackend()))
     with pytest.raises(TypeError, match="not an asynchronous backend"):
-        AsyncFaultyBackend(MemoryBackend())  # type: ignore[arg-type]
+        AsyncFaultyBackend(MemoryBackend())
 
 
 def test_names_and_listings_of_an_asynchronous_backend_pass() -> None:

@@ -1,0 +1,105 @@
+"""Backends as programs give them: objects of any class, paths by mistake.
+
+A backend needs `open` and `stat`. `completed` adds what else the engine calls: an object that lacks something is seen
+through `Completed`, which has the methods and limits of `Backend` (or `AsyncBackend`) in these places.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from types import MethodType
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from .protocol import AsyncBackend, Backend, BackendLimits
+
+__all__ = [
+    "FILE_METHODS",
+    "PlainBackend",
+    "as_directory",
+    "completed",
+    "given",
+    "missing_in_file",
+    "why_no_backend",
+]
+
+REQUIRED = ("open", "stat")
+FROM_SUBCLASSING = ("canonical", "sync", "close", "list", "remove", "rename")
+FILE_METHODS = ("stat", "read_into", "write_from", "truncate", "commit")
+ADVICE = "a Backend has both; subclass pagecache.Backend (or AsyncBackend), which has the rest"
+
+
+class PlainBackend(Protocol):
+    """The least that a backend has; each method may be a coroutine function."""
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any: ...
+    def stat(self, key: Any) -> Any: ...
+
+
+class Completed:
+    """A backend that is no subclass of `Backend`: `wrapped`, with the defaults of a protocol for what it lacks."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+        self._defaults = AsyncBackend if inspect.iscoroutinefunction(wrapped.open) else Backend
+
+    def __repr__(self) -> str:
+        return repr(self.wrapped)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrapped":  # not set yet: unpickling
+            raise AttributeError(name)
+        if name == "limits":
+            return getattr(self.wrapped, name, self._defaults.limits)
+        found = getattr(self.wrapped, name, None) if name in FROM_SUBCLASSING else getattr(self.wrapped, name)
+        if name not in FROM_SUBCLASSING or callable(found):
+            return found
+        return MethodType(getattr(self._defaults, name), self.wrapped)
+
+
+def completed(backend: Any, what: str) -> Any:
+    """Return a backend with every method and limit of the protocol; `what`: the name of the argument, for errors.
+
+    Raises:
+        TypeError: the object is no backend; names everything that it lacks.
+    """
+    if why := why_no_backend(backend):
+        raise TypeError(f"{what} {backend.__name__ if isinstance(backend, type) else repr(backend)} {why}")
+    if hasattr(backend, "limits") and all(callable(getattr(backend, name, None)) for name in FROM_SUBCLASSING):
+        return backend
+    return Completed(backend)
+
+
+def given(backend: Any) -> Any:
+    """Return the object that `completed` was called with."""
+    return backend.wrapped if isinstance(backend, Completed) else backend
+
+
+def why_no_backend(made: Any) -> str:
+    """Return why an object cannot be a backend and what to do, as the end of a sentence; "" if it can."""
+    if isinstance(made, type):
+        return f"is a class; give an object: {made.__name__}(...), for a class is not a Backend"
+    if isinstance(made, os.PathLike):
+        return f"is a path; did you mean {as_directory(os.fspath(made))!r}?"
+    missing = [name for name in REQUIRED if not callable(getattr(made, name, None))]
+    if missing:
+        return f"has no {' and no '.join(missing)}: {ADVICE}"
+    limits = getattr(made, "limits", None)
+    if hasattr(made, "limits") and not isinstance(limits, BackendLimits):
+        rule = "write `limits = BackendLimits(...)` into its class, or leave `limits` out"
+        return f"has the limits {limits!r}, which is not a BackendLimits: {rule}"
+    return ""
+
+
+def missing_in_file(file: Any) -> str:
+    """Return the required methods that the answer of `open` lacks, as in "stat, no commit"; "" if it has them all."""
+    return ", no ".join(name for name in FILE_METHODS if not callable(getattr(file, name, None)))
+
+
+def as_directory(path: str | bytes) -> str:
+    """Return the URL of the backend for a directory that was named as a path or as a file URL."""
+    text = os.fsdecode(path)
+    if text.startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    return f"dir:{os.path.expanduser(text)}"

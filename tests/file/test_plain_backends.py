@@ -1,0 +1,212 @@
+"""Backends of any class: `open` and `stat` are enough; what lacks one is refused with all that it lacks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import pagecache
+from pagecache import BackendLimits, ObjectStat, PageCache
+from pagecache.backends import MemoryBackend, TransformBackend
+from pagecache.testing import AsyncFaultyBackend, FaultyBackend, LatencyBackend
+
+from ..plain import AsyncBlobs, Blobs
+
+
+class Upside:
+    """A transform."""
+
+    unit, overhead = 4096, 0
+
+    def encode(self, index: int, data: bytes) -> bytes:
+        return data[::-1]
+
+    decode = encode
+
+
+def used(volume: pagecache.Volume) -> None:
+    """Write, commit, read back past the cache, and try what the store does not have."""
+    with volume.open("key", "w+") as file:
+        file.write(b"content")
+        file.fsync()
+        volume.drop_clean()
+        assert file.pread(100, 0) == b"content"
+    volume.sync()
+    assert volume.stat("key").size == 7
+    for call in (lambda: volume.remove("key"), lambda: volume.rename("key", "new"), lambda: list(volume.list())):
+        with pytest.raises(io.UnsupportedOperation, match=r"Blobs cannot (remove|rename|list) objects"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [Blobs, AsyncBlobs])
+def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> None:
+    backend = kind()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        assert volume.backend is backend
+        assert volume.name == f"{kind.__name__}-1"
+        used(volume)
+        with pytest.raises(ValueError, match="is in this cache already"):
+            cache.attach(backend)
+        volume.abort()
+        volume.reconnect(backend)
+        assert volume.backend is backend
+        volume.reconnect(kind())
+        assert volume.backend is not backend
+
+
+def test_what_a_plain_backend_has_is_used_whenever_it_is_asked() -> None:
+    backend: Any = Blobs()
+    backend.limits = BackendLimits(max_write=8192)
+    backend.canonical = lambda key: str(key).lower()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        with volume.open("KEY", "w") as file:
+            file.write(bytes(100))
+            assert volume.stat("key").size == 100
+            backend.list = lambda prefix="": iter([ObjectStat(size=1, key="listed")])
+            assert [stat.key for stat in volume.list()] == ["listed"]
+            backend.limits = BackendLimits(read_only=True)
+            with pytest.raises(PermissionError):
+                volume.open("new", "w")
+            backend.limits = BackendLimits()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [FaultyBackend, LatencyBackend, lambda inner: TransformBackend(inner, Upside()), lambda inner: inner],
+    ids=["faults", "latency", "transform", "mirror"],
+)
+def test_a_plain_backend_can_be_wrapped_and_be_a_mirror(wrap: Callable[[Any], Any]) -> None:
+    store = Blobs()
+    with PageCache("1MiB") as cache:
+        used(cache.attach(wrap(store), mirror=Blobs()))
+    assert len(store.objects["key"]) == 7
+
+
+def test_a_plain_asynchronous_backend_can_be_wrapped() -> None:
+    with PageCache("1MiB") as cache:
+        used(cache.attach(AsyncFaultyBackend(AsyncBlobs())))
+    with pytest.raises(TypeError, match="is asynchronous"):
+        FaultyBackend(AsyncBlobs())
+    with pytest.raises(TypeError, match="is not an asynchronous backend"):
+        AsyncFaultyBackend(Blobs())
+
+
+class OnlyStat:
+    def stat(self, key: object) -> ObjectStat:
+        raise FileNotFoundError(key)
+
+
+class WithLimits(Blobs):
+    limits: ClassVar[Any] = {"max_read": 5}
+
+
+WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
+    "attach": lambda cache, volume, backend: cache.attach(backend),
+    "mirror": lambda cache, volume, backend: cache.attach(MemoryBackend(), mirror=backend),
+    "reconnect": lambda cache, volume, backend: volume.reconnect(backend),
+    "transform": lambda cache, volume, backend: TransformBackend(backend, Upside()),
+    "faults": lambda cache, volume, backend: FaultyBackend(backend),
+    "asynchronous faults": lambda cache, volume, backend: AsyncFaultyBackend(backend),
+    "latency": lambda cache, volume, backend: LatencyBackend(backend),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        (object(), ["has no open and no stat", "subclass pagecache.Backend (or AsyncBackend)"]),
+        (OnlyStat(), ["has no open:", "subclass pagecache.Backend (or AsyncBackend)"]),
+        (WithLimits(), ["{'max_read': 5}", "limits", "not a BackendLimits", "limits = BackendLimits("]),
+        (Blobs, ["Blobs is a class", "Blobs(...)"]),
+        (Path("/tmp/x"), ["dir:/tmp/x"]),
+        (Path("x/y"), ["dir:x/y"]),
+    ],
+    ids=["object", "stat alone", "limits", "class", "path", "relative path"],
+)
+def test_what_is_no_backend_is_refused_with_everything_that_it_lacks(way: str, backend: Any, words: list[str]) -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with pytest.raises(TypeError) as raised:
+            WAYS[way](cache, volume, backend)
+        for word in words:
+            assert word in str(raised.value)
+        assert cache.volumes() == (volume,)
+        with volume.open("key", "w") as file:
+            file.write(b"the volume goes on")
+
+
+@pytest.mark.parametrize("way", ["attach", "mirror", "reconnect"])
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("/tmp/x", "dir:/tmp/x"),
+        ("file:///tmp/x%20y", "dir:/tmp/x y"),
+        ("file:/tmp/x", "dir:/tmp/x"),
+        ("file://localhost/tmp/x", "dir:/tmp/x"),
+        ("x/y", "dir:x/y"),
+        ("memory", "memory:"),
+    ],
+)
+def test_a_path_or_a_file_url_is_refused_with_the_url_of_the_directory(way: str, text: str, url: str) -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with pytest.raises(ValueError, match="did you mean") as raised:
+            WAYS[way](cache, volume, text)
+        assert repr(text) in str(raised.value)
+        assert f"did you mean {url!r}?" in str(raised.value)
+
+
+def test_a_path_given_as_a_url_is_refused_with_the_url_of_the_directory(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"did you mean 'dir:{tmp_path}'"):
+        pagecache.backend_from_url(tmp_path)  # type: ignore[arg-type]
+
+
+class NoFile(Blobs):
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        return io.BytesIO()
+
+
+def test_a_file_that_lacks_methods_is_refused_with_all_of_them() -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(NoFile())
+        with pytest.raises(
+            pagecache.BackendProtocolError, match=r"no stat, no read_into, no write_from, no commit: 'key'$"
+        ):
+            volume.open("key")
+
+
+class Whole(Blobs):
+    """A store with one object, which has no name."""
+
+    def canonical(self, key: Any) -> Any:
+        return key
+
+
+@pytest.mark.parametrize("key", [None, "", b""])
+def test_an_empty_key_is_refused_unless_the_backend_accepts_it(key: Any) -> None:
+    backends: list[Any] = [MemoryBackend(), Blobs(), AsyncBlobs(), FaultyBackend(Blobs())]
+    with PageCache("1MiB") as cache:
+        for backend in backends:
+            volume = cache.attach(backend)
+            for call in (volume.open, volume.stat, volume.exists, volume.remove, partial(volume.rename, "a")):
+                with pytest.raises(ValueError, match=f"key {key!r} names no object"):
+                    call(key)
+            with pytest.raises(ValueError, match=f"key {key!r} names no object"):
+                volume.open(key, "w")
+        with cache.attach(Whole()).open(key, "w+") as file:
+            file.write(b"content")
+
+
+def test_a_listed_object_with_an_empty_key_does_not_end_the_listing() -> None:
+    backend: Any = Blobs()
+    backend.list = lambda prefix="": iter([ObjectStat(size=1, key=""), ObjectStat(size=2, key="two")])
+    with PageCache("1MiB") as cache:
+        assert [stat.size for stat in cache.attach(backend).list()] == [1, 2]

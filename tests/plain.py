@@ -1,0 +1,98 @@
+"""Stores whose classes know nothing of the protocol: no base class, no limits, only what a backend has to have."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from pagecache import ObjectStat
+
+
+class Blobs:
+    """A store with the two methods that a backend needs."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Any, bytearray] = {}
+        self.lock = threading.RLock()
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Blob:
+        with self.lock:
+            if key not in self.objects:
+                if not create:
+                    raise FileNotFoundError(errno.ENOENT, "no such object", key)
+                self.objects[key] = bytearray()
+            elif create and exclusive:
+                raise FileExistsError(errno.EEXIST, "there is one", key)
+            return Blob(self.objects[key], self.lock)
+
+    def stat(self, key: Any) -> ObjectStat:
+        if key not in self.objects:
+            raise FileNotFoundError(errno.ENOENT, "no such object", key)
+        return ObjectStat(size=len(self.objects[key]))
+
+
+class Blob:
+    def __init__(self, content: bytearray, lock: Any) -> None:
+        self.content, self.lock = content, lock
+
+    def stat(self) -> ObjectStat:
+        return ObjectStat(size=len(self.content))
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = 0
+        with self.lock:
+            for buffer in buffers:
+                part = self.content[offset + done : offset + done + len(buffer)]
+                buffer[: len(part)] = part
+                done += len(part)
+        return done
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        data = b"".join(buffers)
+        with self.lock:
+            self.content.extend(bytes(max(0, offset - len(self.content))))
+            self.content[offset : offset + len(data)] = data
+        return len(data)
+
+    def truncate(self, size: int) -> None:
+        with self.lock:
+            del self.content[size:]
+            self.content.extend(bytes(size - len(self.content)))
+
+    def commit(self) -> None:
+        pass
+
+
+class AsyncBlobs:
+    """The same as coroutines."""
+
+    def __init__(self) -> None:
+        self.blobs = Blobs()
+
+    async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> AsyncBlob:
+        return AsyncBlob(self.blobs.open(key, create=create, exclusive=exclusive))
+
+    async def stat(self, key: Any) -> ObjectStat:
+        return self.blobs.stat(key)
+
+
+class AsyncBlob:
+    def __init__(self, blob: Blob) -> None:
+        self.blob = blob
+
+    async def stat(self) -> ObjectStat:
+        return self.blob.stat()
+
+    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.blob.read_into(offset, buffers)
+
+    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return self.blob.write_from(offset, buffers)
+
+    async def truncate(self, size: int) -> None:
+        self.blob.truncate(size)
+
+    async def commit(self) -> None:
+        pass
