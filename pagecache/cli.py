@@ -51,7 +51,7 @@ def main() -> None:
     """A write-back page cache for files, objects and anything with bytes."""
 
 
-@main.command()
+@main.command(short_help="Copy and edit a directory tree through a cache and compare")
 @click.argument("tree", required=False, type=click.Path(path_type=Path))
 @click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: a quarter of the tree]")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same edits.")
@@ -86,7 +86,7 @@ def demo(
     sys.exit(0 if report.verified else 1)
 
 
-@main.command()
+@main.command(short_help="Watch caches that are served on local sockets")
 @click.argument("sockets", nargs=-1, metavar="[SOCKET]...", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Print tables once, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, and end.")
@@ -104,8 +104,15 @@ def demo(
     help="Order of the files.",
 )
 @click.option("--files", metavar="N", type=click.IntRange(0, 1000), help="Show at most so many files.")
+@click.option("--wide", is_flag=True, help="With --once, print all columns, and each error on one line.")
 def top(
-    sockets: tuple[Path, ...], once: bool, as_json: bool, interval: float | None, sort: str, files: int | None
+    sockets: tuple[Path, ...],
+    once: bool,
+    as_json: bool,
+    interval: float | None,
+    sort: str,
+    files: int | None,
+    wide: bool,
 ) -> None:
     """Watch caches that are served on local sockets.
 
@@ -119,7 +126,7 @@ def top(
 
     leave_on_sigterm()
     try:
-        status = start(sockets, once=once, as_json=as_json, interval=interval, sort=sort, files=files)
+        status = start(sockets, once=once, as_json=as_json, interval=interval, sort=sort, files=files, wide=wide)
     except WrongInput as error:
         raise WrongUsage(str(error)) from None
     except KeyboardInterrupt:
@@ -129,11 +136,11 @@ def top(
     sys.exit(status)
 
 
-@main.command()
+@main.command(short_help="Measure against files, mmap and other caches")
 @click.argument("group", required=False, type=click.Choice(["hits", "writeback"]))
 @click.option("--only", metavar="P1,P5", help="Run only these goals or cases.")
 @click.option("--list", "list_cases", is_flag=True, help="List the cases and their goals, run nothing.")
-@click.option("--quick", is_flag=True, help="A look: 11 rounds on a quarter of the working set.")
+@click.option("--quick", is_flag=True, help="Measure 11 rounds on a quarter of the working set.")
 @click.option("--repeat", default=1, show_default=True, help="Repeat everything; the median of the repetitions counts.")
 @click.option("--gate", is_flag=True, help="Exit with 1 when a goal is missed by more than the spread.")
 @click.option("--plot", metavar="FILE.svg", type=click.Path(path_type=Path), help="Draw the ratios.")
@@ -149,7 +156,7 @@ def top(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The built tests/native/hit_instructions.c, for P7 (needs valgrind).",
 )
-@click.option("--seed", default=1, show_default=True, help="Order of offsets and rounds.")
+@click.option("--seed", default=1, show_default=True, help="Number that decides the order of offsets and rounds.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine, goals and rows as JSON.")
 def bench(
     group: str | None,
@@ -201,7 +208,7 @@ def bench(
     sys.exit(1 if gate and outcome.missed() else 0)
 
 
-@main.command()
+@main.command(short_help="Have running caches save everything, and wait for it")
 @click.argument("sockets", metavar="SOCKET...", nargs=-1, required=True)
 @click.option("--volume", metavar="NAME", help="Only this volume.  [default: all]")
 @click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Wait no longer than this.")
@@ -243,7 +250,7 @@ def _show_features(context: click.Context, option: click.Parameter, asked: bool)
         context.exit()
 
 
-@main.command()
+@main.command(short_help="Mount a backend as a file system")
 @click.argument("url")
 @click.argument("directory")
 @click.option(
@@ -267,20 +274,22 @@ def _show_features(context: click.Context, option: click.Parameter, asked: bool)
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="A program that waits longer for the backend gets EIO.  [default: 60]",
+    help="Seconds after which a program that waits for the backend gets EIO.  [default: 60]",
 )
 @click.option(
     "--drain-timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="For saving everything at the end.  [default: 60]",
+    help="Seconds to save everything when the mount ends.  [default: 60]",
 )
 @click.option("--stats", metavar="SOCKET", help="Serve live statistics, for `pagecache top` and `pagecache drain`.")
-@click.option("--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Goes to the backend.")
+@click.option(
+    "--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Option of the backend (repeatable)."
+)
 @click.option(
     "--loop",
     type=click.Choice(["auto", "c", "pyfuse3"]),
-    help="What carries the requests.  [default: that in C where it was built, pyfuse3 else]",
+    help="Library that carries the requests.  [default: the loop in C if it was built, else pyfuse3]",
 )
 def mount(
     url: str,
@@ -312,16 +321,33 @@ def mount(
     mount_as_asked(asked, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))
 
 
-@main.command("check-backend")
+@main.command("check-backend", short_help="Check a backend against the protocol and measure limits")
 @click.argument("backend")
-@click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Goes to the factory; may be repeated.")
+@click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Argument of the factory (repeatable).")
 @click.option("--limits-only", is_flag=True, help="Measure, and look at the limits; make no checks.")
 @click.option(
-    "--budget", metavar="SECONDS", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Of measuring."
+    "--budget",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds to spend measuring.",
 )
-@click.option("--bytes", "most", metavar="SIZE", default="2GiB", show_default=True, help="Measuring moves no more.")
 @click.option(
-    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Of a check."
+    "--bytes",
+    "most",
+    metavar="SIZE",
+    default="2GiB",
+    show_default=True,
+    help="Most bytes that measuring reads and writes.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Seconds that one check may take.",
 )
 @click.option("--keep", is_flag=True, help="Leave the objects that were made.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -366,26 +392,26 @@ def check_backend(
     leave(0 if report.ok else 1, hung=report.hung)
 
 
-@main.command()
+@main.command(short_help="Test random operations of many workers byte by byte")
 @click.argument("target", required=False)
-@click.option("--seed", type=int, help="Decides every operation.  [default: random; it is printed]")
-@click.option("--duration", metavar="TIME", help="60s, 10m, 1h.  [default: 10s]")
-@click.option("--threads", type=int, help="Workers that are threads.  [default: 8]")
-@click.option("--tasks", type=int, help="Workers that are tasks of one event loop.  [default: 20]")
-@click.option("--files", type=int, help="Files that all workers share.  [default: 4]")
-@click.option("--size", metavar="SIZE", help="Of a file.  [default: 1MiB]")
-@click.option("--capacity", metavar="SIZE", help="Of the cache.  [default: 1MiB]")
+@click.option("--seed", type=int, help="Number that decides every operation.  [default: random]")
+@click.option("--duration", metavar="TIME", help="Time to run: 60s, 10m, 1h.  [default: 10s]")
+@click.option("--threads", type=int, help="Number of workers that are threads.  [default: 8]")
+@click.option("--tasks", type=int, help="Number of workers that are tasks of one event loop.  [default: 20]")
+@click.option("--files", type=int, help="Number of files that all workers share.  [default: 4]")
+@click.option("--size", metavar="SIZE", help="Largest size of a file.  [default: 1MiB]")
+@click.option("--capacity", metavar="SIZE", help="Memory of the cache.  [default: 1MiB]")
 @click.option(
     "--mix",
     metavar="WAY,...",
-    help="Only these ways into a file: buffered, direct, parallel, through, views, append, truncate, punch, try, "
+    help="Ways into a file to use: buffered, direct, parallel, through, views, append, truncate, punch, try, "
     "names, hints, sources, foreign, losses, rivals, touches.  [default: all but rivals and touches]",
 )
 @click.option(
     "--profile",
     metavar="NAME",
-    help="fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, touched, unsaved.  "
-    "[default: fsx]",
+    help="Kind of load: fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, "
+    "touched, unsaved.  [default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(
@@ -393,12 +419,12 @@ def check_backend(
     metavar="KIND,...",
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
-@click.option("--processes", type=int, help="Real ones that workers are spread over, for path:.  [default: 1]")
-@click.option("--patience", metavar="TIME", help="A call that takes longer hangs.  [default: 60s]")
+@click.option("--processes", type=int, help="Number of processes that share the workers, for path: only.  [default: 1]")
+@click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
 @click.option(
     "--scheduler",
     type=click.Choice(["threads", "deterministic"]),
-    help="Who decides which thread goes on: the machine, or the seed, in virtual time.  [default: threads]",
+    help="Let the machine (threads) or the seed (deterministic) choose the next thread.  [default: threads]",
 )
 @click.option(
     "--replay",
@@ -407,13 +433,14 @@ def check_backend(
     help="Run the round that failed again; other options but --duration are the file's.",
 )
 @click.option("--shrink", is_flag=True, help="Make what is found small: fewest operations, as a replay and as a test.")
-@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="What --shrink may take.")
+@click.option("--shrink-time", metavar="TIME", default="60s", show_default=True, help="Time that --shrink may take.")
 @click.option(
     "--html",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a page that shows what was found, or what was exercised.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print what was exercised, too, when nothing was found.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def stress(
     target: str | None,
@@ -421,6 +448,7 @@ def stress(
     shrink: bool,
     shrink_time: str,
     html: Path | None,
+    verbose: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -449,7 +477,6 @@ def stress(
                 target = target if target is not None else named
             else:
                 plan = plan_of(options)
-            click.echo(f"seed {plan.seed}", err=True)
             outcome = Outcome(execute(plan, target, ending.asked))
             if not outcome.report.ok:
                 outcome.save()
@@ -467,21 +494,21 @@ def stress(
             left = "objects that begin with 'pagecache-stress-' may be left in the target"
             click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
             leave(ending.status, hung=True)
-    print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+    print_json(outcome.to_dict()) if as_json else click.echo(outcome.text(verbose=verbose))
     leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)
 
 
-@main.command("s3-clean")
+@main.command("s3-clean", short_help="Remove leftovers of ended programs from a bucket")
 @click.argument("url", metavar="URL")
 @click.option(
     "--older-than",
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="Since a program has stored anything there: 90s, 10m, 1.5h; 0s also removes what those at work have.",
+    help="Time since a program last stored anything there: 90s, 1.5h; 0s: also objects of running programs.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what there is, and leave it.")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--dry-run", is_flag=True, help="List the objects and remove none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def s3_clean(url: str, older_than: str, dry_run: bool, as_json: bool) -> None:
     """Remove what programs that died have left in a bucket: private objects, and the uploads they have notes of.
 

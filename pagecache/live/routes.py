@@ -28,8 +28,7 @@ def answer(cache: PageCache, syncs: Syncs, request: Request) -> Response:
     """The answer to a request, built completely. Never raises for what the client did."""
     methods = _methods(request.path)
     if methods is None:
-        known = ", ".join([*ROUTES, f"{SYNC}NUMBER"])
-        return error(SCHEMA, 404, f"no document {request.path[:80]!r}; there are: {known}")
+        return error(SCHEMA, 404, f"no document {request.path[:80]!r}; there are: {', '.join(_paths())}")
     found = methods.get("GET" if request.method == "HEAD" else request.method)
     if found is None:
         allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
@@ -57,6 +56,11 @@ def gone() -> Response:
 
 
 Route = tuple[Callable[["PageCache", Syncs, Query], Response], tuple[str, ...]]
+
+
+def _paths() -> list[str]:
+    """The documents that there are, for people."""
+    return [*(path for path in ROUTES if path != "/"), f"{SYNC}NUMBER"]
 
 
 def _methods(path: str) -> dict[str, Route] | None:
@@ -112,6 +116,7 @@ def _number(text: str, name: str, most: int = SIZE_MOST) -> int:
 
 
 ROUTES: dict[str, dict[str, Route]] = {
+    "/": {"GET": (_json(lambda cache, syncs, query: {"schema": SCHEMA, "documents": _paths()}), ())},
     "/metrics": {"GET": (_prometheus, ())},
     "/v1/stats": {"GET": (_json(lambda cache, syncs, query: documents.stats(cache)), ())},
     "/v1/files": {"GET": (_json(_files), ("volume", "sort", "limit", "match"))},

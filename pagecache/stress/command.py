@@ -73,12 +73,13 @@ def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[P
 
 
 def execute(plan: Plan, target: str | None, asked: threading.Event | None = None) -> Report:
-    """Run it, with live counters on stderr until `asked` is set.
+    """Run it, with the seed and then live counters on stderr until `asked` is set.
 
     Raises:
         UnusableTarget: there is nothing to test.
     """
     run = run_of(plan, target)
+    run.begun = lambda: print(f"seed {plan.seed}", file=sys.stderr)
     with live(run, asked or threading.Event()), standing(plan.patience + STANDS):
         return run.run()
 

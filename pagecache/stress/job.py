@@ -138,6 +138,7 @@ class Run:
         self.world: World | None = None  # of the round that runs
         self._latest: World | None = None
         self._players: object = None
+        self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # there may be something of a round in the target
         self._threads: list[threading.Thread] = []  # that may be at something
         self._stirs = 0
@@ -173,6 +174,8 @@ class Run:
         try:
             refuse_crashes(self.plan, target, self.target)
             crash = crashing(self.plan, self.number, target, self.target)
+            if self.number == self.plan.first_round:
+                self.begun()
             self._bounded(world, "making the files", world.begin)
             if not world.failures:
                 refuse_ways(self.plan, target)

@@ -92,8 +92,10 @@ class Outcome:
         path.write_text(page(self.to_dict()), encoding="utf-8", errors="backslashreplace")
         print(f"page: {path}", file=self._err)
 
-    def text(self) -> str:
-        """What a person reads."""
+    def text(self, *, verbose: bool = False) -> str:
+        """Return the text for a person: of a run that found nothing one line, unless `verbose`."""
+        if self.report.ok and not verbose:
+            return self.report.story.partition("\n")[0]
         if self.shrunk is None:
             return self.report.story
         return f"{self.report.story.splitlines()[0]}\n{self.shrunk.story}"

@@ -95,7 +95,13 @@ def size(
 
 def counter(name: str, heading: str, state: str, *, sort: str | None = None) -> Column[Any]:
     """A column of the bytes in a state, in its colour."""
-    return size(name, heading, lambda row: row.traffic.counters.get(state), BY_NAME[state].colour, sort=sort)
+    return size(name, heading, lambda row: in_file(row, state), BY_NAME[state].colour, sort=sort)
+
+
+def in_file(row: Any, name: str) -> float | None:
+    """Bytes of a counter. Memory is counted in pages, and no file has more bytes than its size."""
+    amount: float | None = row.traffic.counters.get(name)
+    return min(amount, row.file.size) if isinstance(row, FileRow) and amount is not None else amount
 
 
 def words(name: str, heading: str, width: int, text: Callable[[Row], str]) -> Column[Row]:
@@ -164,7 +170,7 @@ def file_columns(name_width: int = NAME_WIDTH) -> tuple[Column[FileRow], ...]:
         ),
         *UNSAVED,
         number("age", "OLDEST", lambda row: duration_text(row.file.oldest_dirty), sort="age"),
-        size("cached", "CACHED", lambda row: row.traffic.counters.get("cached"), sort="cached"),
+        size("cached", "CACHED", lambda row: in_file(row, "cached"), sort="cached"),
         size("size", "SIZE", lambda row: row.file.size),
         size("stored", "STORED", lambda row: row.file.stored),
         *USE,

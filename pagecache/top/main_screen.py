@@ -16,7 +16,7 @@ from textual.widgets import Footer, Input, Static
 from pagecache.quantities import duration_text, printable
 from pagecache.top.columns import BAR_WIDTH, NAME_WIDTH, VOLUME_COLUMNS, file_columns
 from pagecache.top.model import FileList
-from pagecache.top.panels import cache_bar, cache_line, trouble_lines, volume_lines, wait_lines
+from pagecache.top.panels import cache_bar, cache_line, single, trouble_lines, volume_lines, wait_lines
 from pagecache.top.rows import FileRow, VolumeRow
 from pagecache.top.table import RowTable
 from pagecache.top.text import clip_end
@@ -150,7 +150,7 @@ class MainScreen(Screen[None]):
         line.append(f"  every {duration_text(model.interval)}")
         if model.paused:
             line.append("  PAUSED", style="bold reverse")
-        errors = sum(len(row.volume.errors) for row in volumes)
+        errors = sum(len(single(row.volume.errors)) for row in volumes)
         waits = sum(len(waits.waits) for waits in model.waits())
         line.append(f"  {errors} errors", style="bold red" if errors else "dim")
         line.append(f"  {waits} waits", style="bold yellow" if waits else "dim")

@@ -1,6 +1,7 @@
 """`pagecache top --once`: one look at every socket, as tables for a person or as one JSON document."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -20,19 +21,22 @@ from pagecache.top.look import TIMEOUT, Question, look
 from pagecache.top.panels import cache_bar, cache_line, legend, trouble_lines, wait_lines
 from pagecache.top.rows import Traffic, Watch, cache_row, file_rows, merge_files, volume_rows, waits_of
 
-# A table of a pipe is as wide as it needs to be.
-PIPE_WIDTH = 400
+# Columns of tables that no terminal shows, unless $COLUMNS says otherwise; and of those with everything.
+PIPE_WIDTH = 100
+WIDE = 400
 FILE_WIDTH = 40
 
 
-def show_once(sockets: Sequence[Path], question: Question, *, interval: float | None, as_json: bool) -> int:
+def show_once(
+    sockets: Sequence[Path], question: Question, *, interval: float | None, as_json: bool, wide: bool = False
+) -> int:
     """Look, print, and complain on stderr about what could not be read; the exit status."""
     watches = observe(sockets, question, interval)
     if as_json:
         # Names in pure ASCII: a document printed on a terminal is as harmless as a table.
         print(json.dumps(as_dict(watches, question), indent=2))
     else:
-        print_tables(watches, question)
+        print_tables(watches, question, Console(width=WIDE) if wide else None)
     errors = [watch.last.error for watch in watches if watch.last is not None and watch.last.error is not None]
     for error in errors:
         print(f"pagecache top: {printable(str(error))}", file=sys.stderr)
@@ -65,7 +69,8 @@ def observe_one(watch: Watch, question: Question, interval: float | None) -> Non
 def print_tables(watches: Sequence[Watch], question: Question, console: Console | None = None) -> None:
     """Print what a person wants to see on stdout, and what could not be read on stderr."""
     if console is None:
-        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+        told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+        console = Console(width=None if told else PIPE_WIDTH)
     width = console.width
     volumes = [row for watch in watches for row in volume_rows(watch)]
     for watch in watches:
@@ -75,16 +80,25 @@ def print_tables(watches: Sequence[Watch], question: Question, console: Console 
         show(console, cache_line(row))
         show(console, cache_bar(row, 40))
     if volumes:
-        console.print(table(fitting(VOLUME_COLUMNS, width), volumes))
+        print_table(console, VOLUME_COLUMNS, volumes)
     files = merge_files((row for watch in watches for row in file_rows(watch)), question.sort)[: question.limit]
     if files:
         total = sum(watch.present.files.total for watch in watches if watch.present and watch.present.files)
-        console.print(table(fitting(file_columns(FILE_WIDTH), width), files))
+        print_table(console, file_columns(FILE_WIDTH), files)
         show(console, Text(f"{len(files):,} of {total:,} files, by {question.sort}", style="dim"))
     section(console, "Errors", trouble_lines(volumes))
     section(console, "Waits", wait_lines(waits for watch in watches if (waits := waits_of(watch)) is not None))
     if volumes:
         show(console, legend(width))
+
+
+def print_table(console: Console, columns: Sequence[Column[Row]], rows: Sequence[Row]) -> None:
+    """Print the columns that fit, and name the others."""
+    shown = fitting(columns, console.width)
+    console.print(table(shown, rows))
+    left = [column.heading for column in columns[len(shown) :]]
+    if left:
+        show(console, Text(f"not shown (--wide shows all): {' '.join(left)}", style="dim"))
 
 
 def fitting(columns: Sequence[Column[Row]], width: int) -> Sequence[Column[Row]]:
@@ -99,8 +113,8 @@ def fitting(columns: Sequence[Column[Row]], width: int) -> Sequence[Column[Row]]
 
 
 def show(console: Console, line: Text) -> None:
-    """Print one line as one line."""
-    console.print(line, soft_wrap=True, highlight=False)
+    """Print a line, on several lines if it is longer than the width."""
+    console.print(line, no_wrap=False, overflow="fold", highlight=False)
 
 
 def section(console: Console, title: str, lines: Sequence[Text]) -> None:

@@ -3,7 +3,8 @@
 All are rich Texts, one per line, cut to no width: who shows them does that.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 
 from rich.text import Text
 
@@ -152,9 +153,24 @@ def trouble_line(volume: str, one: Trouble) -> Text:
     return line
 
 
+def single(errors: Iterable[Trouble]) -> list[Trouble]:
+    """Newest first, and each trouble once: of a failure that is parked there are two events, `parked` and `failed`."""
+    found: list[Trouble] = []
+    parked: Counter[Hashable] = Counter()
+    for one in errors:
+        same = (one.key, one.offset, one.length, one.errno, one.message, one.next)
+        if one.kind == "parked":
+            parked[same] += 1
+        elif one.kind == "failed" and parked[same]:
+            parked[same] -= 1
+            continue
+        found.append(one)
+    return found
+
+
 def trouble_lines(rows: Iterable[VolumeRow]) -> list[Text]:
     """The errors of all volumes, newest first."""
-    found = [(one.age, row.volume.name, one) for row in rows for one in row.volume.errors]
+    found = [(one.age, row.volume.name, one) for row in rows for one in single(row.volume.errors)]
     found.sort(key=lambda entry: entry[0])
     return [trouble_line(volume, one) for _, volume, one in found]
 

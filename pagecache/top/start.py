@@ -19,7 +19,14 @@ class WrongInput(Exception):
 
 
 def start(
-    sockets: Sequence[Path], *, once: bool, as_json: bool, interval: float | None, sort: str, files: int | None
+    sockets: Sequence[Path],
+    *,
+    once: bool,
+    as_json: bool,
+    interval: float | None,
+    sort: str,
+    files: int | None,
+    wide: bool = False,
 ) -> int:
     """Show what the caches behind some sockets do.
 
@@ -31,6 +38,7 @@ def start(
             means one look.
         sort: The order of files.
         files: How many files to show; None: as many as have room.
+        wide: Tables have all columns, whatever the width.
 
     Returns:
         The exit status.
@@ -52,7 +60,7 @@ def start(
     from pagecache.top.once import show_once
 
     question = Question(sort=sort, limit=FILES_ONCE if files is None else files)
-    return show_once(chosen, question, interval=interval, as_json=as_json)
+    return show_once(chosen, question, interval=interval, as_json=as_json, wide=wide)
 
 
 def why_not_live() -> str | None:

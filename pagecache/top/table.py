@@ -19,6 +19,9 @@ from textual.strip import Strip
 
 from pagecache.top.columns import Column
 
+MORE = "→"
+"""Stands at the end of a heading when the right arrow key shows more columns."""
+
 
 class Identified(Protocol):
     """A row that can be found again in the next sample."""
@@ -168,7 +171,10 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         width, base = self.size.width, self.rich_style
         if y == 0:
             heading = self.get_component_rich_style("table--heading")
-            return self._line([self._heading(column, heading) for column in self.columns], heading, width)
+            line = self._line([self._heading(column, heading) for column in self.columns], heading, width)
+            if self.virtual_size.width - self.scroll_offset.x > width > 1:  # the columns to the right are cut
+                line = Strip([*line.crop(0, width - 1), Segment(MORE, heading)])
+            return line
         number = y - 1 + self.scroll_offset.y
         if number >= len(self.rows):
             text = self._empty if y == 1 and not self.rows else ""

@@ -85,7 +85,6 @@ def test_the_last_request_ends_the_connection(served: Served) -> None:
 
 WRONG = {
     "a path": ("GET", "/nowhere", 404, "/nowhere"),
-    "the root": ("GET", "/", 404, "/v1/stats"),
     "a method": ("DELETE", "/v1/stats", 405, "GET, HEAD"),
     "a method of a sync": ("GET", "/v1/sync", 405, "POST"),
     "a method of a ticket": ("POST", "/v1/sync/1", 405, "GET, HEAD"),
@@ -106,6 +105,16 @@ WRONG = {
     "a ticket": ("GET", "/v1/sync/99", 404, "99"),
     "a ticket that is no number": ("GET", "/v1/sync/x", 400, "'x'"),
 }
+
+
+def test_the_root_lists_the_documents(served: Served) -> None:
+    """Each path of the list but the one of a ticket has an answer."""
+    paths = get(served.path, "/")["documents"]
+    assert {"/v1/stats", "/v1/files", "/metrics"} <= set(paths)
+    assert "/" not in paths
+    _, document = ask(served.path, "/nowhere")
+    assert document["error"].endswith(", ".join(paths))
+    assert {ask(served.path, path, "DELETE")[0] for path in paths} == {405}
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -29,6 +29,8 @@ def stress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
     ran = stress(tmp_path, *SMALL, "--duration", "0.2")
     assert (ran.returncode, "nothing wrong" in ran.stdout) == (0, True), ran.stderr
+    assert ran.stdout.count("\n") == 1, "one line where nothing was found"
+    assert stress(tmp_path, *SMALL, "--duration", "0.1s", "-v").stdout.count("\n") > 5
     assert ran.stderr == "seed 7\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -138,6 +140,7 @@ def test_wrong_usage_is_exit_status_2_and_one_line(tmp_path: Path, arguments: li
     ran = stress(tmp_path, *arguments)
     assert ran.returncode == 2
     assert complaint in ran.stderr.splitlines()[-1]
+    assert "seed" not in ran.stderr, "a run that cannot begin needs no seed"
 
 
 def test_a_bad_script_in_a_replay_is_wrong_usage(tmp_path: Path) -> None:

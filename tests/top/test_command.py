@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 from rich.console import Console
 
 from pagecache.cli import main, top
 from pagecache.live.client import Client
 from pagecache.top import look, start
 from pagecache.top.columns import VOLUME_COLUMNS
-from pagecache.top.once import PIPE_WIDTH, fitting, observe, print_tables
+from pagecache.top.once import WIDE, fitting, observe, print_tables
 from pagecache.top.rows import SORTS
 
 from .documents import FILE_NAMES, NASTY
@@ -75,7 +76,7 @@ def test_a_narrow_terminal_gets_the_columns_that_matter() -> None:
 
     assert headings(80) == ["VOLUME", "MEMORY", "DIRTY", "FLIGHT", "UNSTAB", "FAILED", "OLDEST"]
     assert headings(5) == ["VOLUME"]
-    assert len(headings(PIPE_WIDTH)) == len(VOLUME_COLUMNS)
+    assert len(headings(WIDE)) == len(VOLUME_COLUMNS)
 
 
 def test_tables_fit_the_terminal(owner: Owner) -> None:
@@ -86,6 +87,19 @@ def test_tables_fit_the_terminal(owner: Owner) -> None:
     tables = [line for line in console.file.getvalue().splitlines() if " VOLUME " in line or " FILE " in line]
     assert len(tables) == 2
     assert all(len(line.rstrip()) <= 60 for line in tables)
+
+
+def test_once_off_a_terminal_fits_a_hundred_columns(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the columns that it leaves out. $COLUMNS or --wide give more."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    plain = call(owner.path, "--once").stdout
+    assert max(map(cell_len, plain.splitlines())) <= 100
+    assert "not shown (--wide shows all): SAVED/S" in plain
+    wide = call(owner.path, "--once", "--wide").stdout
+    assert "not shown" not in wide
+    assert all(f" {name}" in wide for name in ("CLEAN IN", "QUEUE", "COMMIT/S", "BACKEND"))
+    monkeypatch.setenv("COLUMNS", "130")
+    assert 100 < max(map(cell_len, call(owner.path, "--once").stdout.splitlines())) <= 130
 
 
 def test_once_with_an_interval_gives_rates(owner: Owner) -> None:

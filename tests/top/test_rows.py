@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.live.answers import Files, Stats, Waits, decode
+from pagecache.live.answers import Files, Stats, Trouble, Waits, decode
 from pagecache.live.client import NobodyListens
-from pagecache.top.panels import cache_line
+from pagecache.top.columns import file_columns
+from pagecache.top.panels import cache_line, single
 from pagecache.top.rows import SORTS, Sample, Watch, cache_row, file_rows, matching, merge_files, volume_rows, waits_of
 
 from . import documents
@@ -34,6 +35,27 @@ def watch(*ticks: float) -> Watch:
 
 
 GONE = Sample(SOCKET, error=NobodyListens(SOCKET, "nobody listens"))
+
+
+def test_a_parked_failure_is_one_error() -> None:
+    """The document has two events of it. Other failures of the same file stay."""
+    kinds = [("parked", 4096), ("failed", 4096), ("failed", 8192), ("failed", 4096), ("stalled", 4096)]
+    errors = [Trouble(age=float(age), kind=kind, key="k", offset=0, length=n) for age, (kind, n) in enumerate(kinds)]
+    shown = [(one.kind, one.length) for one in single(errors)]
+    assert shown == [("parked", 4096), ("failed", 8192), ("failed", 4096), ("stalled", 4096)]
+
+
+def test_no_column_of_a_file_has_more_bytes_than_the_file() -> None:
+    """Memory is counted in pages: of 98 KiB it has 100."""
+    document = documents.files(0.0, volume=None, sort="dirty", limit=1)
+    first = document["files"][0]
+    first["size"] = 98 << 10
+    first["counters"] |= dict.fromkeys(("cached", "dirty", "failed"), 100 << 10)
+    found = Watch(SOCKET)
+    found.take(Sample(SOCKET, stats=decode(Stats, documents.busy(0.0)), files=decode(Files, document)), 0.0)
+    (row,) = file_rows(found)
+    cells = {column.name: column.cell(row).plain.strip() for column in file_columns()}
+    assert [cells[name] for name in ("size", "cached", "dirty", "failed")] == ["98K"] * 4
 
 
 def test_one_sample_gives_totals_and_no_rates() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -41,6 +42,19 @@ def path(tmp_path: Path) -> Path:
 def only_file(path: Path) -> bool:
     """Whether nothing else is left in its folder."""
     return [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_event_takes_as_many_bytes_as_the_page_says(cache: PageCache, opened: CachedFile, path: Path) -> None:
+    """120 to 180, as docs/how-to/trace.md has it; keys and numbers are short here."""
+    with cache.trace(path):
+        for page in range(200):
+            opened.pwrite(b"x" * 100, page * 4096)
+        opened.fsync()
+        for page in range(200):
+            opened.pread(100, page * 4096)
+    events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
+    assert len(events) > 400
+    assert 100 < path.stat().st_size / len(events) < 200
 
 
 def test_an_empty_trace_is_a_valid_file(cache: PageCache, path: Path) -> None:
