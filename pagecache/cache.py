@@ -286,6 +286,9 @@ class PageCache:
             self.config, self.limits = config, limits
             self.native.configure(limits, config.poison)
         self._divide_limit()
+        if "retry" in changes:
+            for volume in self._engine_volumes():
+                volume.replan_parked()
         self.flusher.wake()
 
     def resize(self, capacity: Size, *, timeout: float | None = None) -> None:

@@ -174,7 +174,6 @@ def destroy(volume: Volume, inode: Inode) -> None:
                 inode.dropped = False
                 inode.engine.settle(lambda: _drop(inode))  # who was changing it when it was abandoned went on
             volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
-            volume.engine.cache.flusher.wake()
         return
     forget(volume, inode)
 

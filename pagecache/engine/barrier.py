@@ -71,7 +71,7 @@ class FileSync:
         self._commits_failed = 0
         self._attempts = 0
         self._since = file.volume.clock.now()
-        self._not_before = 0.0
+        self.not_before = 0.0
         self._began = file.volume.reconnects
         self._version: Job[None] | None = None
         self._want_version = version
@@ -126,7 +126,7 @@ class FileSync:
             self._regress = int(self._cursor[1])
             native.flush_start(self.stamp, self.start, self.end)
         if found & BACKOFF:
-            self.file.volume.retry_later(self.file)
+            self.file.ensure_retry()
         return False
 
     def _look_at_commit(self) -> None:
@@ -144,7 +144,7 @@ class FileSync:
         if not needed:
             # Not done: a commit runs, or somebody else's failed between two looks.
             return not self.flush or native.sync_done(self.stamp)
-        if file.volume.clock.now() < self._not_before:
+        if file.volume.clock.now() < self.not_before:
             return False
         if self._commit_seq is None:
             self._commits_failed = file.commits_failed
@@ -169,7 +169,7 @@ class FileSync:
                 exceptions=[error],
             ) from error
         file.native.count_retry()
-        self._not_before = now + decision.delay
+        self.not_before = now + decision.delay
 
     def wait(self, seq: int, deadline: Deadline) -> None:
         """Sleep until something may have changed since `seq`."""
@@ -181,8 +181,8 @@ class FileSync:
     def rest(self, deadline: Deadline) -> float:
         """Seconds after which it has to be looked at though nothing has happened."""
         left = SLICE if deadline.at is None else min(SLICE, deadline.left())
-        if self._not_before:
-            left = min(left, max(0.001, self._not_before - deadline.clock.now()))
+        if self.not_before:
+            left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         return left
 
     def owner(self, look: Look) -> Owner | None:
@@ -199,7 +199,7 @@ class FileSync:
                 worst, next_retry = file.failures.worst(), file.failures.next_retry()
             finally:
                 file.lock.release()
-        at = max(self._not_before, next_retry or 0.0)
+        at = max(self.not_before, next_retry or 0.0)
         if at > file.volume.clock.now():
             why = "" if worst is None else f" after {worst.message}"
             return nobody(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
@@ -207,7 +207,7 @@ class FileSync:
 
     def due(self, now: float) -> bool:
         """Whether the time has come that this waits for."""
-        return 0.0 < self._not_before <= now
+        return 0.0 < self.not_before <= now
 
 
 def _span(sync: FileSync, what: str, *, awaited: bool = False) -> Span:

@@ -114,8 +114,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.native.count_retry()
         file.native.retry(start, end)
         file.native.flush_start(STAMP_MAX, start, end)
-    else:
-        volume.retry_later(file)
+    elif next_retry is not None:
+        volume.retry_by(file, next_retry)
 
 
 class _Line(NamedTuple):
@@ -196,8 +196,8 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
         what = f"commit of {spans(local)} failed at try {file.commit_attempts}: {cause(error)}"
         line = _emit_failed(file, tuple(local), error, what, parked=parked, wait=delay)
     _log_failed(file, "failed commits", line)
-    if parked:
-        volume.retry_later(file)
+    if parked and delay is not None:
+        volume.retry_by(file, now + delay)
 
 
 def _parked(file: EngineFile, start: int, end: int, error: BaseException, now: float, wait: float | None) -> Failure:

@@ -12,6 +12,7 @@ Locks: `lock` guards `failures`, `commit_error` and the version; it is held for 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -351,6 +352,24 @@ class EngineFile:
         self.refresh_limits()
         self.native.retry(start, end, failed_too=True)
         self.native.flush_start(STAMP_MAX, start, end)
+
+    def ensure_retry(self) -> None:
+        """Bytes wait after a failure: the flusher has to know when the earliest of them is due."""
+        if self.volume.retry_planned(self):
+            return
+        with self.lock:
+            at = self.failures.next_retry()
+        self.volume.retry_by(self, self.volume.clock.now() if at is None else at)
+
+    def replan_parked(self) -> float | None:
+        """Parked data waits as long as the policy says now; returns the time of the next retry."""
+        wait, now = self.volume.retry.failed_retry, self.volume.clock.now()
+        with self.lock:
+            for failure in self.failures:
+                if failure.parked and not isinstance(failure.error, ConflictError):
+                    at = math.inf if failure.next_retry is None else failure.next_retry
+                    self.failures.postpone(failure, None if wait is None else min(at, now + wait))
+            return self.failures.next_retry()
 
     def due(self, now: float) -> float | None:
         """Resume what is due; returns the time of the next one."""

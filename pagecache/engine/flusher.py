@@ -20,6 +20,7 @@ It does not keep its cache alive. A cache that nobody refers to any more and tha
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import weakref
 from collections import deque
@@ -43,6 +44,9 @@ log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20
 BUSY = 0.02
+AT_ONCE = 0.001
+PAUSE = 1.0
+"""Seconds after an error of our own."""
 STILL = 3
 """Looks of waiting writers in which nothing ran, before partly dirty units are sent."""
 
@@ -59,6 +63,7 @@ class Flusher:
         self._clock = clock
         self._park = park
         self._stop = False
+        self._next_look = math.inf  # of the clock; infinite while a turn goes on: it may have looked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
@@ -92,22 +97,37 @@ class Flusher:
     def defer_again(self, call: Callable[[], None]) -> None:
         """Something stood in the way: once more in a moment, not in this turn."""
         self._later.append(call)
+        self.wake_by(self._clock.now() + BUSY)
 
     def wake(self) -> None:
         self._native.wake_flusher()
 
+    def wake_by(self, at: float) -> None:
+        """Have a turn begin at `at` or before; what is due then is on record already.
+
+        A turn of this thread itself plans the next one when it ends.
+        """
+        if at < self._next_look and threading.current_thread() is not self._thread:
+            self._native.wake_flusher()
+
+    def next_look(self) -> float:
+        """When the next turn begins if nothing wakes the flusher; infinite while one goes on."""
+        return self._next_look
+
     def _loop(self) -> None:
         while not self._stop:
             seq = self._native.flusher_seq()
+            self._next_look = math.inf
             began = self._clock.now()
             try:
                 with Span(self._native.recorder, Kind.ENGINE, ENGINE_FLUSHER):
                     delay = self.turn()
             except Exception:
                 log.exception("the flusher met an error that should not get here; it goes on")
-                delay = 1.0
+                delay = PAUSE
+            self._next_look = began + delay
             if not self._stop and not self._deferred:
-                self._sleep(seq, began + delay)
+                self._sleep(seq, self._next_look)
 
     def _sleep(self, seq: int, until: float) -> None:
         while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
@@ -120,12 +140,11 @@ class Flusher:
         """One look at everything; returns the seconds until the next one is due."""
         cache = self._adopted or self._cache()
         if cache is None:
-            return 1.0  # its finaliser is about to hand it over
+            return PAUSE  # its finaliser is about to hand it over
         now = self._clock.now()
         self._native.tick(now)
         again, self._later = self._later, deque()
-        for call in again:
-            call()
+        self._deferred.extend(again)
         while self._deferred:
             self._deferred.popleft()()
         # What is dirtied right after this look is due in `dirty_expire` seconds.
@@ -144,25 +163,27 @@ class Flusher:
             with volume.keeper():
                 delay = min(delay, self._look_at_files(volume, pressure, now))
             if volume.mirror is not None:
-                volume.mirror.check(now)
+                delay = min(delay, volume.mirror.check(now))
         delay = min(delay, self._long_waits.look(cache))
         if over:
             self.make_room()
             delay = min(delay, BUSY)
         if self._adopted is not None:
-            self._end(self._adopted, now)
+            delay = min(delay, self._end(self._adopted, now))
         return delay
 
     def _look_at_files(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
-        delay = min(self._retry(volume, now), self._age(volume, now))
+        self._retry(volume, now)
+        delay = self._age(volume, now)
         if volume.backend.limits.commit_on_close:
             self._start_whole_units(volume)
         elif pressure.local > pressure.limit // 2:
-            self._commit_unstable(volume.dirty_files(), pressure.limit // 2)
+            delay = min(delay, self._commit_unstable(volume.dirty_files(), pressure.limit // 2))
         if volume.poll_tickets():
             delay = min(delay, BUSY)
         volume.close_idle()
-        return delay
+        next_retry = volume.next_retry()  # last: all that came before may have planned one
+        return delay if next_retry is None else min(delay, max(AT_ONCE, next_retry - now))
 
     def _stalled(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         """Say once when no call that carries bytes has ended for too long while some run, and for each other call (of a
@@ -183,25 +204,34 @@ class Flusher:
         volume.emit("stalled", key, message=what, next=STALLED)
         volume.say(logging.WARNING, "calls that hang", what, STALLED)
 
-    def _end(self, cache: EngineCache, now: float) -> None:
-        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will."""
+    def _end(self, cache: EngineCache, now: float) -> float:
+        """Close it, and where something cannot be saved, again every `failed_retry`: nobody else will. Returns the
+        seconds until the next try.
+        """
+        pause = cache.config.retry.failed_retry
         if self._ending is not None:
-            pause = cache.config.retry.failed_retry
             lost = all(volume.aborted for volume in cache._engine_volumes())  # nobody can reconnect it
-            if self._ending.is_alive() or pause is None or lost or now < self._ended + pause:
-                return
+            if pause is None or lost:
+                return math.inf
+            if self._ending.is_alive():
+                return pause
+            if now < self._ended + pause:
+                return self._ended + pause - now
         self._ended = now
         self._ending = threading.Thread(target=cache._end, name="pagecache-end", daemon=True)
         self._ending.start()
+        return math.inf if pause is None else pause
 
-    def _retry(self, volume: EngineVolume, now: float) -> float:
-        delay = volume.cache.config.flush_interval
-        for file in volume.take_retries():
-            due = file.due(now)
-            if due is not None:
-                volume.keep_retry(file)
-                delay = min(delay, max(0.001, due - now))
-        return delay
+    def _retry(self, volume: EngineVolume, now: float) -> None:
+        """Resume failed data that is due."""
+        for file in volume.take_retries(now):
+            next_retry: float | None = now + PAUSE
+            try:
+                next_retry = file.due(now)
+            except Exception:  # the other files have their turn
+                log.exception("%s: %r: a retry met an error that should not get here", volume.name, file.key)
+            if next_retry is not None:
+                volume.retry_by(file, max(now + AT_ONCE, next_retry))
 
     def _age(self, volume: EngineVolume, now: float) -> float:
         """Write back what is older than dirty_expire, whatever the thresholds say; oldest first.
@@ -257,17 +287,22 @@ class Flusher:
                 if not volume.backend.limits.commit_on_close:
                     self._commit_unstable(files, 0 if urgent else volume.native.pressure().limit // 2)
 
-    def _commit_unstable(self, files: list[EngineFile], allowed: int) -> None:
-        """Commit the files that hold most of what is only acknowledged, until no more than `allowed` is left."""
+    def _commit_unstable(self, files: list[EngineFile], allowed: int) -> float:
+        """Commit the files that hold most of what is only acknowledged, until no more than `allowed` is left. Returns
+        the seconds until a commit that failed may be tried again.
+        """
         unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
         total = sum(size for size, _, _ in unstable)
-        now = self._clock.now()
+        now, delay = self._clock.now(), math.inf
         for size, _, file in unstable:
             if total <= allowed or size == 0:
-                return
+                break
             if now >= file.commit_not_before:
                 file.native.start_commit()
+            else:
+                delay = min(delay, file.commit_not_before - now)
             total -= size
+        return delay
 
 
 def _oldest_first(files: list[EngineFile]) -> list[tuple[float, EngineFile]]:

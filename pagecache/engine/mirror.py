@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import threading
 import weakref
@@ -243,19 +244,25 @@ class Mirror:
         """The copy with the most bytes in its queue; the lock is held."""
         return max((copy for copy in self._files.values() if copy.queued()), key=MirrorFile.queued, default=None)
 
-    def check(self, now: float) -> None:
-        """Give up what is past its deadline. Called by the flusher: makes no call of a backend."""
+    def check(self, now: float) -> float:
+        """Give up what is past its deadline. Called by the flusher: makes no call of a backend.
+
+        Returns the seconds until it has to be called again: a call that begins after this has `deadline` seconds.
+        """
         deadline = self.volume.retry.deadline
         if deadline is None:
-            return
+            return math.inf
+        late, left = [], deadline
         with self._lock:
-            late = [
-                copy
-                for copy in self._files.values()
-                if copy.valid and any(_since(item) + deadline <= now for item in copy.running)
-            ]
+            for copy in self._files.values():
+                oldest = min((_since(item) for item in copy.running), default=math.inf)
+                if copy.valid and oldest + deadline <= now:
+                    late.append(copy)
+                elif copy.valid:
+                    left = min(left, oldest + deadline - now)
         for copy in late:
             self._give_up(copy, MirrorError(f"a call took longer than {deadline} s"))
+        return left
 
     # -- giving up
 

@@ -12,15 +12,20 @@ what it covers, an acknowledgement removes it.
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
 
 from ..config import RetryPolicy
 from ..errors import BackendError
 
-__all__ = ["Again", "Failure", "Failures", "Parked", "decide", "errno_of", "is_transient", "text_of"]
+if TYPE_CHECKING:
+    from .file import EngineFile
+
+__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "errno_of", "is_transient", "text_of"]
 
 TRANSIENT = frozenset(
     {
@@ -151,8 +156,8 @@ class Failures:
         self.clear(failure.start, failure.end)
         self._map[failure.start] = failure
 
-    def postpone(self, failure: Failure, until: float) -> None:
-        """It is being tried now; look at it again at `until` should nothing be heard of it."""
+    def postpone(self, failure: Failure, until: float | None) -> None:
+        """Look at it again at `until`; None: only when asked."""
         self._map[failure.start] = replace(failure, next_retry=until)
 
     def next_retry(self) -> float | None:
@@ -162,3 +167,48 @@ class Failures:
     def worst(self) -> Failure | None:
         """One to report: the first parked one, else the first."""
         return next((f for f in self if f.parked), next(iter(self), None))
+
+
+class Retries:
+    """Files of one volume by the time at which the flusher has to look at their failures. Guarded by the volume's lock.
+
+    Each file is planned at most once, at the earliest time that was asked for.
+    """
+
+    def __init__(self) -> None:
+        self._files: SortedDict[tuple[float, int], EngineFile] = SortedDict()
+        self._keys: dict[EngineFile, tuple[float, int]] = {}
+        self._numbers = itertools.count()
+
+    def __contains__(self, file: EngineFile) -> bool:
+        return file in self._keys
+
+    def plan(self, file: EngineFile, at: float) -> None:
+        """Have the file looked at by `at`. Cost: O(log n)."""
+        known = self._keys.get(file)
+        if known is not None and known[0] <= at:
+            return
+        self.forget(file)
+        key = self._keys[file] = (at, next(self._numbers))
+        self._files[key] = file
+
+    def take(self, now: float) -> list[EngineFile]:
+        """Remove and return the files whose time has come, the earliest first."""
+        taken = []
+        while self._files and self._files.peekitem(0)[0][0] <= now:
+            file = self._files.popitem(0)[1]
+            del self._keys[file]
+            taken.append(file)
+        return taken
+
+    def forget(self, file: EngineFile) -> None:
+        key = self._keys.pop(file, None)
+        if key is not None:
+            del self._files[key]
+
+    def earliest(self) -> tuple[float, EngineFile] | None:
+        """The next time, and its file."""
+        if not self._files:
+            return None
+        (at, _), file = self._files.peekitem(0)
+        return at, file

@@ -67,10 +67,14 @@ class Troubles:
         """Something of the file has failed: called after it is recorded there."""
         self._failing[file] = None
 
+    def failing_files(self) -> list[EngineFile]:
+        """Files with failed data, and some that have none by now."""
+        return list(self._failing)
+
     def failures_since(self) -> float | None:
         """When the first failure that still stands began."""
         first = None
-        for file in list(self._failing):
+        for file in self.failing_files():
             if not len(file.failures):
                 self._failing.pop(file, None)
                 if not len(file.failures):

@@ -32,7 +32,7 @@ from .names import NameSync
 from .notices import Notices
 from .park import SLICE, Clock, Park
 from .reason import Reason, during, of_file
-from .retryer import text_of
+from .retryer import Retries, text_of
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 from .trouble import Troubles
@@ -130,7 +130,7 @@ class EngineVolume:
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
-        self._retries: dict[EngineFile, None] = {}  # in the order in which they came: no order hangs on addresses
+        self._retries = Retries()
         self._resumed: dict[EngineFile, float] = {}
         self._tickets: list[Ticket] = []
         self.mirror: Mirror | None = None
@@ -267,7 +267,7 @@ class EngineVolume:
     def forget(self, file: EngineFile) -> None:
         with self._lock:
             self._files.pop(file.native.id, None)
-            self._retries.pop(file, None)
+            self._retries.forget(file)
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
         self.troubles.forget(file)
@@ -308,21 +308,34 @@ class EngineVolume:
 
     # -- failed data
 
-    def retry_later(self, file: EngineFile) -> None:
+    def retry_by(self, file: EngineFile, at: float) -> None:
+        """Have the flusher look at the failures of a file when it is `at`."""
         with self._lock:
-            new = file not in self._retries
-            self._retries[file] = None
-        if new:
-            self.cache.flusher.wake()
+            self._retries.plan(file, at)
+        self.cache.flusher.wake_by(at)
 
-    def take_retries(self) -> list[EngineFile]:
+    def retry_planned(self, file: EngineFile) -> bool:
+        """Whether the flusher will look at the failures of a file."""
         with self._lock:
-            taken, self._retries = list(self._retries), {}
-        return taken
+            return file in self._retries
 
-    def keep_retry(self, file: EngineFile) -> None:
+    def take_retries(self, now: float) -> list[EngineFile]:
+        """The files whose time has come; the flusher plans each again."""
         with self._lock:
-            self._retries[file] = None
+            return self._retries.take(now)
+
+    def next_retry(self) -> float | None:
+        """When the flusher has to look at the failures of a file next."""
+        with self._lock:
+            earliest = self._retries.earliest()
+        return None if earliest is None else earliest[0]
+
+    def replan_parked(self) -> None:
+        """The retry policy has changed: parked data waits as long as the new one says."""
+        for file in self.troubles.failing_files():
+            next_retry = file.replan_parked()
+            if next_retry is not None:
+                self.retry_by(file, next_retry)
 
     def resume_parked(self, file: EngineFile) -> None:
         """A new write to a file with parked data: worth a try, at most once per max_delay."""
@@ -384,6 +397,10 @@ class EngineVolume:
         with self._lock:
             self._tickets.append(ticket)
         self.cache.flusher.wake()
+
+    def has_tickets(self) -> bool:
+        with self._lock:
+            return bool(self._tickets)
 
     def poll_tickets(self) -> bool:
         """Move the tickets on, in their order; returns whether any is left. Nothing in here waits."""

@@ -85,6 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "tasks": 0,
         "scheduler": "deterministic",
     },
+    "late-retries": SMALL | {"faults": "flaky", "tasks": 0, "scheduler": "deterministic"},
     "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
 }
 
@@ -128,6 +129,7 @@ LOOKED: dict[str, str] = {
     "append_keeps_the_lock": "appends",
     "success_forgets_failures": "short",
     "retry_sends_old_bytes": "flaky",
+    "retry_wakes_for_new_files_only": "late-retries",
     "creation_is_not_committed": "forgetting-names",
     "sync_waits_for_later_writes": "small",
     "sync_leaves_files_to_another_sync": "names",

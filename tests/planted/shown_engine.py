@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, WritebackError
+from pagecache import DataLossError, RetryPolicy, WritebackError
 from pagecache.native import NativeInode
 
 from ..file.answers import failing_commit
 from ..file.backends import RecordingFile
+from ..file.clock import after_a_look
 from ..file.objects import ObjectBackend
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, overlay, pattern, quiet
 from .scenario import MOMENT, NEW, OLD, SOON, Make, shows
@@ -92,6 +93,23 @@ def newer_bytes_stay_after_a_retry(make: Make) -> None:
     file.pwrite(NEWER[:PAGE], 0)
     file.fsync()
     assert rig.backend.committed(KEY) == overlay(OLD, 0, NEWER[:PAGE])
+
+
+@shows("retry_wakes_for_new_files_only")
+def a_retry_begins_when_it_is_due(make: Make) -> None:
+    rig = make({KEY: OLD}, retry=RetryPolicy(attempts=9, first_delay=0.01, max_delay=600.0))
+    file = rig.open()
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=3)
+    gate = rig.backend.gate("write_from")
+    file.pwrite(NEW[:PAGE], 0)
+    saving = Task(file.fsync)
+    for _ in range(3):
+        gate.wait_entered()
+        gate, entered = rig.backend.gate("write_from"), gate
+        after_a_look(rig.cache)  # the flusher sleeps again when the call fails
+        entered.open()
+    gate.open()
+    saving.result(SOON)
 
 
 @shows("reconnect_waits_for_nobody")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def test_a_planted_race_is_found_within_some_rounds_and_replays_exactly(bug: str
     one, other = reports(found["replay"]["plan"], found["replay"]["plan"], bug=bug)
     assert digest(one) == digest(other)
     assert told(one) == told(other) == told(found)
+
+
+def test_a_thread_that_sleeps_past_a_retry_is_found() -> None:
+    """Before time moves on: the story names the file, when its retry is due, and who sleeps until when. [2.14]"""
+    plan = SMALL | {"seed": 1, "files": 2, "faults": "flaky", "rounds": 20}
+    [found] = reports(plan, bug="retry_wakes_for_new_files_only")
+    assert (found["ok"], found["kind"]) == (False, "hang")
+    assert re.search(r"a retry of '\S+' is due at \d+\.\d+ s, and the flusher sleeps until \d+\.\d+ s", found["story"])
+    [again] = reports(found["replay"]["plan"], bug="retry_wakes_for_new_files_only")
+    assert told(again) == told(found)
 
 
 @pytest.mark.parametrize("name", ["DropsTail", "WrongPlace"])

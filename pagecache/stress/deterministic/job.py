@@ -23,8 +23,9 @@ from pagecache.native import is_debug
 from pagecache.stress import job
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.deterministic import substitution
+from pagecache.stress.deterministic.oversleeping import oversleeping
 from pagecache.stress.deterministic.policies import drawn
-from pagecache.stress.deterministic.scheduler import Scheduler, Stuck
+from pagecache.stress.deterministic.scheduler import Late, Scheduler, Stuck
 from pagecache.stress.deterministic.stepped import SteppedBackend
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
@@ -169,8 +170,11 @@ class _Played:
         rng = self._run.plan.rng("schedule", self._run.number)
         scheduler = self.scheduler = self._run._scheduler = Scheduler(drawn(rng), rng)
         scheduler.stopped |= self._stops
+        scheduler.at_rest = self._late
         try:
             scheduler.run(self._first)
+        except Late as late:
+            self.stuck = f"a thread sleeps too long: {late}"
         except Stuck as stuck:
             self.stuck = f"nobody can go on\n{stuck}"
         except BaseException as error:
@@ -179,6 +183,14 @@ class _Played:
         self._over.set()
         if scheduler.threads:  # they are in the middle of something, on the stack of this thread
             threading.Event().wait()
+
+    def _late(self) -> str | None:
+        """Whether a thread of the round's cache sleeps too long."""
+        scheduler, world = self.scheduler, self._run.world
+        cache = None if world is None else getattr(world.target, "cache", None)
+        if scheduler is None or cache is None or cache.closed:
+            return None
+        return oversleeping(cache, scheduler.now_ns() / 1e9, scheduler.wakes)
 
     def _first(self) -> None:
         try:

@@ -13,6 +13,8 @@ back. Any other place at which a thread stops is one of Python's, where the lock
 Time is virtual. Each point takes `TICK`; and where nobody can run it moves to the next time that somebody sleeps for.
 Where there is none either, all wait for each other: `Stuck`, with who waits for what.
 
+Before time moves `at_rest` is asked whether a thread sleeps too long (oversleeping.py); then the run ends too: `Late`.
+
 Threads of Python come here through `threads.py`, CORE through `ask`. What is not simulated (a lock made elsewhere, a
 system call that blocks) stops all of them; `Overseer` in job.py sees that.
 """
@@ -37,7 +39,7 @@ from greenlet import getcurrent, greenlet
 from pagecache.native import simulated
 from pagecache.stress.deterministic.policies import Policy
 
-__all__ = ["Scheduler", "Simulated", "Stuck", "here"]
+__all__ = ["Late", "Scheduler", "Simulated", "Stuck", "here"]
 
 TICK = 10_000
 """Virtual nanoseconds of a point."""
@@ -58,6 +60,10 @@ MASK = (1 << 64) - 1
 
 class Stuck(Exception):
     """Nobody can run, and no time that passes will change that."""
+
+
+class Late(Stuck):
+    """Nobody can run, and a thread sleeps past the time at which it should."""
 
 
 class Simulated:
@@ -117,6 +123,8 @@ class Scheduler:
         threads: all that have not ended, in the order in which they began.
         switches: how often another thread went on.
         digest: a number that depends on each of them, and when it was.
+        at_rest: called when no thread can run; returns a sentence if one of them sleeps too long. It may lock what no
+            thread that sleeps has locked.
     """
 
     def __init__(self, policy: Policy, rng: random.Random) -> None:
@@ -136,7 +144,8 @@ class Scheduler:
         self._timer = 0
         self._lonely = 0
         self._points = 0
-        self._stuck: str | None = None
+        self.at_rest: Callable[[], str | None] = lambda: None
+        self._stuck: Stuck | None = None
         self._first: Simulated | None = None
         self._until = -1
         self._next: Simulated | None = None
@@ -175,7 +184,7 @@ class Scheduler:
                 if self._next is None and self._stuck is None and not self.stopped:
                     self._next = self._chosen()  # one has ended
             if self._stuck is not None:
-                raise Stuck(self._stuck)
+                raise self._stuck
         finally:
             for thread in self.threads:  # what is left in the middle of something stays there for ever
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(thread.greenlet))
@@ -269,9 +278,12 @@ class Scheduler:
         self._fire()
         self._count()
         while not (ready := self._runnable()):
+            if self.threads and (late := self._late()) is not None:
+                self._stuck = Late(f"{late}\n{self.report()}")
+                return None
             if not self._pass_time():
                 if self.threads:
-                    self._stuck = self.report()
+                    self._stuck = Stuck(self.report())
                 return None
         if 0 <= self._until < self.now_ns():
             return None
@@ -279,6 +291,20 @@ class Scheduler:
         self._leave(thread)
         self.state.left = self.policy.left
         return thread
+
+    def _late(self) -> str | None:
+        """Ask `at_rest`, without a point and without a tick: the run is the same whether it is asked or not."""
+        left, points = self.state.left, self.state.points
+        self.state.left = 1 << 62
+        late = self.at_rest()
+        self.state.left, self.state.points = left, points
+        return late
+
+    def wakes(self, ident: int) -> float | None:
+        """When the sleep of a thread ends by itself, in seconds; None: it does not sleep for a time."""
+        times = (at for at, _, thread, turn in self._timers if thread.ident == ident and thread.turn == turn)
+        at = min(times, default=None)
+        return None if at is None else at / 1e9
 
     def _count(self) -> bool:
         """Tell the policy how many points of those that it asked for are left; whether it wanted to be asked now."""
@@ -390,7 +416,7 @@ class Scheduler:
     def _give_up(self, waits: str) -> None:
         """The running thread would go on for ever."""
         self.running.waits = waits
-        self._stuck = self.report()
+        self._stuck = Stuck(self.report())
         self._switch(None)
 
     # -- for threads of Python

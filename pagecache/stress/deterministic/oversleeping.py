@@ -1,0 +1,68 @@
+"""Finds a thread that sleeps past the time at which something it answers for is due.
+
+The scheduler asks when no simulated thread can run, before virtual time moves on: then each thread has decided how long
+it sleeps. The engine sleeps in slices, so the timer of a thread says little: the flusher says when its turn begins,
+a sync when it commits again.
+
+    failed bytes of a file    the flusher, at the time of the retry
+    dirty bytes of a file     the flusher, at `dirty_expire`
+    a ticket                  the flusher, every `BUSY` seconds
+    a commit of a sync        the thread that waits for the sync
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pagecache.engine.barrier import FileSync
+from pagecache.engine.flusher import BUSY
+from pagecache.native import waits
+
+if TYPE_CHECKING:
+    from pagecache.cache import PageCache
+    from pagecache.engine.volume import EngineVolume
+
+__all__ = ["oversleeping"]
+
+LATE = 0.005
+"""Seconds that are no fault: the flusher waits a millisecond at least, and looks at the clock more than once a turn."""
+
+
+def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | None]) -> str | None:
+    """Return a sentence about a thread that sleeps too long, or None.
+
+    Args:
+        cache: whose threads sleep.
+        now: the virtual clock, in seconds.
+        wakes: returns when the sleep of a thread ends by itself; None: it does not sleep for a time.
+    """
+    flusher = cache.flusher
+    looks = flusher.next_look()
+    for volume in cache.engine_volumes():
+        for what, due in _due(volume, now) if flusher.alive() and not volume.aborted else ():
+            if due + LATE < looks != float("inf"):  # infinite: it is in the middle of a turn
+                return f"{what} is due at {due:.3f} s, and the flusher sleeps until {looks:.3f} s (now is {now:.3f} s)"
+    for record in waits(cache.native.core):
+        sync: Any = getattr(getattr(record.reason, "owner", None), "__self__", None)
+        until = wakes(record.thread) if isinstance(sync, FileSync) and sync.not_before else None
+        if until is not None and sync.not_before + LATE < until:
+            what = f"the next commit of {sync.file.key!r} is due at {sync.not_before:.3f} s"
+            return f"{what}, and the thread that waits for it sleeps until {until:.3f} s (now is {now:.3f} s)"
+    return None
+
+
+def _due(volume: EngineVolume, now: float) -> Iterator[tuple[str, float]]:
+    """What the flusher answers for, and when."""
+    for file in volume.files():
+        due = file.failures.next_retry()
+        if due is not None:
+            yield f"a retry of {file.key!r}", due
+    if volume.has_tickets():
+        yield "the next look at a ticket", now + BUSY
+    if not volume.backend.limits.commit_on_close:
+        expire = max(BUSY, volume.cache.config.dirty_expire)
+        for file in volume.dirty_files():
+            dirtied = file.native.dirtied()
+            if dirtied:
+                yield f"the write-back of old bytes of {file.key!r}", dirtied + expire

@@ -1,0 +1,206 @@
+"""Whatever waits for a retry goes on when the retry is due, not when the flusher looks for another reason.
+
+Time is a test's own: it is moved to the moment at which the next retry is due, and no further. The flusher's other
+reasons to look lie far behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, RetryPolicy, aio
+
+from .backends import RecordingBackend
+from .clock import HandClock, after_a_look
+from .rig import KEY, PAGE, Rig, Task, eventually, pattern
+
+Make = Callable[..., Rig]
+DATA = pattern(2 * PAGE)
+PATIENT = RetryPolicy(attempts=9, first_delay=1.0, max_delay=20.0, deadline=None, failed_retry=3000.0)
+SELDOM: dict[str, Any] = {"flush_interval": 3600.0, "stall_warn": 3600.0, "retry": PATIENT}
+
+
+def fsynced(rig: Rig) -> None:
+    rig.handles[0].fsync()
+
+
+def fsynced_by_a_task(rig: Rig) -> None:
+    async def fsync() -> None:
+        file = await aio.open(rig.volume, KEY, "r+")
+        await file.fsync()
+        await file.close()
+
+    asyncio.run(fsync())
+
+
+def written_through(rig: Rig) -> None:
+    rig.open("r+b", write_through=True).pwrite(DATA[:PAGE], 0)
+
+
+def cut_and_fsynced(rig: Rig) -> None:
+    rig.handles[0].truncate(PAGE)
+    rig.handles[0].fsync()
+
+
+WAITS: dict[str, Callable[[Rig], None]] = {
+    "fsync": fsynced,
+    "flush": lambda rig: rig.handles[0].flush(),
+    "sync_range": lambda rig: rig.handles[0].sync_range(0, PAGE),
+    "close": lambda rig: rig.handles[0].close(),
+    "write_through": written_through,
+    "truncate and fsync": cut_and_fsynced,
+    "Volume.sync": lambda rig: rig.volume.sync(),
+    "SyncTicket.wait": lambda rig: rig.volume.begin_sync().wait(),
+    "aio fsync": fsynced_by_a_task,
+}
+
+
+@pytest.fixture(autouse=True)
+def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flusher looks at its left-out log lines every few seconds; here they are no reason to look."""
+    monkeypatch.setattr("pagecache.engine.notices.WINDOW", 3600.0)
+
+
+def attempts(rig: Rig, key: str = KEY) -> int:
+    """How often the bytes that wait have failed."""
+    return max((failure.attempts for failure in rig.volume.inodes[key].engine.failures), default=0)
+
+
+def next_retry(rig: Rig, key: str = KEY) -> float:
+    engine = rig.volume.inodes[key].engine
+    with engine.lock:
+        found = engine.failures.next_retry()
+    assert found is not None
+    return found
+
+
+def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[], Task[None]], *, late: bool) -> None:
+    """Have so many writes of KEY fail, and let time pass until each retry is due, no further.
+
+    Args:
+        late: a write fails when the flusher sleeps again, not at once.
+    """
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), key=KEY, times=failures)
+    gate = rig.backend.gate("write_from", KEY)
+    task = waiting()
+    for number in range(1, failures + 1):
+        gate.wait_entered()
+        gate, entered = rig.backend.gate("write_from", KEY), gate
+        if late:
+            after_a_look(rig.cache)
+        entered.open()
+        eventually(lambda number=number: attempts(rig) == number)  # type: ignore[misc]
+        clock.time = max(clock.time, next_retry(rig))
+    gate.open()
+    task.result()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["fails at once", "fails when the flusher sleeps"])
+@pytest.mark.parametrize("failures", [2, 3])
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_goes_on_when_the_retry_is_due(
+    make: Make, clock: HandClock, wait: str, failures: int, late: bool
+) -> None:
+    """Each retry begins when its delay has passed, whichever it is. [2.14, 2.26]"""
+    rig = make({KEY: b""}, **SELDOM)
+    rig.open("r+b").pwrite(DATA, 0)
+    fail_in_time(rig, clock, failures, lambda: Task(WAITS[wait], rig), late=late)
+
+
+def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: HandClock) -> None:
+    """The flusher sleeps until the first of all retries, however late the others are. [2.14]"""
+    rig = make({KEY: b"", "parked": b""}, **SELDOM)
+    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="parked", times=float("inf"))
+    rig.open("r+b", key="parked").pwrite(DATA, 0)
+    with pytest.raises(OSError, match="full"):
+        rig.handles[0].fsync()
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    fail_in_time(rig, clock, 3, lambda: Task(file.fsync), late=True)
+
+
+def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: HandClock) -> None:
+    """A shorter `failed_retry` counts for what is parked already; None ends the retries that nobody asks for. [2.14]"""
+    rig = make({KEY: b""}, **SELDOM)
+    fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
+    rig.open("r+b").pwrite(DATA, 0)
+    with pytest.raises(OSError, match="full"):
+        rig.handles[0].fsync()
+    assert [entry.next_retry for entry in rig.volume.failed()] == [3000.0]
+    rig.cache.configure(retry=RetryPolicy(failed_retry=None))
+    assert [entry.next_retry for entry in rig.volume.failed()] == [None]
+    rig.cache.configure(retry=RetryPolicy(failed_retry=5.0))
+    assert [entry.next_retry for entry in rig.volume.failed()] == [5.0]
+    fault.clear()
+    clock.advance(5.0)
+    eventually(lambda: rig.backend.objects[KEY].written == DATA)
+
+
+def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: HandClock) -> None:
+    """Also one that nobody waits for, where acknowledged bytes fill the limit. [2.11, 2.14]"""
+    rig = make({KEY: b""}, **SELDOM, dirty_limit="2MiB", dirty_background="1.9MiB")
+    commits = rig.backend.fault("commit", OSError(errno.EIO, "passing"), times=1)
+    file = rig.open("r+b")
+    file.pwrite(bytes(3 << 19), 0)
+    file.flush()
+    after_a_look(rig.cache)
+    engine = rig.volume.inodes[KEY].engine
+    eventually(lambda: commits.nr_hit == 1 and engine.commit_not_before > clock.now())
+    file.flush()
+    after_a_look(rig.cache)
+    clock.time = engine.commit_not_before
+    eventually(lambda: rig.backend.committed(KEY) == bytes(3 << 19))
+
+
+def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock) -> None:
+    """What grew old while the volume was aborted goes when it lives again. [2.11, 2.17]"""
+    rig = make({KEY: b""}, **SELDOM | {"flush_interval": 5.0}, dirty_expire=1.0)
+    rig.open("r+b").pwrite(DATA, 0)
+    rig.volume.abort()
+    clock.advance(2.0)
+    after_a_look(rig.cache)
+    rig.backend.forget_calls()
+    rig.volume.reconnect(rig.backend)
+    eventually(lambda: rig.backend.objects[KEY].written == DATA)
+
+
+def test_a_copy_of_the_mirror_is_given_up_at_its_deadline(make: Make, clock: HandClock) -> None:
+    """A writer may wait for the memory that it holds. [2.13]"""
+    mirror = RecordingBackend({})
+    retry = RetryPolicy(deadline=7.0)
+    rig = make({KEY: b""}, **SELDOM | {"retry": retry}, options={"mirror": mirror})
+    with mirror.gate("write_from") as gate:
+        rig.open("r+b").pwrite(DATA, 0)
+        rig.handles[0].flush()
+        gate.wait_entered()
+        after_a_look(rig.cache)
+        clock.advance(7.0)
+        eventually(lambda: rig.volume.engine.mirror is not None and rig.volume.engine.mirror.lost == 1)
+
+
+def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandClock) -> None:
+    """Before its look, during it, after it: a turn begins by the time that was asked for. [2.26]"""
+    rig = make({KEY: b""}, **SELDOM)
+    cache: PageCache = rig.cache
+    after_a_look(cache)
+    flusher, turns, plain = cache.flusher, [0], cache.flusher.turn
+
+    def turn() -> float:
+        turns[0] += 1
+        if turns[0] == 1:
+            asked = Task(flusher.wake_by, clock.now() + 1.0)
+            asked.result()  # while this look goes on, which does not know of it
+        return plain()
+
+    flusher.turn = turn  # type: ignore[method-assign]
+    flusher.wake()
+    eventually(lambda: turns[0] >= 2)
+    del flusher.turn
+    after_a_look(cache)
+    assert flusher.next_look() > clock.now() + 3000.0
+    flusher.wake_by(clock.now() + 3601.0)  # after the next look: no turn for it
