@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import lifetimes
 from .backends.protocol import close_backend_file
 from .engine import direct
+from .engine.foreign import shown
 from .engine.notices import cause, spans
 from .engine.park import SLICE, Deadline, Signal, deadline_error
 from .engine.reason import Reason, during
@@ -230,10 +231,10 @@ def _unsaved_error(volume: Volume, unsaved: list[FailedRange], cause: BaseExcept
     total = sum(r.length for r in unsaved)
     what = f"{total} bytes in {len({r.key for r in unsaved})} files are not saved" if unsaved else "not detached"
     return UnsavedDataError(
-        f"{volume.name}: {what}{f': {cause}' if cause else ''}",
+        f"{volume.name}: {what}{f': {shown(cause)}' if cause is not None else ''}",
         unsaved[0].key if unsaved else None,
         ranges=unsaved,
-        exceptions=[cause] if cause else [],
+        exceptions=[] if cause is None else [cause],
     )
 
 

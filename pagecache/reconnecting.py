@@ -26,6 +26,7 @@ from . import lifetimes
 from .backends.plain import missing_in_file
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
+from .engine.foreign import raised_by
 from .engine.notices import cause
 from .engine.owed import Step
 from .engine.park import SLICE
@@ -228,9 +229,12 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
     try:
         return job.wait(alive)
     except Exception as error:
-        if error is not job.error or isinstance(error, OSError):
+        if error is not job.error:
             raise
-        raise BackendProtocolError(f"{job.what}() raised {type(error).__name__}: {error}", job.key) from error
+        raised = raised_by(error, job.what, job.key)
+        if raised is error:
+            raise
+        raise raised from error
 
 
 def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | None:

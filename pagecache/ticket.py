@@ -16,6 +16,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .engine.barrier import FileSync
+from .engine.foreign import as_os_error, shown
 from .engine.look import Look, Owner, nobody
 from .engine.loop import advanced
 from .engine.names import NameCall
@@ -203,9 +204,9 @@ class SyncTicket:
                     still.append(sync)
             except ShutdownError:
                 raise
-            except OSError as error:
+            except Exception as error:
                 self._leave(sync, parked=True)
-                errors.append(error)
+                errors.append(as_os_error(error, sync.file.key))
         self._looked = now if everything else self._looked
         self._pending, self._errors = still, errors
 
@@ -288,7 +289,7 @@ class SyncTicket:
             ranges += getattr(error, "ranges", [])
         first = self._errors[0]
         raise WritebackError(
-            f"{len(self._errors)} files could not be saved; the first: {first}",
+            f"{len(self._errors)} files could not be saved; the first: {shown(first)}",
             first.filename,
             errno=first.errno,
             ranges=[r for r in ranges if isinstance(r, FailedRange)],

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CommitError, WritebackError
 from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
+from .foreign import errno_of, text_of
 from .look import Look, Owner, nobody
 from .loop import advanced
 from .park import SLICE, Deadline, deadline_error
 from .reason import Reason, during, of_file
-from .retryer import Parked, decide, errno_of, text_of
+from .retryer import Parked, decide
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -142,10 +143,12 @@ class FileSync:
         needed = native.commit_needed(self.stamp)
         self._look_at_commit()  # if none is needed because it failed
         if not needed:
+            self.not_before = 0.0
             # Not done: a commit runs, or somebody else's failed between two looks.
             return not self.flush or native.sync_done(self.stamp)
         if file.volume.clock.now() < self.not_before:
             return False
+        self.not_before = 0.0
         if self._commit_seq is None:
             self._commits_failed = file.commits_failed
             self._commit_seq = native.commit_seq()

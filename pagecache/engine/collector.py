@@ -6,27 +6,65 @@ waits, then events go out. Who is woken therefore sees the error.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import BackendError, ConflictError, PageCacheError
+from ..errors import ConflictError
 from ..native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
 from . import outcome, staging
-from .notices import cause, spans
-from .retryer import Again, Failure, Parked, decide, errno_of, is_transient, text_of
+from .foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
+from .notices import cause, fault, spans
+from .retryer import Again, Failure, Parked, decide, is_transient
 from .trouble import SETTLED, tried_again
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["acknowledged", "as_os_error", "commit_failed", "committed", "failed"]
+__all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "failed"]
 
 
-def as_os_error(error: BaseException) -> OSError:
-    """The error itself, or what it counts as."""
-    if isinstance(error, OSError):
-        return error
-    return PageCacheError(f"{type(error).__name__}: {error}", errno=errno_of(error))
+def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: bool) -> None:
+    """End an operation that an error of the engine itself has left in the middle; `error` is being handled.
+
+    Every write request and commit comes here when anything between its begin and its end raises (issuer.py). Its bytes
+    are dirty and parked, so each wait for them ends with an error; `failed_retry` and the next fsync send them again.
+    An operation that has ended before stays as it is.
+    """
+    note = _note_commit_fault if commit else _note_write_fault
+    for step in (partial(note, file, op, error), partial(_finish, op), file.ensure_retry):
+        try:
+            step()
+        except BaseException:  # the other steps are made
+            fault("%s: %r: an internal error is not recorded", file.volume.name, file.key)
+    fault("%s: %r: an internal error ended a %s", file.volume.name, file.key, "commit" if commit else "write-back")
+
+
+def _finish(op: Op) -> None:
+    with contextlib.suppress(ValueError):  # it has ended
+        op.finish(False, PARKED)
+
+
+def _note_write_fault(file: EngineFile, op: Op, error: BaseException) -> None:
+    start, end = op.extent
+    if start < end:
+        now, wait = file.volume.clock.now(), file.volume.retry.failed_retry
+        next_retry, what = None if wait is None else now + wait, f"an internal error: {text_of(error)}"
+        with file.lock:
+            file.failures.add(Failure(start, end, errno_of(error), 1, what, now, next_retry, True, error))
+
+
+def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
+    if op.settled:
+        return
+    with file.lock:
+        file.commit_attempts += 1
+        file.commits_failed += 1
+        file.own_changes += 1
+        file.version_stale = True
+        file.commit_error = error
+        file.commit_not_before = file.volume.clock.now() + file.volume.retry.max_delay
 
 
 def _late(file: EngineFile, op: Op) -> bool:
@@ -86,8 +124,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
     now = volume.clock.now()
     start, end = op.extent
     anew = (op.stage or op.staged) and staging.gone(error) and staging.give_up(file)
-    if isinstance(error, BackendError) and error.max_write is not None:
-        file.lower_max_write(error.max_write)
+    if (most := max_write_of(error)) is not None:
+        file.lower_max_write(most)
     progress = start < op.offset < end
     start = op.offset if progress else start
     with file.lock:
@@ -99,7 +137,8 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
         if isinstance(error, ConflictError):
             wait = None  # nothing but `resolve` and `discard` settles it
-        next_retry = None if wait is None else now + wait
+        # One that is made at once is looked at again as any that has begun (`EngineFile.due`).
+        next_retry = None if wait is None else now + (wait or volume.retry.max_delay)
         file.failures.add(
             Failure(start, end, errno_of(error), attempts, text_of(error), since, next_retry, parked, error)
         )
@@ -114,7 +153,7 @@ def failed(file: EngineFile, op: Op, error: BaseException) -> None:
         file.native.count_retry()
         file.native.retry(start, end)
         file.native.flush_start(STAMP_MAX, start, end)
-    elif next_retry is not None:
+    if next_retry is not None:
         volume.retry_by(file, next_retry)
 
 
@@ -169,7 +208,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException) -> None:
     volume = file.volume
     now = volume.clock.now()
     local = file.native.local_ranges()
-    kept = bool(getattr(error, "kept", False))
+    kept = is_kept(error)
     parked = bool(local) and not kept and not is_transient(error)
     with file.lock:
         file.commit_attempts += 1

@@ -27,10 +27,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..backends.protocol import BackendLimits
-from ..errors import BackendError, BackendProtocolError, LostRange, ShutdownError
+from ..errors import BackendProtocolError, LostRange, ShutdownError
 from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from . import barrier, remote
-from .collector import as_os_error
+from .foreign import as_os_error, max_write_of, named
 from .park import SLICE
 from .reason import during, of_file
 from .retryer import Parked, decide
@@ -160,10 +160,8 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
         raise file.conflict_error() from error
     decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
     if isinstance(decision, Parked):
-        raised = as_os_error(error)
-        if raised.filename is None and raised.errno is not None:
-            raised.filename = file.key
-        raise raised
+        raised = named(as_os_error(error, file.key), file.key)
+        raise raised from (error.__cause__ if raised is error else error)
     file.native.count_retry()
     volume.sleep(file, decision.delay)
 
@@ -387,8 +385,9 @@ class _Sender:
                 if error is None:
                     continue
                 attempts = 1 if sum(end - start for start, end in left) < before else attempts + 1
-                if isinstance(error, BackendError) and error.max_write is not None:
-                    self.file.lower_max_write(error.max_write)
+                most = None if error is None else max_write_of(error)
+                if most is not None:
+                    self.file.lower_max_write(most)
                 _again(self.file, error, attempts, since)
         except BaseException:
             for piece in self._running:

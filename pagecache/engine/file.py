@@ -23,9 +23,10 @@ from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import direct, issuer, reader, sizes, staging, throttle
-from .notices import spans
+from .foreign import errno_of, text_of
+from .notices import fault, spans
 from .owed import Owed, Step
-from .retryer import Failure, Failures, errno_of
+from .retryer import Failure, Failures
 from .runner import Job
 from .tails import Tails
 
@@ -265,7 +266,7 @@ class EngineFile:
             try:
                 self.settling.popleft()()
             except Exception:
-                log.exception("%s: %r: work under the file's token failed", self.volume.name, self.key)
+                fault("%s: %r: work under the file's token failed", self.volume.name, self.key)
         return True
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:
@@ -409,10 +410,9 @@ class EngineFile:
         return found
 
     def _failed_range(self, pos: int, length: int, failure: Failure | None, now: float) -> FailedRange:
-        error = self.volume.abort_reason or self.commit_error
         if failure is None:
-            code = errno_of(error) if error is not None else 0
-            return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, str(error or ""), 0.0)
+            code, message = self._why_local("")
+            return FailedRange(self.key, pos, length, code, 0, None, self.volume.name, message, 0.0)
         at = failure.next_retry if self.conflict is None else None  # nothing but `resolve` and `discard` goes on
         wait = None if at is None else max(0.0, at - now)
         since = max(0.0, now - failure.since)
@@ -420,11 +420,15 @@ class EngineFile:
             self.key, pos, length, failure.errno, failure.attempts, wait, self.volume.name, failure.message, since
         )
 
+    def _why_local(self, otherwise: str) -> tuple[int, str]:
+        """Errno and text of what keeps bytes local that did not fail themselves."""
+        reason = self.volume.abort_reason
+        error = self.commit_error if reason is None else reason
+        return (0, otherwise) if error is None else (errno_of(error), text_of(error))
+
     def uncommitted_range(self) -> FailedRange:
         """Something that is no bytes (creation, size, holes) and waits for a commit."""
-        error = self.volume.abort_reason or self.commit_error
-        message = str(error) if error is not None else "its creation, size, holes or direct writes are not committed"
-        code = errno_of(error) if error is not None else 0
+        code, message = self._why_local("its creation, size, holes or direct writes are not committed")
         return FailedRange(
             self.key, self.native.size, 0, code, self.commit_attempts, None, self.volume.name, message, 0.0
         )

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Key
 from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
+from .notices import fault
 from .park import Clock, Park
 from .throttle import divide
 from .trouble import STALLED
@@ -103,7 +104,7 @@ class Flusher:
         self._native.wake_flusher()
 
     def wake_by(self, at: float) -> None:
-        """Have a turn begin at `at` or before; what is due then is on record already.
+        """Have a turn begin at `at` or before. The caller has recorded the work that is due then.
 
         A turn of this thread itself plans the next one when it ends.
         """
@@ -122,8 +123,8 @@ class Flusher:
             try:
                 with Span(self._native.recorder, Kind.ENGINE, ENGINE_FLUSHER):
                     delay = self.turn()
-            except Exception:
-                log.exception("the flusher met an error that should not get here; it goes on")
+            except BaseException:
+                fault("the flusher met an error that should not get here; it goes on")
                 delay = PAUSE
             self._next_look = began + delay
             if not self._stop and not self._deferred:
@@ -155,15 +156,12 @@ class Flusher:
         over = False
         for volume in cache._engine_volumes():
             pressure = volume.native.pressure()
-            volume.pace.look(pressure, now)
-            delay = min(delay, self._stalled(volume, pressure, now))
-            if volume.aborted:
-                continue
-            over |= bool(pressure.over_background)
-            with volume.keeper():
-                delay = min(delay, self._look_at_files(volume, pressure, now))
-            if volume.mirror is not None:
-                delay = min(delay, volume.mirror.check(now))
+            over |= bool(pressure.over_background) and not volume.aborted
+            try:
+                delay = min(delay, self._look_at(volume, pressure, now))
+            except BaseException:  # the other volumes have their turn
+                fault("%s: the flusher met an error that should not get here; it goes on", volume.name)
+                delay = min(delay, PAUSE)
         delay = min(delay, self._long_waits.look(cache))
         if over:
             self.make_room()
@@ -171,6 +169,17 @@ class Flusher:
         if self._adopted is not None:
             delay = min(delay, self._end(self._adopted, now))
         return delay
+
+    def _look_at(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
+        """Do the work of a volume first, report last: a report that raises stops no work."""
+        volume.pace.look(pressure, now)
+        delay = math.inf
+        if not volume.aborted:
+            with volume.keeper():
+                delay = self._look_at_files(volume, pressure, now)
+            if volume.mirror is not None:
+                delay = min(delay, volume.mirror.check(now))
+        return min(delay, self._stalled(volume, pressure, now))
 
     def _look_at_files(self, volume: EngineVolume, pressure: Pressure, now: float) -> float:
         self._retry(volume, now)
@@ -228,8 +237,8 @@ class Flusher:
             next_retry: float | None = now + PAUSE
             try:
                 next_retry = file.due(now)
-            except Exception:  # the other files have their turn
-                log.exception("%s: %r: a retry met an error that should not get here", volume.name, file.key)
+            except BaseException:  # the other files have their turn
+                fault("%s: %r: a retry met an error that should not get here", volume.name, file.key)
             if next_retry is not None:
                 volume.retry_by(file, max(now + AT_ONCE, next_retry))
 

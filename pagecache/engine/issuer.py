@@ -8,7 +8,8 @@ thread that sent a request collects its answer: no hop.
 from __future__ import annotations
 
 import errno
-from functools import partial
+from collections.abc import Callable, Coroutine
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendProtocolError
@@ -30,6 +31,32 @@ __all__ = [
 ]
 
 
+def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> Callable[[EngineFile, Op], None]:
+    """The work, after which the operation has ended, whatever is raised in between."""
+
+    @wraps(work)
+    def run(self: EngineFile, op: Op) -> None:
+        try:
+            work(self, op)
+        except BaseException as error:
+            collector.end_after_fault(self, op, error, commit=commit)
+
+    return run
+
+
+async def _end(self: EngineFile, op: Op, work: Coroutine[Any, Any, None]) -> None:
+    """`_ended`, on the event loop."""
+    loop = self.volume.loop
+    assert loop is not None
+    try:
+        await work
+    except BaseException as error:
+        if loop.ending or isinstance(error, GeneratorExit):
+            raise  # the operation goes with this task, and what it held is dirty again
+        collector.end_after_fault(self, op, error, commit=False)
+
+
+@_ended
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for what the backend did: that is recorded."""
     if not _to_be_sent(self, op):
@@ -77,13 +104,13 @@ def _taken(file: EngineFile, op: Op, answer: int) -> bool:
 def start_write(self: EngineFile, op: Op) -> None:
     """On the event loop: the request becomes a task."""
     assert self.volume.loop is not None
-    self.volume.loop.carry(op, _write(self, op))
+    self.volume.loop.carry(op, _end(self, op, _write(self, op)))
 
 
 def start_write_units(self: EngineFile, op: Op) -> None:
     """The same for a request that was widened to whole units."""
     assert self.volume.loop is not None
-    self.volume.loop.carry(op, _write_units(self, op))
+    self.volume.loop.carry(op, _end(self, op, _write_units(self, op)))
 
 
 async def _write(self: EngineFile, op: Op) -> None:
@@ -108,7 +135,7 @@ async def _write(self: EngineFile, op: Op) -> None:
                 break
     except BaseException as error:
         if loop.ending:
-            raise  # the operation goes with this task, and what it held is dirty again
+            raise
         await loop.aside(runner, partial(_not_sent, self, op, as_answer(error, "write_from")))
     else:
         collector.acknowledged(self, op)
@@ -133,6 +160,7 @@ async def _write_units(self: EngineFile, op: Op) -> None:
         await _write(self, op)
 
 
+@_ended
 def write_units(self: EngineFile, op: Op) -> None:
     """Send a request that was widened to whole units, once what it lacks is read. A failed read fails the request."""
     try:
@@ -184,6 +212,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
     )
 
 
+@partial(_ended, commit=True)
 def commit(self: EngineFile, op: Op) -> None:
     """Make what is acknowledged durable; the token is held, so nothing is acknowledged meanwhile."""
     self.tails.settle()

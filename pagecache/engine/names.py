@@ -10,11 +10,11 @@ Locks: `_lock`, for moments; the calls run on the volume's threads and are polle
 from __future__ import annotations
 
 import errno
-import io
 import threading
 from typing import TYPE_CHECKING
 
 from ..native import NAMES
+from .foreign import as_os_error, errno_of
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -77,17 +77,22 @@ class NameSync:
 
     def run(self, call: NameCall) -> None:
         """On a thread of the volume."""
-        backend = self.volume.backend
-        supported = True
+        supported, call.error = True, OSError(errno.EIO, "sync ended by an internal error")
         try:
-            backend.sync()
-        except io.UnsupportedOperation:
-            supported = False
-        except OSError as error:
-            supported = error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP)
-            call.error = error if supported else None
+            supported, call.error = self._sync()
+        finally:
+            self._over(call, supported)
+
+    def _sync(self) -> tuple[bool, OSError | None]:
+        """Make the call: whether the backend supports it, and what it failed with."""
+        try:
+            self.volume.backend.sync()
         except BaseException as error:
-            call.error = OSError(errno.EIO, f"sync raised {type(error).__name__}: {error}")
+            supported = errno_of(error) not in (errno.ENOSYS, errno.EOPNOTSUPP)
+            return supported, as_os_error(error) if supported else None
+        return True, None
+
+    def _over(self, call: NameCall, supported: bool) -> None:
         with self._lock:
             if self._running is call:
                 self._running = None

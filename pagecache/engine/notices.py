@@ -10,15 +10,19 @@ thousand times writes a few; the others go to DEBUG, and how many they were is s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .retryer import errno_of, text_of
+from .foreign import errno_of, text_of
 
-__all__ = ["LINES", "TOPICS", "WINDOW", "Notices", "cause", "spans"]
+__all__ = ["LINES", "TOPICS", "WINDOW", "Notices", "cause", "fault", "spans"]
+
+internal = logging.getLogger("pagecache.internal")
 
 LINES = 5
 WINDOW = 10.0
@@ -49,6 +53,15 @@ def cause(error: BaseException | None) -> str:
         return "unknown"
     code = errno_of(error)
     return f"{errno.errorcode.get(code, code)} ({text_of(error)})"
+
+
+def fault(message: str, *args: object) -> None:
+    """Log the error that is being handled, one of our own. Never raises, whatever handlers of the log do."""
+    try:
+        internal.exception(message, *args)
+    except Exception:
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
 
 
 def spans(ranges: Sequence[tuple[int, int]]) -> str:

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 from ..errors import BackendError, ShutdownError
 from ..native import COMMIT_CALL
 from . import staging
-from .retryer import errno_of, is_transient, text_of
+from .foreign import errno_of, retry_after_of, text_of
+from .retryer import is_transient
 
 if TYPE_CHECKING:
     from ..backends.protocol import BackendFile
@@ -68,8 +69,7 @@ class Outcome:
             if not is_transient(error):
                 raise
             message = f"whether the last commit was carried out is not known: {text_of(error)}"
-            after = getattr(error, "retry_after", None)
-            raise BackendError(errno_of(error), message, retry=True, retry_after=after) from error
+            raise BackendError(errno_of(error), message, retry=True, retry_after=retry_after_of(error)) from error
         if not file.native.commit_found(generation):
             raise ShutdownError("the volume was aborted while the outcome of a commit was asked for", file.key)
         stored(file, version, None, file.native.wake)

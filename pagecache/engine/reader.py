@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BackendProtocolError, PageCacheError
 from ..native import Op
 from . import remote, staging
+from .foreign import as_os_error, named, text_of
 from .loop import BlockingFile, as_answer, asked
-from .notices import cause
+from .notices import cause, fault
 from .retryer import Parked, decide
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ async def _fill(self: EngineFile, op: Op) -> None:
         if not isinstance(error, Exception):
             raise
         if not isinstance(error, OSError):
-            log.exception("%s: %r: a fill met an error that should not get here", self.volume.name, self.key)
+            fault("%s: %r: a fill met an error that should not get here", self.volume.name, self.key)
 
 
 async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memoryview, ...]) -> object:
@@ -143,14 +144,13 @@ def _judge(
         raise file.conflict_error() from error
     if lost:
         staging.give_up(file)
-        raise PageCacheError(f"the backend has lost what it had staged: {error}", file.key) from error
+        raise PageCacheError(f"the backend has lost what it had staged: {text_of(error)}", file.key) from error
     decision = decide(volume.retry, error, attempts + 1, now - since, volume.random())
     if isinstance(decision, Parked) or op.ahead or op.settled:
         if isinstance(error, OSError):
-            if error.filename is None and error.errno is not None:
-                error.filename = file.key
-            raise error
-        raise OSError(errno.EIO, f"reading raised {type(error).__name__}: {error}", file.key) from error
+            raised = named(as_os_error(error, file.key), file.key)
+            raise raised from (error.__cause__ if raised is error else error)
+        raise OSError(errno.EIO, f"reading raised {text_of(error)}", file.key) from error
     file.native.count_retry()
     what = f"read_into of {op.length} bytes at {op.offset} failed at try {attempts + 1}: {cause(error)}"
     volume.say(logging.DEBUG, "failed reads", what, f"it is made again in {decision.delay:.3g} s", file.key)

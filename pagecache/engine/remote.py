@@ -28,6 +28,7 @@ from ..backends.protocol import BackendFile, ObjectStat
 from ..errors import ConflictError, LostRange, PageCacheError
 from ..native import END, STAMP_MAX
 from . import staging
+from .foreign import errno_of
 from .notices import cause, spans
 from .owed import Step
 from .retryer import is_transient
@@ -58,7 +59,7 @@ def is_remote_change(error: BaseException) -> bool:
     """Whether the backend refused a call because another version is stored."""
     if isinstance(error, ConflictError) or not isinstance(error, OSError):
         return False
-    return error.errno == errno.ESTALE and not is_transient(error)
+    return errno_of(error) == errno.ESTALE and not is_transient(error)
 
 
 def refused(file: EngineFile) -> bool:
@@ -70,7 +71,7 @@ def refused(file: EngineFile) -> bool:
             changes = file.own_changes
         try:
             version = file.volume.backend.stat(file.key).version
-        except OSError:
+        except Exception:
             version = None
         if file.native.has_local() or not file.limits().commit_on_close:
             changed(file, version)
@@ -92,7 +93,7 @@ def outdated(file: EngineFile) -> bool:
         return False
     try:
         version = file.volume.backend.stat(file.key).version
-    except OSError:
+    except Exception:
         return False
     with file.lock:
         return version is not None and version == file.version and not file.version_stale

@@ -21,11 +21,12 @@ from sortedcontainers import SortedDict
 
 from ..config import RetryPolicy
 from ..errors import BackendError
+from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transient
 
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "errno_of", "is_transient", "text_of"]
+__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "is_transient"]
 
 TRANSIENT = frozenset(
     {
@@ -58,24 +59,10 @@ class Parked:
     """Do not try again by yourself."""
 
 
-def errno_of(error: BaseException) -> int:
-    """The errno of an error; EIO for what has none."""
-    code = getattr(error, "errno", None)
-    return code if isinstance(error, OSError) and isinstance(code, int) and code > 0 else errno.EIO
-
-
-def text_of(error: BaseException) -> str:
-    """What went wrong, without the code and the file name that an OSError puts around it."""
-    text = getattr(error, "strerror", None)
-    if text:
-        return str(text)
-    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: the backend says so itself, or the errno does; what is no OSError does not."""
     if isinstance(error, BackendError):
-        return bool(error.retry)
+        return said_to_be_transient(error)
     if not isinstance(error, OSError):
         return not isinstance(error, Exception)  # interrupted, not refused
     return errno_of(error) in TRANSIENT
@@ -93,13 +80,13 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
     """
     if not is_transient(error):
         return Parked()
-    if isinstance(error, BackendError) and error.max_write is not None:
+    if max_write_of(error) is not None:
         return Again(0.0)
     if attempts >= policy.attempts or (policy.deadline is not None and elapsed >= policy.deadline):
         return Parked()
-    after = getattr(error, "retry_after", None)
+    after = retry_after_of(error)
     if after is not None:
-        return Again(float(after))
+        return Again(after)
     return Again(min(policy.max_delay, policy.first_delay * 2.0 ** (attempts - 1)) * random)
 
 

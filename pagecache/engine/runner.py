@@ -22,6 +22,7 @@ from typing import Generic, TypeVar
 from .. import native
 from ..errors import Key
 from ..native import ENGINE_JOB, Kind, NativeVolume, Span
+from .notices import fault
 from .park import SLICE, Clock, Park
 from .reason import ENDS, Reason, during
 
@@ -90,9 +91,10 @@ class Job(Generic[T]):
                 abandoned = self._abandoned
             if abandoned and self._undo is not None:
                 self._undo(result)
-        self._done.set()
-        if self._then is not None:
-            self._then()
+        finally:
+            self._done.set()
+            if self._then is not None:
+                self._then()
 
     def abandon(self) -> None:
         """Nobody waits any more: it is not begun, and what it made is undone."""
@@ -182,7 +184,7 @@ class ThreadRunner:
                 if self._volume.work(self._run_job, IDLE) is None:
                     return
             except BaseException:
-                log.exception("a thread of a volume met an error that should not get here; it goes on")
+                fault("a thread of a volume met an error that should not get here; it goes on")
 
     def _run_job(self, cls: int) -> None:
         jobs = self._jobs[cls]

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 from ..errors import BackendError, LostRange, ShutdownError
 from ..native import COMMIT, END, Op
 from . import direct, staging
+from .foreign import as_os_error, errno_of
 from .notices import cause
 from .owed import Rollback, Step
-from .retryer import Parked, decide, errno_of, is_transient
+from .retryer import Parked, decide, is_transient
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def _unsupported(error: OSError) -> bool:
-    return isinstance(error, io.UnsupportedOperation) or error.errno in UNSUPPORTED
+    return isinstance(error, io.UnsupportedOperation) or errno_of(error) in UNSUPPORTED
 
 
 def _refused(error: BaseException) -> bool:
@@ -111,9 +112,10 @@ class _Change:
                 attempts += 1
                 decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
                 if isinstance(decision, Parked):
-                    if isinstance(error, OSError):
+                    raised = as_os_error(error, file.key)
+                    if raised is error:
                         raise
-                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}", file.key) from error
+                    raise raised from error
                 volume.sleep(file, decision.delay)
             else:
                 return

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..backends.protocol import BackendFile
 from ..errors import BackendError, LostRange, PageCacheError
 from ..native import Op
+from .foreign import errno_of, text_of
 from .notices import cause
 from .owed import Rollback
 from .park import SLICE
@@ -69,7 +70,7 @@ def _forgets(file: EngineFile) -> bool:
 
 def gone(error: BaseException) -> bool:
     """Whether an error of `stage` or `read_staged` says that nothing is staged any more."""
-    return isinstance(error, OSError) and error.errno == errno.ENOENT and not is_transient(error)
+    return errno_of(error) == errno.ENOENT and not is_transient(error)
 
 
 def give_up(file: EngineFile, *, committing: bool = False) -> bool:
@@ -92,7 +93,7 @@ def give_up(file: EngineFile, *, committing: bool = False) -> bool:
 def _stored_size(file: EngineFile) -> int:
     try:
         return file.opened().stat().size
-    except OSError:
+    except Exception:
         return file.native.remote_size
 
 
@@ -173,7 +174,7 @@ def commit_lost(file: EngineFile, op: Op, error: BaseException) -> BackendError 
     if not gone(error) or not _lacks(file, op):
         return None
     give_up(file, committing=True)
-    return BackendError(errno.EAGAIN, f"staged data was lost: {error}", retry=True, retry_after=0.0)
+    return BackendError(errno.EAGAIN, f"staged data was lost: {text_of(error)}", retry=True, retry_after=0.0)
 
 
 def _lacks(file: EngineFile, op: Op) -> bool:
@@ -187,7 +188,7 @@ def _lacks(file: EngineFile, op: Op) -> bool:
         pos, end = found
         try:
             done = read_staged(pos, (room[: end - pos],))
-        except OSError as lost:
+        except Exception as lost:
             return gone(lost) and not op.stopped
         if op.stopped:
             return False  # an abort: whoever goes on with the file looks for himself

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Key
 from ..stats import Event
-from .retryer import errno_of, text_of
+from .foreign import errno_of, text_of
 
 if TYPE_CHECKING:
     from .file import EngineFile

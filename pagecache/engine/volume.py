@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..config import CacheConfig, CacheLimits, RetryPolicy
-from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
+from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..stats import Event
 from .file import limits_of
+from .foreign import raised_by, text_of
 from .look import Look, Owner, nobody
 from .loop import Blocking, CacheLoop
 from .mirror import Mirror
 from .names import NameSync
-from .notices import Notices
+from .notices import Notices, fault
 from .park import SLICE, Clock, Park
 from .reason import Reason, during, of_file
-from .retryer import Retries, text_of
+from .retryer import Retries
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
 from .trouble import Troubles
@@ -162,7 +163,7 @@ class EngineVolume:
         if since is not None and since != self.reconnects:
             raise ShutdownError(f"the volume {self.name!r} was aborted, and reconnected since", key)
         if self.aborted:
-            reason = f": {self.abort_reason}" if self.abort_reason else ""
+            reason = f": {text_of(self.abort_reason)}" if self.abort_reason is not None else ""
             raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
         if not self.runner.alive() or not self.cache.flusher.alive():
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
@@ -213,7 +214,15 @@ class EngineVolume:
         def owner(look: Look) -> Owner:
             return Owner(f"{what} of the backend", f"is in {what} of {key!r}", thread, since, method=what)
 
-        return during(Reason(f"the backend's {what}", self.native, owner, key=key), call)
+        try:
+            return during(Reason(f"the backend's {what}", self.native, owner, key=key), call)
+        except (ValueError, TypeError):  # about the key
+            raise
+        except Exception as error:
+            raised = raised_by(error, what, key)
+            if raised is error:
+                raise
+            raise raised from error
 
     def run(self, job: Job[T], key: Key | None = None) -> T:
         """Have a job done by a thread of the volume, and wait for it.
@@ -227,9 +236,12 @@ class EngineVolume:
         try:
             return job.wait(lambda: self.check_alive(key, began))
         except Exception as error:
-            if error is not job.error or isinstance(error, OSError):
+            if error is not job.error:
                 raise
-            raise BackendProtocolError(f"{job.what}() raised {type(error).__name__}: {error}", key) from error
+            raised = raised_by(error, job.what, key)
+            if raised is error:
+                raise
+            raise raised from error
 
     def post(self, call: Callable[[], object], what: str) -> None:
         """Have a call of the backend made on a thread of the volume; nobody waits for it."""
@@ -238,7 +250,7 @@ class EngineVolume:
             try:
                 call()
             except Exception:
-                log.exception("%s: %s, which nobody waits for, failed; it is not made again", self.name, what)
+                fault("%s: %s, which nobody waits for, failed; it is not made again", self.name, what)
 
         self.runner.submit(core.NAMES, Job(self.park, run, what=what))
 
@@ -425,23 +437,29 @@ class EngineVolume:
         next: str = "",
     ) -> None:
         """Tell who listens, and keep it where it is of trouble; `next`: what happens without anybody doing anything."""
-        event = Event(
-            kind=kind,
-            volume=self.name,
-            key=key,
-            ranges=ranges,
-            error=error,
-            message=message,
-            next=next,
-            time=time.time(),
-        )
-        self.troubles.add(event, self.clock.now())
-        self.cache._emit(event)
+        try:
+            event = Event(
+                kind=kind,
+                volume=self.name,
+                key=key,
+                ranges=ranges,
+                error=error,
+                message=message,
+                next=next,
+                time=time.time(),
+            )
+            self.troubles.add(event, self.clock.now())
+            self.cache._emit(event)
+        except Exception:  # the operation that it reports goes on
+            fault("%s: %r: an event %r got lost", self.name, key, kind)
 
     def say(self, level: int, topic: str, what: str, next: str = "", key: Key | None = None) -> None:
         """A line in the log; see notices.py."""
-        line = f"{'' if key is None else f'{key!r}: '}{what}{f'; {next}' if next else ''}"
-        self.notices.say(level, topic, line, self.clock.now())
+        try:
+            line = f"{'' if key is None else f'{key!r}: '}{what}{f'; {next}' if next else ''}"
+            self.notices.say(level, topic, line, self.clock.now())
+        except Exception:  # a log handler of the program may raise; the operation goes on
+            fault("%s: a line about %s got lost", self.name, topic)
 
     # -- the end
 

@@ -85,7 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "tasks": 0,
         "scheduler": "deterministic",
     },
-    "late-retries": SMALL | {"faults": "flaky", "tasks": 0, "scheduler": "deterministic"},
+    "late-retries": SMALL | {"faults": "nasty", "tasks": 0, "scheduler": "deterministic"},
     "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
 }
 

@@ -101,7 +101,7 @@ def test_a_planted_race_is_found_within_some_rounds_and_replays_exactly(bug: str
 
 def test_a_thread_that_sleeps_past_a_retry_is_found() -> None:
     """Before time moves on: the story names the file, when its retry is due, and who sleeps until when. [2.14]"""
-    plan = SMALL | {"seed": 1, "files": 2, "faults": "flaky", "rounds": 20}
+    plan = SMALL | {"seed": 1, "files": 2, "faults": "nasty", "rounds": 20}
     [found] = reports(plan, bug="retry_wakes_for_new_files_only")
     assert (found["ok"], found["kind"]) == (False, "hang")
     assert re.search(r"a retry of '\S+' is due at \d+\.\d+ s, and the flusher sleeps until \d+\.\d+ s", found["story"])

@@ -45,7 +45,7 @@ def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | No
                 return f"{what} is due at {due:.3f} s, and the flusher sleeps until {looks:.3f} s (now is {now:.3f} s)"
     for record in waits(cache.native.core):
         sync: Any = getattr(getattr(record.reason, "owner", None), "__self__", None)
-        until = wakes(record.thread) if isinstance(sync, FileSync) and sync.not_before else None
+        until = wakes(record.thread) if isinstance(sync, FileSync) and sync.not_before > now else None
         if until is not None and sync.not_before + LATE < until:
             what = f"the next commit of {sync.file.key!r} is due at {sync.not_before:.3f} s"
             return f"{what}, and the thread that waits for it sleeps until {until:.3f} s (now is {now:.3f} s)"

@@ -1,0 +1,163 @@
+"""Exceptions that a backend raises, read so that reading them never raises.
+
+A backend may raise any object: `str()` of it may raise, answer megabytes or no text, its attributes may be of any type.
+Whatever the engine wants to know of such an exception it asks here, and only here: errno, text, the attributes of
+`BackendError`. `as_os_error` makes what a caller gets: an OSError with an errno.
+
+An exception of a signal handler may strike in between, on the main thread alone; it goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import BackendError, BackendProtocolError, Key, PageCacheError
+
+__all__ = [
+    "as_os_error",
+    "errno_of",
+    "is_kept",
+    "max_write_of",
+    "named",
+    "raised_by",
+    "retry_after_of",
+    "said_to_be_transient",
+    "shown",
+    "text_of",
+]
+
+T = TypeVar("T")
+
+TEXT_MAX = 2000
+"""Characters of a text that are kept."""
+ERRNO_MAX = 1 << 31
+
+CODES: tuple[tuple[type[OSError], int], ...] = (
+    (FileNotFoundError, errno.ENOENT),
+    (FileExistsError, errno.EEXIST),
+    (PermissionError, errno.EACCES),
+    (IsADirectoryError, errno.EISDIR),
+    (NotADirectoryError, errno.ENOTDIR),
+    (InterruptedError, errno.EINTR),
+    (TimeoutError, errno.ETIMEDOUT),
+    (BlockingIOError, errno.EAGAIN),
+    (BrokenPipeError, errno.EPIPE),
+    (ConnectionAbortedError, errno.ECONNABORTED),
+    (ConnectionRefusedError, errno.ECONNREFUSED),
+    (ConnectionResetError, errno.ECONNRESET),
+    (io.UnsupportedOperation, errno.EOPNOTSUPP),
+)
+"""The errno of an error that was made without one, by its class."""
+
+
+def _asked(call: Callable[[], T], otherwise: T) -> T:
+    """Run what may run code of the exception."""
+    try:
+        return call()
+    except Exception:
+        return otherwise
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        return otherwise
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    return _asked(lambda: getattr(error, name, None), None)
+
+
+def _plain(value: Any) -> int | None:
+    """An int as a plain one; None: it is no int. By its type: `isinstance` would ask the value for its class."""
+    return int.__add__(value, 0) if issubclass(type(value), int) else None
+
+
+def _given_errno(error: OSError) -> int | None:
+    code = _plain(_attribute(error, "errno"))
+    return code if code is not None and 0 < code < ERRNO_MAX else None
+
+
+def errno_of(error: BaseException) -> int:
+    """The errno of an error: its own, that of its class, else EIO."""
+    if not isinstance(error, OSError):
+        return errno.EIO
+    return _given_errno(error) or next((code for kind, code in CODES if isinstance(error, kind)), errno.EIO)
+
+
+def text_of(error: BaseException) -> str:
+    """What went wrong, without the code and the file name that an OSError puts around it."""
+    text = _asked(lambda: _text(error), None)
+    if text is None:
+        return f"{type.__repr__(type(error))}, whose text cannot be had: its str() raises"
+    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}… ({len(text)} characters)"
+
+
+def shown(error: BaseException) -> str:
+    """`str()` of an error, which may be one of the cache's own or a backend's."""
+    text = _asked(lambda: str.__str__(str(error)), None)
+    return text_of(error) if text is None else text
+
+
+def _text(error: BaseException) -> str:
+    # str.__str__: a plain str, also of a subclass with methods of its own.
+    text = str.__str__(str(_attribute(error, "strerror") or error))
+    if isinstance(error, OSError):
+        return text or os.strerror(errno_of(error))
+    return f"{type(error).__name__}: {text}"
+
+
+def as_os_error(error: BaseException, key: Key | None = None) -> OSError:
+    """The error itself where it is an OSError, with an errno if it had none; else a PageCacheError in its place."""
+    if isinstance(error, OSError):
+        if _given_errno(error) is None or type(_attribute(error, "errno")) is not int:
+            _asked(lambda: _complete(error), None)
+        if _given_errno(error) is not None:
+            return error
+    return PageCacheError(text_of(error), key, errno=errno_of(error))
+
+
+def raised_by(error: BaseException, what: str, key: Key | None) -> OSError:
+    """What a caller gets for an exception of a backend's method that carries no bytes."""
+    if isinstance(error, OSError):
+        return as_os_error(error, key)
+    return BackendProtocolError(f"{what}() raised {text_of(error)}", key)
+
+
+def named(error: OSError, key: Key) -> OSError:
+    """The error, which names the object if it named none."""
+    if _attribute(error, "filename") is None:
+        _asked(lambda: setattr(error, "filename", key), None)
+    return error
+
+
+def _complete(error: OSError) -> None:
+    code = errno_of(error)
+    text = text_of(error)  # first: it is that of before
+    error.errno, error.strerror = code, text
+
+
+def said_to_be_transient(error: BackendError) -> bool:
+    """`BackendError.retry`."""
+    return _asked(lambda: bool(error.retry), False)
+
+
+def retry_after_of(error: BaseException) -> float | None:
+    """`BackendError.retry_after`, if it is a number of seconds."""
+    seconds = _asked(lambda: float(getattr(error, "retry_after", None) or 0.0), math.nan)
+    given = _attribute(error, "retry_after") is not None
+    return max(0.0, seconds) if given and math.isfinite(seconds) else None
+
+
+def max_write_of(error: BaseException) -> int | None:
+    """`BackendError.max_write`, if it is a number of bytes."""
+    return _plain(_attribute(error, "max_write")) if isinstance(error, BackendError) else None
+
+
+def is_kept(error: BaseException) -> bool:
+    """`BackendError.kept`: what was acknowledged before the commit failed is still there."""
+    return _asked(lambda: bool(getattr(error, "kept", False)), False)

@@ -1,0 +1,165 @@
+"""Any function of the failure path may raise, and each wait ends: with an error, or because the bytes are saved.
+
+Each is broken by hand, once, for the length of a call. Nothing is lost: the bytes are listed, and saved when it works
+again.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pagecache.cache import PageCache
+from pagecache.engine import barrier, collector, direct, issuer, names, outcome, reader, remote, sizes, staging, volume
+from pagecache.engine.events import Feed
+from pagecache.engine.file import EngineFile
+from pagecache.engine.notices import Notices
+from pagecache.engine.retryer import Failures
+from pagecache.engine.trouble import Troubles
+from pagecache.engine.volume import EngineVolume
+
+from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern
+from .test_unreadable_errors import CALLS, SAVING, odd_rig
+
+Make = Callable[..., Rig]
+OLD = pattern(8 * PAGE)
+NEW = pattern(8 * PAGE, seed=3)
+
+
+class Broken(RuntimeError):
+    """Raised by a broken function."""
+
+
+class BrokenHard(BaseException):
+    """An exception of a broken function that is no Exception."""
+
+
+FUNCTIONS: list[tuple[Any, str]] = [
+    *((collector, name) for name in ("text_of", "cause", "decide", "errno_of", "as_os_error", "tried_again", "spans")),
+    *((collector, name) for name in ("max_write_of", "is_transient", "is_kept", "_emit_failed", "_log_failed")),
+    *((collector, name) for name in ("_parked", "_neighbour_waits", "_late", "_late_commit")),
+    *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
+    *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
+    *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
+    *((barrier, name) for name in ("decide", "text_of", "errno_of", "_writeback_error")),
+    *((remote, name) for name in ("is_remote_change",)),
+    *((outcome, name) for name in ("owe", "stored", "call_commit")),
+    *((staging, name) for name in ("commit_lost", "gone")),
+    *((Failures, name) for name in ("add", "clear", "overlapping", "worst")),
+    *((EngineVolume, name) for name in ("emit", "say", "retry_by", "retry_planned")),
+    *((EngineFile, name) for name in ("ensure_retry", "failed_ranges", "refresh_limits", "lose_direct")),
+    *((Troubles, name) for name in ("add", "failing", "failures_since")),
+    (Notices, "say"),
+    (Notices, "look"),
+    (Feed, "emit"),
+    (PageCache, "emit"),
+    (logging.Logger, "log"),
+    (logging.Logger, "exception"),
+]
+"""Functions between the answer of a backend and a thread that waits for it, by owner and name."""
+
+RETRIES: list[tuple[Any, str]] = [
+    *((Failures, name) for name in ("next_retry", "postpone")),
+    *((EngineVolume, name) for name in ("take_retries", "next_retry")),
+    (EngineFile, "due"),
+]
+"""Functions that make a retry. Each raises at one call: a retry that is never made is waited for until the deadline."""
+
+SETTINGS: dict[str, tuple[str, int]] = {
+    "writes fail": ("write_from", 1000),
+    "a write fails once": ("write_from", 1),
+    "commits fail": ("commit", 1000),
+    "a commit fails once": ("commit", 1),
+    "nothing fails": ("write_from", 0),
+}
+
+
+READS = [
+    *((reader, name) for name in ("decide", "cause", "text_of", "as_os_error", "named", "_judge", "_refusal")),
+    *((direct, name) for name in ("decide", "as_os_error", "named", "max_write_of", "_again")),
+    *((remote, name) for name in ("is_remote_change", "outdated", "refused")),
+    (staging, "gone"),
+    (EngineVolume, "say"),
+    (logging.Logger, "log"),
+]
+CHANGES = [(sizes, name) for name in ("decide", "as_os_error", "is_transient", "errno_of", "_refused", "_unsupported")]
+NAMES = [(names, "as_os_error"), (names, "errno_of"), (volume, "raised_by")]
+OF_CALLS: list[tuple[str, tuple[Any, str]]] = [
+    *((what, function) for what in ("read", "read by a task", "direct read", "direct write") for function in READS),
+    *((what, function) for what in ("truncate", "punch_hole") for function in CHANGES),
+    *((what, function) for what in ("list", "remove", "rename", "sync of names") for function in NAMES),
+]
+"""Reads, direct I/O, changes of the size, names: a call, and a function between it and its answer."""
+
+
+def name_of(function: tuple[Any, str]) -> str:
+    return f"{function[0].__name__.removeprefix('pagecache.engine.')}.{function[1]}"
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, function: tuple[Any, str], error: type[BaseException]) -> None:
+    plain, calls = getattr(*function), itertools.count()
+
+    def fail(*args: object, **options: object) -> object:
+        if function in RETRIES and next(calls):
+            return plain(*args, **options)
+        raise error(function[1])
+
+    monkeypatch.setattr(*function, fail)
+
+
+OTHERS = ["sync_range", "Volume.sync", "flush", "write_through", "aio fsync", "close"]
+WAITS = [("fsync", setting) for setting in SETTINGS] + [(wait, "writes fail") for wait in OTHERS]
+
+
+@pytest.mark.parametrize(("wait", "setting"), WAITS)
+@pytest.mark.parametrize("function", [*FUNCTIONS, *RETRIES], ids=name_of)
+def test_a_wait_ends_whatever_of_the_failure_path_raises(
+    make: Make, monkeypatch: pytest.MonkeyPatch, wait: str, function: tuple[Any, str], setting: str
+) -> None:
+    """Unsaved bytes stay dirty, and are saved when the function works again. [2.14, 2.16, K9]"""
+    rig = make({KEY: OLD}, retry=FAST)
+    rig.open("r+b").pwrite(NEW[:PAGE], 0)
+    rig.cache.subscribe(lambda event: None)
+    op, times = SETTINGS[setting]
+    call = SAVING.get(wait, lambda rig: rig.open("r+b").close())
+    rig.backend.fault(op, OSError(errno.EIO, "passing"), times=times)
+    with monkeypatch.context() as patch:
+        broken(patch, function, BrokenHard if wait == "flush" else Broken)
+        waiting: Task[object] = Task(call, rig)
+        assert waiting.finished.wait(20), "the call did not come back"
+    rig.backend.clear_faults()
+    saved = rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+    assert saved or dirty_bytes(rig.volume) == PAGE
+    rig.handles[0].fsync()
+    assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+    rig.cache.check()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of a fill that a thread makes for a task
+@pytest.mark.parametrize(
+    ("what", "function"), OF_CALLS, ids=lambda value: value if isinstance(value, str) else name_of(value)
+)
+def test_a_call_ends_whatever_of_the_failure_path_raises(
+    make: Make, monkeypatch: pytest.MonkeyPatch, what: str, function: tuple[Any, str]
+) -> None:
+    """With an error, and the file can be used when that works again. [2.14, K9]"""
+    rig = odd_rig(make)
+    rig.open("r+b")
+    op, call = CALLS[what]
+    rig.backend.fault(op, OSError(errno.EIO, "passing"), times=1000)
+    with monkeypatch.context() as patch:
+        broken(patch, function, Broken)
+        waiting = Task(call, rig)
+        assert waiting.finished.wait(20), "the call did not come back"
+    assert waiting.error is not None
+    rig.backend.clear_faults()
+    Task(rig.handles[0].fsync).result()
+    assert rig.handles[0].pread(8 * PAGE, 0) == rig.backend.objects[KEY].written
+    rig.cache.check()

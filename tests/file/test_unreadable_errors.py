@@ -1,0 +1,182 @@
+"""Exceptions that cannot be read end each call as any other failure does: by an OSError with an errno. Nothing is lost.
+
+The calls run on threads of their own: on the main thread an exception that is no Exception may be a signal handler's,
+and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pagecache import aio
+
+from .backends import Action, Key, RecordingBackend
+from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern
+from .unreadable import ERRORS
+
+Make = Callable[..., Rig]
+OLD = pattern(8 * PAGE)
+NEW = pattern(8 * PAGE, seed=3)
+
+
+class Odd(RecordingBackend):
+    """Calls of some operations raise an exception made for each."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, punch=True, **options)
+        self.raising: dict[str, Callable[[], BaseException]] = {}
+
+    @contextmanager
+    def call(self, op: str, key: Key, *args: Any, **more: Any) -> Iterator[Action | None]:
+        with super().call(op, key, *args, **more) as action:
+            if op in self.raising:
+                raise self.raising[op]()
+            yield action
+
+    def clear_faults(self, op: str | None = None) -> None:
+        super().clear_faults(op)
+        self.raising.clear()
+
+
+def odd_rig(make: Make, **options: Any) -> Rig:
+    return make(backend=Odd({KEY: OLD, "other": OLD}), retry=FAST, **options)
+
+
+def raised(rig: Rig, call: Callable[[], object], ops: dict[str, Callable[[], BaseException]]) -> OSError:
+    """What a caller gets while the operations raise."""
+    assert isinstance(rig.backend, Odd)
+    rig.backend.raising |= ops
+    with pytest.raises(OSError) as caught:
+        Task(call).result()
+    assert isinstance(caught.value.errno, int)
+    assert caught.value.errno > 0
+    rig.backend.raising.clear()
+    return caught.value
+
+
+async def fsync_of_a_task(rig: Rig) -> None:
+    file = await aio.open(rig.volume, KEY, "r+")
+    try:
+        await file.fsync()
+    finally:
+        await file.close()
+
+
+async def read_of_a_task(rig: Rig) -> None:
+    file = await aio.open(rig.volume, KEY, "r")
+    try:
+        await file.pread(PAGE, 0)
+    finally:
+        await file.close()
+
+
+def run_task(task: Callable[[Rig], Any]) -> Callable[[Rig], object]:
+    return lambda rig: asyncio.run(task(rig))
+
+
+SAVING: dict[str, Callable[[Rig], object]] = {
+    "fsync": lambda rig: rig.handles[0].fsync(),
+    "flush": lambda rig: rig.handles[0].flush(),
+    "sync_range": lambda rig: rig.handles[0].sync_range(0, PAGE),
+    "Volume.sync": lambda rig: rig.volume.sync(),
+    "SyncTicket.wait": lambda rig: rig.volume.begin_sync().wait(),
+    "write_through": lambda rig: rig.open("r+b", write_through=True).pwrite(NEW[:PAGE], 0),
+    "aio fsync": run_task(fsync_of_a_task),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("wait", SAVING)
+def test_a_wait_for_a_write_ends_with_an_errno_and_the_bytes_are_kept(make: Make, wait: str, error: str) -> None:
+    """They are listed, and the next fsync sends them. [2.14, 2.16, K9]"""
+    rig = odd_rig(make)
+    rig.open("r+b").pwrite(NEW[:PAGE], 0)
+    raised(rig, lambda: SAVING[wait](rig), {"write_from": ERRORS[error]})
+    assert dirty_bytes(rig.volume) == PAGE
+    assert sum(entry.length for entry in rig.volume.failed()) == PAGE
+    rig.handles[0].fsync()
+    assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("wait", ["fsync", "Volume.sync", "SyncTicket.wait", "aio fsync"])
+def test_a_wait_for_a_commit_ends_with_an_errno_and_the_bytes_are_kept(make: Make, wait: str, error: str) -> None:
+    """As after any other commit that failed. [2.14, 2.16, K9]"""
+    rig = odd_rig(make)
+    rig.open("r+b").pwrite(NEW[:PAGE], 0)
+    raised(rig, lambda: SAVING[wait](rig), {"commit": ERRORS[error]})
+    assert dirty_bytes(rig.volume) == PAGE
+    rig.handles[0].fsync()
+    assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
+CALLS: dict[str, tuple[str, Callable[[Rig], object]]] = {
+    "open": ("open", lambda rig: rig.open("r+b", key="other")),
+    "open creates": ("open", lambda rig: rig.open("w+b", key="new")),
+    "stat of an open file": ("file_stat", lambda rig: rig.open("r+b", key="other")),
+    "stat": ("stat", lambda rig: rig.volume.stat("other")),
+    "read": ("read_into", lambda rig: rig.handles[0].pread(PAGE, 0)),
+    "read by a task": ("read_into", run_task(read_of_a_task)),
+    "long read": ("read_into", lambda rig: rig.handles[0].pread(8 * PAGE, 0)),
+    "direct read": ("read_into", lambda rig: rig.open("r+b", direct=True).pread(PAGE, 0)),
+    "direct write": ("write_from", lambda rig: rig.open("r+b", direct=True).pwrite(OLD[:PAGE], 0)),
+    "truncate": ("truncate", lambda rig: rig.handles[0].truncate(PAGE)),
+    "punch_hole": ("punch_hole", lambda rig: rig.handles[0].punch_hole(0, PAGE)),
+    "list": ("list", lambda rig: [*rig.volume.list()]),
+    "remove": ("remove", lambda rig: rig.volume.remove("other")),
+    "rename": ("rename", lambda rig: rig.volume.rename("other", "new")),
+    "sync of names": ("sync", lambda rig: rig.volume.sync()),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("what", CALLS)
+def test_a_call_ends_with_an_errno(make: Make, what: str, error: str) -> None:
+    """Of every method of a backend; the file is as the backend has it. [2.14]"""
+    rig = odd_rig(make)
+    rig.open("r+b")
+    op, call = CALLS[what]
+    raised(rig, lambda: call(rig), {op: ERRORS[error]})
+    rig.handles[0].fsync()
+    assert rig.handles[0].pread(8 * PAGE, 0) == rig.backend.objects[KEY].written
+    rig.cache.check()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_close_that_fails_loses_nothing_and_ends(make: Make, error: str) -> None:
+    """The backend's own close is only logged; bytes that cannot be saved are listed by the error. [2.20, 2.22]"""
+    rig = odd_rig(make)
+    assert isinstance(rig.backend, Odd)
+    rig.open("r+b").pwrite(NEW[:PAGE], 0)
+    failed = raised(rig, rig.cache.close, {"write_from": ERRORS[error]})
+    assert [(entry.offset, entry.length) for entry in getattr(failed, "ranges", [])] == [(0, PAGE)]
+    rig.backend.raising |= {"file_close": ERRORS[error], "close": ERRORS[error]}
+    Task(rig.cache.close).result()
+    assert rig.backend.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError])
+def test_an_error_of_a_class_that_says_it_keeps_its_class_and_gets_its_errno(make: Make, error: type[OSError]) -> None:
+    """`raise FileNotFoundError(key)` is what a hurried backend writes. [2.14]"""
+    rig = odd_rig(make)
+    found = raised(rig, lambda: rig.volume.stat("other"), {"stat": lambda: error("other")})
+    assert type(found) is error
+    assert isinstance(OSError(found.errno, ""), error)
+
+
+def test_a_canonical_that_raises_is_an_error_with_an_errno(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except where it says that the key is none: ValueError and TypeError are the caller's. [2.20]"""
+    rig = odd_rig(make)
+    for error in ERRORS.values():
+
+        def canonical(key: Key, error: Callable[[], Exception] = error) -> Key:
+            raise error()
+
+        monkeypatch.setattr(rig.backend, "canonical", canonical)
+        raised(rig, lambda: rig.volume.stat("other"), {})
+        monkeypatch.undo()
