@@ -57,7 +57,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
     (Notices, "say"),
     (Notices, "look"),
     (Feed, "emit"),
-    (PageCache, "emit"),
+    (PageCache, "_emit"),
     (logging.Logger, "log"),
     (logging.Logger, "exception"),
 ]

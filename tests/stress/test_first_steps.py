@@ -164,9 +164,9 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
     objects = Objects(plan(), 1, bare, "bare")
     objects.choose_keys()
     store = ForgettingBackend(bare, cannot=objects.cannot)
-    with pytest.raises(io.UnsupportedOperation, match="Bare cannot rename objects$"):
+    with pytest.raises(io.UnsupportedOperation, match=r"Bare cannot rename objects$"):
         store.rename("a", "b")
-    with pytest.raises(io.UnsupportedOperation, match="Bare cannot remove objects$"):
+    with pytest.raises(io.UnsupportedOperation, match=r"Bare cannot remove objects$"):
         store.remove("a")
 
 

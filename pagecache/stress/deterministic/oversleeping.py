@@ -39,7 +39,7 @@ def oversleeping(cache: PageCache, now: float, wakes: Callable[[int], float | No
     """
     flusher = cache.flusher
     looks = flusher.next_look()
-    for volume in cache.engine_volumes():
+    for volume in cache._engine_volumes():
         for what, due in _due(volume, now) if flusher.alive() and not volume.aborted else ():
             if due + LATE < looks != float("inf"):  # infinite: it is in the middle of a turn
                 return f"{what} is due at {due:.3f} s, and the flusher sleeps until {looks:.3f} s (now is {now:.3f} s)"
