@@ -12,13 +12,13 @@ import errno
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from . import lifetimes
-from .backends.plain import missing_in_file
+from .backends.plain import forgotten, missing_in_file
 from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
 from .errors import BackendProtocolError, Key, ShutdownError
@@ -251,7 +251,8 @@ def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, Obje
     def checked() -> tuple[BackendFile, ObjectStat, bool]:
         backend_file, stat, created = attempt()
         if missing := missing_in_file(backend_file):
-            raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {missing}", key)
+            what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
+            raise BackendProtocolError(what, key)
         return backend_file, checked_stat(stat, key), created
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
@@ -310,8 +311,27 @@ def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
     size = getattr(stat, "size", None)
     if not isinstance(size, int) or not 0 <= size <= FOREVER:
-        raise BackendProtocolError(f"stat() answered {stat!r}, which has no size of 0 or more", key)
+        what = f"stat() answered {stat!r}, which has no size of 0 or more{forgotten(stat)}"
+        raise BackendProtocolError(what, key)
     return stat
+
+
+def checked_listing(answer: object) -> Iterator[ObjectStat]:
+    """Return the objects of an answer of `list`.
+
+    Raises:
+        BackendProtocolError: it is not iterable, or not of ObjectStat.
+    """
+    if not isinstance(answer, Iterable):
+        raise BackendProtocolError(f"list() answered {answer!r}, which is not iterable{forgotten(answer)}")
+    return map(_checked_entry, answer)
+
+
+def _checked_entry(entry: Any) -> ObjectStat:
+    if not hasattr(entry, "key") or not isinstance(getattr(entry, "size", None), int):
+        raise BackendProtocolError(f"list() answered with {entry!r}, which is not an ObjectStat")
+    found: ObjectStat = entry
+    return found
 
 
 def free_descriptors(volume: Volume) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import lifetimes
-from .backends.plain import missing_in_file
+from .backends.plain import forgotten, missing_in_file
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
 from .engine.foreign import raised_by
@@ -245,7 +245,8 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
     except FileNotFoundError:
         return None
     if missing := missing_in_file(backend_file):
-        raise BackendProtocolError(f"open() answered {backend_file!r}, which has no {missing}", inode.key)
+        what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
+        raise BackendProtocolError(what, inode.key)
     quiet = inode.engine.quiet()
     stat = checked_stat(backend_file.stat(), inode.key)
     kept: Any = getattr(backend_file, "kept", None)

@@ -263,7 +263,8 @@ class Volume:
 
         def next_page() -> None:
             nonlocal rest
-            rest = rest or iter(self.engine.backend.list(prefix))
+            if rest is None:
+                rest = opening.checked_listing(self.engine.backend.list(prefix))
             some[:] = islice(rest, LISTED_AT_ONCE)
 
         while rest is None or len(some) == LISTED_AT_ONCE:

@@ -96,3 +96,33 @@ class AsyncBlob:
 
     async def commit(self) -> None:
         pass
+
+
+class Wrong(Blobs):
+    """A store whose files answer as a test says: `answers` has what a method returns, by its name."""
+
+    def __init__(self, **answers: Any) -> None:
+        super().__init__()
+        self.answers: dict[str, Any] = {}
+        self.open("key", create=True).write_from(0, [memoryview(b"12345")])
+        self.answers = answers
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        file: Any = super().open(key, create=create, exclusive=exclusive)
+        for name, answer in self.answers.items():
+            setattr(file, name, lambda *_, answer=answer: answer)
+        return self.answers.get("open", file)
+
+    def list(self, prefix: str = "") -> Any:
+        return self.answers["list"]
+
+
+class AsyncWrong(AsyncBlobs):
+    """The same as coroutines."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.blobs = Wrong(**answers)
+
+    async def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        file = self.blobs.open(key, create=create, exclusive=exclusive)
+        return None if file is None else AsyncBlob(file)

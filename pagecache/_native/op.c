@@ -129,6 +129,7 @@ static void op_dealloc(PyObject *self)
 	Py_XDECREF(op->views);
 	Py_XDECREF(op->buf);
 	Py_XDECREF(op->memory);
+	Py_XDECREF(op->answer);
 	Py_XDECREF(op->what);
 	Py_XDECREF(op->core);
 	PyObject_Free(self);
@@ -418,6 +419,15 @@ static PyObject *op_is_stopped(PyObject *self, void *closure)
 	return PyBool_FromLong(pc_op_stopped((struct op *)self));
 }
 
+static PyObject *op_answer(PyObject *self, void *closure)
+{
+	PyObject *answer = ((struct op *)self)->answer;
+	(void)closure;
+	answer = answer ? answer : Py_None;
+	Py_INCREF(answer);
+	return answer;
+}
+
 static PyObject *op_anew(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
@@ -464,6 +474,7 @@ static PyGetSetDef op_getset[] = {
 	 NULL},
 	{"left", op_is_left, NULL, "True while calls of a direct write run that nobody waits for: it keeps its lock.",
 	 NULL},
+	{"answer", op_answer, NULL, "The last answer of the backend that was impossible.", NULL},
 	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
 	 NULL},
 	{NULL, NULL, NULL, NULL, NULL},

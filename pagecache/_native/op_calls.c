@@ -223,14 +223,27 @@ static int answer(struct op *op, int64_t n)
 	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
 }
 
-/* What a backend gave as its answer; nothing else than an int is one. */
+/* Keep an impossible answer for the error message; the reference goes to the operation. */
+void pc_op_impossible(struct op *op, PyObject *answer)
+{
+	PyObject *last = op->answer;
+	op->answer = answer;
+	Py_XDECREF(last);
+}
+
+/* Take what a backend returned; only an int can be an answer. An impossible one is kept for the error message. */
 static int answer_object(struct op *op, PyObject *value)
 {
 	int overflow = 0;
 	int64_t n = -1;
 	if (PyLong_Check(value))
 		n = PyLong_AsLongLongAndOverflow(value, &overflow);
-	return answer(op, overflow ? -1 : n);
+	int result = answer(op, overflow ? -1 : n);
+	if (result == -EPROTO) {
+		Py_INCREF(value);
+		pc_op_impossible(op, value);
+	}
+	return result;
 }
 
 /* complete(n) -> 1 all done; 0 go on with begin(); a negative errno: the answer is impossible, or no progress is made. */

@@ -165,6 +165,15 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	return result;
 }
 
+/* The caller is through with an answer, which counts as `n`. */
+static void answer_done(struct op *op, PyObject *answer, long long n)
+{
+	if (n < 0)
+		pc_op_impossible(op, answer);
+	else
+		Py_DECREF(answer);
+}
+
 /* send(write_from, offset, buffer) -> bytes that one call of the backend took; -1: it answered what is no such number. */
 PyObject *pc_op_send(PyObject *self, PyObject *args)
 {
@@ -195,7 +204,7 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 				 end);
 	if (!answer)
 		return NULL;
-	Py_DECREF(answer);
+	answer_done(op, answer, n);
 	if (is_stopped(op)) /* or who has not noticed the abort yet would take it for done */
 		return NULL;
 	return PyLong_FromLongLong(n);
@@ -237,7 +246,7 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	pc_inode_leaf_unlock(i);
 	if (!answer)
 		return NULL;
-	Py_DECREF(answer);
+	answer_done(op, answer, n);
 	return PyLong_FromLongLong(n);
 }
 

@@ -48,6 +48,7 @@ struct op {
 	PyObject *buf;    /* exporter of the current call's buffers */
 	PyObject *views;  /* tuple of the current call's memoryviews */
 	PyObject *memory; /* UNCACHED: a bytearray */
+	PyObject *answer; /* the last one that was impossible, for the error message; or NULL */
 	u64 pos, len, got;
 	struct pc_io io; /* the call that runs */
 	u64 seen; /* UNCACHED: pc_storage_seen before the call */
@@ -139,6 +140,7 @@ void pc_io_left(struct pc_io *io, int flags);
 /* op_calls.c */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused);
 PyObject *pc_op_complete(PyObject *self, PyObject *value);
+void pc_op_impossible(struct op *op, PyObject *answer);
 PyObject *pc_op_fill(struct op *op, PyObject *engine);
 PyObject *pc_op_ended(PyObject *self, PyObject *unused);
 void pc_op_end_call(struct op *op);

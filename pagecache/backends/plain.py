@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import reprlib
 from types import MethodType
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -19,8 +20,10 @@ __all__ = [
     "PlainBackend",
     "as_directory",
     "completed",
+    "forgotten",
     "given",
     "missing_in_file",
+    "returned",
     "why_no_backend",
 ]
 
@@ -95,6 +98,19 @@ def why_no_backend(made: Any) -> str:
 def missing_in_file(file: Any) -> str:
     """Return the required methods that the answer of `open` lacks, as in "stat, no commit"; "" if it has them all."""
     return ", no ".join(name for name in FILE_METHODS if not callable(getattr(file, name, None)))
+
+
+def returned(value: object) -> str:
+    """Return what a backend returned, for an error message that ends with it."""
+    try:
+        return f"it returned {reprlib.repr(value)}{forgotten(value)}"
+    except Exception:
+        return f"it returned an object of class {type(value).__name__}"
+
+
+def forgotten(value: object) -> str:
+    """Return the likely reason for an answer of None, as the end of a sentence; "" for another answer."""
+    return "; a `return` is missing?" if value is None else ""
 
 
 def as_directory(path: str | bytes) -> str:

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..backends.plain import returned
 from ..backends.protocol import BackendLimits
 from ..errors import BackendProtocolError, LostRange, ShutdownError
 from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
@@ -136,9 +137,9 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         if op.stopped:
             raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key)
         if answer < 0:
-            raise BackendProtocolError(
-                f"read_into({at}, {len(buffer)} bytes) did not answer with the number of bytes read", file.key
-            )
+            call = f"read_into({at}, {len(buffer)} bytes)"
+            rule = "did not answer with the number of bytes read"
+            raise BackendProtocolError(f"{call} {rule}: {returned(op.answer)}", file.key)
         if answer > more_than:
             return answer
         if at + more_than >= file.native.remote_size:
@@ -341,10 +342,9 @@ class _Piece:
             with sender.write.data[self.at - base : self.end - base] as part:
                 taken = sender.op.send(sender.write_from, self.at, part)
             if taken < 0:
-                message = (
-                    f"write_from({self.at}, {self.end - self.at} bytes) did not answer with the number of bytes taken"
-                )
-                raise BackendProtocolError(message, sender.file.key)
+                call = f"write_from({self.at}, {self.end - self.at} bytes)"
+                rule = f"did not answer with the number of bytes taken, at most {self.end - self.at}"
+                raise BackendProtocolError(f"{call} {rule}: {returned(sender.op.answer)}", sender.file.key)
             zeros = 0 if taken else zeros + 1
             if zeros == PATIENCE:
                 raise OSError(errno.EIO, f"write_from made no progress {PATIENCE} times", sender.file.key)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+from ..backends.plain import returned
 from ..errors import BackendProtocolError
 from ..native import Op
 from . import barrier, collector, outcome, reader, remote
@@ -151,7 +152,7 @@ async def _write_units(self: EngineFile, op: Op) -> None:
             await loop.aside(self.volume.runner, self.owed.pay)
         while (call := op.begin()) is not None:
             answer = op.complete(await reader.read(self, op.staged, call[0], call[1]))
-            _check_read(self, call[0], answer)
+            _check_read(self, op, call[0], answer)
     except BaseException as error:
         if loop.ending:
             raise
@@ -170,18 +171,18 @@ def write_units(self: EngineFile, op: Op) -> None:
         while (call := op.begin()) is not None:
             offset, buffers = call
             answer = op.complete((self.read_staged if op.staged else self.read_into)(offset, buffers))
-            _check_read(self, offset, answer)
+            _check_read(self, op, offset, answer)
     except BaseException as error:
         _not_sent(self, op, error)
     else:
         write(self, op)
 
 
-def _check_read(file: EngineFile, offset: int, answer: int) -> None:
+def _check_read(file: EngineFile, op: Op, offset: int, answer: int) -> None:
     if answer == -errno.ENOMEM:
         raise _no_memory(file)
     if answer < 0:
-        message = f"reading at {offset} for a write unit did not answer with the number of bytes read"
+        message = f"{reader.refusal(file, op, offset)} (a write unit is completed by a read)"
         raise BackendProtocolError(message, file.key)
 
 
@@ -207,9 +208,9 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
     name = "stage" if op.stage else "write_from"
     if answer == -errno.EIO:
         return OSError(errno.EIO, f"{name} made no progress three times", file.key)
-    return BackendProtocolError(
-        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes taken", file.key
-    )
+    call = f"{name}({op.offset}, {op.length} bytes)"
+    rule = f"did not answer with the number of bytes taken, at most {op.length}"
+    return BackendProtocolError(f"{call} {rule}: {returned(op.answer)}", file.key)
 
 
 @partial(_ended, commit=True)

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequen
 from typing import Any, TypeVar, cast
 
 from .. import native
-from ..backends.plain import given, missing_in_file
+from ..backends.plain import forgotten, given, missing_in_file
 from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
 from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
 from ..native import NativeVolume, Op
@@ -131,7 +131,7 @@ async def asked(what: str, method: Callable[..., Any], *args: Any, **options: An
     """
     answer = method(*args, **options)
     if not inspect.isawaitable(answer):
-        raise BackendProtocolError(f"{what}() answered {answer!r}, which cannot be awaited")
+        raise BackendProtocolError(f"{what}() answered {answer!r}, which cannot be awaited{forgotten(answer)}")
     return await answer
 
 
@@ -425,7 +425,8 @@ class Blocking(Backend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         file = self._ask("open", key, create=create, exclusive=exclusive)
         if missing := missing_in_file(file):
-            raise BackendProtocolError(f"open() answered {file!r}, which has no {missing}", key)
+            what = f"open() answered {file!r}, which has no {missing}{forgotten(file)}"
+            raise BackendProtocolError(what, key)
         return BlockingFile(self, key, file)
 
     def stat(self, key: Key) -> ObjectStat:
@@ -444,7 +445,9 @@ class Blocking(Backend):
             if inspect.isawaitable(answer):
                 answer = await answer
             if not isinstance(answer, AsyncIterable):
-                raise BackendProtocolError(f"list() answered {answer!r}, which is no asynchronous iterable")
+                raise BackendProtocolError(
+                    f"list() answered {answer!r}, which is no asynchronous iterable{forgotten(answer)}"
+                )
             return [stat async for stat in answer]
 
         return self.call("list", collected)

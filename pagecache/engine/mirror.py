@@ -27,6 +27,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from ..backends.plain import returned
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
@@ -376,7 +377,8 @@ class Mirror:
             if answer == 1:
                 break
             if answer < 0:
-                raise MirrorError(-answer, "write_from did not answer with the number of bytes taken")
+                rule = "write_from did not answer with the number of bytes taken"
+                raise MirrorError(-answer, f"{rule}: {returned(write.op.answer)}")
         if write.file.native.mirror_spoiled():
             raise MirrorError("its bytes had to change in place")
 

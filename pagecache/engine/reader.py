@@ -14,6 +14,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..backends.plain import returned
 from ..errors import BackendProtocolError, PageCacheError
 from ..native import Op
 from . import remote, staging
@@ -108,13 +109,18 @@ async def read(file: EngineFile, staged: bool, offset: int, buffers: tuple[memor
     return await loop.aside(file.volume.runner, partial(method, offset, buffers))
 
 
-def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
+def refusal(file: EngineFile, op: Op, offset: int) -> str:
+    """Return why the last answer to a read of this operation is impossible."""
     name = "read_staged" if op.staged else "read_into"
-    return BackendProtocolError(
-        f"{name}({op.offset}, {op.length} bytes) did not answer with the number of bytes read: "
-        f"1 to {op.length}, or 0 where the object ends, which is not there",
-        file.key,
-    )
+    rule = "did not answer with the number of bytes read"
+    size = file.native.remote_size
+    if type(op.answer) is int and op.answer >= 0:
+        rule += f" (0 is for the end of the object, at {size})" if offset < size else ""
+    return f"{name}({offset}, {op.length} bytes) {rule}: {returned(op.answer)}"
+
+
+def _refusal(file: EngineFile, op: Op) -> BackendProtocolError:
+    return BackendProtocolError(refusal(file, op, op.offset), file.key)
 
 
 def _again(file: EngineFile, op: Op, error: Exception, failed: tuple[int, float] | None) -> tuple[int, float] | None:

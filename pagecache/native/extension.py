@@ -75,6 +75,7 @@ class Op(Protocol):
     ahead: bool
     staged: bool
     stage: bool
+    answer: object
 
     def begin(self) -> tuple[int, tuple[memoryview, ...]] | None:
         """Offset and buffers of the next backend call; None when nothing is left to do."""
