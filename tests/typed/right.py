@@ -94,6 +94,16 @@ class Tree(pagecache.NamespaceBackend):
         raise FileExistsError(key)
 
 
+class Plain:
+    """A class of a program that derives from nothing."""
+
+    def open(self, key: str, *, create: bool = False, exclusive: bool = False) -> BlobFile:
+        raise FileNotFoundError(key)
+
+    def stat(self, key: str) -> pagecache.ObjectStat:
+        raise FileNotFoundError(key)
+
+
 async def tasks(volume: pagecache.Volume) -> None:
     async with aio.open(volume, "greeting", "r+", read_ahead="64KiB", direct=False) as f:
         assert_type(await f.pread(9, 0), bytes)
@@ -123,6 +133,7 @@ def program() -> None:
         cache.configure(dirty_expire=1.0, dirty_background=0.1)
         volume = cache.attach(Blobs(), name="blobs", on_conflict="rebase", write_through=True)
         cache.attach(AsyncBlobs(), read_only=True)
+        cache.attach(Plain(), mirror=Blobs())
         cache.attach(MemoryBackend(max_write="64KiB", durable_writes=True))
         with volume.open("greeting", "w+") as f:
             assert_type(f, pagecache.CachedFile)
