@@ -118,6 +118,7 @@ class PageCache:
         self._lock = threading.RLock()
         self._volumes: list[Volume] = []
         self._retired = NativeVolume.no_usage()
+        self._mounted_names: Callable[[], int] = lambda: 0  # nodes of a mount that this cache is below
         self.feed = Feed()
         self._names = itertools.count(1)
         self._number = next(_numbers)
@@ -182,6 +183,7 @@ class PageCache:
         fields["details"] = {
             **{k: v for k, v in memory.items() if k not in fields},
             **{k: v for k, v in usage.items() if k not in fields},
+            "mounted_names": self._mounted_names(),
         }
         return fields
 

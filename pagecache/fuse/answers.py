@@ -33,6 +33,8 @@ log = logging.getLogger("pagecache.fuse")
 
 CAPABILITY = "security.capability"
 NAME_MAX = 255
+FORGOTTEN = 256
+"""Nodes that are fetched at once when the kernel has forgotten many."""
 ENDLESS = 1 << 50
 """Bytes of a store that does not tell how much room there is."""
 STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
@@ -152,7 +154,12 @@ class Answers:
     # -- of the loop itself
 
     def _forget(self, asked: Asked, token: int) -> None:
-        self._forget_node(asked.number, asked.size)
+        while forgotten := self._loop.forgotten(FORGOTTEN):
+            for number, times in forgotten:
+                try:
+                    self._forget_node(number, times)
+                except Exception as error:  # of a file system of one's own: the others are forgotten all the same
+                    _code(error, "forget")
 
     def _forget_node(self, number: int, times: int = 1) -> None:
         forget = getattr(self._system, "forget", None)

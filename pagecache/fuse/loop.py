@@ -143,6 +143,14 @@ class Loop:
         """Put bytes into the kernel's pages of a file, before anybody asks for them."""
         self._notified(self._native.notify_store(number, offset, data))
 
+    def notify(self, message: bytes) -> None:
+        """Write a message to the kernel that libfuse has no call for.
+
+        Raises:
+            OSError: EINVAL, the kernel does not know it.
+        """
+        self._notified(self._native.notify(message))
+
     @staticmethod
     def _notified(code: int) -> None:
         if code not in (0, -errno.ENOENT, -errno.ENOTCONN):  # it does not know it, or knows nothing any more

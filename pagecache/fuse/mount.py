@@ -30,6 +30,7 @@ from ..volume import Volume
 from .daemon import notify
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
+from .pruning import Pruning
 from .server import Server, ServerOptions
 from .serving import Ending, Serving, keep_signals, serving_of, why_cannot_serve
 
@@ -99,6 +100,7 @@ class Mount:
             self.cache.close(timeout=0.0, on_failed="discard")
             raise
         self.cache.subscribe(self._heard)
+        self.cache._mounted_names = lambda: len(self.server.nodes)
 
         with keep_signals() as came:
 
@@ -108,9 +110,11 @@ class Mount:
                 for number in came[:1]:  # before there was somebody to hear it
                     signal.raise_signal(number)
 
+            pruning = Pruning(self.server.nodes, self.serving.notify)
             try:
                 self.serving.serve(ready, Ending(self._end, self._save_before_the_end))
             finally:
+                pruning.stop()
                 self.serving.close(unmount=not self.hidden)
             return self._save()
 

@@ -8,22 +8,40 @@ A number lives until the kernel has forgotten it as often as it was told of it, 
 made from names upwards, so a directory that is renamed moves everything below it at once. Numbers are made from the
 key at the first look, so that a file has the same number again after it was forgotten, and after the next mount,
 unless it was renamed meanwhile.
+
+A node is as small as it can be, since a kernel with free memory keeps every name that it has seen: tables are made when
+they are needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once
+there are more than `NAMES_MAX`, and `keeper` is set when there is work of that kind (pruning.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from ..backends.protocol import ObjectStat
 from ..stats import Kind
 
-__all__ = ["ROOT", "Node", "Nodes"]
+__all__ = ["NAMES_MAX", "ROOT", "Node", "Nodes"]
 
 ROOT = 1
+NAMES_MAX = 1 << 16
+"""Nodes beyond which the kernel is asked to forget idle ones."""
+NONE: Mapping[Any, Any] = MappingProxyType({})
+PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns")
+PACKING = struct.Struct("<QIIIIqqq")
+NOT_SEEN = ("version", "mtime", "key", "kind")  # `mtime_ns` is more exact; the others nobody asks a node for
+UNPACKED = tuple(name for name in ObjectStat.__slots__ if name not in PACKED and name not in NOT_SEEN)
+SPARSE = 1 << 12
+"""Nodes below which memory is not worth giving back."""
+Link = tuple["Node", str]
 
 
 class Node:
@@ -31,7 +49,7 @@ class Node:
 
     Attributes:
         lookups: how often the kernel was told of it, and has not forgotten it.
-        links: its names: (directory, name).
+        link, more_links: its names: (directory, name), and those after the first.
         children: of a directory: those of its entries that have a number.
         opens: numbers of its open files.
         kept: version of the object when the kernel's pages of it were last known to be right.
@@ -43,23 +61,59 @@ class Node:
     """
 
     __slots__ = (
-        *("changed", "children", "kept", "kind", "links", "lookups", "losses", "lost", "nameless", "number", "opens"),
-        "seen",
+        *("_seen", "changed", "children", "kept", "kind", "link", "lookups", "losses", "lost", "more_links"),
+        *("nameless", "number", "opens"),
     )
 
     def __init__(self, number: int, kind: Kind) -> None:
         self.number = number
-        self.kind = kind
+        self.kind: Kind = kind
         self.lookups = 0
-        self.links: dict[tuple[Node, str], None] = {}
-        self.children: dict[str, Node] = {}
-        self.opens: dict[int, None] = {}
+        self.link: Link | None = None
+        self.more_links: Mapping[Link, None] = NONE
+        self.children: dict[str, Node] = {} if kind == "dir" else NONE  # type: ignore[assignment]
+        self.opens: Mapping[int, None] = NONE
         self.kept: str | None = None
-        self.seen: ObjectStat | None = None
+        self._seen: bytes | ObjectStat | None = None
         self.losses = 0
-        self.lost: tuple[Node, str] | None = None
+        self.lost: Link | None = None
         self.changed = 0
-        self.nameless: dict[str, Any] = {}
+        self.nameless: Mapping[str, Any] = NONE
+
+    @property
+    def links(self) -> list[Link]:
+        return [] if self.link is None else [self.link, *self.more_links]
+
+    def add_link(self, link: Link) -> None:
+        if self.link is None:
+            self.link = link
+        elif self.link != link:
+            if not self.more_links:
+                self.more_links = {}
+            self.more_links[link] = None  # type: ignore[index]
+
+    def drop_link(self, link: Link) -> None:
+        if self.link == link:
+            self.link = next(iter(self.more_links), None)
+            link = self.link or link
+        if link in self.more_links:
+            del self.more_links[link]  # type: ignore[attr-defined]
+            self.more_links = self.more_links or NONE
+
+    @property
+    def seen(self) -> ObjectStat | None:
+        if not isinstance(self._seen, bytes):
+            return self._seen
+        return ObjectStat(kind=self.kind, **dict(zip(PACKED, PACKING.unpack(self._seen), strict=True)))
+
+    @seen.setter
+    def seen(self, found: ObjectStat | None) -> None:
+        self._seen = found
+        if found is not None and self.kind == found.kind == "file":
+            values = [getattr(found, name) for name in PACKED]
+            if None not in values and all(getattr(found, name) is None for name in UNPACKED):
+                with contextlib.suppress(struct.error):  # a number that no file of a disk has
+                    self._seen = PACKING.pack(*values)
 
 
 class Nodes:
@@ -70,6 +124,9 @@ class Nodes:
         self.root = Node(ROOT, "dir")
         self.root.lookups = 1
         self._nodes = {ROOT: self.root}
+        self._most = 1  # nodes since memory was given back
+        self._prune_at = NAMES_MAX
+        self.keeper = threading.Event()  # there is something to do for `idle`, or for `shrink`
         self._shared: dict[str, Node] = {}  # objects with several names, by their canonical key
         self._unsettled: dict[Node, None] = {}  # of those: names have changed, and canonical keys follow names
 
@@ -90,11 +147,10 @@ class Nodes:
     def _key(self, node: Node) -> str | None:
         parts: list[str] = []
         while node is not self.root:
-            link = next(iter(node.links), None)
-            if link is None:
+            if node.link is None:
                 return None
-            node = link[0]
-            parts.append(link[1])
+            node, name = node.link
+            parts.append(name)
         return "/".join(reversed(parts))
 
     def keys(self, node: Node) -> list[str]:
@@ -124,14 +180,17 @@ class Nodes:
             if node is None and shared is not None:
                 node = self._shared.get(shared)
                 if node is not None:
-                    node.links[parent, name] = None
+                    node.add_link((parent, name))
                     parent.children[name] = node
             if node is None:
                 above = self._key(parent) or ""
                 node = Node(self._free_number(f"{above}/{name}" if above else name), kind)
-                node.links[parent, name] = None
+                node.add_link((parent, name))
                 parent.children[name] = node
                 self._nodes[node.number] = node
+                self._most = max(self._most, len(self._nodes))
+                if len(self._nodes) > self._prune_at:
+                    self.keeper.set()
             if shared is not None:
                 self._shared[shared] = node
             node.lookups += 1
@@ -146,11 +205,15 @@ class Nodes:
 
     def opened(self, node: Node, fh: int) -> None:
         with self.lock:
-            node.opens[fh] = None
+            if not node.opens:
+                node.opens = {}
+            node.opens[fh] = None  # type: ignore[index]
 
     def released(self, node: Node, fh: int) -> None:
         with self.lock:
-            node.opens.pop(fh, None)
+            if fh in node.opens:
+                del node.opens[fh]  # type: ignore[attr-defined]
+            node.opens = node.opens or NONE
             self._prune(node)
 
     def forget(self, number: int, times: int) -> None:
@@ -165,11 +228,16 @@ class Nodes:
         """Drop a node that nobody can name any more, and the directories that only it kept."""
         while node is not self.root and node.lookups <= 0 and not node.children and not node.opens:
             self._nodes.pop(node.number, None)
-            parents = [parent for parent, _ in node.links]
-            for parent, name in node.links:
+            if len(self._nodes) <= NAMES_MAX:
+                self._prune_at = NAMES_MAX
+            if self._is_sparse():
+                self.keeper.set()
+            links = node.links
+            parents = [parent for parent, _ in links]
+            for parent, name in links:
                 if parent.children.get(name) is node:
                     del parent.children[name]
-            node.links.clear()
+            node.link, node.more_links = None, NONE
             self._unshare(node)
             self._unsettled.pop(node, None)
             for parent in parents[1:]:
@@ -187,7 +255,7 @@ class Nodes:
         parent.losses += 1
         node = parent.children.pop(name, None)
         if node is not None:
-            node.links.pop((parent, name), None)
+            node.drop_link((parent, name))
             node.lost = parent, name
             self._unshare(node)
 
@@ -199,7 +267,7 @@ class Nodes:
     def take_unsettled(self) -> list[Node]:
         """Objects with several names whose canonical key has to be asked for again, before another is looked up."""
         with self.lock:
-            nodes = [node for node in self._unsettled if node.links]
+            nodes = [node for node in self._unsettled if node.link is not None]
             self._unsettled.clear()
             return nodes
 
@@ -213,7 +281,7 @@ class Nodes:
         with self.lock:
             if parent.children.get(name) is not node:
                 self._unlink(parent, name)
-            node.links[parent, name] = None
+            node.add_link((parent, name))
             parent.children[name] = node
             node.lookups += 1
             node.changed = time.monotonic_ns()
@@ -232,8 +300,8 @@ class Nodes:
             self._shared.clear()
             if node is not None:
                 del parent.children[name]
-                del node.links[parent, name]
-                node.links[new_parent, new_name] = None
+                node.drop_link((parent, name))
+                node.add_link((new_parent, new_name))
                 new_parent.children[new_name] = node
                 node.changed = time.monotonic_ns()  # what was listed by that name was another
 
@@ -245,6 +313,30 @@ class Nodes:
                 node = None if node is None else node.children.get(part)
             shared = self._shared.get(key)
         return list({found: None for found in (node, shared) if found is not None})
+
+    def idle(self) -> list[int]:
+        """Numbers of nodes that no process uses, oldest first, where there are too many nodes: as many as have to go
+        for an eighth of `NAMES_MAX` to be free. One pass over all nodes for every eighth that is new.
+        """
+        with self.lock:
+            count = len(self._nodes)
+            if count <= self._prune_at:
+                return []
+            self._prune_at = count + NAMES_MAX // 8  # until the kernel has forgotten them
+            found = (n.number for n in self._nodes.values() if n is not self.root and not n.children and not n.opens)
+            return list(islice(found, count - NAMES_MAX + NAMES_MAX // 8))
+
+    def _is_sparse(self) -> bool:
+        return self._most > SPARSE and len(self._nodes) < self._most // 4
+
+    def shrink(self) -> bool:
+        """Make the tables as small as what is left in them. False: there is little to give back."""
+        with self.lock:
+            if not self._is_sparse():
+                return False
+            self._most = len(self._nodes)
+            self._nodes, self._shared = dict(self._nodes), dict(self._shared)
+            return True
 
     def __iter__(self) -> Iterator[Node]:
         with self.lock:

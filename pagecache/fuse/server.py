@@ -153,7 +153,10 @@ class Server:
             with self._moving.opening(node):  # its name is its own, or gone
                 found = self._appearance.owned(self._stat(node))
                 if self.nodes.key(node) is None and self.names.keeps_modes:
-                    node.nameless.update(changes)  # the store finds it no more; only who has it open sees them
+                    node.nameless = {
+                        **node.nameless,
+                        **changes,
+                    }  # the store finds it no more; only who has it open sees them
                 else:
                     self._moving.of(node, lambda key: self.names.setattr(key, found, changes))
         node.changed = time.monotonic_ns()

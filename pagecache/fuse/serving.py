@@ -62,6 +62,14 @@ class Serving(Protocol):
         """The kernel's pages and attributes of a node are wrong. From any thread but those that serve."""
         ...
 
+    def notify(self, message: bytes) -> None:
+        """Write a message to the kernel. From any thread but those that serve.
+
+        Raises:
+            OSError: EINVAL, the kernel does not know it.
+        """
+        ...
+
     def close(self, *, unmount: bool) -> None: ...
 
 
@@ -138,6 +146,10 @@ class CLoop:
     def invalidate(self, number: int) -> None:
         assert self.loop is not None
         self.loop.invalidate(number)
+
+    def notify(self, message: bytes) -> None:
+        assert self.loop is not None
+        self.loop.notify(message)
 
     def close(self, *, unmount: bool) -> None:
         if self.loop is not None:

@@ -88,6 +88,9 @@ class TrioLoop:
         with contextlib.suppress(OSError):  # the kernel knows it no more
             pyfuse3.invalidate_inode(number)
 
+    def notify(self, message: bytes) -> None:
+        os.write(self._connection, message)
+
     def close(self, *, unmount: bool) -> None:
         if self._mounted:
             with contextlib.suppress(Exception):

@@ -112,6 +112,7 @@ COUNTERS: dict[str, Counter] = {
     "arena_bytes": _memory("Memory of the allocator of frames.", "bytes"),
     "ghost_bytes": _memory("Memory of the identities of what was evicted.", "bytes"),
     "staged_map_bytes": _memory("Memory of the maps of staged bytes.", "bytes"),
+    "mounted_names": _memory("Names of the mount that the kernel knows."),
     # eviction and frames
     "evict_calls": _memory("Times that memory was needed and something was looked for.", grows=True),
     "evict_examined": _memory("Folios that were looked at for that.", grows=True),

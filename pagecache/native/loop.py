@@ -264,6 +264,11 @@ class NativeLoop:
         """Wait for a request; False: the loop has stopped."""
         return bool(_fuse.lib.pc_loop_next(self._l, asked._a))
 
+    def forgotten(self, count: int) -> list[tuple[int, int]]:
+        """Up to `count` nodes that the kernel has forgotten, and how often; empty: there is no other."""
+        found = _fuse.ffi.new("struct pc_forgotten[]", count)
+        return [(found[k].number, found[k].times) for k in range(_fuse.lib.pc_loop_forgotten(self._l, found, count))]
+
     def done(self, token: int) -> None:
         _fuse.lib.pc_loop_done(self._l, token)
 
@@ -310,6 +315,9 @@ class NativeLoop:
 
     def notify_delete(self, parent: int, child: int, name: str) -> int:
         return int(_fuse.lib.pc_notify_delete(self._l, parent, child, os.fsencode(name)))
+
+    def notify(self, message: bytes) -> int:
+        return int(_fuse.lib.pc_notify(self._l, message, len(message)))
 
     def notify_store(self, number: int, offset: int, data: bytes) -> int:
         return int(_fuse.lib.pc_notify_store(self._l, number, offset, data, len(data)))

@@ -18,9 +18,20 @@ from typing import Any, TypeVar
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
+from pagecache.fuse import nodes
 from pagecache.testing import FaultyBackend, LatencyBackend
 
-__all__ = ["MISNAMED", "Switch", "faulty", "misnamed", "misnamed_objects", "slow", "switched", "switched_objects"]
+__all__ = [
+    "MISNAMED",
+    "Switch",
+    "faulty",
+    "few_names",
+    "misnamed",
+    "misnamed_objects",
+    "slow",
+    "switched",
+    "switched_objects",
+]
 
 
 T = TypeVar("T")
@@ -170,3 +181,9 @@ def misnamed_objects() -> Backend:
     for name in (*MISNAMED[2:], "good"):
         backend.put(f"d/{name}", b"")
     return backend
+
+
+def few_names(root: str) -> Backend:
+    """A mount that asks the kernel to forget names beyond a hundred."""
+    nodes.NAMES_MAX = 100
+    return DirectoryBackend(root)

@@ -190,17 +190,67 @@ void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *nam
 		fuse_reply_err(req, -err);
 }
 
-/* Something that nobody waits for. Without memory it is not done: a window of read-ahead, or the end of a node. */
-void pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size)
+/* Something that nobody waits for. Return: false: no memory, or the end, and it is not done. */
+bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size)
 {
 	struct slot *s = pc_slot_new(l, NULL, op, number);
 	if (!s)
-		return;
+		return false;
 	s->asked.fh = fh;
 	s->asked.offset = offset;
 	s->asked.size = size;
 	s->due_ns = INT64_MAX;
 	pc_ask(l, s, NULL, NULL, NULL);
+	return true;
+}
+
+enum { FORGOTTEN_MIN = 256 };
+
+/* A node was forgotten. Many are at once, after rm -r: so one request stands for all. Without memory handlers keep the node. */
+void pc_ask_forget(struct pc_loop *l, u64 number, u64 times)
+{
+	pthread_mutex_lock(&l->lock);
+	if (l->nr_forgotten == l->room_forgotten) {
+		u64 room = l->room_forgotten ? 2 * l->room_forgotten : FORGOTTEN_MIN;
+		struct pc_forgotten *forgotten = realloc(l->forgotten, room * sizeof(*forgotten));
+		if (forgotten) {
+			l->forgotten = forgotten;
+			l->room_forgotten = room;
+		}
+	}
+	if (l->nr_forgotten < l->room_forgotten)
+		l->forgotten[l->nr_forgotten++] = (struct pc_forgotten){number, times};
+	bool ask = !l->asked_forgotten;
+	l->asked_forgotten = 1;
+	pthread_mutex_unlock(&l->lock);
+	if (ask && !pc_post(l, PC_ASK_FORGET, 0, PC_NO_FH, 0, 0)) {
+		pthread_mutex_lock(&l->lock);
+		l->asked_forgotten = 0; /* the next forget asks again */
+		pthread_mutex_unlock(&l->lock);
+	}
+}
+
+/**
+ * pc_loop_forgotten() - nodes that the kernel has forgotten: for the handler of PC_ASK_FORGET, until there are none.
+ *
+ * Return: how many there are in `out`; 0: the next forget is another request.
+ */
+uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t n)
+{
+	pthread_mutex_lock(&l->lock);
+	n = n < l->nr_forgotten ? n : l->nr_forgotten;
+	l->nr_forgotten -= n;
+	if (n)
+		memcpy(out, l->forgotten + l->nr_forgotten, n * sizeof(*out));
+	else
+		l->asked_forgotten = 0;
+	if (!l->nr_forgotten && l->room_forgotten > FORGOTTEN_MIN) {
+		free(l->forgotten);
+		l->forgotten = NULL;
+		l->room_forgotten = 0;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return n;
 }
 
 /* ---------------------------------------------------------------- handlers */

@@ -60,7 +60,7 @@ enum {
 	PC_ASK_LISTXATTR,
 	PC_ASK_REMOVEXATTR,
 	/* of the loop itself: nobody waits for an answer */
-	PC_ASK_FORGET,     /* `number` was forgotten `size` times */
+	PC_ASK_FORGET,     /* nodes were forgotten: pc_loop_forgotten() has them */
 	PC_ASK_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
 	PC_ASKS
 };
@@ -93,6 +93,11 @@ struct pc_attributes {
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
 	uint64_t rdev; /* number of a device */
+};
+
+/* A node that the kernel has forgotten, and how often. */
+struct pc_forgotten {
+	uint64_t number, times;
 };
 
 struct pc_loop_options {
@@ -135,6 +140,7 @@ bool pc_loop_check(struct pc_loop *l, char *text, size_t size);
 bool pc_loop_enter(struct pc_loop *l);
 bool pc_loop_next(struct pc_loop *l, struct pc_asked *asked);
 bool pc_loop_done(struct pc_loop *l, uint64_t token);
+uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t n);
 void pc_loop_leave(struct pc_loop *l, struct pc_asked *asked);
 
 int pc_reply_error(struct pc_loop *l, uint64_t token, int error);
@@ -170,6 +176,7 @@ void pc_opened_set_told(struct pc_opened *o, bool told);
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);
 int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name);
 int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name);
+int pc_notify(struct pc_loop *l, const char *message, uint64_t len);
 int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len);
 
 /* cdef-end */

@@ -37,7 +37,7 @@ struct node {
 	bool seen;    /* attributes were told once */
 	u64 seen_tick;
 	i64 until_ns; /* attributes are right until then; 0: they are not */
-	struct stat attributes;
+	struct pc_attributes attributes;
 	struct pc_opened *opened;
 	struct name *names;
 };
@@ -76,10 +76,18 @@ static struct node *node_of(struct pc_loop *l, u64 number)
 	return n;
 }
 
-static void grow_nodes(struct pc_loop *l)
+/* The mask of a table of `count` entries: with as many buckets, down to a quarter where they have become few. */
+static u64 mask_for(u64 count, u64 mask)
 {
-	u64 mask = 2 * l->node_mask + 1;
-	struct node **nodes = l->nr_nodes > l->node_mask ? calloc(mask + 1, sizeof(*nodes)) : NULL;
+	if (count > mask)
+		return 2 * mask + 1;
+	return mask / 4 >= HASH_MIN - 1 && count < mask / 8 ? mask / 4 : mask;
+}
+
+static void resize_nodes(struct pc_loop *l)
+{
+	u64 mask = mask_for(l->nr_nodes, l->node_mask);
+	struct node **nodes = mask != l->node_mask ? calloc(mask + 1, sizeof(*nodes)) : NULL;
 	for (u64 k = 0; nodes && k <= l->node_mask; k++)
 		for (struct node *n = l->nodes[k], *next; n; n = next) {
 			next = n->next;
@@ -98,7 +106,7 @@ static struct node *node_make(struct pc_loop *l, u64 number)
 	struct node *n = node_of(l, number);
 	if (n || !(n = calloc(1, sizeof(*n))))
 		return n;
-	grow_nodes(l);
+	resize_nodes(l);
 	struct node **bucket = &l->nodes[mixed(number) & l->node_mask];
 	n->number = number;
 	n->next = *bucket;
@@ -107,10 +115,10 @@ static struct node *node_make(struct pc_loop *l, u64 number)
 	return n;
 }
 
-static void grow_entries(struct pc_loop *l)
+static void resize_entries(struct pc_loop *l)
 {
-	u64 mask = 2 * l->entry_mask + 1;
-	struct name **entries = l->nr_entries > l->entry_mask ? calloc(mask + 1, sizeof(*entries)) : NULL;
+	u64 mask = mask_for(l->nr_entries, l->entry_mask);
+	struct name **entries = mask != l->entry_mask ? calloc(mask + 1, sizeof(*entries)) : NULL;
 	for (u64 k = 0; entries && k <= l->entry_mask; k++)
 		for (struct name *e = l->entries[k], *next; e; e = next) {
 			next = e->next;
@@ -157,7 +165,7 @@ static void entry_set(struct pc_loop *l, u64 parent, const char *name, struct no
 		size_t n = strlen(name) + 1;
 		if (!(e = malloc(sizeof(*e) + n)))
 			return;
-		grow_entries(l);
+		resize_entries(l);
 		at = &l->entries[hash & l->entry_mask];
 		*e = (struct name){.next = *at, .other = node->names, .node = node, .parent = parent, .hash = hash};
 		memcpy(e->text, name, n);
@@ -184,6 +192,8 @@ static void node_settle(struct pc_loop *l, struct node *n)
 	*at = n->next;
 	free(n);
 	l->nr_nodes--;
+	resize_nodes(l);
+	resize_entries(l);
 }
 
 /* The root is known without being told. */
@@ -246,7 +256,7 @@ static void stat_of(const struct pc_attributes *a, struct stat *out)
 /* What is known, with what open files know better. */
 static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 {
-	*out = n->attributes;
+	stat_of(&n->attributes, out);
 	i64 written = 0;
 	bool sized = false;
 	for (struct pc_opened *o = n->opened; o; o = o->next) {
@@ -278,7 +288,7 @@ static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 
 static void see(struct pc_loop *l, struct node *n, const struct pc_attributes *a, u64 tick, i64 since_ns)
 {
-	stat_of(a, &n->attributes);
+	n->attributes = *a;
 	n->seen = true;
 	n->seen_tick = tick;
 	n->until_ns = is_fresh(l, n, tick) ? since_ns + l->options.attr_ns : 0;

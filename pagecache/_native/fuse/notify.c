@@ -5,6 +5,7 @@
  * Return of all: 0; -ENOENT: the kernel does not know it; -ENOTCONN: the loop has ended; other errors of the kernel's.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "state.h"
 
@@ -38,6 +39,15 @@ int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const c
 	if (!pc_sender_enter(l))
 		return -ENOTCONN;
 	return sent(l, fuse_lowlevel_notify_delete(l->session, parent, child, name, strlen(name)));
+}
+
+/* A message with its header, as the kernel wants it: for what libfuse has no call. */
+int pc_notify(struct pc_loop *l, const char *message, uint64_t len)
+{
+	if (!pc_sender_enter(l))
+		return -ENOTCONN;
+	ssize_t done = write(fuse_session_fd(l->session), message, len);
+	return sent(l, done < 0 ? -errno : 0);
 }
 
 int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len)

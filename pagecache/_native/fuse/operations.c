@@ -221,7 +221,7 @@ static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
 	count(&l->counts.forgets);
 	times = pc_forgotten(l, number, times);
 	if (times)
-		pc_post(l, PC_ASK_FORGET, number, PC_NO_FH, 0, times);
+		pc_ask_forget(l, number, times);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t number, u64 times)

@@ -43,6 +43,7 @@ static void release(struct pc_loop *l)
 		free(l->slots[k]);
 	}
 	free(l->slots);
+	free(l->forgotten);
 	for (u32 k = 0; k < PC_WORKERS_MAX; k++) {
 		free(l->workers[k].buf.mem);
 		free(l->workers[k].reply);

@@ -94,6 +94,9 @@ struct pc_loop {
 	u64 last_order;
 	_Atomic u32 nr_turns;
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
+	struct pc_forgotten *forgotten; /* nodes that handlers have not been told of */
+	u64 nr_forgotten, room_forgotten;
+	u8 asked_forgotten; /* a request that fetches them is on its way */
 	u64 nr_asked;
 	i64 due_ns, silent_until_ns;
 	u8 interrupts; /* somebody has to be looked at */
@@ -138,7 +141,8 @@ extern const struct fuse_lowlevel_ops pc_operations;
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
 struct slot *pc_slot_asked(struct pc_loop *l, u64 token);
 void pc_ask(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
-void pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
+void pc_ask_forget(struct pc_loop *l, u64 number, u64 times);
+bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
 int pc_answer_end(struct pc_loop *l, int sent);
 bool pc_sender_enter(struct pc_loop *l);

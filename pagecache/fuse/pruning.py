@@ -1,0 +1,83 @@
+"""Memory of names: the kernel is asked to forget those that no process uses, and freed memory goes back to the system.
+
+A node lives as long as the kernel remembers it, and the kernel forgets only when its own memory is short. So beyond
+`NAMES_MAX` nodes it is asked to forget idle ones (FUSE_NOTIFY_PRUNE, Linux 6.18). It takes no lock of a directory for
+that, so no request can be what it waits for. An older kernel refuses, and the number of nodes is up to it.
+
+When most nodes are gone, as after `rm -r`, the tables shrink and the allocator of C gives back what is free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+
+from .nodes import Nodes
+
+__all__ = ["Pruning", "prune_message"]
+
+log = logging.getLogger("pagecache.fuse")
+
+NOTIFY_PRUNE = 9
+BATCH = 512
+"""Nodes in one message."""
+REFUSED = {errno.EINVAL, errno.ENOSYS}
+
+
+def prune_message(numbers: Sequence[int]) -> bytes:
+    """What is written to /dev/fuse: header, number of nodes, nodes."""
+    body = struct.pack(f"<IIQ{len(numbers)}Q", len(numbers), 0, 0, *numbers)
+    return struct.pack("<IiQ", 16 + len(body), NOTIFY_PRUNE, 0) + body
+
+
+class Pruning:
+    """A thread that keeps the table of nodes small, from `__init__` to `stop`.
+
+    Args:
+        nodes: the table.
+        notify: sends a message to the kernel; raises OSError: EINVAL, the kernel does not know it.
+    """
+
+    def __init__(self, nodes: Nodes, notify: Callable[[bytes], object]) -> None:
+        self._nodes, self._notify = nodes, notify
+        self._stopped = False
+        self._refused = False
+        self._thread = threading.Thread(target=self._run, name="pagecache-fuse-names", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send nothing more. Idempotent."""
+        self._stopped = True
+        self._nodes.keeper.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._nodes.keeper.wait() and not self._stopped:
+            self._nodes.keeper.clear()
+            if not self._refused:
+                self._prune(self._nodes.idle())
+            if self._nodes.shrink():
+                _trim()
+
+    def _prune(self, numbers: Sequence[int]) -> None:
+        for begin in range(0, len(numbers), BATCH):
+            if self._stopped:
+                return
+            try:
+                self._notify(prune_message(numbers[begin : begin + BATCH]))
+            except OSError as error:
+                self._refused = error.errno in REFUSED
+                log.debug("the kernel did not forget names: %s", os.strerror(error.errno or 0))
+                return
+
+
+def _trim() -> None:
+    """Give back free memory of the C library, which keeps it in the middle of its heap; glibc only."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

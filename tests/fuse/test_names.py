@@ -1,0 +1,220 @@
+"""Memory of names that the kernel knows: how much each takes, that it is counted, bounded, and given back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend
+from pagecache.fuse import Loop, Server, nodes, why_no_loop
+from pagecache.fuse.nodes import Node, Nodes
+from pagecache.fuse.pruning import Pruning
+
+from ..file.rig import eventually
+from .mounts import LOOPS, Mounted, needs_mounts
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+LONG = 60.0
+needs_c = pytest.mark.skipif(bool(why_no_loop()), reason=why_no_loop() or "built")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def volume(store: Path) -> Iterator[Volume]:
+    with PageCache("4MiB") as cache:
+        yield cache.attach(DirectoryBackend(store))
+
+
+def fill(store: Path, count: int) -> list[str]:
+    names = [f"file{number:05}" for number in range(count)]
+    for name in names:
+        (store / name).touch()
+    return names
+
+
+def test_a_name_takes_less_than_a_kilobyte_and_gives_it_back(volume: Volume, store: Path) -> None:
+    names = fill(store, 2000)
+    server = Server(volume)
+    server.forget(server.lookup(1, names[0]).number)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        numbers = [server.lookup(1, name).number for name in names]
+        there = tracemalloc.get_traced_memory()[0] - before
+        for number in numbers:
+            server.forget(number)
+        del numbers
+        left = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert there / len(names) < 800
+    assert left < there / 2  # of tables, which `shrink` makes small where that pays
+    assert len(server.nodes) == 1
+
+
+def test_what_is_known_of_a_file_is_what_was_found(volume: Volume, store: Path) -> None:
+    """Its attributes are kept in a packed form, also times before 1970 and sizes beyond 4 GiB."""
+    (store / "a").write_bytes(b"a")
+    os.truncate(store / "a", 5 << 32)
+    os.utime(store / "a", ns=(-5, 1 << 62))
+    server = Server(volume)
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDONLY)
+    assert server.known(number) == server.getattr(number)
+    found = server.node(number).seen
+    assert found is not None
+    assert (found.size, found.mtime_ns, found.atime_ns) == (5 << 32, 1 << 62, -5)
+    server.release(fh)
+
+
+def test_names_of_one_object_come_and_go_in_any_order() -> None:
+    table = Nodes()
+    root = table.root
+    node = table.found(root, "a", "file", "a")
+    for name in "bcd":
+        table.linked(node, root, name)
+    for gone, left in (("b", "acd"), ("a", "cd"), ("d", "c"), ("c", "")):
+        table.removed(root, gone)
+        assert sorted(table.keys(node)) == list(left)
+        assert table.key(node) in ([*left] or [None])
+    table.linked(node, root, "e")
+    assert table.keys(node) == ["e"]
+    table.forget(node.number, 5)
+    assert len(table) == 1
+
+
+def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest, and none that is open or that others are in; again when the table has grown by an eighth."""
+    monkeypatch.setattr(nodes, "NAMES_MAX", 80)
+    table = Nodes()
+    found: list[Node] = [table.found(table.root, f"f{number}", "file") for number in range(79)]
+    assert table.idle() == []
+    assert not table.keeper.is_set()
+    directory = table.found(table.root, "d", "dir")
+    table.found(directory, "x", "file")
+    assert table.keeper.is_set()
+    table.opened(found[0], 1)
+    assert table.idle() == [node.number for node in found[1:13]]
+    assert table.idle() == []
+    for number in range(11):
+        table.found(table.root, f"g{number}", "file")
+    assert len(table.idle()) == 23
+    for node in found:
+        table.forget(node.number, 1)
+    assert len(table) == 1 + 1 + 2 + 11  # the root, what is open, the directory and what is in it, the last ones
+
+
+def test_a_table_that_was_large_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "SPARSE", 10)
+    table = Nodes()
+    found = [table.found(table.root, f"f{number}", "file") for number in range(100)]
+    assert not table.shrink()
+    for node in found[:80]:
+        table.forget(node.number, 1)
+    assert table.keeper.is_set()
+    assert table.shrink()
+    assert not table.shrink()
+    assert [table.get(node.number) for node in found[80:]] == found[80:]
+
+
+def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones refuse the request; the mount goes on."""
+    monkeypatch.setattr(nodes, "NAMES_MAX", 8)
+    table, sent = Nodes(), list[bytes]()
+    asked = threading.Event()
+
+    def refuse(message: bytes) -> None:
+        sent.append(message)
+        asked.set()
+        raise OSError(errno.EINVAL, "no such message")
+
+    pruning = Pruning(table, refuse)
+    for number in range(100):
+        table.found(table.root, f"f{number}", "file")
+        if number == 10:
+            assert asked.wait(LONG)
+    pruning.stop()
+    assert len(sent) == 1
+
+
+@needs_c
+def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store: Path, tmp_path: Path) -> None:
+    """And one that cannot be forgotten stops no other."""
+    names = fill(store, 300)
+    mnt = tmp_path / "mnt"
+    mnt.mkdir()
+    go_on, forgotten = threading.Event(), list[int]()
+
+    class Slow(Server):
+        def forget(self, number: int, times: int = 1) -> None:
+            assert go_on.wait(LONG)
+            super().forget(number, times)
+            forgotten.append(number)
+            if len(forgotten) == 1:
+                raise ZeroDivisionError
+
+    server = Slow(volume)
+    with Loop(server, mnt, timeout=LONG) as loop:
+        for name in names:
+            os.stat(mnt / name)
+        asked = loop.counts()["asked"]
+        for name in names:
+            loop.invalidate_entry(1, name)
+        eventually(lambda: loop.counts()["forgets"] == len(names))
+        assert loop.counts()["asked"] == asked + 1
+        go_on.set()
+        assert loop.drain(LONG)
+        assert len(forgotten) == len(names)
+        assert len(server.nodes) == 1
+        assert loop._native.check() == ""
+
+
+@pytest.mark.parametrize("loop", LOOPS or ["none"])
+def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, store: Path, loop: str) -> None:
+    for folder in range(3):
+        (store / f"d{folder}").mkdir()
+        fill(store / f"d{folder}", 100)
+    with Mounted(tmp_path / "m", f"dir:{store}", f"--loop={loop}") as mounted:
+        assert mounted.number("mounted_names") == 1  # the root
+        assert sum(len(files) for _, _, files in os.walk(mounted.path)) == 300
+        for path in mounted.path.rglob("*"):
+            path.stat()
+        assert mounted.number("mounted_names") == 304
+        for folder in range(3):
+            shutil.rmtree(mounted.path / f"d{folder}")
+        eventually(lambda: mounted.number("mounted_names") == 1)
+
+
+@pytest.mark.parametrize("loop", LOOPS or ["none"])
+def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: Path, store: Path, loop: str) -> None:
+    """Where the kernel can (Linux 6.18); and every name is found as before, open files go on."""
+    names = fill(store, 400)
+    (store / names[0]).write_bytes(b"zero")
+    with Mounted(
+        tmp_path / "m", "tests.fuse.below:few_names", f"--loop={loop}", "--option", f"root={store}"
+    ) as mounted:
+        with (mounted.path / names[0]).open("rb", buffering=0) as file:
+            for name in names:
+                assert (mounted.path / name).stat().st_size == (4 if name == names[0] else 0)
+            release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+            if release >= (6, 18):
+                eventually(lambda: mounted.number("mounted_names") <= 100 + 100 // 8)
+            assert file.read() == b"zero"
+        for name in names:
+            (mounted.path / name).unlink()
+        assert os.listdir(store) == []
+        eventually(lambda: mounted.number("mounted_names") == 1)
