@@ -171,8 +171,8 @@ def test_words_after_o() -> None:
         ("attr_timeout=inf", "a number of seconds, from 0 to 10**9"),
         ("drain_timeout=nan", "a number of seconds, from 0 to 10**9"),
         ("entry_timeout=-1", "a number of seconds, from 0 to 10**9"),
-        ("capacity=huge", "a size (an int from 0 to 2**63 - 1"),
-        ("read_ahead=", "a size (an int from 0 to 2**63 - 1"),
+        ("capacity=huge", "a size: a size is an int of bytes"),
+        ("read_ahead=", "a size: a size is an int of bytes"),
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, rule: str) -> None:
