@@ -81,7 +81,7 @@ demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas 
 demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place
 	@$(PY) examples/object_client.py 128
 demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## programs on a mounted bucket; URL=... mounts that store
-	@$(PY) -m examples.mount_programs $(URL)
+	@$(PY) examples/mount_programs.py $(URL)
 
 # ---------------------------------------------------------------------------------------------- checks
 

@@ -1,11 +1,17 @@
-"""Objects that are encrypted on disk and plain in the cache, with AES-256-GCM from the package `cryptography`."""
+"""Objects that are encrypted on disk and plain in the cache, with AES-256-GCM from the package `cryptography`.
+
+It needs that package: `pip install cryptography`.
+"""
 
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+except ImportError:
+    raise SystemExit("this example needs cryptography: run pip install cryptography") from None
 
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, TransformBackend

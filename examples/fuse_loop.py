@@ -1,6 +1,10 @@
-"""A FUSE file system of one's own whose cached bytes never enter Python: made by this program, changed by others."""
+"""A FUSE file system of one's own whose cached bytes never enter Python: made by this program, changed by others.
+
+It needs the loop in C (Debian: libfuse3-dev and pkg-config before the installation) and `fusermount3` (Debian: fuse3).
+"""
 
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -47,8 +51,10 @@ class FileSystem:
 
 def main() -> None:
     if why_no_loop():
-        print(why_no_loop())
-        return
+        advice = "run apt install libfuse3-dev pkg-config, and install pagecache again"
+        raise SystemExit(f"this example needs the loop in C ({why_no_loop()}): {advice}")
+    if shutil.which("fusermount3") is None or not os.path.exists("/dev/fuse"):
+        raise SystemExit("this example needs fusermount3 and /dev/fuse: run apt install fuse3")
     store = Tables()
     with (
         tempfile.TemporaryDirectory() as path,

@@ -1,7 +1,11 @@
-"""A FUSE server of one's own on mfusepy: this program makes the bytes, and programs change them through the cache."""
+"""A FUSE server of one's own on mfusepy: this program makes the bytes, and programs change them through the cache.
+
+It needs the extra `mfusepy` (`pip install '.[mfusepy]'` in a checkout), libfuse 3 and `fusermount3` (Debian: fuse3).
+"""
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -9,7 +13,11 @@ import threading
 from collections.abc import Hashable
 from typing import Any
 
-import mfusepy
+try:
+    import mfusepy
+except (ImportError, OSError) as error:  # OSError: there is no libfuse
+    advice = "run pip install '.[mfusepy]' in a checkout, and apt install fuse3"
+    raise SystemExit(f"this example needs mfusepy ({error}): {advice}") from None
 
 import pagecache
 from pagecache.backends import MemoryBackend
@@ -63,6 +71,8 @@ class Server(mfusepy.Operations):
 
 
 def main() -> None:
+    if shutil.which("fusermount3") is None or not os.path.exists("/dev/fuse"):
+        raise SystemExit("this example needs fusermount3 and /dev/fuse: run apt install fuse3")
     store = Tables()
     with tempfile.TemporaryDirectory() as path, pagecache.PageCache("16MiB") as cache:
         server = Server(cache.attach(store))

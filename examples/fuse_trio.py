@@ -1,7 +1,12 @@
-"""A FUSE server of one's own on pyfuse3: this program makes the bytes, and programs change them through the cache."""
+"""A FUSE server of one's own on pyfuse3: this program makes the bytes, and programs change them through the cache.
+
+It needs the extra `fuse` (`pip install '.[fuse]'` in a checkout), which is built against libfuse 3, and `fusermount3`
+(Debian: libfuse3-dev, pkg-config, fuse3).
+"""
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -9,8 +14,12 @@ import threading
 from collections.abc import Hashable
 from typing import Any
 
-import pyfuse3
-import trio
+try:
+    import pyfuse3
+    import trio
+except ImportError as error:
+    advice = "run apt install libfuse3-dev pkg-config fuse3, and pip install '.[fuse]' in a checkout"
+    raise SystemExit(f"this example needs pyfuse3 and trio ({error}): {advice}") from None
 
 import pagecache
 from pagecache.backends import MemoryBackend
@@ -51,6 +60,8 @@ class Server(pyfuse3.Operations):
 
 
 def main() -> None:
+    if shutil.which("fusermount3") is None or not os.path.exists("/dev/fuse"):
+        raise SystemExit("this example needs fusermount3 and /dev/fuse: run apt install fuse3")
     store = Tables()
     with tempfile.TemporaryDirectory() as path, pagecache.PageCache("16MiB") as cache:
         pyfuse3.init(Server(cache.attach(store)), path)

@@ -1,7 +1,10 @@
-"""Programs on a mounted bucket: `python -m examples.mount_programs`, or with the URL of another store to mount.
+"""Programs on a mounted bucket: `python examples/mount_programs.py`, or with the URL of another store to mount.
 
 The bucket is on an S3 server that runs on this machine alone. cp, tar, sort, gzip, sqlite and git work on the mount and
 know nothing of it. After the unmount every object is compared with what they saw, by boto3 and without the cache.
+
+It needs a loop for mounts and `fusermount3` (Debian: libfuse3-dev and pkg-config before the installation, fuse3).
+Without a URL it needs boto3 and the server, ministack, too: `pip install '.[dev]'` in a checkout has both.
 """
 
 import contextlib
@@ -17,12 +20,13 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pagecache
-from examples.object_client import server, store
 
 
 @contextlib.contextmanager
 def mounted(url: str, directory: Path) -> Iterator[None]:
-    subprocess.run([sys.executable, "-m", "pagecache", "mount", url, directory], check=True)
+    done = subprocess.run([sys.executable, "-m", "pagecache", "mount", url, directory], check=False)
+    if done.returncode:
+        raise SystemExit(f"this example needs a mount of {url}, which failed as said above")
     try:
         yield
     finally:
@@ -78,6 +82,8 @@ def demonstrate(url: str, read: Callable[[str], bytes], folder: Path) -> None:
 
 
 def on_a_bucket(folder: Path) -> None:
+    from object_client import server, store  # the example beside this one
+
     (folder / "objects").mkdir()
     with server(folder / "objects") as endpoint:
         client = store(endpoint)

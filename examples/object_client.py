@@ -3,6 +3,8 @@
 It changes a large object in its place, and the same is done without the cache: download, edit, upload. What either
 moves is counted by a proxy that lets every request take 20 ms longer; boto3 compares the two objects. The server is
 one that runs on this machine alone. Argument: MiB of the object.
+
+It needs boto3 and the server, ministack: `pip install '.[dev]'` in a checkout has both.
 """
 
 import hashlib
@@ -15,10 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-import boto3
+try:
+    import boto3
+except ImportError:
+    raise SystemExit("this example needs boto3 and ministack: run pip install '.[dev]' in a checkout") from None
 
 from pagecache import CachedFile, PageCache
 from pagecache.backends.s3 import S3Backend
@@ -93,6 +99,8 @@ def checksum(endpoint: str, key: str) -> str:
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
     """An S3 server of this program's own, on 127.0.0.1."""
+    if find_spec("ministack") is None:
+        raise SystemExit("this example needs ministack, an S3 server: run pip install '.[dev]' in a checkout")
     settings = {
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": "0",

@@ -2,6 +2,8 @@
 
 A row group whose values have a fixed width and are stored plainly is as long after the change as before it. So it can
 be encoded by itself and written over the old one, if a file can be opened for that; the footer stays as it is.
+
+It needs fsspec, numpy, pandas and pyarrow: `pip install '.[fsspec]' numpy pandas pyarrow` in a checkout.
 """
 
 import io
@@ -9,11 +11,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import fsspec
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+try:
+    import fsspec
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    advice = "run pip install '.[fsspec]' numpy pandas pyarrow in a checkout"
+    raise SystemExit(f"this example needs fsspec, numpy, pandas and pyarrow ({error}): {advice}") from None
 
 ROWS, GROUPS, CHANGED = 2_000_000, 20, 7
 PLAIN: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}

@@ -1,10 +1,16 @@
-"""A trio server that answers from memory in its own thread, and goes to a thread only for what is not there."""
+"""A trio server that answers from memory in its own thread, and goes to a thread only for what is not there.
+
+It needs trio: `pip install trio`.
+"""
 
 import struct
 import tempfile
 from pathlib import Path
 
-import trio
+try:
+    import trio
+except ImportError:
+    raise SystemExit("this example needs trio: run pip install trio") from None
 
 import pagecache
 

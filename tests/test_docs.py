@@ -173,6 +173,53 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "an example leaves nothing behind"
 
 
+NEEDED = {
+    example.stem: names
+    for example in EXAMPLES
+    if (names := foreign(Block("python", example.read_text(encoding="utf-8"), 0, True)) - {"object_client"})
+} | {"mount_programs": {"boto3"}}
+"""Example -> the modules of other distributions that it imports, directly or by the example beside it."""
+
+WITHOUT = """
+import runpy, sys
+path, *names = sys.argv[1:]
+sys.argv = [path]
+sys.path.insert(0, path.rpartition("/")[0])
+sys.modules.update(dict.fromkeys(names))  # an import of one of them fails
+runpy.run_path(path, run_name="__main__")
+"""
+
+
+def said_by_example(name: str, without: set[str], folder: Path, **environment: str) -> str:
+    """The one line by which an example refuses to run."""
+    command = [sys.executable, "-c", WITHOUT, str(ROOT / "examples" / f"{name}.py"), *sorted(without)]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_an_example_says_which_packages_it_needs_before_it_does_anything(name: str, tmp_path: Path) -> None:
+    """One line with the command that installs them, and the same in its docstring."""
+    text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+    assert "needs" in (ast.get_docstring(ast.parse(text)) or "")
+    for module in sorted(NEEDED[name]):
+        said = said_by_example(name, {module}, tmp_path)
+        assert said.startswith("this example needs ")
+        assert module in said
+        assert "run pip install " in said or "and pip install " in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES if path.stem.startswith("fuse_")])
+def test_an_example_of_a_mount_says_that_it_needs_the_program_that_mounts(name: str, tmp_path: Path) -> None:
+    if why_no_mounts():
+        pytest.skip(why_no_mounts())
+    assert "fusermount3" in said_by_example(name, set(), tmp_path, PATH="")
+
+
 def example_module(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
     assert spec is not None

@@ -6,9 +6,20 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from .._native import _core
+try:
+    from .._native import _core
+except ImportError as error:
+    if find_spec("pagecache._native._core") is not None:
+        raise  # it is there, and does not load
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    raise ImportError(
+        f"pagecache is imported from the checkout {folder}, whose C extension is not built: run pip install -e . "
+        "there, or start Python in another directory to use an installed pagecache",
+        name=error.name,
+    ) from None
 
 T = TypeVar("T")
 ABI = 1
@@ -53,7 +64,7 @@ STATES = ("failed", "writeback", "dirty", "staged", "unstable", "filling", "pinn
 extension = _core  # for this package alone; what others may use is said in __init__.py
 ffi, lib = extension.ffi, extension.lib
 if lib.pc_install_types() or lib.pc_abi() != ABI:
-    raise ImportError("pagecache: the extension does not fit this version; build it again")
+    raise ImportError("the C extension of pagecache does not fit this version: build it by pip install again")
 os.register_at_fork(after_in_child=lib.pc_forked)
 
 Handle = extension.Handle
