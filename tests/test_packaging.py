@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .test_docs import blocks
+
 ROOT = Path(__file__).parent.parent
 VERSIONS = ((3, 11), (3, 12), (3, 13))
 
@@ -33,9 +35,10 @@ print("fine")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
+def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
     """The output of a command, which must succeed."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PAGECACHE_"))}
+    ours = ("PYTHON", "PAGECACHE_", "MAKE", "MFLAGS")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | environment
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -68,14 +71,19 @@ def interpreters() -> dict[tuple[int, int], Path]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An sdist of a clean copy of the tree, and the wheel made from that sdist."""
-    tree, out = tmp_path_factory.mktemp("tree") / "pagecache", tmp_path_factory.mktemp("dist")
-    unwanted = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", ".*_cache", "__pycache__"
-    )
-    shutil.copytree(ROOT, tree, ignore=unwanted)
-    run(sys.executable, "-m", "build", "--outdir", out, tree)  # no choice given: the wheel comes from the sdist
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", out, copied(tree))  # no choice given: the wheel comes from the sdist
     (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
     return sdist, wheel
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheel` makes."""
+    out = tmp_path_factory.mktemp("repaired")
+    run("make", "-C", ROOT, "wheel", f"DIST={out}", f"PYTHON={getattr(sys, '_base_executable', sys.executable)}")
+    (wheel,) = out.glob("*.whl")
+    return wheel
 
 
 def test_sdist_has_all_that_is_needed_to_build_and_to_test(built: tuple[Path, Path]) -> None:
@@ -108,6 +116,73 @@ def test_wheel_runs(built: tuple[Path, Path], tmp_path: Path, version: tuple[int
     run(interpreter, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", built[1])
-    assert run(python, "-c", SMOKE, cwd=tmp_path) == "fine\n"
+    assert run(python, "-W", "error", "-c", SMOKE, cwd=tmp_path) == "fine\n"
     run(tmp_path / "venv" / "bin" / "pagecache", "--help", cwd=tmp_path)
     print(f"the wheel runs on {interpreter} ({version[0]}.{version[1]})")
+
+
+def test_a_repaired_wheel_installs_without_a_compiler(repaired: Path, tmp_path: Path) -> None:
+    """In a fresh environment whose path has nothing else: the first program of the README runs."""
+    assert "manylinux" in repaired.name
+    assert repaired.name.startswith("libpagecache-")
+    run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", tmp_path / "venv")
+    python, only = tmp_path / "venv" / "bin" / "python", str(tmp_path / "venv" / "bin")
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", repaired, PATH=only, CC="/nonexistent/cc")
+    (tmp_path / "empty").mkdir()
+    program = next(block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    run(python, "-W", "error", "-c", program, cwd=tmp_path / "empty", PATH=only)
+    assert (tmp_path / "empty" / "data" / "log").read_bytes() == b"first line\n"
+
+
+def copied(folder: Path) -> Path:
+    """A clean copy of the tree, without anything that was built."""
+    unwanted = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", ".*_cache", "__pycache__"
+    )
+    return Path(shutil.copytree(ROOT, folder / "checkout", ignore=unwanted))
+
+
+def test_a_build_leaves_no_objects_in_the_checkout(tmp_path: Path) -> None:
+    """A later build would reuse them, whatever they were compiled from."""
+    tree = copied(tmp_path)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "out", tree)
+    assert len(list((tmp_path / "out").glob("*.whl"))) == 1
+    assert not (tree / "build").exists()
+    assert not [path for path in tree.rglob("*") if path.suffix in (".o", ".so")]
+
+
+LACKING = {
+    "compiler": (
+        {"CC": "/nonexistent/cc"},
+        "there is no C compiler (/nonexistent/cc): run apt install gcc libc6-dev, or set CC",
+    ),
+    "libc": ({"CC": "cc -nostdinc"}, "the C compiler (cc) cannot build a program: run apt install gcc libc6-dev"),
+}
+
+
+@pytest.mark.parametrize("what", LACKING)
+def test_a_build_without_a_compiler_ends_with_one_sentence(tmp_path: Path, what: str) -> None:
+    environment, expected = LACKING[what]
+    tree = copied(tmp_path)
+    command = [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=tree, env=os.environ | environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"pagecache cannot be built: {expected}\n"
+    assert not (tree / "build").exists()
+
+
+def test_a_build_without_python_headers_ends_with_one_sentence(tmp_path: Path) -> None:
+    """A compiler that finds all headers but those of Python."""
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor word; do case $word in -I*) exit 1;; esac; done\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    done = subprocess.run(
+        command, cwd=copied(tmp_path), env=os.environ | {"CC": str(compiler)}, capture_output=True, text=True
+    )
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"pagecache cannot be built: Python {version} has no Python.h: "
+        f"run apt install python3-dev (or python{version}-dev)\n"
+    )

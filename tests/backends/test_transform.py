@@ -138,9 +138,12 @@ def test_sizes_of_names_are_those_of_the_content(tmp_path: Path) -> None:
 
 
 def test_methods_are_there_where_the_inner_backend_has_them(tmp_path: Path) -> None:
-    assert isinstance(TransformBackend(DirectoryBackend(tmp_path), XorStream()), NamespaceBackend)
+    # hasattr, not isinstance: since Python 3.12 that sees no attributes that __getattr__ gives.
+    names = {name for name in vars(NamespaceBackend) if not name.startswith("_")}
+    transformed = TransformBackend(DirectoryBackend(tmp_path), XorStream())
+    assert {name for name in names if not hasattr(transformed, name)} == set()
     plain = TransformBackend(MemoryBackend(), XorStream())
-    assert not isinstance(plain, NamespaceBackend)
+    assert {"mkdir", "readdir", "setattr"} <= {name for name in names if not hasattr(plain, name)}
     assert not hasattr(plain, "snapshot")  # would show encoded bytes
     assert hasattr(plain.open("key", create=True), "punch_hole")
     for method in ("rollback", "stage", "read_staged", "kept", "close", "limits"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,18 @@ def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> N
     assert type(native) is type
     done = subprocess.run([sys.executable, "-W", "error", "-c", "import pagecache"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
+    """One sentence, with the folder, instead of the name of an internal module."""
+    package = Path(pagecache.__file__).parent
+    shutil.copytree(package, tmp_path / "pagecache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run([sys.executable, "-c", "import pagecache"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: pagecache is imported from the checkout {tmp_path}, whose C extension is not built: "
+        "run pip install -e . there, or start Python in another directory to use an installed pagecache"
+    )
+    assert "During handling" not in done.stderr
 
 
 def test_importing_the_package_imports_no_extras() -> None:

@@ -37,7 +37,8 @@ class Terminal:
         ]
         width, height = size
         self._environment = clean
-        self._tmux("new-session", "-d", "-x", str(width), "-y", str(height), shlex.join(shell))
+        # tmux has the login shell of the user run this. Without exec some shells stay, as the parent of ours.
+        self._tmux("new-session", "-d", "-x", str(width), "-y", str(height), f"exec {shlex.join(shell)}")
         self._tmux("set-option", "-g", "status", "off")
         self.resize(width, height)
         self._tmux("pipe-pane", "-o", f"cat > {shlex.quote(str(self.raw))}")
