@@ -12,7 +12,7 @@ import io
 import operator
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from .engine.direct import Read, Write, is_buffered
 from .errors import DeadlockError, Key, set_written, written_before
@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["DirectFile"]
 
 
-def _offset(value: Any, what: str = "offset") -> int:
-    number = operator.index(value)
+def _offset(value: Any, what: str = "offset", call: str = "", first: object = None) -> int:
+    """An offset or a size; `call` and `first`: how the verb is called, and with what before the offset."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        if isinstance(first, SupportsIndex):
+            raise TypeError(f"the arguments are swapped, the offset is the second: {call}") from None
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}") from None
     if number < 0:
         raise ValueError(f"{what} {number} is negative; it must be 0 or more")
     if number > FOREVER:
@@ -78,7 +84,7 @@ class DirectFile(CachedFile):
     def _check_readable(self) -> None:
         self._check_open()
         if not self._readable:
-            raise io.UnsupportedOperation("File not open for reading")
+            raise io.UnsupportedOperation(f"File not open for reading: {self.key!r}")
 
     def _reads_buffered(self) -> bool:
         return is_buffered(self._inode.engine.limits()) or bool(self._native.staged())
@@ -87,7 +93,7 @@ class DirectFile(CachedFile):
     def pread_into(self, buffer: Any, offset: int, /) -> int:
         """Read into a writable buffer; returns the number of bytes."""
         self._check_readable()
-        pos = _offset(offset)
+        pos = _offset(offset, call="pread_into(buffer, offset)", first=buffer)
         if self._reads_buffered():
             return super().pread_into(buffer, pos)
         space = _space_of(buffer)
@@ -119,7 +125,12 @@ class DirectFile(CachedFile):
         length, pos = _offset(size, "size"), _offset(offset)
         if self._reads_buffered():
             return super().pread(length, pos)
-        space = bytearray(max(0, min(length, self._native.size - pos)))
+        length = max(0, min(length, self._native.size - pos))
+        try:
+            space = bytearray(length)
+        except MemoryError:
+            what = f"no memory for a read of {length} bytes at offset {pos}; read smaller pieces"
+            raise MemoryError(what) from None
         with memoryview(space) as view:
             done = self._fill(view, pos)
         return bytes(space) if done == len(space) else bytes(space[:done])
@@ -127,7 +138,7 @@ class DirectFile(CachedFile):
     def preadv(self, buffers: Sequence[Any], offset: int, /) -> int:
         """Read into several buffers, one after another."""
         self._check_readable()
-        pos, done = _offset(offset), 0
+        pos, done = _offset(offset, call="preadv(buffers, offset)", first=buffers), 0
         for buffer in buffers:
             _space_of(buffer)
         if total := self._tangled(buffers, pos):
@@ -170,7 +181,7 @@ class DirectFile(CachedFile):
     def pwrite(self, data: Any, offset: int, /) -> int:
         """Write all of data at offset; returns its length."""
         self._check_writable()
-        pos = _offset(offset)
+        pos = _offset(offset, call="pwrite(data, offset)", first=data)
         return self._write(data, pos, append=False)[1]
 
     def _write(self, data: Any, pos: int, *, append: bool) -> tuple[int, int]:
@@ -198,7 +209,7 @@ class DirectFile(CachedFile):
     def pwritev(self, buffers: Sequence[Any], offset: int, /) -> int:
         """Write several buffers, one after another."""
         self._check_writable()
-        pos, done = _offset(offset), 0
+        pos, done = _offset(offset, call="pwritev(buffers, offset)", first=buffers), 0
         for buffer in buffers:
             _bytes_of(buffer).release()
         if (joined := self._joined(buffers, pos)) is not None:
@@ -214,7 +225,7 @@ class DirectFile(CachedFile):
     def try_pwrite(self, data: Any, offset: int, /) -> int | None:
         """None: a direct write always calls the backend."""
         self._check_writable()
-        _offset(offset)
+        _offset(offset, call="try_pwrite(data, offset)", first=data)
         with _bytes_of(data) as view:
             return None if len(view) else 0
 

@@ -150,7 +150,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _check_open(self) -> None:
         if self.closed:
-            raise ValueError("I/O operation on closed file")
+            raise ValueError(f"I/O operation on closed file: {self.key!r}")
         self.volume.cache._check_forked()
         if self.volume.detached:
             raise ShutdownError(f"the volume {self.volume.name!r} is detached", self.key)
@@ -158,7 +158,7 @@ class CachedFile(Handle, io.RawIOBase):
     def _check_writable(self) -> None:
         self._check_open()
         if not self._writable:
-            raise io.UnsupportedOperation("File not open for writing")
+            raise io.UnsupportedOperation(f"File not open for writing: {self.key!r}")
 
     # -- size and space
 
@@ -302,7 +302,7 @@ class CachedFile(Handle, io.RawIOBase):
         """
         self._check_open()
         if not self._readable:
-            raise io.UnsupportedOperation("File not open for reading")
+            raise io.UnsupportedOperation(f"File not open for reading: {self.key!r}")
         if writable:
             self._check_writable()
             self.volume._check_alive(self.key)

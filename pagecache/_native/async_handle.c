@@ -17,7 +17,7 @@ static PyObject *async_pread(PyObject *self, PyObject *const *args, Py_ssize_t n
 static PyObject *async_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	u64 pos;
-	if (check_nargs("pread_into", nargs, 2) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("pread_into", nargs, 2) || to_offset(args, "pread_into(buffer, offset)", &pos))
 		return NULL;
 	return pc_awaitable_new(self, PREAD_INTO, args[0], 0, pos);
 }
@@ -25,7 +25,7 @@ static PyObject *async_pread_into(PyObject *self, PyObject *const *args, Py_ssiz
 static PyObject *async_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("pwrite", nargs, 2) || to_offset(args, "pwrite(data, offset)", &pos))
 		return NULL;
 	return pc_awaitable_new(self, PWRITE, args[0], 0, pos);
 }

@@ -78,7 +78,7 @@ int pc_await_prepare(struct awaitable *a)
 		return -1;
 	if (a->verb == PREAD) {
 		a->len = clip(h, a->pos, a->len);
-		a->bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)a->len);
+		a->bytes = pc_new_bytes(a->len, a->pos);
 		a->memory = a->bytes ? (u8 *)PyBytes_AsString(a->bytes) : NULL;
 		return a->bytes ? 0 : -1;
 	}

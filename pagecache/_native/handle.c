@@ -27,6 +27,38 @@ PyObject *pc_unsupported;
 
 /* ---------------------------------------------------------------- checks */
 
+/* Raise `error` with a message that names the object. Return: -1. */
+int pc_refuse(struct handle *h, PyObject *error, const char *why)
+{
+	PyObject *key = PyObject_GetAttrString((PyObject *)((char *)h - pc_handle_base), "key");
+	if (key)
+		PyErr_Format(error, "%s: %R", why, key);
+	else
+		PyErr_SetString(error, why);
+	Py_XDECREF(key);
+	return -1;
+}
+
+/* An offset was refused: where the arguments are in the wrong order, say that. Return: -1. */
+int pc_swapped(PyObject *const *args, const char *call)
+{
+	if (PyErr_ExceptionMatches(PyExc_TypeError) && PyIndex_Check(args[0]) && !PyIndex_Check(args[1]))
+		PyErr_Format(PyExc_TypeError, "the arguments are swapped, the offset is the second: %s", call);
+	return -1;
+}
+
+/* Memory for the bytes of a read; an error says how many. */
+PyObject *pc_new_bytes(u64 len, u64 pos)
+{
+	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
+	if (PC_UNLIKELY(!bytes)) {
+		PyErr_Clear();
+		PyErr_Format(PyExc_MemoryError, "no memory for a read of %llu bytes at offset %llu; read smaller pieces",
+			     (unsigned long long)len, (unsigned long long)pos);
+	}
+	return bytes;
+}
+
 /* Why a handle cannot be used. Return: -1 with the exception. */
 int pc_refused(struct handle *h)
 {
@@ -35,10 +67,8 @@ int pc_refused(struct handle *h)
 	if (h->inode && h->closed == HANDLE_REPLACED)
 		return pc_raise(h->core, h->inode->user, "replaced",
 				"the version that this handle reads was replaced; open the object again");
-	if (!h->inode || h->closed) {
-		PyErr_SetString(PyExc_ValueError, "I/O operation on closed file");
-		return -1;
-	}
+	if (!h->inode || h->closed)
+		return pc_refuse(h, PyExc_ValueError, "I/O operation on closed file");
 	return pc_raise(h->core, h->inode->user, "forked",
 			"the cache was created before fork() and is used in the child");
 }
@@ -48,8 +78,14 @@ int pc_to_u64_slow(PyObject *value, const char *what, u64 *out)
 {
 	int overflow;
 	PyObject *index = PyLong_Check(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
-	if (!index)
+	if (!index) {
+		if (!PyIndex_Check(value)) {
+			PyObject *type = PyObject_GetAttrString((PyObject *)Py_TYPE(value), "__name__");
+			PyErr_Format(PyExc_TypeError, "%s must be an int, not %V", what, type, "this");
+			Py_XDECREF(type);
+		}
 		return -1;
+	}
 	long long n = PyLong_AsLongLongAndOverflow(index, &overflow);
 	if (PC_UNLIKELY(overflow > 0))
 		PyErr_Format(PyExc_ValueError, "%s %S is larger than 2**63 - 1", what, index);

@@ -44,6 +44,10 @@ void *pc_bounce_new(struct handle *h, u64 len);
 int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
 int pc_copy_out(struct handle *h, void *to, const void *from, u64 len);
 
+int pc_refuse(struct handle *h, PyObject *error, const char *why);
+int pc_swapped(PyObject *const *args, const char *call);
+PyObject *pc_new_bytes(u64 len, u64 pos);
+
 static inline struct handle *handle_of(PyObject *self)
 {
 	return (struct handle *)((char *)self + pc_handle_base);
@@ -60,8 +64,7 @@ static inline int check_readable(struct handle *h)
 		return -1;
 	if (PC_LIKELY(h->readable))
 		return 0;
-	PyErr_SetString(pc_unsupported, "File not open for reading");
-	return -1;
+	return pc_refuse(h, pc_unsupported, "File not open for reading");
 }
 
 static inline int check_writable(struct handle *h)
@@ -70,8 +73,7 @@ static inline int check_writable(struct handle *h)
 		return -1;
 	if (PC_LIKELY(h->writable))
 		return 0;
-	PyErr_SetString(pc_unsupported, "File not open for writing");
-	return -1;
+	return pc_refuse(h, pc_unsupported, "File not open for writing");
 }
 
 static inline int check_nargs(const char *name, Py_ssize_t nargs, Py_ssize_t wanted)
@@ -93,6 +95,12 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 			return 0;
 	}
 	return pc_to_u64_slow(value, what, out);
+}
+
+/* The offset of a verb that is called with data or buffers, and then the offset. */
+static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
+{
+	return PC_LIKELY(!to_u64(args[1], "offset", out)) ? 0 : pc_swapped(args, call);
 }
 
 /* handle_read.c, handle_write.c, handle_claim.c */

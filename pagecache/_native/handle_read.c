@@ -109,7 +109,7 @@ i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
 static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 {
 	len = clip(h, pos, len);
-	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
+	PyObject *bytes = pc_new_bytes(len, pos);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
 	i64 n = pc_read_rest(h, pos, (u8 *)PyBytes_AsString(bytes), len);
@@ -186,7 +186,7 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos, wanted;
-	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_offset(args, "pread_into(buffer, offset)", &pos))
 		return NULL;
 	if (pc_recording(h->inode->cache))
 		return into_traced(h, PC_CALL_PREAD_INTO, args[0], pos);
@@ -232,7 +232,7 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_u64(args[1], "offset", &pos) ||
+	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_offset(args, "preadv(buffers, offset)", &pos) ||
 	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
 	if (pc_recording(h->inode->cache)) {
@@ -247,7 +247,7 @@ static PyObject *try_read(struct handle *h, u64 pos, u64 size)
 {
 	struct pc_need need;
 	u64 len = clip(h, pos, size);
-	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)len);
+	PyObject *bytes = pc_new_bytes(len, pos);
 	if (!bytes)
 		return NULL;
 	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);

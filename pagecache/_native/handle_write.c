@@ -209,7 +209,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
 		return NULL;
 	i64 n = write_verb(h, PC_CALL_PWRITE, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
@@ -252,7 +252,7 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos) ||
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_offset(args, "pwritev(buffers, offset)", &pos) ||
 	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
 		return NULL;
 	if (pc_recording(h->inode->cache)) {
@@ -328,7 +328,7 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
-	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_u64(args[1], "offset", &pos))
+	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_offset(args, "try_pwrite(data, offset)", &pos))
 		return NULL;
 	if (pc_recording(h->inode->cache)) {
 		struct pc_call call;

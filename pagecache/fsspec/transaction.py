@@ -119,9 +119,9 @@ class DeferredFile(io.RawIOBase):
 
     def _check(self, able: bool, what: str) -> None:
         if self.closed:
-            raise ValueError("I/O operation on closed file")
+            raise ValueError(f"I/O operation on closed file: {self.path!r}")
         if not able:
-            raise io.UnsupportedOperation(f"File not open for {what}")
+            raise io.UnsupportedOperation(f"File not open for {what}: {self.path!r}")
 
     def readinto(self, buffer: Buffer, /) -> int:
         self._check(self.readable(), "reading")
