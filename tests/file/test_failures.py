@@ -350,7 +350,7 @@ def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) 
 
 def test_kept_surplus_of_read_units(make: Make) -> None:
     """What a backend reads before and after what is wanted is memory of its own until it lets go. [T-60, I-24]"""
-    rig = make({KEY: DATA}, limits={"read_unit": 3000})
+    rig = make({KEY: DATA}, limits={"read_unit": 3000, "max_read": 300_000})
     file = rig.open("r+b")
     file.pwrite(b"x" * 10, 500)
     kept: list[memoryview] = []
