@@ -17,6 +17,7 @@ threads for the rest.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
@@ -165,6 +166,9 @@ class AsyncCachedFile(AsyncHandle):
     # -- at the file position
 
     async def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As CachedFile.seek; os.SEEK_DATA and os.SEEK_HOLE may wait for the backend."""
+        if whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            return await self._aside.run("read", partial(self._file.seek, offset, whence), key=self.key)
         position: int = self._file.seek(offset, whence)
         return position
 

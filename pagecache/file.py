@@ -11,14 +11,14 @@ import io
 import operator
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import lifetimes, prefetching
 from .config import VolumeOptions
-from .engine import barrier
+from .engine import barrier, holes
 from .errors import Key, ShutdownError, set_written, written_before
 from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
 from .options import AdviceName
@@ -230,6 +230,18 @@ class CachedFile(Handle, io.RawIOBase):
         start, end = extent(offset, length, self._native.size)
         if start < end:
             self._zero(start, end - start)
+
+    @traced
+    def _find_data(self, offset: int, whence: int, *, here: bool = False) -> int:
+        """Return where `seek` goes with SEEK_DATA and SEEK_HOLE. `here`: ask the backend on this thread."""
+        self._check_open()
+        volume = self._inode.engine.volume
+
+        def ask(call: Callable[[], holes.Extent]) -> holes.Extent:
+            what = "next_data"
+            return volume.asked(what, self.key, call) if here else volume.call(call, what, self.key)
+
+        return holes.find_data(self._inode.engine, offset, whence, ask)
 
     # -- hints and zero copy
 

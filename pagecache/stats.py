@@ -32,6 +32,7 @@ class ObjectStat:
         key: filled in where several objects are listed.
         kind: what the name stands for.
         rdev: number of the device, of kind "char" or "block".
+        allocated: bytes that the object takes in the store, less than `size` where it has holes; None: not known.
     """
 
     size: int
@@ -47,6 +48,7 @@ class ObjectStat:
     mtime_ns: int | None = None
     ctime_ns: int | None = None
     rdev: int | None = None
+    allocated: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,8 @@ class FileStat(ObjectStat):
     Attributes:
         dirty: bytes dirty, in flight or unstable.
         cached: valid bytes in memory, dirty ones included.
+        allocated: bytes in the store and dirty bytes that it may not have yet: an upper bound until they are written
+            back.
     """
 
     dirty: int = 0

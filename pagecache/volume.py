@@ -205,8 +205,9 @@ class Volume:
         self._check_alive(key)
         inode = self._inode_at(self._canonical(key))
         if inode is None or inode.engine.backend_file is None:
+            unstored = inode.native.number("unstored") if inode is not None else 0
             stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
-            return self._file_stat(opening.checked_stat(stat, key), inode)
+            return self._file_stat(opening.checked_stat(stat, key), inode, unstored)
         return self._stat_of(inode, key)
 
     def _stat_of(self, inode: Inode, key: Key, *, here: bool = False) -> FileStat:
@@ -214,21 +215,27 @@ class Volume:
         on this thread.
         """
         quiet, ask = inode.engine.quiet(), inode.engine.opened().stat
+        unstored = inode.native.number("unstored")
         stat = self.engine.asked("stat", key, ask) if here else self.engine.call(ask, "stat", key)
         stat = opening.checked_stat(stat, key)
-        found = self._file_stat(stat, inode)
+        found = self._file_stat(stat, inode, unstored)
         if quiet is None or inode.engine.quiet() != quiet:
             # Our own write-back went on meanwhile: the answer may be older than what it stored.
             found = dataclasses.replace(found, size=inode.native.size)
         return found
 
-    def _file_stat(self, stat: ObjectStat, inode: Inode | None) -> FileStat:
-        fields = {name: getattr(stat, name) for name in ObjectStat.__slots__}
+    def _file_stat(self, stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileStat:
+        """`unstored`: bytes that the backend may not have had when it was asked for `stat`, counted before that."""
+        fields: dict[str, Any] = {name: getattr(stat, name, None) for name in ObjectStat.__slots__}
         if inode is None:
             return FileStat(**fields)
         usage = inode.native.usage()
         if inode.native.has_local():
             fields["size"] = usage["size"]
+        if (allocated := fields["allocated"]) is not None:
+            page = int(self.cache.config.page_size)
+            pages = -(-max(fields["size"], usage["size"]) // page)
+            fields["allocated"] = min(allocated + unstored, max(allocated, pages * page))
         dirty = min(usage["local"], usage["size"])
         if usage["staged"]:
             dirty = sum(length for _, length in inode.native.local_ranges())
@@ -273,7 +280,7 @@ class Volume:
                 inode = None
                 if stat.key is not None and stat.key != "" and stat.kind == "file":
                     inode = self._inode_at(self._canonical(stat.key))
-                yield self._file_stat(stat, inode)
+                yield self._file_stat(stat, inode, 0 if inode is None else inode.native.number("unstored"))
             self._check_alive()
 
     def remove(self, key: Key) -> None:

@@ -236,6 +236,20 @@ int pc_copy_out(struct handle *h, void *to, const void *from, u64 len)
 
 /* ---------------------------------------------------------------- position */
 
+/* To the next data or hole, which CachedFile finds. */
+static PyObject *seek_data(PyObject *self, i64 offset, long whence)
+{
+	PyObject *found = PyObject_CallMethod(self, "_find_data", "Ll", (long long)offset, whence);
+	i64 position;
+	if (found && pc_to_i64(found, "position", &position)) {
+		Py_DECREF(found);
+		return NULL;
+	}
+	if (found)
+		handle_of(self)->position = (u64)position;
+	return found;
+}
+
 static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
@@ -251,8 +265,11 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 		return NULL;
 	if (nargs == 2 && (whence = PyLong_AsLong(args[1])) == -1 && PyErr_Occurred())
 		return NULL;
+	if (whence == SEEK_DATA || whence == SEEK_HOLE)
+		return seek_data(self, offset, whence);
 	if (whence < 0 || whence > 2) {
-		PyErr_Format(PyExc_ValueError, "whence %ld is not 0, 1 or 2", whence);
+		PyErr_Format(PyExc_ValueError, "whence %ld is not 0, 1, 2, %d (SEEK_DATA) or %d (SEEK_HOLE)", whence,
+			     SEEK_DATA, SEEK_HOLE);
 		return NULL;
 	}
 	u64 base = whence == 0 ? 0 : whence == 1 ? h->position : pc_inode_size(h->inode);

@@ -134,6 +134,16 @@ uint64_t pc_hit_size(const struct pc_hit *h)
 	return pc_inode_size(h->inode);
 }
 
+/* As PC_BY_TAKEN. Context: takes the leaf lock; any thread. */
+uint64_t pc_hit_taken(const struct pc_hit *h)
+{
+	struct pc_inode *i = h->inode;
+	pc_inode_leaf_lock(i);
+	u64 taken = pc_inode_taken(i);
+	pc_inode_leaf_unlock(i);
+	return taken;
+}
+
 /* An inode's counters, with what hits have counted. Leaf lock held. */
 void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
 {
@@ -145,6 +155,6 @@ void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
 const struct pc_hit_calls *pc_hit_calls(void)
 {
 	static const struct pc_hit_calls calls = {PC_ABI, sizeof(struct pc_hit_calls), pc_hit_read, pc_hit_write,
-						  pc_hit_size};
+						  pc_hit_size, pc_hit_taken};
 	return &calls;
 }

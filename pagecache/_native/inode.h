@@ -161,6 +161,12 @@ void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
 void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
 
+/* Bytes handed over so far, and dirty ones. Leaf lock held. */
+static inline u64 pc_inode_taken(const struct pc_inode *i)
+{
+	return i->counters.handed_over + (i->nr_dirty << i->cache->page_shift);
+}
+
 static inline u64 pc_inode_hits(const struct pc_inode *i)
 {
 	return __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED) +

@@ -211,12 +211,14 @@ void pc_hit_close(struct pc_hit *h);
 int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
 uint64_t pc_hit_size(const struct pc_hit *h);
+uint64_t pc_hit_taken(const struct pc_hit *h);
 /* The same for another extension (fuse/loop.h). */
 struct pc_hit_calls {
 	uint32_t abi, size;
 	int64_t (*read)(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
 	int64_t (*write)(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
 	uint64_t (*length)(const struct pc_hit *h);
+	uint64_t (*taken)(const struct pc_hit *h);
 };
 const struct pc_hit_calls *pc_hit_calls(void);
 
@@ -366,7 +368,16 @@ struct pc_shown {
 };
 bool pc_show_states(struct pc_inode *i, uint64_t id, uint64_t pos, uint64_t end, uint64_t *runs, size_t n,
 		    struct pc_shown *out);
-enum { PC_BY_DIRTY, PC_BY_CACHED, PC_BY_FAILED, PC_BY_UNSTABLE, PC_BY_AGE, PC_BY_HITS };
+enum {
+	PC_BY_DIRTY,
+	PC_BY_CACHED,
+	PC_BY_FAILED,
+	PC_BY_UNSTABLE,
+	PC_BY_AGE,
+	PC_BY_HITS,
+	PC_BY_UNSTORED, /* dirty or in flight: the backend may not have them */
+	PC_BY_TAKEN     /* handed over so far, or dirty: grows with each byte that becomes dirty */
+};
 uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
 /* Transitions of folios and files (trace.c). */

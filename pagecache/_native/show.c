@@ -150,6 +150,8 @@ uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
 			 : which == PC_BY_FAILED   ? i->nr_failed << shift
 			 : which == PC_BY_UNSTABLE ? i->nr_unstable << shift
 			 : which == PC_BY_HITS     ? pc_inode_hits(i)
+			 : which == PC_BY_UNSTORED ? (i->nr_dirty + i->nr_writeback) << shift
+			 : which == PC_BY_TAKEN    ? pc_inode_taken(i)
 			 : i->nr_dirty             ? i->dirtied_ns
 						   : 0;
 	pc_inode_leaf_unlock(i);

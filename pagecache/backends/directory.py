@@ -35,6 +35,7 @@ __all__ = ["DirectoryBackend", "DirectoryFile"]
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = bytes(1 << 20)
+BLOCK = 512  # unit of st_blocks
 OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files do not care
 KINDS: dict[int, Kind] = {
     stat.S_IFDIR: "dir",
@@ -68,6 +69,7 @@ def _object_stat(found: os.stat_result, key: Key | None = None) -> ObjectStat:
         mtime_ns=found.st_mtime_ns,
         ctime_ns=found.st_ctime_ns,
         rdev=found.st_rdev if kind in ("char", "block") else None,
+        allocated=found.st_blocks * BLOCK,
     )
 
 
@@ -129,6 +131,15 @@ class DirectoryFile(BackendFile):
             while offset < end:
                 offset += os.pwrite(self._fd, ZEROS[: end - offset], offset)
         self._changed = True
+
+    def next_data(self, offset: int) -> tuple[int, int] | None:
+        try:
+            begin = os.lseek(self._fd, offset, os.SEEK_DATA)
+            return begin, max(os.lseek(self._fd, begin, os.SEEK_HOLE), begin + 1)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
 
     def commit(self) -> str | None:
         changed, self._changed = self._changed, False

@@ -16,7 +16,9 @@ from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 
 __all__ = ["PassingBackend", "PassingFile"]
 
-OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept", "rebase"})
+OPTIONAL = frozenset(
+    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
+)
 
 
 class PassingFile(BackendFile):

@@ -29,6 +29,10 @@ no harm. Optional methods of a `BackendFile` may simply be absent:
                                                 FileNotFoundError: nothing is staged any more
     kept(self) -> bool                          after a reconnect: is everything uncommitted still there? Asked of the
                                                 file that was open, where it is the same backend, else of a new one
+    next_data(self, offset) -> (begin, end) | None
+                                                where the next data lies: bytes of [offset, begin) read as zeros, and
+                                                nothing is said of what begins at end. None: zeros up to the end of the
+                                                object. Data may be reported for zeros, never a hole for data
     rebase(self, ranges) -> None                with stage: like rollback, but what is staged in these ranges,
                                                 [begin, end), stays so, over the version that is stored now
 """

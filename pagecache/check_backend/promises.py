@@ -54,6 +54,7 @@ CAPABILITIES = (
     "several at once",
     "publish by commit",
     "punch_hole",
+    "next_data",
     "rollback",
     "stage",
     "kept",
@@ -166,6 +167,11 @@ PROMISES: dict[str, Promise] = {
         REFLECT,
         punched_hole_reads_as_zeros="A punched range reads as zeros, and nothing beside it changes.",
         hole_changes_no_size="punch_hole never changes the size.",
+    ),
+    **_of(
+        "next_data",
+        f"{HOW_TO}, optional methods",
+        no_data_is_hidden="Bytes that next_data passes over read as zeros; at the end of the object it answers None.",
     ),
     **_of(
         "rollback",

@@ -56,7 +56,7 @@ BATCH = 64
 """Pieces of work that are started before the loop sees to what else there is."""
 LATER = 0.0005
 """Seconds until a pass that found its only folio in a writer's hands looks again."""
-OPTIONAL = frozenset({"close", "punch_hole", "rollback", "stage", "read_staged", "kept", "rebase"})
+OPTIONAL = frozenset({"close", "punch_hole", "next_data", "rollback", "stage", "read_staged", "kept", "rebase"})
 
 
 # -- which calls the running code is in

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..native.loop import Asked, Dirents, NativeLoop
+from ..native.loop import NOT_KNOWN, Asked, Dirents, NativeLoop
 from .entries import Listed
 from .errnos import errno_of
-from .files import Files
+from .files import Files, all_data
 from .loopfile import LoopFile
 from .server import Attributes, Listing, Owner
 
@@ -35,6 +35,8 @@ CAPABILITY = "security.capability"
 NAME_MAX = 255
 FORGOTTEN = 256
 """Nodes that are fetched at once when the kernel has forgotten many."""
+WRITTEN_BACK_AT_ONCE = 8
+"""Files of which the kernel is made to write back its pages at once: far fewer than there are threads (loop.py)."""
 ENDLESS = 1 << 50
 """Bytes of a store that does not tell how much room there is."""
 STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
@@ -92,6 +94,8 @@ def _values(found: Attributes) -> tuple[int, ...]:
         found.mtime_ns,
         found.ctime_ns,
         found.rdev,
+        NOT_KNOWN if found.allocated is None else found.allocated,
+        found.taken,
     )
 
 
@@ -126,6 +130,7 @@ class Answers:
         self._files = system.files
         self._deadline = deadline
         self._lock = threading.Lock()  # guards the table of directories and their looks, for moments
+        self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
         self._directories: dict[int, _Directory] = {}
         self._next_directory = 1
         self._listed = Listed()
@@ -256,6 +261,33 @@ class Answers:
     def _write(self, asked: Asked, token: int) -> None:
         opened = self._files.get(asked.fh or 0)
         self._loop.reply_written(token, opened.write(asked.data, asked.offset))
+
+    def _lseek(self, asked: Asked, token: int) -> None:
+        """Stores through mappings are with the kernel alone until it writes them back: first it is made to."""
+        fh, offset, whence = asked.fh or 0, asked.offset, asked.flags
+        may_be_mapped = getattr(self._system, "may_be_mapped", None)
+        try:
+            if (may_be_mapped is None or may_be_mapped(asked.number)) and not self._pages_written_back(asked.number):
+                found = all_data(self._files.get(fh).file.size, offset, whence)
+            else:
+                found = getattr(self._system, "lseek", self._files.lseek)(fh, offset, whence)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            self._loop.reply_error(token, errno.ENXIO)
+        else:
+            self._loop.reply_offset(token, found)
+
+    def _pages_written_back(self, number: int) -> bool:
+        """Have the kernel write back and drop its pages of a file. False: too many others do that; as those writes may
+        need a thread of the loop each, some stay free for them.
+        """
+        if not self._written_back.acquire(blocking=False):
+            return False
+        try:
+            return self._loop.notify_inode(number) in (0, -errno.ENOENT)
+        finally:
+            self._written_back.release()
 
     def _flush(self, asked: Asked, token: int) -> None:
         getattr(self._system, "flush", self._files.flush)(asked.fh or 0)

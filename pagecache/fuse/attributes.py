@@ -56,7 +56,13 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) shows, and the kind within `mode`."""
+    """What stat(2) shows, and the kind within `mode`.
+
+    Attributes:
+        allocated: bytes that it takes, for `blocks`; None: as many as `size`.
+        taken: bytes of the file that the cache had taken in before `allocated` was asked for (PC_BY_TAKEN): the loop in
+            C adds those that it takes afterwards.
+    """
 
     number: int
     mode: int
@@ -68,10 +74,12 @@ class Attributes:
     mtime_ns: int
     ctime_ns: int
     rdev: int = 0
+    allocated: int | None = None
+    taken: int = 0
 
     @property
     def blocks(self) -> int:
-        return -(-self.size // BLOCK)
+        return -(-(self.size if self.allocated is None else self.allocated) // BLOCK)
 
 
 class Appearance:
@@ -99,11 +107,12 @@ class Appearance:
         """With a mode and owners, whatever the store keeps."""
         return dataclasses.replace(found, mode=self.mode(found), uid=self.uid(found), gid=self.gid(found))
 
-    def attributes(self, number: int, found: ObjectStat, written_ns: int) -> Attributes:
+    def attributes(self, number: int, found: ObjectStat, written_ns: int, taken: int = 0) -> Attributes:
         """Args:
         number: what the kernel calls it.
         found: what the store says, with the size that readers find.
         written_ns: when something was last written that the store does not know of yet; 0: nothing.
+        taken: as in `Attributes`.
         """
         mtime = found.mtime_ns
         if mtime is None:
@@ -123,4 +132,6 @@ class Appearance:
             mtime,
             mtime if found.ctime_ns is None else max(found.ctime_ns, written_ns),
             found.rdev or 0,
+            found.allocated,
+            taken,
         )

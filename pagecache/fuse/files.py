@@ -40,6 +40,13 @@ PASSED_ON = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 """Flags of an open that concern the object. Where appended bytes go the kernel has decided when it sends them."""
 
 
+def all_data(size: int, offset: int, whence: int) -> int:
+    """The answer of `lseek` about a file without holes."""
+    if offset >= size:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return offset if whence == os.SEEK_DATA else size
+
+
 class OpenFile:
     """One open of a file by a program.
 
@@ -50,6 +57,9 @@ class OpenFile:
     """
 
     __slots__ = ("_told", "file", "number", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
+
+    was_read: bool = True
+    """Whether the kernel may have pages of it; a loop that counts reads knows better (loopfile.py)."""
 
     def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
         self.file = file
@@ -149,6 +159,10 @@ class OpenFile:
             self.file.zero_range(offset, length)
         else:
             raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
+
+    def lseek(self, offset: int, whence: int) -> int:
+        """The next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or behind `offset`; OSError with ENXIO: none."""
+        return self.file._find_data(offset, whence, here=True)
 
     def close(self) -> None:
         """Nobody waits for it: an error goes to the log, and the data stays in the cache."""
@@ -258,6 +272,10 @@ class Files:
 
     def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         self.get(fh).fallocate(mode, offset, length)
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """The next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or behind `offset`; OSError with ENXIO: none."""
+        return self.get(fh).lseek(offset, whence)
 
     def release(self, fh: int) -> None:
         """The last descriptor of an open is closed, whether there was a `flush` or not. Never raises."""

@@ -54,6 +54,10 @@ class LoopFile(OpenFile):
         self.native.wrote = wrote
 
     @property
+    def was_read(self) -> bool:  # type: ignore[override]
+        return self.native.was_read
+
+    @property
     def _told(self) -> bool:
         return self._was_told
 

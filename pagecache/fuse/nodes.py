@@ -35,8 +35,8 @@ ROOT = 1
 NAMES_MAX = 1 << 16
 """Nodes beyond which the kernel is asked to forget idle ones."""
 NONE: Mapping[Any, Any] = MappingProxyType({})
-PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns")
-PACKING = struct.Struct("<QIIIIqqq")
+PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_ns", "allocated")
+PACKING = struct.Struct("<QIIIIqqqQ")
 NOT_SEEN = ("version", "mtime", "key", "kind")  # `mtime_ns` is more exact; the others nobody asks a node for
 UNPACKED = tuple(name for name in ObjectStat.__slots__ if name not in PACKED and name not in NOT_SEEN)
 SPARSE = 1 << 12
@@ -57,12 +57,13 @@ class Node:
         losses: of a directory: how often a name of it was given up.
         lost: the name that it had last, and has no more: (directory, name).
         changed: when it, or a name of it, was last changed through this server, by time.monotonic_ns; 0: never.
+        was_read: whether it was read through an open that has ended, so that the kernel may have pages of it.
         nameless: attributes that it was given after its last name was gone.
     """
 
     __slots__ = (
         *("_seen", "changed", "children", "kept", "kind", "link", "lookups", "losses", "lost", "more_links"),
-        *("nameless", "number", "opens"),
+        *("nameless", "number", "opens", "was_read"),
     )
 
     def __init__(self, number: int, kind: Kind) -> None:
@@ -78,6 +79,7 @@ class Node:
         self.losses = 0
         self.lost: Link | None = None
         self.changed = 0
+        self.was_read = False
         self.nameless: Mapping[str, Any] = NONE
 
     @property

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..volume import Volume
-from .attributes import Appearance, Attributes, Owner, ServerOptions
+from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
 from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving
@@ -92,10 +92,28 @@ class Server:
 
     # -- attributes
 
-    def attributes(self, node: Node, found: ObjectStat) -> Attributes:
-        """What a program is told of something that was found."""
+    def attributes(self, node: Node, found: ObjectStat, taken: int = 0) -> Attributes:
+        """What a program is told of something that was found. `taken`: what `_taken` was before it was looked for."""
         node.seen = found
-        return self._appearance.attributes(node.number, found, self._written_ns(node))
+        if found.allocated == 0 and found.size and self._may_be_mapped(node):
+            # Programs such as tar take a file without blocks for one without data.
+            found = dataclasses.replace(found, allocated=BLOCK)
+        return self._appearance.attributes(node.number, found, self._written_ns(node), taken)
+
+    def _taken(self, node: Node) -> int:
+        """How many bytes the cache has taken in so far of an open file (PC_BY_TAKEN)."""
+        opened = self._opened(node) if node.opens else []
+        return opened[0].file._native.number("taken") if opened else 0
+
+    def may_be_mapped(self, number: int) -> bool:
+        """Whether a program may have stored to pages of the kernel that it has not written back yet: a file that is
+        open for writing, and was read.
+        """
+        return self._may_be_mapped(self.node(number))
+
+    def _may_be_mapped(self, node: Node) -> bool:
+        opened = self._opened(node) if node.opens else []
+        return any(file.writable for file in opened) and (node.was_read or any(file.was_read for file in opened))
 
     def _opened(self, node: Node) -> list[OpenFile]:
         with self.nodes.lock:
@@ -123,7 +141,8 @@ class Server:
 
     def getattr(self, number: int) -> Attributes:
         node = self.node(number)
-        return self.attributes(node, self._stat(node))
+        taken = self._taken(node)
+        return self.attributes(node, self._stat(node), taken)
 
     def known(self, number: int) -> Attributes | None:
         """The same of an open file, without asking anybody: as it was last seen, with the size that readers find."""
@@ -132,7 +151,7 @@ class Server:
         if node.seen is None or not opened:
             return None
         try:
-            return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size))
+            return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size, allocated=None))
         except ValueError:  # closed meanwhile
             return None
 
@@ -204,7 +223,10 @@ class Server:
             return self.nodes.found(directory, name, found.kind, self._shared(key, found)), found
 
         node, found = self._moving.entry(self.node(parent), name, look)
-        return self.attributes(node, self._stat(node) if node.opens else found)
+        if not node.opens:
+            return self.attributes(node, found)
+        taken = self._taken(node)
+        return self.attributes(node, self._stat(node), taken)
 
     def _shared(self, key: str, found: ObjectStat) -> str | None:
         """The key that all names of an object have in common, where it has several."""
@@ -385,6 +407,8 @@ class Server:
                 return None
             try:
                 found = dataclasses.replace(found, size=opened[0].file.size)
+                if any(file.writable for file in opened):  # written since the listing, perhaps
+                    found = dataclasses.replace(found, allocated=None)
             except ValueError:  # closed meanwhile
                 return None
         node = self.nodes.found(listing.node, name, found.kind, shared)
@@ -450,9 +474,13 @@ class Server:
     def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
         self.files.get(fh).fsync(data_only=datasync, timeout=timeout)
 
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        return self.files.lseek(fh, offset, whence)
+
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
+            node.was_read |= self.files.get(fh).was_read
             node.changed = time.monotonic_ns()  # first: from now on the file does not say how large it is
         self.files.release(fh)
         if node is not None:

@@ -14,7 +14,7 @@ from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_co
 
 __all__ = ["NativeInode", "TooManyViews"]
 
-NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits")
+NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits", "unstored", "taken")
 SLICE_RUNS = 256
 
 

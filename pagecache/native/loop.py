@@ -10,7 +10,7 @@ from typing import Any
 
 from .extension import Handle, ffi, lib
 
-__all__ = ["ASKS", "LOOP_MISSING", "Asked", "Dirents", "NativeLoop", "NativeOpened"]
+__all__ = ["ASKS", "LOOP_MISSING", "NOT_KNOWN", "Asked", "Dirents", "NativeLoop", "NativeOpened"]
 
 _fuse: Any
 try:
@@ -30,7 +30,7 @@ if _fuse is not None:
         if name.startswith("PC_ASK_")
     }
 
-NO_FH = 2**64 - 1
+NO_FH = NOT_KNOWN = 2**64 - 1
 FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
 COUNTS = ("reads", "writes", "getattrs", "lookups", "asked", "late", "refused", "expired", "interrupted", "forgets")
 TABLE = ("nodes", "names", "told")
@@ -166,6 +166,10 @@ class NativeOpened:
     def take_wrote(self) -> bool:
         return bool(_fuse.lib.pc_opened_take_wrote(self._o))
 
+    @property
+    def was_read(self) -> bool:
+        return bool(_fuse.lib.pc_opened_was_read(self._o))
+
     def set_told(self, told: bool) -> None:
         """Of a failure: the next write is Python's to answer."""
         _fuse.lib.pc_opened_set_told(self._o, told)
@@ -197,7 +201,7 @@ class Dirents:
 
 
 def _attributes(values: Iterable[int]) -> Any:
-    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns, rdev."""
+    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns, rdev, allocated (NOT_KNOWN: as size), taken."""
     return _fuse.ffi.new("struct pc_attributes *", tuple(values))
 
 
@@ -300,6 +304,9 @@ class NativeLoop:
 
     def reply_written(self, token: int, length: int) -> bool:
         return bool(_fuse.lib.pc_reply_written(self._l, token, length) == 0)
+
+    def reply_offset(self, token: int, offset: int) -> bool:
+        return bool(_fuse.lib.pc_reply_offset(self._l, token, offset) == 0)
 
     def reply_statfs(self, token: int, fields: Iterable[int]) -> bool:
         return bool(_fuse.lib.pc_reply_statfs(self._l, token, tuple(fields)) == 0)

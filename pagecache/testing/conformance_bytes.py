@@ -235,6 +235,27 @@ class BytePromises(ConformanceBase):
         file.commit()
         same(read(backend, file, 0, 5 * unit), expected)
 
+    def test_no_data_is_hidden(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+        """What next_data passes over reads as zeros, before a commit and after it."""
+        file = opened(0, content(unit, 15))
+        if not hasattr(file, "next_data"):
+            skip("no next_data")
+        write(backend, file, 12 * unit, content(unit, 16))
+        file.truncate(40 * unit)
+        write(backend, file, 20 * unit, content(unit, 17))
+        if hasattr(file, "punch_hole"):
+            file.punch_hole(20 * unit, unit)
+        file.truncate(32 * unit)
+        for reader in (file, opened(0)):
+            data = read(backend, reader, 0, 32 * unit)
+            for start in (0, unit - 1, unit, 12 * unit, 13 * unit - 1, 20 * unit, 32 * unit - 1):
+                found = reader.next_data(start)  # type: ignore[attr-defined]
+                begin, end = (32 * unit, 32 * unit + 1) if found is None else found
+                same((start <= begin, begin < end), (True, True))
+                same(data[start:begin], bytes(len(data[start:begin])))
+            same([reader.next_data(at) for at in (32 * unit, 40 * unit)], [None, None])  # type: ignore[attr-defined]
+            file.commit()
+
     def test_hole_changes_no_size(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
         file = opened(0, content(2 * unit, 14))
         if not hasattr(file, "punch_hole"):

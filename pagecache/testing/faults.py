@@ -32,6 +32,7 @@ Operation = Literal[
     "commit",
     "truncate",
     "punch",
+    "next_data",
     "rollback",
     "remove",
     "rename",

@@ -30,7 +30,9 @@ from .faults import Call, FaultPlan, Rule
 __all__ = ["AsyncFaultyBackend", "FaultyBackend"]
 
 Buffers = Sequence[memoryview]
-OPTIONAL = frozenset({"close", "punch_hole", "limits", "rollback", "stage", "read_staged", "kept", "rebase"})
+OPTIONAL = frozenset(
+    {"close", "punch_hole", "next_data", "limits", "rollback", "stage", "read_staged", "kept", "rebase"}
+)
 
 
 class _Told:
@@ -214,6 +216,10 @@ class _FaultyFile(PassingFile):
     def _punch_hole(self, offset: int, length: int) -> None:
         self._call("punch", self._inner("punch_hole"), offset, length)
 
+    def _next_data(self, offset: int) -> tuple[int, int] | None:
+        found: tuple[int, int] | None = self._call("next_data", self._inner("next_data"), offset)
+        return found
+
     def _rollback(self) -> None:
         self._call("rollback", self._inner("rollback"))
 
@@ -368,6 +374,10 @@ class _AsyncFaultyFile(AsyncBackendFile):
 
     async def _punch_hole(self, offset: int, length: int) -> None:
         await self._call("punch", self._inner("punch_hole"), offset, length)
+
+    async def _next_data(self, offset: int) -> tuple[int, int] | None:
+        found: tuple[int, int] | None = await self._call("next_data", self._inner("next_data"), offset)
+        return found
 
     async def _rollback(self) -> None:
         await self._call("rollback", self._inner("rollback"))

@@ -59,6 +59,7 @@ enum {
 	PC_ASK_GETXATTR,
 	PC_ASK_LISTXATTR,
 	PC_ASK_REMOVEXATTR,
+	PC_ASK_LSEEK, /* `flags`: SEEK_DATA or SEEK_HOLE */
 	/* of the loop itself: nobody waits for an answer */
 	PC_ASK_FORGET,     /* nodes were forgotten: pc_loop_forgotten() has them */
 	PC_ASK_READ_AHEAD, /* the file `fh` has read the page `offset`, where its next window begins */
@@ -92,7 +93,9 @@ struct pc_attributes {
 	uint32_t mode, nlink, uid, gid;
 	uint64_t size;
 	int64_t atime_ns, mtime_ns, ctime_ns;
-	uint64_t rdev; /* number of a device */
+	uint64_t rdev;      /* number of a device */
+	uint64_t allocated; /* bytes that it takes; PC_NOT_KNOWN: as many as `size` */
+	uint64_t taken;     /* of pc_hit_calls.taken, from before `allocated` was asked for */
 };
 
 /* A node that the kernel has forgotten, and how often. */
@@ -150,6 +153,7 @@ int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attribute
 int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool kept);
 int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh);
 int pc_reply_data(struct pc_loop *l, uint64_t token, const char *data, uint64_t len);
+int pc_reply_offset(struct pc_loop *l, uint64_t token, uint64_t offset);
 int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len);
 int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields);
 int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d);
@@ -170,6 +174,7 @@ void pc_opened_handed_over(struct pc_opened *o, int64_t written_ns);
 bool pc_opened_wrote(const struct pc_opened *o);
 void pc_opened_set_wrote(struct pc_opened *o, bool wrote);
 bool pc_opened_take_wrote(struct pc_opened *o);
+bool pc_opened_was_read(const struct pc_opened *o);
 void pc_opened_set_told(struct pc_opened *o, bool told);
 
 /* ---- the kernel's caches */
@@ -182,5 +187,6 @@ int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const ch
 /* cdef-end */
 
 #define PC_NO_FH UINT64_MAX
+#define PC_NOT_KNOWN UINT64_MAX
 
 #endif

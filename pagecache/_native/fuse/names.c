@@ -238,6 +238,24 @@ static i64 ns_of(const struct timespec *t)
 	return (i64)t->tv_sec * 1000000000 + t->tv_nsec;
 }
 
+enum { BLOCK = 512, PAGE = 4096 };
+
+static blkcnt_t blocks_of(u64 bytes)
+{
+	return (blkcnt_t)((bytes + BLOCK - 1) / BLOCK);
+}
+
+/* Never fewer than the store will have: what was taken since may need blocks of its own, within whole pages of the file. Programs
+ * take a file without blocks for one without data. */
+static blkcnt_t blocks_now(const struct pc_attributes *a, u64 size, u64 taken)
+{
+	if (a->allocated == PC_NOT_KNOWN)
+		return blocks_of(size);
+	u64 more = taken > a->taken ? taken - a->taken : 0, pages = (size + PAGE - 1) / PAGE * PAGE;
+	u64 most = pages > a->allocated ? pages : a->allocated;
+	return blocks_of(more < most - a->allocated ? a->allocated + more : most);
+}
+
 static void stat_of(const struct pc_attributes *a, struct stat *out)
 {
 	*out = (struct stat){.st_ino = a->number,
@@ -247,7 +265,7 @@ static void stat_of(const struct pc_attributes *a, struct stat *out)
 			     .st_gid = a->gid,
 			     .st_rdev = a->rdev,
 			     .st_size = (off_t)a->size,
-			     .st_blocks = (blkcnt_t)((a->size + 511) / 512),
+			     .st_blocks = blocks_of(a->allocated == PC_NOT_KNOWN ? a->size : a->allocated),
 			     .st_atim = timespec_of(a->atime_ns),
 			     .st_mtim = timespec_of(a->mtime_ns),
 			     .st_ctim = timespec_of(a->ctime_ns)};
@@ -264,7 +282,7 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 		written = at > written ? at : written;
 		if (o->hit && !sized) {
 			out->st_size = (off_t)l->calls->length(o->hit);
-			out->st_blocks = (out->st_size + 511) / 512;
+			out->st_blocks = blocks_now(&n->attributes, (u64)out->st_size, l->calls->taken(o->hit));
 			sized = true;
 		}
 	}

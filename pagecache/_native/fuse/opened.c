@@ -74,6 +74,11 @@ bool pc_opened_take_wrote(struct pc_opened *o)
 	return atomic_exchange(&o->wrote, 0);
 }
 
+bool pc_opened_was_read(const struct pc_opened *o)
+{
+	return atomic_load(&((struct pc_opened *)o)->was_read);
+}
+
 void pc_opened_set_told(struct pc_opened *o, bool told)
 {
 	atomic_store(&o->told, told);

@@ -41,6 +41,8 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
 	struct worker *w = pc_worker;
+	if (!atomic_load_explicit(&o->was_read, memory_order_relaxed))
+		atomic_store_explicit(&o->was_read, 1, memory_order_relaxed);
 	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
@@ -95,6 +97,18 @@ static void ask_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flag
 	s->asked.fh = fh;
 	s->asked.flags = flags;
 	s->changes = changes;
+	pc_ask(l, s, NULL, NULL, NULL);
+}
+
+static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
+{
+	struct pc_loop *l = loop_of(req);
+	struct slot *s = pc_slot_new(l, req, PC_ASK_LSEEK, number);
+	if (!s)
+		return;
+	s->asked.fh = opened_of(info)->fh;
+	s->asked.offset = (u64)offset;
+	s->asked.flags = (u32)whence;
 	pc_ask(l, s, NULL, NULL, NULL);
 }
 
@@ -422,4 +436,5 @@ const struct fuse_lowlevel_ops pc_operations = {
 	.getxattr = do_getxattr,
 	.listxattr = do_listxattr,
 	.removexattr = do_removexattr,
+	.lseek = do_lseek,
 };

@@ -180,6 +180,18 @@ int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len)
 	return req ? pc_answer_end(l, fuse_reply_write(req, len)) : err;
 }
 
+int pc_reply_offset(struct pc_loop *l, uint64_t token, uint64_t offset)
+{
+	struct slot s;
+	int err;
+	if (offset > INT64_MAX) {
+		count(&l->counts.refused);
+		return -EPROTO;
+	}
+	fuse_req_t req = pc_answer_begin(l, token, BIT(PC_ASK_LSEEK), &s, &err);
+	return req ? pc_answer_end(l, fuse_reply_lseek(req, (off_t)offset)) : err;
+}
+
 /* @fields: bsize, frsize, blocks, bfree, bavail, files, ffree, favail, namemax. */
 int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields)
 {

@@ -5,7 +5,7 @@
  * Locks, none held over a call of libfuse or of CORE's but where said:
  *
  *   lock    requests, queue, handlers, senders        ask.c
- *   names   nodes, names, their open files            names.c; pc_hit_calls.length within it
+ *   names   nodes, names, their open files            names.c; pc_hit_calls.length and .taken within it
  *
  * Nobody takes one of them while he has the other. libfuse's locks of a request and of its session are outside of `lock`: it
  * calls interrupted() (ask.c) with them.
@@ -62,6 +62,7 @@ struct pc_opened {
 	u64 number, fh;
 	struct pc_opened *next; /* of its node; `names` */
 	_Atomic i64 written_ns; /* as OpenFile.written_ns in Python */
+	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
 	_Atomic u8 wrote, told; /* told: of a failure that there may be no more; the next write is Python's */
 };
 

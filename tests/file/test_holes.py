@@ -1,0 +1,322 @@
+"""Data and holes of a cached file, as os.lseek finds them in the same file of a plain directory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import (
+    BackendError,
+    BackendProtocolError,
+    CachedFile,
+    PageCache,
+    RetryPolicy,
+    Volume,
+    aio,
+)
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
+
+PAGE = 4096
+KIB = 1024
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def cache() -> Iterator[PageCache]:
+    with PageCache("8MiB", flush_interval=1000.0, dirty_expire=1000.0) as cache:
+        yield cache
+
+
+@pytest.fixture
+def volume(cache: PageCache, store: Path) -> Volume:
+    return cache.attach(f"dir:{store}")
+
+
+def answer(file: Any, offset: int, whence: int) -> int | str:
+    """Where a handle, or a descriptor, goes; the name of the errno where it goes nowhere."""
+    try:
+        return os.lseek(file, offset, whence) if isinstance(file, int) else int(file.seek(offset, whence))
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def extents(file: Any) -> list[tuple[int, int]]:
+    """All data of a file."""
+    found, at = [], 0
+    while (begin := answer(file, at, os.SEEK_DATA)) != "ENXIO":
+        assert isinstance(begin, int)
+        end = answer(file, begin, os.SEEK_HOLE)
+        assert isinstance(end, int)
+        assert end > begin  # else a copy would never come to its end
+        found.append((begin, end))
+        at = end
+    return found
+
+
+def holes_are_zeros(file: CachedFile) -> None:
+    """What no extent covers reads as zeros."""
+    at = 0
+    for begin, end in [*extents(file), (file.size, file.size)]:
+        assert file.pread(begin - at, at) == bytes(begin - at), f"data in the hole [{at}, {begin})"
+        at = end
+
+
+def test_holes_of_the_store_are_found(volume: Volume, store: Path) -> None:
+    """At every offset that matters the answers are those of a plain descriptor."""
+    with (store / "a").open("wb") as plain:
+        plain.truncate(1 << 20)
+        os.pwrite(plain.fileno(), b"x" * 5000, 100 * KIB)
+        os.pwrite(plain.fileno(), b"y" * PAGE, 500 * KIB)
+        os.fsync(plain.fileno())
+    with volume.open("a") as file, (store / "a").open("rb") as plain:
+        for offset in (0, 1, 100 * KIB, 102 * KIB, 104 * KIB, 108 * KIB, 500 * KIB, 504 * KIB, 1 << 20, 2 << 20, -1):
+            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                assert answer(file, offset, whence) == answer(plain.fileno(), offset, whence), (offset, whence)
+        assert extents(file) == extents(plain.fileno())
+
+
+def test_the_position_moves_to_what_was_found(volume: Volume, store: Path) -> None:
+    """And stays where nothing is found."""
+    (store / "a").write_bytes(b"")
+    os.truncate(store / "a", 1 << 20)
+    with volume.open("a", "r+") as file:
+        file.pwrite(b"data", 64 * KIB)
+        assert file.seek(0, os.SEEK_DATA) == file.tell() == 64 * KIB
+        assert file.read(4) == b"data"
+        assert file.seek(64 * KIB, os.SEEK_HOLE) == file.tell()
+        with pytest.raises(OSError, match="no data at or behind offset 131072 of a file of 1048576 bytes") as caught:
+            file.seek(128 * KIB, os.SEEK_DATA)
+        assert caught.value.errno == errno.ENXIO
+        assert file.tell() == 64 * KIB + PAGE
+        with pytest.raises(ValueError, match=r"whence 5 is not 0, 1, 2, 3 \(SEEK_DATA\) or 4 \(SEEK_HOLE\)"):
+            file.seek(0, 5)
+
+
+def test_dirty_bytes_are_data_before_they_are_written_back(volume: Volume, store: Path) -> None:
+    """Also in the hole of the store; and the extension behind them is a hole."""
+    (store / "a").write_bytes(b"")
+    os.truncate(store / "a", 256 * KIB)
+    with volume.open("a", "r+") as file:
+        file.pwrite(b"x" * PAGE, 128 * KIB)
+        file.pwrite(b"end", 1 << 20)
+        assert extents(file) == [(128 * KIB, 132 * KIB), (1 << 20, (1 << 20) + 3)]
+        file.fsync()
+        with (store / "a").open("rb") as plain:
+            assert extents(file) == extents(plain.fileno())
+
+
+def test_an_empty_file_and_one_that_was_only_extended(volume: Volume) -> None:
+    with volume.open("a", "w+") as file:
+        assert [answer(file, 0, whence) for whence in (os.SEEK_DATA, os.SEEK_HOLE)] == ["ENXIO", "ENXIO"]
+        file.truncate(100 * KIB)
+        assert extents(file) == []
+        assert answer(file, 5, os.SEEK_HOLE) == 5
+
+
+def test_a_punched_range_is_a_hole(volume: Volume) -> None:
+    with volume.open("a", "w+") as file:
+        file.write(b"x" * 64 * KIB)
+        assert extents(file) == [(0, 64 * KIB)]
+        file.punch_hole(16 * KIB, 16 * KIB)  # nothing is stored yet: zeros that are written, or a hole
+        holes_are_zeros(file)
+        file.fsync()
+        file.punch_hole(40 * KIB, 8 * KIB)
+        file.pwrite(b"y", 44 * KIB)
+        holes_are_zeros(file)
+        assert answer(file, 40 * KIB, os.SEEK_HOLE) == 40 * KIB
+        assert answer(file, 40 * KIB, os.SEEK_DATA) == 44 * KIB
+
+
+def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
+    """Every hole reads as zeros; after an fsync the extents are those of the store."""
+    draw = random.Random(23)
+    with volume.open("a", "w+") as file:
+        for step in range(300):
+            offset, length = draw.randrange(0, 1 << 20), draw.randrange(1, 40 * KIB)
+            match draw.randrange(7):
+                case 0 | 1 | 2:
+                    file.pwrite(draw.randbytes(length), offset)
+                case 3:
+                    file.truncate(offset)
+                case 4:
+                    file.punch_hole(offset, length)
+                case 5:
+                    file.flush()
+                case 6:
+                    volume.drop_clean("a")
+            if step % 10 == 0:
+                holes_are_zeros(file)
+        file.fsync()
+        with (store / "a").open("rb") as plain:
+            assert extents(file) == extents(plain.fileno())
+
+
+@pytest.mark.parametrize("url", ["memory:"])
+def test_a_store_that_knows_no_holes_is_all_data(cache: PageCache, url: str) -> None:
+    """Up to the end of what it has stored; its size says how much it takes."""
+    with cache.attach(url).open("a", "w+") as file:
+        file.pwrite(b"end", 100 * KIB)
+        file.fsync()
+        assert extents(file) == [(0, 100 * KIB + 3)]
+    assert file.volume.stat("a").allocated is None
+
+
+class _Odd(DirectoryBackend):
+    """Its files answer what they are told to."""
+
+    answers: Any = None
+
+    def open(self, key: Any, **how: Any) -> Any:
+        file = super().open(key, **how)
+        file.next_data = lambda offset: self.answers(offset)  # type: ignore[method-assign]
+        return file
+
+
+@pytest.mark.parametrize("wrong", [(5, 5), (-1, 3), (3, 8), "no", 7, (1,), (None, 3)])
+def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> None:
+    (store / "a").write_bytes(b"0123456789")
+    backend = _Odd(store)
+    backend.answers = lambda offset: wrong
+    with cache.attach(backend).open("a") as file:
+        with pytest.raises(BackendProtocolError, match="next_data answers") as caught:
+            file.seek(5, os.SEEK_DATA)
+        assert repr(wrong) in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_store_that_cannot_tell_is_all_data(cache: PageCache, store: Path, code: int) -> None:
+    def refuse(offset: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    os.close(os.open(store / "a", os.O_CREAT | os.O_WRONLY))
+    os.truncate(store / "a", 100)
+    backend = _Odd(store)
+    backend.answers = refuse
+    with cache.attach(backend).open("a") as file:
+        assert extents(file) == [(0, 100)]
+
+
+def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path) -> None:
+    (store / "a").write_bytes(b"0123456789")
+    faulty = FaultyBackend(
+        DirectoryBackend(store), FaultPlan([Rule("next_data", error=BackendError(errno.EIO, "gone", retry=False))])
+    )
+    with cache.attach(faulty).open("a") as file:
+        with pytest.raises(OSError, match="gone"):
+            file.seek(0, os.SEEK_DATA)
+        assert file.pread(4, 0) == b"0123"
+    assert [(call.op, call.offset) for call in faulty.calls_of("next_data")] == [("next_data", 0)]
+
+
+def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Path) -> None:
+    """A device that is gone says the same as the end of all data."""
+    (store / "a").write_bytes(b"0123456789")
+    gone = Rule("next_data", error=OSError(errno.ENXIO, "no such device"))
+    with cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([gone]))).open("a") as file:
+        with pytest.raises(OSError, match="no such device") as caught:
+            file.seek(0, os.SEEK_DATA)
+        assert caught.value.errno == errno.EIO
+
+
+def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:
+    """The store answered "a hole" before it had them: the answer is used for what was not local before that."""
+    (store / "a").write_bytes(b"")
+    os.truncate(store / "a", 64 * KIB)
+    backend = _Odd(store)
+    volume = cache.attach(backend)
+    asked: list[int] = []
+    with volume.open("a", "r+") as file:
+
+        def written_back_meanwhile(offset: int) -> None:
+            asked.append(offset)
+            file.volume.backend.open("a").write_from(32 * KIB, [memoryview(b"x")])  # type: ignore[union-attr]
+            return
+
+        backend.answers = written_back_meanwhile
+        file.pwrite(b"x" * PAGE, 32 * KIB)
+        assert file.seek(0, os.SEEK_DATA) == 32 * KIB
+        assert asked == [0]
+
+
+def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: Path) -> None:
+    """A punch whose outcome nobody knows counts as done."""
+    (store / "a").write_bytes(b"x" * 64 * KIB)
+    rule = Rule("punch", nth=1, error=ConnectionResetError(errno.ECONNRESET, "lost"))
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([rule]))
+    cache.configure(retry=RetryPolicy(attempts=1))
+    volume = cache.attach(faulty)
+    with volume.open("a", "r+") as file:
+        with pytest.raises(OSError, match="lost"):
+            file.punch_hole(16 * KIB, 16 * KIB)
+        assert file.seek(0, os.SEEK_HOLE) == 16 * KIB
+        assert file.seek(16 * KIB, os.SEEK_DATA) == 32 * KIB
+
+
+def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) -> None:
+    (store / "a").write_bytes(b"0123456789")
+    gate = Gate()
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)]))
+    volume = cache.attach(faulty)
+    file = volume.open("a")
+    found: list[BaseException] = []
+
+    def seek() -> None:
+        try:
+            file.seek(0, os.SEEK_DATA)
+        except OSError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=seek)
+    thread.start()
+    gate.wait_entered()
+    volume.abort()
+    thread.join(30)
+    assert [type(error).__name__ for error in found] == ["ShutdownError"]
+    gate.release()
+    volume.detach(on_failed="discard")
+
+
+async def _seek(volume: Volume) -> tuple[int, int]:
+    async with aio.open(volume, "a", "r+") as file:
+        return await file.seek(0, os.SEEK_DATA), await file.tell()
+
+
+def test_tasks_find_data(volume: Volume, store: Path) -> None:
+    os.close(os.open(store / "a", os.O_CREAT | os.O_WRONLY))
+    with (store / "a").open("wb") as plain:
+        plain.seek(64 * KIB)
+        plain.write(b"x")
+    assert asyncio.run(_seek(volume)) == (64 * KIB, 64 * KIB)
+
+
+def test_allocated_bytes_are_those_of_the_store_and_what_it_lacks(volume: Volume, store: Path) -> None:
+    """Never fewer than the store will have; exact once everything is committed."""
+    with volume.open("a", "w+") as file:
+        file.truncate(1 << 20)
+        assert volume.stat("a").allocated == 0
+        file.pwrite(b"x" * 3 * PAGE, 256 * KIB)
+        assert volume.stat("a").allocated == 3 * PAGE
+        file.fsync()
+        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
+        file.pwrite(b"y" * PAGE, 256 * KIB)
+        assert (volume.stat("a").allocated or 0) >= (store / "a").stat().st_blocks * 512
+        file.fsync()
+        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
+        file.truncate(PAGE)
+        assert volume.stat("a").allocated == (store / "a").stat().st_blocks * 512
+    assert [found.allocated for found in volume.list()] == [(store / "a").stat().st_blocks * 512]

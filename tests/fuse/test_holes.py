@@ -1,0 +1,232 @@
+"""Holes of a mounted directory: each program and call does the same in a plain directory of the same file system.
+
+pyfuse3 takes no LSEEK: there every byte is data, and `du` is right all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import random
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from .mounts import LOOPS, Mounted, needs_mounts, run
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+
+KIB, MIB = 1024, 1 << 20
+PIECES = ((64 * KIB, 8 * KIB), (1 * MIB + 5, 100), (3 * MIB, 300 * KIB))
+SIZE = 6 * MIB
+
+
+@pytest.fixture
+def tells_holes(mounted: Mounted) -> bool:
+    return "--loop=c" in mounted.options
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "plain"
+    path.mkdir()
+    return path
+
+
+def sparse(path: Path, *, sync: bool = False) -> Path:
+    """A file with holes, made as programs do."""
+    with path.open("wb", buffering=0) as file:
+        for offset, length in PIECES:
+            file.seek(offset)
+            file.write(random.Random(offset).randbytes(length))
+        file.truncate(SIZE)
+        if sync:
+            os.fsync(file.fileno())
+    return path
+
+
+def answer(fd: int, offset: int, whence: int) -> int | str:
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def extents(path: Path) -> list[tuple[int, int]]:
+    found, at = [], 0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        while (begin := answer(fd, at, os.SEEK_DATA)) != "ENXIO":
+            assert isinstance(begin, int)
+            end = answer(fd, begin, os.SEEK_HOLE)
+            assert isinstance(end, int)
+            assert end > begin
+            found.append((begin, end))
+            at = end
+    finally:
+        os.close(fd)
+    return found
+
+
+def blocks(path: Path) -> int:
+    return path.stat().st_blocks
+
+
+def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path, tells_holes: bool) -> None:
+    """At offsets inside and between, at the end and behind it."""
+    here, there = sparse(place / "a", sync=True), sparse(plain / "a", sync=True)
+    if not tells_holes:
+        assert extents(here) == [(0, SIZE)]
+        return
+    assert extents(here) == extents(there)
+    with here.open("rb") as one, there.open("rb") as other:
+        for offset in (0, 1, 64 * KIB, 70 * KIB, 72 * KIB, MIB, 3 * MIB + 1, SIZE - 1, SIZE, SIZE + 1):
+            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                assert answer(one.fileno(), offset, whence) == answer(other.fileno(), offset, whence)
+
+
+def test_blocks_are_those_of_the_store(place: Path, stored: Path, plain: Path) -> None:
+    """After an fsync; before it they are at least as many as there will be."""
+    before = blocks(sparse(place / "a"))
+    with (place / "a").open("rb") as file:
+        os.fsync(file.fileno())
+    assert blocks(stored / "a") <= before < SIZE // 512
+    sparse(place / "b", sync=True)
+    assert blocks(place / "b") == blocks(stored / "b") == blocks(sparse(plain / "b", sync=True))
+
+
+def test_blocks_follow_the_writes_of_an_open_file(place: Path, stored: Path) -> None:
+    """They are never fewer than the bytes that were written, and never more than the whole file has."""
+    with (place / "a").open("w+b", buffering=0) as file:
+        file.truncate(SIZE)
+        for step in range(1, 20):
+            file.seek(step * 128 * KIB)
+            file.write(b"x" * 4 * KIB)
+            assert step * 8 <= os.fstat(file.fileno()).st_blocks <= SIZE // 512
+            if step % 5 == 0:
+                os.fsync(file.fileno())
+    assert blocks(stored / "a") >= 19 * 8
+
+
+def test_du_says_what_it_says_of_the_store(place: Path, plain: Path) -> None:
+    for top in (place, plain):
+        (top / "d").mkdir()
+        sparse(top / "a", sync=True)
+        sparse(top / "d" / "b", sync=True)
+        (top / "d" / "small").write_bytes(b"x" * 5000)
+        run("sync", top / "d" / "small")
+        os.symlink("small", top / "d" / "link")
+    assert run("du", "-k", "--apparent-size", "a", cwd=place) == run("du", "-k", "--apparent-size", "a", cwd=plain)
+    assert run("du", "-k", ".", cwd=place) == run("du", "-k", ".", cwd=plain)
+
+
+@pytest.mark.parametrize("command", ["cp", "cp --sparse=always", "cp --sparse=never", "cp -r"])
+def test_copies_have_the_holes_that_they_have_elsewhere(
+    place: Path, stored: Path, plain: Path, tells_holes: bool, command: str
+) -> None:
+    """From the mount to itself, as in a plain directory."""
+    for top in (place, plain):
+        (top / "from").mkdir()
+        sparse(top / "from" / "a", sync=True)
+        source = ("from", "to") if command == "cp -r" else ("from/a", "copy")
+        run(*command.split(), *source, cwd=top)
+    name = "to/a" if command == "cp -r" else "copy"
+    run("sync", place / name)
+    run("sync", plain / name)
+    assert (place / name).read_bytes() == (plain / name).read_bytes()
+    if tells_holes or command == "cp --sparse=always":
+        assert extents(stored / name) == extents(plain / name)
+        assert blocks(place / name) == blocks(stored / name) == blocks(plain / name)
+
+
+def test_copies_out_of_a_mount_and_into_it_have_holes(
+    place: Path, stored: Path, plain: Path, tells_holes: bool
+) -> None:
+    sparse(place / "a", sync=True)
+    sparse(plain / "a", sync=True)
+    shutil.copy(plain / "a", place / "in")
+    run("cp", plain / "a", place / "b")
+    run("cp", place / "a", plain / "b")
+    run("sync", place / "b")
+    run("sync", plain / "b")
+    assert (plain / "b").read_bytes() == (plain / "a").read_bytes() == (place / "b").read_bytes()
+    assert extents(stored / "b") == extents(plain / "a")
+    if tells_holes:
+        assert extents(plain / "b") == extents(plain / "a")
+
+
+def test_tar_keeps_holes(place: Path, plain: Path, tells_holes: bool) -> None:
+    for top in (place, plain):
+        os.utime(sparse(top / "a", sync=True))  # now the kernel has the times of the store, which tar compares
+        run("tar", "-cSf", top / "archive", "-C", top, "a")
+        (top / "out").mkdir()
+        run("tar", "-xSf", top / "archive", "-C", top / "out")
+    assert (place / "out" / "a").read_bytes() == (plain / "a").read_bytes()
+    if tells_holes:
+        assert (place / "archive").stat().st_size == (plain / "archive").stat().st_size
+    with tarfile.open(place / "archive") as archive:
+        assert [(entry.name, entry.size) for entry in archive] == [("a", SIZE)]
+
+
+def test_a_copy_of_a_file_that_is_being_written_has_all_of_its_bytes(place: Path) -> None:
+    """What is dirty in the cache is data wherever the store has a hole."""
+    with (place / "a").open("wb", buffering=0) as file:
+        file.truncate(SIZE)
+        for offset, length in PIECES:
+            file.seek(offset)
+            file.write(b"w" * length)
+            run("cp", place / "a", place / "copy")
+            run("tar", "-cSf", place / "archive", "-C", place, "a")
+            expected = (place / "a").read_bytes()
+            assert (place / "copy").read_bytes() == expected
+            with tarfile.open(place / "archive") as archive:
+                member = archive.extractfile("a")
+                assert member is not None
+                assert member.read() == expected
+
+
+def test_stores_through_a_mapping_are_data_before_they_are_synced(place: Path, mounted: Mounted) -> None:
+    """The kernel has them alone: it writes them back before it is said what is a hole, and blocks are never none."""
+    if "--direct-io" in mounted.options:
+        pytest.skip("see test_mappings.py")
+    fd = os.open(place / "a", os.O_RDWR | os.O_CREAT)
+    try:
+        os.ftruncate(fd, SIZE)
+        with mmap.mmap(fd, SIZE) as mapped:
+            mapped[MIB : MIB + 4] = b"data"
+            run("tar", "-cSf", place / "archive", "-C", place, "a")
+            with tarfile.open(place / "archive") as archive:
+                member = archive.extractfile("a")
+                assert member is not None
+                assert member.read()[MIB : MIB + 4] == b"data"
+            mapped[3 * MIB : 3 * MIB + 4] = b"more"
+            run("cp", place / "a", place / "copy")
+            assert (place / "copy").read_bytes()[3 * MIB : 3 * MIB + 4] == b"more"
+            assert answer(fd, 2 * MIB, os.SEEK_DATA) in (2 * MIB, 3 * MIB)
+    finally:
+        os.close(fd)
+
+
+def test_objects_are_all_data(flat: Path) -> None:
+    """Blocks follow the size, and nothing is a hole."""
+    path = flat / "a"
+    with path.open("wb", buffering=0) as file:
+        file.seek(100_000)
+        file.write(b"end")
+    assert extents(path) == [(0, 100_003)]
+    assert blocks(path) == -(-100_003 // 512)
+
+
+def test_only_holes_that_nobody_may_fill_are_without_blocks(place: Path, plain: Path) -> None:
+    for top in (place, plain):
+        run("truncate", "-s", "8M", top / "a")
+    if "c" in LOOPS:
+        assert extents(plain / "a") == []
+    with (place / "a").open("rb") as file:
+        assert file.read() == bytes(8 * MIB)
+    assert blocks(place / "a") in (0, 1)
+    run("cp", place / "a", place / "b")
+    assert (place / "b").read_bytes() == bytes(8 * MIB)
