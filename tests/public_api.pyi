@@ -317,6 +317,7 @@ class ObjectStat:
     mtime_ns: int | None = None
     ctime_ns: int | None = None
     rdev: int | None = None                # of a char or block device
+    allocated: int | None = None           # bytes that it takes in the store, fewer than `size` where it has holes; None: not known
 
 class Backend(Protocol):
     """Where the bytes live. Calls come from threads of the volume, several at once, with no lock of the cache held.

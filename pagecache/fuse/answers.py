@@ -263,7 +263,7 @@ class Answers:
         self._loop.reply_written(token, opened.write(asked.data, asked.offset))
 
     def _lseek(self, asked: Asked, token: int) -> None:
-        """Stores through mappings are with the kernel alone until it writes them back: first it is made to."""
+        """Find data or a hole. First the kernel writes back pages that programs may have stored to through mappings."""
         fh, offset, whence = asked.fh or 0, asked.offset, asked.flags
         may_be_mapped = getattr(self._system, "may_be_mapped", None)
         try:
@@ -279,8 +279,8 @@ class Answers:
             self._loop.reply_offset(token, found)
 
     def _pages_written_back(self, number: int) -> bool:
-        """Have the kernel write back and drop its pages of a file. False: too many others do that; as those writes may
-        need a thread of the loop each, some stay free for them.
+        """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of the
+        writes may need a thread of the loop, so most threads stay free for them.
         """
         if not self._written_back.acquire(blocking=False):
             return False

@@ -18,6 +18,7 @@ __all__ = ["features"]
 
 URING = "/sys/module/fuse/parameters/enable_uring"
 SPLICE_READ, READDIRPLUS, WRITEBACK = 1 << 9, 1 << 13, 1 << 16
+SHARED_MAPPINGS = "shared mappings with direct I/O"
 PARALLEL_LIBRARY, URING_LIBRARY = "3.14.1", 318
 
 
@@ -45,7 +46,7 @@ def _asked() -> dict[str, int]:
     with (
         tempfile.TemporaryDirectory() as folder,
         PageCache("1MiB") as cache,
-        Loop(Server(cache.attach("memory:")), folder, timeout=10.0) as loop,
+        Loop(Server(cache.attach("memory:")), folder, timeout=10.0, direct_io=True) as loop,
     ):
         os.stat(folder)  # it was told before this is answered
         return loop.features()
@@ -66,6 +67,8 @@ def _told(found: dict[str, int]) -> Iterator[str]:
     parallel = bool(found["parallel_writes_built"])
     note = "used with direct I/O" if parallel else f"libfuse {PARALLEL_LIBRARY} has them"
     yield line("direct writes of one file side by side", parallel, note)
+    missing = "Linux 6.6 has them" if found["direct_mmap_built"] else "libfuse 3.13 has them"
+    yield line(SHARED_MAPPINGS, bool(found["direct_mmap"]), "" if found["direct_mmap"] else missing)
     yield line("the kernel's write-back cache", bool(capable & WRITEBACK), "not used: decision 135")
     yield line("splice", bool(capable & SPLICE_READ), "not used: bytes are copied between the connection and folios")
     uring = ""

@@ -93,7 +93,7 @@ class Server:
     # -- attributes
 
     def attributes(self, node: Node, found: ObjectStat, taken: int = 0) -> Attributes:
-        """What a program is told of something that was found. `taken`: what `_taken` was before it was looked for."""
+        """Return what stat(2) shows of an object. `taken`: the answer of `_taken` before the object was looked up."""
         node.seen = found
         if found.allocated == 0 and found.size and self._may_be_mapped(node):
             # Programs such as tar take a file without blocks for one without data.

@@ -201,7 +201,7 @@ class Dirents:
 
 
 def _attributes(values: Iterable[int]) -> Any:
-    """number, mode, nlink, uid, gid, size, atime_ns, mtime_ns, ctime_ns, rdev, allocated (NOT_KNOWN: as size), taken."""
+    """The fields of `struct pc_attributes`, in their order; `allocated`: NOT_KNOWN where it is as large as the size."""
     return _fuse.ffi.new("struct pc_attributes *", tuple(values))
 
 

@@ -254,7 +254,7 @@ def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, 
 
 
 def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: Path) -> None:
-    """A punch whose outcome nobody knows counts as done."""
+    """A punch with an unknown outcome counts as done."""
     (store / "a").write_bytes(b"x" * 64 * KIB)
     rule = Rule("punch", nth=1, error=ConnectionResetError(errno.ECONNRESET, "lost"))
     faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([rule]))

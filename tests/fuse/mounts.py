@@ -8,6 +8,7 @@ if need be out of sight, before the next test begins.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -22,10 +23,14 @@ from typing import Self
 
 import pytest
 
+from pagecache.fuse.features import SHARED_MAPPINGS, features
 from pagecache.fuse.serving import why_cannot_serve
 from pagecache.live.client import Client
 
-__all__ = ["KINDS", "LOOPS", "MODES", "Mounted", "folder_for_everybody", "needs_mounts", "run", "why_no_mounts"]
+__all__ = [
+    *("KINDS", "LOOPS", "MODES", "Mounted", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
+    "why_no_mounts",
+]
 
 LOOPS = [loop for loop in ("c", "pyfuse3") if not why_cannot_serve(loop)]
 KINDS = [f"--loop={loop} {caching}" for loop in LOOPS for caching in ("--direct-io", "--kernel-cache")]
@@ -48,6 +53,16 @@ def why_no_mounts() -> str:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse may not be used by this user"
     return ""
+
+
+@functools.cache
+def _maps_shared_with_direct_io() -> bool:
+    return f"{SHARED_MAPPINGS}: yes" in features()
+
+
+def maps_shared(options: Sequence[str]) -> bool:
+    """Whether programs can map files of a mount with these options shared."""
+    return "--direct-io" not in options or ("--loop=c" in options and _maps_shared_with_direct_io())
 
 
 needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts() or "mounts work")

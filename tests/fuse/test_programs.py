@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import serve_tree
-from .mounts import KINDS, LOOPS, MODES, Mounted, names, needs_mounts, run
+from .mounts import KINDS, LOOPS, MODES, Mounted, maps_shared, names, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -62,10 +62,10 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize("journal", [pytest.param(name, marks=() if name in QUICK else slow) for name in JOURNALS])
 def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> None:
     """Transactions, some rolled back, in each journal mode; what is stored in the end is a whole database. A shared
-    write-ahead log needs shared mappings: without pages of the kernel it has to be one process's own.
+    write-ahead log needs shared mappings: without them it has to be one process's own.
     """
     path = place / "db"
-    alone = journal == "wal" and "--direct-io" in mounted.options
+    alone = journal == "wal" and not maps_shared(mounted.options)
 
     def connect(where: Path) -> sqlite3.Connection:
         base = sqlite3.connect(where, isolation_level=None, timeout=30)
@@ -94,10 +94,10 @@ def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> No
 
 
 def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path, mounted: Mounted) -> None:
-    """What docs/how-to/mount.md tells of sqlite on mounts without pages of the kernel."""
+    """What docs/how-to/mount.md tells of sqlite on mounts without shared mappings."""
     base = sqlite3.connect(place / "db", isolation_level=None)
     base.execute("pragma journal_mode=wal")
-    if "--direct-io" in mounted.options:
+    if not maps_shared(mounted.options):
         with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
             base.execute("create table t (n integer primary key)")
     else:
@@ -275,8 +275,8 @@ FIO_QUICK = ("odd sizes at random", "past the kernel", "mapped")
 @pytest.mark.parametrize("job", [pytest.param(name, marks=() if name in FIO_QUICK else slow) for name in FIO])
 def test_fio_finds_what_it_wrote(place: Path, mounted: Mounted, job: str) -> None:
     """Two programs, a file each; every block has a checksum of its own, which is looked at twice."""
-    if job == "mapped" and "--direct-io" in mounted.options:
-        pytest.skip("there are no shared mappings with --direct-io")
+    if job == "mapped" and not maps_shared(mounted.options):
+        pytest.skip("there are no shared mappings with --direct-io here")
     command = ["fio", "--name=job", f"--directory={place}", "--size=4m", "--numjobs=2", "--ioengine=psync"]
     command += ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0", "--minimal", *FIO[job]]
     run(*command)

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "state.h"
@@ -100,11 +101,94 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 	return l;
 }
 
+/* Shared mappings of files with direct I/O: Linux 6.6 and newer allow them to servers that ask for it at the first request. libfuse
+ * 3.17 and newer have a word for that. Those from 3.13 on let the reply pass through here, where the flag is added; older ones have
+ * neither, and mmap(2) answers ENODEV as on older kernels. */
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+#define PC_DIRECT_MMAP 1
+static int pass_replies(struct pc_loop *l)
+{
+	(void)l;
+	return 0;
+}
+#elif FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
+#define PC_DIRECT_MMAP 1
+
+/* Of the protocol, as <linux/fuse.h> has it where it is new enough. */
+enum { OP_INIT = 26, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
+struct init_request {
+	u32 len, opcode;
+	u64 unique, node;
+	u32 uid, gid, pid, padding;
+	u32 major, minor, max_readahead, flags, flags2;
+};
+struct reply_header {
+	u32 len;
+	i32 error;
+	u64 unique;
+};
+struct init_reply {
+	u32 major, minor, max_readahead, flags;
+	u16 max_background, congestion_threshold;
+	u32 max_write, time_gran;
+	u16 max_pages, map_alignment;
+	u32 flags2, unused[7];
+};
+
+static ssize_t request_read(int fd, void *buffer, size_t size, void *loop)
+{
+	struct pc_loop *l = loop;
+	const struct init_request *init = buffer;
+	ssize_t n = read(fd, buffer, size);
+	if (!l->initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT && init->flags & INIT_EXT &&
+	    init->flags2 & DIRECT_IO_ALLOW_MMAP)
+		l->init_unique = init->unique;
+	return n;
+}
+
+static ssize_t reply_write(int fd, struct iovec *parts, int count, void *loop)
+{
+	struct pc_loop *l = loop;
+	const struct reply_header *header = parts[0].iov_base;
+	if (!l->init_unique || header->unique != l->init_unique)
+		return writev(fd, parts, count);
+	l->init_unique = 0; /* the first worker is alone until this is sent */
+	struct init_reply reply;
+	if (header->error || count != 2 || parts[1].iov_len != sizeof(reply))
+		return writev(fd, parts, count);
+	memcpy(&reply, parts[1].iov_base, sizeof(reply));
+	reply.flags |= INIT_EXT;
+	reply.flags2 |= DIRECT_IO_ALLOW_MMAP;
+	struct iovec with[] = {parts[0], {&reply, sizeof(reply)}};
+	ssize_t n = writev(fd, with, 2);
+	if (n >= 0) {
+		pthread_mutex_lock(&l->lock);
+		l->features.direct_mmap = 1;
+		pthread_mutex_unlock(&l->lock);
+	}
+	return n;
+}
+
+static int pass_replies(struct pc_loop *l)
+{
+	static const struct fuse_custom_io io = {.read = request_read, .writev = reply_write};
+	return l->options.direct_io ? fuse_session_custom_io(l->session, &io, fuse_session_fd(l->session)) : 0;
+}
+#else
+static int pass_replies(struct pc_loop *l)
+{
+	(void)l;
+	return 0;
+}
+#endif
+
 /* Return: 0; -EINVAL: libfuse has said on stderr why not. */
 int pc_loop_mount(struct pc_loop *l, const char *path)
 {
 	int err = fuse_session_mount(l->session, path);
 	l->mounted = !err;
+	if (!err)
+		err = pass_replies(l);
 	return err ? -EINVAL : 0;
 }
 
@@ -120,6 +204,12 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	connection->want &= ~(u32)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
 	connection->want &= ~(u32)FUSE_CAP_WRITEBACK_CACHE; /* decision 135 */
 	connection->time_gran = 1;
+	bool direct_mmap = false;
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+	direct_mmap = l->options.direct_io && connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+	if (direct_mmap)
+		connection->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+#endif
 	pthread_mutex_lock(&l->lock);
 	l->features = (struct pc_loop_features){
 		.proto_major = connection->proto_major,
@@ -131,6 +221,7 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 		.max_readahead = connection->max_readahead,
 		.max_background = connection->max_background,
 		.initialized = 1,
+		.direct_mmap = direct_mmap,
 	};
 	l->initialized = 1;
 	pthread_mutex_unlock(&l->lock);
@@ -284,6 +375,9 @@ void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out)
 	out->library = (u32)fuse_version();
 #ifdef PC_PARALLEL_WRITES
 	out->parallel_writes_built = 1;
+#endif
+#ifdef PC_DIRECT_MMAP
+	out->direct_mmap_built = 1;
 #endif
 }
 

@@ -26,6 +26,8 @@
 #include "pagecache.h"
 
 typedef uint8_t u8;
+typedef uint16_t u16;
+typedef int32_t i32;
 typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t i64;
@@ -116,6 +118,7 @@ struct pc_loop {
 	u32 nr_workers;
 	u8 mounted, started, serving, initialized; /* started: there is a clock; serving: and workers */
 	struct pc_loop_features features;
+	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
 };
 
 static inline i64 now_ns(clockid_t clock)

@@ -382,6 +382,61 @@ static void check_patience(void)
 	end();
 }
 
+static u64 blocks_told(void)
+{
+	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
+	EQUAL(a.error, 0);
+	return ((const struct fuse_attr_out *)(const void *)a.bytes)->attr.blocks;
+}
+
+/* Of an open file: what the store has, and what was taken since; within whole pages of the size, and as many as the size where the
+ * store does not say. */
+static void check_blocks_count_what_was_taken_since(void)
+{
+	struct pc_attributes a = attributes(FILE_NODE);
+	begin(plain);
+	u64 fh = open_cached();
+	u64 allocated[] = {0, PAGE, 4 * SIZE, PC_NOT_KNOWN}, expected[] = {PAGE, 2 * PAGE, 4 * SIZE, SIZE};
+	for (u32 k = 0; k < 4; k++) {
+		a.allocated = allocated[k];
+		a.taken = pc_hit_taken(hit) - PAGE;
+		pc_notify_inode(kernel.loop, FILE_NODE, -1, 0);
+		u64 unique = send_getattr(&kernel, FILE_NODE);
+		EQUAL(next(), PC_ASK_GETATTR);
+		EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), 0);
+		done();
+		EQUAL(answer_to(&kernel, unique).error, 0);
+		EQUAL(blocks_told(), expected[k] / 512);
+	}
+	close_cached(fh);
+	end();
+}
+
+static u64 send_lseek(u64 fh, u64 offset, u32 whence)
+{
+	struct fuse_lseek_in in = {.fh = fh, .offset = offset, .whence = whence};
+	return send_to(&kernel, FUSE_LSEEK, FILE_NODE, &in, sizeof(in));
+}
+
+static void check_data_and_holes_are_asked(void)
+{
+	begin(plain);
+	u64 fh = open_cached();
+	u64 unique = send_lseek(fh, 5, SEEK_HOLE);
+	EQUAL(next(), PC_ASK_LSEEK);
+	EQUAL(asked.fh, FILE_FH);
+	EQUAL(asked.offset, 5);
+	EQUAL(asked.flags, SEEK_HOLE);
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "x", 1), (u64)-EPROTO);
+	EQUAL(pc_reply_offset(kernel.loop, asked.token, UINT64_MAX), (u64)-EPROTO);
+	EQUAL(pc_reply_offset(kernel.loop, asked.token, SIZE), 0);
+	done();
+	struct answer a = answer_to(&kernel, unique);
+	EQUAL(((const struct fuse_lseek_out *)(const void *)a.bytes)->offset, SIZE);
+	close_cached(fh);
+	end();
+}
+
 static pid_t nobody(void)
 {
 	pid_t child = fork();
@@ -499,6 +554,8 @@ int main(void)
 {
 	RUN(check_what_is_cached_asks_nobody);
 	RUN(check_what_is_not_a_hit_is_asked);
+	RUN(check_blocks_count_what_was_taken_since);
+	RUN(check_data_and_holes_are_asked);
 	RUN(check_names_and_attributes_are_told_again_until_something_changes);
 	RUN(check_attributes_of_a_directory_are_told_until_something_is_made_in_it);
 	RUN(check_size_and_times_are_those_of_what_was_written);

@@ -1,0 +1,189 @@
+"""Shared mappings of a mounted file, with and without direct I/O: reads, writes and mappings of one file see one
+another as they do in a plain directory.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .mounts import Mounted, maps_shared, needs_mounts
+
+pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
+
+PAGE = 4096
+SIZE = 64 * PAGE
+
+
+@pytest.fixture
+def place(place: Path, mounted: Mounted) -> Path:
+    """A folder of a mount that has shared mappings."""
+    if not maps_shared(mounted.options):
+        pytest.skip("there are no shared mappings here")
+    return place
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    path = tmp_path / "plain"
+    path.mkdir()
+    return path
+
+
+def both(place: Path, plain: Path, steps: Callable[[Path], object]) -> object:
+    """The result of the steps in a mount, equal to that in a plain directory."""
+    found = steps(place)
+    assert found == steps(plain)
+    return found
+
+
+def test_a_read_sees_what_was_stored_through_a_mapping(place: Path, plain: Path) -> None:
+    """At once, by the same descriptor, by another, and by another process."""
+
+    def steps(top: Path) -> object:
+        path = top / "a"
+        path.write_bytes(b"." * SIZE)
+        with path.open("r+b", buffering=0) as file, mmap.mmap(file.fileno(), SIZE) as mapped:
+            mapped[5000:5006] = b"stored"
+            own = os.pread(file.fileno(), 8, 4999)
+            other = path.read_bytes()[4999:5007]
+            command = [sys.executable, "-c", "import sys; print(open(sys.argv[1], 'rb').read()[4999:5007])", str(path)]
+            third = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            return own, other, third
+
+    assert both(place, plain, steps) == (b".stored.", b".stored.", "b'.stored.'\n")
+
+
+def test_a_mapping_sees_what_was_written(place: Path, plain: Path) -> None:
+    """Also pages that it has looked at before, and stored to before."""
+
+    def steps(top: Path) -> object:
+        path = top / "a"
+        path.write_bytes(b"." * SIZE)
+        with path.open("r+b", buffering=0) as file, mmap.mmap(file.fileno(), SIZE) as mapped:
+            assert mapped[:10] == b"." * 10
+            mapped[PAGE : PAGE + 3] = b"abc"
+            os.pwrite(file.fileno(), b"written", 2)
+            os.pwrite(file.fileno(), b"XY", PAGE + 1)
+            with path.open("r+b", buffering=0) as other:
+                os.pwrite(other.fileno(), b"other", 2 * PAGE)
+            return mapped[:10], mapped[PAGE : PAGE + 5], mapped[2 * PAGE : 2 * PAGE + 6]
+
+    assert both(place, plain, steps) == (b"..written.", b"aXY..", b"other.")
+
+
+def test_two_mappings_are_one_memory(place: Path, plain: Path) -> None:
+    """Of two descriptors, and of another process."""
+
+    def steps(top: Path) -> object:
+        path = top / "a"
+        path.write_bytes(b"." * SIZE)
+        with (
+            path.open("r+b") as one,
+            path.open("r+b") as other,
+            mmap.mmap(one.fileno(), SIZE) as first,
+            mmap.mmap(other.fileno(), SIZE) as second,
+        ):
+            first[100:105] = b"first"
+            seen = second[99:106]
+            program = "import mmap,sys; f=open(sys.argv[1],'r+b'); m=mmap.mmap(f.fileno(),0); m[200:205]=b'child'"
+            subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+            return seen, first[199:206], second[199:206]
+
+    assert both(place, plain, steps) == (b".first.", b".child.", b".child.")
+
+
+@pytest.mark.parametrize("how", ["msync", "fsync", "munmap", "close"])
+def test_stores_are_kept(place: Path, stored: Path, mounted: Mounted, how: str) -> None:
+    """msync and fsync make them durable; the end of a mapping and a close hand them over."""
+    path = place / "a"
+    path.write_bytes(b"." * SIZE)
+    file = path.open("r+b", buffering=0)
+    mapped = mmap.mmap(file.fileno(), SIZE)
+    mapped[3 * PAGE : 3 * PAGE + 4] = b"kept"
+    commits = mounted.number("commits")
+    if how == "msync":
+        mapped.flush()
+    elif how == "fsync":
+        os.fsync(file.fileno())
+    if how in ("msync", "fsync"):
+        assert mounted.number("commits") > commits
+        assert (stored / "a").read_bytes()[3 * PAGE : 3 * PAGE + 5] == b"kept."
+    if how == "close":  # the mapping goes on
+        file.close()
+        assert path.read_bytes()[3 * PAGE : 3 * PAGE + 5] == b"kept."
+        mapped[4 * PAGE] = 65
+    mapped.close()
+    file.close()
+    assert path.read_bytes()[3 * PAGE : 3 * PAGE + 5] == b"kept."
+    with path.open("r+b") as again:
+        os.fsync(again.fileno())
+    assert (stored / "a").read_bytes() == path.read_bytes()
+
+
+def test_stores_outlive_the_process_that_made_them(place: Path, stored: Path) -> None:
+    """One that is killed has no time to sync."""
+    path = place / "a"
+    path.write_bytes(b"." * SIZE)
+    program = (
+        "import mmap,os,signal,sys; f=open(sys.argv[1],'r+b'); m=mmap.mmap(f.fileno(),0); m[7:11]=b'last'; "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert path.read_bytes()[6:12] == b".last."
+    with path.open("r+b") as again:
+        os.fsync(again.fileno())
+    assert (stored / "a").read_bytes()[6:12] == b".last."
+
+
+def test_a_mapping_of_a_file_that_is_cut_and_extended(place: Path, plain: Path) -> None:
+    """Cut bytes do not come back: the pages of the kernel are zeros there."""
+
+    def steps(top: Path) -> object:
+        path = top / "a"
+        path.write_bytes(b"x" * 3 * PAGE)
+        with path.open("r+b", buffering=0) as file, mmap.mmap(file.fileno(), 3 * PAGE) as mapped:
+            mapped[2 * PAGE : 2 * PAGE + 4] = b"gone"
+            os.ftruncate(file.fileno(), PAGE + 10)
+            os.ftruncate(file.fileno(), 3 * PAGE)
+            return mapped[PAGE : 3 * PAGE], path.read_bytes()
+
+    both(place, plain, steps)
+
+
+def test_random_reads_writes_and_stores_agree(place: Path, plain: Path, stored: Path) -> None:
+    """One after the other, through two descriptors and two mappings."""
+    draw = random.Random(6)
+    model = bytearray(draw.randbytes(SIZE))
+    path = place / "a"
+    path.write_bytes(model)
+    with path.open("r+b", buffering=0) as one, path.open("r+b", buffering=0) as other:
+        fds = (one.fileno(), other.fileno())
+        with mmap.mmap(fds[0], SIZE) as first, mmap.mmap(fds[1], SIZE) as second:
+            for _ in range(600):
+                offset = draw.randrange(SIZE - 1)
+                end = min(SIZE, offset + draw.choice((1, 100, PAGE, 5 * PAGE)))
+                data, which = draw.randbytes(end - offset), draw.randrange(2)
+                match draw.randrange(6):
+                    case 0 | 1:
+                        (first, second)[which][offset:end] = data
+                        model[offset:end] = data
+                    case 2:
+                        os.pwrite(fds[which], data, offset)
+                        model[offset:end] = data
+                    case 3:
+                        assert os.pread(fds[which], end - offset, offset) == model[offset:end]
+                    case 4:
+                        assert (first, second)[which][offset:end] == model[offset:end]
+                    case 5:
+                        os.fsync(fds[which])
+            assert first[:] == second[:] == path.read_bytes() == model
+        os.fsync(fds[0])
+    assert (stored / "a").read_bytes() == model
