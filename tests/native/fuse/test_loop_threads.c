@@ -28,8 +28,9 @@ static void reply(struct pc_asked *a, u32 *seed)
 	static u8 bytes[SIZE];
 	struct pc_attributes node = {.number = a->op == PC_ASK_LOOKUP ? 100 + a->tick % NODES : a->number,
 				     .mode = 0100644};
-	if (a->op == PC_ASK_FORGET)
-		atomic_fetch_sub(&counted, (i64)a->size);
+	struct pc_forgotten forgotten;
+	while (a->op == PC_ASK_FORGET && pc_loop_forgotten(kernel.loop, &forgotten, 1))
+		atomic_fetch_sub(&counted, (i64)forgotten.times);
 	u32 fate = rolled(seed, 8);
 	if (fate == 0)
 		return; /* nothing */
