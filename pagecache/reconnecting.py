@@ -241,8 +241,11 @@ def _open(backend: Backend, inode: Inode, fenced: bool = False) -> _Opened | Non
     if (still := _still_open(backend, inode, fenced)) is not None:
         return still
     try:
-        backend_file = backend.open(inode.key, create=inode.native.has_local())
+        create = inode.native.has_local()
+        backend_file = backend.open(inode.key, create=create)
     except FileNotFoundError:
+        if create:
+            raise  # not the object is missing, but the place for it
         return None
     if missing := missing_in_file(backend_file):
         what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"

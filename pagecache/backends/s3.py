@@ -53,12 +53,12 @@ def _missing(key: Key) -> OSError:
 
 
 @contextmanager
-def _about(key: Key) -> Iterator[None]:
+def _about(key: Key | None) -> Iterator[None]:
     """Errors name the key: a request knows the name of the object alone."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and key is not None:
             error.filename = key
         raise
 
@@ -167,7 +167,7 @@ class S3Backend(Backend):
         """What is stored.
 
         Raises:
-            OSError: ENXIO, not even the bucket is there.
+            FileNotFoundError: there is no such bucket.
         """
         stored = self.bucket.head(name)
         if stored is None and not self._seen_bucket:

@@ -249,7 +249,9 @@ class Bucket:
         try:
             answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
         except Told as error:
-            if error.status == 404 and error.code != "NoSuchBucket":
+            if error.code == "NoSuchBucket":
+                raise self._no_bucket("HEAD") from error
+            if error.status == 404:
                 return None
             raise
         carried = {word: answer[word] for word in KEPT if answer.get(word) is not None}
@@ -265,15 +267,18 @@ class Bucket:
         """The time of the server, in seconds since 1970.
 
         Raises:
-            OSError: ENXIO, there is no such bucket; EACCES, it may not be looked at.
+            OSError: ENOENT, there is no such bucket; EACCES, it may not be looked at.
         """
         try:
             return _of_answer(self._asked("HEAD", "", lambda: self.client.head_bucket(Bucket=self.bucket)))
         except Told as error:
             if error.status == 404:
-                what = f"HEAD of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
-                raise BackendError(errno.ENXIO, what, retry=False) from error
+                raise self._no_bucket("HEAD") from error
             raise
+
+    def _no_bucket(self, verb: str) -> FileNotFoundError:
+        what = f"{verb} of s3://{self.bucket}: there is no such bucket (NoSuchBucket)"
+        return FileNotFoundError(errno.ENOENT, what)
 
     def tags(self, name: str) -> str:
         """The tags of an object, as the header that gives them to another."""
@@ -409,7 +414,12 @@ class Bucket:
         if start_after:
             asked["StartAfter"] = start_after
         while True:
-            page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked))
+            try:
+                page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked))
+            except Told as error:
+                if error.code == "NoSuchBucket":
+                    raise self._no_bucket("list") from error
+                raise
             for entry in page.get("Contents", ()):
                 yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
             if not page.get("IsTruncated"):

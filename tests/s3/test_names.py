@@ -168,10 +168,28 @@ def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> No
     with PageCache("64MiB") as cache:
         volume = cache.attach(backend)
         for mode in ("r", "w"):
-            with pytest.raises(OSError, match="NoSuchBucket") as raised:
+            with pytest.raises(FileNotFoundError, match=r"no-such-bucket: .*NoSuchBucket") as raised:
                 volume.open("k", mode)
-            assert raised.value.errno == errno.ENXIO
-        assert not isinstance(raised.value, FileNotFoundError)
+            assert (raised.value.errno, raised.value.filename) == (errno.ENOENT, "k")
+        for prefix in ("", "folder/"):
+            with pytest.raises(FileNotFoundError, match=r"list of s3://no-such-bucket: .*NoSuchBucket") as raised:
+                list(volume.list(prefix))
+            assert "None" not in str(raised.value)
+
+
+def test_a_volume_with_unsaved_data_does_not_go_on_with_a_bucket_that_is_missing(bucket: Bucket) -> None:
+    """A typo in the name of the bucket is no reason to take objects for removed."""
+    with PageCache("64MiB") as cache:
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint))
+        with volume.open("key", "w+") as file:
+            file.write(b"content")
+            volume.abort()
+            with pytest.raises(FileNotFoundError, match="NoSuchBucket"):
+                volume.reconnect(S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint))
+            volume.reconnect(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint))
+            assert file.pread(10, 0) == b"content"
+            file.fsync()
+        assert bucket.keys() == ["key"]
 
 
 def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> None:
