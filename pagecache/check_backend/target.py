@@ -19,7 +19,7 @@ from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url, meant_by
 from pagecache.engine.loop import CacheLoop, blocking
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Hangs", "Target", "check", "options_of", "place"]
+__all__ = ["BadTarget", "Hangs", "Target", "checked", "options_of", "place"]
 
 PYTHON = "python"
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -173,9 +173,8 @@ class Target:
             raise BadTarget(
                 f"{self.name}: no backend could be made: {type(error).__name__}: {error}{place(error)}"
             ) from error
-        check(self.name, made)
         self.kind = type(made).__name__
-        return completed(made, self.name)
+        return checked(self.name, made)
 
     def _start_loop(self) -> CacheLoop:
         if self.no_loop:
@@ -189,8 +188,8 @@ class Target:
         self._loop = None
 
 
-def check(name: str, made: Any) -> None:
-    """Whether what a factory gave is a backend.
+def checked(name: str, made: Any) -> Any:
+    """Return the backend that a factory gave, with the defaults of `Backend` for what it lacks.
 
     Raises:
         BadTarget: it is not; says what is missing.
@@ -200,6 +199,7 @@ def check(name: str, made: Any) -> None:
         raise BadTarget(f"{what}, which is a class: name something that makes an object of it")
     if why := why_no_backend(made):
         raise BadTarget(f"{what}, which is no Backend: it {why}")
+    return completed(made, name)
 
 
 class _Unclosed(PassingBackend):

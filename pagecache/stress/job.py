@@ -210,7 +210,7 @@ class Run:
                 for kind in kinds_of(PROFILES[self.plan.profile], ways_of(self.plan, target))
                 if kind in done or kind not in world.unsupported
             ]
-            self._remarks = target.remarks
+            self._remarks = [*target.remarks, *_beside(world, target)]
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
@@ -434,3 +434,16 @@ class Run:
             timeline=happened,
             hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
         )
+
+
+def _beside(world: World, target: Target) -> list[str]:
+    """Which calls of the backend ran at the same time on the object whose bytes are wrong."""
+    finding = world.failures[0].finding if world.failures else None
+    if finding is None or not isinstance(target, CachedTarget):
+        return []
+    low, high = (finding.ranges[0][0], finding.ranges[-1][1]) if finding.ranges else (0, finding.look.end)
+    found = target.witness.side_by_side(target.key(finding.look.model.number), low, high)
+    if not found:
+        return []
+    advice = "a backend that is not safe for that needs a lock, or limits with ordered_writes=True"
+    return [f"calls of the backend ran side by side on this object: {found}; {advice}"]

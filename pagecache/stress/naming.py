@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from pagecache.backends.protocol import AsyncBackend, Backend
-from pagecache.check_backend.target import BadTarget, check, place
+from pagecache.check_backend.target import BadTarget, checked, place
 from pagecache.check_backend.target import Target as BackendTarget
 from pagecache.stress.asynchronous import ASYNCHRONOUS
 from pagecache.stress.cached import CachedTarget
@@ -41,8 +41,7 @@ def _from_factory(target: Callable[[], Backend | AsyncBackend]) -> Callable[[Pla
         raise UnusableTarget(f"{target!r} cannot be called: a factory gives a backend, for example lambda: MyBackend()")
 
     def made() -> Backend | AsyncBackend:
-        found = target()
-        check(label, found)
+        found: Backend | AsyncBackend = checked(label, target())
         return found
 
     def make(plan: Plan, number: int) -> Target:

@@ -4,6 +4,7 @@
       seen by: writer 3, pread of [8192, 12288) through a buffered handle (called at 830, returned at 841)
       should be of: writer 5, write 14: pwrite [8192, 12288), called at 812, returned at 815
       are of: writer 2, write 9: pwrite [8192, 12288), called at 640, returned at 655, replaced since
+      expected hex 17 ab 02 ..., found zeros
       these bytes before: ...
 
 Times are those of the logical clock: a smaller number was there first.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "explain", "tell", "who"]
 
 SHOWN = 4  # ranges, and writes, in one story
+VALUES = 16  # bytes of a range whose values are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def tell(finding: Finding) -> str:
         should = "should be of" if len(wanted) == 1 else "should be one of"
         lines += [f"  {should}: {describe(write)}" for write in list(wanted)[:SHOWN]]
         lines.append(f"  are: {explain(look, low, part)}")
-        lines.append(f"  seen: {part[:16].hex(' ')}{' ...' if len(part) > 16 else ''}")
+        lines.append(f"  {_difference(look, low, high, part)}")
         lines += [f"  before: {describe(write)}" for write in _before(look, low, high, set(wanted))]
     if len(finding.ranges) > SHOWN:
         lines.append(f"and {len(finding.ranges) - SHOWN} ranges more, up to byte {finding.ranges[-1][1]}")
@@ -73,6 +75,26 @@ def tell(finding: Finding) -> str:
     looker = f"{who(look.worker)}, " if look.worker else ""
     lines.append(f"seen by: {looker}{look.what} {span}, called at {look.begun}, returned at {look.ended}")
     return "\n".join(lines)
+
+
+def _difference(look: Look, low: int, high: int, part: bytes) -> str:
+    """The values at the beginning of a range: as they should be, where that is known, and as they are."""
+    wanted: dict[bytes, None] = {}
+    for a, b, found in look.segments(low, min(high, low + VALUES)):
+        for write in found:
+            known = write.resolved and not write.wild
+            wanted |= dict.fromkeys(write.possible(a, b) if known else ())
+        part = part[: b - low]
+        break
+    expected = " or ".join(map(values, list(wanted)[:SHOWN])) or "one of several contents"
+    return f"expected {expected}, found {values(part)}" + (", ..." if high - low > len(part) else "")
+
+
+def values(data: bytes) -> str:
+    """Some bytes, with the base that they are written in."""
+    if not any(data):
+        return "zeros" if len(data) > 1 else "zero"
+    return f"0x{data[0]:02x} ({data[0]})" if len(data) == 1 else f"hex {data.hex(' ')}"
 
 
 def _before(look: Look, low: int, high: int, told: set[Write]) -> list[Write]:
@@ -112,5 +134,5 @@ def _compare(known: list[Write], offset: int, part: bytes) -> str:
     fits = [one for one in known if 0 <= one.start <= offset and end <= one.end and part in one.possible(offset, end)]
     if not fits:
         return f"{len(part)} bytes of no write that is remembered"
-    chance = "" if len(part) > 3 else f" ({len(part)} bytes: one in {256 ** len(part)} fits by chance)"
+    chance = "" if len(part) > 3 else f" (or by chance, 1 in {256 ** len(part)}: too few bytes to be sure)"
     return f"of {describe(fits[-1])}{chance}"

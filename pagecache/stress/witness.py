@@ -1,6 +1,7 @@
 """Sees that bytes which a backend was given for a call stay what they are until the call returns [K7, T-11].
 
 It stands between the cache and the backend, keeps what each write was given, and compares when the call has returned.
+It also counts which calls on one object ran at the same time: a backend without a lock is wrong only then.
 What a user writes past the cache is his own memory, and may be a view that others change: while such a copy runs,
 nothing is said.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from pagecache.backends.passing import PassingBackend, PassingFile
@@ -18,6 +20,10 @@ from pagecache.errors import Key
 __all__ = ["Witness"]
 
 Call = Callable[[int, Sequence[memoryview]], int]
+Span = tuple[str, int, int]
+"""A method, and the range of one call."""
+PAIRS_MAX = 1000  # of calls, for each object
+SHOWN = 3
 
 
 class Witness(PassingBackend):
@@ -28,6 +34,8 @@ class Witness(PassingBackend):
         self.seen: list[str] = []
         self._lock = threading.Lock()
         self._blind = self._blinded = 0  # copies that run, and that began so far
+        self._running: dict[Key, list[Span]] = {}
+        self._together: dict[Key, Counter[tuple[Span, Span]]] = {}
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         return _File(self.inner.open(key, create=create, exclusive=exclusive), self, key)
@@ -43,6 +51,40 @@ class Witness(PassingBackend):
         finally:
             with self._lock:
                 self._blind -= 1
+
+    @contextlib.contextmanager
+    def counted(self, key: Key, method: str, offset: int, buffers: Sequence[memoryview]) -> Iterator[None]:
+        """Count the calls on the same object that run while this one does."""
+        span = method, offset, offset + sum(map(len, buffers))
+        with self._lock:
+            running = self._running.setdefault(key, [])
+            pairs = self._together.setdefault(key, Counter())
+            for other in running:
+                pair = (span, other) if span <= other else (other, span)
+                two_reads = method == other[0] == "read_into"
+                if not two_reads and (pair in pairs or len(pairs) < PAIRS_MAX):
+                    pairs[pair] += 1
+            running.append(span)
+        try:
+            yield
+        finally:
+            with self._lock:
+                running.remove(span)
+
+    def side_by_side(self, key: Key, low: int, high: int) -> str:
+        """Return which calls on an object ran at the same time, those next to [low, high) first; "" if none did."""
+        with self._lock:
+            pairs = Counter(self._together.get(key, ()))
+
+        def distance(pair: tuple[Span, Span]) -> int:
+            return sum(max(0, begin - high, low - end) for _, begin, end in pair)
+
+        near = sorted(pairs, key=distance)[:SHOWN]
+        shown = [
+            f"{one} [{begin}, {end}) beside {other} [{first}, {last})"
+            for (one, begin, end), (other, first, last) in near
+        ]
+        return f"{', '.join(shown)}; {pairs.total()} such pairs in all" if shown else ""
 
     def watch(self, key: Key, call: Call, offset: int, buffers: Sequence[memoryview]) -> int:
         """Make a call that sends bytes."""
@@ -66,8 +108,14 @@ class _File(PassingFile):
         self._key = key
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return self._witness.watch(self._key, self.inner.write_from, offset, buffers)
+        with self._witness.counted(self._key, "write_from", offset, buffers):
+            return self._witness.watch(self._key, self.inner.write_from, offset, buffers)
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with self._witness.counted(self._key, "read_into", offset, buffers):
+            return self.inner.read_into(offset, buffers)
 
     def _stage(self, offset: int, buffers: Sequence[memoryview]) -> int:
         stage: Call = self.inner.stage  # type: ignore[attr-defined]
-        return self._witness.watch(self._key, stage, offset, buffers)
+        with self._witness.counted(self._key, "stage", offset, buffers):
+            return self._witness.watch(self._key, stage, offset, buffers)
