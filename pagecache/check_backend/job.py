@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pagecache.backends.plain import FILE_METHODS
+from pagecache.backends.plain import FILE_METHODS, returned
 from pagecache.backends.protocol import Backend, BackendLimits
+from pagecache.check_backend.answers import is_stat, wrong_answer
 from pagecache.check_backend.bounded import Hung, within
 from pagecache.check_backend.checking import Kept, Objects, check_all, checks
 from pagecache.check_backend.limits import Finding, look_at, to_write_down
@@ -115,10 +116,18 @@ def run(target: Target, settings: Settings, progress: Progress) -> Report:
     report.prefix = objects.prefix
     try:
         _first_steps(target, backend, objects, settings.timeout)
-        if not settings.limits_only:
-            _check(target, objects, settings, report, progress)
-        with progress.phase("measuring", 1):
-            _measure(target, objects, settings, report)
+        wrong = _wrong_answer(target, objects, report, settings.timeout)
+        if wrong is not None:
+            report.kept.append(wrong)
+            report.unfinished = True
+            report.stopped.append(
+                f"{len(checks())} checks and the measuring need a right answer here, and were left out"
+            )
+        else:
+            if not settings.limits_only:
+                _check(target, objects, settings, report, progress)
+            with progress.phase("measuring", 1):
+                _measure(target, objects, settings, report)
     finally:
         objects.finish()
         report.left = objects.left
@@ -141,6 +150,9 @@ def _first_steps(target: Target, backend: Backend, objects: Objects, timeout: fl
             file = backend.open(key, create=True)
             if missing := [name for name in FILE_METHODS if not callable(getattr(file, name, None))]:
                 raise BadTarget(f"{target.name}: {what} gave {file!r}: no BackendFile without {', '.join(missing)}")
+            what = "stat of a new object"
+            if not is_stat(stat := file.stat()):
+                raise BadTarget(f"{target.name}: {what} gave no ObjectStat: {returned(stat)}")
             what = "commit of a new object"
             file.commit()
         except BadTarget:
@@ -157,6 +169,17 @@ def _first_steps(target: Target, backend: Backend, objects: Objects, timeout: fl
     except Hung as error:
         raise Hangs(f"{target.name}: the first steps hang: {error}") from None
     within(timeout, backend.close)
+
+
+def _wrong_answer(target: Target, objects: Objects, report: Report, timeout: float) -> Kept | None:
+    try:
+        return within(timeout, lambda: wrong_answer(target, objects))
+    except Hung:
+        report.hung = True
+        target.forget_loop()
+    except Exception:
+        pass  # the checks meet it again, and say where
+    return None
 
 
 def _check(target: Target, objects: Objects, settings: Settings, report: Report, progress: Progress) -> None:

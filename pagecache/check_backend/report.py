@@ -20,6 +20,8 @@ __all__ = ["as_dict", "print_report"]
 
 STYLES = {"yes": "green", "no": "dim", "FAILED": "bold red", "hangs": "bold red", "wrong": "bold red", "hint": "yellow"}
 LEFT_SHOWN = 10
+SAME_SHOWN = 3
+NOT_TRIED = "calls of many threads for minutes, reads and writes through a cache, calls that fail, crashes"
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         | {f"best_{verb}_size": saturated(report.measures.sizes, verb) for verb in ("read", "write")}
         | {f"best_{verb}_parallel": saturated(report.measures.parallel, verb) for verb in ("read", "write")},
         "stopped": report.stopped,
+        "not_tried": NOT_TRIED,
         "prefix": report.prefix,
         "left": report.left,
     }
@@ -57,8 +60,11 @@ def print_report(report: Report) -> None:
     console.print(Text(f"{report.backend} of {printable(report.target)}"))
     if report.kept:
         console.print(_capabilities(report))
+    causes: dict[str, list[Kept]] = {}
     for kept in report.broken:
-        _print_broken(console, kept)
+        causes.setdefault(kept.found, []).append(kept)
+    for first, *rest in causes.values():
+        _print_broken(console, first, rest)
     if report.findings:
         console.print(_findings(report.findings))
     if report.measures.latency:
@@ -90,13 +96,17 @@ def _capabilities(report: Report) -> Table:
     return table
 
 
-def _print_broken(console: Console, kept: Kept) -> None:
+def _print_broken(console: Console, kept: Kept, rest: list[Kept]) -> None:
+    """One broken promise; `rest`: the checks that found the same."""
     word = "HANGS" if kept.status == "hangs" else "BROKEN"
     sentence = f" {kept.promise.capability}: {kept.promise.sentence}"
     console.print(Text.assemble((word, STYLES["FAILED"]), sentence), soft_wrap=True)
     console.print(Text(f"    found: {printable(kept.found)}"), soft_wrap=True)
     console.print(Text(f"    rule:  {kept.promise.rule}"), soft_wrap=True)
     console.print(Text(f"    check: {kept.check}{f' ({printable(kept.where)})' if kept.where else ''}"), soft_wrap=True)
+    if rest:
+        names = ", ".join(one.check for one in rest[:SAME_SHOWN]) + (", ..." if len(rest) > SAME_SHOWN else "")
+        console.print(Text(f"    same:  found by {len(rest)} more checks: {names}"), soft_wrap=True)
     console.print()
 
 
@@ -145,7 +155,8 @@ def _print_end(console: Console, report: Report) -> None:
     )
     if report.ok:
         verdict = Text.assemble(("KEPT", "bold green"), f": {counts}")
+        verdict.append(f"\nnot tried: {NOT_TRIED}; `pagecache stress {printable(report.target)}` tries that")
     else:
         bad = f"{len(report.broken)} checks failed, {len(report.wrong)} limits are wrong"
         verdict = Text.assemble(("BROKEN", "bold red"), f": {bad}; {counts}")
-    console.print(verdict)
+    console.print(verdict, soft_wrap=True)

@@ -12,7 +12,7 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..backends.transforms import Sealed
-from ..plain import AsyncBlobs, Blobs
+from ..plain import AsyncBlobs, Blobs, Wrong
 from .broken import IgnoresCommit, Mistaken
 
 # ------------------------------------------------------------------------------------------------ good ones
@@ -86,6 +86,18 @@ def numbered() -> Backend:
 
 class OddLimits(Blobs):
     limits = None
+
+
+def _wrong(**answers: Any) -> Any:
+    """Every object of it answers so; the first object of `Wrong` is none of ours."""
+    return lambda: Wrong(**answers)
+
+
+forgets_return_of_write = _wrong(write_from=None)
+forgets_return_of_read = _wrong(read_into=None)
+answers_too_much = _wrong(write_from=10**9)
+commits_a_number = _wrong(commit=7)
+stats_a_tuple = _wrong(stat=(5, "v"))
 
 
 class NoBackend:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from pagecache import BackendLimits
 from pagecache.backends import MemoryBackend
+from pagecache.backends.passing import PassingFile
 from pagecache.check_backend.bounded import Hung, within
 from pagecache.check_backend.checking import Kept, Objects, check_all, checks
 from pagecache.check_backend.limits import Finding, text_of, to_write_down
@@ -107,6 +109,45 @@ def test_a_good_backend_keeps_all_promises(target: list[str]) -> None:
     assert "KEPT: " in result.stdout
     assert "limits = BackendLimits(" in result.stdout
     assert "left behind" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("forgets_return_of_write", "write_from(0, 5 bytes): it returned None; a `return` is missing?"),
+        ("forgets_return_of_read", "read_into(0, 5 bytes): it returned None; a `return` is missing?"),
+        ("answers_too_much", "write_from(0, 5 bytes): it returned 1000000000"),
+        ("commits_a_number", "commit(): it returned 7"),
+    ],
+)
+def test_a_wrong_answer_is_the_one_cause_that_is_reported(name: str, cause: str) -> None:
+    result = call(f"{GIVEN}:{name}", *QUICK)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.count("BROKEN ") == 1
+    found = result.stdout.index(f"found: {cause}")
+    assert found < result.stdout.index(f"stopped: {len(checks())} checks and the measuring need a right answer here")
+    assert len(result.stdout.splitlines()) < 20
+
+
+def test_checks_that_find_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(PassingFile):
+        def truncate(self, size: int) -> None:
+            raise KeyError("nope")
+
+    monkeypatch.setattr(broken, "planted", lambda: broken.Mistaken(Refuses), raising=False)
+    result = call(f"{MODULE}:planted", *QUICK)
+    assert result.exit_code == 1
+    assert result.stdout.count("found: KeyError: 'nope'") == 1
+    assert re.search(r"same:  found by \d+ more checks: \w+", result.stdout)
+
+
+def test_what_was_kept_says_what_was_not_tried_and_what_tries_it() -> None:
+    result = call("memory:", *QUICK)
+    assert result.exit_code == 0
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("not tried: calls of many threads")
+    assert "`pagecache stress memory:` tries that" in last
+    assert "not_tried" in json.loads(call("memory:", "--json", *QUICK).stdout)
 
 
 def test_a_directory_is_left_as_it_was(tmp_path: Path) -> None:
@@ -210,6 +251,7 @@ def test_a_call_that_hangs_is_named_and_the_rest_goes_on() -> None:
         ),
         ("file:///no/such", "did you mean 'dir:/no/such'?"),
         (f"{GIVEN}:number", "it has no open and no stat"),
+        (f"{GIVEN}:stats_a_tuple", "stat of a new object gave no ObjectStat: it returned (5, 'v')"),
         (f"{GIVEN}:Halfway", "no BackendFile without stat, read_into, write_from, truncate, commit"),
         ("builtins:exit", "no backend could be made: SystemExit"),
     ],
