@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from . import closing
+from . import closing, lifetimes
 from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
@@ -504,6 +504,17 @@ class PageCache:
             return  # never made
         if not ended:
             closing.drop(self)
+
+    def _prune(self) -> bool:
+        """Forget some hollow objects when there are too many; for the flusher. Returns whether there are more."""
+        if self.native.hollow() <= lifetimes.hollow_max(self.capacity):
+            return False
+        with self._lock:
+            volumes = list(self._volumes)
+        more = False
+        for volume in volumes:
+            more = not volume.detached and lifetimes.prune(volume, lifetimes.PRUNED_BY_FLUSHER)
+        return more
 
     def _end(self) -> None:
         """Close a cache that was dropped; for the flusher."""

@@ -111,7 +111,7 @@ def drop(cache: PageCache) -> None:
     flusher = cache.flusher
     _dropped.add(cache)
     name = repr(cache)
-    unsaved = any(volume.engine.native.dirty_inodes() for volume in cache.volumes())
+    unsaved = any(volume.engine.native.dirty_inodes(1) for volume in cache.volumes())
     flusher.adopt(cache)  # from here on it may be closed at any moment
     if unsaved:
         warnings.warn(f"unclosed {name} with unsaved data", ResourceWarning, stacklevel=3, source=cache)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .naming import Naming
     from .volume import Volume
 
-__all__ = ["Inode"]
+__all__ = ["Inode", "InodeTable"]
 
 
 @dataclass(slots=True)
@@ -114,3 +114,50 @@ class Inode:
     def idle(self) -> bool:
         """Nobody has it open or looks at its memory."""
         return self.handles == 0 and not len(self.pins)
+
+
+class InodeTable(dict[Key, Inode]):
+    """The inodes of a volume by their keys. The table counts the keys below each directory (parts separated by "/"), so
+    that a rename needs no walk when there are none. All changes go through the methods below.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._below: dict[str, int] = {}
+
+    def __setitem__(self, key: Key, inode: Inode) -> None:
+        if key not in self:
+            self._count(key, 1)
+        super().__setitem__(key, inode)
+
+    def __delitem__(self, key: Key) -> None:
+        super().__delitem__(key)
+        self._count(key, -1)
+
+    def take(self, key: Key) -> Inode | None:
+        """Remove a key and return its inode, if there is one."""
+        inode = self.get(key)
+        if inode is not None:
+            del self[key]
+        return inode
+
+    def clear(self) -> None:
+        super().clear()
+        self._below.clear()
+
+    def has_below(self, tree: str) -> bool:
+        """Whether a key is that of something in this directory."""
+        return tree in self._below
+
+    def _count(self, key: Key, more: int) -> None:
+        if not isinstance(key, str):
+            return
+        at = key.find("/")
+        while at >= 0:
+            tree = key[:at]
+            left = self._below.get(tree, 0) + more
+            if left:
+                self._below[tree] = left
+            else:
+                self._below.pop(tree, None)
+            at = key.find("/", at + 1)

@@ -34,13 +34,19 @@ __all__ = [
     "withhold",
 ]
 
-IDLE_INODES_MAX = 4096
+OBJECT_BYTES = 10 << 10
+"""Memory of an inode with all that the engine keeps for it, in C and Python."""
+HOLLOW_MIN, HOLLOW_PART = 4096, 64
+"""A cache keeps so many hollow objects, or as many as take one part in so many of its capacity."""
+PRUNED, PRUNED_BY_FLUSHER = 4, 256
+"""Hollow objects that a close, or a turn of the flusher, forgets at most."""
 
 
 def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
     """A handle is gone: an inode that nobody has open keeps its pages, and its backend file for a while."""
     with volume.names:
         inode.handles -= 1
+        volume.handles -= 1
         inode.writers -= writable
         if inode.handles:
             return
@@ -191,26 +197,42 @@ def forget(volume: Volume, inode: Inode) -> None:
             del volume.inodes[inode.key]
 
 
-def prune(volume: Volume) -> None:
-    """Forget inodes that nobody uses and that have little left to say, when there are many."""
-    with volume.names:
-        if len(volume.inodes) <= IDLE_INODES_MAX:
-            return
-        unused = [i for k, i in volume.inodes.items() if i.idle() and not i.untold() and k not in volume.busy]
-        unused = unused[: len(volume.inodes) - IDLE_INODES_MAX]
-        taken = [(inode.key, volume.busy.take(inode.key)) for inode in unused]
-    for inode, (key, done) in zip(unused, taken, strict=True):
+def hollow_max(capacity: int) -> int:
+    """How many hollow inodes a cache of this capacity keeps."""
+    return max(HOLLOW_MIN, capacity // (HOLLOW_PART * OBJECT_BYTES))
+
+
+def prune(volume: Volume, most: int = PRUNED) -> bool:
+    """Forget the oldest hollow inodes, at most `most`, while the cache has too many of them.
+
+    CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss, a view or a busy name stays,
+    and other inodes have the next turn. Returns whether the cache still has too many.
+    """
+    native = volume.engine.cache.native
+    excess = native.hollow() - hollow_max(volume.cache.capacity)
+    if excess <= 0:
+        return False
+    for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):
+        with volume.names:
+            inode = volume.inodes.get(file.key)
+            if inode is None or inode.engine is not file or not inode.idle() or inode.untold():
+                continue
+            if file.key in volume.busy:
+                continue
+            key = file.key
+            done = volume.busy.take(key)
         try:
-            if not inode.native.has_local() and volume.engine.free(inode.engine):
+            if not inode.native.has_local() and volume.engine.free(file):
                 forget(volume, inode)
         finally:
             volume.busy.free([key], done)
+    return excess > most
 
 
 def unname(volume: Volume, canonical: Key) -> None:
     """The object has no name any more: open handles keep it, else it goes."""
     with volume.names:
-        inode = volume.inodes.pop(canonical, None)
+        inode = volume.inodes.take(canonical)
         if inode is None:
             return
         volume.orphans[inode] = None

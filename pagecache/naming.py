@@ -77,6 +77,8 @@ class Naming:
         inodes, old = self.volume.inodes, self.old
         if self.dst is None or old in inodes or not isinstance(old, str) or old == self.new:
             return []
+        if not inodes.has_below(old):
+            return []
         return [
             (key.removeprefix(old), inode)
             for key, inode in inodes.items()
@@ -122,7 +124,7 @@ class Naming:
         if new == self.old:
             return None  # an alias of it, or the same name
         with volume.names:
-            inode = volume.inodes.pop(self.old, None)
+            inode = volume.inodes.take(self.old)
             below = self.below()
         assert self.new is not None
         if replaced:

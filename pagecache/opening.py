@@ -94,6 +94,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
         inode = volume.inodes.get(canonical)
         if inode is not None:
             inode.handles += 1
+            volume.handles += 1
     if inode is not None:
         volume.engine.keep(inode.engine)
         try:
@@ -113,6 +114,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     try:
         with _unless_reconnected(volume, key, reconnects, backend_file):
             volume.inodes[canonical] = inode
+            volume.handles += 1
     except ShutdownError:
         inode.native.forget_uncommitted()
         inode.native.destroy()
@@ -336,12 +338,10 @@ def _checked_entry(entry: Any) -> ObjectStat:
 
 def free_descriptors(volume: Volume) -> None:
     """Out of file descriptors: save and close every idle file of the backend."""
-    with volume.names:
-        idle = [i for i in volume.inodes.values() if i.handles == 0 and i.engine.backend_file is not None]
-    for inode in idle:
-        if inode.native.has_local() and not inode.engine.limits().commit_on_close:
-            barrier.fsync(inode.engine)
-    taken = volume.engine.take_idle(0)
+    for file in volume.engine.idle_files():
+        if file.native.has_local() and not file.limits().commit_on_close:
+            barrier.fsync(file)
+    taken = volume.engine.take_idle(0, turn=None)
 
     def close() -> None:
         for backend_file in taken:

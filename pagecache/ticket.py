@@ -1,8 +1,12 @@
 """SyncTicket: "everything written so far", being saved.
 
-A ticket takes an epoch and the files that have anything of it. Advancing it moves each file on (flush, then commit),
-side by side, and the backend's names last, without ever waiting. The flusher advances the tickets of a volume in their
-order, and so does whoever waits for one: a ticket is over only after those before it.
+Taking a ticket takes an epoch and nothing else: no file is looked at. Advancing it first takes up the files that have
+anything of that epoch, some at a time. Then it moves each file on (flush, then commit), side by side, and the backend's
+names last, without ever waiting. The flusher advances the tickets of a volume in their order, and so does whoever waits
+for one: a ticket is over only after those before it.
+
+An advance polls the files whose event has moved. CORE finds them: it compares one number a file. Changes without an
+event (a time that has come, a file that was removed) are found by polls in turn, some files every tenth of a second.
 
 How far it has come is counted when somebody asks, in one walk over what is dirty: nobody who does not look pays for it.
 """
@@ -12,7 +16,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .engine.barrier import FileSync
@@ -23,8 +28,10 @@ from .engine.names import NameCall
 from .engine.park import SLICE, Deadline, deadline_error
 from .engine.reason import Reason, during
 from .errors import FailedRange, ShutdownError, WritebackError
+from .native import Events
 
 if TYPE_CHECKING:
+    from .engine.file import EngineFile
     from .volume import Volume
 
 __all__ = ["SyncTicket"]
@@ -33,6 +40,10 @@ WINDOW = 5.0
 """Seconds that a rate is of."""
 STEP = 0.1
 """Seconds between two looks at least: a display that asks for one number after the other gets those of one moment."""
+TICK = 0.02
+"""Seconds between two advances by the flusher."""
+TURN = 1024
+"""Files that one advance takes up at most, or polls without an event. More files are counted every `STEP` at most."""
 
 
 class _Speed:
@@ -67,11 +78,16 @@ class SyncTicket:
         engine = volume.engine
         self._engine = engine
         self._mark = engine.names.mark()
+        self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
-        with engine.keeper():
-            files = [file for file in engine.dirty_files() if not file.removed]
-            self.total = sum(file.native.unsaved() for file in files)
-            self._pending = [FileSync(file, self._stamp) for file in files]
+        self.total = engine.native.unsaved()
+        self._files: list[EngineFile] | None = None  # None: not listed yet, or all are taken up
+        self._next = 0  # the first of them that is not taken up; an interrupt may come at any point
+        self._taken_up = False
+        self._pending: dict[int, FileSync] = {}  # by their numbers in `_events`
+        self._events = Events()
+        self._timed: set[int] = set()  # those that wait for a time
+        self._turn: Iterator[int] = iter(())  # of those that are polled in any case
         self._errors: list[OSError] = []
         self._names: NameCall | None = None
         self._looked = float("-inf")
@@ -81,10 +97,9 @@ class SyncTicket:
         self._counting = threading.RLock()
         self._remaining = self.total
         self._parked: dict[FileSync, int] = {}
-        self._unsent = dict.fromkeys(self._pending, 0)
+        self._unsent: dict[FileSync, int] = {}
         self._sent = 0
         self._speed = _Speed(engine.clock.now())
-        self._first_count()
 
     # -- how far it is
 
@@ -92,7 +107,10 @@ class SyncTicket:
     def remaining(self) -> int:
         """Of `total`, not yet committed (an upper bound, by folio); it never grows. What could not be saved remains."""
         with self._counting:
-            self._count()
+            if len(self._pending) > TURN:
+                self._count_now_and_then()
+            else:
+                self._count()
             return self._remaining
 
     @property
@@ -119,20 +137,16 @@ class SyncTicket:
         """What has failed so far, file by file; `wait` raises them together when it is over."""
         return tuple(self._errors)
 
-    def _first_count(self) -> None:
-        for sync in self._unsent:
-            _, self._unsent[sync] = sync.file.native.unsaved_up_to(self._stamp)
-
     def _count_now_and_then(self) -> None:
         if not self._finished and self._speed.due(self._engine.clock.now()):
             self._count()
 
     def _count(self) -> None:
         """Count what is left. `_counting` is held."""
-        if self._finished:
+        if self._finished or not self._taken_up:
             return
         # In this order: what fails in between is counted twice, and not left out.
-        pending = self._pending
+        pending = [sync for sync in list(self._pending.values()) if not self._gone(sync)]
         counted = {sync: sync.file.native.unsaved_up_to(self._stamp) for sync in pending}
         left = sum(unsaved for unsaved, _ in counted.values()) + sum(self._parked.values())
         self._remaining = min(self._remaining, left)
@@ -146,6 +160,13 @@ class SyncTicket:
         now_seconds = self._engine.clock.now()
         if self._speed.due(now_seconds):
             self._speed.look(now_seconds, self._sent)
+
+    def _gone(self, sync: FileSync) -> bool:
+        """Leave out a file that was removed or freed: there is no reason to save it. Returns whether it was."""
+        gone = sync.file.removed or sync.file.freed
+        if gone:
+            self._leave(sync, parked=False)
+        return gone
 
     def _leave(self, sync: FileSync, *, parked: bool) -> None:
         """A file is no part of it any more though it is not saved: removed meanwhile, or it failed."""
@@ -168,10 +189,13 @@ class SyncTicket:
         if self._finished:
             return True
         try:
+            if not self._taken_up:
+                with self._engine.keeper(), self._counting:
+                    self._take_up()
             if self._pending:
                 with self._engine.keeper():
                     self._advance_files()
-            over = first and not self._pending and self._names_done()
+            over = first and self._taken_up and not self._pending and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
         if over:
@@ -183,32 +207,79 @@ class SyncTicket:
         with self._counting:
             self._count()
             self._finished = True
-            self._pending, self._unsent, self._parked = [], {}, {}
+            self._pending, self._unsent, self._parked = {}, {}, {}
+            self._files, self._taken_up = None, True
+
+    def _pause(self) -> float:
+        """Seconds until it is to be advanced again though nothing has happened."""
+        return TICK if self._taken_up else 0.0
+
+    def _take_up(self) -> None:
+        """Take up the next files that have anything of the epoch. `_counting` is held."""
+        self._engine.check_alive(None, self._began)
+        if self._files is None:
+            self._files = self._engine.dirty_files()
+        files, end = self._files, min(self._next + TURN, len(self._files))
+        for position in range(self._next, end):
+            try:
+                self._take(files[position])
+            except ShutdownError:
+                raise
+            except Exception as error:
+                self._errors = [*self._errors, as_os_error(error, files[position].key)]
+            self._next = position + 1
+        if end == len(files):
+            self._files, self._taken_up = None, True
+
+    def _take(self, file: EngineFile) -> None:
+        if file.freed or file.removed or file.abandoned or file.withheld or file.native.sync_done(self._stamp):
+            return
+        sync = FileSync(file, self._stamp)
+        _, self._unsent[sync] = file.native.unsaved_up_to(self._stamp)
+        self._pending[self._events.add(file.native)] = sync
 
     def _advance_files(self) -> None:
-        """Look at each file of which something has changed, and from time to time at all of them."""
+        """Poll each file of which something has changed, and each in turn from time to time."""
         now = self._engine.clock.now()
-        everything = now >= self._looked + SLICE
-        still, errors = [], list(self._errors)
-        for sync in self._pending:
-            if sync.file.removed or sync.file.freed:
-                self._leave(sync, parked=False)  # its name or all of it went meanwhile: nobody can want it any more
+        for number in self._due(now):
+            sync = self._pending.get(number)
+            if sync is None:
                 continue
-            seq = sync.file.native.event_seq()
-            if seq == sync.seen and not everything and not sync.due(now):
-                still.append(sync)
+            if self._gone(sync):
+                self._drop(number)
                 continue
-            sync.seen = seq
             try:
-                if not sync.poll():
-                    still.append(sync)
+                if sync.poll():
+                    self._drop(number)
+                elif sync.waits_for_time():
+                    self._timed.add(number)
             except ShutdownError:
                 raise
             except Exception as error:
                 self._leave(sync, parked=True)
-                errors.append(as_os_error(error, sync.file.key))
-        self._looked = now if everything else self._looked
-        self._pending, self._errors = still, errors
+                self._errors = [*self._errors, as_os_error(error, sync.file.key)]
+                self._drop(number)
+
+    def _due(self, now: float) -> list[int]:
+        """Numbers of the files that are to be polled now."""
+        due = self._events.moved()
+        for number in list(self._timed):
+            sync = self._pending.get(number)
+            if sync is None or sync.due(now):
+                self._timed.discard(number)
+                due.append(number)
+        if now >= self._looked + SLICE:
+            self._looked = now
+            turn = list(islice(self._turn, TURN))
+            if len(turn) < TURN:
+                self._turn = iter(list(self._pending))
+                turn += islice(self._turn, TURN - len(turn))
+            due += turn
+        return list(dict.fromkeys(due))
+
+    def _drop(self, number: int) -> None:
+        self._pending.pop(number, None)
+        self._events.drop(number)
 
     def _names_done(self) -> bool:
         """Backend.sync, once, for what no file carries; after the files."""
@@ -267,7 +338,7 @@ class SyncTicket:
         """What it waits for at this moment: the first of its files, or the names."""
         names, pending = self._names, self._pending
         if pending:
-            return pending[0].owner(look)
+            return next(iter(pending.values())).owner(look)
         return nobody("the syncs before it are not over") if names is None else look.job(names.job)
 
     def _standing(self, deadline: Deadline) -> int | None:

@@ -38,7 +38,7 @@ from .errors import (
     ShutdownError,
 )
 from .file import CachedFile, extent
-from .inode import Inode
+from .inode import Inode, InodeTable
 from .keys import BusyKeys
 from .native import END
 from .options import OpenMode
@@ -92,7 +92,8 @@ class Volume:
         self.aside: Aside = Aside(name, self.engine.native, cache._check_forked)
         self.names = threading.Lock()
         self.busy = BusyKeys(self.engine, self.names, self._check_alive)
-        self.inodes: dict[Key, Inode] = {}
+        self.inodes = InodeTable()
+        self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}
 
     @property
@@ -248,7 +249,7 @@ class Volume:
         self.cache._check_forked()
         with self.engine.keeper():
             found = [
-                inode for inode in self._inodes_of(key) if (inode.hidden() if hidden else inode.native.has_local())
+                inode for inode in self._unsaved_of(key) if (inode.hidden() if hidden else inode.native.has_local())
             ]
             return [self._file_stat(ObjectStat(key=inode.key, size=inode.native.size), inode) for inode in found]
 
@@ -348,6 +349,15 @@ class Volume:
         inode = self._inode_at(self._canonical(key))
         return [] if inode is None else [inode]
 
+    def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
+        """Return the inode of a key, or, for None, those with unsaved data."""
+        if key is not None:
+            return self._inodes_of(key)
+        files = self.engine.dirty_files()
+        with self.names:
+            found = [(file, self.inodes.get(file.key)) for file in files]
+        return [inode for file, inode in found if inode is not None and inode.engine is file]
+
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
         """Write back, commit where needed, then drop cached data.
 
@@ -404,12 +414,13 @@ class Volume:
         """What could not be written back and waits for its cause to be mended."""
         self.cache._check_forked()
         with self.engine.keeper():
-            return [r for file in self.engine.files() for r in file.failed_ranges(everything=self.engine.aborted)]
+            files = self.engine.dirty_files()
+            return [r for file in files for r in file.failed_ranges(everything=self.engine.aborted)]
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Try failed data again now; does not wait for the outcome."""
         self._check_alive(key)
-        for inode in self._inodes_of(key):
+        for inode in self._unsaved_of(key):
             inode.engine.resume()
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
@@ -489,9 +500,8 @@ class Volume:
         return VolumeStats(**self.cache._counters(self._usage()))
 
     def _usage(self) -> dict[str, int]:
-        """CORE's numbers; under the lock that inodes come and go under."""
-        with self.names:
-            return self.engine.native.usage()
+        """CORE's numbers."""
+        return self.engine.native.usage()
 
     def _file_stats(self, inode: Inode) -> FileStats:
         return FileStats(**self.cache._counters(inode.native.usage()))

@@ -84,8 +84,8 @@ static int map(struct pc_cache *c, u64 capacity, u64 reserved)
 	c->ghost_mask = 1023;
 	c->ghost_reserved = (size_t)c->arena.frames_max * sizeof(u32) * 2 + 8192;
 	c->ghost = reserve(c->ghost_reserved);
-	c->inodes_max = PC_INODES_MAX;
-	c->inodes = reserve(PC_INODES_MAX * sizeof(struct pc_inode *));
+	c->inodes_max = pc_min(pc_max(c->arena.frames_max, PC_INODES_MIN), PC_INODES_MAX);
+	c->inodes = reserve(c->inodes_max * sizeof(struct pc_inode *));
 	err = init_pools(c);
 	if (!err && c->ghost && c->inodes)
 		return 0;
@@ -304,8 +304,11 @@ void pc_cache_usage_get(struct pc_cache *c, struct pc_cache_usage *u)
 	u->arena_bytes = pc_arena_metadata(&c->arena);
 	u->ghost_bytes = pc_min(atomic_load(&c->evicted) * 4, ((u64)c->ghost_mask + 1) * 4);
 	u->staged_map_bytes = atomic_load(&c->staged_bytes);
-	u->metadata_bytes =
-		u->folio_bytes + u->index_bytes + u->ext_bytes + u->arena_bytes + u->ghost_bytes + u->staged_map_bytes;
+	u->inodes = atomic_load(&c->nr_inodes);
+	u->hollow = atomic_load(&c->nr_hollow);
+	u->inode_bytes = u->inodes * sizeof(struct pc_inode);
+	u->metadata_bytes = u->folio_bytes + u->index_bytes + u->ext_bytes + u->arena_bytes + u->ghost_bytes +
+			    u->staged_map_bytes + u->inode_bytes;
 	u->evicted = atomic_load(&c->evicted);
 	u->evict_calls = atomic_load(&c->evict_calls);
 	u->evict_examined = atomic_load(&c->evict_examined);
@@ -332,7 +335,9 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
 	pc_list_init(&v->inodes);
-	pc_list_init(&v->dirty);
+	pc_ring_init(&v->dirty);
+	pc_ring_init(&v->aged);
+	pc_ring_init(&v->hollow);
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
 	u32 slot = 0;
 	while (slot < PC_VOLUMES_MAX && c->volumes[slot])
@@ -461,16 +466,4 @@ void pc_volume_stop(struct pc_volume *v)
 	v->stopping = 1;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_event_wake(&v->event);
-}
-
-/* Ids of inodes on the dirty list (the engine checks their stamps). Return: how many there are, which may exceed n. */
-size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n)
-{
-	size_t k = 0;
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	for (struct pc_list *l = v->dirty.next; l != &v->dirty; l = l->next, k++)
-		if (k < n)
-			ids[k] = PC_ENTRY(l, struct pc_inode, dirty_link)->id;
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	return k;
 }

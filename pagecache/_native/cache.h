@@ -14,7 +14,7 @@ struct pc_trace;
 struct pc_recorder;
 
 enum { PC_EXT_CLASSES = 4 };
-enum { PC_INODES_MAX = 1 << 20, PC_INODE_SLOT_BITS = 20 };
+enum { PC_INODES_MAX = 1 << 24, PC_INODES_MIN = 1 << 20, PC_INODE_SLOT_BITS = 24 };
 enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
 
 struct pc_cache {
@@ -49,10 +49,13 @@ struct pc_cache {
 	u32 shadow_heads[PC_SHADOW_BUCKETS];
 	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
 	_Atomic(struct pc_inode *) *inodes; /* written under the lock, like the number of slots; read without */
-	u32 inodes_max; /* room in `inodes` */
+	u32 inodes_max; /* room in `inodes`: a cached object has a page at least */
 	struct pc_inode *free_inodes;
 	_Atomic u32 inode_slots;
-	u32 inode_hint;
+	_Atomic u32 nr_inodes;
+	_Atomic u32 nr_hollow;
+	u32 checks; /* pc_check's own, like `checked` in a volume */
+	struct pc_leaf_lock hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
 	u64 inode_generation;
 	struct pc_volume *volumes[PC_VOLUMES_MAX];
 	u32 nr_volumes;

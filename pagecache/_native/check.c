@@ -196,11 +196,28 @@ static bool check_size(const struct pc_inode *i, struct pc_violation *out)
  * held. */
 static bool listed(const struct pc_inode *i)
 {
-	const struct pc_list *l = &i->dirty_link, *head = &i->volume->dirty;
+	const struct pc_list *l = &i->dirty_link, *head = &i->volume->dirty.list;
 	if (pc_list_empty(l) || l->prev->next != l || l->next->prev != l)
 		return false;
 	const struct pc_inode *next = l->next == head ? i : PC_ENTRY(l->next, struct pc_inode, dirty_link);
 	return !next->dead && next->on_dirty_list;
+}
+
+/* I-13: the list by age and the list of hollow inodes, which change under inode locks too. */
+static bool check_lists(const struct pc_inode *i, struct pc_violation *out)
+{
+	bool aged = i->nr_dirty && !(i->aside & PC_ASIDE_KEPT_BACK);
+	bool hollow = i->unused && !i->nr_folios && !pc_unsaved(i);
+	if (aged != i->on_aged_list || aged == pc_list_empty(&i->aged_link))
+		return pc_violated(out, "I-13", "inode %llu: %llu dirty blocks, on the list by age: %d", id_of(i),
+				   (unsigned long long)i->nr_dirty, i->on_aged_list);
+	if (aged && i->aged_link.next != &i->volume->aged.list &&
+	    PC_ENTRY(i->aged_link.next, struct pc_inode, aged_link)->dirtied_ns < i->dirtied_ns)
+		return pc_violated(out, "I-13", "inode %llu: what is behind it by age is older", id_of(i));
+	if (hollow != i->on_hollow_list || hollow == pc_list_empty(&i->hollow_link))
+		return pc_violated(out, "I-13", "inode %llu: unused %d, %u folios, on the list of hollow ones: %d", id_of(i),
+				   i->unused, i->nr_folios, i->on_hollow_list);
+	return true;
 }
 
 /* I-11 … I-14 and the counts. */
@@ -273,7 +290,7 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
 	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) && check_size(i, out) &&
-	       check_inode_state(i, out);
+	       check_inode_state(i, out) && check_lists(i, out);
 }
 
 /* I-8 and the shape of the reclaim queues. */
@@ -382,6 +399,49 @@ static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 	return true;
 }
 
+/* I-2: the sums of a volume and the number of hollow inodes are those that a walk finds. */
+static bool check_volume(struct pc_cache *c, const struct pc_volume *v, u64 *hollow, struct pc_violation *out)
+{
+	struct pc_usage want = {0}, have;
+	struct pc_counters ignored;
+	u64 aside = 0;
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		const struct pc_inode *i = c->inodes[k];
+		if (!i || i->volume != v || !i->id)
+			continue;
+		pc_usage_of(&want, i);
+		aside += i->aside ? (i->nr_local << c->page_shift) + pc_staged_bytes(i) : 0;
+		*hollow += i->on_hollow_list;
+	}
+	pc_volume_counters((struct pc_volume *)v, &ignored, &have);
+	const u64 *w = (const u64 *)&want, *h = (const u64 *)&have;
+	for (size_t k = 0; k < sizeof(want) / sizeof(u64); k++)
+		if (w[k] != h[k])
+			return pc_violated(out, "I-2", "volume %u: sum %zu of its inodes is %llu, and counted %llu", v->slot, k,
+					   (unsigned long long)w[k], (unsigned long long)h[k]);
+	if (aside != atomic_load(&v->sums.aside))
+		return pc_violated(out, "I-2", "volume %u: %llu bytes aside in inodes, %llu counted", v->slot,
+				   (unsigned long long)aside, (unsigned long long)atomic_load(&v->sums.aside));
+	return true;
+}
+
+/* Of volumes with inodes: those stay. */
+static bool check_volumes(struct pc_cache *c, struct pc_violation *out)
+{
+	u64 hollow = 0;
+	u32 round = ++c->checks;
+	for (u32 k = 0; k < c->inode_slots; k++) {
+		struct pc_volume *v = c->inodes[k] && c->inodes[k]->id ? c->inodes[k]->volume : NULL;
+		if (v && v->checked != round && !check_volume(c, v, &hollow, out))
+			return false;
+		if (v)
+			v->checked = round;
+	}
+	return hollow == atomic_load(&c->nr_hollow) ||
+	       pc_violated(out, "I-2", "%llu hollow inodes, %u counted", (unsigned long long)hollow,
+			   atomic_load(&c->nr_hollow));
+}
+
 static struct pc_inode *inode_with(const struct pc_cache *c, u64 id)
 {
 	for (u32 k = 0; k < c->inode_slots; k++)
@@ -430,6 +490,7 @@ static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 		ok = !inodes[k] || inodes[k]->id == 0 || check_inode(inodes[k], out);
 	ok = ok && check_queue(c, &c->small, PC_F_SMALL, out) && check_queue(c, &c->main, PC_F_MAIN, out);
 	ok = ok && check_frames(c, owned, out) && check_sums(c, out) && check_waits(c, out) && check_hits(c, out);
+	ok = ok && check_volumes(c, out);
 	pc_leaf_unlock(&c->arena.lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);

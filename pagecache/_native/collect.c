@@ -30,11 +30,11 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	r->zeros = 0;
 	pc_inode_leaf_lock(i);
 	if (r->kind == PC_REQ_MIRROR) {
-		i->counters.mirror_requests++;
-		i->counters.mirror_bytes += (u64)n;
+		pc_counted(i, &i->counters.mirror_requests, 1);
+		pc_counted(i, &i->counters.mirror_bytes, (u64)n);
 	} else {
-		i->counters.write_bytes += (u64)n;
-		i->counters.short_writes += (u64)n < r->call_len;
+		pc_counted(i, &i->counters.write_bytes, (u64)n);
+		pc_counted(i, &i->counters.short_writes, (u64)n < r->call_len);
 	}
 	pc_inode_leaf_unlock(i);
 	while (n > 0) {
@@ -165,7 +165,7 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	PC_SYNC("complete_before_sets");
 	pc_inode_leaf_lock(i);
 	if (acked_end > atomic_load(&i->remote_size))
-		atomic_store(&i->remote_size, acked_end);
+		pc_set_remote_size(i, acked_end);
 	if (!ok && parked)
 		i->fail_seq++;
 	pc_inode_leaf_unlock(i);

@@ -141,7 +141,7 @@ bool pc_commit_begin(struct pc_inode *i)
 		i->stamp_m_moved = i->stamp_m;
 		i->stamp_m = PC_STAMP_NONE;
 		pc_direct_move(i);
-		i->counters.commits += commits;
+		pc_counted(i, &i->counters.commits, commits);
 		pc_record_begin(i->cache, &i->commit_span, PC_R_COMMIT, commits, i->commit_seq + 1, 0);
 		pc_record_announce(i->cache, &i->commit_span, i->id, 0, 0, stamp);
 	} else {

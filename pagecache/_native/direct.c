@@ -264,15 +264,15 @@ void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t
 	pc_inode_leaf_lock(i);
 	PC_DEBUG_ASSERT(i->nr_direct);
 	if (taken > pos && taken > atomic_load(&i->remote_size))
-		atomic_store_explicit(&i->remote_size, taken, memory_order_release);
+		pc_set_remote_size(i, taken);
 	if (PC_FIX("direct_write_invalidates_again") && PC_FIX("direct_write_invalidates"))
 		pc_invalidate_folios(i, pos, end);
 	if (taken > pos && taken > atomic_load(&i->size))
-		atomic_store_explicit(&i->size, taken, memory_order_release);
+		pc_set_size(i, taken);
 	if (taken > pos)
 		i->direct_end = pc_max(i->direct_end, taken);
-	i->counters.write_requests++;
-	i->counters.write_bytes += taken - pos;
+	pc_counted(i, &i->counters.write_requests, 1);
+	pc_counted(i, &i->counters.write_bytes, taken - pos);
 	pc_inode_leaf_unlock(i);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 }

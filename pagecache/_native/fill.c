@@ -63,9 +63,9 @@ static int publish(struct pc_request *r, struct pc_folio *f, u64 from, u64 zeros
 	bool ok = (from == start && to == start + pc_folio_bytes(c, f)) || !pc_folio_ext_ensure(c, f);
 	ok = ok && pc_valid_add(c, f, (u32)(from - start), (u32)(to - start));
 	if (ok) {
-		i->counters.fill_validated += zeros - from;
-		i->counters.fill_requested += to - zeros;
-		i->counters.fill_zeroed += to - zeros;
+		pc_counted(i, &i->counters.fill_validated, zeros - from);
+		pc_counted(i, &i->counters.fill_requested, to - zeros);
+		pc_counted(i, &i->counters.fill_zeroed, to - zeros);
 		pc_folio_ext_drop(i, f);
 		pc_trace_add(c, PC_T_FILL, i->id, from >> c->page_shift, to - from);
 		if (pc_folio_state(f) & PC_F_UPTODATE)
@@ -154,7 +154,7 @@ static int next_run(struct pc_request *r)
 static void run_drop(struct pc_request *r, u64 *why)
 {
 	if (r->run_end > r->cursor)
-		*why += r->run_end - r->cursor;
+		pc_counted(r->inode, why, r->run_end - r->cursor);
 	r->run_end = r->cursor;
 	r->run_got = 0;
 }
@@ -249,9 +249,9 @@ int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
 	if (r->run_new)
-		i->counters.fill_requested += r->run_end - r->cursor;
+		pc_counted(i, &i->counters.fill_requested, r->run_end - r->cursor);
 	r->run_new = 0;
-	i->counters.read_requests += !r->quiet;
+	pc_counted(i, &i->counters.read_requests, !r->quiet);
 	pc_inode_leaf_unlock(i);
 	return 1;
 }
@@ -294,7 +294,7 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	u64 from = r->cursor + r->run_got;
 	u64 got = r->call_pos + (u64)n > from ? pc_min(r->call_pos + (u64)n, r->call_stop) - from : 0;
 	pc_inode_leaf_lock(i);
-	i->counters.read_bytes += r->quiet ? 0 : (u64)n;
+	pc_counted(i, &i->counters.read_bytes, r->quiet ? 0 : (u64)n);
 	bool moved = pc_inval_since(i, r->inval_seq, r->cursor, r->run_end);
 	if (!PC_FIX("fill_sees_invalidations"))
 		moved = false;

@@ -38,6 +38,7 @@ static void local_changed(struct pc_inode *i, i64 delta)
 	if (!delta)
 		return;
 	i->nr_local += (u64)delta;
+	pc_aside_changed(i, (u64)delta << i->cache->page_shift);
 	u64 own = atomic_fetch_add_explicit(&i->volume->local, (u64)delta, memory_order_relaxed) + (u64)delta;
 	u64 all = atomic_fetch_add_explicit(&i->cache->local, (u64)delta, memory_order_relaxed) + (u64)delta;
 	if (delta > 0 && (all > atomic_load_explicit(&i->cache->dirty_background, memory_order_relaxed) ||
@@ -46,31 +47,35 @@ static void local_changed(struct pc_inode *i, i64 delta)
 	pc_dirty_list_update(i);
 }
 
-static u64 *count_of(struct pc_inode *i, enum pc_set s)
+/* A set has n blocks more. The inode's count is written under the leaf lock; one of them is read without (pc_some_failed). */
+static void count(struct pc_inode *i, enum pc_set s, u64 n)
 {
-	switch (s) {
-	case PC_D: return &i->nr_dirty;
-	case PC_W: return &i->nr_writeback;
-	case PC_U: return &i->nr_unstable;
-	default: return &i->nr_failed;
-	}
-}
-
-/* Written under the leaf lock; one of them is read without (pc_some_failed). */
-static void count(u64 *counter, u64 n)
-{
-	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+	struct pc_sums *v = &i->volume->sums;
+	u64 *own = s == PC_D   ? &i->nr_dirty
+		   : s == PC_W ? &i->nr_writeback
+		   : s == PC_U ? &i->nr_unstable
+			       : &i->nr_failed;
+	_Atomic u64 *sum = s == PC_D   ? &v->dirty
+			   : s == PC_W ? &v->writeback
+			   : s == PC_U ? &v->unstable
+				       : &v->failed;
+	if (!n)
+		return;
+	__atomic_store_n(own, *own + n, __ATOMIC_RELAXED);
+	pc_sum(sum, n);
+	if (s == PC_D && *own == n)
+		i->dirtied_ns = pc_now(i->cache);
+	if (s == PC_D && (*own == 0 || *own == n))
+		pc_aged_update(i);
 }
 
 /* Add to or take from a set, with its count and its mark; the first dirty block starts the inode's age. Return: blocks that
  * changed. */
 static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1)
 {
-	if (s == PC_D && i->nr_dirty == 0)
-		i->dirtied_ns = pc_now(i->cache);
 	bool was = pc_set_count(i->cache, f, s, 0, blocks_of(f)) != 0;
 	u32 n = pc_set_add(i->cache, f, s, b0, b1);
-	count(count_of(i, s), n);
+	count(i, s, n);
 	if (s == PC_U)
 		atomic_fetch_add_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && !was && s <= PC_U)
@@ -81,7 +86,7 @@ static u32 set_add(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0
 static u32 set_del(struct pc_inode *i, struct pc_folio *f, enum pc_set s, u32 b0, u32 b1)
 {
 	u32 n = pc_set_del(i->cache, f, s, b0, b1);
-	count(count_of(i, s), -(u64)n);
+	count(i, s, -(u64)n);
 	if (s == PC_U)
 		atomic_fetch_sub_explicit(&i->cache->unstable, n, memory_order_relaxed);
 	if (n && s <= PC_U && pc_set_count(i->cache, f, s, 0, blocks_of(f)) == 0)
@@ -148,8 +153,7 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 sta
 	int err = owner && i->inval_x ? -EBUSY : pc_index_insert(i, index, order, pc_folio_id(c, f));
 	if (!err) {
 		atomic_store_explicit(&f->refs, 1, memory_order_release);
-		i->nr_folios++;
-		i->nr_pages += 1u << order;
+		pc_folios_changed(i, 1, 1u << order);
 		atomic_fetch_sub_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
 		pc_trace_add(c, PC_T_INSERT, i->id, index, order);
 	}
@@ -176,10 +180,9 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 	towrite_clear(i, f);
 	set_del(i, f, PC_X, 0, blocks_of(f));
 	pc_index_erase(i, pc_folio_index(f), pc_folio_order(f));
-	i->nr_folios--;
-	i->nr_pages -= blocks_of(f);
+	pc_folios_changed(i, -1, -(i64)blocks_of(f));
 	if (st & PC_F_PINNED)
-		i->nr_pinned -= blocks_of(f);
+		pc_pinned_changed(i, -(i64)blocks_of(f));
 	pc_trace_add(c, PC_T_REMOVE, i->id, pc_folio_index(f), pc_folio_order(f));
 	pc_reclaim_remove(c, f);
 	pc_seq_begin(f);
@@ -237,6 +240,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 static void pinned_changed(struct pc_inode *i, i64 delta)
 {
 	i->nr_write_pinned += (u64)delta;
+	pc_sum(&i->volume->sums.write_pinned, (u64)delta);
 	atomic_fetch_add_explicit(&i->cache->write_pinned, (u64)delta, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&i->volume->local, (u64)delta, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&i->cache->local, (u64)delta, memory_order_relaxed);
@@ -285,7 +289,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	if (blocks == 1 && pc_folio_state(f) & PC_F_WRITE_PINNED)
 		atomic_fetch_or(&f->state, PC_F_COPIED);
 	towrite_clear(i, f);
-	i->counters.handed_over += (u64)n << c->page_shift;
+	pc_counted(i, &i->counters.handed_over, (u64)n << c->page_shift);
 	pc_trace_add(c, PC_T_HANDOVER, i->id, pc_folio_index(f), pc_stamp_get(&f->w));
 	return n;
 }
@@ -316,9 +320,9 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 		stamp_lower(&f->d, w);
 		atomic_fetch_or(&f->state, PC_F_BACKOFF);
 		i->regress_seq++;
-		i->counters.returned += bytes;
+		pc_counted(i, &i->counters.returned, bytes);
 	} else {
-		i->counters.acknowledged += bytes;
+		pc_counted(i, &i->counters.acknowledged, bytes);
 		atomic_fetch_add_explicit(&i->volume->acked, bytes >> c->page_shift, memory_order_relaxed);
 	}
 	set_del(i, f, PC_W, b0, b1);

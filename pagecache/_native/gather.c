@@ -211,7 +211,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 	r->gather = 2;
 	*nr_parts = k;
 	pc_inode_leaf_lock(i);
-	i->counters.read_requests++;
+	pc_counted(i, &i->counters.read_requests, 1);
 	pc_inode_leaf_unlock(i);
 	return 1;
 }
@@ -229,7 +229,7 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 		return -EPROTO;
 	u64 got = (u64)n > head ? pc_min((u64)n - head, r->run_end - r->cursor) : 0;
 	pc_inode_leaf_lock(i);
-	i->counters.read_bytes += (u64)n;
+	pc_counted(i, &i->counters.read_bytes, (u64)n);
 	pc_inode_leaf_unlock(i);
 	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_PATIENCE / PC_ZEROS)); /* as fills count */
 	if (r->zeros >= PC_PATIENCE)

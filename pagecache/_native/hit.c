@@ -94,6 +94,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 	if (PC_UNLIKELY(((u64)n < len && need.kind != PC_NEED_NOTHING) || !is_open(h)))
 		return -EAGAIN;
 	atomic_fetch_add_explicit(&i->hits_apart, 1, memory_order_relaxed);
+	pc_sum(pc_hits_of(i), 1);
 	pc_readahead_seen(h->ra, pos, (u64)n, i->cache->page_shift);
 	return n;
 }

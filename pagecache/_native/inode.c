@@ -1,7 +1,7 @@
 /*
  * inode.c - one cached object: sizes, limits, counts, the ring of recent invalidations.
  *
- * An inode is named by a 64-bit id that is never used again: slot in the cache's table (low 20 bits) and a generation. A
+ * An inode is named by a 64-bit id that is never used again: slot in the cache's table (low 24 bits) and a generation. A
  * folio carries that id, so whoever finds a folio through a stale pointer sees that it is not his.
  *
  * inval_seq advances with every event that makes storage differ from what a running fill may have read (truncate, punch,
@@ -14,6 +14,8 @@
 
 #include "internal.h"
 
+enum { PC_NO_SLOT = UINT32_MAX };
+
 /* Inodes are type-stable like folios: whoever unpins memory of a file that went away meanwhile may still take its lock,
  * and whoever shows a file that is gone looks at its id and its cache. Return: with the leaf lock held, or NULL. */
 static struct pc_inode *inode_alloc(struct pc_cache *c)
@@ -23,26 +25,47 @@ static struct pc_inode *inode_alloc(struct pc_cache *c)
 	if (i)
 		c->free_inodes = i->next_free;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
-	if (!i && (i = calloc(1, sizeof(*i))))
+	if (!i && (i = calloc(1, sizeof(*i)))) {
 		i->cache = c;
+		i->slot = PC_NO_SLOT;
+	}
 	if (!i)
 		return NULL;
 	pc_inode_leaf_lock(i);
+	u32 slot = i->slot;
 	size_t kept = PC_FIX("inode_keeps_its_cache") ? offsetof(struct pc_inode, lock_word) : sizeof(i->leaf);
 	memset((char *)i + kept, 0, sizeof(*i) - kept);
 	PC_SYNC("inode_emptied");
 	if (!PC_FIX("inode_keeps_its_cache"))
 		i->cache = c;
+	i->slot = slot;
 	return i;
+}
+
+/* The place in the table: the one of the struct, or the next fresh one. Return: false: the table is full. */
+static bool take_slot(struct pc_cache *c, struct pc_inode *i)
+{
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	if (i->slot == PC_NO_SLOT && c->inode_slots < c->inodes_max)
+		i->slot = c->inode_slots++;
+	bool found = i->slot != PC_NO_SLOT;
+	if (found) {
+		i->id = ++c->inode_generation << PC_INODE_SLOT_BITS | i->slot;
+		c->inodes[i->slot] = i;
+	}
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	return found;
 }
 
 static void inode_free(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	c->inodes[i->slot] = NULL;
 	i->next_free = c->free_inodes;
 	c->free_inodes = i;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
+	atomic_fetch_sub_explicit(&c->nr_inodes, 1, memory_order_relaxed);
 }
 
 int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
@@ -69,27 +92,18 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	pc_list_init(&i->work_pass);
 	pc_list_init(&i->work_commit);
 	pc_list_init(&i->dirty_link);
+	pc_list_init(&i->aged_link);
+	pc_list_init(&i->hollow_link);
 
-	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
-	u32 slot = c->inode_hint;
-	while (slot < c->inodes_max && c->inodes[slot])
-		slot++;
-	for (u32 k = 0; slot >= c->inodes_max && k < c->inodes_max; k++)
-		if (!c->inodes[k])
-			slot = k;
-	if (slot < c->inodes_max) {
-		c->inode_hint = slot + 1;
-		c->inodes[slot] = i;
-		if (slot >= c->inode_slots)
-			c->inode_slots = slot + 1;
-		i->slot = slot;
-		i->id = ++c->inode_generation << PC_INODE_SLOT_BITS | slot;
+	bool placed = take_slot(c, i);
+	if (placed) {
+		atomic_fetch_add_explicit(&c->nr_inodes, 1, memory_order_relaxed);
+		pc_sum(&v->sums.size, size);
+		pc_sum(&v->sums.remote_size, size);
 	}
-	bool full = slot >= c->inodes_max;
-	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	pc_inode_leaf_unlock(i);
-	if (full) {
-		inode_free(i);
+	if (!placed) {
+		free(i);
 		return -ENFILE;
 	}
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
@@ -127,21 +141,19 @@ int pc_inode_destroy(struct pc_inode *i)
 		pc_inode_leaf_lock(i);
 	}
 	i->dead = !busy;
-	if (!busy)
+	if (!busy) {
 		i->id = 0;
+		pc_hollow_update(i);
+		pc_set_size(i, 0);
+		pc_set_remote_size(i, 0);
+	}
 	pc_inode_leaf_unlock(i);
 	if (busy)
 		return -EBUSY;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_list_del(&i->volume_link);
 	v->nr_inodes--;
-	pc_inode_counted(&v->retired, i);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
-	c->inodes[i->slot] = NULL;
-	if (i->slot < c->inode_hint)
-		c->inode_hint = i->slot;
-	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	pc_direct_free(i);
 	inode_free(i);
 	return 0;
@@ -188,15 +200,16 @@ bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size)
 	pc_inode_leaf_lock(i);
 	bool local = pc_unsaved(i);
 	if (!local) {
-		atomic_store(&i->remote_size, remote_size);
-		atomic_store(&i->size, size);
+		pc_set_remote_size(i, remote_size);
+		pc_set_size(i, size);
 		i->committed_size = remote_size;
 	}
 	pc_inode_leaf_unlock(i);
 	return !local;
 }
 
-static void usage_of(struct pc_inode *i, struct pc_usage *u)
+/* Leaf lock held. */
+void pc_usage_of(struct pc_usage *u, const struct pc_inode *i)
 {
 	u32 shift = i->cache->page_shift;
 	u->cached += i->nr_pages << shift;
@@ -227,35 +240,30 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 	memset(out, 0, sizeof(*out));
 	memset(counters, 0, sizeof(*counters));
 	pc_inode_leaf_lock(i);
-	usage_of(i, out);
+	pc_usage_of(out, i);
 	pc_inode_counted(counters, i);
 	pc_inode_leaf_unlock(i);
-}
-
-void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage)
-{
-	struct pc_cache *c = v->cache;
-	memset(usage, 0, sizeof(*usage));
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	*counters = v->retired;
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	/* Inodes are destroyed only by the engine, which calls this under the same lock of its own. */
-	for (u32 k = 0; k < c->inode_slots; k++) {
-		struct pc_inode *i = c->inodes[k];
-		if (!i)
-			continue;
-		pc_inode_leaf_lock(i);
-		if (i->volume == v) {
-			usage_of(i, usage);
-			pc_inode_counted(counters, i);
-		}
-		pc_inode_leaf_unlock(i);
-	}
 }
 
 uint32_t pc_inode_event_seq(struct pc_inode *i)
 {
 	return atomic_load(&i->event.seq);
+}
+
+/* Find those of n inodes (addresses; 0: none) whose event differs from @seen; store their places in @moved and the new numbers in
+ * @seen. Inodes are type-stable, so an inode that is gone may be found, and nothing worse. Return: how many. */
+size_t pc_events_moved(const uintptr_t *inodes, uint32_t *seen, size_t n, uint32_t *moved)
+{
+	size_t found = 0;
+	for (size_t k = 0; k < n; k++) {
+		struct pc_inode *i = (struct pc_inode *)inodes[k];
+		u32 seq = i ? atomic_load(&i->event.seq) : seen[k];
+		if (seq == seen[k])
+			continue;
+		seen[k] = seq;
+		moved[found++] = (u32)k;
+	}
+	return found;
 }
 
 void pc_inode_wake(struct pc_inode *i)
@@ -277,21 +285,6 @@ uint64_t pc_inode_commit_seq(struct pc_inode *i)
 	u64 seq = i->commit_seq;
 	pc_inode_leaf_unlock(i);
 	return seq;
-}
-
-uint64_t pc_inode_dirtied_ns(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 ns = i->nr_dirty ? i->dirtied_ns : 0;
-	pc_inode_leaf_unlock(i);
-	return ns;
-}
-
-void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns)
-{
-	pc_inode_leaf_lock(i);
-	i->dirtied_ns = ns;
-	pc_inode_leaf_unlock(i);
 }
 
 /* Something that is no folio waits for a commit (contract 2.17, stamp m): a creation, or what a backend is owed again.
@@ -410,23 +403,6 @@ void pc_count_retry(struct pc_inode *i)
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
 {
 	i->user = (void *)object;
-}
-
-/* [I-13] On the dirty list iff something is local, staged or uncommitted. Leaf lock held. */
-void pc_dirty_list_update(struct pc_inode *i)
-{
-	bool wanted = pc_unsaved(i);
-	if (wanted == i->on_dirty_list)
-		return;
-	PC_DEBUG_ASSERT(!i->dead);
-	pc_leaf_lock(&i->volume->leaf, PC_LEVEL_QUEUE);
-	if (wanted)
-		pc_list_add_tail(&i->volume->dirty, &i->dirty_link);
-	else
-		pc_list_del(&i->dirty_link);
-	i->on_dirty_list = wanted;
-	atomic_fetch_add_explicit(&i->volume->nr_dirty, wanted ? 1u : -1u, memory_order_relaxed);
-	pc_leaf_unlock(&i->volume->leaf, PC_LEVEL_QUEUE);
 }
 
 /* Leaf lock held. */

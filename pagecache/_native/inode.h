@@ -34,12 +34,12 @@ struct pc_spare {
 struct pc_inode {
 	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
 	struct pc_cache *cache; /* as long as the struct is there, which may be many inodes */
+	u32 slot; /* its place in the cache's table, as long */
 	_Atomic u32 lock_word; /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
 	_Atomic u64 root; /* slot << 8 | levels, one word for lock-free readers */
 	_Atomic u64 size; /* writers: leaf lock and inode lock X */
 	_Atomic u64 remote_size;
 	u64 id;
-	u32 slot;
 	struct pc_inode *next_free;
 	void *user; /* the engine's object, for the C types; under the GIL */
 	struct pc_volume *volume;
@@ -49,6 +49,10 @@ struct pc_inode {
 	u8 token, commit_running, commit_queued, dead, readable;
 	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
 	u8 on_dirty_list, pass_wanted;
+	u8 on_aged_list;   /* volume leaf */
+	u8 on_hollow_list; /* the cache's hollow_lock */
+	u8 unused; /* the engine says: no handle has it open */
+	u8 aside;  /* the same: enum pc_aside */
 	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
 	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
 	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
@@ -76,7 +80,7 @@ struct pc_inode {
 	struct pc_span commit_span; /* the one that runs */
 	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
 	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
-	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known */
+	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known: leaf lock and volume leaf */
 	u64 fail_seq; /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
@@ -88,6 +92,8 @@ struct pc_inode {
 	struct pc_staged staged; /* S; its `bytes` are read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */
+	struct pc_list aged_link; /* volume leaf */
+	struct pc_list hollow_link; /* hollow_lock */
 	struct pc_list volume_link; /* volume leaf */
 	struct pc_limits limits;
 	struct pc_counters counters;
@@ -108,12 +114,52 @@ static inline bool pc_tail_noted(const struct pc_inode *i)
 	return i->tails != i->tails_owed;
 }
 
-/* Count what happens off the hot path; `counter` is one of the inode's. Context: no leaf lock. */
+/* Add to one of the inode's counters, and to the same one of its volume. Leaf lock held. */
+static inline void pc_counted(struct pc_inode *i, u64 *counter, u64 n)
+{
+	*counter += n;
+	u64 *all = (u64 *)&i->volume->counted + (counter - (u64 *)&i->counters);
+	__atomic_fetch_add(all, n, __ATOMIC_RELAXED);
+}
+
+/* The same off the hot path. Context: no leaf lock. */
 static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
 {
 	pc_inode_leaf_lock(i);
-	*counter += n;
+	pc_counted(i, counter, n);
 	pc_inode_leaf_unlock(i);
+}
+
+/* The volume's counter of hits without the interpreter lock: threads in different files seldom share a line of it. */
+static inline _Atomic u64 *pc_hits_of(struct pc_inode *i)
+{
+	return &i->volume->hits[i->slot % PC_HIT_LINES].n;
+}
+
+/* Sizes change through these two only, which keep the sums of the volume. Leaf lock held. */
+static inline void pc_set_size(struct pc_inode *i, u64 size)
+{
+	pc_sum(&i->volume->sums.size, size - atomic_load_explicit(&i->size, memory_order_relaxed));
+	atomic_store_explicit(&i->size, size, memory_order_release);
+}
+static inline void pc_set_remote_size(struct pc_inode *i, u64 size)
+{
+	pc_sum(&i->volume->sums.remote_size, size - atomic_load_explicit(&i->remote_size, memory_order_relaxed));
+	atomic_store_explicit(&i->remote_size, size, memory_order_release);
+}
+
+/* So many blocks more are pinned. Leaf lock held. */
+static inline void pc_pinned_changed(struct pc_inode *i, i64 blocks)
+{
+	i->nr_pinned += (u64)blocks;
+	pc_sum(&i->volume->sums.pinned, (u64)blocks);
+}
+
+/* The local or staged bytes changed by @delta: those of an inode aside are counted apart. Leaf lock held. */
+static inline void pc_aside_changed(struct pc_inode *i, u64 delta)
+{
+	if (i->aside)
+		pc_sum(&i->volume->sums.aside, delta);
 }
 
 /* Whether anything of it failed for good. Context: any; what is found without the leaf lock may be old. */
@@ -159,6 +205,7 @@ bool pc_stopped(const struct pc_inode *i, u64 generation);
 bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
+void pc_usage_of(struct pc_usage *u, const struct pc_inode *i);
 void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
 
 /* Bytes handed over so far, and dirty ones. Leaf lock held. */

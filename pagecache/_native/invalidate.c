@@ -128,8 +128,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		index = pc_folio_after(f);
 		end = pc_max(end, pc_local_end(c, f, size));
 	}
-	atomic_store_explicit(&i->remote_size, remote, memory_order_release);
-	atomic_store_explicit(&i->size, end, memory_order_release);
+	pc_set_remote_size(i, remote);
+	pc_set_size(i, end);
 	if (forgotten) {
 		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
 		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};

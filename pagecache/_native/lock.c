@@ -75,7 +75,7 @@ void pc_inode_lock_enqueue(struct pc_inode *i, struct pc_waiter *w, int mode)
 	w->mode = (u8)mode;
 	pc_list_add_tail(&i->lock_queue, &w->link);
 	atomic_fetch_or(&i->lock_word, LOCK_QUEUED);
-	i->counters.lock_waits++;
+	pc_counted(i, &i->counters.lock_waits, 1);
 	grant(i);
 	pc_inode_leaf_unlock(i);
 }

@@ -241,8 +241,8 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	pc_credit_put(i->volume, credit);
 	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
 	pc_inode_leaf_lock(i);
-	i->counters.read_requests++;
-	i->counters.read_bytes += n > 0 ? (u64)n : 0;
+	pc_counted(i, &i->counters.read_requests, 1);
+	pc_counted(i, &i->counters.read_bytes, n > 0 ? (u64)n : 0);
 	pc_inode_leaf_unlock(i);
 	if (!answer)
 		return NULL;

@@ -79,8 +79,9 @@ struct pc_usage {
 
 /* Byte counts of a cache; exact numbers of metadata. */
 struct pc_cache_usage {
-	uint64_t capacity, used, local, folios, leaves, nodes, exts, requests, shadows;
-	uint64_t metadata_bytes, folio_bytes, index_bytes, ext_bytes, arena_bytes, ghost_bytes, staged_map_bytes;
+	uint64_t capacity, used, local, folios, leaves, nodes, exts, requests, shadows, inodes, hollow;
+	uint64_t metadata_bytes, folio_bytes, index_bytes, ext_bytes, arena_bytes, ghost_bytes, staged_map_bytes,
+		inode_bytes;
 	uint64_t evicted, evict_calls, evict_examined, evict_examined_max;
 	uint64_t frames_allocated, frames_freed, cow_copies, quarantined;
 };
@@ -163,6 +164,12 @@ void pc_volume_stop(struct pc_volume *v);
 uint32_t pc_volume_inflight(struct pc_volume *v);
 void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage);
 size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n);
+size_t pc_volume_some_dirty(struct pc_volume *v, uint64_t *ids, size_t n);
+size_t pc_volume_some_aged(struct pc_volume *v, uint64_t *ids, size_t n);
+size_t pc_volume_some_hollow(struct pc_volume *v, uint64_t *ids, size_t n);
+size_t pc_volume_aged(struct pc_volume *v, uint64_t before_ns, uint64_t *ids, size_t n, uint64_t *next_ns);
+uint64_t pc_volume_unsaved(struct pc_volume *v);
+uint32_t pc_cache_hollow(struct pc_cache *c);
 void pc_job_push(struct pc_volume *v, uint32_t cls);
 
 /* ---- inode */
@@ -177,11 +184,15 @@ void pc_inode_set_readable(struct pc_inode *i, bool readable);
 bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
 uint32_t pc_inode_event_seq(struct pc_inode *i);
+size_t pc_events_moved(const uintptr_t *inodes, uint32_t *seen, size_t n, uint32_t *moved);
 void pc_inode_wake(struct pc_inode *i);
 uint64_t pc_inode_fail_seq(struct pc_inode *i);
 uint64_t pc_inode_commit_seq(struct pc_inode *i);
 uint64_t pc_inode_dirtied_ns(struct pc_inode *i);
-void pc_inode_set_dirtied_ns(struct pc_inode *i, uint64_t ns);
+void pc_inode_age_anew(struct pc_inode *i);
+void pc_inode_set_unused(struct pc_inode *i, uint64_t id, bool unused);
+enum pc_aside { PC_ASIDE_UNSYNCED = 1, PC_ASIDE_KEPT_BACK = 2 }; /* no sync saves it; nor does age or pressure */
+void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
 void pc_inode_forget_holes(struct pc_inode *i);

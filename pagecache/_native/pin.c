@@ -23,7 +23,7 @@ void pc_ext_pin(struct pc_inode *i, struct pc_folio *f)
 	PC_ASSERT(got);
 	if (pc_folio_ext(i->cache, f)->pins++ == 0) {
 		atomic_fetch_or(&f->state, PC_F_PINNED);
-		i->nr_pinned += 1u << pc_folio_order(f);
+		pc_pinned_changed(i, 1u << pc_folio_order(f));
 	}
 }
 
@@ -38,7 +38,7 @@ static void unpinned(struct pc_inode *i, struct pc_folio *f)
 	if (e->pins)
 		return;
 	atomic_fetch_and(&f->state, ~(u32)PC_F_PINNED);
-	i->nr_pinned -= 1u << pc_folio_order(f);
+	pc_pinned_changed(i, -(i64)(1u << pc_folio_order(f)));
 	pc_folio_ext_drop(i, f);
 	if (!(pc_folio_state(f) & PC_F_LOCAL))
 		pc_reclaim_clean(i->cache, f);

@@ -255,7 +255,7 @@ bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f)
 		return false;
 	atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
 	pc_inode_leaf_lock(i);
-	i->counters.cow_copies++;
+	pc_counted(i, &i->counters.cow_copies, 1);
 	pc_inode_leaf_unlock(i);
 	return true;
 }

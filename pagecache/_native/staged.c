@@ -83,6 +83,8 @@ static void memory_changed(struct pc_inode *i, i64 delta)
 static void bytes_changed(struct pc_inode *i, u64 delta)
 {
 	atomic_fetch_add_explicit(&i->staged.bytes, delta, memory_order_release);
+	pc_sum(&i->volume->sums.staged, delta);
+	pc_aside_changed(i, delta);
 }
 
 /* A new, empty chunk as number `index` of the directory. Return: false: out of memory, nothing has changed. */
@@ -244,7 +246,7 @@ void pc_staged_clear(struct pc_inode *i)
 	while (s->nr_chunks)
 		chunk_remove(i, s->nr_chunks - 1);
 	s->nr_ranges = 0;
-	atomic_store_explicit(&s->bytes, 0, memory_order_release);
+	bytes_changed(i, -pc_staged_bytes(i));
 	ended(i);
 }
 
@@ -425,9 +427,8 @@ int64_t pc_staged_lost(struct pc_inode *i, uint64_t stored, bool committing, uin
 		if (out.used) {
 			u64 size = atomic_load(&i->size), remote = atomic_load(&i->remote_size);
 			remote = pc_min(remote, pc_max(stored, last_byte(i, false)));
-			atomic_store_explicit(&i->remote_size, remote, memory_order_release);
-			atomic_store_explicit(&i->size, pc_min(size, pc_max(remote, last_byte(i, true))),
-					      memory_order_release);
+			pc_set_remote_size(i, remote);
+			pc_set_size(i, pc_min(size, pc_max(remote, last_byte(i, true))));
 			pc_invalidated(i, 0, UINT64_MAX);
 		}
 		for (size_t k = 0; pc_recording(i->cache) && k < pc_min(out.used, n); k++)

@@ -140,8 +140,8 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	PC_ASSERT(i->token == PC_TOKEN_CALLER);
 	u64 old = atomic_load(&i->size);
 	if (size < old)
-		atomic_store_explicit(&i->size, size, memory_order_release);
-	atomic_store_explicit(&i->remote_size, size, memory_order_release);
+		pc_set_size(i, size);
+	pc_set_remote_size(i, size);
 	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
 	if (uncommitted) {
 		uncommitted_now(i);
@@ -174,7 +174,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		}
 	}
 	if (size > old)
-		atomic_store_explicit(&i->size, size, memory_order_release);
+		pc_set_size(i, size);
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
@@ -326,7 +326,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			at = pc_folio_after(f);
 			tail = pc_max(tail, pc_local_end(c, f, size));
 		}
-		atomic_store_explicit(&i->size, pc_min(size, pc_max(remote, tail)), memory_order_release);
+		pc_set_size(i, pc_min(size, pc_max(remote, tail)));
 	}
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);

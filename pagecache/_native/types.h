@@ -204,8 +204,11 @@ static inline void pc_count_hit(struct pc_inode *i)
 {
 #ifdef Py_GIL_DISABLED
 	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
+	pc_sum(pc_hits_of(i), 1);
 #else
+	u64 *all = &i->volume->counted.hits;
 	__atomic_store_n(&i->counters.hits, i->counters.hits + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(all, *all + 1, __ATOMIC_RELAXED);
 #endif
 }
 

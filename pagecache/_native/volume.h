@@ -12,6 +12,19 @@
 struct pc_inode;
 struct pc_request;
 
+/* Sums over all inodes of a volume, updated with each change of an inode. Each number is right by itself; all agree while nothing
+ * goes on (check.c). */
+struct pc_sums {
+	_Atomic u64 folios, pages, dirty, writeback, unstable, failed, pinned, write_pinned; /* blocks, but for folios */
+	_Atomic u64 staged, size, remote_size; /* bytes */
+	_Atomic u64 aside; /* bytes, local or staged, of inodes aside */
+};
+
+enum { PC_HIT_LINES = 8 };
+struct pc_hit_line {
+	_Alignas(64) _Atomic u64 n;
+};
+
 struct pc_volume {
 	struct pc_leaf_lock leaf; /* level 7 */
 	struct pc_cache *cache;
@@ -38,10 +51,16 @@ struct pc_volume {
 	u8 stopping;
 	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
 	struct pc_limits mirror_limits; /* set before the first pass */
-	struct pc_list inodes, dirty;
+	struct pc_list inodes;
+	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
+	struct pc_ring aged;  /* [I-13] inodes with dirty bytes that age, the oldest first */
+	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */
 	_Atomic u32 nr_dirty; /* inodes on the dirty list */
 	u32 nr_inodes;
-	struct pc_counters retired; /* of inodes that are gone */
+	u32 checked;
+	struct pc_sums sums;
+	struct pc_counters counted; /* of all inodes, those that are gone included */
+	struct pc_hit_line hits[PC_HIT_LINES]; /* more of them, counted without the interpreter lock */
 	struct pc_latency latency[PC_TIMED];
 };
 
@@ -69,7 +88,15 @@ void pc_work_end(struct pc_volume *v, const struct pc_work *w);
 u32 pc_credit_try(struct pc_volume *v);
 void pc_credit_put(struct pc_volume *v, u32 credit);
 
-/* inode.c */
+/* census.c */
 void pc_dirty_list_update(struct pc_inode *i);
+void pc_aged_update(struct pc_inode *i);
+void pc_hollow_update(struct pc_inode *i);
+void pc_folios_changed(struct pc_inode *i, i64 folios, i64 blocks);
+
+static inline void pc_sum(_Atomic u64 *sum, u64 delta)
+{
+	atomic_fetch_add_explicit(sum, delta, memory_order_relaxed);
+}
 
 #endif

@@ -155,7 +155,7 @@ static int publish(struct pc_inode *i, struct pc_folio *f, bool created, u32 fro
 		pc_folio_reached(f, pc_folio_state(f));
 		pc_folio_dirty(i, f, from, to);
 		if (start + to > atomic_load_explicit(&i->size, memory_order_relaxed) && PC_FIX("size_before_unlock"))
-			atomic_store_explicit(&i->size, start + to, memory_order_release);
+			pc_set_size(i, start + to);
 		pc_folio_ext_drop(i, f);
 	}
 	pc_inode_leaf_unlock(i);
@@ -248,7 +248,7 @@ static void publish_late(struct pc_inode *i, u64 end)
 	PC_SYNC("size_late");
 	pc_inode_leaf_lock(i);
 	if (end > atomic_load_explicit(&i->size, memory_order_relaxed))
-		atomic_store_explicit(&i->size, end, memory_order_release);
+		pc_set_size(i, end);
 	pc_inode_leaf_unlock(i);
 }
 

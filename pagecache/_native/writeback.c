@@ -343,7 +343,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			(*out)->stage = should_stage(i, *out);
 			p->inflight++;
 			p->nr_issued++;
-			i->counters.write_requests++;
+			pc_counted(i, &i->counters.write_requests, 1);
 			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
 			pc_work_push_pass(i); /* another thread may take the next one */
 		} else if ((p->inflight == 0 || !PC_FIX("token_stays_to_the_last_answer")) && !busy) {

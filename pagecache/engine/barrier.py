@@ -59,7 +59,6 @@ class FileSync:
         version: bool = True,
     ) -> None:
         self.file = file
-        self.seen = -1
         self.flush = flush
         self.stamp = stamp
         self.recorder = file.volume.cache.native.recorder
@@ -207,6 +206,10 @@ class FileSync:
             why = "" if worst is None else f" after {worst.message}"
             return nobody(f"time: it is tried again in {at - file.volume.clock.now():.1f} s{why}")
         return nobody(f"no thread has begun what is left of {file.key!r}", look.busy(file.volume.native.address))
+
+    def waits_for_time(self) -> bool:
+        """Whether nothing but time has to pass before the next step."""
+        return self.not_before > 0.0
 
     def due(self, now: float) -> bool:
         """Whether the time has come that this waits for."""

@@ -56,8 +56,28 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
     }
 
 
+class _Aside:
+    """A flag of a file that keeps syncs or write-back away from it; CORE counts and lists such files apart."""
+
+    def __set_name__(self, owner: type[EngineFile], name: str) -> None:
+        self._bit = f"_{name}"
+
+    def __get__(self, file: EngineFile, owner: type[EngineFile]) -> bool:
+        return bool(getattr(file, self._bit))
+
+    def __set__(self, file: EngineFile, value: bool) -> None:
+        with file.aside_lock:
+            setattr(file, self._bit, value)
+            kept_back = file._abandoned or file._withheld
+            file.native.set_aside(unsynced=kept_back or file._removed, kept_back=kept_back)
+
+
 class EngineFile:
     """One object of a volume: its inode in CORE and its file in the backend."""
+
+    removed = _Aside()
+    abandoned = _Aside()
+    withheld = _Aside()
 
     fill = reader.fill
     start_fill = reader.start_fill
@@ -99,15 +119,14 @@ class EngineFile:
         self.rebases = 0
         self.retired: list[BackendFile] = []
         self.report_loss: Callable[[list[LostRange]], None] = lambda lost: None
-        self.removed = False
-        self.abandoned = False
+        self._removed = self._abandoned = self._withheld = False
         self.settling: deque[Callable[[], None]] = deque()
         self.holes: list[tuple[int, int]] = []  # uncommitted, of a backend that can roll back; under the token
         self.cutting = False  # storage is about to be cut by who has not the inode lock: no direct write begins
         self.forgetting = False  # a rollback that no commit is part of goes on; by who holds the token
-        self.withheld = False
         self.freed = False  # CORE's part of it is gone: what this refers to may be another file by now
         self.unclosed = False
+        self.aside_lock = threading.Lock()
         self._limits_lock = threading.Lock()  # reading the limits and telling CORE go together: the newest win
         self._max_write: int | None = None
         self._seen_limits: BackendLimits | None = None

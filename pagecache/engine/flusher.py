@@ -33,10 +33,10 @@ from .notices import fault
 from .park import Clock, Park
 from .throttle import divide
 from .trouble import STALLED
+from .volume import IDLE_TURN_FLUSHER
 from .waits import LongWaits
 
 if TYPE_CHECKING:
-    from .file import EngineFile
     from .volume import EngineCache, EngineVolume
 
 __all__ = ["Flusher"]
@@ -44,6 +44,8 @@ __all__ = ["Flusher"]
 log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20
+TURN = 1024
+"""Files that one turn checks at most for one purpose; the next turn goes on behind them."""
 BUSY = 0.02
 AT_ONCE = 0.001
 PAUSE = 1.0
@@ -162,6 +164,8 @@ class Flusher:
             except BaseException:  # the other volumes have their turn
                 fault("%s: the flusher met an error that should not get here; it goes on", volume.name)
                 delay = min(delay, PAUSE)
+        if cache._prune():
+            delay = min(delay, BUSY)
         delay = min(delay, self._long_waits.look(cache))
         if over:
             self.make_room()
@@ -185,12 +189,11 @@ class Flusher:
         self._retry(volume, now)
         delay = self._age(volume, now)
         if volume.backend.limits.commit_on_close:
-            self._start_whole_units(volume)
+            delay = min(delay, self._start_whole_units(volume))
         elif pressure.local > pressure.limit // 2:
-            delay = min(delay, self._commit_unstable(volume.dirty_files(), pressure.limit // 2))
-        if volume.poll_tickets():
-            delay = min(delay, BUSY)
-        volume.close_idle()
+            delay = min(delay, self._commit_unstable(volume, pressure.limit // 2))
+        delay = min(delay, volume.poll_tickets())
+        volume.close_idle(IDLE_TURN_FLUSHER)
         next_retry = volume.next_retry()  # last: all that came before may have planned one
         return delay if next_retry is None else min(delay, max(AT_ONCE, next_retry - now))
 
@@ -253,23 +256,25 @@ class Flusher:
         delay = volume.cache.config.flush_interval
         if volume.backend.limits.commit_on_close:
             return delay
-        stamp = None
-        for dirtied, file in _oldest_first(volume.dirty_files()):
-            if dirtied + expire > now:
-                return min(delay, dirtied + expire - now)
-            stamp = volume.native.take_epoch() if stamp is None else stamp
+        ids, left = volume.native.aged(now, expire, TURN)
+        stamp = volume.native.take_epoch() if ids else 0
+        for file in volume.files_at(ids):
             file.refresh_limits()
-            file.native.set_dirtied(now)
+            file.native.age_anew()
             file.native.flush_start(stamp)
-        return delay
+        return delay if left is None else min(delay, max(0.0, left))
 
-    def _start_whole_units(self, volume: EngineVolume) -> None:
-        """An object that grows is sent while it does: each write unit as soon as all of it is dirty."""
-        for file in volume.dirty_files():
+    def _start_whole_units(self, volume: EngineVolume) -> float:
+        """Send an object while it grows: each write unit as soon as all of it is dirty. Returns the seconds until the
+        next files are to be checked.
+        """
+        files = volume.some_aged(TURN)
+        for file in files:
             unit = int(file.limits().write_unit)
             if 1 < unit <= file.native.usage()["dirty"]:
                 file.refresh_limits()
                 file.native.pass_background(PASS_BUDGET)
+        return BUSY if len(files) == TURN else volume.cache.config.flush_interval
 
     def make_room(self, *, urgent: bool = False) -> None:
         """Start what makes room: passes over the oldest dirty files, commits of the largest unstable ones.
@@ -286,23 +291,26 @@ class Flusher:
         partial = urgent and self._still >= STILL
         for volume in volumes:
             with volume.keeper():
-                files = volume.dirty_files()
-                for _, file in _oldest_first(files):
+                for file in volume.some_aged(TURN):
                     file.refresh_limits()
                     if partial:
                         file.native.pass_partial(PASS_BUDGET)
                     else:
                         file.native.pass_background(PASS_BUDGET)
                 if not volume.backend.limits.commit_on_close:
-                    self._commit_unstable(files, 0 if urgent else volume.native.pressure().limit // 2)
+                    self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
 
-    def _commit_unstable(self, files: list[EngineFile], allowed: int) -> float:
-        """Commit the files that hold most of what is only acknowledged, until no more than `allowed` is left. Returns
-        the seconds until a commit that failed may be tried again.
+    def _commit_unstable(self, volume: EngineVolume, allowed: int) -> float:
+        """Commit files until no more than `allowed` bytes are acknowledged and uncommitted. Among the next files, those
+        with most such bytes go first. Returns the seconds until there is more to commit, or a commit that failed may be
+        tried again.
         """
-        unstable = sorted(((f.native.usage()["unstable"], k, f) for k, f in enumerate(files)), reverse=True)
-        total = sum(size for size, _, _ in unstable)
-        now, delay = self._clock.now(), math.inf
+        total = volume.native.usage()["unstable"]
+        if total <= allowed:
+            return math.inf
+        files = volume.some_dirty(TURN)
+        unstable = sorted(((f.native.number("unstable"), k, f) for k, f in enumerate(files)), reverse=True)
+        now, delay = self._clock.now(), BUSY if len(files) == TURN else math.inf
         for size, _, file in unstable:
             if total <= allowed or size == 0:
                 break
@@ -312,9 +320,3 @@ class Flusher:
                 delay = min(delay, file.commit_not_before - now)
             total -= size
         return delay
-
-
-def _oldest_first(files: list[EngineFile]) -> list[tuple[float, EngineFile]]:
-    """Files with dirty bytes, and when the oldest of these was written."""
-    dirtied = [(file.native.dirtied(), file) for file in files]
-    return sorted(((when, file) for when, file in dirtied if when), key=lambda entry: entry[0])

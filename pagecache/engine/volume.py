@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 from .. import native as core
@@ -51,7 +52,8 @@ EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "
 
 IDLE_FILES_MAX = 64
 """Files of the backend that stay open without handles and local data."""
-
+IDLE_TURN, IDLE_TURN_FLUSHER = 4, 1024
+"""Idle files that a close, or a turn of the flusher, checks at most."""
 
 LOOP_THREADS = 32
 """Threads of a volume whose bytes an event loop carries: for commits and names."""
@@ -74,12 +76,14 @@ class EngineCache(Protocol):
     def _engine_volumes(self) -> list[EngineVolume]: ...
     def _emit(self, event: Event) -> None: ...
     def _end(self) -> None: ...
+    def _prune(self) -> bool: ...
 
 
 class Ticket(Protocol):
     """Something the flusher moves on until it is done."""
 
     def _advance(self, *, first: bool) -> bool: ...
+    def _pause(self) -> float: ...
 
 
 class Keeper:
@@ -311,12 +315,22 @@ class EngineVolume:
         with self._lock:
             return list(self._files.values())
 
-    def dirty_files(self) -> list[EngineFile]:
-        """Files with anything local or uncommitted that is to be saved, in the order in which they became so."""
-        ids = self.native.dirty_inodes()
+    def files_at(self, ids: list[int]) -> list[EngineFile]:
+        """The files with these numbers that are left, in their order."""
         with self._lock:
-            files = [self._files[id] for id in ids if id in self._files]
-        return [file for file in files if not (file.abandoned or file.withheld)]
+            return [self._files[id] for id in ids if id in self._files]
+
+    def dirty_files(self) -> list[EngineFile]:
+        """Every file with anything local or uncommitted, in the order in which they became so."""
+        return self.files_at(self.native.dirty_inodes())
+
+    def some_dirty(self, most: int) -> list[EngineFile]:
+        """The next files with anything local or uncommitted that write-back may save."""
+        return [file for file in self.files_at(self.native.some_dirty(most)) if not (file.abandoned or file.withheld)]
+
+    def some_aged(self, most: int) -> list[EngineFile]:
+        """The next files with dirty bytes that write-back may save, oldest first."""
+        return self.files_at(self.native.some_aged(most))
 
     # -- failed data
 
@@ -364,22 +378,39 @@ class EngineVolume:
         """Nobody has the file open: its backend file may be closed."""
         with self._lock:
             self.idle[file] = None
+        file.native.set_unused(True)
 
     def keep(self, file: EngineFile) -> None:
         """Somebody is about to use the file: its backend file stays as it is, open or closed."""
         with self._lock:
             self.idle.pop(file, None)
+        file.native.set_unused(False)
 
-    def take_idle(self, most: int = IDLE_FILES_MAX) -> list[BackendFile]:
-        """Files of the backend that nobody uses, oldest first, down to `most`: the caller has them closed. What is
-        uncommitted is committed first where that is ours to decide.
+    def idle_files(self) -> list[EngineFile]:
+        """The files that no handle uses and that may be open in the backend, oldest first."""
+        with self._lock:
+            return [file for file in self.idle if file.backend_file is not None]
+
+    def take_idle(self, most: int = IDLE_FILES_MAX, turn: int | None = IDLE_TURN) -> list[BackendFile]:
+        """Take files of the backend that no handle uses, oldest first, down to `most`: the caller has them closed.
+
+        A file with uncommitted data is committed first where that is ours to decide, and goes behind the others.
+
+        Args:
+            most: files that may stay open.
+            turn: files that are checked at most; None: all that are too many.
         """
         taken: list[BackendFile] = []
+        if len(self.idle) <= most:
+            return taken
         with self.keeper():
             with self._lock:
-                excess = list(self.idle)[: max(0, len(self.idle) - most)]
+                excess = list(islice(self.idle, max(0, min(len(self.idle) - most, turn or len(self.idle)))))
             for file in excess:
                 if file.native.has_local():
+                    with self._lock:
+                        if self.idle.pop(file, file) is None:
+                            self.idle[file] = None
                     if not self.backend.limits.commit_on_close:
                         file.native.flush_start(core.STAMP_MAX)
                         if self.clock.now() >= file.commit_not_before:
@@ -394,9 +425,9 @@ class EngineVolume:
                     taken.append(backend_file)
         return taken
 
-    def close_idle(self) -> None:
-        """Have the files closed that are too many; nobody waits for it."""
-        for backend_file in self.take_idle():
+    def close_idle(self, turn: int = IDLE_TURN) -> None:
+        """Have files closed that are too many, without waiting."""
+        for backend_file in self.take_idle(turn=turn):
             self.close_later(backend_file)
 
     def close_later(self, backend_file: BackendFile | None) -> None:
@@ -414,8 +445,13 @@ class EngineVolume:
         with self._lock:
             return bool(self._tickets)
 
-    def poll_tickets(self) -> bool:
-        """Move the tickets on, in their order; returns whether any is left. Nothing in here waits."""
+    def poll_tickets(self) -> float:
+        """Move the tickets on, in their order. Nothing in here waits.
+
+        Returns: seconds until they are to be moved on again; infinite when no ticket is left.
+        """
+        if not self._tickets:
+            return float("inf")
         with self._advancing:
             with self._lock:
                 tickets = list(self._tickets)
@@ -425,7 +461,7 @@ class EngineVolume:
                     left.append(ticket)
             with self._lock:
                 self._tickets = left + self._tickets[len(tickets) :]
-                return bool(self._tickets)
+                return min((ticket._pause() for ticket in self._tickets), default=float("inf"))
 
     def emit(
         self,

@@ -114,7 +114,7 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
     pressure = engine.native.pressure()
     with volume.names:
         files = len(volume.inodes) + len(volume.orphans)
-        handles = sum(inode.handles for inode in volume.inodes.values()) + sum(i.handles for i in volume.orphans)
+        handles = volume.handles
     return {
         "name": volume.name,
         "backend": type(volume.backend).__name__,

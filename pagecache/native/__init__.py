@@ -56,7 +56,7 @@ from .extension import (
     waiting_since,
     waits,
 )
-from .inode import NativeInode, TooManyViews
+from .inode import Events, NativeInode, TooManyViews
 from .recording import CALLS, ENGINE_FLUSHER, ENGINE_JOB, ENGINE_PAUSE, Kind, Recorder, Span, traced
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "WRITEBACK",
     "WRITE_CALL",
     "AsyncHandle",
+    "Events",
     "Handle",
     "Kind",
     "NativeCache",

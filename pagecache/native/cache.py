@@ -76,6 +76,10 @@ class NativeCache:
         """Bytes of frames that calls, exporters or mirrors hold by number, in a folio or out of it."""
         return int(lib.pc_cache_held(self._c))
 
+    def hollow(self) -> int:
+        """Return the number of inodes without handles, pages and unsaved data."""
+        return int(lib.pc_cache_hollow(self._c))
+
     def event_seq(self) -> int:
         return int(lib.pc_cache_event_seq(self._c))
 
@@ -197,6 +201,35 @@ class NativeVolume:
             if found <= room or most is not None:
                 return [int(ids[k]) for k in range(min(found, room))]
             room = int(found) + 64
+
+    def _some(self, call: Callable[[Any, Any, int], int], most: int) -> list[int]:
+        ids = ffi.new("uint64_t[]", most)
+        return ffi.unpack(ids, call(self._v, ids, most)) if most else []
+
+    def some_dirty(self, most: int) -> list[int]:
+        """Return ids from the dirty list: at most `most`, each call the next ones in turn."""
+        return self._some(lib.pc_volume_some_dirty, most)
+
+    def some_aged(self, most: int) -> list[int]:
+        """Return ids of inodes with dirty bytes, oldest first: at most `most`, each call the next ones in turn."""
+        return self._some(lib.pc_volume_some_aged, most)
+
+    def some_hollow(self, most: int) -> list[int]:
+        """Return ids of hollow inodes, oldest first: at most `most`, each call the next ones in turn."""
+        return self._some(lib.pc_volume_some_hollow, most)
+
+    def aged(self, now: float, expire: float, most: int) -> tuple[list[int], float | None]:
+        """Return ids of inodes that have been dirty for `expire` seconds, oldest first, at most `most`, and the seconds
+        until the next inode has been (None: no other inode is dirty).
+        """
+        before, ids, next_ns = int(now * 1e9) - int(expire * 1e9), ffi.new("uint64_t[]", most), ffi.new("uint64_t *")
+        found = lib.pc_volume_aged(self._v, max(0, before), ids, most if before >= 0 else 0, next_ns)
+        left = (int(next_ns[0]) - before) / 1e9 if next_ns[0] else None
+        return ffi.unpack(ids, found) if found else [], left
+
+    def unsaved(self) -> int:
+        """Return the bytes that a sync would save now: an upper bound by page."""
+        return int(lib.pc_volume_unsaved(self._v))
 
     def count_call(self, call: int, seconds: float) -> None:
         """A call of the backend (READ_CALL, WRITE_CALL, COMMIT_CALL) has ended after so long."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 from .cache import NativeVolume
 from .extension import END, STATES, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
-__all__ = ["NativeInode", "TooManyViews"]
+__all__ = ["Events", "NativeInode", "TooManyViews"]
 
 NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits", "unstored", "taken")
 SLICE_RUNS = 256
@@ -29,6 +29,42 @@ def _collecting(call: Callable[[], int]) -> int:
         gc.collect()
         err = call()
     return err
+
+
+class Events:
+    """The events of many inodes, and which of them have moved since the last look."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._arrays = self._made(16)  # addresses, what was seen, room for an answer
+
+    def add(self, inode: NativeInode) -> int:
+        """Watch an inode, which counts as moved. Returns its number."""
+        number = self._used
+        if number == len(self._arrays[0]):
+            more = self._made(2 * number)
+            for old, new in zip(self._arrays, more, strict=True):
+                ffi.memmove(new, old, ffi.sizeof(old))
+            self._arrays = more  # at once: an interrupt may come at any point
+        inodes, seen, _ = self._arrays
+        inodes[number] = inode.address
+        seen[number] = (lib.pc_inode_event_seq(inode._i) - 1) & 0xFFFFFFFF
+        self._used += 1
+        return number
+
+    @staticmethod
+    def _made(room: int) -> tuple[Any, Any, Any]:
+        return ffi.new("uintptr_t[]", room), ffi.new("uint32_t[]", room), ffi.new("uint32_t[]", room)
+
+    def drop(self, number: int) -> None:
+        """Watch the inode of this number no longer."""
+        self._arrays[0][number] = 0
+
+    def moved(self) -> list[int]:
+        """Return the numbers of the inodes whose events have moved."""
+        inodes, seen, moved = self._arrays
+        found = lib.pc_events_moved(inodes, seen, self._used, moved)
+        return ffi.unpack(moved, found) if found else []
 
 
 class NativeInode:
@@ -118,8 +154,20 @@ class NativeInode:
         """When the oldest dirty byte was written, on the cache's clock; 0.0 when nothing is dirty."""
         return int(lib.pc_inode_dirtied_ns(self._i)) / 1e9
 
-    def set_dirtied(self, seconds: float) -> None:
-        lib.pc_inode_set_dirtied_ns(self._i, int(seconds * 1e9))
+    def age_anew(self) -> None:
+        """The dirty bytes count as written now."""
+        lib.pc_inode_age_anew(self._i)
+
+    def set_unused(self, unused: bool) -> None:
+        """Say whether any handle has the object open. Does nothing when the inode is gone."""
+        lib.pc_inode_set_unused(self._i, self.id, unused)
+
+    def set_aside(self, *, unsynced: bool, kept_back: bool) -> None:
+        """Leave the object out of syncs, or out of write-back by age and pressure. Does nothing when the inode is
+        gone.
+        """
+        aside = lib.PC_ASIDE_UNSYNCED * unsynced | lib.PC_ASIDE_KEPT_BACK * kept_back
+        lib.pc_inode_set_aside(self._i, self.id, aside)
 
     def forget_cuts(self) -> None:
         """Truncates that are not known to be committed are no longer to be made again."""

@@ -227,7 +227,8 @@ static u64 metadata_per_page_x100(u64 pages, u32 order)
 	rig_open(&r, pages * PAGE + (64 << 20), 2 << 20);
 	pc_cache_configure(r.cache, pages, pages, pages, false);
 	struct file *f = file_open(&r, 0, 0);
-	f->inode->size = f->inode->remote_size = pages * PAGE;
+	pc_set_size(f->inode, pages * PAGE);
+	pc_set_remote_size(f->inode, pages * PAGE);
 	for (u64 k = 0; k < pages; k += 1ull << order) {
 		struct pc_folio *o;
 		EQUAL(pc_folio_create(f->inode, k, order, 0, 0, &o), 0);

@@ -115,7 +115,7 @@ def set_uncommitted_but_created(self: NativeInode, created: bool = False, lowest
 
 # ---------------------------------------------------------------------------------------- sync
 
-ticket_made, ticket_advanced = SyncTicket.__init__, SyncTicket._advance
+ticket_made, ticket_advanced, files_taken_up = SyncTicket.__init__, SyncTicket._advance, SyncTicket._take_up
 dirty_files = EngineVolume.dirty_files
 tickets: weakref.WeakSet[SyncTicket] = weakref.WeakSet()
 
@@ -123,15 +123,16 @@ tickets: weakref.WeakSet[SyncTicket] = weakref.WeakSet()
 def ticket_for_ever(self: SyncTicket, volume: Volume) -> None:
     """The epoch is that of the end of days."""
     ticket_made(self, volume)
-    for sync in self._pending:
-        sync.stamp = STAMP_MAX
+    self._stamp = STAMP_MAX
 
 
-def ticket_beside_others(self: SyncTicket, volume: Volume) -> None:
+def taken_up_beside_others(self: SyncTicket) -> None:
     """What another sync waits for is taken care of, is it not."""
-    ticket_made(self, volume)
-    others = {sync.file for ticket in tickets if not ticket._finished for sync in ticket._pending}
-    self._pending = [sync for sync in self._pending if sync.file not in others]
+    files_taken_up(self)
+    others = {sync.file for ticket in tickets if not ticket._finished for sync in ticket._pending.values()}
+    for number, sync in list(self._pending.items()):
+        if sync.file in others:
+            self._drop(number)
     tickets.add(self)
 
 
@@ -228,7 +229,7 @@ ENGINE = [
         "sync_leaves_files_to_another_sync",
         "T-39, I-19",
         "A sync does not wait for files that an earlier one is saving: it returns before their bytes are safe.",
-        (SyncTicket, "__init__", ticket_beside_others),
+        (SyncTicket, "_take_up", taken_up_beside_others),
         (SyncTicket, "_advance", lambda self, *, first: ticket_advanced(self, first=True)),
     ),
     engine(

@@ -64,5 +64,5 @@ def _due(volume: EngineVolume, now: float) -> Iterator[tuple[str, float]]:
         expire = max(BUSY, volume.cache.config.dirty_expire)
         for file in volume.dirty_files():
             dirtied = file.native.dirtied()
-            if dirtied:
+            if dirtied and not (file.abandoned or file.withheld):
                 yield f"the write-back of old bytes of {file.key!r}", dirtied + expire

@@ -1,0 +1,317 @@
+/* Sums and lists of a volume: inodes by age, with unsaved data, hollow. */
+#include "rig.h"
+
+enum { NR = 4 };
+
+static struct rig rig;
+static struct file *files[NR];
+static u8 bytes[PAGE];
+
+static void start(void)
+{
+	rig_open(&rig, 64 * PAGE, PAGE);
+	pc_cache_configure(rig.cache, 64 * PAGE, 64 * PAGE, PAGE, false);
+	for (u32 k = 0; k < NR; k++)
+		files[k] = file_open(&rig, 4 * PAGE, 8 * PAGE);
+}
+
+static void dirty(u32 k, u64 page)
+{
+	EQUAL(file_write(files[k], page * PAGE, bytes, PAGE), 0);
+}
+
+static void unused(u32 k, bool is)
+{
+	pc_inode_set_unused(files[k]->inode, pc_inode_id(files[k]->inode), is);
+}
+
+static void aside(u32 k, u32 how)
+{
+	pc_inode_set_aside(files[k]->inode, pc_inode_id(files[k]->inode), how);
+}
+
+/* Which of the files these ids are, as digits: 312 is files 3, 1 and 2. */
+static u64 digits(const uint64_t *ids, size_t n)
+{
+	u64 found = 0;
+	for (size_t k = 0; k < n; k++)
+		for (u32 f = 0; f < NR; f++)
+			if (ids[k] == pc_inode_id(files[f]->inode))
+				found = found * 10 + f;
+	return found;
+}
+
+static u64 aged(u64 before, size_t n, u64 *next)
+{
+	uint64_t ids[NR];
+	return digits(ids, pc_volume_aged(rig.volume, before, ids, n, next));
+}
+
+static u64 some(size_t (*which)(struct pc_volume *, uint64_t *, size_t), size_t n)
+{
+	uint64_t ids[NR];
+	return digits(ids, which(rig.volume, ids, n));
+}
+
+static u64 hollow(void)
+{
+	return pc_cache_hollow(rig.cache);
+}
+
+/* An inode is hollow from the moment on when its last handle, page or unsaved byte goes, whichever is the last. */
+static void check_an_inode_is_hollow_when_nothing_is_left_of_it(void)
+{
+	start();
+	EQUAL(hollow(), 0);
+	unused(1, true);
+	EQUAL(hollow(), 1);
+	EQUAL(file_read(files[1], 0, bytes, PAGE), PAGE); /* read-ahead of a closed file does so */
+	EQUAL(hollow(), 0);
+	SOUND(&rig);
+	EQUAL(pc_reclaim(rig.cache, 1), 1);
+	EQUAL(hollow(), 1);
+	EQUAL(some(pc_volume_some_hollow, NR), 1);
+	unused(1, false);
+	EQUAL(hollow(), 0);
+	dirty(2, 0);
+	unused(2, true);
+	EQUAL(hollow(), 0);
+	EQUAL(file_sync(files[2]), 0);
+	EQUAL(hollow(), 0); /* its page is there */
+	pc_drop_clean(files[2]->inode, 0, ALL);
+	EQUAL(hollow(), 1);
+	pc_inode_set_uncommitted(files[2]->inode, true, ALL);
+	EQUAL(hollow(), 0);
+	EQUAL(file_sync(files[2]), 0);
+	EQUAL(hollow(), 1);
+	pc_inode_set_unused(files[3]->inode, pc_inode_id(files[3]->inode) + 1, true); /* of another inode that had the struct */
+	EQUAL(hollow(), 1);
+	rig_close(&rig);
+}
+
+static void check_a_hollow_inode_that_is_destroyed_leaves_the_list(void)
+{
+	rig_open(&rig, 64 * PAGE, PAGE);
+	struct pc_inode *one, *two;
+	struct pc_limits limits = limits_wide();
+	for (int k = 0; k < 100; k++) {
+		EQUAL(pc_inode_create(rig.volume, 0, &limits, true, &one), 0);
+		EQUAL(pc_inode_create(rig.volume, 0, &limits, true, &two), 0);
+		pc_inode_set_unused(one, pc_inode_id(one), true);
+		pc_inode_set_unused(two, pc_inode_id(two), true);
+		EQUAL(hollow(), 2);
+		EQUAL(pc_inode_destroy(k % 2 ? one : two), 0);
+		EQUAL(hollow(), 1);
+		SOUND(&rig);
+		EQUAL(pc_inode_destroy(k % 2 ? two : one), 0);
+		EQUAL(hollow(), 0);
+	}
+	EQUAL(rig.cache->inode_slots, 2); /* places are used again */
+	rig_close(&rig);
+}
+
+/* Oldest first. A file that is kept back leaves the list, and counts as dirtied when it comes back. */
+static void check_files_age_in_the_order_of_their_oldest_dirty_bytes(void)
+{
+	u64 next;
+	start();
+	for (u32 k = 0; k < NR; k++) {
+		pc_tick(rig.cache, 100 * (k + 1));
+		dirty(NR - 1 - k, 0);
+	}
+	dirty(3, 1);
+	EQUAL(aged(299, NR, &next), 32);
+	EQUAL(next, 300);
+	EQUAL(aged(1000, 3, &next), 321);
+	EQUAL(next, 400);
+	EQUAL(aged(1000, NR, &next), 3210);
+	EQUAL(next, 0);
+	pc_tick(rig.cache, 500);
+	pc_inode_age_anew(files[2]->inode);
+	EQUAL(aged(1000, NR, &next), 3102);
+	EQUAL(flush(files[1]), 0);
+	EQUAL(aged(1000, NR, &next), 302);
+	aside(3, PC_ASIDE_KEPT_BACK);
+	EQUAL(aged(1000, NR, &next), 2); /* "02" */
+	SOUND(&rig);
+	pc_tick(rig.cache, 600);
+	aside(3, 0);
+	EQUAL(aged(1000, NR, &next), 23); /* "023" */
+	SOUND(&rig);
+	rig_close(&rig);
+}
+
+/* Each turn goes on behind the last one, also where a member has left, and begins again at the first. */
+static void check_turns_go_round_all_members(void)
+{
+	start();
+	for (u32 k = 0; k < NR; k++)
+		dirty(k, 0);
+	EQUAL(some(pc_volume_some_aged, NR), 123);
+	EQUAL(some(pc_volume_some_aged, NR), 123);
+	EQUAL(some(pc_volume_some_aged, 3), 12);
+	EQUAL(some(pc_volume_some_aged, 3), 301);
+	EQUAL(flush(files[2]), 0); /* whose turn it was */
+	EQUAL(some(pc_volume_some_aged, 1), 3);
+	EQUAL(some(pc_volume_some_aged, 1), 0);
+	dirty(2, 0);
+	EQUAL(some(pc_volume_some_aged, 3), 132);
+	EQUAL(some(pc_volume_some_dirty, 2), 1);
+	EQUAL(some(pc_volume_some_dirty, 2), 23);
+	for (u32 k = 0; k < NR; k++)
+		EQUAL(file_sync(files[k]), 0);
+	EQUAL(some(pc_volume_some_aged, NR) + some(pc_volume_some_dirty, NR), 0);
+	rig_close(&rig);
+}
+
+/* What a sync would save is a sum: without inodes that are aside, whatever they get while they are. */
+static void check_bytes_to_save_are_counted_without_those_aside(void)
+{
+	start();
+	dirty(0, 0);
+	dirty(1, 0);
+	dirty(1, 1);
+	EQUAL(pc_volume_unsaved(rig.volume), 3 * PAGE);
+	aside(1, PC_ASIDE_UNSYNCED);
+	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	dirty(1, 2);
+	aside(1, PC_ASIDE_UNSYNCED | PC_ASIDE_KEPT_BACK);
+	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	SOUND(&rig);
+	aside(1, 0);
+	EQUAL(pc_volume_unsaved(rig.volume), 4 * PAGE);
+	EQUAL(flush(files[1]), 0);
+	EQUAL(pc_volume_unsaved(rig.volume), 4 * PAGE); /* not committed */
+	EQUAL(file_sync(files[1]), 0);
+	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	rig_close(&rig);
+}
+
+/* The volume's numbers are those of its inodes, and sums stay when inodes go. */
+static void check_sums_are_those_of_the_inodes(void)
+{
+	struct pc_counters all, one;
+	struct pc_usage sum;
+	start();
+	for (u32 k = 0; k < NR; k++) {
+		dirty(k, k);
+		EQUAL(file_read(files[k], 0, bytes, PAGE), PAGE);
+		EQUAL(k % 2 ? (u32)file_sync(files[k]) : flush(files[k]), 0);
+	}
+	file_truncate(files[0], PAGE);
+	SOUND(&rig);
+	u64 requests = 0, written = 0, size = 0;
+	for (u32 k = 0; k < NR; k++) {
+		size += usage(files[k], &one).size;
+		requests += one.read_requests;
+		written += one.write_bytes;
+	}
+	pc_volume_counters(rig.volume, &all, &sum);
+	EQUAL(all.read_requests, requests);
+	EQUAL(all.write_bytes, written);
+	EQUAL(sum.size, size);
+	EQUAL(size, PAGE + 3 * 4 * PAGE);
+	struct pc_inode *gone;
+	struct pc_limits limits = limits_wide();
+	EQUAL(pc_inode_create(rig.volume, 7, &limits, true, &gone), 0);
+	pc_count_retry(gone);
+	pc_volume_counters(rig.volume, &all, &sum);
+	EQUAL(sum.size, size + 7);
+	EQUAL(pc_inode_destroy(gone), 0);
+	pc_volume_counters(rig.volume, &all, &sum);
+	EQUAL(sum.size, size);
+	EQUAL(all.retries, 1);
+	rig_close(&rig);
+}
+
+/* Which of many events have moved, each once; a place that is empty never has. */
+static void check_events_that_moved_are_found(void)
+{
+	start();
+	uintptr_t inodes[NR];
+	u32 seen[NR], moved[NR];
+	for (u32 k = 0; k < NR; k++) {
+		inodes[k] = (uintptr_t)files[k]->inode;
+		seen[k] = pc_inode_event_seq(files[k]->inode) - (k == 2);
+	}
+	EQUAL(pc_events_moved(inodes, seen, NR, moved), 1);
+	EQUAL(moved[0], 2);
+	EQUAL(pc_events_moved(inodes, seen, NR, moved), 0);
+	for (u32 k = 0; k < NR; k++)
+		pc_inode_wake(files[k]->inode);
+	inodes[1] = 0;
+	EQUAL(pc_events_moved(inodes, seen, NR, moved), 3);
+	EQUAL(moved[0] * 100 + moved[1] * 10 + moved[2], 23);
+	rig_close(&rig);
+}
+
+static atomic_bool over;
+
+static void *open_and_close(void *unused_)
+{
+	(void)unused_;
+	for (u32 k = 0; !atomic_load(&over); k++) {
+		unused(0, k % 2);
+		aside(1, k % 3);
+		pc_inode_age_anew(files[2]->inode);
+	}
+	return NULL;
+}
+
+static void *look(void *unused_)
+{
+	uint64_t ids[NR], next;
+	struct pc_counters counters;
+	struct pc_usage sum;
+	(void)unused_;
+	while (!atomic_load(&over)) {
+		CHECK(pc_volume_some_hollow(rig.volume, ids, NR) <= NR);
+		CHECK(pc_volume_some_aged(rig.volume, ids, 2) <= 2);
+		CHECK(pc_volume_some_dirty(rig.volume, ids, 2) <= 2);
+		CHECK(pc_volume_aged(rig.volume, ALL, ids, NR, &next) <= NR);
+		CHECK(pc_volume_unsaved(rig.volume) <= 64 * PAGE);
+		pc_volume_counters(rig.volume, &counters, &sum);
+	}
+	return NULL;
+}
+
+/* Pages come and go, are dirtied and saved, while others open, close and look. */
+static void check_lists_hold_beside_everything(void)
+{
+	pthread_t threads[2];
+	start();
+	atomic_store(&over, false);
+	pthread_create(&threads[0], NULL, open_and_close, NULL);
+	pthread_create(&threads[1], NULL, look, NULL);
+	for (u32 k = 0; k < 3000; k++) {
+		u32 f = k % 3;
+		if (k % 4 == 0)
+			EQUAL(file_read(files[f], 0, bytes, PAGE), PAGE);
+		else if (k % 4 == 1)
+			pc_reclaim(rig.cache, 2);
+		else if (k % 4 == 2)
+			dirty(f, k % 2);
+		else
+			EQUAL(file_sync(files[f]), 0);
+		pc_tick(rig.cache, k);
+		if (k % 256 == 0)
+			SOUND(&rig);
+	}
+	atomic_store(&over, true);
+	for (int k = 0; k < 2; k++)
+		pthread_join(threads[k], NULL);
+	rig_close(&rig);
+}
+
+int main(void)
+{
+	RUN(check_an_inode_is_hollow_when_nothing_is_left_of_it);
+	RUN(check_a_hollow_inode_that_is_destroyed_leaves_the_list);
+	RUN(check_files_age_in_the_order_of_their_oldest_dirty_bytes);
+	RUN(check_turns_go_round_all_members);
+	RUN(check_bytes_to_save_are_counted_without_those_aside);
+	RUN(check_sums_are_those_of_the_inodes);
+	RUN(check_events_that_moved_are_found);
+	RUN(check_lists_hold_beside_everything);
+	return 0;
+}
