@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,9 @@ SAID_BY_LIBRARIES = (
 def test_example_runs(example: Path, tmp_path: Path) -> None:
     if example.stem.startswith(("fuse_", "mount_")) and why_no_mounts():
         pytest.skip(why_no_mounts())
+    for name in sorted(NEEDED.get(example.stem, ())):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-W", "error", str(example)]

@@ -204,8 +204,9 @@ def folder_for_everybody() -> Iterator[Path]:
     """A folder that other users can reach: pytest's own are closed to them."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
-        folder.chmod(0o755)
         (folder / "store").mkdir()
+        for path in (folder, folder / "store"):
+            path.chmod(0o755)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,9 @@ os._exit(0)
 
 
 @needs_mounts
+@pytest.mark.skipif(
+    find_spec("pyfuse3") is None, reason="pyfuse3 is not installed: apt install libfuse3-dev pkg-config"
+)
 @pytest.mark.parametrize("program", [SERVES_ITSELF, ASKS_ITSELF], ids=["memory", "backend"])
 def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program: str) -> None:
     """Sources of writes and destinations of reads that are mappings of its own mount: no deadlock. Its backend may read

@@ -110,6 +110,8 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
     """The commands of docs/how-to/mount.md, and that those with times fail, and have stored the bytes."""
     source = tmp_path / "source"
     (source / "d").mkdir(parents=True)
+    for path in (source, source / "d"):
+        path.chmod(0o755)  # those of the mount, whatever the umask is
     (source / "a").write_bytes(b"a" * 5000)
     (source / "d" / "b").write_bytes(b"b")
     for path in (source / "a", source / "d" / "b"):
@@ -138,6 +140,12 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
             where.mkdir()
             assert "Operation not supported" in run(*command, cwd=where, status=1 + number)
             same(source, where)
+        source.chmod(0o700)  # of a directory that is there; new ones are made with the modes of the mount
+        run("tar", "-C", source, "-cf", tmp_path / "tar", ".")
+        where = mounted.path / "tar, with another mode"
+        where.mkdir()
+        assert "Cannot change mode" in run(*works["tar"], cwd=where, status=2)
+        same(source, where)
 
 
 def test_git(place: Path, sources: Path, tmp_path: Path) -> None:
