@@ -1,4 +1,4 @@
-"""Stores whose classes know nothing of the protocol: no base class, no limits, only what a backend has to have."""
+"""Stores with plain classes: no base class, no limits, only the methods that a backend has to have."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Blob:
 
 
 class AsyncBlobs:
-    """The same as coroutines."""
+    """A store with coroutines instead of methods."""
 
     def __init__(self) -> None:
         self.blobs = Blobs()
@@ -118,7 +118,7 @@ class Wrong(Blobs):
 
 
 class AsyncWrong(AsyncBlobs):
-    """The same as coroutines."""
+    """A store with coroutines instead of methods."""
 
     def __init__(self, **answers: Any) -> None:
         self.blobs = Wrong(**answers)

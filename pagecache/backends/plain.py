@@ -41,7 +41,7 @@ class PlainBackend(Protocol):
 
 
 class Completed:
-    """A backend that is no subclass of `Backend`: `wrapped`, with the defaults of a protocol for what it lacks."""
+    """A backend that is no subclass of `Backend`: `wrapped`, with the defaults of a protocol for missing methods."""
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped
