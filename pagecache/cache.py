@@ -72,7 +72,7 @@ def _error(kind: str, engine: Any, message: str) -> BaseException:
         case "forked":
             return ForkedError(message, key)
         case "timeout":
-            return TimeoutError(message)
+            return TimeoutError(errno.ETIMEDOUT, message, key)
         case "pins":
             return TooManyViews(errno.ENOMEM, message, key)
         case "fault":
@@ -197,6 +197,7 @@ class PageCache:
         options: VolumeOptions | None = None,
         backend_options: Mapping[str, Any] | None = None,
         mirror: Backend | AsyncBackend | PlainBackend | str | None = None,
+        timeout: float | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """See a backend through the cache.
@@ -211,6 +212,8 @@ class PageCache:
             mirror: a best-effort second copy of everything that is written back; an object or a URL. Nobody waits for
                 it, and its failures are not the volume's: a copy that cannot follow is removed there, and starts
                 anew when the file is created or truncated to nothing.
+            timeout: seconds that `Volume.open`, `stat`, `exists`, `list`, `remove`, `rename` and `truncate` wait where
+                they are given none; None: as long as it takes.
             **overrides: single fields of the options.
 
         Raises:
@@ -218,6 +221,7 @@ class PageCache:
                 another volume of this cache has already. TypeError: no backend; names everything that it lacks.
         """
         self._check_open()
+        Deadline(self.clock, timeout)  # which says what is wrong with it
         if backend_options is not None and not isinstance(backend, str):
             raise TypeError("backend_options go with a URL; this backend is already made")
         resolved = as_backend(backend, "backend", dict(backend_options or {}))
@@ -242,7 +246,7 @@ class PageCache:
             if second is not None:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
-            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second)
+            volume = Volume(self, blocking(resolved, self._event_loop), label, chosen, second, timeout)
             self._volumes.append(volume)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import lifetimes, prefetching
 from .config import VolumeOptions
 from .engine import barrier, holes
+from .engine.attempts import Attempts
 from .errors import Key, ShutdownError, set_written, written_before
 from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
 from .options import AdviceName
@@ -171,14 +172,19 @@ class CachedFile(Handle, io.RawIOBase):
 
         Blocks: until what is in flight of this file has returned, and for the backend's call.
         """
+        return self._truncate(size)
+
+    def _truncate(self, size: int | None, tries: Attempts | None = None) -> int:
+        """`truncate`, as a part of a call that has a deadline."""
         self._check_writable()
         length = self.tell() if size is None else _number(size, "size")
         self.volume._check_alive(self.key)
-        self._resize(length)
+        self._resize(length, tries)
         return length
 
-    def _resize(self, size: int) -> None:
-        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable))
+    def _resize(self, size: int, tries: Attempts | None = None) -> None:
+        until = None if tries is None else tries.until()
+        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
 
     @traced
     def punch_hole(self, offset: int, length: int) -> None:
@@ -238,8 +244,9 @@ class CachedFile(Handle, io.RawIOBase):
         volume = self._inode.engine.volume
 
         def ask(call: Callable[[], holes.Extent]) -> holes.Extent:
-            what = "next_data"
-            return volume.asked(what, self.key, call) if here else volume.call(call, what, self.key)
+            volume.check_reentry("next_data", self.key)
+            tries = Attempts(volume, "next_data", self.key)
+            return tries.here(call) if here else tries.repeated(call)
 
         return holes.find_data(self._inode.engine, offset, whence, ask)
 
@@ -418,12 +425,16 @@ class CachedFile(Handle, io.RawIOBase):
         """Close the handle; the last writable one flushes, and commits where `sync_on_close`. Errors are raised, the
         handle is closed anyway, the data stays in the cache (`Volume.failed`). Idempotent.
         """
+        self._close(None)
+
+    def _close(self, timeout: float | None) -> None:
+        """`close`, which waits for a commit so many seconds."""
         if self.closed or self._closing:
             return
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                lifetimes.close_handle(self.volume, self._inode, writable=self._writable)
+                lifetimes.close_handle(self.volume, self._inode, writable=self._writable, timeout=timeout)
                 self._tell_loss()
         finally:
             self._end()

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from .engine.attempts import Attempts
 from .engine.look import Look, Owner, nobody
 from .engine.park import SLICE, Signal
 from .engine.reason import Reason, during
-from .engine.runner import Job
 from .engine.volume import EngineVolume
 from .errors import Key
 
@@ -30,8 +31,46 @@ class _Claim:
     what: str
     thread: int
     since: float
-    job: Job[None] | None = None
+    tries: Attempts | None = None
     trees: bool = False  # the keys and all below them
+
+
+class _Hold:
+    """Keys that a call with several tries has: whoever has them last gives them back.
+
+    A try has them while it runs, on a thread of the volume, also when its caller has stopped waiting. The caller has
+    them before, and between two tries.
+    """
+
+    def __init__(self, tries: Attempts, free: Callable[[], None]) -> None:
+        self._tries = tries
+        self._free = free
+        self._lock = threading.Lock()  # guards the two flags, for moments
+        self._callers = True
+        self._left = False
+
+    def run(self, call: Callable[[], None]) -> None:
+        """One try, on a thread of the volume; not if the caller has left."""
+        with self._lock:
+            if self._left:
+                return
+            self._callers = False
+        try:
+            call()
+        except BaseException as error:
+            with self._lock:
+                self._callers = not self._left and self._tries.judge(error) is not None
+            raise
+        finally:
+            if not self._callers:
+                self._free()
+
+    def leave(self) -> None:
+        """The caller stops waiting, or cannot begin."""
+        with self._lock:
+            self._left, callers = True, self._callers
+        if callers:
+            self._free()
 
 
 class BusyKeys:
@@ -86,11 +125,11 @@ class BusyKeys:
             self.free([key], done)
 
     @contextmanager
-    def holding(self, *keys: Key, what: str) -> Generator[None, None, None]:
-        """Mark keys as busy for a block."""
+    def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Generator[None, None, None]:
+        """Mark keys as busy for a block, of a call with a deadline."""
         wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
         try:
-            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic()))
+            self._claim_all(wanted, done, _Claim(what, threading.get_ident(), time.monotonic()), tries)
             yield
         finally:
             self.free(wanted, done)
@@ -98,42 +137,46 @@ class BusyKeys:
     def run(
         self,
         call: Callable[[], None],
-        what: str,
+        tries: Attempts,
         *keys: Key,
         within: Callable[[Callable[[], None]], None] = lambda wait: wait(),
         trees: bool = False,
     ) -> None:
-        """Mark keys as busy and run a call, publishing included, on a thread of the volume. An interrupt ends only the
-        waiting: what has begun is finished there, and the keys are busy until then. `within`: holds what the call needs
-        while it is waited for. `trees`: every key below these keys is busy too.
+        """Mark keys as busy and run a call, publishing included, on a thread of the volume; again after a transient
+        error. An interrupt or a deadline ends only the waiting: what has begun is finished there, and the keys are busy
+        until then.
+
+        Args:
+            call: one try.
+            tries: the call of the program that this is.
+            keys: what it concerns.
+            within: holds what the call needs while it is waited for.
+            trees: every key below these keys is busy too.
         """
-        self._engine.check_reentry(what, keys[0])
+        self._engine.check_reentry(tries.what, keys[0])
         wanted, done = tuple(dict.fromkeys(keys)), self._engine.park.signal()
-
-        def run() -> None:
-            try:
-                call()
-            finally:
-                self.free(wanted, done)
-
-        job = Job(self._engine.park, run, what=what, key=keys[0])
+        hold = _Hold(tries, lambda: self.free(wanted, done))
         try:
-            claim = _Claim(what, threading.get_ident(), time.monotonic(), job, trees=trees)
-            self._claim_all(wanted, done, claim)
-            within(lambda: self._engine.run(job, keys[0]))
+            claim = _Claim(tries.what, threading.get_ident(), time.monotonic(), tries, trees=trees)
+            self._claim_all(wanted, done, claim, tries)
+            within(lambda: tries.repeated(partial(hold.run, call)))
         except BaseException:
-            if job.cancel():
-                self.free(wanted, done)
+            hold.leave()
             raise
 
-    def _claim_all(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> None:
+    def _claim_all(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim, tries: Attempts | None = None) -> None:
         other = self._claim(wanted, done, claim)
+        most = SLICE
 
         def sleep() -> None:
-            nonlocal other
+            nonlocal other, most
             while other is not None:
                 self._alive()
-                other.wait(SLICE)
+                if tries is not None:
+                    if tries.deadline.passed():
+                        raise tries.late(self._why_busy(other))
+                    most = min(SLICE, tries.deadline.left())
+                other.wait(most)
                 other = self._claim(wanted, done, claim)
 
         def owner(look: Look) -> Owner | None:
@@ -144,12 +187,18 @@ class BusyKeys:
             key = wanted[0]
             during(Reason("the name", self._engine.native, owner, key=key), sleep)
 
+    def _why_busy(self, done: Signal) -> str:
+        """What has a name, for errors."""
+        claim = self._claims.get(done)
+        return "the name is busy" if claim is None else f"the name is busy with {claim.what}"
+
     def _owner(self, look: Look, claim: _Claim | None) -> Owner | None:
         """Who has the keys, for reports: a thread that waits for something, or the call that it left behind."""
         if claim is None:
             return nobody("a file of that name is being given up")
-        if claim.job is not None and look.sleeping(claim.thread, claim.since) is None:
-            return look.job(claim.job)
+        job = None if claim.tries is None else claim.tries.job
+        if job is not None and look.sleeping(claim.thread, claim.since) is None:
+            return look.job(job)
         return Owner(claim.what, f"has the name for {claim.what}", claim.thread, claim.since)
 
     def _claim(self, wanted: tuple[Key, ...], done: Signal, claim: _Claim) -> Signal | None:

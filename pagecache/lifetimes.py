@@ -62,8 +62,10 @@ def release(volume: Volume, inode: Inode, *, writable: bool) -> None:
         prune(volume)
 
 
-def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
-    """The last writable handle flushes, and commits where the volume says so; the handle is gone anyway."""
+def close_handle(volume: Volume, inode: Inode, *, writable: bool, timeout: float | None = None) -> None:
+    """The last writable handle flushes, and commits where the volume says so; the handle is gone anyway. `timeout`: of
+    the commit.
+    """
     try:
         with volume.names:  # of two that are closed at once, one finds that it was the last
             inode.writers, last, writable = inode.writers - writable, writable and inode.writers == 1, False
@@ -74,7 +76,7 @@ def close_handle(volume: Volume, inode: Inode, *, writable: bool) -> None:
                 raise inode.engine.conflict_error()
             inode.engine.withheld = inode.engine.unclosed = False
             if commit and inode.native.has_local():
-                barrier.fsync(inode.engine)
+                barrier.fsync(inode.engine, timeout)
             elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.version_stale):
                 barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
     finally:

@@ -12,6 +12,15 @@ and may never return.
 A directory takes along what lies below it: the files that the cache knows there have other keys afterwards, and nobody
 opens one meanwhile. An alias (a symbolic link, one of several hard links) is a name like any other, and taking it away
 takes nothing from the object that it leads to, as long as that has another.
+
+A transient error is followed by another try. If the try before it may have been carried out, the store is asked first:
+
+    remove   the name is gone            it was carried out
+    rename   src is gone, dst is there   it was carried out
+             src is there                it was not; but without `replace` nobody can tell if dst is there, too
+    both     another version than that which the cache knows has the name: nobody can tell
+
+Where nobody can tell, the first error is raised.
 """
 
 from __future__ import annotations
@@ -22,10 +31,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import lifetimes, opening, reconnecting
 from .backends.protocol import Backend
+from .engine.attempts import Attempts
 from .errors import Key
 from .inode import Inode
 from .keys import is_below
@@ -176,26 +186,73 @@ def _change(volume: Volume) -> Generator[None, None, None]:
         volume.engine.names.changed()
 
 
-def remove(volume: Volume, key: Key, canonical: Key) -> None:
+@dataclass(slots=True)
+class _Before:
+    """How things stood before the first try: one that was carried out has changed them."""
+
+    links: int | None = None  # names of the object that is removed, or is replaced
+    version: str | None = None  # of the object whose name goes; None: not known
+
+    def look(self, naming: Naming, inode: Inode | None) -> None:
+        """Note it, once."""
+        if self.links is not None:
+            return
+        cached = naming.volume._inode_at(naming.old)
+        if cached is not None and naming.src == naming.old and not cached.engine.version_stale:
+            self.version = cached.engine.version
+        backend_file = None if inode is None else inode.engine.backend_file
+        self.links = 1 if backend_file is None else backend_file.stat().nlink or 1
+
+    def is_other(self, version: str | None) -> bool:
+        """Whether the version that is found says that the name is another object's by now."""
+        return None not in (self.version, version) and version != self.version
+
+
+def _never_stored(naming: Naming) -> bool:
+    """Whether the object was created and not committed: the store cannot say what has become of its name."""
+    inode = naming.volume._inode_at(naming.old)
+    return inode is not None and bool(inode.native.undone()["created"])
+
+
+def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
     """Without the token: what is being handed over would have to be waited for, and nobody wants it any more."""
-    volume.busy.run(lambda: _remove(Naming(volume, key, canonical)), "remove", canonical)
+    before = _Before()
+    volume.busy.run(lambda: _remove(Naming(volume, key, canonical), before, tries), tries, canonical)
 
 
-def _remove(naming: Naming) -> None:
-    """On a thread of the volume; the key is busy."""
+def _was_removed(naming: Naming, backend: Backend, before: _Before, tries: Attempts) -> bool:
+    """Whether a try before this one was carried out.
+
+    Raises:
+        OSError: the first error, if nobody can tell.
+    """
+    if not tries.doubtful or _never_stored(naming):
+        return False
+    version = _version(backend, naming.src)
+    if version is _GONE:
+        return True
+    if before.is_other(version):
+        tries.give_up()
+    return False
+
+
+def _remove(naming: Naming, before: _Before, tries: Attempts) -> None:
+    """One try, on a thread of the volume; the key is busy."""
     try:
         backend = naming.begin()
         cached = naming.inodes[0] if naming.inodes else None
-        backend_file = None if cached is None else cached.engine.backend_file
-        links = 1 if backend_file is None else backend_file.stat().nlink or 1
+        before.look(naming, cached)
         with _change(naming.volume):
-            try:
-                backend.remove(naming.src)
-            except FileNotFoundError:
-                if cached is None or not cached.native.undone()["created"]:
-                    raise  # else it is here, and was never stored
+            if not _was_removed(naming, backend, before, tries):
+                doubtful = tries.doubtful
+                try:
+                    tries.make(partial(backend.remove, naming.src))
+                except FileNotFoundError:
+                    if not doubtful and not _never_stored(naming):
+                        raise  # else it is here, and was never stored; or an earlier try has landed
+        tries.settle()
         alias = _is_alias(backend, naming.src, naming.old)
-        if links <= 1 and not alias and naming.claim():  # with other names left it stays the same object
+        if before.links == 1 and not alias and naming.claim():  # with other names left it stays the same object
             naming.publish(None)
     finally:
         naming.claim()
@@ -204,13 +261,14 @@ def _remove(naming: Naming) -> None:
                 inode.engine.settle(partial(naming.catch_up, inode))
 
 
-def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, *, replace: bool) -> None:
+def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
     """`old` and `new` are the canonical keys."""
-    naming = Naming(volume, src, old, dst, new)
+    before = _Before()
     lenders: list[Op] = []
 
     def run() -> None:
-        call: Callable[[], object] = partial(_rename, naming, dst, replace)
+        naming = Naming(volume, src, old, dst, new)
+        call: Callable[[], object] = partial(_rename, naming, dst, replace, before, tries)
         for op in lenders:
             call = partial(op.call, call)
         call()
@@ -224,23 +282,44 @@ def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, *, replace: b
 
         cached = [inode.native for key in (old, new) if (inode := volume._inode_at(key)) is not None]
         if len(cached) == 2 and cached[0] is not cached[1]:
-            cached[0].run_both(cached[1], "lending", lend)
+            cached[0].run_both(cached[1], "lending", lend, tries.until())
         elif cached:
-            cached[0].run(TOKEN, "lending", lend)
+            cached[0].run(TOKEN, "lending", lend, tries.until())
         else:
             wait()
 
-    volume.busy.run(run, "rename", old, new, within=within, trees=True)
+    volume.busy.run(run, tries, old, new, within=within, trees=True)
 
 
-def _rename(naming: Naming, dst: Key, replace: bool) -> None:
-    """On a thread of the volume; the keys are busy, and the tokens are lent to this call."""
+def _was_renamed(naming: Naming, backend: Backend, dst: Key, replace: bool, before: _Before, tries: Attempts) -> bool:
+    """Whether a try before this one was carried out.
+
+    Raises:
+        OSError: the first error, if nobody can tell.
+    """
+    if not tries.doubtful:
+        return False
+    src, there = _version(backend, naming.src), _version(backend, dst) is not _GONE
+    if src is _GONE and there and not _never_stored(naming):
+        return True
+    if src is _GONE or before.is_other(src) or (there and not replace and naming.src != dst):
+        tries.give_up()
+    return False
+
+
+def _rename(naming: Naming, dst: Key, replace: bool, before: _Before, tries: Attempts) -> None:
+    """One try, on a thread of the volume; the keys are busy, and the tokens are lent to this call."""
     volume = naming.volume
     try:
         backend = naming.begin()
-        shared = _has_other_names(naming)
+        with volume.names:
+            replaced_inode = None if naming.new is None else volume.inodes.get(naming.new)
+        before.look(naming, replaced_inode)
+        shared = before.links != 1
         with _change(volume):
-            backend.rename(naming.src, dst, replace=replace)
+            if not _was_renamed(naming, backend, dst, replace, before, tries):
+                tries.make(lambda: backend.rename(naming.src, dst, replace=replace))
+        tries.settle()
         new = canonical_name(volume, dst)
         assert naming.new is not None
         replaced = naming.new == new or not (shared or _is_alias(backend, dst, naming.new))
@@ -275,22 +354,24 @@ def _canonical(backend: Backend, key: str) -> Key:
         return key
 
 
+_GONE = object()
+
+
+def _version(backend: Backend, key: Key) -> Any:
+    """The version of what has a name, links not followed; `_GONE`: nothing has it."""
+    look = getattr(backend, "lstat", backend.stat)
+    try:
+        return look(key).version
+    except FileNotFoundError:
+        return _GONE
+
+
 def _stored(backend: Backend, key: Key) -> bool:
     try:
         backend.stat(key)
     except FileNotFoundError:
         return False
     return True
-
-
-def _has_other_names(naming: Naming) -> bool:
-    """Whether what has the new name now is one object with several, and open in the backend: that is what its key
-    stands for, whatever becomes of one of them.
-    """
-    with naming.volume.names:
-        inode = None if naming.new is None else naming.volume.inodes.get(naming.new)
-    backend_file = None if inode is None else inode.engine.backend_file
-    return backend_file is not None and (backend_file.stat().nlink or 1) > 1
 
 
 def _is_alias(backend: Backend, name: Key, canonical: Key) -> bool:

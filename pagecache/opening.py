@@ -21,6 +21,7 @@ from . import lifetimes
 from .backends.plain import forgotten, missing_in_file
 from .backends.protocol import BackendFile, ObjectStat, close_backend_file
 from .engine import barrier, remote, staging
+from .engine.attempts import Attempts
 from .errors import BackendProtocolError, Key, ShutdownError
 from .inode import Inode
 from .native import END, FOREVER, STAMP_MAX
@@ -86,7 +87,7 @@ def _stat(backend_file: BackendFile) -> ObjectStat:
     return stat() if callable(stat) else cast(ObjectStat, None)
 
 
-def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool) -> Inode:
+def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> Inode:
     """The inode, its backend file open; the canonical key is busy. This counts as a handle from the first moment on, so
     that an inode that is abandoned meanwhile is not freed below it.
     """
@@ -98,7 +99,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
     if inode is not None:
         volume.engine.keep(inode.engine)
         try:
-            if _open_known(volume, inode, key, bits, keep_cache):
+            if _open_known(volume, inode, key, bits, keep_cache, tries):
                 return inode
             lifetimes.unname(volume, canonical)
         except BaseException:
@@ -106,7 +107,7 @@ def open_inode(volume: Volume, canonical: Key, key: Key, bits: int, keep_cache: 
             raise
         lifetimes.release(volume, inode, writable=False)
     reconnects = volume.engine.reconnects
-    backend_file, stat, created = open_backend(volume, key, bits)
+    backend_file, stat, created = open_backend(volume, key, bits, tries)
     inode = Inode(volume, canonical, backend_file, stat.size, stat.version)
     if created and not inode.engine.limits().durable_writes:
         inode.native.set_uncommitted(created=True)
@@ -181,31 +182,31 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     return opened
 
 
-def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool) -> bool:
+def _open_known(volume: Volume, inode: Inode, key: Key, bits: int, keep_cache: bool, tries: Attempts) -> bool:
     """An inode that is there, its backend file open or not; it is not idle. False: somebody removed the object."""
     if inode.engine.backend_file is not None:
         if bits & os.O_CREAT and bits & os.O_EXCL:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
         if not keep_cache or inode.engine.base_lost:
             quiet = inode.engine.quiet()
-            stat = stored_stat(volume, inode, key)
+            stat = stored_stat(volume, inode, key, tries)
             if stat is None:
                 return False
             if quiet is not None:
-                compare(volume, inode, stat, quiet)
+                compare(volume, inode, stat, tries, quiet)
             elif inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
         elif inode.engine.conflict is not None:
             raise inode.engine.conflict_error()
         return True
     reconnects = volume.engine.reconnects
-    backend_file, stat, created = open_backend(volume, key, bits)
+    backend_file, stat, created = open_backend(volume, key, bits, tries)
     with _unless_reconnected(volume, key, reconnects, backend_file):
         inode.engine.use(backend_file)
     if created:
         volume.engine.names.changed()
     if created or not keep_cache or stat.size != inode.native.remote_size:
-        compare(volume, inode, stat)
+        compare(volume, inode, stat, tries)
     return True
 
 
@@ -226,47 +227,67 @@ def _unless_reconnected(volume: Volume, key: Key, reconnects: int, backend_file:
         raise
 
 
-def open_backend(volume: Volume, key: Key, bits: int) -> tuple[BackendFile, ObjectStat, bool]:
-    """Open, create where wanted; says whether this created the object."""
-    create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
-    backend = volume.engine.backend
+def _opened(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
+    """A file of the backend that has what it needs, and its status; closed again where it has not.
 
-    def attempt() -> tuple[BackendFile, ObjectStat, bool]:
-        created = False
-        try:
-            if exclusive:
-                raise FileNotFoundError
-            backend_file = backend.open(key)
-        except FileNotFoundError:
-            if not create:
-                raise
-            created = True
-            try:
-                backend_file = backend.open(key, create=True, exclusive=True)
-            except FileExistsError:
-                if exclusive:
-                    raise
-                created = False
-                backend_file = backend.open(key, create=True)
-        return backend_file, _stat(backend_file), created
-
-    def checked() -> tuple[BackendFile, ObjectStat, bool]:
-        backend_file, stat, created = attempt()
+    Raises:
+        BackendProtocolError: names what is wrong with the answer.
+    """
+    backend_file = open()
+    try:
         if missing := missing_in_file(backend_file):
             what = f"open() answered {backend_file!r}, which has no {missing}{forgotten(backend_file)}"
             raise BackendProtocolError(what, key)
-        return backend_file, checked_stat(stat, key), created
+        return backend_file, checked_stat(backend_file.stat(), key)
+    except BaseException:
+        close_backend_file(backend_file)
+        raise
+
+
+def open_backend(volume: Volume, key: Key, bits: int, tries: Attempts) -> tuple[BackendFile, ObjectStat, bool]:
+    """Open, create where wanted; says whether this created the object.
+
+    A creation that may have been carried out is tried again. Where the next try finds the object, that is the one that
+    was created, or as good; but for `exclusive` nobody can tell who has created it, and the first error is raised. A
+    creation on a commit_on_close backend makes nothing that another try could find.
+    """
+    create, exclusive = bool(bits & os.O_CREAT), bool(bits & os.O_CREAT and bits & os.O_EXCL)
+    backend = volume.engine.backend
+    made = False
+
+    def make() -> BackendFile:
+        nonlocal made
+        backend_file = tries.make(lambda: backend.open(key, create=True, exclusive=True))
+        made = not backend.limits.commit_on_close
+        return backend_file
+
+    def attempt() -> tuple[BackendFile, ObjectStat, bool]:
+        landed = made or (tries.doubtful and not backend.limits.commit_on_close)
+        if made or not exclusive:
+            try:
+                return *_opened(lambda: backend.open(key), key), landed
+            except FileNotFoundError:
+                if not create:
+                    raise
+        try:
+            return *_opened(make, key), True
+        except FileExistsError:
+            if exclusive and landed:
+                tries.give_up()
+            if exclusive:
+                raise
+        return *_opened(lambda: backend.open(key, create=True), key), landed
 
     def undo(result: tuple[BackendFile, ObjectStat, bool]) -> None:
         close_backend_file(result[0])
 
     for last in (False, True):
         try:
-            return volume.engine.call(checked, "open", key, undo)
+            return tries.repeated(attempt, undo)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE) or last:
                 raise
-            free_descriptors(volume)
+            free_descriptors(volume, tries)
     raise AssertionError("the second attempt returns or raises")
 
 
@@ -293,15 +314,15 @@ def follow(inode: Inode, key: Key) -> None:
         remote.changed(engine, stat.version)
 
 
-def stored_stat(volume: Volume, inode: Inode, key: Key) -> ObjectStat | None:
+def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts) -> ObjectStat | None:
     """What is stored under a name that is open; a file of a commit_on_close backend may know its own version only.
     None: somebody removed it, and nothing of it is local.
     """
     engine = inode.engine
     if not engine.limits().commit_on_close:
-        return checked_stat(volume.engine.call(engine.opened().stat, "open", key), key)
+        return checked_stat(tries.repeated(engine.opened().stat), key)
     try:
-        return checked_stat(volume.engine.call(lambda: volume.engine.backend.stat(key), "open", key), key)
+        return checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     except FileNotFoundError:
         if inode.native.undone()["created"]:
             return ObjectStat(size=0, version=engine.version)  # here, and not committed; its file may name a version
@@ -336,21 +357,21 @@ def _checked_entry(entry: Any) -> ObjectStat:
     return found
 
 
-def free_descriptors(volume: Volume) -> None:
+def free_descriptors(volume: Volume, tries: Attempts) -> None:
     """Out of file descriptors: save and close every idle file of the backend."""
     for file in volume.engine.idle_files():
         if file.native.has_local() and not file.limits().commit_on_close:
-            barrier.fsync(file)
+            barrier.fsync(file, tries.left())
     taken = volume.engine.take_idle(0, turn=None)
 
     def close() -> None:
         for backend_file in taken:
             close_backend_file(backend_file)
 
-    volume.engine.call(close, "open")
+    tries.once(close)
 
 
-def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = None) -> None:
+def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> None:
     """Close-to-open: what changed behind our back is not served from the cache (contract 2.19, 2.20).
 
     `quiet` is `EngineFile.quiet` before `stat` was asked for: where it stands after the two are compared as well, the
@@ -375,23 +396,23 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, quiet: int | None = 
             engine.use(engine.backend_file)  # what was announced is not so
         return
     if volume.yields and not whole:
-        stat, changes = _yielded(volume, inode, stat, changes)
+        stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
         volume.engine.mirror.invalidate(inode.key, "the object was changed by somebody else")
-    if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes)):
-        remote_change(volume, inode, stat)
+    if inode.native.has_local() or not engine.settled(partial(_take, inode, stat, changes), tries):
+        remote_change(volume, inode, stat, tries)
 
 
-def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int) -> tuple[ObjectStat, int]:
+def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> tuple[ObjectStat, int]:
     """Of a file that is stored in place: what it has acknowledged of ours is in it, below what the other has stored.
     Once that is durable nothing of ours is at stake, and the other version is taken over.
     """
     usage = inode.native.usage()
     if inode.native.has_local() and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # it is a conflict, then
-            barrier.fsync(inode.engine)
+            barrier.fsync(inode.engine, tries.left())
             changes = inode.engine.own_changes
-            stat = stored_stat(volume, inode, inode.key) or stat
+            stat = stored_stat(volume, inode, inode.key, tries) or stat
     return stat, changes
 
 
@@ -435,7 +456,7 @@ def take_over(inode: Inode, stat: ObjectStat) -> bool:
     return True
 
 
-def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
+def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts) -> None:
     """The stored object changed under local data: settled before the open goes on, where that is possible."""
     engine = inode.engine
     if volume.options.on_conflict == "fail":
@@ -444,6 +465,6 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat) -> None:
         remote.changed(engine, stat.version)
         raise engine.conflict_error()
     if volume.options.on_conflict == "rebase":
-        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine)))
+        staging.reading_back(engine, lambda: engine.settled(lambda: remote.rebase(engine), tries))
     else:
-        engine.tell_loss(engine.settled(lambda: remote.take(engine)), remote.TAKEN)
+        engine.tell_loss(engine.settled(lambda: remote.take(engine), tries), remote.TAKEN)

@@ -102,3 +102,4 @@ class OpenOptions(TypedDict, total=False):
     read_ahead: Size | None
     parallel_direct_writes: bool
     kind: type[CachedFile]
+    timeout: float | None

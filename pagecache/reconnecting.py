@@ -26,6 +26,7 @@ from . import lifetimes
 from .backends.plain import forgotten, missing_in_file
 from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from .engine import remote, staging
+from .engine.attempts import Attempts
 from .engine.foreign import raised_by
 from .engine.notices import cause
 from .engine.owed import Step
@@ -367,7 +368,7 @@ def _look_at_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
         return
     if opened.quiet is not None and file.quiet() == opened.quiet:
         with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
-            compare(volume, inode, opened.stat, opened.quiet)
+            compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
         if file.quiet() is not None:
             return
     inode.native.invalidate_remote(0, END)

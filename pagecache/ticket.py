@@ -46,6 +46,10 @@ TURN = 1024
 """Files that one advance takes up at most, or polls without an event. More files are counted every `STEP` at most."""
 
 
+NAMED = 100
+"""Files that are searched for a failure when a wait has reached its deadline."""
+
+
 class _Speed:
     """Bytes a second over the last `WINDOW` seconds, of a count that is looked at now and then."""
 
@@ -286,7 +290,11 @@ class SyncTicket:
         self._engine.check_alive()
         if self._names is None:
             self._names = self._engine.names.begin(self._mark)
-        while self._names is not None and self._names.job.finished():
+        while self._names is not None:
+            if not self._names.submitted:
+                self._engine.names.submit(self._names)
+            if not self._names.job.finished():
+                return False
             call = self._names
             if call.covers >= self._mark and call.error is not None:
                 self._errors = [*self._errors, call.error]
@@ -321,7 +329,7 @@ class SyncTicket:
             while seq is not None:
                 names = self._names
                 if names is not None:
-                    names.job.rest(min(deadline.left(), SLICE))
+                    names.job.rest(min(deadline.left(), names.rest(), SLICE))
                 else:
                     self._engine.park.wait("cache", cache.address, seq, min(deadline.left(), SLICE))
                 seq = self._standing(deadline)
@@ -347,8 +355,18 @@ class SyncTicket:
         if self.done():
             return None
         if deadline.passed():
-            raise deadline_error("sync")
+            raise self._late()
         return seq
+
+    def _late(self) -> TimeoutError:
+        """The error of a wait that ends before this: about a file that fails, or else the first."""
+        names, pending = self._names, list(self._pending.values())[:NAMED]
+        if pending:
+            return next((sync for sync in pending if sync.failure()[0]), pending[0]).late("sync")
+        if names is not None:
+            wait = None if names.submitted else names.rest()
+            return deadline_error("sync", failed=names.tries.failed, wait=wait)
+        return deadline_error("sync", then="the syncs before it are not over")
 
     def _raise(self) -> None:
         if not self._errors:

@@ -8,13 +8,12 @@ always called with the key that was given.
 from __future__ import annotations
 
 import builtins
-import contextlib
 import dataclasses
 import errno
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +26,7 @@ from .config import Size, VolumeOptions, parse_size, with_overrides
 from .direct import DirectFile
 from .engine import remote, staging
 from .engine.aside import Aside
+from .engine.attempts import Attempts
 from .engine.loop import blocking, original
 from .engine.notices import spans
 from .engine.park import Signal
@@ -69,11 +69,18 @@ class Volume:
     options: VolumeOptions
 
     def __init__(
-        self, cache: PageCache, backend: Backend, name: str, options: VolumeOptions, mirror: Backend | None = None
+        self,
+        cache: PageCache,
+        backend: Backend,
+        name: str,
+        options: VolumeOptions,
+        mirror: Backend | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.cache = cache
         self.name = name
         self.options = options
+        self._timeout = timeout
         self.engine: EngineVolume = EngineVolume(
             cache,
             backend,
@@ -141,6 +148,7 @@ class Volume:
         read_ahead: Size | None = None,
         parallel_direct_writes: bool = False,
         kind: type[CachedFile] = CachedFile,
+        timeout: float | None = None,
     ) -> CachedFile:
         """Open an object.
 
@@ -155,19 +163,22 @@ class Volume:
             parallel_direct_writes: direct writes that extend nothing may run side by side, where the backend allows it
                 too.
             kind: class of the handle, unless it is a direct one: `CachedFile`, or one derived from it.
+            timeout: seconds to wait; None: the volume's default. An open that times out leaves no handle; a backend
+                call that still runs may create the object later.
 
         Raises:
             FileNotFoundError, FileExistsError, IsADirectoryError: as `open()`.
             PermissionError: for writing on a read-only volume.
             ConflictError: the stored object changed under local data.
+            TimeoutError: the deadline passed.
             ValueError: mode, key or size; names value and rule.
         """
+        tries = self._attempts("open", key, timeout)
         self._check_alive(key)
         self.engine.check_unsealed(key)
         bits = opening.mode_flags(mode) if flags is None else opening.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
         self._check_may_write(key, bits)
-        self.engine.check_reentry("open", key)
         canonical = self._canonical(key)
         name = mode if flags is None else opening.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
@@ -177,20 +188,37 @@ class Volume:
                 return DirectFile(inode, key, name, bits, parallel=parallel_direct_writes, read_ahead=window)
             return kind(inode, key, name, bits, through=through, read_ahead=window)
 
+        return self._open(key, canonical, bits, keep_cache, make, tries)
+
+    def _open(
+        self,
+        key: Key,
+        canonical: Key,
+        bits: int,
+        keep_cache: bool,
+        make: Callable[[Inode], CachedFile],
+        tries: Attempts,
+    ) -> CachedFile:
+        """`open`, as a part of a call that has a deadline."""
         handle = None
         while handle is None:
-            with self.busy.holding(canonical, what="an open"):
-                inode = opening.open_inode(self, canonical, key, bits, keep_cache)
+            with self.busy.holding(canonical, what="an open", tries=tries):
+                inode = opening.open_inode(self, canonical, key, bits, keep_cache, tries)
                 handle = opening.bind(inode, key, bits, make)
         try:
             if bits & os.O_TRUNC and inode.native.size:
-                handle._resize(0)
+                handle._resize(0, tries)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
         except BaseException:
-            handle.abandon() if inode.engine.limits().commit_on_close else handle.close()
+            handle._never_opened()
             raise
         return handle
+
+    def _attempts(self, what: str, key: Key | None, timeout: float | None) -> Attempts:
+        """A call of the program that has a deadline; None: the volume's default."""
+        self.engine.check_reentry(what, key)
+        return Attempts(self.engine, what, key, self._timeout if timeout is None else timeout)
 
     def _check_may_write(self, key: Key, bits: int) -> None:
         """PermissionError where an open with these flags would change something that cannot be changed."""
@@ -201,23 +229,32 @@ class Volume:
 
     # -- the namespace
 
-    def stat(self, key: Key) -> FileStat:
-        """Size and times as a reader of the cache sees them (local extensions included)."""
+    def stat(self, key: Key, *, timeout: float | None = None) -> FileStat:
+        """Size and times as a reader of the cache sees them (local extensions included).
+
+        Args:
+            key: of the object.
+            timeout: seconds to wait; None: the volume's default.
+
+        Raises:
+            FileNotFoundError: no such object. TimeoutError: the deadline passed.
+        """
+        tries = self._attempts("stat", key, timeout)
         self._check_alive(key)
         inode = self._inode_at(self._canonical(key))
         if inode is None or inode.engine.backend_file is None:
             unstored = inode.native.number("unstored") if inode is not None else 0
-            stat = self.engine.call(lambda: self.engine.backend.stat(key), "stat", key)
+            stat = tries.repeated(lambda: self.engine.backend.stat(key))
             return self._file_stat(opening.checked_stat(stat, key), inode, unstored)
-        return self._stat_of(inode, key)
+        return self._stat_of(inode, key, tries)
 
-    def _stat_of(self, inode: Inode, key: Key, *, here: bool = False) -> FileStat:
-        """The same of an object that is open in the backend, whatever it is called by now. `here`: the backend is asked
-        on this thread.
+    def _stat_of(self, inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
+        """The same of an object that is open in the backend, whatever it is called by now. Without `tries` the backend
+        is asked on this thread.
         """
         quiet, ask = inode.engine.quiet(), inode.engine.opened().stat
         unstored = inode.native.number("unstored")
-        stat = self.engine.asked("stat", key, ask) if here else self.engine.call(ask, "stat", key)
+        stat = Attempts(self.engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
         stat = opening.checked_stat(stat, key)
         found = self._file_stat(stat, inode, unstored)
         if quiet is None or inode.engine.quiet() != quiet:
@@ -253,30 +290,41 @@ class Volume:
             ]
             return [self._file_stat(ObjectStat(key=inode.key, size=inode.native.size), inode) for inode in found]
 
-    def exists(self, key: Key) -> bool:
-        """Whether `open(key)` would find an object."""
+    def exists(self, key: Key, *, timeout: float | None = None) -> bool:
+        """Whether `open(key)` would find an object. `timeout`: that of `stat`."""
         try:
-            self.stat(key)
+            self.stat(key, timeout=timeout)
         except FileNotFoundError:
             return False
         return True
 
-    def list(self, prefix: str = "") -> Iterator[FileStat]:
-        """The stored objects whose key starts with `prefix`; the backend is asked for some at a time."""
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[FileStat]:
+        """The stored objects whose key starts with `prefix`; the backend is asked for some at a time.
+
+        Args:
+            prefix: that all keys begin with.
+            timeout: seconds to wait for each answer of the backend (up to 1000 objects); None: the volume's default.
+
+        Raises:
+            TimeoutError: the deadline passed.
+        """
         self._check_alive()
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be a str, not {type(prefix).__name__}")
         rest: Iterator[ObjectStat] | None = None
         some: builtins.list[ObjectStat] = []
 
-        def next_page() -> None:
-            nonlocal rest
-            if rest is None:
-                rest = opening.checked_listing(self.engine.backend.list(prefix))
-            some[:] = islice(rest, LISTED_AT_ONCE)
+        def first_page() -> tuple[Iterator[ObjectStat], builtins.list[ObjectStat]]:
+            found = opening.checked_listing(self.engine.backend.list(prefix))
+            return found, builtins.list(islice(found, LISTED_AT_ONCE))
 
         while rest is None or len(some) == LISTED_AT_ONCE:
-            self.engine.call(next_page, "list")
+            tries = self._attempts("list", prefix or None, timeout)
+            if rest is None:
+                rest, some = tries.repeated(first_page)
+            else:
+                # Only the backend knows where its listing can go on after an error.
+                some = tries.once(partial(builtins.list, islice(rest, LISTED_AT_ONCE)))
             for stat in some:
                 inode = None
                 if stat.key is not None and stat.key != "" and stat.kind == "file":
@@ -284,22 +332,43 @@ class Volume:
                 yield self._file_stat(stat, inode, 0 if inode is None else inode.native.number("unstored"))
             self._check_alive()
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: Key, *, timeout: float | None = None) -> None:
         """Take the name away. Open handles keep working; what was not written back stays readable through them and is
         dropped when the last of them closes.
+
+        Args:
+            key: the name.
+            timeout: seconds to wait; None: the volume's default. A call that runs goes on, and the name is busy until
+                it returns.
+
+        Raises:
+            FileNotFoundError: no such object. TimeoutError: the deadline passed.
         """
+        tries = self._attempts("remove", key, timeout)
         self._check_alive(key)
         self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
-        naming.remove(self, key, naming.canonical_name(self, key))
+        naming.remove(self, key, naming.canonical_name(self, key), tries)
 
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        """Give an object another name; an open destination behaves as removed."""
+    def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
+        """Give an object another name; an open destination behaves as removed.
+
+        Args:
+            src: the name that it has.
+            dst: the name that it gets.
+            replace: False: FileExistsError if there is an object of that name.
+            timeout: seconds to wait; None: the volume's default. A call that runs goes on, and both names are busy
+                until it returns.
+
+        Raises:
+            FileNotFoundError: no such object. TimeoutError: the deadline passed.
+        """
+        tries = self._attempts("rename", src, timeout)
         self._check_alive(src)
         self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
         old, new = naming.canonical_name(self, src), naming.canonical_name(self, dst)
-        naming.rename(self, src, dst, old, new, replace=replace)
+        naming.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is
@@ -314,12 +383,37 @@ class Volume:
         with self.busy.holding(canonical, what="setattr"):  # what has the name keeps it until that is changed
             return revising.set_attributes(self, key, self._inode_at(canonical), changes)
 
-    def truncate(self, key: Key, size: int) -> None:
-        """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this."""
-        with contextlib.ExitStack() as stack:
-            handle = self.open(key, "r+")
-            stack.callback(handle.close if self.engine.backend.limits.commit_on_close else handle._leave)
-            handle.truncate(size)
+    def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None:
+        """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this.
+
+        Args:
+            key: of the object.
+            size: in bytes.
+            timeout: seconds to wait; None: the volume's default.
+
+        Raises:
+            TimeoutError: the deadline passed. If the backend's call had begun, the file has the new size and the call
+                is made again before its next one.
+        """
+        tries = self._attempts("truncate", key, timeout)
+        self._check_alive(key)
+        self.engine.check_unsealed(key)
+        self._check_may_write(key, os.O_RDWR)
+        window = int(self.options.read_ahead)
+        make = partial(
+            CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=self.options.write_through, read_ahead=window
+        )
+        handle = self._open(key, self._canonical(key), os.O_RDWR, False, make, tries)
+        try:
+            handle._truncate(size, tries)
+        except TimeoutError:
+            handle._leave()  # closing it may wait for the same store
+            raise
+        finally:
+            if self.engine.backend.limits.commit_on_close:
+                handle._close(tries.left())
+            else:
+                handle._leave()
 
     # -- sync
 
@@ -450,7 +544,10 @@ class Volume:
     # -- abort, reconnect, detach
 
     def abort(self, reason: BaseException | None = None) -> None:
-        """The backend is gone: every wait ends with ShutdownError, data stays in memory as failed until `reconnect`."""
+        """The backend is gone: every wait ends with ShutdownError, data stays in memory as failed until `reconnect`.
+
+        A call that runs the backend on its own thread, as a read that misses does, ends when the backend returns.
+        """
         self.cache._check_forked()
         self.engine.abort(reason)
 

@@ -65,6 +65,7 @@ class PageCache:
     name: str                              # of this cache in live documents and metrics: unique in the process
     def attach(self, backend: Backend | AsyncBackend | str, *, name: str | None = None, options: VolumeOptions | None = None,
                backend_options: Mapping[str, Any] | None = None, mirror: Backend | AsyncBackend | str | None = None,
+               timeout: float | None = None,           # the default of the volume's open, stat, exists, list, remove, rename, truncate
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
@@ -162,20 +163,20 @@ class Volume:
     backend: Backend | AsyncBackend
     def open(self, key: Key, mode: str = "rb", *, flags: int | None = None, direct: bool = False,
              write_through: bool | None = None, keep_cache: bool = False, read_ahead: Size | None = None,
-             parallel_direct_writes: bool = False) -> CachedFile:
+             parallel_direct_writes: bool = False, timeout: float | None = None) -> CachedFile:
         """Modes are those of `open()` without buffering: r, r+, w, w+, x, x+, a, a+; 'b' optional, 't' is ValueError; or `flags`
         (os.O_RDWR | os.O_CREAT ...) instead. close-to-open: unless `keep_cache`, the backend's version is compared and changed clean
         data dropped. `parallel_direct_writes` takes effect where the backend allows it too.
         Raises FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError (read_only), ConflictError."""
-    def stat(self, key: Key) -> FileStat:
+    def stat(self, key: Key, *, timeout: float | None = None) -> FileStat:
         """Size and times as a reader of the cache sees them (local extensions included)."""
-    def exists(self, key: Key) -> bool: ...
-    def list(self, prefix: str = "") -> Iterator[FileStat]: ...
-    def remove(self, key: Key) -> None:
+    def exists(self, key: Key, *, timeout: float | None = None) -> bool: ...
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> Iterator[FileStat]: ...
+    def remove(self, key: Key, *, timeout: float | None = None) -> None:
         """Open handles keep working on the removed file, as in POSIX, where the backend can; what was not written back stays
         readable through them and is dropped when the last of them closes."""
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None: ...
-    def truncate(self, key: Key, size: int) -> None: ...
+    def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None: ...
+    def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None: ...
     def sync(self, timeout: float | None = None) -> None:
         """syncfs: returns once every write made before the call is committed (also in objects still open on a commit_on_close backend:
         an explicit request); later writes are not waited for.
@@ -502,7 +503,8 @@ class S3Backend(Backend):
     limits: BackendLimits
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile: ...
     def stat(self, key: Key) -> ObjectStat: ...
-    def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None, **options: Any) -> None: ...
+    def __init__(self, bucket: str, prefix: str = "", *, endpoint_url: str | None = None, connect_timeout: float = 5.0,
+                 read_timeout: float = 20.0, **options: Any) -> None: ...    # seconds; also words of the URL
 
 class FsspecBackend(Backend):
     limits: BackendLimits

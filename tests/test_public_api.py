@@ -17,8 +17,8 @@ from .promise import LATER, MODULES_LATER, PROMISE, compare, modules
 # What somebody might do to the package, as the opposite change of the promise; the last line is what stubtest calls it.
 BREACHES = {
     "a parameter is renamed": (
-        "def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None: ...\n    def truncate",
-        "def rename(self, old: Key, dst: Key, *, replace: bool = True) -> None: ...\n    def truncate",
+        "def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout",
+        "def rename(self, old: Key, dst: Key, *, replace: bool = True, timeout",
         'pagecache.Volume.rename is inconsistent, stub parameter "old" differs from runtime parameter "src"',
     ),
     "a C method takes more": (

@@ -32,14 +32,15 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-/* run_both(core, inode, other, method, argument): engine.<method>(op, (op of the other, argument)) of `inode` with both tokens
- * held, taken in the order of the inodes: the only operation that waits for a second one (contract 2.20). */
+/* run_both(core, inode, other, deadline_ns, method, argument): engine.<method>(op, (op of the other, argument)) of `inode` with
+ * both tokens held, taken in the order of the inodes: the only operation that waits for a second one (contract 2.20). */
 static PyObject *run_both(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
 	unsigned long long address, other;
+	long long deadline_ns;
 	(void)module;
-	if (!PyArg_ParseTuple(args, "O!KKOO", pc_core_type, &core, &address, &other, &method, &argument))
+	if (!PyArg_ParseTuple(args, "O!KKLOO", pc_core_type, &core, &address, &other, &deadline_ns, &method, &argument))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *j = (struct pc_inode *)(uintptr_t)other;
 	const char *why = "this call could only wait for the backend call that it was made from";
@@ -52,8 +53,8 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 		second->what = Py_NewRef(method);
 	}
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
-	int err = !both || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, -1) ||
-		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, -1);
+	int err = !both || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, deadline_ns) ||
+		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, deadline_ns);
 	if (!err)
 		err = pc_op_run(op, method, both);
 	else if (op)
@@ -180,7 +181,7 @@ static PyMethodDef functions[] = {
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
 	 "held."},
 	{"run_both", run_both, METH_VARARGS,
-	 "run_both($module, core, inode, other, method, argument, /)\n--\n\nCall the engine with the tokens of two "
+	 "run_both($module, core, inode, other, deadline_ns, method, argument, /)\n--\n\nCall the engine with the tokens of two "
 	 "inodes "
 	 "held."},
 	{"run_owning", pc_run_owning, METH_VARARGS,

@@ -17,8 +17,10 @@ Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is the
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import io
+import math
 import os
 import threading
 import weakref
@@ -52,6 +54,18 @@ def _missing(key: Key) -> OSError:
     return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
 
+def _seconds(value: float | str, what: str) -> float:
+    """A time from an argument, or from a URL.
+
+    Raises:
+        ValueError: names option, value and rule.
+    """
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(value, bool) and 0 < float(value) < math.inf:
+            return float(value)
+    raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
+
+
 @contextmanager
 def _about(key: Key | None) -> Iterator[None]:
     """Errors name the key: a request knows the name of the object alone."""
@@ -83,6 +97,9 @@ class S3Backend(Backend):
         conditions: which conditional requests the server honours; None: it is tried, with private objects, before the
             first hand-over.
         least_part: bytes that every part of an upload but the last has to have; less where a server takes less.
+        connect_timeout: seconds until a connection that the server does not accept is an error (ETIMEDOUT).
+        read_timeout: seconds without a byte from the server until a request is one; copies and completions of uploads
+            get at least ten minutes.
         limits: of one call; default: whole parts, 16 calls at once.
         overrides: fields of `BackendLimits`, such as ``max_inflight=32``.
 
@@ -103,6 +120,8 @@ class S3Backend(Backend):
         addressing: Addressing = "auto",
         conditions: Conditions | None = None,
         least_part: Size = LEAST,
+        connect_timeout: float = 5.0,
+        read_timeout: float = 20.0,
         limits: BackendLimits | None = None,
         **overrides: Unpack[LimitsOverrides],
     ) -> None:
@@ -127,7 +146,8 @@ class S3Backend(Backend):
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
-        self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing)
+        timeouts = _seconds(connect_timeout, "connect_timeout"), _seconds(read_timeout, "read_timeout")
+        self.bucket = Bucket(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
         self._conditions = conditions
         self._trying = threading.Lock()  # one tries what the server honours
         self._lock = threading.Lock()  # guards the rest
@@ -169,7 +189,7 @@ class S3Backend(Backend):
         Raises:
             FileNotFoundError: there is no such bucket.
         """
-        stored = self.bucket.head(name)
+        stored = self.bucket.head(name, once=True)  # the cache asks again
         if stored is None and not self._seen_bucket:
             self.bucket.check_bucket()
         self._seen_bucket = True
@@ -293,7 +313,7 @@ class S3Backend(Backend):
         """In the order of their names; a page at a time is asked for, of a thousand objects."""
         own = self.prefix + PRIVATE
         with _about(prefix or None):
-            for name, stored in self.bucket.names(self.prefix + prefix):
+            for name, stored in self.bucket.names(self.prefix + prefix, once=True):
                 if not name.startswith(own) and name != self.prefix:
                     yield replace(self.told(name, stored), key=name[len(self.prefix) :])
 
@@ -333,7 +353,16 @@ class S3Backend(Backend):
 
 
 QUERY = {"endpoint": "endpoint_url", "region": "region_name", "profile": "profile_name"}
-TEXT = ("endpoint_url", "region_name", "profile_name", "part_size", "addressing", "least_part")
+TEXT = (
+    "endpoint_url",
+    "region_name",
+    "profile_name",
+    "part_size",
+    "addressing",
+    "least_part",
+    "connect_timeout",
+    "read_timeout",
+)
 
 
 def backend_from_s3_url(url: str, **options: Any) -> S3Backend:

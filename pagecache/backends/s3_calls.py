@@ -4,9 +4,10 @@ Bytes go from and to the memory of the caller. A body that is sent is a file ove
 which they lie, and is not joined; ranges are read straight into them. Each body that is sent has its MD5 with it, which
 servers check; where the answer's ETag is one, it is compared here as well, because some do not.
 
-Questions without bytes (HEAD, lists) are asked again after a transient error, a few times: nobody above does it for an
-open or a stat, and a server that has closed a connection that was idle must not fail one. Everything else is tried once
-here: who uses this knows what may be repeated. What errors mean: `s3_errors.py`.
+Questions without bytes (HEAD, lists) are asked again after a transient error, a few times: a server that has closed a
+connection that was idle must not fail one. Not so those that the cache repeats itself (`once`), until the deadline of
+its caller, and none that got no answer in time. Everything else is tried once here: who uses this knows what may be
+repeated. What errors mean: `s3_errors.py`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 ID = "pagecache-id"
 """Metadata that tells a commit of ours from everything else."""
 DELETED_AT_ONCE = 1000
-CONNECT_TIMEOUT, READ_TIMEOUT, LONG_TIMEOUT = 10, 60, 600
-"""Seconds. Copies and completions of large objects take minutes."""
+LONG_TIMEOUT = 600.0
+"""Seconds: the least that copies and completions get, which take minutes for large objects."""
 KEPT = ("ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "Expires",
         "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "WebsiteRedirectLocation")  # fmt: skip
 """What an object has besides its bytes; it does not follow copies of parts."""
@@ -211,29 +212,38 @@ class Bucket:
         session: of `boto3.session.Session`.
         connections: most of them at once.
         addressing: "path", "virtual" or "auto".
+        timeouts: seconds for a connection, and seconds without a byte from the server.
     """
 
     def __init__(
-        self, bucket: str, options: dict[str, Any], session: dict[str, Any], connections: int, addressing: str
+        self,
+        bucket: str,
+        options: dict[str, Any],
+        session: dict[str, Any],
+        connections: int,
+        addressing: str,
+        timeouts: tuple[float, float],
     ) -> None:
         self.bucket = bucket
         inner = botocore.session.Session()
         inner.register_component("data_loader", LOADER)
         made = boto3.session.Session(botocore_session=inner, **session)
 
-        def client(read_timeout: int) -> Any:
+        connect_timeout, read_timeout = timeouts
+
+        def client(read_timeout: float) -> Any:
             config = Config(
                 retries={"total_max_attempts": 1},
                 s3={"addressing_style": addressing, "payload_signing_enabled": False},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 max_pool_connections=connections,
-                connect_timeout=CONNECT_TIMEOUT,
+                connect_timeout=connect_timeout,
                 read_timeout=read_timeout,
             )
             return made.client("s3", config=config, **options)
 
-        self.client, self._patient = client(READ_TIMEOUT), client(LONG_TIMEOUT)
+        self.client, self._patient = client(read_timeout), client(max(read_timeout, LONG_TIMEOUT))
         for each in (self.client, self._patient):
             for verb in ("PutObject", "UploadPart"):
                 each.meta.events.register_last(f"before-call.s3.{verb}", _at_once)
@@ -244,10 +254,10 @@ class Bucket:
 
     # ------------------------------------------------------------ reading
 
-    def head(self, name: str) -> Stored | None:
-        """What is stored there; None: nothing."""
+    def head(self, name: str, *, once: bool = False) -> Stored | None:
+        """What is stored there; None: nothing. `once`: the question is asked once."""
         try:
-            answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
+            answer = self._asked("HEAD", name, lambda: self.client.head_object(Bucket=self.bucket, Key=name), once=once)
         except Told as error:
             if error.code == "NoSuchBucket":
                 raise self._no_bucket("HEAD") from error
@@ -408,18 +418,19 @@ class Bucket:
 
     # ------------------------------------------------------------ lists
 
-    def names(self, prefix: str, start_after: str = "") -> Iterator[tuple[str, Stored]]:
-        """The objects whose name begins so, a page at a time."""
+    def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
+        """The objects whose name begins so, a page at a time. `once`: the first page is asked for once."""
         asked: dict[str, Any] = {"Bucket": self.bucket, "Prefix": prefix}
         if start_after:
             asked["StartAfter"] = start_after
         while True:
             try:
-                page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked))
+                page = self._asked("list", prefix, lambda: self.client.list_objects_v2(**asked), once=once)
             except Told as error:
                 if error.code == "NoSuchBucket":
                     raise self._no_bucket("list") from error
                 raise
+            once = False
             for entry in page.get("Contents", ()):
                 yield entry["Key"], Stored(entry.get("ETag", ""), int(entry["Size"]), _seconds(entry["LastModified"]))
             if not page.get("IsTruncated"):
@@ -464,14 +475,14 @@ class Bucket:
 
     # ------------------------------------------------------------ of both
 
-    def _asked(self, verb: str, name: str, question: Callable[[], T]) -> T:
-        """Ask what changes nothing; again while the error may pass."""
+    def _asked(self, verb: str, name: str, question: Callable[[], T], *, once: bool = False) -> T:
+        """Ask what changes nothing; again while the error may pass, but for an answer that did not come in time."""
 
         def asked() -> T:
             with about(verb, self.bucket, name):
                 return question()
 
-        return patiently(asked)
+        return asked() if once else patiently(asked, unless=errno.ETIMEDOUT)
 
     @contextmanager
     def _sent(self, verb: str, name: str, buffers: Sequence[memoryview]) -> Iterator[tuple[Body, bytes]]:

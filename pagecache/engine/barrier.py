@@ -18,6 +18,7 @@ from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind,
 from .foreign import errno_of, text_of
 from .look import Look, Owner, nobody
 from .loop import advanced
+from .notices import cause
 from .park import SLICE, Deadline, deadline_error
 from .reason import Reason, during, of_file
 from .retryer import Parked, decide
@@ -211,6 +212,21 @@ class FileSync:
         """Whether nothing but time has to pass before the next step."""
         return self.not_before > 0.0
 
+    def failure(self) -> tuple[str, float | None]:
+        """The last error of a hand-over or commit that has to succeed first, and the time of the next try; "": none."""
+        file = self.file
+        with file.lock:
+            worst, commit = file.failures.worst(), file.commit_error
+        if worst is not None:
+            return cause(worst.error), worst.next_retry
+        return ("", None) if commit is None else (cause(commit), self.not_before or None)
+
+    def late(self, what: str) -> TimeoutError:
+        """The error of a wait that ends before this."""
+        failed, at = self.failure()
+        now = self.file.volume.clock.now()
+        return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)
+
     def due(self, now: float) -> bool:
         """Whether the time has come that this waits for."""
         return 0.0 < self.not_before <= now
@@ -239,7 +255,7 @@ def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
     if sync.poll():
         return None
     if deadline.passed():
-        raise deadline_error(what)
+        raise sync.late(what)
     return seq
 
 

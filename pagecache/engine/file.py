@@ -31,6 +31,7 @@ from .runner import Job
 from .tails import Tails
 
 if TYPE_CHECKING:
+    from .attempts import Attempts
     from .volume import EngineVolume
 
 __all__ = ["EngineFile", "limits_of"]
@@ -269,12 +270,14 @@ class EngineFile:
         self.settling.append(job)
         self.native.settle_start()
 
-    def settled(self, job: Callable[[], T]) -> T:
-        """`settle`, and wait for what comes of it."""
+    def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
+        """`settle`, and wait for what comes of it; as a part of a call that has a deadline."""
         self.volume.check_reentry("settling a conflict", self.key)
         work = Job(self.volume.park, job, what="work under the token", key=self.key, file=self.native.id)
         work.volume = self.volume.native
         self.settle(work.run)
+        if tries is not None:
+            return work.wait(tries.alive, tries.deadline)
         return work.wait(lambda: self.volume.check_alive(self.key))
 
     def run_settling(self) -> bool:

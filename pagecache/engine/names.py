@@ -4,6 +4,8 @@ Changes of names are counted. A sync that wants those up to its own beginning ne
 after them: one that runs may have begun too early, then another follows. So concurrent syncs share calls, an idle
 volume makes none, and a backend that cannot is asked once.
 
+A call that fails with a transient error is followed by another one, by the retry policy, as long as a sync wants it.
+
 Locks: `_lock`, for moments; the calls run on the volume's threads and are polled, never waited for.
 """
 
@@ -14,7 +16,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from ..native import NAMES
+from .attempts import Tries
 from .foreign import as_os_error, errno_of
+from .park import SLICE
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -24,14 +28,25 @@ __all__ = ["NameCall", "NameSync"]
 
 
 class NameCall:
-    """One call of `Backend.sync`."""
+    """One call of `Backend.sync`. Its next try is a call like any other.
 
-    def __init__(self, names: NameSync, covers: int) -> None:
+    Attributes:
+        covers: changes that are durable when it has succeeded.
+        tries: those that failed before it.
+        error: of the last try there is.
+    """
+
+    def __init__(self, names: NameSync, covers: int, tries: Tries) -> None:
         self.covers = covers
+        self.tries = tries
         self.submitted = False
         self.error: OSError | None = None
         cache = names.volume.cache.native
         self.job: Job[None] = Job(names.volume.park, lambda: names.run(self), what="sync", then=cache.wake_all)
+
+    def rest(self) -> float:
+        """Seconds after which it may be time to submit it."""
+        return SLICE if self.submitted else self.tries.left()
 
 
 class NameSync:
@@ -69,33 +84,44 @@ class NameSync:
                 return None
             call = self._running
             if call is None:
-                call = self._running = NameCall(self, self._changes)
-        if not call.submitted:  # an interrupt may have struck before who made it came to this
+                call = self._running = NameCall(self, self._changes, Tries(self.volume))
+        self.submit(call)
+        return call
+
+    def submit(self, call: NameCall) -> None:
+        """Have a call made, if its time has come; asked again until it has."""
+        if not call.submitted and call.tries.left() <= 0:  # an interrupt may have struck before
+            with self._lock:
+                call.covers = self._changes
             self.volume.runner.submit(NAMES, call.job)
             call.submitted = True
-        return call
 
     def run(self, call: NameCall) -> None:
         """On a thread of the volume."""
         supported, call.error = True, OSError(errno.EIO, "sync ended by an internal error")
+        delay = None
         try:
-            supported, call.error = self._sync()
+            supported, error = self._sync()
+            delay = None if error is None else call.tries.judge(error)
+            call.error = None if error is None or delay is not None else as_os_error(error)
         finally:
-            self._over(call, supported)
+            self._over(call, supported, delay)
 
-    def _sync(self) -> tuple[bool, OSError | None]:
+    def _sync(self) -> tuple[bool, BaseException | None]:
         """Make the call: whether the backend supports it, and what it failed with."""
         try:
             self.volume.backend.sync()
         except BaseException as error:
             supported = errno_of(error) not in (errno.ENOSYS, errno.EOPNOTSUPP)
-            return supported, as_os_error(error) if supported else None
+            return supported, error if supported else None
         return True, None
 
-    def _over(self, call: NameCall, supported: bool) -> None:
+    def _over(self, call: NameCall, supported: bool, delay: float | None) -> None:
+        """A call has ended; `delay`: seconds until its next try, if there is one."""
         with self._lock:
-            if self._running is call:
-                self._running = None
-                self._supported = supported
-                if call.error is None:
-                    self._durable = max(self._durable, call.covers)
+            if self._running is not call:
+                return
+            self._running = None if delay is None else NameCall(self, call.covers, call.tries)
+            self._supported = supported
+            if call.error is None and delay is None:
+                self._durable = max(self._durable, call.covers)

@@ -41,6 +41,7 @@ TOPICS = {
     "the volume": "volume",
     "the mirror": "mirror",
     "failed reads": "reading",
+    "calls that are made again": "volume",
 }
 """What lines are about, and the logger below `pagecache` that says it."""
 

@@ -9,11 +9,13 @@ Clock and park are constructor arguments of the engine: a scheduler for tests pu
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
 
 from .. import native
+from ..errors import Key
 
 __all__ = ["Clock", "Deadline", "Park", "Signal", "deadline_error"]
 
@@ -27,8 +29,30 @@ class Clock:
         return time.monotonic()
 
 
-def deadline_error(what: str) -> TimeoutError:
-    return TimeoutError(f"{what}: the deadline passed; what was started goes on")
+def deadline_error(
+    what: str,
+    key: Key | None = None,
+    *,
+    failed: str = "",
+    wait: float | None = None,
+    then: str = "what was started goes on",
+) -> TimeoutError:
+    """The error of a wait whose deadline passed.
+
+    Args:
+        what: the operation.
+        key: the object concerned; `filename`.
+        failed: the error of the last try, if one failed.
+        wait: seconds until the next try.
+        then: what happens now.
+    """
+    text = f"{what}: the deadline passed"
+    if failed:
+        text += f"; the last try failed: {failed}"
+    if wait is not None:
+        text += f"; the next try is in {max(0.0, wait):.1f} s"
+    text += f"; {then}"
+    return TimeoutError(errno.ETIMEDOUT, text) if key is None else TimeoutError(errno.ETIMEDOUT, text, key)
 
 
 class Deadline:

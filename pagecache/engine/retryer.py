@@ -26,7 +26,7 @@ from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transien
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "is_transient"]
+__all__ = ["Again", "Failure", "Failures", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
 
 TRANSIENT = frozenset(
     {
@@ -45,6 +45,21 @@ TRANSIENT = frozenset(
         errno.EBUSY,
     }
 )
+
+
+NOT_SENT = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+    }
+)
+"""Transient, and yet certain: the call was not carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,13 @@ def is_transient(error: BaseException) -> bool:
     if not isinstance(error, OSError):
         return not isinstance(error, Exception)  # interrupted, not refused
     return errno_of(error) in TRANSIENT
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the call that raised this was certainly not carried out."""
+    if isinstance(error, BackendError) and not said_to_be_transient(error):
+        return True
+    return isinstance(error, Exception) and (not is_transient(error) or errno_of(error) in NOT_SENT)
 
 
 def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:

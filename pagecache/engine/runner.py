@@ -23,7 +23,7 @@ from .. import native
 from ..errors import Key
 from ..native import ENGINE_JOB, Kind, NativeVolume, Span
 from .notices import fault
-from .park import SLICE, Clock, Park
+from .park import SLICE, Clock, Deadline, Park
 from .reason import ENDS, Reason, during
 
 __all__ = ["Job", "ThreadRunner"]
@@ -118,11 +118,13 @@ class Job(Generic[T]):
         """Sleep until it is over, at most `timeout` seconds; whether it is."""
         return self._done.wait(timeout)
 
-    def wait(self, alive: Callable[[], None]) -> T:
-        """The result, or what the call raised; `alive` raises when there is no point in waiting any more."""
+    def wait(self, alive: Callable[[], None], deadline: Deadline | None = None) -> T:
+        """The result, or what the call raised; `alive` raises when there is no point in waiting any more, as it does
+        at the deadline.
+        """
 
         def sleep() -> None:
-            while not self._done.wait(SLICE):
+            while not self._done.wait(SLICE if deadline is None else min(SLICE, deadline.left())):
                 alive()
 
         try:

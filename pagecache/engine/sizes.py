@@ -19,14 +19,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, LostRange, ShutdownError
+from ..errors import LostRange, ShutdownError
 from ..native import COMMIT, END, Op
 from . import direct, staging
-from .foreign import as_os_error, errno_of
+from .attempts import Attempts
+from .foreign import errno_of
 from .notices import cause
 from .owed import Rollback, Step
-from .retryer import Parked, decide, is_transient
-from .runner import Job
+from .retryer import is_refusal
 
 if TYPE_CHECKING:
     from ..backends.protocol import BackendFile
@@ -35,32 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["cut_views", "drop_local", "punch", "truncate"]
 
 
-NOT_SENT = frozenset(
-    {
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.ENOMEM,
-        errno.ENOBUFS,
-        errno.ECONNREFUSED,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-    }
-)
-"""Worth another try, and yet a definite no: nothing was carried out."""
-
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 def _unsupported(error: OSError) -> bool:
     return isinstance(error, io.UnsupportedOperation) or errno_of(error) in UNSUPPORTED
-
-
-def _refused(error: BaseException) -> bool:
-    """Whether the backend certainly did nothing."""
-    if isinstance(error, BackendError) and not error.retry:
-        return True
-    return isinstance(error, Exception) and (not is_transient(error) or errno_of(error) in NOT_SENT)
 
 
 class _Change:
@@ -94,40 +73,24 @@ class _Change:
         try:
             self._step.call(backend_file)
         except BaseException as error:
-            if _refused(error) and not op.stopped:  # after an abort it may be said of what was carried out
+            if is_refusal(error) and not op.stopped:  # after an abort it may be said of what was carried out
                 self.perhaps_done = before
             raise
 
-    def run(self, op: Op) -> None:
+    def run(self, op: Op, tries: Attempts) -> None:
         """Until the backend has done it; transient errors are tried again."""
-        file, volume = self._file, self._file.volume
-        attempts, since, began = 0, volume.clock.now(), volume.reconnects
-        while True:
-            job = Job(volume.park, lambda: self.begin(op), what=self._step.method, key=file.key, file=file.native.id)
-            try:
-                volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key, began))
-            except Exception as error:
-                if error is not job.error:
-                    raise  # the waiting ended, not the call
-                attempts += 1
-                decision = decide(volume.retry, error, attempts, volume.clock.now() - since, volume.random())
-                if isinstance(decision, Parked):
-                    raised = as_os_error(error, file.key)
-                    if raised is error:
-                        raise
-                    raise raised from error
-                volume.sleep(file, decision.delay)
-            else:
-                return
+        tries.repeated(lambda: self.begin(op), what=self._step.method, cls=COMMIT, file=self._file)
 
 
-def _change(file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None]) -> None:
+def _change(
+    file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None], tries: Attempts | None = None
+) -> None:
     """Backend first, then publish. A definite refusal changes nothing."""
     durable = file.durable()
     file.about_to_change()
     change = _Change(file, step)
     try:
-        change.run(op)
+        change.run(op, tries or Attempts(file.volume, step.method, file.key))
         publish(not durable)
     except BaseException:
         if change.leave():
@@ -149,11 +112,16 @@ def _check_changeable(file: EngineFile, check_open: Callable[[], None]) -> None:
         raise ValueError(f"{file.key!r}: the file was abandoned while it was about to be changed")
 
 
-def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None]]) -> None:
-    """Under the inode lock, the token and the invalidate lock. `change`: the size, and what asks for it being open."""
-    size, check_open = change
+def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], Attempts | None]) -> None:
+    """Under the inode lock, the token and the invalidate lock. `change`: the size, the check that the handle is open,
+    and the tries of a call that has a deadline.
+    """
+    size, check_open, tries = change
     _check_changeable(self, check_open)
-    self.native.settle_fills(min(size, self.native.size))
+    if tries is None or tries.deadline.at is None:
+        self.native.settle_fills(min(size, self.native.size))
+    else:
+        tries.outlast_fills(self, min(size, self.native.size))
 
     def publish(uncommitted: bool) -> None:
         self.native.truncate(size, uncommitted)
@@ -165,7 +133,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None]]) -
             self.failures.clear(-(-size // page) * page, END)
 
     with self.native.reserved(size):
-        _change(self, op, Step("truncate", (size,)), publish)
+        _change(self, op, Step("truncate", (size,)), publish, tries)
 
 
 def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]) -> None:
@@ -220,7 +188,7 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
     change = _Change(file, rollback)
     file.forgetting = True  # reads that are answered before the cache has forgotten it too wait for that
     try:
-        change.run(op)
+        change.run(op, Attempts(file.volume, rollback.method, file.key))
         lost = file.drop(start, end)
         staging.recall(file)
         file.lie_over(rollback.stored)

@@ -25,6 +25,7 @@ from ..config import CacheConfig, CacheLimits, RetryPolicy
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..stats import Event
+from .attempts import Attempts
 from .file import limits_of
 from .foreign import raised_by, text_of
 from .look import Look, Owner, nobody
@@ -198,18 +199,12 @@ class EngineVolume:
 
     # -- calls of the backend that carry no bytes
 
-    def call(
-        self,
-        call: Callable[[], T],
-        what: str,
-        key: Key | None = None,
-        undo: Callable[[T], None] | None = None,
-    ) -> T:
-        """Run a call of the backend on a thread of the volume and wait for it; an interrupt or an abort ends only the
-        waiting.
+    def call(self, call: Callable[[], T], what: str, key: Key | None = None) -> T:
+        """Run a call of the backend once, on a thread of the volume, and wait for it; an interrupt or an abort ends
+        only the waiting.
         """
         self.check_reentry(what, key)
-        return self.run(Job(self.park, call, undo, what=what, key=key), key)
+        return Attempts(self, what, key).once(call)
 
     def asked(self, what: str, key: Key, call: Callable[[], T]) -> T:
         """Make a call of the backend on this thread."""
@@ -224,25 +219,6 @@ class EngineVolume:
             raise
         except Exception as error:
             raised = raised_by(error, what, key)
-            if raised is error:
-                raise
-            raise raised from error
-
-    def run(self, job: Job[T], key: Key | None = None) -> T:
-        """Have a job done by a thread of the volume, and wait for it.
-
-        Raises:
-            BackendProtocolError: what the backend raised is no OSError.
-        """
-        self.check_alive(key)
-        began = self.reconnects
-        self.runner.submit(core.NAMES, job)
-        try:
-            return job.wait(lambda: self.check_alive(key, began))
-        except Exception as error:
-            if error is not job.error:
-                raise
-            raised = raised_by(error, job.what, key)
             if raised is error:
                 raise
             raise raised from error

@@ -96,7 +96,7 @@ class OpenFile:
     def stat(self) -> FileStat:
         """Size and times as a reader finds them, whatever the file is called by now."""
         file = self.file
-        return file.volume._stat_of(file._inode, file.key, here=True)
+        return file.volume._stat_of(file._inode, file.key)
 
     def check_failed(self) -> None:
         """Tell this handle once that something of the file could not be handed over."""

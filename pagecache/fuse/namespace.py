@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from ..backends.protocol import ObjectStat
+from ..engine.attempts import Attempts
 from ..inode import Inode
 from ..stats import Kind
 from ..volume import Volume
@@ -119,16 +120,19 @@ class _Calls:
         return self.volume.engine.backend
 
     def ask(self, what: str, key: str, call: Callable[[], T]) -> T:
+        """A call that changes nothing: it is made again after a transient error."""
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
-        return self.volume.engine.asked(what, key, call)
+        return Attempts(self.volume.engine, what, key).here(call)
 
     def change(self, what: str, key: str, call: Callable[[], T]) -> T:
         """A call that changes names: a sync that begins meanwhile covers it only if it comes after it."""
         self.volume._check_may_write(key, os.O_RDWR)
+        self.volume._check_alive(key)
+        self.volume.engine.check_reentry(what, key)
         self.volume.engine.names.changed()
         try:
-            return self.ask(what, key, call)
+            return self.volume.engine.asked(what, key, call)
         finally:
             self.volume.engine.names.changed()
 

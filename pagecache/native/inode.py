@@ -429,9 +429,14 @@ class NativeInode:
         """`user.<method>(op, argument)`; what it takes is given back whatever happens."""
         extension.run_owning(self.core, self.address, method, argument)
 
-    def run_both(self, other: NativeInode, method: str, argument: object) -> None:
+    def run_both(self, other: NativeInode, method: str, argument: object, deadline: float | None = None) -> None:
         """`user.<method>(op, (op of the other, argument))` with the tokens of both inodes, taken in their order."""
-        extension.run_both(self.core, self.address, other.address, method, argument)
+        until = -1 if deadline is None else int(deadline * 1e9)
+        extension.run_both(self.core, self.address, other.address, until, method, argument)
+
+    def range_busy(self, pos: int, end: int = END) -> bool:
+        """Whether a fill owns a folio of the range; under the invalidate lock."""
+        return bool(lib.pc_range_busy(self._i, pos, end, ffi.new("struct pc_need *")))
 
     def settle_fills(self, pos: int, end: int = END) -> None:
         """Wait until no fill owns a folio of the range; under the invalidate lock none starts meanwhile."""

@@ -133,9 +133,9 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
         assert goes_on.wait(PATIENCE)
         raise OSError(errno.ENOTCONN, "the line was cut")
 
-    def late(job: Job[Any], alive: Callable[[], None]) -> Any:
+    def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
         assert job.what != "truncate" or job.rest(PATIENCE)
-        return wait(job, alive)
+        return wait(job, alive, *more)
 
     wait = Job.wait
     with monkeypatch.context() as patch:

@@ -543,11 +543,11 @@ def test_a_caller_who_has_not_noticed_the_abort_is_waited_for(
     gate = rig.backend.gate("truncate")
     waited_for, genuine = threading.Event(), Job.wait
 
-    def late(job: Job[Any], alive: Callable[[], None]) -> Any:
+    def late(job: Job[Any], alive: Callable[[], None], *more: Any) -> Any:
         if job.what == "truncate":
             assert waited_for.wait(PATIENCE)
             assert job.rest(PATIENCE)
-        return genuine(job, alive)
+        return genuine(job, alive, *more)
 
     def stragglers(native: NativeVolume) -> int:
         found = asked(native)

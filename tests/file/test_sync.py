@@ -180,7 +180,7 @@ def test_names_changed_while_backend_sync_runs_need_another(make: Make) -> None:
 
 def test_a_failed_backend_sync_is_raised_and_made_again(make: Make) -> None:
     """Names are no data that could be listed; the next sync tries again. [2.15]"""
-    rig = make({KEY: DATA})
+    rig = make({KEY: DATA}, retry=ONCE)
     rig.volume.rename(KEY, "other")
     rig.backend.fault("sync", OSError(errno.EIO, "no"))
     with pytest.raises(OSError, match="no"):

@@ -141,21 +141,21 @@ def taken_up_beside_others(self: SyncTicket) -> None:
 renamed = naming._rename
 
 
-def remove_alone(change: naming.Naming) -> None:
+def remove_alone(change: naming.Naming, *more: object) -> None:
     """The object goes, and what is cached under its name stays."""
     change.volume.engine.backend.remove(change.src)
     change.volume.engine.names.changed()
 
 
-def rename_clean(change: naming.Naming, dst: Any, replace: bool) -> None:
+def rename_clean(change: naming.Naming, *more: Any) -> None:
     """The cache of the old name is dropped, whatever is in it."""
     inode = change.volume._inode_at(change.old)
     if inode is not None:
         inode.engine.drop(0, END)
-    renamed(change, dst, replace)
+    renamed(change, *more)
 
 
-def close_alone(volume: Volume, inode: Inode, *, writable: bool) -> None:
+def close_alone(volume: Volume, inode: Inode, *, writable: bool, **more: object) -> None:
     lifetimes.release(volume, inode, writable=writable)
 
 

@@ -1,0 +1,388 @@
+"""Deadlines of calls that carry no bytes, over a store that does not answer: what ends, what goes on, what is left.
+
+A gate holds the backend's call; the volume's clock stands still until the test moves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import pagecache.aio
+from pagecache import BackendError, PageCache, Volume
+from pagecache.backends import MemoryBackend
+from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
+
+from ..aio.over import Over
+from .clock import HandClock
+from .rig import FAST, QUIET, Task, eventually
+
+KEY = "object"
+DATA = bytes(range(256)) * 16
+
+Call = Callable[..., object]
+CALLS: dict[str, tuple[str, Call]] = {
+    "open": ("open", lambda volume, **more: volume.open(KEY, "rb", **more).close()),
+    "stat": ("stat", lambda volume, **more: volume.stat(KEY, **more)),
+    "exists": ("stat", lambda volume, **more: volume.exists(KEY, **more)),
+    "list": ("list", lambda volume, **more: list(volume.list(**more))),
+    "remove": ("remove", lambda volume, **more: volume.remove(KEY, **more)),
+    "rename": ("rename", lambda volume, **more: volume.rename(KEY, "other", **more)),
+    "truncate": ("truncate", lambda volume, **more: volume.truncate(KEY, 5, **more)),
+}
+
+
+@pytest.fixture(params=["blocking", "async"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    store = MemoryBackend()
+    store.put(KEY, DATA)
+    return FaultyBackend(store) if request.param == "blocking" else AsyncFaultyBackend(Over(store))
+
+
+@pytest.fixture
+def cache(clock: HandClock) -> Iterator[PageCache]:
+    made = PageCache("8MiB", **{**QUIET, "retry": FAST})
+    yield made
+    made.check()
+    made.close(on_failed="discard")
+
+
+def late(clock: HandClock, task: Task[Any], seconds: float) -> TimeoutError:
+    """Let a deadline pass; the error of the call."""
+    clock.advance(seconds)
+    with pytest.raises(TimeoutError) as caught:
+        task.result()
+    assert caught.value.errno == errno.ETIMEDOUT
+    return caught.value
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("how", ["argument", "default of the volume"])
+def test_a_deadline_ends_the_wait(cache: PageCache, clock: HandClock, backend: Any, call: str, how: str) -> None:
+    """Not before its time; the error names operation and key, and the call goes on."""
+    operation, run = CALLS[call]
+    volume = cache.attach(backend, timeout=None if how == "argument" else 7.0)
+    with Gate() as gate:
+        backend.use([Rule(operation, gate=gate, times=1)])
+        task = Task(run, volume, **({"timeout": 7.0} if how == "argument" else {}))
+        gate.wait_entered()
+        clock.advance(6.9)
+        assert task.waits()
+        error = late(clock, task, 0.2)
+        name = "stat" if call == "exists" else call
+        assert str(error).startswith(f"[Errno {errno.ETIMEDOUT}] {name}: the deadline passed; what was started goes on")
+        assert error.filename == (None if call == "list" else KEY)
+    if call in ("remove", "rename"):
+        Task(eventually, lambda: not volume.exists(KEY)).result()
+    else:
+        Task(run, volume).result()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_deadline_that_does_not_pass_changes_nothing(cache: PageCache, backend: Any, call: str) -> None:
+    _operation, run = CALLS[call]
+    run(cache.attach(backend), timeout=7)
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "1", object()])
+@pytest.mark.parametrize("call", [*CALLS, "attach"])
+def test_a_timeout_that_is_none_is_refused(cache: PageCache, backend: Any, call: str, timeout: Any) -> None:
+    """Nothing was asked of the backend. [T-59]"""
+    if call == "attach":
+        with pytest.raises((ValueError, TypeError), match="timeout"):
+            cache.attach(backend, timeout=timeout)
+        cache.attach(backend)
+        return
+    volume = cache.attach(backend)
+    with pytest.raises((ValueError, TypeError), match="timeout"):
+        CALLS[call][1](volume, timeout=timeout)
+    assert backend.calls == []
+
+
+@pytest.mark.parametrize("call", ["open", "stat", "list", "remove", "rename"])
+def test_the_error_names_the_last_error_and_the_next_try(
+    cache: PageCache, clock: HandClock, backend: Any, call: str
+) -> None:
+    operation, run = CALLS[call]
+    volume = cache.attach(backend)
+    backend.use([Rule(operation, error=BackendError(errno.EIO, "bad cable", retry=True, retry_after=60.0))])
+    task = Task(run, volume, timeout=20.0)
+    eventually(lambda: any("next try" in wait.what for wait in cache.waits()))
+    error = late(clock, task, 20.0)
+    assert "the last try failed: EIO (bad cable); the next try would be in 40.0 s" in str(error)
+    assert len(backend.calls_of(operation)) == 1
+
+
+# ---------------------------------------------------------------- what is left
+
+
+class Files(MemoryBackend):
+    """Counts the files that are open."""
+
+    opened = 0
+
+    def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
+        backend, inner = self, super().open(key, create=create, exclusive=exclusive)
+        self.opened += 1
+
+        class File:
+            closed = False
+
+            def close(self) -> None:
+                assert not self.closed
+                self.closed = True
+                backend.opened -= 1
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(inner, name)
+
+        return File()
+
+
+@pytest.mark.parametrize("held", ["open", "stat"])
+@pytest.mark.parametrize("mode", ["rb", "wb", "xb"])
+def test_an_open_that_timed_out_leaves_nothing(cache: PageCache, clock: HandClock, held: str, mode: str) -> None:
+    """Its name is free at once, and what the backend opens later is closed. [2.20]"""
+    store = Files()
+    if mode == "rb":
+        store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        creates = mode == "wb" and held == "open"
+        backend.use([Rule(held, gate=gate, nth=2 if creates else 1)])
+        task = Task(volume.open, KEY, mode, timeout=7.0)
+        gate.wait_entered()
+        late(clock, task, 7.0)
+        assert cache.waits() == []
+        with volume.open("other name", "wb"):
+            pass
+        volume.sync(20)
+        before = store.opened
+        Task(lambda: volume.open(KEY, "rb" if mode == "rb" else "wb").close()).result()
+    volume.invalidate()
+    eventually(lambda: store.opened <= before + 1)
+    assert [key for key in volume.inodes if key not in (KEY, "other name")] == []
+
+
+def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, clock: HandClock) -> None:
+    """The creation that ran has its effect; nothing of the cache is behind it. [2.20]"""
+    store = MemoryBackend()
+    backend = FaultyBackend(store)
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        backend.use([Rule("open", gate=gate, nth=2)])
+        task = Task(volume.open, KEY, "wb", timeout=7.0)
+        gate.wait_entered()
+        late(clock, task, 7.0)
+        assert not volume.exists(KEY)
+    eventually(lambda: volume.exists(KEY))
+    assert volume.inodes == {}
+
+
+@pytest.mark.parametrize("call", ["remove", "rename"])
+def test_names_are_busy_until_a_call_that_timed_out_has_returned(
+    cache: PageCache, clock: HandClock, backend: Any, call: str
+) -> None:
+    """Whoever wants them waits, at most for his own deadline; then they are free. [2.20]"""
+    operation, run = CALLS[call]
+    volume = cache.attach(backend)
+    volume.open(KEY, "rb").close()
+    with Gate() as gate:
+        backend.use([Rule(operation, gate=gate)])
+        task = Task(run, volume, timeout=7.0)
+        gate.wait_entered()
+        late(clock, task, 7.0)
+        second = Task(volume.open, KEY, "rb", timeout=3.0)
+        eventually(lambda: any("name" in wait.what for wait in cache.waits()))
+        error = late(clock, second, 3.0)
+        assert f"open: the deadline passed; the name is busy with {call}" in str(error)
+        third = Task(volume.exists, KEY)
+    assert third.result() in (True, False)
+    eventually(lambda: not volume.exists(KEY))
+    with pytest.raises(FileNotFoundError):
+        volume.open(KEY, "rb")
+
+
+def test_an_open_waits_for_a_busy_name_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        backend.use([Rule("open", gate=gate)])
+        first = Task(volume.open, KEY, "rb")
+        gate.wait_entered()
+        second = Task(volume.rename, KEY, "other", timeout=3.0)
+        eventually(lambda: any("name" in wait.what for wait in cache.waits()))
+        error = late(clock, second, 3.0)
+        assert "rename: the deadline passed; the name is busy with an open" in str(error)
+    first.result().close()
+
+
+def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache, backend: Any) -> None:
+    """It has begun nothing then, and both names are free. [2.20]"""
+    volume = cache.attach(backend)
+    with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, Gate() as gate:
+        backend.use([Rule("write", gate=gate)])
+        file.write(b"bytes")
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        for dst in ("new", "other"):
+            with pytest.raises(TimeoutError, match="deadline"):
+                Task(volume.rename, KEY, dst, timeout=0.05).result()
+        assert backend.calls_of("rename") == []
+        volume.open(KEY, "rb").close()
+        gate.release()
+        saving.result()
+        other.write(b"replaced")
+        volume.rename(KEY, "other", timeout=20)
+
+
+def test_a_truncate_that_timed_out_is_owed(cache: PageCache, clock: HandClock, backend: Any) -> None:
+    """The file has the size, and the call is made again before its next one. [2.17]"""
+    volume = cache.attach(backend)
+    with volume.open(KEY, "r+b") as file, Gate() as gate:
+        backend.use([Rule("truncate", gate=gate, times=1)])
+        task = Task(volume.truncate, KEY, 5, timeout=7.0)
+        gate.wait_entered()
+        late(clock, task, 7.0)
+        assert file.size == 5
+        gate.release()
+        file.pwrite(b"more", 5)
+        Task(file.fsync).result()
+        assert file.pread(100, 0) == DATA[:5] + b"more"
+        assert [call.offset for call in backend.calls_of("truncate")] == [5, 5]
+
+
+def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cache: PageCache, backend: Any) -> None:
+    volume = cache.attach(backend)
+    with volume.open(KEY, "r+b") as file, Gate() as gate:
+        backend.use([Rule("write", gate=gate)])
+        file.write(b"bytes")
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        with pytest.raises(TimeoutError, match="deadline"):
+            Task(volume.truncate, KEY, 5, timeout=0.05).result()
+        gate.release()
+        saving.result()
+        assert file.size == len(DATA)
+        assert backend.calls_of("truncate") == []
+
+
+def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
+    """The read is of bytes that are cut off, and its call does not return. [2.17]"""
+    volume = cache.attach(backend)
+    with volume.open(KEY, "rb", read_ahead=0) as file, Gate() as gate:
+        backend.use([Rule("read", gate=gate)])
+        reading = Task(file.pread, 10, 100)
+        gate.wait_entered()
+        task = Task(volume.truncate, KEY, 5, timeout=7.0)
+        eventually(lambda: any("cut off" in wait.what for wait in cache.waits()))
+        late(clock, task, 7.0)
+        assert file.size == len(DATA)
+        gate.release()
+        assert reading.result() == DATA[100:110]
+        volume.truncate(KEY, 5)
+        assert file.size == 5
+
+
+def test_an_open_that_empties_leaves_the_file_when_its_deadline_passes(
+    cache: PageCache, clock: HandClock, backend: Any
+) -> None:
+    """It does not wait for anything else of the store. [2.20]"""
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        backend.use([Rule("truncate", gate=gate, times=1)])
+        task = Task(volume.open, KEY, "wb", timeout=7.0)
+        gate.wait_entered()
+        error = late(clock, task, 7.0)
+        assert "open: the deadline passed" in str(error)
+        assert volume.inodes[KEY].handles == 0
+    volume.sync(20)
+    assert volume.stat(KEY).size == 0
+
+
+def test_a_listing_has_its_deadline_for_each_answer(cache: PageCache, clock: HandClock) -> None:
+    """Time that the program takes between two entries does not count."""
+    store = MemoryBackend()
+    for nr in range(2500):
+        store.put(f"{nr:04}", b"")
+    found = []
+    for entry in cache.attach(store).list(timeout=5.0):
+        found.append(entry.key)
+        clock.advance(1.0)
+    assert len(found) == 2500
+
+
+def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> None:
+    """`pagecache.aio.open` takes what `Volume.open` takes."""
+    volume = cache.attach(backend)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match="open: the deadline passed"):
+            await pagecache.aio.open(volume, KEY, "rb", timeout=0.05)
+
+    clock = volume.engine.clock
+    assert isinstance(clock, HandClock)
+    with Gate() as gate:
+        backend.use([Rule("open", gate=gate, times=1)])
+        task = Task(lambda: asyncio.run(main()))
+        gate.wait_entered()
+        clock.advance(1.0)
+        task.result()
+    volume.open(KEY, "rb").close()
+
+
+# ---------------------------------------------------------------- fsync and sync
+
+
+def failing(volume: Volume, backend: Any, operation: str) -> Any:
+    """A file whose write-back fails, and is tried again in a minute."""
+    backend.use([Rule(operation, error=BackendError(errno.EIO, "bad cable", retry=True, retry_after=60.0))])
+    file = volume.open(KEY, "r+b")
+    file.write(b"bytes")
+    return file
+
+
+WAITS: dict[str, Callable[[Any, float], object]] = {
+    "fsync": lambda file, seconds: file.fsync(timeout=seconds),
+    "sync": lambda file, seconds: file.volume.sync(seconds),
+}
+
+
+@pytest.mark.parametrize("call", WAITS)
+@pytest.mark.parametrize("operation", ["write", "commit"])
+def test_the_error_of_a_sync_names_file_error_and_next_try(
+    cache: PageCache, clock: HandClock, backend: Any, call: str, operation: str
+) -> None:
+    file = failing(cache.attach(backend), backend, operation)
+    task = Task(WAITS[call], file, 20.0)
+    eventually(lambda: any("tried again in" in step for wait in cache.waits() for step in wait.chain))
+    error = late(clock, task, 20.0)
+    assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
+    assert error.filename == KEY
+    backend.use([])
+    file.volume.retry_failed()
+    clock.advance(60.0)
+    Task(file.fsync).result()
+    file.close()
+
+
+@pytest.mark.parametrize("call", WAITS)
+def test_the_error_of_a_sync_whose_call_runs_names_the_file(
+    cache: PageCache, clock: HandClock, backend: Any, call: str
+) -> None:
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        backend.use([Rule("write", gate=gate)])
+        file = volume.open(KEY, "r+b")
+        file.write(b"bytes")
+        task = Task(WAITS[call], file, 20.0)
+        gate.wait_entered()
+        eventually(lambda: any(wait.thread == task.thread.ident for wait in cache.waits()))
+        error = late(clock, task, 20.0)
+        assert str(error) == f"[Errno {errno.ETIMEDOUT}] {call}: the deadline passed; what was started goes on: {KEY!r}"
+    file.close()

@@ -1,0 +1,436 @@
+"""Transient errors of calls that carry no bytes: repeated where a second try can be told from the first. [2.14]
+
+Failing calls take 20 ms, as those of a store do. `done=True`: the call was carried out, and its answer got lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pagecache
+from pagecache import BackendError, PageCache, ShutdownError, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
+
+from ..aio.over import Over
+from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig
+from .test_interrupts import interrupted_each
+
+KEY = "object"
+DATA = bytes(range(256)) * 16
+LATENCY = 0.02
+LOST = {"error": errno.EIO, "done": True}
+"""A call that is carried out, and raises."""
+
+Make = Callable[..., tuple[Volume, Any]]
+
+
+@pytest.fixture(params=["memory", "dir", "async"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """A volume of a store that fails as told, and what tells it."""
+    caches: list[PageCache] = []
+
+    def maker(*rules: Rule, retry: Any = FAST) -> tuple[Volume, Any]:
+        store: Any = MemoryBackend()
+        if request.param == "dir":
+            store = DirectoryBackend(tmp_path)
+            (tmp_path / KEY).write_bytes(DATA)
+        else:
+            store.put(KEY, DATA)
+        backend: Any
+        if request.param == "async":
+            backend = AsyncFaultyBackend(Over(store))
+        else:
+            backend = FaultyBackend(store)
+        caches.append(PageCache("8MiB", **{**QUIET, "retry": retry}))
+        volume = caches[-1].attach(backend)
+        backend.use(rules)
+        backend.clear_calls()
+        return volume, backend
+
+    yield maker
+    for cache in caches:
+        cache.check()
+        cache.close(timeout=20, on_failed="discard")
+
+
+def fails(operation: str, times: int = 2, **more: Any) -> Rule:
+    return Rule(operation, **{"error": errno.EIO, "delay": LATENCY, "times": times, **more})
+
+
+# ---------------------------------------------------------------- calls that read
+
+READS: dict[str, tuple[str, Callable[[Volume], object]]] = {
+    "an open": ("open", lambda volume: volume.open(KEY, "rb").close()),
+    "an open to write": ("open", lambda volume: volume.open(KEY, "r+b").close()),
+    "a stat": ("stat", lambda volume: volume.stat(KEY)),
+    "exists": ("stat", lambda volume: volume.exists(KEY)),
+    "a listing": ("list", lambda volume: list(volume.list())),
+    "a sync": ("sync", lambda volume: volume.sync(20)),
+    "a sync of the cache": ("sync", lambda volume: volume.cache.sync(20)),
+    "a detach": ("sync", lambda volume: volume.detach(timeout=20)),
+}
+
+
+@pytest.mark.parametrize("call", READS)
+def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, call: str) -> None:
+    operation, run = READS[call]
+    volume, backend = make(fails(operation))
+    run(volume)
+    assert len(backend.calls_of(operation)) >= 3
+
+
+@pytest.mark.parametrize("call", READS)
+def test_the_last_error_is_raised_as_it_is(make: Make, call: str) -> None:
+    """After as many tries as the policy has. [2.14]"""
+    operation, run = READS[call]
+    volume, backend = make(Rule(operation, error=BackendError(errno.EIO, "no answer", retry=True)))
+    with pytest.raises(OSError, match="no answer") as caught:
+        run(volume)
+    assert caught.value.errno == errno.EIO
+    assert len(backend.calls_of(operation)) == FAST.attempts
+    backend.use([])
+
+
+@pytest.mark.parametrize("call", READS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "no"),
+        PermissionError("no"),
+        io.UnsupportedOperation("no"),
+        BackendError(errno.EIO, "no", retry=False),
+    ],
+    ids=["errno", "no errno", "unsupported", "it says so"],
+)
+def test_another_error_is_raised_at_once(make: Make, call: str, error: OSError) -> None:
+    operation, run = READS[call]
+    volume, backend = make(Rule(operation, error=error, times=1))
+    if isinstance(error, io.UnsupportedOperation) and operation == "sync":
+        run(volume)  # names need no sync there
+    else:
+        with pytest.raises(OSError, match="no"):
+            run(volume)
+    assert len(backend.calls_of(operation)) == 1
+
+
+def test_an_open_that_fails_after_the_open_closes_the_file(tmp_path: Path) -> None:
+    """`stat` of the new file fails: the file of each try is closed. [2.20]"""
+    (tmp_path / KEY).write_bytes(DATA)
+    backend = FaultyBackend(DirectoryBackend(tmp_path), FaultPlan([fails("stat")]))
+    with PageCache("1MiB", retry=FAST) as cache:
+        cache.attach(backend).open(KEY, "rb").close()
+        assert [call.op for call in backend.calls_of("open", "close")] == ["open", "close", "open", "close", "open"]
+
+
+def test_a_listing_that_has_begun_is_not_made_again() -> None:
+    """Some entries were given out: only the backend knows where to go on. [2.14]"""
+
+    class Listing(MemoryBackend):
+        begun = 0
+
+        def list(self, prefix: str = "") -> Iterator[Any]:
+            self.begun += 1
+            for nr, found in enumerate(super().list(prefix)):
+                if nr == 1500:
+                    raise OSError(errno.EIO, "in the middle")
+                yield found
+
+    store = Listing()
+    for nr in range(2000):
+        store.put(f"{nr:04}", b"")
+    with PageCache("1MiB", retry=FAST) as cache:
+        listing = cache.attach(store).list()
+        assert [next(listing).key for _ in range(1000)] == [f"{nr:04}" for nr in range(1000)]
+        with pytest.raises(OSError, match="in the middle"):
+            next(listing)
+        assert store.begun == 1
+
+
+def test_entries_of_a_listing_that_failed_are_not_given_twice() -> None:
+    """It fails in the first answer, after some entries. [2.14]"""
+
+    class Listing(MemoryBackend):
+        begun = 0
+
+        def list(self, prefix: str = "") -> Iterator[Any]:
+            self.begun += 1
+            for nr, found in enumerate(super().list(prefix)):
+                if nr == 2 and self.begun == 1:
+                    raise OSError(errno.EIO, "in the middle")
+                yield found
+
+    store = Listing()
+    for nr in range(4):
+        store.put(str(nr), b"")
+    with PageCache("1MiB", retry=FAST) as cache:
+        assert [found.key for found in cache.attach(store).list()] == ["0", "1", "2", "3"]
+
+
+# ---------------------------------------------------------------- calls that change names
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize("known", [False, True], ids=["not cached", "cached"])
+def test_a_remove_is_made_again(make: Make, lost: bool, known: bool) -> None:
+    """FileNotFoundError of a later try is no error: the first one was carried out. [2.14]"""
+    volume, backend = make(fails("remove", 1, done=lost))
+    if known:
+        volume.open(KEY, "rb").close()
+    volume.remove(KEY)
+    assert not volume.exists(KEY)
+    assert len(backend.calls_of("remove")) == (1 if lost else 2)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("known", [False, True], ids=["not cached", "cached"])
+def test_a_rename_is_made_again(make: Make, lost: bool, replace: bool, known: bool) -> None:
+    """The tokens of a cached file are lent to each try. [2.14, 2.20]"""
+    volume, backend = make(fails("rename", 1, done=lost))
+    file = volume.open(KEY, "r+b") if known else None
+    volume.rename(KEY, "other", replace=replace)
+    assert len(backend.calls_of("rename")) == (1 if lost else 2)
+    assert (volume.exists(KEY), volume.stat("other").size) == (False, len(DATA))
+    if file is not None:
+        file.pwrite(b"later", 0)
+        file.fsync()
+        file.close()
+    with volume.open("other", "rb") as other:
+        assert other.read() == (b"later" + DATA[5:] if known else DATA)
+
+
+@pytest.mark.parametrize("operation", ["remove", "rename"])
+def test_a_name_that_is_not_there_is_told_of_though_the_store_failed_before(make: Make, operation: str) -> None:
+    """The error says that the call was not carried out: FileNotFoundError of the next try is the truth. [2.14]"""
+    volume, _backend = make(fails(operation, 1, error=errno.EAGAIN))
+    with pytest.raises(FileNotFoundError):
+        volume.remove("nothing") if operation == "remove" else volume.rename("nothing", "other")
+
+
+def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
+    """The first try was carried out, and another object has the name: its version says so. The first error is raised.
+    [2.14]
+    """
+
+    class Shared(MemoryBackend):
+        def remove(self, key: Any) -> None:
+            super().remove(key)
+            self.put(key, b"another")
+
+    store = Shared()
+    store.put(KEY, DATA)
+    lost = BackendError(errno.EIO, "lost", retry=True)
+    backend = FaultyBackend(store, FaultPlan([fails("remove", 1, error=lost, done=True)]))
+    with PageCache("1MiB", retry=FAST) as cache:
+        volume = cache.attach(backend)
+        volume.open(KEY, "rb").close()
+        with pytest.raises(BackendError, match="lost"):
+            volume.remove(KEY)
+    assert store.snapshot(KEY) == b"another"
+    assert len(backend.calls_of("remove")) == 1
+
+
+def test_a_rename_without_replace_is_not_made_again_if_the_destination_is_there(make: Make) -> None:
+    """A store that copies and removes may have copied: nobody can tell. [2.14]"""
+    volume, backend = make(fails("rename", 1, error=BackendError(errno.EIO, "lost", retry=True)))
+    with volume.open("other", "wb") as file:
+        file.write(b"other")
+    volume.sync(20)
+    with pytest.raises(OSError, match="lost"):
+        volume.rename(KEY, "other", replace=False)
+    assert len(backend.calls_of("rename")) == 1
+    volume.rename(KEY, "other")
+    assert volume.stat("other").size == len(DATA)
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
+@pytest.mark.parametrize("mode", ["wb", "ab", "w+b"])
+def test_a_creation_is_made_again(make: Make, lost: bool, mode: Any) -> None:
+    """The object counts as created by this open, so a commit makes it durable. [2.14, 2.20]"""
+    volume, backend = make(Rule("open", key="new", nth=2, error=errno.EIO, delay=LATENCY, done=lost))
+    with volume.open("new", mode) as file:
+        file.write(b"made")
+    volume.sync(20)
+    assert volume.stat("new").size == 4
+    assert len(backend.calls_of("open")) == (3 if lost else 4)
+
+
+def test_an_exclusive_creation_is_made_again_if_it_was_not_carried_out(make: Make) -> None:
+    volume, _backend = make(Rule("open", key="new", nth=1, error=errno.EIO, delay=LATENCY))
+    volume.open("new", "xb").close()
+    assert volume.exists("new")
+
+
+def test_an_exclusive_creation_that_may_have_been_carried_out_raises_its_error(make: Make) -> None:
+    """FileExistsError of the next try does not say whose the object is. [2.14]"""
+    error = BackendError(errno.EIO, "lost", retry=True)
+    volume, _backend = make(Rule("open", key="new", nth=1, error=error, done=True, delay=LATENCY))
+    with pytest.raises(BackendError, match="lost"):
+        volume.open("new", "xb")
+    with pytest.raises(FileExistsError):
+        volume.open("new", "xb")
+
+
+def test_an_exclusive_creation_whose_status_fails_is_made(make: Make) -> None:
+    """The object was created for certain, and the next try opens it. [2.14]"""
+    volume, _backend = make(fails("stat", 1))
+    with volume.open("new", "xb") as file:
+        file.write(b"made")
+    volume.sync(20)
+    assert volume.stat("new").size == 4
+
+
+@pytest.mark.parametrize("operation", ["remove", "rename"])
+def test_an_error_after_the_call_is_no_reason_for_another_one(make: Make, operation: str) -> None:
+    """What comes after it may fail as well: the name is gone by then. [2.14]"""
+    volume, backend = make(fails(operation, 1, error=BackendError(errno.EACCES, "no", retry=False)))
+    with pytest.raises(OSError, match="no"):
+        volume.remove(KEY) if operation == "remove" else volume.rename(KEY, "other")
+    assert len(backend.calls_of(operation)) == 1
+
+
+# ---------------------------------------------------------------- between two tries
+
+WAITING = pagecache.RetryPolicy(attempts=5, first_delay=100.0, max_delay=100.0)
+CALLS: dict[str, tuple[str, Callable[[Volume], object]]] = {
+    **{call: READS[call] for call in ("an open", "a stat", "a listing")},
+    "a remove": ("remove", lambda volume: volume.remove(KEY)),
+    "a rename": ("rename", lambda volume: volume.rename(KEY, "other")),
+}
+
+
+def between_tries(volume: Volume, run: Callable[[Volume], object]) -> Task[object]:
+    """A call that waits for its next try."""
+    task = Task(run, volume)
+    eventually(lambda: any("next try" in wait.what for wait in volume.cache.waits()))
+    return task
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_abort_ends_the_wait_for_the_next_try(make: Make, call: str) -> None:
+    """[I-23]"""
+    operation, run = CALLS[call]
+    volume, backend = make(fails(operation, 1, error=BackendError(errno.EIO, "no", retry=True, retry_after=100.0)))
+    task = between_tries(volume, run)
+    volume.abort()
+    with pytest.raises(ShutdownError):
+        task.result()
+    backend.use([])
+    volume.reconnect(backend)
+    run(volume)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_other_calls_go_on_between_two_tries(make: Make, call: str) -> None:
+    """No thread of the volume sleeps: there are as many calls between tries as there are threads. [2.1]"""
+    operation, _run = CALLS[call]
+    volume, backend = make(Rule(operation, error=BackendError(errno.EIO, "no", retry=True, retry_after=100.0)))
+    threads = int(volume.backend.limits.max_inflight) + 1
+    many: dict[str, Callable[[int], Callable[[], object]]] = {
+        "open": lambda nr: lambda: volume.open(KEY, "rb"),
+        "stat": lambda nr: lambda: volume.stat(f"{nr}"),
+        "list": lambda nr: lambda: list(volume.list()),
+        "remove": lambda nr: lambda: volume.remove(f"{nr}"),
+        "rename": lambda nr: lambda: volume.rename(f"{nr}", f"to {nr}"),
+    }
+    tasks = [Task(many[operation](nr)) for nr in range(1 if operation == "open" else threads)]
+    eventually(lambda: sum("next try" in wait.what for wait in volume.cache.waits()) == len(tasks))
+    backend.use([])
+    Task(volume.sync, 20).result()
+    if operation != "open":
+        Task(lambda: volume.open(KEY, "rb").close()).result()
+    volume.abort()
+    for task in tasks:
+        with pytest.raises(ShutdownError):
+            task.result()
+
+
+def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
+    """And free after the last one, whatever came of it. [2.20]"""
+    error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
+    volume, backend = make(fails("remove", 1, error=error))
+    task = between_tries(volume, lambda volume: volume.remove(KEY, timeout=0.3))
+    with pytest.raises(TimeoutError, match="busy with remove"):
+        volume.open(KEY, "rb", timeout=0.05)
+    with pytest.raises(TimeoutError, match="EIO"):
+        task.result()
+    volume.open(KEY, "rb").close()
+    assert len(backend.calls_of("remove")) == 1
+
+
+def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -> None:
+    """Other calls of the volume go on meanwhile. [2.15]"""
+    error = BackendError(errno.EIO, "names", retry=True, retry_after=100.0)
+    volume, backend = make(fails("sync", 1, error=error))
+    with pytest.raises(TimeoutError, match=r"sync: .* EIO \(names\); the next try is in 9\d\.\d s"):
+        volume.sync(0.2)
+    volume.open(KEY, "rb").close()
+    assert len(backend.calls_of("sync")) == 1
+    volume.abort()  # else the next sync waits for that try
+
+
+def test_a_reconnect_between_two_tries_ends_them(make: Make) -> None:
+    """The next try is not made on another backend. [2.22]"""
+    error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
+    volume, backend = make(fails("remove", 1, error=error))
+    task = between_tries(volume, lambda volume: volume.remove(KEY))
+    volume.abort()
+    backend.use([])
+    volume.reconnect(backend)
+    with pytest.raises(ShutdownError):
+        task.result()
+    assert volume.exists(KEY)
+
+
+def test_one_attempt_means_one_call(make: Make) -> None:
+    """`RetryPolicy(attempts=1)`. [2.14]"""
+    volume, backend = make(fails("stat", 1), retry=ONCE)
+    with pytest.raises(OSError):
+        volume.stat(KEY)
+    assert len(backend.calls_of("stat")) == 1
+
+
+def test_a_limit_of_bytes_is_no_reason_for_tries_without_end(make: Make) -> None:
+    """`max_write` means nothing here. [2.14]"""
+    error = BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE)
+    volume, backend = make(Rule("stat", error=error))
+    with pytest.raises(OSError, match="too large"):
+        volume.stat(KEY)
+    assert len(backend.calls_of("stat")) == FAST.attempts
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+def a_remove(rig: Rig) -> None:
+    rig.backend.fault("remove", OSError(errno.EIO, "no"))
+    rig.volume.remove("other")
+
+
+def a_rename(rig: Rig) -> None:
+    rig.backend.fault("rename", OSError(errno.EIO, "no"))
+    rig.volume.rename("other", "another")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("call", [a_remove, a_rename], ids=lambda call: call.__name__)
+def test_an_interrupt_of_a_call_with_two_tries_leaves_its_names_free(call: Callable[[Rig], None]) -> None:
+    """At every place where CPython looks for signals. [T-51, 2.20]"""
+
+    def a_rig() -> Rig:
+        return make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")
+
+    def verify(rig: Rig) -> None:
+        eventually(lambda: rig.volume.busy._busy == {})
+        for key in ("other", "another"):
+            rig.volume.open(key, "ab", timeout=20).close()
+        rig.cache.check()
+
+    assert interrupted_each(call, iter(range(1, 5000)), a_rig, verify) > 10

@@ -1,0 +1,167 @@
+"""A server that accepts connections and never answers, and one that does not accept: when a call ends, and how often it
+is made. The server is a socket of this process.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pagecache import PageCache, RetryPolicy, Volume
+from pagecache.backends.s3 import S3Backend, backend_from_s3_url
+
+TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
+
+
+class Silent:
+    """Accepts connections, reads requests, and answers none."""
+
+    def __init__(self) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.requests = 0
+        self.asked = threading.Condition()
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            while request := connection.recv(1 << 16):
+                with self.asked:
+                    self.requests += b" HTTP/1.1\r\n" in request
+                    self.asked.notify_all()
+        except OSError:
+            pass
+
+    def wait_asked(self, times: int = 1) -> None:
+        with self.asked:
+            assert self.asked.wait_for(lambda: self.requests >= times, 20)
+
+    def close(self) -> None:
+        self.socket.close()
+        for connection in self._open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            connection.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Silent]:
+    silent = Silent()
+    yield silent
+    silent.close()
+
+
+def attached(cache: PageCache, server: Silent, **options: Any) -> Volume:
+    return cache.attach(S3Backend("bucket", endpoint_url=server.endpoint, region_name="us-east-1"), **options)
+
+
+CALLS: dict[str, Any] = {
+    "open": lambda volume, **more: volume.open("large.bin", "rb", **more),
+    "stat": lambda volume, **more: volume.stat("large.bin", **more),
+    "list": lambda volume, **more: list(volume.list("large", **more)),
+    "remove": lambda volume, **more: volume.remove("large.bin", **more),
+    "rename": lambda volume, **more: volume.rename("large.bin", "other", **more),
+    "truncate": lambda volume, **more: volume.truncate("large.bin", 5, **more),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_deadline_ends_the_wait_for_a_server_that_does_not_answer(server: Silent, call: str) -> None:
+    """The error names operation and key; the request goes on."""
+    cache = PageCache("128MiB")
+    try:
+        volume = attached(cache, server)
+        with pytest.raises(
+            TimeoutError, match=f"^.Errno {errno.ETIMEDOUT}. {call}: the deadline passed.*'large"
+        ) as caught:
+            CALLS[call](volume, timeout=0.2)
+        assert caught.value.errno == errno.ETIMEDOUT
+        server.wait_asked()
+    finally:
+        server.close()
+        cache.close(timeout=20, on_failed="discard")
+
+
+def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(server: Silent) -> None:
+    cache = PageCache("128MiB")
+    try:
+        volume = attached(cache, server, timeout=0.2)
+        with pytest.raises(TimeoutError, match="stat: the deadline passed"):
+            volume.stat("k")
+        with pytest.raises(TimeoutError, match="stat: the deadline passed"):
+            volume.exists("k", timeout=0.1)
+    finally:
+        server.close()
+        cache.close(timeout=20, on_failed="discard")
+
+
+@pytest.mark.parametrize("call", ["open", "stat", "list"])
+def test_a_request_without_an_answer_ends_after_the_read_timeout(server: Silent, call: str) -> None:
+    """It is made as often as the retry policy says, and no more: the backend does not repeat it as well."""
+    with PageCache("128MiB", retry=TWICE) as cache:
+        backend = S3Backend("bucket", endpoint_url=server.endpoint, region_name="us-east-1", read_timeout=0.1)
+        with pytest.raises(OSError, match="Read timeout") as caught:
+            CALLS[call](cache.attach(backend))
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert server.requests == TWICE.attempts
+
+
+def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeout() -> None:
+    """Its queue is full: no connection is refused, and none is made."""
+    full = socket.socket()
+    waiting: list[socket.socket] = []
+    try:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(8):  # more than the queue takes
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(full.getsockname())
+        endpoint = f"http://127.0.0.1:{full.getsockname()[1]}"
+        with PageCache("128MiB", retry=TWICE) as cache:
+            backend = S3Backend("bucket", endpoint_url=endpoint, region_name="us-east-1", connect_timeout=0.1)
+            with pytest.raises(OSError, match="Connect timeout") as caught:
+                cache.attach(backend).stat("k")
+            assert caught.value.errno == errno.ETIMEDOUT
+    finally:
+        for each in (full, *waiting):
+            each.close()
+
+
+def test_the_timeouts_are_those_of_the_client() -> None:
+    """By default 5 s for a connection and 20 s for an answer; copies and completions have ten minutes."""
+    plain = S3Backend("bucket", region_name="us-east-1")
+    client, patient = plain.bucket.client, plain.bucket._patient
+    assert (client.meta.config.connect_timeout, client.meta.config.read_timeout) == (5.0, 20.0)
+    assert (patient.meta.config.connect_timeout, patient.meta.config.read_timeout) == (5.0, 600.0)
+    by_url = backend_from_s3_url("s3://bucket?region=us-east-1&connect_timeout=2&read_timeout=700.5").bucket
+    assert (by_url.client.meta.config.connect_timeout, by_url.client.meta.config.read_timeout) == (2.0, 700.5)
+    assert by_url._patient.meta.config.read_timeout == 700.5
+
+
+@pytest.mark.parametrize("value", [0, -1, "soon", None, float("inf"), float("nan"), True])
+@pytest.mark.parametrize("option", ["connect_timeout", "read_timeout"])
+def test_a_timeout_that_is_none_is_refused(option: str, value: Any) -> None:
+    """[T-59]"""
+    with pytest.raises(ValueError, match=f"{option}: .* is not a number of seconds above 0"):
+        S3Backend("bucket", region_name="us-east-1", **{option: value})
