@@ -498,14 +498,15 @@ void *pc_clock_main(void *loop)
 	struct pc_loop *l = loop;
 	pthread_mutex_lock(&l->lock);
 	while (!l->closed) {
-		if (l->due_ns == INT64_MAX) {
+		/* Checked before each sleep, the first one too: an interrupt may come before this thread has begun. */
+		if (l->interrupts || now_ns(CLOCK_MONOTONIC) >= l->due_ns) {
+			look(l);
+		} else if (l->due_ns == INT64_MAX) {
 			pthread_cond_wait(&l->clock, &l->lock);
 		} else {
 			struct timespec until = {l->due_ns / 1000000000, l->due_ns % 1000000000};
 			pthread_cond_timedwait(&l->clock, &l->lock, &until);
 		}
-		if (!l->closed && (l->interrupts || now_ns(CLOCK_MONOTONIC) >= l->due_ns))
-			look(l);
 	}
 	pthread_mutex_unlock(&l->lock);
 	return NULL;

@@ -483,6 +483,19 @@ static void check_interrupts(void)
 	end();
 }
 
+/* The thread that answers interrupts may begin late. Without its check before the first sleep one round in some hundred hangs. */
+static void check_an_interrupt_at_the_beginning_is_answered(void)
+{
+	pid_t gone = nobody();
+	for (u32 round = 0; round < 300; round++) {
+		begin(plain);
+		u64 unique = send_getattr_as(gone, 9);
+		send_interrupt(&kernel, unique);
+		EQUAL(answer_to(&kernel, unique).error, EINTR); /* in the queue: no handler takes it */
+		end();
+	}
+}
+
 /* The kernel keeps pages: what touches the bytes of a write that waits, waits; other bytes do not. */
 static void check_requests_for_the_same_bytes_keep_their_order(void)
 {
@@ -568,6 +581,7 @@ int main(void)
 	RUN(check_deadlines);
 	RUN(check_patience);
 	RUN(check_interrupts);
+	RUN(check_an_interrupt_at_the_beginning_is_answered);
 	RUN(check_requests_for_the_same_bytes_keep_their_order);
 	RUN(check_the_end_answers_whoever_waits);
 	return 0;
