@@ -100,6 +100,16 @@ class Server:
             found = dataclasses.replace(found, allocated=BLOCK)
         return self._appearance.attributes(node.number, found, self._written_ns(node), taken)
 
+    @staticmethod
+    def _as_open(found: ObjectStat, opened: list[OpenFile]) -> ObjectStat:
+        """Return an earlier status of an open file with the size of now. A writer may have changed its blocks.
+
+        Raises:
+            ValueError: the file is closed.
+        """
+        found = dataclasses.replace(found, size=opened[0].file.size)
+        return dataclasses.replace(found, allocated=None) if any(file.writable for file in opened) else found
+
     def _taken(self, node: Node) -> int:
         """How many bytes the cache has taken in so far of an open file (PC_BY_TAKEN)."""
         opened = self._opened(node) if node.opens else []
@@ -151,8 +161,8 @@ class Server:
         if node.seen is None or not opened:
             return None
         try:
-            return self.attributes(node, dataclasses.replace(node.seen, size=opened[0].file.size, allocated=None))
-        except ValueError:  # closed meanwhile
+            return self.attributes(node, self._as_open(node.seen, opened))
+        except ValueError:  # closed since
             return None
 
     def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
@@ -406,10 +416,8 @@ class Server:
             if known.kind != found.kind or not opened:
                 return None
             try:
-                found = dataclasses.replace(found, size=opened[0].file.size)
-                if any(file.writable for file in opened):  # written since the listing, perhaps
-                    found = dataclasses.replace(found, allocated=None)
-            except ValueError:  # closed meanwhile
+                found = self._as_open(found, opened)
+            except ValueError:  # closed since
                 return None
         node = self.nodes.found(listing.node, name, found.kind, shared)
         return self.attributes(node, found)
