@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 
 from pagecache.cache import PageCache
-from pagecache.engine import barrier, collector, direct, issuer, names, outcome, reader, remote, sizes, staging, volume
+from pagecache.engine import (
+    attempts,
+    barrier,
+    collector,
+    direct,
+    issuer,
+    names,
+    outcome,
+    reader,
+    remote,
+    sizes,
+    staging,
+    volume,
+)
 from pagecache.engine.events import Feed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.notices import Notices
@@ -87,7 +100,10 @@ READS = [
     (EngineVolume, "say"),
     (logging.Logger, "log"),
 ]
-CHANGES = [(sizes, name) for name in ("decide", "as_os_error", "is_transient", "errno_of", "_refused", "_unsupported")]
+CHANGES = [
+    *((sizes, name) for name in ("errno_of", "is_refusal", "cause", "_unsupported")),
+    *((attempts, name) for name in ("decide", "as_os_error", "cause", "is_refusal")),
+]
 NAMES = [(names, "as_os_error"), (names, "errno_of"), (volume, "raised_by")]
 OF_CALLS: list[tuple[str, tuple[Any, str]]] = [
     *((what, function) for what in ("read", "read by a task", "direct read", "direct write") for function in READS),
