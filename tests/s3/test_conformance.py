@@ -71,3 +71,12 @@ class TestRclone(OnServer):
 
     kind = "rclone"
     options: ClassVar[dict[str, Any]] = {"part_size": "64KiB", "least_part": 1}
+
+    def test_objects_side_by_side(self, backend: Any, opened: Any, unit: int) -> None:
+        """An object stays in the folder. The server removes a folder that a DELETE empties, and a PUT into that folder
+        may then fail with InternalError.
+        """
+        kept = backend.session.private_name()
+        backend.bucket.put(kept, [], {}, condition={})
+        super().test_objects_side_by_side(backend, opened, unit)
+        backend.session.discard({kept})
