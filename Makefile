@@ -92,10 +92,11 @@ check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.de
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
 
-lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff and mypy
+lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, and plain English in texts
 	$(RUN)/ruff check -q
 	$(RUN)/ruff format -q --check
 	$(RUN)/mypy
+	$(PY) -m tests.prose
 
 pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone
 	$(PY) -m pytest -q -m "not slow and not soak" -n 3 --dist loadgroup
