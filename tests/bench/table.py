@@ -1,4 +1,4 @@
-"""The measured tables of README.md and docs/performance.md, from the JSON of one run.
+"""The measured tables of docs/performance.md and the picture of README.md, from the JSON of one run.
 
 pagecache bench --native build/hit_instructions --json > result.json
 python -m tests.bench.table result.json
@@ -16,36 +16,11 @@ from typing import Any
 
 from pagecache.bench.cases_fsspec import ROUNDS
 
+from . import picture
+
 ROOT = Path(__file__).resolve().parents[2]
 FAR = "fsspec-"
 """How the cases above a far store are called; they have tables of their own, with calls and bytes."""
-SHORT = [
-    "P1/64K",
-    "P1/4K",
-    "P2/64K",
-    "P3/pread",
-    "P4/1M",
-    "P5/64K",
-    "P6/1M",
-    "P7",
-    "P8",
-    "P9/read-lmdb",
-    "P9/write-lmdb",
-    "P10",
-    "P11/4K",
-    "P14/copy",
-    "P15/calls",
-    "P15/copies",
-    "P16/20us",
-    "P17",
-    "P18",
-    "P22",
-    "P23/10%",
-    "P24",
-    "P25",
-    "P27",
-    "P28",
-]
 
 
 def number(value: float) -> str:
@@ -153,13 +128,10 @@ def main() -> None:
         )
     if all(row["case"].startswith(FAR) for row in found["goals"] + found["rows"]):
         return
-    short = [row for row in found["goals"] if row["key"] in SHORT]
     fill(
         ROOT / "README.md",
         "bench",
-        "Some rows of `pagecache bench`, which measures the cache and its peers side by side in one run. All of them,\n"
-        "with what limits each, are in [performance](docs/performance.md).\n\n"
-        f"{conditions(found)} {count(found)}\n\n{table(short)}",
+        f"{conditions(found)} {count(found)}",
     )
     fill(
         performance,
@@ -168,6 +140,7 @@ def main() -> None:
         f"{conditions(found)} {count(found)}\n\n{table(found['goals'])}\n\nWithout a goal:\n\n"
         f"{others([row for row in found['rows'] if row not in rows])}",
     )
+    picture.main()
 
 
 if __name__ == "__main__":
