@@ -1,1 +1,1 @@
-"""Acceptance tests of the public interface: what a program that uses pagecache may rely on."""
+"""Acceptance tests of the public interface: the behaviour that a program using pagecache may rely on."""

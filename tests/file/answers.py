@@ -11,7 +11,7 @@ from .backends import RecordingFile
 
 
 def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
-    """Do only the first bytes of a transfer: a number, or a function of what was asked."""
+    """Do only the first bytes of a transfer: a number, or a function of the requested number."""
 
     def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         asked = sum(len(buffer) for buffer in buffers)
@@ -24,7 +24,7 @@ def short(nr_bytes: int | Callable[[int], int]) -> Callable[..., int]:
 
 
 def answering(value: object) -> Callable[..., object]:
-    """Touch nothing and answer `value`; a function gets the number of bytes asked for."""
+    """Touch nothing and answer `value`; if it is a function, call it with the requested number of bytes."""
 
     def answer(_file: RecordingFile, *args: Any) -> object:
         if callable(value):
@@ -35,7 +35,7 @@ def answering(value: object) -> Callable[..., object]:
 
 
 def failing_commit(error: BaseException, *, forget: bool = True) -> Callable[[RecordingFile], str]:
-    """A commit that fails and loses what was acknowledged since the last good one."""
+    """Return an answer for a commit that fails and loses all bytes acknowledged since the last successful one."""
 
     def answer(file: RecordingFile) -> str:
         if forget:

@@ -1,14 +1,14 @@
-"""A backend that records every call, and does on request what a good one never would.
+"""A backend that records every call and misbehaves on request.
 
-`RecordingBackend` keeps two contents per object: `written` (acknowledged, what `read_into` answers) and `committed`
-(what would survive a crash). A test may put three things in the way of any operation:
+`RecordingBackend` keeps two contents per object: `written` (acknowledged, the answer of `read_into`) and `committed`
+(survives a crash). A test may put three things in the way of any operation:
 
     gate   the call announces itself (`entered`) and goes on only after `release`
-    fault  the call raises, or answers what a function of the test says
+    fault  the call raises, or returns the answer of a function of the test
     limits the BackendLimits the cache has to keep
 
-The backend checks the duties of its caller too (limits kept, no forbidden overlap, buffers read-only): what was broken
-is listed in `violations`, which every rig asserts to be empty at its end.
+The backend also checks the duties of its caller: limits kept, no forbidden overlap, read-only buffers. It lists every
+breach in `violations`; every rig asserts at its end that the list is empty.
 Operations: open stat remove rename list sync close (backend); read_into write_from truncate commit punch_hole file_stat
 file_close (object).
 """
@@ -26,7 +26,7 @@ import pagecache
 from pagecache import BackendLimits, ObjectStat
 
 Key = Hashable
-PATIENCE = 60.0  # seconds: longer than anything a healthy run waits for
+PATIENCE = 60.0  # seconds: longer than any wait of a healthy run
 
 Action = BaseException | Callable[..., Any]
 
@@ -42,7 +42,7 @@ class Call:
     nr_buffers: int = 0
     thread: int = 0
     data: bytes = b""
-    addresses: tuple[tuple[int, int], ...] = ()  # (address, length) of each buffer, when asked for
+    addresses: tuple[tuple[int, int], ...] = ()  # (address, length) of each buffer, if the backend captures them
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Gate:
 
 @dataclass(slots=True)
 class Fault:
-    """What the next matching calls do instead."""
+    """The behaviour of the next matching calls."""
 
     op: str
     key: Key | None
@@ -89,7 +89,8 @@ class StoredObject:
 
     def __init__(self, content: bytes = b"", *, committed: bool = True) -> None:
         self.written = bytearray(content)
-        self.safe = bytearray(content)  # what a failed commit may fall back to: no bytes, but truncates and extensions
+        # the content a failed commit may fall back to: no new bytes, but truncates and extensions
+        self.safe = bytearray(content)
         self.committed: bytes | None = content if committed else None
         self.version = 1
         self.writers = 0
@@ -116,7 +117,7 @@ class RecordingFile:
             return self.fill(offset, buffers)
 
     def fill(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
-        """Answer a read; at most `limit` bytes."""
+        """Answer a read with at most `limit` bytes."""
         with self.backend.lock:
             end = len(self.stored.written) if limit is None else min(len(self.stored.written), offset + limit)
             data = memoryview(bytes(self.stored.written[offset:end]))
@@ -139,7 +140,7 @@ class RecordingFile:
             return self.store(offset, buffers)
 
     def store(self, offset: int, buffers: Sequence[memoryview], limit: int | None = None) -> int:
-        """Take a write; at most `limit` bytes."""
+        """Take a write of at most `limit` bytes."""
         data = b"".join(buffers)[:limit]
         with self.backend.lock:
             for content in (self.stored.written, self.stored.safe):
@@ -185,7 +186,7 @@ class RecordingFile:
 
 
 class PunchingFile(RecordingFile):
-    """The same with holes."""
+    """A RecordingFile that can punch holes."""
 
     def punch_hole(self, offset: int, length: int) -> None:
         with (
@@ -218,8 +219,8 @@ class RecordingBackend(pagecache.Backend):
         self.nr_running = self.nr_ended = 0
         self.after: BaseException | None = None  # truncate and punch_hole do their work, then raise this
         self.keep_buffers: list[memoryview] | None = None
-        self.commits_beside_writes = False  # direct ones may overlap a commit
-        self.kept: bool | None = None  # what files answer to kept(); None: they have no such method
+        self.commits_beside_writes = False  # direct writes may overlap a commit
+        self.kept: bool | None = None  # the answer of the files' kept(); None: they have no such method
 
     # ---------------------------------------------------------------- what tests use
 
@@ -250,7 +251,7 @@ class RecordingBackend(pagecache.Backend):
             return [call for call in self.calls if call.op == op and key in (None, call.key)]
 
     def raise_after(self) -> None:
-        """The answer gets lost."""
+        """Raise after the work was done: the answer gets lost."""
         if self.after is not None:
             raise copy.copy(self.after)
 
@@ -267,7 +268,7 @@ class RecordingBackend(pagecache.Backend):
             return self.objects[key].committed if key in self.objects else None
 
     def change_remotely(self, key: Key, content: bytes) -> None:
-        """Somebody else replaced the content."""
+        """Replace the content, as another client of the store does."""
         with self.lock:
             stored = self.objects[key]
             stored.written = bytearray(content)
@@ -276,8 +277,8 @@ class RecordingBackend(pagecache.Backend):
             stored.version += 1
 
     def successor(self, *, lose: bool = True, shared: bool = True, **options: Any) -> RecordingBackend:
-        """The same store after a crash. `lose`: only what was committed is left; `shared`: calls that still run here
-        land in it all the same.
+        """Return the same store after a crash. `lose`: only committed bytes are left. `shared`: calls still running
+        here also land in it.
         """
         with self.lock:
             fresh = RecordingBackend(punch=self.punch, capture=self.capture)
@@ -368,7 +369,7 @@ class RecordingBackend(pagecache.Backend):
     def call(
         self, op: str, key: Key, offset: int = 0, length: int = 0, buffers: Sequence[memoryview] = ()
     ) -> Iterator[Action | None]:
-        """Record a call, wait at its gate, raise its fault; a fault that is a function is for the caller to use."""
+        """Record a call, wait at its gate, and raise its fault. If the fault is a function, the caller uses it."""
         keep = self.capture and op == "write_from"
         transfer = op in ("read_into", "write_from")
         with self.lock:
@@ -419,7 +420,7 @@ class RecordingBackend(pagecache.Backend):
         try:
             length = sum(len(buffer) for buffer in buffers)
         except ValueError:
-            return  # taken back while the call was held: nothing of it is wanted any more
+            return  # the gate was released as cancelled while it held the call: the rest of the call is not wanted
         limits = self.limits
         unit = int(limits.read_unit if kind == "read" else limits.write_unit)
         with self.lock:
@@ -442,7 +443,7 @@ class RecordingBackend(pagecache.Backend):
 
     @contextmanager
     def writing(self, stored: StoredObject, offset: int, length: int) -> Iterator[None]:
-        """No overlapping writes, and none beside commit, truncate or punch."""
+        """Check that no writes overlap, and that none overlaps a commit, truncate or punch."""
         span = (offset, offset + length)
         with self.lock:
             if stored.exclusive and not (stored.exclusive == "commit" and self.commits_beside_writes):
@@ -474,7 +475,7 @@ class RecordingBackend(pagecache.Backend):
 
 
 def as_bytes(size: int | str) -> int:
-    """A size as BackendLimits takes it."""
+    """A size in the form that BackendLimits takes."""
     if isinstance(size, int):
         return size
     for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)):
@@ -484,7 +485,7 @@ def as_bytes(size: int | str) -> int:
 
 
 def address(buffer: memoryview) -> tuple[int, int]:
-    """Where a buffer lies in memory."""
+    """The memory address of a buffer."""
     import numpy
 
     array = numpy.frombuffer(buffer, dtype=numpy.uint8)

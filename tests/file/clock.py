@@ -1,4 +1,4 @@
-"""Time that only a test moves, and a way to know that the flusher has looked at it."""
+"""A clock that only a test moves, and a way to wait until the flusher has read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .rig import eventually
 
 
 class HandClock:
-    """Stands still until it is moved; put in the place of the engine's clock."""
+    """A clock that stands still until a test moves it; replaces the engine's clock."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -22,8 +22,8 @@ class HandClock:
         self.time += seconds
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Time goes on, ten seconds in each real one at the most, until something has happened: what is done by turns
-        of the flusher needs it.
+        """Advance the time until something has happened, at most ten seconds in each real one. Work done in turns of
+        the flusher needs it.
         """
 
         def happened() -> object:
@@ -34,9 +34,9 @@ class HandClock:
 
 
 def after_a_look(cache: PageCache) -> None:
-    """Return when the flusher has looked at everything once more, from beginning to end.
+    """Return when the flusher has examined everything once more, from beginning to end.
 
-    A look that has begun already does not count: its method was found before.
+    A turn that has already begun does not count: it found its method before.
     """
     flusher, seen, plain = cache.flusher, [0], cache.flusher.turn
 

@@ -1,4 +1,4 @@
-"""Fixtures: rigs that are always closed, contract ids from docstrings."""
+"""Fixtures: rigs that are always closed, and contract ids from docstrings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTRACT_IDS = re.compile(r"\[((?:[A-Z]-?\d+[a-z]?|\d+\.\d+)(?:, (?:[A-Z]-?\d+[a
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The ids in brackets at the end of a test's docstring become its `contract` marker."""
+    """Turn the ids in brackets at the end of a test's docstring into its `contract` marker."""
     for item in items:
         if HERE in item.path.parents:
             found = CONTRACT_IDS.search(getattr(getattr(item, "obj", None), "__doc__", None) or "")
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., Rig]]:
-    """Makes rigs, as many as a test wants."""
+    """A factory of rigs."""
     rigs: list[Rig] = []
 
     def maker(*args: object, **options: object) -> Rig:
@@ -42,7 +42,7 @@ def make() -> Iterator[Callable[..., Rig]]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
-    """Caches that the test makes live in this time."""
+    """A hand-moved clock for the caches that the test makes."""
     clock = HandClock()
     monkeypatch.setattr("pagecache.cache.Clock", lambda: clock)
     return clock

@@ -1,14 +1,14 @@
-"""What a file, its store and its handles must show when one backend call of a pass goes wrong.
+"""The expected state of a file, its store and its handles when one backend call of a pass goes wrong.
 
 The file is written whole; the limits make NR_REQUESTS requests of it:
 
     request     0        1        2        3        4
-    old      |oooooooo|oooooooo|oooooooo|oo       :        :     what the store holds before
-    new      |nnnnnnnn|nnnnnnnn|nnnnnnnn|nnnnnnnn|nnnnnn         what was written to the cache
+    old      |oooooooo|oooooooo|oooooooo|oo       :        :     content of the store before
+    new      |nnnnnnnn|nnnnnnnn|nnnnnnnn|nnnnnnnn|nnnnnn         content written to the cache
 
-so that requests lie inside the stored object, across its end, and beyond it. A `Fault` says what the backend does to
-one request (or to the commit), and what may come of it: nobody hears of it, or this error number after that many calls.
-`Model` is the same file without a cache: three contents and the set of failed requests. It knows no folios, stamps,
+so that requests lie inside the stored object, across its end, and beyond it. A `Fault` describes the backend's answer
+to one request (or to the commit) and its effect: no error is reported, or this error number after that many calls.
+`Model` is the same file without a cache: three contents and the set of failed requests. It has no folios, stamps,
 passes or threads. `Table` puts a cache with three handles beside it.
 """
 
@@ -29,7 +29,7 @@ NR_REQUESTS = 5
 REQUEST = 2 * PAGE
 OLD = pattern(3 * REQUEST + 500, seed=1)
 NEW = pattern(NR_REQUESTS * REQUEST - 1000, seed=2)
-ATTEMPTS = 3  # of the retry policy that the table is run with
+ATTEMPTS = 3  # of the table's retry policy
 
 Range = tuple[int, int]
 Answer = Callable[[RecordingFile, int, Sequence[memoryview]], Any]
@@ -45,7 +45,7 @@ def span(request: int) -> Range:
 
 
 def raising(error: BaseException, *, stored: bool = False) -> Answer:
-    """Fail, before or after the bytes were taken."""
+    """Fail, before or after taking the bytes."""
 
     def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         if stored:
@@ -61,21 +61,21 @@ def taking(length: int) -> Answer:
 
 
 def answering(value: object) -> Answer:
-    """Take nothing, and answer that."""
+    """Take nothing and answer `value`."""
     return lambda _file, _offset, _buffers: value
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What a backend does to one request, each time or `times` times, and what comes of it."""
+    """The backend's answer to one request, each time or `times` times, and its effect."""
 
     answer: Answer
     times: float = float("inf")
-    error: int | None = None  # the error number that is reported; None: nobody hears of it
+    error: int | None = None  # the reported error number; None: no error is reported
     attempts: int | None = None  # calls until then; None: the contract names no number
     stored: bool = False  # the bytes are in the store although the call failed
     sent: tuple[Range, ...] | None = (
-        None  # what is sent for the request, relative to it; None: the contract leaves it open
+        None  # the bytes sent for the request, relative to it; None: the contract leaves it open
     )
 
 
@@ -107,20 +107,20 @@ FAULTS: dict[str, Fault] = {
         stored=True,
         sent=(WHOLE,) * ATTEMPTS,
     ),
-    # Of the other requests, those that were not made yet are smaller too.
+    # The other requests that were not made yet are also smaller.
     "smaller": Fault(raising(BackendError(errno.EFBIG, "smaller", retry=True, max_write=PAGE)), times=1),
 }
 
 
 @dataclass(frozen=True)
 class CommitFault:
-    """What a backend does to a commit."""
+    """The backend's answer to a commit."""
 
     error: OSError
     times: float = float("inf")
     heard: int | None = None  # the error number that an fsync reports
-    forgets: bool = False  # what was acknowledged is gone
-    kept: bool = False  # the error says that what was acknowledged is still there
+    forgets: bool = False  # the acknowledged bytes are gone
+    kept: bool = False  # the error says that the acknowledged bytes are still there
     stored: bool = False  # the commit was done, its answer was lost
 
     def answer(self, file: RecordingFile) -> str:
@@ -146,7 +146,7 @@ COMMIT_FAULTS: dict[str, CommitFault] = {
 
 
 class Applied:
-    """A fault at one request: counts down its times, lets the other requests pass, can be healed."""
+    """A fault at one request: counts down its times, lets the other requests pass, and can be healed."""
 
     def __init__(self, request: int, fault: Fault) -> None:
         self.offset, self.length = span(request)
@@ -166,9 +166,9 @@ class Applied:
 class Model:
     """The file without a cache."""
 
-    content: bytearray = field(default_factory=lambda: bytearray(NEW))  # what readers see
-    written: bytearray = field(default_factory=lambda: bytearray(OLD))  # what the backend would answer
-    committed: bytearray = field(default_factory=lambda: bytearray(OLD))  # what a crash leaves
+    content: bytearray = field(default_factory=lambda: bytearray(NEW))  # content seen by readers
+    written: bytearray = field(default_factory=lambda: bytearray(OLD))  # content that the backend would return
+    committed: bytearray = field(default_factory=lambda: bytearray(OLD))  # content left by a crash
     failed: set[int] = field(default_factory=set)
     dirty: set[int] = field(default_factory=lambda: set(range(NR_REQUESTS)))
     unstable: set[int] = field(default_factory=set)
@@ -177,7 +177,7 @@ class Model:
         return self.dirty | self.unstable
 
     def hand_over(self, faulty: int | None = None, fault: Fault | None = None) -> int | None:
-        """A pass over all that is dirty, with a fault at one request; the error that it ends with."""
+        """Run a pass over all dirty requests, with a fault at one request. Return the error that it ends with."""
         heard = None
         for request in sorted(self.dirty):
             offset, length = span(request)
@@ -199,7 +199,9 @@ class Model:
         self.unstable.clear()
 
     def fail_commit(self, fault: CommitFault) -> None:
-        """A commit that failed for good: what it forgot is dirty, and so is what it may have forgotten."""
+        """Apply a commit that failed for good: the bytes it forgot are dirty, and so are those it may have
+        forgotten.
+        """
         if fault.stored:
             self.committed = bytearray(self.written)
         if fault.forgets:
@@ -207,19 +209,19 @@ class Model:
             forgotten.extend(bytes(len(self.written) - len(forgotten)))
             self.written = forgotten
         if not fault.kept:
-            if fault.error.errno == errno.ENOSPC:  # trying again is useless: failed, and not only dirty [2.16]
+            if fault.error.errno == errno.ENOSPC:  # a retry is useless: failed, and not only dirty [2.16]
                 self.failed |= self.unstable
             self.dirty |= self.unstable
             self.unstable.clear()
 
     def discard(self, request: int) -> list[Range]:
-        """Give a request up: what was lost."""
+        """Give a request up and return the lost ranges."""
         if request not in self.local():
             return []
         offset, length = span(request)
         for state in (self.dirty, self.unstable, self.failed):
             state.discard(request)
-        if request == NR_REQUESTS - 1:  # beyond what the store is known to have
+        if request == NR_REQUESTS - 1:  # beyond the size that the store is known to have
             for content in (self.content, self.written):
                 del content[offset:]
         else:
@@ -234,7 +236,7 @@ class Model:
 
 
 def merged(ranges: Any) -> list[Range]:
-    """Ascending ranges, those that touch made one."""
+    """Ascending ranges, with touching ones joined."""
     found: list[Range] = []
     for offset, length in ranges:
         if found and sum(found[-1]) == offset:
@@ -273,18 +275,18 @@ class Table:
         self.model = Model()
 
     def hands_over(self, handle: str, call: str) -> bool:
-        """Whether a call has to send anything: not flushing a reader, nor closing beside another writer."""
+        """Whether a call has to send anything. Flushing a reader, or closing beside another writer, sends nothing."""
         return {"fsync": True, "flush": handle != "reader", "close": handle == "writer"}[call]
 
     def call(self, handle: str, call: str) -> None:
-        """Make a call with a handle; a writer is closed as the last one, a reader and the other writer are not."""
+        """Make a call with a handle. A writer is closed as the last one, a reader and the other writer are not."""
         if (handle, call) == ("writer", "close"):
             self.open.pop("other writer").close()
         file = self.open.pop(handle) if call == "close" else self.open[handle]
         getattr(file, call)()
 
     def compare(self) -> None:
-        """Store, lists and content, as the model has them."""
+        """Compare store, lists and content with the model."""
         model, volume, backend = self.model, self.rig.volume, self.rig.backend
         assert backend.written(KEY) == model.written
         assert backend.committed(KEY) == bytes(model.committed)
@@ -298,7 +300,7 @@ class Table:
             assert file.pread(2 * len(NEW), 0) == self.model.content
 
     def compare_repaired(self) -> None:
-        """Everything is where it should be, and no handle has anything to say."""
+        """Check that everything is in its place and no handle reports anything."""
         for file in self.files():
             file.fsync()
             file.flush()
@@ -314,7 +316,7 @@ class Table:
         self.rig.cache.check()
 
     def files(self) -> list[CachedFile]:
-        """The handles that are open; one more where none is."""
+        """The open handles, or a new one if none is open."""
         if not self.open:
             self.open["late"] = self.rig.open("r+b")
         return list(self.open.values())

@@ -1,7 +1,8 @@
 """A file system of one file whose pages are served by a thread of the very process that maps it.
 
-As small as can be: the kernel's protocol over /dev/fuse, for one regular file with a fixed size. Needs the right to
-mount. Everything that touches the file has to let go of the interpreter lock, or waits for ever: that is the point.
+It is as small as possible: the kernel's protocol over /dev/fuse, for one regular file with a fixed size. It needs the
+right to mount. Every function that touches the file must release the interpreter lock, or it waits forever: that is the
+purpose.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Request(IntEnum):
-    """What the kernel asks for, by its numbers."""
+    """Request codes of the kernel."""
 
     LOOKUP = 1
     FORGET = 2
@@ -45,7 +46,7 @@ NO_ANSWER = (Request.FORGET, Request.BATCH_FORGET, Request.INTERRUPT)
 
 
 def unmount(path: str) -> None:
-    """Whoever waits for the file system gets an error."""
+    """Unmount the file system; its waiters get an error."""
     _libc.umount2(os.fsencode(path), FORCE)
     _libc.umount2(os.fsencode(path), DETACH)
 
@@ -58,7 +59,7 @@ class Server:
     ) -> None:
         self.size, self._read, self._write = size, read, write
         self.requests = 0
-        self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)  # before the file: at the end it closes first
+        self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)  # opened before the file, so that it is closed first
         options = f"fd={self.fd},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}"
         if _libc.mount(b"pagecache", os.fsencode(path), b"fuse", ctypes.c_ulong(0), options.encode()):
             os.close(self.fd)

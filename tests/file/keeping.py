@@ -1,7 +1,7 @@
 """A RecordingBackend that can stage.
 
-What was written shows only after a commit, as in an object store, so bytes that are read from the wrong place are
-wrong. A failed commit and a rollback forget what was acknowledged; a failed commit leaves what is staged.
+Written bytes show only after a commit, as in an object store, so bytes read from the wrong place are wrong. A failed
+commit and a rollback forget the acknowledged bytes; a failed commit leaves the staged ones.
 Further operations for gates and faults: stage read_staged rollback kept.
 """
 
@@ -25,7 +25,7 @@ class KeepingFile(PunchingFile):
 
     @property
     def marks(self) -> bytearray:
-        """For each byte whether it is staged."""
+        """A flag for each byte: whether it is staged."""
         return self.backend.marks.setdefault(self.stored, bytearray())
 
     def mark(self, offset: int, length: int, value: int) -> None:
@@ -113,7 +113,7 @@ class KeepingBackend(RecordingBackend):
     def __init__(self, objects: dict[Key, bytes] | None = None, **options: Any) -> None:
         super().__init__(objects, **{"commit_on_close": True, **options})
         self.marks: dict[StoredObject, bytearray] = {}
-        self.versions: dict[StoredObject, int] = {}  # what commits make, and nothing else
+        self.versions: dict[StoredObject, int] = {}  # made by commits only
         self.keeps = True
         self.lost = False
 
@@ -132,13 +132,13 @@ class KeepingBackend(RecordingBackend):
             self.marks.pop(stored, None)
 
     def lose_staging(self, key: Key) -> None:
-        """What is staged is gone, and with it what it added to the size."""
+        """Drop all staged bytes, and the size that they added."""
         with self.lock:
             self.lost = True
             self.forget_uncommitted(self.objects[key])
 
     def lose_part(self, key: Key, offset: int, length: int) -> None:
-        """Some of what is staged is gone."""
+        """Drop some of the staged bytes."""
         with self.lock:
             self.lost = True
             self.marks[self.objects[key]][offset : offset + length] = bytes(length)

@@ -1,8 +1,9 @@
-"""An object store: nothing is visible before commit, content is replaced as a whole, and commit minds the version.
+"""An object store: nothing is visible before commit, content is replaced as a whole, and a commit checks the version.
 
-`ObjectBackend` hands out files that are pinned to the version they were opened with. Reading another one is ESTALE, and
-so is a commit over one, unless the stored object is the answer of a commit of its own that got lost. Uploaded bytes are
-kept aside until commit or rollback. Everything else is as in backends.py: gates, faults, recorded calls.
+`ObjectBackend` returns files that are pinned to the version they were opened with. Reading another version is ESTALE,
+and so is a commit over one, unless the stored object is the result of this file's own commit whose answer got lost.
+Uploaded bytes are kept aside until commit or rollback. Everything else is as in backends.py: gates, faults, recorded
+calls.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def stale() -> OSError:
 
 
 class ObjectFile(RecordingFile):
-    """One object as it was at open, and what was uploaded since."""
+    """One object as it was at open, and the parts uploaded since."""
 
     def __init__(self, backend: ObjectBackend, key: Key, stored: StoredObject) -> None:
         super().__init__(backend, key, stored)
@@ -45,7 +46,7 @@ class ObjectFile(RecordingFile):
             for size in self.cuts:
                 content.extend(bytes(max(0, size - len(content))))
                 del content[size:]
-            # Bytes that were uploaded read as what was there before; the file is as long as they make it.
+            # The gaps between uploaded bytes keep the old content; the last part sets the length of the file.
             end = max((offset + len(data) for offset, data in self.parts), default=0)
             content.extend(bytes(max(0, end - len(content))))
         data = memoryview(bytes(content[offset:]))[:limit]
@@ -68,7 +69,7 @@ class ObjectFile(RecordingFile):
             self.cuts.append(size)
 
     def make_durable(self) -> str:
-        """Every part over the version that was opened."""
+        """Lay every part over the opened version."""
         with self.backend.lock:
             found = self.objects.committed_object(self.key)
             if found is not None and str(found.version) != self.version:
@@ -118,7 +119,7 @@ class ObjectBackend(RecordingBackend):
         return None if found is None else str(found.version)
 
     def put(self, key: Key, content: bytes) -> str:
-        """The object has this content from here on, whoever made it."""
+        """Give the object this content, as any client of the store could."""
         with self.lock:
             stored = self.objects.setdefault(key, StoredObject(committed=False))
             stored.written, stored.safe, stored.committed = bytearray(content), bytearray(content), content
@@ -143,7 +144,7 @@ class ObjectBackend(RecordingBackend):
 
 
 def losing_the_answer(error: BaseException) -> Callable[[ObjectFile], str]:
-    """A commit that does its work and is not heard of."""
+    """A commit that does its work and never answers."""
 
     def answer(file: ObjectFile) -> str:
         file.make_durable()

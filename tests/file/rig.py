@@ -26,13 +26,13 @@ KEY = "file"
 
 # Nothing is written back unless the test asks for it.
 QUIET: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9, "dirty_expire": 3600.0, "flush_interval": 3600.0}
-# Retries that cost no time worth mentioning.
+# Retries that cost no noticeable time.
 FAST = RetryPolicy(attempts=3, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
-# One try, then it is for good.
+# One attempt, then the failure is permanent.
 ONCE = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=None)
 
 
-# What volumes see of a backend; tests/aio has them see an asynchronous one.
+# How volumes see a backend; tests/aio wraps it as an asynchronous one.
 seen_as: list[Callable[[Any], Any]] = [lambda backend: backend]
 
 
@@ -52,14 +52,14 @@ class Rig:
         return handle
 
     def finish(self) -> None:
-        """Close everything whatever the test did to it; the backend has seen no breach of its rules."""
+        """Close everything whatever the test did to it, and check that the backend has seen no breach of its rules."""
         self.backend.open_all_gates()
         self.backend.clear_faults()
         for handle in self.handles:
             try:
                 handle.close()
             except OSError:
-                pass  # the test has looked at the errors that it meant
+                pass  # the test has checked the errors that it provoked
         try:
             self.cache.check()
         except pagecache.ShutdownError:
@@ -77,7 +77,7 @@ def make_rig(
     options: dict[str, Any] | None = None,
     **config: Any,
 ) -> Rig:
-    """A quiet cache without read-ahead, unless told otherwise."""
+    """A quiet cache without readahead, unless the options say otherwise."""
     if backend is None:
         backend = RecordingBackend(objects, **(limits or {}))
     cache = PageCache(capacity, **{**QUIET, "retry": FAST, **config})
@@ -90,7 +90,7 @@ def make_rig(
 
 
 class Task(Generic[T]):
-    """A function on a thread of its own."""
+    """A function on a separate thread."""
 
     def __init__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> None:
         self.value: T
@@ -108,7 +108,7 @@ class Task(Generic[T]):
             self.finished.set()
 
     def result(self, timeout: float = PATIENCE) -> T:
-        """What the function returned or raised."""
+        """The function's return value, or its exception."""
         assert self.finished.wait(timeout), "the call did not come back"
         self.thread.join(timeout)
         if self.error is not None:
@@ -116,19 +116,19 @@ class Task(Generic[T]):
         return self.value
 
     def waits(self, moment: float = 0.1) -> bool:
-        """Still busy after a moment (a call that should wait is given the chance to be wrong)."""
+        """Whether the task is still busy after a moment, which gives a call that should wait the chance to be wrong."""
         return not self.finished.wait(moment)
 
 
 def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float = 60.0) -> None:
-    """Run `work(number)` on so many threads; what one of them raises is raised here."""
+    """Run `work(number)` on that many threads, and raise here the first exception of one of them."""
     for task in [Task(work, number) for number in range(threads)]:
         task.result(timeout)
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """A program with many objects: its garbage collector comes next to never."""
+    """Imitate a program with many objects: its garbage collector runs next to never."""
     gc.disable()
     try:
         yield
@@ -137,7 +137,7 @@ def without_collector() -> Iterator[None]:
 
 
 def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
-    """Wait for something that has no event."""
+    """Wait for a condition that has no event."""
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -145,7 +145,9 @@ def eventually(condition: Callable[[], object], timeout: float = PATIENCE) -> No
 
 
 def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread) -> None:
-    """Wait until a call has ended, or waits for what a thread is in or has: then it has got as far as it can."""
+    """Wait until a call has ended, or waits for a lock or a call that another thread has: then it can get no
+    further.
+    """
 
     def behind() -> bool:
         chains = (wait.chain for wait in cache.waits() if wait.thread == task.thread.ident)
@@ -155,7 +157,7 @@ def ended_or_behind(cache: PageCache, task: Task[Any], thread: threading.Thread)
 
 
 async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
-    """Each of these waits for something of the cache."""
+    """Wait until each of these tasks waits for something of the cache."""
     names = {task.get_name() for task in tasks}
     async with asyncio.timeout(PATIENCE):
         while not names <= {wait.name for wait in cache.waits() if wait.task}:
@@ -163,7 +165,7 @@ async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
 
 
 def quiet(volume: Volume, key: Hashable = KEY) -> None:
-    """Wait until no pass or commit of ours goes on: before that an open does not compare versions."""
+    """Wait until none of the cache's passes and commits runs: before that an open does not compare versions."""
     engine = volume.inodes[key].engine
     eventually(lambda: engine.quiet() is not None)
 
@@ -180,7 +182,7 @@ def overlay(content: bytes, offset: int, data: bytes) -> bytes:
 
 
 def accepted_before(error: OSError) -> Any:
-    """`characters_written`, which every OSError may have and typeshed knows of BlockingIOError only."""
+    """`characters_written`, which every OSError may have; typeshed gives it to BlockingIOError only."""
     return getattr(error, "characters_written", None)
 
 

@@ -1,4 +1,4 @@
-"""What was about to change a file when it was abandoned: it had looked at its handle, and stood in no line yet."""
+"""A change that has checked its handle but stands in no queue yet, when the file is abandoned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGES: dict[str, tuple[Callable[[], RecordingBackend], Callable[[CachedFile], 
 
 
 class Between:
-    """In the place of a handle's inode: whoever asks for the file's locks comes by here."""
+    """Replace a handle's inode: every request for the file's locks passes through here."""
 
     def __init__(self, file: CachedFile) -> None:
         self._native, self._file = file._native, file
@@ -45,7 +45,7 @@ class Between:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_between_its_look_and_its_place_in_line_does_not_land(make: Make, change: str) -> None:
-    """ValueError, and the file is what it was: abandoned means abandoned. [2.20, 2.22]"""
+    """The change raises ValueError and the file keeps its content: abandoned means abandoned. [2.20, 2.22]"""
     backend, call = CHANGES[change]
     rig = make(backend=backend())
     file = rig.open("r+b", direct="direct" in change)

@@ -1,4 +1,4 @@
-"""Abort ends waits of every kind, each verb in each thing that it can wait for."""
+"""An abort ends waits of every kind: each verb in each of its waits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ VERBS: dict[str, Verb] = {
 
 @dataclass(slots=True)
 class Stuck:
-    """A volume in which something hangs, and what keeps it."""
+    """A volume in which a call hangs, and the reason."""
 
     rig: Rig
     file: CachedFile
@@ -66,7 +66,7 @@ class Stuck:
 
 
 def filling(make: Make) -> Stuck:
-    """Somebody else's fill of the page hangs."""
+    """Another thread's fill of the page hangs."""
     rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
     file = rig.open("r+b")
     gate = rig.backend.gate("read_into", times=9)
@@ -97,7 +97,7 @@ def hung_pass(make: Make) -> Stuck:
 
 
 def locked(make: Make) -> Stuck:
-    """Somebody else's truncate hangs: it has the inode lock, the token and the invalidate lock."""
+    """Another thread's truncate hangs: it holds the inode lock, the token and the invalidate lock."""
     stuck = hanging("truncate")(make)
     stuck.helpers.append(Task(stuck.rig.open("r+b").truncate, 3 * PAGE))
     stuck.gates[0].wait_entered()
@@ -105,7 +105,7 @@ def locked(make: Make) -> Stuck:
 
 
 def throttled(make: Make) -> Stuck:
-    """No room for dirty data, and the backend takes none."""
+    """There is no room for dirty data, and the backend takes none."""
     limits = {"dirty_background": 16 * PAGE, "dirty_limit": 32 * PAGE}
     rig = make({KEY: OLD, "other": OLD, "big": b""}, capacity=128 * PAGE, retry=ONCE, **limits)
     file = rig.open("r+b")
@@ -117,7 +117,7 @@ def throttled(make: Make) -> Stuck:
 
 
 def busy_name(make: Make) -> Stuck:
-    """Somebody else's rename of the keys hangs."""
+    """Another thread's rename of the keys hangs."""
     rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
     file = rig.open("r+b")
     gates = [rig.backend.gate("rename")]
@@ -127,7 +127,7 @@ def busy_name(make: Make) -> Stuck:
 
 
 def hung_rollback(make: Make) -> Stuck:
-    """A discard of uploaded bytes has the backend forget them, and that hangs."""
+    """A discard of uploaded bytes makes the backend roll them back, and that call hangs."""
     rig = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(b"dirty", 0)
@@ -171,7 +171,7 @@ CASES = [pytest.param(build, verb, id=f"{verb} waits for {what}") for build, wha
 
 @pytest.mark.parametrize(("build", "verb"), CASES)
 def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: str) -> None:
-    """ShutdownError with ESHUTDOWN while the call hangs; data stays; the late answer hurts nobody. [T-13, I-23]"""
+    """ShutdownError with ESHUTDOWN while the call hangs; data stays; the late answer changes nothing. [T-13, I-23]"""
     stuck = build(make)
     rig = stuck.rig
     waiter = Task(VERBS[verb], rig, stuck.file)
@@ -217,7 +217,7 @@ def test_every_blocking_verb_is_in_the_table() -> None:
 
 
 def test_nothing_new_starts_after_an_abort(make: Make) -> None:
-    """Every verb that would call the backend raises; what is cached is read and written on. [2.22]"""
+    """Every verb that would call the backend raises; cached pages can still be read and written. [2.22]"""
     rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
     file = rig.open("r+b")
     file.pread(PAGE, 0)
@@ -234,7 +234,7 @@ def test_nothing_new_starts_after_an_abort(make: Make) -> None:
 
 
 def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
-    """Read-ahead, passes and commits that waited for a thread make no call. [2.22]"""
+    """Readahead, passes and commits that waited for a thread make no call. [2.22]"""
     rig = make(
         {KEY: OLD * 64, "other": OLD}, limits={"max_inflight": 2, "max_read": PAGE}, options={"read_ahead": "1MiB"}
     )

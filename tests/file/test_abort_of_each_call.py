@@ -1,8 +1,8 @@
-"""When each kind of call ends after `Volume.abort`, while the backend's call that it waits for does not return.
+"""How each kind of call ends after `Volume.abort`, while the backend call that it waits for does not return.
 
-Most calls wait for a thread of the volume, and end at once. A few make the backend's call on the thread of their
-caller: an abort cannot take that thread out of the backend, so they end when the backend returns. Both tables say what
-is so today; a call that moves to a thread of the volume moves from the second one to the first.
+Most calls wait for a thread of the volume, and end at once. A few make the backend call on their caller's thread. An
+abort cannot take that thread out of the backend, so they end when the backend returns. Both tables show today's state;
+a call that moves to a thread of the volume moves from the second table to the first.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def ends_at_once(task: Task[object], _gate: Gate) -> None:
 
 
 def ends_with_the_call(task: Task[object], gate: Gate) -> None:
-    """With the bytes that it has got, or with ShutdownError."""
+    """It ends with the bytes it has got, or with ShutdownError."""
     assert task.waits(0.3)
     gate.release()
     with contextlib.suppress(ShutdownError):
@@ -198,7 +198,7 @@ READERS: dict[str, Callable[[CachedFile], object]] = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_an_abort_ends_a_read_that_waits_for_the_fill_of_another_thread(reader: str) -> None:
-    """Of read-ahead, of a prefetch, or of another reader. [T-13, I-23, K9]"""
+    """The fill belongs to readahead, to a prefetch, or to another reader. [T-13, I-23, K9]"""
     with cache_of_the_test() as cache:
         volume, backend = attached(cache, blocking)
         with volume.open(KEY, "rb") as file, Gate() as gate:

@@ -1,8 +1,8 @@
 """One request of a pass, or its commit, hangs; the volume is aborted and gets a new backend.
 
-A cell is: what hangs, what comes of it when it goes on (it stores its bytes, it fails), the handle and the call that
-wait for it, and what the new store still has (what was acknowledged, or nothing of it). The bytes of the cells are
-those of `fault_model`. What hangs goes on before the reconnect, or after one that is fenced.
+A cell is: the call that hangs, its outcome when it goes on (it stores its bytes, it fails), the handle and the call
+that wait for it, and the content of the new store (all acknowledged bytes, or none). The bytes of the cells are those
+of `fault_model`. The hung call goes on before the reconnect, or after a fenced one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CELLS = [
     for where, late, handle, call, store in itertools.product(
         [*range(NR_REQUESTS), COMMIT], LATE, HANDLES, CALLS, ["kept", "forgotten"]
     )
-    # these calls hand nothing over, or do not commit
+    # these calls write nothing back, or do not commit
     if (handle, call) not in [("reader", "flush"), ("reader", "close"), ("other writer", "close")]
     if where != COMMIT or call == "fsync"
 ]

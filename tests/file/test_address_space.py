@@ -1,4 +1,4 @@
-"""Memory and address space after the end: what a closed cache keeps, and until when."""
+"""Memory and address space of a closed cache: which parts it keeps, and until when."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
 Make = Callable[..., Rig]
 DATA = pattern(20 * PAGE)
 CAPACITY = 8 << 30
-SMALL = CAPACITY // 4  # what stacks and the allocator of new threads may take beside it
+SMALL = CAPACITY // 4  # allowance for stacks and for the allocator of new threads
 
 
 def address_space() -> int:
-    """Bytes that are mapped in this process, whether memory is behind them or not."""
+    """Bytes that are mapped in this process, with or without memory behind them."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
 
 
@@ -50,7 +50,7 @@ def limited(code: str, gib: int) -> None:
 
 
 def test_closed_caches_hold_no_address_space_for_growth() -> None:
-    """Thousands of them, still referred to, in a process that has little of it. [1.4]"""
+    """Thousands of them, still referenced, fit into a process with little address space. [1.4]"""
     limited(
         """
         kept = []
@@ -70,7 +70,7 @@ def test_closed_caches_hold_no_address_space_for_growth() -> None:
 
 
 def test_a_cache_fits_into_little_address_space() -> None:
-    """The reserve shrinks as a whole, tables included; growth beyond it is refused, not lost. [1.4]"""
+    """The reserve shrinks as a whole, tables included; growth beyond it is refused, and no data is lost. [1.4]"""
     limited(
         """
         with PageCache("256MiB") as cache, cache.attach(MemoryBackend()).open("file", "w+") as file:
@@ -105,7 +105,7 @@ def test_caches_that_nobody_can_reach_are_collected_before_one_is_refused() -> N
 
 
 def test_memory_goes_at_close(make: Make) -> None:
-    """Nothing looks at it: its frames are unmapped while every object of the cache is still there. [1.4]"""
+    """Every object of the cache is still referenced when its frames are unmapped. [1.4]"""
     before = address_space()
     rig = make({KEY: DATA}, capacity=CAPACITY)
     rig.open("r+b").pwrite(DATA, 0)
@@ -133,7 +133,7 @@ def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Ma
 
 
 def test_buffers_that_a_backend_keeps_outlive_the_cache(make: Make) -> None:
-    """Of reads and of writes: their memory is there for as long as they are. [1.4, 2.1]"""
+    """The memory of read and write buffers lives as long as the buffers. [1.4, 2.1]"""
     before = address_space()
     rig = make({KEY: DATA}, capacity=CAPACITY)
     kept: list[memoryview] = []
@@ -162,7 +162,7 @@ def test_buffers_that_a_backend_keeps_outlive_the_cache(make: Make) -> None:
 
 
 def test_a_call_that_hangs_keeps_its_memory_beyond_close(make: Make) -> None:
-    """It stores where it was told to, whenever it comes back. [K7, 1.4]"""
+    """It stores into its original buffer, whenever it returns. [K7, 1.4]"""
     before = address_space()
     rig = make({KEY: DATA}, capacity=CAPACITY)
     gate = rig.backend.gate("read_into")
@@ -179,7 +179,7 @@ def test_a_call_that_hangs_keeps_its_memory_beyond_close(make: Make) -> None:
 
 
 def test_what_a_closed_cache_still_answers(make: Make) -> None:
-    """Objects outlive their cache and say so; nothing is read where there is nothing any more. [2.1]"""
+    """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pwrite(b"x", 0)
@@ -238,7 +238,7 @@ def test_reads_that_race_with_close() -> None:
 
 
 def test_closing_many_caches_takes_no_turns_with_open_ones(make: Make) -> None:
-    """A cache beside them keeps what it has. [1.4]"""
+    """An open cache beside them keeps its address space. [1.4]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     caches = [PageCache("1MiB", **QUIET) for _ in range(20)]

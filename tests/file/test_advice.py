@@ -1,4 +1,4 @@
-"""advise, prefetch and prefetch_ranges: what is fetched, kept and dropped, and that no byte changes."""
+"""advise, prefetch and prefetch_ranges: which pages are fetched, kept and dropped, and that no byte changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asked(rig: Rig) -> list[tuple[int, int]]:
 
 
 def settle(rig: Rig) -> None:
-    """Until nothing that was begun in the background is left."""
+    """Wait until no background work is left."""
     eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)
 
 
@@ -41,7 +41,7 @@ def cached(file: CachedFile, nr_pages: int) -> list[int]:
 def test_advice_is_taken_where_posix_fadvise_takes_it(
     make: Make, tmp_path: Path, advice: Advice, extent: tuple[int, int | None]
 ) -> None:
-    """Any range, also behind the end; no byte changes, dirty or not."""
+    """Any range is accepted, also behind the end; no byte changes, dirty or not."""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")
     file.pwrite(b"dirty", 2 * PAGE)
@@ -58,7 +58,7 @@ def test_advice_is_taken_where_posix_fadvise_takes_it(
 
 
 def test_dontneed_drops_whole_clean_pages_of_the_range(make: Make) -> None:
-    """Pages that the range covers in part stay, but the last of the file: posix_fadvise does the same."""
+    """Pages that the range covers in part stay, except the last of the file: posix_fadvise does the same."""
     rig = make({KEY: CONTENT[:-100]}, max_folio=PAGE)
     file = rig.open("rb")
     file.prefetch(wait=True)
@@ -71,7 +71,7 @@ def test_dontneed_drops_whole_clean_pages_of_the_range(make: Make) -> None:
 
 
 def test_dontneed_begins_to_hand_over_what_is_dirty(make: Make) -> None:
-    """Without waiting; what has arrived is dropped the next time. Dirty data is never dropped."""
+    """It does not wait. The next call drops the pages stored by then. Dirty data is never dropped."""
     rig = make({KEY: CONTENT}, limits={"durable_writes": True})
     file = rig.open("r+b")
     for page in (1, 3, 9):
@@ -88,7 +88,7 @@ def test_dontneed_begins_to_hand_over_what_is_dirty(make: Make) -> None:
 
 @pytest.mark.parametrize("case", ["a handle that cannot write", "an object that commits publish", "an aborted volume"])
 def test_dontneed_hands_nothing_over(make: Make, case: str) -> None:
-    """Where `flush` would not, or a commit decides, or nobody is there: it drops what is clean, and that is all."""
+    """If `flush` would not, if a commit decides, or if no backend is there, it only drops clean pages."""
     limits = {"commit_on_close": True} if "publish" in case else {}
     rig = make({KEY: CONTENT}, limits=limits)
     writer = rig.open("r+b")
@@ -106,7 +106,7 @@ def test_dontneed_hands_nothing_over(make: Make, case: str) -> None:
 
 
 def test_willneed_fetches_without_waiting(make: Make) -> None:
-    """In the background, the whole range."""
+    """The whole range is fetched in the background."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     with rig.backend.gate("read_into") as gate:
@@ -116,7 +116,9 @@ def test_willneed_fetches_without_waiting(make: Make) -> None:
 
 
 def test_the_windows_of_an_advice(make: Make) -> None:
-    """SEQUENTIAL reads twice as far ahead, RANDOM not at all, NORMAL as the handle was opened; for this handle only."""
+    """SEQUENTIAL reads twice as far ahead, RANDOM not at all, NORMAL as the handle was opened; this affects this handle
+    only.
+    """
     rig = make({KEY: pattern(1024 * PAGE)}, options={"read_ahead": 16 * PAGE})
     file, other = rig.open("rb"), rig.open("rb")
 
@@ -140,7 +142,7 @@ def test_the_windows_of_an_advice(make: Make) -> None:
 @pytest.mark.parametrize("length", [PAGE, 1000, 5 * PAGE], ids=["pages", "parts of pages", "several pages"])
 @pytest.mark.parametrize("verb", ["pread", "read", "try_pread"])
 def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) -> None:
-    """A scan of many times the cache, twice, pushes out nothing that was read before; without it much of that goes.
+    """A scan of many times the cache, twice, evicts nothing that was read before; without the advice it evicts much.
     Each page of the scan is read once.
     """
     rig = make({KEY: CONTENT, "large": pattern(500 * PAGE)}, capacity=100 * PAGE, max_folio=PAGE)
@@ -159,7 +161,7 @@ def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) 
                     file.read(length)
 
     def warm() -> None:
-        hot.pread(64 * PAGE, 0)  # once: on probation like what the scan reads
+        hot.pread(64 * PAGE, 0)  # once: on probation like the pages of the scan
 
     warm()
     rig.backend.forget_calls()
@@ -172,7 +174,7 @@ def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) 
 
 
 def test_noreuse_spares_what_others_use(make: Make) -> None:
-    """A page that another handle has read besides keeps its place; NORMAL ends it."""
+    """A page that another handle has also read keeps its place; NORMAL ends the advice."""
     rig = make({KEY: CONTENT, "other": pattern(200 * PAGE)}, capacity=100 * PAGE, max_folio=PAGE)
     once, other = rig.open("rb"), rig.open("rb")
     once.advise(Advice.NOREUSE)
@@ -192,7 +194,7 @@ def test_noreuse_spares_what_others_use(make: Make) -> None:
 
 
 def test_prefetch_without_wait_tells_no_errors(make: Make) -> None:
-    """Whoever reads meets them."""
+    """The next reader meets them."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     fault = rig.backend.fault("read_into", OSError(19, "no device"), times=1)
@@ -204,7 +206,7 @@ def test_prefetch_without_wait_tells_no_errors(make: Make) -> None:
 
 
 def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
-    """Of the ranges together, and nothing else stops."""
+    """The first error of the ranges is raised, and the other ranges are still fetched."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     rig.backend.fault("read_into", OSError(19, "no device"), times=float("inf"))
@@ -218,7 +220,7 @@ def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
 
 
 def test_near_ranges_are_one_call(make: Make) -> None:
-    """With what lies between them, as far as one call may read; far ones are calls of their own."""
+    """The call also reads the gap between them, up to the size limit of a call; distant ranges are separate calls."""
     rig = make({KEY: pattern(1024 * PAGE)})
     file = rig.open("rb")
     file.prefetch_ranges(((page * PAGE, 100) for page in range(0, 16, 2)), wait=True)
@@ -229,7 +231,7 @@ def test_near_ranges_are_one_call(make: Make) -> None:
 
 
 def test_ranges_are_fetched_in_their_order(make: Make) -> None:
-    """What is named first comes first, with one call at a time."""
+    """The range named first is fetched first, with one call at a time."""
     rig = make({KEY: pattern(1024 * PAGE)}, limits={"max_inflight": 1})
     file = rig.open("rb")
     places = [700, 100, 900, 300]
@@ -242,7 +244,7 @@ def test_ranges_are_fetched_in_their_order(make: Make) -> None:
     "ranges", [[(0, 5), (-1, 5)], [(0, 5), (5, -1)], [(0, 5), (2**63, 1)], [(0, 5), ("a", 1)], [5]]
 )
 def test_a_range_that_is_none_is_refused_before_anything_is_read(make: Make, ranges: list[tuple[int, int]]) -> None:
-    """ValueError or TypeError, as of any offset."""
+    """It is a ValueError or TypeError, as for any offset."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     with pytest.raises((ValueError, TypeError)):
@@ -251,7 +253,7 @@ def test_a_range_that_is_none_is_refused_before_anything_is_read(make: Make, ran
 
 
 def test_ranges_without_a_length_go_to_the_end(make: Make) -> None:
-    """None is what it is everywhere; behind the end and empty ranges are nothing."""
+    """A length of None reaches to the end, as everywhere; empty ranges and those behind the end are skipped."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     file.prefetch_ranges([(60 * PAGE, None), (2**40, None), (2**40, 5), (7, 0)], wait=True)
@@ -260,7 +262,7 @@ def test_ranges_without_a_length_go_to_the_end(make: Make) -> None:
 
 
 def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
-    """The end of a large range does not push out its beginning."""
+    """The end of a large range does not evict its beginning."""
     rig = make({KEY: pattern(1024 * PAGE)}, capacity=64 * PAGE)
     file = rig.open("rb")
     file.prefetch(wait=True)
@@ -269,7 +271,7 @@ def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
 
 
 def test_a_waiter_takes_what_others_fetch(make: Make) -> None:
-    """Bytes that are on their way are not asked for twice."""
+    """Bytes that are being fetched are not requested twice."""
     rig = make({KEY: CONTENT})
     file, other = rig.open("rb"), rig.open("rb")
     with rig.backend.gate("read_into") as gate:

@@ -1,4 +1,4 @@
-"""What is what: base classes, attributes, what an import brings. Names and parameters: tests/test_public_api.py."""
+"""Base classes, attributes, and the modules that an import loads. Names and parameters: tests/test_public_api.py."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> N
 
 
 def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
-    """One sentence, with the folder, instead of the name of an internal module."""
+    """The ImportError is one sentence with the folder, instead of the name of an internal module."""
     package = Path(pagecache.__file__).parent
     shutil.copytree(package, tmp_path / "pagecache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     done = subprocess.run([sys.executable, "-c", "import pagecache"], cwd=tmp_path, capture_output=True, text=True)
@@ -54,7 +54,7 @@ def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) 
 
 
 def test_importing_the_package_imports_no_extras() -> None:
-    """boto3, fsspec, pyfuse3, textual, numpy and the like are loaded by those who use them."""
+    """boto3, fsspec, pyfuse3, textual, numpy and the like are loaded by the modules that use them."""
     extras = ["boto3", "botocore", "fsspec", "pyfuse3", "textual", "numpy", "matplotlib", "rich", "click"]
     program = f"import sys, pagecache; sys.exit(', '.join({{*{extras}}} & set(sys.modules)) or 0)"
     done = subprocess.run(

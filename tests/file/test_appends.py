@@ -1,4 +1,4 @@
-"""append(), and write() of a handle opened with "a": at the end, whole, whatever other handles do."""
+"""append(), and write() of a handle opened with "a": at the end, in one piece, whatever other handles do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD = struct.Struct("<III")
 
 
 def records(content: bytes) -> list[tuple[int, int]]:
-    """(writer, number) of the records that the content is, each of them in one piece."""
+    """(writer, number) of the records in the content, each of them in one piece."""
     found, at = [], 0
     while at < len(content):
         writer, number, length = RECORD.unpack_from(content, at)
@@ -38,8 +38,8 @@ def record(writer: int, number: int, length: int) -> bytes:
 @pytest.mark.parametrize("length", [10, 777, 3 * PAGE], ids=["small", "across pages", "several pages"])
 @pytest.mark.parametrize("capacity", ["8MiB", "256KiB"])
 def test_records_of_many_handles_are_whole(make: Make, length: int, capacity: str) -> None:
-    """append, write of "a" handles and of O_APPEND flags, beside write-back and, where memory is short, waits in the
-    middle of one. Each handle's own records stay in their order. [2.7]
+    """append, write of "a" handles and of O_APPEND flags, beside write-back and, if memory is short, with waits in the
+    middle of one. Each handle's records stay in their order. [2.7]
     """
     config = {} if capacity == "8MiB" else {"dirty_background": 0.1, "dirty_limit": 0.3, "flush_interval": 0.01}
     rig = make({KEY: b""}, capacity=capacity, **config)
@@ -72,7 +72,7 @@ def test_records_of_many_handles_are_whole(make: Make, length: int, capacity: st
 
 @pytest.mark.parametrize("second", ["append", "write", "extend", "truncate"])
 def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: str) -> None:
-    """A long append whose first pieces are dirty waits for room; what comes after it waits for its end. [2.7]"""
+    """A long append whose first pieces are dirty waits for room; later appends wait for its end. [2.7]"""
     rig = make({KEY: pattern(10)}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25)
     file, other = rig.open("r+b"), rig.open("ab" if second == "write" else "r+b")
     data = pattern(40 * PAGE, seed=1)
@@ -103,7 +103,7 @@ def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: st
 
 
 def test_after_an_extension_in_either_order(make: Make) -> None:
-    """Where the other one's write ends, whether it came before or came behind. [2.7]"""
+    """An append begins where the other one ends, whether it came before or after. [2.7]"""
     rig = make({KEY: b""})
     one, two = rig.open("r+b"), rig.open("r+b")
     assert one.append(b"abc") == 0
@@ -117,7 +117,7 @@ def test_after_an_extension_in_either_order(make: Make) -> None:
 
 
 def test_the_position_of_the_handle(make: Make) -> None:
-    """append() leaves it, write() of an "a" handle moves it; pwrite goes where it is told. [2.7]"""
+    """append() leaves it, write() of an "a" handle moves it; pwrite goes to its given offset. [2.7]"""
     rig = make({KEY: b"0123456789"})
     plain, appending = rig.open("r+b"), rig.open("a+b")
     plain.seek(3)
@@ -152,7 +152,7 @@ def test_files_of_two_volumes_have_ends_of_their_own(make: Make) -> None:
 
 
 def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:
-    """The bytes of a beginning stay, and the next append is behind them. [2.7, K13]"""
+    """The bytes of its beginning stay, and the next append goes behind them. [2.7, K13]"""
     rig = make({KEY: b"begin"}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25, throttle_timeout=0.2)
     file = rig.open("r+b")
     rig.backend.gate("write_from", times=1000)
@@ -180,7 +180,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 @settings(max_examples=60)
 def test_any_steps_of_several_handles(steps: list[tuple[str, int, int]]) -> None:
-    """Against a bytearray: each append begins where the file ended. [2.7]"""
+    """Compared with a bytearray: each append begins where the file ended. [2.7]"""
     rig = make_rig({KEY: b""}, capacity="1MiB")
     try:
         model = bytearray()

@@ -1,4 +1,4 @@
-"""What becomes of files that nobody can reach any more: abandoned, or removed and closed. [2.20]"""
+"""The end of unreachable files: abandoned, or removed and closed. [2.20]"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
 @pytest.mark.parametrize("objects", [False, True])
 @pytest.mark.parametrize("key", [KEY, "new"])
 def test_nothing_is_left_of_what_nobody_can_reach(objects: bool, end: str, change: str, key: str) -> None:
-    """Inode and backend file go, whatever of it was not committed, bytes or not."""
+    """The inode and the backend file go, with any uncommitted bytes or none."""
     stored: dict[Hashable, bytes] = {KEY: b"old" * 10_000}
     backend = ObjectBackend(stored) if objects else None
     rig = make_rig(stored, backend=backend)

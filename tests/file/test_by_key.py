@@ -1,4 +1,4 @@
-"""What a volume answers and does by key, beside write-back that is going on or has failed."""
+"""Operations of a volume by key, beside a write-back that is going on or has failed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_stat_is_not_older_than_what_was_stored_while_its_answer_travelled(make:
 
 
 def test_truncate_by_key_does_not_hand_over_what_failed_before(make: Make) -> None:
-    """The truncate happened; the old failure belongs to who asks for the data to be saved. [2.17, 2.16]"""
+    """The truncate happened; the old failure is reported to the next caller that saves the data. [2.17, 2.16]"""
     rig = make({KEY: b""}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(bytes(5000), 0)

@@ -1,4 +1,4 @@
-"""Handles that are closed by several threads at once: one of them is the last, and does what the last one does."""
+"""Handles that several threads close at once: exactly one of them is the last, and does the work of the last one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKENDS: dict[str, Callable[[], RecordingBackend]] = {
 
 
 class Crowd:
-    """In the place of a lock: says when so many threads have come to it."""
+    """Replace a lock; report when that many threads have come to it."""
 
     def __init__(self, lock: threading.Lock, number: int) -> None:
         self._lock, self._missing = lock, number
@@ -44,7 +44,7 @@ class Crowd:
 
 
 def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
-    """All of them come to the lock of names before one goes on."""
+    """All of them reach the lock of names before one goes on."""
     lock: Any = rig.volume.names
     crowd: Any = Crowd(lock, len(calls))
     rig.volume.names = crowd
@@ -66,7 +66,7 @@ def written(rig: Rig) -> list[CachedFile]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_of_two_that_are_closed_at_once_one_hands_over(make: Make, backend: str) -> None:
-    """Both had seen that there was another one, and left it to him. [2.20]"""
+    """Each had seen the other one, and left the work to it. [2.20]"""
     rig = make(backend=BACKENDS[backend]())
     first, other = written(rig)
     at_once(rig, first.close, other.close)
@@ -74,7 +74,7 @@ def test_of_two_that_are_closed_at_once_one_hands_over(make: Make, backend: str)
 
 
 def test_of_two_that_abandon_an_object_at_once_one_gives_it_up(make: Make) -> None:
-    """Nothing of it is left that nobody would ever publish. [2.20]"""
+    """No part of the object is left that no handle would ever publish. [2.20]"""
     rig = make(backend=BACKENDS["an object"]())
     first, other = written(rig)
     at_once(rig, first.abandon, other.abandon)
@@ -83,7 +83,7 @@ def test_of_two_that_abandon_an_object_at_once_one_gives_it_up(make: Make) -> No
 
 
 def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_given_up(make: Make) -> None:
-    """As the last of them says. [2.20]"""
+    """The last of them decides. [2.20]"""
     rig = make(backend=BACKENDS["an object"]())
     first, other = written(rig)
     at_once(rig, first.close, other.abandon)
@@ -92,7 +92,7 @@ def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_g
 
 
 def test_who_writes_while_the_last_one_is_closing_is_the_last_again(make: Make) -> None:
-    """What he has written is handed over by his own close, whatever the other's does. [2.20]"""
+    """Its own close writes back its bytes, whatever the other close does. [2.20]"""
     rig = make({KEY: OLD})
     first = rig.open("r+b")
     first.pwrite(NEW[:PAGE], 0)

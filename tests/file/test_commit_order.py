@@ -1,4 +1,4 @@
-"""What a commit covers: bytes that are waited for go first, nothing is half published, nothing given up comes back."""
+"""The scope of a commit: awaited bytes go first, nothing is half published, and no discarded byte comes back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AGAIN = BackendError(errno.EIO, "told to fail", retry=True, retry_after=0.0)
 
 
 class Published:
-    """Every content that a commit of an object made visible; the first commit may be held, and fails then."""
+    """Record every content that a commit of an object made visible; the first commit may be held, and fails then."""
 
     def __init__(self, backend: ObjectBackend, *, holds: bool = False) -> None:
         self.backend, self.holds = backend, holds
@@ -42,7 +42,7 @@ class Published:
             self.holds = False
             self.running.set()
             assert self.fail.wait(PATIENCE)
-            file.parts.clear()  # what was acknowledged is forgotten
+            file.parts.clear()  # the acknowledged bytes are forgotten
             raise AGAIN
         version: str = file.make_durable()
         self.contents.append(self.backend.committed(KEY))
@@ -50,7 +50,9 @@ class Published:
 
 
 def fsync_meets_a_failing_commit(make: Make, monkeypatch: pytest.MonkeyPatch, moment: str) -> list[bytes | None]:
-    """A created object whose commit fails while its fsync looks for dirty bytes. Returns what was visible in turn."""
+    """A created object whose commit fails while its fsync checks for dirty bytes. Return its visible contents in
+    order.
+    """
     backend = ObjectBackend()
     rig = make(backend=backend, retry=FAST)
     published = Published(backend, holds=True)
@@ -88,14 +90,14 @@ def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
 def test_without_the_stamp_of_who_asks_an_empty_object_was_published(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fix taken out. [T-18]"""
+    """This is the test above without the fix. [T-18]"""
     start_commit = NativeInode.start_commit
     monkeypatch.setattr(NativeInode, "start_commit", lambda native, stamp=0: start_commit(native))
     assert fsync_meets_a_failing_commit(make, monkeypatch, "after the look") == [b"", DATA]
 
 
 def rebased_by_a_commit(make: Make) -> list[bytes | None]:
-    """An object of more requests than one turn of a pass, replaced by somebody else before its commit."""
+    """An object of more requests than one turn of a pass, replaced by another client before its commit."""
     ours = pattern(100 * PAGE)
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
     rig = make(backend=backend, retry=FAST, options={"on_conflict": "rebase"})
@@ -112,21 +114,21 @@ def rebased_by_a_commit(make: Make) -> list[bytes | None]:
 
 
 def test_a_rebase_within_a_commit_publishes_once_and_everything(make: Make) -> None:
-    """What it has left behind under the token starts no commit between two turns of the pass. [T-30, 2.19]"""
+    """The changes it leaves under the token start no commit between two turns of the pass. [T-30, 2.19]"""
     assert rebased_by_a_commit(make) == [pattern(100 * PAGE)]
 
 
 def test_without_the_difference_half_of_a_rebased_object_was_published(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fix taken out: work under the token commits what it finds. [T-30]"""
-    held = NativeInode.commit_running  # else every file with something to commit passes for one that is about to
+    """This is the test above without the fix: work under the token commits everything it finds. [T-30]"""
+    held = NativeInode.commit_running  # else every file with something to commit would count as about to commit
     monkeypatch.setattr(NativeInode, "commit_due", lambda native: held(native) and native.commit_needed(STAMP_MAX))
     assert len(rebased_by_a_commit(make)) > 1
 
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
-    """A page that the backend has acknowledged, given up and read again."""
+    """A page that the backend has acknowledged, then discarded and read again."""
     rig = make({KEY: DATA}, retry=FAST, **options)
     file = rig.open("r+b")
     file.pwrite(NEW, 0)
@@ -139,7 +141,7 @@ def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
 
 
 def test_what_is_read_after_a_discard_does_not_outlast_a_commit_that_forgets(make: Make) -> None:
-    """Nothing clean that is not stored: the backend has the old bytes again. [T-18, T-75b, 2.17]"""
+    """No clean byte differs from the store: the backend has the old bytes again. [T-18, T-75b, 2.17]"""
     rig, file = given_up(make)
     rig.backend.fault("commit", failing_commit(AGAIN))
     file.fsync()
@@ -147,7 +149,7 @@ def test_what_is_read_after_a_discard_does_not_outlast_a_commit_that_forgets(mak
 
 
 def test_what_is_read_after_a_discard_does_not_outlast_the_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that knows no versions, lost and replaced: it has not what was only acknowledged. [T-75b, 2.22]"""
+    """A store without versions is lost and replaced: it does not have the merely acknowledged bytes. [T-75b, 2.22]"""
     stat = ObjectBackend.object_stat
     monkeypatch.setattr(
         "tests.file.backends.RecordingBackend.object_stat",
@@ -181,18 +183,18 @@ def discarded_after_a_lost_answer(make: Make) -> bytes | None:
 
 
 def test_what_a_failed_call_may_have_uploaded_is_rolled_back_with_a_discard(make: Make) -> None:
-    """It is in no later commit. [2.18, 2.19]"""
+    """No later commit contains it. [2.18, 2.19]"""
     assert discarded_after_a_lost_answer(make) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
 def test_without_the_rollback_what_was_given_up_was_published(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fix taken out: only acknowledged bytes are rolled back. [2.18]"""
+    """This is the test above without the fix: only acknowledged bytes are rolled back. [2.18]"""
     monkeypatch.setattr(NativeInode, "acknowledged", lambda native, pos, end: native.usage()["unstable"] > 0)
     assert discarded_after_a_lost_answer(make) == NEW + NEW + DATA[2 * PAGE :]
 
 
 def changed_in_every_way(make: Make) -> tuple[Rig, KeepingBackend, Any]:
-    """Truncated, punched and written; nothing of it is committed, all of it is acknowledged."""
+    """Truncated, punched and written; none of it is committed, all of it is acknowledged."""
     backend = KeepingBackend({KEY: DATA})
     rig = make(backend=backend, retry=FAST)
     file = rig.open("r+b")
@@ -212,8 +214,8 @@ CHANGED = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] +
 
 @pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
 def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
-    """The backend forgets all that it had acknowledged: bytes, truncates and holes are there again afterwards; what
-    could not be done at once is owed, and the list of what was lost is told. [T-75b, 2.17, 2.19]
+    """The backend forgets everything it had acknowledged. Afterwards bytes, truncates and holes are back. Steps that
+    could not be done at once are owed, and the list of losses is returned. [T-75b, 2.17, 2.19]
     """
     rig, backend, file = changed_in_every_way(make)
     backend.fault(fails, OSError(errno.EIO, "told to fail"))
@@ -227,7 +229,7 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
 
 
 def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) -> None:
-    """The backend has rolled back and cannot be opened then: nothing counts as acknowledged. [T-30, T-75b, 2.19]"""
+    """The backend has rolled back and cannot be opened then: no byte counts as acknowledged. [T-30, T-75b, 2.19]"""
     backend = StagingBackend(tmp_path, can_stage=False)
     backend.publish(KEY, _file_of(tmp_path, DATA), None)
     cache = PageCache("8MiB", **QUIET, retry=FAST)

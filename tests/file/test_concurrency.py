@@ -1,4 +1,4 @@
-"""Many threads: bytes of the right file at the right place, whatever is evicted, copied and reused meanwhile."""
+"""Many threads: bytes of the right file at the right place, whatever is concurrently evicted, copied and reused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORD = struct.Struct("<HHIQ")  # file, page, version, check
 
 
 def tagged(file: int, page: int, version: int) -> bytes:
-    """A page that says everywhere which one it is."""
+    """A page that names itself in every word."""
     return WORD.pack(file, page, version, (file * 1_000_003 + page * 7919 + version) & 0xFFFF_FFFF) * (
         PAGE // WORD.size
     )
@@ -103,7 +103,7 @@ def test_a_reader_never_sees_bytes_of_another_page() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_a_reader_never_sees_bytes_of_another_page_for_long() -> None:
-    """The same for ten minutes. [T-64, I-24]"""
+    """Run the test above for ten minutes. [T-64, I-24]"""
     foreign_bytes(float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")), seed=int.from_bytes(os.urandom(4), "little"))
 
 
@@ -148,7 +148,7 @@ class StackedBackend(Backend):
 
 
 def test_stacked_volumes_do_not_starve_each_other(make: Make) -> None:
-    """A volume whose backend is a volume of the same cache, one call at a time each. [T-62, 2.1, 2.25]"""
+    """The backend of one volume is another volume of the same cache, with one call at a time each. [T-62, 2.1, 2.25]"""
     pages = 100
     content = b"".join(tagged(1, page, 0) for page in range(pages))
     rig = make(
@@ -198,7 +198,7 @@ def test_threads_sharing_one_handle(make: Make) -> None:
 
 
 def test_opening_and_closing_beside_everything_else(make: Make) -> None:
-    """Handles come and go in eight threads while the files are written and synced. [2.20]"""
+    """Handles are opened and closed in eight threads while the files are written and synced. [2.20]"""
     rig = make({f"f{n}": bytes(4 * PAGE) for n in range(3)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
 
     def worker(number: int) -> None:
@@ -220,7 +220,7 @@ def test_opening_and_closing_beside_everything_else(make: Make) -> None:
 
 
 def test_closing_a_handle_beside_its_readers(make: Make) -> None:
-    """The others get ValueError or their bytes, nothing else. [2.1]"""
+    """Readers get ValueError or their bytes, nothing else. [2.1]"""
     rig = make({"f": b"\x07" * 64 * PAGE}, capacity="128KiB")
     for _ in range(20):
         file = rig.volume.open("f", "rb")
@@ -307,7 +307,7 @@ def test_one_thread_in_every_verb(make: Make) -> None:
 
 
 def test_hits_and_misses_are_exact(make: Make) -> None:
-    """Every read counts once, whatever ran beside it. [2.27]"""
+    """Every read counts once, whatever runs beside it. [2.27]"""
     rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", gil_release=PAGE)
     file = rig.open("rb")
     before = rig.volume.stats()

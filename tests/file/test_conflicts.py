@@ -1,4 +1,6 @@
-"""The stored object changes under us: policies, `resolve`, pinned versions, lost answers, units with old neighbours."""
+"""The stored object changes behind the cache: policies, `resolve`, pinned versions, lost answers, units with old
+neighbours.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ MINE = b"mine" * (PAGE // 4)
 
 
 def in_place(make: Make, policy: str = "fail", **options: Any) -> Rig:
-    """A file with one dirty page over four clean ones, changed by somebody else since."""
+    """A file with one dirty page over four clean ones, changed by another client since."""
     rig = make({KEY: DATA}, options={"on_conflict": policy}, retry=ONCE, **options)
     file = rig.open()
     file.pread(len(DATA), 0)
@@ -31,7 +33,7 @@ def in_place(make: Make, policy: str = "fail", **options: Any) -> Rig:
 
 
 def uploaded(make: Make, policy: str = "fail", retry: RetryPolicy = ONCE, **limits: Any) -> Rig:
-    """The same on an object store, the page uploaded."""
+    """The same file on an object store, with the page uploaded."""
     backend = ObjectBackend({KEY: DATA}, **{"max_write": PAGE, **limits})
     rig = make(backend=backend, options={"on_conflict": policy}, retry=retry)
     file = rig.open()
@@ -50,7 +52,7 @@ def over(base: bytes) -> bytes:
 
 @pytest.mark.parametrize("notice", ["open", "announced"])
 def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, notice: str) -> None:
-    """Commit and the next open raise it; nothing is handed over, nothing is lost. [T-30, 2.19]"""
+    """The commit and the next open raise it; nothing is written back, nothing is lost. [T-30, 2.19]"""
     rig = in_place(make)
     file = rig.handles[0]
     events: list[Event] = []
@@ -80,7 +82,7 @@ def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, notice: str) -
     ("how", "content"), [("force", over(OTHER)), ("rebase", over(OTHER)), ("discard", OTHER)], ids=lambda v: str(v)[:7]
 )
 def test_a_conflict_is_resolved(make: Make, how: Any, content: bytes) -> None:
-    """As the caller says; then everything goes on. [T-30, 2.19]"""
+    """The caller chooses the way; then everything goes on. [T-30, 2.19]"""
     rig = in_place(make)
     file = rig.handles[0]
     with pytest.raises(ConflictError):
@@ -100,7 +102,7 @@ def test_a_conflict_is_resolved(make: Make, how: Any, content: bytes) -> None:
 
 
 def test_a_whole_discard_settles_a_conflict(make: Make) -> None:
-    """It is what `resolve` with "discard" does. [2.19]"""
+    """It has the effect of `resolve` with "discard". [2.19]"""
     rig = in_place(make)
     with pytest.raises(ConflictError):
         rig.volume.open(KEY)
@@ -118,7 +120,7 @@ def test_resolve_refuses_what_it_does_not_know(make: Make) -> None:
 
 @pytest.mark.parametrize("notice", ["open", "announced"])
 def test_rebase_lays_local_bytes_over_the_new_version(make: Make, notice: str) -> None:
-    """`L` stays, the rest is the new version's, for handles that were open too. [T-30, 2.19]"""
+    """`L` stays, the rest is the new version's, also for handles that were open. [T-30, 2.19]"""
     rig = in_place(make, "rebase")
     file = rig.handles[0]
     if notice == "open":
@@ -134,7 +136,7 @@ def test_rebase_lays_local_bytes_over_the_new_version(make: Make, notice: str) -
 def test_take_remote_gives_local_bytes_up_and_says_so(
     make: Make, notice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A loss that is logged, and that each handle open at that time is told once. [T-30, 2.19]"""
+    """The loss is logged, and reported once to each handle open at that time. [T-30, 2.19]"""
     rig = in_place(make, "take_remote")
     file = rig.handles[0]
     if notice == "open":
@@ -154,7 +156,7 @@ def test_take_remote_gives_local_bytes_up_and_says_so(
 @pytest.mark.parametrize("size", [100, PAGE, PAGE + 10, 3 * PAGE - 7, 4 * PAGE, 6 * PAGE + 5])
 @pytest.mark.parametrize("end", [PAGE + 500, 2 * PAGE])
 def test_rebase_on_a_version_of_another_size(make: Make, size: int, end: int) -> None:
-    """The file is as long as the new version, or as local bytes make it; behind its end all is new. [2.19]"""
+    """The file is as long as the new version, or as local bytes make it; everything behind its end is new. [2.19]"""
     rig = make({KEY: DATA[:end]}, options={"on_conflict": "rebase"})
     file = rig.open()
     file.pread(end, 0)
@@ -175,7 +177,7 @@ def test_rebase_on_a_version_of_another_size(make: Make, size: int, end: int) ->
 
 
 def test_a_truncate_beside_a_flush_is_no_change_of_somebody_else(make: Make) -> None:
-    """What storage calls the object while the truncate is on its way is not what it calls it afterwards. [2.19]"""
+    """The store's version while the truncate is in flight differs from the one afterwards. [2.19]"""
     rig = make({KEY: pattern(4 * PAGE)})
     file = rig.open()
     with rig.backend.gate("truncate") as gate:
@@ -188,7 +190,7 @@ def test_a_truncate_beside_a_flush_is_no_change_of_somebody_else(make: Make) -> 
 
 
 def test_a_direct_write_beside_a_commit_is_no_change_of_somebody_else(make: Make) -> None:
-    """The commit answers a version that the direct write has replaced before the answer came. [2.10, 2.19]"""
+    """The commit returns a version that the direct write replaced before the answer came. [2.10, 2.19]"""
     rig = make({KEY: pattern(4 * PAGE)})
     rig.backend.commits_beside_writes = True
     file, direct = rig.open(), rig.open(direct=True)
@@ -232,7 +234,9 @@ def test_a_change_elsewhere_in_the_file_is_no_conflict(make: Make) -> None:
 
 @pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
 def test_an_announcement_from_inside_read_into_never_blocks(make: Make, policy: str) -> None:
-    """Of the same file, with local bytes: the fill is not validated but read again. [T-46, K8, K12]"""
+    """The announcement concerns the same file, with local bytes: the fill is not validated but read again. [T-46, K8,
+    K12]
+    """
     rig = make({KEY: DATA}, options={"on_conflict": policy}, retry=ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)

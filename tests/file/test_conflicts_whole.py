@@ -40,7 +40,7 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make) -> None:
 
 
 def test_nothing_is_tried_again_of_what_a_commit_found_in_conflict(make: Make) -> None:
-    """Nothing but `resolve` and `discard` goes on from there, and `failed` says so. [2.16, 2.19]"""
+    """Only `resolve` and `discard` lead on from there, and `failed` says so. [2.16, 2.19]"""
     rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
     with pytest.raises(ConflictError):
         rig.handles[0].fsync()
@@ -50,7 +50,7 @@ def test_nothing_is_tried_again_of_what_a_commit_found_in_conflict(make: Make) -
 
 
 def test_what_was_to_be_tried_again_is_not_once_there_is_a_conflict(make: Make) -> None:
-    """A hand-over had failed before somebody stored another version. [2.16, 2.19]"""
+    """A write-back had failed before another client stored a version. [2.16, 2.19]"""
     rig = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0))
     file = rig.open()
     file.pwrite(MINE, PAGE)
@@ -78,7 +78,9 @@ def test_an_open_finds_the_conflict_though_bytes_were_acknowledged(make: Make) -
     ("how", "content"), [("force", over(DATA)), ("rebase", over(OTHER)), ("discard", OTHER)], ids=lambda v: str(v)[:7]
 )
 def test_a_conflict_of_an_object_is_resolved(make: Make, how: Any, content: bytes, notice: str) -> None:
-    """Force: our whole version; what was uploaded for the old one is forgotten in any case. [T-30, 2.19]"""
+    """Force stores the whole local version; the parts uploaded for the old one are forgotten in any case.
+    [T-30, 2.19]
+    """
     rig = uploaded(make)
     file = rig.handles[0]
     if notice == "announced" and how == "force":
@@ -99,7 +101,7 @@ def test_a_conflict_of_an_object_is_resolved(make: Make, how: Any, content: byte
 
 
 def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
-    """What is not cached of ours cannot be read any more: rebase or discard. [2.19]"""
+    """Uncached parts of the local version can no longer be read, so only rebase and discard are possible. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -117,7 +119,7 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
 
 
 def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:
-    """Of a store that keeps what is open."""
+    """Return the old version, as a store that keeps open versions."""
     content = file.base
     for size in file.cuts:
         content = content[:size].ljust(size, b"\0")
@@ -126,7 +128,9 @@ def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) ->
 
 
 def test_force_reads_on_while_somebody_changes_what_reads_go_through(make: Make) -> None:
-    """A truncate whose outcome nobody knows is owed meanwhile: it is paid, and all of ours is read. [2.17, 2.19]"""
+    """A truncate with an unknown outcome is owed at the same time: it is paid, and the whole local version is read.
+    [2.17, 2.19]
+    """
     backend = ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1)
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -169,7 +173,7 @@ def test_a_policy_settles_what_a_commit_finds(make: Make, policy: str, content: 
 
 
 def test_a_version_that_changes_again_and_again_ends_in_an_error(make: Make) -> None:
-    """Rebasing is tried as often as a commit is. [2.15, 2.19]"""
+    """Rebasing is tried as often as a commit. [2.15, 2.19]"""
     rig = uploaded(make, "rebase")
 
     def overtaken(file: Any) -> str:
@@ -180,14 +184,14 @@ def test_a_version_that_changes_again_and_again_ends_in_an_error(make: Make) -> 
     with pytest.raises(WritebackError):
         Task(rig.handles[0].fsync).result()
     fault.clear()
-    eventually(lambda: rig.backend.nr_running == 0)  # a commit that the cache began by itself may still be overtaken
+    eventually(lambda: rig.backend.nr_running == 0)  # a commit started by the cache may still be overtaken
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == over(OTHER)
 
 
 @pytest.mark.parametrize("opens", [False, True])
 def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, opens: bool) -> None:
-    """The backend recognises its own object; until then no version is anybody's. [T-69]"""
+    """The backend recognises its own object; until then the version is unknown. [T-69]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -217,7 +221,7 @@ def test_a_lost_answer_is_repaired_within_fsync(make: Make) -> None:
 
 
 def test_after_a_lost_answer_somebody_elses_object_is_a_conflict(make: Make) -> None:
-    """It is not taken for our own. [T-69, 2.19]"""
+    """It is not mistaken for the cache's own. [T-69, 2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -237,7 +241,7 @@ BIG, BIG_OTHER = pattern(3 * UNIT), pattern(3 * UNIT, seed=9)
 
 
 def change_under_units(rig: Rig) -> bytes:
-    """One page in each of three units is uploaded with its neighbours, then the object is another."""
+    """One page in each of three units is uploaded with its neighbours, then another client replaces the object."""
     file = rig.open()
     for unit in range(3):
         file.pwrite(MINE, unit * UNIT + PAGE)
@@ -253,7 +257,7 @@ def change_under_units(rig: Rig) -> bytes:
 
 @pytest.mark.parametrize("how", ["policy", "resolve"])
 def test_the_others_bytes_survive_in_every_unit(make: Make, how: str) -> None:
-    """What was sent with old neighbours is forgotten; widening starts again from the new version. [T-73, 2.19]"""
+    """Bytes sent with old neighbours are forgotten; widening starts again from the new version. [T-73, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
     rig = make(backend=backend, options={"on_conflict": "rebase" if how == "policy" else "fail"}, retry=ONCE)
     expected = change_under_units(rig)
@@ -268,12 +272,12 @@ def test_the_others_bytes_survive_in_every_unit(make: Make, how: str) -> None:
 def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same with the fix taken out: the race is real. [T-73]"""
+    """This is the test above without the fix: the race is real. [T-73]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
     rig = make(backend=backend, options={"on_conflict": "rebase"}, retry=ONCE)
 
     def keep_uploads(file: EngineFile) -> None:
-        """Adopt the version, and keep what was sent under the old one."""
+        """Adopt the version, and keep the parts sent under the old one."""
         file.rebase_asked = False
         stored = backend.committed_object(KEY)
         assert stored is not None
@@ -288,7 +292,7 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
 
 @pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
 def test_another_version_met_while_widening_is_a_remote_change(make: Make, policy: str) -> None:
-    """Not a failed hand-over. [2.12, 2.19]"""
+    """It is not a failed write-back. [2.12, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
     rig = make(backend=backend, options={"on_conflict": policy}, retry=ONCE)
     file = rig.open()
@@ -308,7 +312,7 @@ def test_another_version_met_while_widening_is_a_remote_change(make: Make, polic
 
 
 def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> None:
-    """The rest is sent again; a later commit has none of what was given up. [2.19]"""
+    """The other bytes are sent again; no later commit contains the discarded ones. [2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -324,7 +328,7 @@ def test_discarding_uploaded_bytes_takes_them_out_of_the_upload(make: Make) -> N
 
 
 def test_discarding_uploaded_bytes_keeps_what_was_truncated(make: Make) -> None:
-    """The backend forgets that with the upload, so it is told again. [2.17, 2.19]"""
+    """The backend forgets the truncate with the upload, so it is sent again. [2.17, 2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
@@ -364,7 +368,7 @@ def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: st
 
 
 def test_an_open_object_that_somebody_removed(make: Make) -> None:
-    """A new open says so; what is local is a conflict. [2.19, 2.20]"""
+    """A new open reports it; local bytes are a conflict. [2.19, 2.20]"""
     backend = ObjectBackend({KEY: DATA, "dirty": DATA})
     rig = make(backend=backend, retry=ONCE)
     reader, writer = rig.open("rb"), rig.open(key="dirty")
@@ -386,7 +390,7 @@ def test_an_open_object_that_somebody_removed(make: Make) -> None:
 
 @pytest.mark.parametrize("policy", ["rebase", "take_remote"])
 def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str) -> None:
-    """The refusal comes late: what it is about has been settled, and nothing is local any more. [2.19]"""
+    """The refusal comes late: its conflict has been settled, and nothing is local any longer. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, options={"on_conflict": policy})
     file = rig.open()
@@ -407,7 +411,9 @@ def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_ag
 
 
 def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it(make: Make) -> None:
-    """A refusal asks for the version; until it looks at the answer, that is settled, and ours is committed. [2.19]"""
+    """A refusal asks for the version. Before the answer is examined, that conflict is settled and the local version
+    committed. [2.19]
+    """
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, options={"on_conflict": "rebase"})
     file = rig.open()

@@ -1,4 +1,6 @@
-"""What failed and was then cut or given up: the rest can still be saved, and the store ends as readers see it."""
+"""Failed bytes that were then cut or discarded: the rest can still be saved, and the store ends up as readers
+see it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ Make = Callable[..., Rig]
 
 
 def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Make) -> None:
-    """A block fails as a whole; truncating what failed leaves nobody without a sender. [2.14, 2.17]"""
+    """A block fails as a whole; after a truncate of the failed bytes the rest still has a sender. [2.14, 2.17]"""
     content = bytes(range(256)) * (PAGE // 256)
     rig = make({KEY: content})
     file = rig.open("r+b")
@@ -38,7 +40,7 @@ def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Mak
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 1), (1, 1), (5, 2), (0, PAGE)])
 def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, length: int) -> None:
-    """Whole blocks are given up: no size is left that nothing carries. [I-10, 2.17]"""
+    """Whole blocks are given up: no size is left that no byte carries. [I-10, 2.17]"""
     rig = make({KEY: b"old"})
     file = rig.open("r+b")
     file.pwrite(b"a longer tail", 0)
@@ -54,7 +56,9 @@ def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, l
 @pytest.mark.parametrize("stored", [b"old", pattern(3 * PAGE)], ids=["extended", "overwritten"])
 @pytest.mark.parametrize("how", ["commit failed", "answer lost"])
 def test_what_a_discard_leaves_on_the_store_is_committed(make: Make, how: str, stored: bytes) -> None:
-    """Given up, but the backend took it before: what readers see then is what a crash leaves. [I-18, 2.17]"""
+    """The bytes were discarded after the backend had taken them: readers then see the content that a crash leaves.
+    [I-18, 2.17]
+    """
     rig = make({KEY: stored}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(b"new" * 2000, 0)

@@ -1,4 +1,4 @@
-"""Direct reads and writes: which bytes, from where, in which calls; what happens with errors."""
+"""Direct reads and writes: which bytes, from where, in which calls, and with which errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATA = pattern(8 * PAGE)
 
 
 def test_a_direct_read_sees_a_buffered_write_without_fsync(make: Make) -> None:
-    """Local bytes come from memory, the others from the backend, and nothing is cached by it. [T-27, 2.9]"""
+    """Local bytes come from memory, the others from the backend, and the read caches nothing. [T-27, 2.9]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("rb", direct=True)
     file.pwrite(b"new", PAGE + 100)
@@ -47,7 +47,7 @@ def test_a_direct_read_of_local_bytes_alone_calls_no_backend(make: Make) -> None
 
 
 def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
-    """The backend gets the caller's memory, not a copy to fill; fewer bytes only at the end of the file. [2.9]"""
+    """The backend gets the caller's memory, not a copy; fewer bytes are returned only at the end of the file. [2.9]"""
     rig = make({KEY: DATA})
     direct = rig.open("rb", direct=True)
     space = bytearray(b"?" * 3 * PAGE)
@@ -66,7 +66,7 @@ def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
 
 
 def test_reads_keep_the_units_of_the_backend(make: Make) -> None:
-    """Whole units are asked for; what surrounds the wanted bytes stays out of the caller's buffer. [2.9]"""
+    """The cache requests whole units; the surplus stays out of the caller's buffer. [2.9]"""
     rig = make({KEY: DATA}, limits={"read_unit": 512, "max_read": 1024, "boundary": 2048})
     direct = rig.open("rb", direct=True)
     for start, length in ((0, 512), (5, 3), (500, 1000), (511, 2), (0, 8 * PAGE), (8 * PAGE - 3, 100)):
@@ -84,7 +84,7 @@ def test_a_hole_between_storage_and_a_local_end_reads_as_zeros(make: Make) -> No
 
 
 def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
-    """Short answers are continued, transient errors tried again, others raised, nonsense refused. [2.9, 2.14]"""
+    """Short answers are continued, transient errors retried, others raised, nonsense refused. [2.9, 2.14]"""
     rig = make({KEY: DATA})
     direct = rig.open("rb", direct=True)
     rig.backend.fault("read_into", lambda f, offset, buffers: f.fill(offset, buffers, 100), times=5)
@@ -106,7 +106,9 @@ def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
 
 
 def test_a_direct_read_beside_a_truncate_that_storage_has_already(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is there any more, and the size says so only later: the read ends where the file does. [T-27, 2.9]"""
+    """The stored bytes are already gone, and the size says so only later: the read ends where the file does. [T-27,
+    2.9]
+    """
     rig = make({KEY: DATA})
     direct, cut, go = rig.open("r+b", direct=True), threading.Event(), threading.Event()
     truncate = RecordingFile.truncate
@@ -142,7 +144,7 @@ def test_reading_into_a_view_of_the_same_bytes_is_refused(make: Make) -> None:
 
 
 def test_a_direct_write_is_in_storage_when_it_returns(make: Make) -> None:
-    """In calls within the limits, from the caller's own memory; nothing is cached or dirty by it. [2.10]"""
+    """The calls stay within the limits and use the caller's own memory; nothing becomes cached or dirty. [2.10]"""
     rig = make({KEY: DATA}, limits={"max_write": 2 * PAGE, "boundary": 4 * PAGE, "capture": True})
     direct = rig.open("r+b", direct=True)
     data = pattern(5 * PAGE, 2)
@@ -157,7 +159,7 @@ def test_a_direct_write_is_in_storage_when_it_returns(make: Make) -> None:
 
 
 def test_a_direct_write_extends_the_file(make: Make) -> None:
-    """Piece after piece; what lies between is zeros, cached pages at the old end included. [2.10]"""
+    """It extends piece after piece; the gap is zeros, cached pages at the old end included. [2.10]"""
     rig = make({KEY: DATA[: PAGE + 10]}, limits={"max_write": PAGE})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True, parallel_direct_writes=True)
     assert file.pread(PAGE, PAGE) == DATA[PAGE : PAGE + 10]
@@ -172,7 +174,9 @@ def test_a_direct_write_extends_the_file(make: Make) -> None:
 
 
 def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
-    """What is dirty of the range is handed over and committed before, what is cached goes afterwards. [T-26, 2.10]"""
+    """Dirty pages of the range are written back and committed before; cached pages are dropped afterwards.
+    [T-26, 2.10]
+    """
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     file.pread(8 * PAGE, 0)
@@ -202,7 +206,7 @@ def test_a_view_of_overwritten_bytes_is_detached(make: Make) -> None:
 def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_that_it_shows(
     make: Make, parallel: bool
 ) -> None:
-    """And is handed over when it returns; what the view stores later is not lost, nor what it stored before. [2.10]"""
+    """It is written back when it returns. Earlier and later stores of the view are not lost. [2.10]"""
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
     file = rig.open("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=parallel)
@@ -241,7 +245,7 @@ def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
 
 
 def test_what_is_not_aligned_works_through_the_cache(make: Make) -> None:
-    """Offset or length no multiple of `direct_unit`: no error, and acknowledged on return. [T-21, 2.10]"""
+    """Offset or length is no multiple of `direct_unit`: no error, and acknowledged on return. [T-21, 2.10]"""
     rig = make({KEY: DATA}, limits={"direct_unit": 512, "write_unit": 1})
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     expected = bytearray(DATA)
@@ -258,7 +262,7 @@ def test_what_is_not_aligned_works_through_the_cache(make: Make) -> None:
 
 @pytest.mark.parametrize("limits", [{"write_unit": 2 * PAGE}, {"commit_on_close": True}], ids=str)
 def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Make, limits: dict[str, Any]) -> None:
-    """Their bytes are whole or visible only by what memory adds: buffered, with a hand-over. [2.10]"""
+    """Their bytes are complete or visible only together with cached bytes: buffered, with a write-back. [2.10]"""
     rig = make({KEY: DATA}, limits={**limits, "parallel_direct_writes": True})
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(b"x" * PAGE, PAGE)
@@ -269,7 +273,7 @@ def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Ma
 
 
 def test_short_answers_of_a_direct_write_are_continued(make: Make) -> None:
-    """3 times 0 is an error. [2.10, 2.14]"""
+    """Three answers of 0 are an error. [2.10, 2.14]"""
     rig = make({KEY: DATA})
     direct = rig.open("r+b", direct=True)
     rig.backend.fault("write_from", short(100), times=3)
@@ -284,7 +288,7 @@ def test_short_answers_of_a_direct_write_are_continued(make: Make) -> None:
 
 
 def test_transient_errors_of_a_direct_write_are_tried_again(make: Make) -> None:
-    """Only what was not acknowledged is sent again, in smaller pieces where the backend asks for that. [2.10, 2.14]"""
+    """Only unacknowledged bytes are sent again, in smaller pieces if the backend asks for that. [2.10, 2.14]"""
     rig = make({KEY: DATA}, limits={"max_write": 2 * PAGE})
     direct = rig.open("r+b", direct=True)
     rig.backend.fault("write_from", BlockingIOError(errno.EAGAIN, "again"), times=2)
@@ -297,7 +301,7 @@ def test_transient_errors_of_a_direct_write_are_tried_again(make: Make) -> None:
 
 
 def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
-    """The acknowledged prefix counts; what is cached of the range is read again. [2.10]"""
+    """The acknowledged prefix counts; the cached pages of the range are read again. [2.10]"""
     rig = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     file.pread(8 * PAGE, 0)
@@ -314,7 +318,7 @@ def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
 
 
 def test_what_a_failed_extension_left_never_shows(make: Make) -> None:
-    """It may have been stored beyond the end: later writes find zeros there. [2.10, 2.17]"""
+    """It may have stored bytes beyond the end: later writes find zeros there. [2.10, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
 
@@ -382,7 +386,7 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
 
 
 def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
-    """Maps as source and destination: touched with nothing held. [K11]"""
+    """Maps as source and destination are touched with no lock held. [K11]"""
     rig = make({KEY: DATA})
     direct = rig.open("r+b", direct=True)
     with mmap.mmap(-1, 2 * PAGE) as memory:
@@ -394,7 +398,7 @@ def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
 
 
 def test_a_mirror_gives_up_what_is_written_past_it() -> None:
-    """Its copy of the object goes, and none begins with what comes after. [2.10, 2.13]"""
+    """Its copy of the object is dropped, and later writes begin none. [2.10, 2.13]"""
     mirror = MemoryBackend()
     rig = make_rig({KEY: DATA}, options={"mirror": mirror})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -441,7 +445,7 @@ def test_another_version_in_storage_ends_a_direct_write(make: Make) -> None:
 
 
 def test_storage_changed_by_direct_writes_is_no_remote_change(make: Make) -> None:
-    """What is cached stays when the file is opened again, and a change of somebody else is still seen. [2.19, 2.20]"""
+    """Cached pages stay when the file is opened again, and a change by another client is still noticed. [2.19, 2.20]"""
     rig = make({KEY: DATA}, limits={"durable_writes": True})
     with rig.volume.open(KEY, "r+b", direct=True) as direct:
         direct.pwrite(b"x" * PAGE, 0)

@@ -1,4 +1,4 @@
-"""When a direct write is safe: the next commit issued after it; what a failed commit, an abort and a reconnect mean."""
+"""When a direct write is safe: the next commit issued after it. Also failed commits, aborts and reconnects."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make)
 
 
 def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Each handle open then is told once, with the range, and the log says it at once; what is cached of it is read
-    again. [T-75a, 2.16, 2.17]
+    """The loss is reported once to each handle open then, with the range, and logged at once. Cached pages of the range
+    are read again. [T-75a, 2.16, 2.17]
     """
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -109,7 +109,7 @@ def forgetting_commit(file: RecordingFile) -> str:
 
 
 def test_a_loss_is_told_once_though_commits_go_on_failing(make: Make) -> None:
-    """Unless it was written again in between. [2.16, 2.17]"""
+    """Unless the range was written again in between. [2.16, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     direct = rig.open("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
@@ -196,7 +196,7 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
 
 
 def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[], object]) -> bytes:
-    """A read that has got the old bytes from storage when a direct write replaces them; what is read afterwards."""
+    """A read that has got the old bytes from storage when a direct write replaces them. Return a later read."""
     got = rig.backend.gate("got")
 
     def reads_and_waits(stored: RecordingFile, offset: int, buffers: Any) -> int:
@@ -215,7 +215,7 @@ def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[
 
 @pytest.mark.parametrize("how", ["fill", "read-ahead"])
 def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
-    """A fill, or read-ahead, that was on its way with old bytes. [T-26, T-75a, K12]"""
+    """A fill, or readahead, was in flight with old bytes. [T-26, T-75a, K12]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     read = (lambda: file.pread(PAGE, PAGE)) if how == "fill" else (lambda: file.prefetch(0, 8 * PAGE, wait=True))
@@ -225,7 +225,9 @@ def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
 
 
 def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
-    """The other order: a fill begins after the write did, and reads what is not replaced yet. [T-26, T-75a]"""
+    """In the other order, a fill begins after the write did, and reads bytes that are not replaced yet. [T-26,
+    T-75a]
+    """
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     gate = rig.backend.gate("write_from")
@@ -256,7 +258,7 @@ def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> No
     with pytest.raises(OSError, match="lost"):
         writer.result()
     assert file.pread(PAGE, PAGE) == NEW
-    direct.fsync()  # what it may have stored is committed like the rest
+    direct.fsync()  # the bytes it may have stored are committed like the rest
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
 
 
@@ -274,7 +276,7 @@ def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make)
 
 
 def test_a_reconnect_is_the_loss_of_what_no_commit_covers(make: Make) -> None:
-    """The new backend has what was committed. [T-75b, 2.17, 2.22]"""
+    """The new backend has only the committed bytes. [T-75b, 2.17, 2.22]"""
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     direct.pwrite(NEW, 0)
@@ -296,7 +298,7 @@ def test_a_reconnect_is_the_loss_of_what_no_commit_covers(make: Make) -> None:
 
 
 def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> None:
-    """The size stays, its bytes are a loss and read as zeros. [2.17, 2.22]"""
+    """The size stays; its bytes are a loss and read as zeros. [2.17, 2.22]"""
     rig = make({KEY: DATA})
     direct = rig.open("r+b", direct=True)
     direct.append(NEW)
@@ -312,7 +314,9 @@ def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> Non
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) -> None:
-    """Its caller is told; who wants the file waits until it returned, or a fence says that it cannot land. [2.22]"""
+    """Its caller gets an error. Users of the file wait until the call has returned, or until a fence guarantees that it
+    cannot land. [2.22]
+    """
     rig = make({KEY: DATA}, limits={"max_inflight": 2})
     old = rig.backend
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -340,7 +344,7 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
 
 
 def test_a_discard_of_direct_bytes_alone_finds_nothing(make: Make) -> None:
-    """They are stored: only what memory alone has can be given up. [2.18]"""
+    """They are stored: only bytes that exist in memory alone can be discarded. [2.18]"""
     rig = make({KEY: DATA})
     direct = rig.open("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
@@ -364,7 +368,7 @@ def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make
 
 
 def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make) -> None:
-    """To the caller, past the cache: a reader beside busy direct writers is not refused. [2.3, K12]"""
+    """The bytes go to the caller, past the cache: busy direct writers do not starve a reader. [2.3, K12]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     native = file._inode.native
@@ -384,7 +388,7 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
 
 
 def test_the_same_after_a_call_that_failed(make: Make) -> None:
-    """Then the engine makes the calls, and takes the same answer. [2.3, 2.14, K12]"""
+    """If the first call failed, the engine makes the calls, and takes the same answer. [2.3, 2.14, K12]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     native = file._inode.native
@@ -401,7 +405,7 @@ def test_the_same_after_a_call_that_failed(make: Make) -> None:
 
 
 def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
-    """Nobody waits for its answer any more: what it stored beyond the end is cut all the same. [T-24, T-51, 2.17]"""
+    """Its caller no longer waits for the answer: the bytes stored beyond the end are still cut. [T-24, T-51, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     answered = rig.backend.gate("answer")
@@ -422,7 +426,7 @@ def test_what_an_interrupted_extension_left_never_shows(make: Make) -> None:
 
 
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
-    """What was acknowledged of the write may have been forgotten with the rest. [2.10, 2.17]"""
+    """The acknowledged part of the write may have been forgotten with the rest. [2.10, 2.17]"""
     rig = make({KEY: DATA}, limits={"max_write": PAGE, "max_inflight": 1}, retry=ONCE)
     rig.backend.commits_beside_writes = True
     direct = rig.open("r+b", direct=True)

@@ -1,4 +1,4 @@
-"""Which lock a direct write takes, that it decides again, that nobody starves, and that nothing of it stays behind."""
+"""Which lock a direct write takes, that it decides again, that no writer starves, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def acknowledged(file: CachedFile) -> None:
     file.flush()
 
 
-# What stands before the second write: the options of its handle, limits of the backend, what is done before.
+# The state before the second write: the options of its handle, limits of the backend, earlier calls.
 Prepare = Callable[[Rig, CachedFile], object]
 TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Callable[[CachedFile], object]]] = {
     "inside the file": (True, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
@@ -78,7 +78,9 @@ TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Cal
 
 @pytest.mark.parametrize("case", TABLE)
 def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, case: str) -> None:
-    """Who needs the file alone waits for one who has it, in any way; those who share it do not. [T-21, 2.10]"""
+    """A writer that needs the file alone waits for every other holder; those that share it do not wait for each other.
+    [T-21, 2.10]
+    """
     shares, limits, options, before, write = TABLE[case]
     rig = make({KEY: DATA}, limits={**PARALLEL, **limits})
     file = rig.open("r+b")
@@ -100,7 +102,7 @@ def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, cas
 
 
 class holding:
-    """The inode lock, held by somebody else."""
+    """The inode lock, held by another thread."""
 
     def __init__(self, inode: Any, *, shared: bool) -> None:
         self.inode, self.shared = inode, shared
@@ -123,7 +125,7 @@ class holding:
 
 
 def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A direct write that found its range inside the file; a truncate comes before it has the lock."""
+    """A direct write has found its range inside the file; a truncate comes before it has the lock."""
     inode = type(file._inode.native)
     asks = inode.direct_may_share
     first = [True]
@@ -141,7 +143,7 @@ def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pyt
     gate = rig.backend.gate("write_from")
     writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
     gate.wait_entered()
-    # It extends the file now: nobody else may be in it.
+    # It extends the file now: it must be alone in it.
     other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
     assert other.waits()
     gate.open()
@@ -150,7 +152,7 @@ def cut_between(rig: Rig, direct: CachedFile, file: CachedFile, monkeypatch: pyt
 
 
 def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A truncate between decision and lock: the write extends the file then, and needs it alone. [T-22, 2.10]"""
+    """A truncate comes between decision and lock: the write then extends the file, and needs it alone. [T-22, 2.10]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file = rig.open("r+b")
     cut_between(rig, parallel(rig), file, monkeypatch)
@@ -159,7 +161,7 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pyte
 
 
 def test_without_the_second_decision_it_extends_beside_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check of the test above. [T-22]"""
+    """This checks the test above. [T-22]"""
 
     def once(file: Any, op: Any, write: Any) -> bool:
         if file.native.direct_may_share(write.offset, write.end):
@@ -178,7 +180,7 @@ def test_without_the_second_decision_it_extends_beside_others(make: Make, monkey
 
 
 def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
-    """The other order. [T-22]"""
+    """This is the other order. [T-22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
     gate = rig.backend.gate("write_from")
@@ -222,7 +224,9 @@ def test_neither_kind_of_writer_starves_the_other(make: Make, stream: str) -> No
 
 
 def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> None:
-    """Unaligned ones go through the cache and aligned ones past it, by one handle; lock and bytes stay right. [T-25]"""
+    """Unaligned writes go through the cache and aligned ones past it, by one handle; lock and bytes stay right.
+    [T-25]
+    """
     rig = make({KEY: DATA}, limits={**PARALLEL, "direct_unit": 512})
     direct = parallel(rig)
 
@@ -246,8 +250,8 @@ def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> N
 
 
 def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
-    """8 threads write directly and buffered, others cut, punch and commit; the backend asserts that they meet nothing
-    in flight, commits aside. [T-29, 2.17, 2.26]
+    """8 threads write directly and buffered, others cut, punch and commit. The backend asserts that those calls meet
+    nothing in flight, commits aside. [T-29, 2.17, 2.26]
     """
     rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
     file, direct = rig.open("r+b"), parallel(rig)
@@ -346,7 +350,7 @@ ENDINGS = [
 def test_a_direct_write_that_fails_leaves_nothing_behind(
     make: Make, ends: Callable[[Rig, CachedFile], None], mode: str
 ) -> None:
-    """Neither lock nor count nor ticket: others go on, and everything can still be saved. [T-24, T-51]"""
+    """It holds no lock, count or ticket: other calls go on, and everything can still be saved. [T-24, T-51]"""
     rig = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE)
     file = rig.open("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=mode == "shared")
@@ -404,7 +408,7 @@ def inject(call: Callable[[Rig], None], points: range) -> int:
 
 
 def verify(rig: Rig) -> None:
-    """Nothing is locked or counted; each byte is the old one or the new one."""
+    """Check that nothing is locked or counted, and that each byte is the old one or the new one."""
     file, direct = rig.handles[:2]
     eventually(lambda: direct_count(rig) == 0)
     rig.cache.check()
@@ -422,7 +426,7 @@ def verify(rig: Rig) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """A sample of the places of the engine at which CPython looks for signals. [T-24, T-51]"""
+    """The test samples the places in the engine at which CPython checks for signals. [T-24, T-51]"""
     assert inject(call, range(1, 1000, 3)) > 0
 
 
@@ -431,12 +435,12 @@ def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(c
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_interrupt_at_every_bytecode_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """All of them. [T-24, T-51]"""
+    """The test covers all of them. [T-24, T-51]"""
     assert inject(call, range(1, 100_000)) > 0
 
 
 def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
-    """The call goes on with its lock and its count; what waits behind it ends too. [T-13, T-24, 2.22]"""
+    """The call goes on with its lock and its count; calls waiting behind it also end. [T-13, T-24, 2.22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
     gate = rig.backend.gate("write_from")
@@ -457,7 +461,7 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
 
 
 def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
-    """Many writes and long ones together: never more calls at once than the backend takes. [2.1, 2.10]"""
+    """Many writes and long ones together never exceed the backend's limit of calls in flight. [2.1, 2.10]"""
     rig = make({KEY: DATA}, limits={**PARALLEL, "max_inflight": 3, "max_write": PAGE})
     direct = parallel(rig)
     gate = rig.backend.gate("write_from", times=100)
@@ -472,7 +476,7 @@ def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
 
 
 def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
-    """One that waits for the lock while the volume is detached is refused, and nothing of it is stored. [2.10, 2.22]"""
+    """One that waits for the lock while the volume is detached is refused, and stores nothing. [2.10, 2.22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     direct = parallel(rig)
     gate = rig.backend.gate("write_from")

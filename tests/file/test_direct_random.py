@@ -49,7 +49,7 @@ steps = st.tuples(st.sampled_from(["direct", "parallel", "buffered"]), verbs, nu
 
 
 class World:
-    """One object, three handles on it, and what it should contain."""
+    """One object, three handles on it, and its expected content."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
@@ -159,7 +159,7 @@ def stored_in(kind: str, limits: dict[str, Any]) -> Iterator[Backend]:
         assert recording.violations == []
 
 
-yielded: list[bytes] = []  # what the object should contain in the end
+yielded: list[bytes] = []  # the expected content of the object in the end
 
 
 @pytest.mark.parametrize("kind", ["recording", "memory", "dir", "keeping"])
@@ -187,7 +187,9 @@ def test_direct_and_buffered_operations_agree_on_every_byte(
     durable: bool,
     folio: Any,
 ) -> None:
-    """Whatever was done through which handle, all read the same, and so does storage in the end. [T-27, 2.9, 2.10]"""
+    """All handles read the same bytes, whichever handle changed them, and so does storage in the end. [T-27,
+    2.9, 2.10]
+    """
     limits = {
         "direct_unit": direct_unit,
         "read_unit": read_unit,

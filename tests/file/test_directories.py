@@ -1,4 +1,4 @@
-"""Names of directories and aliases: what the cache knows of the files behind them stays with these files."""
+"""Names of directories and aliases: the cache's state of the files behind them stays with these files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def backend(root: Path) -> FaultyBackend:
 
 @pytest.fixture
 def volume(backend: FaultyBackend) -> Iterator[Volume]:
-    """Nothing is written back that nobody asks for."""
+    """A volume that writes nothing back unless a test asks for it."""
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
         yield cache.attach(backend, read_ahead=0)
 
@@ -43,7 +43,7 @@ def content(volume: Volume, key: str) -> bytes:
 
 
 def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volume, root: Path) -> None:
-    """Open or not: who opens them by the new name finds it, and the old name leads nowhere. [2.20]"""
+    """Open or not, they keep it: an open by the new name finds it, and the old name leads nowhere. [2.20]"""
     held = volume.open("old/a", "r+")
     held.pwrite(b"A", 0)
     with volume.open("old/sub/b", "r+") as closed:
@@ -62,7 +62,7 @@ def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volu
 
 
 def test_a_directory_of_the_old_name_is_another_one(volume: Volume, root: Path) -> None:
-    """Files made in it are not mistaken for those that were moved away. [2.20]"""
+    """Files made in it are not mistaken for the moved ones. [2.20]"""
     with volume.open("old/a", "r+") as file:
         file.pwrite(b"A", 0)
         volume.rename("old", "new")
@@ -75,7 +75,7 @@ def test_a_directory_of_the_old_name_is_another_one(volume: Volume, root: Path) 
 
 
 def test_who_opens_a_file_of_a_directory_that_is_being_renamed_waits(volume: Volume, backend: FaultyBackend) -> None:
-    """He finds the name gone, and never a second object of the same file. [2.20]"""
+    """The open finds the name gone, and never a second object of the same file. [2.20]"""
     held = volume.open("old/a", "r+")
     held.pwrite(b"A", 0)
     gate = Gate()
@@ -92,7 +92,7 @@ def test_who_opens_a_file_of_a_directory_that_is_being_renamed_waits(volume: Vol
 
 
 def test_a_directory_is_renamed_after_who_is_opening_a_file_of_it(volume: Volume, backend: FaultyBackend) -> None:
-    """The other order: the file that was opened by the old name is found by the new one. [2.20]"""
+    """In the other order, the file that was opened by the old name is found by the new one. [2.20]"""
     gate = Gate()
     backend.use([Rule("open", gate=gate)])
     opening = Task(volume.open, "old/a", "r+")
@@ -109,7 +109,7 @@ def test_a_directory_is_renamed_after_who_is_opening_a_file_of_it(volume: Volume
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_removing_an_alias_takes_nothing_from_the_object(volume: Volume, root: Path, link: object) -> None:
-    """What is not written back of it is written back. [2.20]"""
+    """Its dirty bytes are still written back. [2.20]"""
     assert callable(link)
     link(root / "target", root / "alias")
     file = volume.open("target", "r+")
@@ -122,7 +122,7 @@ def test_removing_an_alias_takes_nothing_from_the_object(volume: Volume, root: P
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_renaming_over_an_alias_takes_nothing_from_the_object(volume: Volume, root: Path, link: object) -> None:
-    """The name is another file's from then on, the object has its other one. [2.20]"""
+    """From then on the name belongs to another file, and the object keeps its other name. [2.20]"""
     assert callable(link)
     link(root / "target", root / "alias")
     file = volume.open("target", "r+")
@@ -135,7 +135,7 @@ def test_renaming_over_an_alias_takes_nothing_from_the_object(volume: Volume, ro
 
 
 def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
-    """And its object stays what it is. [2.20]"""
+    """The link's target stays unchanged. [2.20]"""
     (root / "alias").symlink_to("target")
     file = volume.open("alias", "r+")
     file.pwrite(b"S", 0)
@@ -147,7 +147,7 @@ def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
 
 
 def test_renaming_over_one_of_two_hard_links_takes_nothing_from_the_object(volume: Volume, root: Path) -> None:
-    """Also where that was the name by which the cache knows it. [2.20]"""
+    """This holds even if the cache uses that name for the file. [2.20]"""
     file = volume.open("target", "r+")
     os.link(root / "target", root / "other")
     file.pwrite(b"S", 0)
@@ -160,7 +160,7 @@ def test_renaming_over_one_of_two_hard_links_takes_nothing_from_the_object(volum
 
 
 def test_a_name_that_is_replaced_again_and_again_is_the_last_file(volume: Volume, root: Path) -> None:
-    """While each of the files that had it is still open. [2.20]"""
+    """Each of the files that had the name is still open. [2.20]"""
     files = []
     for number in range(6):
         with volume.open("new", "w+") as file:
@@ -181,7 +181,7 @@ def test_a_name_that_is_replaced_again_and_again_is_the_last_file(volume: Volume
 
 @pytest.mark.parametrize("opened", [False, True])
 def test_attributes_of_a_store_that_has_none_are_refused(opened: bool) -> None:
-    """By name of the backend, and not as a fault of it. [2.20]"""
+    """The error names the backend, and is not reported as a fault of it. [2.20]"""
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
         with volume.open("a", "xb") as file:

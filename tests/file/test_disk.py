@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_and_then_room(small_disk: Path) -> None:
-    """fsync fails with ENOSPC, everything stays readable; after room was made the same fsync succeeds. [T-20]"""
+    """fsync fails with ENOSPC, everything stays readable; once there is room, the next fsync succeeds. [T-20]"""
     (small_disk / "ballast").write_bytes(bytes(SIZE // 2))
     data = pattern(SIZE * 3 // 4)
     with PageCache("8MiB", retry=RetryPolicy(attempts=2, first_delay=0.001, failed_retry=None), **QUIET) as cache:
@@ -60,7 +60,7 @@ def test_a_full_disk_and_then_room(small_disk: Path) -> None:
 
 
 def test_a_full_disk_at_close(small_disk: Path) -> None:
-    """UnsavedDataError, the cache stays open; after room was made close succeeds. [T-20, 2.22]"""
+    """UnsavedDataError, the cache stays open; once there is room, close succeeds. [T-20, 2.22]"""
     (small_disk / "ballast").write_bytes(bytes(SIZE * 3 // 4))
     data = pattern(SIZE // 2)
     cache = PageCache("8MiB", retry=RetryPolicy(attempts=2, first_delay=0.001, failed_retry=None), **QUIET)
@@ -77,7 +77,7 @@ def test_a_full_disk_at_close(small_disk: Path) -> None:
 
 
 def test_a_disk_that_is_full_for_good(small_disk: Path) -> None:
-    """Given up on purpose: the list says what, the rest is stored. [2.16]"""
+    """The data is discarded on request: the list names it, the rest is stored. [2.16]"""
     with PageCache("8MiB", retry=RetryPolicy(attempts=1, failed_retry=None), **QUIET) as cache:
         volume = cache.attach(f"dir:{small_disk}")
         with volume.open("good", "wb") as file:

@@ -1,4 +1,4 @@
-"""Caches that nobody closed and nobody can reach any more: their threads end, their data does not vanish."""
+"""Caches that were never closed and are unreachable: their threads end, their data does not vanish."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class MultipartBackend(RecordingBackend):
 
 @pytest.fixture(autouse=True)
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What warnings say. Not the warnings themselves: they keep what they warn of."""
-    gc.collect()  # what earlier tests left
+    """The texts of the warnings. The warnings themselves would keep the objects they name alive."""
+    gc.collect()  # garbage of earlier tests
     messages: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always", ResourceWarning)
@@ -58,13 +58,15 @@ def threads() -> list[str]:
 
 
 def ended(before: list[str]) -> bool:
-    """Collected, not once: the flusher may still be at work on a handle that was collected."""
+    """Collect until the objects are gone, several times if needed: the flusher may still use a handle that was
+    collected.
+    """
     gc.collect()
     return threads() == before
 
 
 def drop(backend: RecordingBackend, data: bytes, *, close: bool = False, **config: Any) -> None:
-    """Make a cache, write to it, and forget it."""
+    """Make a cache, write to it, and drop every reference to it."""
     volume = PageCache("1MiB", **{**QUIET, "retry": FAST, **config}).attach(backend)
     file = volume.open(KEY, "r+b")
     file.pwrite(data, 0)
@@ -110,7 +112,9 @@ def test_dirty_data_of_a_dropped_cache_is_saved(said: list[str], close: bool) ->
 def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Logged with its ranges, kept, tried again by the policy for failed data; the threads end. [K1, 2.16, 2.21]"""
+    """It is logged with its ranges, kept, and retried by the policy for failed data; the threads end. [K1,
+    2.16, 2.21]
+    """
     before, backend = threads(), RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
     policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
@@ -127,7 +131,7 @@ def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
 
 
 def test_what_nobody_published_is_listed_and_never_published(said: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    """commit_on_close: the writer is gone, so the object stays as it was; what is lost is in the log. [T-77, 2.22]"""
+    """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
     before, backend = threads(), MultipartBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):
         collect(said, backend, DATA)
@@ -140,7 +144,9 @@ def test_what_nobody_published_is_listed_and_never_published(said: list[str], ca
 
 
 def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The exception of the block ends it; the object is as it was, the writer may still decide. [T-77, 2.22]"""
+    """The exception of the block ends it; the object keeps its content, and the writer may still decide.
+    [T-77, 2.22]
+    """
     backend = MultipartBackend({KEY: b"as it was"})
     cache = PageCache("1MiB", **QUIET)
     with caplog.at_level(logging.ERROR, "pagecache"), pytest.raises(ZeroDivisionError), cache:
@@ -155,7 +161,7 @@ def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixt
 
 
 def test_a_view_keeps_a_dropped_cache() -> None:
-    """Whoever holds a view, a handle or a volume holds the cache. [2.21]"""
+    """Every view, handle and volume holds the cache. [2.21]"""
     before = threads()
     view = PageCache("1MiB", **QUIET).attach(RecordingBackend({KEY: DATA})).open(KEY).view(0, 100)
     gc.collect()
@@ -167,7 +173,7 @@ def test_a_view_keeps_a_dropped_cache() -> None:
 
 
 def test_a_hung_backend_of_a_dropped_cache_hangs_nobody(said: list[str]) -> None:
-    """Collecting returns at once; the data stays with the call that hangs, and is saved when it comes back. [K7, K9]"""
+    """Collecting returns at once; the data stays with the call that hangs, and is saved when it returns. [K7, K9]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     gate = backend.gate("write_from")
     collect(said, backend, DATA)

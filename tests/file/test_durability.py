@@ -1,4 +1,4 @@
-"""Nothing is clean before it is committed: flush, fsync, sync_range, sync, tickets, and what close does."""
+"""Nothing is clean before it is committed: flush, fsync, sync_range, sync, tickets and close."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
 
 
 def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
-    """What lies far away stays, nothing is committed, and fsync sends only the rest. [2.15]"""
+    """Distant bytes stay, nothing is committed, and fsync sends only the rest. [2.15]"""
     far = 4 << 20
     dirty.handles[0].pwrite(b"far", far)
     dirty.handles[0].sync_range(PAGE, PAGE)
@@ -50,7 +50,7 @@ def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
     assert ops(dirty, "commit") == []
     dirty.handles[0].fsync()
     assert dirty.backend.committed(KEY) == DATA + bytes(far - len(DATA)) + b"far"
-    # What was written once is not sent again; the last page may be sent whole, with the zeros behind its bytes.
+    # Bytes written once are not sent again; the last page may be sent whole, with the zeros behind its bytes.
     sent = [(call.offset, call.length) for call in dirty.backend.seen("write_from")]
     assert sum(length for _, length in sent) == len(spread(far + 3, sent))
     assert len(DATA) + 3 <= len(spread(far + 3, sent)) < len(DATA) + PAGE + 3
@@ -73,7 +73,7 @@ def test_fsync_data_only_is_a_full_promise_for_the_bytes(dirty: Rig) -> None:
 
 
 def test_fsync_after_flush_only_commits(dirty: Rig) -> None:
-    """What is acknowledged is not sent again. [2.15]"""
+    """Acknowledged bytes are not sent again. [2.15]"""
     dirty.handles[0].flush()
     dirty.backend.forget_calls()
     dirty.handles[0].fsync()
@@ -93,7 +93,7 @@ def test_a_durable_backend_needs_no_commit(make: Make) -> None:
 
 
 def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig) -> None:
-    """Also when the backend forgot what it had acknowledged; the next fsync repairs. [T-18, K2]"""
+    """This holds even if the backend forgot the bytes it had acknowledged; the next fsync repairs. [T-18, K2]"""
     dirty.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
     file = dirty.handles[0]
     with pytest.raises(CommitError) as caught:
@@ -123,7 +123,7 @@ def test_a_failed_commit_is_known_to_every_handle_until_repaired(dirty: Rig) -> 
 
 
 def test_unstable_bytes_are_not_evicted(make: Make) -> None:
-    """Between acknowledgement and commit memory pressure takes something else. [T-18, I-8]"""
+    """Between acknowledgement and commit, memory pressure evicts other folios. [T-18, I-8]"""
     rig = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE, dirty_limit=0.99)
     file, other = rig.open("r+b"), rig.open("rb", key="other")
     file.pwrite(DATA, 0)
@@ -235,7 +235,7 @@ def test_a_created_file_is_committed_by_fsync(make: Make) -> None:
 
 
 def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
-    """The last writable handle hands over; `sync_on_close` is off for such a backend. [2.20]"""
+    """The last writable handle writes back; `sync_on_close` is off for such a backend. [2.20]"""
     dirty.handles[0].close()
     assert dirty.backend.written(KEY) == DATA
     assert ops(dirty) == ["write_from"]
@@ -253,7 +253,7 @@ def test_close_of_a_handle_that_is_not_the_last_writer_calls_nobody(dirty: Rig) 
 
 
 def test_abandon_hands_nothing_over(make: Make) -> None:
-    """What is not committed is given up; the store and the next opener have the old content. [2.20]"""
+    """Uncommitted bytes are given up; the store and the next opener have the old content. [2.20]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pwrite(b"half-written", 0)
@@ -301,7 +301,7 @@ def test_volume_sync_commits_every_file(make: Make) -> None:
 
 
 def test_sync_of_an_idle_volume_is_at_most_one_call(make: Make) -> None:
-    """Nothing to do but the names. [T-40]"""
+    """The only possible call is the sync of names. [T-40]"""
     rig = make({KEY: DATA})
     rig.open("rb").pread(PAGE, 0)
     rig.backend.forget_calls()
@@ -339,7 +339,7 @@ def test_sync_with_a_deadline(dirty: Rig) -> None:
 
 
 def test_sync_does_not_wait_for_later_writes(dirty: Rig) -> None:
-    """Its set is what was written before the call. [T-38]"""
+    """It covers the bytes written before the call. [T-38]"""
     gate = dirty.backend.gate("commit", KEY)
     sync = Task(dirty.volume.sync, 20)
     gate.wait_entered()
@@ -371,7 +371,7 @@ def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
 
 
 def test_what_remains_of_a_ticket_is_counted_by_folio(make: Make) -> None:
-    """Later writes to other pages of the file do not hide how far it has come. [2.15]"""
+    """Later writes to other pages of the file do not hide its progress. [2.15]"""
     limits = {"durable_writes": True, "max_write": PAGE, "max_inflight": 4}
     rig = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB")
     file = rig.open("r+b")
@@ -406,7 +406,7 @@ def test_the_flusher_writes_old_data_by_itself(make: Make) -> None:
 
 
 def test_the_flusher_starts_above_the_background_share(make: Make) -> None:
-    """Long before anybody asks. [2.24]"""
+    """It starts long before a caller asks. [2.24]"""
     rig = make({KEY: b""}, capacity="1MiB", dirty_background=0.1, dirty_limit=0.9)
     rig.open("r+b").pwrite(pattern(400_000), 0)
     eventually(lambda: len(rig.backend.seen("write_from")) > 0)
@@ -432,7 +432,7 @@ def test_invalidate_of_a_failing_file_raises_and_keeps(dirty: Rig) -> None:
 
 
 def test_drop_clean_leaves_local_bytes(dirty: Rig) -> None:
-    """It answers the bytes it freed, and never calls the backend. [2.18]"""
+    """It returns the number of freed bytes, and never calls the backend. [2.18]"""
     dirty.backend.forget_calls()
     assert dirty.volume.drop_clean() == 0
     dirty.handles[0].flush()
@@ -447,7 +447,7 @@ def test_drop_clean_leaves_local_bytes(dirty: Rig) -> None:
 
 
 def test_concurrent_writers_and_fsyncs(make: Make) -> None:
-    """After each success the store has what the thread wrote before it. [I-18, T-43]"""
+    """After each success the store has the bytes that the thread wrote before it. [I-18, T-43]"""
     rig = make({KEY: bytes(16 * PAGE)})
     problems: list[Any] = []
 

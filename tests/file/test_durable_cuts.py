@@ -1,7 +1,7 @@
 """A cut or a hole of unknown outcome, over a store whose acknowledged writes are durable: once is enough.
 
-What is written after it is durable and clean at once, so a cut that were made again with the next backend would take
-that away. Not paid, it goes along.
+Bytes written after it are durable and clean at once, so repeating the cut with the next backend would remove them. An
+unpaid cut is passed on to the next backend.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def opened(make: Make, *, durable: bool = True, **limits: Any) -> tuple[Rig, Cac
 
 
 def next_backend(rig: Rig, *, durable: bool = True, lose: bool = False) -> RecordingBackend:
-    """The same store after a crash; all that was acknowledged is there, unless it `lose`s what was not committed."""
+    """The same store after a crash, with all acknowledged bytes, or without the uncommitted ones if it `lose`s them."""
     rig.volume.abort()
     fresh = rig.backend.successor(lose=lose)
     fresh.limits = replace(fresh.limits, durable_writes=durable)
@@ -50,14 +50,14 @@ def unknown(rig: Rig, file: CachedFile, change: str) -> None:
 
 
 def stored_in_a_moment(rig: Rig, file: CachedFile) -> None:
-    """More than there was, clean without a commit."""
+    """Write more than there was; it is clean without a commit."""
     file.pwrite(NEW, PAGE)
     file.sync_range(0, 5 * PAGE)
     assert dirty_bytes(rig.volume) == 0
 
 
 def test_what_was_written_after_a_cut_that_was_paid_stays(make: Make) -> None:
-    """With the next backend and the one after it. [2.17, 2.22, I-18]"""
+    """They stay with the next backend and the one after it. [2.17, 2.22, I-18]"""
     rig, file = opened(make)
     unknown(rig, file, "truncate")
     stored_in_a_moment(rig, file)
@@ -70,7 +70,7 @@ def test_what_was_written_after_a_cut_that_was_paid_stays(make: Make) -> None:
 
 
 def test_a_cut_that_is_not_paid_is_made_with_the_next_backend(make: Make) -> None:
-    """Before anything else is sent, and then no more. [2.17, 2.22]"""
+    """It is made before anything else is sent, and only once. [2.17, 2.22]"""
     rig, file = opened(make)
     gate = rig.backend.gate("truncate")
     hung = Task(file.truncate, CUT)
@@ -115,7 +115,7 @@ def test_a_cut_that_is_paid_where_writes_are_committed_waits_for_a_commit(make: 
 
 
 def test_a_hole_that_was_paid_is_no_loss(make: Make) -> None:
-    """What was written into it since is there. [2.17, 2.22]"""
+    """The bytes written into it since are there. [2.17, 2.22]"""
     rig, file = opened(make)
     unknown(rig, file, "punch_hole")
     file.pwrite(NEW[:PAGE], PAGE)
@@ -126,7 +126,7 @@ def test_a_hole_that_was_paid_is_no_loss(make: Make) -> None:
 
 
 def test_a_hole_that_is_not_paid_is_made_by_the_next_backend(make: Make) -> None:
-    """And is no loss. [2.17, 2.22]"""
+    """It is no loss. [2.17, 2.22]"""
     rig, file = opened(make)
     unknown(rig, file, "punch_hole")
     fresh = next_backend(rig)
@@ -136,14 +136,14 @@ def test_a_hole_that_is_not_paid_is_made_by_the_next_backend(make: Make) -> None
 
 
 def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:
-    """Beyond the end: one call stores a page and says so, the next one fails."""
+    """A direct write beyond the end: one call stores a page and acknowledges it, the next one fails."""
     rig.backend.fault("write_from", LOST, skip=1, times=1)
     with pytest.raises(OSError, match=r"line|abort"):
         direct.pwrite(NEW[: 2 * PAGE], 4 * PAGE)
 
 
 def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) -> None:
-    """Where the cut failed, too: once. [2.10, 2.17]"""
+    """This also holds if the cut failed: it is made once. [2.10, 2.17]"""
     rig, _file = opened(make, max_write=PAGE)
     with rig.open("r+b", direct=True) as direct:
         rig.backend.fault("truncate", LOST, times=1)
@@ -160,7 +160,7 @@ def test_what_a_direct_write_left_behind_is_cut_by_the_next_backend(make: Make) 
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(make: Make, durable: bool) -> None:
-    """The file is in other hands, so that the cut never came to be owed. [2.10, 2.17]"""
+    """The file is locked by another call, so the cut never became owed. [2.10, 2.17]"""
     rig, file = opened(make, durable=durable, max_write=PAGE)
     direct = rig.open("r+b", direct=True)
     file.pwrite(b"y", 0)
@@ -178,7 +178,7 @@ def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(
     handing_over.open()
     fresh = next_backend(rig, durable=durable)
     assert file.pread(9 * PAGE, 0) == b"y" + (OLD + NEW)[1:end]
-    with contextlib.suppress(DataLossError):  # of the page that was stored, where that was not durable
+    with contextlib.suppress(DataLossError):  # of the page that was stored, if it was not durable
         file.fsync()
     file.fsync()
     assert fresh.seen("truncate")[-1].offset == end
@@ -189,7 +189,7 @@ def test_what_a_direct_write_left_behind_at_an_abort_is_cut_by_the_next_backend(
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_what_is_written_after_a_cut_stays_where_the_store_became_durable_in_between(make: Make, durable: bool) -> None:
-    """The cut waits for a commit, so what follows it waits too: it is made again over that. [2.17, 2.22]"""
+    """The cut waits for a commit, so later writes also wait: they are sent again after it. [2.17, 2.22]"""
     rig, file = opened(make, durable=False)
     file.truncate(CUT)
     rig.backend.limits = replace(rig.backend.limits, durable_writes=True)
@@ -203,7 +203,7 @@ def test_what_is_written_after_a_cut_stays_where_the_store_became_durable_in_bet
 
 
 def test_a_commit_of_the_cut_ends_what_waits_for_it(make: Make) -> None:
-    """From there on acknowledged is durable, and nothing is made again. [2.17, 2.22]"""
+    """From then on acknowledged is durable, and nothing is made again. [2.17, 2.22]"""
     rig, file = opened(make, durable=False)
     file.truncate(CUT)
     rig.backend.limits = replace(rig.backend.limits, durable_writes=True)

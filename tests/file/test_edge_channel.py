@@ -1,4 +1,4 @@
-"""Loss is told once to every handle that was open, and to the next opener where nobody has heard of it."""
+"""A loss is reported once to every handle that was open, or to the next opener if no handle has reported it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ TELLING: dict[str, Callable[[CachedFile], Any]] = {
 
 
 def lose(rig: Rig) -> None:
-    """Something that happens to the application: nobody gets the list."""
+    """Lose data behind the application's back: no caller gets the list."""
     writer = rig.open("r+b")
     writer.pwrite(b"theirs comes", 0)
     rig.backend.change_remotely(KEY, OLD)
-    rig.volume.open(KEY, "rb")._leave()  # which tells nobody
+    rig.volume.open(KEY, "rb")._leave()  # which reports to no caller
     writer._leave()
 
 
@@ -42,7 +42,7 @@ def rig(make: Make) -> Rig:
 @pytest.mark.parametrize("telling", TELLING)
 @pytest.mark.parametrize("mode", ["r+b", "rb"])
 def test_each_handle_hears_of_a_loss_exactly_once(rig: Rig, telling: str, mode: str) -> None:
-    """From its next fsync, flush or close, also if it only reads; close closes all the same. [T-16, 2.16]"""
+    """Its next fsync, flush or close reports it, also if it only reads; close closes anyway. [T-16, 2.16]"""
     handles = [rig.open(mode) for _ in range(3)]
     lose(rig)
     for file in handles:
@@ -58,7 +58,7 @@ def test_each_handle_hears_of_a_loss_exactly_once(rig: Rig, telling: str, mode: 
 
 
 def test_a_loss_that_nobody_saw_is_seen_by_the_next_opener(rig: Rig) -> None:
-    """And by no later one once it was told. [2.16]"""
+    """No later opener sees it once it was reported. [2.16]"""
     lose(rig)
     with pytest.raises(DataLossError):
         rig.open("rb").close()
@@ -66,7 +66,7 @@ def test_a_loss_that_nobody_saw_is_seen_by_the_next_opener(rig: Rig) -> None:
 
 
 def test_an_opener_that_never_asks_has_not_seen_it(rig: Rig) -> None:
-    """Opening is not telling: two handles opened before anybody was told both hear of it. [2.16]"""
+    """Opening does not report: two handles opened before the first report both report it. [2.16]"""
     lose(rig)
     first, second = rig.open("rb"), rig.open("r+b")
     for file in (first, second):
@@ -100,7 +100,7 @@ def test_what_discard_answered_is_news_for_open_handles_alone(rig: Rig) -> None:
 
 @pytest.mark.parametrize("how", ["fsync", "sync", "write"])
 def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
-    """New bytes are saved; the loss is told all the same. [2.16]"""
+    """New bytes are saved; the loss is still reported. [2.16]"""
     file = rig.open("r+b")
     lose(rig)
     with rig.volume.open(KEY, "rb") as other, pytest.raises(DataLossError):
@@ -117,7 +117,7 @@ def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
 
 
 def test_two_losses_are_told_together_or_one_by_one(rig: Rig) -> None:
-    """Whatever happened since the handle last looked. [2.16]"""
+    """The report covers all losses since the handle's last report. [2.16]"""
     early, late = rig.open("r+b"), rig.open("r+b")
     for offset in (0, PAGE):
         early.pwrite(b"x", offset)
@@ -131,7 +131,7 @@ def test_two_losses_are_told_together_or_one_by_one(rig: Rig) -> None:
 
 
 def test_losses_that_everybody_knows_are_forgotten(rig: Rig) -> None:
-    """A handle that discards for years keeps no list of it. [2.16]"""
+    """A handle that discards for years keeps no list of them. [2.16]"""
     file = rig.open("r+b")
     for _ in range(50):
         file.pwrite(b"x", 0)
@@ -143,7 +143,7 @@ def test_losses_that_everybody_knows_are_forgotten(rig: Rig) -> None:
 
 @pytest.mark.parametrize("aborted", [False, True])
 def test_close_with_discard_tells_open_handles_once(make: Make, aborted: bool) -> None:
-    """The caller has the list, each handle its DataLossError from close. [2.16, 2.22]"""
+    """The caller has the list, each handle raises DataLossError from close. [2.16, 2.22]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file, reader = rig.open("r+b"), rig.open("rb")
     file.pwrite(b"given up", 0)
@@ -168,7 +168,7 @@ def test_close_with_discard_tells_open_handles_once(make: Make, aborted: bool) -
 def test_after_a_failed_commit_bytes_are_dirty_and_failed_only_if_it_was_permanent(
     make: Make, error: OSError, listed: bool
 ) -> None:
-    """`dirty_ranges` has them in any case. [2.16]"""
+    """`dirty_ranges` has them in either case. [2.16]"""
     rig = make({KEY: b""}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(OLD, 0)
@@ -207,7 +207,9 @@ def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: 
 
 
 def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fix of T-18 taken out, acknowledged bytes left clean by a failed commit: the store never gets them. [T-18]"""
+    """This takes the fix of T-18 out: acknowledged bytes are left clean by a failed commit, and the store never gets
+    them. [T-18]
+    """
     from pagecache.engine import collector
 
     def trusting(file: Any, op: Any, error: BaseException) -> None:
@@ -226,7 +228,7 @@ def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monke
 
 
 def test_ranges_lie_inside_the_size_and_inside_valid_bytes(make: Make) -> None:
-    """Of failed, dirty_ranges, errors and discard. [2.16]"""
+    """This concerns failed, dirty_ranges, errors and discard. [2.16]"""
     rig = make({KEY: b""}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(b"a" * 10, 100)

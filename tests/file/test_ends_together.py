@@ -1,4 +1,4 @@
-"""The end of a volume or a cache beside whoever is at work in it: writers in hung calls, and others who end it too."""
+"""The end of a volume or a cache beside its users: writers in hung calls, and other threads that end it too."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ FULL = OSError(errno.ENOSPC, "no room")
 # -------------------------------------------------------------------- beside a writer whose call hangs
 
 WRITERS: dict[str, tuple[str, Callable[[Rig], Callable[[], Any]], bytes]] = {
-    # the call that hangs, who makes it with the file's lock, what is stored once it has come back
+    # the call that hangs, a function that makes it while holding the file's lock, and the stored content once it has
+    # returned
     "a direct write": (
         "write_from",
         lambda rig: lambda: rig.open("r+b", direct=True).pwrite(NEW, PAGE),
@@ -55,7 +56,9 @@ def hung_writer(make: Make, writer: str) -> tuple[Rig, Any, Task[Any]]:
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: str, end: str) -> None:
-    """He has the file's lock. The volume is open again, and goes on once the call has returned. [2.16, 2.22, K9]"""
+    """The writer holds the file's lock. The volume is open again, and goes on once the call has returned. [2.16, 2.22,
+    K9]
+    """
     rig, gate, task = hung_writer(make, writer)
     with pytest.raises(UnsavedDataError) as caught:
         Task(ENDS[end], rig, timeout=0.05, on_failed="raise").result()
@@ -73,7 +76,9 @@ def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end: str) -> None:
-    """The volume is aborted at the deadline; the writer hears of it, the call keeps its thread. [2.22, K7, K9, I-23]"""
+    """The volume is aborted at the deadline; the writer gets an error, the call keeps its thread. [2.22, K7,
+    K9, I-23]
+    """
     rig, gate, task = hung_writer(make, writer)
     Task(ENDS[end], rig, timeout=0.05, on_failed="discard").result()
     with pytest.raises(ShutdownError):
@@ -85,7 +90,7 @@ def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end
 
 
 def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: HandClock) -> None:
-    """Its own data is nobody's loss, though the deadline was used up by the other. [2.15, 2.22]"""
+    """Its data is saved, although the other volume used the deadline up. [2.15, 2.22]"""
     rig = make({KEY: DATA}, retry=ONCE)
     other = RecordingBackend({"b": DATA})
     file = rig.cache.attach(other, name="healthy", read_ahead=0).open("b", "r+b")
@@ -104,7 +109,7 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: Hand
     gate.open()
 
 
-# -------------------------------------------------------------------- several who end it
+# -------------------------------------------------------------------- several threads end it
 
 PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach", "close")]
 
@@ -112,7 +117,7 @@ PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach
 @pytest.mark.parametrize("how", ["raise", "discard"])
 @pytest.mark.parametrize("pair", PAIRS, ids=["+".join(pair) for pair in PAIRS])
 def test_the_second_who_ends_it_waits_for_the_first(make: Make, pair: tuple[str, str], how: str) -> None:
-    """Both return well, whoever of them did it, and everything is stored. [2.16, 2.22]"""
+    """Both return without an error, whichever did the work, and everything is stored. [2.16, 2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     gate = rig.backend.gate("commit")
@@ -128,7 +133,7 @@ def test_the_second_who_ends_it_waits_for_the_first(make: Make, pair: tuple[str,
 
 
 def test_many_who_close_at_once_all_return(make: Make) -> None:
-    """A race of eight: nobody hears of data that is not saved, and the backend is closed once. [2.22]"""
+    """In a race of eight no call reports unsaved data, and the backend is closed once. [2.22]"""
     for _ in range(20):
         rig = make({KEY: DATA})
         rig.cache.attach(RecordingBackend(), name="second")
@@ -146,14 +151,14 @@ def test_many_who_close_at_once_all_return(make: Make) -> None:
 
 
 def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
-    """What was in the way of the first may be mended; here it is, and nothing is left for a third. [2.16, 2.22]"""
+    """The obstacle of the first may be gone; here it is, and nothing is left for a third. [2.16, 2.22]"""
     rig = make({KEY: DATA}, retry=ONCE)
     rig.open("r+b").pwrite(NEW, 0)
     rig.backend.fault("write_from", FULL)
     gate = rig.backend.gate("write_from")
     first = Task(rig.cache.close)
     gate.wait_entered()
-    # Two syncs of the first wait, and one of the second: one that began later would have the data tried again.
+    # Two syncs of the first wait, and one of the second: if it began later, it would try the data again.
     eventually(lambda: len(rig.volume.engine._tickets) == 2)
     second = Task(rig.cache.close)
     eventually(lambda: len(rig.volume.engine._tickets) == 3)
@@ -165,7 +170,7 @@ def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
 
 
 def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
-    """UnsavedDataError with what is not saved; the first goes on, and the volume stays sealed for it. [2.22, K9]"""
+    """UnsavedDataError lists the unsaved bytes; the first goes on, and the volume stays sealed for it. [2.22, K9]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pwrite(NEW, 0)
@@ -184,8 +189,8 @@ def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
 
 
 def test_who_may_discard_ends_one_that_waits_for_ever(make: Make) -> None:
-    """The first has no deadline and the backend hangs: it hears what was not saved, the other has the list of what was
-    given up. [2.22, K9]
+    """The first has no deadline and the backend hangs: it reports the unsaved bytes, the other returns the list of
+    those given up. [2.22, K9]
     """
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
@@ -202,7 +207,9 @@ def test_who_may_discard_ends_one_that_waits_for_ever(make: Make) -> None:
 
 
 def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler that closes the cache strikes where its thread is closing it: nobody waits for himself. [2.22, K9]"""
+    """A handler that closes the cache runs while its thread is closing it: the thread does not wait for itself. [2.22,
+    K9]
+    """
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     original = ending._unsaved
@@ -242,7 +249,7 @@ def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
 
 
 def test_what_is_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:
-    """Or refused: it never stays behind with its threads. [2.22]"""
+    """Or the attach is refused: the volume is never left behind with its threads. [2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     gate = rig.backend.gate("commit")
@@ -263,7 +270,7 @@ def test_what_is_attached_while_a_cache_closes_is_closed_too(make: Make) -> None
 def test_a_backend_whose_close_raises_is_let_go_all_the_same(
     make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    """Everything was committed before: it is logged, and nobody's error. [2.22]"""
+    """Everything was committed before: the exception is logged, and no caller gets it. [2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     rig.backend.fault("close", error)

@@ -81,11 +81,11 @@ def stored(make: Make) -> Rig:
 
 
 def unchanged(rig: Rig) -> None:
-    """Content, size, what is dirty: all as before, and the invariants hold."""
+    """Check that content, size and dirty ranges are as before, and that the invariants hold."""
     file = rig.handles[0]
     assert file.size == len(DATA)
     ((offset, length),) = rig.volume.dirty_ranges(KEY)
-    assert 0 <= offset <= 100 < 103 <= offset + length <= PAGE  # wider where the whole page is valid
+    assert 0 <= offset <= 100 < 103 <= offset + length <= PAGE  # wider if the whole page is valid
     rig.cache.check()
     assert file.pread(4 * PAGE, 0) == DATA[:100] + b"xyz" + DATA[103:]
     assert rig.cache.stats().pinned == 0
@@ -122,7 +122,7 @@ def test_a_negative_offset_is_a_value_error_that_names_it(stored: Rig, call: str
     ids=["pread", "try_pread", "punch_hole", "view", "zero_range", "sync_range", "truncate"],
 )
 def test_a_bad_size_is_refused(stored: Rig, call: Callable[[CachedFile, Any], object], size: str) -> None:
-    """The same for lengths; None is left out, it has a meaning for some. [T-59]"""
+    """The same holds for lengths; None is left out, it has a meaning for some verbs. [T-59]"""
     with pytest.raises((*BAD, MemoryError)):
         pytest.fail(f"answered {call(stored.handles[0], OFFSETS[size])!r}")
     unchanged(stored)
@@ -164,7 +164,7 @@ NO_BUFFERS: dict[str, Any] = {"text": "text", "int": 5, "None": None, "list": [1
 
 @pytest.mark.parametrize("wrong", NO_BUFFERS)
 def test_what_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
-    """For sources and destinations. [T-59]"""
+    """This holds for sources and destinations. [T-59]"""
     value = NO_BUFFERS[wrong]
     file = stored.handles[0]
     calls: list[Callable[[], object]] = [
@@ -189,7 +189,7 @@ def test_what_is_no_buffer_is_a_type_error(stored: Rig, wrong: str) -> None:
     ids=lambda target: type(target).__name__,
 )
 def test_a_read_only_destination_is_refused(stored: Rig, target: Any) -> None:
-    """And keeps its bytes. [T-59]"""
+    """Its bytes stay unchanged. [T-59]"""
     file = stored.handles[0]
     calls: list[Callable[[], object]] = [
         lambda: file.pread_into(target, 0),
@@ -350,7 +350,7 @@ def test_errors_that_happened_survive_pickling(make: Make) -> None:
     kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
     for error, kind in zip(caught, kinds, strict=True):
         assert type(error) is kind
-        # Protocol 2 has no name for Python's own class: whatever else is in the process decides what becomes of it.
+        # Protocol 2 has no name for Python's own class: its result depends on other modules in the process.
         for protocol in range(2 if kind in ERRORS else 3, pickle.HIGHEST_PROTOCOL + 1):
             again = pickle.loads(pickle.dumps(error, protocol))
             assert type(again) is kind

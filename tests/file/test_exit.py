@@ -1,4 +1,4 @@
-"""The end of the interpreter: bounded, listed, status unchanged, whatever hangs; and children that share nothing."""
+"""The end of the interpreter: bounded, listed, status unchanged, whatever hangs. Forked children share nothing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
         [sys.executable, "-W", "ignore", path, *args],
         capture_output=True,
         text=True,
-        timeout=60,  # what hangs for ever fails here
+        timeout=60,  # a hang fails here
         env=env,
         check=False,
     )
@@ -85,7 +85,7 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("hung", ["write_from", "commit", "sync", "file_close", "close"])
 def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
-    """Not saved is listed, what was saved is not; the status is the program's. [T-52, 2.22]"""
+    """Unsaved objects are listed, saved ones are not; the exit status is the program's. [T-52, 2.22]"""
     body = f"""
         an_hour_a_second_after(entered.is_set)
         file = attach("{hung}", exit_timeout=3600).open("thefile", "wb")
@@ -109,7 +109,7 @@ def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
     ],
 )
 def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: str) -> None:
-    """A thread of the program is inside the cache when it ends. [T-52]"""
+    """A thread of the program is inside the cache at that time. [T-52]"""
     body = f"""
         volume = attach()
         with volume.open("thefile", "wb") as first:
@@ -158,14 +158,14 @@ def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
 
 
 def test_an_object_that_was_only_created_is_listed(tmp_path: Path) -> None:
-    """Not a byte of it, but it is not saved. [2.17, 2.22]"""
+    """It has no bytes, but it is not saved. [2.17, 2.22]"""
     done = run("file = attach('commit').open('empty', 'wb')", tmp_path)
     assert done.returncode == 0
     assert "not saved: volume: 'empty'" in done.stderr
 
 
 def test_an_aborted_volume_is_listed(tmp_path: Path) -> None:
-    """With the reason of the abort. [2.22]"""
+    """The list has the reason of the abort. [2.22]"""
     body = """
         volume = attach()
         file = volume.open("thefile", "wb")
@@ -178,7 +178,7 @@ def test_an_aborted_volume_is_listed(tmp_path: Path) -> None:
 
 
 def test_closing_with_a_deadline_is_bounded_whatever_hangs() -> None:
-    """`close(timeout)` of a running program, giving up: seconds, not for ever. [2.22, K9]"""
+    """`close(timeout)` of a running program, giving up: seconds, not forever. [2.22, K9]"""
     for op in ("write_from", "commit", "sync", "close", "file_close"):
         backend = RecordingBackend({KEY: b""})
         cache = pagecache.PageCache("1MiB", retry=FAST, **QUIET)

@@ -1,4 +1,4 @@
-"""A file grows while its end is in flight: in both orders, whatever comes of the request, nothing is lost."""
+"""A file grows while its end is in flight, in both orders and with every outcome of the request: nothing is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAILS = {"same page": 0, "next page": PAGE, "far": 40 * PAGE}
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("how", ["pwrite", "append", "truncate"])
 def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: str, answer: str) -> None:
-    """The call sees the size of its beginning; what came later is dirty when it has returned. [T-43, T-19, 2.7]"""
+    """The call sees the size at its start; later bytes are dirty after it has returned. [T-43, T-19, 2.7]"""
     rig = make({KEY: b""})
     file = rig.open("r+b")
     file.pwrite(HEAD, 0)
@@ -47,7 +47,9 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
 
 
 def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
-    """Make the file longer beside the request in flight; what it holds then. A truncate waits for the request."""
+    """Make the file longer beside the request in flight, and return its content then. A truncate waits for the
+    request.
+    """
     data = pattern(300, seed=2)
     if how == "append":
         assert Task(file.append, data).result() == len(HEAD)
@@ -65,7 +67,9 @@ def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
-    """The other order: grown before the hand-over, acknowledged in part, grown again before the rest. [T-43]"""
+    """In the other order, it grows before the write-back, is acknowledged in part, and grows again before the rest.
+    [T-43]
+    """
     rig = make({KEY: b""}, limits={"ordered_writes": True})
     file = rig.open("r+b")
     file.pwrite(HEAD, 0)

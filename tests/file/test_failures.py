@@ -121,7 +121,7 @@ def test_a_wrong_answer_to_a_read_is_a_protocol_error(make: Make, answer: str) -
 
 
 def test_nothing_twice_below_the_end_is_a_protocol_error(make: Make) -> None:
-    """A read that answers 0 where the stored size says there are bytes. [2.3]"""
+    """A read answers 0 where the stored size says there are bytes. [2.3]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     rig.backend.fault("read_into", answering(0), times=2)
@@ -169,7 +169,7 @@ def test_any_other_exception_counts_as_eio(make: Make, error: Exception) -> None
 
 @pytest.mark.parametrize("name", TRANSIENT)
 def test_transient_errors_are_tried_again(make: Make, name: str) -> None:
-    """Nobody hears of two failures before a success. [2.14]"""
+    """Two failures before a success are not reported. [2.14]"""
     rig = make({KEY: b""})
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
@@ -195,7 +195,7 @@ def test_permanent_errors_are_reported_at_once(make: Make, name: str) -> None:
 
 
 def test_attempts_count_calls_including_the_first(make: Make) -> None:
-    """Exhausted tries end in the error. [2.14]"""
+    """Exhausted attempts end in the error. [2.14]"""
     rig = make({KEY: b""})
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
@@ -209,7 +209,7 @@ def test_attempts_count_calls_including_the_first(make: Make) -> None:
 
 @pytest.mark.parametrize("retry", [True, False])
 def test_a_backend_error_says_itself_whether_to_try_again(make: Make, retry: bool) -> None:
-    """Against what the errno would say. [2.14]"""
+    """Its advice overrides the errno. [2.14]"""
     rig = make({KEY: b""})
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
@@ -278,7 +278,7 @@ def keeping(kept: list[Any], how: Callable[[memoryview], Any]) -> Callable[..., 
 def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
     make: Make, op: str, how: Callable[[memoryview], Any]
 ) -> None:
-    """What was kept is revoked, or its memory is not used for anything else. [T-60, I-24, 2.1]"""
+    """Kept buffers are revoked, or their memory is not used for anything else. [T-60, I-24, 2.1]"""
     rig = make({KEY: DATA, "other": pattern(64 * PAGE, seed=1)}, capacity="128KiB")
     kept: list[Any] = []
     file = rig.open("r+b")
@@ -308,14 +308,16 @@ def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
 
 
 def late(kept: list[memoryview], value: int) -> None:
-    """Store to what was kept, long after its call."""
+    """Store into the kept buffers, long after their call."""
     for item in kept:
         item[:] = bytes([value]) * len(item)
 
 
 @pytest.mark.parametrize("viewed", [False, True], ids=["dirty", "dirty and viewed"])
 def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) -> None:
-    """No memory for a copy: late bytes reach neither file nor store; writers go on when there is. [T-60, I-24, 2.1]"""
+    """There is no memory for a copy. Late bytes reach neither file nor store, and writers go on once there is memory.
+    [T-60, I-24, 2.1]
+    """
     other = pattern(64 * PAGE, seed=1)
     rig = make({KEY: DATA, "other": other}, capacity=16 * PAGE)
     file, rest = rig.open("r+b"), rig.open("rb", key="other")
@@ -349,14 +351,16 @@ def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) 
 
 
 def test_kept_surplus_of_read_units(make: Make) -> None:
-    """What a backend reads before and after what is wanted is memory of its own until it lets go. [T-60, I-24]"""
+    """The surplus that a backend reads around the wanted bytes is separate memory until the backend releases it. [T-60,
+    I-24]
+    """
     rig = make({KEY: DATA}, limits={"read_unit": 3000, "max_read": 300_000})
     file = rig.open("r+b")
     file.pwrite(b"x" * 10, 500)
     kept: list[memoryview] = []
     rig.backend.fault("read_into", keeping(kept, lambda buffer: buffer[:]), times=float("inf"))
     assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
-    noise = [bytearray(b"n" * len(item)) for item in kept for _ in range(50)]  # takes what was freed
+    noise = [bytearray(b"n" * len(item)) for item in kept for _ in range(50)]  # takes the freed memory
     late(kept, 0xEE)
     assert all(item.count(b"n") == len(item) for item in noise)
     assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
@@ -364,7 +368,7 @@ def test_kept_surplus_of_read_units(make: Make) -> None:
 
 
 def content(item: Any) -> bytes | None:
-    """The bytes of a kept buffer, None where it was taken back."""
+    """The bytes of a kept buffer, or None if it was revoked."""
     try:
         return bytes(item)
     except ValueError:
@@ -461,7 +465,7 @@ def test_a_hung_write_hangs_nobody_else(make: Make) -> None:
 
 
 def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make: Make) -> None:
-    """The page has fresh memory by then; the old is the keeper's until he lets go. [T-60, T-11, I-24]"""
+    """The page has fresh memory by then; the old one belongs to the backend until it is released. [T-60, T-11, I-24]"""
     rig = make(capacity="256KiB", max_folio=PAGE)
     kept: list[Any] = []
     gate = rig.backend.gate("write_from")

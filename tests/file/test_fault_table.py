@@ -1,10 +1,10 @@
 """One pass of five requests, one of which goes wrong in each possible way, seen through three handles.
 
 A cell is: the request that goes wrong (or the commit), how, the handle whose call meets it (the writer, another
-writable one, a reader), the call (fsync, flush, close), and what is done about it (fsync again, `retry_failed`,
-`discard`). Each cell compares what the store holds and would hold after a crash, `failed()`, `dirty_ranges`, what the
-handles read, the errors that each of them sees, and all of it again after the repair, with `fault_model.Model`. The
-number of cells is printed in the summary of the run; a fault of which the model expects nothing is an error.
+writable one, a reader), the call (fsync, flush, close), and the repair (fsync again, `retry_failed`, `discard`). Each
+cell compares the store's content, its content after a crash, `failed()`, `dirty_ranges`, the handles' reads, the errors
+that each of them sees, and all of it again after the repair, with `fault_model.Model`. The summary of the run prints
+the number of cells; a fault without an expectation in the model is an error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COMMIT_CELLS = list(itertools.product(COMMIT_FAULTS, HANDLES, CALLS))
 
 
 def expect(error: int | None, ranges: Iterable[tuple[int, int]], call: Callable[[], object]) -> None:
-    """The call raises WritebackError with that number and those ranges, or nothing."""
+    """Expect WritebackError with that number and those ranges from the call, or no error."""
     if error is None:
         call()
         return
@@ -54,7 +54,7 @@ def expect(error: int | None, ranges: Iterable[tuple[int, int]], call: Callable[
 
 @pytest.mark.parametrize(("request_nr", "how", "handle", "call", "repair"), WRITE_CELLS)
 def test_a_request_that_goes_wrong(request_nr: int, how: str, handle: str, call: str, repair: str) -> None:
-    """Nothing is lost, what failed is listed, every handle hears of it, it can be repaired. [T-16, T-17, I-22]"""
+    """Nothing is lost, failed bytes are listed, every handle reports it, it can be repaired. [T-16, T-17, I-22]"""
     fault, failing = FAULTS[how], [span(request_nr)]
     with Table(ordered=request_nr % 2 == 0) as it:
         model, applied = it.model, Applied(request_nr, fault)
@@ -70,7 +70,7 @@ def test_a_request_that_goes_wrong(request_nr: int, how: str, handle: str, call:
             committed_by_fsync(it, heard)
         it.compare()
 
-        for file in it.files():  # each hears of it until it is repaired
+        for file in it.files():  # each reports it until it is repaired
             heard = model.hand_over(request_nr, fault)
             expect(heard, failing, file.fsync)
             committed_by_fsync(it, heard)
@@ -85,18 +85,18 @@ def test_a_request_that_goes_wrong(request_nr: int, how: str, handle: str, call:
 
 
 def committed_by_fsync(it: Table, heard: int | None) -> None:
-    """A successful fsync commits. One that fails may commit what was acknowledged beside the failure or leave it; left,
-    it has to be local.
+    """Check that a successful fsync commits. One that fails may commit the bytes acknowledged beside the failure or
+    leave them; if left, they have to be local.
     """
     if heard is None or it.rig.backend.committed(KEY) == bytes(it.model.written):
         it.model.commit()
 
 
 def compare_sent(it: Table, request_nr: int, how: str) -> None:
-    """What went to the backend: each other request once, the faulty one as its fault says."""
+    """Check the bytes sent to the backend: each other request once, the faulty one as its fault describes."""
     sent = FAULTS[how].sent
     if sent is None:
-        return  # how often, or in which pieces, is not promised
+        return  # the number of calls and the pieces are not promised
     offset, length = span(request_nr)
     calls = [(call.offset, call.length) for call in it.rig.backend.seen("write_from")]
     expected = [span(other) for other in range(NR_REQUESTS) if other != request_nr]
@@ -105,7 +105,7 @@ def compare_sent(it: Table, request_nr: int, how: str) -> None:
 
 
 def compare_attempts(it: Table, how: str) -> None:
-    """`failed()` says how often it was tried, and that nobody tries again by itself."""
+    """Check that `failed()` has the number of attempts, and that no retry happens without a request."""
     for item in it.rig.volume.failed():
         assert (item.key, item.volume, item.errno) == (KEY, "volume", FAULTS[how].error)
         assert FAULTS[how].attempts in (None, item.attempts)
@@ -113,7 +113,7 @@ def compare_attempts(it: Table, how: str) -> None:
 
 
 def repair_by(it: Table, repair: str, request_nr: int) -> list[tuple[int, int]]:
-    """Do something about a failure whose cause is gone; what was given up."""
+    """Repair a failure whose cause is gone, and return the discarded ranges."""
     if repair == "discard":
         expected = it.model.discard(request_nr)
         lost = it.rig.volume.discard(KEY, *span(request_nr))
@@ -133,7 +133,7 @@ def repair_by(it: Table, repair: str, request_nr: int) -> list[tuple[int, int]]:
 
 
 def hear_of_loss(it: Table, lost: list[tuple[int, int]], call: str) -> None:
-    """Each handle that was open hears of it once, with its next call; one that is opened now does not."""
+    """Check that each handle that was open reports it once, with its next call, and that one opened now does not."""
     later = it.rig.open("r+b")
     for handle, file in list(it.open.items()):
         with pytest.raises(DataLossError) as caught:
@@ -150,7 +150,9 @@ def hear_of_loss(it: Table, lost: list[tuple[int, int]], call: str) -> None:
 
 @pytest.mark.parametrize(("how", "handle", "call"), COMMIT_CELLS)
 def test_a_commit_that_goes_wrong(how: str, handle: str, call: str) -> None:
-    """After all requests were acknowledged: dirty again, or kept and not sent again; told to each handle. [T-18, K2]"""
+    """After all requests were acknowledged, the bytes are dirty again, or kept and not sent again; each handle reports
+    it. [T-18, K2]
+    """
     fault = COMMIT_FAULTS[how]
     with Table(ordered=False) as it:
         armed = it.rig.backend.fault("commit", fault.answer, times=fault.times)
@@ -175,7 +177,7 @@ def test_a_commit_that_goes_wrong(how: str, handle: str, call: str) -> None:
 
 
 def fsync_with_failing_commit(it: Table, how: str, file: CachedFile) -> None:
-    """One fsync beside a faulty commit; the model does the same."""
+    """Make one fsync beside a faulty commit, and apply it to the model."""
     model, backend, fault = it.model, it.rig.backend, COMMIT_FAULTS[how]
     backend.forget_calls()
     nr_local, nr_dirty = len(model.local()), len(model.dirty)
@@ -196,7 +198,7 @@ def fsync_with_failing_commit(it: Table, how: str, file: CachedFile) -> None:
 
 
 def test_the_table_is_complete(record_property: Callable[[str, object], None]) -> None:
-    """Each fault says what is expected of it: an error for ever, or none and when it ends. [T-16]"""
+    """Each fault has an expectation: a lasting error, or no error and when it ends. [T-16]"""
     for fault in FAULTS.values():
         assert (fault.error is None) == (fault.times < float("inf"))
     for commit in COMMIT_FAULTS.values():

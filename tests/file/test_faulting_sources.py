@@ -1,4 +1,6 @@
-"""Sources whose memory is served by this very process: touching them waits for a thread of the program."""
+"""Sources whose memory is served by this very process: a thread that touches them waits for another thread of the
+program.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ UFFDIO_API, UFFDIO_REGISTER, UFFDIO_COPY = 0xC018AA3F, 0xC020AA00, 0xC028AA03
 
 
 class ServedMemory:
-    """Anonymous memory without content, until `serve` gives a page to whoever waits for it."""
+    """Anonymous memory without content, until `serve` provides a page to its waiter."""
 
     def __init__(self, length: int) -> None:
         number = SYS_USERFAULTFD.get(os.uname().machine)
@@ -37,7 +39,7 @@ class ServedMemory:
         fcntl.ioctl(self.fd, UFFDIO_REGISTER, struct.pack("QQQQ", self.start, length, 1, 0))
 
     def wait_touched(self) -> int:
-        """The offset of the page that somebody waits for."""
+        """The offset of the page that a thread waits for."""
         ready, _, _ = select.select([self.fd], [], [], PATIENCE)
         assert ready, "nobody touched the memory"
         (address,) = struct.unpack_from("Q", os.read(self.fd, 32), 16)
@@ -53,7 +55,7 @@ class ServedMemory:
 def served() -> Iterator[ServedMemory]:
     memory = ServedMemory(3 * PAGE)
     yield memory
-    os.close(memory.fd)  # whoever still waits goes on with zeros
+    os.close(memory.fd)  # remaining waiters go on with zeros
 
 
 def test_nothing_is_held_while_the_source_of_a_write_through_is_touched(make: Make, served: ServedMemory) -> None:

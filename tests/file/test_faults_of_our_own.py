@@ -1,7 +1,7 @@
-"""Any function of the failure path may raise, and each wait ends: with an error, or because the bytes are saved.
+"""Any function of the failure path may raise, and each wait still ends: with an error, or because the bytes are saved.
 
-Each is broken by hand, once, for the length of a call. Nothing is lost: the bytes are listed, and saved when it works
-again.
+The test breaks each of them once, for the length of a call. Nothing is lost: the bytes are listed, and saved when the
+function works again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Broken(RuntimeError):
 
 
 class BrokenHard(BaseException):
-    """An exception of a broken function that is no Exception."""
+    """An exception of a broken function that is no subclass of Exception."""
 
 
 FUNCTIONS: list[tuple[Any, str]] = [
@@ -81,7 +81,7 @@ RETRIES: list[tuple[Any, str]] = [
     *((EngineVolume, name) for name in ("take_retries", "next_retry")),
     (EngineFile, "due"),
 ]
-"""Functions that make a retry. Each raises at one call: a retry that is never made is waited for until the deadline."""
+"""Functions that make a retry. Each raises at one call; a waiter for the missing retry waits until the deadline."""
 
 SETTINGS: dict[str, tuple[str, int]] = {
     "writes fail": ("write_from", 1000),
@@ -165,7 +165,7 @@ def test_a_wait_ends_whatever_of_the_failure_path_raises(
 def test_a_call_ends_whatever_of_the_failure_path_raises(
     make: Make, monkeypatch: pytest.MonkeyPatch, what: str, function: tuple[Any, str]
 ) -> None:
-    """With an error, and the file can be used when that works again. [2.14, K9]"""
+    """It ends with an error, and the file can be used when the function works again. [2.14, K9]"""
     rig = odd_rig(make)
     rig.open("r+b")
     op, call = CALLS[what]

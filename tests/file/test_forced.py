@@ -1,4 +1,6 @@
-"""Another version that is longer than ours: forced away, or below a truncate of ours whose outcome nobody knows."""
+"""Another client's version that is longer than the cache's: forced away, or below a truncate with an unknown
+outcome.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ MINE = b"mine" * (PAGE // 4)
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_longer_version_in_place_is_cut_to_the_length_of_ours(durable: bool) -> None:
-    """What is behind our end is nobody's afterwards. [2.19]"""
+    """The bytes behind the local end are gone afterwards. [2.19]"""
     store = MemoryBackend(durable_writes=durable)
     store.put(KEY, DATA)
     with PageCache("1MiB") as cache:
@@ -70,7 +72,7 @@ def test_a_cut_that_fails_is_owed(error: Any) -> None:
 
 
 def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
-    """All of it, byte for byte. [2.19]"""
+    """It is replaced as a whole, byte for byte. [2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
     rig = make(backend=backend, options={"on_conflict": "fail"}, retry=ONCE)
     file = rig.open()
@@ -88,7 +90,7 @@ def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
 
 @pytest.mark.parametrize("how", ["force", "rebase"])
 def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(how: Literal["force", "rebase"]) -> None:
-    """What it cut off is not part of the file again. [2.17, 2.19]"""
+    """The bytes it cut off do not come back. [2.17, 2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     backend = FaultyBackend(store)
@@ -115,7 +117,7 @@ def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(how: Li
 
 
 def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The size that was stored when somebody looked is not the last word. [2.10, 2.19]"""
+    """The stored size at the time of the check is not final. [2.10, 2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     backend = FaultyBackend(store)
@@ -147,7 +149,7 @@ def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(monkeyp
 
 
 def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off() -> None:
-    """One that runs may store behind our end as it was: it is part of what is forced. [2.10, 2.19]"""
+    """A running direct write may store behind the local end: its bytes are part of the forced version. [2.10, 2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     backend = FaultyBackend(store)
@@ -177,7 +179,7 @@ def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off()
 
 @pytest.mark.parametrize("first", ["discard", "write"])
 def test_a_discard_that_cuts_a_tail_off_takes_nothing_of_a_direct_write(first: str) -> None:
-    """Who comes second waits; what the backend has acknowledged stays. [2.10, 2.18]"""
+    """The later call waits; bytes acknowledged by the backend stay. [2.10, 2.18]"""
     store = MemoryBackend()
     store.put(KEY, DATA[:PAGE])
     backend = FaultyBackend(store)

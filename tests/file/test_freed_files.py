@@ -1,4 +1,4 @@
-"""A file that nobody has open is freed; not while somebody goes through the files of its volume."""
+"""A file without open handles is freed, but not while a thread iterates over the files of its volume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OLD = pattern(4 * PAGE)
 
 
 def removed(rig: Rig) -> tuple[Any, Inode]:
-    """A handle of a file without a name and without anything unsaved."""
+    """A handle of a file without a name and without unsaved bytes."""
     file = rig.open("r+b", key="gone")
     inode = rig.volume.inodes["gone"]
     rig.volume.remove("gone")
@@ -33,7 +33,9 @@ def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> N
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_reconnect_meets_no_file_that_is_freed_meanwhile(make: Make, fenced: bool) -> None:
-    """It goes through files whose handles others close. What CORE would have in their place is another file. [2.22]"""
+    """It iterates over files whose handles other threads close. The C core could already use their memory for another
+    file. [2.22]
+    """
     rig = make({KEY: OLD, "gone": OLD})
     file, inode = removed(rig)
     kept = rig.open("r+b")
@@ -54,7 +56,7 @@ def test_a_reconnect_meets_no_file_that_is_freed_meanwhile(make: Make, fenced: b
 
 
 def test_what_a_removed_file_had_unsaved_is_given_up_by_the_reconnect_after_its_last_close(make: Make) -> None:
-    """Closed while the volume was aborted: nobody could give it up then. [2.20, 2.22]"""
+    """It was closed while the volume was aborted: then it could not be given up. [2.20, 2.22]"""
     rig = make({KEY: OLD, "gone": OLD})
     file, inode = removed(rig)
     file.pwrite(OLD[:PAGE], PAGE)
@@ -79,7 +81,7 @@ def test_a_file_is_freed_once_the_last_who_goes_through_the_files_is_done(make: 
 
 
 def test_an_interrupt_leaves_no_keeper(make: Make) -> None:
-    """One that strikes before `with` has begun leaves the keeper to nobody."""
+    """An interrupt before `with` has begun leaves the keeper without an owner."""
     rig = make({KEY: OLD, "gone": OLD})
     file, inode = removed(rig)
     rig.volume.engine.keeper()

@@ -1,6 +1,6 @@
-"""Limits on what views hold count what the program can still reach: garbage is collected before a call is refused.
+"""Limits on memory held by views count the reachable views: garbage is collected before a call is refused.
 
-A view in a reference cycle lives until the garbage collector comes, which in a program with many objects is next to
+A view in a reference cycle lives until the garbage collector runs, which in a program with many objects is next to
 never. Each test turns the collector off, and leaves views in cycles.
 """
 
@@ -26,20 +26,20 @@ def collector_off() -> Iterator[None]:
 
 
 class Cycle:
-    """Keeps a view alive until the garbage collector comes."""
+    """Keep a view alive until the garbage collector runs."""
 
     def __init__(self, view: View) -> None:
         self.view, self.itself = view, self
 
 
 def leave_views(file: CachedFile, pages: int, *, writable: bool = False, first: int = 0) -> None:
-    """Views of so many pages that the program cannot reach any longer."""
+    """Leave unreachable views of that many pages."""
     for page in range(first, first + pages):
         Cycle(file.view(page * PAGE, PAGE, writable=writable))
 
 
 def test_a_writable_view_is_refused_only_for_views_in_use(make: Make) -> None:
-    """A quarter of the cache is held by garbage; what the program still holds counts as before. [2.21]"""
+    """A quarter of the cache is held by garbage; views that the program still holds count as before. [2.21]"""
     rig = make({KEY: CONTENT}, capacity=32 * PAGE, max_folio=PAGE)
     file = rig.open()
     leave_views(file, 8, writable=True)
@@ -70,7 +70,7 @@ def test_a_writer_gets_memory_that_views_in_garbage_hold(make: Make) -> None:
 
 
 def test_a_cache_shrinks_below_what_views_in_garbage_hold(make: Make) -> None:
-    """`resize` counts what is in use. [T-57]"""
+    """`resize` counts only views in use. [T-57]"""
     rig = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE)
     file = rig.open()
     leave_views(file, 32)
@@ -79,7 +79,7 @@ def test_a_cache_shrinks_below_what_views_in_garbage_hold(make: Make) -> None:
 
 
 def test_invalidate_is_refused_only_for_views_in_use(make: Make) -> None:
-    """A writable view that is garbage is in nobody's way. [2.18]"""
+    """A writable view that is garbage blocks no call. [2.18]"""
     rig = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE)
     file = rig.open()
     leave_views(file, 1, writable=True)

@@ -1,5 +1,5 @@
-"""A tail that was given up, and that the backend may have stored all the same, shows nowhere: its cut is made whatever
-becomes of the first try. [2.17, 2.18]
+"""A discarded tail that the backend may have stored shows nowhere: its cut is made whatever the outcome of the first
+try. [2.17, 2.18]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORBIDDEN = BackendError(errno.EACCES, "no cuts today", retry=False)
 
 
 class Stored:
-    """A tail whose hand-over failed, and was stored all the same."""
+    """A tail whose write-back failed, although it was stored."""
 
     def __init__(self, make: Make, **limits: Any) -> None:
         self.rig: Rig = make({KEY: OLD}, retry=ONCE, limits=limits)
@@ -94,7 +94,7 @@ def test_what_makes_the_file_longer_shows_zeros(make: Make, how: str, durable: b
 
 
 def test_what_is_stored_can_be_read_while_the_cut_is_refused(make: Make) -> None:
-    """It lies before what the cut would take away. [2.3]"""
+    """It lies before the bytes that the cut would remove. [2.3]"""
     story = Stored(make)
     fault = story.give_up(FORBIDDEN)
     story.is_not_saved()
@@ -107,7 +107,7 @@ def test_what_is_stored_can_be_read_while_the_cut_is_refused(make: Make) -> None
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("when", ["refused before", "left behind", "refused after"])
 def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
-    """Whether the cut was refused before the abort, or had not returned by then, or not even when the discard did."""
+    """The cut was refused before the abort, or had not returned by then, or not even when the discard did."""
     story = Stored(make, durable_writes=durable)
     rig = story.rig
     if when == "refused before":

@@ -1,4 +1,4 @@
-"""Write-back: into which calls dirty bytes are cut, and from which memory."""
+"""Write-back: how dirty bytes are divided into calls, and from which memory."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def merged(spans: list[tuple[int, int]] | tuple[tuple[int, int], ...]) -> list[t
 
 
 def test_buffers_are_read_only(make: Make) -> None:
-    """A backend cannot change the cache through what it is given to store. [T-10, 2.26]"""
+    """A backend cannot change the cache through the buffers of a write. [T-10, 2.26]"""
     rig = make({KEY: b""})
     seen: list[bool] = []
 
@@ -198,7 +198,7 @@ def test_buffers_are_read_only(make: Make) -> None:
 
 
 def test_clean_data_is_not_sent_again(make: Make) -> None:
-    """flush and fsync without anything dirty call nobody. [2.15]"""
+    """flush and fsync without anything dirty call no backend. [2.15]"""
     rig = make({KEY: b""})
     file = rig.open("r+b")
     file.pwrite(b"x", 0)

@@ -1,5 +1,5 @@
-"""Memory that calls which are over have left to buffers: somebody keeps slices of them, so nothing else may go there. A
-writer who waits for memory gets what the garbage collector can free of it, and is told of the rest. [2.1, 2.24]
+"""Memory that finished calls have left to buffers: a program keeps slices of them, so no other bytes may go there. A
+writer waiting for memory gets the part that the garbage collector can free, and an error for the rest. [2.1, 2.24]
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ DATA = pattern(4 * CAPACITY)
 
 
 class Cycle:
-    """What an error of a client is: with the variables of all calls that it went through, one of which has it."""
+    """An error as a client keeps it: it references the variables of all calls it went through, one of which holds the
+    error.
+    """
 
     def __init__(self, slices: list[memoryview]) -> None:
         self.slices, self.itself = slices, self
@@ -50,7 +52,7 @@ def test_a_writer_gets_memory_that_garbage_holds(make: Make) -> None:
 
 
 def test_a_writer_is_told_of_memory_that_somebody_keeps(make: Make) -> None:
-    """ENOBUFS instead of an endless wait; what was accepted is safe, and there is room once it is let go."""
+    """ENOBUFS instead of an endless wait; accepted bytes are safe, and there is room once the slices are released."""
     rig = make(capacity=CAPACITY, limits={"durable_writes": True})
     kept: list[list[memoryview]] = []
     keeping(rig, kept.append)
@@ -69,7 +71,7 @@ def test_a_writer_is_told_of_memory_that_somebody_keeps(make: Make) -> None:
 
 
 def test_a_writer_waits_for_memory_that_a_mirror_has_still_to_send(make: Make) -> None:
-    """It is free when that is done: no reason to give up, though views hold all the rest."""
+    """The mirror frees it after sending it: no reason to give up, though views hold all the rest."""
     mirror = FaultyBackend(MemoryBackend())
     pinned, mirrored = CAPACITY - CAPACITY // SHARE, CAPACITY // SHARE
     rig = make({"pinned": DATA[:pinned]}, capacity=CAPACITY, options={"mirror": mirror}, max_folio=PAGE)

@@ -48,7 +48,7 @@ def volume(cache: PageCache, store: Path) -> Volume:
 
 
 def answer(file: Any, offset: int, whence: int) -> int | str:
-    """Where a handle, or a descriptor, goes; the name of the errno where it goes nowhere."""
+    """The result of a seek of a handle or a descriptor; the name of the errno if it fails."""
     try:
         return os.lseek(file, offset, whence) if isinstance(file, int) else int(file.seek(offset, whence))
     except OSError as error:
@@ -62,14 +62,14 @@ def extents(file: Any) -> list[tuple[int, int]]:
         assert isinstance(begin, int)
         end = answer(file, begin, os.SEEK_HOLE)
         assert isinstance(end, int)
-        assert end > begin  # else a copy would never come to its end
+        assert end > begin  # else a copy would never end
         found.append((begin, end))
         at = end
     return found
 
 
 def holes_are_zeros(file: CachedFile) -> None:
-    """What no extent covers reads as zeros."""
+    """Check that bytes outside all extents read as zeros."""
     at = 0
     for begin, end in [*extents(file), (file.size, file.size)]:
         assert file.pread(begin - at, at) == bytes(begin - at), f"data in the hole [{at}, {begin})"
@@ -91,7 +91,7 @@ def test_holes_of_the_store_are_found(volume: Volume, store: Path) -> None:
 
 
 def test_the_position_moves_to_what_was_found(volume: Volume, store: Path) -> None:
-    """And stays where nothing is found."""
+    """It stays if nothing is found."""
     (store / "a").write_bytes(b"")
     os.truncate(store / "a", 1 << 20)
     with volume.open("a", "r+") as file:
@@ -108,7 +108,7 @@ def test_the_position_moves_to_what_was_found(volume: Volume, store: Path) -> No
 
 
 def test_dirty_bytes_are_data_before_they_are_written_back(volume: Volume, store: Path) -> None:
-    """Also in the hole of the store; and the extension behind them is a hole."""
+    """This also holds in a hole of the store; and the extension behind them is a hole."""
     (store / "a").write_bytes(b"")
     os.truncate(store / "a", 256 * KIB)
     with volume.open("a", "r+") as file:
@@ -132,7 +132,7 @@ def test_a_punched_range_is_a_hole(volume: Volume) -> None:
     with volume.open("a", "w+") as file:
         file.write(b"x" * 64 * KIB)
         assert extents(file) == [(0, 64 * KIB)]
-        file.punch_hole(16 * KIB, 16 * KIB)  # nothing is stored yet: zeros that are written, or a hole
+        file.punch_hole(16 * KIB, 16 * KIB)  # nothing is stored yet: written zeros, or a hole
         holes_are_zeros(file)
         file.fsync()
         file.punch_hole(40 * KIB, 8 * KIB)
@@ -168,7 +168,7 @@ def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
 
 @pytest.mark.parametrize("url", ["memory:"])
 def test_a_store_that_knows_no_holes_is_all_data(cache: PageCache, url: str) -> None:
-    """Up to the end of what it has stored; its size says how much it takes."""
+    """It is data up to its stored end; its size is its number of allocated bytes."""
     with cache.attach(url).open("a", "w+") as file:
         file.pwrite(b"end", 100 * KIB)
         file.fsync()
@@ -177,7 +177,7 @@ def test_a_store_that_knows_no_holes_is_all_data(cache: PageCache, url: str) -> 
 
 
 class _Odd(DirectoryBackend):
-    """Its files answer what they are told to."""
+    """A backend whose files return the given answers."""
 
     answers: Any = None
 
@@ -224,7 +224,7 @@ def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path) -> None:
 
 
 def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Path) -> None:
-    """A device that is gone says the same as the end of all data."""
+    """A missing device returns the same error as the end of all data."""
     (store / "a").write_bytes(b"0123456789")
     gone = Rule("next_data", error=OSError(errno.ENXIO, "no such device"))
     with cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([gone]))).open("a") as file:
@@ -234,7 +234,9 @@ def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Pat
 
 
 def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:
-    """The store answered "a hole" before it had them: the answer is used for what was not local before that."""
+    """The store answered "a hole" before it had them: the answer is used for the range that was not local
+    before that.
+    """
     (store / "a").write_bytes(b"")
     os.truncate(store / "a", 64 * KIB)
     backend = _Odd(store)
@@ -305,7 +307,7 @@ def test_tasks_find_data(volume: Volume, store: Path) -> None:
 
 
 def test_allocated_bytes_are_those_of_the_store_and_what_it_lacks(volume: Volume, store: Path) -> None:
-    """Never fewer than the store will have; exact once everything is committed."""
+    """It never counts fewer bytes than the store will have; it is exact once everything is committed."""
     with volume.open("a", "w+") as file:
         file.truncate(1 << 20)
         assert volume.stat("a").allocated == 0

@@ -28,7 +28,7 @@ PACKAGE = Path(pagecache.__file__).parent
 
 @contextmanager
 def ctrl_c(ready: threading.Event) -> Iterator[None]:
-    """Once `ready`, the main thread is sent SIGINT until its body ended; the first one that gets through raises."""
+    """Send SIGINT to the main thread once `ready`, until its body has ended; the first one that gets through raises."""
     armed, over = [True], threading.Event()
 
     def handler(_number: int, _frame: FrameType | None) -> None:
@@ -53,7 +53,7 @@ def ctrl_c(ready: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# What waits, and the backend operation on which it waits.
+# For each wait, the backend operation that it waits for.
 WAITS: dict[str, tuple[str, Callable[[Rig, Any], object]]] = {
     "a fill of its own": ("read_into", lambda rig, file: file.pread(PAGE, 4 * PAGE)),
     "a fill into a buffer": ("read_into", lambda rig, file: file.pread_into(bytearray(4 * PAGE), 4 * PAGE)),
@@ -117,7 +117,7 @@ def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) ->
 
 
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
-    """Nothing of them is handed over beside the call, to one name or to the other. [2.20]"""
+    """No byte of them is written back beside the call, to either name. [2.20]"""
     rig = make({KEY: DATA, "other": DATA})
     file, target = rig.open("r+b"), rig.open("r+b", key="other")
     file.pwrite(b"dirty", 0)
@@ -135,7 +135,7 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
 
 
 def test_an_interrupted_waiter_leaves_the_fill_of_another_thread_alone(make: Make) -> None:
-    """Who waits for somebody else's read can go; the read goes on. [T-51]"""
+    """A waiter for another thread's read can leave; the read goes on. [T-51]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     gate = rig.backend.gate("read_into")
@@ -150,7 +150,7 @@ def test_an_interrupted_waiter_leaves_the_fill_of_another_thread_alone(make: Mak
 
 
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
-    """A cancelled fill is no error; one of those who waited for it reads instead. [T-51, 2.1]"""
+    """A cancelled fill is no error; one of its waiters reads instead. [T-51, 2.1]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     gate = rig.backend.gate("read_into")
@@ -172,7 +172,7 @@ def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
 
 
 def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
-    """What was accepted is kept, in order and without a gap. [T-51, 2.24]"""
+    """The accepted bytes are kept, in order and without a gap. [T-51, 2.24]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
     file = rig.open("r+b")
     gate = rig.backend.gate("write_from", times=1000)
@@ -188,7 +188,7 @@ def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
 
 
 def test_a_writer_behind_a_truncate_can_be_interrupted(make: Make) -> None:
-    """Waiting for the file's lock. [T-51]"""
+    """It waits for the file's lock. [T-51]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     gate = rig.backend.gate("truncate")
@@ -203,7 +203,7 @@ def test_a_writer_behind_a_truncate_can_be_interrupted(make: Make) -> None:
 
 
 def test_fsync_behind_another_fsync_can_be_interrupted(make: Make) -> None:
-    """Waiting for the running commit of somebody else. [T-51]"""
+    """It waits for another thread's running commit. [T-51]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pwrite(b"dirty", 0)
@@ -219,7 +219,7 @@ def test_fsync_behind_another_fsync_can_be_interrupted(make: Make) -> None:
 
 
 def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> None:
-    """In the back-off after a transient error. [T-51, 2.14]"""
+    """The interrupt comes in the backoff after a transient error. [T-51, 2.14]"""
     rig = make(
         {KEY: DATA},
         retry=RetryPolicy(attempts=100, first_delay=600.0, max_delay=600.0, deadline=None, failed_retry=None),
@@ -237,7 +237,7 @@ def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> Non
 
 
 def set_after_hit(event: threading.Event, fault: Fault) -> None:
-    """Once the backend failed."""
+    """Set once the backend has failed."""
     eventually(lambda: fault.nr_hit > 0)
     event.set()
 
@@ -252,11 +252,11 @@ def engine_code(frame: FrameType) -> bool:
 
 
 def interrupted_at(nth: int, call: Callable[[], object]) -> str:
-    """Run `call`, interrupted at the nth place of the engine at which CPython looks for signals; answers where, or ""
-    if it has not so many.
+    """Run `call`, interrupted at the nth place of the engine at which CPython checks for signals. Return the place, or
+    "" if there are fewer.
 
-    These are the entry of a function and the return of a call into C (in the frame that called, at the call). Between
-    the lock of a `with` and its block, or its block and the release, there is none.
+    These places are the entry of a function and the return of a call into C (in the frame that called, at the call).
+    There is none between the lock of a `with` and its block, or its block and the release.
     """
     count, place = 0, ""
 
@@ -342,7 +342,9 @@ def inject(call: Callable[[Rig], None], points: Iterable[int]) -> int:
 def interrupted_each(
     call: Callable[[Rig], None], points: Iterable[int], make: Callable[[], Rig], verify: Callable[[Rig], None]
 ) -> int:
-    """Interrupt one call at the given points, each on a fresh cache; afterwards all works and nothing is lost."""
+    """Interrupt one call at the given points, each on a fresh cache. Check that all works afterwards and nothing is
+    lost.
+    """
     nr_hit, problems = 0, []
     for nth in points:
         rig = make()
@@ -360,7 +362,7 @@ def interrupted_each(
 
 
 def verify(rig: Rig) -> None:
-    """Nothing is locked, pinned or lost."""
+    """Check that nothing is locked, pinned or lost."""
     file = rig.volume.open(KEY, "r+b")
     expected = DATA[:7] + b"dirty" * 100 + DATA[507:]
     content = file.pread(9 * PAGE, 0)
@@ -381,7 +383,7 @@ def verify(rig: Rig) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """A sample of the bytecodes of the engine. [T-51]"""
+    """The test samples the bytecodes of the engine. [T-51]"""
     assert inject(call, iter(range(1, 1000, 7))) > 0
 
 
@@ -390,7 +392,7 @@ def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: Callable
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_an_interrupt_at_every_bytecode_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """All of them. [T-51]"""
+    """The test covers all of them. [T-51]"""
     assert inject(call, iter(range(1, 100_000))) > 0
 
 

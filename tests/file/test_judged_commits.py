@@ -1,7 +1,8 @@
-"""A commit that fails while its sync looks for what is left: it is told as a commit's failure, before anything is sent.
+"""A commit that fails while its sync checks for remaining work: it is reported as a commit's failure, before anything
+is sent.
 
-A sync asks CORE several things in turn: has my commit ended, is anything dirty, is a commit needed. A commit that fails
-between two of the questions makes bytes dirty, or failed, that were neither when it was asked for.
+A sync asks the C core several questions in turn: has my commit ended, is anything dirty, is a commit needed. A commit
+that fails between two of the questions makes bytes dirty, or failed, that were neither when the question was asked.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ERRORS = [errno.ENOSPC, errno.ETIMEDOUT]  # bytes are failed after the first, an
 
 
 class Failing:
-    """A commit that runs until a sync is about to ask CORE again, and has failed when it does."""
+    """A commit that runs until a sync is about to query the C core again, and has failed when it does."""
 
     def __init__(self, rig: Rig, error: int) -> None:
         self.rig, self.error = rig, OSError(error, "told to fail")
@@ -76,7 +77,7 @@ def test_an_fsync_tells_of_its_commit_and_sends_nothing_before(
 def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
     make: Make, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """What holes and direct writes ask for, where acknowledged bytes are under them. [T-18, 2.10, 2.17]"""
+    """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
     rig = make({KEY: DATA}, retry=ONCE)
     file = rig.open()
     file.pwrite(DATA[:PAGE], 0)

@@ -1,11 +1,11 @@
-"""What storage calls a file after our own writes is known when a flush, fsync or close returns.
+"""The version that storage gives a file after the cache's own writes is known when a flush, fsync or close returns.
 
-    worker 1   write_from ... acknowledged, wakes who waits
+    worker 1   write_from ... acknowledged, wakes the waiters
     closer                                  nothing is left .......... asks for the version
     worker 2                                   finds that the pass is over         file.stat()
 
-While something of ours may still change the file, an answer is nobody's; and what is not known then hides a change of
-somebody else from the next open.
+While one of the cache's own calls may still change the file, an answer is inconclusive. An unknown version then hides
+another client's change from the next open.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ DATA, OTHER = pattern(4 * PAGE), pattern(4 * PAGE, seed=9)
 def test_the_version_is_asked_for_though_whose_thread_sent_the_last_request_does_nothing_more(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The pass has the token until some thread finds that nothing is left of it: that is waited for. [T-30, 2.19]"""
+    """The pass has the token until some thread finds that nothing is left of it: the call waits for that.
+    [T-30, 2.19]
+    """
     rig = make({KEY: DATA}, limits={"durable_writes": True})
     returned = threading.Event()
     acknowledged = collector.acknowledged

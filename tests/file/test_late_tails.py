@@ -1,5 +1,5 @@
-"""What a direct write that fails leaves in storage beyond the end is cut off before anything else of the file counts,
-also where its calls return long after it: and never what a later one has stored. [2.10, 2.22]
+"""A failed direct write may leave bytes in storage beyond the end. They are cut off before the file changes again, even
+if its calls return long after it; and bytes stored by a later write never are. [2.10, 2.22]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LATER = pattern(3 * PAGE, seed=2)
 
 
 class Extended:
-    """A direct write behind the end whose call is answered by nobody, and lands when its gate opens, or has landed."""
+    """A direct write behind the end whose call does not answer, and lands when its gate opens, or has landed."""
 
     def __init__(self, *, landed: bool, error: OSError | None = None) -> None:
         self.old = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
@@ -57,14 +57,14 @@ class Extended:
         eventually(lambda: self.old.nr_ended > ended)
 
     def answer_last(self) -> None:
-        """Nobody waits for it any more."""
+        """Answer the call after its caller has gone."""
         self.answer()
         eventually(lambda: not self.rig.volume.inodes[KEY].native.direct_count())
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
 def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
-    """Whoever commits next cuts it off first."""
+    """The next commit cuts it off first."""
     story = Extended(landed=landed)
     story.write()
     story.abort()
@@ -77,7 +77,7 @@ def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
 
 
 def test_a_sync_after_a_fence_leaves_no_tail() -> None:
-    """What had landed before the fence is found by nobody else."""
+    """Bytes that landed before the fence are found this way only."""
     story = Extended(landed=True)
     story.write()
     story.abort()
@@ -91,7 +91,7 @@ def test_a_sync_after_a_fence_leaves_no_tail() -> None:
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_what_a_later_write_has_stored_is_not_cut_off(fenced: bool) -> None:
-    """The cut of the first tail comes while the next direct write is stored and not answered yet."""
+    """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""
     story = Extended(landed=True)
     story.write()
     story.abort()
@@ -120,7 +120,7 @@ def test_what_a_later_write_has_stored_is_not_cut_off(fenced: bool) -> None:
 def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The volume lives again when he does: what he has left is owed by then."""
+    """The volume is live again when the writer resumes: its tail is owed by then."""
     story = Extended(landed=True)
     noticed, genuine = threading.Event(), direct._Sender.running
 
@@ -129,7 +129,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
         return genuine(sender)
 
     monkeypatch.setattr(direct._Sender, "running", late)
-    monkeypatch.setattr(reconnecting, "CALLERS", 0.0)  # he is not waited for
+    monkeypatch.setattr(reconnecting, "CALLERS", 0.0)  # the reconnect does not wait for the writer
     story.write()
     story.rig.volume.abort()
     fresh = story.old.successor(lose=False)
@@ -144,7 +144,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
 
 
 def test_a_sync_after_an_interrupted_write_leaves_no_tail() -> None:
-    """Its call goes on alone, and fails when it has stored something."""
+    """Its call goes on alone, and fails after storing something."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(OLD))
@@ -156,7 +156,7 @@ def test_a_sync_after_an_interrupted_write_leaves_no_tail() -> None:
 
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(returns: bool) -> None:
-    """It is on its way when the backend is lost, does not land, and may never return."""
+    """It is in flight when the backend is lost, does not land, and may never return."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     cutting = story.old.gate("truncate")
     story.write()
@@ -176,7 +176,9 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
 
 
 def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut() -> None:
-    """It would be cut with it later; nothing of it is sent, and the cut is owed once, however often it failed."""
+    """Its bytes would be cut with the tail later; nothing of it is sent, and the cut is owed once, however often it
+    failed.
+    """
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(OLD))

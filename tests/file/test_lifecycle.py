@@ -31,7 +31,7 @@ def dirty(make: Make) -> Rig:
 
 
 def test_close_writes_back_and_commits(dirty: Rig) -> None:
-    """Open handles included; it answers what was lost: nothing. [2.22]"""
+    """Open handles are included; it returns the list of losses: empty. [2.22]"""
     assert dirty.cache.close() == []
     assert dirty.backend.committed(KEY) == DATA
     assert len(dirty.backend.seen("close")) == 1
@@ -45,7 +45,7 @@ def test_close_may_be_repeated(dirty: Rig) -> None:
 
 
 def test_leaving_a_with_block_closes_the_cache() -> None:
-    """And makes everything durable. [2.22]"""
+    """It makes everything durable. [2.22]"""
     backend = RecordingBackend({KEY: b""})
     with PageCache("1MiB", **QUIET) as cache:
         file = cache.attach(backend).open(KEY, "r+b")
@@ -55,7 +55,7 @@ def test_leaving_a_with_block_closes_the_cache() -> None:
 
 
 def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
-    """Even when the data could not be saved. [2.22]"""
+    """This holds even when the data could not be saved. [2.22]"""
     backend = RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
     cache = PageCache("1MiB", retry=ONCE, **QUIET)
@@ -105,7 +105,7 @@ def test_close_has_a_deadline(dirty: Rig) -> None:
 
 
 def test_discarding_close_leaves_a_hung_backend_behind(make: Make) -> None:
-    """The deadline ends the waiting, never the call. [2.22, K7]"""
+    """The deadline ends the wait, never the call. [2.22, K7]"""
     rig = make({KEY: b""})
     rig.open("r+b").pwrite(DATA, 0)
     gate = rig.backend.gate("write_from")
@@ -169,7 +169,7 @@ def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
 
 @pytest.mark.parametrize("wait", ["fsync", "sync", "ticket", "read"])
 def test_abort_ends_every_wait(dirty: Rig, wait: str) -> None:
-    """ShutdownError for who waits; the data stays; the late answer cleans nothing. [T-13, I-23]"""
+    """Waiters get ShutdownError; the data stays; the late answer cleans nothing. [T-13, I-23]"""
     file = dirty.handles[0]
     if wait == "read":
         dirty.backend.objects["slow"] = type(dirty.backend.objects[KEY])(DATA)
@@ -202,7 +202,7 @@ def test_abort_ends_every_wait(dirty: Rig, wait: str) -> None:
 
 
 def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
-    """In flight is in flight, whatever the waiting did. [T-13, K7]"""
+    """A request in flight stays in flight after its waiter has gone. [T-13, K7]"""
     gate = dirty.backend.gate("write_from")
     with pytest.raises(TimeoutError):
         Task(dirty.handles[0].fsync, timeout=0.05).result()
@@ -213,7 +213,7 @@ def test_write_back_is_not_over_before_the_backend_answered(dirty: Rig) -> None:
 
 
 def test_reconnect_brings_the_data_to_the_new_backend(dirty: Rig) -> None:
-    """What was aborted is written there. [2.22]"""
+    """It writes the aborted bytes there. [2.22]"""
     dirty.volume.abort(RuntimeError("cable pulled"))
     with pytest.raises(ShutdownError):
         dirty.volume.sync()
@@ -228,7 +228,7 @@ def test_reconnect_brings_the_data_to_the_new_backend(dirty: Rig) -> None:
 
 
 def test_a_commit_that_succeeds_after_an_abort_makes_nothing_clean(dirty: Rig) -> None:
-    """It may be the success of a server that had forgotten meanwhile what it had acknowledged. [T-75b, 2.22]"""
+    """The server may have forgotten the bytes it had acknowledged before, and then report success. [T-75b, 2.22]"""
     file = dirty.handles[0]
     gate = dirty.backend.gate("commit")
     sync = Task(file.fsync)
@@ -246,7 +246,7 @@ def test_a_commit_that_succeeds_after_an_abort_makes_nothing_clean(dirty: Rig) -
 
 
 def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
-    """One that waited for the token when the volume was aborted is not made any more. [2.22]"""
+    """A commit that waited for the token when the volume was aborted is not made. [2.22]"""
     file = dirty.handles[0]
     file.flush()
     gate = dirty.backend.gate("write_from")
@@ -261,13 +261,13 @@ def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
     gate.open()
     eventually(native.pass_idle)
     done = dirty.volume.engine.runner.submit(NAMES, Job(dirty.volume.engine.park, lambda: None, None))
-    done.wait(lambda: None)  # whatever was queued before this has run
+    done.wait(lambda: None)  # all work queued before this has run
     assert dirty.backend.seen("commit") == []
     assert dirty_bytes(dirty.volume) == len(DATA)
 
 
 def test_a_sync_beside_a_reconnect_believes_no_answer_of_the_old_backend(dirty: Rig) -> None:
-    """What the old backend acknowledged is dirty again before anything can be committed. [T-75b, 2.22]"""
+    """The bytes acknowledged by the old backend are dirty again before anything can be committed. [T-75b, 2.22]"""
     file = dirty.handles[0]
     file.flush()
     fresh = RecordingBackend({KEY: b""})
@@ -286,13 +286,13 @@ def test_a_sync_beside_a_reconnect_believes_no_answer_of_the_old_backend(dirty: 
 
 
 def test_reconnect_repeats_a_truncate_that_was_not_committed(make: Make) -> None:
-    """Also where the file has its old size again: what was cut off stays zeros. [2.17, 2.22]"""
+    """This holds even if the file has its old size again: the bytes cut off stay zeros. [2.17, 2.22]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.truncate(0)
     file.pwrite(b"tail", len(DATA) - 4)
     file.flush()
-    fresh = RecordingBackend({KEY: DATA})  # the server starts anew, with what was committed
+    fresh = RecordingBackend({KEY: DATA})  # the server starts anew, with the committed bytes
     rig.volume.abort()
     rig.volume.reconnect(fresh)
     file.fsync()
@@ -311,7 +311,7 @@ REENTRANT: dict[str, Callable[[Any, Any], object]] = {
 
 @pytest.mark.parametrize("what", REENTRANT)
 def test_a_backend_that_calls_its_own_volume_is_told(make: Make, what: str) -> None:
-    """From inside read_into: what would fill, write, wait or sync is a DeadlockError. [T-49, 2.25]"""
+    """From inside read_into, every fill, write, wait or sync is a DeadlockError. [T-49, 2.25]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pread(10, 0)
