@@ -85,12 +85,15 @@ demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## program
 
 # ---------------------------------------------------------------------------------------------- checks
 
-.PHONY: test check lint pytest soak
+.PHONY: test check lint pytest soak mutations
 test: lint ctest pytest                                               ## lint, types, C tests, Python tests
 check: test ctest-asan ctest-tsan run-schedules-table $(VENV)/.built $(VENV)/.dev ## test, sanitizers, slow tests
 	$(PY) -m pytest -q -m slow --hypothesis-profile=random
 soak: run-schedules-long $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built ## the long ones; SEED=n repeats a run
 	$(PY) -m pytest -q -rP --show-capture=stdout -m soak --hypothesis-profile=random --timeout=0 $(if $(SEED),--hypothesis-seed=$(SEED))
+
+mutations: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## how fast planted bugs are found; half an hour or more
+	$(PY) -m tests.planted.mutations
 
 lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, mypy, and plain English in texts
 	$(RUN)/ruff check -q

@@ -4,8 +4,8 @@
     id -> Python tests     ids in brackets at the end of a docstring, or the marker `contract`
     id -> C tests          ids in the comment before a check, in the heading of a part, in the first comment of a file
 
-`python -m tests.catalogue` writes the page, `make docs` does so too, and tests/test_catalogue.py fails when it is old.
-It sees what is claimed, not what is proved.
+`python -m tests.catalogue` writes the page, as `make docs` does; the page is not kept in git. It shows the claims of
+tests, not proofs.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The mutation table, docs/mutations.md: how fast named settings of the stress tester find each planted bug, and
-schedules of the core those that are in `SCHEDULED`.
+"""The mutation table: how fast named settings of the stress tester find each planted bug, and how fast schedules of
+the core find the bugs in `SCHEDULED`.
 
-    python -m tests.planted.mutations                   all of it: each bug at five seeds, each settings without a bug
-    python -m tests.planted.mutations NAME ...          some bugs, settings or worlds; what is known of the others stays
-    options: --seeds 5 --seconds 60
+    make mutations                              everything: each bug at five seeds, each setting without a bug
+    python -m tests.planted.mutations NAME ...  some bugs, settings or worlds; results of the others stay
+    options: --seeds 5 --seconds 60 --page
 
-One process a hunt (`hunt.py`), one after the other; a process that dies of an assertion of the core, or does not end,
-has found its bug. Schedules are a program of their own, which `make run-schedules` builds. What was measured is kept in
-measured.json, the page is made of that: `python -m tests.planted.mutations --page` writes it again, and
-test_mutations.py fails when it is old.
+Each hunt is one process (`hunt.py`), and hunts run one after another. A process that dies of an assertion of the core,
+or that never ends, has found its bug. Schedules are a separate program, which `make run-schedules` builds. Results are
+kept in build/mutations.json, and build/mutations.md is made from them. Neither is in git; no test reads them.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from .table import BUGS
 __all__ = ["CLEAN", "MEASURED", "PAGE", "SCHEDULES", "hunted", "measured", "page", "scheduled"]
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "mutations.md"
-MEASURED = Path(__file__).with_name("measured.json")
+PAGE = ROOT / "build" / "mutations.md"
+MEASURED = ROOT / "build" / "mutations.json"
 SCHEDULES = ROOT / "build" / "c-schedules" / "schedules"
 
 CLEAN = "-"  # the bug of who looks where nothing is planted
@@ -97,15 +96,18 @@ def scheduled(bug: str, world: str, seed: int, seconds: float) -> dict[str, Any]
 
 
 def measured() -> dict[str, Any]:
-    """What is known: {"bugs": name -> settings and runs, "scheduled": name -> world and runs,
+    """Return the results so far: {"bugs": name -> settings and runs, "scheduled": name -> world and runs,
     "clean": settings -> runs, "worlds": world -> runs}.
     """
-    found: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {part: {} for part in ("bugs", "scheduled", "clean", "worlds")}
+    if MEASURED.exists():
+        found |= json.loads(MEASURED.read_text(encoding="utf-8"))
     return found
 
 
 def measure(names: list[str], seeds: int, seconds: float) -> None:
-    """Hunt, and put what came of it in the place of what was known."""
+    """Hunt, and replace the stored results of these names."""
+    MEASURED.parent.mkdir(exist_ok=True)
     bugs = [bug.name for bug in BUGS]
     for name in names:
         found: dict[str, dict[str, Any]] = {}
@@ -144,7 +146,7 @@ def _runs(
 
 
 def page() -> str:
-    """The text of docs/mutations.md."""
+    """Return the text of build/mutations.md."""
     known = measured()
     seen, deeper = ({name for name, one in known[part].items() if _always(one)} for part in ("bugs", "scheduled"))
     both = f"{len(seen | deeper)} of {len(BUGS)} are found at every seed"
@@ -153,13 +155,13 @@ def page() -> str:
     lines = [
         "# Mutations",
         "",
-        "Made by `python -m tests.planted.mutations`: each [planted bug](testing.md#planted-bugs) is looked for by",
-        "[`pagecache stress`](how-to/stress.md) with named settings, at each of five seeds, until it is found or a",
-        f"minute is over. {both}.",
+        "Made by `python -m tests.planted.mutations`. [`pagecache stress`](../docs/how-to/stress.md) with named",
+        "settings searches for each [planted bug](../docs/testing.md#planted-bugs), at each of five seeds, until it",
+        f"finds the bug or a minute has passed. {both}.",
         "",
-        "*Rule* is what is broken, by its id in the [contract](contract.md); *found* at how many seeds; seconds are",
-        "those of the tester, from its first operation on; of a hang with those after which it counts as one. A",
-        "*death* is an assertion of the core's debug build, or a crash. Measured on",
+        "*Rule* is the broken rule, by its id in the [contract](../docs/contract.md); *found* counts seeds. Seconds are",
+        "those of the tester, from its first operation on; for a hang they include the time after which a call counts",
+        "as one. A *death* is an assertion of the core's debug build, or a crash. Measured on",
         f"{_machine(known['bugs'].values())}.",
         "",
         "| bug | rule | settings | found | median | worst | finding |",
@@ -177,9 +179,9 @@ def page() -> str:
         "",
         "## Schedules of the core",
         "",
-        "The [simulated threads](testing.md#schedules) play the core alone: no engine, no Python, tens of thousands of",
-        "orders a second and core, each of which can be repeated. Looked for in one kind of world, with the fix taken",
-        "out, at five seeds, for a minute; seconds are those of the clock, up to the schedule that fails. Measured on",
+        "The [simulated threads](../docs/testing.md#schedules) play the core alone, without engine and Python: tens of",
+        "thousands of orders a second and core, each of which can be repeated. Each search runs one kind of world with",
+        "the fix taken out, at five seeds, for a minute. Seconds are wall time up to the failing schedule. Measured on",
         f"{_machine(known['scheduled'].values())}. {_worlds(known['worlds'])}",
         "",
         "| bug | rule | world | found | median | worst | schedules, median |",
@@ -201,7 +203,9 @@ def _always(entry: dict[str, Any]) -> bool:
 
 
 def _machine(entries: Iterable[dict[str, Any]]) -> str:
-    """On what these were measured."""
+    """Return the machine on which the entries were measured."""
+    if not (entries := list(entries)):
+        return "no machine yet"
     cpus, loads = zip(*((entry["cpus"], entry["load"]) for entry in entries), strict=True)
     load = f"a load of {loads[0]}" if len(set(loads)) == 1 else f"loads of {min(loads)} to {max(loads)}"
     return f"{' or '.join(map(str, sorted(set(cpus))))} CPUs at {load}"
@@ -257,7 +261,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="bugs, settings, worlds; all without")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--page", action="store_true", help="only write the page again")
+    parser.add_argument(
+        "--page", action="store_true", help="write the page again from build/mutations.json, measure nothing"
+    )
     options = parser.parse_args()
     every = [*WORLDS, *SETTINGS, *(bug.name for bug in BUGS)]
     names = options.names or every
