@@ -159,7 +159,7 @@ def page() -> str:
         "settings searches for each [planted bug](../docs/testing.md#planted-bugs), at each of five seeds, until it",
         f"finds the bug or a minute has passed. {both}.",
         "",
-        "*Rule* is the broken rule, by its id in the [contract](../docs/contract.md); *found* counts seeds. Seconds are",
+        "*Rule* is the broken rule, by id in the [contract](../docs/contract.md); *found* counts seeds. Seconds are",
         "those of the tester, from its first operation on; for a hang they include the time after which a call counts",
         "as one. A *death* is an assertion of the core's debug build, or a crash. Measured on",
         f"{_machine(known['bugs'].values())}.",
