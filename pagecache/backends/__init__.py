@@ -16,7 +16,7 @@ from .protocol import (
     ObjectStat,
 )
 from .transform import TransformBackend
-from .units import Transform
+from .transform.units import Transform
 from .url import backend_from_url
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from fsspec.core import get_compression
 from fsspec.implementations.chained import ChainedFileSystem
 from fsspec.utils import stringify_path, tokenize
 
-from ..backends.fsspec_objects import STAGE
+from ..backends.fsspec.objects import STAGE
 from ..cache import PageCache
 from ..config import Size
 from ..errors import LostRange

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..backends.fsspec_objects import STAGE
+from ..backends.fsspec.objects import STAGE
 from ..stats import FileStat
 from .transaction import is_deferred
 

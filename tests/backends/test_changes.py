@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pagecache.backends.changes import RECENT, Changes
+from pagecache.backends.transform.changes import RECENT, Changes
 
 from ..file.rig import Task
 

@@ -20,7 +20,7 @@ from pagecache.backends import (
     NamespaceBackend,
     TransformBackend,
 )
-from pagecache.backends.units import Units
+from pagecache.backends.transform.units import Units
 from pagecache.errors import BackendError
 from pagecache.testing import FaultyBackend, Gate, Rule
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pagecache import CommitError, PageCache, RetryPolicy, WritebackError
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, Transform, TransformBackend
-from pagecache.backends.units import Units
+from pagecache.backends.transform.units import Units
 from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache, WritebackError
-from pagecache.backends.fsspec_objects import STAGE
+from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
 

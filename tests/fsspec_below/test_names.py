@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ConflictError, PageCache
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.backends.fsspec_objects import STAGE
+from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 

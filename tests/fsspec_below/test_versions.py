@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pagecache import ConflictError, PageCache
-from pagecache.backends.fsspec_calls import BlockingCalls, Calls, Reader
-from pagecache.backends.fsspec_objects import STAGE
+from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
+from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Whole
 
@@ -157,7 +157,7 @@ def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
         slept.append(seconds)
         place.fs.clock += 1
 
-    monkeypatch.setattr("pagecache.backends.fsspec_calls.BlockingCalls.sleep", sleep)
+    monkeypatch.setattr("pagecache.backends.fsspec.calls.BlockingCalls.sleep", sleep)
     file = place.backend.open("key")
     before = place.backend.stat("key").version
     put(file, 0, b"new")

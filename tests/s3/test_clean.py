@@ -18,9 +18,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache import PageCache, RetryPolicy
-from pagecache.backends import s3_session
-from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3_object import S3File
+from pagecache.backends.s3 import S3Backend, session
+from pagecache.backends.s3.object import S3File
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -32,7 +31,7 @@ DIES = """
 import os, sys
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3_object import S3File
+from pagecache.backends.s3.object import S3File
 backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
 file = backend.open("k", create=True)
 part = memoryview(bytes(8 << 20))
@@ -80,7 +79,7 @@ DIES_IN_THE_TRIAL = """
 import sys
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3_object import S3File
+from pagecache.backends.s3.object import S3File
 S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2]).honours()
 """
 
@@ -179,8 +178,8 @@ def test_every_beginning_that_was_not_answered_is_ended(
 ) -> None:
     """Two of one object, long apart, and nothing could be listed in between. One look finds both."""
     clock = HandClock()
-    monkeypatch.setattr(s3_session, "time", SimpleNamespace(monotonic=clock.now, time=time.time))
-    monkeypatch.setattr(s3_session, "SKEW", -50.0)  # nothing that was begun within 50 seconds is looked for
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=clock.now, time=time.time))
+    monkeypatch.setattr(session, "SKEW", -50.0)  # nothing that was begun within 50 seconds is looked for
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = committed(backend)
     denied = made_up("AccessDenied")

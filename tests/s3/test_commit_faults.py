@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume, WritebackError
-from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import counted, is_for, name_of

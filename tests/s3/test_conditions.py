@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from pagecache import ConflictError, PageCache
-from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
 from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 

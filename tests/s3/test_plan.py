@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import BackendError
-from pagecache.backends.s3_assembly import side_by_side
-from pagecache.backends.s3_plan import (
+from pagecache.backends.s3.assembly import side_by_side
+from pagecache.backends.s3.plan import (
     LOST,
     OLD,
     ZEROS,

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends.s3 import Conditions, S3Backend
-from pagecache.backends.s3_object import S3File
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
+from pagecache.backends.s3.object import S3File
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 

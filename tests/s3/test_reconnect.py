@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from pagecache import ConflictError, PageCache, RetryPolicy, ShutdownError, Volume
-from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import name_of

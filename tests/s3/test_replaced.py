@@ -14,7 +14,8 @@ from functools import partial
 import pytest
 
 from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
-from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import is_for, name_of

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume
-from pagecache.backends.s3 import Conditions, S3Backend
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import is_for

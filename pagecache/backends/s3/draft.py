@@ -1,7 +1,7 @@
 """The next version of an object, while it is being made: what is known of it, without a single request.
 
     base        the version that was opened, or that the last commit made; None: there is no object yet
-    extents     of each byte of the next version, where it is (`s3_plan.py`)
+    extents     of each byte of the next version, where it is (`plan.py`)
     upload      the upload to the object's own key, if one is open
     private     private objects of this file: staged bytes, and the note of the upload
     attempts    commits of which it is not known whether they were carried out: by the id in the object's metadata, what
@@ -21,9 +21,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from ..errors import Key
-from .s3_calls import Stored, Upload
-from .s3_plan import Extents, Held, Source, Staged
+from ...errors import Key
+from .calls import Stored, Upload
+from .plan import Extents, Held, Source, Staged
 
 __all__ = ["Draft"]
 

@@ -5,7 +5,7 @@
     everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class has
                            fsspec's loop, and is waited for
 
-Objects as a whole are those of `fsspec_objects.py`, which is written once, as coroutines. Here they are given threads.
+Objects as a whole are those of `objects.py`, which is written once, as coroutines. Here they are given threads.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal, Unpack, get_args
 
-from ..config import with_overrides
-from ..errors import Key
-from ..options import LimitsOverrides
-from .directory import DirectoryBackend, DirectoryFile
-from .fsspec_calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
-from .fsspec_object import ObjectFile
-from .fsspec_objects import LEFT_AFTER, Objects
-from .passing import PassingBackend
-from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from ...config import with_overrides
+from ...errors import Key
+from ...options import LimitsOverrides
+from ..directory import DirectoryBackend, DirectoryFile
+from ..passing import PassingBackend
+from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
+from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of, run
+from .object import ObjectFile
+from .objects import LEFT_AFTER, Objects
 
 __all__ = ["FsspecBackend", "FsspecFile", "backend_from_fsspec_url"]
 

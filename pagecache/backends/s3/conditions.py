@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from .s3_calls import Bucket
-from .s3_errors import NoETag, Told
-from .s3_session import Session
+from .calls import Bucket
+from .errors import NoETag, Told
+from .session import Session
 
 __all__ = ["Conditions", "tried"]
 

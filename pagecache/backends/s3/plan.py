@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 
 from sortedcontainers import SortedDict
 
-from .spool import END, Ranges
+from ..spool import END, Ranges
 
 __all__ = [
     "LOST",

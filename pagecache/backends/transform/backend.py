@@ -4,7 +4,7 @@ The cache is told to read and write whole units of the transform (`read_unit`, `
 what is missing. It knows nothing else of this: its buffers do not change while a call has them, so that a unit is
 encoded once, from bytes that hold still, and encoded again whenever it is sent again.
 
-Where units lie is told in `units.py`, what happens to one object in `transform_file.py`. Names are not transformed.
+Where units lie is told in `units.py`, what happens to one object in `file.py`. Names are not transformed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..errors import Key
-from .passing import PassingBackend
-from .plain import PlainBackend
-from .protocol import Backend, BackendLimits, ObjectStat
-from .transform_file import TransformFile
+from ...errors import Key
+from ..passing import PassingBackend
+from ..plain import PlainBackend
+from ..protocol import Backend, BackendLimits, ObjectStat
+from .file import TransformFile
 from .units import Transform, Units
 
 __all__ = ["TransformBackend"]

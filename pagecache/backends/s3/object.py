@@ -1,7 +1,7 @@
 """An object that is being changed: what was opened, what has been handed over since, and the commit of both.
 
 An object cannot be changed in place. An open file stays with the version that it was opened with. What is handed over
-goes where it can be had at the commit, and the draft (`s3_draft.py`) knows where:
+goes where it can be had at the commit, and the draft (`draft.py`) knows where:
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
     write_from, a shorter one    in memory: it is the last, and the commit follows
@@ -31,17 +31,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BackendError, Key
-from .protocol import BackendFile, ObjectStat
-from .s3_assembly import Assembler
-from .s3_calls import ID, Stored, Upload
-from .s3_draft import Draft
-from .s3_errors import Told, keeping, send_again, unclear
-from .s3_plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
-from .spool import parts_of_buffers, revoked
+from ...errors import BackendError, Key
+from ..protocol import BackendFile, ObjectStat
+from ..spool import parts_of_buffers, revoked
+from .assembly import Assembler
+from .calls import ID, Stored, Upload
+from .draft import Draft
+from .errors import Told, keeping, send_again, unclear
+from .plan import OLD, ZEROS, Held, Part, Piece, Source, Staged
 
 if TYPE_CHECKING:
-    from .s3 import S3Backend
+    from .backend import S3Backend
 
 __all__ = ["S3File"]
 

@@ -27,11 +27,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .s3_calls import Begun, Bucket, Stored, Upload, patiently
-from .s3_errors import passing, unclear
+from .calls import Begun, Bucket, Stored, Upload, patiently
+from .errors import passing, unclear
 
 if TYPE_CHECKING:
-    from .s3_draft import Draft
+    from .draft import Draft
 
 __all__ = ["PRIVATE", "Session"]
 

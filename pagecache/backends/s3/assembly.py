@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .s3_calls import Stored, Upload
-from .s3_errors import Told, passing
-from .s3_plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
-from .spool import revoke, revoked
+from ..spool import revoke, revoked
+from .calls import Stored, Upload
+from .errors import Told, passing
+from .plan import ZEROS, Copy, Extents, Held, Join, Old, Part, Piece, Send, Sent, Staged, Step, Zeros, assembly
 
 if TYPE_CHECKING:
-    from .s3 import S3Backend
+    from .backend import S3Backend
 
 __all__ = ["Assembler", "side_by_side"]
 

@@ -32,9 +32,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import BackendError, Key
+from ...errors import BackendError, Key
+from ..protocol import Backend, BackendFile, BackendLimits, ObjectStat
 from .changes import EVERYTHING, Changes
-from .protocol import Backend, BackendFile, BackendLimits, ObjectStat
 from .slots import Slots
 from .units import Units, up
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from ..distribution import needs
+from ...distribution import needs
 
 try:
     import fsspec
@@ -40,9 +40,9 @@ except ModuleNotFoundError as error:
     what = needs("fsspec 2024.12 or later is not installed", "fsspec")
     raise ModuleNotFoundError(what, name=error.name) from error
 
-from ..errors import BackendError, Key
-from .protocol import ObjectStat
-from .spool import Spool
+from ...errors import BackendError, Key
+from ..protocol import ObjectStat
+from ..spool import Spool
 
 __all__ = [
     "AwaitedCalls",

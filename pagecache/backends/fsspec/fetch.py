@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from .fsspec_calls import AwaitedCalls, Calls, Reader, run
-from .spool import Spool
+from ..spool import Spool
+from .calls import AwaitedCalls, Calls, Reader, run
 
 __all__ = ["fetched", "reads_of"]
 

@@ -7,7 +7,7 @@ servers check; where the answer's ETag is one, it is compared here as well, beca
 Questions without bytes (HEAD, lists) are asked again after a transient error, a few times: a server that has closed a
 connection that was idle must not fail one. Not so those that the cache repeats itself (`once`), until the deadline of
 its caller, and none that got no answer in time. Everything else is tried once here: who uses this knows what may be
-repeated. What errors mean: `s3_errors.py`.
+repeated. What errors mean: `errors.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from ..distribution import needs
+from ...distribution import needs
 
 try:
     import boto3
@@ -40,9 +40,9 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
-from ..errors import BackendError
-from .s3_errors import NoETag, Told, about, passing, refused
-from .spool import revoke
+from ...errors import BackendError
+from ..spool import revoke
+from .errors import NoETag, Told, about, passing, refused
 
 __all__ = ["ID", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 

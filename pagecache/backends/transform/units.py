@@ -19,9 +19,9 @@ import errno
 import math
 from typing import Any, Protocol
 
-from ..config import Size, parse_size, with_overrides
-from ..errors import BackendError, Key
-from .protocol import BackendLimits
+from ...config import Size, parse_size, with_overrides
+from ...errors import BackendError, Key
+from ..protocol import BackendLimits
 
 __all__ = ["Transform", "Units"]
 

@@ -30,14 +30,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Key
-from .fsspec_calls import about, tagged
-from .fsspec_fetch import fetched
-from .protocol import AsyncBackendFile, ObjectStat
-from .spool import END, Ranges, Spool, parts_of_buffers
+from ...errors import Key
+from ..protocol import AsyncBackendFile, ObjectStat
+from ..spool import END, Ranges, Spool, parts_of_buffers
+from .calls import about, tagged
+from .fetch import fetched
 
 if TYPE_CHECKING:
-    from .fsspec_objects import Objects
+    from .objects import Objects
 
 __all__ = ["ObjectFile"]
 

@@ -1,7 +1,7 @@
 """The objects below a path of an fsspec file system: keys, names, versions, and what dead processes have left.
 
-How one object is read and published is told in `fsspec_object.py`. Everything here is a coroutine, so that it serves
-blocking file systems and asynchronous ones: see `fsspec_calls.py`.
+How one object is read and published is told in `object.py`. Everything here is a coroutine, so that it serves
+blocking file systems and asynchronous ones: see `calls.py`.
 
 Where a rename is a copy, the object has another version afterwards, with the same content. That is no change by
 somebody else, so its older version is told for as long as it stands.
@@ -23,10 +23,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-from ..errors import Key
-from .fsspec_calls import Calls, Unranged, about, lacks, stat_of
-from .fsspec_object import ObjectFile
-from .protocol import AsyncBackend, BackendLimits, ObjectStat
+from ...errors import Key
+from ..protocol import AsyncBackend, BackendLimits, ObjectStat
+from .calls import Calls, Unranged, about, lacks, stat_of
+from .object import ObjectFile
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 

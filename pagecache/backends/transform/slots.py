@@ -1,6 +1,6 @@
 """The stored bytes of a transformed object: as many calls of the file below as its limits ask for.
 
-What lies in them is told in `units.py`; what is stored when, in `transform_file.py`. Here a call is cut into pieces
+What lies in them is told in `units.py`; what is stored when, in `file.py`. Here a call is cut into pieces
 that the file below takes, and short answers are gone on with, in whole units of it.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import BackendError, BackendProtocolError, Key
-from .protocol import Backend, BackendFile, BackendLimits
+from ...errors import BackendError, BackendProtocolError, Key
+from ..protocol import Backend, BackendFile, BackendLimits
 
 __all__ = ["Slots"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..distribution import needs
+from ...distribution import needs
 
 try:
     from botocore import exceptions, parsers
@@ -21,7 +21,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("boto3 is not installed", "s3"), name=error.name) from error
 
-from ..errors import BackendError
+from ...errors import BackendError
 
 __all__ = ["NoETag", "SendAgain", "Told", "about", "keeping", "passing", "refused", "send_again", "unclear"]
 

@@ -3,13 +3,13 @@
 What is where:
 
     s3.py             the backend: keys and names
-    s3_session.py     private objects, which this process has in the bucket besides
-    s3_conditions.py  which conditions the server honours
-    s3_object.py      one open object and its commit
-    s3_draft.py       what is known of its next version
-    s3_assembly.py    the requests of a commit
-    s3_plan.py        which requests these are
-    s3_calls.py       each request, and its errors
+    session.py     private objects, which this process has in the bucket besides
+    conditions.py  which conditions the server honours
+    object.py      one open object and its commit
+    draft.py       what is known of its next version
+    assembly.py    the requests of a commit
+    plan.py        which requests these are
+    calls.py       each request, and its errors
 
 Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is the backend's own.
 """
@@ -30,16 +30,16 @@ from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ..config import Size, parse_size, with_overrides
-from ..errors import Key
-from ..options import LimitsOverrides
-from .protocol import Backend, BackendLimits, ObjectStat
-from .s3_assembly import side_by_side
-from .s3_calls import Bucket, Stored
-from .s3_conditions import Conditions, tried
-from .s3_object import S3File
-from .s3_plan import Sizes
-from .s3_session import PRIVATE, Session
+from ...config import Size, parse_size, with_overrides
+from ...errors import Key
+from ...options import LimitsOverrides
+from ..protocol import Backend, BackendLimits, ObjectStat
+from .assembly import side_by_side
+from .calls import Bucket, Stored
+from .conditions import Conditions, tried
+from .object import S3File
+from .plan import Sizes
+from .session import PRIVATE, Session
 
 __all__ = ["Conditions", "S3Backend", "S3File", "backend_from_s3_url"]
 
