@@ -179,7 +179,7 @@ def test_stacked_volumes_do_not_starve_each_other(make: Make) -> None:
 
 
 def test_threads_sharing_one_handle(make: Make) -> None:
-    """Positional calls share no state; each thread reads what it wrote. [2.5]"""
+    """Positional calls share no state; each thread reads its own writes. [2.5]"""
     rig = make({"f": bytes(64 * PAGE)}, capacity="128KiB", dirty_background=0.2, dirty_limit=0.5)
     file = rig.open("r+b", key="f")
 

@@ -33,7 +33,7 @@ def in_place(make: Make, policy: str = "fail", **options: Any) -> Rig:
 
 
 def uploaded(make: Make, policy: str = "fail", retry: RetryPolicy = ONCE, **limits: Any) -> Rig:
-    """The same file on an object store, with the page uploaded."""
+    """That file on an object store, with the page uploaded."""
     backend = ObjectBackend({KEY: DATA}, **{"max_write": PAGE, **limits})
     rig = make(backend=backend, options={"on_conflict": policy}, retry=retry)
     file = rig.open()
@@ -224,7 +224,7 @@ def test_an_announcement_of_our_own_version_changes_nothing(make: Make) -> None:
 
 
 def test_a_change_elsewhere_in_the_file_is_no_conflict(make: Make) -> None:
-    """The announced range misses what is local: those bytes are read anew. [2.19]"""
+    """The announced range has no local bytes: it is read again. [2.19]"""
     rig = in_place(make)
     file = rig.handles[0]
     rig.volume.invalidate_remote(KEY, 2 * PAGE, 2 * PAGE, version="2")

@@ -34,7 +34,7 @@ def opened(make: Make, *, durable: bool = True, **limits: Any) -> tuple[Rig, Cac
 
 
 def next_backend(rig: Rig, *, durable: bool = True, lose: bool = False) -> RecordingBackend:
-    """The same store after a crash, with all acknowledged bytes, or without the uncommitted ones if it `lose`s them."""
+    """The store after a crash, with all acknowledged bytes, or without the uncommitted ones if it `lose`s them."""
     rig.volume.abort()
     fresh = rig.backend.successor(lose=lose)
     fresh.limits = replace(fresh.limits, durable_writes=durable)

@@ -122,7 +122,7 @@ def test_a_negative_offset_is_a_value_error_that_names_it(stored: Rig, call: str
     ids=["pread", "try_pread", "punch_hole", "view", "zero_range", "sync_range", "truncate"],
 )
 def test_a_bad_size_is_refused(stored: Rig, call: Callable[[CachedFile, Any], object], size: str) -> None:
-    """The same holds for lengths; None is left out, it has a meaning for some verbs. [T-59]"""
+    """Lengths fail as offsets do; None is left out, it has a meaning for some verbs. [T-59]"""
     with pytest.raises((*BAD, MemoryError)):
         pytest.fail(f"answered {call(stored.handles[0], OFFSETS[size])!r}")
     unchanged(stored)

@@ -1,4 +1,4 @@
-"""What becomes of a cache when its program ends: saved, or listed; and what children of a fork leave alone."""
+"""The end of a program: its caches are saved, or listed; forked children leave them alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., Rig]
 
 
 def script(body: str, tmp_path: Path, *args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run a program of its own."""
+    """Run a program in a child process."""
     path = tmp_path / "program.py"
     path.write_text(
         "import os, sys, threading, time\nfrom pagecache import PageCache\n"
@@ -41,7 +41,7 @@ def script(body: str, tmp_path: Path, *args: str, timeout: float = 60) -> subpro
 
 
 def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
-    """Nobody called close: the exit hook writes back. [T-52, 2.22]"""
+    """The program never called close: the exit hook writes back. [T-52, 2.22]"""
     done = script(
         """
         cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
@@ -164,7 +164,7 @@ def test_an_unclosed_handle_warns_and_saves(make: Make) -> None:
 
 
 def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
-    """Drop the last references and collect, until somebody complains."""
+    """Drop the last references and collect until a warning comes."""
     things.clear()
     gc.collect()
     eventually(lambda: any(issubclass(warning.category, ResourceWarning) for warning in seen.list), timeout=10)

@@ -1,4 +1,4 @@
-"""Memory: throttled writers, full caches, resizing, what a cache costs."""
+"""Memory: throttled writers, full caches, resizing, and the cost of a cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_writer_stays_below_the_dirty_limit(make: Make) -> None:
         file.pwrite(data[offset : offset + 3 * PAGE], offset)
         stats = rig.cache.stats()
         peak = max(peak, stats.dirty + stats.writeback + stats.unstable)
-    assert peak <= 0.3 * MIB + 128 * KIB  # one folio above
+    assert peak <= 0.3 * MIB + 128 * KIB  # one folio above the limit
     file.fsync()
     assert rig.backend.committed(KEY) == data
 
@@ -60,7 +60,7 @@ def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
 
 
 def test_a_throttle_timeout_ends_the_wait(make: Make) -> None:
-    """BlockingIOError(EAGAIN) which says what was accepted. [2.24]"""
+    """BlockingIOError(EAGAIN) has the number of accepted bytes. [2.24]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05)
     file = rig.open("r+b")
     with rig.backend.gate("write_from", times=1000):
@@ -71,7 +71,7 @@ def test_a_throttle_timeout_ends_the_wait(make: Make) -> None:
 
 
 def test_a_failure_wakes_throttled_writers(make: Make) -> None:
-    """They get the error of the failed data instead of waiting for ever. [2.24, 2.16]"""
+    """They get the error of the failed data instead of waiting forever. [2.24, 2.16]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", failed_limit=0.3)
     file = rig.open("r+b")
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
@@ -86,7 +86,7 @@ def test_a_failure_wakes_throttled_writers(make: Make) -> None:
 
 
 def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(make: Make) -> None:
-    """Those before the one that found no room count. [2.7, 2.24, T-05]"""
+    """Buffers before the one that found no room count. [2.7, 2.24, T-05]"""
     rig = make(capacity="1MiB", dirty_background=0.05, dirty_limit="128KiB", throttle_timeout=0.05)
     gate = rig.backend.gate("write_from", times=100)
     file = rig.open("w+b")
@@ -102,7 +102,7 @@ def test_a_write_of_several_buffers_says_how_much_of_all_of_them_was_accepted(ma
 
 
 def test_a_slow_backend_and_a_full_memory_lose_nothing(make: Make) -> None:
-    """Four writers on a small cache over a backend that takes its time. [2.24]"""
+    """Four writers on a small cache over a slow backend. [2.24]"""
 
     def slow(file: object, offset: int, buffers: list[memoryview]) -> int:
         time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_a_slow_backend_and_a_full_memory_lose_nothing(make: Make) -> None:
 
 
 def test_a_stuck_volume_does_not_stop_readers_of_another(make: Make) -> None:
-    """All dirty memory is in the hands of a hung backend. [T-14, 2.23]"""
+    """All dirty memory belongs to calls of a hung backend. [T-14, 2.23]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="128KiB", throttle_timeout=0.05)
     gate = rig.backend.gate("write_from", times=1000)
     file = rig.open("r+b")
@@ -145,7 +145,7 @@ def test_a_stuck_volume_does_not_stop_readers_of_another(make: Make) -> None:
 
 
 def test_the_smallest_cache_works(make: Make) -> None:
-    """Sixteen pages: everything is possible, if slowly. [T-59]"""
+    """With sixteen pages everything is possible, if slowly. [T-59]"""
     rig = make({KEY: pattern(200 * PAGE)}, capacity=16 * PAGE, dirty_background=0.25, dirty_limit=0.5)
     file = rig.open("r+b")
     model = bytearray(pattern(200 * PAGE))
@@ -160,7 +160,7 @@ def test_the_smallest_cache_works(make: Make) -> None:
 
 
 def test_a_cache_holds_eight_write_units_of_each_backend_from_its_attachment_on(make: Make) -> None:
-    """With less a unit could wait for ever for the memory that it takes itself."""
+    """With fewer, a unit could wait forever for memory that it takes itself."""
     rig = make({KEY: b""}, capacity="1MiB", limits={"write_unit": "128KiB"})
     with pytest.raises(ValueError, match="less than 8 write units of 131072 bytes"):
         rig.cache.resize("1020KiB")
@@ -208,7 +208,7 @@ def test_shrinking_loses_nothing(make: Make) -> None:
 
 
 def test_shrinking_gives_memory_back_at_once() -> None:
-    """The process gets smaller, by what was clean and by what was dirty. [T-57]"""
+    """The process shrinks by clean and by dirty pages. [T-57]"""
     with PageCache("96MiB", **QUIET) as cache:
         file = cache.attach(ZerosBackend(durable_writes=True), read_ahead=0).open("endless", "r+b")
         file.pwrite(bytes(32 * MIB), 0)
@@ -306,7 +306,7 @@ def test_limits_may_change_while_a_writer_waits(make: Make) -> None:
 
 
 def test_one_scan_does_not_empty_the_cache(make: Make) -> None:
-    """Pages that are used again and again survive a large sequential read. [2.23]"""
+    """Pages in repeated use survive a large sequential read. [2.23]"""
     rig = make({KEY: pattern(40 * PAGE), "scan": bytes(1000 * PAGE)}, capacity=100 * PAGE)
     hot, scan = rig.open("rb"), rig.open("rb", key="scan")
     for _ in range(4):
@@ -321,7 +321,7 @@ def test_one_scan_does_not_empty_the_cache(make: Make) -> None:
 
 
 def test_nothing_stays_behind_after_many_caches() -> None:
-    """Memory and threads of closed caches are given back. [I-27]"""
+    """Closed caches return their memory and threads. [I-27]"""
 
     def one() -> None:
         with PageCache("16MiB") as cache, cache.attach("memory:").open("f", "w+b") as file:

@@ -1,4 +1,4 @@
-"""Commits whose answer was lost, of files with staged bytes: what is staged tells whether they were carried out."""
+"""Commits with a lost answer, of files with staged bytes: the staging shows whether they were carried out."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SMALL: dict[str, Any] = {
     "max_folio": PAGE,
     "flush_interval": 0.02,
 }
-CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # nothing is sent behind the test's back
+CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}  # the cache sends nothing unless the test asks
 
 
 class Store:
-    """A small cache over a store of whole objects; nothing of what is staged stays in memory."""
+    """A small cache over a store of whole objects; no staged byte stays in memory."""
 
     def __init__(self, root: Path, retry: Any = ONCE, **options: Any) -> None:
         self.backend = StagingBackend(root, **{"write_unit": UNIT, **options})
@@ -41,7 +41,7 @@ class Store:
         self.handles: list[CachedFile] = []
 
     def staged(self, mode: OpenMode = "x+b", content: bytes = CONTENT) -> CachedFile:
-        """A file all of whose bytes are staged, and in memory no more."""
+        """A file all of whose bytes are staged, and none in memory."""
         file = self.volume.open(KEY, mode)
         self.handles.append(file)
         file.pwrite(content, 0)
@@ -55,7 +55,7 @@ class Store:
         return int(file.stats().to_dict()[what])
 
     def lose_an_answer(self, file: CachedFile, **how: Any) -> None:
-        """One commit is carried out, and fails for the cache."""
+        """Carry one commit out, and report a failure to the cache."""
         self.backend.fail_commits(**{"done": True, **how})
         with pytest.raises(CommitError):
             file.fsync()
@@ -65,7 +65,7 @@ class Store:
         return self.backend.visible(str(KEY))
 
     def put(self, content: bytes) -> None:
-        """Somebody else stores another version."""
+        """Store another version, as another client does."""
         other = self.backend.open(str(KEY), create=True)
         other.truncate(0)
         other.write_from(0, (memoryview(content),))
@@ -75,7 +75,7 @@ class Store:
     def finish(self) -> None:
         self.backend._failures.clear()
         for handle in self.handles:
-            with contextlib.suppress(OSError):  # the test has looked at the errors that it meant
+            with contextlib.suppress(OSError):  # the test has checked the errors that it provoked
                 handle.close()
         self.cache.check()
         self.cache.close(timeout=30, on_failed="discard")
@@ -152,7 +152,7 @@ def test_the_retries_of_one_fsync_find_out(make_store: Callable[..., Store]) -> 
 
 
 def test_writers_that_wait_for_room_get_it(store: Store) -> None:
-    """What makes room is handed over after it is known what became of the commit. [T-61, 2.24]"""
+    """The bytes that make room are written back once the outcome of the commit is known. [T-61, 2.24]"""
     file = store.staged()
     store.lose_an_answer(file)
     more = pattern(3 * CAPACITY, 8)
@@ -163,7 +163,9 @@ def test_writers_that_wait_for_room_get_it(store: Store) -> None:
 
 
 def test_nothing_newer_is_published_with_it(store: Store) -> None:
-    """Newer writes are handed over, a part of them, and read: they are not to be seen before an fsync. [T-77, 2.15]"""
+    """Newer writes are written back, a part of them, and read: they must stay invisible before an fsync.
+    [T-77, 2.15]
+    """
     file = store.staged()
     store.lose_an_answer(file)
     newer = pattern(40 * PAGE, 3)
@@ -176,7 +178,7 @@ def test_nothing_newer_is_published_with_it(store: Store) -> None:
 
 
 def test_a_second_lost_answer_leaves_it_open(store: Store) -> None:
-    """Reads and fsyncs say that it is not known; the one that is answered is the last. [T-69]"""
+    """Reads and fsyncs report that the outcome is unknown; the last commit gets an answer. [T-69]"""
     file = store.staged()
     store.lose_an_answer(file)
     file.pwrite(b"x", 30 * PAGE + 5)
@@ -206,7 +208,7 @@ def test_a_truncate_and_a_hole_come_after_it(store: Store) -> None:
 
 
 def test_what_the_commit_took_is_not_made_again_after_a_reconnect(store: Store) -> None:
-    """It had a truncate to nothing before what was staged: that belongs to the commit too. [T-75b, 2.17, 2.22]"""
+    """A truncate to nothing came before the staged bytes: that belongs to the commit too. [T-75b, 2.17, 2.22]"""
     store.put(BASE)
     file = store.staged("w+b")
     store.lose_an_answer(file)
@@ -220,7 +222,7 @@ def test_what_the_commit_took_is_not_made_again_after_a_reconnect(store: Store) 
 
 
 def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store: Store) -> None:
-    """Ours was there, and was replaced: what is written then meets the other version. [T-30, 2.19]"""
+    """The committed version was there, and was replaced: later writes meet the other version. [T-30, 2.19]"""
     file = store.staged()
     store.lose_an_answer(file)
     store.put(BASE)
@@ -241,7 +243,9 @@ def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store:
 
 
 def test_a_commit_that_was_not_carried_out_is_not_made_again_by_asking(store: Store) -> None:
-    """It may have forgotten what was not staged: nothing shows before an fsync has sent that again. [T-18a, 2.15]"""
+    """The commit may have forgotten unstaged bytes: nothing shows before an fsync has sent those again.
+    [T-18a, 2.15]
+    """
     store.put(BASE)
     file = store.staged("r+b")
     file.pwrite(b"y" * 8 * PAGE, 62 * PAGE)  # acknowledged, or staged like the rest
@@ -259,7 +263,7 @@ def test_a_commit_that_was_not_carried_out_is_not_made_again_by_asking(store: St
 
 
 def test_another_version_stored_meanwhile_is_a_conflict_that_loses_nothing(store: Store) -> None:
-    """Ours was not stored: all of it stays readable, and goes over the other version when that is asked for. [2.19]"""
+    """The local version was not stored: all of it stays readable, and replaces the other version on request. [2.19]"""
     store.put(BASE)
     file = store.staged("r+b")
     store.lose_an_answer(file, done=False)
@@ -279,7 +283,7 @@ def test_another_version_stored_meanwhile_is_a_conflict_that_loses_nothing(store
 @pytest.mark.parametrize("unit", [UNIT, 1])
 @pytest.mark.parametrize("asked_before", [True, False])
 def test_a_staging_that_is_lost_is_told(make_store: Callable[..., Store], unit: int, asked_before: bool) -> None:
-    """Neither there nor committed: that is a loss, and the file can be saved again. [2.16, 2.23]"""
+    """The bytes are neither staged nor committed: that is a loss, and the file can be saved again. [2.16, 2.23]"""
     store = make_store(retry=FAST, write_unit=unit)
     store.put(BASE)
     file = store.staged("r+b")
@@ -306,11 +310,11 @@ def test_a_staging_that_is_lost_is_told(make_store: Callable[..., Store], unit: 
     assert sum(lost.length for lost in told.value.ranges) > 40 * PAGE
 
 
-# ---------------------------------------------------------------- what the backend says when it is asked
+# ---------------------------------------------------------------- the backend's answer to a query
 
 
 def keeping(make: Callable[..., Rig], base: bytes = b"", **options: Any) -> tuple[Rig, KeepingBackend, CachedFile]:
-    """A file all of whose bytes are staged, of a backend that refuses to read what is not."""
+    """A file all of whose bytes are staged, of a backend that refuses to read any others."""
     backend = KeepingBackend({KEY: base}, write_unit=UNIT)
     rig = make(backend=backend, **{"capacity": CAPACITY, **SMALL, "retry": ONCE, **options})
     file = rig.open("r+b")
@@ -322,13 +326,15 @@ def keeping(make: Callable[..., Rig], base: bytes = b"", **options: Any) -> tupl
 
 
 def unheard(file: Any) -> str:
-    """A commit that is carried out, and whose answer is lost."""
+    """Carry a commit out, and lose its answer."""
     file.make_durable()
     raise OSError(errno.ECONNRESET, "the connection broke")
 
 
 def test_a_conflict_found_by_asking_can_be_settled(make: Callable[..., Rig]) -> None:
-    """Ours was replaced, and the backend calls that a conflict: readers and fsyncs hear of it. [2.19]"""
+    """The committed version was replaced, and the backend calls that a conflict: readers and fsyncs report it.
+    [2.19]
+    """
     rig, backend, file = keeping(make)
     backend.fault("commit", unheard)
     with pytest.raises(CommitError):
@@ -350,7 +356,9 @@ def test_a_conflict_found_by_asking_can_be_settled(make: Callable[..., Rig]) -> 
 
 
 def test_a_refusal_leaves_it_open(make: Callable[..., Rig]) -> None:
-    """It says nothing of the commit before: the error is told, and it is asked again. [2.14]"""
+    """The refusal does not reveal the outcome of the commit before: the error is reported, and the next call asks
+    again. [2.14]
+    """
     _rig, backend, file = keeping(make)
     backend.fault("commit", unheard)
     with pytest.raises(CommitError):
@@ -376,7 +384,7 @@ def test_nothing_is_given_up_while_it_is_open(make: Callable[..., Rig]) -> None:
 
 
 def test_an_object_that_was_removed_is_not_published_by_asking(make: Callable[..., Rig]) -> None:
-    """It has no name under which it could be. [2.20]"""
+    """It has no name to be published under. [2.20]"""
     rig, backend, file = keeping(make)
     backend.fault("commit", unheard)
     with pytest.raises(CommitError):
@@ -391,7 +399,7 @@ def test_an_object_that_was_removed_is_not_published_by_asking(make: Callable[..
 
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
 def test_a_commit_that_was_left_behind_by_an_abort(make: Callable[..., Rig], first: str) -> None:
-    """It took what was staged, and its answer counts for nothing; the backend knows. [T-75b, 2.22]"""
+    """It took the staged bytes, and its answer is ignored; the backend has the outcome. [T-75b, 2.22]"""
     rig, backend, file = keeping(make)
     gate = backend.gate("after_commit")
 

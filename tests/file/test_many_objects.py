@@ -1,6 +1,7 @@
-"""What a call costs does not grow with the number of objects, and an object lives as long as its pages.
+"""The cost of a call does not grow with the number of objects, and an object lives as long as its pages.
 
-Costs are counted as Python and C calls of the thread, so that they are exact. Walks in C are bounded there.
+Costs are counted as Python and C calls of the thread, so that they are exact. Loops within the C code are bounded
+elsewhere.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Make = Callable[..., Rig]
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """How many functions this thread calls for it."""
+    """Count the functions that this thread calls for it."""
     count = 0
 
     def seen(frame: object, event: str, argument: object) -> None:
@@ -60,7 +61,7 @@ def visit(rig: Rig, key: str) -> None:
 
 
 def dirty(rig: Rig, count: int, start: int = 0) -> list[Any]:
-    """So many new objects with a dirty page each; their handles."""
+    """Make that many new objects with a dirty page each, and return their handles."""
     handles = [rig.open("w+b", key=f"d{start + k}") for k in range(count)]
     for handle in handles:
         handle.pwrite(b"x" * 100, 0)
@@ -71,7 +72,7 @@ def dirty(rig: Rig, count: int, start: int = 0) -> list[Any]:
 
 
 def test_a_second_walk_over_all_objects_that_fit_reads_nothing(make: Make) -> None:
-    """More objects than the cache keeps without pages."""
+    """There are more objects than the cache keeps without pages."""
     count = lifetimes.HOLLOW_MIN + 500
     rig = make(objects(count), "64MiB")
     walk(rig, count)
@@ -92,7 +93,7 @@ def test_opening_and_closing_a_cached_object_costs_the_same_beside_many(make: Ma
 
 
 def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest ones; those with pages stay, and a close forgets a few at most."""
+    """The oldest ones go; those with pages stay, and a close forgets a few at most."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 20)
     monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
     rig = make(objects(400), 128 * PAGE)
@@ -165,7 +166,7 @@ def test_objects_with_views_or_unsaved_data_are_not_forgotten(make: Make, monkey
 
 
 def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The open has the name first: it finds the inode, which is hollow no more when it has ended."""
+    """The open locks the name first: it finds the inode, which is no longer hollow afterwards."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 0)
     monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
     rig = make(objects(3))
@@ -185,7 +186,7 @@ def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch
 
 
 def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other order: the name is busy until the inode is gone, and the open makes another one."""
+    """In the other order, the name is busy until the inode is gone, and the open makes another one."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 0)
     monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
     rig = make(objects(3))
@@ -268,7 +269,7 @@ def test_taking_a_ticket_looks_at_no_file(make: Make) -> None:
 
 
 def test_a_ticket_counts_no_bytes_that_no_sync_saves(make: Make) -> None:
-    """Removed, abandoned: they are local as long as somebody has them open."""
+    """Removed or abandoned files are local as long as they are open."""
     rig = make(limits={"commit_on_close": True})
     handles = dirty(rig, 4)
     other = rig.open("r+b", key="d2")
@@ -327,7 +328,7 @@ def test_a_ticket_does_not_wait_for_writes_before_it_takes_up_its_files(make: Ma
 
 @pytest.mark.parametrize("reconnected", [False, True])
 def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make: Make, reconnected: bool) -> None:
-    """The same as one that had begun. [K9]"""
+    """It raises the same error as a ticket that had begun. [K9]"""
     rig = make()
     dirty(rig, 3)
     engine = rig.volume.engine
@@ -343,7 +344,7 @@ def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make
 
 
 def test_moving_a_ticket_on_costs_the_same_beside_many_files_that_wait(make: Make, clock: HandClock) -> None:
-    """It polls the files that have changed."""
+    """Each step polls the files that have changed."""
     rig = make(None, "64MiB", limits={"max_inflight": 2})
     gate = rig.backend.gate("write_from", times=1000)
     costs = []
@@ -355,7 +356,7 @@ def test_moving_a_ticket_on_costs_the_same_beside_many_files_that_wait(make: Mak
             found.done()
         costs.append(min(calls_of(found.done) for _ in range(5)))
     gate.open()
-    assert costs[1] <= costs[0] + 40  # there is one ticket more
+    assert costs[1] <= costs[0] + 40  # there is one more ticket
 
 
 # ---------------------------------------------------------------- the flusher
@@ -379,7 +380,7 @@ def test_a_turn_of_the_flusher_costs_the_same_beside_many_dirty_files(
 def test_files_expire_oldest_first_and_a_turn_takes_some(
     make: Make, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next turn comes at once, and when nothing has expired when the next one does. [2.11]"""
+    """The next turn comes at once; if nothing more has expired, it comes when the next file does. [2.11]"""
     monkeypatch.setattr(flusher, "TURN", 2)
     rig = make(None, dirty_expire=10.0, flush_interval=30.0, limits={"max_inflight": 1})
     gate = rig.backend.gate("write_from", times=100)  # one is sent, the others stay dirty
@@ -389,7 +390,7 @@ def test_files_expire_oldest_first_and_a_turn_takes_some(
         held.set()
         assert go_on.wait(20)
 
-    rig.cache.flusher.defer(hold)  # this test takes its turns
+    rig.cache.flusher.defer(hold)  # this test runs the turns itself
     assert held.wait(20)
     started: list[str] = []
     for k in (3, 1, 2, 0):
@@ -429,7 +430,7 @@ def test_counters_cost_the_same_beside_many_objects(make: Make) -> None:
 
 
 def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache knows no object of it, or some."""
+    """The cache has no object of it, or some."""
     looked: list[str] = []
 
     def seen(key: str, tree: str) -> bool:
@@ -457,7 +458,7 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
     assert table._below == {}
 
 
-# ---------------------------------------------------------------- times, where the machine is quiet
+# ---------------------------------------------------------------- times, on a quiet machine
 
 
 @pytest.mark.slow

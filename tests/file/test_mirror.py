@@ -1,5 +1,5 @@
-"""The second stream: a best-effort copy of everything that is written back. Nobody waits for it, it harms nobody, and a
-wrong copy is never left behind.
+"""The second stream: a best-effort copy of everything that is written back. No caller waits for it, it does no harm,
+and a wrong copy is never left behind.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def test_a_mirror_that_fails_does_not_harm_the_upload(pairs: Any, error: Any) ->
 
 
 def test_a_copy_that_cannot_be_removed_is_emptied(pairs: Any) -> None:
-    """A mirror without remove: what cannot be right is empty, not wrong. [T-34]"""
+    """A mirror without remove: a copy that cannot be right is empty, not wrong. [T-34]"""
     pair = pairs()
     pair.mirror.fault("remove", io.UnsupportedOperation("remove"), times=float("inf"))
     with pair.volume.open(KEY, "w+b") as file:
@@ -206,7 +206,9 @@ def test_a_copy_that_cannot_be_removed_is_emptied(pairs: Any) -> None:
 
 @pytest.mark.parametrize("how", ["announced", "found at an open"])
 def test_a_copy_that_rests_is_given_up_with_its_object(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is local, the copy is closed, and somebody else changes the object: it was left, and wrong. [T-34]"""
+    """Nothing is local, the copy is closed, and another client changes the object: the remaining copy would be wrong.
+    [T-34]
+    """
     monkeypatch.setattr("pagecache.engine.mirror.OPEN_MAX", 0)
     store, copy = MemoryBackend(), MemoryBackend()
     with PageCache("8MiB", **QUIET) as cache:
@@ -229,7 +231,7 @@ def test_a_copy_that_rests_is_given_up_with_its_object(how: str, monkeypatch: py
 
 
 def test_bytes_that_had_to_change_in_place_spoil_the_copy(pairs: Any) -> None:
-    """Memory that a view pins cannot be replaced: the writer does not wait, the copy goes. [T-34]"""
+    """Memory that a view pins cannot be replaced: the writer does not wait, the copy is dropped. [T-34]"""
     pair = pairs()
     with pair.volume.open(KEY, "w+b") as file:
         file.write(b"a" * PAGE)
@@ -293,7 +295,7 @@ def test_a_call_past_its_deadline_gives_the_copy_up_and_its_memory_is_kept_until
 
 
 def test_truncate_punch_and_zero_reach_the_copy_in_order() -> None:
-    """What the mirror has after them is what the file is. [T-31]"""
+    """Afterwards the mirror has the content of the file. [T-31]"""
     store, copy = MemoryBackend(), MemoryBackend()
     with PageCache("8MiB", **QUIET) as cache:
         volume = cache.attach(store, mirror=copy)
@@ -312,7 +314,7 @@ def test_truncate_punch_and_zero_reach_the_copy_in_order() -> None:
 
 
 def test_names_follow() -> None:
-    """Rename and remove, also of a destination that had a copy of its own. [T-31]"""
+    """Rename and remove, also of a destination that had its own copy. [T-31]"""
     store, copy = MemoryBackend(), MemoryBackend()
     with PageCache("8MiB", **QUIET) as cache:
         volume = cache.attach(store, mirror=copy)
@@ -345,7 +347,7 @@ def test_a_file_that_is_removed_while_open_leaves_no_copy() -> None:
 
 
 def test_a_remote_change_and_given_up_data_take_the_copy_away(pairs: Any) -> None:
-    """The copy would not be the object any more. [T-34]"""
+    """The copy would no longer equal the object. [T-34]"""
     pair = pairs()
     for lose in (pair.volume.invalidate_remote, pair.volume.discard):
         with pair.volume.open(KEY, "w+b") as file:
@@ -365,7 +367,7 @@ def test_a_remote_change_and_given_up_data_take_the_copy_away(pairs: Any) -> Non
 
 
 def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: HandClock) -> None:
-    """And what it may still touch stays. [T-34]"""
+    """Memory that it may still touch stays. [T-34]"""
     store, copy = RecordingBackend(), RecordingBackend(max_inflight=1)
     gate = copy.gate("write_from")
     cache = PageCache("1MiB", **QUIET)
@@ -375,7 +377,7 @@ def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: Ha
     closing = Task(cache.close, timeout=60.0)
     eventually(lambda: store.committed(KEY) == b"a" * PAGE)
     assert closing.waits()
-    clock.advance(60.0)  # and no retry's deadline
+    clock.advance(60.0)  # the time also passes the deadlines of all retries
     closing.result()
     assert store.committed(KEY) == b"a" * PAGE
     gate.open()
@@ -384,7 +386,7 @@ def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: Ha
 
 
 def test_buffers_that_a_mirror_keeps_are_never_used_again(pairs: Any) -> None:
-    """Memory with a slice left belongs to the slice. [2.1.3]"""
+    """Memory that a slice still references belongs to the slice."""
     pair = pairs(capacity="512KiB", max_folio=PAGE)
     kept: list[memoryview] = []
 

@@ -1,4 +1,4 @@
-"""What becomes of a mirror's copies at the end: of files, of names, of memory."""
+"""The end of a mirror's copies: of files, of names, of memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .test_mirror import pairs as pairs  # the fixture
 
 
 def test_directories_that_nobody_made_in_the_mirror_are_made(tmp_path: Path) -> None:
-    """Of an object that is written, and of one that is moved. [T-31]"""
+    """This concerns written objects and moved ones. [T-31]"""
     store, copy = tmp_path / "store", tmp_path / "copy"
     (store / "deep" / "down").mkdir(parents=True)
     (store / "elsewhere").mkdir()
@@ -59,7 +59,7 @@ def test_a_copy_goes_whatever_its_own_file_does_at_the_end(pairs: Any, monkeypat
 
 
 def test_a_copy_that_cannot_be_removed_is_named_in_the_log(pairs: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody takes it for a right one without a warning, and a file that starts anew starts with its removal. [T-34]"""
+    """The log warns that the copy is not right, and the next start of the file begins with its removal. [T-34]"""
     pair = pairs()
     with pair.volume.open(KEY, "w+b") as file:
         file.write(b"one" * PAGE)

@@ -74,7 +74,7 @@ def test_misuse_of_a_handle_is_told_and_changes_nothing(make: Make, what: str) -
 
 
 def test_sequences_of_buffers_of_any_kind(make: Make) -> None:
-    """Lists, tuples, and what else is a sequence of buffers: the rows of an array."""
+    """Lists, tuples, and any other sequence of buffers, such as the rows of an array."""
     numpy = pytest.importorskip("numpy")
     file = make({KEY: b""}).open("r+b")
     rows = numpy.arange(12, dtype="u1").reshape(3, 4)

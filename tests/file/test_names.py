@@ -1,4 +1,4 @@
-"""Names beside everything else: keys that are busy, tokens of both files, last closes, abandoned files."""
+"""Concurrent changes of names: busy keys, tokens of both files, last closes, abandoned files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOGETHER = 17
 
 
 class Slow(RecordingBackend):
-    """Opens take until TOGETHER of them have run at once; that of "hung" is the test's affair."""
+    """Opens take until TOGETHER of them have run at once; the test itself controls that of "hung"."""
 
     def __init__(self, objects: dict[Any, bytes], **limits: Any) -> None:
         super().__init__(objects, **limits)
@@ -91,7 +91,7 @@ def test_an_open_waits_for_its_key_while_names_change(make: Make, verb: str) -> 
 
 
 def test_renames_in_both_directions_at_once_do_not_deadlock(make: Make) -> None:
-    """Keys are marked all at once, tokens are taken in one order. [2.20]"""
+    """Keys are locked all at once, tokens are taken in one order. [2.20]"""
     rig = make({name: b"%d" % k for k, name in enumerate("abcd")})
     files = [rig.open(key=name) for name in "abcd"]
     stop = threading.Event()
@@ -121,7 +121,7 @@ def test_renames_in_both_directions_at_once_do_not_deadlock(make: Make) -> None:
 
 @pytest.mark.parametrize("busy", ["src", "dst"])
 def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str) -> None:
-    """It has both tokens: no write, no commit of either runs beside it. [2.20]"""
+    """The rename has both tokens: no write and no commit of either file runs beside it. [2.20]"""
     rig = make({"src": b"", "dst": b""})
     files = {name: rig.open(key=name) for name in ("src", "dst")}
     for file in files.values():
@@ -161,7 +161,7 @@ def test_nothing_is_handed_over_while_a_rename_runs(make: Make) -> None:
 
 
 def test_an_interrupted_rename_is_finished_and_published(make: Make) -> None:
-    """An interrupt ends only the waiting: the cache knows the object by the name that it has. [2.20, K7]"""
+    """An interrupt ends only the wait: the cache has the object under its new name. [2.20, K7]"""
     rig = make({KEY: DATA})
     file = rig.open()
     file.pwrite(b"dirty", 0)
@@ -223,7 +223,7 @@ def store(make: Make) -> Rig:
 
 
 def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: Rig) -> None:
-    """For open, stat and exists; not in list, and for nobody else. [2.20]"""
+    """It is there for open, stat and exists of this cache; not in list, and not for other clients. [2.20]"""
     file = store.open("xb", key="new")
     file.pwrite(b"12345", 0)
     assert store.volume.exists("new")
@@ -237,7 +237,7 @@ def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: 
 
 
 def test_abandon_never_waits_and_the_key_is_busy_until_it_is_over(make: Make) -> None:
-    """What is in flight ends first, then the upload is rolled back, then the key is somebody else's. [2.20]"""
+    """Calls in flight end first, then the upload is rolled back, then the key is free. [2.20]"""
     store = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE, max_inflight=1), retry=ONCE)
     file = store.open("r+b")
     file.pwrite(DATA[::-1], 0)
@@ -260,7 +260,7 @@ def test_abandon_never_waits_and_the_key_is_busy_until_it_is_over(make: Make) ->
 
 
 def test_an_abandoned_file_is_readable_by_whom_it_is_open_to(store: Rig) -> None:
-    """It keeps its pages; the next opener has another file. [2.20]"""
+    """Its handles keep its pages; the next opener has another file. [2.20]"""
     reader = store.open("rb")
     writer = store.open("r+b")
     writer.pwrite(b"half", 0)
@@ -273,7 +273,7 @@ def test_an_abandoned_file_is_readable_by_whom_it_is_open_to(store: Rig) -> None
 
 
 def test_a_removed_object_is_not_published_again(store: Rig) -> None:
-    """fsync through a handle that is left has no name to publish. [2.20]"""
+    """fsync through a remaining handle has no name to publish. [2.20]"""
     file = store.open("r+b")
     file.pwrite(b"x", 0)
     store.volume.remove(KEY)
@@ -284,7 +284,7 @@ def test_a_removed_object_is_not_published_again(store: Rig) -> None:
 
 
 def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
-    """It is there for this cache, though not for the store; once it is removed, for nobody. [2.20]"""
+    """It is there for this cache, though not for the store; once it is removed, it is gone. [2.20]"""
     file = store.open("xb", "new")
     file.pwrite(b"x", 0)
     store.volume.remove("new")
@@ -297,7 +297,7 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
 
 
 def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
-    """Nothing was uploaded yet: the file is opened anew. [2.20]"""
+    """Nothing was uploaded yet: the file is opened again. [2.20]"""
     file = store.open("r+b")
     file.pwrite(b"dirty", 0)
     store.volume.rename(KEY, "moved")
@@ -307,7 +307,7 @@ def test_a_renamed_object_is_written_under_its_new_name(store: Rig) -> None:
 
 
 def test_two_names_of_one_object_beside_remove_and_rename(tmp_path: Path) -> None:
-    """With one name less it is the same file; over its own other name a rename changes nothing else. [T-67]"""
+    """With one name less it is the same file; a rename over its other name changes nothing else. [T-67]"""
     (tmp_path / "a").write_bytes(DATA)
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
@@ -326,7 +326,9 @@ def test_two_names_of_one_object_beside_remove_and_rename(tmp_path: Path) -> Non
 
 
 def test_files_that_nobody_uses_are_closed_by_the_volume_and_awaited_by_nobody(make: Make) -> None:
-    """More than are kept open: a backend whose close hangs delays no open and no close. [2.20, T-62]"""
+    """There are more idle files than the limit: a backend whose close hangs delays no open and no close.
+    [2.20, T-62]
+    """
     rig = make({f"f{k}": DATA for k in range(100)})
     gate = rig.backend.gate("file_close", times=3)
 
@@ -343,7 +345,7 @@ def test_files_that_nobody_uses_are_closed_by_the_volume_and_awaited_by_nobody(m
 
 
 def test_a_failed_rename_changes_nothing(make: Make) -> None:
-    """Both names lead where they led. [2.20]"""
+    """Both names lead to their previous files. [2.20]"""
     rig = make({"a": b"A", "b": b"B"})
     file = rig.open(key="a")
     file.pwrite(b"dirty", 0)

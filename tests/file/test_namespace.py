@@ -1,4 +1,4 @@
-"""Names: open, stat, list, remove, rename, aliases, many files, and other people's changes."""
+"""Names: open, stat, list, remove, rename, aliases, many files, and changes by other clients."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_created_file_is_there_before_it_is_committed(make: Make) -> None:
 
 
 def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
-    """Unwritten bytes too; a new file of that name is another file. [2.20]"""
+    """This holds for unwritten bytes too; a new file of that name is another file. [2.20]"""
     rig = make({KEY: DATA})
     old = rig.open("r+b")
     old.pread(PAGE, 0)
@@ -114,7 +114,7 @@ def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
 
 
 def test_unwritten_bytes_of_a_removed_file_are_dropped_silently(make: Make) -> None:
-    """At the last close; nobody can want them any more. [2.20]"""
+    """The last close drops them; no later call can read them. [2.20]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     file.pwrite(b"x" * PAGE, 0)
@@ -172,7 +172,7 @@ def test_keys_may_be_any_hashable(make: Make) -> None:
 
 
 def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
-    """Other names are served meanwhile. [T-78, 2.20]"""
+    """Other names are served at the same time. [T-78, 2.20]"""
     rig = make({"slow": DATA, "fast": DATA})
     gate = rig.backend.gate("open", "slow")
     slow = Task(rig.volume.open, "slow", "rb")
@@ -185,7 +185,7 @@ def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
 
 
 def test_a_changed_version_drops_clean_pages_at_open(make: Make) -> None:
-    """close-to-open: who opens later sees what was stored later. [T-30, 2.20]"""
+    """close-to-open: a later open sees bytes that were stored later. [T-30, 2.20]"""
     rig = make({KEY: DATA})
     with rig.open("rb") as file:
         file.pread(3 * PAGE, 0)
@@ -216,7 +216,7 @@ def test_own_writes_are_no_remote_change(make: Make) -> None:
 
 
 def test_keep_cache_does_not_look(make: Make) -> None:
-    """The cached pages are served whatever happened to the store. [T-30, 2.20]"""
+    """The cached pages are served, whatever happened to the store. [T-30, 2.20]"""
     rig = make({KEY: DATA})
     with rig.open("rb") as file:
         file.pread(3 * PAGE, 0)
@@ -225,7 +225,7 @@ def test_keep_cache_does_not_look(make: Make) -> None:
 
 
 def test_an_announced_remote_change_is_read_anew(make: Make) -> None:
-    """invalidate_remote on an open file: its clean bytes are not served any more. [2.19]"""
+    """After invalidate_remote on an open file, its clean bytes are no longer served. [2.19]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     file.pread(3 * PAGE, 0)
@@ -278,7 +278,7 @@ def test_keys_cannot_leave_the_root(tree: Volume, tmp_path: Path, key: str) -> N
 
 @pytest.mark.parametrize("target", ["../outside", "/nowhere", "link", "a"])
 def test_a_link_that_cannot_be_followed_is_renamed_and_removed(tree: Volume, tmp_path: Path, target: str) -> None:
-    """It is a name like any other: only a walk through it leaves the root. [2.20]"""
+    """The link is a name like any other: only a walk through it leaves the root. [2.20]"""
     root = tmp_path / "root"
     (root / "link").symlink_to(target)
     with tree.open("a", "r+b") as file:
@@ -304,7 +304,7 @@ def test_a_directory_is_no_file(tree: Volume) -> None:
 
 
 def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
-    """Handles go on as in POSIX; a new open says that it is gone. [2.20]"""
+    """Handles go on as in POSIX; a new open reports that it is gone. [2.20]"""
     with tree.open("a", "r+b") as file:
         assert file.pread(10, 0) == DATA[:10]
         (tmp_path / "root" / "a").unlink()

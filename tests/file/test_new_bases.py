@@ -1,4 +1,4 @@
-"""An open finds another version, and our own writing goes on beside it: the version is taken between two hand-overs."""
+"""An open finds another version while the cache's writes go on: the new version is adopted between two write-backs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ MINE = b"mine" * (PAGE // 4)
 def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_one(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old file has them, the new one has not: a sync that finds nothing left to send loses them. [2.19, I-18]"""
+    """The old file has them, the new one does not: a sync that finds nothing left to send would lose them.
+    [2.19, I-18]
+    """
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend)
     file = rig.open()
@@ -46,7 +48,7 @@ def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_
     gate.wait_entered()
     file.pwrite(MINE, PAGE)
     file.flush()
-    # Whoever holds the token, the pass stands in line for it; if nobody does, it runs, and ends.
+    # If another thread holds the token, the pass stands in line for it. If the token is free, the pass runs, and ends.
     eventually(lambda: not rig.volume.inodes[KEY].native.locks()["pass_active"])
     gate.open()
     with pytest.raises(ConflictError):
@@ -57,7 +59,9 @@ def test_bytes_sent_over_the_old_version_are_not_committed_without_with_the_new_
 
 
 def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is local before and after: the size is ours, and no page of the old version is left. [2.19, I-17]"""
+    """Nothing is local before and after: the size is the cache's own, and no page of the old version is left. [2.19,
+    I-17]
+    """
     store = MemoryBackend()
     store.put(KEY, DATA)
     with PageCache("1MiB", flush_interval=60) as cache:
@@ -86,7 +90,7 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
 
 
 def test_work_under_the_token_hides_no_version_from_who_opens_beside_it(make: Make) -> None:
-    """It may last longer than whoever waited for it: by itself it changes nothing of what is stored. [2.19]"""
+    """The work may last longer than the call that waited for it: by itself it changes no stored byte. [2.19]"""
     rig = make({KEY: DATA})
     file = rig.open("rb")
     assert file.pread(len(DATA), 0) == DATA

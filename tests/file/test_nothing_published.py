@@ -1,4 +1,4 @@
-"""On a commit_on_close volume nothing is published that its writer did not ask for."""
+"""On a commit_on_close volume nothing is published without a request of its writer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def store() -> tuple[PageCache, RecordingBackend, CachedFile]:
 
 
 def test_an_exception_in_the_with_block_of_the_cache_publishes_nothing() -> None:
-    """What was written half way is listed as not saved; the exception stays the primary one. [T-77, 2.22]"""
+    """The partial object is listed as unsaved; the exception stays the primary one. [T-77, 2.22]"""
     cache, backend, file = store()
     with pytest.raises(ZeroDivisionError), cache:
         raise ZeroDivisionError
@@ -69,7 +69,7 @@ def test_closing_the_cache_on_purpose_publishes(make: Make) -> None:
 
 
 def test_an_exception_in_the_with_block_of_the_handle_publishes_nothing(objects: Rig) -> None:
-    """The handle is abandoned: the object is as it was, for every later opener too. [T-77]"""
+    """The handle is abandoned: the object keeps its content, for every later opener too. [T-77]"""
     with pytest.raises(ZeroDivisionError), objects.volume.open(KEY, "r+b") as file:
         file.pwrite(NEW, 0)
         file.sync_range(0, len(NEW))
@@ -82,7 +82,7 @@ def test_an_exception_in_the_with_block_of_the_handle_publishes_nothing(objects:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
-    """Nor does what follows: an exception, resize, the flusher. An explicit sync does. [T-77, 2.21]"""
+    """Later events do not publish it: an exception, resize, the flusher. An explicit sync does. [T-77, 2.21]"""
     handles = [objects.volume.open(KEY, "r+b")]
     handles[0].pwrite(NEW, 0)
     held = handles[0]._inode
@@ -119,7 +119,7 @@ def test_an_object_whose_writer_was_collected_is_not_dropped_by_invalidate(objec
 
 
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
-    """Also when what is not committed does not fit: BlockingIOError. [T-77, 2.22]"""
+    """This holds even if uncommitted data does not fit: BlockingIOError. [T-77, 2.22]"""
     rig = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True})
     file = rig.open("r+b")
     file.pwrite(bytes(100 * PAGE), 0)
@@ -132,7 +132,7 @@ def test_resize_leaves_objects_uncommitted(make: Make) -> None:
 
 
 def test_memory_pressure_and_age_publish_nothing(make: Make) -> None:
-    """The flusher hands over at most. [2.11, 2.24]"""
+    """At most, the flusher writes back. [2.11, 2.24]"""
     rig = make({KEY: b""}, capacity=128 * PAGE, limits={"commit_on_close": True}, dirty_background=PAGE)
     rig.cache.configure(dirty_expire=0.001, flush_interval=0.01)
     file = rig.open("r+b")
@@ -157,7 +157,9 @@ ASKING: dict[str, Callable[[Rig, CachedFile], Any]] = {
 
 @pytest.mark.parametrize("asking", ASKING)
 def test_who_asks_gets_it_published(objects: Rig, asking: str) -> None:
-    """The list is complete: fsync, close, sync and tickets, close of the volume or the cache. [T-77, 2.22]"""
+    """The list of requests is complete: fsync, close, sync and tickets, close of the volume or the cache.
+    [T-77, 2.22]
+    """
     file = objects.open("r+b")
     file.pwrite(NEW, 0)
     ASKING[asking](objects, file)
@@ -165,7 +167,7 @@ def test_who_asks_gets_it_published(objects: Rig, asking: str) -> None:
 
 
 def test_giving_up_an_object_rolls_its_upload_back(objects: Rig) -> None:
-    """`on_failed="discard"`: nothing of it stays behind in the store. [2.22, 2.26]"""
+    """`on_failed="discard"` leaves nothing of it in the store. [2.22, 2.26]"""
     rolled: list[RecordingFile] = []
     RecordingFile.rollback = lambda self: rolled.append(self)  # type: ignore[attr-defined]
     try:

@@ -1,4 +1,4 @@
-"""Backends that raise what is no OSError where names are concerned, and one object in the place of two backends."""
+"""Backends whose calls about names raise exceptions other than OSError, and one object in the place of two backends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERBS: dict[str, tuple[str, Callable[[Rig], Any]]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_is_no_oserror_is_told_as_a_fault_of_the_backend(make: Make, verb: str) -> None:
-    """`except OSError` catches it; the cause and the key are there, and the volume goes on. [T-66, 2.14]"""
+    """`except OSError` catches it; it has the cause and the key, and the volume goes on. [T-66, 2.14]"""
     op, call = VERBS[verb]
     rig = make({KEY: DATA, "other": DATA})
     rig.open("r+b")
@@ -63,14 +63,14 @@ def test_a_reconnect_to_such_a_backend_changes_nothing(make: Make) -> None:
 
 
 def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
-    """A slow open was taken for somebody else's reconnect. [2.22]"""
+    """A slow open was mistaken for another thread's reconnect. [2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(b"new", 0)
     rig.volume.abort()
     gate = rig.backend.gate("open")
     task = Task(rig.volume.reconnect, rig.backend)
     gate.wait_entered()
-    assert task.waits(0.3)  # several looks at whether the volume is still there
+    assert task.waits(0.3)  # several checks of the volume's state
     gate.open()
     task.result()
     rig.volume.sync()
@@ -78,7 +78,7 @@ def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
 
 
 def test_a_backend_is_attached_once() -> None:
-    """Two volumes of one object would not notice what the other changes: ValueError that names the other. [T-59]"""
+    """Two volumes of one object would miss each other's changes: ValueError that names the other volume. [T-59]"""
     backend, second, third = RecordingBackend(), MemoryBackend(), MemoryBackend()
     with PageCache("1MiB") as cache, PageCache("1MiB") as other:
         volume = cache.attach(backend, name="first", mirror=second)
@@ -93,6 +93,6 @@ def test_a_backend_is_attached_once() -> None:
         with pytest.raises(ValueError, match="'first'"):
             elsewhere.reconnect(backend)
         elsewhere.reconnect(third)
-        other.attach(third)  # another cache is another program, as far as this one knows
+        other.attach(third)  # the cache treats another cache as another program
         volume.detach()
         cache.attach(backend)

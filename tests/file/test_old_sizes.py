@@ -1,4 +1,4 @@
-"""What storage said before something of ours changed it is no size of the file afterwards."""
+"""A size reported by storage is outdated after a later change by the cache, and is not adopted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = b"data" * PAGE  # four pages
 
 
 def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The object was looked at before the volume lived again. [2.22, T-75b]"""
+    """The object was checked before the volume was live again. [2.22, T-75b]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     look = reconnecting._look_at_version
@@ -46,8 +46,8 @@ def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monk
 def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Somebody else changed the object while the volume was down; by the time its versions are compared, ours is
-    stored over his. [2.19, 2.22]
+    """Another client changed the object while the volume was down; by the time its versions are compared, the cache has
+    stored over that change. [2.19, 2.22]
     """
     store = MemoryBackend()
     store.put(KEY, DATA)
@@ -78,7 +78,7 @@ def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
 def test_an_open_does_not_take_the_size_of_another_version_over_a_write_that_came_meanwhile(
     monkeypatch: pytest.MonkeyPatch, policy: OnConflict
 ) -> None:
-    """Between the question whether anything is local and the new sizes: it is a change under local data. [2.19]"""
+    """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     with PageCache("1MiB", flush_interval=60) as cache:

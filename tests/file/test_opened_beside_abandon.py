@@ -16,7 +16,7 @@ GOOD = b"good" + DATA[4:]
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) -> None:
-    """It reads no byte that was given up, and what it writes is saved. [2.20]"""
+    """It reads no byte that was given up, and its own writes are saved. [2.20]"""
     rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
     file = rig.open()
     file.pwrite(b"bad!", 0)
@@ -34,7 +34,7 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) 
 
 
 def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
-    """Nothing of the old file may follow what is written to the new one; the key goes from hand to hand. [2.20]"""
+    """No call of the old file may follow a write to the new one; the key passes directly to the open. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend)
     file = rig.open()
@@ -55,7 +55,7 @@ def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
 
 
 def test_a_writer_that_came_first_keeps_what_another_one_abandons(make: Make) -> None:
-    """The one who abandons is not the last. [2.20]"""
+    """The abandoning handle is not the last. [2.20]"""
     rig = make({KEY: DATA})
     file = rig.open()
     opened = rig.open()

@@ -1,4 +1,6 @@
-"""Operations say no to what no backend can do through a return value: answering twice, too late, or before the call."""
+"""Operations refuse misuse that no backend can commit through a return value: answering twice, too late, or before the
+call.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ DATA = bytes(4 * PAGE)
 
 
 def sending(monkeypatch: pytest.MonkeyPatch, send: Callable[[EngineFile, Any], None]) -> list[Any]:
-    """Write requests go to `send`; what it raised, or None, for each."""
+    """Send write requests to `send`; collect its exception, or None, for each."""
     outcomes: list[Any] = []
 
     def write(self: EngineFile, op: Any) -> None:
@@ -36,7 +38,7 @@ def sending(monkeypatch: pytest.MonkeyPatch, send: Callable[[EngineFile, Any], N
 def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    """Whatever an operation is told out of turn, the bytes arrive once and stay right. [T-60, 2.1, 2.14]"""
+    """The bytes arrive once and stay right, whatever answer comes out of turn. [T-60, 2.1, 2.14]"""
     refused: list[str] = []
 
     def out_of_turn(call: Callable[[], object]) -> None:
@@ -63,7 +65,7 @@ def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"x" * PAGE, PAGE)
     file.fsync(timeout=20)
-    eventually(lambda: outcomes == [None])  # the thread that sent it comes to that after the fsync was woken
+    eventually(lambda: outcomes == [None])  # the sending thread gets there after the fsync was woken
     assert rig.backend.committed(KEY) == DATA[:PAGE] + b"x" * PAGE + DATA[2 * PAGE :]
     assert rig.volume.failed() == []
     assert len(refused) == 1
@@ -71,7 +73,7 @@ def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
 
 
 def test_an_answer_may_come_from_another_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of an operation belongs to the thread that began it. [2.1]"""
+    """No part of an operation is bound to the thread that began it. [2.1]"""
 
     def send(self: EngineFile, op: Any) -> None:
         offset, buffers = op.begin()
@@ -84,6 +86,6 @@ def test_an_answer_may_come_from_another_thread(make: Make, monkeypatch: pytest.
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"y" * PAGE, 0)
     file.fsync(timeout=20)
-    eventually(lambda: outcomes == [None])  # the thread that sent it comes to that after the fsync was woken
+    eventually(lambda: outcomes == [None])  # the sending thread gets there after the fsync was woken
     assert rig.backend.committed(KEY) == b"y" * PAGE + DATA[PAGE:]
     rig.cache.check()

@@ -104,7 +104,7 @@ def test_a_value_of_the_wrong_type_is_refused(options: dict[str, Any]) -> None:
     ids=str,
 )
 def test_a_nonsense_retry_policy_is_a_value_error(wrong: dict[str, Any]) -> None:
-    """When it is made, or when a cache is made with it. [T-59]"""
+    """The error comes when the policy is made, or when a cache is made with it. [T-59]"""
     with pytest.raises(ValueError):
         PageCache("1MiB", retry=RetryPolicy(**wrong)).close()
 

@@ -1,4 +1,4 @@
-"""What a file owes the backend, and a reconnect that comes just when somebody pays."""
+"""Changes that a file owes the backend, and a reconnect at the moment when a thread pays them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ZEROS = bytes(2 * PAGE)
 
 
 class Looked:
-    """Who has paid everything, and is about to have reads go to the backend itself: he stands there for a while."""
+    """Hold a thread that has paid everything, just before it lets reads go to the backend directly."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
@@ -39,7 +39,7 @@ class Looked:
         if not found and sys._getframe(2).f_code.co_name == "bind_reads" and not self.stands.is_set():
             self._thread = threading.get_ident()
             self.stands.set()
-            self.goes_on.wait(2.0)  # at most: those that would overtake him may have to wait for him
+            self.goes_on.wait(2.0)  # a limit: threads that would overtake it may have to wait for it
         return found
 
     def _binds(self, file: EngineFile) -> None:
@@ -55,7 +55,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     file = rig.open("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
-        file.truncate(4 * PAGE)  # perhaps it was done: it is owed
+        file.truncate(4 * PAGE)  # the outcome is unknown: it is owed
     looked = Looked(monkeypatch)
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     assert looked.stands.wait(PATIENCE)
@@ -78,7 +78,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
 def test_a_payer_whom_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """He was about to cut the object; what is written behind that end is stored by now. [2.17]"""
+    """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b", direct=True)
@@ -120,7 +120,7 @@ def test_a_payer_whom_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
-    """The truncate is carried out, then its line is cut; who waits for it notices the abort last. [2.14, 2.17]"""
+    """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
     backend = RecordingBackend({KEY: OLD})
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b")
@@ -159,7 +159,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: bool, carried_out: bool) -> None:
-    """Nothing was stored since: it is no loss, and what was written below it stays below it. [2.17, 2.22]"""
+    """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
     backend = RecordingBackend({KEY: OLD}, durable_writes=durable, punch=True)
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b")
@@ -168,7 +168,7 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: 
     if not carried_out:
         backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
-        file.punch_hole(0, PAGE + 10)  # perhaps it was done: it is owed
+        file.punch_hole(0, PAGE + 10)  # the outcome is unknown: it is owed
     rig.volume.abort()
     fresh = backend.successor(lose=not durable, shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)
@@ -206,7 +206,7 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> N
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("where", ["end", "begin", "middle"])
 def test_of_a_hole_that_was_paid_only_what_is_not_owed_again_is_a_loss(where: str, fenced: bool) -> None:
-    """No commit followed the first; the second lies over a part of it, and nobody knows its outcome. [2.16, 2.17]"""
+    """No commit followed the first; the second covers a part of it, and its outcome is unknown. [2.16, 2.17]"""
     old = pattern(6 * PAGE)
     first = (PAGE, 4 * PAGE)  # pages 1 to 4
     page, lost = {"end": (4, [1, 2, 3]), "begin": (0, [2, 3, 4]), "middle": (2, [1, 4])}[where]

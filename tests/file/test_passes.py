@@ -1,4 +1,6 @@
-"""What is handed over without anybody asking, in which order, and who waits for whom: passes of the background."""
+"""Passes of the background: which bytes are written back without a request, in which order, and which calls wait for
+which.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def sent(rig: Rig) -> list[tuple[object, int, int]]:
 
 
 def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock: HandClock) -> None:
-    """Not before dirty_expire, and not after it, however much is written meanwhile. [2.11]"""
+    """Not before dirty_expire, and not after it, however much other data is written. [2.11]"""
     rig = make({KEY: bytes(100 * PAGE)}, **AGE)
     file = rig.open()
     file.pwrite(b"old", 0)
@@ -38,7 +40,8 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
         file.pwrite(b"young", 50 * PAGE)  # keeps the file dirty all the time
     assert sent(rig) == []
     clock.advance(5.0)
-    eventually(lambda: {(KEY, 0, 3), (KEY, 50 * PAGE, 5)} <= set(sent(rig)))  # what is due goes with all of its file
+    # data that is due takes all of its file along
+    eventually(lambda: {(KEY, 0, 3), (KEY, 50 * PAGE, 5)} <= set(sent(rig)))
     rig.backend.forget_calls()
     file.pwrite(b"newer", 10 * PAGE)
     for _ in range(5):
@@ -50,7 +53,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
 
 
 def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock) -> None:
-    """As the tutorial says: after `dirty_expire` the bytes are unstable, and no passing of time commits them. [2.11]"""
+    """As the tutorial says: after `dirty_expire` the bytes are unstable, and time alone never commits them. [2.11]"""
     rig = make({KEY: b""}, **AGE)
     file = rig.open()
     file.pwrite(b"five!", 0)
@@ -67,7 +70,7 @@ def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock
 
 
 def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock) -> None:
-    """The flusher looks as often as the age needs. [2.11]"""
+    """The flusher checks as often as the age needs. [2.11]"""
     rig = make({KEY: b""}, dirty_expire=0.5, flush_interval=3600.0)
     rig.open().pwrite(b"x", 0)
     clock.advance(0.5)
@@ -75,7 +78,7 @@ def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock
 
 
 def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock) -> None:
-    """In the order in which they became dirty, one request each in turn. [2.11, T-29]"""
+    """Files are sent in the order in which they became dirty, one request each in turn. [2.11, T-29]"""
     rig = make({name: bytes(16 * PAGE) for name in "abc"}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)
     for name in "bca":
         file = rig.open(key=name)
@@ -97,7 +100,7 @@ def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock
 
 
 def test_a_small_old_file_does_not_wait_for_a_big_one(make: Make, clock: HandClock) -> None:
-    """All calls that background work may have are taken: the aged data goes all the same. [2.11, T-29]"""
+    """All calls allowed for background work are taken: the aged data still goes. [2.11, T-29]"""
     rig = make(capacity="4MiB", dirty_background="256KiB", dirty_limit="3MiB", limits={"max_write": PAGE}, **AGE)
     gate = rig.backend.gate("write_from", "big", times=1000)
     small = rig.open("w+b", key="small")
@@ -128,7 +131,7 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
 
 
 def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandClock) -> None:
-    """The token is taken at that moment: the data goes when it is free, without another look at the clock. [2.11]"""
+    """The token is taken at that moment: the data goes when it is free, without another check of the clock. [2.11]"""
     rig = make({KEY: b""}, **AGE)
     file = rig.open()
     file.pwrite(b"one", 0)
@@ -145,7 +148,7 @@ def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandC
 
 
 def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
-    """A truncate in the middle of a long pass: all that was old arrives without another look at the clock. [2.11]"""
+    """A truncate comes in the middle of a long pass: all old data arrives without another check of the clock. [2.11]"""
     rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 2}, **AGE)
     file = rig.open()
     file.pwrite(bytes(200 * PAGE), 0)
@@ -160,7 +163,7 @@ def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
 
 
 def test_what_is_written_beside_an_aged_pass_has_its_own_age(make: Make, clock: HandClock) -> None:
-    """The file is dirty all the time; young data is not sent before its time, and at its time it is. [2.11]"""
+    """The file is dirty all the time; young data is sent at its time and not before. [2.11]"""
     rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE)
     file = rig.open()
     file.pwrite(bytes(3 * PAGE), 0)
@@ -178,7 +181,7 @@ def test_what_is_written_beside_an_aged_pass_has_its_own_age(make: Make, clock: 
 
 
 def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> None:
-    """What waits after a failure keeps its own time; its age starts no call. [2.11, 2.14]"""
+    """Data that waits after a failure keeps its own time; its age starts no call. [2.11, 2.14]"""
     rig = make(
         {KEY: b""},
         retry=pagecache.RetryPolicy(attempts=1, first_delay=1.0, max_delay=1.0, deadline=None, failed_retry=1000.0),
@@ -196,7 +199,7 @@ def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> 
 
 
 def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, clock: HandClock) -> None:
-    """A hand-over would protect nothing. [2.11]"""
+    """A write-back would protect nothing. [2.11]"""
     rig = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE)
     file = rig.open()
     file.pwrite(b"x" * 1000, 0)
@@ -229,7 +232,7 @@ def test_an_object_is_sent_while_it_grows(make: Make) -> None:
 
 
 def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
-    """Its call returns while the backend still has them; what is not whole stays. [2.15, 2.12]"""
+    """The call returns while the backend still has them; incomplete units stay. [2.15, 2.12]"""
     rig = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT})
     file = rig.open()
     file.pwrite(bytes(UNIT - 1), 0)
@@ -244,7 +247,9 @@ def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Ma
 
 
 def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> None:
-    """Below the limit they stay; a writer at the limit has them sent, and learns that it does not help. [2.11, 2.23]"""
+    """Below the limit they stay; a writer at the limit sends them, and gets an error because it does not help. [2.11,
+    2.23]
+    """
     rig = make(
         {KEY: bytes(4 * MIB)},
         capacity="1MiB",
@@ -286,7 +291,7 @@ def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
 
 
 def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> None:
-    """A pass that runs takes new marks along: nobody waits for the end of another's request. [T-79, 2.11]"""
+    """A running pass takes new marks along: no write waits for the end of another's request. [T-79, 2.11]"""
     rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
     file = rig.open()
     with rig.backend.gate("write_from") as gate:
@@ -343,7 +348,7 @@ def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error
 
 @pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])
 def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_limit: str | int, waits: bool) -> None:
-    """Up to it nobody waits; above it the writer waits for the call; both versions arrive in order. [T-11, 2.7]"""
+    """Up to it no writer waits; above it the writer waits for the call; both versions arrive in order. [T-11, 2.7]"""
     rig = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB")
     file = rig.open()
     old = pattern(64 * KIB)

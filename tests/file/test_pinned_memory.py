@@ -1,4 +1,4 @@
-"""A cache that views hold says so: nobody waits for memory that no call can ever give back."""
+"""A cache held by views reports it: no call waits for memory that can never be freed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGES = 16  # of the cache
 
 
 def held(volume: Volume) -> list[Any]:
-    """All of the cache: three quarters by views to look at, one by views to store to."""
+    """All of the cache: three quarters by read-only views, one by writable views."""
     file = volume.open("k", "r+", read_ahead=0)
     looked = [file.view(page * PAGE, PAGE) for page in range(PAGES - PAGES // 4)]
     stored = [file.view((100 + page) * PAGE, PAGE, writable=True) for page in range(PAGES // 4)]
@@ -36,8 +36,8 @@ def held(volume: Volume) -> list[Any]:
     ids=["a view", "a larger view", "a write"],
 )
 def test_write_back_of_what_views_store_to_is_no_hope(operation: str, wants: Callable[[Any], object]) -> None:
-    """Its pages stay dirty while the views are held: who wants memory is told, while it is sent and committed again and
-    again. [2.21, 2.23]
+    """Its pages stay dirty while the views are held: a request for memory gets an error, while they are sent and
+    committed again and again. [2.21, 2.23]
     """
     store = MemoryBackend()
     store.put("k", bytes(200 * PAGE))
@@ -59,7 +59,7 @@ def test_write_back_of_what_views_store_to_is_no_hope(operation: str, wants: Cal
 
 
 def test_memory_that_is_being_filled_is_hope() -> None:
-    """A read that waits for the backend gives its memory to the next one. [2.23]"""
+    """A read that waits for the backend passes its memory on to the next one. [2.23]"""
     store = MemoryBackend()
     store.put("k", b"x" * (200 * PAGE))
     backend = FaultyBackend(store)

@@ -1,4 +1,4 @@
-"""Backends of any class: `open` and `stat` are enough; what lacks one is refused with all that it lacks."""
+"""Backends of any class: `open` and `stat` are enough; a class without them is refused with all that it lacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..plain import AsyncBlobs, Blobs
 
 
 class Upside:
-    """A transform."""
+    """A transform that can be undone."""
 
     unit, overhead = 4096, 0
 
@@ -30,7 +30,7 @@ class Upside:
 
 
 def used(volume: pagecache.Volume) -> None:
-    """Write, commit, read back past the cache, and try what the store does not have."""
+    """Write, commit, read back past the cache, and call methods that the store does not have."""
     with volume.open("key", "w+") as file:
         file.write(b"content")
         file.fsync()
@@ -184,7 +184,7 @@ def test_a_file_that_lacks_methods_is_refused_with_all_of_them() -> None:
 
 
 class Whole(Blobs):
-    """A store with one object, which has no name."""
+    """A store with one object, without a name."""
 
     def canonical(self, key: Any) -> Any:
         return key

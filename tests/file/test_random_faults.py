@@ -1,12 +1,12 @@
-"""A hypothesis state machine: random faults under random operations on several files, then everything is mended.
+"""A hypothesis state machine: random faults under random operations on several files, and a repair at the end.
 
-I-22: every byte that was accepted is finally on the store, or listed by `failed()`, or told as lost to each handle that
-was open, once. After every step `check()` holds, no handle hears of a loss that it did not have or hears of one twice,
-a success of fsync or sync is compared with the committed store, and what a handle reads is what was written. In the
-end the faults are taken away, one sync succeeds, the store equals the model, and the sums of I-25 to I-27 come out.
+I-22: every accepted byte is finally on the store, or listed by `failed()`, or reported as lost to each handle that was
+open, once. After every step `check()` holds, no handle reports a loss that it did not have or reports one twice, a
+success of fsync or sync is compared with the committed store, and a handle reads exactly the written bytes. In the end
+the faults are removed, one sync succeeds, the store equals the model, and the sums of I-25 to I-27 come out.
 
-The model of a file is its content. Discarding gives bytes up: there the model takes the store's, and nowhere else. What
-the store has of them may be uncommitted, so no commit of that file may forget until one has succeeded.
+The model of a file is its content. Only a discard gives bytes up: there the model takes the store's bytes. Those may be
+uncommitted, so no commit of that file may forget until one has succeeded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ picks = st.integers(0, 63)
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """An open file, and the losses that it has not heard of."""
+    """An open file, and the losses that it has not reported."""
 
     real: CachedFile
     key: str
@@ -81,7 +81,7 @@ class FaultMachine(RuleBasedStateMachine):
         super().__init__()
         self.content: dict[str, bytearray] = {}
         self.handles: list[Handle] = []
-        self.given_up: set[str] = set()  # files with bytes that are the store's, which no commit covers yet
+        self.given_up: set[str] = set()  # files with bytes taken from the store that no commit covers yet
         self.seed = 0
 
     @initialize(
@@ -145,7 +145,7 @@ class FaultMachine(RuleBasedStateMachine):
         return pattern(length, self.seed)
 
     def write(self, key: str, offset: int, data: bytes, call: Any) -> None:
-        """What a write took is in the file: all of it, or what its error says."""
+        """Check that the bytes taken by a write are in the file: all of them, or as many as its error says."""
         try:
             call()
         except OSError as error:
@@ -192,7 +192,7 @@ class FaultMachine(RuleBasedStateMachine):
             assert all(byte in (0, before) for byte, before in zip(zeros, content[offset:end], strict=True))
         content[offset:end] = zeros
 
-    # ---------------------------------------------------------------- read: evicts what can be evicted
+    # ---------------------------------------------------------------- read: evicts any evictable folio
 
     @rule(number=picks, offset=offsets, length=lengths)
     def read(self, number: int, offset: int, length: int) -> None:
@@ -207,11 +207,11 @@ class FaultMachine(RuleBasedStateMachine):
     # ---------------------------------------------------------------- durability
 
     def settle(self, handle: Handle, call: Any) -> bool:
-        """A call that tells of losses: it has one to tell of if and only if the handle did not hear of it yet."""
+        """Make a call that reports losses: it has one to report if and only if the handle did not report it yet."""
         try:
             Task(call).result()
         except WritebackError:
-            return False  # before a loss; unless there is no later call, the loss is told then
+            return False  # before a loss; if there is no later call, the loss is reported then
         except DataLossError as error:
             told = {(item.offset, item.length) for item in error.ranges if item.key == handle.key}
             assert {(item.offset, item.length) for item in handle.unheard} == told
@@ -242,7 +242,7 @@ class FaultMachine(RuleBasedStateMachine):
             self.compare(key)
 
     def compare(self, key: str) -> None:
-        """The store has what was accepted, also after a crash."""
+        """Check that the store has the accepted bytes, also after a crash."""
         durable = self.rig.backend.limits.durable_writes
         stored = self.rig.backend.written(key) if durable else self.rig.backend.committed(key)
         assert stored == bytes(self.content[key])
@@ -254,7 +254,7 @@ class FaultMachine(RuleBasedStateMachine):
 
     @rule(key=keys, offset=offsets, length=lengths)
     def discard(self, key: str, offset: int, length: int) -> None:
-        """Given up is what is answered, inside of what was asked for by whole pages, and nothing else."""
+        """Check that the returned ranges, and nothing else, were given up: the requested range by whole pages."""
         self.rig.backend.clear_faults("commit")
         lost = Task(self.rig.volume.discard, key, offset, length).result()
         if lost:
@@ -269,7 +269,7 @@ class FaultMachine(RuleBasedStateMachine):
             assert item.offset + item.length <= -(-(offset + length) // PAGE) * PAGE
             gone.update(range(item.offset, item.offset + item.length))
         for i in range(max(len(found), len(content))):
-            if i not in gone:  # behind a tail that was given up were zeros of a hole
+            if i not in gone:  # behind a discarded tail were zeros of a hole
                 assert (found[i] if i < len(found) else 0) == (content[i] if i < len(content) else 0)
         assert len(found) <= len(content)
         content[:] = found
@@ -294,7 +294,7 @@ class FaultMachine(RuleBasedStateMachine):
 
     @rule(key=keys)
     def be_full(self, key: str) -> None:
-        """Until somebody heals it."""
+        """Fail until another step repairs it."""
         self.rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=key, times=float("inf"))
 
     @rule()
@@ -333,7 +333,7 @@ class FaultMachine(RuleBasedStateMachine):
             self.rig.finish()
 
     def sums_come_out(self) -> None:
-        """When nothing runs, what went out came back. [I-25, I-26, I-27]"""
+        """Check the sums while nothing runs. [I-25, I-26, I-27]"""
         eventually(lambda: self.rig.cache.stats().writeback == 0)
         for stats in (self.rig.cache.stats(), self.rig.volume.stats()):
             n = stats.to_dict()
@@ -345,7 +345,7 @@ class FaultMachine(RuleBasedStateMachine):
 
 
 class LongFaultMachine(FaultMachine):
-    """The same with other settings."""
+    """A FaultMachine with other settings."""
 
 
 TestRandomFaults = pytest.mark.timeout(300)(FaultMachine.TestCase)

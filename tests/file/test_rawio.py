@@ -1,4 +1,4 @@
-"""A handle is an io.RawIOBase: the same calls on an unbuffered file of the operating system give the same answers."""
+"""A handle is an io.RawIOBase: calls on an unbuffered file of the operating system give equal answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
 
 
 def outcome(function: Callable[[], Any]) -> Any:
-    """What a call answers, or the kind of error it raises."""
+    """The return value of a call, or the kind of error it raises."""
     try:
         answer = function()
     except FileNotFoundError:
@@ -33,14 +33,14 @@ def outcome(function: Callable[[], Any]) -> Any:
     except FileExistsError:
         return FileExistsError
     except (OSError, ValueError):
-        return "refused"  # FileIO itself is of two minds about which of them
+        return "refused"  # FileIO itself is inconsistent about which of them
     return answer
 
 
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("mode", [m for mode in MODES for m in (mode, mode + "b", mode[0] + "b" + mode[1:])])
 def test_every_mode_does_what_open_does(make: Make, tmp_path: Path, mode: str, exists: bool) -> None:
-    """Creation, truncation, refusal, first position, what may be called, and the content afterwards. [T-59]"""
+    """Creation, truncation, refusal, first position, permitted calls, and the content afterwards. [T-59]"""
     path = tmp_path / KEY
     if exists:
         path.write_bytes(START)
@@ -82,7 +82,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
     for letters in itertools.chain.from_iterable(itertools.product("rwxa+btU", repeat=n) for n in range(4)):
         mode: Any = "".join(letters)
         if "x" in mode or mode[:1] in ("b", "+"):
-            continue  # the file exists: see above; and the letters in another order may be accepted or not
+            continue  # the file exists: see above; the letters in another order may or may not be accepted
         try:
             open(tmp_path / KEY, mode if "b" in mode else mode + "b", buffering=0).close()
         except ValueError:
@@ -96,7 +96,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
     "mode", ["t", "rt", "wt", "r+t", "tr", "", "+", "b", "rw", "rr", "U", "wx", "rb+b", "x++", "r ", "R", "1"]
 )
 def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: OpenMode) -> None:
-    """And creates nothing. [T-59]"""
+    """It creates nothing. [T-59]"""
     rig = make()
     with pytest.raises(ValueError) as caught:
         rig.volume.open("new", mode)
@@ -267,7 +267,7 @@ def test_a_closed_handle_refuses_everything(make: Make) -> None:
 
 
 def test_leaving_a_with_block_closes(make: Make) -> None:
-    """Also when the body raises; what was written stays. [2.20]"""
+    """This also holds if the body raises; written bytes stay. [2.20]"""
     rig = make({KEY: START})
     with rig.volume.open(KEY, "r+b") as file:
         assert not file.closed
@@ -280,7 +280,7 @@ def test_leaving_a_with_block_closes(make: Make) -> None:
 
 
 def test_a_handle_is_what_it_says(make: Make) -> None:
-    """Attributes; no descriptor to be had; a RawIOBase for isinstance."""
+    """Attributes; it has no descriptor; it is a RawIOBase for isinstance."""
     rig = make({KEY: START})
     file = rig.open("r+b")
     assert isinstance(file, io.RawIOBase)
@@ -309,7 +309,7 @@ def test_seek_counts_from_start_position_or_end(make: Make, whence: int) -> None
 
 @pytest.mark.parametrize("whence", [-1, 17, 1.5, "start", None])
 def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
-    """And the position stays. [T-59]"""
+    """The position stays. [T-59]"""
     file = make({KEY: START}).open("rb")
     file.seek(100)
     with pytest.raises((ValueError, TypeError, OSError)):
@@ -318,7 +318,7 @@ def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
 
 
 def test_the_whole_protocol_on_a_directory(tmp_path: Path) -> None:
-    """The same handle on real files: what is written is what another program reads."""
+    """A handle on real files: another program reads the written bytes."""
     (tmp_path / "in").write_bytes(START)
     with PageCache("256KiB") as cache:
         volume = cache.attach(f"dir:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Reads that run while acknowledged bytes are given up: no byte of the old state stays, and nobody is refused. [K12]"""
+"""Reads beside a discard of acknowledged bytes: no byte of the old state stays, and no read is refused. [K12]"""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ MINE = pattern(4 * PAGE, seed=1)
 
 
 def staged(make: Make) -> tuple[Rig, KeepingBackend]:
-    backend = KeepingBackend({KEY: DATA}, max_write=PAGE)  # a call for each page, whoever begins to hand over
+    backend = KeepingBackend({KEY: DATA}, max_write=PAGE)  # a call for each page, whichever thread begins to write back
     rig = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open()
     file.pwrite(MINE, 0)
     file.sync_range(0, 4 * PAGE)
     rig.volume.drop_clean(KEY)
-    assert backend.staged(KEY) == 2 * PAGE  # the last two; the share of what has to stay in memory is full before
+    # the last two; the share of bytes that have to stay in memory is full before
+    assert backend.staged(KEY) == 2 * PAGE
     return rig, backend
 
 
 def test_a_read_of_staged_bytes_beside_their_discard_is_made_again(make: Make) -> None:
-    """The backend has forgotten them, and the cache does not know yet: nothing is lost but what is given up. [2.19]"""
+    """The backend has forgotten them, and the cache has not noticed yet: only the discarded bytes are lost. [2.19]"""
     rig, backend = staged(make)
     file = rig.handles[0]
     read, rolled_back = backend.gate("read_staged"), backend.gate("file_stat")
@@ -51,7 +52,7 @@ def test_a_read_of_staged_bytes_beside_their_discard_is_made_again(make: Make) -
 def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    """Its answer comes between the rollback and what the cache forgets, or after both. [2.19, K12]"""
+    """Its answer comes between the rollback and the cache's own discard, or after both. [2.19, K12]"""
     rig, backend = staged(make)
     file = rig.handles[0]
     taken, answer = threading.Event(), threading.Event()
@@ -81,7 +82,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
 
 
 def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
-    """The object is shorter than the cache knows: nothing is read where zeros are. [2.19, 2.3]"""
+    """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend)
     file = rig.open()

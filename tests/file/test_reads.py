@@ -1,4 +1,4 @@
-"""Reads: what is asked of the backend, what waits for it and what does not."""
+"""Reads: which requests reach the backend, which calls wait for it and which do not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_hit_runs_no_python_code(stored: Rig) -> None:
 
 
 def test_a_plain_miss_runs_no_python_code_but_the_backends(stored: Rig) -> None:
-    """C calls read_into itself; the engine is entered only for what failed. [2.3]"""
+    """C calls read_into itself; the engine is entered only for failures. [2.3]"""
     file = stored.open("rb")
     entered: set[str] = set()
 
@@ -98,13 +98,13 @@ def test_another_handle_of_the_file_shares_its_pages(stored: Rig) -> None:
 
 
 def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
-    """`read_ahead=0` reads no page that was not asked for. [2.6]"""
+    """`read_ahead=0` reads only the requested pages. [2.6]"""
     stored.open("rb").pread(3, 5 * PAGE - 1)
     assert all(offset >= 4 * PAGE and offset + length <= 6 * PAGE for offset, length in asked(stored.backend))
 
 
 def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
-    """All or raise: what is missing is missing from the file. [K13]"""
+    """All or raise: missing bytes are missing from the file. [K13]"""
     file = make({KEY: CONTENT[:10_000]}).open("rb")
     assert file.pread(20_000, 0) == CONTENT[:10_000]
     assert file.pread(20_000, 9_990) == CONTENT[9_990:10_000]
@@ -125,7 +125,7 @@ def test_a_read_of_nothing_calls_nobody(stored: Rig) -> None:
 
 @pytest.mark.parametrize("offset", [0, 1, PAGE - 3, 15 * PAGE + 5, 16 * PAGE - 1, 16 * PAGE])
 def test_pread_into_fills_any_buffer_and_leaves_the_rest_alone(stored: Rig, offset: int) -> None:
-    """Bytes beyond the end of the file keep what was in the buffer. [2.5]"""
+    """Buffer bytes beyond the end of the file keep their content. [2.5]"""
     file = stored.open("rb")
     wanted = CONTENT[offset : offset + 8000]
     buffers: list[Any] = [
@@ -151,7 +151,7 @@ def test_preadv_fills_buffers_in_order(stored: Rig) -> None:
 
 
 def test_try_pread_answers_only_from_memory(stored: Rig) -> None:
-    """None instead of a backend call, the bytes where they are valid. [2.5]"""
+    """None instead of a backend call, the bytes if they are valid. [2.5]"""
     file = stored.open("rb")
     stored.backend.forget_calls()
     assert file.try_pread(10, 0) is None
@@ -230,7 +230,7 @@ def test_random_advice_reads_no_more_than_asked(make: Make) -> None:
     ids=str,
 )
 def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]) -> None:
-    """Fills and read-ahead are cut to what the backend takes; the recorder notes what breaks a limit. [2.3, 2.26]"""
+    """Fills and readahead are cut to the backend's limits; the recorder notes every breach. [2.3, 2.26]"""
     content = pattern(100 * PAGE + 1234)
     rig = make({KEY: content}, limits=limits, options={"read_ahead": "64KiB"})
     file = rig.open("rb")
@@ -264,7 +264,7 @@ def test_one_byte_answers_reach_the_end(make: Make) -> None:
 
 
 def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
-    """Who finds the page being read waits for it instead of reading it again. [2.3]"""
+    """A reader that finds the page in flight waits for it instead of reading it again. [2.3]"""
     file = stored.open("rb")
     gate = stored.backend.gate("read_into")
     first = Task(file.pread, PAGE, 0)
@@ -278,7 +278,7 @@ def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
 
 
 def test_reads_of_valid_bytes_go_on_beside_a_slow_fill(stored: Rig) -> None:
-    """A fill delays only those who want its bytes. [T-06, 2.2]"""
+    """A fill delays only readers of its bytes. [T-06, 2.2]"""
     file = stored.open("rb")
     file.pread(PAGE, 0)
     gate = stored.backend.gate("read_into")
@@ -313,7 +313,7 @@ def test_a_reader_of_a_valid_page_never_waits_for_write_back(stored: Rig, op: st
 
 
 def test_a_reader_of_a_valid_page_never_waits_for_a_truncate(stored: Rig) -> None:
-    """A truncate that waits for the backend keeps nobody from reading what is there. [T-06, 2.17]"""
+    """A truncate that waits for the backend delays no reader of valid bytes. [T-06, 2.17]"""
     file = stored.open("r+b")
     file.pread(2 * PAGE, 0)
     gate = stored.backend.gate("truncate")
@@ -372,7 +372,7 @@ def test_a_file_larger_than_the_cache_reads_right_twice(make: Make) -> None:
 
 @pytest.mark.parametrize("block", [PAGE, 20_000, 65_536, 3 << 18], ids=str)
 def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: int) -> None:
-    """What was read ahead stays until its reader has been there, however long his reads are; also where it was here
+    """An unread readahead folio stays until its reader arrives, however long the reads are; also if it was cached
     before. [2.6, 2.23]
     """
     content = pattern(32 << 20)
@@ -415,7 +415,7 @@ def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])
 def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, before: int, after: int) -> None:
-    """Another read unit while it runs: bytes of another place came out. [2.2, 2.26, I-17]"""
+    """Another read unit is set while it runs. Without the fix, bytes of another place came out. [2.2, 2.26, I-17]"""
     content = pattern(3 * PAGE)
     rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"read_unit": before})
     file, other = rig.open("r+b"), rig.open("rb", key="other")
@@ -424,16 +424,18 @@ def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, b
     reading = Task(file.pread, 1000, 700)
     gate.wait_entered()
     rig.backend.limits = replace(rig.backend.limits, read_unit=after)
-    file.fsync()  # looks at them
+    file.fsync()  # checks them
     gate.open()
     assert reading.result() == content[700:1700]
-    rig.backend.violations.clear()  # what was asked for before is no multiple of the unit of now
+    rig.backend.violations.clear()  # earlier requests are no multiples of today's unit
     for view in views:
         view.release()
 
 
 def test_a_read_past_the_cache_does_not_miss_what_is_stored_and_dropped_meanwhile(make: Make) -> None:
-    """Dirty when the backend read, committed and gone when it answered: the old bytes came out. [2.2, 2.5, I-17]"""
+    """The bytes were dirty when the backend read, committed and dropped when it answered. Without the fix, the old
+    bytes came out. [2.2, 2.5, I-17]
+    """
     rig = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB")
     file, other = rig.open("r+b"), rig.open("rb", key="other")
     file.pwrite(b"n" * PAGE, 2 * PAGE)

@@ -1,4 +1,4 @@
-"""Abort and reconnect: files in the hands of an old call, what is sent again, what is owed, what is lost."""
+"""Abort and reconnect: files blocked by an old call, and bytes that are sent again, owed or lost."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ NEW = pattern(4 * PAGE, seed=1)
 NEWER = pattern(PAGE, seed=2)
 
 
-# -------------------------------------------------------------------- files in the hands of an old call
+# -------------------------------------------------------------------- files blocked by an old call
 
 
 @pytest.mark.parametrize("hung", ["write_from", "commit", "truncate"])
 def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make, hung: str) -> None:
-    """Not written, truncated or committed before it returned; other files go on at once. [2.22]"""
+    """It is not written, truncated or committed before the call returned; other files go on at once. [2.22]"""
     rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
     file, other = rig.open("r+b"), rig.open("r+b", key="other")
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
@@ -125,20 +125,22 @@ def deadline_then_newer_bytes(rig: Rig, *, fenced: bool) -> bytes:
 
 
 def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
-    """The deadline ended the waiting, not the call: what follows waits for it. [T-63, K7]"""
+    """The deadline ended the wait, not the call: later calls wait for it. [T-63, K7]"""
     rig = make({KEY: OLD}, retry=ONCE)
     assert deadline_then_newer_bytes(rig, fenced=False) == NEWER
 
 
 def test_without_the_wait_for_old_calls_older_bytes_would_win(make: Make) -> None:
-    """The same race with the wait taken out by a fence that does not hold. [T-63]"""
+    """This is the same race with the wait taken out by a fence that does not hold. [T-63]"""
     rig = make({KEY: OLD}, retry=ONCE)
     assert deadline_then_newer_bytes(rig, fenced=True) == NEW[:PAGE]
-    rig.backend.violations.clear()  # two writes of one page at once: the lie
+    rig.backend.violations.clear()  # two writes of one page at once: the broken fence
 
 
 def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
-    """fsync again while the first call hangs: the page is not sent a second time before that returned. [T-63, I-20]"""
+    """fsync runs again while the first call hangs: the page is not sent a second time before that returned. [T-63,
+    I-20]
+    """
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(NEW[:PAGE], 0)
@@ -156,7 +158,7 @@ def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
 
 
 def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) -> None:
-    """Its folios are filled afresh; what it writes into its buffers later is seen by nobody. [2.22, K7]"""
+    """Its folios are filled again; bytes that it writes into its buffers later are never read. [2.22, K7]"""
     rig = make({KEY: OLD})
     file = rig.open("r+b")
     gate = rig.backend.gate("read_into")
@@ -179,14 +181,16 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     try:
         assert hung.result() == OLD[:PAGE]
     except ShutdownError:
-        pass  # either is an answer for who asked the old backend
+        pass  # either is an answer for a caller of the old backend
     kept.clear()
     assert file.pread(PAGE, 0) == OLD[:PAGE]
     rig.cache.check()
 
 
 def test_a_late_error_is_nobodys(make: Make) -> None:
-    """Of the old backend, after the reconnect: nothing is failed or in back-off, the bytes are plain dirty. [2.22]"""
+    """It comes from the old backend after the reconnect: nothing is failed or in backoff, the bytes are plain dirty.
+    [2.22]
+    """
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(NEWER, 0)
@@ -204,14 +208,14 @@ def test_a_late_error_is_nobodys(make: Make) -> None:
     assert rig.volume.failed() == []
 
     def arrived() -> bool:
-        file._inode.native.pass_background(1 << 30)  # skips what failed; gives way to a pass that ends
+        file._inode.native.pass_background(1 << 30)  # skips failed bytes; gives way to a pass that ends
         return bool(fresh.written(KEY) == overlay(OLD, 0, NEWER))
 
     eventually(arrived)
 
 
 def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> None:
-    """Not even where the reconnect comes before anybody looked. [2.22, I-23]"""
+    """This holds even if the reconnect comes before the waiter wakes. [2.22, I-23]"""
     rig = make({KEY: OLD})
     file = rig.open("r+b")
     file.pwrite(NEWER, 0)
@@ -224,7 +228,7 @@ def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> No
         ticket.wait(20)
 
 
-# -------------------------------------------------------------------- what is sent again, owed, lost
+# -------------------------------------------------------------------- bytes sent again, owed, lost
 
 
 def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -> None:
@@ -247,7 +251,9 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
-    """Its answer counts for nothing; that the store has lost it, or has it, is our own doing. [2.22, T-75b]"""
+    """Its answer is ignored. The cache's own commit may be lost in the store or may be there: neither is a conflict.
+    [2.22, T-75b]
+    """
     rig = make({KEY: OLD})
     file = rig.open("r+b")
     file.pwrite(NEW[:PAGE], 0)
@@ -276,8 +282,8 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
 def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(
     make: Make, answer: int | None, anew: int
 ) -> None:
-    """The same backend once more. Opened anew it would not have what is staged, so a store that is busy is asked again
-    by the next reconnect; what was opened before a fence may answer nothing any more. [2.22]
+    """The old backend comes back. Reopened there, the file would lack its staged bytes, so the next reconnect asks a
+    busy store again. A handle opened before a fence may no longer answer. [2.22]
     """
     rig = make({KEY: OLD}, limits={"commit_on_close": True})
     rig.backend.kept = True
@@ -299,7 +305,7 @@ def test_a_file_that_kept_everything_goes_on_unless_a_fence_has_cut_it_off(
 
 @pytest.mark.parametrize("commit_failed", [False, True])
 def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
-    """The smallest size, then the size: no byte that was cut comes back. [2.17]"""
+    """The smallest size is set, then the size: no byte that was cut comes back. [2.17]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.truncate(100)
@@ -345,7 +351,7 @@ def test_what_is_owed_is_paid_once_before_anything_else(make: Make) -> None:
 
 
 def test_what_is_owed_stays_owed_while_the_call_fails(make: Make) -> None:
-    """The hand-over fails with its error, and nothing is sent past it. [2.17]"""
+    """The write-back fails with its error, and nothing is sent past it. [2.17]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.truncate(10)
@@ -376,7 +382,9 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
 
 
 def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """Logged, and reported once to each handle that was open, with the hull; the bytes are read again. [2.17, 2.16]"""
+    """It is logged, and reported once to each handle that was open, with the hull; the bytes are read again. [2.17,
+    2.16]
+    """
     rig = make({KEY: OLD}, limits={"punch": True}, retry=ONCE)
     file, other = rig.open("r+b"), rig.open("r+b")
     rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
@@ -458,7 +466,7 @@ def test_reconnect_that_fails_changes_nothing(make: Make) -> None:
 
 
 def test_clean_pages_are_read_again_where_the_store_changed_meanwhile(make: Make) -> None:
-    """Somebody else replaced the object while the line was down. [2.19, 2.22]"""
+    """Another client replaced the object while the connection was down. [2.19, 2.22]"""
     rig = make({KEY: OLD, "same": OLD})
     file, same = rig.open("r+b"), rig.open("r+b", key="same")
     file.pread(4 * PAGE, 0)
@@ -475,8 +483,8 @@ def test_clean_pages_are_read_again_where_the_store_changed_meanwhile(make: Make
 def test_what_is_committed_as_soon_as_the_volume_lives_is_no_change_of_others(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the volume's first call to the new backend and the look at the version that it had before: the bytes and
-    the size that were committed there are not taken back. [2.19, 2.22]
+    """The commit comes between the volume's first call to the new backend and the check of the version it had before:
+    the committed bytes and size are not taken back. [2.19, 2.22]
     """
     rig = make({KEY: OLD})
     file = rig.open("r+b")
@@ -537,7 +545,7 @@ def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
 def test_a_caller_who_has_not_noticed_the_abort_is_waited_for(
     make: Make, monkeypatch: pytest.MonkeyPatch, fenced: bool
 ) -> None:
-    """His truncate has come through, and he has not published it: the store is shorter than the cache knows. [2.17]"""
+    """Its truncate was carried out, and it has not published it: the store is shorter than the cache assumes. [2.17]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     gate = rig.backend.gate("truncate")

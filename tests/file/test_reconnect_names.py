@@ -1,5 +1,5 @@
-"""A remove or a rename is under way when the backend is lost: its files go on by the name that they have in the store
-once the call has returned, whatever it answers and whenever, and no name is made that nobody asked for. [2.20, 2.22]
+"""A remove or a rename is in flight when the backend is lost. Its files go on by the name that they have in the store
+once the call has returned, whatever its answer and time. No name is made without a request. [2.20, 2.22]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REFUSED = OSError(errno.EACCES, "no")
 
 
 class AnswersLate(RecordingBackend):
-    """What changes a name is done, and then answered: "rename answer" and "remove answer" have gates and faults."""
+    """A backend that changes a name and answers later: "rename answer" and "remove answer" have gates and faults."""
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         super().rename(src, dst, replace=replace)
@@ -43,7 +43,7 @@ class Story:
     def __init__(
         self, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
     ) -> None:
-        """Objects of these names are there, and open."""
+        """Make and open objects of these names."""
         content: dict[Key, bytes] = {KEY: OLD}
         content.update(objects or {})
         self.old = AnswersLate(content)
@@ -76,7 +76,7 @@ def stored(backend: RecordingBackend) -> dict[Key, bytes]:
 
 
 def save_later(file: CachedFile) -> Task[None]:
-    """What is written after the reconnect, and saved."""
+    """Write bytes after the reconnect, and save them."""
     file.pwrite(LATER, 0)
     return Task(file.fsync)
 
@@ -89,7 +89,7 @@ TARGET = pytest.mark.parametrize("objects", [{}, {NEW: OTHER}], ids=["alone", "t
 @pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
 def test_a_renamed_file_goes_on_by_its_new_name(first: str, landed: bool, objects: dict[str, bytes]) -> None:
-    """In both orders of the answer and the reconnect; the old name is not made again."""
+    """The test runs both orders of the answer and the reconnect; the old name is not made again."""
     story = Story("rename", landed=landed, objects=objects)
     if first == "answer":
         story.answer()
@@ -103,14 +103,14 @@ def test_a_renamed_file_goes_on_by_its_new_name(first: str, landed: bool, object
     assert stored(fresh) == {NEW: SAVED}
     assert story.rig.volume.stat(NEW).size == len(SAVED)
     for replaced in story.beside:
-        assert replaced.try_pread(PAGE, 0) is None  # nothing of the new object is taken for it
+        assert replaced.try_pread(PAGE, 0) is None  # no page of the new object is mistaken for it
     story.rig.finish()
 
 
 @TARGET
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
 def test_a_file_whose_rename_was_refused_goes_on_by_its_old_name(first: str, objects: dict[str, bytes]) -> None:
-    """In both orders; an open target, too."""
+    """The test runs both orders, also with an open target."""
     story = Story("rename", landed=False, objects=objects)
     story.old.fault("rename", REFUSED)
     if first == "answer":
@@ -132,7 +132,7 @@ def test_a_file_whose_rename_was_refused_goes_on_by_its_old_name(first: str, obj
 @pytest.mark.parametrize("landed", [False, True], ids=["lands later", "has landed"])
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
 def test_a_removed_file_is_not_made_again(first: str, landed: bool) -> None:
-    """In both orders; what was local of it goes with its last handle."""
+    """The test runs both orders; local bytes are dropped with the last handle."""
     story = Story("remove", landed=landed)
     if first == "answer":
         story.answer()
@@ -151,7 +151,7 @@ def test_a_removed_file_is_not_made_again(first: str, landed: bool) -> None:
 
 @pytest.mark.parametrize("first", ["answer", "reconnect"])
 def test_a_file_whose_remove_was_refused_is_saved(first: str) -> None:
-    """In both orders."""
+    """The test runs both orders."""
     story = Story("remove", landed=False)
     story.old.fault("remove", REFUSED)
     if first == "answer":
@@ -171,7 +171,7 @@ def test_a_file_whose_remove_was_refused_is_saved(first: str) -> None:
 @pytest.mark.parametrize("call", ["rename", "remove"])
 @pytest.mark.parametrize("landed", [False, True], ids=["not landed", "has landed"])
 def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(call: str, landed: bool) -> None:
-    """The names are free, the file is saved by the one that it has, and the answer changes nothing."""
+    """The names are free, the file is saved by its actual name, and the answer changes nothing."""
     story = Story(call, landed=landed)
     fresh = story.reconnect(fenced=True)
     gone = call == "remove" and landed
@@ -208,7 +208,7 @@ def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -
 
 
 def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> None:
-    """What is not cached is refused until the call has returned."""
+    """A read of uncached pages is refused until the call has returned."""
     story = Story("rename", landed=True)
     fresh = story.reconnect()
     assert story.file.pread(PAGE, PAGE) == MINE
@@ -222,7 +222,7 @@ def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> Non
 
 
 def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
-    """What may pass is tried again."""
+    """Transient errors are retried."""
     story = Story("rename", landed=True, retry=FAST)
     fresh = story.reconnect()
     fault = fresh.fault("open", OSError(errno.EIO, "for a moment"), key=NEW)
@@ -235,7 +235,7 @@ def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
 
 
 def test_a_file_that_is_not_opened_keeps_its_bytes_until_somebody_opens_it(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says that it is closed, and why."""
+    """The log reports that it is closed, and why."""
     story = Story("rename", landed=True)
     fresh = story.reconnect()
     fresh.fault("open", OSError(errno.EACCES, "not yours"), key=NEW)
@@ -267,7 +267,7 @@ def test_a_volume_that_is_lost_again_meanwhile_is_caught_up_with_once() -> None:
 def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
     monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    """The backend has opened it, and before that counts the backend is another one."""
+    """The backend has opened it, but the volume gets another backend before it counts."""
     old = RecordingBackend({KEY: OLD})
     rig = make_rig(backend=old, retry=ONCE)
     if known:
@@ -313,7 +313,7 @@ def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_befo
 
 @pytest.mark.parametrize("call", ["rename", "remove"])
 def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str) -> None:
-    """It raises what the new backend says, and the next one finds out."""
+    """It raises the error of the new backend, and the next one finds out."""
     story = Story(call, landed=False)
     fresh = story.old.successor(lose=False, shared=False)
     fresh.fault("stat", OSError(errno.EIO, "for a moment"))

@@ -23,7 +23,7 @@ ANSWERS = ("done", "refused", "done, answer lost", "done long before")
 
 
 def orders(lates: int) -> Iterator[tuple[str, ...]]:
-    """Abort comes before reconnect; late answers anywhere."""
+    """Orders in which abort comes before reconnect, with late answers anywhere."""
     events = ["abort", "reconnect", *(f"late {k}" for k in range(lates))]
     for order in itertools.permutations(events):
         if order.index("abort") < order.index("reconnect"):
@@ -42,7 +42,7 @@ CASES = [
 
 
 class Story:
-    """One file, calls that hang, and what happens to them."""
+    """One file, calls that hang, and the events that follow."""
 
     def __init__(self, hung: str, answer: str, *, lose: bool, fenced: bool) -> None:
         limits = {"max_write": PAGE, "punch": True}
@@ -82,7 +82,7 @@ class Story:
         self.model = overlay(self.model, offset, data)
 
     def slow(self, op: str) -> Gate:
-        """The effect comes at once, and may be lost in a crash; the answer is held."""
+        """Delay an answer. The effect comes at once, and may be lost in a crash."""
         gate = Gate(op, KEY, 0)
 
         def act(file: RecordingFile, *args: Any) -> Any:
@@ -95,7 +95,7 @@ class Story:
         return gate
 
     def fault(self, op: str) -> None:
-        """How the hung calls will answer: the whole effect and an error, no effect and an error, or all well."""
+        """How the hung calls will answer: full effect and an error, no effect and an error, or success."""
         error = OSError(errno.ECONNRESET, "the line went dead")
 
         def lost(file: RecordingFile, *args: Any) -> Any:
@@ -129,7 +129,7 @@ class Story:
         return not self.fenced and self.came < len(self.gates)
 
     def nothing_clean_that_is_not_stored(self) -> None:
-        """Every page that is cached and not local is what the store would keep over a crash."""
+        """Check that the store would keep every cached, non-local page over a crash."""
         local = {
             page
             for offset, n in self.rig.volume.dirty_ranges(KEY)
@@ -146,7 +146,9 @@ class Story:
 @pytest.mark.parametrize("hung", HUNG)
 @pytest.mark.parametrize("fenced", [False, True])
 def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:
-    """Nothing is clean that is not stored; old hands are left alone; the newest bytes arrive. [T-75b, 2.22]"""
+    """Nothing is clean that is not stored; files with old calls are left alone; the newest bytes arrive.
+    [T-75b, 2.22]
+    """
     cases = [case for case in CASES if case[0] == hung and case[4] == fenced]
     assert cases
     for _hung, answer, order, lose, _fenced in cases:
@@ -161,7 +163,7 @@ def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool
 
 
 def tell(story: Story, order: tuple[str, ...]) -> None:
-    calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by a stamp that is none of theirs
+    calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by the stamp of another page
     published = False
     for event in order:
         story.step(event)

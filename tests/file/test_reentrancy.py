@@ -1,4 +1,4 @@
-"""Calls from inside backend calls, and waits that must not close a circle."""
+"""Calls from inside backend calls, and waits that must not form a cycle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 Make = Callable[..., Rig]
 DATA = pattern(4 * PAGE)
 
-# What makes the backend call in question, on a file with a cached first page and a dirty second one.
+# Calls that lead to the backend call, on a file with a cached first page and a dirty second one.
 CALLS: dict[str, Callable[[CachedFile, Volume], object]] = {
     "read_into": lambda file, volume: file.pread(10, 3 * PAGE),
     "write_from": lambda file, volume: file.flush(),
@@ -58,7 +58,7 @@ REFUSED: dict[str, Callable[[CachedFile, Volume], object]] = {
 
 
 class Calling(RecordingBackend):
-    """Calls something of the test's from inside one of its operations."""
+    """A backend that calls a function of the test from inside one of its operations."""
 
     inside: tuple[str, Callable[[], None]] | None = None
 
@@ -70,7 +70,7 @@ class Calling(RecordingBackend):
 
 
 def run_inside(make: Make, op: str, action: Callable[[Rig, CachedFile], object]) -> tuple[Rig, list[Any]]:
-    """What `action` answered or raised inside a backend call of the volume."""
+    """Return the result or the exception of `action` inside a backend call of the volume."""
     backend = Calling({KEY: DATA, "other": DATA})
     rig = make(backend=backend)
     file = rig.open()
@@ -124,7 +124,7 @@ def test_what_never_waits_is_allowed(make: Make, op: str) -> None:
 
 
 def use_other(other: Volume) -> bytes:
-    """Everything that a stacked backend does with the volume below."""
+    """Use the volume below as a stacked backend does."""
     with other.open(KEY, "r+b") as file:
         file.pwrite(b"w", 0)
         data: bytes = file.pread(10, 2 * PAGE)
@@ -139,7 +139,7 @@ def use_other(other: Volume) -> bytes:
 
 @pytest.mark.parametrize("op", CALLS)
 def test_a_volume_attached_earlier_can_be_used_and_synced(make: Make, op: str) -> None:
-    """Volumes are stacked in the order of attaching, so there is no circle. [T-49, 2.25]"""
+    """Volumes are stacked in the order of attaching, so there is no cycle. [T-49, 2.25]"""
     below = make({KEY: DATA})
     backend = Calling({KEY: DATA, "other": DATA})
     upper = below.cache.attach(backend, name="upper", read_ahead=0)
@@ -188,7 +188,7 @@ def test_a_volume_attached_later_can_be_read_and_written_but_not_synced(make: Ma
 
 
 def test_writes_from_inside_a_backend_call_are_not_throttled(make: Make) -> None:
-    """Waiting for the write-back that one is part of would be for ever. [T-49, 2.24, 2.25]"""
+    """A call that waits for a write-back it belongs to would wait forever. [T-49, 2.24, 2.25]"""
     below = make({KEY: b""}, "1MiB", dirty_background=0.2, dirty_limit=0.3)
     backend = Calling({KEY: b""})
     upper = below.cache.attach(backend, name="upper", read_ahead=0)
@@ -207,7 +207,7 @@ def test_writes_from_inside_a_backend_call_are_not_throttled(make: Make) -> None
 
 @pytest.mark.parametrize("first", ["widening", "truncate"])
 def test_truncate_against_a_pass_that_widens_units_with_slow_fills(make: Make, first: str) -> None:
-    """Neither waits for the other with something that it needs, in either order. [T-71]"""
+    """Neither waits for the other while holding something that it needs, in either order. [T-71]"""
     rig = make({KEY: pattern(64 * PAGE)}, limits={"write_unit": 8 * PAGE, "max_write": 16 * PAGE})
     file = rig.open()
     for unit in range(8):
@@ -242,7 +242,7 @@ def test_truncate_against_a_pass_that_widens_units_with_slow_fills(make: Make, f
 
 
 def test_truncates_beside_passes_that_widen(make: Make) -> None:
-    """The same without an order, many times. [T-71]"""
+    """Run the test above without an order, many times. [T-71]"""
     rig = make({KEY: pattern(64 * PAGE)}, "1MiB", limits={"write_unit": 8 * PAGE, "max_write": 16 * PAGE})
     file = rig.open()
     stop = threading.Event()

@@ -1,5 +1,5 @@
-"""An object that is replaced as a whole gets another name: what its local bytes are laid over stays the same version,
-and what somebody else has stored meanwhile, at either name, is never taken for it. [2.19, 2.20]
+"""An object that is replaced as a whole gets another name. The base version below its local bytes stays, and a version
+that another client stores at either name is never mistaken for it. [2.19, 2.20]
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def backend() -> ObjectBackend:
 
 
 def stored_before(rig: Rig, backend: ObjectBackend) -> None:
-    """Somebody else stores the old name, then it is renamed."""
+    """Another client stores the old name, then it is renamed."""
     backend.put(KEY, OTHER)
     rig.volume.rename(KEY, NEW)
 
 
 def stored_between(rig: Rig, backend: ObjectBackend) -> None:
-    """Somebody else stores the new name right after the backend has renamed, before the object is opened there."""
+    """Another client stores the new name right after the backend has renamed, before the object is opened there."""
     gate = backend.gate("open", NEW)
     renaming = Task(rig.volume.rename, KEY, NEW)
     gate.wait_entered()
@@ -49,7 +49,7 @@ MEANWHILE = pytest.mark.parametrize("meanwhile", [stored_before, stored_between]
 def test_a_version_of_somebody_else_is_not_overwritten_behind_a_rename(
     make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
 ) -> None:
-    """Dirty bytes that were never sent go over the version that they were written to, or nowhere. [2.19, 2.20]"""
+    """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
     rig = make(backend=backend)
     file = rig.open()
     file.pwrite(MINE, PAGE)
@@ -69,14 +69,14 @@ def test_a_version_of_somebody_else_is_not_overwritten_behind_a_rename(
 def test_a_policy_settles_a_version_of_somebody_else_behind_a_rename(
     make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None], policy: str
 ) -> None:
-    """Without a conflict that anybody sees: no page of the old version is left beside the new ones. [2.19, 2.20]"""
+    """No conflict is raised: no page of the old version is left beside the new ones. [2.19, 2.20]"""
     rig = make(backend=backend, options={"on_conflict": policy})
     file = rig.open()
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     file.pwrite(MINE, PAGE)
     meanwhile(rig, backend)
     expected = overlay(OTHER, PAGE, MINE) if policy == "rebase" else OTHER
-    eventually(lambda: file.pread(len(DATA), 0) == expected)  # once the token is free; nobody waits for it
+    eventually(lambda: file.pread(len(DATA), 0) == expected)  # once the token is free; no call waits for it
     if policy == "take_remote":
         with pytest.raises(DataLossError):
             file.fsync()
@@ -88,7 +88,7 @@ def test_a_policy_settles_a_version_of_somebody_else_behind_a_rename(
 def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
     make: Make, backend: ObjectBackend, meanwhile: Callable[[Rig, ObjectBackend], None]
 ) -> None:
-    """Its version is gone: ConflictError at the next miss; who opens the new name has the other one. [2.19, 2.20]"""
+    """Its version is gone: ConflictError at the next miss; an open of the new name gets the other one. [2.19, 2.20]"""
     rig = make(backend=backend)
     file = rig.open("rb")
     assert file.pread(PAGE, 0) == DATA[:PAGE]
@@ -102,7 +102,7 @@ def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
 def test_what_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
     make: Make, backend: ObjectBackend
 ) -> None:
-    """The rename is done, and says what went wrong after it; the next open of the name goes on. [2.20]"""
+    """The rename is done, and reports the error that came after it; the next open of the name goes on. [2.20]"""
     rig = make(backend=backend)
     file = rig.open()
     file.pwrite(MINE, PAGE)
@@ -124,7 +124,7 @@ def test_what_cannot_be_opened_by_its_new_name_is_never_stored_by_the_old_one(
 def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_nobody(
     make: Make, backend: ObjectBackend, landed: bool
 ) -> None:
-    """Whose version is stored cannot be known any more, unless it is the old one. [2.19, 2.20]"""
+    """It is unknown whose version is stored, unless it is the old one. [2.19, 2.20]"""
     rig = make(backend=backend, retry=ONCE)
     file = rig.open()
     file.pwrite(MINE, PAGE)

@@ -50,7 +50,7 @@ def test_every_handle_hears_of_an_error_until_it_is_repaired(dirty: Rig) -> None
 
 
 def test_an_error_names_file_ranges_and_cause(dirty: Rig) -> None:
-    """errno, filename, ranges with what is known of each. [2.16, T-66]"""
+    """errno, filename, and ranges with the details of each. [2.16, T-66]"""
     dirty.backend.fault("write_from", FULL, times=FOREVER)
     error = fails(dirty.handles[0].fsync)
     assert error.filename == KEY
@@ -63,7 +63,7 @@ def test_an_error_names_file_ranges_and_cause(dirty: Rig) -> None:
 
 
 def test_failed_lists_exactly_what_failed(make: Make) -> None:
-    """The pages that were acknowledged are not in it; ranges are cut at the size. [T-20, 2.16]"""
+    """The acknowledged pages are not in it; ranges are cut at the size. [T-20, 2.16]"""
     rig = make({KEY: b""}, retry=ONCE, limits={"max_write": 2 * PAGE, "ordered_writes": True})
     file = rig.open("r+b")
     file.pwrite(DATA[: 5 * PAGE + 100], 0)
@@ -107,7 +107,7 @@ def test_no_space_then_space(dirty: Rig) -> None:
 
 
 def test_failed_data_is_tried_again_after_a_while(make: Make) -> None:
-    """`failed_retry` needs nobody to ask. [2.14]"""
+    """`failed_retry` needs no request. [2.14]"""
     rig = make({KEY: b""}, flush_interval=0.02, retry=ONCE.__class__(attempts=1, failed_retry=0.05))
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
@@ -118,7 +118,7 @@ def test_failed_data_is_tried_again_after_a_while(make: Make) -> None:
 
 
 def test_parked_data_costs_no_calls(dirty: Rig) -> None:
-    """With `failed_retry=None` nothing is tried again until somebody asks. [2.14]"""
+    """With `failed_retry=None` nothing is retried without a request. [2.14]"""
     fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
     fails(dirty.handles[0].flush)
     before = fault.nr_hit
@@ -199,7 +199,7 @@ def test_discard_of_a_part_leaves_the_rest(make: Make) -> None:
 
 @pytest.mark.parametrize("call", ["fsync", "flush", "close"])
 def test_loss_is_reported_once_per_handle(dirty: Rig, call: str) -> None:
-    """To each handle open at that time, from its next fsync, flush or close; not to later ones. [T-16, 2.16]"""
+    """Each handle open at that time reports it from its next fsync, flush or close; later ones do not. [T-16, 2.16]"""
     handles = [dirty.handles[0], dirty.open("r+b")]
     dirty.volume.discard(KEY, PAGE, PAGE)
     later = dirty.open("r+b")
@@ -249,7 +249,7 @@ def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
 
 
 class Watcher:
-    """Collects events."""
+    """A collector of events."""
 
     def __init__(self, rig: Rig) -> None:
         self.events: list[Event] = []
@@ -261,7 +261,7 @@ class Watcher:
 
 
 def test_events_tell_of_failure_repair_and_commit(dirty: Rig) -> None:
-    """With volume, key, ranges and the error. [2.27]"""
+    """The events have volume, key, ranges and the error. [2.27]"""
     watcher = Watcher(dirty)
     dirty.backend.fault("write_from", FULL)
     fails(dirty.handles[0].fsync)
@@ -345,7 +345,7 @@ def test_stat_shows_local_extensions(dirty: Rig) -> None:
 def test_what_is_repaired_while_an_fsync_finds_it_failed_is_no_error(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is raised for what has failed, and not for what had. [2.15]"""
+    """The fsync raises for data that is failed now, not for data that was. [2.15]"""
     rig = make({KEY: b""}, retry=ONCE)
     file = rig.open()
     file.pwrite(b"new", 0)
@@ -355,7 +355,7 @@ def test_what_is_repaired_while_an_fsync_finds_it_failed_is_no_error(
 
     def repairing(native: NativeInode, *args: Any) -> int:
         found = pending(native, *args)
-        if found & FAILED and len(args) == 3 and not repaired:  # the last look, which has no cursor
+        if found & FAILED and len(args) == 3 and not repaired:  # the last check, which has no cursor
             repaired.append(found)
             rig.volume.retry_failed()
             eventually(lambda: not pending(native, *args) and rig.volume.failed() == [])

@@ -1,7 +1,7 @@
-"""Whatever waits for a retry goes on when the retry is due, not when the flusher looks for another reason.
+"""Every wait for a retry goes on when the retry is due, not when the flusher wakes for another reason.
 
-Time is a test's own: it is moved to the moment at which the next retry is due, and no further. The flusher's other
-reasons to look lie far behind it.
+The test moves the time to the moment at which the next retry is due, and no further. The flusher's other reasons to
+wake lie far behind it.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ WAITS: dict[str, Callable[[Rig], None]] = {
 
 @pytest.fixture(autouse=True)
 def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flusher looks at its left-out log lines every few seconds; here they are no reason to look."""
+    """Switch off the flusher's check for suppressed log lines every few seconds."""
     monkeypatch.setattr("pagecache.engine.notices.WINDOW", 3600.0)
 
 
 def attempts(rig: Rig, key: str = KEY) -> int:
-    """How often the bytes that wait have failed."""
+    """The number of failures of the waiting bytes."""
     return max((failure.attempts for failure in rig.volume.inodes[key].engine.failures), default=0)
 
 
@@ -80,7 +80,7 @@ def next_retry(rig: Rig, key: str = KEY) -> float:
 
 
 def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[], Task[None]], *, late: bool) -> None:
-    """Have so many writes of KEY fail, and let time pass until each retry is due, no further.
+    """Make that many writes of KEY fail, and let time pass until each retry is due, no further.
 
     Args:
         late: a write fails when the flusher sleeps again, not at once.
@@ -106,7 +106,7 @@ def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[]
 def test_a_wait_goes_on_when_the_retry_is_due(
     make: Make, clock: HandClock, wait: str, failures: int, late: bool
 ) -> None:
-    """Each retry begins when its delay has passed, whichever it is. [2.14, 2.26]"""
+    """Every kind of retry begins when its delay has passed. [2.14, 2.26]"""
     rig = make({KEY: b""}, **SELDOM)
     rig.open("r+b").pwrite(DATA, 0)
     fail_in_time(rig, clock, failures, lambda: Task(WAITS[wait], rig), late=late)
@@ -125,7 +125,7 @@ def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: Hand
 
 
 def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: HandClock) -> None:
-    """A shorter `failed_retry` counts for what is parked already; None ends the retries that nobody asks for. [2.14]"""
+    """A shorter `failed_retry` also counts for parked data; None ends the retries without a request. [2.14]"""
     rig = make({KEY: b""}, **SELDOM)
     fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
     rig.open("r+b").pwrite(DATA, 0)
@@ -142,7 +142,7 @@ def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: Hand
 
 
 def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: HandClock) -> None:
-    """Also one that nobody waits for, where acknowledged bytes fill the limit. [2.11, 2.14]"""
+    """This includes a commit without a waiter, if acknowledged bytes fill the limit. [2.11, 2.14]"""
     rig = make({KEY: b""}, **SELDOM, dirty_limit="2MiB", dirty_background="1.9MiB")
     commits = rig.backend.fault("commit", OSError(errno.EIO, "passing"), times=1)
     file = rig.open("r+b")
@@ -158,7 +158,7 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
 
 
 def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock) -> None:
-    """What grew old while the volume was aborted goes when it lives again. [2.11, 2.17]"""
+    """Data that grew old while the volume was aborted goes when it is live again. [2.11, 2.17]"""
     rig = make({KEY: b""}, **SELDOM | {"flush_interval": 5.0}, dirty_expire=1.0)
     rig.open("r+b").pwrite(DATA, 0)
     rig.volume.abort()
@@ -184,7 +184,7 @@ def test_a_copy_of_the_mirror_is_given_up_at_its_deadline(make: Make, clock: Han
 
 
 def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandClock) -> None:
-    """Before its look, during it, after it: a turn begins by the time that was asked for. [2.26]"""
+    """It may come before, during or after a turn: a turn begins by the requested time. [2.26]"""
     rig = make({KEY: b""}, **SELDOM)
     cache: PageCache = rig.cache
     after_a_look(cache)
@@ -194,7 +194,7 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
         turns[0] += 1
         if turns[0] == 1:
             asked = Task(flusher.wake_by, clock.now() + 1.0)
-            asked.result()  # while this look goes on, which does not know of it
+            asked.result()  # while a turn goes on that does not include it
         return plain()
 
     flusher.turn = turn  # type: ignore[method-assign]
@@ -203,4 +203,4 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
     del flusher.turn
     after_a_look(cache)
     assert flusher.next_look() > clock.now() + 3000.0
-    flusher.wake_by(clock.now() + 3601.0)  # after the next look: no turn for it
+    flusher.wake_by(clock.now() + 3601.0)  # after the next turn: no extra turn for it

@@ -1,4 +1,4 @@
-"""What is sent again is divided anew, by the limits of that moment."""
+"""Retried bytes are divided anew, by the limits at that moment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ PATIENT = dataclasses.replace(FAST, attempts=100, deadline=3600.0)
 
 
 class Changing:
-    """The second and the third request fail until the last one of the pass is over; then there is another limit."""
+    """A backend whose second and third request fail until the last one of the pass is over; then it has another
+    limit.
+    """
 
     def __init__(self, rig: Rig, max_write: int) -> None:
         self.rig, self.max_write = rig, max_write
@@ -40,7 +42,7 @@ class Changing:
         return file.store(offset, buffers)
 
     def sent_again(self) -> list[int]:
-        """Lengths of what was sent after the change: nothing but what had failed, and that once."""
+        """Lengths of the requests after the change: only failed bytes, and each once."""
         calls = [(call.offset, call.length) for call in self.rig.backend.seen("write_from")[self.sent_before :]]
         assert {offset for offset, _length in calls} <= set(AGAIN)
         assert sum(length for _offset, length in calls) == len(AGAIN)
@@ -61,7 +63,7 @@ def written(make: Make, max_write: int, retry: RetryPolicy) -> tuple[Rig, Changi
     ids=["a page", "smaller, and no divisor", "equal", "larger", "larger than all"],
 )
 def test_what_is_sent_again_is_divided_by_the_limits_of_then(make: Make, max_write: int, lengths: list[int]) -> None:
-    """Divided or joined anew; what was acknowledged beside it is not sent again. [T-32, K5]"""
+    """They are divided or joined anew; bytes acknowledged beside them are not sent again. [T-32, K5]"""
     rig, changing = written(make, max_write, ONCE)
     with pytest.raises(WritebackError):
         rig.handles[0].fsync()
@@ -72,8 +74,8 @@ def test_what_is_sent_again_is_divided_by_the_limits_of_then(make: Make, max_wri
 
 @pytest.mark.parametrize("max_write", [PAGE, 3 * PAGE, REQUEST, 64 * PAGE])
 def test_a_retry_that_nobody_asks_for_obeys_them_too(make: Make, clock: HandClock, max_write: int) -> None:
-    """Within one fsync; whether neighbours join again depends on when each is due. Time stands still until the limit is
-    another: what was due before, and is under way, has the limits of before. [T-32, K5, 2.26]
+    """This happens within one fsync; whether neighbours join again depends on when each is due. Time stands still until
+    the limit changes: requests that were due before, and are in flight, have the old limits. [T-32, K5, 2.26]
     """
     rig, changing = written(make, max_write, PATIENT)
     saving = Task(rig.handles[0].fsync)
@@ -85,7 +87,9 @@ def test_a_retry_that_nobody_asks_for_obeys_them_too(make: Make, clock: HandCloc
 
 
 def test_a_pass_that_begins_while_the_limits_are_told_has_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever finds new limits first is on the way to tell CORE; a pass of somebody else does not begin before. [K5]"""
+    """The first thread to find new limits is about to pass them to the C core; another thread's pass does not begin
+    before. [K5]
+    """
     rig = make({KEY: b""}, limits={"max_write": REQUEST})
     file = rig.open("r+b")
     file.pwrite(DATA, 0)

@@ -1,4 +1,4 @@
-"""Rollbacks that hang, are refused, or lose their answer: nobody is stuck in the backend, and nothing is lost by it."""
+"""Rollbacks that hang, are refused, or lose their answer: no caller is stuck in the backend, and no data is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALL = MINE + DATA[PAGE : 2 * PAGE] + MINE + DATA[3 * PAGE :]
 
 
 def test_discard_rolls_back_on_a_thread_of_the_volume(make: Make) -> None:
-    """As every call of the backend but fills and `canonical`. [2.1, 2.19]"""
+    """All backend calls run there but fills and `canonical`. [2.1, 2.19]"""
     rig, _file, backend = uploaded(make)
     caller = Task(lambda: (threading.get_ident(), rig.volume.discard(KEY, 0, PAGE)))
     ident, lost = caller.result()
@@ -44,7 +44,7 @@ def test_discard_rolls_back_on_a_thread_of_the_volume(make: Make) -> None:
 
 
 def test_an_abort_ends_a_discard_whose_rollback_hangs_and_a_reconnect_saves_the_data(make: Make) -> None:
-    """Nothing is given up; what the old backend may have forgotten is sent to the new one. [2.22, K7, K9]"""
+    """Nothing is given up; bytes that the old backend may have forgotten are sent to the new one. [2.22, K7, K9]"""
     rig, file, backend = uploaded(make)
     gate = backend.gate("rollback")
     discarding = Task(rig.volume.discard, KEY, 0, PAGE)
@@ -66,7 +66,7 @@ def test_an_abort_ends_a_discard_whose_rollback_hangs_and_a_reconnect_saves_the_
     ("error", "rollbacks"), [(OSError(errno.EACCES, "no"), 1), (OSError(errno.ECONNRESET, "cable pulled"), 2)]
 )
 def test_a_discard_whose_rollback_fails_gives_up_nothing(make: Make, error: OSError, rollbacks: int) -> None:
-    """Refused: nothing has changed. Nobody knows: all of it is sent again, after another rollback. [2.17, 2.19]"""
+    """Refused: nothing has changed. Unknown outcome: all of it is sent again, after another rollback. [2.17, 2.19]"""
     rig, file, backend = uploaded(make)
     backend.fault("rollback", error)
     with pytest.raises(OSError, match=str(error.strerror)):
@@ -76,11 +76,11 @@ def test_a_discard_whose_rollback_fails_gives_up_nothing(make: Make, error: OSEr
     file.fsync()
     assert backend.committed(KEY) == ALL
     assert len(backend.seen("rollback")) == rollbacks
-    file.fsync()  # nobody is told of a loss
+    file.fsync()  # no loss is reported
 
 
 def test_a_discard_whose_stat_after_the_rollback_fails_sends_everything_again(make: Make) -> None:
-    """The rollback was done: what was acknowledged is not in the upload any more. [2.19]"""
+    """The rollback was done: the upload no longer has the acknowledged bytes. [2.19]"""
     rig, file, backend = uploaded(make)
     backend.fault("file_stat", OSError(errno.EACCES, "no"))
     with pytest.raises(PermissionError):
@@ -104,7 +104,7 @@ def test_abandon_returns_while_its_rollback_hangs(make: Make) -> None:
 
 
 def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, clock: HandClock) -> None:
-    """What could not be saved is given up at the deadline, and listed. [2.22, K9]"""
+    """Unsaved data is given up at the deadline, and listed. [2.22, K9]"""
     rig, _file, backend = uploaded(make)
     backend.fault("commit", BackendError(errno.EACCES, "no", retry=False, kept=True), times=9)
     gate = backend.gate("rollback", times=9)

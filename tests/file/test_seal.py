@@ -1,4 +1,4 @@
-"""While a volume ends nothing new is accepted, so that nothing accepted falls between the saving and the end."""
+"""A volume accepts nothing new while it ends, so that no accepted byte falls between the last save and the end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object
 
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
 def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """It was accepted and lost, or made the end fail. [2.22, I-22]"""
+    """Without the refusal it was accepted and lost, or made the end fail. [2.22, I-22]"""
     rig = make({KEY: DATA})
     file = rig.open("r+b")
     refused: list[ShutdownError] = []
@@ -57,7 +57,7 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: py
 
 
 def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is anything opened, moved or removed. [2.22]"""
+    """Opens, renames and removes are refused too. [2.22]"""
     rig = make({KEY: DATA})
     volume = rig.volume
 
@@ -113,7 +113,7 @@ def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pyte
 
 
 def test_who_is_changing_a_file_is_waited_for(make: Make) -> None:
-    """He has the file's lock, and had not seen that the volume ends. [2.22, I-22]"""
+    """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
     rig = make({KEY: DATA})
     gate = rig.backend.gate("truncate")
     file = rig.open("r+b")
@@ -134,7 +134,7 @@ def waits_at_the_limit(rig: Rig) -> bool:
 
 
 def test_a_writer_who_waits_for_room_ends(make: Make) -> None:
-    """Also with the file's lock, as appends do. [2.22, 2.24]"""
+    """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
     rig = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25)
     gate = rig.backend.gate("write_from", times=1000)
     file = rig.open("r+b")

@@ -1,4 +1,4 @@
-"""Source and destination memory that is served by this very process: a mapped file of a file system of its own.
+"""Source and destination memory that is served by this very process: a mapped file of a private file system.
 
 The file system's thread answers from the same cached file, so a fault that is waited for with the interpreter lock, the
 inode lock or a folio lock held waits for itself. Each program runs in a child and has to end in time.
@@ -56,7 +56,7 @@ def mountpoint(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(body: str, mountpoint: Path, *, faults: str = "auto", timeout: float = 60) -> None:
-    """Run a program against a mount of its own; skipped where nothing can be mounted."""
+    """Run a program against a new mount; skip if nothing can be mounted."""
     program = mountpoint.with_name("program.py")
     program.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body) + "\ndone()\n")
     place = str(Path(pagecache.__file__).parents[1])
@@ -71,7 +71,7 @@ def run(body: str, mountpoint: Path, *, faults: str = "auto", timeout: float = 6
     try:
         out, err = child.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        unmount(str(mountpoint))  # who waits for the server gets an error
+        unmount(str(mountpoint))  # waiters for the server get an error
         child.kill()
         child.communicate(timeout=60)
         raise
@@ -94,12 +94,12 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_mapping_that_the_cache_serves_is_a_source(mountpoint: Path, source: str) -> None:
-    """Its pages come from the very pages that are written, and are not cached. [T-04, T-65, K11, 2.7]"""
+    """Its pages come from the very pages that are being written, and are not cached. [T-04, T-65, K11, 2.7]"""
     run(f"{SOURCES[source]}\nassert cached.pread(len(expected), 0) == expected", mountpoint)
 
 
 def test_without_staging_such_a_source_waits_for_ever(mountpoint: Path) -> None:
-    """The tests above see it: `source_may_fault` "never" takes the staging out. [T-04, T-65]"""
+    """The tests above detect it: `source_may_fault` "never" takes the staging out. [T-04, T-65]"""
     with pytest.raises(subprocess.TimeoutExpired):
         run("cached.pwrite(mapped, 100)", mountpoint, faults="never", timeout=5)
 
@@ -113,7 +113,7 @@ DESTINATIONS = {
 
 @pytest.mark.parametrize("destination", DESTINATIONS)
 def test_a_mapping_that_the_cache_serves_is_a_destination(mountpoint: Path, destination: str) -> None:
-    """The page that is stored to is read first, from the cache. [T-65, K11]"""
+    """The destination page is read first, from the cache. [T-65, K11]"""
     body = f"{DESTINATIONS[destination]}\nassert n == SIZE\nassert os.pread(fd, SIZE, 0) == CONTENT"
     run(body, mountpoint)
 

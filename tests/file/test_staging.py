@@ -44,7 +44,7 @@ def write_all(rig: Rig, file: Any, content: bytes, step: int = 8 * PAGE) -> None
 
 
 def stage_all(rig: Rig, file: Any, content: bytes) -> None:
-    """Write, and wait until all of it is staged or unstable, but for what is left of a unit that was sent in part."""
+    """Write, and wait until all of it is staged or unstable, except the rest of a unit that was sent in part."""
     write_all(rig, file, content)
     file.flush()
     unit = max(PAGE, int(rig.backend.limits.write_unit))
@@ -64,7 +64,7 @@ def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: M
     rig = keeping(make, limits=limits)
     file = rig.open("x+b")
     write_all(rig, file, bytes(content))
-    assert rig.backend.committed(KEY) is None  # never behind the application's back
+    assert rig.backend.committed(KEY) is None  # never without a request of the application
     for offset in range(0, len(content), 8 * PAGE):
         assert file.pread(8 * PAGE, offset) == content[offset : offset + 8 * PAGE]
         rig.cache.check()
@@ -85,7 +85,7 @@ def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: M
 
 
 def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
-    """The file goes on behind a last unit that was staged short and has left memory: it is read back. [2.12]"""
+    """The file grows behind a last unit that was staged short and has left memory: it is read back. [2.12]"""
     content = pattern(20 * PAGE)
     rig = keeping(make, limits={"write_unit": 4 * PAGE}, dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("x+b")
@@ -103,7 +103,7 @@ def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
 
 
 def test_an_abandoned_object_leaves_nothing_behind(make: Make) -> None:
-    """What is staged of an abandoned object is rolled back, and nothing becomes visible. [T-61, 2.20]"""
+    """The staged bytes of an abandoned object are rolled back, and nothing becomes visible. [T-61, 2.20]"""
     rig = keeping(make, {KEY: b"as it was"})
     file = rig.open("w+b")
     write_all(rig, file, pattern(2 * CAPACITY))
@@ -135,7 +135,7 @@ def test_without_stage_a_full_cache_says_so_and_loses_nothing(make: Make) -> Non
 
 
 def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
-    """Memory has nothing of it left when it is synced and closed. [T-70]"""
+    """Memory has none of its bytes left when it is synced and closed. [T-70]"""
     content = pattern(40 * PAGE)
     rig = keeping(make, dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("x+b")
@@ -158,7 +158,7 @@ def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
 
 
 def test_a_failed_commit_sends_again_only_what_is_not_staged(make: Make) -> None:
-    """The commit forgets what it may forget; what is staged stays, and is not sent again. [T-18a, 1.1]"""
+    """The commit forgets as much as it may; staged bytes stay, and are not sent again. [T-18a, 1.1]"""
     content = pattern(2 * CAPACITY)
     rig = keeping(make)
     file = rig.open("x+b")
@@ -176,8 +176,8 @@ def test_a_failed_commit_sends_again_only_what_is_not_staged(make: Make) -> None
 
 
 def test_staged_bytes_are_read_while_a_commit_runs_and_takes_them(make: Make) -> None:
-    """The backend has committed and has nothing staged any more, the cache does not know yet: the read waits and asks
-    for the object. [2.23]
+    """The backend has committed and no longer has staged bytes, and the cache has not noticed yet: the read waits and
+    then asks for the object. [2.23]
     """
     content = pattern(CAPACITY)
     rig = keeping(make)
@@ -203,7 +203,7 @@ def test_staged_bytes_are_read_while_a_commit_runs_and_takes_them(make: Make) ->
 
 
 def test_a_commit_whose_answer_was_lost_is_no_loss(make: Make) -> None:
-    """The commit took what was staged and then failed: until one succeeds nobody knows where it is. [T-69]"""
+    """The commit took the staged bytes and then failed: until one succeeds their place is unknown. [T-69]"""
     content = pattern(CAPACITY)
     rig = keeping(make)
     file = rig.open("x+b")
@@ -226,7 +226,7 @@ def test_a_commit_whose_answer_was_lost_is_no_loss(make: Make) -> None:
 
 
 def test_a_lost_staging_is_told_once_and_spares_what_is_in_memory(make: Make) -> None:
-    """Reads of what is gone raise, each handle hears of it once, and what memory has is sent again. [2.16, 2.23]"""
+    """Reads of lost bytes raise, each handle reports the loss once, and bytes in memory are sent again. [2.16, 2.23]"""
     base, content = pattern(20 * PAGE, 9), pattern(20 * PAGE)
     rig = keeping(make, {KEY: base}, dirty_background=0.0, dirty_limit=1 / 64)
     file, other = rig.open("r+b"), rig.open("rb")
@@ -244,7 +244,7 @@ def test_a_lost_staging_is_told_once_and_spares_what_is_in_memory(make: Make) ->
             handle.fsync()
         assert [(lost.offset, lost.length) for lost in told.value.ranges] == [(0, 4 * PAGE), (5 * PAGE, 15 * PAGE)]
         handle.fsync()
-    rig.open("rb").fsync()  # opened after somebody was told
+    rig.open("rb").fsync()  # opened after the loss was reported
     assert rig.backend.committed(KEY) == base[: 4 * PAGE] + content[4 * PAGE : 5 * PAGE] + base[5 * PAGE :]
 
 
@@ -255,7 +255,7 @@ def test_a_lost_staging_is_told_once_and_spares_what_is_in_memory(make: Make) ->
 def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
     make: Make, limits: dict[str, Any], dirty_limit: int, probes: set[int]
 ) -> None:
-    """Its first byte is there, and it cannot be published all the same: a loss, and not an error for ever. [2.23]"""
+    """Its first byte is there, and it still cannot be published: a loss, and not a lasting error. [2.23]"""
     base, content = pattern(20 * PAGE, 9), pattern(20 * PAGE)
     rig = keeping(make, {KEY: base}, limits, dirty_background=0.0, dirty_limit=dirty_limit / 64)
     file = rig.open("r+b")
@@ -266,7 +266,7 @@ def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
     rig.backend.fault("commit", FileNotFoundError(errno.ENOENT, "an upload is gone"))
     with pytest.raises(DataLossError) as told:
         file.fsync()
-    # What was dirty of a unit takes its staged neighbours along, which are in memory then.
+    # A dirty part of a unit takes its staged neighbours along, which are in memory then.
     gone = sum(lost.length for lost in told.value.ranges)
     assert 14 * PAGE < before - limits.get("write_unit", 0) <= gone <= before
     assert len(rig.backend.seen("read_staged")) in probes
@@ -279,7 +279,7 @@ def test_a_staging_that_is_gone_in_part_is_found_by_the_commit(
 
 
 def test_a_commit_that_misses_something_else_loses_nothing_that_is_staged(make: Make) -> None:
-    """ENOENT, and all of it is readable: the error of a commit, and the next one takes it. [K1, 2.23]"""
+    """ENOENT, and all of it is readable: the commit fails, and the next one takes it. [K1, 2.23]"""
     content = pattern(20 * PAGE)
     rig = keeping(make, {KEY: b""}, dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("r+b")
@@ -333,7 +333,7 @@ def test_a_passing_error_of_read_staged_is_tried_again(make: Make, error: OSErro
 
 
 def test_short_answers_and_failures_of_stage(make: Make) -> None:
-    """They are those of `write_from`: the rest is sent again, an error is tried again, a permanent one parks. [2.26]"""
+    """They equal those of `write_from`: the rest is sent again, an error is retried, a permanent one parks. [2.26]"""
     content = pattern(20 * PAGE)
     rig = keeping(make, dirty_background=0.9, dirty_limit=1.0, max_folio=PAGE)
     rig.cache.configure(dirty_background=0.0, dirty_limit=1 / 64)
@@ -387,13 +387,13 @@ def test_truncate_and_holes_in_what_is_staged(make: Make) -> None:
 
 
 def test_discarding_a_part_brings_the_rest_back_and_rolls_back(make: Make) -> None:
-    """The backend forgets all that it has acknowledged; the rest is read back first and sent again. [2.19]"""
+    """The backend forgets all acknowledged bytes; the rest is read back first and sent again. [2.19]"""
     base, content = pattern(30 * PAGE, 4), pattern(30 * PAGE)
     rig = keeping(make, {KEY: base}, dirty_background=0.0, dirty_limit=8 / 64)
     file = rig.open("r+b")
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
-    rig.cache.configure(dirty_background=0.8, dirty_limit=0.9)  # nothing is sent behind the test's back
+    rig.cache.configure(dirty_background=0.8, dirty_limit=0.9)  # the cache sends nothing unless the test asks
     lost = rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
     assert staged(file) == 0
     assert [(entry.offset, entry.length) for entry in lost] == [(10 * PAGE, 5 * PAGE)]
@@ -424,7 +424,9 @@ def test_discarding_a_part_of_more_than_fits_gives_up_nothing(make: Make) -> Non
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_reconnect_with_what_was_staged_or_without(make: Make, keeps: bool) -> None:
-    """The new backend says whether it has what was acknowledged. If not, what is not in memory is lost. [2.22]"""
+    """The new backend reports whether it has the acknowledged bytes. If not, those missing in memory are lost.
+    [2.22]
+    """
     base, content = pattern(CAPACITY, 2), pattern(CAPACITY)
     rig = keeping(make, {KEY: base}, dirty_background=0.0, dirty_limit=1 / 64)
     file = rig.open("r+b")
@@ -453,7 +455,7 @@ def test_reconnect_with_what_was_staged_or_without(make: Make, keeps: bool) -> N
 
 
 def test_staged_bytes_over_a_version_that_changed(make: Make) -> None:
-    """Under the policy "rebase" local bytes stay, staged ones too, and the rest is that of the new version. [2.19]"""
+    """Under the policy "rebase" local bytes stay, staged ones too, and the rest comes from the new version. [2.19]"""
     base, content = pattern(30 * PAGE, 4), pattern(20 * PAGE)
     rig = keeping(make, {KEY: base}, options={"on_conflict": "rebase"}, dirty_background=0.0, dirty_limit=8 / 64)
     file = rig.open("r+b")

@@ -76,7 +76,7 @@ def test_a_large_object_is_written_read_rewritten_and_published_or_abandoned(sto
 
 @pytest.mark.parametrize("store", [{"can_stage": False}], indirect=True, ids=repr)
 def test_without_stage_nothing_is_lost(store: Store) -> None:
-    """ENOBUFS; what was accepted can be committed, and there is room again. [T-61]"""
+    """Staged bytes need not be sent again, whatever happens to the others. [T-61]"""
     content = pattern(4 * CAPACITY)
     file = store.open()
     with pytest.raises(PageCacheError) as caught:
@@ -118,7 +118,7 @@ def test_everything_staged_and_evicted_appears_whole(store: Store) -> None:
 
 @pytest.mark.parametrize("found_by", ["read", "commit", "write"])
 def test_a_lost_staging_whoever_finds_it(store: Store, found_by: str) -> None:
-    """The store cannot publish without what it lost: it is rolled back, and the rest is sent again. [2.16, 2.23]"""
+    """The store cannot publish without the lost bytes: it is rolled back, and the rest is sent again. [2.16, 2.23]"""
     base = pattern(CAPACITY, 3)
     with store.open() as file:
         file.pwrite(base, 0)
@@ -131,7 +131,7 @@ def test_a_lost_staging_whoever_finds_it(store: Store, found_by: str) -> None:
         with pytest.raises(PageCacheError):
             file.pread(CAPACITY, 0)
     if found_by == "write":
-        file.pwrite(content, 0)  # what is written anew is not lost
+        file.pwrite(content, 0)  # bytes written again are not lost
     try:
         file.fsync()
         lost = []

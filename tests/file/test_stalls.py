@@ -1,4 +1,4 @@
-"""Calls that hang are told: which, since when, and once."""
+"""Hanging calls are reported: which call, since when, and once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: pytest.LogCa
 
 
 def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, clock: HandClock) -> None:
-    """An idle volume is quiet for ever; one that completes now and then too. [2.27]"""
+    """An idle volume never reports one, nor does a volume with a completion now and then. [2.27]"""
     rig = make({KEY: bytes(64 * PAGE)}, stall_warn=10.0, flush_interval=1.0)
     events: list[Event] = []
     rig.cache.subscribe(events.append)
@@ -88,7 +88,7 @@ NAME_CALLS: dict[str, Callable[[Rig, str], object]] = {
 def test_a_call_of_a_name_that_hangs_is_named(
     make: Make, clock: HandClock, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
-    """Once for each call, though other calls end meanwhile; quick ones are not told. [2.24, 2.27]"""
+    """Each call is reported once, though other calls end at the same time; quick ones are not reported. [2.24, 2.27]"""
     rig = make({KEY: bytes(64 * PAGE), "one": b"1", "two": b"2"}, stall_warn=10.0, flush_interval=1.0)
     events: list[Event] = []
     rig.cache.subscribe(events.append)

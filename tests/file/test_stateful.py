@@ -1,8 +1,8 @@
 """A hypothesis state machine: several handles on several files of a cache of few pages, against bytearrays.
 
-Every step is done by the cache and by the model. Failing and short backend calls may make a call raise what the
-contract allows there; they never make a byte differ. The invariants are checked after every step, the store at every
-successful fsync and sync, and everything at the end.
+Every step is done by the cache and by the model. Failing and short backend calls may make a call raise, as the contract
+allows; they never make a byte differ. The invariants are checked after every step, the store at every successful fsync
+and sync, and everything at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ picks = st.integers(0, 63)
 
 @dataclass(eq=False, slots=True)
 class File:
-    """What an object should contain."""
+    """The expected content of an object."""
 
     content: bytearray = field(default_factory=bytearray)
     changes: int = 0
@@ -60,7 +60,7 @@ class File:
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """An open file and what the model knows of it."""
+    """An open file and the model's record of it."""
 
     real: CachedFile
     file: File
@@ -252,7 +252,7 @@ class CacheMachine(RuleBasedStateMachine):
     # ---------------------------------------------------------------- writes
 
     def accepted(self, data: bytes, call: Any) -> bytes:
-        """The part of `data` that a write took: all of it, or what its error says."""
+        """The part of `data` that a write took: all of it, or as much as its error says."""
         try:
             call()
         except OSError as error:
@@ -316,7 +316,7 @@ class CacheMachine(RuleBasedStateMachine):
             try:
                 self.rig.volume.truncate(key, size)
             except WritebackError:
-                pass  # cut; where closing commits, that failed
+                pass  # cut; if closing commits, that failed
             self.names[key].truncate(size)
 
     @rule(pick=picks, offset=offsets, length=lengths, how=st.sampled_from(["punch_hole", "zero_range"]))
@@ -432,7 +432,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 class StagingCacheMachine(CacheMachine):
-    """Over a backend that publishes by commit, can stage, and forgets what is not staged when a commit fails."""
+    """A machine over a backend that publishes by commit, can stage, and forgets unstaged bytes when a commit fails."""
 
     dirty_limit = 0.1
 
@@ -450,7 +450,7 @@ class StagingCacheMachine(CacheMachine):
 
 
 class LongCacheMachine(CacheMachine):
-    """The same with other settings."""
+    """A CacheMachine with other settings."""
 
 
 TestCacheMachine = pytest.mark.timeout(300)(CacheMachine.TestCase)

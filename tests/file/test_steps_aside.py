@@ -20,7 +20,7 @@ CALLS = 12
 
 
 class Slow(MemoryBackend):
-    """Each call lets go of the interpreter lock and needs it again, as one that waits for a disk does."""
+    """A backend whose calls release the interpreter lock and need it again, as those that wait for a disk do."""
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
         file: Any = super().open(key, create=create, exclusive=exclusive)
@@ -36,7 +36,7 @@ class Slow(MemoryBackend):
 
 @pytest.fixture
 def patient_threads() -> Iterator[None]:
-    """Who waits for the interpreter lock asks for it after a second only."""
+    """Raise the switch interval: a waiter for the interpreter lock requests it after a second only."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     yield

@@ -1,4 +1,4 @@
-"""sync and tickets: exactly the earlier writes, in order, side by side, and never held up by a dead backend."""
+"""sync and tickets: exactly the earlier writes, in order, side by side, and never delayed by a dead backend."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERYTHING = (
 
 
 def hang(backend: RecordingBackend, *ops: str) -> list[Gate]:
-    """From here on these calls of the backend do not come back."""
+    """Hang these calls of the backend from here on."""
     return [backend.gate(op, times=10**6) for op in ops or EVERYTHING]
 
 
@@ -60,7 +60,7 @@ def writing(file: CachedFile, data: bytes, spread: int) -> Iterator[None]:
 
 
 def test_sync_ends_under_a_never_ending_writer(make: Make) -> None:
-    """Its set is what was written before the call. [T-38]"""
+    """It covers the bytes written before the call. [T-38]"""
     rig = make({KEY: bytes(64 * PAGE)})
     file = rig.open()
     file.pwrite(DATA, 100 * PAGE)
@@ -73,7 +73,7 @@ def test_sync_ends_under_a_never_ending_writer(make: Make) -> None:
 
 
 def test_no_call_started_for_later_writes_is_awaited(make: Make) -> None:
-    """Every call that begins after the ticket and is not for its bytes hangs; the ticket ends all the same. [T-38]"""
+    """Every call that begins after the ticket and is not for its bytes hangs; the ticket still ends. [T-38]"""
     rig = make(dict.fromkeys(("early", "late", "both"), b""))
     early, late, both = (rig.open(key=name) for name in ("early", "late", "both"))
     early.pwrite(DATA, 0)
@@ -116,7 +116,7 @@ def test_a_later_sync_does_not_return_before_the_earlier_writes(make: Make) -> N
 
 
 def test_tickets_are_over_in_their_order(make: Make) -> None:
-    """Also where the later one has nothing to do. [T-39, 2.15]"""
+    """This also holds if the later one has nothing to do. [T-39, 2.15]"""
     rig = make()
     rig.open("xb", key="new").fsync()
     gate = rig.backend.gate("sync")
@@ -153,7 +153,7 @@ def test_an_unsupported_sync_is_remembered(make: Make, refusal: OSError) -> None
 
 
 def test_names_are_durable_after_sync(make: Make) -> None:
-    """One call, after the files' own commits; a ticket that nobody waits for makes it too. [T-40]"""
+    """It is one call, after the files' own commits; a ticket without a waiter makes it too. [T-40]"""
     rig = make({"a": DATA, "b": DATA})
     rig.volume.sync(20)
     rig.open(key="a").pwrite(b"x", 0)
@@ -205,7 +205,7 @@ def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
 
 
 def test_a_file_removed_meanwhile_does_not_fail_a_sync(make: Make) -> None:
-    """Nobody can want its bytes any more. [2.15, 2.20]"""
+    """No later call can read its bytes. [2.15, 2.20]"""
     rig = make({KEY: b"", "other": b""}, retry=ONCE)
     rig.open().pwrite(DATA, 0)
     rig.open(key="other").pwrite(DATA, 0)
@@ -221,7 +221,7 @@ def test_a_file_removed_meanwhile_does_not_fail_a_sync(make: Make) -> None:
 
 @pytest.mark.parametrize("timeout", [None, 100.0])
 def test_an_untrusted_backend_is_waited_for_only_so_long(make: Make, timeout: float | None) -> None:
-    """TimeoutError at `sync_timeout`, whatever the caller would wait; the I/O goes on. [T-41]"""
+    """TimeoutError comes at `sync_timeout`, however long the caller would wait; the I/O goes on. [T-41]"""
     rig = make({KEY: b""}, limits={"trusted": False, "sync_timeout": 0.05})
     rig.open().pwrite(DATA, 0)
     gate = rig.backend.gate("write_from")
@@ -239,7 +239,9 @@ def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, 
 
 
 def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandClock) -> None:
-    """Attached first, and dead: the others are committed all the same, and the error says what was not. [T-41]"""
+    """The dead volume was attached first: the others are still committed, and the error names the unsaved ones.
+    [T-41]
+    """
     rig = make({KEY: b""})
     rig.open().pwrite(DATA, 0)
     hung = hang(rig.backend, "write_from")
@@ -248,7 +250,7 @@ def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandCloc
         file.pwrite(DATA, 0)
         syncing = Task(rig.cache.sync, 3600.0)
 
-        clock.until(lambda: backend.committed(KEY) == DATA and not volume.engine._tickets)  # and that is known
+        clock.until(lambda: backend.committed(KEY) == DATA and not volume.engine._tickets)  # and the ticket is settled
         assert not syncing.finished.is_set()
         clock.advance(3600.0)
         with pytest.raises(TimeoutError):
@@ -258,7 +260,7 @@ def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandCloc
 
 
 def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: HandClock) -> None:
-    """Their times run together: what began later is not given a time of its own. [T-41]"""
+    """Their times run together: a later start gets no extra time. [T-41]"""
     rig = make({KEY: b""})
     dead = [other_volume(rig, f"dead {k}", trusted=False, sync_timeout=0.2) for k in range(8)]
     files, gates = [], []
@@ -295,7 +297,9 @@ def test_fsync_is_not_delayed_by_a_stream_of_writes_to_the_same_pages(make: Make
 
 
 def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(make: Make) -> None:
-    """All of a folio's dirty bytes are handed over in one section, so what is dirtied meanwhile is later. [T-76]"""
+    """All dirty bytes of a folio are written back in one section, so bytes dirtied at the same time count as later.
+    [T-76]
+    """
     rig = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"})
     file = rig.open()
     file.pwrite(bytes(2 << 20), 0)
@@ -334,7 +338,7 @@ def test_an_extending_writer_loses_no_byte_to_fsync_and_close(make: Make, end: s
 
 @pytest.fixture
 def dead(make: Make) -> Iterator[Rig]:
-    """A rig whose own volume has a dirty file, open ones, and a backend of which no call comes back."""
+    """A rig whose own volume has a dirty file, open ones, and a backend whose calls never return."""
     rig = make(dict.fromkeys((KEY, "dirty", "abandoned"), DATA), dirty_expire=0.05, flush_interval=0.02)
     rig.open("r+b", key="dirty").pwrite(DATA, 0)
     rig.open("rb")
@@ -345,7 +349,7 @@ def dead(make: Make) -> Iterator[Rig]:
 
 
 def hung_users(rig: Rig) -> list[Task[Any]]:
-    """Somebody waits in every verb of the volume, and an abandoned file is to be seen to."""
+    """Start a waiter in every verb of the volume, and leave an abandoned file behind."""
     dirty, clean, abandoned = rig.handles
     users: list[Task[Any]] = [
         Task(clean.pread, 10, 2 * PAGE),
@@ -420,7 +424,7 @@ def test_volumes_stacked_on_a_healthy_one_go_on_beside_a_dead_one(dead: Rig) -> 
 
 
 def test_closing_saves_the_healthy_volumes_beside_a_dead_one(clock: HandClock) -> None:
-    """The dead one takes all of the time there is; nobody else's data waits for it. [T-62, 2.22]"""
+    """The dead one uses up all the time; other volumes' data does not wait for it. [T-62, 2.22]"""
     cache = PageCache("8MiB", retry=FAST, **QUIET)
     healthy = [RecordingBackend({KEY: b""}) for _ in range(2)]
     dead = RecordingBackend({KEY: b""})
@@ -434,7 +438,7 @@ def test_closing_saves_the_healthy_volumes_beside_a_dead_one(clock: HandClock) -
     assert not closing.finished.is_set()
 
     def ended_an_hour_later() -> bool:
-        clock.advance(3600.0)  # it may come to its waiting only now
+        clock.advance(3600.0)  # it may reach its wait only now
         return closing.finished.is_set()
 
     eventually(ended_an_hour_later)

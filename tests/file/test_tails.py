@@ -1,5 +1,5 @@
-"""What a direct write that fails has stored behind the end shows nowhere: whoever makes the object longer cuts it off
-first, whatever else of the file was on its way when it was left. [2.10, 2.17]
+"""A failed direct write may store bytes behind the end. They show nowhere: every call that makes the object longer cuts
+them off first, whatever else of the file was in flight at that time. [2.10, 2.17]
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LOST = OSError(errno.ECONNRESET, "the line went dead")
 
 
 class Left:
-    """A file of two pages, page 0 of which is written once more and on its way to the backend, or to be committed: that
-    call stands at a gate and has the token. `leave` has an interrupted direct write store two pages behind the end.
+    """A file of two pages. Page 0 is written once more and in flight to the backend, or to be committed: that call
+    stands at a gate and has the token. `leave` makes an interrupted direct write store two pages behind the end.
     """
 
     def __init__(self, holder: str, **limits: Any) -> None:
@@ -70,7 +70,7 @@ class Left:
         assert self.backend.written(KEY)[len(OLD) :] == TAIL
 
     def go_on(self) -> None:
-        """The token is free for whoever comes next."""
+        """Release the token for its next holder."""
         self.holder.open()
         for task in self.tasks:
             task.result()
@@ -91,7 +91,7 @@ def extended(at: int = FAR) -> bytes:
 
 @pytest.mark.parametrize(("holder", "durable"), [("pass", False), ("pass", True), ("commit", False)])
 def test_a_pass_that_makes_the_object_longer_leaves_zeros_before_what_it_sends(holder: str, durable: bool) -> None:
-    """A pass takes along what is dirtied while it runs; one that waits for a commit comes before who asks later."""
+    """A pass takes along bytes that are dirtied while it runs; one that waits for a commit precedes later requests."""
     story = Left(holder, durable_writes=durable)
     story.leave()
     story.buffered.pwrite(LATER, FAR)
@@ -113,7 +113,7 @@ def test_a_truncate_that_makes_the_file_longer_shows_zeros(holder: str) -> None:
 
 
 def test_what_a_writable_view_stores_behind_the_tail_does_not_uncover_it() -> None:
-    """The view is taken in what a truncate has added; the pass sends a copy of it."""
+    """The view lies in the range that a truncate has added; the pass sends a copy of it."""
     story = Left("commit")
     story.leave()
     growing = Task(story.buffered.truncate, FAR + PAGE)
@@ -138,7 +138,7 @@ def test_an_append_behind_a_truncate_beside_the_tail_shows_zeros() -> None:
 
 
 def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its call has failed, and the next has not begun: nobody else would know of what was stored."""
+    """Its call has failed, and the next has not begun: no other call would cut the stored bytes."""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig = make_rig(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
@@ -171,7 +171,7 @@ def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: pytes
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("grow", ["write", "truncate"])
 def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> None:
-    """The call returns after the reconnect, or cannot land any more; what lies behind it is sent at once."""
+    """The call returns after the reconnect, or can no longer land; bytes behind it are sent at once."""
     story = Left("pass")
     gate = story.start_tail()
     writing = Task(story.direct.pwrite, TAIL, len(OLD))
@@ -206,7 +206,7 @@ def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> Non
 
 @pytest.mark.parametrize("offset", [PAGE, len(OLD)], ids=["in place", "extends"])
 def test_a_direct_write_waits_for_the_cut(offset: int) -> None:
-    """A backend sees no truncate beside a write, and nothing that was just stored is cut off."""
+    """A backend sees no truncate beside a write, and no byte that was just stored is cut off."""
     story = Left("pass")
     story.leave()
     engine = story.rig.volume.inodes[KEY].engine
@@ -244,13 +244,13 @@ def test_a_discard_of_what_lies_behind_a_tail_and_a_direct_write_both_end() -> N
     discarding.result()
     assert writing.result() == len(TAIL)
     for told in (story.tasks.pop().result, story.buffered.fsync, story.direct.fsync):
-        with contextlib.suppress(DataLossError):  # of what was discarded: each handle once
+        with contextlib.suppress(DataLossError):  # of the discarded bytes: each handle once
             told()
     story.check(MINE + OLD[PAGE:] + TAIL)
 
 
 def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored() -> None:
-    """Neither by a pass nor by a truncate; both tell why, and come through afterwards."""
+    """This concerns a pass and a truncate; both report why, and succeed afterwards."""
     story = Left("pass")
     story.leave()
     story.backend.fault("truncate", OSError(errno.EACCES, "not now"), times=1000)
@@ -270,7 +270,7 @@ def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored() -> None:
 
 
 def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
-    """Direct writes go through the cache there: a hand-over that fails has stored nothing that shows."""
+    """Direct writes go through the cache there: a failed write-back has stored nothing visible."""
     backend = ObjectBackend({KEY: OLD})
     rig: Rig = make_rig(backend=backend, retry=ONCE)
     file = rig.open("r+b", direct=True)

@@ -1,4 +1,4 @@
-"""Writers that dirty faster than a backend takes: pauses, the line at the limit, shares of volumes, stalls."""
+"""Writers that dirty faster than a backend takes: pauses, the queue at the limit, shares of volumes, stalls."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def asking(volume: Volume) -> int:
-    """Writers of the volume that are slowed down."""
+    """The number of slowed-down writers of the volume."""
     return volume.engine.native.pressure().asking
 
 
 def looked(rig: Rig) -> Rig:
-    """The rig, once the flusher has looked at everything again."""
+    """The rig, once the flusher has examined everything again."""
     after_a_look(rig.cache)
     return rig
 
@@ -47,9 +47,11 @@ def pressed(position: int, asking: int = 1, acked: int = 0) -> Pressure:
 
 
 def test_pauses_make_writers_as_fast_as_completions() -> None:
-    """At the limit exactly so, half way twice as fast, all writers of a volume together; 10 to 200 ms each. [2.24]"""
+    """At the limit they are exactly as fast, half way twice as fast, all writers of a volume together; 10 to 200 ms
+    each. [2.24]
+    """
     pace = Pace()
-    assert pace.pause(MIB, pressed(500)) == (PAUSE_MIN, MIB)  # nothing is known yet
+    assert pace.pause(MIB, pressed(500)) == (PAUSE_MIN, MIB)  # no rate is known yet
     pace.look(pressed(0), 100.0)
     for tenth in range(1, 41):
         pace.look(pressed(0, acked=tenth * MIB), 100.0 + tenth / 10)  # 10 MiB a second
@@ -63,13 +65,13 @@ def test_pauses_make_writers_as_fast_as_completions() -> None:
         paused, granted = pace.pause(length, pressure)
         assert granted == length
         assert paused == pytest.approx(seconds)
-    paused, granted = pace.pause(PAGE, pressed(1000))  # a small write pauses for those after it as well
+    paused, granted = pace.pause(PAGE, pressed(1000))  # a small write also pauses for later ones
     assert paused == PAUSE_MIN
     assert granted == pytest.approx(0.1 * MIB, rel=0.01)
 
 
 def test_a_rate_is_measured_only_while_something_runs() -> None:
-    """Idle time and long gaps between looks say nothing; a backend that stands still is slow. [2.24]"""
+    """Idle time and long gaps between turns do not count; a backend that stands still is slow. [2.24]"""
     pace = Pace()
     idle = Pressure(local=0, limit=0, acked=0, answers=0, position=0, over_background=0, asking=0, running=0)
     pace.look(idle, 0.0)
@@ -85,7 +87,7 @@ def test_a_rate_is_measured_only_while_something_runs() -> None:
 
 
 def test_below_the_midpoint_nobody_waits_and_above_it_writers_pause(make: Make, clock: HandClock) -> None:
-    """However stuck the backend is; a pause ends by the clock, long before the limit. [2.24]"""
+    """The backend may be stuck; a pause ends by the clock, long before the limit. [2.24]"""
     rig = make({KEY: b""}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB")
     with rig.backend.gate("write_from", times=1000):
         file = rig.open()
@@ -102,7 +104,7 @@ def test_below_the_midpoint_nobody_waits_and_above_it_writers_pause(make: Make, 
 
 
 def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> None:
-    """Back below the midpoint nobody waits for a clock. [2.24]"""
+    """Back below the midpoint no writer waits for a clock. [2.24]"""
     rig = make(
         {KEY: b""},
         capacity="1MiB",
@@ -119,11 +121,11 @@ def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> 
     assert writer.result() == PAGE  # the clock stands still
 
 
-# ---------------------------------------------------------------------------------------------- the line
+# ---------------------------------------------------------------------------------------------- the queue
 
 
 def full(make: Make, **config: object) -> Rig:
-    """A volume whose limit is 64 KiB with 60 of them in four calls that hang, each let go by a gate of its own."""
+    """A volume whose limit is 64 KiB, 60 of them in four calls that hang, each with its own gate."""
     rig = make(
         dict.fromkeys(("full", "a", "b", "c", "d"), b""),
         capacity="1MiB",
@@ -148,12 +150,12 @@ def let_one_go(rig: Rig) -> None:
 
 
 def in_line(rig: Rig, *names: str) -> dict[str, Task[int]]:
-    """Writers of one piece each, who came in this order."""
+    """Writers of one piece each, queued in this order."""
     tasks = {}
     for count, name in enumerate(names, asking(rig.volume) + 1):
         tasks[name] = Task(rig.open(key=name).pwrite, name.encode() * 16 * KIB, 0)
         eventually(lambda count=count: asking(rig.volume) == count)  # type: ignore[misc]
-        assert tasks[name].waits(0.15)  # past its first look: in line
+        assert tasks[name].waits(0.15)  # past its first check: in line
     return tasks
 
 
@@ -169,7 +171,7 @@ def test_writers_at_the_limit_go_on_in_the_order_in_which_they_came(make: Make) 
 
 
 def test_nobody_passes_a_writer_in_line(make: Make) -> None:
-    """A small write that came later waits, though it would fit. [2.24]"""
+    """A small later write waits, though it would fit. [2.24]"""
     rig = full(make)
     tasks = in_line(rig, "a", "b")
     let_one_go(rig)
@@ -184,7 +186,7 @@ def test_nobody_passes_a_writer_in_line(make: Make) -> None:
 
 
 def test_a_writer_that_gives_up_leaves_the_line(make: Make) -> None:
-    """BlockingIOError(EAGAIN) with nothing written; who stood behind it is next. [2.24]"""
+    """BlockingIOError(EAGAIN) with nothing written; the writer behind it is next. [2.24]"""
     rig = full(make, throttle_timeout=1.0)
     first = in_line(rig, "a")["a"]
     with pytest.raises(BlockingIOError) as caught:
@@ -197,7 +199,7 @@ def test_a_writer_that_gives_up_leaves_the_line(make: Make) -> None:
 
 
 def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
-    """Whatever makes room wakes the line. [2.24]"""
+    """Each of them makes room and wakes the queue. [2.24]"""
     rig = full(make)
     first = in_line(rig, "a")["a"]
     rig.cache.configure(dirty_background="64KiB", dirty_limit="128KiB")
@@ -219,7 +221,7 @@ def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
 
 
 def test_an_abort_ends_the_line(make: Make) -> None:
-    """ShutdownError for everybody in it. [2.24, 2.22]"""
+    """All queued writers get ShutdownError. [2.24, 2.22]"""
     rig = full(make)
     tasks = in_line(rig, "a", "b")
     rig.volume.abort()
@@ -236,7 +238,7 @@ def test_an_abort_ends_the_line(make: Make) -> None:
     ("folio", "piece"), [("4KiB", 1000), ("64KiB", 10_000), ("64KiB", 3 * PAGE), ("2MiB", 3 * MIB)]
 )
 def test_the_limit_is_kept_to_the_page(make: Make, folio: str, piece: int) -> None:
-    """Eight writers, folios of any size: what is local is counted in pages, and never passes the limit. [T-35, 2.24]"""
+    """Eight writers, folios of any size: local bytes are counted in pages, and never pass the limit. [T-35, 2.24]"""
     limit = 512 * KIB if piece < MIB else 4 * MIB
     rig = make(capacity="32MiB", max_folio=folio, dirty_background=limit // 2, dirty_limit=limit)
     peaks = [0]
@@ -264,7 +266,7 @@ def test_the_limit_is_kept_to_the_page(make: Make, folio: str, piece: int) -> No
 
 
 def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
-    """A limit of one page and unaligned writes: slow, and nothing stands still. [2.24]"""
+    """A limit of one page and unaligned writes are slow, and nothing stands still. [2.24]"""
     rig = make({KEY: b""}, dirty_background=0, dirty_limit=PAGE)
     file = rig.open()
     data = pattern(10 * PAGE)
@@ -280,7 +282,7 @@ def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
 
 
 def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
-    """It holds all that may be dirty; writes and fsync of another volume go on. [T-35, T-62, 2.24]"""
+    """It holds the whole dirty budget; writes and fsync of another volume go on. [T-35, T-62, 2.24]"""
     rig = make(
         {KEY: b""}, capacity="4MiB", dirty_background="256KiB", dirty_limit="512KiB", options={"dirty_share": 1.0}
     )
@@ -305,7 +307,9 @@ def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
 
 
 def test_shares_follow_what_volumes_complete(make: Make) -> None:
-    """Together the limit; who completes gets most, the others keep a floor, `dirty_share` bounds all. [2.24]"""
+    """Together they have the limit; a volume that completes gets most, the others keep a floor, `dirty_share` bounds
+    all. [2.24]
+    """
     rig = make({KEY: b""}, capacity="8MiB", dirty_background="512KiB", dirty_limit="1MiB")
     other = rig.cache.attach(RecordingBackend({KEY: b""}), name="other")
     third = rig.cache.attach(RecordingBackend({KEY: b""}), name="third", dirty_share=0.125)
@@ -323,7 +327,7 @@ def test_shares_follow_what_volumes_complete(make: Make) -> None:
     eventually(lambda: looked(rig) and shares()[0] > 900 * KIB)
     assert shares()[1] >= MIB // 24 - PAGE
     with other.open(KEY, "r+b") as busy:
-        for _ in range(8):  # less than the first one ever did, but of late
+        for _ in range(8):  # fewer than the first one ever completed, but recently
             busy.pwrite(bytes(512 * KIB), 0)
             busy.fsync()
             after_a_look(rig.cache)
@@ -332,7 +336,7 @@ def test_shares_follow_what_volumes_complete(make: Make) -> None:
 
 
 def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
-    """Though the cache as a whole is far below it. [2.24]"""
+    """The cache as a whole is far below it. [2.24]"""
     rig = make({KEY: b""}, capacity="8MiB", dirty_background="2MiB", dirty_limit="4MiB", options={"dirty_share": 0.125})
     file = rig.open()
     file.pwrite(bytes(256 * KIB), 0)
@@ -346,7 +350,7 @@ def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
 
 
 def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> None:
-    """Until half the limit is left; small ones stay as they are. [2.24]"""
+    """It goes on until half the limit is left; small ones stay as they are. [2.24]"""
     rig = make({"big": b"", "small": b""}, capacity="8MiB", dirty_background="1800KiB", dirty_limit="2MiB")
     big, small = rig.open(key="big"), rig.open(key="small")
     small.pwrite(bytes(100 * KIB), 0)
@@ -458,7 +462,9 @@ def test_the_same_for_minutes(make: Make) -> None:
 
 @pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])
 def test_nobody_waits_for_a_file_with_budget_that_its_holder_needs(make: Make, change: str) -> None:
-    """Who holds the file's lock may need more budget; writers in line for the lock have none of it reserved. [2.24]"""
+    """The holder of the file's lock may need more budget; writers in line for the lock have none of it reserved.
+    [2.24]
+    """
     rig = make(
         {KEY: bytes(64 * PAGE)},
         capacity="256KiB",

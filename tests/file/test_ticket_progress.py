@@ -1,4 +1,4 @@
-"""How far a sync is: what a display of its progress asks a ticket, in time that only the test moves."""
+"""Progress of a sync: the values that a display reads from a ticket, in time that only the test moves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rig import KEY, ONCE, PAGE, Rig, eventually, pattern
 
 Make = Callable[..., Rig]
 
-# One call for each page, one after the other, so that a gate for each lets them go one by one.
+# One call for each page, one after the other, so that a gate can release them one by one.
 STEPS = {"max_write": PAGE, "ordered_writes": True, "max_inflight": 2}
 COUNT = 8
 
@@ -27,14 +27,14 @@ def stepping(backend: RecordingBackend, key: str = KEY, count: int = COUNT) -> l
 
 
 def gone_through(gates: list[Gate], number: int) -> None:
-    """Let so many calls go on; the next one has come, so all of them have been answered."""
+    """Let that many calls go on; the next one has come, so all of them have been answered."""
     for gate in gates[:number]:
         gate.open()
     gates[number].wait_entered()
 
 
 def until(ticket: SyncTicket, condition: Callable[[], object]) -> None:
-    """Time stands still, so nobody else moves the ticket on."""
+    """Wait while time stands still, so that no other thread moves the ticket on."""
     eventually(lambda: ticket.done() or condition())
     assert condition()
 
@@ -64,7 +64,7 @@ def test_rate_and_expected_end_follow_what_the_backend_acknowledges(make: Make, 
 
 
 def test_the_numbers_of_one_moment_belong_together(make: Make, clock: HandClock) -> None:
-    """Whatever is acknowledged between asking for the rate and for the expected end."""
+    """They do, whatever is acknowledged between reading the rate and the expected end."""
     rig = written(make, durable_writes=True)
     gates = stepping(rig.backend)
     ticket = rig.volume.begin_sync()
@@ -78,7 +78,7 @@ def test_the_numbers_of_one_moment_belong_together(make: Make, clock: HandClock)
 
 
 def test_a_rate_is_of_the_last_seconds(make: Make, clock: HandClock) -> None:
-    """A backend that hangs has none, and no end can be expected."""
+    """A hanging backend has no rate, and no end can be expected."""
     rig = written(make, durable_writes=True)
     gates = stepping(rig.backend)
     ticket = rig.volume.begin_sync()
@@ -95,7 +95,7 @@ def test_a_rate_is_of_the_last_seconds(make: Make, clock: HandClock) -> None:
 
 
 def test_bytes_count_before_the_commit_that_makes_them_safe(make: Make, clock: HandClock) -> None:
-    """Where an object appears by commit, all of it remains until then, and yet it moves. [2.15]"""
+    """If an object appears by commit, all of it remains until then, and yet it moves. [2.15]"""
     rig = written(make, commit_on_close=True)
     gates, commit = stepping(rig.backend), rig.backend.gate("commit")
     ticket = rig.volume.begin_sync()
@@ -132,7 +132,7 @@ def test_later_writes_to_the_same_folio_let_nothing_remain_again(make: Make) -> 
 
 
 def test_a_commit_that_fails_takes_no_progress_back(make: Make, clock: HandClock) -> None:
-    """All of it remains until one succeeds; what is sent again is on its way once more. [2.15, E7]"""
+    """All of it remains until one succeeds; bytes sent again count as in flight once more. [2.15, E7]"""
     rig = written(make)
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no")))
     commit = rig.backend.gate("commit")
@@ -157,7 +157,7 @@ def test_a_commit_that_fails_takes_no_progress_back(make: Make, clock: HandClock
 
 
 def test_what_could_not_be_saved_remains(make: Make, clock: HandClock) -> None:
-    """While the rest of it goes on, and when it is over; the error is told as soon as it is known. [2.15, 2.16]"""
+    """They remain while the rest goes on, and afterwards; the error is reported as soon as it is known. [2.15, 2.16]"""
     rig = make({"bad": b"", "good": b""}, limits={**STEPS, "durable_writes": True}, retry=ONCE, max_folio="4KiB")
     rig.open(key="bad").pwrite(pattern(3 * PAGE), 0)
     rig.open(key="good").pwrite(pattern(COUNT * PAGE), 0)
@@ -180,7 +180,7 @@ def test_what_could_not_be_saved_remains(make: Make, clock: HandClock) -> None:
 
 
 def test_a_ticket_of_an_aborted_volume_keeps_what_remains(make: Make, clock: HandClock) -> None:
-    """Nobody knows what becomes of the call that runs; the error of before is still there. [2.22]"""
+    """The outcome of the running call is unknown; the earlier error is still there. [2.22]"""
     rig = make({"bad": b"", KEY: b""}, limits=STEPS, retry=ONCE, max_folio="4KiB")
     rig.open(key="bad").pwrite(pattern(PAGE), 0)
     rig.open().pwrite(pattern(COUNT * PAGE), 0)
@@ -193,7 +193,7 @@ def test_a_ticket_of_an_aborted_volume_keeps_what_remains(make: Make, clock: Han
     assert ticket.rate == 2 * PAGE
     rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
     assert ticket.done()
-    # What was acknowledged is not committed, so all of it remains.
+    # The acknowledged bytes are not committed, so all of it remains.
     assert (ticket.remaining, ticket.rate, ticket.expected) == (ticket.total, 2 * PAGE, 0.0)
     assert [type(error) for error in ticket.errors] == [WritebackError, ShutdownError]
     with pytest.raises(ShutdownError, match="unplugged"):
@@ -214,7 +214,7 @@ def test_a_ticket_can_be_asked_when_the_cache_is_closed(make: Make) -> None:
 
 
 def test_a_file_that_is_removed_meanwhile_remains_no_more(make: Make, clock: HandClock) -> None:
-    """And what was left of it is no progress: nobody acknowledged it. [2.15, 2.20]"""
+    """Its remaining bytes are no progress: they were not acknowledged. [2.15, 2.20]"""
     rig = make({"gone": b"", KEY: b""}, limits={**STEPS, "durable_writes": True}, max_folio="4KiB")
     rig.open(key="gone").pwrite(pattern(100 * PAGE), 0)
     rig.open().pwrite(pattern(COUNT * PAGE), 0)
@@ -234,8 +234,8 @@ def test_a_file_that_is_removed_meanwhile_remains_no_more(make: Make, clock: Han
 
 
 def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) -> None:
-    """It goes from what is pending to what has failed while the two are added up: counted twice rather than left out,
-    as what remains never grows again. [2.15, 2.16]
+    """Bytes move from pending to failed while the two are added up: they are counted twice rather than left out, as the
+    remainder never grows again. [2.15, 2.16]
     """
     rig = make({KEY: b""}, limits=STEPS, retry=ONCE, max_folio="4KiB")
     rig.open().pwrite(pattern(PAGE), 0)
@@ -246,7 +246,7 @@ def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) ->
     gate.wait_entered()
 
     def failed() -> bool:
-        if advancing.acquire(blocking=False):  # else the flusher does it, and may wait for the count that goes on here
+        if advancing.acquire(blocking=False):  # else the flusher does it, and may wait for the count that runs here
             try:
                 ticket._advance_files()
             finally:
@@ -254,7 +254,7 @@ def test_what_fails_while_it_is_counted_remains(make: Make, clock: HandClock) ->
         return bool(ticket.errors)
 
     class Counted(dict[Any, int]):
-        """It fails as soon as those that have failed were looked at."""
+        """A dict that lets the failure happen as soon as its values were counted."""
 
         def values(self) -> Any:
             found = list(super().values())

@@ -1,4 +1,5 @@
-"""Deadlines of calls that carry no bytes, over a store that does not answer: what ends, what goes on, what is left.
+"""Deadlines of calls that carry no bytes, over a store that does not answer: which waits end, which calls go on, which
+state is left.
 
 A gate holds the backend's call; the volume's clock stands still until the test moves it.
 """
@@ -53,7 +54,7 @@ def cache(clock: HandClock) -> Iterator[PageCache]:
 
 
 def late(clock: HandClock, task: Task[Any], seconds: float) -> TimeoutError:
-    """Let a deadline pass; the error of the call."""
+    """Let a deadline pass, and return the error of the call."""
     clock.advance(seconds)
     with pytest.raises(TimeoutError) as caught:
         task.result()
@@ -64,7 +65,7 @@ def late(clock: HandClock, task: Task[Any], seconds: float) -> TimeoutError:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("how", ["argument", "default of the volume"])
 def test_a_deadline_ends_the_wait(cache: PageCache, clock: HandClock, backend: Any, call: str, how: str) -> None:
-    """Not before its time; the error names operation and key, and the call goes on."""
+    """It does not end before its time; the error names operation and key, and the call goes on."""
     operation, run = CALLS[call]
     volume = cache.attach(backend, timeout=None if how == "argument" else 7.0)
     with Gate() as gate:
@@ -92,7 +93,7 @@ def test_a_deadline_that_does_not_pass_changes_nothing(cache: PageCache, backend
 @pytest.mark.parametrize("timeout", [-1, math.nan, "1", object()])
 @pytest.mark.parametrize("call", [*CALLS, "attach"])
 def test_a_timeout_that_is_none_is_refused(cache: PageCache, backend: Any, call: str, timeout: Any) -> None:
-    """Nothing was asked of the backend. [T-59]"""
+    """No call reaches the backend. [T-59]"""
     if call == "attach":
         with pytest.raises((ValueError, TypeError), match="timeout"):
             cache.attach(backend, timeout=timeout)
@@ -118,11 +119,11 @@ def test_the_error_names_the_last_error_and_the_next_try(
     assert len(backend.calls_of(operation)) == 1
 
 
-# ---------------------------------------------------------------- what is left
+# ---------------------------------------------------------------- leftovers
 
 
 class Files(MemoryBackend):
-    """Counts the files that are open."""
+    """A backend that counts its open files."""
 
     opened = 0
 
@@ -147,7 +148,7 @@ class Files(MemoryBackend):
 @pytest.mark.parametrize("held", ["open", "stat"])
 @pytest.mark.parametrize("mode", ["rb", "wb", "xb"])
 def test_an_open_that_timed_out_leaves_nothing(cache: PageCache, clock: HandClock, held: str, mode: str) -> None:
-    """Its name is free at once, and what the backend opens later is closed. [2.20]"""
+    """Its name is free at once, and a file that the backend opens later is closed. [2.20]"""
     store = Files()
     if mode == "rb":
         store.put(KEY, DATA)
@@ -171,7 +172,7 @@ def test_an_open_that_timed_out_leaves_nothing(cache: PageCache, clock: HandCloc
 
 
 def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, clock: HandClock) -> None:
-    """The creation that ran has its effect; nothing of the cache is behind it. [2.20]"""
+    """The creation in flight takes effect; the cache keeps nothing of it. [2.20]"""
     store = MemoryBackend()
     backend = FaultyBackend(store)
     volume = cache.attach(backend)
@@ -189,7 +190,7 @@ def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, c
 def test_names_are_busy_until_a_call_that_timed_out_has_returned(
     cache: PageCache, clock: HandClock, backend: Any, call: str
 ) -> None:
-    """Whoever wants them waits, at most for his own deadline; then they are free. [2.20]"""
+    """A caller that needs them waits, at most until its own deadline; then they are free. [2.20]"""
     operation, run = CALLS[call]
     volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
@@ -223,7 +224,7 @@ def test_an_open_waits_for_a_busy_name_until_its_deadline(cache: PageCache, cloc
 
 
 def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache, backend: Any) -> None:
-    """It has begun nothing then, and both names are free. [2.20]"""
+    """It has not begun by then, and both names are free. [2.20]"""
     volume = cache.attach(backend)
     with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, Gate() as gate:
         backend.use([Rule("write", gate=gate)])
@@ -273,7 +274,7 @@ def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cac
 
 
 def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
-    """The read is of bytes that are cut off, and its call does not return. [2.17]"""
+    """The read covers bytes that are cut off, and its call does not return. [2.17]"""
     volume = cache.attach(backend)
     with volume.open(KEY, "rb", read_ahead=0) as file, Gate() as gate:
         backend.use([Rule("read", gate=gate)])
@@ -318,7 +319,7 @@ def test_a_listing_has_its_deadline_for_each_answer(cache: PageCache, clock: Han
 
 
 def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> None:
-    """`pagecache.aio.open` takes what `Volume.open` takes."""
+    """`pagecache.aio.open` takes the arguments of `Volume.open`."""
     volume = cache.attach(backend)
 
     async def main() -> None:
@@ -340,7 +341,7 @@ def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> Non
 
 
 def failing(volume: Volume, backend: Any, operation: str) -> Any:
-    """A file whose write-back fails, and is tried again in a minute."""
+    """A file whose write-back fails, and is retried in a minute."""
     backend.use([Rule(operation, error=BackendError(errno.EIO, "bad cable", retry=True, retry_after=60.0))])
     file = volume.open(KEY, "r+b")
     file.write(b"bytes")

@@ -1,5 +1,5 @@
-"""Times are a part of the version of many stores: who sets those of a name changes what has it, and no version is a
-surprise to the cache afterwards. [2.19, 2.20]
+"""Times are a part of the version of many stores: setting the times of a name changes the version of its object, and
+the cache does not mistake that for a remote change. [2.19, 2.20]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECOND = 10**9
 
 
 class Gated(DirectoryBackend):
-    """One call of one kind says that it has begun, and waits."""
+    """A backend in which one call of one kind announces that it has begun, and waits."""
 
     at = ""
 
@@ -51,7 +51,7 @@ class Gated(DirectoryBackend):
 def test_times_that_are_set_beside_a_rename_are_no_change_of_somebody_else(
     tmp_path: Path, first: str, known: str
 ) -> None:
-    """A file that is renamed over another while the times of that name are set, and has bytes that are not saved."""
+    """A file with unsaved bytes is renamed over another while the times of that name are set."""
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 10)
     backend = Gated(tmp_path)
@@ -84,7 +84,7 @@ def test_times_that_are_set_beside_a_rename_are_no_change_of_somebody_else(
 
 
 def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path) -> None:
-    """Ctrl-C ends the waiting, not the call: it goes to what had the name."""
+    """Ctrl-C ends the wait, not the call: it applies to the object that had the name."""
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 10)
     backend = Gated(tmp_path)

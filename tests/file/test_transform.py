@@ -1,4 +1,4 @@
-"""A cache over a TransformBackend: whatever happens, what is stored decodes to what was written."""
+"""A cache over a TransformBackend: whatever happens, the stored bytes decode to the written ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLOT = UNIT + Sealed.overhead
 
 
 def plain(backend: Backend, transform: Transform, key: str = KEY) -> bytes:
-    """The content as somebody else would decode it."""
+    """The content as another client would decode it."""
     file = TransformBackend(backend, transform).open(key)
     size = file.stat().size
     buffer = bytearray(size + 1)
@@ -88,7 +88,7 @@ def test_bytes_are_stable_in_flight_and_the_newest_arrive() -> None:
 
 @pytest.mark.parametrize("stored_all_the_same", [False, True])
 def test_failed_call_is_encoded_anew_with_the_newest_bytes(stored_all_the_same: bool) -> None:
-    """The bytes change while a call is in flight that fails; it is tried again. [T-37]"""
+    """The bytes change while a failing call is in flight; it is retried. [T-37]"""
     old, new = pattern(2 * UNIT, 1), pattern(PAGE, 2)
     with sealed(bytes(2 * UNIT), capture=True) as rig:
         file = rig.open()
@@ -115,7 +115,7 @@ def test_failed_call_is_encoded_anew_with_the_newest_bytes(stored_all_the_same: 
 
 @pytest.mark.parametrize("bytes_stored", [1, 100, SLOT - 1])
 def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored: int) -> None:
-    """They are clean, so that the cache does not have them any more when it tries again. [T-37, 2.12]"""
+    """They are clean, so the cache no longer has them when it retries. [T-37, 2.12]"""
     content = pattern(3 * UNIT, 1)
     with sealed(content, retry=ONCE) as rig:
         file = rig.open()
@@ -134,7 +134,7 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
 
 
 def test_cut_in_a_unit_survives_a_commit_that_forgets() -> None:
-    """The cut unit was stored by nobody but the wrapper, so that nobody else would send it again. [K2, 2.17]"""
+    """The wrapper alone stored the cut unit, so no other layer would send it again. [K2, 2.17]"""
     content = pattern(3 * UNIT, 1)
     with sealed(content) as rig:
         file = rig.open()
@@ -199,7 +199,7 @@ def test_read_that_a_write_overtook_is_done_again() -> None:
 
 
 def test_failed_check_is_an_error_at_once() -> None:
-    """Reading it again would not help, so that it is read once. [2.14]"""
+    """A second read would not help, so it is read once. [2.14]"""
     with sealed(pattern(2 * UNIT, 1)) as rig:
         stored = rig.backend.objects[KEY]
         stored.written[SLOT + 50] ^= 1
@@ -349,8 +349,8 @@ def test_content_is_that_of_a_model_with_commits_that_forget(steps: list[Any], m
 def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
     steps: list[Any], make: Callable[[], Transform], read_back: bool, kept: bool, in_pairs: bool
 ) -> None:
-    """Also where reads show what was committed last, failed commits forget, and two slots are one unit below.
-    [T-45, 2.26]
+    """This also holds if reads show the last committed content, failed commits forget, and two slots are one unit
+    below. [T-45, 2.26]
     """
     slot = Units(make()).slot
     with tempfile.TemporaryDirectory() as root:

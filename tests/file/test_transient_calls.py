@@ -1,4 +1,4 @@
-"""Transient errors of calls that carry no bytes: repeated where a second try can be told from the first. [2.14]
+"""Transient errors of calls that carry no bytes: repeated if a second try can be distinguished from the first. [2.14]
 
 Failing calls take 20 ms, as those of a store do. `done=True`: the call was carried out, and its answer got lost.
 """
@@ -33,7 +33,7 @@ Make = Callable[..., tuple[Volume, Any]]
 
 @pytest.fixture(params=["memory", "dir", "async"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """A volume of a store that fails as told, and what tells it."""
+    """A volume of a store that fails on command, and the switch for it."""
     caches: list[PageCache] = []
 
     def maker(*rules: Rule, retry: Any = FAST) -> tuple[Volume, Any]:
@@ -88,7 +88,7 @@ def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, cal
 
 @pytest.mark.parametrize("call", READS)
 def test_the_last_error_is_raised_as_it_is(make: Make, call: str) -> None:
-    """After as many tries as the policy has. [2.14]"""
+    """It comes after as many tries as the policy has. [2.14]"""
     operation, run = READS[call]
     volume, backend = make(Rule(operation, error=BackendError(errno.EIO, "no answer", retry=True)))
     with pytest.raises(OSError, match="no answer") as caught:
@@ -130,7 +130,7 @@ def test_an_open_that_fails_after_the_open_closes_the_file(tmp_path: Path) -> No
 
 
 def test_a_listing_that_has_begun_is_not_made_again() -> None:
-    """Some entries were given out: only the backend knows where to go on. [2.14]"""
+    """Some entries were returned: only the backend can go on from there. [2.14]"""
 
     class Listing(MemoryBackend):
         begun = 0
@@ -238,7 +238,7 @@ def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
 
 
 def test_a_rename_without_replace_is_not_made_again_if_the_destination_is_there(make: Make) -> None:
-    """A store that copies and removes may have copied: nobody can tell. [2.14]"""
+    """A store that copies and removes may have copied: the outcome cannot be determined. [2.14]"""
     volume, backend = make(fails("rename", 1, error=BackendError(errno.EIO, "lost", retry=True)))
     with volume.open("other", "wb") as file:
         file.write(b"other")
@@ -269,7 +269,7 @@ def test_an_exclusive_creation_is_made_again_if_it_was_not_carried_out(make: Mak
 
 
 def test_an_exclusive_creation_that_may_have_been_carried_out_raises_its_error(make: Make) -> None:
-    """FileExistsError of the next try does not say whose the object is. [2.14]"""
+    """FileExistsError of the next try does not reveal the creator of the object. [2.14]"""
     error = BackendError(errno.EIO, "lost", retry=True)
     volume, _backend = make(Rule("open", key="new", nth=1, error=error, done=True, delay=LATENCY))
     with pytest.raises(BackendError, match="lost"):
@@ -289,7 +289,7 @@ def test_an_exclusive_creation_whose_status_fails_is_made(make: Make) -> None:
 
 @pytest.mark.parametrize("operation", ["remove", "rename"])
 def test_an_error_after_the_call_is_no_reason_for_another_one(make: Make, operation: str) -> None:
-    """What comes after it may fail as well: the name is gone by then. [2.14]"""
+    """Later steps may fail as well: the name is gone by then. [2.14]"""
     volume, backend = make(fails(operation, 1, error=BackendError(errno.EACCES, "no", retry=False)))
     with pytest.raises(OSError, match="no"):
         volume.remove(KEY) if operation == "remove" else volume.rename(KEY, "other")
@@ -353,7 +353,7 @@ def test_other_calls_go_on_between_two_tries(make: Make, call: str) -> None:
 
 
 def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
-    """And free after the last one, whatever came of it. [2.20]"""
+    """It is free after the last one, whatever its outcome. [2.20]"""
     error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
     volume, backend = make(fails("remove", 1, error=error))
     task = between_tries(volume, lambda volume: volume.remove(KEY, timeout=0.3))
@@ -366,7 +366,7 @@ def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
 
 
 def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -> None:
-    """Other calls of the volume go on meanwhile. [2.15]"""
+    """Other calls of the volume go on in the meantime. [2.15]"""
     error = BackendError(errno.EIO, "names", retry=True, retry_after=100.0)
     volume, backend = make(fails("sync", 1, error=error))
     with pytest.raises(TimeoutError, match=r"sync: .* EIO \(names\); the next try is in 9\d\.\d s"):
@@ -422,7 +422,7 @@ def a_rename(rig: Rig) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", [a_remove, a_rename], ids=lambda call: call.__name__)
 def test_an_interrupt_of_a_call_with_two_tries_leaves_its_names_free(call: Callable[[Rig], None]) -> None:
-    """At every place where CPython looks for signals. [T-51, 2.20]"""
+    """The test covers every place where CPython checks for signals. [T-51, 2.20]"""
 
     def a_rig() -> Rig:
         return make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")

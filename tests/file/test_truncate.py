@@ -36,7 +36,7 @@ def zeroed(content: bytes, offset: int, length: int) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 123])
 @pytest.mark.parametrize("cached", [False, True])
 def test_truncate_down_then_up_shows_zeros(stored: Rig, size: int, cached: bool) -> None:
-    """What was cut off does not come back, in the cache or on the backend. [T-44, 2.17]"""
+    """Cut bytes do not come back, in the cache or on the backend. [T-44, 2.17]"""
     file = stored.open("r+b")
     if cached:
         file.pread(8 * PAGE, 0)
@@ -52,7 +52,7 @@ def test_truncate_down_then_up_shows_zeros(stored: Rig, size: int, cached: bool)
 
 
 def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig) -> None:
-    """They are never handed over. [2.17]"""
+    """They are never written back. [2.17]"""
     file = stored.open("r+b")
     file.pwrite(b"d" * 4 * PAGE, 4 * PAGE)
     file.truncate(5 * PAGE + 10)
@@ -62,7 +62,7 @@ def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig) -> None:
 
 
 def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig) -> None:
-    """Old bytes of the page that held the end of the file are not seen again. [T-44, M8]"""
+    """Old bytes of the page that held the end of the file stay invisible. [T-44, M8]"""
     file = stored.open("r+b")
     file.pread(8 * PAGE, 0)
     file.truncate(100)
@@ -73,7 +73,7 @@ def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig) -> None:
 
 
 def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(stored: Rig) -> None:
-    """Down and up again with a view held across both. [T-44, M8]"""
+    """A view is held across a truncate down and one up again. [T-44, M8]"""
     file = stored.open("r+b")
     old = file.view(0, PAGE)
     file.truncate(1000)
@@ -85,7 +85,7 @@ def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(stored: Rig) -> 
 
 
 def test_truncate_up_reads_nothing(stored: Rig) -> None:
-    """The gap is zeros without a backend read; the backend knows the new size. [2.17]"""
+    """The gap is zeros without a backend read; the backend has the new size. [2.17]"""
     file = stored.open("r+b")
     file.truncate(20 * PAGE)
     stored.backend.forget_calls()
@@ -95,7 +95,7 @@ def test_truncate_up_reads_nothing(stored: Rig) -> None:
 
 
 def test_truncate_without_a_size_cuts_at_the_position(stored: Rig) -> None:
-    """As for any io object; the position stays. [2.17]"""
+    """This is the behaviour of any io object; the position stays. [2.17]"""
     file = stored.open("r+b")
     file.seek(1234)
     assert file.truncate() == 1234
@@ -103,7 +103,7 @@ def test_truncate_without_a_size_cuts_at_the_position(stored: Rig) -> None:
 
 
 def test_every_handle_sees_the_new_size(stored: Rig) -> None:
-    """And so do stat and Volume.truncate. [2.17]"""
+    """stat and Volume.truncate agree. [2.17]"""
     file, other = stored.open("r+b"), stored.open("rb")
     file.truncate(100)
     assert other.size == stored.volume.stat(KEY).size == 100
@@ -113,7 +113,7 @@ def test_every_handle_sees_the_new_size(stored: Rig) -> None:
 
 
 def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
-    """A definite no of the backend: size and content as before. [2.17]"""
+    """The backend refuses definitely: size and content are as before. [2.17]"""
     file = stored.open("r+b")
     file.pwrite(b"dirty", 6 * PAGE)
     stored.backend.fault("truncate", OSError(errno.EPERM, "append only"))
@@ -160,7 +160,7 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
 def test_zeroed_ranges_read_as_zeros_and_keep_the_size(
     stored: Rig, method: str, offset: int, length: int, state: str
 ) -> None:
-    """Whatever was cached or dirty there; on the backend too. [T-45, 2.17]"""
+    """They do whatever was cached or dirty there; on the backend too. [T-45, 2.17]"""
     file = stored.open("r+b")
     content = CONTENT
     if state != "uncached":
@@ -205,7 +205,7 @@ def test_zeroing_that_ends_half_way_says_how_far_it_came(make: Make) -> None:
 
 
 def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> None:
-    """The backend made its part, and there was no room for the zeros behind what it has. [K13, 2.17]"""
+    """The backend made its part, and there was no room for the zeros behind its end. [K13, 2.17]"""
     rig = make({KEY: CONTENT}, "256KiB", limits={"punch": True}, **THROTTLED)
     rig.backend.gate("write_from", times=99)
     file = rig.open("r+b")
@@ -223,7 +223,9 @@ def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> Non
     [("refused", errno.EACCES, 0), ("answer lost", errno.ECONNRESET, 2 * PAGE), ("commit", errno.EACCES, 2 * PAGE)],
 )
 def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, error: int, done: int) -> None:
-    """Nothing after a refusal; all of it where nobody knows, which is published, and after a failed commit. [K13]"""
+    """The error reports no hole after a refusal. After an unknown outcome, which is published, and after a failed
+    commit, it reports all of it. [K13]
+    """
     rig = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE)
     file = rig.open("r+b")
     if what == "answer lost":
@@ -239,7 +241,7 @@ def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, erro
 
 
 def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
-    """Uncommitted without a dirty byte. [2.17]"""
+    """It is uncommitted without a dirty byte. [2.17]"""
     file = stored.open("r+b")
     file.truncate(3)
     file.fsync()
@@ -290,11 +292,11 @@ def test_any_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]],
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # 3000 caches: over an asynchronous backend each has a loop and threads to start and to end
+@pytest.mark.timeout(900)  # 3000 caches: over an asynchronous backend each one starts and ends a loop and threads
 @settings(max_examples=3000)
 @given(steps=STEPS, punch=st.booleans())
 def test_any_long_sequence_agrees_with_a_bytearray(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
-    """The same, many more times. [T-45, 2.17]"""
+    """Run the test above many more times. [T-45, 2.17]"""
     check_steps(steps, punch)
 
 
@@ -336,7 +338,7 @@ def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
                 try:
                     getattr(file, what)()
                 except WritebackError:
-                    pass  # data is kept; what follows shows it
+                    pass  # data is kept; the next steps show it
                 else:
                     if what == "fsync":
                         assert rig.backend.committed(KEY) == bytes(model)
@@ -345,7 +347,7 @@ def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
             rig.cache.check()
         rig.backend.clear_faults()
         with contextlib.suppress(WritebackError):
-            file.fsync()  # a call that had begun may fail still
+            file.fsync()  # a call that had begun may still fail
         file.fsync()
         assert rig.backend.committed(KEY) == bytes(model)
         assert rig.volume.dirty_ranges(KEY) == []
@@ -356,7 +358,7 @@ def check_steps(steps: list[tuple[str, Any, Any]], punch: bool) -> None:
 def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No fill keeps the truncate waiting, and nothing is there any more. [2.2, 2.17]"""
+    """No fill delays the truncate, and the bytes are already gone. [2.2, 2.17]"""
     content = pattern(64 * PAGE)
     rig = make({KEY: content}, capacity="64KiB")
     file, cut, go = rig.open("r+b"), threading.Event(), threading.Event()
@@ -368,7 +370,7 @@ def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(
         assert go.wait(PATIENCE)
 
     monkeypatch.setattr(RecordingFile, "truncate", truncate_and_wait)
-    with file.view(0, 16 * PAGE):  # all memory there is
+    with file.view(0, 16 * PAGE):  # takes all the memory
         rig.backend.forget_calls()
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]

@@ -1,4 +1,6 @@
-"""try_pread and try_pwrite: what needs nobody, at once; None, and nothing done, where they would wait or call."""
+"""try_pread and try_pwrite answer at once from memory. They return None, and do nothing, if they would wait or call the
+backend.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def stored(make: Make) -> Rig:
 
 
 def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
-    """Whether try_pwrite answered None, with nothing dirty, longer, or asked of the backend by it."""
+    """Whether try_pwrite answered None without dirtying or extending anything and without a backend call."""
     rig.backend.forget_calls()
     before = rig.volume.dirty_ranges(KEY), file.size
     answer = file.try_pwrite(data, offset)
@@ -95,7 +97,7 @@ def test_all_or_nothing_above_cow_limit(make: Make) -> None:
 
 
 def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
-    """Nobody waits after a None: what is dirty beside what is in flight is handed over in time. [2.7, 2.11]"""
+    """No later write waits after a None: dirty bytes beside those in flight are written back in time. [2.7, 2.11]"""
     rig = make({KEY: CONTENT}, cow_limit=0)
     file = rig.open("r+b")
     file.prefetch(0, 8 * PAGE, wait=True)  # one folio
@@ -121,7 +123,7 @@ def test_where_no_memory_is_free(make: Make) -> None:
 
 
 def test_where_memory_suffices_for_a_part(make: Make) -> None:
-    """All or nothing: pages that were got for it are free again. [2.7]"""
+    """All or nothing: pages already taken for it are free again. [2.7]"""
     rig = make({KEY: CONTENT, "other": pattern(14 * PAGE)}, capacity=16 * PAGE)
     with rig.open("rb", "other").view(0, 14 * PAGE):
         file = rig.open("r+b")
@@ -147,7 +149,7 @@ def test_where_a_writer_is_slowed_down(make: Make) -> None:
 
 @pytest.mark.parametrize("length", [MIB - 1, MIB, 4 * MIB])
 def test_large_ones_reserve_what_they_dirty(make: Make, length: int) -> None:
-    """Many at once do not pass the limit together, and give back what they reserved. [2.24]"""
+    """Many at once do not pass the limit together, and return their reservations. [2.24]"""
     rig = make(capacity="16MiB", dirty_background=0.7, dirty_limit=0.9)
     file = rig.open("w+b")
     data = pattern(length)
@@ -163,7 +165,7 @@ def test_large_ones_reserve_what_they_dirty(make: Make, length: int) -> None:
 
 
 def test_more_than_4_mib_is_more_than_it_tries(make: Make) -> None:
-    """As large as a piece of a write, which nobody else's bytes come between. [2.7]"""
+    """The limit is the largest piece of a write that no other write's bytes can split. [2.7]"""
     rig = make(capacity="32MiB")
     file = rig.open("w+b")
     assert refused(rig, file, bytes(4 * MIB + 1), 0)
@@ -193,7 +195,7 @@ def test_a_file_with_failed_data(make: Make) -> None:
 
 
 def test_growing_beyond_a_short_unit(make: Make) -> None:
-    """The unit of the old end has to be sent again, and its last byte is not here: it would be read. [2.12]"""
+    """The unit of the old end has to be sent again, and its last byte is not cached: it would be read. [2.12]"""
     rig = make({KEY: CONTENT[: 5 * PAGE + 100]}, limits={"write_unit": 4 * PAGE})
     file = rig.open("r+b")
     assert refused(rig, file, b"x" * 2 * PAGE, 9 * PAGE)
@@ -204,7 +206,7 @@ def test_growing_beyond_a_short_unit(make: Make) -> None:
 
 
 def test_what_a_write_never_takes_is_an_error(stored: Rig) -> None:
-    """None would send the caller to a pwrite that raises: it says so itself. [2.1, 2.7]"""
+    """None would send the caller to a pwrite that raises, so it raises itself. [2.1, 2.7]"""
     file = stored.open("r+b")
     with pytest.raises(OSError, match="beyond 2") as caught:
         file.try_pwrite(b"xx", 2**63 - 2)
@@ -235,7 +237,7 @@ def test_a_read_of_valid_bytes_waits_for_no_lock(stored: Rig) -> None:
 
 
 def test_a_read_of_a_page_that_is_being_filled(stored: Rig) -> None:
-    """None while the bytes are on their way, whoever fetches them. [2.5]"""
+    """None while the bytes are in flight, whichever thread fetches them. [2.5]"""
     file = stored.open("rb")
     with stored.backend.gate("read_into") as gate:
         file.prefetch(0, PAGE)
@@ -245,7 +247,7 @@ def test_a_read_of_a_page_that_is_being_filled(stored: Rig) -> None:
 
 
 def test_a_read_that_is_valid_in_part(stored: Rig) -> None:
-    """All that was asked for, up to the end of the file, or nothing. [2.5]"""
+    """All requested bytes, up to the end of the file, or nothing. [2.5]"""
     file = stored.open("r+b")
     file.pwrite(b"local", 100)
     assert file.try_pread(5, 100) == b"local"
@@ -267,7 +269,7 @@ def test_a_read_of_what_changed_behind_the_cache(stored: Rig) -> None:
 
 
 def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
-    """Who tries first, and then reads what he did not get, reads as far ahead as one who just reads. [2.6]"""
+    """A caller that tries first, and then reads the missing bytes, reads as far ahead as one that only reads. [2.6]"""
     content = pattern(256 * PAGE)
     rig = make({KEY: content}, options={"read_ahead": "128KiB"})
     file = rig.open("rb")
@@ -277,7 +279,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
         rig.backend.forget_calls()
         for offset in range(0, len(content), PAGE):
             assert read(PAGE, offset) == content[offset : offset + PAGE]
-            eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)  # what is read ahead has come
+            eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)  # the readahead has arrived
         return [(call.offset, call.length) for call in rig.backend.seen("read_into")]
 
     misses = 0
@@ -289,7 +291,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
         return file.pread(length, offset) if data is None else data
 
     assert asked(tried) == asked(file.pread)
-    assert misses == 1  # the first; all else was read ahead
+    assert misses == 1  # the first; all others were readahead hits
     rig.volume.drop_clean()
     rig.backend.forget_calls()
     for page in (100, 101, 102):
@@ -297,12 +299,12 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
         eventually(lambda: rig.cache.stats().to_dict()["requests"] == 0)
     rig.volume.drop_clean()
     rig.backend.forget_calls()
-    tried(PAGE, 103 * PAGE)  # goes on where a try has ended: more than a page
+    tried(PAGE, 103 * PAGE)  # goes on where a try ended: more than a page
     eventually(lambda: sum(call.length for call in rig.backend.seen("read_into")) > PAGE)
 
 
 def test_tries_inside_of_a_backend_call(make: Make) -> None:
-    """They wait for nothing, so that a backend may ask the cache what it has. [2.25]"""
+    """They wait for nothing, so a backend may query the cache. [2.25]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")
     file.pread(PAGE, 0)

@@ -1,4 +1,4 @@
-"""Uncommitted without being a folio: creation, truncate, holes, discards count wherever stamps count."""
+"""Uncommitted changes without a folio: creation, truncate, holes and discards count wherever stamps count."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO = OSError(errno.EACCES, "no")
 
 
 def discard_acknowledged(rig: Rig, file: CachedFile) -> None:
-    """Bytes that the backend has acknowledged and that count no more."""
+    """Discard bytes that the backend has acknowledged."""
     file.pwrite(b"given up", PAGE)
     file.flush()
     assert rig.volume.discard(KEY) == [LostRange(KEY, PAGE, len(b"given up"), 0, "volume")]
@@ -38,7 +38,7 @@ CHANGES: dict[str, Callable[[Rig, CachedFile], Any]] = {
 
 
 def punch(rig: Rig, file: CachedFile) -> None:
-    """A hole whose own commit fails: it stays, and waits for the next one."""
+    """Punch a hole whose own commit fails: it stays, and waits for the next one."""
     rig.backend.fault("commit", failing_commit(NO, forget=False))
     with pytest.raises(CommitError):
         file.punch_hole(0, 2 * PAGE)
@@ -66,7 +66,7 @@ SAVING: dict[str, Callable[[Rig, CachedFile], Any]] = {
 @pytest.mark.parametrize("saving", SAVING)
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_saves_commits_it(make: Make, what: str, saving: str) -> None:
-    """Once; afterwards there is nothing left to commit. [T-74, 2.17]"""
+    """One commit; afterwards there is nothing left to commit. [T-74, 2.17]"""
     rig, file = changed(make, what)
     expected = file.pread(9 * PAGE, 0)
     SAVING[saving](rig, file)
@@ -79,7 +79,7 @@ def test_whatever_saves_commits_it(make: Make, what: str, saving: str) -> None:
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_close_commits_it_where_close_commits_bytes(make: Make, what: str) -> None:
-    """`sync_on_close`, and nowhere else. [T-74, 2.17, 2.20]"""
+    """It does with `sync_on_close`, and only then. [T-74, 2.17, 2.20]"""
     for sync_on_close in (True, False):
         rig, file = changed(make, what, options={"sync_on_close": sync_on_close})
         file.close()
@@ -100,7 +100,7 @@ def test_a_failed_commit_gives_it_back(make: Make, what: str) -> None:
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_commit_that_an_abort_overtook_gives_it_back(make: Make, what: str) -> None:
-    """Its answer comes late and counts as none. [2.17, 2.22]"""
+    """Its answer comes late and is ignored. [2.17, 2.22]"""
     rig, file = changed(make, what)
     gate = rig.backend.gate("commit")
     saving = Task(file.fsync)
@@ -117,7 +117,7 @@ def test_a_commit_that_an_abort_overtook_gives_it_back(make: Make, what: str) ->
 
 
 def again(file: CachedFile) -> None:
-    """fsync, past the loss that a reconnect makes of a hole."""
+    """Call fsync again, past the loss that a reconnect makes of a hole."""
     try:
         file.fsync()
     except OSError:
@@ -126,7 +126,7 @@ def again(file: CachedFile) -> None:
 
 @pytest.mark.parametrize("what", [what for what in CHANGES if what != "discard of acknowledged bytes"])
 def test_with_durable_writes_none_of_this_exists(make: Make, what: str) -> None:
-    """No commit is ever asked for. [2.17, K2]"""
+    """No commit is ever needed. [2.17, K2]"""
     objects = {} if what == "create" else {KEY: OLD}
     rig = make(objects, limits={"punch": True, "durable_writes": True})
     file = rig.open("w+b" if what == "create" else "r+b")
@@ -141,7 +141,7 @@ def test_with_durable_writes_none_of_this_exists(make: Make, what: str) -> None:
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
-    """Its stamp is that of the moment it was published, or of the bytes that it removed. [1.3, 2.17]"""
+    """Its stamp is that of its publication, or of the bytes that it removed. [1.3, 2.17]"""
     objects = {KEY: OLD, "first": b""}
     rig = make(objects, limits={"punch": True}, retry=ONCE)
     first = rig.open("r+b", key="first")
@@ -158,7 +158,7 @@ def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
 
 
 def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
-    """A ticket that covers bytes is not done when they were cut off: the cut is what it waits for. [1.3, 2.17]"""
+    """A ticket that covers bytes is not done when they were cut off: it waits for the cut. [1.3, 2.17]"""
     rig = make({KEY: OLD})
     file = rig.open("r+b")
     file.pwrite(b"x" * PAGE, 2 * PAGE)
@@ -174,7 +174,7 @@ def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
 
 
 def test_punch_hole_commits_before_it_returns(make: Make) -> None:
-    """Rare, and it saves a list of holes. [2.17]"""
+    """Holes are rare, and the commit saves a list of them. [2.17]"""
     rig = make({KEY: OLD}, limits={"punch": True})
     file = rig.open("r+b")
     file.punch_hole(PAGE, PAGE)
@@ -183,7 +183,7 @@ def test_punch_hole_commits_before_it_returns(make: Make) -> None:
 
 @pytest.mark.parametrize("limits", [{"durable_writes": True}, {"commit_on_close": True}])
 def test_punch_hole_does_not_commit_where_that_is_not_its_affair(make: Make, limits: dict[str, Any]) -> None:
-    """Durable already, or to be published by close alone. [2.17]"""
+    """The hole is already durable, or close alone publishes it. [2.17]"""
     rig = make({KEY: OLD}, limits={"punch": True, **limits})
     file = rig.open("r+b")
     file.punch_hole(PAGE, PAGE)
@@ -217,7 +217,7 @@ def test_a_hole_in_a_local_tail_keeps_the_size_on_flush_and_reopening(make: Make
 
 
 def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
-    """punch_hole is there and says that it cannot. [2.17]"""
+    """punch_hole exists and reports that it is unsupported. [2.17]"""
     rig = make({KEY: OLD}, limits={"punch": True})
     rig.backend.fault("punch_hole", OSError(errno.EOPNOTSUPP, "not on this file system"))
     file = rig.open("r+b")
@@ -227,7 +227,7 @@ def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
 
 
 def test_discard_of_a_failed_tail_cuts_the_backend_to_what_it_is_known_to_have(make: Make) -> None:
-    """The hand-over had failed, and was stored all the same. [2.17, 2.18]"""
+    """The write-back had failed, although the bytes were stored. [2.17, 2.18]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     file.pwrite(b"tail" * PAGE, 4 * PAGE)
@@ -250,7 +250,7 @@ def test_discard_of_a_failed_tail_cuts_the_backend_to_what_it_is_known_to_have(m
 
 
 def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
-    """The backend is cut to the size of the moment of the discard, not to one seen earlier. [2.18]"""
+    """The backend is cut to the size at the discard, not to one seen earlier. [2.18]"""
     rig = make({KEY: OLD}, retry=FAST)
     file = rig.open("r+b")
     file.pwrite(b"x" * 10, 4 * PAGE)
@@ -266,7 +266,7 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
 
 
 def test_stat_tells_the_size_that_is_not_committed(make: Make) -> None:
-    """Also while the backend still has another one. [2.20]"""
+    """It does even while the backend still has another size. [2.20]"""
     rig = make({KEY: OLD}, retry=ONCE)
     file = rig.open("r+b")
     rig.backend.fault("truncate", OSError(errno.ECONNRESET, "answer lost"))

@@ -1,4 +1,4 @@
-"""Truncate and punch whose outcome nobody knows: published as done, and owed again before the file's next call."""
+"""Truncate and punch with an unknown outcome: published as done, and owed again before the file's next call."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ NEXT: dict[str, Callable[[Rig, CachedFile], Any]] = {
 def test_an_unknown_outcome_is_done_and_owed(
     make: Make, change: str, error: str, happened: bool, following: str
 ) -> None:
-    """The call raises, readers see it done, and it is the file's next call, whatever that is for. [2.17]"""
+    """The call raises, readers see it done, and it is repeated before the file's next call of any kind. [2.17]"""
     rig, file = punching(make)
 
     if happened:
@@ -120,7 +120,7 @@ def test_a_refusal_after_an_unknown_outcome_is_unknown(make: Make) -> None:
 
 
 def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
-    """Nobody hears of it. [2.14]"""
+    """The caller gets no error. [2.14]"""
     rig, file = punching(make, retry=FAST)
     rig.backend.fault("truncate", OSError(errno.ECONNRESET, "line"), times=2)
     file.truncate(CUT)
@@ -132,7 +132,7 @@ def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("late", ["done", "refused"])
 def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: str, late: str) -> None:
-    """ShutdownError at once; published; made again on the new backend, or for a hole a loss. [2.17, 2.22]"""
+    """ShutdownError at once; published; made again on the new backend, while a hole becomes a loss. [2.17, 2.22]"""
     rig, file = punching(make)
     gate = rig.backend.gate(change)
     call, expected = CHANGES[change]
@@ -203,7 +203,7 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
 
 
 def test_a_fill_waits_for_a_truncate_that_was_left_behind(make: Make) -> None:
-    """What is owed is paid after it, so it cannot land later; and bytes are read after what is owed. [2.17, 2.22]"""
+    """The owed truncate is repeated after it, so it cannot land later; and bytes are read after that. [2.17, 2.22]"""
     rig, file = punching(make)
     gate = rig.backend.gate("truncate")
     hung = Task(file.truncate, CUT)

@@ -1,7 +1,7 @@
-"""Exceptions that cannot be read end each call as any other failure does: by an OSError with an errno. Nothing is lost.
+"""Unreadable exceptions end each call as any other failure does: by an OSError with an errno. Nothing is lost.
 
-The calls run on threads of their own: on the main thread an exception that is no Exception may be a signal handler's,
-and goes on.
+The calls run on separate threads. On the main thread an exception that is no subclass of Exception may come from a
+signal handler, and propagates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEW = pattern(8 * PAGE, seed=3)
 
 
 class Odd(RecordingBackend):
-    """Calls of some operations raise an exception made for each."""
+    """A backend whose calls of some operations raise an exception made for each."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, punch=True, **options)
@@ -48,7 +48,7 @@ def odd_rig(make: Make, **options: Any) -> Rig:
 
 
 def raised(rig: Rig, call: Callable[[], object], ops: dict[str, Callable[[], BaseException]]) -> OSError:
-    """What a caller gets while the operations raise."""
+    """Return the error that a caller gets while the operations raise."""
     assert isinstance(rig.backend, Odd)
     rig.backend.raising |= ops
     with pytest.raises(OSError) as caught:
@@ -106,7 +106,7 @@ def test_a_wait_for_a_write_ends_with_an_errno_and_the_bytes_are_kept(make: Make
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("wait", ["fsync", "Volume.sync", "SyncTicket.wait", "aio fsync"])
 def test_a_wait_for_a_commit_ends_with_an_errno_and_the_bytes_are_kept(make: Make, wait: str, error: str) -> None:
-    """As after any other commit that failed. [2.14, 2.16, K9]"""
+    """This equals any other failed commit. [2.14, 2.16, K9]"""
     rig = odd_rig(make)
     rig.open("r+b").pwrite(NEW[:PAGE], 0)
     raised(rig, lambda: SAVING[wait](rig), {"commit": ERRORS[error]})
@@ -137,7 +137,7 @@ CALLS: dict[str, tuple[str, Callable[[Rig], object]]] = {
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("what", CALLS)
 def test_a_call_ends_with_an_errno(make: Make, what: str, error: str) -> None:
-    """Of every method of a backend; the file is as the backend has it. [2.14]"""
+    """This holds for every method of a backend; the file keeps the backend's state. [2.14]"""
     rig = odd_rig(make)
     rig.open("r+b")
     op, call = CALLS[what]
@@ -162,7 +162,7 @@ def test_a_close_that_fails_loses_nothing_and_ends(make: Make, error: str) -> No
 
 @pytest.mark.parametrize("error", [FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError])
 def test_an_error_of_a_class_that_says_it_keeps_its_class_and_gets_its_errno(make: Make, error: type[OSError]) -> None:
-    """`raise FileNotFoundError(key)` is what a hurried backend writes. [2.14]"""
+    """A hurried backend writes `raise FileNotFoundError(key)`. [2.14]"""
     rig = odd_rig(make)
     found = raised(rig, lambda: rig.volume.stat("other"), {"stat": lambda: error("other")})
     assert type(found) is error
@@ -170,7 +170,7 @@ def test_an_error_of_a_class_that_says_it_keeps_its_class_and_gets_its_errno(mak
 
 
 def test_a_canonical_that_raises_is_an_error_with_an_errno(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Except where it says that the key is none: ValueError and TypeError are the caller's. [2.20]"""
+    """ValueError and TypeError pass unchanged: they say that the caller's key is invalid. [2.20]"""
     rig = odd_rig(make)
     for error in ERRORS.values():
 

@@ -1,4 +1,4 @@
-"""Writable views and the end of what they show: cut off from their file, or outliving their handle."""
+"""Writable views that lose their range: cut off from their file, or outliving their handle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stored(make: Make) -> Rig:
 
 
 def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
-    """Do it; what the file is afterwards. The view is of pages 10 and 11."""
+    """Make the change, and return the file's content afterwards. The view is of pages 10 and 11."""
     match how:
         case "truncate":
             file.truncate(5 * PAGE)
@@ -42,7 +42,7 @@ def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
 @pytest.mark.parametrize("folio", ["4KiB", "64KiB"])
 @pytest.mark.parametrize("how", ["truncate", "truncate in it", "punch", "discard", "discard a part"])
 def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: str, folio: str) -> None:
-    """`detached` tells; what was stored before and is still in the file stays. [T-47, 2.17, 2.18, 2.21]"""
+    """`detached` is set; earlier stores that are still in the file stay. [T-47, 2.17, 2.18, 2.21]"""
     rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio)
     file = rig.open("r+b")
     file.pread(SIZE, 0)
@@ -56,7 +56,7 @@ def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: 
     for segment in kept:
         segment[:] = b"L" * len(segment)
     if folio == "4KiB" and how in ("truncate in it", "discard a part"):
-        lost = expected  # the page that stays whole in the file is still the view's
+        lost = expected  # the page that stays whole in the file still belongs to the view
         expected = file.pread(SIZE, 0)
         assert expected[: 10 * PAGE] == lost[: 10 * PAGE]
     assert file.pread(SIZE, 0) == expected
@@ -73,7 +73,7 @@ def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: 
 
 
 def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
-    """Truncate cuts off what reaches behind the end, and nothing else. [T-44, T-47]"""
+    """Truncate cuts off the views that reach behind the end, and no others. [T-44, T-47]"""
     rig = make({KEY: CONTENT}, max_folio="64KiB")
     file = rig.open("r+b")
     file.pread(SIZE, 0)
@@ -87,7 +87,7 @@ def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
 
 
 def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
-    """As by a mapping; what is stored after it is saved. [2.17]"""
+    """A mapping behaves alike; later stores are saved. [2.17]"""
     rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB")
     file = rig.open("r+b")
     file.pread(SIZE, 0)
@@ -101,7 +101,7 @@ def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> Non
 
 
 def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
-    """Its pages are dirty again at once: BlockingIOError; afterwards it goes. [2.18]"""
+    """Its pages are dirty again at once: BlockingIOError; once it is closed, invalidate succeeds. [2.18]"""
     file = stored.open("r+b")
     with file.view(0, PAGE, writable=True) as view:
         view.segments[0][:3] = b"new"
@@ -114,7 +114,7 @@ def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
 
 
 def test_a_removed_files_view(stored: Rig) -> None:
-    """It stays the file's until the last handle goes, and is nobody's after that. [T-47, 2.20]"""
+    """It belongs to the file until the last handle goes, and to no file after that. [T-47, 2.20]"""
     file = stored.open("r+b")
     view = file.view(0, PAGE, writable=True)
     view.segments[0][:3] = b"new"
@@ -143,7 +143,7 @@ def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
 
 
 def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
-    """What it would store after the last sync could not be saved; views that were there are. [2.22]"""
+    """Its stores after the last sync could not be saved; those of existing views are. [2.22]"""
     file = stored.open("r+b")
     view = file.view(0, 5, writable=True)
     view.segments[0][:] = b"early"
@@ -170,7 +170,7 @@ def test_a_view_outlives_its_handle(stored: Rig) -> None:
 
 
 def test_memory_pressure_leaves_it_alone(stored: Rig) -> None:
-    """Neither evicted nor waited for. [T-47, I-8]"""
+    """It is neither evicted nor waited for. [T-47, I-8]"""
     file = stored.open("r+b")
     with file.view(0, 30 * PAGE, writable=True) as view:
         view.segments[0][:5] = b"hello"

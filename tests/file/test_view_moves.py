@@ -25,7 +25,7 @@ offsets = st.one_of(st.integers(0, SIZE), st.integers(0, PAGES).map(lambda page:
 
 @contextmanager
 def a_rig(folio: str) -> Iterator[Rig]:
-    """For tests that hypothesis runs many times: ended whatever happens."""
+    """A rig for tests that hypothesis runs many times: ended whatever happens."""
     rig = make_rig({KEY: CONTENT}, capacity="4MiB", max_folio=folio)
     try:
         yield rig
@@ -34,7 +34,7 @@ def a_rig(folio: str) -> Iterator[Rig]:
 
 
 def moved(content: bytes, start: int, length: int, to: int) -> bytes:
-    """What memmove makes of it."""
+    """The result of memmove."""
     data = content[start : start + length]
     grown = content.ljust(to + len(data), b"\0") if data else content
     return grown[:to] + data + grown[to + len(data) :]
@@ -85,7 +85,7 @@ def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pi
 
 
 def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
-    """And copies nothing: the bytes are there. [T-04, 2.7]"""
+    """It copies nothing: the bytes are there. [T-04, 2.7]"""
     rig = make({KEY: CONTENT}, max_folio="64KiB")
     file = rig.open("r+b")
     with file.view(0, 16 * PAGE, writable=True) as view:
@@ -101,7 +101,7 @@ def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
     reads=st.lists(st.tuples(offsets, st.integers(0, 6 * PAGE), offsets), max_size=6),
 )
 def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: list[tuple[int, int, int]]) -> None:
-    """The destination is the file itself: what was there when the read began. [T-65, 2.5]"""
+    """The destination is the file itself: it gets the content at the start of the read. [T-65, 2.5]"""
     with a_rig(folio) as rig:
         file, model = rig.open("r+b"), CONTENT
         for start, length, source in reads:
@@ -119,7 +119,7 @@ def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: l
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("shift", [-2 * PAGE, -PAGE, -100, 0, 1, PAGE, 4 * PAGE, 5 * PAGE])
 def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> None:
-    """In how many segments a view comes makes no difference to pwritev and preadv. [T-04, T-65, 2.5, 2.7]"""
+    """The number of a view's segments makes no difference to pwritev and preadv. [T-04, T-65, 2.5, 2.7]"""
     rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
     file, other = rig.open("r+b"), rig.open("r+b", direct=direct)
     start, length = 2 * PAGE + 50, 5 * PAGE
@@ -139,7 +139,7 @@ def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> 
 
 
 def test_a_view_in_pieces_that_moves_nowhere_is_not_copied_aside(make: Make) -> None:
-    """Its own range, or another part of the file. [2.7]"""
+    """The source is its own range, or another part of the file. [2.7]"""
     rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
     file = rig.open("r+b")
     with file.view(0, 4 * PAGE) as view:
@@ -167,7 +167,7 @@ class Walk:
         self.views.append((self.file.view(start, length, writable=writable), start, length))
 
     def store(self, which: int, value: int) -> None:
-        """Through every segment, cut off or not; what is cut off counts no more."""
+        """Store through every segment, cut off or not; stores to cut-off ones are ignored."""
         if not self.views:
             return
         view, start, _ = self.views[which % len(self.views)]
@@ -230,12 +230,12 @@ def test_behind_the_end_are_zeros_whatever_views_store(folio: str, walk: list[tu
         assert rig.cache.stats().pinned == 0
 
 
-# -- sources that are not there
+# -- sources that have disappeared
 
 
 @pytest.fixture
 def cut_mapping(tmp_path: Path) -> mmap.mmap:
-    """Two pages mapped of a file that has only one any more."""
+    """A mapping of two pages of a file that has only one left."""
     path = tmp_path / "mapped"
     path.write_bytes(b"m" * 2 * PAGE)
     with path.open("r+b") as file:
@@ -245,7 +245,7 @@ def cut_mapping(tmp_path: Path) -> mmap.mmap:
 
 
 def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
-    """EFAULT where the system would end the process; nothing of it is valid, dirty or part of the file. [T-05]"""
+    """EFAULT where the system would end the process; none of it is valid, dirty or part of the file. [T-05]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")
     for offset in (0, 100, SIZE, None):
@@ -257,7 +257,7 @@ def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, 
 
 
 def test_what_came_before_the_source_that_faults_is_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
-    """The buffers before it are the file's and count; nothing behind them has changed. [T-05, K13]"""
+    """The buffers before it are in the file and count; nothing behind them has changed. [T-05, K13]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")
     with pytest.raises(OSError) as caught:
@@ -268,7 +268,7 @@ def test_what_came_before_the_source_that_faults_is_accepted(make: Make, cut_map
 
 
 def test_a_destination_that_faults_is_an_error(make: Make, cut_mapping: mmap.mmap) -> None:
-    """EFAULT; the file is as it was. [T-05, T-65]"""
+    """EFAULT; the file keeps its content. [T-05, T-65]"""
     rig = make({KEY: CONTENT})
     with pytest.raises(OSError) as caught:
         rig.open("rb").pread_into(cut_mapping, 0)

@@ -24,7 +24,7 @@ def stored(make: Make) -> Rig:
 
 
 def press(rig: Rig) -> None:
-    """Read enough other data to push everything out that may go."""
+    """Read enough other data to evict every evictable folio."""
     rig.volume.open("other", "w+b").close()
     with rig.volume.open("other", "r+b") as other:
         other.truncate(200 * PAGE)
@@ -138,7 +138,7 @@ def test_release_may_be_repeated(stored: Rig) -> None:
 
 
 def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
-    """Without release, the collector does it. [T-48, 2.21]"""
+    """Without a release, the collector does it. [T-48, 2.21]"""
     file = stored.open("rb")
     for _ in range(100):
         file.view(0, 3 * PAGE)
@@ -148,7 +148,7 @@ def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
 
 
 def test_a_view_outlives_its_handle(stored: Rig) -> None:
-    """Closing the file takes nothing from a reader. [T-47]"""
+    """Closing the file does not affect a reader. [T-47]"""
     file = stored.open("rb")
     view = file.view(0, 100)
     file.close()
@@ -157,7 +157,7 @@ def test_a_view_outlives_its_handle(stored: Rig) -> None:
 
 
 def test_a_view_outlives_the_cache(make: Make) -> None:
-    """The memory is not given back while somebody looks at it. [T-47, 1.4]"""
+    """The memory is not freed while a view shows it. [T-47, 1.4]"""
     rig = make({KEY: CONTENT})
     view = rig.open("rb").view(0, 10 * PAGE)
     kept = view.segments[0][:PAGE]
@@ -180,7 +180,7 @@ def test_a_view_shows_later_writes_but_never_other_bytes(stored: Rig) -> None:
 
 @pytest.mark.parametrize("cut", ["truncate", "invalidate", "remove"])
 def test_a_view_cut_off_keeps_its_bytes(stored: Rig, cut: str) -> None:
-    """`detached` tells; the memory stays what it was. [T-47, 2.21]"""
+    """`detached` is set; the memory keeps its content. [T-47, 2.21]"""
     file = stored.open("r+b")
     view = file.view(10 * PAGE, PAGE)
     if cut == "truncate":
@@ -211,7 +211,7 @@ def test_a_view_of_dirty_bytes_through_write_back(stored: Rig) -> None:
 
 
 def test_a_view_of_a_hole_is_zeros(stored: Rig) -> None:
-    """Bytes that were never written. [2.21]"""
+    """The bytes were never written. [2.21]"""
     file = stored.open("r+b")
     file.truncate(len(CONTENT) + 10 * PAGE)
     with file.view(len(CONTENT), 5 * PAGE) as view:
@@ -219,7 +219,7 @@ def test_a_view_of_a_hole_is_zeros(stored: Rig) -> None:
 
 
 def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:
-    """Pinning everything fails in the end with an OSError; what is pinned stays right. [2.21]"""
+    """Pinning everything fails in the end with an OSError; pinned bytes stay right. [2.21]"""
     file = stored.open("rb")
     views: list[View] = []
     with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""Writable views: what is stored through one is the file's, until it is released or cut off."""
+"""Writable views: bytes stored through one belong to the file until it is released or cut off."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def saved(rig: Rig) -> bytes:
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
 def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> None:
-    """Seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
+    """They are seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
     file = stored.open("r+b")
     expected = patched(CONTENT, offset, b"\xee" * length)
     with file.view(offset, length, writable=True) as view:
@@ -64,7 +64,7 @@ def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> No
 
 
 def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig) -> None:
-    """Each fsync has what was stored before it; what comes later needs another. [2.21, 1.3]"""
+    """Each fsync covers earlier stores; later ones need another. [2.21, 1.3]"""
     file = stored.open("r+b")
     view = file.view(10, 5, writable=True)
     for text in (b"first", b"other", b"third"):
@@ -80,7 +80,7 @@ def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig)
 
 
 def test_fsync_beside_a_view_that_is_stored_to_without_pause_ends(stored: Rig) -> None:
-    """Twenty times, each with what was stored before it. [T-76, 1.3]"""
+    """It ends twenty times, each with the bytes stored before it. [T-76, 1.3]"""
     file = stored.open("r+b")
     stop = threading.Event()
     with file.view(0, 32 * PAGE, writable=True) as view:
@@ -124,7 +124,7 @@ def test_what_a_call_has_does_not_change(make: Make) -> None:
 
 
 def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
-    """What is missing is fetched before the lock of writers is taken. [2.21]"""
+    """Missing bytes are fetched before the lock of writers is taken. [2.21]"""
     file, other = stored.open("r+b"), stored.open("r+b")
     gate = stored.backend.gate("read_into")
     opening = Task(file.view, 0, 4 * PAGE, writable=True)
@@ -147,7 +147,7 @@ def test_writes_and_stores_meet_in_the_same_memory(stored: Rig) -> None:
         assert stored.cache.stats().cow_copies == 0
 
 
-# -- who can store
+# -- sources of stores
 
 
 def test_numpy_stores_in_place(stored: Rig) -> None:
@@ -189,7 +189,7 @@ def test_readinto_recv_into_and_readv_store(stored: Rig, tmp_path: Path) -> None
 
 
 def test_a_slice_keeps_its_pin(stored: Rig) -> None:
-    """Stores through a slice of a released view still are the file's. [T-47]"""
+    """Stores through a slice of a released view still belong to the file. [T-47]"""
     file = stored.open("r+b")
     view = file.view(0, PAGE, writable=True)
     kept = view.segments[0][5:10]
@@ -252,7 +252,7 @@ def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
 
 
 def test_a_cache_full_of_views_says_so(make: Make) -> None:
-    """Nothing that could be written back makes room: ENOBUFS for who needs a page, and no wait for ever. [2.23]"""
+    """No write-back makes room: ENOBUFS for a caller that needs a page, and no endless wait. [2.23]"""
     rig = make({KEY: CONTENT}, capacity=32 * PAGE)
     file = rig.open("r+b")
     views = [file.view(0, 8 * PAGE, writable=True), file.view(8 * PAGE, 24 * PAGE)]
@@ -282,7 +282,7 @@ def test_a_writable_view_from_inside_a_backend_call_is_refused(make: Make) -> No
 
 
 def test_an_aborted_volume_has_none(stored: Rig) -> None:
-    """Nothing new is taken in. [2.22]"""
+    """It accepts nothing new. [2.22]"""
     file = stored.open("r+b")
     file.pread(PAGE, 0)
     stored.volume.abort()
@@ -290,11 +290,11 @@ def test_an_aborted_volume_has_none(stored: Rig) -> None:
         file.view(0, 10, writable=True)
 
 
-# -- other ways to hand over
+# -- other ways to write back
 
 
 def test_write_through_beside_a_view(make: Make) -> None:
-    """The write and what the view stored before are acknowledged when it returns. [2.8, 2.10]"""
+    """The write and the earlier stores of the view are acknowledged when it returns. [2.8, 2.10]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b", write_through=True)
     with file.view(0, 10, writable=True) as view:
@@ -305,7 +305,7 @@ def test_write_through_beside_a_view(make: Make) -> None:
 
 
 def test_a_mirror_gets_what_the_store_gets() -> None:
-    """Copies for both streams. [2.13]"""
+    """Both streams get copies. [2.13]"""
     store, copy = MemoryBackend(), MemoryBackend()
     with PageCache("4MiB") as cache, cache.attach(store, mirror=copy).open("k", "w+b") as file:
         file.write(CONTENT)
@@ -318,7 +318,7 @@ def test_a_mirror_gets_what_the_store_gets() -> None:
 
 
 def test_whole_units_around_a_view(make: Make) -> None:
-    """The unit is sent with a copy of what the view stored. [2.12]"""
+    """The unit is sent with a copy of the view's stores. [2.12]"""
     rig = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE)
     file = rig.open("r+b")
     with file.view(5 * PAGE + 7, 100, writable=True) as view:
@@ -331,7 +331,7 @@ def test_whole_units_around_a_view(make: Make) -> None:
 
 
 class Cycle:
-    """Goes with the collector alone."""
+    """An object that only the collector frees."""
 
     def __init__(self, *held: Any) -> None:
         self.held = held
@@ -348,7 +348,9 @@ def eager_collector() -> Any:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> None:
-    """Views and unclosed handles, by every allocation of four threads that read, write, cut and save. [T-48, 2.21]"""
+    """Views and unclosed handles are released by every allocation of four threads that read, write, cut and save.
+    [T-48, 2.21]
+    """
     rig = make({KEY: CONTENT, "other": CONTENT}, capacity="16MiB")
     stop = threading.Event()
 
@@ -388,7 +390,7 @@ def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> N
 @pytest.mark.parametrize("method", ["read_into", "write_from", "commit"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -> None:
-    """The call's own folios, and those of a handle that nobody closed. [T-48, 2.21]"""
+    """They cover the call's own folios, and those of an unclosed handle. [T-48, 2.21]"""
     rig = make({KEY: CONTENT})
     file = rig.open("r+b")
     file.pwrite(b"dirty", 3 * PAGE)
@@ -422,7 +424,7 @@ def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -
 
 
 def test_what_is_stored_is_not_held_back_for_ever(make: Make) -> None:
-    """Background write-back passes a view by until its data is older than `dirty_expire`. [2.11]"""
+    """Background write-back skips a view until its data is older than `dirty_expire`. [2.11]"""
     rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
     with rig.open("r+b").view(0, 5, writable=True) as view:
         for text in (b"first", b"other"):

@@ -1,4 +1,4 @@
-"""Backends that take whole units only: the cache widens what is dirty and reads what is missing."""
+"""Backends that take whole units only: the cache widens dirty ranges and reads the missing bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
 def test_calls_are_whole_units(
     make: Make, size: int, unit: int, write: tuple[int, int], expected: list[tuple[int, int]]
 ) -> None:
-    """Widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
+    """They are widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
     content = bytearray(pattern(size))
     rig = make({KEY: bytes(content)}, limits={"write_unit": unit})
     file = rig.open("r+b")
@@ -72,7 +72,7 @@ def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make
 
 
 def test_a_unit_that_was_stored_in_part_is_no_change_by_somebody_else() -> None:
-    """It counts for nothing and has made the object longer; who opens the file then finds no conflict. [2.14, 2.20]"""
+    """It is not acknowledged and has made the object longer; the next open still finds no conflict. [2.14, 2.20]"""
     rules = [Rule("write", span=(2 * PAGE, 3 * PAGE), short=100)]
     store = FaultyBackend(MemoryBackend(write_unit=2 * PAGE, max_write=2 * PAGE), FaultPlan(rules))
     cache = PageCache("1MiB", **{**QUIET, "retry": ONCE})
@@ -96,7 +96,9 @@ def reads_of(store: ObjectBackend) -> list[tuple[int, int]]:
 
 
 def test_what_lies_between_missing_bytes_of_a_unit_is_read_along_where_a_call_is_dear() -> None:
-    """A read of a store of whole objects costs more than some pages; what is local counts, not what was read. [2.12]"""
+    """A read of a store of whole objects costs more than some pages; the gap between local bytes counts, not the read
+    length. [2.12]
+    """
     content = bytearray(pattern(64 * PAGE))
     store = ObjectBackend({KEY: bytes(content)}, write_unit=16 * PAGE, max_read=16 * PAGE, max_write=16 * PAGE)
     with PageCache("1MiB", **QUIET) as cache, cache.attach(store, read_ahead=0).open(KEY, "r+b") as file:
@@ -105,7 +107,7 @@ def test_what_lies_between_missing_bytes_of_a_unit_is_read_along_where_a_call_is
                 data = bytes([100 + page + round]) * 50
                 file.pwrite(data, page * PAGE + 7)
                 content[page * PAGE + 7 : page * PAGE + 57] = data
-            file.sync_range(16 * PAGE, 16 * PAGE)  # unstable from here on: the store still has what was there before
+            file.sync_range(16 * PAGE, 16 * PAGE)  # unstable from here on: the store still has the old bytes
             assert len(reads_of(store)) == 1
             cache.volumes()[0].drop_clean()
             store.calls.clear()
@@ -114,7 +116,7 @@ def test_what_lies_between_missing_bytes_of_a_unit_is_read_along_where_a_call_is
 
 
 def test_what_lies_far_apart_in_a_unit_is_read_apart() -> None:
-    """As are gaps of other backends, whose calls are cheap. [2.12]"""
+    """Other backends read gaps separately too, as their calls are cheap. [2.12]"""
     unit = 256 * PAGE
     for whole, reads in ((True, 2), (False, 3)):
         store = ObjectBackend(

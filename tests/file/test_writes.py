@@ -1,4 +1,4 @@
-"""Writes: which need a read, what other handles see, what goes to the backend as which bytes."""
+"""Writes: which of them need a read, how other handles see them, and which bytes go to the backend."""
 
 from __future__ import annotations
 
@@ -327,7 +327,7 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
 
 
 def test_append_returns_where_it_wrote(stored: Rig) -> None:
-    """At the end, whatever else the handle did. [2.7]"""
+    """It is at the end, whatever else the handle did. [2.7]"""
     file, other = stored.open("r+b"), stored.open("r+b")
     assert file.append(b"one") == 8 * PAGE
     assert other.append(b"two!") == 8 * PAGE + 3
@@ -355,7 +355,7 @@ def test_appends_of_many_threads_are_whole(make: Make) -> None:
 
 
 def test_try_pwrite_never_waits(stored: Rig) -> None:
-    """It writes what needs no room and no backend, or answers None and has done nothing. [2.7]"""
+    """It writes if it needs no room and no backend; otherwise it returns None and does nothing. [2.7]"""
     file = stored.open("r+b")
     assert file.try_pwrite(b"page" * 1024, 0) == PAGE
     assert file.pread(PAGE, 0) == b"page" * 1024

@@ -1,4 +1,4 @@
-"""An error about an answer of a backend contains the answer."""
+"""Every error about a wrong answer of a backend contains the answer."""
 
 from __future__ import annotations
 

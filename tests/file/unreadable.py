@@ -12,7 +12,7 @@ __all__ = ["ERRORS", "Odd", "OddError"]
 
 
 class Odd:
-    """Whatever is asked of it raises."""
+    """An object whose every attribute raises."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError(f"{name} is not to be had")
@@ -30,7 +30,7 @@ class Odd:
 
 
 class Stop(BaseException):
-    """Raised in the middle of `str()`; no Exception, as KeyboardInterrupt is none."""
+    """An exception raised in the middle of `str()`; like KeyboardInterrupt it is no subclass of Exception."""
 
 
 class Loud(str):
@@ -46,7 +46,7 @@ class Loud(str):
 
 
 class Code(int):
-    """An errno that compares with nothing."""
+    """An errno that equals nothing."""
 
     def __gt__(self, other: int) -> bool:
         raise RuntimeError("greater than nothing")
@@ -105,7 +105,7 @@ class OddAttributes(BackendError):
 
 
 class OddValues(BackendError):
-    """The same with values of odd types."""
+    """An error of EIO with attributes of odd types."""
 
     def __init__(self) -> None:
         super().__init__(errno.EIO, "odd values", retry=True)
