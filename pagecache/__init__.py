@@ -44,12 +44,12 @@ from .errors import (
     UnsavedDataError,
     WritebackError,
 )
-from .file import Advice, CachedFile
+from .file.cached import Advice, CachedFile
+from .file.view import View
 from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats, Wait, WaitOwner
-from .ticket import SyncTicket
 from .tracing import Trace
-from .view import View
-from .volume import Volume
+from .volume.ticket import SyncTicket
+from .volume.volume import Volume
 
 logging.getLogger("pagecache").addHandler(logging.NullHandler())
 

@@ -23,19 +23,19 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .direct import DirectFile
 from .engine import barrier
 from .errors import Key, set_written, written_before
-from .file import Advice, CachedFile
+from .file.cached import Advice, CachedFile
+from .file.direct import DirectFile
+from .file.view import View
 from .native import AsyncHandle
 from .options import AdviceName, OpenMode, OpenOptions
 from .stats import FileStats
-from .view import View
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from .volume import Volume
+    from .volume.volume import Volume
 
 __all__ = ["AsyncCachedFile", "open"]
 

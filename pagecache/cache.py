@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
-from . import closing, lifetimes
+from . import closing
 from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
@@ -39,10 +39,11 @@ from .errors import (
 from .native import NativeCache, NativeVolume, TooManyViews, is_debug
 from .options import CacheChanges, CacheOverrides, VolumeOverrides
 from .stats import CacheStats, Event, Wait
-from .ticket import SyncTicket
 from .tracing import Trace
 from .tracing.trace import RECORDS
-from .volume import Volume, options_for
+from .volume import lifetimes
+from .volume.ticket import SyncTicket
+from .volume.volume import Volume, options_for
 
 if TYPE_CHECKING:
     from .live.server import Server

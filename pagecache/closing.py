@@ -15,15 +15,15 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from . import lifetimes
 from .engine.notices import spans
 from .engine.park import Deadline
 from .errors import FailedRange, LostRange, UnsavedDataError, WritebackError
-from .inode import Inode
+from .volume import lifetimes
+from .volume.inode import Inode
 
 if TYPE_CHECKING:
     from .cache import PageCache
-    from .volume import Volume
+    from .volume.volume import Volume
 
 __all__ = ["all_unwritten", "close", "drop", "end", "opened", "withhold"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from .config import OnConflict, RetryPolicy, Size, SourceMayFault
 
 if TYPE_CHECKING:
-    from .file import CachedFile
+    from .file.cached import CachedFile
 
 __all__ = [
     "AdviceName",

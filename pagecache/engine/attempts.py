@@ -5,7 +5,7 @@ between two tries, so the volume's threads are free for other calls. Three thing
 caller, an abort, and an interrupt. None of them ends a backend call that runs.
 
 A call that reads is repeated as it is. A call that changes names is repeated where its second try can be told from the
-first: `make` notes whether a failed try may have been carried out (`doubtful`), and opening.py and naming.py say what
+first: `make` notes whether a failed try may have been carried out (`doubtful`), and opening.py and names.py say what
 follows from that.
 """
 

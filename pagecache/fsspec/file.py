@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fsspec.core import OpenFile
 
-from ..file import CachedFile
+from ..file.cached import CachedFile
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -29,7 +29,7 @@ from ..config import Size
 from ..errors import LostRange
 from ..options import OpenMode
 from ..stats import FileStat
-from ..volume import Volume
+from ..volume.volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid
 from .ranges import joined, read_span, span_of

@@ -28,7 +28,7 @@ from ..backends.fsspec import FsspecBackend
 from ..cache import PageCache
 from ..config import CacheConfig, Size, VolumeOptions, unknown_option, with_overrides
 from ..errors import LostRange
-from ..volume import Volume
+from ..volume.volume import Volume
 
 __all__ = ["Target", "Wanted", "wanted"]
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from fsspec.transaction import Transaction
 
 from ..errors import ConflictError
-from ..opening import mode_flags
 from ..stats import ObjectStat
+from ..volume.opening import mode_flags
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -25,11 +25,11 @@ import threading
 import time
 from typing import Any
 
-from .. import opening
 from ..errors import DataLossError, Key
-from ..file import CachedFile
+from ..file.cached import CachedFile
 from ..stats import FileStat
-from ..volume import Volume
+from ..volume import opening
+from ..volume.volume import Volume
 
 __all__ = ["Files", "OpenFile"]
 

@@ -6,7 +6,7 @@ comes here, which looks whether it has ended meanwhile.
 
 from __future__ import annotations
 
-from ..file import CachedFile
+from ..file.cached import CachedFile
 from ..native.loop import NativeLoop, NativeOpened
 from .files import OpenFile
 

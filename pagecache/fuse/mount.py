@@ -26,7 +26,7 @@ from ..cache import PageCache
 from ..check_backend.target import Target
 from ..errors import FailedRange
 from ..stats import Event
-from ..volume import Volume
+from ..volume.volume import Volume
 from .daemon import notify
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions

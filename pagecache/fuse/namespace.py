@@ -27,9 +27,9 @@ from typing import Any, Protocol, TypeVar
 
 from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
-from ..inode import Inode
 from ..stats import Kind
-from ..volume import Volume
+from ..volume.inode import Inode
+from ..volume.volume import Volume
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ..inode import Inode
+from ..volume.inode import Inode
 
 __all__ = ["Turns"]
 

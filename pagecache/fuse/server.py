@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
-from ..volume import Volume
+from ..volume.volume import Volume
 from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
 from .entries import Listed
 from .files import Files, OpenFile

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import trio
 
 from ..errors import Key
-from ..volume import Volume
+from ..volume.volume import Volume
 from .errnos import errno_of
 from .files import Files
 from .ordering import Turns

@@ -26,8 +26,8 @@ from ..stats import CacheStats
 
 if TYPE_CHECKING:
     from ..cache import PageCache
-    from ..inode import Inode
-    from ..volume import Volume
+    from ..volume.inode import Inode
+    from ..volume.volume import Volume
 
 __all__ = ["SCHEMA", "SORTS", "NotThere", "failed", "files", "folios", "said_range", "stats", "volume_named", "waits"]
 

@@ -15,8 +15,8 @@ from ..errors import FailedRange, ShutdownError
 from .documents import SCHEMA, NotThere, said_ranges
 
 if TYPE_CHECKING:
-    from ..ticket import SyncTicket
-    from ..volume import Volume
+    from ..volume.ticket import SyncTicket
+    from ..volume.volume import Volume
 
 __all__ = ["Busy", "Syncs"]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecache import Advice, BackendLimits, CachedFile
-from pagecache.prefetching import GAP, merged
+from pagecache.file.prefetch import GAP, merged
 
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pagecache import ShutdownError, UnsavedDataError, ending
+from pagecache import ShutdownError, UnsavedDataError
+from pagecache.volume import detach
 
 from .backends import PATIENCE, RecordingBackend
 from .clock import HandClock
@@ -212,15 +213,15 @@ def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch
     """
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
-    original = ending._unsaved
+    original = detach._unsaved
     inner: list[Any] = []
 
     def handler(*args: Any) -> Any:
-        monkeypatch.setattr(ending, "_unsaved", original)
+        monkeypatch.setattr(detach, "_unsaved", original)
         inner.append(rig.cache.close())
         return original(*args)
 
-    monkeypatch.setattr(ending, "_unsaved", handler)
+    monkeypatch.setattr(detach, "_unsaved", handler)
     assert Task(rig.cache.close).result() == []
     assert inner == [[]]
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
@@ -239,7 +240,7 @@ def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ending, step, interrupt)
+        patch.setattr(detach, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             rig.cache.close()
     assert rig.cache.close() == []

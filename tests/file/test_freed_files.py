@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.inode import Inode
+from pagecache.volume.inode import Inode
 
 from .rig import KEY, PAGE, Rig, Task, eventually, pattern
 

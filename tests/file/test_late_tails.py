@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pagecache import ShutdownError, reconnecting
+from pagecache import ShutdownError
 from pagecache.engine import direct
+from pagecache.volume import reconnect
 
 from .backends import PATIENCE, Gate, RecordingBackend, RecordingFile
 from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, pattern
@@ -129,7 +130,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
         return genuine(sender)
 
     monkeypatch.setattr(direct._Sender, "running", late)
-    monkeypatch.setattr(reconnecting, "CALLERS", 0.0)  # the reconnect does not wait for the writer
+    monkeypatch.setattr(reconnect, "CALLERS", 0.0)  # the reconnect does not wait for the writer
     story.write()
     story.rig.volume.abort()
     fresh = story.old.successor(lose=False)

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, LostRange, PageCache, ShutdownError, lifetimes, naming, ticket
+from pagecache import DataLossError, LostRange, PageCache, ShutdownError
 from pagecache.engine import flusher
 from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
-from pagecache.keys import is_below
+from pagecache.volume import lifetimes, names, ticket
+from pagecache.volume.keys import is_below
 
 from .backends import RecordingBackend
 from .clock import HandClock
@@ -437,7 +438,7 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
         looked.append(key)
         return is_below(key, tree)
 
-    monkeypatch.setattr(naming, "is_below", seen)
+    monkeypatch.setattr(names, "is_below", seen)
     rig = make({**{f"a/b/{k}": b"1" for k in range(20)}, "a/other": b"2", "plain": b"3"})
     for k in range(20):
         visit(rig, f"a/b/{k}")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache, UnsavedDataError, lifetimes
+from pagecache import CachedFile, PageCache, UnsavedDataError
+from pagecache.volume import lifetimes
 
 from .backends import RecordingBackend, RecordingFile
 from .rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern

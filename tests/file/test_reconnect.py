@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import DataLossError, ShutdownError, reconnecting
+from pagecache import DataLossError, ShutdownError
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
+from pagecache.volume import reconnect
 
 from .answers import failing_commit
 from .backends import PATIENCE, RecordingFile
@@ -491,14 +492,14 @@ def test_what_is_committed_as_soon_as_the_volume_lives_is_no_change_of_others(
     file.pread(PAGE, 0)
     rig.volume.abort()
     fresh = rig.backend.successor(lose=False)
-    look = reconnecting._look_at_version
+    look = reconnect._look_at_version
 
     def late(*arguments: Any) -> None:
         file.pwrite(NEWER, 4 * PAGE)
         file.fsync()
         look(*arguments)
 
-    monkeypatch.setattr(reconnecting, "_look_at_version", late)
+    monkeypatch.setattr(reconnect, "_look_at_version", late)
     rig.volume.reconnect(fresh)
     assert (file.size, file.pread(8 * PAGE, 0)) == (5 * PAGE, OLD + NEWER)
     assert fresh.committed(KEY) == OLD + NEWER

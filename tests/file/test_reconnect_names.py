@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, RetryPolicy, ShutdownError, opening
+from pagecache import CachedFile, RetryPolicy, ShutdownError
+from pagecache.volume import opening
 
 from .backends import PATIENCE, Gate, Key, RecordingBackend
 from .rig import FAST, KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pagecache import ShutdownError, UnsavedDataError, ending
+from pagecache import ShutdownError, UnsavedDataError
+from pagecache.volume import detach
 
 from .rig import KEY, ONCE, PAGE, Rig, Task, accepted_before, ended_or_behind, eventually, pattern
 
@@ -18,13 +19,13 @@ DATA = pattern(3 * PAGE)
 
 def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object]) -> None:
     """Make a call when the end of a volume comes to a step."""
-    original = getattr(ending, step)
+    original = getattr(detach, step)
 
     def changed(*arguments: Any) -> Any:
         call()
         return original(*arguments)
 
-    monkeypatch.setattr(ending, step, changed)
+    monkeypatch.setattr(detach, step, changed)
 
 
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])

@@ -375,7 +375,7 @@ class Draft:
         if self.rules.commit_takes_token:
             self.token_release()
 
-    # ------------------------------------------------------------------ truncate, loss (truncate.c, ending.py)
+    # ------------------------------------------------------------------ truncate, loss (truncate.c, detach.py)
 
     def cut(self, blocks: int) -> None:
         """Truncate and punch, in the store and here: the blocks are zeros."""

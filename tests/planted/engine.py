@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pagecache import file as file_module
-from pagecache import lifetimes, naming, opening, reconnecting
 from pagecache.engine import collector, direct, issuer, remote
 from pagecache.engine.file import EngineFile
 from pagecache.engine.loop import BlockingFile
 from pagecache.engine.volume import EngineVolume
-from pagecache.inode import Inode
+from pagecache.file import cached as file_module
 from pagecache.native import END, SHARED, STAMP_MAX, NativeInode, Op
-from pagecache.ticket import SyncTicket
-from pagecache.volume import Volume
+from pagecache.volume import lifetimes, names, opening, reconnect
+from pagecache.volume.inode import Inode
+from pagecache.volume.ticket import SyncTicket
+from pagecache.volume.volume import Volume
 
 from .failing import object_store
 from .planted import Planted, patched
@@ -96,7 +96,7 @@ def retry_by_unless_planned(self: EngineVolume, file: EngineFile, at: float) -> 
 
 # ---------------------------------------------------------------------------------------- reconnect, other versions
 
-reconnect = reconnecting.reconnect
+genuine_reconnect = reconnect.reconnect
 set_uncommitted = NativeInode.set_uncommitted
 
 
@@ -138,16 +138,16 @@ def taken_up_beside_others(self: SyncTicket) -> None:
 
 # ---------------------------------------------------------------------------------------- names, open, close
 
-renamed = naming._rename
+renamed = names._rename
 
 
-def remove_alone(change: naming.Naming, *more: object) -> None:
+def remove_alone(change: names.Naming, *more: object) -> None:
     """The object goes, and what is cached under its name stays."""
     change.volume.engine.backend.remove(change.src)
     change.volume.engine.names.changed()
 
 
-def rename_clean(change: naming.Naming, *more: Any) -> None:
+def rename_clean(change: names.Naming, *more: Any) -> None:
     """The cache of the old name is dropped, whatever is in it."""
     inode = change.volume._inode_at(change.old)
     if inode is not None:
@@ -192,7 +192,7 @@ ENGINE = [
         "reconnect_waits_for_nobody",
         "T-63, K7",
         "After a reconnect, bytes are sent while an old call may still land: it lands over the newer ones.",
-        (reconnecting, "reconnect", lambda volume, backend, fenced: reconnect(volume, backend, True)),
+        (reconnect, "reconnect", lambda volume, backend, fenced: genuine_reconnect(volume, backend, True)),
     ),
     engine(
         "rebase_keeps_uploads",
@@ -205,13 +205,13 @@ ENGINE = [
         "hole_is_forgotten_at_reconnect",
         "2.17, 2.22",
         "A hole that no commit covered is gone with the backend and nobody is told: the old bytes are back.",
-        (reconnecting, "_lose_holes", lambda *_: None),
+        (reconnect, "_lose_holes", lambda *_: None),
     ),
     engine(
         "truncate_is_forgotten_at_reconnect",
         "2.17, T-75b",
         "A truncate that no commit covered is not repeated on the new backend: the bytes that it cut are back.",
-        (reconnecting, "_owed", lambda inode: []),
+        (reconnect, "_owed", lambda inode: []),
     ),
     engine(
         "creation_is_not_committed",
@@ -248,13 +248,13 @@ ENGINE = [
         "remove_leaves_the_cache",
         "2.20",
         "A removed object stays cached under its name: who opens the name gets the bytes of the dead one.",
-        (naming, "_remove", remove_alone),
+        (names, "_remove", remove_alone),
     ),
     engine(
         "rename_drops_dirty_bytes",
         "2.20",
         "A rename throws away what was not saved yet: the new name has the old content.",
-        (naming, "_rename", rename_clean),
+        (names, "_rename", rename_clean),
     ),
     engine(
         "write_through_returns_early",

@@ -98,7 +98,15 @@ def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
     command = [sys.executable, "-m", "tests.planted"]
     table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     assert all(bug.sentence in table for bug in BUGS)
-    told = [*command, "loss_is_told_to_nobody", "timeit", "-n1", "-r1", "-s", "from pagecache.inode import Inode"]
+    told = [
+        *command,
+        "loss_is_told_to_nobody",
+        "timeit",
+        "-n1",
+        "-r1",
+        "-s",
+        "from pagecache.volume.inode import Inode",
+    ]
     told += ["assert Inode.record_loss.__name__ == '<lambda>'"]
     assert "1 loop" in subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from pagecache import reconnecting
-from pagecache.inode import Inode
 from pagecache.stress import Plan, run
 from pagecache.testing import Rule
+from pagecache.volume import reconnect
+from pagecache.volume.inode import Inode
 
 from ..planted.legal import faulty, try_again
 
@@ -31,8 +31,8 @@ def test_a_backend_is_outlived_by_its_calls_and_commits_forget() -> None:
 
 def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The old call lands over newer bytes. [T-63, K7]"""
-    reconnect = reconnecting.reconnect
-    monkeypatch.setattr(reconnecting, "reconnect", lambda volume, backend, fenced: reconnect(volume, backend, True))
+    genuine = reconnect.reconnect
+    monkeypatch.setattr(reconnect, "reconnect", lambda volume, backend, fenced: genuine(volume, backend, True))
     report = run(plan(rounds=20))
     assert (report.ok, report.kind) == (False, "data")
 

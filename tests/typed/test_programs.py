@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import BackendLimits, CacheConfig, Volume, VolumeOptions, file, opening, options
+from pagecache import BackendLimits, CacheConfig, Volume, VolumeOptions, options
+from pagecache.file import cached
+from pagecache.volume import opening
 
 from ..test_docs import DOCS, blocks
 
@@ -100,4 +102,4 @@ def test_the_type_of_modes_has_all_that_open_accepts() -> None:
             continue
         accepted.add("".join(letters))
     assert set(typing.get_args(options.OpenMode)) == accepted
-    assert set(typing.get_args(options.AdviceName)) == {advice.value for advice in file.Advice}
+    assert set(typing.get_args(options.AdviceName)) == {advice.value for advice in cached.Advice}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .backends.protocol import BackendLimits
-from .native import NativeInode
+from ..backends.protocol import BackendLimits
+from ..native import NativeInode
 
 __all__ = ["clipped", "fetch", "merged"]
 

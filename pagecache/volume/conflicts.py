@@ -11,12 +11,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from .backends.protocol import NamespaceBackend, ObjectStat
-from .engine import barrier, direct, remote, staging
-from .errors import Key, LostRange
-from .file import extent
+from ..backends.protocol import NamespaceBackend, ObjectStat
+from ..engine import barrier, direct, remote, staging
+from ..errors import Key, LostRange
+from ..file.cached import extent
+from ..native import END
 from .inode import Inode
-from .native import END
 
 if TYPE_CHECKING:
     from .volume import Volume

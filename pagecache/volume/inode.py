@@ -14,14 +14,14 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .backends.protocol import BackendFile
-from .engine.file import EngineFile
-from .errors import DataLossError, Key, LostRange
-from .native import NativeInode
+from ..backends.protocol import BackendFile
+from ..engine.file import EngineFile
+from ..errors import DataLossError, Key, LostRange
+from ..native import NativeInode
 
 if TYPE_CHECKING:
-    from .file import CachedFile
-    from .naming import Naming
+    from ..file.cached import CachedFile
+    from .names import Naming
     from .volume import Volume
 
 __all__ = ["Inode", "InodeTable"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from .inode import Inode
+    from ..volume.inode import Inode
 
 __all__ = ["View"]
 

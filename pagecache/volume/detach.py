@@ -18,17 +18,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..backends.protocol import close_backend_file
+from ..engine import direct
+from ..engine.foreign import shown
+from ..engine.notices import cause, spans
+from ..engine.park import SLICE, Deadline, Signal, deadline_error
+from ..engine.reason import Reason, during
+from ..engine.runner import Job
+from ..errors import FailedRange, LostRange, UnsavedDataError
+from ..native import END, LOCK, NAMES, TOKEN
 from . import lifetimes
-from .backends.protocol import close_backend_file
-from .engine import direct
-from .engine.foreign import shown
-from .engine.notices import cause, spans
-from .engine.park import SLICE, Deadline, Signal, deadline_error
-from .engine.reason import Reason, during
-from .engine.runner import Job
-from .errors import FailedRange, LostRange, UnsavedDataError
 from .inode import Inode
-from .native import END, LOCK, NAMES, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume

@@ -6,7 +6,7 @@
        are a loss, as is what was staged and is not in memory
     4  the volume lives
 
-What a remove or a rename on the old backend is about is left closed until that call has returned (naming.py).
+What a remove or a rename on the old backend is about is left closed until that call has returned (names.py).
 
 A `commit_on_close` backend that still has what was acknowledged (`BackendFile.kept`) has all of it: then nothing of 3
 is repeated. Where it is the backend of before, its files are asked, and those that kept everything go on as they are.
@@ -22,25 +22,25 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from ..backends.plain import forgotten, missing_in_file
+from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
+from ..engine import remote, staging
+from ..engine.attempts import Attempts
+from ..engine.foreign import raised_by
+from ..engine.notices import cause
+from ..engine.owed import Step
+from ..engine.park import SLICE
+from ..engine.retryer import Parked, decide, is_transient
+from ..engine.runner import Job
+from ..engine.volume import threads_of
+from ..errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
+from ..native import END, NAMES
 from . import lifetimes
-from .backends.plain import forgotten, missing_in_file
-from .backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
-from .engine import remote, staging
-from .engine.attempts import Attempts
-from .engine.foreign import raised_by
-from .engine.notices import cause
-from .engine.owed import Step
-from .engine.park import SLICE
-from .engine.retryer import Parked, decide, is_transient
-from .engine.runner import Job
-from .engine.volume import threads_of
-from .errors import BackendProtocolError, ConflictError, LostRange, ShutdownError
 from .inode import Inode
-from .native import END, NAMES
 from .opening import checked_stat, compare
 
 if TYPE_CHECKING:
-    from .naming import Naming
+    from .names import Naming
     from .volume import Volume
 
 __all__ = ["catch_up", "reconnect"]

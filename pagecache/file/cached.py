@@ -16,19 +16,20 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from . import lifetimes, prefetching
-from .config import VolumeOptions
-from .engine import barrier, holes
-from .engine.attempts import Attempts
-from .errors import Key, ShutdownError, set_written, written_before
-from .native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
-from .options import AdviceName
-from .stats import FileStats
+from ..config import VolumeOptions
+from ..engine import barrier, holes
+from ..engine.attempts import Attempts
+from ..errors import Key, ShutdownError, set_written, written_before
+from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
+from ..options import AdviceName
+from ..stats import FileStats
+from ..volume import lifetimes
+from . import prefetch
 from .view import View
 
 if TYPE_CHECKING:
-    from .inode import Inode
-    from .volume import Volume
+    from ..volume.inode import Inode
+    from ..volume.volume import Volume
 
 __all__ = ["Advice", "CachedFile"]
 
@@ -260,7 +261,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         start, end = extent(offset, length, self._native.size)
         end = min(end, self._native.size)
-        prefetching.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
+        prefetch.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
 
     @traced
     def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
@@ -273,8 +274,8 @@ class CachedFile(Handle, io.RawIOBase):
         size = self._native.size
         extents = [_pair(pair, size) for pair in ranges]
         wanted = [(start, min(end, size)) for start, end in extents]
-        together = prefetching.merged(wanted, self._inode.engine.limits())
-        prefetching.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
+        together = prefetch.merged(wanted, self._inode.engine.limits())
+        prefetch.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
 
     def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
         """Say how the file will be used, as posix_fadvise does; never waits, and changes no byte.

@@ -17,17 +17,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from ..backends.plain import forgotten, missing_in_file
+from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
+from ..engine import barrier, remote, staging
+from ..engine.attempts import Attempts
+from ..errors import BackendProtocolError, Key, ShutdownError
+from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes
-from .backends.plain import forgotten, missing_in_file
-from .backends.protocol import BackendFile, ObjectStat, close_backend_file
-from .engine import barrier, remote, staging
-from .engine.attempts import Attempts
-from .errors import BackendProtocolError, Key, ShutdownError
 from .inode import Inode
-from .native import END, FOREVER, STAMP_MAX
 
 if TYPE_CHECKING:
-    from .file import CachedFile
+    from ..file.cached import CachedFile
     from .volume import Volume
 
 __all__ = ["bind", "checked_stat", "flags_mode", "follow", "mode_flags", "open_again", "open_inode"]

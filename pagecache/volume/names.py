@@ -33,13 +33,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import lifetimes, opening, reconnecting
-from .backends.protocol import Backend
-from .engine.attempts import Attempts
-from .errors import Key
+from ..backends.protocol import Backend
+from ..engine.attempts import Attempts
+from ..errors import Key
+from ..native import TOKEN, Op
+from . import lifetimes, opening, reconnect
 from .inode import Inode
 from .keys import is_below
-from .native import TOKEN, Op
 
 if TYPE_CHECKING:
     from .volume import Volume
@@ -113,7 +113,7 @@ class Naming:
             with self.volume.names:
                 inode.missed = False
                 backend = self.volume.engine.backend
-            reconnecting.catch_up(self, backend, inode)
+            reconnect.catch_up(self, backend, inode)
 
     def claim(self) -> bool:
         """Whether what the call has done is still to be published: by who asks, once."""

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from .engine.attempts import Attempts
-from .engine.look import Look, Owner, nobody
-from .engine.park import SLICE, Signal
-from .engine.reason import Reason, during
-from .engine.volume import EngineVolume
-from .errors import Key
+from ..engine.attempts import Attempts
+from ..engine.look import Look, Owner, nobody
+from ..engine.park import SLICE, Signal
+from ..engine.reason import Reason, during
+from ..engine.volume import EngineVolume
+from ..errors import Key
 
 __all__ = ["BusyKeys", "is_below"]
 

@@ -18,35 +18,30 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import ending, lifetimes, naming, opening, reconnecting, revising
-from .backends.plain import PlainBackend
-from .backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
-from .backends.url import as_backend
-from .config import Size, VolumeOptions, parse_size, with_overrides
-from .direct import DirectFile
-from .engine import remote, staging
-from .engine.aside import Aside
-from .engine.attempts import Attempts
-from .engine.loop import blocking, original
-from .engine.notices import spans
-from .engine.park import Signal
-from .engine.volume import EngineVolume
-from .errors import (
-    FailedRange,
-    Key,
-    LostRange,
-    ShutdownError,
-)
-from .file import CachedFile, extent
+from ..backends.plain import PlainBackend
+from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
+from ..backends.url import as_backend
+from ..config import Size, VolumeOptions, parse_size, with_overrides
+from ..engine import remote, staging
+from ..engine.aside import Aside
+from ..engine.attempts import Attempts
+from ..engine.loop import blocking, original
+from ..engine.notices import spans
+from ..engine.park import Signal
+from ..engine.volume import EngineVolume
+from ..errors import FailedRange, Key, LostRange, ShutdownError
+from ..file.cached import CachedFile, extent
+from ..file.direct import DirectFile
+from ..native import END
+from ..options import OpenMode
+from ..stats import FileStat, FileStats, VolumeStats
+from . import conflicts, detach, lifetimes, names, opening, reconnect
 from .inode import Inode, InodeTable
 from .keys import BusyKeys
-from .native import END
-from .options import OpenMode
-from .stats import FileStat, FileStats, VolumeStats
 from .ticket import SyncTicket
 
 if TYPE_CHECKING:
-    from .cache import PageCache
+    from ..cache import PageCache
 
 __all__ = ["Volume", "options_for"]
 
@@ -348,7 +343,7 @@ class Volume:
         self._check_alive(key)
         self.engine.check_unsealed(key)
         self._check_may_write(key, os.O_RDWR)
-        naming.remove(self, key, naming.canonical_name(self, key), tries)
+        names.remove(self, key, names.canonical_name(self, key), tries)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
         """Give an object another name; an open destination behaves as removed.
@@ -367,8 +362,8 @@ class Volume:
         self._check_alive(src)
         self.engine.check_unsealed(src)
         self._check_may_write(src, os.O_RDWR)
-        old, new = naming.canonical_name(self, src), naming.canonical_name(self, dst)
-        naming.rename(self, src, dst, old, new, tries, replace=replace)
+        old, new = names.canonical_name(self, src), names.canonical_name(self, dst)
+        names.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """`NamespaceBackend.setattr`; that the version changes with the times is nobody else's doing. What is dirty is
@@ -381,7 +376,7 @@ class Volume:
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
         with self.busy.holding(canonical, what="setattr"):  # what has the name keeps it until that is changed
-            return revising.set_attributes(self, key, self._inode_at(canonical), changes)
+            return conflicts.set_attributes(self, key, self._inode_at(canonical), changes)
 
     def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None:
         """`CachedFile.truncate` by key; what else is dirty of the file is not handed over by this.
@@ -460,7 +455,7 @@ class Volume:
         """
         self._check_alive(key)
         for inode in self._inodes_of(key):
-            revising.invalidate(inode, offset, length)
+            conflicts.invalidate(inode, offset, length)
 
     def drop_clean(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> int:
         """Drop what can be dropped at once; returns bytes freed. Never blocks, never fails."""
@@ -479,7 +474,7 @@ class Volume:
         """
         self.cache._check_forked()
         for inode in self._inodes_of(key):
-            revising.announce(self, inode, offset, length, version)
+            conflicts.announce(self, inode, offset, length, version)
 
     def discard(self, key: Key, offset: int = 0, length: int | None = None) -> builtins.list[LostRange]:
         """Give up dirty, failed and unstable data on purpose; returns what was lost. Each handle open at this time
@@ -539,7 +534,7 @@ class Volume:
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        return [lost for inode in self._inodes_of(key) for lost in revising.resolve(self, inode, how)]
+        return [lost for inode in self._inodes_of(key) for lost in conflicts.resolve(self, inode, how)]
 
     # -- abort, reconnect, detach
 
@@ -573,7 +568,7 @@ class Volume:
         found = as_backend(backend, "backend", {})
         self.cache._check_unused(found, "backend", by=self)
         same = original(found) is self.backend  # whose files are asked whether they have kept what was sent to them
-        reconnecting.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
+        reconnect.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
@@ -587,7 +582,7 @@ class Volume:
         if on_failed not in ("raise", "discard"):
             raise ValueError(f"on_failed {on_failed!r} is not one of 'raise', 'discard'")
         self.engine.check_wait("detach")
-        return ending.detach(self, timeout, on_failed)
+        return detach.detach(self, timeout, on_failed)
 
     # -- numbers
 

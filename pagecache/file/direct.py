@@ -14,13 +14,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from .engine.direct import Read, Write, is_buffered
-from .errors import DeadlockError, Key, set_written, written_before
-from .file import CachedFile
-from .native import FOREVER, traced
+from ..engine.direct import Read, Write, is_buffered
+from ..errors import DeadlockError, Key, set_written, written_before
+from ..native import FOREVER, traced
+from .cached import CachedFile
 
 if TYPE_CHECKING:
-    from .inode import Inode
+    from ..volume.inode import Inode
 
 __all__ = ["DirectFile"]
 

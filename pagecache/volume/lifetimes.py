@@ -12,12 +12,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .engine import barrier
-from .engine.notices import spans
-from .engine.park import Signal
-from .errors import Key, LostRange
+from ..engine import barrier
+from ..engine.notices import spans
+from ..engine.park import Signal
+from ..errors import Key, LostRange
+from ..native import END, TOKEN
 from .inode import Inode
-from .native import END, TOKEN
 
 if TYPE_CHECKING:
     from .volume import Volume
