@@ -56,11 +56,10 @@ def test_the_tests_of_ci_get_a_home_a_path_a_language_and_what_pip_needs(tmp_pat
 
 def test_skipped_tests_are_counted_in_one_table(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.skips", "-p", "no:cacheprovider", f"--rootdir={tmp_path}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-n", "2", "test_some.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
+    plugins = ["-p", "xdist.plugin", "-p", "tests.skips", "-p", "no:cacheprovider"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", *plugins, f"--rootdir={tmp_path}", "-n", "2", "test_some.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     begin = next(number for number, line in enumerate(lines) if " skipped tests " in line)
     assert lines[begin + 1 : begin + 4] == [

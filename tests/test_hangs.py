@@ -1,4 +1,4 @@
-"""Tests that hang are named, whatever they hang in."""
+"""A test that hangs ends the run as a failure that names it, with the stacks of all threads, wherever it hangs."""
 
 from __future__ import annotations
 
@@ -6,54 +6,65 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-from xdist.scheduler import loadscope
-
-from .hangs import Scheduling
 
 ROOT = Path(__file__).parent.parent
-HANGING = """
-import ctypes, signal, pytest
+BESIDE = """
+import ctypes, signal, threading, time, pytest
+
+def in_another_thread():
+    time.sleep(1000)
+
+threading.Thread(target=in_another_thread, daemon=True).start()
+
+def test_before():
+    pass
+"""
+# Where a test hangs -> the test.
+HANGING = {
+    "in C without the interpreter's lock": "def test_hangs():\n    ctypes.CDLL(None).sleep(1000)\n",
+    "in C with the interpreter's lock": "def test_hangs():\n    ctypes.PyDLL(None).sleep(1000)\n",
+    "in a lock": "def test_hangs():\n    lock = threading.Lock()\n    lock.acquire()\n    lock.acquire()\n",
+    "in Python": "def test_hangs():\n    while True:\n        pass\n",
+    "in a wait that signals do not end": """
+def test_hangs():
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    signal.sigwait({signal.SIGUSR2})
+""",
+    "in a fixture after the test": """
 @pytest.fixture
 def endless():
     yield
-    while True:
-        signal.pause()
-
-@pytest.mark.xdist_group("group")
-def test_in_c():
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-    ctypes.PyDLL(None).pause()  # with the interpreter's lock
-
-def test_after_its_timeout(endless):
     signal.pause()
 
-def test_after_an_error(endless):
+def test_hangs(endless):
+    pass
+""",
+    "in a fixture after an error": """
+@pytest.fixture
+def endless():
+    yield
+    signal.pause()
+
+def test_hangs(endless):
     raise ValueError
-
-@pytest.mark.xdist_group("group")
-def test_next():
-    pass
-
-def test_another():
-    pass
-
-def test_the_last():
-    pass
-"""
+""",
+}
 
 
-def begun(where: Path, source: str, processes: str, *options: str) -> subprocess.Popen[str]:
+def begun(where: Path, source: str, *options: str) -> subprocess.Popen[str]:
+    """Start pytest with the options of the project and `options`, without plug-ins of other packages."""
     (where / "test_one.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.hangs", "-p", "no:cacheprovider", f"--rootdir={where}"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PAGECACHE_TESTS_LAST": "0.5"}
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["tool"]["pytest"]["ini_options"]["addopts"].split()
+    plugins = ["-p", "xdist.plugin", "-p", "pytest_timeout", "-p", "tests.hangs", "-p", "no:cacheprovider"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     env.pop("PYTEST_ADDOPTS", None)
     return subprocess.Popen(
-        [*command, "-n", processes, "--dist", "loadgroup", *options, "test_one.py"],
+        [sys.executable, "-m", "pytest", *plugins, f"--rootdir={where}", *project, *options, "test_one.py"],
         cwd=where,
         env=env,
         text=True,
@@ -62,66 +73,41 @@ def begun(where: Path, source: str, processes: str, *options: str) -> subprocess
     )
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_tests_that_hang_are_named_and_all_others_run(tmp_path: Path, processes: str) -> None:
-    run = begun(tmp_path, HANGING, processes, "-o", "timeout=1")
-    printed, _ = run.communicate(timeout=200)
-    for name in ("test_in_c", "test_after_its_timeout", "test_after_an_error"):
-        assert f"crashed while running 'test_one.py::{name}'" in printed, printed
-    assert printed.count("Timeout (0:00:01.500000)!") == 3, printed  # and the stacks
-    assert "5 failed, 3 passed in" in printed, printed
+@pytest.mark.parametrize("where", HANGING)
+def test_a_test_that_hangs_ends_its_process_with_the_stacks_of_all_threads(tmp_path: Path, where: str) -> None:
+    run = begun(tmp_path, BESIDE + HANGING[where], "--timeout=0.5")
+    printed, _ = run.communicate(timeout=100)
+    assert run.returncode == 1
+    assert "Timeout (0:00:00.500000)!" in printed, printed
+    assert " in in_another_thread\n" in printed, printed
+    assert f" in {'endless' if 'fixture' in where else 'test_hangs'}\n" in printed, printed
 
 
-class Process:
-    """What a schedule sees of a process that runs tests."""
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_a_run_in_several_processes_names_the_test_and_ends(tmp_path: Path, processes: str) -> None:
+    """No process takes the place of one that has ended; the others end the tests that they run."""
+    source = """
+import ctypes, time, pytest
 
-    gateway = SimpleNamespace(id="gw")
-    shutting_down = False
-
-    def __init__(self) -> None:
-        self.given: list[int] = []
-
-    def send_runtest_some(self, indices: list[int]) -> None:
-        assert not self.shutting_down
-        self.given += indices
-
-    def shutdown(self) -> None:
-        self.shutting_down = True
-
-
-@pytest.mark.parametrize("both_ready", [False, True])
-def test_no_test_is_lost_where_one_process_ends_while_another_begins(
-    monkeypatch: pytest.MonkeyPatch, both_ready: bool
-) -> None:
-    """One that takes the place of another is ready, and has not collected yet."""
-    monkeypatch.setattr(loadscope, "parse_tx_spec_config", lambda _: [None, None])
-    scheduling: Any = Scheduling(cast(Any, SimpleNamespace(option=SimpleNamespace(loadscopereorder=True))))
-    tests = [f"test_{n}" for n in range(9)]
-    first, second, third, fourth = (Process() for _ in range(4))
-    for process in (first, second):
-        scheduling.add_node(process)
-        scheduling.add_node_collection(process, tests)
-    scheduling.schedule()
-    over = {scheduling.remove_node(first)}
-    scheduling.add_node(third)
-    over.add(scheduling.remove_node(second))
-    assert over == {tests[first.given[0]], tests[second.given[0]]}
-    if both_ready:
-        scheduling.add_node(fourth)
-    scheduling.add_node_collection(third, tests)
-    scheduling.schedule()
-    for index in third.given:
-        over.add(tests[index])
-        scheduling.mark_test_complete(third, index)
-    assert over == set(tests)
-    assert third.shutting_down
+@pytest.mark.parametrize("number", range(40))
+def test_each(number):
+    time.sleep(0.01)
+    if number == 5:
+        ctypes.CDLL(None).sleep(1000)
+"""
+    run = begun(tmp_path, source, "-n", processes, "--dist", "loadgroup", "--timeout=3")
+    printed, _ = run.communicate(timeout=100)
+    assert run.returncode == 1
+    assert "Timeout (0:00:03)!" in printed, printed
+    assert "crashed while running 'test_one.py::test_each[5]'" in printed, printed
+    assert "1 failed, " in printed, printed
 
 
 def test_a_run_that_is_ended_from_outside_says_what_was_running(tmp_path: Path) -> None:
-    run = begun(tmp_path, "import signal\ndef test_it():\n    signal.pause()\n", "1", "-v")
+    run = begun(tmp_path, "import signal\ndef test_it():\n    signal.pause()\n", "-n", "1", "-v")
     assert run.stdout is not None
     printed = ""
-    while "test_it" not in printed:  # until then the process that gets the signal may not know of it
+    while "test_it" not in printed:  # until then the process that gets the signal may not have begun the test
         printed += run.stdout.read(1)
     run.terminate()
     printed += run.communicate(timeout=60)[0]
