@@ -206,7 +206,7 @@ def test_prefetch_without_wait_tells_no_errors(make: Make) -> None:
 
 
 def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
-    """The first error of the ranges is raised, and the other ranges are still fetched."""
+    """One error is raised for all the ranges; afterwards a prefetch works as before."""
     rig = make({KEY: CONTENT})
     file = rig.open("rb")
     rig.backend.fault("read_into", OSError(19, "no device"), times=float("inf"))

@@ -76,7 +76,7 @@ def test_a_large_object_is_written_read_rewritten_and_published_or_abandoned(sto
 
 @pytest.mark.parametrize("store", [{"can_stage": False}], indirect=True, ids=repr)
 def test_without_stage_nothing_is_lost(store: Store) -> None:
-    """Staged bytes need not be sent again, whatever happens to the others. [T-61]"""
+    """ENOBUFS; the accepted bytes can be committed, and there is room again. [T-61]"""
     content = pattern(4 * CAPACITY)
     file = store.open()
     with pytest.raises(PageCacheError) as caught:
@@ -91,7 +91,7 @@ def test_without_stage_nothing_is_lost(store: Store) -> None:
 @pytest.mark.parametrize("store", VARIANTS, indirect=True, ids=repr)
 @pytest.mark.parametrize("how", [{}, {"kept": True}, {"done": True}], ids=repr)
 def test_commits_that_fail_once_and_forget_keep_or_only_lose_their_answer(store: Store, how: dict[str, Any]) -> None:
-    """Staged bytes need not be sent again, whatever becomes of the others. [T-18a, T-69, 1.1]"""
+    """Staged bytes need not be sent again, whatever happens to the others. [T-18a, T-69, 1.1]"""
     content = pattern(2 * CAPACITY)
     file = store.open()
     store.write(file, content)

@@ -1,8 +1,8 @@
 /*
- * check.h - what every C test needs: checks that say where and why, seeded random numbers, a store in memory.
+ * check.h - shared by all C tests: checks that report place and reason, seeded random numbers, a store in memory.
  *
- * A failed check prints the last transitions of the cache that rig_open() made, and aborts. The store answers as a test tells
- * it to: short, late, with errors; `bytes` is what was acknowledged, `stable` what was committed.
+ * A failed check prints the last transitions of the cache that rig_open() made, and aborts. A test sets how the store
+ * answers: short, late, with errors. `bytes` is the acknowledged content, `stable` the committed one.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -54,7 +54,7 @@ static MAYBE void check_sound(const char *file, int line, struct pc_cache *c)
 	}
 }
 
-/* Without this fix the check fails, or hangs: seen in a child process. */
+/* Check in a child process that the check fails, or hangs, without this fix. */
 static MAYBE void check_fails_without(const char *fix, void (*check)(void))
 {
 	pid_t child = fork();
@@ -102,16 +102,18 @@ enum store_moment { STORE_READS, STORE_TAKES, STORE_COMMITS, STORE_ANSWERS };
 struct store {
 	pthread_mutex_t lock;
 	u8 *bytes, *stable;
-	u8 *left; /* with store_forgets: what a failed commit leaves */
-	u8 *kept, *old; /* with store_stages: which bytes are staged; what reads of the object answer for the rest */
+	u8 *left; /* with store_forgets: the content after a failed commit */
+	/* with store_stages: flags of staged bytes; the content that reads of the object return for the others */
+	u8 *kept, *old;
 	u64 room, size, stable_size;
 	u64 read_max, write_max; /* bytes per call, 0: all */
-	u64 unit;                /* writes are whole units of so many bytes, the end of the file aside; 0: any */
+	u64 unit;                /* writes are whole units of that many bytes, the end of the file aside; 0: any */
 	int write_error, read_error, commit_error; /* negative errno */
-	bool parked;                               /* write_error is for good */
+	bool parked;                               /* write_error is permanent */
 	u64 write_fails_at;                        /* with write_error: only calls that reach this byte */
-	u32 delay_us; /* a write takes so long, and its buffers must not change meanwhile */
-	void (*meet)(struct store *, enum store_moment); /* a call has come, or is about to return: others may go on */
+	u32 delay_us; /* a write takes that long, and its buffers must not change in that time */
+	/* a call has come, or is about to return: other threads may go on */
+	void (*meet)(struct store *, enum store_moment);
 	u32 reads, writes, commits, stages, staged_reads;
 	u64 read_bytes, write_bytes;
 };
@@ -133,7 +135,8 @@ static MAYBE void store_init(struct store *s, u64 size, u64 room)
 		s->bytes[k] = s->stable[k] = first_byte(k);
 }
 
-/* From here on it can stage, shows what was written only after a commit, and a failed commit forgets what was not staged. */
+/* From here on the store can stage, shows written bytes only after a commit, and a failed commit forgets unstaged
+ * bytes. */
 static MAYBE void store_stages(struct store *s)
 {
 	s->kept = calloc(s->room + 1, 1);
@@ -141,7 +144,7 @@ static MAYBE void store_stages(struct store *s)
 	memcpy(s->old, s->bytes, s->room + 1);
 }
 
-/* From here on a commit that fails forgets what was acknowledged since the last one, truncates and holes aside. */
+/* From here on a commit that fails forgets the bytes acknowledged since the last one, truncates and holes aside. */
 static MAYBE void store_forgets(struct store *s)
 {
 	s->left = malloc(s->room + 1);
@@ -184,7 +187,7 @@ static MAYBE int64_t store_read(struct store *s, u64 pos, const struct pc_part *
 	return err ? err : (int64_t)done;
 }
 
-/* Return: -ENOENT: the first byte is not staged; short before another that is not. */
+/* Return: -ENOENT: the first byte is not staged; short: a later one is not staged. */
 static MAYBE int64_t store_read_staged(struct store *s, u64 pos, const struct pc_part *parts, size_t n)
 {
 	u64 done = 0;
@@ -241,7 +244,7 @@ static int64_t store_took(struct store *s, u64 pos, const struct pc_part *parts,
 	return (int64_t)done;
 }
 
-/* @stage: keep what is taken readable. A call that takes a while sees its buffers hold still. */
+/* @stage: keep the taken bytes readable. A slow call checks that its buffers hold still. */
 static MAYBE int64_t store_take(struct store *s, u64 pos, const struct pc_part *parts, size_t n, bool stage)
 {
 	bool looks = s->delay_us || s->meet;
@@ -265,7 +268,7 @@ static MAYBE int64_t store_write(struct store *s, u64 pos, const struct pc_part 
 	return store_take(s, pos, parts, n, false);
 }
 
-/* A failed commit, or a new connection: what was acknowledged and not staged is as it was. */
+/* A failed commit, or a new connection: acknowledged bytes that are not staged get their old content back. */
 static MAYBE void store_forget(struct store *s)
 {
 	for (u64 k = 0; s->kept && k < s->room; k++)

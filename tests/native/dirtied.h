@@ -1,6 +1,4 @@
-/*
- * dirtied.h - one file over a store that takes whatever is sent, and the steps of the tests about requests and passes.
- */
+/* dirtied.h - one file over a store that takes all bytes, and the steps of the tests about requests and passes. */
 #ifndef DIRTIED_H
 #define DIRTIED_H
 

@@ -1,10 +1,10 @@
 /*
- * hit_instructions.c - goal P7: what a 4 KiB hit costs above its memcpy, in instructions.
+ * hit_instructions.c - goal P7: the cost of a 4 KiB hit above its memcpy, in instructions.
  *
  *   hit_instructions hit|memcpy|none <hits> <folio bytes>
  *
- * `make instructions` runs it under valgrind with N and 2N hits; the difference of the counts, less that of the same loop
- * with a bare memcpy, is exact. Release flags: no debug checks, no sync points. Random pages of 32 MiB.
+ * `make instructions` runs it under valgrind with N and 2N hits; the difference of the counts, less that of an equal
+ * loop with a bare memcpy, is exact. Release flags: no debug checks, no sync points. Random pages of 32 MiB.
  */
 #include <stdio.h>
 #include <stdlib.h>

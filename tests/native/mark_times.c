@@ -1,11 +1,11 @@
 /*
- * mark_times.c - goals P19 and P20: questions to the marks of the index beside the same questions to a red-black tree.
+ * mark_times.c - goals P19 and P20: queries to the marks of the index beside equal queries to a red-black tree.
  *
  *   mark_times <pages> <stride>
  *
- * `pages` pages, one in `stride`, under write-back; glibc's tsearch(3) keeps the same numbers. Two jobs, interleaved for 15
- * rounds, medians printed in nanoseconds: "is anything in flight in this MiB?" at random places, each chosen by the answer before
- * (so that questions cannot overlap), and a walk over all that is in flight. Release flags.
+ * `pages` pages, one in `stride`, under write-back; glibc's tsearch(3) keeps the same numbers. Two jobs, interleaved
+ * for 15 rounds, medians printed in nanoseconds: "is anything in flight in this MiB?" at random places, each chosen by
+ * the answer before (so that queries cannot overlap), and a walk over all pages in flight. Release flags.
  */
 #include <search.h>
 #include <stdio.h>

@@ -5,8 +5,8 @@
  *   struct file   an inode and its store
  *   work()        one piece of the volume's work, as a thread of it would do it
  *
- * The helpers do what the engine does and no more: they ask the core, call the store, report the answer. In a program with
- * one thread a wait means doing the work that ends it; with threads it is a sleep on the event, and a sleep that takes
+ * The helpers do exactly the engine's work: they query the core, call the store, report the answer. In a program with
+ * one thread a wait means doing the work that ends it; with threads it is a sleep on the event, and a sleep of
  * WAIT_MAX_NS is a lost wake-up or a hang: the program fails.
  */
 #ifndef RIG_H
@@ -79,8 +79,8 @@ static MAYBE void file_forget(struct file *f)
 
 /* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
 
-/* One call that reads, from where the core says. What is not staged any more because a commit has it in hand is asked for
- * again when the commit has ended: 0. */
+/* One read call, from the place that the core names. Bytes that are no longer staged because a commit has taken them
+ * are requested again when the commit has ended: 0. */
 static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const struct pc_part *parts, size_t n)
 {
 	int64_t got = r->staged ? store_read_staged(&f->store, pos, parts, n) : store_read(&f->store, pos, parts, n);
@@ -106,7 +106,7 @@ static MAYBE int run_fill(struct file *f, struct pc_request *r)
 	return err;
 }
 
-/* What is missing of a request of whole units. Return: 0, or the store's error. */
+/* Fetch the missing bytes of a request of whole units. Return: 0, or the store's error. */
 static MAYBE int run_gather(struct file *f, struct pc_request *r)
 {
 	struct pc_part parts[PARTS];
@@ -135,7 +135,7 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	return done == 1;
 }
 
-/* What a direct write has left behind the end is cut off, by who has the token. */
+/* Cut off the tail that a direct write has left behind the end. The caller has the token. */
 static MAYBE void cut_tail(struct file *f)
 {
 	u32 tail = pc_tail(f->inode);
@@ -153,7 +153,7 @@ static MAYBE void run_commit(struct file *f)
 	if (!pc_commit_begin(f->inode))
 		return;
 	cut_tail(f);
-	/* Who asked by now waits for a commit of all that he had written [2.15]. */
+	/* A caller that has asked by now waits for a commit of all its earlier writes [2.15]. */
 	CHECK(!pc_commit_due(f->inode) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
 	if (pc_commit_due(f->inode))
 		pc_commit_end(f->inode, store_commit(&f->store) == 0, PC_COMMIT_AGAIN);
@@ -212,7 +212,7 @@ static MAYBE bool begin_commit(struct file *f)
 
 /* ---------------------------------------------------------------- waits */
 
-static MAYBE bool check_threads; /* somebody else works: sleep instead of working */
+static MAYBE bool check_threads; /* another thread works: sleep instead of working */
 
 static MAYBE void wait_event(struct pc_event *e, u32 seq)
 {
@@ -276,7 +276,8 @@ static MAYBE void take_token(struct file *f)
 	wait_word(f, &w);
 }
 
-/* Until nothing of the range up to the stamp is dirty or in flight; what failed ends it too. Return: pc_flush_pending. */
+/* Flush until nothing of the range up to the stamp is dirty or in flight, or a failure ends it. Return:
+ * pc_flush_pending. */
 static MAYBE u32 flush_range(struct file *f, u64 stamp, u64 pos, u64 end)
 {
 	for (;;) {
@@ -325,7 +326,7 @@ static MAYBE int file_sync(struct file *f)
 
 /* ---------------------------------------------------------------- reading and writing */
 
-/* One fill of what is missing at the start of the range. Return: 0, or the store's error. */
+/* Fill the missing bytes at the start of the range with one call. Return: 0, or the store's error. */
 static MAYBE int fill_range(struct file *f, u64 pos, u64 len)
 {
 	struct pc_need need = {0};
@@ -407,18 +408,18 @@ static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *p
 	}
 }
 
-/* What an application does with a view: nobody sees it, the sanitizer neither. */
+/* Store as an application does through a view: neither the core nor the sanitizer notices. */
 __attribute__((no_sanitize("thread"), noinline)) static MAYBE void view_store(u8 *to, const void *from, u64 len)
 {
 	const u8 *bytes = from;
-	/* Whole words where they lie on words: tests tag each one. */
+	/* Store whole aligned words: tests tag each one. */
 	for (; len >= 8 && ((uintptr_t)to | (uintptr_t)bytes) % 8 == 0; len -= 8, to += 8, bytes += 8)
 		*(volatile u64 *)(void *)to = *(const u64 *)(const void *)bytes;
 	while (len--)
 		*(volatile u8 *)to++ = *bytes++;
 }
 
-/* Everything that truncate and punch hold, in order. */
+/* Take all the locks of truncate and punch, in order. */
 static MAYBE void stop_the_file(struct file *f, u64 pos, u64 end)
 {
 	struct pc_need need;
@@ -456,7 +457,7 @@ static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, 
 	return used;
 }
 
-/* The folio of a byte, which must be there. */
+/* The folio of a byte, which must be cached. */
 static MAYBE struct pc_folio *folio_at(struct file *f, u64 pos)
 {
 	u32 id = pc_index_lookup(f->inode, pos / PAGE);

@@ -11,7 +11,8 @@ enum { ROOM = 64 * PAGE };
 static MAYBE struct rig rig;
 static MAYBE struct file *file;
 
-/* A cache in which everything above `limit` pages of local data is staged from the first hand-over that passes half of it. */
+/* A cache in which everything above `limit` pages of local data is staged from the first write-back that passes half
+ * of it. */
 static MAYBE void start_with(u64 size, u64 max_folio, u32 limit, struct pc_limits l)
 {
 	rig_open(&rig, 1 << 20, max_folio);

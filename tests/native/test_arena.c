@@ -1,4 +1,5 @@
-/* Frames and pools: the buddy allocator against a plain array of owners, its bounds, and what a frame may remember. */
+/* Frames and pools: the buddy allocator against a plain array of owners, its bounds, and the memory of a frame's old
+ * owner. */
 #include <sys/mman.h>
 
 #include "check.h"
@@ -106,7 +107,7 @@ static void check_capacity_can_grow_and_shrink_in_use(void)
 	EQUAL(pc_arena_alloc(&a, 9), PC_NO_FRAME); /* frames 512..599 are no block of 512 */
 	EQUAL(pc_arena_alloc(&a, 6), 64);
 	EQUAL(pc_arena_resize(&a, 32 * PAGE), 0);
-	EQUAL(pc_arena_alloc(&a, 0), PC_NO_FRAME); /* more is in use than is allowed */
+	EQUAL(pc_arena_alloc(&a, 0), PC_NO_FRAME); /* more is in use than allowed */
 	pc_arena_free(&a, 64, 6);
 	for (u32 k = 0; k < 64; k++)
 		pc_arena_free(&a, frames[k], 0);
@@ -174,7 +175,7 @@ static void check_ids_are_reused_and_stale_ones_can_be_read(void)
 		pc_pool_free(&p, ids[k]);
 	EQUAL(p.used, 0);
 	u32 id = pc_pool_alloc(&p);
-	EQUAL(((u8 *)pc_pool_at(&p, id))[12], 7); /* bytes stay but for the link */
+	EQUAL(((u8 *)pc_pool_at(&p, id))[12], 7); /* bytes stay except the link */
 	pc_pool_destroy(&p);
 
 	/* A reader that pairs an id with the pool of another class reads zeros, not a fault. */

@@ -30,7 +30,7 @@ static void aside(u32 k, u32 how)
 	pc_inode_set_aside(files[k]->inode, pc_inode_id(files[k]->inode), how);
 }
 
-/* Which of the files these ids are, as digits: 312 is files 3, 1 and 2. */
+/* Return these ids as digits: 312 is files 3, 1 and 2. */
 static u64 digits(const uint64_t *ids, size_t n)
 {
 	u64 found = 0;
@@ -58,14 +58,14 @@ static u64 hollow(void)
 	return pc_cache_hollow(rig.cache);
 }
 
-/* An inode is hollow from the moment on when its last handle, page or unsaved byte goes, whichever is the last. */
+/* An inode becomes hollow when its last handle, page or unsaved byte goes, whichever is the last. */
 static void check_an_inode_is_hollow_when_nothing_is_left_of_it(void)
 {
 	start();
 	EQUAL(hollow(), 0);
 	unused(1, true);
 	EQUAL(hollow(), 1);
-	EQUAL(file_read(files[1], 0, bytes, PAGE), PAGE); /* read-ahead of a closed file does so */
+	EQUAL(file_read(files[1], 0, bytes, PAGE), PAGE); /* readahead of a closed file does so */
 	EQUAL(hollow(), 0);
 	SOUND(&rig);
 	EQUAL(pc_reclaim(rig.cache, 1), 1);
@@ -106,11 +106,11 @@ static void check_a_hollow_inode_that_is_destroyed_leaves_the_list(void)
 		EQUAL(pc_inode_destroy(k % 2 ? two : one), 0);
 		EQUAL(hollow(), 0);
 	}
-	EQUAL(rig.cache->inode_slots, 2); /* places are used again */
+	EQUAL(rig.cache->inode_slots, 2); /* places are reused */
 	rig_close(&rig);
 }
 
-/* Oldest first. A file that is kept back leaves the list, and counts as dirtied when it comes back. */
+/* Oldest first. A file that is set aside leaves the list, and counts as dirtied when it comes back. */
 static void check_files_age_in_the_order_of_their_oldest_dirty_bytes(void)
 {
 	u64 next;
@@ -141,7 +141,7 @@ static void check_files_age_in_the_order_of_their_oldest_dirty_bytes(void)
 	rig_close(&rig);
 }
 
-/* Each turn goes on behind the last one, also where a member has left, and begins again at the first. */
+/* Each turn goes on behind the last one, even if a member has left, and begins again at the first. */
 static void check_turns_go_round_all_members(void)
 {
 	start();
@@ -164,7 +164,7 @@ static void check_turns_go_round_all_members(void)
 	rig_close(&rig);
 }
 
-/* What a sync would save is a sum: without inodes that are aside, whatever they get while they are. */
+/* The bytes that a sync would save are a sum. It excludes inodes set aside, whatever they get in that time. */
 static void check_bytes_to_save_are_counted_without_those_aside(void)
 {
 	start();
@@ -224,7 +224,7 @@ static void check_sums_are_those_of_the_inodes(void)
 	rig_close(&rig);
 }
 
-/* Which of many events have moved, each once; a place that is empty never has. */
+/* Find the events that have moved, each once; an empty place never has. */
 static void check_events_that_moved_are_found(void)
 {
 	start();
@@ -275,7 +275,7 @@ static void *look(void *unused_)
 	return NULL;
 }
 
-/* Pages come and go, are dirtied and saved, while others open, close and look. */
+/* Pages come and go, are dirtied and saved, while other threads open, close and check. */
 static void check_lists_hold_beside_everything(void)
 {
 	pthread_t threads[2];

@@ -1,6 +1,6 @@
 /*
- * When is a byte safe: commits that succeed, fail, keep; stamps; and a random walk of two blocks in which every "yes" of an
- * fsync is checked against what the store has committed (T-18, T-18a, T-75b).
+ * When a byte is safe: commits that succeed, fail, keep; stamps; and a random walk of two blocks in which every success
+ * of an fsync is checked against the store's committed content (T-18, T-18a, T-75b).
  */
 #include "rig.h"
 
@@ -33,7 +33,7 @@ static void check_a_failed_commit_makes_everything_dirty_again(void)
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* not evicted in between */
 	CHECK(begin_commit(file));
 	CHECK(pc_commit_running(file->inode));
-	put(1, 2); /* nothing is acknowledged while it runs, but anybody may write */
+	put(1, 2); /* nothing is acknowledged while it runs, but any thread may write */
 	u64 seq = pc_inode_commit_seq(file->inode);
 	pc_commit_end(file->inode, false, false);
 	EQUAL(pc_inode_commit_seq(file->inode), seq + 1);
@@ -75,7 +75,7 @@ static void check_bytes_dirtied_while_unstable_are_both(void)
 	CHECK(begin_commit(file));
 	EQUAL(store_commit(&file->store), 0);
 	pc_commit_end(file->inode, true, false);
-	CHECK(pc_sync_done(file->inode, s)); /* what came later is not waited for */
+	CHECK(pc_sync_done(file->inode, s)); /* later bytes are not waited for */
 	CHECK(!pc_sync_done(file->inode, s + 1));
 	EQUAL(usage(file, NULL).dirty, PAGE);
 	EQUAL(file->store.stable[0], 1);
@@ -99,7 +99,7 @@ static void check_what_is_no_folio_waits_for_a_commit_too(void)
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 0);
 	put(0, 1);
 	u64 s = pc_epoch_take(rig.volume);
-	file_truncate(file, 0); /* the stamp of what it removed is the truncate's */
+	file_truncate(file, 0); /* the stamp of the bytes it removed is the truncate's */
 	CHECK(!pc_sync_done(file->inode, s));
 	EQUAL(usage(file, NULL).local, 0);
 	EQUAL(file_sync(file), 0);
@@ -123,7 +123,7 @@ static void check_nothing_to_commit_gives_the_token_back(void)
 	rig_close(&rig);
 }
 
-/* A commit that fails between the two questions of an fsync: D and W are empty before it, U after it. */
+/* A commit fails between the two queries of an fsync: D and W are empty before it, U after it. */
 static void *ask_whether_done(void *stamp)
 {
 	return (void *)(uintptr_t)pc_sync_done(file->inode, (u64)(uintptr_t)stamp);
@@ -151,7 +151,7 @@ static void check_a_commit_that_fails_between_two_questions_is_noticed(void)
 
 /* ---------------------------------------------------------------- the walk */
 
-struct claim { /* one fsync: what it has to find committed when it says yes */
+struct claim { /* one fsync: the content it has to find committed when it succeeds */
 	bool live, cut;
 	u64 stamp;
 	u32 version[BLOCKS];
@@ -214,7 +214,7 @@ static void commit_step(void)
 		if (ok) {
 			EQUAL(store_commit(&file->store), 0);
 			lowest = ALL;
-		} else if (file->store.kept) /* forgets what it has not staged */
+		} else if (file->store.kept) /* forgets unstaged bytes */
 			store_forget(&file->store);
 		else if (draw(2)) /* a failed commit may have committed anything */
 			store_commit(&file->store);
@@ -275,8 +275,8 @@ static void fsync_step(void)
 	}
 }
 
-/* All that was only acknowledged is gone from it, truncates as well; or it has kept truncates and what is staged.
- * Return: whether it has. */
+/* Reconnect. The store has lost all bytes that were only acknowledged, and truncates; or it has kept truncates and
+ * staged bytes. Return: whether it has kept them. */
 static bool reconnect_store(void)
 {
 	struct store *s = &file->store;
@@ -291,7 +291,7 @@ static bool reconnect_store(void)
 		return false;
 	memcpy(s->old, s->stable, ROOM);
 	memset(s->kept, 0, ROOM);
-	/* The walk never evicts what it has not staged, and says which versions this loses. */
+	/* The walk never evicts unstaged bytes, and notes the versions that this loses. */
 	CHECK(pc_staged_lost(file->inode, pc_inode_remote_size(file->inode), false, lost, BLOCKS) <= BLOCKS);
 	for (u32 b = 0; b < BLOCKS; b++)
 		if (!pc_index_lookup(file->inode, b))
@@ -302,7 +302,7 @@ static bool reconnect_store(void)
 static void abort_step(void)
 {
 	if (atomic_load(&rig.volume->aborted)) {
-		/* Reconnected: nothing that was only acknowledged may count. The token waits for old calls. */
+		/* Reconnected: no byte that was only acknowledged may count. The token waits for old calls. */
 		if (nr_flying || committing || file->inode->token != PC_TOKEN_FREE)
 			return;
 		pc_volume_resume(rig.volume);
@@ -370,7 +370,7 @@ static void check_a_random_walk_never_gets_a_false_yes(void)
 		committing = false;
 		for (int k = 0; k < 120; k++) {
 			step();
-			if (l.durable_writes) { /* acknowledged is safe there */
+			if (l.durable_writes) { /* acknowledged bytes are safe there */
 				memcpy(file->store.stable, file->store.bytes, ROOM);
 				file->store.stable_size = file->store.size;
 			}
@@ -464,7 +464,7 @@ static void check_a_commit_that_failed_for_good_parks_its_bytes(void)
 	pc_commit_end(file->inode, false, PC_COMMIT_PARKED);
 	EQUAL(usage(file, NULL).failed, PAGE);
 	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* nobody sends it */
+	EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* no thread sends it */
 	CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
 	EQUAL(file_sync(file), 0);
 	EQUAL(usage(file, NULL).failed, 0);

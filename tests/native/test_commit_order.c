@@ -1,6 +1,6 @@
 /*
- * What a commit may cover: the bytes that somebody waits for go first, work under the token commits nothing of itself, and
- * what was read where acknowledged bytes were given up does not outlast it (T-18, T-75b).
+ * The scope of a commit: awaited bytes go first, work under the token starts no commit, and bytes read after a discard
+ * of acknowledged ones do not outlast it (T-18, T-75b).
  */
 #include "staging.h"
 
@@ -10,7 +10,7 @@ static void begin(void)
 	file = file_open(&rig, 2 * PAGE, ROOM);
 }
 
-/* The commit has the token: does it begin? */
+/* The commit has the token. Return: whether it begins. */
 static bool commit_begins(void)
 {
 	struct pc_work w;
@@ -32,7 +32,7 @@ static void commit_fails(void)
 
 /* ---------------------------------------------------------------- bytes first */
 
-/* Acknowledged bytes, and something to commit that no byte carries. Return: the epoch of who waits for both. */
+/* Acknowledged bytes, and something to commit that no byte carries. Return: the epoch of a waiter for both. */
 static u64 bytes_and_more(void)
 {
 	begin();
@@ -67,7 +67,7 @@ static void check_bytes_that_came_back_before_a_commit_is_asked_for_go_first(voi
 	end_in_order();
 }
 
-/* The other order: asked for, and while it waits for the token a rollback sends the bytes back. */
+/* In the other order, a commit is requested, and while it waits for the token a rollback sends the bytes back. */
 static void check_bytes_that_came_back_before_the_token_came_go_first(void)
 {
 	u64 stamp = bytes_and_more();
@@ -90,7 +90,7 @@ static void check_later_bytes_do_not_delay_a_commit(void)
 	CHECK(pc_sync_done(file->inode, stamp));
 	put(0, PAGE, 4);
 	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
-	pc_commit_start(file->inode, 0); /* of one who wants what is acknowledged, whatever is dirty */
+	pc_commit_start(file->inode, 0); /* of a caller that wants the acknowledged bytes, whatever is dirty */
 	CHECK(commit_begins());
 	pc_commit_end(file->inode, true, 0);
 	rig_close(&rig);
@@ -114,7 +114,7 @@ static void check_work_under_the_token_commits_nothing_of_itself(void)
 	EQUAL(file->inode->counters.commits, commits);
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	pc_settle_start(file->inode);
-	pc_commit_start(file->inode, 0); /* somebody does want one */
+	pc_commit_start(file->inode, 0); /* a caller does want one */
 	CHECK(commit_begins());
 	CHECK(pc_commit_due(file->inode));
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
@@ -122,7 +122,7 @@ static void check_work_under_the_token_commits_nothing_of_itself(void)
 	rig_close(&rig);
 }
 
-/* ---------------------------------------------------------------- what was given up */
+/* ---------------------------------------------------------------- discarded bytes */
 
 static u8 first(void)
 {
@@ -131,7 +131,7 @@ static u8 first(void)
 	return byte;
 }
 
-/* Stored 1, acknowledged 2, given up. */
+/* Stored 1, acknowledged 2, discarded. */
 static void acknowledged_and_given_up(void)
 {
 	u64 lost[2];
@@ -146,7 +146,7 @@ static void acknowledged_and_given_up(void)
 static void check_what_is_read_after_a_discard_goes_with_a_failed_commit(void)
 {
 	acknowledged_and_given_up();
-	for (int again = 0; again < 2; again++) { /* nobody knows what the first one has forgotten */
+	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
 		file->store.bytes[0] = 2;
 		pc_invalidate_range(file->inode, 0, PAGE);
 		EQUAL(first(), 2);
@@ -193,7 +193,7 @@ static void check_a_commit_that_keeps_everything_leaves_what_was_read(void)
 	rig_close(&rig);
 }
 
-/* A backend that cannot roll back publishes what it has staged; reads show that only when it is in the object. */
+/* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */
 static void check_what_is_read_after_a_discard_goes_with_the_commit_that_publishes(void)
 {
 	u64 lost[2];

@@ -1,5 +1,5 @@
 /*
- * Direct writes as the core sees them: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a), and
+ * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a), and
  * threads that write directly beside readers, buffered writers, truncates and commits (T-28 in part).
  */
 #include "rig.h"
@@ -102,7 +102,8 @@ static void check_an_extension_shows_with_its_bytes(void)
 	rig_close(&rig);
 }
 
-/* A fill that begins after the first invalidation reads what is not replaced yet: it goes with the second one. [T-26, T-75a] */
+/* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
+ * one. [T-26, T-75a] */
 static void fill_beside_a_write(void)
 {
 	start(false);
@@ -137,7 +138,8 @@ static void check_a_call_that_failed_invalidates_too(void)
 	rig_close(&rig);
 }
 
-/* A pass runs as it is left, and what is dirtied behind it is wanted at once: that waits for the cut. [2.10, 2.17] */
+/* A pass runs when the tail is left, and bytes dirtied behind it are wanted at once: they wait for the cut. [2.10,
+ * 2.17] */
 static void check_no_pass_goes_past_what_a_write_has_left(void)
 {
 	u8 bytes[PAGE];
@@ -198,7 +200,7 @@ static void check_who_may_share(void)
 	start(false);
 	CHECK(pc_direct_may_share(file->inode, 0, PAGES * PAGE));
 	CHECK(!pc_direct_may_share(file->inode, PAGES * PAGE - 1, PAGES * PAGE + 1));
-	direct_write(0, PAGE, 1, PC_SHARED); /* what is uncommitted of it is not local */
+	direct_write(0, PAGE, 1, PC_SHARED); /* its uncommitted bytes are not local */
 	CHECK(pc_direct_may_share(file->inode, 0, PAGE));
 	EQUAL(file_write(file, 2 * PAGE, &mine, 1), 0);
 	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
@@ -380,7 +382,7 @@ static void check_a_write_whose_caller_went_keeps_the_file_in_old_hands(void)
 	rig_close(&rig);
 }
 
-/* The check of the checker. */
+/* Check that the checker finds it. */
 static void check_a_count_without_a_lock_is_found(void)
 {
 	struct pc_violation v;
@@ -415,7 +417,7 @@ static void *direct_writer(void *arg)
 			do
 				send(&w, (u8)n);
 			while (!end_write(&w));
-			/* Nobody else writes these pages directly, and buffered writers write the same value. */
+			/* No other thread writes these pages directly, and buffered writers write the same value. */
 			atomic_fetch_add(&nr_direct, 1);
 		} else {
 			w.end = w.pos;
@@ -446,7 +448,7 @@ static void *reader(void *arg)
 	seed((u64)(uintptr_t)arg);
 	while (!atomic_load(&stop)) {
 		u64 page = draw(PAGES - 1);
-		/* Invalidated again and again meanwhile: the engine would read past the cache. */
+		/* Invalidated again and again: the engine would read past the cache. */
 		int64_t got = file_read(file, page * PAGE, bytes, PAGE);
 		CHECK(got >= 0 || got == -ESTALE);
 		if (draw(4) == 0)

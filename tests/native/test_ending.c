@@ -1,4 +1,4 @@
-/* The end of a cache: what is unmapped when, and what is left for those who still ask. */
+/* The end of a cache: when its memory is unmapped, and the answers that later callers get. */
 #include "rig.h"
 
 static struct rig rig;
@@ -23,7 +23,7 @@ static void check_a_closed_cache_hands_nothing_out_and_is_empty(void)
 	EQUAL(rig.cache->arena.reserved, 4 << 20);
 	CHECK(rig.cache->arena.frames > 0);
 	SOUND(&rig);
-	EQUAL(file_read(file, 5, bytes, 100), 100); /* not released: what is there can be read */
+	EQUAL(file_read(file, 5, bytes, 100), 100); /* not released: cached bytes can be read */
 	pc_cache_release(rig.cache);
 	EQUAL(rig.cache->arena.frames, 0);
 	EQUAL(rig.cache->arena.reserved, 0);

@@ -1,4 +1,5 @@
-/* Bringing bytes in: what is asked for, what is published, and what a short, failing, late or overtaken answer does. */
+/* Filling: which bytes are requested, which are published, and the effect of a short, failing, late or overtaken
+ * answer. */
 #include "rig.h"
 
 static struct rig rig;
@@ -158,7 +159,7 @@ static void check_no_answer_below_the_end_is_an_error_twice(void)
 	next_call(r, &pos, parts);
 	EQUAL(pc_fill_answer(r, 0), (u64)-EPROTO);
 	pc_request_settle(r);
-	EQUAL(usage(file, NULL).folios, 0); /* what gave nothing is gone */
+	EQUAL(usage(file, NULL).folios, 0); /* a folio that got nothing is gone */
 	rig_close(&rig);
 }
 
@@ -202,7 +203,7 @@ static void check_a_fill_writes_only_what_is_missing(void)
 	rig_close(&rig);
 }
 
-/* Whoever wants all of a folio asks with the same range again. */
+/* A caller that wants all of a folio asks with the same range again. */
 static void check_what_is_missing_behind_the_first_request_of_a_folio_is_found(void)
 {
 	u64 pos;
@@ -241,9 +242,9 @@ static void check_an_invalidation_during_a_fill_makes_it_read_again(void)
 	n = next_call(r, &pos, parts);
 	int64_t answer = store_read(&file->store, pos, parts, n);
 	memset(file->store.bytes, 0x77, 65536);
-	pc_invalidate_remote(file->inode, 0, ALL); /* from inside read_into, say */
+	pc_invalidate_remote(file->inode, 0, ALL); /* from inside read_into, for example */
 	EQUAL(pc_fill_answer(r, answer), 0);
-	EQUAL(usage(file, NULL).clean, 16384); /* still in the fill's hands, nothing valid */
+	EQUAL(usage(file, NULL).clean, 16384); /* still owned by the fill, nothing valid */
 	u32 reads = file->store.reads;
 	run_fill(file, r);
 	EQUAL(file->store.reads, reads + 1);
@@ -287,7 +288,7 @@ static void check_an_endless_stream_of_invalidations_ends_the_fill(void)
 	rig_close(&rig);
 }
 
-/* An invalidation between the question whether anything moved and the publication: the folio is STALE when it is unlocked. */
+/* An invalidation comes between the check for changes and the publication: the folio is STALE when it is unlocked. */
 static void check_an_invalidation_between_two_folios_of_a_run(void)
 {
 	u64 pos;
@@ -312,7 +313,7 @@ static void check_two_fills_meet_at_a_locked_folio(void)
 	struct pc_request *first = NULL, *second = NULL;
 	start(65536, PAGE, limits_wide());
 	first = begin(8192, 4096);
-	second = begin(0, 16384); /* as far as it goes without waiting */
+	second = begin(0, 16384); /* as far as possible without waiting */
 	EQUAL(second->end, 8192);
 	struct pc_request *none;
 	EQUAL(pc_fill_begin(file->inode, 8192, 100, &need, &none), (u64)-EAGAIN);
@@ -331,7 +332,7 @@ static void check_a_queued_fill_can_be_taken_over_by_who_waits(void)
 	start(65536, PAGE, limits_wide());
 	struct pc_request *r = begin(0, 4096);
 	pc_fill_submit(r, PC_WORK_READAHEAD);
-	reads_right(0, 4096); /* wait_folio takes it over: nobody else runs */
+	reads_right(0, 4096); /* wait_folio takes it over: no other thread runs */
 	EQUAL(file->store.reads, 1);
 	CHECK(!work(rig.volume));
 	rig_close(&rig);
@@ -346,7 +347,7 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 	struct pc_request *r = begin(0, 8192);
 	size_t n = next_call(r, &pos, parts);
 	u8 *kept = parts[0].memory;
-	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 0)), 0); /* nothing came, but slices are left */
+	EQUAL(pc_fill_answer(r, store_read(&file->store, pos, parts, 0)), 0); /* no bytes came, but slices are left */
 	EQUAL(pc_fill_quarantine(r, left), 2);
 	memset(kept, 0xcc, PAGE);
 	SOUND(&rig);
@@ -363,8 +364,8 @@ static void check_kept_buffers_never_see_the_folio_again(void)
 	rig_close(&rig);
 }
 
-/* A partly dirty page whose buffers a backend keeps, and no frame for a copy: what is missing of it is read past the cache
- * and written only into another frame, the late bytes go nowhere. */
+/* A partly dirty page whose buffers a backend keeps, and no frame for a copy: its missing bytes are read past the
+ * cache and written only into another frame, the late bytes go nowhere. */
 static void check_kept_buffers_of_local_pages_without_memory(void)
 {
 	u64 pos;
@@ -397,7 +398,7 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 		EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
 		EQUAL(pc_write(file->inode, 2000, bytes, 100, &need), 0);
 		EQUAL(need.kind, PC_NEED_ROOM);
-		EQUAL(file_write(file, 50, bytes, 50), 0); /* nobody else stores there */
+		EQUAL(file_write(file, 50, bytes, 50), 0); /* no other call stores there */
 		while (nr > 1)
 			pc_unpin(rig.cache, &pins[--nr]);
 		if (pinned)
@@ -415,7 +416,7 @@ static void check_kept_buffers_of_local_pages_without_memory(void)
 	}
 }
 
-/* A view looks at a page of which the rest is read by a backend that keeps it: the view keeps its memory, detached. */
+/* A view shows a page while a backend that keeps buffers reads the rest of it: the view keeps its memory, detached. */
 static void check_kept_buffers_of_pinned_pages(void)
 {
 	u64 pos;
@@ -453,7 +454,7 @@ static void check_no_memory_means_no_fill_and_no_trace_of_it(void)
 	EQUAL(pc_fill_begin(file->inode, 100 * PAGE, PAGE, &need, &none), (u64)-ENOMEM);
 	SOUND(&rig);
 	run_fill(file, r);
-	reads_right(100 * PAGE, PAGE); /* clean pages make way */
+	reads_right(100 * PAGE, PAGE); /* clean pages are evicted */
 	rig_close(&rig);
 }
 

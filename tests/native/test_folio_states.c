@@ -1,7 +1,9 @@
 /*
- * The states of a folio: each transition with its sets, flags, marks, stamps; answers cut at every byte, answers too late.
+ * The states of a folio: each transition with its sets, flags, marks, stamps; answers cut at every byte, answers too
+ * late.
  *
- * pc_check compares flags, marks, stamps and counts with the sets after every step; here it is said which sets they must be.
+ * pc_check compares flags, marks, stamps and counts with the sets after every step; here the tests state which sets
+ * they must be.
  */
 #include "rig.h"
 
@@ -64,7 +66,7 @@ static struct pc_request *hand_over(void)
 	return r;
 }
 
-/* The pass ends when its last request is done and somebody looks for more. */
+/* The pass ends when its last request is done and a thread looks for more work. */
 static void pass_ends(void)
 {
 	struct pc_request *r;
@@ -195,7 +197,7 @@ static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32
 		EQUAL(file_sync(file), 0);
 		for (u32 k = 0; k < nr; k++)
 			CHECK(memcmp(file->store.stable + writes[k][0], bytes + writes[k][0], writes[k][1]) == 0);
-		/* Of what was acknowledged only the block that was cut is sent twice. */
+		/* Of the acknowledged bytes only the block that was cut is sent twice. */
 		CHECK(file->store.write_bytes - written <= total - (cut > PAGE ? cut - PAGE : 0));
 		rig_close(&rig);
 	}
@@ -214,7 +216,7 @@ static void check_an_error_after_any_prefix_keeps_the_acknowledged_blocks(void)
 	cut_at_every_byte(16 * PAGE, mixed, 6, soak() ? 1 : 31);
 }
 
-/* A folio whose blocks go as two requests: the stamps follow the blocks, also where extents of a block end one by one. */
+/* The blocks of a folio go as two requests: the stamps follow the blocks, even if extents of a block end one by one. */
 static void check_stamps_follow_the_bytes_of_each_request(void)
 {
 	start(0, 2 * PAGE, false);
@@ -284,7 +286,7 @@ static void check_late_answers_only_end_the_flight(void)
 			put(0, 16384);
 			struct pc_request *r = hand_over();
 			pc_volume_abort(rig.volume);
-			pc_inode_aborted(file->inode); /* requests that nobody took go back */
+			pc_inode_aborted(file->inode); /* requests that no thread took go back */
 			SOUND(&rig);
 			EQUAL(pc_flush_start(file->inode, ALL, 0, ALL) == 0 || true, true);
 			SOUND(&rig); /* no mark without a pass */
@@ -294,7 +296,7 @@ static void check_late_answers_only_end_the_flight(void)
 			pc_write_done(r, ok, false);
 			expect(0, 15, 0, 0, 0, 1, 0, 0);
 			EQUAL(pc_inode_remote_size(file->inode), 0);
-			EQUAL(file->inode->token, PC_TOKEN_FREE); /* nobody takes work of an aborted volume */
+			EQUAL(file->inode->token, PC_TOKEN_FREE); /* no thread takes work of an aborted volume */
 			struct pc_request *none;
 			EQUAL(pc_write_next(file->inode, &none), 0);
 			pc_volume_resume(rig.volume);
@@ -339,7 +341,7 @@ static void check_failed_bytes_are_kept_listed_and_retried(void)
 	EQUAL(ranges[1], 12288); /* rounded outward inside valid bytes: zeros behind the old end */
 	EQUAL(ranges[2], 16384); /* case b: the page is zeros up to 20000 */
 	EQUAL(pc_ranges_local(file->inode, ranges, 0), 2); /* a short array still counts */
-	EQUAL(pc_retry(file->inode, 0, ALL, false), 0); /* parked: only who asks for failed ones gets them */
+	EQUAL(pc_retry(file->inode, 0, ALL, false), 0); /* parked: only a request for failed bytes gets them */
 	file->store.write_error = 0;
 	EQUAL(pc_retry(file->inode, 0, ALL, true), 4 * PAGE);
 	EQUAL(file_sync(file), 0);

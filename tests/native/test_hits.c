@@ -1,6 +1,6 @@
 /*
- * Hits: reads and writes of threads that nothing knows of, beside a writer that holds the file, a handle that is closed, a file
- * that is destroyed, a cache that is closed.
+ * Hits: lock-free reads and writes beside a writer that holds the file, a handle that is closed, a file that is
+ * destroyed, a cache that is closed.
  */
 #include "rig.h"
 
@@ -68,7 +68,8 @@ static void check_a_write_takes_all_or_nothing(void)
 	EQUAL(pc_hit_read(h, 100, to, sizeof(to), &marker), sizeof(to));
 	EQUAL(memcmp(from, to, sizeof(to)), 0);
 	CHECK(pc_inode_lock_try(file->inode, PC_SHARED));
-	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN); /* somebody has the lock, and it is not waited for */
+	/* another thread has the lock, and the hit does not wait for it */
+	EQUAL(pc_hit_write(h, 0, from, PAGE), (u64)-EAGAIN);
 	pc_inode_lock_release(file->inode, PC_SHARED);
 	EQUAL(pc_hit_write(h, SIZE, from, PAGE), PAGE); /* the file grows */
 	EQUAL(pc_hit_size(h), SIZE + PAGE);
@@ -91,7 +92,7 @@ static void check_no_more_is_dirtied_than_the_limit(void)
 	open_filled();
 	pc_cache_configure(rig.cache, 16 * PAGE, 20 * PAGE, PAGE, true);
 	struct pc_hit *h = hit_open(true);
-	u64 taken = SIZE; /* dirty already: 16 pages */
+	u64 taken = SIZE; /* already dirty: 16 pages */
 	while (pc_hit_write(h, taken, from, PAGE) == PAGE)
 		taken += PAGE;
 	CHECK(taken <= 20 * PAGE);

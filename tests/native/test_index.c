@@ -1,13 +1,13 @@
-/* The radix index: random use against a plain array, far offsets, visits of range questions, memory per page. */
+/* The radix index: random use against a plain array, far offsets, visits of range queries, memory per page. */
 #include "rig.h"
 
 enum { PAGES = 4096 };
 
-/* ids are numbers only here: the index never looks into a folio */
+/* ids are plain numbers here: the index never reads a folio */
 struct model {
 	struct {
 		u32 id;
-		u8 order, marks; /* the same for all pages of a folio */
+		u8 order, marks; /* equal for all pages of a folio */
 	} at[PAGES];
 };
 
@@ -19,7 +19,7 @@ static u32 first_of(const struct model *m, u64 from, u64 to, int mark)
 	return 0;
 }
 
-/* A walk by handfuls finds what a walk one by one finds. */
+/* Check that a walk by handfuls finds the same as a walk one by one. */
 static void compare_walks(struct pc_inode *i, const struct model *m, u64 base, u64 from, u64 to, enum pc_mark mark)
 {
 	u32 ids[5], last = 0;
@@ -176,7 +176,8 @@ static void check_sparse_pages_up_to_the_last_are_found_in_order(void)
 	rig_close(&r);
 }
 
-/* T-12: most nodes seen by "is anything of this MiB in flight?", aligned and not, with every stride-th page in flight. */
+/* T-12: the maximum number of nodes visited by "is anything of this MiB in flight?", aligned and not, with every
+ * stride-th page in flight. */
 static void visits(u32 pages, u32 stride, u32 *aligned, u32 *any)
 {
 	struct rig r;
@@ -219,7 +220,7 @@ static void check_a_range_question_visits_a_node_per_level(void)
 	}
 }
 
-/* Pages that hold nothing but their place: the arena's memory is never touched, so a million costs little. */
+/* The pages hold nothing but their place: the arena's memory is never touched, so a million costs little. */
 static u64 metadata_per_page_x100(u64 pages, u32 order)
 {
 	struct rig r;

@@ -1,4 +1,4 @@
-/* Leaf locks, the fair inode lock, the token, events: exclusion, order, giving up, and no lost wake-up. */
+/* Leaf locks, the fair inode lock, the token, events: exclusion, order, cancellation, and no lost wake-up. */
 #include "rig.h"
 
 static struct rig rig;
@@ -66,7 +66,7 @@ static bool granted(struct pc_waiter *w)
 	return atomic_load(&w->word) == PC_GRANTED;
 }
 
-/* T-23: in the order of arrival, neighbours that share together; nobody overtakes. */
+/* T-23: in the order of arrival, neighbours that share together; no waiter overtakes. */
 static void check_the_queue_is_served_in_order(void)
 {
 	start();
@@ -107,7 +107,7 @@ static void check_giving_up_answers_whether_the_lock_had_come(void)
 	CHECK(!granted(&s));
 	CHECK(!pc_inode_lock_cancel(i, &x)); /* it stood before s, which fits now */
 	CHECK(granted(&s));
-	CHECK(pc_inode_lock_cancel(i, &s)); /* too late: it is the caller's */
+	CHECK(pc_inode_lock_cancel(i, &s)); /* too late: the caller has it */
 	pc_inode_lock_release(i, PC_SHARED);
 	pc_inode_lock_release(i, PC_SHARED);
 	pc_inode_lock_enqueue(i, &x, PC_EXCLUSIVE); /* may be granted at once */
@@ -261,7 +261,7 @@ static void check_no_wake_up_of_a_credit_is_lost(void)
 	rig_close(&rig);
 }
 
-/* The window in which a waiter has read the sequence but does not count as one yet. */
+/* A waiter has read the sequence but does not count as one yet. */
 static void check_a_credit_given_back_moves_the_sequence_without_waiters(void)
 {
 	start();
@@ -333,7 +333,7 @@ static void check_urgent_work_goes_first_and_low_work_leaves_a_credit(void)
 	pc_work_next(rig.volume, &first);
 	EQUAL(first.cls, PC_WORK_BACKGROUND);
 	pc_work_next(rig.volume, &w);
-	EQUAL(w.kind, PC_WORK_NONE); /* the last credit is for something more urgent */
+	EQUAL(w.kind, PC_WORK_NONE); /* the last credit is for more urgent work */
 	do_work(rig.volume, &first);
 	while (work(rig.volume))
 		;

@@ -1,4 +1,5 @@
-/* The second stream: holds on frames, in their folio and out of it; who changes or frees a held frame, and when. */
+/* The second stream: holds on frames, in their folio and out of it; which calls change or free a held frame, and
+ * when. */
 #include "rig.h"
 
 enum { ROOM = 1 << 20 };
@@ -58,7 +59,7 @@ static u64 held(void)
 	return pc_cache_held(rig.cache);
 }
 
-/* Both orders: the mirror ends before the upload, and after it. */
+/* Test both orders: the mirror ends before the upload, and after it. */
 static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
 {
 	for (int order = 0; order < 4; order++) {
@@ -76,7 +77,7 @@ static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
 			EQUAL(held(), 64 << 10);
 			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
 			EQUAL(file_sync(file), 0);
-			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* held memory does not go */
+			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* held memory is not evicted */
 			expect_mirror(m, 0, 'a', 64 << 10);
 			pc_request_settle(m);
 			EQUAL(held(), 0);
@@ -87,7 +88,7 @@ static void check_a_hold_outlives_the_upload_and_ends_with_the_request(void)
 	}
 }
 
-/* The bytes of the mirror stand still: while the upload runs as well, and after it. */
+/* The bytes of the mirror stand still: while the upload runs, and after it. */
 static void check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old(void)
 {
 	for (int k = 0; k < 4; k++) {
@@ -134,7 +135,7 @@ static void check_memory_that_cannot_be_replaced_spoils_the_copy_and_nobody_wait
 	rig_close(&rig);
 }
 
-/* Truncate: folios beyond the end go, the one with the end is zeroed; what is held stays as it was. */
+/* Truncate: folios beyond the end go, the one with the end is zeroed; held bytes stay unchanged. */
 static void check_truncate_leaves_the_mirror_what_it_holds(void)
 {
 	for (int k = 0; k < 2; k++) {
@@ -196,7 +197,7 @@ static void check_held_memory_is_no_victim_and_comes_back(void)
 	expect_mirror(m, 0, 'a', 16 * PAGE);
 	CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
 	pc_request_settle(m);
-	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* to be evicted like any other */
+	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
 	rig_close(&rig);
 }
 
@@ -235,7 +236,7 @@ static u32 bytes_of(const struct pc_request *m)
 	return sum;
 }
 
-/* The bytes of a request stay what they are until it ends, whatever is written meanwhile. */
+/* The bytes of a request stay unchanged until it ends, whatever is written in that time. */
 static void expect_still(const struct pc_request *m)
 {
 	u32 sum = bytes_of(m);
@@ -286,7 +287,7 @@ static void check_holds_end_in_any_thread_while_writers_and_truncates_go_on(void
 	}
 	CHECK(taken > 20);
 	atomic_store(&stop, true);
-	/* Whoever waits for work to be done is served until both have seen the flag. */
+	/* Waiters for the end of work are served until both have seen the flag. */
 	for (u32 k = 0; k < 2; k++)
 		while (pthread_tryjoin_np(threads[k], NULL))
 			if (!work(rig.volume))

@@ -24,7 +24,7 @@ static void folio_gone(struct pc_folio *f)
 	pc_inode_leaf_unlock(file->inode);
 }
 
-/* Pieces of V in blocks that are not wholly valid: what the ragged slots have to hold. */
+/* The number of pieces of V in blocks that are not wholly valid: the ragged slots have to hold them. */
 static u32 ragged(u32 blocks)
 {
 	u32 n = 0;
@@ -58,7 +58,7 @@ static void compare(struct pc_folio *f, u32 size, u32 rounds)
 
 static void cut(struct pc_folio *f, u32 b0, u32 b1)
 {
-	/* What pc_folio_refresh does around it. */
+	/* The lock that pc_folio_refresh takes. */
 	pc_inode_leaf_lock(file->inode);
 	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);
 	pc_valid_cut(rig.cache, f, b0 * PAGE, b1 * PAGE);

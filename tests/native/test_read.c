@@ -1,4 +1,4 @@
-/* Reading what is there: without any lock, past every race with removal, reuse, truncation and new memory. */
+/* Reading valid bytes: without any lock, past every race with removal, reuse, truncation and new memory. */
 #include "rig.h"
 
 enum { SIZE = 64 << 10 };
@@ -63,7 +63,7 @@ static void *read_all(void *arg)
 	return (void *)(uintptr_t)pc_read(file->inode, 0, got, SIZE, &need);
 }
 
-/* T-06: every lock of the inode is held, by others, while it is read. */
+/* T-06: other threads hold every lock of the inode while it is read. */
 static void check_a_reader_passes_every_lock_of_the_inode(void)
 {
 	u64 folios[] = {PAGE, 64 << 10};
@@ -124,7 +124,7 @@ static void check_a_reader_never_sees_the_bytes_of_another_object(void)
 		if (way == 2)
 			file_truncate(file, 0);
 		let_go(&j, "read_before_copy");
-		/* Found out: nothing of it may be in the buffer. */
+		/* Detected: none of it may be in the buffer. */
 		EQUAL(j.result, 0);
 		EQUAL(j.need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
 		for (u32 k = 0; k < 4096; k++)
@@ -153,7 +153,7 @@ static void check_a_reader_follows_the_folio_to_its_new_frame(void)
 	rig_close(&rig);
 }
 
-/* The size is looked at after the copy: zeros of a cut tail are never returned as data. */
+/* The size is checked after the copy: zeros of a cut tail are never returned as data. */
 static void check_a_reader_sees_the_size_of_the_bytes_he_copied(void)
 {
 	static struct job j;
@@ -176,7 +176,7 @@ static void check_a_reader_sees_the_size_of_the_bytes_he_copied(void)
 	rig_close(&rig);
 }
 
-/* ---------------------------------------------------------------- what is valid, what is not */
+/* ---------------------------------------------------------------- valid and invalid bytes */
 
 static void check_valid_bytes_of_a_partial_folio_need_no_io(void)
 {
@@ -231,7 +231,7 @@ static void check_stale_bytes_satisfy_no_read_but_local_ones_do(void)
 	start(16 << 10);
 	EQUAL(file_write(file, 4096, got + 4096, 4096), 0);
 	struct pc_folio *f = folio_at(file, 0);
-	CHECK(pc_folio_trylock(f)); /* somebody is at work: only the flag can be set */
+	CHECK(pc_folio_trylock(f)); /* another thread has the folio: only the flag can be set */
 	pc_invalidate_remote(file->inode, 0, ALL);
 	CHECK(pc_folio_state(f) & PC_F_STALE);
 	EQUAL(pc_read(file->inode, 0, got, 10, &need), 0);

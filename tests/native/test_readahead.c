@@ -1,4 +1,4 @@
-/* Read-ahead: the size of windows and how they grow, markers, interleaved streams, and what it must not do. */
+/* Readahead: the size and growth of windows, markers, interleaved streams, and forbidden effects. */
 #include "rig.h"
 
 enum { PAGES = 4096 };
@@ -13,7 +13,7 @@ static void start(u64 pages, u64 max_folio)
 	file = file_open(&rig, pages * PAGE, pages * PAGE);
 }
 
-/* A read as the C entry does it. Return: backend calls it had to wait for. */
+/* Read as the C entry does. Return: number of backend calls it waited for. */
 static u32 read_pages(struct pc_readahead *ra, u64 index, u64 nr)
 {
 	struct pc_need need;
@@ -149,7 +149,7 @@ static void check_two_streams_on_one_handle_both_get_on(void)
 		waited += read_pages(&ra, 2000 + page, 1);
 		read_meanwhile();
 	}
-	CHECK(waited < 60); /* 1000 without read-ahead */
+	CHECK(waited < 60); /* 1000 without readahead */
 	rig_close(&rig);
 }
 
@@ -159,7 +159,7 @@ static void check_what_is_there_is_skipped(void)
 	EQUAL(file_write(file, 10 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
 	struct pc_need need;
 	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 20 * PAGE, PAGE, &need, &r), 0); /* locked by somebody */
+	EQUAL(pc_fill_begin(file->inode, 20 * PAGE, PAGE, &need, &r), 0); /* locked by another thread */
 	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
 	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
 	u32 reads = file->store.reads;

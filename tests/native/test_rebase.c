@@ -1,5 +1,5 @@
 /*
- * Another version in storage: what is local lies over it, what is not is gone, all that was acknowledged is dirty again
+ * Another version in storage: local bytes lie over it, others are dropped, all acknowledged bytes are dirty again
  * (contract 2.19); and the engine's own work under the token.
  */
 #include "rig.h"
@@ -81,7 +81,7 @@ static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 	rig_close(&rig);
 }
 
-/* The same while a fill holds the folio: it cuts the zeros off when it unlocks. */
+/* A fill holds the folio: it cuts the zeros off when it unlocks. */
 static void check_zeros_that_a_fill_held_are_not_local_either(void)
 {
 	start(PAGE + 100, 8 * PAGE);
@@ -207,8 +207,8 @@ static void *rebase_to_two_pages(void *arg)
 	return NULL;
 }
 
-/* The rebase looks at the size, meets a writer's folio, and finds the file longer when it comes back: writers do not wait for
- * it. [I-10] */
+/* The rebase reads the size, meets a writer's folio, and finds the file longer when it comes back: writers do not
+ * wait for it. [I-10] */
 static void rebase_beside_an_extension(void)
 {
 	pthread_t writer, rebaser;

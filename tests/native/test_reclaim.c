@@ -1,4 +1,4 @@
-/* What goes when memory is short: bounded work, never local or pinned, never waiting, hits are kept over a scan. */
+/* Eviction when memory is short: bounded work, never local or pinned folios, never waiting; hits survive a scan. */
 #include "rig.h"
 
 static struct rig rig;
@@ -31,7 +31,7 @@ static u32 nr_cached(u64 from, u64 to)
 	return nr;
 }
 
-/* Pages that are hit four times, then one pass over more than fits. Return: how many of the first are there still. */
+/* Hit pages four times, then pass once over more than fits. Return: how many of the first are still cached. */
 static u32 hit_and_scan(u64 hit, u64 from, u64 to)
 {
 	for (int times = 0; times < 4; times++)
@@ -49,7 +49,7 @@ static struct pc_cache_usage cache_usage(void)
 	return u;
 }
 
-/* P13: whatever was hit, is dirty or pinned, one call looks at no more than 64 folios. */
+/* P13: whatever was hit, is dirty or pinned, one call examines at most 64 folios. */
 static void check_the_work_of_a_call_is_bounded(void)
 {
 	enum { N = 1500 };
@@ -72,11 +72,11 @@ static void check_the_work_of_a_call_is_bounded(void)
 		EQUAL(freed, state != 2 && state != 3);
 		u64 examined = cache_usage().evict_examined - before;
 		if (state < 2)
-			CHECK(examined <= 64); /* also when everything was hit */
+			CHECK(examined <= 64); /* even when everything was hit */
 		CHECK(cache_usage().evict_examined_max <= 64);
 		before = cache_usage().evict_examined;
 		pc_reclaim(rig.cache, 1);
-		CHECK(cache_usage().evict_examined - before <= 64); /* what is local or pinned is met once */
+		CHECK(cache_usage().evict_examined - before <= 64); /* local or pinned folios are met once */
 		SOUND(&rig);
 		for (u64 k = 0; state == 3 && k < N; k++)
 			pc_unpin(rig.cache, &pins[k]);
@@ -117,7 +117,7 @@ static void check_local_and_pinned_pages_stay(void)
 	rig_close(&rig);
 }
 
-/* A page that becomes clean while reclaim takes it off its queue is not forgotten. */
+/* A page that becomes clean while reclaim takes it off its queue is not lost. */
 static void *clean_all(void *arg)
 {
 	(void)arg;
@@ -157,15 +157,15 @@ static void check_pages_that_come_back_soon_are_remembered(void)
 	for (u64 k = 0; k < 300; k++)
 		touch(k);
 	CHECK(!cached(0));
-	touch(0); /* seen not long ago: straight to the main queue */
+	touch(0); /* seen recently: straight to the main queue */
 	CHECK(state_at(file, 0) & PC_F_MAIN);
 	touch(1900);
 	CHECK(state_at(file, 1900 * PAGE) & PC_F_SMALL);
 	rig_close(&rig);
 }
 
-/* T-14: everything of one file in flight on a stuck backend, its locks held: another file goes on. The way out of it is that
- * reclaim passes over what is in flight: a reclaim that waits for it is seen to hang here. */
+/* T-14: everything of one file is in flight on a stuck backend, its locks held: another file goes on. Reclaim has to
+ * skip bytes in flight: if it waited for them, this check would hang. */
 static void check_a_stuck_file_stops_nobody_else(void)
 {
 	start(256, 1 << 20);
@@ -181,7 +181,7 @@ static void check_a_stuck_file_stops_nobody_else(void)
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
 	CHECK(pc_leaf_trylock(&file->inode->leaf,
-			      PC_LEVEL_INODE)); /* somebody holds its leaf lock: its pages are passed over */
+			      PC_LEVEL_INODE)); /* another thread holds its leaf lock: its pages are skipped */
 	for (int k = 0; k < 20; k++)
 		pc_reclaim(rig.cache, 1);
 	pc_inode_leaf_unlock(file->inode);
@@ -190,7 +190,7 @@ static void check_a_stuck_file_stops_nobody_else(void)
 		CHECK(!f || pc_folio_trylock(f));
 	}
 	for (int k = 0; k < 50; k++)
-		pc_reclaim(rig.cache, 1); /* locked folios too */
+		pc_reclaim(rig.cache, 1); /* locked folios are skipped too */
 	for (u64 k = 0; k < 200; k++)
 		if (cached(k))
 			pc_folio_unlock(rig.cache, folio_at(file, k * PAGE));
@@ -243,14 +243,14 @@ static void check_large_blocks_do_not_cost_the_whole_cache(void)
 	rig_close(&rig);
 }
 
-/* All of the probation queue is being filled: the other queue is looked at too. */
+/* All of the probation queue is being filled: the other queue is examined too. */
 static void free_beside_locked_folios(void)
 {
 	enum { N = 40 };
 	struct pc_need need;
 	struct pc_request *r;
 	start(N, 4 << 20);
-	for (u64 k = 0; k < 60; k++) /* what is read more than once is kept, on the main queue */
+	for (u64 k = 0; k < 60; k++) /* folios read more than once are kept, on the main queue */
 		touch(k % 20);
 	for (u64 k = 60; k < 100; k++)
 		touch(k);
@@ -270,7 +270,7 @@ static void check_what_is_being_filled_does_not_hide_the_rest(void)
 	check_fails_without("a_stuck_queue_gives_way", free_beside_locked_folios);
 }
 
-/* NOREUSE: what was read for the only time goes first; small reads of a page are one use; others' use counts. */
+/* NOREUSE: folios read only once go first; small reads of a page are one use; others' use counts. */
 static void check_what_is_read_once_goes_first(void)
 {
 	start(100, 4 << 20);
@@ -281,7 +281,7 @@ static void check_what_is_read_once_goes_first(void)
 			EQUAL(file_read(file, k * PAGE + part * 1024, bytes, 1024), 1024);
 			pc_reclaim_soon(file->inode, k * PAGE + part * 1024, k * PAGE + (part + 1) * 1024);
 		}
-	for (u64 k = 90; k < 95; k++) /* somebody else likes these */
+	for (u64 k = 90; k < 95; k++) /* another reader uses these */
 		for (int hit = 0; hit < 3; hit++)
 			touch(k);
 	for (u64 k = 200; k < 215; k++)
@@ -289,7 +289,7 @@ static void check_what_is_read_once_goes_first(void)
 	for (u64 k = 0; k < 100; k++)
 		EQUAL(cached(k), k < 80 || (k >= 90 && k < 95));
 	pc_reclaim_soon(file->inode, 0, 10); /* not read to the end of the page */
-	pc_reclaim_soon(file->inode, 500 * PAGE, 600 * PAGE); /* not there */
+	pc_reclaim_soon(file->inode, 500 * PAGE, 600 * PAGE); /* not cached */
 	touch(300);
 	SOUND(&rig);
 	rig_close(&rig);
@@ -306,8 +306,8 @@ static void read_ahead(u64 from, u64 to)
 	}
 }
 
-/* A reader with two windows ahead, of a quarter of the cache together, and so many reads of each folio: nothing is evicted
- * before he reaches it. */
+/* A reader with two windows ahead, of a quarter of the cache together, and that many reads of each folio: nothing is
+ * evicted before it gets there. */
 static void read_in_windows(u64 from, u64 to, u64 window, u32 reads)
 {
 	read_ahead(from, from + window);
@@ -320,7 +320,7 @@ static void read_in_windows(u64 from, u64 to, u64 window, u32 reads)
 	EQUAL(atomic_load(&file->inode->unread_evicted), 0);
 }
 
-/* Probation is a tenth beside pages that are hit, and as long as windows need while they are read. 2.23 */
+/* Probation is a tenth beside pages that are hit, and as large as the windows need while they are read. 2.23 */
 static void check_what_is_read_ahead_stays_until_it_is_read(void)
 {
 	start(1000, 32 << 20);
@@ -332,7 +332,7 @@ static void check_what_is_read_ahead_stays_until_it_is_read(void)
 	rig_close(&rig);
 }
 
-/* That it was here before is no use of what is read ahead: on the main queue it would go before what was read twice. */
+/* Earlier caching is no use of a readahead folio: on the main queue it would go before folios that were read twice. */
 static void check_so_does_what_comes_back_soon(void)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
@@ -347,7 +347,7 @@ static void check_so_does_what_comes_back_soon(void)
 	}
 }
 
-/* There is no main queue yet, and what is read moves there, so that what is ahead is all that probation has. */
+/* There is no main queue yet, and read folios move there, so probation holds only the readahead ones. */
 static void check_so_it_does_while_the_cache_fills(void)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
@@ -358,7 +358,7 @@ static void check_so_it_does_while_the_cache_fills(void)
 	}
 }
 
-/* A reader who does not come costs others no more than half of the cache, and only until what he left has been round once. */
+/* A reader that never comes costs others at most half of the cache, and only until its folios have been round once. */
 static void check_what_nobody_reads_goes(void)
 {
 	start(1000, 32 << 20);

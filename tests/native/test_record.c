@@ -1,5 +1,6 @@
 /*
- * The ring of a trace: records whole or not at all, the oldest go first, and an order that says what happened to each byte.
+ * The ring of a trace: records whole or not at all, the oldest go first, and an order that matches the history of each
+ * byte.
  */
 #include "rig.h"
 
@@ -8,7 +9,7 @@ enum { THREADS = 8, EACH = 20000, ROUNDS = 40 };
 static struct rig rig;
 static _Atomic bool stop;
 
-/* What a test record of number n has in its fields: a reader sees at once whether they belong together. */
+/* Make a test record of number n; its fields show a reader at once whether they belong together. */
 static void make(struct pc_cache *c, u64 n)
 {
 	pc_record_event(c, PC_R_STATE, (u16)n, n, n * 3, n * 5, n * 7, n * 11);
@@ -51,9 +52,9 @@ static void check_records_come_back_in_their_order(void)
 	EQUAL(pc_record_stop(rig.cache, &first, &end, &lost), 40);
 	EQUAL(end - first, 40);
 	EQUAL(lost, 0);
-	make(rig.cache, 99); /* nobody records any more */
+	make(rig.cache, 99); /* recording has stopped */
 	EQUAL(read_all(rig.cache, first, end), 40);
-	EQUAL(pc_record_start(rig.cache, 64), -EBUSY); /* it is still read */
+	EQUAL(pc_record_start(rig.cache, 64), -EBUSY); /* it is still being read */
 	pc_record_free(rig.cache);
 	EQUAL(read_all(rig.cache, first, end), 0);
 	rig_close(&rig);
@@ -122,7 +123,8 @@ static void *make_for_ever(void *argument)
 	return NULL;
 }
 
-/* Rings far too small, so that writers meet in slots; traces that begin and end under them, so that some come late. */
+/* Rings far too small, so that writers collide in slots; traces that begin and end under them, so that some come
+ * late. */
 static void check_no_record_is_ever_half_another(void)
 {
 	pthread_t threads[THREADS];
@@ -146,7 +148,7 @@ static void check_no_record_is_ever_half_another(void)
 	rig_close(&rig);
 }
 
-/* ---------------------------------------------------------------- the way of bytes */
+/* ---------------------------------------------------------------- the path of bytes */
 
 static struct pc_record trail[256];
 
@@ -189,7 +191,7 @@ static void check_a_write_is_seen_from_its_copy_to_its_commit(void)
 	EQUAL(trail[wrote].len, 100);
 	CHECK(trail[wrote].value <= stamp && trail[again].value <= stamp && trail[again].pos == 50);
 	u32 handed = find(n, again, PC_R_HANDED), acked = find(n, handed, PC_R_ACKED);
-	EQUAL(trail[handed].pos, 0); /* what lies before it in its page is zeros of a new file */
+	EQUAL(trail[handed].pos, 0); /* the bytes before it in its page are zeros of a new file */
 	EQUAL(trail[handed].len, 150);
 	CHECK(trail[handed].id == trail[request].id && trail[acked].id == trail[request].id);
 	u32 commit = find(n, acked, PC_R_COMMIT);
@@ -199,11 +201,12 @@ static void check_a_write_is_seen_from_its_copy_to_its_commit(void)
 	rig_close(&rig);
 }
 
-/* ---------------------------------------------------------------- the order of records, where threads come in between */
+/* ---------------------------------------------------------------- the order of records when threads come in between */
 
 static struct file *held_file;
 
-/* `run` goes on until it is past the change that it records, and is held there while `meanwhile` runs. Return: records made. */
+/* Let `run` go on until it is past the change that it records, and hold it there while `meanwhile` runs. Return:
+ * number of records made. */
 static u32 beside(const char *point, void *(*run)(void *), void (*meanwhile)(struct file *))
 {
 	pthread_t thread;
@@ -217,7 +220,7 @@ static u32 beside(const char *point, void *(*run)(void *), void (*meanwhile)(str
 	return collect(rig.cache);
 }
 
-/* A traced file with a page that is written. */
+/* A traced file with a written page. */
 static void open_traced(void)
 {
 	static const u8 bytes[PAGE] = "x";
@@ -272,7 +275,7 @@ static void write_again_and_flush(struct file *f)
 	flush_all(f);
 }
 
-/* Else the bytes would be handed over before anybody had written them: a write without an arrow. */
+/* Otherwise the bytes would be written back before their write is on record: a write without an arrow. */
 static void check_a_write_is_recorded_before_anybody_can_hand_it_over(void)
 {
 	open_traced();
@@ -284,7 +287,7 @@ static void check_a_write_is_recorded_before_anybody_can_hand_it_over(void)
 	rig_close(&rig);
 }
 
-/* Else what was written meanwhile would have an arrow to a request that does not carry it. */
+/* Otherwise the later bytes would have an arrow to a request that does not carry them. */
 static void check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_again(void)
 {
 	open_traced();
@@ -296,7 +299,7 @@ static void check_a_hand_over_is_recorded_before_anybody_can_write_the_bytes_aga
 	rig_close(&rig);
 }
 
-/* Else a commit would be over before anybody knew that it had these bytes. */
+/* Otherwise a commit would be over before the record showed that it had these bytes. */
 static void check_an_answer_is_recorded_before_anybody_can_commit_it(void)
 {
 	open_traced();
@@ -306,7 +309,7 @@ static void check_an_answer_is_recorded_before_anybody_can_commit_it(void)
 	rig_close(&rig);
 }
 
-/* Else it would have made durable what was acknowledged after it. */
+/* Otherwise it would seem to cover bytes that were acknowledged after it. */
 static void check_a_commit_is_recorded_before_anything_can_be_acknowledged_after_it(void)
 {
 	open_traced();

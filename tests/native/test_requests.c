@@ -1,4 +1,4 @@
-/* Requests: what goes into one call, and what an answer does to it. */
+/* Requests: the bytes of one call, and the effect of an answer on it. */
 #include "dirtied.h"
 
 /* ---------------------------------------------------------------- building requests */
@@ -211,7 +211,7 @@ static void check_the_end_of_the_file_ends_the_last_request(void)
 	rig_close(&rig);
 }
 
-/* T-10: what a backend is given lies in the arena. */
+/* T-10: the buffers given to a backend lie in the arena. */
 static void check_buffers_are_the_frames_themselves(void)
 {
 	struct pc_part parts[PARTS];
@@ -270,7 +270,7 @@ static void check_impossible_answers_are_refused(void)
 	rig_close(&rig);
 }
 
-/* T-32: limits of the moment count, acknowledged parts are not sent again. */
+/* T-32: the current limits count, acknowledged parts are not sent again. */
 static void check_a_retry_is_divided_anew_and_sends_only_what_is_left(void)
 {
 	u64 limits[] = {8192, 1 << 20, 20480};

@@ -1,4 +1,5 @@
-/* Dirty budget: who may go on without asking, who pauses, who stands in line, and what is promised. Contract 2.24. */
+/* Dirty budget: which writers go on without asking, which pause, which stand in line, and the reservations. Contract
+ * 2.24. */
 #include "rig.h"
 
 enum { BLOCKS = 1024, MID = 96, LIMIT = 128 };
@@ -38,7 +39,7 @@ static void check_below_the_midpoint_nobody_asks(void)
 {
 	start();
 	CHECK(pc_dirty_room(file->inode, 95 * PAGE));
-	CHECK(!pc_dirty_room(file->inode, MID * PAGE)); /* wherever it begins, it may touch one block more */
+	CHECK(!pc_dirty_room(file->inode, MID * PAGE)); /* whatever its start, it may touch one block more */
 	dirty(file, 0, 90);
 	CHECK(pc_dirty_room(file->inode, 5 * PAGE));
 	CHECK(!pc_dirty_room(file->inode, 8 * PAGE));
@@ -47,7 +48,7 @@ static void check_below_the_midpoint_nobody_asks(void)
 	rig_close(&rig);
 }
 
-/* Above it the volume's writers may dirty what was granted, counted by what becomes dirty: overwrites cost nothing. */
+/* Above it the volume's writers may dirty the granted bytes, counted by newly dirty ones: overwrites cost nothing. */
 static void check_above_the_midpoint_a_grant_is_used_up(void)
 {
 	struct pc_place p;
@@ -63,7 +64,7 @@ static void check_above_the_midpoint_a_grant_is_used_up(void)
 	dirty(file, 100, 4);
 	CHECK(!pc_dirty_room(file->inode, PAGE));
 	CHECK(!pc_room_take(file->inode, &p, false));
-	CHECK(pc_room_take(file->inode, &p, true)); /* who paused needs none */
+	CHECK(pc_room_take(file->inode, &p, true)); /* a writer that paused needs none */
 	pc_place_close(file->inode, &p);
 	pc_room_grant(rig.volume, 1 << 20);
 	dirty(file, 104, 23);
@@ -72,7 +73,7 @@ static void check_above_the_midpoint_a_grant_is_used_up(void)
 	rig_close(&rig);
 }
 
-/* Promises count until they are dirty or given back: many writers together do not pass the limit. */
+/* Reservations count until they are dirty or returned: many writers together do not pass the limit. */
 static void check_what_is_promised_is_taken(void)
 {
 	struct pc_place p[12];
@@ -91,7 +92,7 @@ static void check_what_is_promised_is_taken(void)
 	for (u32 k = 0; k < 12; k++)
 		pc_place_close(file->inode, &p[k]);
 	EQUAL(atomic_load(&rig.cache->reserved), 0);
-	struct pc_volume *v = volume_open(&rig); /* promises of all volumes count against the cache's limit */
+	struct pc_volume *v = volume_open(&rig); /* reservations of all volumes count against the cache's limit */
 	struct file *other = file_open_in(&rig, v, 0, 4 << 20, limits_wide());
 	EQUAL(file_sync(file), 0);
 	CHECK(take(&p[0], 90));
@@ -119,15 +120,15 @@ static void check_writers_at_the_limit_go_on_in_order(void)
 		EQUAL(pc_line_first(file->inode, &p[k]), k == 0);
 	}
 	EQUAL(file_sync(file), 0);
-	CHECK(!pc_dirty_room(file->inode, 1)); /* room, but somebody stands in line */
+	CHECK(!pc_dirty_room(file->inode, 1)); /* room, but a writer stands in line */
 	struct pc_place late;
 	CHECK(!take(&late, 1));
 	CHECK(!pc_room_fits(file->inode, &late));
 	CHECK(!pc_room_take(file->inode, &p[1], true));
-	pc_place_close(file->inode, &p[2]); /* he gave up */
+	pc_place_close(file->inode, &p[2]); /* it gave up */
 	u32 seq = pc_cache_event_seq(rig.cache);
 	CHECK(pc_room_take(file->inode, &p[0], false));
-	CHECK(pc_cache_event_seq(rig.cache) != seq); /* the next one looks */
+	CHECK(pc_cache_event_seq(rig.cache) != seq); /* the next one checks */
 	CHECK(pc_line_first(file->inode, &p[1]));
 	CHECK(pc_room_take(file->inode, &p[1], false));
 	CHECK(pc_line_first(file->inode, &p[3]));
@@ -138,7 +139,7 @@ static void check_writers_at_the_limit_go_on_in_order(void)
 	rig_close(&rig);
 }
 
-/* A volume within its floor goes on whatever another one holds, and everybody can have a first piece dirty. */
+/* A volume within its floor goes on whatever another one holds, and every writer can have a first piece dirty. */
 static void check_a_floor_is_nobody_elses(void)
 {
 	struct pc_place p;

@@ -1,6 +1,4 @@
-/*
- * Memory of one request: it holds what was put into it, whatever its size becomes, and what is large goes back to the system.
- */
+/* Memory of one request: it keeps its content, whatever its size becomes, and large memory goes back to the system. */
 #include <sys/mman.h>
 
 #include "rig.h"
@@ -24,7 +22,7 @@ static void same(const u8 *memory, size_t size)
 		EQUAL(memory[k], byte_at(k));
 }
 
-/* From nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */
+/* It grows from nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */
 static void check_what_grows_keeps_its_bytes(void)
 {
 	static const size_t sizes[] = {1, SMALL, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, LARGE};
@@ -61,7 +59,7 @@ static bool mapped(u8 *memory)
 	return mincore((void *)((uintptr_t)memory & ~(uintptr_t)4095), 4096, &in_core) == 0;
 }
 
-/* An allocator would keep it for the thread that has freed it. */
+/* An allocator would keep it for the thread that freed it. */
 static void check_what_was_large_goes_back_to_the_system(void)
 {
 	for (int k = 0; k < 3; k++) {

@@ -1,7 +1,7 @@
 /*
- * What is shown: states of pages in slices, one number of a file, lengths of queues, durations of calls.
+ * Displayed values: states of pages in slices, one number of a file, lengths of queues, durations of calls.
  *
- * What a walk says is compared with the sets of every page; slices of every size say the same as one.
+ * A walk is compared with the sets of every page; slices of every size give the result of one.
  */
 #include "rig.h"
 
@@ -134,7 +134,7 @@ static void check_slices_of_any_size_say_the_same(void)
 	}
 }
 
-/* However much there is, one slice looks at no more than its share. */
+/* However large the file, one slice examines no more than its share. */
 static void check_a_slice_is_bounded(void)
 {
 	u64 runs[3 * 512];
@@ -259,7 +259,7 @@ static void check_a_walk_beside_a_writer_says_what_can_be(void)
 	rig_close(&rig);
 }
 
-/* ---------------------------------------------------------------- a struct that is another file by now */
+/* ---------------------------------------------------------------- a struct reused for another file */
 
 static struct pc_volume *other;
 static struct pc_inode *stale;
@@ -297,7 +297,7 @@ static void *show_stale(void *unused)
 	return NULL;
 }
 
-/* Who asks for a file that is gone comes while its struct becomes another. */
+/* A query for a file that is gone comes while its struct is reused for another one. */
 static void check_a_file_that_becomes_another_is_nobody(void)
 {
 	pthread_t maker, shower;
@@ -341,7 +341,7 @@ static void *look_again_and_again(void *unused)
 	return NULL;
 }
 
-/* What is read without a lock beside files of another volume that come and go, limits that change, and writes. */
+/* Lock-free reads run beside files of another volume that come and go, limits that change, and writes. */
 static void check_numbers_are_read_beside_changes_of_everything(void)
 {
 	pthread_t lookers[2];

@@ -1,6 +1,6 @@
 /*
- * What a backend keeps staged: the map of it, what becomes staged and how it ends, from where missing bytes are read (contract
- * 0.1 S, 1.1 M5, 2.23; T-61, T-70).
+ * Staged bytes of a backend: the map of them, how bytes become staged and how that ends, and the source of missing
+ * bytes (contract 0.1 S, 1.1 M5, 2.23; T-61, T-70).
  */
 #include "staging.h"
 
@@ -130,7 +130,7 @@ static void check_staged_bytes_are_clean_in_memory_and_uncommitted(void)
 	rig_close(&rig);
 }
 
-/* The first half of the limit is sent as ever; what would pass it is staged. */
+/* The first half of the limit is written as usual; bytes beyond it are staged. */
 static void check_only_what_passes_the_files_share_is_staged(void)
 {
 	start_with(0, PAGE, 8, limits_wide());
@@ -159,7 +159,7 @@ static void check_a_backend_that_cannot_stage_is_not_asked_to(void)
 	rig_close(&rig);
 }
 
-/* Memory is not short any more; but a backend never gets a byte staged first and then in the other way. */
+/* Memory is no longer short; but a backend never gets a byte staged first and then written normally. */
 static void check_what_meets_staged_bytes_is_staged(void)
 {
 	start_with(0, PAGE, 1, limits_wide());
@@ -176,7 +176,7 @@ static void check_what_meets_staged_bytes_is_staged(void)
 	rig_close(&rig);
 }
 
-/* A block whose missing bytes are of S, of the object and dirty: each comes from where it is, and the newest wins. */
+/* A block whose missing bytes are of S, of the object and dirty: each comes from its own place, and the newest wins. */
 static void check_a_page_of_three_origins(void)
 {
 	start(2 * PAGE);
@@ -194,7 +194,7 @@ static void check_a_page_of_three_origins(void)
 	SOUND(&rig);
 	EQUAL(flush(file), 0);
 	evict_all();
-	see(350, 10, 3); /* staged again, over what was staged */
+	see(350, 10, 3); /* staged again, over staged bytes */
 	see(360, 3940, 2);
 	EQUAL(staged(), 4300); /* a block goes with all its valid bytes */
 	EQUAL(file_sync(file), 0);
@@ -292,7 +292,7 @@ static void check_truncate_and_punch_cut_what_is_staged(void)
 	see(3 * PAGE + 9, 2 * PAGE + 91, 1);
 	file_truncate(file, 0);
 	EQUAL(staged(), 0);
-	CHECK(!pc_sync_done(file->inode, s)); /* as old as what it removed */
+	CHECK(!pc_sync_done(file->inode, s)); /* as old as the bytes it removed */
 	file_truncate(file, 8 * PAGE);
 	see(0, 8 * PAGE, 0);
 	EQUAL(file_sync(file), 0);
@@ -318,7 +318,7 @@ static void check_discard_names_staged_and_dirty_bytes_once(void)
 	rig_close(&rig);
 }
 
-/* The backend has lost it: what memory has is dirty again, the rest is named, and a lost tail takes the size along. */
+/* The backend has lost it: bytes in memory are dirty again, the rest is named, and a lost tail takes the size along. */
 static void check_a_lost_staging_is_half_in_memory(void)
 {
 	u64 lost[8];
@@ -341,7 +341,7 @@ static void check_a_lost_staging_is_half_in_memory(void)
 	file->store.size = 2 * PAGE;
 	u8 bytes[PAGE];
 	EQUAL(file_read(file, PAGE, bytes, PAGE), PAGE);
-	EQUAL(bytes[7], first_byte(PAGE + 7)); /* what storage has */
+	EQUAL(bytes[7], first_byte(PAGE + 7)); /* storage's content */
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.stable_size, 4 * PAGE);
 	EQUAL(file->store.stable[3 * PAGE], 1);
@@ -373,8 +373,8 @@ static void check_recall_asks_for_what_is_not_in_memory(void)
 	EQUAL(pc_staged_recall(file->inode, 0, 0, missing, 4), 2);
 	EQUAL(missing[1], PAGE);
 	EQUAL(missing[3], 4 * PAGE);
-	EQUAL(staged(), 6 * PAGE); /* still there to be read */
-	EQUAL(pc_staged_recall(file->inode, 100, 6 * PAGE, missing, 4), 1); /* what is given up need not come back */
+	EQUAL(staged(), 6 * PAGE); /* still readable */
+	EQUAL(pc_staged_recall(file->inode, 100, 6 * PAGE, missing, 4), 1); /* discarded bytes need not come back */
 	EQUAL(missing[1], 100);
 	pc_token_release(file->inode);
 	see(0, 6 * PAGE, 1);

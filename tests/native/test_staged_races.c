@@ -1,6 +1,6 @@
 /*
- * Staged bytes beside eviction, the end of a commit, truncate, fills, writers and the questions of an fsync, in both orders
- * (contract 1.1 M5, 2.15, 2.23; T-18a).
+ * Staged bytes beside eviction, the end of a commit, truncate, fills, writers and the queries of an fsync, in both
+ * orders (contract 1.1 M5, 2.15, 2.23; T-18a).
  */
 #include "staging.h"
 
@@ -28,7 +28,7 @@ static void check_a_fill_beside_the_end_of_a_commit(void)
 		if (!late)
 			EQUAL(pc_fill_answer(r, got), 0);
 		else
-			CHECK(!pc_staged_has(file->inode, pos)); /* so it is asked for again, elsewhere */
+			CHECK(!pc_staged_has(file->inode, pos)); /* so it is requested again, elsewhere */
 		EQUAL(run_fill(file, r), 0);
 		see(0, 2 * PAGE, 1);
 		rig_close(&rig);
@@ -107,7 +107,8 @@ static void check_eviction_beside_truncate(void)
 	}
 }
 
-/* A fill of staged bytes runs when a truncate or an eviction comes by: the one waits for it, the other does not touch it. */
+/* A fill of staged bytes runs when a truncate or an eviction comes: the truncate waits for it, the eviction does not
+ * touch it. */
 static void check_a_fill_beside_truncate_and_eviction(void)
 {
 	struct pc_part parts[PARTS];
@@ -137,7 +138,7 @@ static void *ask_whether_done(void *arg)
 	return (void *)(uintptr_t)pc_sync_done(file->inode, PC_STAMP_NONE - 1);
 }
 
-/* The answer of `stage` comes between the two questions of an fsync, or before both: never "done" before the commit. */
+/* The answer of `stage` comes between the two queries of an fsync, or before both: never "done" before the commit. */
 static void check_a_stage_that_is_answered_between_two_questions(void)
 {
 	struct pc_part parts[PARTS];
@@ -195,7 +196,8 @@ static void check_bytes_written_again_while_they_are_staged(void)
 	rig_close(&rig);
 }
 
-/* A short answer: what was taken is staged to the byte, whole blocks leave the folio's sets, the rest is sent again. */
+/* A short answer: the taken bytes are staged to the byte, whole blocks leave the folio's sets, the rest is sent
+ * again. */
 static void check_a_short_answer_of_stage(void)
 {
 	struct pc_part parts[PARTS];

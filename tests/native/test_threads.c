@@ -1,11 +1,11 @@
 /*
- * Everything at once, with real threads: readers, writers, flushers, truncaters, droppers, pins, failing and short answers, a
- * cache much smaller than its files, folios of all sizes, two volumes that recycle each other's memory.
+ * Everything at once, with real threads: readers, writers, flushers, truncaters, droppers, pins, failing and short
+ * answers, a cache much smaller than its files, folios of all sizes, two volumes that recycle each other's memory.
  *
- * Each 8 bytes of a file say whose they are: file, position, version. A reader knows the newest version that was complete
- * when he began and the newest that had begun when he ended; zeros are right only where a cut may explain them. A read beside
- * a write of the same bytes may have some of each, also of one cell: a processor may copy bytes, however wide they are.
- * After an fsync the same question is put to what the store has committed [I-17, I-18, I-24].
+ * Each 8 bytes of a file name their file, position and version. A reader notes the newest version that was complete
+ * when it began and the newest that had begun when it ended; zeros are right only if a cut may explain them. A read
+ * beside a write of the same bytes may have some of each, even within one cell: a processor may copy bytes, however
+ * wide they are. After an fsync the committed content of the store passes an equal check [I-17, I-18, I-24].
  */
 #include <time.h>
 
@@ -32,7 +32,7 @@ static u64 cell(u32 file, u64 at, u64 version)
 	return (u64)(file + 1) << 56 | at << 32 | version;
 }
 
-/* Each byte is that of a value the cell had between two versions, or of the zeros of a cut. */
+/* Whether each byte is that of a value the cell had between two versions, or of the zeros of a cut. */
 static bool mixed(u32 file, u64 at, u64 value, u64 from, u64 to, bool zeros)
 {
 	for (u32 shift = 0; shift < 64; shift += 8) {
@@ -69,7 +69,7 @@ static void pause_for(int milliseconds)
 	nanosleep(&t, NULL);
 }
 
-/* Under the inode lock X, before anything of it shows. */
+/* Under the inode lock X, before any part of it shows. */
 static void begin(struct cells *c, u64 at, u64 end, u64 version)
 {
 	for (u64 k = at; k < end; k++)
@@ -141,7 +141,7 @@ static void write_some(u32 file)
 	u64 old = pc_inode_size(f->inode) / 8;
 	for (u64 k = 0; k < n; k++)
 		buffer[k] = cell(file, at + k, version);
-	for (u64 k = old; k < at; k++) /* what lies between is a hole: zeros */
+	for (u64 k = old; k < at; k++) /* the gap is a hole: zeros */
 		atomic_store(&c->cut[k], version);
 	begin(c, pc_min(old, at), at + n, version);
 	while (done < n * 8) {
@@ -149,7 +149,7 @@ static void write_some(u32 file)
 		if (done == n * 8)
 			break;
 		if (need.kind == PC_NEED_ROOM || provide(f, &need) == -ENOMEM) {
-			/* No frame can be had: give way. What was accepted is complete, and ends on a cell. */
+			/* No frame is available: yield. The accepted part is complete, and ends on a cell. */
 			pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
 			pc_retry(f->inode, 0, ALL, true);
 			flush(f);
@@ -174,7 +174,8 @@ static void *writer(void *arg)
 	return NULL;
 }
 
-/* As a writer, but through the memory of a view, which stays pinned for a while. The pin may be cut off meanwhile. */
+/* Store as a writer, but through the memory of a view, which stays pinned for a while. The pin may be cut off in
+ * that time. */
 static bool store_some(u32 file, struct pc_pin *pin)
 {
 	static _Thread_local u64 buffer[512];
@@ -225,7 +226,7 @@ static void cut_some(u32 file)
 	u64 at = draw(CELLS), end = punch ? at + 1 + draw(3000) : CELLS;
 	stop_the_file(f, punch ? at * 8 : 0, ALL);
 	if (!punch && pc_views_reserve(f->inode, at * 8))
-		end = at; /* no memory for a copy of what a view holds: refused */
+		end = at; /* no memory for a copy of a view's bytes: refused */
 	u64 version = atomic_fetch_add(&c->version, 1) + 1, remote = pc_inode_remote_size(f->inode) / 8;
 	if (punch)
 		end = end < remote ? end : remote;
@@ -306,11 +307,11 @@ static void *syncer(void *arg)
 	while (!atomic_load(&stop))
 		sync_one((u32)draw(NR_FILES));
 	for (u32 k = 0; k < NR_FILES; k++)
-		repair(files[k]); /* a writer may be waiting for room, and nobody syncs any more */
+		repair(files[k]); /* a writer may be waiting for room, and no other thread syncs now */
 	return NULL;
 }
 
-/* ---------------------------------------------------------------- whatever else disturbs */
+/* ---------------------------------------------------------------- other disturbances */
 
 static void *disturber(void *arg)
 {
@@ -431,7 +432,7 @@ static void check_large_folios_in_a_small_cache(void)
 	everything_at_once(soak() ? 120 : 1, 400 << 10, 64 << 10);
 }
 
-/* What a failed commit forgets has to be sent again; what is staged leaves memory and comes back. */
+/* Bytes forgotten by a failed commit have to be sent again; staged ones leave memory and come back. */
 static void check_staged_files_in_a_small_cache(void)
 {
 	staging = true;

@@ -183,7 +183,7 @@ static void check_the_tail_reads_as_zeros_after_down_and_up(void)
 	rig_close(&rig);
 }
 
-/* T-15, both orders: what is in flight is waited for, and no byte of it comes back. */
+/* T-15, both orders: the truncate waits for bytes in flight, and none of them comes back. */
 static void *truncate_thread(void *to)
 {
 	file_truncate(file, (u64)(uintptr_t)to);
@@ -265,7 +265,7 @@ static void check_discard_does_not_wait_for_a_fill(void)
 	put(100, 200);
 	struct pc_need need;
 	struct pc_request *r;
-	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0); /* it owns the folio, its answer may take for ever */
+	EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &r), 0); /* it owns the folio, its answer may take forever */
 	EQUAL(file_discard(file, 0, ALL, lost, 4), 1);
 	EQUAL(usage(file, NULL).local, 0);
 	SOUND(&rig);
@@ -289,7 +289,7 @@ static void *discard_behind(void *arg)
 	return NULL;
 }
 
-/* The discard looks at the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
+/* The discard reads the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
 static void discard_beside_an_extension(void)
 {
 	pthread_t writer, discarder;
@@ -317,7 +317,7 @@ static void check_a_discard_cuts_what_was_extended_beside_it(void)
 	check_fails_without("discard_sees_what_grew", discard_beside_an_extension);
 }
 
-/* Of the page that is local now 512 bytes are there, and what is stored goes on behind them. [I-10, M6] */
+/* Of the page that is local, 512 bytes are valid, and the stored bytes go on behind them. [I-10, M6] */
 static void tail_inside_a_block(void)
 {
 	start(PAGE + 1536, PAGE);

@@ -1,4 +1,4 @@
-/* Hand-over in whole write units: what is sent, what stays dirty, what is read for it. Contract 2.12. */
+/* Write-back in whole write units: the bytes sent, left dirty, and read for it. Contract 2.12. */
 #include "rig.h"
 
 enum { ROOM = 2 << 20 };
@@ -50,7 +50,7 @@ static struct pc_request *next(void)
 	return r;
 }
 
-/* One small write into each kind of unit: the request is the unit, what is dirty stays one block. */
+/* One small write into each kind of unit: the request is the unit, only one block stays dirty. */
 static void check_a_change_is_sent_as_its_units(void)
 {
 	struct {
@@ -117,7 +117,7 @@ static void check_scattered_pieces_become_one_buffer(void)
 	finish();
 }
 
-/* What was read for a hand-over is there for the next one. */
+/* Bytes read for a write-back are there for the next one. */
 static void check_neighbours_are_read_once(void)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
@@ -167,7 +167,7 @@ static void check_a_failed_read_is_a_failed_hand_over(void)
 	finish();
 }
 
-/* What failed in a unit keeps its time when the unit is sent for something else. */
+/* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 static void check_back_off_of_a_neighbour_goes_on(void)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
@@ -207,7 +207,7 @@ static void check_an_invalidated_unit_is_read_again(void)
 	finish();
 }
 
-/* A writer changes neighbours and dirty bytes of a unit in flight: the call keeps what it had, both arrive in order. */
+/* A writer changes neighbours and dirty bytes of a unit in flight: the call keeps its bytes, both arrive in order. */
 static void check_a_unit_in_flight_is_in_no_second_request(void)
 {
 	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
@@ -249,8 +249,8 @@ static void check_a_short_last_unit_is_sent_again_when_the_file_grows(void)
 	finish();
 }
 
-/* A read that began before the file was cut leaves zeros cached behind the end. A write there needs the last byte of the short
- * unit first; when that cannot be read nothing of the write shows, whatever makes the file longer later. */
+/* A read that began before the file was cut leaves zeros cached behind the end. A write there needs the last byte of
+ * the short unit first; if that cannot be read nothing of the write shows, whatever makes the file longer later. */
 static void check_a_write_behind_a_short_unit_that_fails_leaves_zeros(void)
 {
 	u8 bytes[PAGE], got[PAGE];
@@ -278,7 +278,7 @@ static void check_answers_count_in_whole_units(void)
 	finish();
 }
 
-/* ---------------------------------------------------------------- where only a commit makes bytes visible */
+/* ---------------------------------------------------------------- backends where only a commit makes bytes visible */
 
 enum { U = 65536 };
 
@@ -293,7 +293,7 @@ static u64 sent_in_background(bool partial)
 	return file->store.write_bytes - bytes;
 }
 
-/* Background work takes units of which everything is dirty; the others when no other memory can be freed; a commit all. */
+/* Background work takes fully dirty units, and the others if no other memory can be freed; a commit takes all. */
 static void check_background_work_takes_wholly_dirty_units(void)
 {
 	struct {
@@ -325,7 +325,7 @@ static void check_background_work_takes_wholly_dirty_units(void)
 		}
 }
 
-/* A unit counts when its last byte is written, in whatever order; elsewhere a background pass takes what is dirty. */
+/* A unit counts when its last byte is written, in whatever order; otherwise a background pass takes the dirty bytes. */
 static void check_a_unit_goes_when_it_is_full(void)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
@@ -342,7 +342,7 @@ static void check_a_unit_goes_when_it_is_full(void)
 	finish();
 }
 
-/* Whoever looks for whole units is woken when as much is dirty as makes one, not by every write. */
+/* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
 static void check_the_flusher_hears_of_units_as_they_fill(void)
 {
 	struct pc_limits l = limits_unit(U, 1 << 20);
@@ -376,7 +376,7 @@ static void check_a_short_last_unit_goes_with_the_commit(void)
 	finish();
 }
 
-/* ---------------------------------------------------------------- memory that is not there */
+/* ---------------------------------------------------------------- failing allocations */
 
 static size_t refused_from = SIZE_MAX, refused_after;
 
@@ -416,7 +416,8 @@ static void check_no_memory_for_the_second_unit_of_a_block(void)
 		}
 }
 
-/* A backend keeps buffers of a unit, and there is no memory for a copy: the request begins anew or fails, nothing is lost. */
+/* A backend keeps buffers of a unit, and there is no memory for a copy: the request starts over or fails, nothing is
+ * lost. */
 static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
 {
 	struct pc_part parts[PARTS];
@@ -443,7 +444,7 @@ static void check_no_memory_for_a_copy_of_what_a_backend_keeps(void)
 	finish();
 }
 
-/* ---------------------------------------------------------------- anything */
+/* ---------------------------------------------------------------- random steps */
 
 static void step(u64 unit)
 {

@@ -1,4 +1,4 @@
-/* Memory that views may store to: who cuts it off from the file, and the races around a pin. */
+/* Memory that views may store to: the calls that cut it off from the file, and the races around a pin. */
 #include "views.h"
 
 /* ---------------------------------------------------------------- cutting off */
@@ -100,7 +100,7 @@ static void check_discard(void)
 	struct pc_pin p = pin(0, 8192), whole = pin(16384, 100);
 	put(12288, 9, PAGE);
 	store(&p, 1);
-	discard(4096, 8192, 4096); /* the first page, and what a writer wrote, stay local */
+	discard(4096, 8192, 4096); /* the first page, and the writer's bytes, stay local */
 	SOUND(&rig);
 	CHECK(pc_pin_detached(rig.cache, &p));
 	CHECK(!pc_pin_detached(rig.cache, &whole));
@@ -122,7 +122,7 @@ static void check_discard(void)
 	rig_close(&rig);
 }
 
-/* A view that comes between the two steps of a discard is later than it, and keeps what it may store to. */
+/* A view that comes between the two steps of a discard is later than it, and keeps its memory. */
 static void check_a_view_comes_while_a_part_is_discarded(void)
 {
 	start(64 << 10, 16 << 10);
@@ -146,7 +146,7 @@ static void check_a_view_comes_while_a_part_is_discarded(void)
 	rig_close(&rig);
 }
 
-/* Another version in storage, longer than this one: what views may store to is laid over it, and goes on. */
+/* Another version in storage, longer than this one: the memory of writable views is laid over it, and stays in use. */
 static void check_a_new_version_under_a_view(void)
 {
 	start(5000, 16 << 10);
@@ -253,7 +253,8 @@ static void let_go(const char *point, pthread_t t)
 	SOUND(&rig);
 }
 
-/* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. The other order: above. */
+/* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. For the other order see
+ * above. */
 static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
 {
 	struct pc_request *r;
@@ -264,7 +265,7 @@ static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
 	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
 	let_go("pin_before_dirty", t);
 	for (int tries = 0; pc_write_next(file->inode, &r) != 1; tries++)
-		CHECK(tries < 3); /* the pass ends, and begins again for what it left */
+		CHECK(tries < 3); /* the pass ends, and begins again for the rest */
 	store(&raced, 2);
 	run_write(file, r);
 	CHECK(state_at(file, 0) & PC_F_DIRTY);
@@ -274,7 +275,8 @@ static void check_a_pass_meets_a_folio_that_is_being_pinned(void)
 	rig_close(&rig);
 }
 
-/* A writer copies the folio on conflict while a view comes: the memory stays the view's, the writer waits for the call. */
+/* A writer copies the folio on conflict while a view comes: the view keeps the memory, the writer waits for the
+ * call. */
 static void check_a_view_comes_while_the_folio_gets_other_memory(void)
 {
 	start(0, PAGE);
@@ -346,7 +348,7 @@ static void check_fsync_ends_beside_a_busy_view(void)
 	start(256 << 10, 64 << 10);
 	struct pc_pin p = pin(0, 64 << 10);
 	pthread_t storer, worker, releaser;
-	file->store.delay_us = 200; /* and looks whether the bytes stand still */
+	file->store.delay_us = 200; /* and checks that the bytes stand still */
 	atomic_store(&stop, false);
 	check_threads = true;
 	pthread_create(&storer, NULL, store_without_pause, &p);

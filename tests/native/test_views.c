@@ -1,9 +1,9 @@
-/* Memory that views may store to: what is sent of it, what stays dirty, and how much of it there may be. */
+/* Memory that views may store to: the bytes sent of it, the bytes left dirty, and its maximum. */
 #include "views.h"
 
-/* ---------------------------------------------------------------- what is sent */
+/* ---------------------------------------------------------------- bytes sent */
 
-/* T-76 in one thread: the call's bytes stand still, the fsync ends, what was stored since is dirty. [1.3, 2.11] */
+/* T-76 in one thread: the call's bytes stand still, the fsync ends, later stores are dirty. [1.3, 2.11] */
 static void check_a_call_gets_a_copy(void)
 {
 	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
@@ -44,7 +44,7 @@ static void check_a_call_gets_a_copy(void)
 	}
 }
 
-/* Dirty blocks beside it are handed over as ever, and are clean then. */
+/* Dirty blocks beside it are written back as usual, and are clean then. */
 static void check_what_is_dirty_beside_a_view_becomes_clean(void)
 {
 	start(64 << 10, 64 << 10);
@@ -110,7 +110,7 @@ static void check_units_are_sent_as_copies(void)
 	}
 }
 
-/* In a unit too the bytes of a call stand still, and nobody waits for it. */
+/* In a unit too the bytes of a call stand still, and no writer waits for it. */
 static void check_a_unit_in_flight_stands_still(void)
 {
 	struct pc_limits l = limits_wide();
@@ -140,7 +140,7 @@ static void check_a_unit_in_flight_stands_still(void)
 	rig_close(&rig);
 }
 
-/* A failed call: dirty as before, and its copy is made anew with what is there then. */
+/* A failed call: dirty as before, and its copy is made again with the bytes of that time. */
 static void check_a_failed_call_is_sent_again(void)
 {
 	start(64 << 10, 16 << 10);
@@ -236,7 +236,7 @@ static void check_a_release_while_a_call_runs(void)
 
 /* ---------------------------------------------------------------- pinning */
 
-/* In the hands of a call: other memory for the folio, or waiting for the call where that cannot be. */
+/* A folio in flight gets other memory, or the pin waits for the call if that is impossible. */
 static void check_a_pin_never_changes_what_a_call_sends(void)
 {
 	for (int wait = 0; wait <= 1; wait++) {

@@ -1,4 +1,5 @@
-/* The register of waits: one record for as long as somebody sleeps, read whole or not at all, by whoever asks [I-16, T-80]. */
+/* The register of waits: one record for the length of each sleep, read whole or not at all, by any reader [I-16,
+ * T-80]. */
 #include "rig.h"
 
 static struct rig rig;
@@ -60,7 +61,7 @@ static void check_a_record_stands_while_somebody_waits(void)
 	rig_close(&rig);
 }
 
-/* What check() can see of a record that was left: nobody has the lock that it is said to be for. */
+/* check() finds a leftover record: the lock that it names has no holder. */
 static void check_a_record_that_was_left_is_found(void)
 {
 	struct pc_violation v;
@@ -118,7 +119,7 @@ static void *read_first(void *arg)
 	return NULL;
 }
 
-/* The record is copied, its wait ends, another begins in its place: what was copied is nobody's any more. */
+/* The record is copied, its wait ends, another begins in its place: the copy is invalid. */
 static void check_a_wait_that_ends_while_it_is_copied_is_not_reported(void)
 {
 	struct pc_wait one = wait_of(1), two = wait_of(2);

@@ -1,4 +1,4 @@
-/* Watches: what event loops wait for. Fired once and listed until ended, and no wake-up is lost [T-56]. */
+/* Watches: the wait objects of event loops. Fired once and listed until ended, and no wake-up is lost [T-56]. */
 #include <poll.h>
 
 #include "rig.h"
@@ -36,7 +36,7 @@ static void check_an_event_fires_what_watches_it_and_nothing_else(void)
 	EQUAL(mine.state, PC_WATCH_FIRED);
 	EQUAL(other.state, PC_WATCH_ARMED);
 	EQUAL(atomic_load(&event.watched), 0);
-	pc_event_wake(&event); /* nobody watches: nothing happens */
+	pc_event_wake(&event); /* no watch: nothing happens */
 	pc_watch_end(&other);
 	pc_watch_end(&mine);
 	EQUAL(atomic_load(&elsewhere.watched), 0);
@@ -44,7 +44,7 @@ static void check_an_event_fires_what_watches_it_and_nothing_else(void)
 	pc_waker_close(&waker);
 }
 
-/* The waker's thread may be interrupted after it looked: so looking takes nothing away. */
+/* The waker's thread may be interrupted after its check: so checking takes nothing away. */
 static void check_what_has_fired_stays_readable_until_the_waiter_ends_it(void)
 {
 	struct pc_watch w[3];
@@ -115,7 +115,8 @@ static void *advance(void *arg)
 	return NULL;
 }
 
-/* A loop: look, arm, sleep on the eventfd, end. The event goes on for ever, so a sleep that does not end is a lost wake-up. */
+/* A loop: check, arm, sleep on the eventfd, end. The event goes on forever, so a sleep that does not end is a lost
+ * wake-up. */
 static void *look_again_and_again(void *arg)
 {
 	struct pc_waker own;
@@ -152,7 +153,7 @@ static void check_no_wake_up_of_a_loop_is_lost(void)
 	EQUAL(atomic_load(&event.watched), 0);
 }
 
-/* ---------------------------------------------------------------- work of a loop */
+/* ---------------------------------------------------------------- work of a loop: calls with bytes; threads do the rest */
 
 static void check_a_loop_takes_what_carries_bytes_and_threads_the_rest(void)
 {

@@ -1,4 +1,4 @@
-/* Writing: the method table, partial pages without reads, copy on conflict, what is published when. */
+/* Writing: the method table, partial pages without reads, copy on conflict, and when changes are published. */
 #include "rig.h"
 
 enum { ROOM = 4 << 20 };
@@ -42,7 +42,7 @@ static struct pc_request *hand_over(void)
 static void check_the_method_table(void)
 {
 	struct {
-		u64 stored;            /* what storage has of the file */
+		u64 stored;            /* the size of the file in storage */
 		u64 writes[10][2];     /* position, length */
 		u32 reads_for_writing, reads_after;
 		bool uptodate;
@@ -158,7 +158,7 @@ static void check_a_write_to_a_page_in_flight_takes_new_memory(void)
 		SOUND(&rig);
 		run_write(file, r);
 		for (u32 b = 0; b < 64 << 10; b++)
-			EQUAL(file->store.bytes[b], 1); /* what it was when it was handed over */
+			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
 		pc_cache_usage_get(rig.cache, &u);
 		EQUAL(u.shadows, 0);
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
@@ -185,7 +185,7 @@ static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
 	struct pc_cache_usage u;
 	pc_cache_usage_get(rig.cache, &u);
 	EQUAL(u.cow_copies, 0);
-	put(100, 1, 3); /* in flight: new memory; the old one serves the three calls that are left */
+	put(100, 1, 3); /* in flight: new memory; the old one serves the three remaining calls */
 	put(20000, 1, 4);
 	pc_cache_usage_get(rig.cache, &u);
 	EQUAL(u.cow_copies, 1);
@@ -206,8 +206,8 @@ static void check_a_folio_in_several_requests_keeps_its_old_frame_for_all(void)
 	rig_close(&rig);
 }
 
-/* Above cow_limit the writer waits for the call instead; background work then lets him in before it takes the folio again,
- * what somebody waits for does not. */
+/* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
+ * again; awaited work does not. */
 static void check_above_cow_limit_the_writer_waits(void)
 {
 	for (int wanted = 0; wanted <= 1; wanted++) {
@@ -233,7 +233,7 @@ static void check_above_cow_limit_the_writer_waits(void)
 		memset(want + 100, 'x', 1);
 		EQUAL(pc_write(file->inode, 40000, "y", 1, &need), 0);
 		run_write(file, other);
-		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until he comes */
+		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until the writer comes */
 		SOUND(&rig);
 		EQUAL(pc_write_next(file->inode, &r), 0); /* that pass has ended */
 		CHECK(pc_pass_background(file->inode, 1 << 20));
@@ -259,7 +259,7 @@ static void check_above_cow_limit_the_writer_waits(void)
 	}
 }
 
-/* A second hand-over before the first call gave its frame back: each call keeps what it reads. */
+/* A second write-back before the first call returned its frame: each call keeps its bytes. */
 struct write_job {
 	pthread_t thread;
 	struct pc_request *r;
@@ -284,12 +284,12 @@ static void check_a_second_hand_over_meets_the_end_of_the_first(void)
 	pthread_create(&j.thread, NULL, end_write, &j);
 	while (!pc_sync_arrived("completed_sets"))
 		usleep(200);
-	/* W of the first page has ended, its call has not yet let go of everything. */
+	/* W of the first page has ended, but its call still holds some memory. */
 	put(0, 4096, 2);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(pc_write_next(file->inode, &third), 1);
 	EQUAL(third->start, 0);
-	put(0, 4096, 3); /* the third call keeps the frame that the first one had */
+	put(0, 4096, 3); /* the third call keeps the frame of the first one */
 	pc_sync_release("completed_sets");
 	pthread_join(j.thread, NULL);
 	SOUND(&rig);
@@ -320,7 +320,7 @@ static void check_above_the_limit_and_pinned_the_writer_waits(void)
 		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
 		EQUAL(need.kind, PC_NEED_FLIGHT);
 		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS);
-		CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: nobody waits holding it */
+		CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: no thread waits while holding it */
 		u32 seq = atomic_load(&pc_folio_event(rig.cache, need.folio)->seq);
 		run_write(file, r);
 		CHECK(atomic_load(&pc_folio_event(rig.cache, need.folio)->seq) != seq);
@@ -332,7 +332,7 @@ static void check_above_the_limit_and_pinned_the_writer_waits(void)
 	}
 }
 
-/* The race of the decision: the call ends while the writer is about to look (both orders). */
+/* The race of the decision: the call ends while the writer is about to check (both orders). */
 static void *put_once(void *arg)
 {
 	(void)arg;
@@ -390,7 +390,7 @@ static void check_a_write_back_never_crops_what_is_being_appended(void)
 			usleep(200);
 		struct pc_request *r;
 		pc_flush_start(file->inode, ALL, 0, ALL);
-		EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN); /* the folio is in the writer's hands */
+		EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN); /* a writer owns the folio */
 		CHECK(!r);
 		pc_sync_release(points[k]);
 		pthread_join(t, NULL);
@@ -426,7 +426,7 @@ static void check_memory_of_another_volume_is_never_shown(void)
 	put(0, 16 << 20 > ROOM ? ROOM : ROOM, 0xaa);
 	EQUAL(file_sync(file), 0);
 	pc_drop_clean(file->inode, 0, ALL);
-	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: what is left is the other's */
+	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: the remaining bytes are the other's */
 	struct file *second = file_open_in(&rig, other, 1 << 20, 1 << 20, limits_wide());
 	for (u32 k = 0; k < 64; k++) {
 		struct pc_need need;
@@ -443,7 +443,8 @@ static void check_memory_of_another_volume_is_never_shown(void)
 	rig_close(&rig);
 }
 
-/* All of a write, or nothing: whatever stops one of its folios, no byte of the others changes, and none stays locked. */
+/* All of a write, or nothing: whatever stops one of its folios, no byte of the others changes, and none stays
+ * locked. */
 static void check_a_whole_write_is_all_or_nothing(void)
 {
 	for (int stop = 0; stop < 5; stop++) {

@@ -1,4 +1,4 @@
-/* Passes: who gets the token when, what is marked and for how long, whose turn it is. */
+/* Passes: which of them gets the token when, which pages are marked and for how long, and the order of files. */
 #include "dirtied.h"
 
 static void check_a_flush_takes_what_was_dirty_and_nothing_later(void)
@@ -59,7 +59,7 @@ static void check_a_running_pass_takes_new_marks_along(void)
 	struct pc_request *first = next();
 	put(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *second = next(); /* behind the cursor, and found all the same */
+	struct pc_request *second = next(); /* behind the cursor, and still found */
 	EQUAL(second->start, 0);
 	put(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL); /* in flight: after its answer */
@@ -96,7 +96,7 @@ static void check_a_background_pass_keeps_its_budget_and_gives_way(void)
 	pc_inode_leaf_lock(file->inode);
 	CHECK(!pc_token_take(file->inode, &w, PC_TOKEN_CALLER));
 	pc_inode_leaf_unlock(file->inode);
-	CHECK(!next()); /* somebody waits for the token */
+	CHECK(!next()); /* another thread waits for the token */
 	run_write(file, r);
 	CHECK(!next());
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
@@ -132,7 +132,8 @@ static void check_an_integrity_pass_gives_way_after_its_turn_and_comes_back(void
 	rig_close(&rig);
 }
 
-/* An fsync joins a background pass: what it marked is issued, the rest of the background work is not once somebody queues. */
+/* An fsync joins a background pass: its marked pages are issued; the rest of the background work is not, once
+ * another request queues. */
 static void check_background_work_ends_with_its_turn_though_an_fsync_joined_it(void)
 {
 	struct pc_limits l = limits_wide();
@@ -159,7 +160,8 @@ static void check_background_work_ends_with_its_turn_though_an_fsync_joined_it(v
 	rig_close(&rig);
 }
 
-/* Wanted while it is in flight: it goes again as soon as its answer is there, whatever else of the file still runs. */
+/* A page requested while it is in flight goes again as soon as its answer is there, whatever else of the file still
+ * runs. */
 static void check_a_page_marked_in_flight_follows_its_answer(void)
 {
 	start(PAGE, limits_wide());
@@ -190,7 +192,8 @@ static u32 marked(void)
 	return n;
 }
 
-/* Marks bound the work of a pass: each ends with a hand-over, a failure, a cut or an abort, and none outlives the last pass. */
+/* Marks bound the work of a pass: each ends with a write-back, a failure, a cut or an abort, and none outlives the
+ * last pass. */
 static void check_no_mark_outlives_its_pass(void)
 {
 	start(PAGE, limits_wide());
@@ -206,7 +209,7 @@ static void check_no_mark_outlives_its_pass(void)
 	CHECK(flush(file) & PC_PENDING_BACKOFF);
 	EQUAL(marked(), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
-	EQUAL(marked(), 0); /* in back-off: nothing to wait for here */
+	EQUAL(marked(), 0); /* in backoff: nothing to wait for here */
 	file->store.write_error = 0;
 	pc_retry(file->inode, 0, ALL, true);
 	pc_flush_start(file->inode, ALL, 0, 3 * PAGE);
@@ -222,7 +225,7 @@ static void check_no_mark_outlives_its_pass(void)
 	rig_close(&rig);
 }
 
-/* Per-file share: below all of what the volume may have in flight. */
+/* The share of a file is below the volume's limit of calls in flight. */
 static void check_a_file_never_has_all_of_the_volumes_calls(void)
 {
 	u32 rows[][2] = {{1, 1}, {2, 1}, {3, 2}, {8, 7}, {64, 63}};
@@ -244,7 +247,7 @@ static void check_a_file_never_has_all_of_the_volumes_calls(void)
 	}
 }
 
-/* While a big file's pass has all that it may have, a small file gets what is left, and its turn after that. */
+/* While a big file's pass has its full share, a small file gets the rest, and its turn after that. */
 static void check_a_big_file_does_not_starve_a_small_one(void)
 {
 	struct pc_limits l = limits_wide();
@@ -281,7 +284,8 @@ static void check_a_big_file_does_not_starve_a_small_one(void)
 	rig_close(&rig);
 }
 
-/* ordered_writes: from low to high, the next after the answer of the one before; what comes behind waits for the next round. */
+/* ordered_writes: from low to high, each after the answer of the one before; pages behind the cursor wait for the
+ * next round. */
 static void check_ordered_writes_ascend(void)
 {
 	struct pc_limits l = limits_wide();
@@ -336,7 +340,7 @@ static void check_requests_in_flight_are_bounded_per_file(void)
 	rig_close(&rig);
 }
 
-/* A folio that a fill owns is handed over all the same; one in a writer's hands is tried again. */
+/* A folio that a fill owns is still written back; one that a writer owns is tried again. */
 static void check_no_pass_waits_for_a_fill(void)
 {
 	struct pc_need need;
@@ -361,15 +365,15 @@ static void check_no_pass_waits_for_a_fill(void)
 	rig_close(&rig);
 }
 
-/* The window in which a fill had shown itself as owner and then unlocked without the leaf lock: a writer could slip in while
- * the pass took the folio for a fill's. */
+/* The fill had shown itself as owner and then unlocked without the leaf lock: a writer could slip in while the pass
+ * treated the folio as a fill's. */
 static void *fill_once(void *arg)
 {
 	struct pc_need need;
 	struct pc_request *r;
 	(void)arg;
 	EQUAL(pc_fill_begin(file->inode, 0, 10, &need, &r), 0);
-	CHECK(!r); /* everything asked for became valid meanwhile */
+	CHECK(!r); /* all requested bytes became valid at the same time */
 	return NULL;
 }
 
@@ -398,7 +402,8 @@ static void check_a_fill_that_wants_nothing_never_looks_like_an_owner(void)
 	rig_close(&rig);
 }
 
-/* A background pass has the token, and others keep all threads busy with more urgent work: who queues moves it up. */
+/* A background pass has the token, and other work keeps all threads busy with higher urgency: a queued request moves
+ * the pass up. */
 static void waiting_behind_a_background_pass(void)
 {
 	struct pc_limits l = limits_wide();

@@ -1,4 +1,4 @@
-/* A file whose memory views may store to, for the tests of views. */
+/* A file with memory that views may store to, for the tests of views. */
 #ifndef PC_TEST_VIEWS_H
 #define PC_TEST_VIEWS_H
 
@@ -16,7 +16,7 @@ static inline void start_with(u64 size, u64 capacity, u64 max_folio, struct pc_l
 	file->store.unit = l.write_unit;
 }
 
-/* All of it cached, in folios as large as can be. */
+/* All of it is cached, in the largest possible folios. */
 static inline void start(u64 size, u64 max_folio)
 {
 	start_with(size, 4 << 20, max_folio, limits_wide());

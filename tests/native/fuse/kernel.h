@@ -1,6 +1,6 @@
 /*
- * kernel.h - the kernel's end of a FUSE connection, played by a test: requests are sent over a socket pair, whose other end libfuse
- * takes for /dev/fuse, and each answer is waited for by its number.
+ * kernel.h - the kernel's end of a FUSE connection, played by a test: requests are sent over a socket pair, whose other
+ * end libfuse uses as /dev/fuse, and the test waits for each answer by its number.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
@@ -25,7 +25,7 @@ struct kernel {
 	int fd;
 	struct pc_loop *loop;
 	_Atomic u64 unique;
-	pthread_mutex_t lock; /* guards what follows */
+	pthread_mutex_t lock; /* guards the fields below */
 	pthread_cond_t came;
 	struct answer *answers[KERNEL_ANSWERS];
 	u64 nr_answers, nr_notices;
@@ -66,7 +66,7 @@ static void *kernel_main(void *kernel)
 	}
 }
 
-/* Send a request. @pid: whose it is said to be. Return: its number. */
+/* Send a request. @pid: its nominal process. Return: its number. */
 static MAYBE u64 send_as(struct kernel *k, u32 pid, u32 opcode, u64 node, const void *body, size_t len,
 			 const void *more, size_t more_len)
 {
@@ -87,7 +87,7 @@ static MAYBE u64 send_to(struct kernel *k, u32 opcode, u64 node, const void *bod
 	return send_as(k, (u32)getpid(), opcode, node, body, len, NULL, 0);
 }
 
-/* The answer to a request, which has to come. */
+/* The answer to a request, which must come. */
 static MAYBE struct answer answer_to(struct kernel *k, u64 unique)
 {
 	struct timespec until;
@@ -193,7 +193,7 @@ static MAYBE void kernel_open(struct kernel *k, struct pc_loop_options options)
 	EQUAL(answer_to(k, send_to(k, FUSE_INIT, 0, &in, sizeof(in))).error, 0);
 }
 
-/* The loop has ended; so does this. */
+/* Close the kernel's end after the loop has ended. */
 static MAYBE void kernel_close(struct kernel *k)
 {
 	pc_loop_stop(k->loop, true);

@@ -1,6 +1,6 @@
 /*
- * The loop, with a kernel and handlers that are played: what is answered without a handler, that each request is answered once
- * whatever handlers do, who waits for whom, and that nothing is left behind.
+ * The loop, with a simulated kernel and handlers: requests answered without a handler, one answer to each request
+ * whatever handlers do, which requests wait for which, and that nothing is left behind.
  */
 #include "kernel.h"
 
@@ -74,7 +74,7 @@ static u64 look_up(const char *name, u64 number)
 static struct pc_opened *opened;
 static struct pc_hit *hit;
 
-/* An open file of a cache, all of it there. Return: the kernel's handle. */
+/* An open file of a cache, fully cached. Return: the kernel's handle. */
 static u64 open_cached(void)
 {
 	static u8 bytes[SIZE];
@@ -142,7 +142,7 @@ static void check_what_is_not_a_hit_is_asked(void)
 	begin(plain);
 	u64 fh = open_cached();
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
-	pc_opened_set_told(opened, true); /* a failure was told: the next write is the handler's */
+	pc_opened_set_told(opened, true); /* a failure was reported: the next write goes to the handler */
 	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
 	EQUAL(next(), PC_ASK_WRITE);
 	EQUAL(asked.offset, 5);
@@ -155,7 +155,7 @@ static void check_what_is_not_a_hit_is_asked(void)
 	atomic_store(&closed, 1);
 	unique = send_read(&kernel, FILE_NODE, fh, 0, 10);
 	EQUAL(next(), PC_ASK_READ);
-	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789ab", 12), (u64)-EPROTO); /* more than was asked for */
+	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789ab", 12), (u64)-EPROTO); /* more than was requested */
 	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), 0);
 	EQUAL(pc_reply_data(kernel.loop, asked.token, "0123456789", 10), (u64)-ENOENT);
 	done();
@@ -191,7 +191,7 @@ static void check_names_and_attributes_are_told_again_until_something_changes(vo
 	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0); /* perhaps from before the change */
 	done();
 	EQUAL(answer_to(&kernel, during).error, 0);
-	u64 after = send_getattr(&kernel, FILE_NODE); /* so it is asked again */
+	u64 after = send_getattr(&kernel, FILE_NODE); /* so the handler is called again */
 	EQUAL(next(), PC_ASK_GETATTR);
 	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &old), 0);
 	done();
@@ -201,7 +201,7 @@ static void check_names_and_attributes_are_told_again_until_something_changes(vo
 
 	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2);
 	EQUAL(next(), PC_ASK_UNLINK);
-	u64 look = send_lookup(&kernel, 1, "a"); /* its name is not known while it is being removed, nor afterwards */
+	u64 look = send_lookup(&kernel, 1, "a"); /* its name is unknown during and after its removal */
 	EQUAL(pc_reply_error(kernel.loop, asked.token, 0), 0);
 	done();
 	EQUAL(answer_to(&kernel, gone).error, 0);
@@ -213,7 +213,7 @@ static void check_names_and_attributes_are_told_again_until_something_changes(vo
 	end();
 }
 
-/* Who makes something in a directory changes the directory. */
+/* Making an entry in a directory changes the directory. */
 static void check_attributes_of_a_directory_are_told_until_something_is_made_in_it(void)
 {
 	struct pc_attributes top = attributes(1), made = attributes(8);
@@ -283,7 +283,7 @@ static void check_ten_thousand_forgets_leave_nothing(void)
 			send_to(&kernel, FUSE_BATCH_FORGET, 0, &batch, sizeof(batch));
 			told -= 1 + k % 3;
 		}
-		/* Of each, exactly what the handlers had counted comes to them. */
+		/* Of each, the handlers get back exactly the number that they had counted. */
 		struct pc_forgotten forgotten;
 		EQUAL(next(), PC_ASK_FORGET);
 		while (pc_loop_forgotten(kernel.loop, &forgotten, 1)) {
@@ -352,7 +352,7 @@ static void check_deadlines(void)
 	done();
 	u64 queued = send_getattr(&kernel, 9);
 	EQUAL(answer_to(&kernel, queued).error, EIO);
-	u64 last = send_getattr(&kernel, 10); /* the one that was answered in the queue is not called any more */
+	u64 last = send_getattr(&kernel, 10); /* the one answered in the queue is no longer called */
 	next();
 	EQUAL(asked.number, 10);
 	pc_reply_error(kernel.loop, asked.token, ENOENT); /* or its deadline was first */
@@ -363,7 +363,7 @@ static void check_deadlines(void)
 	end();
 }
 
-/* What is known of an open file is told when nobody says it, and for a while nobody is asked. */
+/* A known attribute of an open file is answered if no handler answers in time, and for a while no handler is called. */
 static void check_patience(void)
 {
 	struct pc_loop_options options = plain;
@@ -392,8 +392,8 @@ static u64 blocks_told(void)
 	return ((const struct fuse_attr_out *)(const void *)a.bytes)->attr.blocks;
 }
 
-/* Of an open file: what the store has, and what was taken since; within whole pages of the size, and as many as the size where the
- * store does not say. */
+/* An open file has the store's blocks and those of bytes taken since. The sum lies within whole pages of the size,
+ * and equals the size if the store reports no blocks. */
 static void check_blocks_count_what_was_taken_since(void)
 {
 	struct pc_attributes a = attributes(FILE_NODE);
@@ -455,7 +455,8 @@ static u64 send_getattr_as(pid_t pid, u64 node)
 	return send_as(&kernel, (u32)pid, FUSE_GETATTR, node, &in, sizeof(in), NULL, 0);
 }
 
-/* At each point: in the queue, taken, answered; of a program that is gone, and of one that goes on. */
+/* An interrupt comes at each point: in the queue, taken, answered; of a program that is gone, and of one that goes
+ * on. */
 static void check_interrupts(void)
 {
 	struct pc_attributes a = attributes(9);
@@ -470,7 +471,7 @@ static void check_interrupts(void)
 
 	unique = send_getattr_as(gone, 9);
 	send_interrupt(&kernel, unique);
-	EQUAL(answer_to(&kernel, unique).error, EINTR); /* in the queue: nobody takes it */
+	EQUAL(answer_to(&kernel, unique).error, EINTR); /* in the queue: no handler takes it */
 
 	unique = send_getattr(&kernel, 9);
 	send_interrupt(&kernel, unique);
@@ -478,7 +479,7 @@ static void check_interrupts(void)
 	EQUAL(pc_reply_attributes(kernel.loop, asked.token, &a), 0); /* this one goes on */
 	done();
 	EQUAL(answer_to(&kernel, unique).error, 0);
-	send_interrupt(&kernel, unique); /* late: the kernel tries again, and is told EAGAIN, or has forgotten */
+	send_interrupt(&kernel, unique); /* late: the kernel tries again, and gets EAGAIN, or has forgotten */
 	EQUAL(counts().interrupted, 2);
 	end();
 }
@@ -496,7 +497,7 @@ static void check_an_interrupt_at_the_beginning_is_answered(void)
 	}
 }
 
-/* The kernel keeps pages: what touches the bytes of a write that waits, waits; other bytes do not. */
+/* The kernel keeps pages: a request for the bytes of a waiting write also waits; those for other bytes do not. */
 static void check_requests_for_the_same_bytes_keep_their_order(void)
 {
 	struct pc_loop_options options = plain;
@@ -514,7 +515,7 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	u64 read = send_read(&kernel, FILE_NODE, fh, 0, PAGE);
 	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
 	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
-	u64 other = send_getattr(&kernel, 9); /* whoever takes the next one does not get those before it */
+	u64 other = send_getattr(&kernel, 9); /* the next taker does not get the ones before it */
 	EQUAL(next(), PC_ASK_GETATTR);
 	EQUAL(pc_reply_error(kernel.loop, asked.token, ENOENT), 0);
 	done();
@@ -534,12 +535,12 @@ static void check_requests_for_the_same_bytes_keep_their_order(void)
 	EQUAL(pc_reply_data(kernel.loop, asked.token, "x", 1), 0);
 	done();
 	EQUAL(answer_to(&kernel, read).len, 1);
-	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits are hits again */
+	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits work again */
 	close_cached(fh);
 	end();
 }
 
-/* With one request in the queue, one taken, one held: all get EIO, and the handler is told that nobody waits. */
+/* One request is in the queue, one taken, one held: all get EIO, and the handler learns that the answer is unwanted. */
 static void check_the_end_answers_whoever_waits(void)
 {
 	struct pc_attributes a = attributes(9);

@@ -1,7 +1,8 @@
 /*
- * The loop with everything at once: programs that read, write, look up and forget, handlers that answer rightly, wrongly, twice or not
- * at all, interrupts, deadlines, notices, and in the end a stop in the middle of it. Each request is answered once (kernel.h), and
- * what is told of nodes is what the handlers were told to forget, less what the kernel has still.
+ * The loop with everything at once: programs that read, write, look up and forget; handlers that answer rightly,
+ * wrongly, twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is
+ * answered once (kernel.h). The node counts given out equal those that the handlers were told to forget, plus those
+ * that the kernel still has.
  */
 #include "kernel.h"
 
@@ -22,7 +23,7 @@ static u32 rolled(u32 *seed, u32 n)
 	return (*seed >> 8) % n;
 }
 
-/* What a handler says: mostly right, sometimes nonsense. */
+/* Answer as a handler: mostly right, sometimes nonsense. */
 static void reply(struct pc_asked *a, u32 *seed)
 {
 	static u8 bytes[SIZE];
@@ -33,7 +34,7 @@ static void reply(struct pc_asked *a, u32 *seed)
 		atomic_fetch_sub(&counted, (i64)forgotten.times);
 	u32 fate = rolled(seed, 8);
 	if (fate == 0)
-		return; /* nothing */
+		return; /* no answer */
 	if (fate == 1)
 		pc_reply_written(kernel.loop, a->token, UINT64_MAX);
 	if (fate == 2)
@@ -159,10 +160,10 @@ static void everything(bool direct, bool stopped)
 			pc_loop_counts(kernel.loop, &c);
 		while (c.told);
 		CHECK(pc_loop_drain(kernel.loop, 60000000000ll));
-		EQUAL(atomic_load(&counted), 0); /* one truth */
+		EQUAL(atomic_load(&counted), 0); /* both sides agree */
 	}
 	u64 waiting = send_getattr(&kernel, 7777), waits = stopped ? send_lookup(&kernel, 1, "last") : 0;
-	if (stopped) { /* in the middle of whatever handlers do */
+	if (stopped) { /* in the middle of any handler's work */
 		pc_loop_stop(kernel.loop, true);
 	} else {
 		answer_to(&kernel, waiting);

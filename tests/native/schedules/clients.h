@@ -1,6 +1,4 @@
-/*
- * clients.h - what the clients of a world do, each with what it means to the model.
- */
+/* clients.h - the operations of a world's clients, each with its effect on the model. */
 #ifndef CLIENTS_H
 #define CLIENTS_H
 
@@ -58,7 +56,7 @@ static void commit(u32 file, u64 stamp)
 	pc_commit_start(world.files[file].inode, stamp);
 }
 
-/* As a throttled writer of the engine: in line, while everything is handed over and committed. */
+/* Take room as a throttled writer of the engine: queued, while everything is written back and committed. */
 static void take_room(struct file *f, struct pc_place *p, u64 pos, u64 len)
 {
 	struct pc_cache *c = world.rig->cache;
@@ -96,7 +94,7 @@ static void act_write(struct client *self, u32 file)
 	u64 old = pc_inode_size(f->inode) / CELL;
 	for (u64 k = 0; k < n; k++)
 		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
-	if (at > old) /* what lies between is a hole */
+	if (at > old) /* the gap is a hole */
 		is_cut(c, old, at, version);
 	bool whole = schedule_draw(4) == 0;
 	while (done < n * CELL) {
@@ -104,14 +102,14 @@ static void act_write(struct client *self, u32 file)
 			whole ? pc_write_whole : pc_write;
 		done += (u64)put(f->inode, at * CELL + done, (u8 *)self->buffer + done, n * CELL - done, &need);
 		if (done == n * CELL || need.kind == PC_NEED_ROOM || provide(f, &need))
-			break; /* all of it, or what was accepted is complete, and ends on a cell */
+			break; /* all of it, or the accepted part is complete, and ends on a cell */
 	}
 	is_done(c, at, at + done / CELL, version);
 	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
 	pc_place_close(f->inode, &place);
 }
 
-/* As a writer, but through the memory of a view, which stays pinned for a while. */
+/* Store as a writer, but through the memory of a view, which stays pinned for a while. */
 static void act_store(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
@@ -152,7 +150,7 @@ static void act_cut(struct client *self, u32 file, bool punch)
 	u64 end = punch ? at + n : CELLS;
 	stop_the_file(f, punch ? at * CELL : 0, ALL);
 	if (!punch && pc_views_reserve(f->inode, at * CELL))
-		end = at; /* no memory for a copy of what a view holds: refused */
+		end = at; /* no memory for a copy of a view's bytes: refused */
 	u32 version = ++c->version;
 	if (punch)
 		end = pc_min(end, pc_inode_remote_size(f->inode) / CELL);
@@ -175,7 +173,7 @@ static void act_cut(struct client *self, u32 file, bool punch)
 	let_the_file_go(f);
 }
 
-/* Local bytes of the range are given up: whatever they were before may come back. */
+/* Discard local bytes of the range: any older content may come back. */
 static void act_discard(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
@@ -186,7 +184,7 @@ static void act_discard(struct client *self, u32 file)
 	if (pc_views_cut(f->inode, at * CELL, (at + n) * CELL, true) == 0) {
 		u64 first = at * CELL / PAGE * (PAGE / CELL);
 		u64 end = ((at + n) * CELL + PAGE - 1) / PAGE * (PAGE / CELL);
-		end = CELLS; /* a local end that goes takes the size along */
+		end = CELLS; /* discarding a local end takes the size along */
 		for (u64 k = first; k < end; k++)
 			c->lost[k] = LOSING;
 		pc_discard(f->inode, at * CELL, (at + n) * CELL, ranges, 32, true);
@@ -220,7 +218,7 @@ static void act_direct(struct client *self, u32 file)
 	range(self, &at, &n);
 	for (u64 k = at; k < at + n; k++)
 		if (c->direct[k])
-			return; /* of two at once nobody could say which is the newer one */
+			return; /* of two at once it is unknown which is newer */
 	memset(c->direct + at, 1, n);
 	bool shared = direct_locked(file, at, n);
 	self->calm = true;
@@ -245,14 +243,15 @@ static void act_direct(struct client *self, u32 file)
 
 /* ---------------------------------------------------------------- saving */
 
-/* As fsync_stamp of the rig, telling the model that a commit is wanted. */
+/* As fsync_stamp of the rig, and the model notes that a commit is wanted. */
 static int sync_once(u32 file, u64 stamp)
 {
 	world.asked[file] = true;
 	return fsync_stamp(&world.files[file], stamp);
 }
 
-/* Until it succeeds, as a user would who mends the cause: then the store has everything that was complete before. */
+/* Sync until it succeeds, as a user who repairs the cause would: then the store has everything that was complete
+ * before. */
 static void client_sync(u32 file)
 {
 	struct cells *c = &world.cells[file];
@@ -276,7 +275,7 @@ static void client_sync(u32 file)
 	}
 }
 
-/* ---------------------------------------------------------------- what is next */
+/* ---------------------------------------------------------------- the next operation */
 
 static void client_act(struct client *self, u32 file, const u8 *weights)
 {

@@ -1,8 +1,8 @@
 /*
- * fiber.h - coroutines on stacks of their own, and the switch between two of them.
+ * fiber.h - coroutines on separate stacks, and the switch between two of them.
  *
- * A switch is a dozen instructions on x86-64; swapcontext elsewhere, which asks the kernel for its signal mask each time.
- * AddressSanitizer is told of each switch: its fake stacks belong to a stack.
+ * A switch is a dozen instructions on x86-64; swapcontext elsewhere, which reads the signal mask from the kernel each
+ * time. Each switch is announced to AddressSanitizer: its fake stacks belong to a stack.
  */
 #ifndef FIBER_H
 #define FIBER_H
@@ -31,9 +31,9 @@ struct fiber {
 #else
 	ucontext_t context;
 #endif
-	uint8_t *stack; /* NULL: the host's own */
+	uint8_t *stack; /* NULL: the host's stack */
 	size_t size;
-	void *fake; /* of the sanitizer, while it does not run */
+	void *fake; /* of the sanitizer, while the fiber does not run */
 };
 
 #if defined(__x86_64__)
@@ -73,7 +73,7 @@ static inline void fiber_reset(struct fiber *f, void (*entry)(void))
 	}
 	f->fake = NULL;
 #if defined(__SANITIZE_ADDRESS__)
-	__asan_unpoison_memory_region(f->stack, f->size); /* the frames of who ran here before never returned */
+	__asan_unpoison_memory_region(f->stack, f->size); /* the frames of the last user of this stack never returned */
 #endif
 #if defined(__x86_64__)
 	void **top = (void **)(void *)(f->stack + f->size);
@@ -96,7 +96,7 @@ static const void *fiber_host_stack;
 static size_t fiber_host_size;
 #endif
 
-/* Somebody switched to us; `from`: who. */
+/* Finish a switch to `self` from `from`. */
 static inline void fiber_arrived(struct fiber *self, const struct fiber *from)
 {
 #if defined(__SANITIZE_ADDRESS__)

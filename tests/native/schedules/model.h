@@ -1,11 +1,11 @@
 /*
- * model.h - what a world is made of, and the model of what every byte may be.
+ * model.h - the parts of a world, and the model of the permitted values of every byte.
  *
- * A file is an array of cells of 512 bytes; a cell is filled with words that say file, cell and version. Versions of a file are
- * counted: a change has one from when it begins, under the inode lock. Of each cell the model keeps the newest change that is
- * complete, the newest cut (zeros) that has begun, and the newest loss (discard): a look that began and ended with these numbers
- * may see versions from `done` to the newest, zeros where a cut explains them, anything older where a loss does. Only the one OS
- * thread reads and writes these, and no scheduling point lies between what belongs together.
+ * A file is an array of cells of 512 bytes; a cell is filled with words that name file, cell and version. Versions of a
+ * file are counted: a change has one from its beginning, under the inode lock. Of each cell the model keeps the newest
+ * complete change, the newest cut (zeros) that has begun, and the newest loss (discard). A read that began and ended
+ * with these numbers may see versions from `done` to the newest, zeros if a cut explains them, anything older if a loss
+ * does. Only the one OS thread reads and writes these, and no scheduling point splits fields that belong together.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -39,16 +39,16 @@ struct cells {
 	u8 direct[CELLS]; /* a direct write of it runs */
 };
 
-/* For people: what a client did, or does. */
+/* For people: the current or last action of a client. */
 struct act {
 	u8 verb, file;
-	u16 at, n; /* cells, where it is about some */
+	u16 at, n; /* cells, if it concerns some */
 };
 
 struct client {
 	u32 nr_verbs, nr_pins, nr_acts;
 	struct act acts[4];
-	bool calm; /* the backend has no whims with it */
+	bool calm; /* the backend has no random faults with it */
 	struct pc_pin pins[4];
 	u64 buffer[BYTES / 8];
 	u32 before[CELLS];
@@ -59,9 +59,9 @@ struct world {
 	struct file files[NR_FILES];
 	struct cells cells[NR_FILES];
 	u32 nr_files, nr_ballast, clients_left;
-	u32 trouble;            /* whims that are left to the backend */
+	u32 trouble;            /* random faults left to the backend */
 	_Atomic u32 hung;       /* calls that hang go on when it is 0 */
-	bool asked[NR_FILES];   /* somebody wanted a commit */
+	bool asked[NR_FILES];   /* a client requested a commit */
 	u64 write_unit, read_unit;
 	bool durable, kind_stages, stop_work;
 };
@@ -93,7 +93,7 @@ static bool lost(const struct cells *c, u32 at, u32 done)
 	return c->lost[at] >= done;
 }
 
-/* A cell as somebody saw it, who began when `done` was complete and ended when `newest` was the newest. */
+/* Judge a cell as read by a client that began when `done` was complete and ended when `newest` was the newest. */
 static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, const char *who)
 {
 	const struct cells *c = &world.cells[file];
@@ -107,7 +107,7 @@ static void judge(u32 file, u32 at, const u64 *words, u32 done, u32 newest, cons
 	}
 }
 
-/* The end of the file was before this cell. */
+/* Judge a read in which the end of the file was before this cell. */
 static void judge_end(u32 file, u32 at, u32 done, const char *who)
 {
 	const struct cells *c = &world.cells[file];
@@ -117,7 +117,7 @@ static void judge_end(u32 file, u32 at, u32 done, const char *who)
 
 static void range(struct client *self, u64 *at, u64 *n)
 {
-	u32 pages = schedule_draw(2) ? 2 : PAGES; /* some bytes are dear to all */
+	u32 pages = schedule_draw(2) ? 2 : PAGES; /* some bytes are expensive for all */
 	*at = schedule_draw(3) ? schedule_draw(pages * (PAGE / CELL)) : schedule_draw(pages) * (PAGE / CELL);
 	*n = schedule_draw(3) ? 1 + schedule_draw(10) : (1 + schedule_draw(3)) * (PAGE / CELL);
 	*n = pc_min(*n, CELLS - *at);

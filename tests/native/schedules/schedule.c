@@ -1,12 +1,13 @@
 /*
- * schedule.c - the scheduler: who runs, who waits, what is drawn, what is recorded.
+ * schedule.c - the scheduler: which thread runs, which ones wait, how choices are drawn and recorded.
  *
- * A choice is named by its thread and how many points that thread had passed, not by a global step: a record of which some
- * choices are left out still means the same places for all threads that did the same up to there. That is what makes shrinking
- * work, and why each thread has random numbers of its own.
+ * A choice is named by its thread and the number of points that thread had passed, not by a global step. So a record
+ * with some choices left out still means the same places for all threads that ran identically up to there. Shrinking
+ * needs this, and therefore each thread has a separate random sequence.
  *
- * Futexes are those of Linux: a waiter sleeps if the word has the value, and is awake when somebody wakes the word, not when it
- * changes. So a lost wake-up is a waiter that nobody wakes: nobody can run, and the schedule has failed.
+ * Futexes behave as in Linux: a waiter sleeps if the word has the value, and wakes when a thread wakes the word, not
+ * when the word changes. So a lost wake-up leaves a waiter that no thread wakes: when no thread can run, the schedule
+ * has failed.
  */
 #include "schedule.h"
 
@@ -19,8 +20,8 @@
 
 #include "fiber.h"
 
-/* STREAK: points in a row after which a thread gives way whatever its priority, for it may wait for somebody in a loop.
- * A wait of AGES or longer is a hang if nothing else ends it. */
+/* STREAK: points in a row after which a thread yields whatever its priority, for it may spin while it waits for
+ * another one. A wait of AGES or longer is a hang if nothing else ends it. */
 enum { STREAK = 3000, CHANGES = 16, SHOWN = 40 };
 static const uint64_t AGES = 10000000000ull;
 
@@ -114,9 +115,9 @@ static void fail(const char *why)
 	abort();
 }
 
-/* ---------------------------------------------------------------- who is next */
+/* ---------------------------------------------------------------- the next thread */
 
-/* In the order of the threads, from the one behind `id` on. */
+/* In the order of the threads, starting behind `id`. */
 static uint32_t next_in_turn(uint32_t id)
 {
 	uint32_t behind = runnable & ~((2u << id) - 1);
@@ -185,7 +186,7 @@ static void go_to(struct thread *t, uint32_t to)
 	fiber_arrived(&t->fiber, came_from);
 }
 
-/* `t` comes to a place where somebody else may run. */
+/* Decide at a point of `t` where another thread may run. */
 static void decide(struct thread *t, bool stays)
 {
 	uint32_t id = (uint32_t)(t - threads);
@@ -194,7 +195,7 @@ static void decide(struct thread *t, bool stays)
 	t->points++;
 	if (runnable == 1u << id)
 		return;
-	if (stays && ++streak > STREAK) { /* the same in every policy: a record has to do it too */
+	if (stays && ++streak > STREAK) { /* regardless of the policy, because a record must do it too */
 		stays = false;
 		t->priority = --lowest;
 	}
@@ -233,7 +234,7 @@ static void make_runnable(struct thread *t, bool timed_out)
 	runnable |= 1u << (t - threads);
 }
 
-/* Nobody can run: on to the next deadline. */
+/* No thread can run: advance to the next deadline. */
 static void pass_time(void)
 {
 	uint64_t next = UINT64_MAX;
@@ -337,7 +338,7 @@ void schedule_add(const char *name, void (*body)(void *), void *arg)
 	alive++;
 }
 
-/* Until all threads have ended. */
+/* Run until all threads have ended. */
 void schedule_run(void)
 {
 	current = &threads[0];

@@ -1,16 +1,16 @@
 /*
- * test_schedules.c - runs schedules in search of a violation; replays one, makes it shorter, measures, proves that bugs are found.
- * What holds at the end of each: I-1 to I-16, I-17, I-18, I-25, I-26, I-27 (world.c, model.h).
+ * test_schedules.c - runs schedules in search of a violation; replays one, makes it shorter, measures, proves that bugs
+ * are found. The end of each checks: I-1 to I-16, I-17, I-18, I-25, I-26, I-27 (world.c, model.h).
  *
  *   schedules --seconds 5                     all kinds of worlds in turn
- *   schedules --kind cuts --number 100000     of one kind, so many
- *   schedules --replay cuts:7:1234            one schedule, by the name that a failure was reported under: again, shortened, told
+ *   schedules --kind cuts --number 100000     that many of one kind
+ *   schedules --replay cuts:7:1234            one schedule, by its name in a failure's report: again, shortened, printed
  *   schedules --without FIX                   with a fix taken out (PC_FIX), with all of the above
  *   schedules --table                         each fix that a world can miss: schedules until that is found
  *
- * Schedules run in batches of some thousand, each batch in a child with a cache of its own: an assertion, a crash, a hang ends
- * the child and not the search. A schedule is named kind:batch:number. What a cache goes through before the number-th schedule is
- * part of it, so a replay plays the whole batch up to there, and then forks for each try.
+ * Schedules run in batches of some thousand, each batch in a child with a new cache: an assertion, a crash, a hang ends
+ * the child and not the search. A schedule is named kind:batch:number. The history of a cache before the number-th
+ * schedule is part of it, so a replay plays the whole batch up to there, and then forks for each try.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,7 +30,7 @@
 
 enum { BATCH = 1000, HANG_SECONDS = 60, TRIES = 400 };
 
-/* What a child leaves behind, whatever ends it. */
+/* The outcome of a child, whatever ends it. */
 struct outcome {
 	uint64_t number, played, steps, switches;
 	struct schedule_log log;
@@ -43,7 +43,7 @@ struct name {
 
 static struct outcome *outcome;
 
-/* Of the children that have ended: what schedules cost, whatever else the machine does. */
+/* CPU time of the children that have ended: the cost of schedules, whatever else the machine does. */
 static double cpu_seconds(void)
 {
 	struct rusage u;
@@ -144,7 +144,7 @@ static bool run_batch(const struct name *n, const char *without, bool quiet, dou
 	return ended_well(child);
 }
 
-/* Return: whether something was found; then *found is its name. */
+/* Return: whether a failure was found; then *found is its name. */
 static bool search(uint32_t first, uint32_t end, uint64_t batch, uint64_t number, double until, const char *without,
 		   struct name *found)
 {
@@ -201,7 +201,7 @@ static uint32_t shrink(const struct schedule_plan *seeded, struct schedule_choic
 	return nr;
 }
 
-/* Return: whether it failed again. The shortest way to it is told on stderr. */
+/* Return: whether it failed again. The shortest way to it is printed on stderr. */
 static bool replay(const struct name *n, const char *without)
 {
 	static struct schedule_choice choices[SCHEDULE_CHOICES];
@@ -223,7 +223,7 @@ static bool replay(const struct name *n, const char *without)
 		record.policy = SCHEDULE_RECORD;
 		record.choices = choices;
 		record.nr_choices = all;
-		if (fails(&record)) /* else it depends on what no choice says: told as it came */
+		if (fails(&record)) /* else it depends on something outside the choices: printed as recorded */
 			record.nr_choices = shrink(&plan, choices, all);
 		else
 			record = plan;

@@ -3,9 +3,9 @@
  *
  *   clients   3 or 4, each with a few operations drawn from the weights of the kind (clients.c); each owns its random numbers
  *   workers   2 threads of the volume, as the engine's: fills, requests of passes, commits
- *   ballast   most of the smallest cache there can be is pinned by a view, so that a few pages are all there is
+ *   ballast   most of the smallest possible cache is pinned by a view, so that only a few pages are available
  *
- * At rest: no error is left, an fsync succeeds, and then what a read returns, what storage answers and what it committed are the
+ * At rest: no error is left, and an fsync succeeds. Then a read, storage's answer and its committed content are the
  * same bytes, each a value that the model allows; pc_check; I-25 to I-27.
  */
 #include "world.h"
@@ -16,7 +16,7 @@ struct kind {
 	const char *name;
 	u8 weights[CLIENT_VERBS];
 	bool forgets, stages, durable_sometimes, commits_fail;
-	bool units; /* whole write units; in half of the worlds storage shows what was committed alone */
+	bool units; /* whole write units; in half of the worlds storage shows committed bytes only */
 	bool stuck; /* writes of file 1 return when all clients have ended; one of them writes it, the others read file 0 */
 };
 
@@ -79,7 +79,7 @@ const char *world_kind(u32 k)
 	return kinds[k].name;
 }
 
-/* ---------------------------------------------------------------- what is waited for */
+/* ---------------------------------------------------------------- names of waits */
 
 static const char *what_is(const void *word)
 {
@@ -109,7 +109,7 @@ static const char *what_is(const void *word)
 
 /* ---------------------------------------------------------------- the backend */
 
-/* Answers come when the scheduler says so, in any order; now and then one is an error, or short. */
+/* Answers come when the scheduler decides, in any order; now and then one is an error, or short. */
 static void meet(struct store *s, enum store_moment when)
 {
 	const struct client *self = schedule_arg();
@@ -164,7 +164,7 @@ void world_open(u32 number, u64 seed)
 	ballast = file_open(&rig, BALLAST * PAGE, BALLAST * PAGE);
 	u32 pinned = BALLAST - (u32)(seed / 72 % 4);
 	if (kind->units)
-		pinned -= 4; /* who writes beyond a short last unit needs that one's last page beside his own */
+		pinned -= 4; /* a writer beyond a short last unit needs that unit's last page beside its own */
 	static u8 bytes[BALLAST * PAGE];
 	EQUAL(file_read(ballast, 0, bytes, BALLAST * PAGE), BALLAST * PAGE);
 	world.nr_ballast = 0;
@@ -255,7 +255,7 @@ static void file_begin(u32 k)
 	f->inode->user = f;
 }
 
-/* What is read, what storage answers, what it committed: the same. */
+/* A read, storage's answer and its committed content agree. */
 static void file_at_rest(u32 k)
 {
 	static u64 bytes[BYTES / 8];

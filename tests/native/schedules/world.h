@@ -1,5 +1,6 @@
 /*
- * world.h - a small world for schedules: two files, a handful of pages, four who use them, two who work, a backend with whims.
+ * world.h - a small world for schedules: two files, a handful of pages, four clients, two workers, a backend with
+ * random faults.
  */
 #ifndef WORLD_H
 #define WORLD_H
@@ -7,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What a world is about: weights of what its clients do (world.c has the table). */
+/* Kinds of worlds: weights of the clients' operations (world.c has the table). */
 enum { WORLD_KINDS = 10 };
 const char *world_kind(uint32_t kind);
 
@@ -17,10 +18,10 @@ void world_open(uint32_t kind, uint64_t seed);
 /* One schedule, from fresh files to files at rest, checked. schedule_begin() has been called. A failure aborts. */
 void world_play(void);
 
-/* The end of the trace ring and how the files stand, on stderr: of a schedule that failed. */
+/* Print the end of the trace ring and the state of the files on stderr: of a schedule that failed. */
 void world_tell(void);
 
-/* Nothing may be left. */
+/* Close the world and check that nothing is left. */
 void world_close(void);
 
 #endif
