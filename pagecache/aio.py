@@ -23,7 +23,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .engine import barrier
+from .engine.io import barrier
 from .errors import Key, set_written, written_before
 from .file.cached import Advice, CachedFile
 from .file.direct import DirectFile

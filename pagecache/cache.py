@@ -22,11 +22,12 @@ from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, Size, VolumeOptions, with_overrides
-from .engine import throttle, waits
-from .engine.events import Feed
+from .engine import throttle
 from .engine.flusher import Flusher
 from .engine.loop import CacheLoop, blocking, original
 from .engine.park import Clock, Deadline, Park
+from .engine.report import waits
+from .engine.report.events import Feed
 from .engine.volume import EngineVolume
 from .errors import (
     ConflictError,

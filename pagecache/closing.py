@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from .engine.notices import spans
 from .engine.park import Deadline
+from .engine.report.notices import spans
 from .errors import FailedRange, LostRange, UnsavedDataError, WritebackError
 from .volume import lifetimes
 from .volume.inode import Inode

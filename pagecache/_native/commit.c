@@ -166,7 +166,7 @@ static void record_commit(struct pc_inode *i, bool ok, int how)
  * failure whatever it says: the server may have forgotten what it had acknowledged before it made the rest durable.
  *
  * What is staged stays so until a commit succeeds: reads that ask for it meanwhile may find the backend without it, and look
- * again (engine/staging.py).
+ * again (engine/commit/staging.py).
  *
  * Where acknowledged bytes were given up, reads showed them or what was there before; the commit decided which of the two is
  * stored, and only the backend knows: what is clean of that range leaves the cache.

@@ -9,7 +9,7 @@
  *   answer of a call   remote_size, size (of what was taken), inval_seq and the folios of the range: in one section
  *   the write ends     stamp m and its range: uncommitted until a commit that was issued afterwards succeeds
  *   it failed, behind  what it may have stored there is a *tail*: nothing more is handed over before the engine, with the token
- *   remote_size        and so with nothing in flight, owes the backend the cut (engine/tails.py)
+ *   remote_size        and so with nothing in flight, owes the backend the cut (engine/commit/tails.py)
  *   a commit fails     the ranges may be gone: a loss; a write that still runs finds out when it ends, and is sent again
  *
  * Contract 2.10, 2.17. Locks: leaf lock.

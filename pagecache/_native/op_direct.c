@@ -1,7 +1,7 @@
 /*
  * op_direct.c - the operation of a direct write: who owns its lock and its count, and until when.
  *
- * The engine decides (engine/direct.py); whatever it takes is recorded in the Op that the C entry settles. The backend's calls run on
+ * The engine decides (engine/io/direct.py); whatever it takes is recorded in the Op that the C entry settles. The backend's calls run on
  * threads of the volume, and may run on when the caller has gone (interrupt, abort): then the operation is *left*. It keeps the
  * lock and its place in the count until the last of its calls has returned, so nobody meets bytes that may still land; only a
  * reconnect whose fence says that they cannot land any more ends it before [K7].

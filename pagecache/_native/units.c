@@ -13,7 +13,7 @@
  *
  * A neighbour may be dirty itself: a writer holds its folio, it is in back-off, or it reaches into the unit from before.
  * Its newest bytes go along and it stays dirty, to be sent later; so an answer for the unit says nothing about a failure of
- * its own (engine/collector.py). A unit of which anything is in W is in no second request. Every unit in flight has a block in
+ * its own (engine/io/collector.py). A unit of which anything is in W is in no second request. Every unit in flight has a block in
  * W, and W ends after the call, so the marks still are the only registry of what is in flight.
  *
  * All of a folio's D moves to W in one section, so a folio that sticks out of its unit draws the next unit in; after

@@ -1,16 +1,16 @@
 """ENGINE: takes work from CORE, hands it to a backend, reports back, wakes.
 
-CORE decides what may happen and keeps every state; the modules here decide who does it and when:
+CORE decides what may happen and keeps every state; the modules here decide which thread does it and when. From the
+bottom up:
 
-    park      how a thread waits, and for how long
-    runner    the threads of a volume, and the jobs they are given
-    reader    fills
-    issuer    write requests and commits
-    collector what an answer means
-    retryer   whether and when to try again; which ranges have failed
-    barrier   fsync, sync, tickets
-    throttle  writers that have to wait
-    flusher   what happens without anybody asking
-    file      what the engine knows of one cached object
-    volume    what it knows of one backend
+    park, foreign               how a thread waits, and for how long; exceptions of a backend, read safely
+    report/                     sentences for the log, events, troubles, and the reasons of waits
+    retryer                     whether and when to try again; which ranges have failed
+    runner, loop, aside         the threads of a volume; the cache's event loop; calls for tasks
+    attempts, names             calls that carry no bytes; a backend's sync of names
+    commit/                     staged data, lost answers, tails, debts of a file, newer stored versions
+    io/                         fills, write requests, what an answer means, fsync, direct I/O, sizes
+    throttle, mirror            writers that have to wait; the second stream
+    file, volume                one cached object, one backend
+    flusher                     work that no call has requested
 """

@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar
 from .. import native
 from ..errors import Key
 from ..native import NativeVolume
-from .look import Look, Owner, nobody
-from .reason import Reason
+from .report.look import Look, Owner, nobody
+from .report.reason import Reason
 
 __all__ = ["Aside", "Lane"]
 

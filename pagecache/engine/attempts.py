@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from ..errors import Key
 from ..native import NAMES
 from .foreign import as_os_error, raised_by
-from .look import Look, Owner, nobody
-from .notices import cause
 from .park import SLICE, Deadline, deadline_error
-from .reason import Reason, during, of_file
+from .report.look import Look, Owner, nobody
+from .report.notices import cause
+from .report.reason import Reason, during, of_file
 from .retryer import Parked, decide, is_refusal
 from .runner import Job
 

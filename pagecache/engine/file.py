@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends.protocol import BackendFile, BackendLimits
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
-from . import direct, issuer, reader, sizes, staging, throttle
+from . import throttle
+from .commit import staging
+from .commit.owed import Owed, Step
+from .commit.tails import Tails
 from .foreign import errno_of, text_of
-from .notices import fault, spans
-from .owed import Owed, Step
+from .io import direct, issuer, reader, sizes
+from .report.notices import fault, spans
 from .retryer import Failure, Failures
 from .runner import Job
-from .tails import Tails
 
 if TYPE_CHECKING:
     from .attempts import Attempts

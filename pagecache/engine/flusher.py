@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import Key
 from ..native import ENGINE_FLUSHER, Kind, NativeCache, Pressure, Span
-from .notices import fault
 from .park import Clock, Park
+from .report.notices import fault
+from .report.trouble import STALLED
+from .report.waits import LongWaits
 from .throttle import divide
-from .trouble import STALLED
 from .volume import IDLE_TURN_FLUSHER
-from .waits import LongWaits
 
 if TYPE_CHECKING:
     from .volume import EngineCache, EngineVolume

@@ -32,7 +32,7 @@ from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, Backend
 from ..errors import BackendProtocolError, DeadlockError, Key, ShutdownError
 from ..native import NativeVolume, Op
 from .park import SLICE, Park, Signal
-from .reason import Reason
+from .report.reason import Reason
 from .runner import Job, ThreadRunner
 
 __all__ = [

@@ -31,8 +31,8 @@ from ..backends.plain import returned
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..errors import Key
 from ..native import Op
-from .notices import cause
 from .park import SLICE, Deadline
+from .report.notices import cause
 
 if TYPE_CHECKING:
     from .file import EngineFile

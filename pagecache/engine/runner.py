@@ -22,9 +22,9 @@ from typing import Generic, TypeVar
 from .. import native
 from ..errors import Key
 from ..native import ENGINE_JOB, Kind, NativeVolume, Span
-from .notices import fault
 from .park import SLICE, Clock, Deadline, Park
-from .reason import ENDS, Reason, during
+from .report.notices import fault
+from .report.reason import ENDS, Reason, during
 
 __all__ = ["Job", "ThreadRunner"]
 

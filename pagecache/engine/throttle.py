@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from .. import native
 from ..errors import PageCacheError, WritebackError
 from ..native import ENGINE_PAUSE, WAITS, Kind, Pressure, Span
-from .look import Look, Owner, nobody
 from .park import SLICE, Deadline
-from .reason import Reason, during, of_file
+from .report.look import Look, Owner, nobody
+from .report.reason import Reason, during, of_file
 
 if TYPE_CHECKING:
     from .file import EngineFile

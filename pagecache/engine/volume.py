@@ -28,17 +28,17 @@ from ..stats import Event
 from .attempts import Attempts
 from .file import limits_of
 from .foreign import raised_by, text_of
-from .look import Look, Owner, nobody
 from .loop import Blocking, CacheLoop
 from .mirror import Mirror
 from .names import NameSync
-from .notices import Notices, fault
 from .park import SLICE, Clock, Park
-from .reason import Reason, during, of_file
+from .report.look import Look, Owner, nobody
+from .report.notices import Notices, fault
+from .report.reason import Reason, during, of_file
+from .report.trouble import Troubles
 from .retryer import Retries
 from .runner import Job, ThreadRunner
 from .throttle import Pace, Stall
-from .trouble import Troubles
 
 if TYPE_CHECKING:
     from .file import EngineFile

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..config import VolumeOptions
-from ..engine import barrier, holes
 from ..engine.attempts import Attempts
+from ..engine.io import barrier, holes
 from ..errors import Key, ShutdownError, set_written, written_before
 from ..native import END, FOREVER, INVALIDATE, LOCK, TOKEN, Handle, traced
 from ..options import AdviceName

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from ..engine.direct import Read, Write, is_buffered
+from ..engine.io.direct import Read, Write, is_buffered
 from ..errors import DeadlockError, Key, set_written, written_before
 from ..native import FOREVER, traced
 from .cached import CachedFile

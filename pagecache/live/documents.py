@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import native
 from ..distribution import VERSION
-from ..engine.trouble import Trouble
+from ..engine.report.trouble import Trouble
 from ..errors import FailedRange, Key
 from ..native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
 from ..stats import CacheStats

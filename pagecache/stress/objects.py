@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pagecache.backends.protocol import Backend, close_backend_file
 from pagecache.check_backend.target import place
-from pagecache.engine import staging
+from pagecache.engine.commit import staging
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan

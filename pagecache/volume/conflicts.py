@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import NamespaceBackend, ObjectStat
-from ..engine import barrier, direct, remote, staging
+from ..engine.commit import remote, staging
+from ..engine.io import barrier, direct
 from ..errors import Key, LostRange
 from ..file.cached import extent
 from ..native import END

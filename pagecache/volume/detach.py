@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import close_backend_file
-from ..engine import direct
 from ..engine.foreign import shown
-from ..engine.notices import cause, spans
+from ..engine.io import direct
 from ..engine.park import SLICE, Deadline, Signal, deadline_error
-from ..engine.reason import Reason, during
+from ..engine.report.notices import cause, spans
+from ..engine.report.reason import Reason, during
 from ..engine.runner import Job
 from ..errors import FailedRange, LostRange, UnsavedDataError
 from ..native import END, LOCK, NAMES, TOKEN

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..engine.attempts import Attempts
-from ..engine.look import Look, Owner, nobody
 from ..engine.park import SLICE, Signal
-from ..engine.reason import Reason, during
+from ..engine.report.look import Look, Owner, nobody
+from ..engine.report.reason import Reason, during
 from ..engine.volume import EngineVolume
 from ..errors import Key
 

@@ -12,9 +12,9 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..engine import barrier
-from ..engine.notices import spans
+from ..engine.io import barrier
 from ..engine.park import Signal
+from ..engine.report.notices import spans
 from ..errors import Key, LostRange
 from ..native import END, TOKEN
 from .inode import Inode

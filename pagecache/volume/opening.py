@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
-from ..engine import barrier, remote, staging
 from ..engine.attempts import Attempts
+from ..engine.commit import remote, staging
+from ..engine.io import barrier
 from ..errors import BackendProtocolError, Key, ShutdownError
 from ..native import END, FOREVER, STAMP_MAX
 from . import lifetimes

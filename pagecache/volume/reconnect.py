@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
-from ..engine import remote, staging
 from ..engine.attempts import Attempts
+from ..engine.commit import remote, staging
+from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
-from ..engine.notices import cause
-from ..engine.owed import Step
 from ..engine.park import SLICE
+from ..engine.report.notices import cause
 from ..engine.retryer import Parked, decide, is_transient
 from ..engine.runner import Job
 from ..engine.volume import threads_of

@@ -20,13 +20,13 @@ from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..engine.barrier import FileSync
 from ..engine.foreign import as_os_error, shown
-from ..engine.look import Look, Owner, nobody
+from ..engine.io.barrier import FileSync
 from ..engine.loop import advanced
 from ..engine.names import NameCall
 from ..engine.park import SLICE, Deadline, deadline_error
-from ..engine.reason import Reason, during
+from ..engine.report.look import Look, Owner, nobody
+from ..engine.report.reason import Reason, during
 from ..errors import FailedRange, ShutdownError, WritebackError
 from ..native import Events
 

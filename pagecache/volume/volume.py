@@ -22,12 +22,12 @@ from ..backends.plain import PlainBackend
 from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from ..backends.url import as_backend
 from ..config import Size, VolumeOptions, parse_size, with_overrides
-from ..engine import remote, staging
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
+from ..engine.commit import remote, staging
 from ..engine.loop import blocking, original
-from ..engine.notices import spans
 from ..engine.park import Signal
+from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
 from ..errors import FailedRange, Key, LostRange, ShutdownError
 from ..file.cached import CachedFile, extent

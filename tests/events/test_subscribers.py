@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import Event, PageCache, RetryPolicy, ShutdownError
 from pagecache.backends import MemoryBackend
-from pagecache.engine import events as engine_events
+from pagecache.engine.report import events as engine_events
 
 from ..file.backends import PATIENCE
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pagecache import ConflictError, Event, RetryPolicy, WritebackError
-from pagecache.engine.notices import LINES, TOPICS, WINDOW
+from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.answers import failing_commit
 from ..file.clock import HandClock, after_a_look

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pagecache import BackendError, DataLossError, PageCache, WritebackError
-from pagecache.engine.barrier import FileSync
+from pagecache.engine.io.barrier import FileSync
 from pagecache.native import STAMP_MAX, NativeInode
 from tests.staging import StagingBackend
 

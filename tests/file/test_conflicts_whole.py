@@ -284,7 +284,7 @@ def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
         upload: Any = file.backend_file
         upload.base, upload.version = bytes(stored.written), str(stored.version)
 
-    monkeypatch.setattr("pagecache.engine.remote.rebase", keep_uploads)
+    monkeypatch.setattr("pagecache.engine.commit.remote.rebase", keep_uploads)
     expected = change_under_units(rig)
     rig.handles[0].fsync()
     assert backend.committed(KEY) != expected

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, ShutdownError
-from pagecache.engine import direct as engine_direct
+from pagecache.engine.io import direct as engine_direct
 from pagecache.native import LOCK, SHARED
 
 from .backends import PATIENCE

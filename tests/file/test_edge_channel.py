@@ -210,7 +210,7 @@ def test_a_failed_commit_without_the_cure_would_lose_the_bytes(make: Make, monke
     """This takes the fix of T-18 out: acknowledged bytes are left clean by a failed commit, and the store never gets
     them. [T-18]
     """
-    from pagecache.engine import collector
+    from pagecache.engine.io import collector
 
     def trusting(file: Any, op: Any, error: BaseException) -> None:
         file.commit_error, file.commits_failed = error, file.commits_failed + 1

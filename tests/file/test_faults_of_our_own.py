@@ -15,25 +15,14 @@ from typing import Any
 import pytest
 
 from pagecache.cache import PageCache
-from pagecache.engine import (
-    attempts,
-    barrier,
-    collector,
-    direct,
-    issuer,
-    names,
-    outcome,
-    reader,
-    remote,
-    sizes,
-    staging,
-    volume,
-)
-from pagecache.engine.events import Feed
+from pagecache.engine import attempts, names, volume
+from pagecache.engine.commit import outcome, remote, staging
 from pagecache.engine.file import EngineFile
-from pagecache.engine.notices import Notices
+from pagecache.engine.io import barrier, collector, direct, issuer, reader, sizes
+from pagecache.engine.report.events import Feed
+from pagecache.engine.report.notices import Notices
+from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.retryer import Failures
-from pagecache.engine.trouble import Troubles
 from pagecache.engine.volume import EngineVolume
 
 from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern

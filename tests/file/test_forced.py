@@ -12,7 +12,7 @@ import pytest
 
 from pagecache import BackendError, ConflictError, DataLossError, PageCache
 from pagecache.backends import MemoryBackend
-from pagecache.engine import remote
+from pagecache.engine.commit import remote
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from .objects import ObjectBackend

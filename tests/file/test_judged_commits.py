@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pagecache import CommitError
-from pagecache.engine import barrier
-from pagecache.engine.barrier import FileSync
+from pagecache.engine.io import barrier
+from pagecache.engine.io.barrier import FileSync
 
 from .backends import PATIENCE
 from .rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.engine import collector
+from pagecache.engine.io import collector
 
 from .backends import PATIENCE
 from .rig import KEY, PAGE, Rig, Task, pattern

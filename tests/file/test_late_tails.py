@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pagecache import ShutdownError
-from pagecache.engine import direct
+from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from .backends import PATIENCE, Gate, RecordingBackend, RecordingFile

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
-from pagecache.engine import staging
+from pagecache.engine.commit import staging
 from pagecache.options import OpenMode
 
 from ..staging import StagingBackend

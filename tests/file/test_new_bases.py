@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ConflictError, PageCache
 from pagecache.backends import MemoryBackend
-from pagecache.engine import remote
+from pagecache.engine.commit import remote
 from pagecache.native import NativeInode
 
 from .objects import ObjectBackend

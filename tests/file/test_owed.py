@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pagecache import DataLossError, ShutdownError
+from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
-from pagecache.engine.owed import Owed
 from pagecache.engine.runner import Job
 
 from .answers import failing_commit

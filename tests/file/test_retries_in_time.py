@@ -63,7 +63,7 @@ WAITS: dict[str, Callable[[Rig], None]] = {
 @pytest.fixture(autouse=True)
 def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch off the flusher's check for suppressed log lines every few seconds."""
-    monkeypatch.setattr("pagecache.engine.notices.WINDOW", 3600.0)
+    monkeypatch.setattr("pagecache.engine.report.notices.WINDOW", 3600.0)
 
 
 def attempts(rig: Rig, key: str = KEY) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pagecache.engine import collector
-from pagecache.engine.barrier import FileSync
+from pagecache.engine.io import collector
+from pagecache.engine.io.barrier import FileSync
 
 from .planted import Planted, without
 

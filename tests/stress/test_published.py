@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pagecache.engine.barrier import FileSync
 from pagecache.engine.file import EngineFile
+from pagecache.engine.io.barrier import FileSync
 from pagecache.native import NativeInode
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget

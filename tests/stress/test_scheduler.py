@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends import MemoryBackend
-from pagecache.engine.reason import Reason, during
+from pagecache.engine.report.reason import Reason, during
 from pagecache.native import NativeVolume, wait
 from pagecache.native.simulated import passed
 from pagecache.stress.coverage import Coverage

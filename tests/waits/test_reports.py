@@ -18,7 +18,7 @@ import pytest
 
 import pagecache
 from pagecache import ForkedError, PageCache, Wait, WaitOwner, aio, native
-from pagecache.engine.look import Look
+from pagecache.engine.report.look import Look
 
 from ..file.backends import PATIENCE
 from ..file.rig import FAST, KEY, PAGE, QUIET, Rig, Task, eventually, pattern

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache.engine import waits
+from pagecache.engine.report import waits
 
 from ..file.rig import KEY, PAGE, Rig, Task, eventually, pattern
 from .seen import nobody_waits, start, wait_of

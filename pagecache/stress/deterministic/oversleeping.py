@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pagecache.engine.barrier import FileSync
 from pagecache.engine.flusher import BUSY
+from pagecache.engine.io.barrier import FileSync
 from pagecache.native import waits
 
 if TYPE_CHECKING:

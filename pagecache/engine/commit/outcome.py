@@ -25,15 +25,15 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError, ShutdownError
-from ..native import COMMIT_CALL
+from ...errors import BackendError, ShutdownError
+from ...native import COMMIT_CALL
+from ..foreign import errno_of, retry_after_of, text_of
+from ..retryer import is_transient
 from . import staging
-from .foreign import errno_of, retry_after_of, text_of
-from .retryer import is_transient
 
 if TYPE_CHECKING:
-    from ..backends.protocol import BackendFile
-    from .file import EngineFile
+    from ...backends.protocol import BackendFile
+    from ..file import EngineFile
 
 __all__ = ["Outcome", "call_commit", "owe", "stored"]
 

@@ -26,11 +26,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .notices import cause
+from ..report.notices import cause
 from .owed import Step
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["Tails"]
 

@@ -15,18 +15,18 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..backends.protocol import BackendFile
-from ..errors import BackendError, LostRange, PageCacheError
-from ..native import Op
-from .foreign import errno_of, text_of
-from .notices import cause
+from ...backends.protocol import BackendFile
+from ...errors import BackendError, LostRange, PageCacheError
+from ...native import Op
+from ..foreign import errno_of, text_of
+from ..park import SLICE
+from ..report.notices import cause
+from ..report.reason import during, of_file
+from ..retryer import is_transient
 from .owed import Rollback
-from .park import SLICE
-from .reason import during, of_file
-from .retryer import is_transient
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["Missing", "commit_lost", "give_up", "gone", "lose", "possible", "reading_back", "recall", "stands"]
 

@@ -10,12 +10,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import Key
-from ..stats import Event
-from .foreign import errno_of, text_of
+from ...errors import Key
+from ...stats import Event
+from ..foreign import errno_of, text_of
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["SETTLED", "STALLED", "Trouble", "Troubles", "tried_again"]
 

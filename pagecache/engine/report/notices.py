@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .foreign import errno_of, text_of
+from ..foreign import errno_of, text_of
 
 __all__ = ["LINES", "TOPICS", "WINDOW", "Notices", "cause", "fault", "spans"]
 

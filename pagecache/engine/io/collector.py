@@ -11,16 +11,16 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import ConflictError
-from ..native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
-from . import outcome, staging
-from .foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
-from .notices import cause, fault, spans
-from .retryer import Again, Failure, Parked, decide, is_transient
-from .trouble import SETTLED, tried_again
+from ...errors import ConflictError
+from ...native import BACKOFF, FAILED, KEPT, PARKED, STAMP_MAX, Op
+from ..commit import outcome, staging
+from ..foreign import as_os_error, errno_of, is_kept, max_write_of, text_of
+from ..report.notices import cause, fault, spans
+from ..report.trouble import SETTLED, tried_again
+from ..retryer import Again, Failure, Parked, decide, is_transient
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "failed"]
 

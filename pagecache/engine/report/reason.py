@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import native
-from ..errors import Key
-from ..native import WAITS
+from ... import native
+from ...errors import Key
+from ...native import WAITS
 
 if TYPE_CHECKING:
-    from ..native import NativeVolume
-    from .file import EngineFile
+    from ...native import NativeVolume
+    from ..file import EngineFile
     from .look import Look, Owner
 
 __all__ = ["ENDS", "Reason", "during", "of_file"]

@@ -14,17 +14,17 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backends.plain import returned
-from ..errors import BackendProtocolError, PageCacheError
-from ..native import Op
-from . import remote, staging
-from .foreign import as_os_error, named, text_of
-from .loop import BlockingFile, as_answer, asked
-from .notices import cause, fault
-from .retryer import Parked, decide
+from ...backends.plain import returned
+from ...errors import BackendProtocolError, PageCacheError
+from ...native import Op
+from ..commit import remote, staging
+from ..foreign import as_os_error, named, text_of
+from ..loop import BlockingFile, as_answer, asked
+from ..report.notices import cause, fault
+from ..retryer import Parked, decide
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["fill", "read", "start_fill"]
 

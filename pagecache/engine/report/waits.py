@@ -11,14 +11,14 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from .. import native
-from ..native import Operation, WaitRecord
-from ..stats import Wait, WaitOwner
+from ... import native
+from ...native import Operation, WaitRecord
+from ...stats import Wait, WaitOwner
 from .look import CALLER, Look, Owner, of, span
 from .reason import ENDS, Reason
 
 if TYPE_CHECKING:
-    from .volume import EngineCache
+    from ..volume import EngineCache
 
 __all__ = ["LongWaits", "left_over", "report"]
 

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .. import native
-from ..errors import Key
-from ..native import INVALIDATE as INVALIDATE_LOCK
-from ..native import LOCK, SHARED, TOKEN, WAITS, Operation, WaitRecord
+from ... import native
+from ...errors import Key
+from ...native import INVALIDATE as INVALIDATE_LOCK
+from ...native import LOCK, SHARED, TOKEN, WAITS, Operation, WaitRecord
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
+    from ..runner import Job
+    from ..volume import EngineCache
     from .reason import Reason
-    from .runner import Job
-    from .volume import EngineCache
 
 __all__ = ["Look", "Owner", "current_frames", "nobody", "of", "span"]
 

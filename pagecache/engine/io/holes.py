@@ -17,11 +17,11 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import BackendProtocolError
-from ..native import END
+from ...errors import BackendProtocolError
+from ...native import END
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["Extent", "find_data"]
 

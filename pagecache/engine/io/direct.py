@@ -26,19 +26,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..backends.plain import returned
-from ..backends.protocol import BackendLimits
-from ..errors import BackendProtocolError, LostRange, ShutdownError
-from ..native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
-from . import barrier, remote
-from .foreign import as_os_error, max_write_of, named
-from .park import SLICE
-from .reason import during, of_file
-from .retryer import Parked, decide
-from .runner import Job
+from ...backends.plain import returned
+from ...backends.protocol import BackendLimits
+from ...errors import BackendProtocolError, LostRange, ShutdownError
+from ...native import DIRECT, DIRTY, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
+from ..commit import remote
+from ..foreign import as_os_error, max_write_of, named
+from ..park import SLICE
+from ..report.reason import during, of_file
+from ..retryer import Parked, decide
+from ..runner import Job
+from . import barrier
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
 

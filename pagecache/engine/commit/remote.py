@@ -24,18 +24,18 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..backends.protocol import BackendFile, ObjectStat
-from ..errors import ConflictError, LostRange, PageCacheError
-from ..native import END, STAMP_MAX
+from ...backends.protocol import BackendFile, ObjectStat
+from ...errors import ConflictError, LostRange, PageCacheError
+from ...native import END, STAMP_MAX
+from ..foreign import errno_of
+from ..report.notices import cause, spans
+from ..report.trouble import SETTLED
+from ..retryer import is_transient
 from . import staging
-from .foreign import errno_of
-from .notices import cause, spans
 from .owed import Step
-from .retryer import is_transient
-from .trouble import SETTLED
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = [
     "TAKEN",

@@ -24,15 +24,15 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..native import COMMIT
-from .look import Look, Owner
-from .park import SLICE
-from .reason import during, of_file
-from .runner import Job
+from ...native import COMMIT
+from ..park import SLICE
+from ..report.look import Look, Owner
+from ..report.reason import during, of_file
+from ..runner import Job
 
 if TYPE_CHECKING:
-    from ..backends.protocol import BackendFile
-    from .file import EngineFile
+    from ...backends.protocol import BackendFile
+    from ..file import EngineFile
 
 __all__ = ["Debt", "Owed", "Rollback", "Step"]
 

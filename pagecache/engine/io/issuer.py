@@ -12,14 +12,15 @@ from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from ..backends.plain import returned
-from ..errors import BackendProtocolError
-from ..native import Op
-from . import barrier, collector, outcome, reader, remote
-from .loop import BlockingFile, as_answer, asked, original_file
+from ...backends.plain import returned
+from ...errors import BackendProtocolError
+from ...native import Op
+from ..commit import outcome, remote
+from ..loop import BlockingFile, as_answer, asked, original_file
+from . import barrier, collector, reader
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = [
     "commit",

@@ -13,19 +13,19 @@ import errno
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CommitError, WritebackError
-from ..native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
-from .foreign import errno_of, text_of
-from .look import Look, Owner, nobody
-from .loop import advanced
-from .notices import cause
-from .park import SLICE, Deadline, deadline_error
-from .reason import Reason, during, of_file
-from .retryer import Parked, decide
-from .runner import Job
+from ...errors import CommitError, WritebackError
+from ...native import BACKOFF, CALLS, DIRTY, END, FAILED, WAITS, WRITEBACK, Kind, Span
+from ..foreign import errno_of, text_of
+from ..loop import advanced
+from ..park import SLICE, Deadline, deadline_error
+from ..report.look import Look, Owner, nobody
+from ..report.notices import cause
+from ..report.reason import Reason, during, of_file
+from ..retryer import Parked, decide
+from ..runner import Job
 
 if TYPE_CHECKING:
-    from .file import EngineFile
+    from ..file import EngineFile
 
 __all__ = ["FileSync", "awaited", "begin_flush", "begin_fsync", "commit", "drive", "flush", "fsync"]
 

@@ -19,18 +19,19 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import LostRange, ShutdownError
-from ..native import COMMIT, END, Op
-from . import direct, staging
-from .attempts import Attempts
-from .foreign import errno_of
-from .notices import cause
-from .owed import Rollback, Step
-from .retryer import is_refusal
+from ...errors import LostRange, ShutdownError
+from ...native import COMMIT, END, Op
+from ..attempts import Attempts
+from ..commit import staging
+from ..commit.owed import Rollback, Step
+from ..foreign import errno_of
+from ..report.notices import cause
+from ..retryer import is_refusal
+from . import direct
 
 if TYPE_CHECKING:
-    from ..backends.protocol import BackendFile
-    from .file import EngineFile
+    from ...backends.protocol import BackendFile
+    from ..file import EngineFile
 
 __all__ = ["cut_views", "drop_local", "punch", "truncate"]
 
