@@ -136,7 +136,7 @@ def main() -> None:
     fill(
         performance,
         "bench",
-        "*Bound* is the goal, *median* what was reached, *spread* what may be chance.\n\n"
+        "*Bound* is the goal, *median* the measured value, *spread* the part that may be chance.\n\n"
         f"{conditions(found)} {count(found)}\n\n{table(found['goals'])}\n\nWithout a goal:\n\n"
         f"{others([row for row in found['rows'] if row not in rows])}",
     )
