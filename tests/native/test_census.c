@@ -84,7 +84,7 @@ static void check_an_inode_is_hollow_when_nothing_is_left_of_it(void)
 	EQUAL(hollow(), 0);
 	EQUAL(file_sync(files[2]), 0);
 	EQUAL(hollow(), 1);
-	pc_inode_set_unused(files[3]->inode, pc_inode_id(files[3]->inode) + 1, true); /* of another inode that had the struct */
+	pc_inode_set_unused(files[3]->inode, pc_inode_id(files[3]->inode) + 1, true); /* an id of the previous inode */
 	EQUAL(hollow(), 1);
 	rig_close(&rig);
 }

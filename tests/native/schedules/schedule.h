@@ -41,7 +41,7 @@ void *schedule_arg(void); /* of the running thread; NULL: the host */
 enum schedule_policy { SCHEDULE_WALK, SCHEDULE_PCT, SCHEDULE_RECORD };
 
 struct schedule_choice {
-	uint32_t at;     /* points that the thread had passed */
+	uint32_t at; /* points that the thread had passed */
 	uint8_t from, to;
 	const char *point;
 };
@@ -56,8 +56,8 @@ struct schedule_log {
 struct schedule_plan {
 	enum schedule_policy policy;
 	uint64_t seed;
-	uint32_t changes;                      /* PCT: d - 1 */
-	uint32_t length;                       /* PCT: approximate number of points of a schedule */
+	uint32_t changes; /* PCT: d - 1 */
+	uint32_t length; /* PCT: approximate number of points of a schedule */
 	const struct schedule_choice *choices; /* RECORD */
 	uint32_t nr_choices;
 };
