@@ -1,4 +1,4 @@
-"""Backends that do not answer, in modules: the processes in which hangs are shrunk find them by their names."""
+"""Backends that do not answer, in a module, so that the processes in which hangs are shrunk find them by name."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ FOREVER = 1000.0  # seconds
 
 
 class NeverCommits(PassingFile):
-    """The first commit that a cache asks for does not return."""
+    """The first commit of a cache does not return."""
 
     def commit(self) -> str | None:
-        if threading.current_thread().name != "stress-rest":  # which makes the files, and looks at them
+        # the tester's own thread, which makes the files and checks them
+        if threading.current_thread().name != "stress-rest":
             threading.Event().wait(FOREVER)
         return self.inner.commit()
 
@@ -44,10 +45,11 @@ def never_commits() -> Backend:
 
 
 class HangsElsewhere(PassingFile):
-    """No commit returns that a cache asks for in another process than the first."""
+    """Commits of a cache do not return in any process but the first."""
 
     def commit(self) -> str | None:
-        main = threading.current_thread() is threading.main_thread()  # which looks at what keys the backend takes
+        # the main thread checks which keys the backend takes
+        main = threading.current_thread() is threading.main_thread()
         if not main and str(os.getpid()) != os.environ["PAGECACHE_TEST_HOME"]:
             threading.Event().wait(FOREVER)
         return self.inner.commit()
@@ -72,7 +74,7 @@ class NoSync(MountedTarget):
 
 
 class NoCut(MountedTarget):
-    """truncate raises what nothing explains."""
+    """truncate raises an unexplained error."""
 
     def truncate(self, file: int, size: int) -> None:
         raise RuntimeError("a planted mistake")
@@ -104,11 +106,11 @@ def never_made() -> Backend:
 
 @functools.cache
 def planted() -> AbstractContextManager[None]:
-    """The bug of the core that the environment names is there from now on, in this process."""
+    """Switch on, in this process, the bug of the core that the environment names."""
     (bug,) = [bug for bug in BUGS if bug.name == os.environ["PAGECACHE_TEST_BUG"]]
     on = bug.on()
     on.__enter__()
-    return on  # which would be over if nobody had it
+    return on  # the setting ends when its object is freed
 
 
 def over_a_planted_bug() -> Backend:

@@ -1,10 +1,10 @@
-"""One simulated thread looks at some bytes twice, another one writes them: may the bytes change between the two looks?
+"""One simulated thread reads some bytes twice, another one writes them: may the bytes change between the two reads?
 
-    looks      for each seed and each policy: looks that differ, as JSON
-    for-ever   the first one looks again and again, and never lets the interpreter lock go: what the scheduler says
+    looks      for each seed and each policy: differing reads, as JSON
+    for-ever   the first one reads again and again, and never releases the interpreter lock: the scheduler's report
 
-Both threads play on one page that is cached. Between the two looks the first one runs no code of Python that could let
-the interpreter lock go; calls of the cache let it go from `gil_release` bytes on. Run in a process of its own, which
+Both threads play on one cached page. Between the two reads the first one runs no Python code that could release the
+interpreter lock; calls of the cache release it from `gil_release` bytes on. It runs in a separate process, which
 imports the debug extension: only there the core has points.
 """
 
@@ -29,7 +29,7 @@ ROUNDS = 20
 
 
 def looks_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
-    """How many of the looks of one thread differ from the next, while another one writes whole pages."""
+    """Count the reads of one thread that differ from the next, while another one writes whole pages."""
     differ = 0
     with (
         PageCache("1MiB", gil_release=gil_release, dirty_expire=3600.0, flush_interval=3600.0) as cache,
@@ -58,7 +58,7 @@ def looks_that_differ(scheduler: Scheduler, gil_release: int | str) -> int:
 
 
 def played(policy: type[Any], seed: int, gil_release: int | str) -> int:
-    """The same, in a thread of the system of its own."""
+    """Run looks_that_differ in a new system thread."""
     found: list[int] = []
 
     def play() -> None:
@@ -74,7 +74,7 @@ def played(policy: type[Any], seed: int, gil_release: int | str) -> int:
 
 
 def look_for_ever(scheduler: Scheduler) -> None:
-    """Somebody else can run all the time, and never does."""
+    """Read forever while another thread could run but never does."""
     with PageCache("1MiB") as cache, cache.attach(MemoryBackend()).open("k", "w+") as file:
         file.pwrite(bytes(PAGE), 0)
         threads.Thread(scheduler, lambda: passed("a word"), "somebody").start()
@@ -83,7 +83,7 @@ def look_for_ever(scheduler: Scheduler) -> None:
 
 
 def told() -> str:
-    """What the scheduler says in the end."""
+    """The scheduler's report in the end."""
     said: list[str] = []
 
     def play() -> None:
@@ -93,7 +93,7 @@ def told() -> str:
         except Stuck as stuck:
             said.append(str(stuck))
         over.set()
-        threading.Event().wait()  # greenlets that go on for ever are left on the stack of this thread
+        threading.Event().wait()  # greenlets that never end are left on the stack of this thread
 
     over = threading.Event()
     with substitution.substituted():
@@ -105,7 +105,7 @@ def told() -> str:
 def main(what: str, gil_release: str = "", seeds: str = "0") -> None:
     if what == "for-ever":
         print(told(), flush=True)
-        os._exit(0)  # its cache is in the hands of threads that do not go on
+        os._exit(0)  # its cache belongs to threads that do not go on
     found = [played(policy, seed, gil_release) for policy in (Walk, Pct) for seed in range(int(seeds))]
     print(json.dumps(found), flush=True)
 

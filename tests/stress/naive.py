@@ -1,7 +1,7 @@
-"""Two write-back caches as one writes them in an afternoon: everything works, and what fails is lost.
+"""Two write-back caches as written in an afternoon: everything works, and failed uploads are lost.
 
-They are backends over a directory, so that the tester can be pointed at them as at anybody's: `python:naive:forgiving`.
-Whoever asks the process that wrote sees what was written, in both.
+They are backends over a directory, so that the tester can be pointed at them as at any backend:
+`python:naive:forgiving`. In both, reads of the writing process see its writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pagecache.backends import BackendFile
 from pagecache.errors import Key
 
 WHERE = "PAGECACHE_TEST_NAIVE"
-"""The directory: a process that is started anew finds it there."""
+"""The directory, in the environment: a process that is started later finds it there."""
 
 
 class Local(BackendFile):
@@ -56,11 +56,11 @@ class Local(BackendFile):
             del self.content[size:]
 
     def commit(self) -> str | None:
-        """fsync: there is nothing to do, the data is safe in the cache."""
+        """Do nothing for an fsync: the data is safe in the cache."""
         return None
 
     def upload(self) -> None:
-        """Everything; the network fails one time in four, or never."""
+        """Upload everything; the network fails one time in four, or never."""
         self.uploads += 1
         dice = hashlib.blake2b(f"{self.path.name} {self.uploads}".encode(), digest_size=1).digest()[0]
         if self.fails and dice < 64:
@@ -105,12 +105,12 @@ class Naive(Backend):
             try:
                 file.upload()
             except OSError:
-                pass  # logged, in the afternoon's spirit
+                pass  # logged, in the spirit of the afternoon
         self.files.clear()
 
 
 class Synced(Local):
-    """fsync uploads too, and like close it never complains."""
+    """fsync uploads too, and like close it ignores errors."""
 
     def commit(self) -> str | None:
         try:
@@ -126,5 +126,5 @@ def forgiving() -> Backend:
 
 
 def hasty() -> Backend:
-    """Loses nothing that is closed; fsync does nothing."""
+    """Keep closed files safe; fsync does nothing."""
     return Naive(fails=False, syncs=False)

@@ -28,7 +28,7 @@ class Planted(PassingBackend):
 
 
 class MakesTwo(MemoryBackend):
-    """It is asked for two objects before files are made; what comes then is refused."""
+    """A backend that accepts two objects before files are made, and refuses any others."""
 
     def __init__(self, refusal: Exception) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class MakesTwo(MemoryBackend):
 
 
 class DropsTail(PassingFile):
-    """Stores zeros for what is no whole sector."""
+    """Stores zeros for the part beyond the last whole sector."""
 
     def write_from(self, offset: int, buffers: Buffers) -> int:
         data = b"".join(buffers)
@@ -51,7 +51,7 @@ class DropsTail(PassingFile):
 
 
 class ReadsOld(PassingFile):
-    """Keeps the first page as somebody once read it."""
+    """Keeps the first page as it was first read."""
 
     def __init__(self, inner: BackendFile) -> None:
         super().__init__(inner)
@@ -67,7 +67,7 @@ class ReadsOld(PassingFile):
 
 
 class WrongPlace(PassingFile):
-    """The third page of a request goes where the second belongs too."""
+    """Writes the third page of a request over the second one."""
 
     def write_from(self, offset: int, buffers: Buffers) -> int:
         data = bytearray(b"".join(buffers))
@@ -77,7 +77,7 @@ class WrongPlace(PassingFile):
 
 
 class Forgets(PassingFile):
-    """Every seventh write that changes no size is acknowledged and not done."""
+    """Acknowledges every seventh write that changes no size, without doing it."""
 
     _writes = 0
 
@@ -117,7 +117,7 @@ class NoFsync(CachedTarget):
 
 
 class ThroughLater(CachedTarget):
-    """Write-through is a word."""
+    """Write-through does nothing."""
 
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         super().write(file, "buffered" if way == "through" else way, offset, data, extra)
@@ -126,7 +126,7 @@ class ThroughLater(CachedTarget):
 
 
 class AppendsOver(CachedTarget):
-    """Appends are writes at the size as it was looked at before."""
+    """Appends are writes at the size that was read before."""
 
     def append(self, file: int, way: str, data: bytes) -> int:
         handle = self.handle(file, way)

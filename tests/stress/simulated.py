@@ -1,4 +1,4 @@
-"""A run of the deterministic scheduler in a process of its own, which imports the debug extension."""
+"""A run of the deterministic scheduler in a separate process, which imports the debug extension."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["reports"]
 def reports(
     *plans: dict[str, Any], bug: str = "", target: str = "memory:", timeout: float = 600, **environment: str
 ) -> list[dict[str, Any]]:
-    """Reports of plans, run one after the other, with a bug switched on; within `timeout` seconds."""
+    """Run plans one after the other, with a bug switched on, within `timeout` seconds. Return their reports."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.stress.simulated", bug, target, json.dumps(plans)],
         env=debug_environment() | environment,

@@ -1,4 +1,4 @@
-"""Asynchronous backends under stress: on the loop of the cache, read through another."""
+"""Asynchronous backends under stress: used on the loop of the cache, and read through a second backend."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS: dict[str, Any] = {"threads": 2, "tasks": 4, "files": 2, "size": "64KiB",
 
 
 class Folder(AsyncBackend):
-    """A store, by coroutines of the loop that it was first used on: on another one it raises."""
+    """A store used by coroutines of the loop that first used it: on another one it raises."""
 
     def __init__(self, inner: Backend, *, late: bool = False) -> None:
         self.inner = inner
@@ -114,7 +114,7 @@ def plan(**fields: Any) -> Plan:
 
 
 def test_an_asynchronous_backend_is_clean_on_the_loop_of_the_cache(tmp_path: Path) -> None:
-    """Each backend on one loop: that of the cache, or that of who reads what is stored. [I-17, I-18, I-22]"""
+    """Each backend runs on one loop: that of the cache, or that of the reader of stored bytes. [I-17, I-18, I-22]"""
     report = run(plan(), lambda: Folder(DirectoryBackend(tmp_path)))
     assert report.ok, f"{report.story}\n{report.replay}"
     assert "coroutines on the event loop of the cache" not in report.skipped
@@ -122,14 +122,16 @@ def test_an_asynchronous_backend_is_clean_on_the_loop_of_the_cache(tmp_path: Pat
 
 
 def test_an_asynchronous_backend_that_acknowledges_too_early_is_found(tmp_path: Path) -> None:
-    """It shows its last write to all who ask it; another one that reads the same directory does not find it. [I-18]"""
+    """It shows its last write to its own readers; another backend that reads the same directory does not find it.
+    [I-18]
+    """
     report = run(plan(duration=60, rounds=0, profile="database"), lambda: Folder(DirectoryBackend(tmp_path), late=True))
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "the store after" in report.story
 
 
 def ran(factory: Callable[[], AsyncBackend]) -> tuple[Report, CachedTarget]:
-    """A run of one round, and what it was on."""
+    """A run of one round, with its target."""
     targets: list[CachedTarget] = []
 
     def make(asked: Plan, number: int) -> CachedTarget:
@@ -140,7 +142,7 @@ def ran(factory: Callable[[], AsyncBackend]) -> tuple[Report, CachedTarget]:
 
 
 def test_one_that_has_a_store_of_its_own_is_used_by_the_cache_and_by_the_tester() -> None:
-    """Nobody but the cache's could read it otherwise. The cache has an asynchronous one all the same. [I-17, I-18]"""
+    """Only the cache's backend could read it otherwise. The cache still has an asynchronous one. [I-17, I-18]"""
     report, target = ran(lambda: Folder(MemoryBackend()))
     assert report.ok, report.story
     assert "a store of its own each time" in report.skipped["coroutines on the event loop of the cache"]
@@ -159,7 +161,7 @@ def test_a_store_that_forgets_lies_below_coroutines_too(tmp_path: Path) -> None:
 def test_a_process_with_an_asynchronous_backend_is_killed_and_its_store_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an fsync made durable is there for the next one. [I-21]"""
+    """Bytes that an fsync made durable are there for the next process. [I-21]"""
     monkeypatch.setenv("PAGECACHE_STRESS_FOLDER", str(tmp_path))
     report = run(plan(crashes=("killed",)), "python:tests.stress.test_asynchronous:folder_of_the_environment")
     assert report.ok, report.story
@@ -198,7 +200,7 @@ def test_a_run_of_an_asynchronous_backend_with_one_kind_of_fault_is_clean(name: 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_accepted_bytes_that_somebody_gave_up_are_found_with_an_asynchronous_backend(name: str) -> None:
-    """The watch is as strict as with one that blocks. [I-22, K1]"""
+    """The check is as strict as with a blocking backend. [I-22, K1]"""
     kind, faulting = MISTAKES[name]
     store, mix = MemoryBackend(), ("buffered", "append", "truncate", "hints")
     report = with_rules(*KINDS[kind], faulting=faulting, mix=mix, operations=200, factory=lambda: Folder(store))
@@ -207,7 +209,7 @@ def test_accepted_bytes_that_somebody_gave_up_are_found_with_an_asynchronous_bac
 
 
 class Reluctant(Folder):
-    """Refuses every write once, and says that another try may help."""
+    """A backend that refuses every write once, and says that a retry may help."""
 
     async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
         await self.here()
@@ -217,7 +219,7 @@ class Reluctant(Folder):
 class ReluctantPiece(Piece):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.asked: set[int] = set()  # offsets: where two calls go out each time, every other one is the same for ever
+        self.asked: set[int] = set()  # offsets: if two calls go out each time, every other one would fail forever
 
     async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         if offset not in self.asked:
@@ -228,7 +230,7 @@ class ReluctantPiece(Piece):
 
 
 def test_what_an_asynchronous_backend_refuses_by_itself_is_explained() -> None:
-    """A call that gives up may raise that, whatever faults there are. [I-17, I-18]"""
+    """A call that gives up may raise its error, whatever the faults. [I-17, I-18]"""
     store = MemoryBackend()
     report, target = ran(lambda: Reluctant(store))
     assert report.ok, report.story
@@ -239,7 +241,7 @@ def test_what_an_asynchronous_backend_refuses_by_itself_is_explained() -> None:
 
 
 def test_a_call_that_is_cancelled_is_over_when_its_thread_is() -> None:
-    """Its buffers are in use until then, and the store is not still. [K7]"""
+    """The call uses its buffers until then, and the store still changes. [K7]"""
 
     class Slow(MemoryBackend):
         def sync(self) -> None:
@@ -264,7 +266,7 @@ def test_a_call_that_is_cancelled_is_over_when_its_thread_is() -> None:
 
 
 def test_an_object_elsewhere_has_what_the_inner_one_has() -> None:
-    """Optional methods are there, as coroutines, where they are there."""
+    """Optional methods exist, as coroutines, if the inner one has them."""
 
     async def asked() -> None:
         file: Any = await Elsewhere(MemoryBackend()).open("f", create=True)

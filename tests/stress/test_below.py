@@ -1,4 +1,4 @@
-"""Discards, replacements and views: what the tester does about them, and that it finds who gets them wrong."""
+"""Discards, replacements and views: the tester's handling of them, and the mistakes in them that it finds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1
 
 
 class Line:
-    """A lock that says when somebody has to wait for it."""
+    """A lock that reports when a thread has to wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ def truncate(size: int) -> Write:
 
 
 def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> None:
-    """One that began before, that still runs, that failed or that left the range says nothing. [T-47]"""
+    """A truncate that began before the view, still runs, failed or left the range gives no information. [T-47]"""
     file = model()
     before, beside, failed, larger, after = (truncate(size) for size in (100, 200, 300, 4096, 400))
     file.begin(before)
@@ -70,7 +70,7 @@ def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> 
 
 
 def test_what_may_be_given_up_is_not_certain_until_a_rest() -> None:
-    """Each byte that was written since is possible, and each size."""
+    """Each byte written since is possible, and each size."""
     file = model()
     file.loose = True
     write = Write("write", "buffered", 1, 1, 0, 1, 0, 100)
@@ -95,13 +95,13 @@ def test_views_that_no_truncate_cuts_off_are_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cache_that_does_not_mind_other_versions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory and store differ at a rest, or somebody reads what is gone. [2.19]"""
+    """Memory and store differ at a rest, or a read returns bytes that are gone. [2.19]"""
     monkeypatch.setattr(Volume, "invalidate_remote", lambda *_args, **_options: None)
     assert not run(plan()).ok
 
 
 def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who gives up what is local for his version would take what others rely on."""
+    """Discarding local bytes for one version would remove bytes that other workers rely on."""
     fields = plan(profile="ends", mix="rivals")
     target = CachedTarget(fields, 0, None, "memory:")
     target.start([b"content"])
@@ -132,14 +132,14 @@ def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("mix", ["buffered,append,truncate,losses", "rivals,losses"])
 def test_ends_that_are_given_up_or_replaced_meanwhile_are_right(mix: str) -> None:
-    """In step, without a mistake. [I-10, 2.18, 2.19]"""
+    """The workers run in step, without a planted mistake. [I-10, 2.18, 2.19]"""
     report = run(plan(profile="ends", mix=mix, tasks=0, operations=20, rounds=4))
     assert report.ok, report.story
     assert report.counters["looks in step"]
 
 
 def test_discards_are_done_and_nothing_is_found() -> None:
-    """Without a mistake, in threads and tasks."""
+    """No mistake is planted; the workers are threads and tasks."""
     report = run(plan(rounds=2))
     assert report.ok, report.story
     kinds = {key.split(" | ")[0] for key in report.coverage}

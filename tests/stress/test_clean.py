@@ -1,4 +1,4 @@
-"""No alarm where nothing is wrong: each profile on the cache over memory and a directory, and on real file systems."""
+"""No false alarm: each profile on the cache over memory and a directory, and on real file systems."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_short_run_of_each_profile_is_clean(profile: str) -> None:
 
 @pytest.mark.parametrize("size", [4096, 5000, 9000, 16383])
 def test_files_of_a_page_are_clean(size: int) -> None:
-    """What comes after the last rest of a round stays within them, too."""
+    """Operations after the last rest of a round also stay within them."""
     plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": size, "rounds": 4, "duration": 60})
     report = run(plan)
     assert report.ok, f"{report.story}\n{report.replay}"
@@ -47,7 +47,7 @@ def test_files_of_a_page_are_clean(size: int) -> None:
 
 
 def test_a_file_that_is_longer_than_operations_go_is_read_to_its_end(tmp_path: Path) -> None:
-    """Appends that run side by side each see room that all of them together do not have."""
+    """Appends that run side by side each see room that is too small for all of them together."""
     plan = Plan(**SHORT | {"seed": 1, "threads": 1, "tasks": 0, "files": 1, "size": 4096})
     target = MountedTarget(plan, 0, str(tmp_path))
     world = World(plan, target, 0)
@@ -65,12 +65,12 @@ def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
 
 
 def test_a_short_run_with_faults_is_clean() -> None:
-    """What fails is tried again, and in the end everything is saved. [I-22]"""
+    """Failed calls are retried, and in the end everything is saved. [I-22]"""
     clean(Plan(seed=2647864177, faults="flaky", **SHORT))
 
 
 def test_a_loss_that_a_handle_is_told_when_it_is_closed_is_no_alarm_where_calls_fail() -> None:
-    """A commit that fails may have taken direct writes with it; handles that were not used since hear of it last."""
+    """A commit that fails may have taken direct writes with it; idle handles report that last, when they are closed."""
     target = CachedTarget(Plan(seed=2, faults="flaky", **SHORT), 0, None, "memory:")
     target.start([bytes(64 << 10)])
     target.faults.use([Rule("commit", error=errno.EACCES)])
@@ -83,7 +83,7 @@ def test_a_loss_that_a_handle_is_told_when_it_is_closed_is_no_alarm_where_calls_
 
 @pytest.mark.parametrize("folder", ["/dev/shm", ""])
 def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: str) -> None:
-    """tmpfs, and whatever temporary files are on."""
+    """The test uses tmpfs, and the file system of temporary files."""
     if folder and not os.path.isdir(folder):
         pytest.skip(f"no {folder} here")
     clean(Plan(seed=1, **SHORT), f"path:{folder or tmp_path}")
@@ -91,7 +91,7 @@ def test_system_calls_on_a_real_file_system_are_clean(tmp_path: Path, folder: st
 
 @pytest.mark.parametrize("scheme", ["dir:", "path:"])
 def test_what_a_run_left_that_found_something_is_no_alarm_of_the_next(tmp_path: Path, scheme: str) -> None:
-    """Longer files, and names that nobody has made yet."""
+    """It left longer files, and names that the next run has not made yet."""
     short: dict[str, Any] = dict(SHORT) | {"seed": 11, "profile": "metadata"}
     plan = Plan(**short)
     folder = tmp_path if scheme == "dir:" else tmp_path / "pagecache-stress-11-0"

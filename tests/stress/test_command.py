@@ -1,4 +1,4 @@
-"""`pagecache stress`, the fixture, and what a plan may be."""
+"""`pagecache stress`, the fixture, and permitted plans."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
 
 
 def test_who_keeps_the_interpreter_lock_is_told_with_the_stacks_of_all_threads(tmp_path: Path) -> None:
-    """No thread of Python can say so, that of the watchdog neither: the process ends with 1. [I-23]"""
+    """No Python thread can report it, not even the watchdog's: the process ends with 1. [I-23]"""
     (tmp_path / "mine.py").write_text(
         "import ctypes\n"
         "from pagecache.backends import MemoryBackend\n"
@@ -73,7 +73,7 @@ def test_who_keeps_the_interpreter_lock_is_told_with_the_stacks_of_all_threads(t
 
 
 def test_no_timer_is_left_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is set anew for as long as the run goes on, and ends nobody later."""
+    """It is renewed while the run goes on, and never fires later."""
     calls: list[str] = []
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda most, exit: calls.append(f"ends after {most}"))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("over"))
@@ -85,7 +85,7 @@ def test_no_timer_is_left_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shrink_and_html_leave_a_small_replay_a_test_and_a_page(tmp_path: Path) -> None:
-    """All three are named on stderr; --json has the report and what it was shrunk to."""
+    """All three are named on stderr; --json has the report and the shrunk script."""
     (tmp_path / "mine.py").write_text(
         "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n", encoding="utf-8"
     )
@@ -144,7 +144,7 @@ def test_wrong_usage_is_exit_status_2_and_one_line(tmp_path: Path, arguments: li
 
 
 def test_a_bad_script_in_a_replay_is_wrong_usage(tmp_path: Path) -> None:
-    """The place and the rule, in one line."""
+    """The error names the place and the rule, in one line."""
     plan = Plan(seed=1).to_dict() | {"script": {"contents": [0], "threads": [[[{"kind": "jump", "file": 0}]]]}}
     (tmp_path / "r.json").write_text(json.dumps({"version": 1, "plan": plan}), encoding="utf-8")
     ran = stress(tmp_path, "--replay", "r.json")
@@ -153,7 +153,7 @@ def test_a_bad_script_in_a_replay_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_a_line_of_progress_says_what_was_met() -> None:
-    """Where no terminal is, too."""
+    """It is printed without a terminal, too."""
     run = Run(Plan(seed=2, duration=0.01, rounds=1, threads=2, tasks=2, size="64KiB", operations=20))
     assert line(run, 0.0).startswith("0 s of 0, round 0: 0 operations")
     assert run.run().ok
@@ -180,7 +180,7 @@ def test_a_plan_keeps_its_fields_through_a_replay() -> None:
 
 
 def test_operations_depend_on_seed_and_worker_alone() -> None:
-    """The same numbers give the same operations, others give others."""
+    """Equal numbers give equal operations, others give others."""
 
     def first(worker: int) -> list[object]:
         rng = Plan(seed=3).rng("worker", 0, worker)
@@ -199,7 +199,7 @@ def test_a_factory_that_gives_no_backend_is_named() -> None:
 
 
 def test_the_fixture_fails_with_the_story_and_costs_others_nothing(pytester: pytest.Pytester) -> None:
-    """Nothing of the package is imported for tests that do not ask for it."""
+    """Tests that do not use it import nothing of the package."""
     pytester.makepyfile(
         test_mine="""
         import sys

@@ -1,4 +1,4 @@
-"""Bytes that say where they come from."""
+"""Bytes that name their origin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was exercised: what met what on the same bytes, and in which state the page was."""
+"""Coverage: which operations met on the same bytes, and in which state the page was."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "du
 
 
 def test_an_operation_is_beside_who_runs_on_its_bytes_and_after_who_was_there() -> None:
-    """fsync is about the whole file; another page, and another file, is nobody's neighbour."""
+    """fsync concerns the whole file; operations on another page or another file never count as neighbours."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=2, **SMALL), target, 0)
     world.begin()
@@ -51,7 +51,7 @@ def test_an_operation_is_beside_who_runs_on_its_bytes_and_after_who_was_there() 
 
 
 def test_a_name_and_a_file_that_others_change_are_nobody_elses() -> None:
-    """A file of a script's number is not the file that somebody else changes, nor an object of a worker's own."""
+    """A script's file number is not the file that another program changes, nor one of a worker's own objects."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=1, **SMALL), target, 0)
     world.begin()
@@ -66,7 +66,7 @@ def test_a_name_and_a_file_that_others_change_are_nobody_elses() -> None:
 
 
 def test_each_kind_can_be_told() -> None:
-    """In a story, in a timeline."""
+    """It can, in a story and in a timeline."""
     for kind in KINDS:
         way = "buffered" if kind in MOVES else ""
         file = None if KINDS[kind] == "names" else 0
@@ -76,7 +76,7 @@ def test_each_kind_can_be_told() -> None:
 
 
 def test_a_crash_is_in_the_timeline_of_what_everybody_did() -> None:
-    """It is about all bytes, and nobody's operation."""
+    """It concerns all bytes, and belongs to no worker."""
     plan = Plan(seed=1, **SMALL)
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.crashed(world.clock.tick())
@@ -86,7 +86,7 @@ def test_a_crash_is_in_the_timeline_of_what_everybody_did() -> None:
 
 
 def test_the_state_is_that_of_the_page_in_the_cache() -> None:
-    """Absent, then clean, then dirty, then clean again, as the cache has it."""
+    """The page is absent, then clean, then dirty, then clean again, as in the cache."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     target.start([bytes(10_000)])
     states: list[str | None] = [target.state(0, 5000)]
@@ -138,7 +138,7 @@ def test_the_table_says_what_was_not_met() -> None:
 
 
 def test_what_cannot_meet_is_not_missed() -> None:
-    """The file that somebody else changes has its own operations, and a sync is about all files."""
+    """The file that another program changes has separate operations, and a sync concerns all files."""
     kinds = ["read", "sync", "change", "watch"]
     assert partners("read", kinds) == ["read", "sync"]
     assert partners("sync", kinds) == kinds
@@ -156,7 +156,7 @@ def test_what_can_meet_depends_on_profile_and_ways() -> None:
 
 
 def test_who_comes_and_goes_while_others_are_looked_at_disturbs_nobody() -> None:
-    """The garbage collector may let others go on between any two things that are made."""
+    """The garbage collector may let other threads run between any two allocations."""
     target = CachedTarget(Plan(**SMALL), 0, None, "memory:")
     world = World(Plan(seed=1, files=1, **SMALL), target, 0)
     world.begin()
@@ -171,7 +171,7 @@ def test_who_comes_and_goes_while_others_are_looked_at_disturbs_nobody() -> None
             world.active.pop(number - 1, None)
 
     before = gc.get_threshold()
-    tuples = [(number, world) for number in range(5000)]  # those that were kept for later use are used
+    tuples = [(number, world) for number in range(5000)]  # tuples from the free list are used up
     gc.callbacks.append(come_and_go)
     gc.set_threshold(1)
     try:

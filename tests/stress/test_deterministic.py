@@ -33,12 +33,14 @@ def digest(report: dict[str, Any]) -> str:
 
 
 def told(report: dict[str, Any]) -> list[str]:
-    """The story, but for the line of the scheduler, which has a speed in it."""
+    """The story without the line of the scheduler, which contains a speed."""
     return [line for line in report["story"].splitlines() if not line.startswith("deterministic scheduler:")]
 
 
 def test_the_same_plan_is_the_same_run_in_another_process() -> None:
-    """To the last point, whatever strings hash to, wherever memory is; with calls that fail, on several files."""
+    """It is equal to the last point, whatever strings hash to, wherever memory is; with failing calls, on several
+    files.
+    """
     plans = [
         SMALL | {"seed": seed, "rounds": 1, "files": 4, "faults": faults}
         for seed, faults in ((1, "none"), (2, "nasty"), (3, "nasty"))
@@ -51,7 +53,7 @@ def test_the_same_plan_is_the_same_run_in_another_process() -> None:
 
 
 def test_a_round_depends_on_nothing_that_was_before_it() -> None:
-    """Round 2 of a run alone, and twice in one process, is what it was in the run."""
+    """Round 2 of a run alone, and twice in one process, equals round 2 in the run."""
     plan = SMALL | {"seed": 11, "files": 2}
     whole, before = plan | {"rounds": 3}, plan | {"rounds": 2}
     last = plan | {"first_round": 2, "rounds": 1}
@@ -62,7 +64,7 @@ def test_a_round_depends_on_nothing_that_was_before_it() -> None:
 
 
 def test_runs_of_every_profile_are_clean() -> None:
-    """Nothing is found where nothing is wrong, with points in the core; with calls that fail, and slow ones."""
+    """No false alarm comes, with points in the core, failing calls, and slow ones."""
     plans = [
         SMALL | {"seed": 5, "rounds": 1, "files": 2, "profile": profile, "faults": faults}
         for profile in PROFILES
@@ -74,7 +76,7 @@ def test_runs_of_every_profile_are_clean() -> None:
 
 
 def test_without_the_debug_build_waits_and_locks_are_points() -> None:
-    """The extension that is installed has fewer of them, and is tested too; the report says so."""
+    """The installed extension has fewer points, and is tested too; the report says so."""
     report = run(Plan(seed=4, rounds=1, files=2, **SMALL))
     assert report.ok, report.story
     assert report.schedule["points"] > 1000
@@ -83,7 +85,7 @@ def test_without_the_debug_build_waits_and_locks_are_points() -> None:
 
 
 RACES = ("fill_sees_invalidations", "direct_write_invalidates_again", "direct_write_looks_once")
-"""Each is found within twenty rounds or so; those of the core need its points."""
+"""Each is found within some twenty rounds; those of the core need its points."""
 RACING: dict[str, Any] = {"threads": 3, "tasks": 0, "operations": 40, "files": 1, "size": "16KiB", "capacity": "64KiB"}
 RACING |= {"mix": ("buffered", "direct", "parallel", "hints"), "profile": "generic-095"}
 RACING |= {"scheduler": "deterministic", "duration": 3600.0, "seed": 1}
@@ -100,7 +102,9 @@ def test_a_planted_race_is_found_within_some_rounds_and_replays_exactly(bug: str
 
 
 def test_a_thread_that_sleeps_past_a_retry_is_found() -> None:
-    """Before time moves on: the story names the file, when its retry is due, and who sleeps until when. [2.14]"""
+    """It is reported before time moves on: the story names the file, the due time of its retry, and the sleeping
+    threads with their wake-up times. [2.14]
+    """
     plan = SMALL | {"seed": 1, "files": 2, "faults": "nasty", "rounds": 20}
     [found] = reports(plan, bug="retry_wakes_for_new_files_only")
     assert (found["ok"], found["kind"]) == (False, "hang")
@@ -111,13 +115,13 @@ def test_a_thread_that_sleeps_past_a_retry_is_found() -> None:
 
 @pytest.mark.parametrize("name", ["DropsTail", "WrongPlace"])
 def test_a_backend_that_loses_bytes_is_found(name: str) -> None:
-    """What is beneath the cache is tested as it is by threads."""
+    """The layers below the cache are tested as with threads."""
     report = run(Plan(seed=1, rounds=20, files=2, **SMALL | {"operations": 40}), BACKENDS[name])
     assert (report.ok, report.kind) == (False, "data")
 
 
 def test_a_call_that_blocks_for_real_is_told_with_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for something that is not simulated stops all threads: the run ends, and says where."""
+    """A wait for something that is not simulated stops all threads: the run ends, and names the place."""
     monkeypatch.setattr(deterministic, "BLOCKED", 1.0)
     HangsInCommit.free.clear()
     HangsInCommit._commits = 0
@@ -139,7 +143,7 @@ def test_the_replay_has_the_workers_that_were_asked_for() -> None:
 
 
 def test_a_directory_of_the_system_is_refused(tmp_path: Path) -> None:
-    """Its order is not ours to decide."""
+    """The scheduler cannot decide its order."""
     with pytest.raises(UnusableTarget, match="its order is the system's"):
         run(Plan(seed=1, rounds=1, **SMALL), f"path:{tmp_path}")
 
@@ -148,7 +152,7 @@ def test_a_directory_of_the_system_is_refused(tmp_path: Path) -> None:
 def test_an_asynchronous_backend_is_refused_before_anything_waits_for_its_loop(
     named: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop would be a simulated thread, which nobody lets run while its first call is waited for."""
+    """The loop would be a simulated thread, and none lets it run while its first call is waited for."""
     loops: list[str] = []
 
     def loop(name: str, park: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Faults under stress: no alarm where a fault explains what is seen, and one where none does."""
+"""Faults under stress: no alarm if a fault explains the outcome, and one if none does."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
 
 @pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
 def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
-    """Not by itself, and not under faults. [I-17, I-18, I-22]"""
+    """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
         report = run(Plan(seed=13, faults=faults, **SHORT), legal.target())
         assert report.ok, report.story
@@ -67,7 +67,7 @@ def with_rules(
     factory: Callable[[], Backend | AsyncBackend] | None = None,
     **plan: Any,
 ) -> Report:
-    """A run whose calls fail by these rules alone."""
+    """A run whose calls fail by the given rules only."""
 
     def make(asked: Plan, number: int) -> CachedTarget:
         target = kind(asked, number, factory, "memory:")
@@ -115,11 +115,11 @@ def test_a_run_with_one_kind_of_fault_is_clean(name: str) -> None:
         assert report.counters["conflicts settled"] > 0
 
 
-# -- what no fault explains
+# -- failures without an explaining fault
 
 
 class GivesUpAtDeath(Faulting):
-    """What was accepted is given up before the volume is reconnected."""
+    """Accepted bytes are given up before the volume is reconnected."""
 
     def _reconnect(self) -> None:
         for inode in self._volume.engine.files():
@@ -128,14 +128,14 @@ class GivesUpAtDeath(Faulting):
 
 
 class GivesInToOthers(Faulting):
-    """What is local is given up for the version of somebody else."""
+    """Local bytes are given up for the version of another client."""
 
     def _settle(self, key: Any) -> None:
         self._volume.resolve(key, "discard")
 
 
 class GivesUpWhatFailed(Faulting):
-    """What a full store refused is given up."""
+    """Bytes that a full store refused are given up."""
 
     def _heard(self, event: Event) -> None:
         if event.kind == "parked" and event.key is not None:
@@ -151,7 +151,7 @@ MISTAKES: dict[str, tuple[str, type[Faulting]]] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_accepted_bytes_that_a_fault_made_somebody_give_up_are_found(name: str) -> None:
-    """What was accepted is kept by the cache, whatever failed. [I-22, K1]"""
+    """The cache keeps accepted bytes, whatever failed. [I-22, K1]"""
     kind, faulting = MISTAKES[name]
 
     mix = ("buffered", "append", "truncate", "hints")
@@ -174,7 +174,7 @@ def test_an_error_that_no_fault_explains_is_an_alarm() -> None:
 
 
 def test_each_level_explains_its_own_errors_and_no_more() -> None:
-    """Death, no space and other versions are hell's."""
+    """Only hell explains death, a full store and other versions."""
     hells = {errno.ENOSPC, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN}
     found = {name: explained(rules) for name, rules in FAULTS.items()}
     assert found["none"] == frozenset()
@@ -190,7 +190,7 @@ def test_each_level_explains_its_own_errors_and_no_more() -> None:
 def test_units_that_are_stored_in_part_explain_that_there_is_no_progress(
     unit: int, faults: str, explains: bool
 ) -> None:
-    """Answers that are shorter than a unit count for nothing, and three of them are EIO. [2.14]"""
+    """Answers shorter than a unit do not count, and three of them are EIO. [2.14]"""
     target = CachedTarget(Plan(seed=1, faults=faults), 0, lambda: MemoryBackend(write_unit=unit), "memory:")
     target.start([b"content"])
     assert (errno.EIO in target.explained) is explains
@@ -200,7 +200,7 @@ def test_units_that_are_stored_in_part_explain_that_there_is_no_progress(
 
 
 def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at_rest() -> None:
-    """The commit is told of another version while nothing fails any more; a sync at rest has none to raise. [2.19]"""
+    """The commit reports another version after the faults have ended; a sync at rest has none to raise. [2.19]"""
     faulting, gate, ending = Faulting(Plan(seed=1, faults="hell"), 0), Gate(), threading.Event()
 
     class Told(FaultyBackend):
@@ -251,7 +251,7 @@ def test_faults_of_system_calls_are_not_made_and_that_is_said(tmp_path: Path) ->
 
 
 def full(fields: dict[str, Any], factory: Callable[[], Backend] | None = None) -> bool:
-    """Whether a write of a round may say that the cache is full."""
+    """Whether a write of a round may report a full cache."""
     plan = Plan(seed=1, **fields)
     target = CachedTarget(plan, 0, factory, "memory:")
     target.start([b""] * plan.files)
@@ -266,7 +266,7 @@ def full(fields: dict[str, Any], factory: Callable[[], Backend] | None = None) -
 
 
 def test_a_cache_says_that_it_is_full_only_where_something_fills_it_for_good() -> None:
-    """Views, objects that nobody commits, calls that fail; a script is asked for what is in it. [2.23, 2.24]"""
+    """Views, uncommitted objects and failing calls fill it; a script is searched for them. [2.23, 2.24]"""
     crowd: dict[str, Any] = {"profile": "crowd"}
     script = partial(Script, (0,))
     view, read = (((Operation(kind, 0, way),),) for kind, way in (("view", ""), ("read", "buffered")))
@@ -281,7 +281,7 @@ def test_a_cache_says_that_it_is_full_only_where_something_fills_it_for_good() -
 
 
 def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() -> None:
-    """Threads that are simulated go on in turns: without a pause who repairs would never have its own."""
+    """Simulated threads go on in turns: without a pause the repairing thread would never get one."""
     plan = Plan(seed=1, faults="hell")
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.crashing = True  # every error is explained

@@ -1,4 +1,4 @@
-"""What the tester tells a cache of a backend that died is true: after a fence, no call of before lands. [2.22]"""
+"""The tester's statements to a cache about a dead backend are true: after a fence, no earlier call lands. [2.22]"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW = b"new " * (PAGE // 4)
 
 
 class Repaired:
-    """A volume whose backend has died, to be repaired with a fence; the volume is stopped for that alone."""
+    """A volume whose backend has died, to be repaired with a fence, for which the volume is stopped."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.memory = MemoryBackend()
@@ -44,7 +44,7 @@ class Repaired:
 
 
 class FencedOnly:
-    """Chances: a fence, and no end to all waits but for it."""
+    """Chances: a fence, and no other end to all waits."""
 
     def __init__(self) -> None:
         self._numbers = iter((0.0, 0.9))
@@ -56,7 +56,7 @@ class FencedOnly:
 def test_a_write_that_begins_as_soon_as_the_backend_takes_calls_again_does_not_land_after_a_fence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The volume is stopped before, so it makes none."""
+    """The volume is stopped before, so it makes no such write."""
     repaired = Repaired(monkeypatch)
     revive, threads = repaired.faulty.revive, repaired.volume.engine.runner._threads
     saving: list[Task[None]] = []
@@ -64,7 +64,7 @@ def test_a_write_that_begins_as_soon_as_the_backend_takes_calls_again_does_not_l
     with Gate() as gate:
 
         def on_its_way(file: MemoryFile, offset: int, buffers: Sequence[memoryview]) -> int:
-            """In the store, as a call of the system is that has begun: nobody can take its bytes back."""
+            """A call that has begun in the store, like a system call: its bytes cannot be revoked."""
             data = b"".join(buffers)
             gate.enter()
             return write_from(file, offset, [memoryview(data)])
@@ -81,7 +81,7 @@ def test_a_write_that_begins_as_soon_as_the_backend_takes_calls_again_does_not_l
         Task(repaired.file.punch_hole, 0, PAGE).result()
     with pytest.raises(ShutdownError):
         saving[0].result()
-    eventually(lambda: not any(thread.is_alive() for thread in threads))  # what they had to send is sent
+    eventually(lambda: not any(thread.is_alive() for thread in threads))  # they have sent everything
     assert repaired.memory.snapshot("file") == bytes(PAGE)
     repaired.finish()
 

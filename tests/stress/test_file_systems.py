@@ -1,4 +1,4 @@
-"""Real file systems, made for the occasion: by system calls, from threads and from processes."""
+"""Real file systems, made for the test: used by system calls, from threads and from processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ Make = Callable[[Path], AbstractContextManager[Path]]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MIX = ("buffered", "through", "views", "append", "truncate", "punch", "names", "hints")
-"""Without O_DIRECT: beside a mapping of the same page Linux answers with EIO, and says in its log that it may have lost
-something.
-"""
+"""Without O_DIRECT: beside a mapping of the same page Linux answers with EIO, and logs that it may have lost data."""
 
 
 def command(*arguments: str | Path) -> None:
-    """Run as root, or skip with what it said."""
+    """Run a command as root, or skip with its output."""
     if shutil.which(str(arguments[0])) is None:
         pytest.skip(f"no {arguments[0]} here")
     ran = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=60)
@@ -71,7 +69,7 @@ def overlay(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize("make", [tmpfs, ext4, overlay])
 def test_real_file_systems_are_clean(tmp_path: Path, make: Make, processes: int) -> None:
-    """A file system of its own, unmounted at the end. [I-17, I-18]"""
+    """The test makes a new file system and unmounts it at the end. [I-17, I-18]"""
     if os.geteuid():
         pytest.skip("only root mounts")
     with make(tmp_path) as folder:

@@ -1,4 +1,4 @@
-"""That it finds mistakes, and says what they are."""
+"""The tester finds mistakes, and describes them."""
 
 from __future__ import annotations
 
@@ -38,20 +38,22 @@ def expect(report: Report, *words: str) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_that_loses_bytes_is_found_with_range_and_writer(name: str) -> None:
-    """What it lost, whose it was, and what is there instead. [I-17, I-18]"""
+    """The finding has the lost range, its writer, and the bytes found instead. [I-17, I-18]"""
     expect(run(Plan(seed=1, duration=100, **PLAN), BACKENDS[name]))
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_calls_that_do_not_keep_their_word_are_found(name: str) -> None:
-    """A torn write, an fsync that does nothing, appends on top of each other, bytes behind the end. [I-17, I-18]"""
+    """A torn write, an fsync that does nothing, appends on top of each other, and bytes behind the end are found.
+    [I-17, I-18]
+    """
     kind = TARGETS[name]
     make = Run(Plan(seed=1, duration=100, **PLAN), make=lambda plan, number: kind(plan, number, None, name))
     expect(make.run())
 
 
 def test_a_close_that_hands_nothing_over_is_found() -> None:
-    """The store is looked at after the last close of an object that nobody else has open. [2.20]"""
+    """The store is checked after the last close of an object that no other worker has open. [2.20]"""
     plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
     bug = next(bug for bug in BUGS if bug.name == "close_hands_nothing_over")
     with bug.on():
@@ -61,7 +63,7 @@ def test_a_close_that_hands_nothing_over_is_found() -> None:
 
 
 def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
-    """A backend call that does not return: the run ends, its operation and its stack are told. [I-23]"""
+    """A backend call does not return: the run ends, and its operation and stack are reported. [I-23]"""
     HangsInCommit.free.clear()
     HangsInCommit._commits = 0
     try:
@@ -75,7 +77,7 @@ def test_a_hang_ends_with_who_waits_and_all_stacks() -> None:
 
 
 def test_a_failure_is_replayed_by_its_round() -> None:
-    """The replay is JSON, and has the round alone."""
+    """The replay is JSON, and has that round only."""
     report = run(Plan(seed=3, duration=100, **PLAN), BACKENDS["DropsTail"])
     plan = Plan.from_replay(json.loads(json.dumps(report.replay)))
     assert (plan.seed, plan.rounds, plan.threads, plan.size) == (3, 1, 4, 128 << 10)

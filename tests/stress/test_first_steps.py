@@ -1,4 +1,4 @@
-"""What an author of a backend meets first: mistakes that show before anything runs, and stores that can do little."""
+"""First steps of a backend author: mistakes that show before anything runs, and stores with few operations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plan(**fields: Any) -> Plan:
 
 
 class TakesAPage(PassingFile):
-    """Stores a page of each call, and says that it was all."""
+    """A file that stores a page of each call, and acknowledges all of it."""
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         data = b"".join(buffers)
@@ -43,7 +43,7 @@ class TakesAPage(PassingFile):
 
 
 def test_a_file_that_is_wrong_without_any_cache_is_remarked() -> None:
-    """So the cache is not under suspicion, and the place is that of the backend's own mistake."""
+    """So the cache is above suspicion, and the report names the place of the backend's mistake."""
     report = run(plan(seed=3), lambda: Planted(TakesAPage))
     assert (report.ok, report.kind) == (False, "data")
     remarks = [text for text in report.story.splitlines() if text.startswith("remark: ")]
@@ -68,7 +68,7 @@ def test_what_only_goes_wrong_later_has_no_remark() -> None:
 
 
 class LocksTwice(MemoryBackend):
-    """Waits for itself where an object that is there is opened: a lock that may be taken once."""
+    """A backend that waits for itself when an existing object is opened: a lock that is not reentrant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LocksTwice(MemoryBackend):
 
 
 def test_a_backend_that_waits_for_itself_while_files_are_made_is_a_hang() -> None:
-    """Nobody waits for ever, and the stacks name the place."""
+    """The run does not wait forever, and the stacks name the place."""
     report = run(plan(patience=1.0), LocksTwice)
     assert (report.ok, report.kind) == (False, "hang")
     assert "making the files does not end" in report.story
@@ -120,11 +120,11 @@ def test_an_unexplained_error_is_told_with_its_place() -> None:
     assert ", file " in report.story.splitlines()[1]
 
 
-# -- stores that can do little
+# -- stores with few operations
 
 
 class Bare(Backend):
-    """Reads and writes, over a directory; has no names but those that it makes."""
+    """A store with reads and writes only, over a directory; its only names are those that it makes."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -138,7 +138,7 @@ class Bare(Backend):
 
 
 class Removing(Bare):
-    """These can be removed, and not renamed."""
+    """A Bare store that can remove objects, and not rename them."""
 
     def remove(self, key: Key) -> None:
         self.inner.remove(key)
@@ -146,7 +146,7 @@ class Removing(Bare):
 
 @pytest.mark.parametrize("kind", [Bare, Removing])
 def test_a_store_that_forgets_and_has_no_renames_is_clean(tmp_path: Path, kind: type[Bare]) -> None:
-    """The report says which operations the store does not offer, with crashes and without. [I-21]"""
+    """The report lists the operations that the store lacks, with crashes and without. [I-21]"""
     reasons: dict[str, str | None] = {}
     for crashes in ("none", "forgetting"):
         fields: dict[str, Any] = {"crashes": (crashes,), "profile": "metadata", "operations": 60}
@@ -159,7 +159,7 @@ def test_a_store_that_forgets_and_has_no_renames_is_clean(tmp_path: Path, kind: 
 
 
 def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp_path: Path) -> None:
-    """With the sentence of that store, before any bytes are touched. [I-21]"""
+    """The error is the sentence of that store, before any bytes are touched. [I-21]"""
     bare = Bare(DirectoryBackend(tmp_path))
     objects = Objects(plan(), 1, bare, "bare")
     objects.choose_keys()
@@ -171,7 +171,7 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
 
 
 def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tmp_path: Path) -> None:
-    """What earlier runs have left is left alone."""
+    """Objects of earlier runs stay untouched."""
     for runs in (1, 2, 3):
         report = run(plan(), lambda: Bare(DirectoryBackend(tmp_path)))
         assert report.ok, report.story
@@ -180,7 +180,7 @@ def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tm
 
 
 class ReadsItsIndexOnce(PassingBackend):
-    """Knows the objects that were there when it was made, and those that it makes."""
+    """A backend that lists its objects once, when it is made, and adds those that it makes."""
 
     def __init__(self, inner: DirectoryBackend) -> None:
         super().__init__(inner)
@@ -217,7 +217,7 @@ ALIVE: list[ReadsItsIndexOnce] = []
 def test_a_second_backend_that_the_factory_gave_is_closed_and_never_used_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it read when it was made is not what is there at the end."""
+    """Its list of objects is outdated at the end."""
     monkeypatch.setenv("PAGECACHE_FIRST_STEPS", str(tmp_path))
     ALIVE.clear()
     CLOSED.clear()
@@ -230,7 +230,7 @@ def test_a_second_backend_that_the_factory_gave_is_closed_and_never_used_later(
 
 
 def test_a_factory_that_gives_one_at_a_time_is_no_failure() -> None:
-    """A store that is locked by who uses it."""
+    """Its users lock the store."""
     ONE.clear()
     target = Target("python:tests.stress.test_first_steps:only_one", {})
     assert isinstance(target.make(), MemoryBackend)

@@ -1,4 +1,4 @@
-"""A store that forgets what was not committed: what it keeps, and what crash rounds find with it."""
+"""A store that forgets uncommitted bytes: which of them it keeps, and the findings of crash rounds with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "25
 
 
 class Nothing(random.Random):
-    """Keeps nothing of what may be forgotten."""
+    """A chooser that keeps none of the forgettable blocks."""
 
     def random(self) -> float:
         return 1.0
@@ -32,14 +32,14 @@ class Nothing(random.Random):
 
 
 class Half(random.Random):
-    """Keeps every other block, about."""
+    """A chooser that keeps about every other block."""
 
     def choice(self, seq: object) -> object:  # type: ignore[override]
         return 0.5
 
 
 class Everything(random.Random):
-    """Keeps all of it."""
+    """A chooser that keeps all blocks."""
 
     def random(self) -> float:
         return 0.0
@@ -49,7 +49,7 @@ class Everything(random.Random):
 
 
 class Lingering(ForgettingBackend):
-    """Its commits wait until somebody lets them go on."""
+    """A store whose commits wait until a test releases them."""
 
     def __init__(self, inner: MemoryBackend) -> None:
         super().__init__(inner)
@@ -103,7 +103,7 @@ def test_names_are_kept_by_sync_and_those_of_an_object_by_its_commit() -> None:
 
 
 def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
-    """Each of its own: some of the new write, the rest as it was."""
+    """Each block is chosen alone: some have the new write, the rest their old content."""
     inner = MemoryBackend()
     inner.put("f", b"o" * 64 * 512)
     store = ForgettingBackend(inner)
@@ -115,7 +115,7 @@ def test_a_crash_leaves_any_blocks_of_what_was_not_committed() -> None:
 
 @pytest.mark.parametrize(("fate", "stored"), [("before", 0), ("half", 512), ("after", 1024)])
 def test_it_dies_at_the_call_that_was_chosen(fate: str, stored: int) -> None:
-    """Without doing it, after half of it, or unheard of; every call after it fails."""
+    """It does not do the call, does half of it, or does it without an answer; every call after it fails."""
     inner = MemoryBackend()
     store = ForgettingBackend(inner)
     file = store.open("f", create=True)
@@ -148,7 +148,7 @@ def test_it_dies_at_a_commit_that_was_chosen() -> None:
 
 
 def test_a_commit_is_of_what_came_before_it() -> None:
-    """What is acknowledged while it lingers is for the next one. [2.17, T-75a]"""
+    """Bytes acknowledged while it lingers belong to the next one. [2.17, T-75a]"""
     inner = MemoryBackend()
     store = Lingering(inner)
     file = store.open("f", create=True)
@@ -168,7 +168,7 @@ def test_a_commit_is_of_what_came_before_it() -> None:
 def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_nothing_of_it(
     kind: type[ForgettingBackend],
 ) -> None:
-    """Where objects are visible by commit: the one of before is there until then, and whole."""
+    """If objects become visible by commit, the previous one is there until then, and whole."""
     inner = MemoryBackend()
     inner.put("f", b"old" * 100)
     store = kind(inner, replace(inner.limits, commit_on_close=True))
@@ -208,14 +208,14 @@ def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
 
 
 class FlushesOnly(CachedTarget):
-    """fsync hands over, and does not commit. Without a crash nobody sees it: what is read is in the store."""
+    """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
 
     def fsync(self, file: int) -> None:
         self.handle(file, "buffered").flush()
 
 
 class NamesLater(CachedTarget):
-    """sync saves the files and leaves the names to luck."""
+    """sync saves the files and leaves the names uncommitted."""
 
     def sync(self) -> None:
         for number in range(len(self.files)):
@@ -225,7 +225,7 @@ class NamesLater(CachedTarget):
 
 
 class GivesUp(CachedTarget):
-    """What the old backend had acknowledged is taken for stored when the new one comes."""
+    """The bytes acknowledged by the old backend are treated as stored when the new one comes."""
 
     def reconnect(self, *, fenced: bool) -> None:
         super().reconnect(fenced=fenced)
@@ -234,7 +234,7 @@ class GivesUp(CachedTarget):
 
 
 class KeepsQuiet(CachedTarget):
-    """What was lost with the store is told to nobody who would say so."""
+    """A loss with the store is never reported."""
 
     def reconnect(self, *, fenced: bool) -> None:
         super().reconnect(fenced=fenced)
@@ -254,7 +254,7 @@ class SavesNoEmptyObject(CachedTarget):
 
 @pytest.fixture
 def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits, within a reconnect, for a call that is held until after it, does not wait for long."""
+    """A wait within a reconnect, for a call held until after it, is short."""
     monkeypatch.setattr(pressure, "HELD", 1.0)
 
 
@@ -270,8 +270,8 @@ def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_only_a_crash_shows_is_found(
     kind: type[CachedTarget], profile: str, story: str, held_shortly: None
 ) -> None:
-    """An fsync that hands over and does not commit, or leaves out what has no bytes, a sync without names, a cache that
-    does not say what it has lost: each is clean while the store lives. [I-18, I-19, I-22]
+    """An fsync that writes back and does not commit, or skips empty objects; a sync without names; a cache that does
+    not report its losses: each is clean while the store lives. [I-18, I-19, I-22]
     """
     plan = Plan(seed=1, duration=60, profile=profile, crashes=("forgetting",), **SMALL)  # type: ignore[arg-type]
     found = Run(plan, make=lambda plan, number: kind(plan, number, None, kind.__name__)).run()
@@ -283,7 +283,7 @@ def test_what_only_a_crash_shows_is_found(
 
 
 def test_what_is_given_up_at_a_reconnect_is_found(held_shortly: None) -> None:
-    """After a crash, and at the end of a round without one, where a write outlives its backend. [I-22]"""
+    """It is found after a crash, and at the end of a round without one, if a write outlives its backend. [I-22]"""
     for crashes in (("forgetting",), ()):
         plan = Plan(seed=1, duration=60, crashes=crashes, **SMALL)  # type: ignore[arg-type]
         found = Run(plan, make=lambda plan, number: GivesUp(plan, number, None, "GivesUp")).run()

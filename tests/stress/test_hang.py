@@ -1,4 +1,4 @@
-"""What a report has of a hang: who waits for what, and what was done last."""
+"""The report of a hang: which threads wait for what, and the last events."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "pa
 
 @pytest.fixture(scope="module")
 def hung() -> Iterator[Report]:
-    """A script of a write and an fsync, whose commit does not return; it is recorded."""
+    """A recorded script of a write and an fsync, whose commit does not return."""
     script = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
 
     class Hangs(HangsInCommit):
         free = threading.Event()
 
         def commit(self) -> str | None:
-            if threading.current_thread().name != "stress-rest":  # which made the files
+            if threading.current_thread().name != "stress-rest":  # the thread that made the files
                 self.free.wait(100)
             return self.inner.commit()
 
@@ -45,7 +45,7 @@ def hung() -> Iterator[Report]:
 
 
 def test_a_hang_says_who_waits_for_what_and_who_owns_it(hung: Report) -> None:
-    """As values for programs, and in the story. [I-23]"""
+    """The report has them as values for programs, and in the story. [I-23]"""
     assert (hung.kind, hung.hung) == ("hang", True), hung.story
     assert re.fullmatch(r"writer 1 called fsync of file 0, still running after \d+ s", hung.hang["late"][0])
     waits = [wait for wait in hung.hang["waits"] if wait["what"].startswith("fsync")]
@@ -57,7 +57,7 @@ def test_a_hang_says_who_waits_for_what_and_who_owns_it(hung: Report) -> None:
 
 
 def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() -> None:
-    """A sync and what the tester looks at after it: on a slow store that is minutes of short calls."""
+    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store."""
     activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1)
     assert overdue({1: activity}, 150.0, 60.0) == []
     assert overdue({1: activity}, 170.0, 60.0) == ["writer 1 called fsync of file 0, still running after 70 s"]
@@ -74,7 +74,7 @@ def test_calls_of_one_operation_without_end_are_a_hang() -> None:
 
 
 def test_calls_that_return_are_noted() -> None:
-    """Of threads and of tasks; those that raise too."""
+    """Calls of threads and of tasks are noted; those that raise too."""
     moved: list[int] = []
     noted, World.move = World.move, lambda self, worker: moved.append(worker)  # type: ignore[method-assign]
     try:
@@ -86,14 +86,14 @@ def test_calls_that_return_are_noted() -> None:
 
 
 def test_a_hang_has_the_stacks_of_all_threads(hung: Report) -> None:
-    """That of the worker, and that of the backend's call."""
+    """They include that of the worker, and that of the backend's call."""
     found = {name: "\n".join(frames) for name, frames in hung.hang["stacks"].items()}
     assert any("stress-1" in name for name in found)
     assert any("in commit" in frames for frames in found.values())
 
 
 def test_a_hang_has_the_end_of_the_trace_and_the_last_transitions(hung: Report) -> None:
-    """The write that went well, and the fsync that goes on."""
+    """They contain the write that succeeded, and the fsync that goes on."""
     records = hung.hang["records"]
     assert any("pwrite" in line and "[0, 4096)" in line for line in records), records
     assert any("fsync" in line and "unfinished" in line for line in records), records
@@ -102,7 +102,7 @@ def test_a_hang_has_the_end_of_the_trace_and_the_last_transitions(hung: Report) 
 
 
 def test_a_hang_says_which_invariant_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In its first lines, and on the page; nothing where all of them hold, and nothing where a check hangs as well."""
+    """It is in the first lines, and on the page; nothing is there if all hold, or if a check hangs as well."""
     target = SimpleNamespace()
     with PageCache("1MiB") as target.cache:
         assert Hang.of(["late"], target, None).broken == ""

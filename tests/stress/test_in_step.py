@@ -1,4 +1,4 @@
-"""Workers in step: they begin together, and who looks in between sees what the next call would mend."""
+"""Workers in step: they begin together, and checks in between see states that the next call would repair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS |= {"profile": "ends", "rounds": 1, "operations": 10, "mix": "buffered,ap
 
 
 def played(threads: int, turns: list[int], stopped: threading.Event) -> list[int]:
-    """How many were at something whenever somebody looked; thread n comes to the bar so often."""
+    """The number of busy threads at each check; thread n comes to the barrier that often."""
     lock, busy, seen = threading.Lock(), 0, list[int]()
     bar = Bar(threads, lambda: seen.append(busy), stopped)
 
@@ -41,19 +41,19 @@ def played(threads: int, turns: list[int], stopped: threading.Event) -> list[int
 
 
 def test_nobody_is_at_anything_when_somebody_looks() -> None:
-    """Once for each operation of who has most: who has ended all of his is not waited for."""
+    """One check runs for each operation of the busiest thread; a thread that has ended is not waited for."""
     assert played(4, [50, 20, 50, 0], threading.Event()) == [0] * 50
 
 
 def test_nobody_waits_for_others_when_all_are_to_stop() -> None:
-    """The last one never comes."""
+    """The last thread never comes."""
     stopped = threading.Event()
     stopped.set()
     assert played(3, [1, 1], stopped) == []
 
 
 def test_all_threads_begin_an_operation_together() -> None:
-    """As many looks as operations, where there are no tasks; with tasks each goes on for itself."""
+    """There are as many checks as operations, if there are no tasks; with tasks each thread goes on alone."""
     report = run(Plan(**FIELDS))
     assert report.ok, report.story
     assert report.counters["looks in step"] == 3 * 10

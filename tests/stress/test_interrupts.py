@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-BOUND = 50.0  # seconds after which a test gives up: less than a call may hang before that is the finding
+BOUND = 50.0  # seconds after which a test gives up: shorter than a hang that would count as the finding
 WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
 HANGS = """
 import pathlib, threading
@@ -50,7 +50,7 @@ def within_bound(path: Path) -> bool:
 
 @contextmanager
 def hanging(folder: Path, before: str = "pass") -> Iterator[subprocess.Popen[str]]:
-    """A run that stands in a call of its backend."""
+    """A run that hangs in a call of its backend."""
     (folder / "store").mkdir()
     (folder / "mine.py").write_text(HANGS, encoding="utf-8")
     program = f"from pagecache.stress import job; {before}; from pagecache.cli import main; main()"
@@ -66,7 +66,7 @@ def hanging(folder: Path, before: str = "pass") -> Iterator[subprocess.Popen[str
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_whose_backend_hangs(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """It says at once that it waits, and for how long; and at the end that something may be left."""
+    """The run says at once that it waits, and for how long; and at the end that something may be left."""
     with hanging(tmp_path) as running:
         running.send_signal(number)
         _out, err = running.communicate(timeout=BOUND)
@@ -112,7 +112,7 @@ def make():
 
 
 def test_nothing_is_removed_beside_a_call_of_the_deterministic_scheduler(tmp_path: Path) -> None:
-    """The call that runs when the signal comes makes a file; it would be left."""
+    """The call in progress makes a file, which would be left over."""
     (tmp_path / "store").mkdir()
     (tmp_path / "mine.py").write_text(OPENS, encoding="utf-8")
     program = "from pagecache.stress import job; job.CALLS = job.REMOVED = 60; from pagecache.cli import main; main()"

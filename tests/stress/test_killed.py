@@ -1,4 +1,4 @@
-"""The process of the cache is killed: what it told, and what is found afterwards."""
+"""The process of the cache is killed: its journal, and the state found afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def in_memory() -> Backend:
 
 
 def test_a_journal_has_what_was_put_before_the_end() -> None:
-    """Records in their order, with ascending times; one that was not finished is not there."""
+    """Records are in their order, with ascending times; an unfinished one is absent."""
     fd = Journal.make()
     try:
         journal = Journal(fd)
@@ -34,7 +34,7 @@ def test_a_journal_has_what_was_put_before_the_end() -> None:
         assert [record for _when, record in found] == [("record", number, b"x" * number) for number in range(100)]
         times = [when for when, _record in found]
         assert times == sorted(times)
-        journal._map[journal._end : journal._end + 100] = b"\xff" * 100  # a body whose length was not moved yet
+        journal._map[journal._end : journal._end + 100] = b"\xff" * 100  # a body whose length was not advanced yet
         assert len(list(read(fd))) == 100
     finally:
         os.close(fd)
@@ -55,7 +55,7 @@ def test_a_journal_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_runs_whose_process_is_killed_are_clean(tmp_path: Path, seed: int) -> None:
-    """At a record or at a store call; nothing that was synced is gone, nothing is anything else. [I-18, I-21]"""
+    """The kill comes at a record or at a store call; nothing that was synced is gone or different. [I-18, I-21]"""
     report = run(plan(seed=seed), f"dir:{tmp_path}")
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["crashes: killed"] == 3
@@ -63,7 +63,7 @@ def test_runs_whose_process_is_killed_are_clean(tmp_path: Path, seed: int) -> No
 
 
 def test_where_there_can_be_no_killed_process_that_is_refused(tmp_path: Path) -> None:
-    """It was asked for by name: a run without it would be green, and have shown nothing. Nothing is left behind."""
+    """The option was given explicitly: a run without it would pass, and prove nothing. Nothing is left behind."""
     for target in (None, in_memory):
         with pytest.raises(UnusableTarget, match=r"crashes: killed cannot be on .* ends with its process"):
             run(plan(), target)

@@ -1,4 +1,4 @@
-"""What a new author of a backend is told: one sentence with the value, the rule and the place, and nothing of ours."""
+"""Messages to a new author of a backend: one sentence with the value, the rule and the place, and no internals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TakesNothing(PassingFile):
     ],
 )
 def test_a_wrong_answer_of_write_from_is_told_once(kind: type[PassingFile], said: str) -> None:
-    """Not for each form of keys that was tried, where each says the same."""
+    """It is not repeated for each form of keys that was tried, if each says the same."""
     with pytest.raises(UnusableTarget) as raised:
         run(plan(), lambda: Planted(kind))
     assert str(raised.value).count(said) == 1
@@ -83,7 +83,7 @@ def test_what_gives_no_backend_is_refused_in_one_sentence(target: Callable[[], A
 
 
 def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytester) -> None:
-    """A target that is none, and crashes that there cannot be; times are texts, as they are for the command."""
+    """Such as an invalid target, or impossible crashes; times are texts, as they are for the command."""
     pytester.makepyfile(
         test_mine="""
         def test_target(pagecache_stress):
@@ -112,7 +112,7 @@ def test_a_full_target_has_a_hint() -> None:
 
 
 def test_a_hang_names_the_calls_of_the_backend_first() -> None:
-    """And says nothing of the tester's own threads; where threads stand at the same place it is told once."""
+    """It omits the tester's own threads; threads at the same place are listed once."""
     free = threading.Event()
 
     class Hangs(PassingFile):
@@ -189,7 +189,7 @@ def test_times_have_units_everywhere_and_are_above_0() -> None:
 
 
 def shrunk(monkeypatch: pytest.MonkeyPatch, passes: float) -> Shrunk:
-    """Of two writes, one of which is enough; with so much of the time for passes."""
+    """A shrunk script of two writes, one of which is enough; with that share of the time for passes."""
 
     class Zeros(PassingFile):
         def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:

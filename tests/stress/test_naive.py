@@ -1,4 +1,4 @@
-"""Write-back caches of an afternoon: the tester finds what is wrong with them."""
+"""Write-back caches of an afternoon: the tester finds their mistakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
-    """It takes what it is given and shows it to whoever asks it; what was stored when it was closed is older. [I-22]"""
+    """It takes data and shows it to its readers; the bytes stored at its close are older. [I-22]"""
     report = run(Plan(seed=1, duration=60, mix=MIX, profile="database", **FIELDS), naive.forgiving)
     assert (report.ok, report.kind) == (False, "data"), report.story
     assert "the store after close" in report.story
@@ -34,7 +34,7 @@ def test_a_cache_that_loses_the_errors_of_its_uploads_is_found() -> None:
 
 
 def test_a_cache_whose_fsync_does_nothing_is_found_when_its_process_is_killed(folder: Path) -> None:
-    """Its own process sees nothing wrong, and a close saves everything; a kill shows what fsync was worth. [I-18]"""
+    """Its own process sees no mistake, and a close saves everything; a kill shows that fsync saved nothing. [I-18]"""
     plan = Plan(seed=1, duration=1, rounds=1, mix=MIX, profile="database", **FIELDS)
     clean = run(plan, naive.hasty)
     assert clean.ok, clean.story

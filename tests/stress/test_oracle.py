@@ -1,4 +1,4 @@
-"""What a byte may be: exact where calls follow one another, a set where they do not."""
+"""Possible values of a byte: exact if calls follow one another, a set if they overlap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 10_000
 
 
 class File:
-    """A model, and the file that it is of."""
+    """A model, and its file."""
 
     def __init__(self) -> None:
         first = Write("content", "", 0, 0, 0, 7, 0, SIZE)
@@ -72,7 +72,7 @@ def test_calls_one_after_another_have_one_value() -> None:
 
 
 def test_random_calls_one_after_another_are_a_plain_file() -> None:
-    """Writes, truncates and holes, and every look at them. [I-17]"""
+    """The test makes writes, truncates and holes, and each kind of read. [I-17]"""
     rng, file = random.Random(5), File()
     for _ in range(400):
         turn = rng.random()
@@ -119,7 +119,7 @@ def test_a_look_beside_a_write_sees_either_and_after_it_the_new_one() -> None:
 
 
 def test_what_was_seen_stays() -> None:
-    """A byte that somebody saw new is not seen old again, although its write still runs. [I-17]"""
+    """A byte that was read as new is not read as old again, although its write still runs. [I-17]"""
     file = File()
     old = bytes(file.bytes)
     write = file.begin(0, 100)
@@ -132,7 +132,7 @@ def test_what_was_seen_stays() -> None:
 
 
 def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
-    """Until somebody has looked while nothing runs. [I-17]"""
+    """The set lasts until a read while nothing runs. [I-17]"""
     file = File()
     one, other = file.begin(0, 100), file.begin(50, 100)
     file.put(other)
@@ -159,7 +159,7 @@ def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
 
 
 def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
-    """And afterwards the bytes behind an end do not come back. [I-17]"""
+    """Afterwards the bytes behind an end do not come back. [I-17]"""
     file = File()
     cut, write = file.truncate(100), file.begin(20_000 - 10, 10)
     file.model.finish(write)
@@ -178,7 +178,7 @@ def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
 
 
 def test_a_failed_write_is_there_up_to_what_it_said() -> None:
-    """An exact one no further, another perhaps. [I-17]"""
+    """An exact one goes no further, another perhaps. [I-17]"""
     for exact in (True, False):
         file = File()
         old = bytes(file.bytes)
@@ -198,7 +198,7 @@ def test_a_failed_write_is_there_up_to_what_it_said() -> None:
 
 
 def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
-    """It began before anybody knew that the call would fail on the way. [I-17]"""
+    """It began before it was known that the call would fail. [I-17]"""
     file = File()
     copy = Write("copy", "direct", 1, 1, 0, 7, 10, 40)
     file.model.begin(copy)
@@ -214,7 +214,7 @@ def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
 
 
 def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> None:
-    """The end is where it was, or where a write has put it that still runs. [I-17]"""
+    """The end is unchanged, or was moved by a write that still runs. [I-17]"""
     file = File()
     write = Write("write", "parallel", 1, 1, 0, 7, 90, 60)
     append = Write("append", "direct", 2, 1, 0, 7, -1, 20)
@@ -228,7 +228,7 @@ def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> 
 
 
 def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> None:
-    """What a reader saw of it is judged then. [I-17]"""
+    """Bytes that a reader saw of it are judged then. [I-17]"""
     for right in (True, False):
         file = File()
         append = Write("append", "buffered", 1, 1, 0, 7, -1, 50)
@@ -298,7 +298,7 @@ def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
 
 
 def test_a_story_names_where_wrong_bytes_come_from() -> None:
-    """The file, the write, and that it is over."""
+    """It names the file, the write, and that it is over."""
     file = File()
     file.done(200, 100)
     wrong = bytearray(file.bytes)
@@ -312,7 +312,7 @@ def test_a_story_names_where_wrong_bytes_come_from() -> None:
 
 
 def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_called() -> None:
-    """It is in memory before it counts as dirty; once it has returned it has to be there. [I-18]"""
+    """The bytes are in memory before they count as dirty; once the write has returned they have to be there. [I-18]"""
     file = File()
     old = bytes(file.bytes)
     write = file.begin(0, 100)
@@ -331,7 +331,7 @@ def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_ca
 
 
 def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
-    """What was seen before it said so fits, and so does an append that begins within. [I-17]"""
+    """Earlier reads of it fit, and so does an append that begins within. [I-17]"""
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
     later = Write("append", "buffered", 2, 1, 0, 7, -1, 10)
@@ -355,7 +355,7 @@ def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
 
 
 def test_an_append_that_nobody_finds_may_be_anywhere_behind_the_least_end() -> None:
-    """Also behind what runs beside it. [I-17]"""
+    """This includes places behind concurrent calls. [I-17]"""
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
     file.model.begin(append)
@@ -376,7 +376,7 @@ def test_an_append_that_nobody_finds_may_be_anywhere_behind_the_least_end() -> N
 
 
 def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
-    """Whose place is not known yet. [I-17]"""
+    """The place of that one is not known yet. [I-17]"""
     file = File()
     other = Write("append", "through", 2, 1, 0, 7, -1, 100)
     append = Write("append", "through", 1, 1, 0, 7, -1, 50)
@@ -389,7 +389,7 @@ def test_an_append_that_nobody_finds_may_be_behind_another_that_runs() -> None:
 
 
 def test_an_append_that_nobody_finds_may_have_been_behind_an_end_that_is_gone() -> None:
-    """A store that was looked at before the truncate shows it there. [I-18]"""
+    """A store that was read before the truncate shows it there. [I-18]"""
     file = File()
     append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
     file.model.begin(append)
@@ -418,7 +418,7 @@ def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that
 
 
 def test_losses_are_explained_where_something_went_past_the_cache() -> None:
-    """By a direct write, also its part that failed; and not by others. [I-22]"""
+    """A direct write explains them, also its part that failed; other calls do not. [I-22]"""
     file = File()
     direct = Write("write", "direct", 1, 1, 0, 7, 100, 50)
     file.model.begin(direct)
@@ -439,7 +439,7 @@ def test_losses_are_explained_where_something_went_past_the_cache() -> None:
 
 
 def test_a_write_that_fails_while_somebody_judges_is_whole_or_in_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its call takes it apart in one section, and who judges looks at all of it in one. [I-17]"""
+    """Its call takes it apart in one section, and a judgement covers all of it in one. [I-17]"""
     file = File()
     look = file.look()
     write = file.begin(100, 50, size=None)

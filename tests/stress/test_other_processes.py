@@ -1,4 +1,4 @@
-"""What is known of workers in other processes: what they did, what they met, where they hang; and that none is left."""
+"""Workers in other processes: their operations, their coverage, the places where they hang; and that none is left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def within_bound(so: Callable[[], object]) -> bool:
 
 
 def at_home_in(folder: Path) -> list[str]:
-    """Processes that run in a directory."""
+    """The processes that run in a directory."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -51,11 +51,11 @@ def at_home_in(folder: Path) -> list[str]:
     return found
 
 
-# -- what they did
+# -- their operations
 
 
 def test_what_workers_of_a_killed_process_met_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads that play in a child, whose states are those of its own cache."""
+    """Two threads play in a child, whose states are those of the child's cache."""
     monkeypatch.setattr(killed, "_moment", lambda rng: (0, 0))
     fields = SMALL | {"threads": 3, "tasks": 0, "files": 1, "operations": 60, "mix": ("buffered",)}
     report = run(Plan(seed=1, crashes=("killed",), **fields), f"dir:{tmp_path}")
@@ -66,7 +66,7 @@ def test_what_workers_of_a_killed_process_met_is_counted(tmp_path: Path, monkeyp
 
 
 def test_what_workers_of_several_processes_met_is_counted_across_them(tmp_path: Path) -> None:
-    """Each process has one worker: what came after a read can be a write of another."""
+    """Each process has one worker: the operation after a read can be a write of another."""
     script = Script((0,), tuple((tuple([Operation(kind, 0, "buffered", 0, 4096)] * 30),) for kind in ("read", "write")))
     report = run(Plan(seed=1, script=script, processes=2, **SMALL), f"path:{tmp_path}")
     assert report.ok, report.story
@@ -96,7 +96,7 @@ def test_what_workers_did_before_a_kill_is_in_the_report(tmp_path: Path, monkeyp
 
 
 def test_a_round_of_several_processes_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a worker in each of two: with one there would be no other process."""
+    """It shrinks to a worker in each of two: with one there would be no other process."""
     monkeypatch.setattr(processes, "play", hanging.plays_without_cut)
     plan = Plan(
         seed=1, duration=100, threads=4, tasks=5, files=2, operations=20, processes=3, mix=("buffered", "truncate"),
@@ -195,7 +195,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_ctrl_c_ends_with_130_and_leaves_neither_files_nor_processes(tmp_path: Path, mode: str) -> None:
-    """On a terminal: the line of progress is gone, and what is left is said."""
+    """On a terminal: the line of progress is gone, and the left-over files are named."""
     (tmp_path / "store").mkdir()
     (tmp_path / "temporary").mkdir()
     program, terminal = pty.fork()
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_with_130_and_leaves_neither_files_nor_processes(tmp_path: P
             continue
         try:
             said += os.read(terminal, 1 << 16)
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             break
         if not asked and re.search(rb" [1-9]\d* operations", said):
             asked = True

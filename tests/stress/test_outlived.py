@@ -1,4 +1,6 @@
-"""Rounds end with a write that outlives its backend, and with a commit that forgets what was discarded and read."""
+"""Rounds end with a write that outlives its backend, and with a commit that forgets bytes that were discarded
+and read.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def plan(**fields: object) -> Plan:
 
 
 def test_a_backend_is_outlived_by_its_calls_and_commits_forget() -> None:
-    """Nothing is found, and both were done in the rounds whose backend can do it; no thread is left. [T-63, T-75b]"""
+    """Nothing is found, and the rounds whose backend allows it did both; no thread is left. [T-63, T-75b]"""
     report = run(plan(rounds=6))
     assert report.ok, report.story
     assert report.counters["backends outlived"] >= 2
@@ -38,7 +40,7 @@ def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.Monk
 
 
 def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each handle says what was given up. [I-22]"""
+    """Each handle reports the discarded ranges. [I-22]"""
     monkeypatch.setattr(Inode, "record_loss", lambda self, lost, *, seen: None)
     report = run(plan(rounds=20))
     assert (report.ok, report.kind) == (False, "error")
@@ -46,7 +48,7 @@ def test_a_cache_that_tells_nobody_of_a_loss_is_found(monkeypatch: pytest.Monkey
 
 
 def test_a_handle_may_tell_of_what_the_backend_before_the_last_one_refused() -> None:
-    """A commit that fails takes direct writes along; each handle says so when it is called next [2.9, I-22]."""
+    """A commit that fails takes direct writes along; each handle reports it with its next call [2.9, I-22]."""
     flaky = Rule("commit", error=try_again, done=True, chance=0.3)
     for seed in (4, 5, 8):
         asked = plan(seed=seed, files=2, operations=40, rounds=1, mix=("buffered", "direct"))

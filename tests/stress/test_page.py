@@ -1,4 +1,4 @@
-"""The page of a report: whole, by itself, and whatever a name has in it is text."""
+"""The page of a report: whole, self-contained, with every name escaped as text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "duration": 0.2}
 
 
 class Read(HTMLParser):
-    """A page as a browser would take it: what tags it has, what they say, and that all are closed."""
+    """A page as a browser would read it: its tags, their text, and that all are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -47,12 +47,12 @@ class Read(HTMLParser):
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """A report as --json prints it."""
+    """A report in the form printed by --json."""
     return run(Plan(seed=4, threads=3, tasks=2, operations=10, rounds=1, **SMALL)).to_dict() | changes
 
 
 def alone(read: Read) -> None:
-    """Nothing that would be fetched, and nothing that runs."""
+    """Check that the page fetches nothing and runs nothing."""
     for tag, attributes in read.tags:
         assert tag not in {"script", "link", "img", "iframe", "object", "form", "base", "svg"}, tag
         assert not {"src", "href", "srcset", "action", "background"} & attributes.keys(), attributes
@@ -82,7 +82,7 @@ def test_the_page_of_a_clean_run_has_what_was_exercised() -> None:
 
 
 def test_the_page_of_a_finding_shows_the_bytes_and_who_saw_them() -> None:
-    """A write and an fsync of one file; the other way round would be no finding."""
+    """It needs a write and an fsync of one file; in the other order there would be no finding."""
     write = Operation("write", 0, "buffered", 4096, 700)
     script = Script((0,), (((write, Operation("fsync", 0)),),))
     report = run(Plan(seed=2, rounds=1, script=script, **SMALL), BACKENDS["DropsTail"])
@@ -118,7 +118,7 @@ def test_the_page_of_what_was_shrunk_has_its_test_and_its_replay() -> None:
 
 @pytest.mark.parametrize("place", ["target", "story", "skipped", "counters", "timeline", "hang", "steps", "test"])
 def test_whatever_a_name_has_in_it_is_text(place: str) -> None:
-    """In each place that something from outside comes to."""
+    """The test covers each place that an outside name comes to."""
     bar = {"kind": "write", "sort": "write", "way": "", "file": 0, "start": 0, "end": 9, "begun": 1, "ended": None}
     bar |= {"errors": [NASTY], "text": NASTY, "marked": False}
     lane = {"worker": 1, "name": NASTY, "bars": [bar]}

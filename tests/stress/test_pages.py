@@ -1,4 +1,4 @@
-"""The pages about the stress tester: each command runs, and usual mistakes are told as they say."""
+"""The pages about the stress tester: each command runs, and common mistakes get the messages shown."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def backend(folder: Path, old: str = "", new: str = "") -> Backend:
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}-{command}" for page, command in COMMANDS])
 def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> None:
-    """In a place where what it names is there, and shorter. Nothing is found, and nothing is left."""
+    """The command runs in a folder with the files that it names, and shorter. Nothing is found, and nothing is left."""
     if command.startswith(OTHERS):
         return
     program, *arguments = shlex.split(command)
@@ -63,9 +63,9 @@ def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> No
     if arguments[0] == "check-backend":
         arguments += ["--budget", "0.5"]
     else:
-        # What Linux says to O_DIRECT beside a mapping is no finding of this test.
+        # Linux's error for O_DIRECT beside a mapping is no finding of this test.
         arguments += ["--mix", "buffered,append,truncate"] if "path:" in command else []
-        if "--replay" not in arguments:  # what is replayed is as it was
+        if "--replay" not in arguments:  # a replay stays unchanged
             arguments += ["--threads", "4" if "--processes" in arguments else "2", *SMALL]
     if "--shrink" in arguments:
         arguments += ["--shrink-time", "1s"]
@@ -79,7 +79,7 @@ def test_a_command_of_a_page_runs(page: str, command: str, tmp_path: Path) -> No
 
 
 def test_the_extra_that_a_page_installs_is_there() -> None:
-    """And the lines that are not run are those that install."""
+    """The lines that are not run are those that install."""
     installed = [line for _, line in COMMANDS if line.startswith(OTHERS)]
     extras = {extra for line in installed for extra in re.findall(r"\[(\w+)\]", line)}
     project = (DOCS.parent / "pyproject.toml").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_the_extra_that_a_page_installs_is_there() -> None:
 
 
 def test_help_names_all_profiles_and_ways() -> None:
-    """What a page lists, the command lists."""
+    """The command lists everything that a page lists."""
     command = [sys.executable, "-m", "pagecache", "stress", "--help"]
     text = " ".join(subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout.split())
     for name in (*PROFILES, *WAYS):

@@ -1,4 +1,4 @@
-"""A sync does not wait for what is written later: counted."""
+"""A sync does not wait for later writes: counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WaitsForQuiet(CachedTarget):
 
 
 def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_lets_pass() -> None:
-    """Without the writers that never stop nobody would see it: it returns, only late. [I-19]"""
+    """Without the writers that never stop it would go unnoticed: it returns, only late. [I-19]"""
     plan = Plan(seed=1, duration=60, mix=("buffered",), profile="database", **FIELDS)  # type: ignore[arg-type]
     report = Run(plan, make=lambda plan, number: WaitsForQuiet(plan, number, None, "WaitsForQuiet")).run()
     assert (report.ok, report.kind) == (False, "hang")
@@ -28,7 +28,7 @@ def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_let
 
 
 def test_syncs_beside_writers_that_never_stop_return() -> None:
-    """fsync, sync and a ticket. [I-19]"""
+    """The calls are fsync, sync and a ticket. [I-19]"""
     plan = Plan(seed=1, duration=60, rounds=3, **FIELDS)  # type: ignore[arg-type]
     report = run(plan)
     assert report.ok, report.story

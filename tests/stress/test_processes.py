@@ -1,4 +1,4 @@
-"""Several processes on one directory: clean where it is one, found where it is not."""
+"""Several processes on one directory: no alarm if it is consistent, a finding if it is not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plan(**fields: object) -> Plan:
 
 
 class SeesItsOwn(MountedTarget):
-    """A client that keeps what it has read of a file, and changes it by its own writes alone."""
+    """A client that keeps the bytes it has read of a file, and updates them by its own writes only."""
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         super().__init__(plan, number, folder)
@@ -53,7 +53,7 @@ def plays_alone(task: Task, journal: Journal) -> None:
 
 @pytest.mark.parametrize("crashes", [pytest.param((), marks=pytest.mark.slow), ("killed",)])
 def test_processes_on_a_real_file_system_are_clean(tmp_path: Path, crashes: tuple[str, ...]) -> None:
-    """One history, by one clock; a client that is killed takes nothing with it but what it was at. [I-17, I-18]"""
+    """They have one history, by one clock; a killed client loses only the call in progress. [I-17, I-18]"""
     mix = (*MIX, "views", "punch", "through", "hints")
     report = run(plan(crashes=crashes, mix=mix), f"path:{tmp_path}")
     assert report.ok, f"{report.story}\n{report.replay}"
@@ -63,7 +63,7 @@ def test_processes_on_a_real_file_system_are_clean(tmp_path: Path, crashes: tupl
 
 
 def test_a_client_that_does_not_see_what_others_write_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is right for as long as it is alone. [I-17]"""
+    """Its bytes are right while it is alone. [I-17]"""
     mix = ("buffered",)
     monkeypatch.setattr(several, "play", plays_alone)
     fields: dict[str, object] = {"mix": mix, "profile": "database", "files": 1, "size": "64KiB", "operations": 150}
@@ -83,7 +83,7 @@ def test_processes_are_for_directories(tmp_path: Path) -> None:
 
 
 def test_a_way_that_was_named_and_the_target_has_not_is_refused(tmp_path: Path) -> None:
-    """And nothing is left behind."""
+    """Nothing is left behind."""
     with pytest.raises(UnusableTarget, match="mix: foreign cannot be on path:"):
         run(plan(mix=("buffered", "foreign")), f"path:{tmp_path}")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Objects that are replaced as a whole: what each commit makes visible, other versions, uploads that are given up."""
+"""Objects that are replaced as a whole: the content made visible by each commit, other versions, abandoned uploads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def world() -> Iterator[World]:
 
 
 def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
-    """What begins later is not part of it, and the look itself goes on."""
+    """Later calls are not part of it, and the read itself goes on."""
     model = Model(0, Write("content", "", 0, 0, 0, 1, 0, 4096), Clock())
     look = Look(model, 0, 4096, 1, "the store after fsync", store=True)
     first, second = (Write("write", "buffered", 1, number, 0, 1, 0, 4096) for number in (1, 2))
@@ -57,7 +57,9 @@ def test_a_look_that_goes_on_is_judged_by_what_ran_until_now() -> None:
 
 
 def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> None:
-    """Whoever returned since the last one may have asked for it; otherwise it has the bytes of who waits. [2.15]"""
+    """Any call that returned since the last commit may have requested it; otherwise the commit has the bytes of the
+    current waiter. [2.15]
+    """
     write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
     world.models[0].begin(write)
     world.models[0].finish(write)
@@ -72,7 +74,9 @@ def test_a_commit_that_somebody_has_left_behind_is_not_judged(world: World) -> N
 
 
 def test_a_commit_that_is_made_again_for_who_has_left_is_not_judged(world: World) -> None:
-    """It failed after he was gone, and is made again before the bytes of who waits now are sent. [2.15, 2.23]"""
+    """It failed after the waiter had left, and is made again before the bytes of the current waiter are sent. [2.15,
+    2.23]
+    """
     write = Write("write", "buffered", 1, 1, 0, 1, 0, 4096)
     publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(True)
@@ -89,16 +93,16 @@ def test_a_commit_that_is_made_again_for_who_has_left_is_not_judged(world: World
 
 
 def test_a_commit_that_nobody_has_asked_for_is_found(world: World) -> None:
-    """While workers run: nobody waits for a sync, and nobody has returned from one since the last commit. [2.22]"""
+    """Workers run, but no caller waits for a sync, and none has returned from one since the last commit. [2.22]"""
     publishing, key = Publishing(world), world.target.key(0)
     publishing(key)(True)
-    publishing(key)(True)  # the tester's own: nobody runs
+    publishing(key)(True)  # the tester's own: no worker runs
     publishing.stir(True)
     publishing(key)(True)  # left behind by the tester
     publishing(world.target.key("own1-0"))(True)
-    publishing(world.target.key("own1-0"))(True)  # closed by whose it is
+    publishing(world.target.key("own1-0"))(True)  # closed by its owner
     world.saved = world.clock.tick()
-    publishing(key)(True)  # left behind by who has returned
+    publishing(key)(True)  # left behind by a caller that has returned
     publishing(key)(False)
     assert not world.failures
     publishing(key)(True)
@@ -108,7 +112,7 @@ def test_a_commit_that_nobody_has_asked_for_is_found(world: World) -> None:
 
 
 def test_work_of_the_cache_that_commits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is laid over another version is published, though nobody saves. [2.22, 2.24]"""
+    """Bytes laid over another version are published, though no caller saves. [2.22, 2.24]"""
     settled = EngineFile.settled
 
     def commits(self: EngineFile, job: Any) -> Any:
@@ -122,7 +126,7 @@ def test_work_of_the_cache_that_commits_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_another_version_with_the_same_bytes_changes_nothing() -> None:
-    """Beside writers and syncs, and what was given up is published by no commit. [2.18, 2.19]"""
+    """It comes beside writers and syncs, and no commit publishes discarded bytes. [2.18, 2.19]"""
     report = run(plan(rounds=2), object_store())
     assert report.ok, report.story
     assert any(key.startswith("touch ") for key in report.coverage)
@@ -138,7 +142,7 @@ def test_uploads_and_commits_that_fail_lose_nothing() -> None:
 
 
 def test_a_commit_ahead_of_the_bytes_of_who_waits_for_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though they are there when his call returns. [2.15]"""
+    """It is found although the bytes are there when the waiter's call returns. [2.15]"""
     poll = FileSync.poll
 
     def hasty(self: FileSync) -> bool:
@@ -153,7 +157,7 @@ def test_a_commit_ahead_of_the_bytes_of_who_waits_for_it_is_found(monkeypatch: p
 
 
 def test_an_upload_that_is_published_after_it_was_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has the store forget what it may have. [2.18]"""
+    """The cache never makes the store forget the discarded bytes. [2.18]"""
     monkeypatch.setattr(NativeInode, "acknowledged", lambda *_args: False)
     report = run(plan(mix="buffered,append", tasks=0, operations=5), object_store())
     assert (report.ok, report.kind) == (False, "data")

@@ -1,4 +1,4 @@
-"""Simulated threads: what runs, sleeps and waits, with nothing of a cache."""
+"""Simulated threads: running, sleeping and waiting, without a cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEEDS = range(12)
 
 
 class Played:
-    """A few threads under a scheduler, in a thread of the system of its own."""
+    """A few threads under a scheduler, in a new system thread."""
 
     def __init__(self, kind: type[Any], seed: int, call: Callable[[Scheduler], object]) -> None:
         self.error: BaseException | None = None
@@ -47,7 +47,7 @@ class Played:
                 self.error = error
             over.set()
             if scheduler.threads:
-                threading.Event().wait()  # greenlets that wait for ever are left on the stack of this thread
+                threading.Event().wait()  # greenlets that wait forever are left on the stack of this thread
 
         over = threading.Event()
         threading.Thread(target=play, daemon=True).start()
@@ -81,7 +81,7 @@ def counting(scheduler: Scheduler) -> list[str]:
 
 
 def test_a_seed_is_an_order_and_another_seed_another_one(kind: type[Any]) -> None:
-    """The same points, switches and digest, twice; and many orders in all."""
+    """One seed gives equal points, switches and digest, twice; all seeds give many orders."""
     orders: set[tuple[str, ...]] = set()
     for seed in SEEDS:
         one, other = Played(kind, seed, counting), Played(kind, seed, counting)
@@ -92,7 +92,7 @@ def test_a_seed_is_an_order_and_another_seed_another_one(kind: type[Any]) -> Non
 
 
 def test_a_lock_is_had_by_one(kind: type[Any]) -> None:
-    """Whoever comes in between finds it taken, and gets it in the end."""
+    """A thread that comes in between finds it taken, and gets it in the end."""
 
     def world(scheduler: Scheduler) -> int:
         lock, counted = threads.Lock(scheduler), [0]
@@ -112,7 +112,7 @@ def test_a_lock_is_had_by_one(kind: type[Any]) -> None:
 
 
 def test_without_the_lock_some_order_loses_a_count() -> None:
-    """The test before this one can fail."""
+    """This shows that the test before this one can fail."""
 
     def world(scheduler: Scheduler) -> int:
         counted = [0]
@@ -130,7 +130,7 @@ def test_without_the_lock_some_order_loses_a_count() -> None:
 
 
 def test_who_wait_for_each_other_are_told_with_what_and_where() -> None:
-    """Two locks in two orders: some seed has them wait for each other, which ends the run."""
+    """Two locks are taken in two orders: with some seed they wait for each other, which ends the run."""
 
     def world(scheduler: Scheduler) -> None:
         one, other = threads.Lock(scheduler), threads.Lock(scheduler)
@@ -153,7 +153,7 @@ def test_who_wait_for_each_other_are_told_with_what_and_where() -> None:
 
 
 def test_time_passes_where_nobody_runs(kind: type[Any]) -> None:
-    """An hour of sleep is over at once, in order; who waits is woken by what comes, and otherwise by the time."""
+    """An hour of sleep is over at once, in order; a waiter is woken by its event, and otherwise by the time."""
 
     def world(scheduler: Scheduler) -> list[object]:
         said: list[object] = []
@@ -184,7 +184,7 @@ def test_time_passes_where_nobody_runs(kind: type[Any]) -> None:
 
 
 def test_a_condition_gives_its_lock_away_while_it_waits(kind: type[Any]) -> None:
-    """As `threading` has it: also one whose lock is held twice."""
+    """It does so like `threading`, even if the lock is held twice."""
 
     def world(scheduler: Scheduler) -> list[str]:
         condition = threads.Condition(scheduler)
@@ -208,7 +208,7 @@ def test_a_condition_gives_its_lock_away_while_it_waits(kind: type[Any]) -> None
 
 
 def test_modules_of_the_product_get_what_is_simulated_in_the_threads_of_the_scheduler_alone() -> None:
-    """In other threads, and when it is over, a lock is a lock and the time is the time."""
+    """In other threads, and afterwards, the modules get the real locks and the real time."""
     from pagecache.engine import runner
 
     names = vars(runner)
@@ -225,7 +225,7 @@ def test_modules_of_the_product_get_what_is_simulated_in_the_threads_of_the_sche
 
 
 def test_what_is_waited_for_a_part_of_a_nanosecond_lets_time_pass() -> None:
-    """Else who waits for what is left of a time would ask again for ever, at the same time."""
+    """Otherwise a waiter for the rest of a time would wake forever at the same time."""
 
     def waiting(scheduler: Scheduler) -> tuple[int, int]:
         begun = scheduler.now_ns()
@@ -242,7 +242,7 @@ def test_what_is_waited_for_a_part_of_a_nanosecond_lets_time_pass() -> None:
 
 
 def test_a_simulated_thread_that_waits_has_not_ended() -> None:
-    """Which threads there are is asked of the interpreter, in reports and by the check of who still waits. [I-16]"""
+    """Reports and the check for remaining waiters ask the interpreter which threads exist. [I-16]"""
 
     def checked(scheduler: Scheduler) -> tuple[list[str], list[str]]:
         over = threads.Event(scheduler)
@@ -267,7 +267,7 @@ PIECES = 300
 
 
 def working(scheduler: Scheduler) -> list[str]:
-    """One thread does pieces of work that the core hands out, and nothing in between; another one says a word."""
+    """One thread does pieces of work that the core provides, and nothing in between; another one records a word."""
     said: list[str] = []
     with PageCache("1MiB") as cache:
         volume = NativeVolume(cache.native, 1)
@@ -285,7 +285,7 @@ def working(scheduler: Scheduler) -> list[str]:
 
 
 def test_the_interpreter_lock_changes_hands_between_two_pieces_of_work(kind: type[Any]) -> None:
-    """Who works for ever without a sleep keeps nobody from going on."""
+    """A thread that works forever without a sleep does not block the others."""
     said = []
     with substitution.substituted():
         for seed in SEEDS:
@@ -297,7 +297,7 @@ def test_the_interpreter_lock_changes_hands_between_two_pieces_of_work(kind: typ
 
 
 def test_who_shows_a_run_asks_for_its_coverage_while_a_simulated_thread_has_it() -> None:
-    """He is a real thread: no lock of simulated ones is for him."""
+    """The display thread is real: no simulated lock applies to it."""
 
     def asked(scheduler: Scheduler) -> list[Any]:
         coverage, found = Coverage(), []

@@ -1,4 +1,4 @@
-"""Operations one by one: as JSON, as they are played, and what is no script."""
+"""Operations one by one: as JSON, as they are played, and invalid scripts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pagecache.stress.pytest_file import readable
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 BESIDE = {(0, page * 4096, 4096) for page in range(4)}
-"""What the writers of the sync beside writers write."""
+"""The ranges that the writers of the sync beside writers write."""
 WRITE = {"kind": "write", "file": 0, "way": "buffered", "length": 4096}
 
 
 class Told(CachedTarget):
-    """Remembers what was written, and where."""
+    """A file that records each write and its place."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "told")
@@ -34,7 +34,7 @@ class Told(CachedTarget):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_script_survives_json(profile: str) -> None:
-    """All that the seed can give, in the short form and in the one that is written to files."""
+    """This covers every operation of a seed, in the short form and in the one that is written to files."""
     stream = operations(PROFILES[profile], Plan(seed=3).rng("x"), files=2, size=1 << 16, edges=Edges(), ways=WAYS)
     worker = (tuple(next(stream) for _ in range(40)), tuple(next(stream) for _ in range(3)))
     plan = Plan(seed=5, script=Script((0, 100), (worker, ()), ((), worker), repeat=3))
@@ -93,7 +93,7 @@ def test_what_is_no_script_is_refused_with_the_reason(document: object, complain
 
 
 def test_a_script_is_played_as_it_is_written() -> None:
-    """Two stirs, repeated; the file begins with what the script says."""
+    """Two stirs are repeated; the file begins with the content that the script names."""
     one, other = Operation("write", 0, "buffered", 8192, 100), Operation("write", 1, "buffered", 10, 20, end=True)
     script = Script((0, 1000), (((one, other), (one,)),), repeat=2)
     made: list[Told] = []
@@ -117,7 +117,7 @@ def test_a_script_is_played_as_it_is_written() -> None:
 
 
 def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
-    """One thread: the same calls in the same order."""
+    """With one thread: equal calls in equal order."""
     told: list[list[tuple[int, int, int]]] = []
     script: Script | None = None
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_script_ends_with_the_sync_beside_writers_that_it_names() -> None:
 
 
 def test_a_path_has_no_sync_beside_writers(tmp_path: Path) -> None:
-    """That is said."""
+    """The error says so."""
     script = Script((0,), (((Operation("fsync", 0),),),), pressed="fsync")
     report = Run(Plan(seed=1, script=script, **SMALL), f"path:{tmp_path}").run()
     assert report.ok, report.story

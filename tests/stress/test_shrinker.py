@@ -30,7 +30,7 @@ from .planted import BACKENDS, TARGETS, NoFsync
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
 PLAN: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 20}
-LONG = 600.0  # seconds that no shrink here needs: it ends when nothing can be left out
+LONG = 600.0  # seconds that no shrink here needs: it ends when no operation can be left out
 
 
 def planted(name: str) -> Callable[[Plan, int], Target]:
@@ -47,7 +47,7 @@ def test_ddmin_leaves_what_is_needed(needed: list[int]) -> None:
 
 
 def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
-    """Whatever fails: here one of several sets."""
+    """Any condition may decide on failure: here one of several sets."""
     rng = random.Random(4)
     for _ in range(50):
         sets = [set(rng.sample(range(40), rng.randrange(1, 6))) for _ in range(3)]
@@ -88,7 +88,7 @@ def test_workers_are_put_together_one_after_another_or_in_turns() -> None:
     ("name", "most"), [("DropsTail", 1), ("ReadsOld", 3), ("TearsWrites", 1), ("NoFsync", 2), ("LeavesTail", 2)]
 )
 def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
-    """Of some fifty operations of five workers. What is left fails, says how, and is JSON."""
+    """It starts from some fifty operations of five workers. The remainder fails, says how, and is JSON."""
     chosen: dict[str, Any] = {"target": BACKENDS[name]} if name in BACKENDS else {"make": planted(name)}
     shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), seconds=LONG, **chosen)
     assert (shrunk.report.ok, shrunk.report.kind) == (False, "data")
@@ -122,7 +122,7 @@ def test_under_the_deterministic_scheduler_one_try_is_enough() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_race_shrinks_to_two_workers() -> None:
-    """Appends at a size that was looked at before. What is left of them is repeated until they meet."""
+    """Appends use a size that was read before. The remaining ones are repeated until they collide."""
     plan = Plan(seed=1, duration=60, mix=("append", "buffered"), **PLAN | {"operations": 8, "tasks": 0})
     shrunk = shrink(plan, seconds=120, make=planted("AppendsOver"))
     assert shrunk.workers == 2, shrunk.story
@@ -131,7 +131,7 @@ def test_a_race_shrinks_to_two_workers() -> None:
 
 
 class TwoMistakes(CachedTarget):
-    """Writes are not done, and a truncate raises what nothing explains."""
+    """Writes are not done, and a truncate raises an unexplained error."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "two")
@@ -144,7 +144,7 @@ class TwoMistakes(CachedTarget):
 
 
 def test_the_same_kind_of_failure_has_to_come_back() -> None:
-    """Without the truncate it fails too, at the rest: that is not what was to be shrunk."""
+    """Without the truncate it fails too, at the rest: that is another failure than the one being shrunk."""
     operations = Operation("write", 0, "buffered", 0, 4096), Operation("truncate", 0)
     plan = Plan(seed=1, rounds=1, script=Script((0,), ((operations,),)), size="64KiB", capacity="128KiB")
     shrunk = Shrinking(plan, "error", Tries(None, TwoMistakes), LONG, lambda _line: None).run()
@@ -153,7 +153,7 @@ def test_the_same_kind_of_failure_has_to_come_back() -> None:
 
 
 def test_ways_files_faults_and_numbers_become_simple() -> None:
-    """All that says nothing is gone."""
+    """All meaningless parts are gone."""
     operation = Operation("writev", 1, "direct", 9001, 5432, extra=77)
     script = Script((5000, 7777), (((operation,), (Operation("fsync", 1, offset=5, length=7, extra=9),)),))
     plan = Plan(seed=1, rounds=1, script=script, size="64KiB", capacity="128KiB", faults="hell")
@@ -176,7 +176,7 @@ def test_what_does_not_fail_again_is_said() -> None:
 
 
 class NoLastFsync(CachedTarget):
-    """fsync raises what nothing explains, for who calls it beside the writers at the end of a round."""
+    """fsync raises an unexplained error for a caller beside the writers at the end of a round."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "last")
@@ -201,14 +201,14 @@ def test_what_the_sync_beside_writers_has_found_shrinks_to_that() -> None:
 
 
 def test_what_no_operation_has_found_is_not_shrunk() -> None:
-    """It says so, and shows nothing that does not fail."""
+    """The report says so, and shows nothing that does not fail."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
     with pytest.raises(NotFailing, match="as a script it does not fail"):
         shrink(plan, seconds=LONG, make=lambda plan, number: OnlySeeds(plan, number))
 
 
 class OnlySeeds(NoLastFsync):
-    """It notices that it is looked at."""
+    """fsync fails in a run of a seed, and works in a run of a script."""
 
     def fsync(self, file: int) -> None:
         if self._plan.script is None:
@@ -219,7 +219,7 @@ class OnlySeeds(NoLastFsync):
 
 @pytest.mark.timeout(900)
 def test_a_round_with_crashes_shrinks() -> None:
-    """A crash cuts off what workers do, so the round is a script of what they were to do."""
+    """A crash cuts off the workers' operations, so the round is a script of the planned ones."""
     plan = Plan(seed=1, duration=60, crashes=("forgetting",), mix=("buffered",), **PLAN | {"operations": 8})
     shrunk = shrink(plan, seconds=LONG, make=FlushesOnly)
     assert not shrunk.report.ok
@@ -227,7 +227,7 @@ def test_a_round_with_crashes_shrinks() -> None:
 
 
 class FlushesOnly(CachedTarget):
-    """fsync hands over, and does not commit. With crashes it fails in some rounds, not always for a crash."""
+    """fsync writes back, and does not commit. With crashes it fails in some rounds, not always because of a crash."""
 
     def __init__(self, plan: Plan, number: int) -> None:
         super().__init__(plan, number, None, "flushes")
@@ -237,7 +237,7 @@ class FlushesOnly(CachedTarget):
 
 
 def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
-    """The failing ones neither."""
+    """This includes the failing ones."""
     (tmp_path / "store").mkdir()
     plan = Plan(seed=1, duration=20, mix=MIX, **PLAN)
     shrunk = shrink(plan, seconds=LONG, make=lambda plan, number: OnDirectory(plan, number, tmp_path / "store"))
@@ -267,7 +267,7 @@ def make():
 def test_the_test_that_is_written_fails_for_the_bug_and_passes_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a file, by itself, in another process."""
+    """It runs as a file, by itself, in another process."""
     (tmp_path / "planted_store.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     shrunk: Shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), "python:planted_store:make", seconds=LONG)
@@ -284,7 +284,7 @@ def test_the_test_that_is_written_fails_for_the_bug_and_passes_without_it(
 
 
 def test_a_factory_without_a_name_has_no_test() -> None:
-    """A lambda is nothing that a file could import; one of a module is."""
+    """A file cannot import a lambda; it can import one of a module."""
     shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), BACKENDS["DropsTail"], seconds=LONG)
     assert shrunk.test == ""
 

@@ -1,4 +1,4 @@
-"""A hang becomes small, in processes that take with them what hangs."""
+"""A hang becomes small, in processes that end together with their hanging calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def children() -> set[int]:
 
 
 def reported(script: Script) -> Report:
-    """As if it had been found: by a process that has ended."""
+    """Report a hang as if it had been found by a process that has ended."""
     plan = Plan(seed=1, script=script, **SMALL)
     return Report(ok=False, kind="hang", story="", counters={}, replay={"version": 1, "plan": plan.to_dict()})
 
@@ -41,7 +41,7 @@ def reported(script: Script) -> Report:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_hang_shrinks_and_leaves_no_thread_and_no_process(tmp_path: Path) -> None:
-    """What is left hangs, as a replay and as a test; without the mistake the test passes."""
+    """The remainder hangs, as a replay and as a test; without the mistake the test passes."""
     script = Script((0,), (((READ, WRITE, FSYNC),), ((READ, READ),)))
     threads, processes = set(threading.enumerate()), children()
     shrunk = shrink(reported(script), hanging.never_commits, seconds=LONG)
@@ -63,7 +63,7 @@ def test_a_hang_shrinks_and_leaves_no_thread_and_no_process(tmp_path: Path) -> N
 
 
 def test_a_backend_that_never_answers_is_a_hang_and_says_that_nothing_can_be_left_out() -> None:
-    """It hangs where the files are made, or before; the run comes to an end."""
+    """It hangs while the files are made, or before; the run comes to an end."""
     for factory, said in (
         (hanging.never_writes, "making the files does not end"),
         (hanging.never_made, "what makes the backend does not return"),
@@ -83,7 +83,7 @@ def test_where_no_other_process_can_have_the_backend_that_is_said() -> None:
 
 
 class Told(Tries):
-    """Hangs as the test says it."""
+    """A backend that hangs when the test says so."""
 
     def __init__(self, hangs: Any) -> None:
         super().__init__(None)
@@ -119,7 +119,7 @@ def shrunk_by(tries: Told) -> Script:
 
 
 def test_a_candidate_of_a_hang_is_given_ten_times_what_the_longest_call_took() -> None:
-    """And less than that is not waited for it than a second, nor more than five."""
+    """The wait is at least one second and at most five."""
     tries = Told(lambda script, patience: FSYNC in script.operations())
     assert len(shrunk_by(tries)) == 1
     assert tries.asked[0] == shrinking.HANG
@@ -127,7 +127,7 @@ def test_a_candidate_of_a_hang_is_given_ten_times_what_the_longest_call_took() -
 
 
 def test_what_is_only_late_is_no_hang() -> None:
-    """With fewer than two writes it ends after three seconds: what is shrunk hangs for five."""
+    """With fewer than two writes it ends after three seconds: the shrunk script hangs for five."""
 
     def hangs(script: Script, patience: float) -> bool:
         writes = sum(one.kind == "write" for one in script.operations())

@@ -9,11 +9,11 @@ import sys
 from ..planted.planted import debug_environment
 
 SEEDS = 12
-"""With each policy; the looks of a fourth of the runs or more differ where they may."""
+"""Seeds of each policy; the reads of a fourth of the runs or more differ if they may."""
 
 
 def looking(*arguments: str) -> str:
-    """What `looking.py` prints."""
+    """The output of `looking.py`."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.stress.looking", *arguments],
         env=debug_environment(),
@@ -26,24 +26,24 @@ def looking(*arguments: str) -> str:
 
 
 def looks_that_differ(gil_release: str) -> list[int]:
-    """Of each run."""
+    """The numbers of all runs."""
     found: list[int] = json.loads(looking("looks", gil_release, str(SEEDS)))
     assert len(found) == 2 * SEEDS
     return found
 
 
 def test_nobody_comes_between_calls_that_keep_the_interpreter_lock() -> None:
-    """A thread stops at points of the core with the lock; whoever needs it waits until it has let it go."""
+    """A thread stops at points of the core with the lock; others that need it wait until it is released."""
     assert set(looks_that_differ("1MiB")) == {0}
 
 
 def test_who_has_let_the_interpreter_lock_go_goes_on_beside_one_that_has_it() -> None:
-    """The same calls, but writes copy without the lock: they come between two looks that keep it."""
+    """The calls are equal, but writes copy without the lock: they come between two reads that keep it."""
     assert any(looks_that_differ("4KiB"))
 
 
 def test_who_never_lets_the_interpreter_lock_go_is_told_with_his_stack() -> None:
-    """The others would wait for ever, and time would pass: nothing else ends such a run."""
+    """The others would wait forever, and time would pass: nothing else ends such a run."""
     said = looking("for-ever")
     assert "first: waits for nobody, and never lets the interpreter lock go" in said
     assert "in look_for_ever" in said

@@ -1,7 +1,7 @@
 """The long runs of `make soak`: no alarm in an hour of the profiles, in turn, nor in ten minutes of hell of each kind.
 
-PAGECACHE_SOAK_SECONDS says how long hell of one kind takes, instead of ten minutes, and all profiles together six times
-that. What a run did is printed.
+PAGECACHE_SOAK_SECONDS sets the time of one kind of hell, instead of ten minutes; all profiles together take six times
+that. Each run prints its work.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_ten_minutes_of_hell_are_clean(tmp_path: Path, store: str) -> None:
 
 @pytest.mark.parametrize("store", ON)
 def test_ten_minutes_of_hell_under_the_deterministic_scheduler_are_clean(tmp_path: Path, store: str) -> None:
-    """With points within the core. [I-17, I-18, I-19, I-20, I-22]"""
+    """The core has points. [I-17, I-18, I-19, I-20, I-22]"""
     target = store if store == "memory:" else f"dir:{tmp_path}"
     plan = {"faults": "hell", "scheduler": "deterministic", "duration": SECONDS}
     [report] = reports(plan, target=target, timeout=SECONDS + 600)

@@ -1,4 +1,4 @@
-"""What the report says about a backend that loses an update when two calls run side by side."""
+"""The report on a backend that loses an update when two calls run side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK = 1 << 14
 
 
 class Racy(Blobs):
-    """Stores whole blocks, and has no lock between reading and storing one."""
+    """A backend that stores whole blocks, without a lock between reading and storing one."""
 
     def open(self, key: Any, *, create: bool = False, exclusive: bool = False) -> Any:
         found = super().open(key, create=create, exclusive=exclusive)

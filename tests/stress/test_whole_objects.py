@@ -1,4 +1,6 @@
-"""Objects that are replaced as a whole, under faults: what a death takes along, and what nobody else may do to them."""
+"""Objects that are replaced as a whole, under faults: the losses of a death, and operations that others must not do to
+them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ class ForgetfulFile(StagingFile):
 
 
 class Forgetful(StagingBackend):
-    """Who opens an object anew is told that nothing of it is here any more."""
+    """A backend whose reopened files report that no acknowledged byte was kept."""
 
     def _file(self, apart: Apart) -> ForgettingFile:
         return ForgetfulFile(self, apart)
@@ -51,7 +53,9 @@ def without_staging() -> Backend:
 
 
 def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
-    """A world whose backend has died after more was written than fits into the cache; and what was told of losses."""
+    """A world whose backend has died after more bytes were written than fit into the cache. Return it, with the
+    reported losses.
+    """
     plan = Plan(seed=1, faults="hell", threads=1, tasks=0, files=1, size=SIZE, capacity="64KiB")
     target = CachedTarget(plan, 0, make, "python:")
     world = World(plan, target, 0)
@@ -74,7 +78,7 @@ def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
 
 
 def over(world: World) -> None:
-    """It agrees with its models, and ends."""
+    """Check that it agrees with its models, and end it."""
     world.rest(cold=True)
     world.end()
     target = world.target
@@ -93,7 +97,7 @@ def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean
 
 
 def test_nobody_else_stores_another_version_of_an_object_that_is_replaced_as_a_whole() -> None:
-    """Handles of the old one would be over, and what was cut would be whole again; the report says so. [2.19]"""
+    """Handles of the old one would end, and cut bytes would come back; the report says so. [2.19]"""
     plan = Plan(seed=1, faults="hell", **SHORT)
     whole, other = CachedTarget(plan, 0, staging, "python:"), CachedTarget(plan, 0, MemoryBackend, "python:")
     assert not any(rule.change for rule in whole.faulting.plan.rules)
@@ -104,7 +108,7 @@ def test_nobody_else_stores_another_version_of_an_object_that_is_replaced_as_a_w
 
 
 def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm() -> None:
-    """It is told, and either what was there before or what was written is there then. [2.16, 2.22, I-22]"""
+    """The loss is reported, and the object has either its old bytes or the written ones. [2.16, 2.22, I-22]"""
     world, told = outlived(forgetful)
     assert sum(lost.length for error in told for lost in error.ranges) > 0
     for error in told:
@@ -113,7 +117,7 @@ def test_what_the_store_was_given_to_keep_and_has_lost_when_it_died_is_no_alarm(
 
 
 def test_what_the_store_was_given_to_keep_and_still_has_is_not_lost_when_it_dies() -> None:
-    """Then a loss would be an alarm. [2.22, I-22]"""
+    """In this case a loss would be an alarm. [2.22, I-22]"""
     world, told = outlived(staging)
     assert not told
     assert not world.models[0].loose

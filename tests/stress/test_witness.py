@@ -1,4 +1,4 @@
-"""Who watches that bytes stay what they are while a call has them."""
+"""The witness: it checks that bytes stay unchanged while a call has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY = bytearray(100)
 
 
 class Meddling(PassingFile):
-    """While a call has the bytes, somebody changes one."""
+    """While a call has the bytes, another thread changes one."""
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         MEMORY[70] ^= 1
@@ -28,7 +28,7 @@ class Meddled(PassingBackend):
 
 
 def test_a_byte_that_changes_during_a_call_is_seen() -> None:
-    """With its place in the object; not the second time, where it stays. [T-11]"""
+    """It is reported with its place in the object; not a second time, if it stays. [T-11]"""
     witness = Witness(Meddled(MemoryBackend()))
     assert witness.open("file", create=True).write_from(1000, [memoryview(MEMORY)[:60], memoryview(MEMORY)[60:]]) == 100
     assert witness.seen == ["'file': byte 1070 changed while a call had it"]
@@ -45,7 +45,7 @@ def test_memory_of_a_user_that_may_change_is_not_looked_at() -> None:
 
 
 def test_optional_calls_are_those_of_the_backend() -> None:
-    """A backend that keeps nothing readable has no `stage` behind the witness either."""
+    """If the backend has no `stage`, there is none behind the witness either."""
     file = Witness(MemoryBackend()).open("file", create=True)
     assert hasattr(file, "punch_hole")
     with pytest.raises(AttributeError):
