@@ -1,6 +1,6 @@
 """Stores below a mount that a test can stop and break from outside of the server's process, by files in a folder.
 
-hang    a FIFO: each call opens it, and hangs until somebody opens it for writing
+hang    a FIFO: each call opens it, and hangs until a writer opens it
 fail    a text "WORDS ERRNO": calls whose name is one of the words (a|b) raise
 die     a text "N": the server kills itself in the N-th call from its start on, before (N > 0) or after (N < 0) its work
 """
@@ -39,7 +39,7 @@ MISNAMED = ("", "with/slash", "with\0nul", "x" * 1025, "\ud800")
 
 
 class Switch:
-    """What a test does to the store."""
+    """The test's control over the store."""
 
     def __init__(self, folder: Path) -> None:
         self._hang, self._fail, self._die = folder / "hang", folder / "fail", folder / "die"
@@ -49,10 +49,10 @@ class Switch:
         os.mkfifo(self._hang)
 
     def go_on(self) -> None:
-        """Calls that hang return, and no other hangs."""
+        """Let hanging calls return, and make no other hang."""
         gone = self._hang.with_suffix(".gone")
         self._hang.rename(gone)
-        os.open(gone, os.O_RDWR)  # who waits in open(2) for a writer has one, as has who is about to: it stays open
+        os.open(gone, os.O_RDWR)  # waiters in open(2) for a writer have one, and so does a later opener: it stays open
         gone.unlink()
 
     def fail(self, words: str, code: int) -> None:
@@ -70,7 +70,7 @@ class Switch:
         self._die.unlink(missing_ok=True)
 
     def through(self, what: str, call: Callable[[], T]) -> T:
-        """In the server: a call of this name."""
+        """Apply the switch, in the server, to a call of this name."""
         at, number = int(self._die.read_text()) if self._die.exists() else 0, next(self._numbers)
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -164,7 +164,7 @@ def memory() -> Backend:
 
 
 class _Misnamed(DirectoryBackend):
-    """Among its names are some that no directory can have."""
+    """A store with some names that no directory can have."""
 
     def readdir(self, key: Any) -> Iterator[ObjectStat]:
         start = f"{key}/" if key else ""

@@ -1,11 +1,11 @@
-"""What the calls of a file system answer, call by call, so that two file systems can be compared: a mount and tmpfs.
+"""Answers of a file system's calls, call by call, so that two file systems can be compared: a mount and tmpfs.
 
     def check(top, told):      top   an empty folder of the file system
-                               told  what each call has answered: the name of an errno, or a value
+                               told  the answer of each call: the name of an errno, or a value
 
-A check makes the same calls on both. Where they answer differently one of them is wrong, or the difference is one that
-is known (test_calls.py lists those with their reasons). Numbers of inodes and times are no answers: what is told is
-whether they are the same, or have moved. The checks are in calls_about_names.py, calls_about_attributes.py and
+A check makes the same calls on both. If they answer differently, one of them is wrong, or the difference is a known one
+(test_calls.py lists those with their reasons). Inode numbers and times are not compared directly: the checks record
+whether they are equal, or have moved. The checks are in calls_about_names.py, calls_about_attributes.py and
 calls_about_bytes.py.
 """
 
@@ -24,13 +24,13 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Told:
-    """What was answered, in the order of the calls."""
+    """The answers, in the order of the calls."""
 
     def __init__(self) -> None:
         self.answers: dict[str, object] = {}
 
     def __call__(self, what: str, call: Callable[[], object]) -> object:
-        """Make a call, and keep what it answers."""
+        """Make a call, and keep its answer."""
         try:
             answer = call()
         except OSError as error:
@@ -42,7 +42,7 @@ class Told:
         return answer
 
     def nothing(self, what: str, call: Callable[[], object]) -> None:
-        """The same for calls whose answer is of no interest, such as the number of a descriptor, which is closed."""
+        """Make a call whose answer is irrelevant, such as the number of a descriptor, which is closed."""
 
         def quiet() -> object:
             answer = call()
@@ -63,7 +63,7 @@ def check(function: Check) -> Check:
 
 
 def answers(name: str, top: Path) -> dict[str, object]:
-    """What the calls of a check answer in an empty folder."""
+    """The answers of a check's calls in an empty folder."""
     told = Told()
     before = os.umask(0o022)
     try:
@@ -83,7 +83,7 @@ def opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
 
 
 def libc(name: str, *arguments: object) -> int:
-    """A call that Python has no name for.
+    """Make a call that Python has no name for.
 
     Raises:
         OSError: of the call.

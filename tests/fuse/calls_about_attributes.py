@@ -1,4 +1,4 @@
-"""Calls about attributes: modes, owners, times, extended attributes, and what others may do."""
+"""Calls about attributes: modes, owners, times, extended attributes, and permissions of other users."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOCK_REALTIME_COARSE = 5
 
 
 def differences(one: os.stat_result, other: os.stat_result) -> str:
-    """Which times are not the same."""
+    """The times that differ."""
     fields = ("st_mtime_ns", "st_ctime_ns")
     return " ".join(field[3:8] for field in fields if getattr(one, field) != getattr(other, field))
 
@@ -30,14 +30,14 @@ def written(path: Path, mode: str, data: bytes = b"") -> None:
 
 @check
 def times(top: Path, told: Told) -> None:
-    """Which of them each call moves: of the object, and of its directory."""
+    """The times that each call moves: of the object, and of its directory."""
 
     def moved(what: str, call: Callable[[], object], of: str = "a") -> None:
         subject = top / "d" / of
         for path in (subject, top / "d"):
             os.utime(path, ns=(LONG_AGO, LONG_AGO), follow_symlinks=False)
         before = [path.lstat() for path in (subject, top / "d")]
-        # The clock of file systems moves in steps: what happens within one cannot be told apart.
+        # The clock of file systems moves in steps: calls within one step cannot be distinguished.
         while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= max(found.st_ctime_ns for found in before):
             pass
         told(what, lambda: call() and None)
@@ -79,7 +79,7 @@ def times(top: Path, told: Told) -> None:
 
 
 def store(path: Path) -> None:
-    """One byte, through a mapping."""
+    """Store one byte through a mapping."""
     path.write_bytes(b"x" * 100)
     os.utime(path, ns=(LONG_AGO, LONG_AGO))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 100) as mapping:
@@ -154,7 +154,7 @@ ELSE = "import os, sys\nos.chdir(sys.argv[1])\nos.setgroups([])\nos.setgid(34)\n
 
 
 def told_by(program: str, top: Path, told: Told) -> None:
-    """What the calls of a program answer, which prints "CALL = ANSWER"."""
+    """The answers of calls of a program, which prints "CALL = ANSWER"."""
     done = subprocess.run([sys.executable, "-c", program, str(top)], capture_output=True, text=True, check=False)
     for line in (done.stdout + done.stderr).splitlines():
         what, _, answer = line.rpartition(" = ")
@@ -163,7 +163,7 @@ def told_by(program: str, top: Path, told: Told) -> None:
 
 @check
 def other_users(top: Path, told: Told) -> None:
-    """What the modes do not say nobody does, but root."""
+    """Only root may do more than the modes allow."""
     if os.geteuid():
         return
     for name, bits in {"open": 0o777, "sticky": 0o1777, "closed": 0o700, "listed": 0o744, "passed": 0o711}.items():
@@ -217,7 +217,7 @@ for place in ("open", "sticky", "closed", "listed", "passed"):
 
 @check
 def bits_after_writes(top: Path, told: Told) -> None:
-    """Who is not root and writes, or gives away, takes the bits away that would let others act as the owner."""
+    """A non-root user that writes, or gives away, clears the bits that would let others act as the owner."""
     if os.geteuid():
         return
     for name in ("written", "cut", "owned", "mapped"):

@@ -50,7 +50,7 @@ def sizes(top: Path, told: Told) -> None:
 
 @check
 def blocks(top: Path, told: Told) -> None:
-    """Data is never told to be a hole; sizes in blocks follow."""
+    """Data is never reported as a hole; sizes in blocks follow."""
     path = top / "a"
     path.write_bytes(b"x" * 100_000)
     told("as many as it has bytes", lambda: path.stat().st_blocks * 512 >= 100_000)
@@ -84,7 +84,7 @@ def appends(top: Path, told: Told) -> None:
 
 @check
 def space(top: Path, told: Told) -> None:
-    """fallocate(2) in each mode; what becomes of size and bytes."""
+    """fallocate(2) in each mode, with its effect on size and bytes."""
     for mode in (0, KEEP_SIZE, PUNCH | KEEP_SIZE, PUNCH, ZERO, ZERO | KEEP_SIZE, COLLAPSE, INSERT):
         path = top / f"{mode}"
         path.write_bytes(b"x" * 20_000)
@@ -169,7 +169,7 @@ def temporary_files(top: Path, told: Told) -> None:
 
 @check
 def locks(top: Path, told: Told) -> None:
-    """Among processes: of whole files, and of ranges."""
+    """Locks among processes: of whole files, and of ranges."""
     (top / "a").write_bytes(b"x" * 100)
     program = """import os, sys
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock, lockf

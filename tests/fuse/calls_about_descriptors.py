@@ -1,4 +1,4 @@
-"""Calls by /proc/self/fd: of files that have lost their name, or another has it, and that are open."""
+"""Calls by /proc/self/fd: of open files that have lost their name, or whose name another file has."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def opens_of_open_files(top: Path, told: Told) -> None:
 
 @check
 def open_files_outlive_their_first_open(top: Path, told: Told) -> None:
-    """What was opened by a descriptor goes on when that is closed, and opens another."""
+    """A file opened by a descriptor goes on when that is closed, and opens another."""
     path = top / "a"
     path.write_bytes(DATA)
     first = os.open(path, os.O_RDONLY)

@@ -10,7 +10,7 @@ from .calls_about_attributes import ELSE, told_by
 
 
 def listed(path: Path) -> list[str]:
-    """Names that somebody has set; a security module adds its own."""
+    """The names without those that a security module adds."""
     return sorted(name for name in os.listxattr(path, follow_symlinks=False) if name.endswith((".a", ".b")))
 
 

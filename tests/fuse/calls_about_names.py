@@ -1,4 +1,4 @@
-"""Calls about names: what each says of each kind of thing, renames of all over all, odd names, listings."""
+"""Calls about names: the answer of each for each kind of thing, renames of all over all, odd names, listings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make(path: Path, kind: str, name: str) -> None:
 
 
 def look(path: Path) -> object:
-    """What is there, and below it."""
+    """The entry, and everything below it."""
     try:
         found = path.lstat()
     except OSError as error:
@@ -52,7 +52,7 @@ def look(path: Path) -> object:
 
 
 def each_pair(top: Path, told: Told, call: Callable[[Path, Path], None]) -> None:
-    """Of everything that two names may stand for."""
+    """Rename every kind of thing over every other."""
     for one in KINDS:
         for other in KINDS:
             folder = top / f"{one}-{other}"
@@ -80,7 +80,7 @@ def hard_links(top: Path, told: Told) -> None:
 
 @check
 def odd_renames(top: Path, told: Told) -> None:
-    """To itself, into itself, of one object by two names, into what is no directory."""
+    """Rename to itself, into itself, of one object by two names, into a non-directory."""
     (top / "d" / "e").mkdir(parents=True)
     (top / "a").write_text("a")
     os.link(top / "a", top / "b")
@@ -100,7 +100,7 @@ def odd_renames(top: Path, told: Told) -> None:
 
 @check
 def names_that_are_there(top: Path, told: Told) -> None:
-    """What each call says of each kind of thing."""
+    """Make each call on each kind of thing."""
     for kind in KINDS:
         folder = top / kind
         folder.mkdir()
@@ -202,7 +202,7 @@ def numbers_of_links(top: Path, told: Told) -> None:
 
 @check
 def listings(top: Path, told: Told) -> None:
-    """Each name once, with its kind, also of those that come and go meanwhile."""
+    """Each name is listed once, with its kind, even if names come and go during the listing."""
     for number in range(60):
         (top / f"f{number}").touch()
     (top / "d").mkdir()
@@ -267,7 +267,7 @@ def places_in_listings(top: Path, told: Told) -> None:
 
 @check
 def removed_directories(top: Path, told: Told) -> None:
-    """One that somebody has open still."""
+    """A removed directory that is still open."""
     (top / "d").mkdir()
     with opened(top / "d", os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.rmdir(top / "d")

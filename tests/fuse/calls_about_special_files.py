@@ -131,7 +131,7 @@ def listings_of_special_files(top: Path, told: Told) -> None:
 
 @contextlib.contextmanager
 def ends(path: Path) -> Iterator[tuple[int, int]]:
-    """Both ends of a pipe by a name; it holds nothing yet."""
+    """Open both ends of a pipe by a name; it holds nothing yet."""
     with opened(path, os.O_RDONLY | os.O_NONBLOCK) as reading, opened(path, os.O_WRONLY | os.O_NONBLOCK) as writing:
         yield reading, writing
 
@@ -194,7 +194,7 @@ def sockets(top: Path, told: Told) -> None:
 
 @check
 def devices(top: Path, told: Told) -> None:
-    """Opened by the kernel, where the mount lets it."""
+    """Devices are opened by the kernel, if the mount lets it."""
     if not ROOT:
         return
     os.mknod(top / "zero", stat.S_IFCHR | 0o600, ZERO)
@@ -213,7 +213,7 @@ def devices(top: Path, told: Told) -> None:
 
 @check
 def modes_of_special_files(top: Path, told: Told) -> None:
-    """As the umask and the directory say."""
+    """Modes follow the umask and the directory."""
     for mask in (0, 0o022, 0o777):
         before = os.umask(mask)
         for bits in (0, 0o644, 0o666, 0o6777, 0o1777):

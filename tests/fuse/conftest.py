@@ -1,4 +1,4 @@
-"""Mounts that several tests share: each works in a folder of its own."""
+"""Mounts that several tests share: each test works in a separate folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def serve_tree(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session", params=KINDS or ["none"])
 def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
-    """A mount of a store that knows nothing but objects."""
+    """A mount of a store that has nothing but objects."""
     root = tmp_path_factory.mktemp("objects")
     with Mounted(root, "memory:", request.param, "--capacity", "16MiB", longest=900) as mounted:
         yield mounted
@@ -50,7 +50,7 @@ def place(tree: tuple[Mounted, Path]) -> Path:
 
 @pytest.fixture
 def stored(tree: tuple[Mounted, Path], place: Path) -> Path:
-    """The same folder, past the mount."""
+    """The folder of `place`, past the mount."""
     return tree[1] / place.name
 
 

@@ -2,10 +2,10 @@
 
     c, pyfuse3   mounts of this project, by their loop
     plain        a passthrough on pyfuse3 that does nothing but answer
-    ll           libfuse's own passthrough_ll over tmpfs, where its source and a compiler are
+    ll           libfuse's own passthrough_ll over tmpfs, if its source and a compiler are installed
     tmpfs        no FUSE at all
 
-Each round asks every file system once, in another order; what counts is the median over rounds of the ratio within a
+Each round measures every file system once, in another order. The result is the median over rounds of the ratio within a
 round (goals: P35, pyfuse3 at least 1.0 of plain with direct I/O; P36, c at least 2.0 of pyfuse3 at 4 KiB). Everything
 is cached in every one of them. `--buffered`: with the kernel's pages. `--fio`: fio with 1, 2 and 4 jobs instead.
 """
@@ -131,7 +131,7 @@ class Subject:
         return 10
 
     def stats(self) -> int:
-        """Of many files, each so rarely that the kernel has forgotten it."""
+        """stat of many files, each so rarely that the kernel has forgotten it."""
         for _ in range(50):
             os.stat(self.top / f"file{self.next}")
             self.next = (self.next + 1) % self.files
@@ -148,7 +148,7 @@ FIO_ROUNDS = 3
 
 
 def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, float]:
-    """Requests, and seconds, by the programs' count."""
+    """Requests, and seconds, as counted by the programs."""
     command = ["fio", "--name=x", f"--filename={subject.top / 'data'}", f"--rw={kind}", f"--bs={size}", "--runtime=1"]
     command += [f"--size={SIZE}", f"--numjobs={jobs}", "--ioengine=psync", "--time_based", "--group_reporting"]
     command += ["--thread", "--output-format=json", "--fallocate=none", "--invalidate=0"]
@@ -159,7 +159,7 @@ def run_fio(subject: Subject, kind: str, size: str, jobs: int) -> tuple[int, flo
 
 
 class Table:
-    """What was measured: for each kind of work, operations a second and CPU of the server for each."""
+    """The results: for each kind of work, operations a second and CPU of the server for each."""
 
     def __init__(self) -> None:
         self._rates: dict[str, dict[str, list[float]]] = {}
@@ -221,7 +221,7 @@ def make_files(top: Path, files: int) -> None:
 
 @contextlib.contextmanager
 def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
-    """A server of somebody else's, whose mount is gone at the end."""
+    """A server of another project, whose mount is gone at the end."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             while not ready() and process.poll() is None:
@@ -233,7 +233,7 @@ def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Ite
 
 
 def built_ll(folder: Path) -> Path | None:
-    """libfuse's example; None: its source, its headers or a compiler are not here."""
+    """libfuse's example; None: its source, its headers or a compiler are missing."""
     program, flags = folder / "passthrough_ll", ["pkg-config", "--cflags", "--libs", "fuse3"]
     if not (PASSTHROUGH_LL.exists() and shutil.which("cc") and shutil.which("pkg-config")):
         return None
@@ -251,7 +251,7 @@ def main() -> None:
     direct, files = not asked.buffered, asked.files
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
-    without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # which has a descriptor for each file
+    without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
     options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,8 +1,8 @@
-"""Real mounts: a server process of the command `pagecache mount`, and an end that comes whatever happens.
+"""Real mounts: a server process of the command `pagecache mount`, and an end that always comes.
 
-A program that waits for a file system waits for ever when its server hangs, and cannot be killed. So each mount has a
-time after which its server is killed, which ends all waiting with an error; and at the end the mount is taken away,
-if need be out of sight, before the next test begins.
+A program that waits for a file system waits forever when its server hangs, and cannot be killed. So the server of each
+mount is killed after some time, which ends all waits with an error. At the end the mount is removed, by a lazy unmount
+if necessary, before the next test begins.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 
 LOOPS = [loop for loop in ("c", "pyfuse3") if not why_cannot_serve(loop)]
 KINDS = [f"--loop={loop} {caching}" for loop in LOOPS for caching in ("--direct-io", "--kernel-cache")]
-"""Options of all kinds of mounts there are here."""
+"""Options of all kinds of mounts available here."""
 MODES = [*KINDS[:1], *KINDS[-1:]] or ["--direct-io"]
-"""Two of them, with both loops where both are here: for what takes long."""
+"""Two kinds, with both loops if both are available: for slow tests."""
 LONGEST = 120.0
 """Seconds after which a server is killed."""
 START = 60.0
@@ -69,7 +69,7 @@ needs_mounts = pytest.mark.skipif(bool(why_no_mounts()), reason=why_no_mounts() 
 
 
 def run(*command: str | Path, cwd: Path | None = None, timeout: float = 60.0, status: int = 0) -> str:
-    """Run a program; its output, standard error included."""
+    """Run a program and return its output, standard error included."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -109,7 +109,7 @@ class Mounted:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Returns when it can be used."""
+        """Start the server and return when the mount can be used."""
         notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         where = str(self._folder / "notify")
         with notified, self.log.open("ab") as log:
@@ -117,7 +117,7 @@ class Mounted:
                 os.unlink(where)
             notified.bind(where)
             notified.settimeout(0.5)
-            # Whatever becomes of the tests: a server whose parent is gone saves, unmounts and ends.
+            # Whatever happens to the tests: a server whose parent is gone saves, unmounts and ends.
             command = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
             command += [sys.executable, "-m", "pagecache", "mount", self.url, str(self.path), "-f"]
             command += ["--stats", str(self.stats), *self.options]
@@ -137,33 +137,33 @@ class Mounted:
         raise AssertionError(f"it did not mount: {self.said()}")
 
     def said(self) -> str:
-        """What the server has written."""
+        """The server's output."""
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """kill -9: the mount stays, and answers nothing."""
+        """Kill the server with kill -9: the mount stays, and answers nothing."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(END)
 
     def terminate(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM and return the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(END)
 
     def unmount(self) -> int:
-        """As people do it; the exit status of the server."""
+        """Unmount as users do; return the exit status of the server."""
         run("fusermount3", "-u", self.path, timeout=END)
         return self.wait()
 
     def wait(self) -> int:
-        """The exit status of the server, which is about to end."""
+        """Wait for the server, which is about to end; return its exit status."""
         assert self.process is not None
         return self.process.wait(END)
 
     def stop(self) -> int | None:
-        """Whatever state it is in: not mounted, no process; its exit status."""
+        """End it in any state: not mounted, no process. Return its exit status."""
         if self._timer is not None:
             self._timer.cancel()
         self._take_away()
@@ -201,7 +201,7 @@ class Mounted:
 
 @contextlib.contextmanager
 def folder_for_everybody() -> Iterator[Path]:
-    """A folder that other users can reach: pytest's own are closed to them."""
+    """A folder that other users can reach; pytest's own are closed to them."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         (folder / "store").mkdir()

@@ -1,4 +1,4 @@
-"""`Files` and `TrioFiles` without a kernel, and a process that uses its own mount: what a server author relies on."""
+"""`Files` and `TrioFiles` without a kernel, and a process that uses its own mount: the promises to a server author."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def code(call: object, *arguments: object) -> int | None:
 
 
 def test_the_verbs(files: Files, backend: FaultyBackend) -> None:
-    """Each does what the request of its name asks for."""
+    """Each handles the request of its name."""
     fh = files.open("a", CREATE)
     assert files.write(fh, 0, b"hello world") == 11
     assert files.read(fh, 6, 100) == b"world"
@@ -81,7 +81,7 @@ def test_space_is_not_promised(files: Files) -> None:
 
 
 def test_appended_bytes_go_where_the_kernel_says(files: Files) -> None:
-    """It has decided where, and O_APPEND is no affair of the cache's then."""
+    """The kernel has decided where, so the cache ignores O_APPEND."""
     fh = files.open("a", CREATE | os.O_APPEND)
     files.write(fh, 0, b"12345")
     files.write(fh, 2, b"x")
@@ -89,7 +89,7 @@ def test_appended_bytes_go_where_the_kernel_says(files: Files) -> None:
 
 
 def test_a_failure_is_told_to_each_open_once(files: Files, backend: FaultyBackend) -> None:
-    """By flush or write; by fsync as long as it is so; and again when it happens again."""
+    """flush or write reports it once; fsync reports it while it lasts; and a new failure is reported again."""
     one, other = files.open("a", CREATE), files.open("a", CREATE)
     files.write(one, 0, b"x" * 4096)
     backend.use([Rule("write", error=errno.ENOSPC)])
@@ -121,7 +121,7 @@ def test_a_loss_is_told_to_each_open_once(files: Files) -> None:
 def test_a_release_that_fails_keeps_the_data_and_says_so(
     files: Files, backend: FaultyBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a flush before it, as when a connection is cut."""
+    """This holds without a flush before it, as when a connection is cut."""
     fh = files.open("a", CREATE)
     files.write(fh, 0, b"x" * 4096)
     backend.use([Rule("write", error=errno.ENOSPC)])
@@ -134,7 +134,7 @@ def test_a_release_that_fails_keeps_the_data_and_says_so(
 
 
 def test_what_is_published_as_a_whole_is_published_by_a_flush_that_has_something_to_publish() -> None:
-    """Descriptors that are closed by children of a program publish nothing half-written twice."""
+    """Closes in children of a program do not publish unfinished content."""
     backend = FaultyBackend(MemoryBackend())
 
     class Whole(FaultyBackend):
@@ -185,14 +185,14 @@ def test_what_a_program_is_told(error: BaseException, expected: int) -> None:
 
 
 def test_hits_on_trio_need_no_thread(volume: Volume, backend: FaultyBackend) -> None:
-    """Reads and writes of what is cached do not suspend; a miss leaves the loop free."""
+    """Reads and writes of cached bytes do not suspend; a miss leaves the loop free."""
     gate = Gate()
 
     async def run() -> None:
         files = TrioFiles(volume)
         fh = await files.open("a", CREATE)
         await files.write(fh, 0, b"x" * 8192)
-        with trio.CancelScope() as scope:  # whoever suspends in it is cancelled
+        with trio.CancelScope() as scope:  # a task that suspends in it is cancelled
             scope.cancel()
             assert await files.read(fh, 0, 8192) == b"x" * 8192
             assert await files.write(fh, 0, b"y") == 1
@@ -228,7 +228,7 @@ def test_errors_on_trio_are_what_the_binding_wants(volume: Volume) -> None:
 
 
 def test_an_answer_after_the_deadline_is_undone(volume: Volume, backend: FaultyBackend) -> None:
-    """The task goes on with ETIMEDOUT; what was opened for it in the end is closed again."""
+    """The task goes on with ETIMEDOUT; a file opened for it in the end is closed again."""
     gate = Gate()
     backend.use([Rule("open", gate=gate)])
     closed = threading.Event()
@@ -254,7 +254,7 @@ def test_an_answer_after_the_deadline_is_undone(volume: Volume, backend: FaultyB
 
 
 def test_calls_that_hang_do_not_take_all_threads_of_the_loop() -> None:
-    """They are as many as they may be; the next one fails at its deadline, and the loop goes on."""
+    """They are at their limit; the next one fails at its deadline, and the loop goes on."""
     hold = threading.Event()
 
     async def run() -> None:
@@ -369,8 +369,8 @@ os._exit(0)
 )
 @pytest.mark.parametrize("program", [SERVES_ITSELF, ASKS_ITSELF], ids=["memory", "backend"])
 def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program: str) -> None:
-    """Sources of writes and destinations of reads that are mappings of its own mount: no deadlock. Its backend may read
-    other files there; what only that very call could answer is an error for it after the deadline. [T-65]
+    """Sources of writes and destinations of reads are mappings of the process's own mount: no deadlock. Its backend may
+    read other files there. If only that very call could answer, it gets an error after the deadline. [T-65]
     """
     examples = Path(__file__).parent.parent.parent / "examples"
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path), str(examples)]

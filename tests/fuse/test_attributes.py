@@ -1,4 +1,4 @@
-"""Attributes and links where the store keeps them, a clear no where it does not, and what others change behind us."""
+"""Attributes and links if the store keeps them, a clear refusal if it does not, and changes behind the mount."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_modes_and_owners_are_kept(place: Path, stored: Path) -> None:
 
 
 def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, stored: Path) -> None:
-    """`cp -p` and `tar` set them while the file is open still, and what they wrote is not handed over yet."""
+    """`cp -p` and `tar` set them while the file is still open, and its bytes are not written back yet."""
     path = place / "a"
     with path.open("wb", buffering=0) as file:
         file.write(b"x" * 10_000)
@@ -46,7 +46,7 @@ def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, sto
 
 
 def test_a_write_moves_the_time(place: Path) -> None:
-    """At once, and it does not go back when the file is closed."""
+    """It moves at once, and does not go back when the file is closed."""
     path = place / "a"
     path.write_bytes(b"x")
     os.utime(path, ns=(YEAR_2020, YEAR_2020))
@@ -59,7 +59,7 @@ def test_a_write_moves_the_time(place: Path) -> None:
 
 
 def test_hard_links_are_one_file(place: Path) -> None:
-    """One number, one content, one set of open files; each name can go."""
+    """They have one number, one content, one set of open files; each name can be removed."""
     one, other = place / "one", place / "other"
     one.write_bytes(b"one")
     os.link(one, other)
@@ -77,7 +77,7 @@ def test_hard_links_are_one_file(place: Path) -> None:
 
 
 def test_hard_links_in_different_directories_are_found_again(place: Path) -> None:
-    """After renames of one name and of a directory."""
+    """They are found after renames of one name and of a directory."""
     (place / "d").mkdir()
     (place / "a").write_bytes(b"a")
     os.link(place / "a", place / "d" / "b")
@@ -90,7 +90,7 @@ def test_hard_links_in_different_directories_are_found_again(place: Path) -> Non
 
 
 def test_symbolic_links(place: Path, stored: Path) -> None:
-    """Kept as they are, also those that lead nowhere or out; what they lead to is the kernel's affair."""
+    """Links are kept unchanged, also dangling ones and those that lead out of the mount; the kernel follows them."""
     (place / "target").write_bytes(b"target")
     for name, target in (("link", "target"), ("broken", "nowhere"), ("out", "/etc/hostname"), ("up", "../..")):
         os.symlink(target, place / name)
@@ -133,7 +133,7 @@ def test_room_is_that_of_the_store(place: Path, stored: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_what_somebody_else_makes_is_his() -> None:
-    """With --allow-other; and the kernel lets nobody do what the modes do not say."""
+    """The mount has --allow-other; the kernel enforces the modes."""
     program = "import os, sys; os.setgid(34); os.setuid(12); os.chdir(sys.argv[1]); exec(sys.argv[2])"
     with folder_for_everybody() as folder, Mounted(folder, f"dir:{folder / 'store'}", "--allow-other") as mounted:
         (mounted.path / "open").mkdir()
@@ -151,7 +151,7 @@ def test_what_somebody_else_makes_is_his() -> None:
 
 
 def test_a_store_of_objects_has_directories_of_prefixes(flat: Path) -> None:
-    """Made, listed, emptied, removed; one that is empty lives as long as the mount."""
+    """They are made, listed, emptied, removed; an empty one lives as long as the mount."""
     (flat / "d" / "e").mkdir(parents=True)
     (flat / "d" / "e" / "a").write_bytes(b"a")
     (flat / "d" / "b").write_bytes(b"bb")
@@ -174,7 +174,7 @@ def test_a_store_of_objects_has_directories_of_prefixes(flat: Path) -> None:
 
 
 def test_what_a_store_of_objects_cannot_keep_is_refused(flat: Path) -> None:
-    """What would change nothing is no error."""
+    """A call without an effect is no error."""
     path = flat / "a"
     path.write_bytes(b"a")
     (flat / "d").mkdir()
@@ -205,7 +205,7 @@ def test_what_a_store_of_objects_cannot_keep_is_refused(flat: Path) -> None:
 
 
 def test_another_version_is_seen_at_the_next_open(place: Path, stored: Path) -> None:
-    """Of a file that is cached here, and in the kernel."""
+    """The file is cached in the mount, and in the kernel."""
     path = place / "a"
     path.write_bytes(b"ours" * PAGE)
     assert path.read_bytes() == b"ours" * PAGE
@@ -214,7 +214,7 @@ def test_another_version_is_seen_at_the_next_open(place: Path, stored: Path) -> 
 
 
 def test_unchanged_files_are_not_read_again(place: Path, mounted: Mounted) -> None:
-    """With --kernel-cache not even from our cache; without, from ours."""
+    """With --kernel-cache they are not even read from the mount's cache; without it they are."""
     path = place / "a"
     path.write_bytes(b"x" * 100 * PAGE)
     path.read_bytes()
@@ -226,7 +226,7 @@ def test_unchanged_files_are_not_read_again(place: Path, mounted: Mounted) -> No
 
 
 def test_a_program_that_reads_large_pieces_is_answered_in_large_pieces(place: Path, mounted: Mounted) -> None:
-    """1 MiB of a direct read comes as one request: as one hit of ours, or a few."""
+    """1 MiB of a direct read comes as one request, and is one hit, or a few."""
     path = place / "a"
     path.write_bytes(b"x" * (4 << 20))
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
@@ -240,7 +240,7 @@ def test_a_program_that_reads_large_pieces_is_answered_in_large_pieces(place: Pa
 
 
 def test_times_that_somebody_sets_are_no_change_by_somebody_else(place: Path, mounted: Mounted) -> None:
-    """What is cached stays, though the version of the store has the time in it."""
+    """Cached pages stay, although the version of the store includes the time."""
     path = place / "a"
     path.write_bytes(b"x" * 100 * PAGE)
     assert path.read_bytes() == b"x" * 100 * PAGE

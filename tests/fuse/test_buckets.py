@@ -1,4 +1,4 @@
-"""Mounts of a bucket on a real S3 server: programs change objects there, and boto3 looks at what is stored."""
+"""Mounts of a bucket on a real S3 server: programs change objects there, and boto3 checks the stored ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def bucket_mount(
     request: pytest.FixtureRequest, service: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Mounted, Bucket]]:
-    """A bucket, and the mount of it that the tests of this file share."""
+    """A bucket, and its mount, shared by the tests of this file."""
     with new_bucket(service) as bucket:
         options = ("--capacity", "64MiB", request.param)
         with Mounted(tmp_path_factory.mktemp("bucket"), bucket.url(), *options, longest=600) as mounted:
@@ -58,7 +58,7 @@ def place(bucket_mount: tuple[Mounted, Bucket], request: pytest.FixtureRequest) 
 
 
 def object_of(bucket: Bucket, place: Path, name: str) -> bytes | None:
-    """What boto3 finds."""
+    """The object as boto3 reads it."""
     try:
         answer = bucket.client.get_object(Bucket=bucket.name, Key=f"{place.name}/{name}")
     except bucket.client.exceptions.NoSuchKey:
@@ -79,7 +79,7 @@ def code(call: object, *arguments: object, **keywords: object) -> int | None:
 
 
 def test_programs_work_on_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) -> None:
-    """cp, tar, sort, sqlite and diff; every object is what they left."""
+    """cp, tar, sort, sqlite and diff run; afterwards every object has their content."""
     tree = tmp_path / "tree"
     shutil.copytree(Path(shutil.__file__).parent / "json", tree, ignore=shutil.ignore_patterns("__pycache__"))
     run("cp", "-r", tree, place / "tree")
@@ -108,7 +108,7 @@ def test_programs_work_on_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) 
 
 
 def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
-    """As a whole; nothing of it is seen before. A close that has written nothing publishes nothing."""
+    """It appears as a whole; no part of it is visible before. A close without a write publishes nothing."""
     path = place / "a"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.write(fd, b"x" * 100_000)
@@ -116,7 +116,7 @@ def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Buck
     os.fsync(fd)
     assert object_of(bucket, place, "a") == b"x" * 100_000
     os.pwrite(fd, b"y", 50_000)
-    assert path.read_bytes()[50_000:50_001] == b"y"  # here everybody sees it
+    assert path.read_bytes()[50_000:50_001] == b"y"  # visible to all programs of this mount
     assert object_of(bucket, place, "a") == b"x" * 100_000
     os.close(fd)
     assert object_of(bucket, place, "a") == b"x" * 50_000 + b"y" + b"x" * 49_999
@@ -127,7 +127,7 @@ def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Buck
 
 
 def test_a_change_in_the_middle_of_a_large_object(place: Path, bucket: Bucket) -> None:
-    """Larger than the cache: it does not come whole into memory, and the rest is copied by the server."""
+    """It is larger than the cache: only a part of it comes into memory, and the server copies the rest."""
     data = os.urandom(24 << 20)
     put(bucket, place, "a", data)
     with (place / "a").open("r+b", buffering=0) as file:
@@ -137,7 +137,9 @@ def test_a_change_in_the_middle_of_a_large_object(place: Path, bucket: Bucket) -
 
 
 def test_a_conflict_is_told_at_close(place: Path, bucket: Bucket) -> None:
-    """Somebody else stored another version meanwhile: it stays, and its writer hears of it once; fsync tells always."""
+    """Another client stored a version in the meantime: it stays, and its writer gets the error once; fsync always
+    reports it.
+    """
     path = place / "a"
     path.write_bytes(b"first" * 1000)
     fd = os.open(path, os.O_RDWR)
@@ -161,7 +163,9 @@ def test_another_version_is_read_at_the_next_open(place: Path, bucket: Bucket) -
 
 
 def test_names_of_a_bucket(place: Path, bucket: Bucket) -> None:
-    """Directories are prefixes; what a store without directories cannot do is refused, and mv does it in pieces."""
+    """Directories are prefixes; operations that a store without directories lacks are refused, and mv does it in
+    pieces.
+    """
     put(bucket, place, "a/b/c", b"c")
     put(bucket, place, "a/d", b"dd")
     put(bucket, place, "marked/", b"")
@@ -190,7 +194,7 @@ def test_names_of_a_bucket(place: Path, bucket: Bucket) -> None:
 
 
 def test_an_open_object_that_is_removed_or_replaced(place: Path, bucket: Bucket) -> None:
-    """Who has it open keeps what is cached of it; nothing of it comes back into the bucket."""
+    """An open handle keeps its cached pages; no byte comes back into the bucket."""
     path = place / "a"
     path.write_bytes(b"a" * 10_000)
     fd = os.open(path, os.O_RDWR)
@@ -211,7 +215,7 @@ def test_an_open_object_that_is_removed_or_replaced(place: Path, bucket: Bucket)
 
 
 def test_what_its_writer_had_not_closed_is_not_published_by_the_end(service: Server, tmp_path: Path) -> None:
-    """It is listed, and the exit status says so; what was closed is there."""
+    """It is listed, and the exit status says so; closed objects are there."""
     with new_bucket(service) as bucket, Mounted(tmp_path, bucket.url()) as mounted:
         (mounted.path / "closed").write_bytes(b"closed")
         fd = os.open(mounted.path / "open", os.O_RDWR | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""A mount answers calls as tmpfs does, call by call; where it does not, the difference is one of those listed here."""
+"""A mount answers calls as tmpfs does, call by call, except for the differences listed here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def shared(mode: str, *more: str) -> Iterator[tuple[Path, Sequence[str]]]:
-    """A mount that other users may use as well, and its options."""
+    """A mount that other users may also use, and its options."""
     others = ("--allow-other",) if os.geteuid() == 0 else ()
     with (
         folder_for_everybody() as folder,
@@ -50,22 +50,22 @@ def cached() -> Iterator[tuple[Path, Sequence[str]]]:
 
 NO_SPACE = {f"mode {mode}{more}": "ENOTSUP" for mode in (0, 1, 3) for more in ("", ": behind")}
 KNOWN: dict[str, dict[str, object]] = {
-    # pyfuse3 passes no fallocate on, and space is not promised (decision 137).
+    # pyfuse3 passes no fallocate on, and space is not reserved (decision 137).
     "space": {**NO_SPACE, "mode 0: size then": 20_000, "mode 3: zeros": 0},
-    "temporary_files": {"O_TMPFILE": "ENOTSUP"},  # nor this
-    "times": {"found #3": (-1_000_000_000, 0)},  # pyfuse3: nothing between a second before 1970 and 1970
+    "temporary_files": {"O_TMPFILE": "ENOTSUP"},  # pyfuse3 does not pass it on either
+    "times": {"found #3": (-1_000_000_000, 0)},  # pyfuse3: no time between a second before 1970 and 1970
     "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
 }
-"""Check -> call -> what a mount answers where tmpfs answers otherwise."""
+"""Check -> call -> the answer of a mount, if it differs from tmpfs."""
 DIRECT: dict[str, dict[str, object]] = {
-    # The kernel leaves it to the server, then, and pyfuse3 does not say who writes.
+    # The kernel leaves it to the server in this case, and pyfuse3 does not name the writing process.
     "bits_after_writes": {"written": "0o106777"},
 }
-"""The same with --direct-io."""
+"""Differences with --direct-io."""
 UNMAPPED: dict[str, dict[str, object]] = {
     "times": {"a mapping": "ENODEV", "a mapping: object": "ctime"},
 }
-"""The same where there are no shared mappings."""
+"""Differences without shared mappings."""
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def compare(where: tuple[Path, Sequence[str]], name: str) -> None:
     different = {what: pair for what, pair in different.items() if pair[0] != pair[1]}
     known = KNOWN.get(name, {}) | (DIRECT.get(name, {}) if "--direct-io" in options else {})
     known |= {} if maps_shared(options) else UNMAPPED.get(name, {})
-    # What the store of this machine has no limit for is no difference.
+    # A missing limit in the store of this machine is no difference.
     assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
 
 
@@ -105,5 +105,5 @@ def test_calls_are_answered_as_on_tmpfs(direct: tuple[Path, Sequence[str]], name
 
 @pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES), *BYTES])
 def test_so_they_are_with_pages_of_the_kernel(cached: tuple[Path, Sequence[str]], name: str) -> None:
-    """What is about names never comes to a page, and is run with the slow tests."""
+    """Checks about names never reach a page, and run with the slow tests."""
     compare(cached, name)

@@ -1,4 +1,6 @@
-"""`pagecache mount`, from its beginning to its end: what is refused, what is saved, what is said when it is not."""
+"""`pagecache mount`, from its beginning to its end: its refusals, the data it saves, and its messages when it
+cannot.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("background", [True, False])
 def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, background: bool) -> None:
-    """And an exit status, also where the server was to run in the background."""
+    """The exit status is set too, even if the server was to run in the background."""
     more = [] if background else ["-f"]
     none = tmp_path / "none"
     assert refused("memory:", none, *more) == (1, f"pagecache mount: {none}: No such file or directory")
@@ -76,7 +78,7 @@ def test_what_cannot_be_mounted_is_a_sentence(tmp_path: Path, store: Path, backg
 
 
 def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> None:
-    """However its mountpoint is written; what is there goes on, and can be unmounted and mounted again."""
+    """The mountpoint may be written in any form; the live mount goes on, and can be unmounted and mounted again."""
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path / "with a blank", f"dir:{store}") as mounted:
         (tmp_path / "link").symlink_to(mounted.path)
@@ -98,12 +100,14 @@ def gone(path: Path) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
-    """Also while the kernel answers for its directory from its cache. Then it is unmounted and mounted again."""
+    """It is reported even while the kernel answers for its directory from its cache. Then it is unmounted and mounted
+    again.
+    """
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=1000,entry_timeout=1000") as mounted:
         os.stat(mounted.path)
         mounted.kill()
-        os.stat(mounted.path)  # nobody serves it, and this is answered
+        os.stat(mounted.path)  # it has no server, and this is still answered
         for more in ([], ["-f"]):
             assert refused("memory:", mounted.path, *more) == (1, gone(mounted.path))
         run("fusermount3", "-u", mounted.path)
@@ -113,7 +117,7 @@ def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, stor
 
 @pytest.mark.parametrize("mode", MODES)
 def test_so_is_one_whose_server_is_being_killed(tmp_path: Path, store: Path, mode: str) -> None:
-    """It answers nothing any more, and the kernel has not ended its connection yet."""
+    """It no longer answers, and the kernel has not ended its connection yet."""
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=1000") as mounted:
         os.stat(mounted.path)
         assert mounted.process is not None
@@ -128,11 +132,11 @@ def test_so_is_one_whose_server_is_being_killed(tmp_path: Path, store: Path, mod
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
 def test_what_no_program_serves_can_be_mounted_over(tmp_path: Path, store: Path) -> None:
-    """As the volume of a container."""
+    """A volume of a container is an example."""
     (store / "a").write_bytes(b"a")
     mounted = Mounted(tmp_path, f"dir:{store}")
     run("mount", "-t", "tmpfs", "none", mounted.path)
-    with mounted:  # its end takes away whatever is mounted there
+    with mounted:  # its end removes anything mounted there
         assert (mounted.path / "a").read_bytes() == b"a"
         assert mounted.unmount() == 0
         assert os.path.ismount(mounted.path)
@@ -162,7 +166,7 @@ def test_a_store_and_its_mountpoint_are_not_in_one_another(tmp_path: Path, store
             assert f"the directory to be mounted, {store}, " in text
             assert why in text
             assert text.endswith(": a mountpoint and what is mounted on it cannot be in one another")
-        (tmp_path / "store2").mkdir()  # a name that only begins alike
+        (tmp_path / "store2").mkdir()  # a name with the same prefix only
         check_store(backend, str(tmp_path / "store2"))
     finally:
         backend.close()
@@ -179,7 +183,7 @@ def test_the_command_refuses_a_mountpoint_in_the_store(tmp_path: Path, store: Pa
 
 
 def test_words_after_o() -> None:
-    """Those of mount(8) and of libfuse, and ours; what is for who calls mount(8) means nothing here."""
+    """Options of mount(8), of libfuse, and of this command; those addressed to mount(8) itself are ignored."""
     plain = MountOptions(url="memory:", mountpoint="/mnt")
     made = with_words(plain, ["ro,allow_other,uid=7,file_mode=600", "timeout=2.5,noatime,_netdev,x-systemd.automount"])
     assert made.read_only
@@ -211,7 +215,7 @@ def test_words_after_o() -> None:
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, rule: str) -> None:
-    """In words of ours, not in those of Python's conversions."""
+    """The message is the command's own, not one of Python's conversions."""
     name, _, value = word.partition("=")
     with pytest.raises(ValueError, match=name) as caught:
         with_words(MountOptions(url="memory:", mountpoint="/mnt"), [word])
@@ -234,7 +238,7 @@ def test_a_value_of_the_commands_own_options_has_the_same_rules(store: Path) -> 
 
 
 def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
-    """The command returns when it is mounted; relative names mean what they meant; an unmount ends the server."""
+    """The command returns when it is mounted; relative names keep their meaning; an unmount ends the server."""
     mounted = Mounted(tmp_path, f"dir:{store}")
     command = [sys.executable, "-m", "pagecache", "mount", "dir:store", "mnt", "--stats", "stats"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -281,7 +285,7 @@ def test_owners_and_modes_that_are_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode: str) -> None:
-    """The mount is out of sight at once, everything is stored when the server ends."""
+    """The mount is out of sight at once, and everything is stored when the server ends."""
     with Mounted(tmp_path, f"dir:{store}", mode) as mounted:
         fd = os.open(mounted.path / "a", os.O_RDWR | os.O_CREAT)
         os.write(fd, b"x" * 100_000)
@@ -304,7 +308,7 @@ def test_an_unmount_saves_too(tmp_path: Path, store: Path) -> None:
 
 @pytest.mark.parametrize("end", ["terminate", "unmount"])
 def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: str) -> None:
-    """With its ranges and the reason, each once, and the exit status says so."""
+    """It is listed with its ranges and the reason, each once, and the exit status says so."""
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", "--drain-timeout", "5")
     with mounted:
         switch.fail("write", errno.ENOSPC)
@@ -324,7 +328,7 @@ def test_what_could_not_be_saved_is_listed(tmp_path: Path, switch: Switch, end: 
 def test_a_store_that_hangs_at_the_end_is_not_waited_for_longer_than_was_said(
     tmp_path: Path, switch: Switch, end: str
 ) -> None:
-    """What was handed over and not committed is listed; the mount is gone, and so is the server."""
+    """Uncommitted bytes that were written back are listed; the mount is gone, and so is the server."""
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", "--drain-timeout", "1")
     with mounted:
         (mounted.path / "a").write_bytes(b"x" * 2 * PAGE)
@@ -339,7 +343,7 @@ def test_a_store_that_hangs_at_the_end_is_not_waited_for_longer_than_was_said(
 def test_signals_while_everything_is_saved_do_not_end_the_saving(
     tmp_path: Path, switch: Switch, store: Path, end: str, mode: str
 ) -> None:
-    """As of a service that is stopped just after its unmount: the store answers late, and all is there."""
+    """A service may be stopped just after its unmount: the store answers late, and all is there."""
     mounted = Mounted(tmp_path, f"{BELOW}:switched", "--option", f"folder={tmp_path}", mode)
     with mounted:
         server = mounted.process
@@ -378,7 +382,7 @@ def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, swit
         switch.fail("write|commit", errno.ENOSPC)
         assert failing(os.close, again) == errno.ENOSPC
         assert [failing(os.fsync, one) for _ in range(3)] == [errno.ENOSPC] * 3
-        switch.hang()  # a new write has the bytes tried again, which fsync would tell of
+        switch.hang()  # a new write makes it retry the bytes, and fsync would report that
         assert [failing(os.pwrite, other, b"y", 0) for _ in range(3)] == [errno.ENOSPC, None, None]
         assert os.pread(other, 2, 0) == b"yx"
         switch.repair()
@@ -391,7 +395,7 @@ def test_each_handle_is_told_once_and_fsync_tells_the_truth(tmp_path: Path, swit
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_dead_backend_stops_nobody_who_reads_what_is_cached(tmp_path: Path, switch: Switch, mode: str) -> None:
-    """The rest gets EIO when its time is over; umount -f works, and the end lists what was not saved."""
+    """The rest gets EIO when its time is over; umount -f works, and the end lists the unsaved bytes."""
     options = ("--option", f"folder={tmp_path}", "--timeout", "1", "--drain-timeout", "1", mode)
     mounted = Mounted(tmp_path, f"{BELOW}:switched", *options)
     (tmp_path / "store" / "uncached").write_bytes(b"u" * PAGE)
@@ -420,8 +424,8 @@ def test_a_dead_backend_stops_nobody_who_reads_what_is_cached(tmp_path: Path, sw
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_killed_server_leaves_a_store_that_is_consistent(tmp_path: Path, store: Path, mode: str) -> None:
-    """What was synced is there; the mount can be unmounted, and the next one works. A mount over the dead one says why
-    it cannot be.
+    """Synced bytes are there; the mount can be unmounted, and the next one works. A mount over the dead one is refused
+    with the reason.
     """
     mounted = Mounted(tmp_path, f"dir:{store}", mode)
     with mounted:
@@ -448,7 +452,7 @@ def test_a_killed_server_leaves_a_store_that_is_consistent(tmp_path: Path, store
 
 
 def test_a_release_without_a_flush_is_cleaned_up(tmp_path: Path, store: Path) -> None:
-    """A program that is killed closes nothing by itself; what it wrote is stored all the same."""
+    """A killed program closes nothing by itself; its bytes are still stored."""
     program = "import os, sys; os.write(os.open(sys.argv[1], 0o102), b'z' * 9000); print(flush=True); sys.stdin.read()"
     with Mounted(tmp_path, f"dir:{store}") as mounted:
         command = [sys.executable, "-c", program, str(mounted.path / "a")]

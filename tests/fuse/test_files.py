@@ -18,7 +18,7 @@ DATA = bytes(n * 7 % 251 for n in range(300_000))
 
 
 def test_what_is_written_is_read_and_stored(place: Path, stored: Path) -> None:
-    """By the next open, and past the mount after a close: that hands everything over."""
+    """The next open reads it, and so does the store after a close: that writes everything back."""
     (place / "a").write_bytes(DATA)
     assert (place / "a").read_bytes() == DATA
     assert (stored / "a").read_bytes() == DATA
@@ -46,7 +46,7 @@ def test_a_write_past_the_end_leaves_zeros(place: Path) -> None:
 
 
 def test_a_file_is_cut_and_extended(place: Path, stored: Path) -> None:
-    """By descriptor, by name, and by an open that empties."""
+    """The test does it by descriptor, by name, and by an open that empties."""
     path = place / "a"
     path.write_bytes(DATA)
     os.truncate(path, 1000)
@@ -68,7 +68,7 @@ def test_bytes_are_appended_at_the_end(place: Path) -> None:
 
 
 def test_fsync_makes_it_durable(place: Path, stored: Path, mounted: Mounted) -> None:
-    """Nothing of it is unstable afterwards."""
+    """None of its bytes is unstable afterwards."""
     fd = os.open(place / "a", os.O_RDWR | os.O_CREAT)
     try:
         os.write(fd, DATA)
@@ -109,7 +109,7 @@ def test_directories_are_made_listed_and_removed(place: Path, stored: Path) -> N
 
 
 def test_a_file_gets_another_name(place: Path) -> None:
-    """Who has it open goes on with it."""
+    """An open descriptor goes on with it."""
     (place / "d").mkdir()
     with (place / "a").open("w+b", buffering=0) as file:
         file.write(b"before ")
@@ -121,7 +121,7 @@ def test_a_file_gets_another_name(place: Path) -> None:
 
 
 def test_a_rename_replaces_what_somebody_has_open(place: Path) -> None:
-    """Who has the old file open keeps it; it has no name any more."""
+    """Its open descriptors keep the old file, which no longer has a name."""
     (place / "old").write_bytes(b"old")
     (place / "new").write_bytes(b"new")
     with (place / "old").open("r+b", buffering=0) as file:
@@ -135,7 +135,7 @@ def test_a_rename_replaces_what_somebody_has_open(place: Path) -> None:
 
 
 def test_a_renamed_directory_takes_its_files_along(place: Path, stored: Path) -> None:
-    """Open ones, written ones, and those in directories below."""
+    """This covers open ones, written ones, and those in directories below."""
     (place / "d" / "sub").mkdir(parents=True)
     (place / "d" / "closed").write_bytes(b"closed")
     with (place / "d" / "sub" / "open").open("w+b", buffering=0) as file:
@@ -152,7 +152,7 @@ def test_a_renamed_directory_takes_its_files_along(place: Path, stored: Path) ->
 
 
 def test_an_open_file_lives_on_without_a_name(place: Path, stored: Path) -> None:
-    """And its name can be another file's meanwhile."""
+    """Another file can take its name at the same time."""
     with (place / "a").open("w+b", buffering=0) as file:
         file.write(b"first")
         os.unlink(place / "a")
@@ -169,7 +169,7 @@ def test_an_open_file_lives_on_without_a_name(place: Path, stored: Path) -> None
 
 
 def test_no_name_is_replaced_where_that_was_not_wanted(place: Path) -> None:
-    """renameat2 with RENAME_NOREPLACE, and RENAME_EXCHANGE, which there is not."""
+    """renameat2 with RENAME_NOREPLACE, and RENAME_EXCHANGE, which is not supported."""
     import ctypes
 
     (place / "a").write_bytes(b"a")
@@ -230,7 +230,7 @@ def test_o_direct_reads_and_writes(place: Path) -> None:
 
 
 def test_space_cannot_be_promised(place: Path) -> None:
-    """posix_fallocate writes zeros then, as the C library does it; fallocate itself says no."""
+    """posix_fallocate then writes zeros, as the C library does; fallocate itself is refused."""
     fd = os.open(place / "a", os.O_RDWR | os.O_CREAT)
     try:
         os.posix_fallocate(fd, 0, 10_000)
@@ -245,7 +245,7 @@ def test_mknod_makes_a_regular_file(place: Path) -> None:
 
 
 def test_hits_come_from_our_cache(place: Path, mounted: Mounted) -> None:
-    """With direct I/O each read comes to it; a second one asks the store for nothing."""
+    """With direct I/O each read reaches the cache; a second one requests nothing from the store."""
     path = place / "a"
     path.write_bytes(DATA)
     path.read_bytes()

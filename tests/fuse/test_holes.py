@@ -1,6 +1,6 @@
-"""Holes of a mounted directory: each program and call does the same in a plain directory of the same file system.
+"""Holes of a mounted directory: each program and call acts as in a plain directory of the same file system.
 
-pyfuse3 takes no LSEEK: there every byte is data, and `du` is right all the same.
+pyfuse3 takes no LSEEK: there every byte is data, and `du` is still right.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def test_lseek_finds_the_holes_of_the_store(place: Path, plain: Path, tells_hole
 
 
 def test_blocks_are_those_of_the_store(place: Path, stored: Path, plain: Path) -> None:
-    """After an fsync; before it they are at least as many as there will be."""
+    """They are equal after an fsync; before it they are at least as many as there will be."""
     before = blocks(sparse(place / "a"))
     with (place / "a").open("rb") as file:
         os.fsync(file.fileno())
@@ -99,7 +99,7 @@ def test_blocks_are_those_of_the_store(place: Path, stored: Path, plain: Path) -
 
 
 def test_blocks_follow_the_writes_of_an_open_file(place: Path, stored: Path) -> None:
-    """They are never fewer than the bytes that were written, and never more than the whole file has."""
+    """They are never fewer than the written bytes, and never more than the whole file has."""
     with (place / "a").open("w+b", buffering=0) as file:
         file.truncate(SIZE)
         for step in range(1, 20):
@@ -127,7 +127,7 @@ def test_du_says_what_it_says_of_the_store(place: Path, plain: Path) -> None:
 def test_copies_have_the_holes_that_they_have_elsewhere(
     place: Path, stored: Path, plain: Path, tells_holes: bool, command: str
 ) -> None:
-    """From the mount to itself, as in a plain directory."""
+    """The copy goes from the mount to itself, as in a plain directory."""
     for top in (place, plain):
         (top / "from").mkdir()
         sparse(top / "from" / "a", sync=True)
@@ -172,7 +172,7 @@ def test_tar_keeps_holes(place: Path, plain: Path, tells_holes: bool) -> None:
 
 
 def test_a_copy_of_a_file_that_is_being_written_has_all_of_its_bytes(place: Path) -> None:
-    """Dirty bytes of the cache are data wherever the store has a hole."""
+    """Dirty bytes of the cache are data even if the store has a hole there."""
     with (place / "a").open("wb", buffering=0) as file:
         file.truncate(SIZE)
         for offset, length in PIECES:
@@ -189,7 +189,7 @@ def test_a_copy_of_a_file_that_is_being_written_has_all_of_its_bytes(place: Path
 
 
 def test_stores_through_a_mapping_are_data_before_they_are_synced(place: Path, mounted: Mounted) -> None:
-    """The kernel alone has them, and writes them back before a hole is reported; the file never has no blocks."""
+    """Only the kernel has them, and writes them back before a hole is reported; the file never has zero blocks."""
     if not maps_shared(mounted.options):
         pytest.skip("there are no shared mappings here")
     fd = os.open(place / "a", os.O_RDWR | os.O_CREAT)

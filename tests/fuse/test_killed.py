@@ -1,7 +1,7 @@
 """A server that is killed: before each request of a program, and before and after each call of its store.
 
 The program replaces a file as editors do: a new one, fsync, rename over the old one, fsync of the directory. Whenever
-the server dies, the name has one of its contents as a whole, what was synced is there, and a new mount goes on with it.
+the server dies, the name has one of its contents as a whole, synced bytes are there, and a new mount goes on with it.
 `make test` tries some of these moments, `make check` all of them.
 """
 
@@ -30,7 +30,7 @@ def content(version: int) -> bytes:
 
 
 def replace(top: Path, version: int, before: Callable[[], None]) -> None:
-    """`before` each system call but close(2)."""
+    """Replace the file, with a call of `before` ahead of each system call but close(2)."""
     data, new = content(version), top / "file.new"
     half = len(data) // 2
     before()
@@ -50,7 +50,7 @@ def replace(top: Path, version: int, before: Callable[[], None]) -> None:
 
 
 def work(mounted: Mounted, before: Callable[[], None]) -> tuple[int, bool]:
-    """The version that is safe, and whether the server has lived to the end."""
+    """The safe version, and whether the server has lived to the end."""
     safe = 0
     try:
         for version in VERSIONS:
@@ -62,19 +62,19 @@ def work(mounted: Mounted, before: Callable[[], None]) -> tuple[int, bool]:
         return safe, False
     except AssertionError:
         assert mounted.process is not None
-        assert mounted.process.wait(30) != 0  # sync(1) was told
+        assert mounted.process.wait(30) != 0  # sync(1) got an error
         return safe, False
     return safe, True
 
 
 def whole(path: Path, safe: int) -> None:
-    """The file has a content as a whole, and none from before the one that is safe."""
+    """Check that the file has a whole content, none older than the safe one."""
     found = path.read_bytes() if path.exists() else b""
     assert found in ([b""] if not safe else []) + [content(version) for version in VERSIONS if version >= safe]
 
 
 def goes_on(mounted: Mounted, store: Path, safe: int) -> None:
-    """What is left is what a new server finds and can replace."""
+    """Check that a new server finds the remains and can replace the file."""
     mounted.stop()
     whole(store / "file", safe)
     with mounted:

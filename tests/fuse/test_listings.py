@@ -1,4 +1,4 @@
-"""Listings of mounts: when a directory is looked at, and which of its names programs are shown."""
+"""Listings of mounts: when a directory is read, and which of its names programs see."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LONG = 60.0
 
 @pytest.fixture
 def opened(place: Path) -> Iterator[int]:
-    """A descriptor of a directory that nobody has read yet."""
+    """A descriptor of a directory that was not read yet."""
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     yield fd
     os.close(fd)
 
 
 class Counted(DirectoryBackend):
-    """Counts how often a directory is looked at."""
+    """A store that counts the listings of a directory."""
 
     looks = 0
 
@@ -46,7 +46,7 @@ class Counted(DirectoryBackend):
 
 
 def test_what_is_made_after_the_open_is_there_at_the_first_read(place: Path, stored: Path, opened: int) -> None:
-    """Past the mount, and through it; and what was removed is not."""
+    """It may be made past the mount, or through it; removed names are not listed."""
     (stored / "by another").touch()
     (place / "by us").touch()
     assert sorted(os.listdir(opened)) == ["by another", "by us"]
@@ -80,14 +80,14 @@ def test_objects_that_are_made_after_the_open_are_listed(flat: Path, objects: Mo
 
 
 def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path, opened: int) -> None:
-    """As of local file systems, where getdents says ENOENT, and the C library takes that for the end."""
+    """Local file systems behave alike: getdents says ENOENT, which the C library treats as the end."""
     stored.rmdir()
     assert os.listdir(opened) == []
 
 
 @needs_loop
 def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
-    """Not at the open, and not for each piece that the kernel reads."""
+    """It asks neither at the open, nor for each piece that the kernel reads."""
     store, mnt = tmp_path / "store", tmp_path / "mnt"
     store.mkdir()
     mnt.mkdir()
@@ -106,7 +106,7 @@ def test_a_listing_asks_the_store_once(tmp_path: Path) -> None:
 
 
 class Broken(Counted):
-    """Its first look at a directory fails, before any name or behind the first."""
+    """A store whose first listing fails, before any name or behind the first."""
 
     behind = 0
 
@@ -121,7 +121,7 @@ class Broken(Counted):
 @needs_loop
 @pytest.mark.parametrize("behind", [0, 1])
 def test_a_listing_that_fails_says_so_and_is_whole_the_next_time(tmp_path: Path, behind: int) -> None:
-    """Never a part of it without an error: a program that copies the directory would believe it."""
+    """A partial listing never comes without an error: a program that copies the directory would rely on it."""
     store, mnt = tmp_path / "store", tmp_path / "mnt"
     store.mkdir()
     mnt.mkdir()
@@ -172,7 +172,7 @@ def test_a_name_that_no_directory_can_have_costs_its_listing_that_name_alone(
 
 
 class Named:
-    """A file system of one's own, whose root lists what a test wants."""
+    """A simple file system, whose root lists the names that a test sets."""
 
     def __init__(self, volume: Volume, entries: list[Any]) -> None:
         self.files = Files(volume)
@@ -194,7 +194,7 @@ class Named:
 
 @needs_loop
 def test_names_of_a_file_system_of_ones_own_are_looked_at_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its own dots are not shown twice, and nothing is said of them; the longest name that there can be is shown."""
+    """Its own dots are not shown twice, and not logged; the longest possible name is shown."""
     longest = "y" * 1024
     with PageCache("4MiB") as cache:
         system = Named(cache.attach(MemoryBackend()), [".", "..", *MISNAMED, 7, "good", b"bytes", longest])
@@ -219,7 +219,7 @@ def test_the_log_is_not_filled_with_names(caplog: pytest.LogCaptureFixture) -> N
 
 @needs_loop
 def test_a_look_that_comes_after_its_deadline_is_not_what_later_readers_go_through(tmp_path: Path) -> None:
-    """It began before theirs: names would be told twice, or not at all."""
+    """It began before theirs: names would be listed twice, or not at all."""
     go_on, hangs = threading.Event(), threading.Event()
 
     class Slow(Named):

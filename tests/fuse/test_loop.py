@@ -1,6 +1,6 @@
-"""The loop in C below file systems of one's own: what Python is asked, and what becomes of programs when it is silent.
+"""The loop in C below simple file systems: which calls reach Python, and the outcome for programs when it is silent.
 
-Whatever a test breaks, a request that Python does not answer ends by its deadline in C: no test waits for ever.
+Whatever a test breaks, a request that Python does not answer ends by its deadline in C: no test waits forever.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def volume(store: Path) -> Iterator[Volume]:
 
 
 class Plain:
-    """A file "a" and whatever a test makes of the calls."""
+    """A file "a", and calls that a test may replace."""
 
     def __init__(self, volume: Volume) -> None:
         self.files = Files(volume)
@@ -99,7 +99,7 @@ def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Pa
     with Loop(Server(volume), mnt, direct_io=direct_io, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         fd = os.open(mnt / "a", os.O_RDWR | os.O_CREAT)
         os.write(fd, b"x" * 2 * PAGE)
-        assert loop.drain(LONG)  # what a call has changed may be told after its answer
+        assert loop.drain(LONG)  # changes of a call may be reported after its answer
         os.fstat(fd)
         assert loop.drain(LONG)
         asked = loop.counts()["asked"]
@@ -120,13 +120,13 @@ def test_what_is_cached_never_enters_python(volume: Volume, mnt: Path, store: Pa
 
 
 def test_names_that_are_known_are_told_by_the_loop(volume: Volume, mnt: Path) -> None:
-    """And who changes one, or the attributes of what it means, sees that at once."""
+    """A program that changes a name, or the attributes of its object, sees the change at once."""
     server = Server(volume)
     with Loop(server, mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         (mnt / "a").write_bytes(b"a")
-        eventually(lambda: not server.files.by_number)  # the kernel does not wait for the release of what is closed
+        eventually(lambda: not server.files.by_number)  # the kernel does not wait for the release of a closed file
         assert loop.drain(LONG)
-        loop.invalidate_entry(1, "a")  # the kernel's name and ours
+        loop.invalidate_entry(1, "a")  # the kernel's name and the loop's
         os.stat(mnt / "a")
         assert loop.counts()["names"] >= 1
         (mnt / "a").chmod(0o600)
@@ -165,7 +165,7 @@ def test_a_call_that_raises_is_an_error_and_nothing_else(
 def test_a_call_that_wants_to_end_its_thread_is_an_error_at_once_too(
     volume: Volume, mnt: Path, store: Path, error: type[BaseException]
 ) -> None:
-    """Not by the deadline, which a loop need not have; and the thread goes on."""
+    """The error does not wait for the deadline, which a loop need not have; and the thread goes on."""
     (store / "a").write_bytes(b"a")
     system = Plain(volume)
 
@@ -196,7 +196,7 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
         os.pread(fd, 1, 0)
         system.before = hang
         assert code((mnt / "a").stat) == errno.EIO
-        assert os.pread(fd, 1, 0) == b"a"  # what is cached is read meanwhile
+        assert os.pread(fd, 1, 0) == b"a"  # cached bytes are read at the same time
         go_on.set()
         assert loop.drain(LONG)
         assert (2, 1) in system.forgotten
@@ -208,12 +208,12 @@ def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(
         assert code(lambda: os.open(mnt / "a", os.O_RDONLY)) == errno.EIO
         go_on.set()
         assert loop.drain(LONG)
-        assert system.files.by_number == {}  # what came too late was released
+        assert system.files.by_number == {}  # a late answer was released
         assert loop.counts()["late"] >= 2
 
 
 def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store: Path) -> None:
-    """And a signal that kills nobody is none of the loop's business."""
+    """A signal that does not kill is ignored by the loop."""
     (store / "a").write_bytes(b"a")
     system, go_on, hangs = Plain(volume), threading.Event(), threading.Semaphore(0)
 
@@ -240,7 +240,7 @@ def test_a_program_that_is_killed_does_not_wait(volume: Volume, mnt: Path, store
 
 
 def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) -> None:
-    """It is there as long as it is asked, whoever else has forgotten it; and goes with the loop."""
+    """It lives as long as it gets calls, even if every other reference is gone; and it goes with the loop."""
     (store / "a").write_bytes(b"a")
     system = Plain(volume)
     gone, files = weakref.ref(system), system.files
@@ -258,7 +258,7 @@ def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) 
 
 
 def test_the_kernel_is_told_what_others_changed(volume: Volume, mnt: Path, store: Path) -> None:
-    """Pages of a range, pages before anybody reads them, and what is not known."""
+    """The kernel drops pages of a range, pages before they are read, and unknown ones."""
     (store / "a").write_bytes(b"a" * 2 * PAGE)
     with Loop(Plain(volume), mnt, keep_pages=True, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         with (mnt / "a").open("rb", buffering=0) as file:
@@ -272,7 +272,7 @@ def test_the_kernel_is_told_what_others_changed(volume: Volume, mnt: Path, store
             assert os.pread(file.fileno(), 2, PAGE - 1) == b"aa"
         loop.invalidate(77)
         loop.invalidate_entry(1, "unknown")
-    loop.invalidate(2)  # nobody is there any more
+    loop.invalidate(2)  # the node no longer exists
 
 
 def test_an_unmount_under_load(volume: Volume, mnt: Path, store: Path) -> None:
@@ -329,7 +329,7 @@ def test_features_are_told(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path, store: Path) -> None:
-    """It was there when the directory was opened, and is not where the kernel reads on."""
+    """It was there when the directory was opened, and is gone when the kernel reads on."""
     names = [f"{number:03}{'x' * 200}" for number in range(300)]
     for name in names:
         (store / name).touch()

@@ -45,7 +45,7 @@ def both(place: Path, plain: Path, steps: Callable[[Path], object]) -> object:
 
 
 def test_a_read_sees_what_was_stored_through_a_mapping(place: Path, plain: Path) -> None:
-    """At once, by the same descriptor, by another, and by another process."""
+    """It is seen at once, by the same descriptor, by another, and by another process."""
 
     def steps(top: Path) -> object:
         path = top / "a"
@@ -62,7 +62,7 @@ def test_a_read_sees_what_was_stored_through_a_mapping(place: Path, plain: Path)
 
 
 def test_a_mapping_sees_what_was_written(place: Path, plain: Path) -> None:
-    """Also pages that it has looked at before, and stored to before."""
+    """The pages may have been read before, and stored to before."""
 
     def steps(top: Path) -> object:
         path = top / "a"
@@ -80,7 +80,7 @@ def test_a_mapping_sees_what_was_written(place: Path, plain: Path) -> None:
 
 
 def test_two_mappings_are_one_memory(place: Path, plain: Path) -> None:
-    """Of two descriptors, and of another process."""
+    """They belong to two descriptors, and to another process."""
 
     def steps(top: Path) -> object:
         path = top / "a"
@@ -102,7 +102,7 @@ def test_two_mappings_are_one_memory(place: Path, plain: Path) -> None:
 
 @pytest.mark.parametrize("how", ["msync", "fsync", "munmap", "close"])
 def test_stores_are_kept(place: Path, stored: Path, mounted: Mounted, how: str) -> None:
-    """msync and fsync make them durable; the end of a mapping and a close hand them over."""
+    """msync and fsync make them durable; the end of a mapping and a close write them back."""
     path = place / "a"
     path.write_bytes(b"." * SIZE)
     file = path.open("r+b", buffering=0)
@@ -129,7 +129,7 @@ def test_stores_are_kept(place: Path, stored: Path, mounted: Mounted, how: str) 
 
 
 def test_stores_outlive_the_process_that_made_them(place: Path, stored: Path) -> None:
-    """One that is killed has no time to sync."""
+    """A killed process has no time to sync."""
     path = place / "a"
     path.write_bytes(b"." * SIZE)
     program = (
@@ -159,7 +159,7 @@ def test_a_mapping_of_a_file_that_is_cut_and_extended(place: Path, plain: Path) 
 
 
 def test_random_reads_writes_and_stores_agree(place: Path, plain: Path, stored: Path) -> None:
-    """One after the other, through two descriptors and two mappings."""
+    """They come one after the other, through two descriptors and two mappings."""
     draw = random.Random(6)
     model = bytearray(draw.randbytes(SIZE))
     path = place / "a"

@@ -1,4 +1,4 @@
-"""Memory of names that the kernel knows: how much each takes, that it is counted, bounded, and given back."""
+"""Memory of the kernel's names: the size of each, that they are counted, bounded, and freed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_name_takes_less_than_a_kilobyte_and_gives_it_back(volume: Volume, sto
     finally:
         tracemalloc.stop()
     assert there / len(names) < 800
-    assert left < there / 2  # of tables, which `shrink` makes small where that pays
+    assert left < there / 2  # of tables, which `shrink` reduces if that pays
     assert len(server.nodes) == 1
 
 
@@ -98,7 +98,9 @@ def test_names_of_one_object_come_and_go_in_any_order() -> None:
 
 
 def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest, and none that is open or that others are in; again when the table has grown by an eighth."""
+    """The oldest go first, and none that is open or has entries below it; the next request comes when the table has
+    grown by an eighth.
+    """
     monkeypatch.setattr(nodes, "NAMES_MAX", 80)
     table = Nodes()
     found: list[Node] = [table.found(table.root, f"f{number}", "file") for number in range(79)]
@@ -115,7 +117,7 @@ def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.Monk
     assert len(table.idle()) == 23
     for node in found:
         table.forget(node.number, 1)
-    assert len(table) == 1 + 1 + 2 + 11  # the root, what is open, the directory and what is in it, the last ones
+    assert len(table) == 1 + 1 + 2 + 11  # the root, the open file, the directory and its entries, the last ones
 
 
 def test_a_table_that_was_large_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_a_table_that_was_large_is_made_small(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones refuse the request; the mount goes on."""
+    """Older kernels refuse the request; the mount goes on."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 8)
     table, sent = Nodes(), list[bytes]()
     asked = threading.Event()
@@ -153,7 +155,7 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyP
 
 @needs_c
 def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store: Path, tmp_path: Path) -> None:
-    """And one that cannot be forgotten stops no other."""
+    """A node that cannot be forgotten stops no other."""
     names = fill(store, 300)
     mnt = tmp_path / "mnt"
     mnt.mkdir()
@@ -201,7 +203,7 @@ def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, stor
 
 @pytest.mark.parametrize("loop", LOOPS or ["none"])
 def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: Path, store: Path, loop: str) -> None:
-    """Where the kernel can (Linux 6.18); and every name is found as before, open files go on."""
+    """The kernel supports this from Linux 6.18 on; every name is found as before, open files go on."""
     names = fill(store, 400)
     (store / names[0]).write_bytes(b"zero")
     with Mounted(

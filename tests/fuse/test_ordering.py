@@ -1,4 +1,4 @@
-"""Requests for the same bytes, one of them a write that has to wait: in the order in which they came."""
+"""Requests for the same bytes, one of them a write that has to wait: they are served in the order of arrival."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = 4096
 
 
 class Held(OpenFile):
-    """An open file whose writes all have to wait, until they are let go."""
+    """An open file whose writes all have to wait, until they are released."""
 
     __slots__ = ("begun", "go_on", "order")
 
@@ -62,7 +62,7 @@ def told(error: Exception, what: str) -> Exception:
 
 
 def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:
-    """Run a program on open files; whatever waits is let go at its end."""
+    """Run a program on open files; release all waiting writes at its end."""
 
     async def main() -> None:
         files, opened = held(volume)
@@ -78,7 +78,7 @@ def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Await
 
 
 def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
-    """And finds what it wrote; reads of other bytes are answered meanwhile."""
+    """It finds the written bytes; reads of other bytes are answered in between."""
 
     async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
         found: list[object] = []
@@ -111,7 +111,7 @@ def test_a_read_that_came_before_a_write_does_not_wait(volume: Volume) -> None:
 
 
 def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
-    """The later bytes stay; a write of other bytes is not held up."""
+    """The later bytes stay; a write of other bytes is not delayed."""
 
     async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
         nursery.start_soon(bytes.write, opened.number, 0, b"1" * 100)
@@ -130,7 +130,7 @@ def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
 
 
 def test_without_pages_of_the_kernel_nothing_waits(volume: Volume) -> None:
-    """Nobody would keep what such a read finds."""
+    """No page would keep the bytes of such a read."""
 
     async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
         nursery.start_soon(bytes.write, opened.number, 100, b"n" * 100)
@@ -141,7 +141,7 @@ def test_without_pages_of_the_kernel_nothing_waits(volume: Volume) -> None:
 
 
 def test_who_waits_for_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
-    """EIO, as for the write itself; afterwards nothing is in the way of anybody."""
+    """EIO, as for the write itself; afterwards no request is blocked."""
 
     async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
         codes: list[int | None] = []

@@ -39,7 +39,7 @@ def test_calls_about_special_files_open_files_and_links_are_answered_as_on_tmpfs
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK])
 def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None:
-    """It has nothing to keep them as; nothing is made."""
+    """It cannot store them; nothing is made."""
     if kind in (stat.S_IFCHR, stat.S_IFBLK) and os.geteuid():
         return
     with pytest.raises(OSError, match="not supported") as caught:
@@ -49,10 +49,10 @@ def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None
 
 
 def test_a_fifo_is_one_past_the_mount_too(place: tuple[Path, Sequence[str]]) -> None:
-    """Special files are those of the store: other programs of this machine use the same."""
+    """Special files are those of the store: other programs of this machine use them."""
     path, _ = place
     store = path.parent / "store"
-    os.mkfifo(path / "here", 0o400)  # no umask in use takes these away
+    os.mkfifo(path / "here", 0o400)  # no usual umask removes these bits
     os.mkfifo(store / "there", 0o200)
     assert oct((store / "here").lstat().st_mode) == oct(stat.S_IFIFO | 0o400)
     assert oct((path / "there").lstat().st_mode) == oct(stat.S_IFIFO | 0o200)

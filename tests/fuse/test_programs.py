@@ -1,4 +1,6 @@
-"""Real programs on real mounts, with and without pages of the kernel: each checks its own data, and so do we."""
+"""Real programs on real mounts, with and without pages of the kernel: each checks its own data, and the test checks it
+too.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,12 @@ QUICK = ("delete", "wal")
 
 @pytest.fixture(scope="session", params=[*KINDS[:2], *KINDS[3:]] or ["none"])
 def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mounted, Path]]:
-    """Both ways of caching on the first loop, one on the other: programs take long."""
+    """Both ways of caching on the first loop, one on the other: programs are slow."""
     yield from serve_tree(request.param, tmp_path_factory)
 
 
 def same(one: Path, other: Path) -> None:
-    """Both trees have the same names, kinds and bytes."""
+    """Check that both trees have equal names, kinds and bytes."""
     for path in one.rglob("*"):
         twin = other / path.relative_to(one)
         assert twin.is_symlink() == path.is_symlink(), twin
@@ -61,8 +63,8 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize("journal", [pytest.param(name, marks=() if name in QUICK else slow) for name in JOURNALS])
 def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> None:
-    """Transactions, some rolled back, in each journal mode; what is stored in the end is a whole database. A shared
-    write-ahead log needs shared mappings: without them it has to be one process's own.
+    """Transactions, some rolled back, in each journal mode; the stored result is a whole database. A shared write-ahead
+    log needs shared mappings: without them it has to be private to one process.
     """
     path = place / "db"
     alone = journal == "wal" and not maps_shared(mounted.options)
@@ -94,7 +96,7 @@ def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> No
 
 
 def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path, mounted: Mounted) -> None:
-    """What docs/how-to/mount.md tells of sqlite on mounts without shared mappings."""
+    """docs/how-to/mount.md describes sqlite on mounts without shared mappings."""
     base = sqlite3.connect(place / "db", isolation_level=None)
     base.execute("pragma journal_mode=wal")
     if not maps_shared(mounted.options):
@@ -107,11 +109,11 @@ def test_a_shared_write_ahead_log_says_that_it_has_no_shared_mapping(place: Path
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp_path: Path, loop: str) -> None:
-    """The commands of docs/how-to/mount.md, and that those with times fail, and have stored the bytes."""
+    """The commands of docs/how-to/mount.md succeed. Those with times fail, but have stored the bytes."""
     source = tmp_path / "source"
     (source / "d").mkdir(parents=True)
     for path in (source, source / "d"):
-        path.chmod(0o755)  # those of the mount, whatever the umask is
+        path.chmod(0o755)  # those of the mount, whatever the umask
     (source / "a").write_bytes(b"a" * 5000)
     (source / "d" / "b").write_bytes(b"b")
     for path in (source / "a", source / "d" / "b"):
@@ -140,7 +142,7 @@ def test_programs_that_keep_no_times_and_modes_work_on_stores_that_have_none(tmp
             where.mkdir()
             assert "Operation not supported" in run(*command, cwd=where, status=1 + number)
             same(source, where)
-        source.chmod(0o700)  # of a directory that is there; new ones are made with the modes of the mount
+        source.chmod(0o700)  # of an existing directory; new ones are made with the modes of the mount
         run("tar", "-C", source, "-cf", tmp_path / "tar", ".")
         where = mounted.path / "tar, with another mode"
         where.mkdir()
@@ -193,7 +195,7 @@ def test_rsync(place: Path, sources: Path) -> None:
 
 @pytest.mark.slow
 def test_cp_and_diff(place: Path, sources: Path) -> None:
-    """There, and within the mount."""
+    """The tree is copied there, and within the mount."""
     run("cp", "-a", sources, place / "one")
     run("cp", "-a", place / "one", place / "two")
     run("diff", "-r", "--no-dereference", sources, place / "two")
@@ -205,7 +207,7 @@ def test_cp_and_diff(place: Path, sources: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_open_files(place: Path) -> None:
-    """Each its own, all at once."""
+    """Each is a separate file, and all are open at once."""
     fds = [os.open(place / f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(1000)]
     try:
         for number, fd in enumerate(fds):
@@ -263,7 +265,7 @@ def test_memory_stays_within_its_limit(tmp_path: Path, mode: str) -> None:
                 os.pwrite(file.fileno(), expected[at : at + 5000], at)
         assert path.read_bytes() == expected
         assert mounted.number("used") <= 8 << 20
-        assert resident() - before < 40 << 20  # 8 MiB of cache, 1 MiB requests under way, threads
+        assert resident() - before < 40 << 20  # 8 MiB of cache, 1 MiB requests in flight, threads
     assert (tmp_path / "store" / "a").read_bytes() == expected
 
 
@@ -282,7 +284,7 @@ FIO_QUICK = ("odd sizes at random", "past the kernel", "mapped")
 @pytest.mark.skipif(shutil.which("fio") is None, reason="there is no fio here: apt install fio")
 @pytest.mark.parametrize("job", [pytest.param(name, marks=() if name in FIO_QUICK else slow) for name in FIO])
 def test_fio_finds_what_it_wrote(place: Path, mounted: Mounted, job: str) -> None:
-    """Two programs, a file each; every block has a checksum of its own, which is looked at twice."""
+    """There are two programs with a file each; every block has a checksum, which is checked twice."""
     if job == "mapped" and not maps_shared(mounted.options):
         pytest.skip("there are no shared mappings with --direct-io here")
     command = ["fio", "--name=job", f"--directory={place}", "--size=4m", "--numjobs=2", "--ioengine=psync"]
@@ -320,7 +322,9 @@ def test_the_stress_tester_finds_nothing(place: Path, profile: str) -> None:
 
 @pytest.mark.slow
 def test_the_stress_tester_finds_nothing_among_processes(place: Path) -> None:
-    """Without views, which the tester refuses there: writes would have to wait for mappings of other processes."""
+    """It runs without views, which the tester refuses there: writes would have to wait for mappings of other
+    processes.
+    """
     stress(place, "--processes", "2", "--duration", "4s", "--seed", "8", "--mix", WAYS.replace("views,", ""))
 
 

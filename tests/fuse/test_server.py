@@ -46,7 +46,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks what is open from here on finds the file, which is closed a moment later."""
+    """Make the next check for open files find the file, and close it a moment later."""
     opened = server._opened
 
     def found(node: Node) -> list[OpenFile]:
@@ -58,7 +58,7 @@ def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_told(server: Server) -> None:
-    """And is the same when it is looked up again."""
+    """It stays the same when the file is looked up again."""
     number = server.lookup(1, "a").number
     assert server.lookup(1, "a").number == number
     server.forget(number)
@@ -104,7 +104,9 @@ def test_listed_entries_count_as_told(server: Server) -> None:
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
 ) -> None:
-    """Else the program is told ESTALE, when that happens a second time: the kernel looks the path up anew only once."""
+    """Otherwise the program gets ESTALE when that happens a second time: the kernel looks the path up again
+    only once.
+    """
     monkeypatch.setattr(moving, "PATIENCE", 60.0)
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     take: Callable[[], None] = {
@@ -145,7 +147,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
 def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel would cut the file to it. It is open when the entry is looked at, and closed a moment later."""
+    """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
     index = [name for name, _, _ in listing.entries].index("a")
@@ -164,7 +166,7 @@ def test_a_listing_does_not_tell_the_size_that_a_file_had_before_it_was_closed(
 def test_attributes_are_set_beside_the_release_of_what_was_open(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, int]
 ) -> None:
-    """A program that closes a file and sets its times overtakes the release, for which nobody waits."""
+    """A program that closes a file and sets its times overtakes the release, for which no program waits."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
@@ -201,7 +203,7 @@ def test_numbers_follow_renames(server: Server) -> None:
 
 
 def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) -> None:
-    """Whichever comes first: the rename that runs is waited for, and the new name is asked."""
+    """In either order: the open waits for the running rename, and uses the new name."""
     backend: FaultyBackend = server.volume.backend  # type: ignore[assignment]
     directory = server.lookup(1, "d").number
     inner = server.lookup(directory, "b").number
@@ -226,8 +228,8 @@ def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) 
 
 
 def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
-    """The kernel may take it for one that is there: from a listing that is older than the removal. ESTALE has it look
-    once more, where ENOENT would be the program's error.
+    """The kernel may still have the name, from a listing that is older than the removal. ESTALE makes it look once
+    more, where ENOENT would be the program's error.
     """
     listing = server.opendir(1)
     assert listing.certain()
@@ -243,7 +245,7 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
 
 
 def test_a_listing_never_tells_an_old_size(server: Server) -> None:
-    """Of a file that was written and closed since: the kernel would cut it to that size."""
+    """The file was written and closed since: the kernel would cut it to that size."""
     listing = server.opendir(1)
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
@@ -271,7 +273,7 @@ def now(server: Server, listing: Listing, name: str) -> Attributes:
 
 
 def test_a_listing_that_meets_a_close_tells_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before, amid and after it: the handle says the size, or nobody does and it is asked for."""
+    """The close comes before, amid and after it: the handle reports the size, or the store is asked."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
     fh, _ = server.open(number, os.O_RDWR)
@@ -305,11 +307,11 @@ def test_a_listing_that_meets_a_rename_tells_nothing_of_what_was_replaced(server
     assert server.entry(listing, place(listing, "a")) is None
     assert now(server, listing, "a").size == 7
     assert server.entry(listing, place(listing, "new")) is None
-    assert server.entry_now(listing, place(listing, "new")) is None  # gone: the kernel is told of no such name
+    assert server.entry_now(listing, place(listing, "new")) is None  # gone: the kernel gets no such name
 
 
 def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Server) -> None:
-    """What has the name now keeps its number."""
+    """The object that has the name now keeps its number."""
     listing = server.opendir(1)
     server.unlink(1, "a")
     made = server.mkdir(1, "a", 0o700)
@@ -319,7 +321,7 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
 
 
 def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel would believe in a name that is gone, and get ESTALE from it."""
+    """The kernel would keep a name that is gone, and get ESTALE from it."""
     look = server.names.look
 
     def looked(key: str) -> ObjectStat:
@@ -348,7 +350,7 @@ def test_attributes_that_are_not_kept_are_refused() -> None:
 def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever would take the name away a second time waits: the kernel begins anew only once."""
+    """A second rename or removal of the name waits: the kernel begins anew only once."""
     for name, seconds in (("PATIENCE", 60.0), ("AGAIN", 60.0)):
         monkeypatch.setattr(moving, name, seconds)
     monkeypatch.setattr(moving, "OTHERS", 1)
@@ -369,7 +371,7 @@ def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
 
 
 def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> list[int | None]:
-    """While something is renamed to `a`, a call waits for the end of that. What it was told."""
+    """Let a call wait until a rename to `a` has ended, and return its answer."""
     told: list[int | None] = []
     with Gate() as gate:
         faulty: Any = server.volume.backend
@@ -388,7 +390,7 @@ def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable
 
 
 def test_an_open_that_came_too_late_is_told_when_nobody_takes_the_name_away(server: Server, tmp_path: Path) -> None:
-    """Else it would come again while the next rename runs, and find what is about to lose its name."""
+    """Otherwise it would come again while the next rename runs, and find the object that is about to lose its name."""
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
@@ -397,7 +399,7 @@ def test_an_open_that_came_too_late_is_told_when_nobody_takes_the_name_away(serv
 
 
 def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) -> None:
-    """Its program was killed, say."""
+    """Its program may have been killed."""
     number = server.lookup(1, "a").number
     server.unlink(1, "a")
     assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
@@ -410,7 +412,7 @@ def test_nobody_waits_long_for_an_open_that_does_not_come_again(server: Server) 
 
 
 def test_an_open_waits_for_who_takes_its_name_away(server: Server) -> None:
-    """And is told when that is over: the kernel finds what has the name then."""
+    """It is answered when that is over: the kernel finds the object that has the name then."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
     assert told == [errno.ESTALE]
@@ -419,7 +421,7 @@ def test_an_open_waits_for_who_takes_its_name_away(server: Server) -> None:
 
 
 def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_path: Path) -> None:
-    """Set while the rename runs: the file has no name when it is over, and who has it open sees them."""
+    """They are set while the rename runs: the file has no name when it is over, and its open descriptors see them."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
     before = os.stat(tmp_path / "d" / "b").st_mtime_ns

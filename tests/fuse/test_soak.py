@@ -1,6 +1,6 @@
 """The long run of `make soak`: an hour of the stress tester on a mount whose store fails now and then.
 
-PAGECACHE_SOAK_SECONDS says how long a sixth of it takes, instead of ten minutes.
+PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes.
 """
 
 from __future__ import annotations
