@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..backends.protocol import BackendFile, BackendLimits
+from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..errors import ConflictError, FailedRange, Key, LostRange, ShutdownError
 from ..native import BACKOFF, END, NAMES, STAMP_MAX, NativeInode, Op
 from . import throttle
@@ -198,6 +198,21 @@ class EngineFile:
         if self.backend_file is None:
             raise ShutdownError("the object is not open in the backend", self.key)
         return self.backend_file
+
+    def stat_open(self) -> ObjectStat | None:
+        """What the backend reports of its open file; None: it has no file open. A file without handles may be closed
+        beside the call, so an answer counts only if the file is still in use after it.
+        """
+        while (backend_file := self.backend_file) is not None:
+            try:
+                found = backend_file.stat()
+            except Exception:
+                if self.backend_file is backend_file:
+                    raise
+            else:
+                if self.backend_file is backend_file:
+                    return found
+        return None
 
     def limits(self) -> BackendLimits:
         return getattr(self.backend_file, "limits", None) or self.volume.backend.limits

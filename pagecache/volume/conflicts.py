@@ -115,8 +115,8 @@ def set_attributes(volume: Volume, key: Key, inode: Inode | None, changes: dict[
     engine = inode.engine
 
     def change_ours() -> ObjectStat:
-        stored = backend if engine.backend_file is None else None
-        before = stored.stat(key) if stored is not None else engine.opened().stat()
+        found = engine.stat_open()
+        before = backend.stat(key) if found is None else found
         changed = change()
         with engine.lock:
             if before.version == engine.version and not engine.version_stale:

@@ -200,8 +200,8 @@ class _Before:
         cached = naming.volume._inode_at(naming.old)
         if cached is not None and naming.src == naming.old and not cached.engine.version_stale:
             self.version = cached.engine.version
-        backend_file = None if inode is None else inode.engine.backend_file
-        self.links = 1 if backend_file is None else backend_file.stat().nlink or 1
+        found = None if inode is None else inode.engine.stat_open()
+        self.links = 1 if found is None else found.nlink or 1
 
     def is_other(self, version: str | None) -> bool:
         """Whether the version that is found says that the name is another object's by now."""

@@ -244,10 +244,15 @@ class Volume:
         return self._stat_of(inode, key, tries)
 
     def _stat_of(self, inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
-        """The same of an object that is open in the backend, whatever it is called by now. Without `tries` the backend
-        is asked on this thread.
+        """`stat` of an object that is open in the backend, also under another name since. Without `tries` the backend's
+        call is made on this thread.
         """
-        quiet, ask = inode.engine.quiet(), inode.engine.opened().stat
+
+        def ask() -> ObjectStat:
+            found = inode.engine.stat_open()
+            return self.engine.backend.stat(key) if found is None else found
+
+        quiet = inode.engine.quiet()
         unstored = inode.native.number("unstored")
         stat = Attempts(self.engine, "stat", key).here(ask) if tries is None else tries.repeated(ask)
         stat = opening.checked_stat(stat, key)

@@ -10,10 +10,12 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import pagecache
 from pagecache.cache import PageCache
 from pagecache.engine import attempts, names, volume
 from pagecache.engine.commit import outcome, remote, staging
@@ -25,7 +27,7 @@ from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.retryer import Failures
 from pagecache.engine.volume import EngineVolume
 
-from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, pattern
+from .rig import FAST, KEY, PAGE, Rig, Task, dirty_bytes, eventually, pattern
 from .test_unreadable_errors import CALLS, SAVING, odd_rig
 
 Make = Callable[..., Rig]
@@ -167,4 +169,18 @@ def test_a_call_ends_whatever_of_the_failure_path_raises(
     rig.backend.clear_faults()
     Task(rig.handles[0].fsync).result()
     assert rig.handles[0].pread(8 * PAGE, 0) == rig.backend.objects[KEY].written
+    rig.cache.check()
+
+
+def test_bytes_are_sent_again_without_a_call_after_a_fault(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flusher learns when to retry, although the function that plans the retry raised. [2.14]"""
+    rig = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.05), flush_interval=1000.0)
+    handle = rig.open("r+b")
+    handle.pwrite(NEW[:PAGE], 0)
+    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=1)
+    with monkeypatch.context() as patch:
+        broken(patch, (collector, "failed"), Broken)
+        with pytest.raises(pagecache.WritebackError):
+            Task(handle.flush).result()
+    eventually(lambda: rig.backend.objects[KEY].written == NEW[:PAGE] + OLD[PAGE:])
     rig.cache.check()

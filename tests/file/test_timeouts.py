@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import pagecache.aio
-from pagecache import BackendError, PageCache, Volume
+from pagecache import BackendError, BackendLimits, PageCache, Volume
 from pagecache.backends import MemoryBackend
+from pagecache.backends.protocol import close_backend_file
+from pagecache.engine.file import EngineFile
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
@@ -210,6 +212,39 @@ def test_names_are_busy_until_a_call_that_timed_out_has_returned(
         volume.open(KEY, "rb")
 
 
+def test_a_status_does_not_depend_on_when_the_object_is_removed(
+    cache: PageCache, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object goes between the look-up of its open file and the call of that file. [2.20]"""
+    volume = cache.attach(backend)
+    volume.open(KEY, "rb").close()
+    plain = EngineFile.quiet
+
+    def removed(file: EngineFile) -> int | None:
+        monkeypatch.setattr(EngineFile, "quiet", plain)
+        volume.remove(KEY)
+        return plain(file)
+
+    monkeypatch.setattr(EngineFile, "quiet", removed)
+    with pytest.raises(FileNotFoundError):
+        volume.stat(KEY)
+
+
+def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(cache: PageCache, backend: Any) -> None:
+    """The backend's file is closed while its status is asked for: the answer is not used. [2.20]"""
+    volume = cache.attach(backend)
+    volume.open(KEY, "rb").close()
+    backend.clear_calls()
+    with Gate() as gate:
+        backend.use([Rule("stat", gate=gate, times=1)])
+        task = Task(volume.stat, KEY)
+        gate.wait_entered()
+        for backend_file in volume.engine.take_idle(0):
+            close_backend_file(backend_file)
+    assert task.result().size == len(DATA)
+    assert [call.key for call in backend.calls_of("stat")] == [KEY, KEY]
+
+
 def test_an_open_waits_for_a_busy_name_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
     volume = cache.attach(backend)
     with Gate() as gate:
@@ -258,6 +293,23 @@ def test_a_truncate_that_timed_out_is_owed(cache: PageCache, clock: HandClock, b
         assert [call.offset for call in backend.calls_of("truncate")] == [5, 5]
 
 
+def test_a_truncate_that_timed_out_does_not_commit(cache: PageCache, clock: HandClock) -> None:
+    """A store that publishes at close is not called again: the caller has no time left. [2.17]"""
+    store = MemoryBackend(limits=BackendLimits(commit_on_close=True))
+    store.put(KEY, DATA)
+    backend = FaultyBackend(store)
+    volume = cache.attach(backend)
+    with Gate() as gate:
+        backend.use([Rule("truncate", gate=gate, times=1)])
+        task = Task(volume.truncate, KEY, 5, timeout=7.0)
+        gate.wait_entered()
+        assert str(late(clock, task, 7.0)).startswith(f"[Errno {errno.ETIMEDOUT}] truncate: ")
+        gate.release()
+    assert backend.calls_of("commit") == []
+    volume.sync(20)
+    assert store.snapshot(KEY) == DATA[:5]
+
+
 def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cache: PageCache, backend: Any) -> None:
     volume = cache.attach(backend)
     with volume.open(KEY, "r+b") as file, Gate() as gate:
@@ -304,6 +356,23 @@ def test_an_open_that_empties_leaves_the_file_when_its_deadline_passes(
         assert volume.inodes[KEY].handles == 0
     volume.sync(20)
     assert volume.stat(KEY).size == 0
+
+
+def test_the_next_try_of_a_sync_covers_names_changed_since(cache: PageCache, clock: HandClock, backend: Any) -> None:
+    """One call makes them durable: no second one follows for them. [2.15]"""
+    volume = cache.attach(backend)
+    error = BackendError(errno.EIO, "names", retry=True, retry_after=100.0)
+    backend.use([Rule("sync", error=error, times=1)])
+    first = Task(volume.sync, 1000)
+    eventually(lambda: len(backend.calls_of("sync")) == 1)
+    volume.open("another", "xb").close()
+    second = Task(volume.sync, 1000)
+    eventually(lambda: len(cache.waits()) == 2)
+    while not (first.finished.wait(0.02) and second.finished.wait(0.02)):
+        clock.advance(100.0)
+    first.result()
+    second.result()
+    assert len(backend.calls_of("sync")) == 2
 
 
 def test_a_listing_has_its_deadline_for_each_answer(cache: PageCache, clock: HandClock) -> None:
