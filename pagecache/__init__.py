@@ -46,8 +46,8 @@ from .errors import (
 )
 from .file.cached import Advice, CachedFile
 from .file.view import View
+from .observe.tracing import Trace
 from .stats import CacheStats, Event, FileStat, FileStats, VolumeStats, Wait, WaitOwner
-from .tracing import Trace
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume
 

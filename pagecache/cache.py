@@ -38,16 +38,16 @@ from .errors import (
     ShutdownError,
 )
 from .native import NativeCache, NativeVolume, TooManyViews, is_debug
+from .observe.tracing import Trace
+from .observe.tracing.trace import RECORDS
 from .options import CacheChanges, CacheOverrides, VolumeOverrides
 from .stats import CacheStats, Event, Wait
-from .tracing import Trace
-from .tracing.trace import RECORDS
 from .volume import lifetimes
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume, options_for
 
 if TYPE_CHECKING:
-    from .live.server import Server
+    from .observe.server import Server
 
 __all__ = ["PageCache"]
 
@@ -411,8 +411,8 @@ class PageCache:
             OSError: EADDRINUSE, somebody serves there already; or the directory is missing, or cannot be written to.
         """
         self._check_open()
-        from .live.address import Listener, checked_path  # here, so that who does not serve imports none of it
-        from .live.server import Server
+        from .observe.address import Listener, checked_path  # here, so that who does not serve imports none of it
+        from .observe.server import Server
 
         listener = Listener(checked_path(path))
         try:

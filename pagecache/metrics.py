@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .distribution import needs
-from .live import documents, metrics
+from .observe import documents, metrics
 
 try:
     from prometheus_client.metrics_core import Metric

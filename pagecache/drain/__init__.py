@@ -6,7 +6,7 @@
     report.py     what came of it, for a person and for a program
 
 The data is in the other process, and so is all the work: nothing here reads or writes a byte of it, and what was begun
-goes on when this ends. What it asks, and how, is in docs/live.md and `pagecache.live.client`.
+goes on when this ends. What it asks, and how, is in docs/live.md and `pagecache.observe.client`.
 """
 
 from pagecache.drain.following import Outcome, Unusable

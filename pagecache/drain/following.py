@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pagecache.live.answers import FailedRange, Sync, SyncError
-from pagecache.live.client import Client, LiveError, Refused, TooSlow
+from pagecache.observe.answers import FailedRange, Sync, SyncError
+from pagecache.observe.client import Client, LiveError, Refused, TooSlow
 from pagecache.quantities import duration_text, printable
 
 __all__ = ["Follower", "Outcome", "Unsaved", "Unusable"]

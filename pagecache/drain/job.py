@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pagecache.drain.display import Display
 from pagecache.drain.following import Follower, Outcome, Unusable
-from pagecache.live.client import TooSlow
+from pagecache.observe.client import TooSlow
 from pagecache.quantities import printable
 
 __all__ = ["drain"]

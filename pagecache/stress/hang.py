@@ -24,8 +24,8 @@ from typing import Any
 
 from pagecache import PageCache
 from pagecache.native.recording import clock
+from pagecache.observe.tracing.chrome import Writer
 from pagecache.stress.plan import Plan
-from pagecache.tracing.chrome import Writer
 
 __all__ = ["Hang", "Recording", "recorded", "stacks"]
 

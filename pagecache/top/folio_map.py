@@ -13,7 +13,7 @@ from itertools import groupby
 
 from rich.text import Text
 
-from pagecache.live.answers import Folios
+from pagecache.observe.answers import Folios
 from pagecache.quantities import short_size
 from pagecache.top.states import ABSENT, BY_NAME, OTHER, STATES, State
 

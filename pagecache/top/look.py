@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pagecache.live.answers import Files, Waits
-from pagecache.live.client import Client, LiveError, Refused
+from pagecache.observe.answers import Files, Waits
+from pagecache.observe.client import Client, LiveError, Refused
 from pagecache.top.rows import Sample
 
 T = TypeVar("T")

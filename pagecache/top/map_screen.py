@@ -13,8 +13,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Static
 
-from pagecache.live.answers import Folios
-from pagecache.live.client import Client, LiveError, Refused
+from pagecache.observe.answers import Folios
+from pagecache.observe.client import Client, LiveError, Refused
 from pagecache.quantities import count_text, printable, short_size
 from pagecache.top.folio_map import MARGIN, amounts, map_lines, piece_size
 from pagecache.top.look import TIMEOUT, Looker

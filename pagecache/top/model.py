@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pagecache.live.answers import Waits
+from pagecache.observe.answers import Waits
 from pagecache.top.look import Question
 from pagecache.top.rows import (
     SORTS,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 from pagecache.quantities import printable
 from pagecache.top.columns import VOLUME_COLUMNS, Column, Row, file_columns
 from pagecache.top.look import TIMEOUT, Question, look

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 
 from rich.text import Text
 
-from pagecache.live.answers import Histogram, Trouble, Waits
+from pagecache.observe.answers import Histogram, Trouble, Waits
 from pagecache.quantities import (
     clean_in_text,
     count_text,

@@ -4,7 +4,7 @@ Counters only grow, and a file's are those of one object in memory: a count that
 that went back means that there is no "between", and every rate is None, which is not 0.
 """
 
-from pagecache.live.answers import Counters, Histogram, Stats
+from pagecache.observe.answers import Counters, Histogram, Stats
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 

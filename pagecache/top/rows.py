@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pagecache.live.answers import Cache, Counters, File, Files, Latency, Stats, Volume, Waits
-from pagecache.live.client import LiveError
+from pagecache.observe.answers import Cache, Counters, File, Files, Latency, Stats, Volume, Waits
+from pagecache.observe.client import LiveError
 from pagecache.top.rates import hit_rate, per_second, seconds_between, since
 from pagecache.top.states import local_bytes, parts
 

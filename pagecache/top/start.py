@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pagecache.distribution import needs
-from pagecache.live.client import find_sockets
+from pagecache.observe.client import find_sockets
 from pagecache.top.look import Question
 
 FILES_ONCE = 20

@@ -6,7 +6,7 @@ A colour never stands alone: bars and maps carry the letter too.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pagecache.live.answers import Counters
+from pagecache.observe.answers import Counters
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from pagecache.cli import main
 from pagecache.drain import Outcome, following
 from pagecache.drain.display import state_of
-from pagecache.live.answers import SyncError
+from pagecache.observe.answers import SyncError
 
 from .served import DIED, DONE, GIB, Served, failed_range, ticket
 

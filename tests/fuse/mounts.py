@@ -25,7 +25,7 @@ import pytest
 
 from pagecache.fuse.features import SHARED_MAPPINGS, features
 from pagecache.fuse.serving import why_cannot_serve
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 
 __all__ = [
     *("KINDS", "LOOPS", "MODES", "Mounted", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),

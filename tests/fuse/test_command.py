@@ -20,7 +20,7 @@ import pytest
 from pagecache.check_backend.target import Target
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 
 from ..file.rig import eventually
 from .below import Switch

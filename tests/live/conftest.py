@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagecache import PageCache, Volume
-from pagecache.live.server import Timeouts
+from pagecache.observe.server import Timeouts
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pagecache import ForkedError, PageCache, ShutdownError
-from pagecache.live import address
+from pagecache.observe import address
 from tests.file.rig import Task
 
 from .conftest import Served

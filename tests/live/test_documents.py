@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from pagecache import RetryPolicy
-from pagecache.live import documents
-from pagecache.live.syncs import Syncs
 from pagecache.native import STATES
+from pagecache.observe import documents
+from pagecache.observe.syncs import Syncs
 from tests.file.backends import PATIENCE, RecordingFile
 from tests.file.conftest import make as make  # the fixture
 from tests.file.rig import KEY, ONCE, PAGE, Rig, Task, eventually, pattern

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecache.live.http import BODY_MOST, HEAD_MOST, Refused, Request, Requests
+from pagecache.observe.http import BODY_MOST, HEAD_MOST, Refused, Request, Requests
 
 
 def read(data: bytes, *pieces: int) -> list[Request]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache, RetryPolicy, aio
-from pagecache.live import documents
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
+from pagecache.observe import documents
 from tests.aio.stores import Store
 from tests.file.backends import RecordingBackend
 from tests.file.conftest import make as make  # the fixture

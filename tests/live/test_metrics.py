@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecache import PageCache
-from pagecache.live import documents, metrics
-from pagecache.live.counters import COUNTERS
 from pagecache.metrics import Collector
+from pagecache.observe import documents, metrics
+from pagecache.observe.counters import COUNTERS
 
 from .conftest import Served
 from .wire import Connection, get
@@ -161,7 +161,9 @@ def test_who_lacks_the_library_is_told_what_to_install(tmp_path: Any) -> None:
 LAZY = """
 import sys
 import pagecache
-print([name for name in sys.modules if name.startswith(("pagecache.live", "pagecache.metrics", "http", "prometheus"))])
+heavy = ("pagecache.observe.", "pagecache.metrics", "http", "prometheus")
+loaded = [name for name in sys.modules if name.startswith(heavy)]
+print([name for name in loaded if not name.startswith("pagecache.observe.tracing")])
 """
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
-from pagecache.live import documents, metrics
-from pagecache.live.counters import COUNTERS
-from pagecache.live.routes import ROUTES
+from pagecache.observe import documents, metrics
+from pagecache.observe.counters import COUNTERS
+from pagecache.observe.routes import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| `(\w+)` \| (level|sum), (\w+)[^|]*\|([^|]+)\|([^|]+)\|([^|]+)\|$", re.MULTILINE)

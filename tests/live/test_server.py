@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from pagecache import PageCache, UnsavedDataError
-from pagecache.live import server
-from pagecache.live.server import CLIENTS_MOST, _Client
+from pagecache.observe import server
+from pagecache.observe.server import CLIENTS_MOST, _Client
 from tests.file.rig import eventually
 
 from .conftest import Served

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from pagecache import PageCache
-from pagecache.live import documents
-from pagecache.live.syncs import RUNNING_MOST, Busy, Syncs
+from pagecache.observe import documents
+from pagecache.observe.syncs import RUNNING_MOST, Busy, Syncs
 from tests.file.backends import RecordingBackend
 from tests.file.conftest import make as make
 from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, eventually
@@ -80,7 +80,7 @@ def test_syncs_are_bounded_and_forgotten_after_a_while(make: Make, monkeypatch: 
     gate.open()
     eventually(lambda: syncs.document(last)["done"])
     eventually(lambda: syncs.begin([rig.volume])["ticket"] == last + 1)
-    monkeypatch.setattr("pagecache.live.syncs.KEPT", -1.0)
+    monkeypatch.setattr("pagecache.observe.syncs.KEPT", -1.0)
     syncs.look()
     with pytest.raises(documents.NotThere):
         syncs.document(first)

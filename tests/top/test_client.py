@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.live.answers import Histogram, Malformed, Stats, decode
-from pagecache.live.client import (
+from pagecache.observe.answers import Histogram, Malformed, Stats, decode
+from pagecache.observe.client import (
     Client,
     LiveError,
     NewerSchema,
@@ -195,7 +195,7 @@ def test_a_refused_permission_says_so(owner: Owner, monkeypatch: pytest.MonkeyPa
     def connect(self: socket.socket, path: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pagecache.live.client.DeadlineSocket.connect", connect, raising=False)
+    monkeypatch.setattr("pagecache.observe.client.DeadlineSocket.connect", connect, raising=False)
     with Client(owner.path) as client, pytest.raises(NotAllowed, match="only the owner"):
         client.stats()
 
@@ -226,7 +226,7 @@ def test_json_that_nests_too_deep_is_no_document(owner: Owner) -> None:
 
 
 def test_an_answer_without_end_is_not_read(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pagecache.live.client.ANSWER_MAX", 1000)
+    monkeypatch.setattr("pagecache.observe.client.ANSWER_MAX", 1000)
     owner.changed["/v1/stats"] = (200, b" " * 1001)
     with Client(owner.path) as client, pytest.raises(NotPagecache, match="an answer of more than"):
         client.stats()

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pagecache.cli import main, top
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 from pagecache.top import look, start
 from pagecache.top.columns import VOLUME_COLUMNS
 from pagecache.top.once import WIDE, fitting, observe, print_tables

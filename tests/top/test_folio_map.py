@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecache.live.answers import Folios
+from pagecache.observe.answers import Folios
 from pagecache.top.folio_map import MARGIN, amounts, map_lines, piece_size, pieces
 from pagecache.top.states import BY_NAME
 

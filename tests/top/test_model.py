@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pagecache.live.answers import Files, Stats, decode
-from pagecache.live.client import NoSocket
+from pagecache.observe.answers import Files, Stats, decode
+from pagecache.observe.client import NoSocket
 from pagecache.top.look import Question
 from pagecache.top.model import FILES_MAX, FORGOTTEN, INTERVALS, Model
 from pagecache.top.rows import SORTS, Sample

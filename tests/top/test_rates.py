@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.live.answers import Histogram, Stats, decode
+from pagecache.observe.answers import Histogram, Stats, decode
 from pagecache.top.rates import hit_rate, per_second, quantile, seconds_between, since, sparkline
 
 from . import documents

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual import events
 
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 from pagecache.top import look
 from pagecache.top.main_screen import MainScreen
 from pagecache.top.rows import SORTS, FileRow

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from pagecache.cli import main
-from pagecache.live.client import Client
+from pagecache.observe.client import Client
 
 from .owner_process import PAGE
 from .screens import View, model_of, run_view

@@ -241,7 +241,7 @@ def test_an_error_in_the_middle_of_writing_leaves_what_was_there(
     cache: PageCache, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_text("before")
-    monkeypatch.setattr("pagecache.tracing.chrome.Writer._unfinished", lambda self: os.write(-1, b""))
+    monkeypatch.setattr("pagecache.observe.tracing.chrome.Writer._unfinished", lambda self: os.write(-1, b""))
     with pytest.raises(OSError, match="Bad file descriptor"), cache.trace(path):
         pass
     assert path.read_text() == "before"

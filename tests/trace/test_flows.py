@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagecache.tracing.flows import Extents, Step
+from pagecache.observe.tracing.flows import Extents, Step
 
 SIZE = 24
 RANGE = st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)).map(lambda r: (r[0], min(SIZE, r[0] + r[1])))

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-from ..native.recording import CALLS, Fate, Flag, Kind, Record, Recorder, Taken, names_of, text_of, threads
+from ...native.recording import CALLS, Fate, Flag, Kind, Record, Recorder, Taken, names_of, text_of, threads
 from .flows import Flows, Point
 
 __all__ = ["Writer"]

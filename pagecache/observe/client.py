@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
-from pagecache.live.answers import SCHEMA, Failed, Files, Folios, Malformed, Stats, Sync, Waits, decode
+from pagecache.observe.answers import SCHEMA, Failed, Files, Folios, Malformed, Stats, Sync, Waits, decode
 
 __all__ = [
     "Client",

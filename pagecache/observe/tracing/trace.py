@@ -19,13 +19,13 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ..distribution import VERSION
-from ..errors import PageCacheError
-from ..native.recording import Recorder, clock
+from ...distribution import VERSION
+from ...errors import PageCacheError
+from ...native.recording import Recorder, clock
 from .chrome import Writer
 
 if TYPE_CHECKING:
-    from ..cache import PageCache
+    from ...cache import PageCache
 
 __all__ = ["RECORDS", "Trace"]
 
