@@ -12,7 +12,7 @@ PIP  := $(PY) -m pip install -q --disable-pip-version-check
 
 NATIVE := pagecache/_native
 LOOP   := $(NATIVE)/fuse
-BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.c $(NATIVE)/*.h) $(LOOP)/build.py $(wildcard $(LOOP)/*.c $(LOOP)/*.h)
+BUILD  := pyproject.toml setup.py $(NATIVE)/build.py $(wildcard $(NATIVE)/*.h $(NATIVE)/*/*.[ch]) $(LOOP)/build.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -104,8 +104,10 @@ lint: $(VENV)/.built $(VENV)/.dev                                     ## ruff, m
 pytest: $(VENV)/.built $(VENV)/.dev $(DEBUG)/.built build/c-schedules/schedules ## Python tests alone
 	$(PY) -m pytest -q -m "not slow and not soak" -n 3 --dist loadgroup
 
-# C tests: each program of tests/native with those files of the core that know nothing of Python (types.h brings it in).
-CORE_C    := $(if $(wildcard $(NATIVE)/*.c),$(shell grep -L '^ *\# *include *[<"]\(Python\|types\|handle\|async\|awaitable\)\.h' $(NATIVE)/*.c))
+# C tests: each program of tests/native with the folders of the core that are free of Python.
+CORE      := base memory state file io
+CORE_C    := $(wildcard $(CORE:%=$(NATIVE)/%/*.c))
+CORE_H    := $(wildcard $(NATIVE)/*.h $(CORE:%=$(NATIVE)/%/*.h))
 TESTS_C   := $(wildcard tests/native/test_*.c)
 CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
 VARIANTS  := plain asan tsan
@@ -121,7 +123,7 @@ define variant
 OBJECTS_$(1)  := $$(CORE_C:$(NATIVE)/%.c=build/c-$(1)/%.o)
 PROGRAMS_$(1) := $$(TESTS_C:tests/native/%.c=build/c-$(1)/%)
 
-build/c-$(1)/%.o: $(NATIVE)/%.c $(wildcard $(NATIVE)/*.h) Makefile
+build/c-$(1)/%.o: $(NATIVE)/%.c $(CORE_H) Makefile
 	@mkdir -p $$(@D)
 	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -c $$< -o $$@
 
@@ -160,16 +162,16 @@ ctest-tsan: run-c-tsan run-fuse-tsan                                            
 
 # Schedules (docs/testing.md): the core and a small world over simulated threads, one program. Data races are TSan's to find, in
 # the programs with real threads.
-SCHEDULES_O        := $(notdir $(patsubst %.c,%.o,$(CORE_C) $(wildcard tests/native/schedules/*.c)))
+SCHEDULES_O        := $(CORE_C:$(NATIVE)/%.c=%.o) $(patsubst tests/native/schedules/%.c,%.o,$(wildcard tests/native/schedules/*.c))
 FLAGS_schedules      := -O2 -DPC_SCHEDULED=1 -Itests/native/schedules
 FLAGS_schedules-asan := $(FLAGS_asan) -DPC_SCHEDULED=1 -Itests/native/schedules
 
 define schedules
-build/c-$(1)/%.o: $(NATIVE)/%.c $(wildcard $(NATIVE)/*.h) tests/native/schedules/schedule.h Makefile
+build/c-$(1)/%.o: $(NATIVE)/%.c $(CORE_H) tests/native/schedules/schedule.h Makefile
 	@mkdir -p $$(@D)
 	@$(CC) $(CFLAGS_C) $$(FLAGS_$(1)) -c $$< -o $$@
 
-build/c-$(1)/%.o: tests/native/schedules/%.c $(wildcard $(NATIVE)/*.h tests/native/*.h tests/native/schedules/*.h) Makefile
+build/c-$(1)/%.o: tests/native/schedules/%.c $(CORE_H) $(wildcard tests/native/*.h tests/native/schedules/*.h) Makefile
 	@mkdir -p $$(@D)
 	@$(CC) $(CFLAGS_C) $$(FLAGS_$(1)) -c $$< -o $$@
 
@@ -254,7 +256,7 @@ docs: .venv-docs/.installed $(VENV)/.created                          ## build t
 fmt: $(VENV)/.dev                                                     ## format Python and C
 	$(RUN)/ruff check -q --fix-only
 	$(RUN)/ruff format -q
-	$(if $(wildcard $(NATIVE)/*.[ch] $(LOOP)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch] tests/native/fuse/*.[ch]),$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.[ch] $(LOOP)/*.[ch] tests/native/*.[ch] tests/native/schedules/*.[ch] tests/native/fuse/*.[ch]))
+	$(RUN)/clang-format -i $(wildcard $(NATIVE)/*.h $(NATIVE)/*/*.[ch] tests/native/*.[ch] tests/native/*/*.[ch])
 
 clean:                                                                ## remove what was built, environments too
 	rm -rf build dist *.egg-info .venv .venv-docs .venv-s3fs .venv-smart-open $(NATIVE)/*.so $(NATIVE)/_core.c .mypy_cache .ruff_cache .pytest_cache .hypothesis

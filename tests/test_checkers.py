@@ -14,7 +14,7 @@ CHECKED = {f"I-{number}" for number in range(1, 17)}
 
 def reported() -> set[str]:
     """Invariants that some checker of the core can name."""
-    text = "".join(path.read_text(encoding="utf-8") for path in NATIVE.glob("*.c"))
+    text = "".join(path.read_text(encoding="utf-8") for path in NATIVE.glob("*/*.c"))
     return set(re.findall(r'pc_violated\(out, "(I-\d+)"', text))
 
 

@@ -332,7 +332,7 @@ def test_ids_in_the_code_are_in_the_contract() -> None:
     """Ids in brackets in the core, the engine and the tests point to docs/contract.md."""
     contract = (DOCS / "contract.md").read_text(encoding="utf-8")
     missing: dict[str, str] = {}
-    for folder, pattern in (("pagecache", "**/*.py"), ("pagecache/_native", "*.[ch]"), ("tests", "**/*.[pch]*")):
+    for folder, pattern in (("pagecache", "**/*.py"), ("pagecache/_native", "**/*.[ch]"), ("tests", "**/*.[pch]*")):
         for path in sorted((ROOT / folder).glob(pattern)):
             if path.suffix not in (".py", ".c", ".h") or path.name in ("_core.c", Path(__file__).name):
                 continue

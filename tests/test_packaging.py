@@ -89,7 +89,7 @@ def repaired(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sdist_has_all_that_is_needed_to_build_and_to_test(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[0]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    tracked = [*ROOT.glob("pagecache/_native/*.[ch]"), *ROOT.glob("pagecache/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    tracked = [*ROOT.glob("pagecache/_native/**/*.[ch]"), *ROOT.glob("pagecache/**/*.py"), *ROOT.glob("tests/**/*.py")]
     wanted = {str(path.relative_to(ROOT)) for path in tracked if path.name != "_core.c"}
     wanted |= {"Makefile", "LICENSE", "README.md", "setup.py", "pyproject.toml", "pagecache/py.typed"}
     assert wanted <= names

@@ -49,7 +49,7 @@ def test_code_is_no_text(tmp_path: Path) -> None:
 
 def test_each_kind_of_text_has_a_limit() -> None:
     kinds = {
-        "pagecache/_native/folio.c": "C",
+        "pagecache/_native/state/folio.c": "C",
         "pagecache/_native/file/read.h": "C",
         "pagecache/cache.py": "Python",
         "examples/tour.py": "Python",

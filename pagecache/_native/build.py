@@ -22,6 +22,7 @@ import sysconfig
 from cffi import FFI
 
 FOLDER = os.path.join("pagecache", "_native")
+FOLDERS = ("base", "memory", "state", "file", "io", "types")  # from the bottom up: includes and calls go down only
 HEADER = os.path.join(FOLDER, "pagecache.h")
 WARNINGS = ["-Wall", "-Wextra"]
 LANGUAGE = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-pthread"]
@@ -50,16 +51,17 @@ def flags(sanitize: str, debug: bool) -> tuple[list[str], list[str]]:
 
 def builder() -> FFI:
     """The cffi builder for the variant that the environment asks for."""
-    sources = sorted(path for path in glob.glob(os.path.join(FOLDER, "*.c")) if not path.endswith("_core.c"))
+    sources = sorted(path for folder in FOLDERS for path in glob.glob(os.path.join(FOLDER, folder, "*.c")))
+    headers = sorted(path for folder in FOLDERS for path in glob.glob(os.path.join(FOLDER, folder, "*.h")))
     compile_args, link_args = flags(os.environ.get("PAGECACHE_SANITIZE", ""), os.environ.get("PAGECACHE_DEBUG") == "1")
     ffi = FFI()
     ffi.cdef(declarations(HEADER))
     ffi.set_source(
         "pagecache._native._core",
-        '#include "pagecache.h"\n#include "gil.h"',
+        '#include "pagecache.h"\n#include "types/gil.h"',
         sources=sources,
         include_dirs=[FOLDER],
-        depends=[*sorted(glob.glob(os.path.join(FOLDER, "*.h"))), os.path.join(FOLDER, "build.py"), "pyproject.toml"],
+        depends=[*glob.glob(os.path.join(FOLDER, "*.h")), *headers, os.path.join(FOLDER, "build.py"), "pyproject.toml"],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         py_limited_api=not sysconfig.get_config_var("Py_GIL_DISABLED"),

@@ -75,7 +75,7 @@ AsyncHandle = extension.AsyncHandle
 
 
 class Op(Protocol):
-    """An operation: see `_native/op.c`. Whoever gets one calls begin and complete; C settles it afterwards."""
+    """An operation: see `_native/types/op.c`. Whoever gets one calls begin and complete; C settles it afterwards."""
 
     offset: int
     length: int
@@ -140,7 +140,7 @@ class Op(Protocol):
 
 
 class Ticket(Protocol):
-    """One wait of one task: see `_native/ticket.c`. Awaited on the loop that it was made on."""
+    """One wait of one task: see `_native/types/ticket.c`. Awaited on the loop that it was made on."""
 
     def __await__(self) -> Generator[Any, None, Any]: ...
     def finish(self, value: object, error: BaseException | None, /) -> None:
@@ -210,7 +210,7 @@ def waiting_since(core: object) -> float:
 
 
 class WaitRecord(NamedTuple):
-    """A wait on record: see `_native/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
+    """A wait on record: see `_native/base/waits.h`. `wakes`, `loop`: of a task, what wakes it and where it runs."""
 
     number: int
     kind: int
@@ -227,8 +227,8 @@ class WaitRecord(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operation that runs or holds something: see `_native/waiting.c`. [pos, end) is what its call is about, [start,
-    stop) all of it; `helper`: its thread is one of the volume's.
+    """An operation that runs or holds something: see `_native/types/waiting.c`. [pos, end) is the range of its call,
+    [start, stop) all of it; `helper`: its thread is one of the volume's.
     """
 
     kind: int

@@ -1,4 +1,4 @@
-"""What a trace records: `_native/record.c` seen from Python.
+"""What a trace records: `_native/base/record.c` seen from Python.
 
 While a trace runs the cache has a ring of records. C makes most of them, waits among them; the engine some of its own
 through `Span`.

@@ -1,4 +1,4 @@
-"""Threads that are simulated, as C sees them: see `_native/simulated.c`."""
+"""Threads that are simulated, as C sees them: see `_native/types/simulated.c`."""
 
 from __future__ import annotations
 

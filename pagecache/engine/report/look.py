@@ -37,9 +37,9 @@ FOLIO, FLIGHT, INVALIDATE, EXCLUSIVE, SHARE, TOKENS, CREDIT = (
 )
 """Kinds of waits of C; the others have a Reason."""
 FILL, UNCACHED, WRITE, COMMIT, CALLER = range(5)
-"""Kinds of operations, as `_native/types.h` has them."""
+"""Kinds of operations, as `_native/types/types.h` has them."""
 STRAY = 4
-"""The token of a call that was left behind, as `_native/lock.h` has it."""
+"""The token of a call that was left behind, as `_native/base/lock.h` has it."""
 COARSE = 0.01
 """Seconds by which the clock of operations may be behind that of records."""
 

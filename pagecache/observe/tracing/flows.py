@@ -1,7 +1,7 @@
 """From a write to the commit that made it durable, exactly.
 
-Records come in the order of what happened to each byte (see `_native/record.c`), so this is a matter of bookkeeping:
-where each byte is, and whose it is.
+Records come in the order of what happened to each byte (see `_native/base/record.c`), so this is a matter of
+bookkeeping: where each byte is, and whose it is.
 
     WROTE       the bytes are the call's, whoever had them before
     HANDED      what is dirty of the range goes into the request

@@ -352,7 +352,7 @@ class Scheduler:
     # -- for CORE
 
     def ask(self, what: int, point: str | None, word: int, number: int, gil: int) -> int:
-        """See `_native/simulated.c`; called without what CORE has put aside."""
+        """See `_native/types/simulated.c`; called without what CORE has put aside."""
         if self.stopped:
             self._root.switch()
         if what == simulated.WAKE:

@@ -1,0 +1,322 @@
+/*
+ * wait.c - leaf locks, events and the only sleeps.
+ *
+ * A leaf lock spins a little and then sleeps on its word. An event is a sequence number: a waiter announces itself, reads
+ * the sequence, looks at its condition and sleeps only while the sequence stands; whoever changes the condition advances
+ * the sequence first and wakes when somebody announced himself. Both sides pass a full fence between their store and their
+ * load (sequentially consistent operations on `seq` and `waiters`), so no wake-up is lost.
+ *
+ * Called with no leaf lock held. Sleeping happens without the GIL, in slices that the caller chooses.
+ */
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "internal.h"
+#include "base/scheduler.h"
+
+_Atomic u32 pc_fork_epoch;
+_Thread_local const struct pc_scheduler *pc_scheduler;
+
+void pc_forked(void)
+{
+	atomic_fetch_add(&pc_fork_epoch, 1);
+	pc_watch_forked();
+}
+
+void pc_fail_assert(const char *file, int line, const char *text)
+{
+	fprintf(stderr, "pagecache: %s:%d: assertion failed: %s\n", file, line, text);
+	fflush(stderr);
+	abort();
+}
+
+#ifdef PC_SCHEDULED
+enum { SPINS = 0 }; /* nobody else runs meanwhile */
+
+static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+{
+	return schedule_wait(word, value, timeout_ns);
+}
+
+void pc_futex_wake(_Atomic u32 *word, int n)
+{
+	schedule_wake(word, n);
+}
+
+void pc_yield(void)
+{
+	schedule_yield();
+}
+#else
+enum { SPINS = 100 };
+
+static int futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+{
+	if (PC_UNLIKELY(pc_scheduler))
+		return atomic_load(word) == value ? pc_scheduler->wait(word, timeout_ns) : 0;
+	struct timespec ts = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+	if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout_ns < 0 ? NULL : &ts, NULL, 0) == 0)
+		return 0;
+	return errno == EINTR ? -EINTR : errno == ETIMEDOUT ? -ETIMEDOUT : 0;
+}
+
+void pc_futex_wake(_Atomic u32 *word, int n)
+{
+	if (PC_UNLIKELY(pc_scheduler))
+		pc_scheduler->wake(word, n);
+	else
+		syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+/* Who has what we need is about to let it go, and tells nobody. */
+void pc_yield(void)
+{
+	if (PC_UNLIKELY(pc_scheduler))
+		pc_scheduler->yield();
+	else
+		sched_yield();
+}
+#endif
+
+/* Return: 0 woken or the value differed, -EINTR, -ETIMEDOUT. */
+int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns)
+{
+	pc_debug_unlocked("futex wait");
+	return futex_wait(word, value, timeout_ns);
+}
+
+void pc_leaf_lock_slow(struct pc_leaf_lock *l)
+{
+	for (int spin = 0; spin < SPINS; spin++) {
+		u32 free_word = 0;
+		if (atomic_load_explicit(&l->word, memory_order_relaxed) == 0 &&
+		    atomic_compare_exchange_weak_explicit(&l->word, &free_word, 1, memory_order_acquire,
+							  memory_order_relaxed))
+			return;
+#if defined(__x86_64__) || defined(__i386__)
+		__builtin_ia32_pause();
+#endif
+	}
+	while (atomic_exchange_explicit(&l->word, 2, memory_order_acquire) != 0)
+		futex_wait(&l->word, 2, -1);
+}
+
+void pc_leaf_wake(struct pc_leaf_lock *l)
+{
+	pc_futex_wake(&l->word, 1);
+}
+
+void pc_event_wake(struct pc_event *e)
+{
+	atomic_fetch_add(&e->seq, 1);
+	PC_POINT("event_advanced");
+	if (atomic_load(&e->waiters))
+		pc_futex_wake(&e->seq, INT_MAX);
+	if (atomic_load(&e->watched) && PC_FIX("tasks_are_woken"))
+		pc_watch_notify(e);
+}
+
+struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)
+{
+	return &c->folio_events[(folio * 2654435761u) >> 24];
+}
+
+#ifdef PC_DEBUG
+/*
+ * Debug builds: the leaf levels a thread holds, and named points at which a test can hold a thread.
+ */
+#include <pthread.h>
+
+#ifdef PC_SCHEDULED
+#define held schedule_held() /* of the simulated thread */
+#else
+static _Thread_local u32 held[16];
+#endif
+
+void pc_debug_lock(int level)
+{
+	for (int l = level + 1; l < 16; l++)
+		if (held[l])
+			pc_fail_assert(__FILE__, __LINE__, "lock order (I-15): an inner lock is held");
+	held[level]++;
+}
+
+void pc_debug_trylock(int level)
+{
+	held[level]++;
+}
+
+void pc_debug_unlock(int level)
+{
+	PC_ASSERT(held[level] > 0);
+	held[level]--;
+}
+
+void pc_debug_unlocked(const char *where)
+{
+	for (int l = 0; l < 16; l++)
+		if (held[l]) {
+			fprintf(stderr, "pagecache: %s with a leaf lock of level %d held\n", where, l);
+			pc_fail_assert(__FILE__, __LINE__, "no leaf lock held (I-15)");
+		}
+}
+
+/* Where the simulated thread that runs may give way; not with a leaf lock, which the others would spin for. */
+void pc_point_reached(const char *point)
+{
+	if (PC_LIKELY(!pc_scheduler))
+		return;
+	for (int l = 0; l < 16; l++)
+		if (held[l])
+			return;
+	pc_scheduler->point(point);
+}
+
+enum { PC_SYNC_POINTS = 16 };
+struct sync_point {
+	char name[32];
+	u32 skip;
+	bool armed, arrived, released;
+};
+static struct sync_point sync_points[PC_SYNC_POINTS];
+static pthread_mutex_t sync_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t sync_cond = PTHREAD_COND_INITIALIZER;
+static _Atomic u32 sync_armed;
+/* One passage of a point in so many pauses; 0: none. The seed chooses which, and how long. */
+static _Atomic u32 noise_one_in, noise_most_us;
+static _Atomic u64 noise_state;
+
+/* What lies between two instructions is nearly never met by another thread: now and then one stays there for a moment. */
+static void disturb(u32 one_in)
+{
+	u64 x = atomic_fetch_add_explicit(&noise_state, 0x9e3779b97f4a7c15u, memory_order_relaxed);
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	x ^= x >> 31;
+	if (x % one_in)
+		return;
+	u64 us = (x >> 32) % (atomic_load_explicit(&noise_most_us, memory_order_relaxed) + 1);
+	struct timespec pause = {.tv_nsec = (long)us * 1000};
+	nanosleep(&pause, NULL);
+}
+
+/* @most_us: below a second. @one_in: 0 ends it. */
+void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us)
+{
+	atomic_store(&noise_state, seed);
+	atomic_store(&noise_most_us, most_us);
+	atomic_store(&noise_one_in, one_in);
+}
+
+static struct sync_point *sync_find(const char *name)
+{
+	for (int k = 0; k < PC_SYNC_POINTS; k++)
+		if (sync_points[k].armed && strcmp(sync_points[k].name, name) == 0)
+			return &sync_points[k];
+	return NULL;
+}
+
+void pc_sync_reached(const char *point)
+{
+	if (PC_UNLIKELY(pc_scheduler)) { /* which decides who passes when: no pauses, and nobody is held */
+		pc_point_reached(point);
+		return;
+	}
+	u32 one_in = atomic_load_explicit(&noise_one_in, memory_order_relaxed);
+	if (one_in)
+		disturb(one_in);
+	if (!atomic_load_explicit(&sync_armed, memory_order_relaxed))
+		return;
+	pthread_mutex_lock(&sync_mutex);
+	struct sync_point *s = sync_find(point);
+	if (s && s->skip) {
+		s->skip--;
+	} else if (s && !s->arrived) {
+		s->arrived = true;
+		pthread_cond_broadcast(&sync_cond);
+		while (!s->released)
+			pthread_cond_wait(&sync_cond, &sync_mutex);
+		s->armed = false;
+		atomic_fetch_sub(&sync_armed, 1);
+	}
+	pthread_mutex_unlock(&sync_mutex);
+}
+
+void pc_sync_arm(const char *point, uint32_t skip)
+{
+	pthread_mutex_lock(&sync_mutex);
+	for (int k = 0; k < PC_SYNC_POINTS; k++)
+		if (!sync_points[k].armed) {
+			sync_points[k] = (struct sync_point){.skip = skip, .armed = true};
+			snprintf(sync_points[k].name, sizeof(sync_points[k].name), "%s", point);
+			atomic_fetch_add(&sync_armed, 1);
+			break;
+		}
+	pthread_mutex_unlock(&sync_mutex);
+}
+
+bool pc_sync_arrived(const char *point)
+{
+	pthread_mutex_lock(&sync_mutex);
+	struct sync_point *s = sync_find(point);
+	bool arrived = s && s->arrived;
+	pthread_mutex_unlock(&sync_mutex);
+	return arrived;
+}
+
+void pc_sync_release(const char *point)
+{
+	pthread_mutex_lock(&sync_mutex);
+	struct sync_point *s = sync_find(point);
+	if (s && s->arrived) {
+		s->released = true;
+		pthread_cond_broadcast(&sync_cond);
+	} else if (s) {
+		s->armed = false;
+		atomic_fetch_sub(&sync_armed, 1);
+	}
+	pthread_mutex_unlock(&sync_mutex);
+}
+
+static const char *_Atomic fix_removed; /* stays valid: the caller's, for as long as it is removed */
+
+bool pc_fix_present(const char *fix)
+{
+	const char *removed = atomic_load_explicit(&fix_removed, memory_order_relaxed);
+	return !removed || strcmp(removed, fix) != 0;
+}
+
+/* One at a time, for a process that is expected to fail; NULL: all are in again. */
+void pc_fix_remove(const char *fix)
+{
+	atomic_store(&fix_removed, fix);
+}
+#else
+void pc_fix_remove(const char *fix)
+{
+	(void)fix;
+}
+void pc_sync_noise(uint64_t seed, uint32_t one_in, uint32_t most_us)
+{
+	(void)seed, (void)one_in, (void)most_us;
+}
+void pc_sync_arm(const char *point, uint32_t skip)
+{
+	(void)point, (void)skip;
+}
+bool pc_sync_arrived(const char *point)
+{
+	(void)point;
+	return false;
+}
+void pc_sync_release(const char *point)
+{
+	(void)point;
+}
+#endif

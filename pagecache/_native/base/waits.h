@@ -1,0 +1,39 @@
+/*
+ * waits.h - who waits, and for what: a record for each caller that sleeps, for as long as he does (waits.c).
+ */
+#ifndef PC_WAITS_H
+#define PC_WAITS_H
+
+#include "base/base.h"
+
+struct pc_cache;
+
+enum { PC_WAITS_MAX = 1 << 16 };
+
+/* What a waiter says of himself. `reason` and `waiter` are objects of who writes and reads records; CORE only keeps them. */
+struct pc_wait {
+	u64 kind; /* PC_WAIT_* */
+	u64 since_ns;
+	u64 thread; /* as pthread_self() says */
+	u64 volume; /* address, 0: of none */
+	u64 inode;  /* id, 0: of none */
+	u64 pos, end;
+	u64 request; /* FOLIO: the fill that owned it when the waiting began, 0: a section of C code */
+	u64 reason, waiter;
+};
+enum { PC_WAIT_WORDS = sizeof(struct pc_wait) / sizeof(u64) };
+
+struct pc_wait_record {
+	_Atomic u64 number; /* never used twice in a cache; 0: nobody's */
+	_Atomic u64 words[PC_WAIT_WORDS];
+	u32 link_free;
+};
+
+u64 pc_thread_id(void);
+u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w);
+void pc_wait_end(struct pc_cache *c, u32 id);
+u64 pc_wait_read(struct pc_cache *c, u32 id, struct pc_wait *out);
+u32 pc_waits_bound(struct pc_cache *c);
+u64 pc_waits_oldest_ns(struct pc_cache *c);
+
+#endif

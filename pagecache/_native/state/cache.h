@@ -1,0 +1,85 @@
+/*
+ * cache.h - all that the volumes of one cache share: memory, pools, reclaim queues, limits, tables of inodes and volumes.
+ */
+#ifndef PC_CACHE_H
+#define PC_CACHE_H
+
+#include "memory/arena.h"
+#include "base/pool.h"
+#include "state/reclaim.h"
+#include "memory/shadow.h"
+#include "base/waits.h"
+
+struct pc_trace;
+struct pc_recorder;
+
+enum { PC_EXT_CLASSES = 4 };
+enum { PC_INODES_MAX = 1 << 24, PC_INODES_MIN = 1 << 20, PC_INODE_SLOT_BITS = 24 };
+enum { PC_FOLIO_EVENTS = 256, PC_VOLUMES_MAX = 4096 };
+
+struct pc_cache {
+	struct pc_arena arena;
+	struct pc_pool folios, leaves, nodes, exts[PC_EXT_CLASSES], requests, shadows;
+	struct pc_pool waits; /* who sleeps now (waits.c) */
+	_Atomic u64 wait_number;
+	u32 page_shift, page_size, max_order;
+	u32 cow_pages;
+	_Atomic u64 local;                      /* blocks of L in the whole cache, those of P aside */
+	_Atomic u64 unstable;                   /* blocks of U */
+	_Atomic u64 write_pinned;               /* blocks of P */
+	_Atomic u64 staged_bytes;               /* memory that the maps of S take */
+	_Atomic u64 dirty_limit, dirty_background; /* blocks */
+	_Atomic u64 dirty_free;                    /* blocks: the midpoint between these two */
+	_Atomic u64 reserved;                      /* blocks, of all volumes */
+	struct pc_leaf_lock room_lock;             /* level 7: reservations, lines */
+	_Atomic u64 now_ns;
+	_Atomic u32 poison;
+	_Atomic u32 flusher_wanted;
+	struct pc_event event;         /* room */
+	struct pc_event flusher_event; /* the engine's flusher sleeps here */
+	struct pc_event folio_events[PC_FOLIO_EVENTS];
+	struct pc_leaf_lock queue_lock; /* level 7: queues, ghost */
+	struct pc_fifo small, main;
+	u32 *ghost;
+	u32 ghost_mask;
+	size_t ghost_reserved;
+	_Atomic u64 evicted, evict_examined_max, evict_calls, evict_examined;
+	struct pc_leaf_lock shadow_lock; /* level 8 */
+	u64 held_pages; /* of the frames in the table */
+	u32 shadow_heads[PC_SHADOW_BUCKETS];
+	struct pc_leaf_lock table_lock; /* level 7: inode slots, volumes */
+	_Atomic(struct pc_inode *) *inodes; /* written under the lock, like the number of slots; read without */
+	u32 inodes_max; /* room in `inodes`: a cached object has a page at least */
+	struct pc_inode *free_inodes;
+	_Atomic u32 inode_slots;
+	_Atomic u32 nr_inodes;
+	_Atomic u32 nr_hollow;
+	u32 checks; /* pc_check's own, like `checked` in a volume */
+	struct pc_leaf_lock hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
+	u64 inode_generation;
+	struct pc_volume *volumes[PC_VOLUMES_MAX];
+	u32 nr_volumes;
+	u16 next_tag;
+	/* These lie in one line: what every verb reads, and beside it what a trace turns on (record.c). */
+	_Alignas(16) u32 fork_epoch;
+	_Atomic u8 recording;
+	_Atomic u8 closed;
+	_Atomic u32 copies; /* optimistic copies that run without the interpreter lock: frames stay mapped meanwhile */
+	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
+	struct pc_trace *trace;
+	struct pc_recorder *recorder;
+	_Atomic u64 last_serial; /* of requests */
+};
+
+/* Behind the last page that a file can have. */
+static inline u64 pc_last_index(const struct pc_cache *c)
+{
+	return UINT64_MAX >> c->page_shift;
+}
+
+static inline u64 pc_now(const struct pc_cache *c)
+{
+	return atomic_load_explicit(&((struct pc_cache *)c)->now_ns, memory_order_relaxed);
+}
+
+#endif

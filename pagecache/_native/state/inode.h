@@ -1,0 +1,223 @@
+/*
+ * inode.h - all that one file can be: sizes, locks, index, pass, counts (inode.c).
+ */
+#ifndef PC_INODE_H
+#define PC_INODE_H
+
+#include "state/direct.h"
+#include "state/folio.h"
+#include "base/record.h"
+#include "state/staged.h"
+#include "state/volume.h"
+#include "state/writeback.h"
+
+enum { PC_INVAL_RING = 32 };
+
+struct pc_inval {
+	u64 seq, pos, end;
+};
+
+/* What needs a commit and is no folio (contract 2.17): what a reconnect has to repeat, or to report as lost. */
+struct pc_undone {
+	u64 lowest;             /* smallest size that a truncate gave it; UINT64_MAX: none */
+	u64 hole_pos, hole_end; /* hull of the holes; empty: none */
+	u64 gone_pos, gone_end; /* hull of what was given up and may be stored: nothing read of it outlasts a commit */
+	u8 created;
+};
+
+/* A block of memory for a change that must not fail (pc_views_reserve). */
+struct pc_spare {
+	u32 frame, order;
+	bool full;
+};
+
+struct pc_inode {
+	struct pc_leaf_lock leaf; /* level 6: guards all below unless a line says otherwise */
+	struct pc_cache *cache; /* as long as the struct is there, which may be many inodes */
+	u32 slot; /* its place in the cache's table, as long */
+	_Atomic u32 lock_word; /* inode lock: fast path by compare-and-swap, queue under the leaf lock */
+	_Atomic u64 root; /* slot << 8 | levels, one word for lock-free readers */
+	_Atomic u64 size; /* writers: leaf lock and inode lock X */
+	_Atomic u64 remote_size;
+	u64 id;
+	struct pc_inode *next_free;
+	void *user; /* the engine's object, for the C types; under the GIL */
+	struct pc_volume *volume;
+	struct pc_event event;
+	struct pc_list lock_queue, token_queue;
+	struct pc_waiter pass_waiter, commit_waiter;
+	u8 token, commit_running, commit_queued, dead, readable;
+	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
+	u8 on_dirty_list, pass_wanted;
+	u8 on_aged_list;   /* volume leaf */
+	u8 on_hollow_list; /* the cache's hollow_lock */
+	u8 unused; /* the engine says: no handle has it open */
+	u8 aside;  /* the same: enum pc_aside */
+	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
+	u8 settle; /* the engine wants the token for work of its own: pc_settle_start */
+	u8 commit_asked; /* somebody wants a commit, not only the engine its work */
+	u8 commit_due; /* the one that runs is to commit */
+	u64 commit_stamp; /* largest epoch of those who want one and had seen that it was handed over; 0: of nobody */
+	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
+	_Atomic u32 hits_open; /* of these: hits (hit.c) */
+	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */
+	struct pc_pass pass;
+	_Atomic u64 inval_seq; /* changed under the leaf lock */
+	struct pc_inval inval_ring[PC_INVAL_RING];
+	u64 stamp_m, stamp_m_moved;
+	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
+	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
+	u32 nr_direct; /* the direct-I/O count: direct writes that run */
+	u32 nr_direct_left; /* of these, whose caller has gone */
+	u32 tails; /* left in storage behind remote_size by direct writes */
+	u32 tails_owed; /* of these, which the engine owes a cut */
+	u64 commits_failed; /* and may have forgotten what was acknowledged */
+	u64 committed_size; /* remote_size at the last successful commit */
+	u64 direct_end; /* of what direct writes have stored since pc_base_asked() */
+	u64 old_end; /* zeros behind it are to be cut off when a fill unlocks the folio that holds it; 0: none */
+	u64 commit_size; /* the same at the start of the one that runs */
+	u64 commit_generation; /* of the volume, when the running commit began */
+	struct pc_span commit_span; /* the one that runs */
+	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
+	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
+	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known: leaf lock and volume leaf */
+	u64 fail_seq; /* permanent failures so far */
+	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
+	u64 commit_seq;
+	struct pc_spare spare; /* of who holds the token */
+	u32 nr_folios;
+	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
+	/* blocks; nr_failed is read without the lock (pc_some_failed) */
+	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
+	struct pc_staged staged; /* S; its `bytes` are read without the lock */
+	struct pc_list work_pass, work_commit; /* volume leaf */
+	struct pc_list dirty_link; /* volume leaf */
+	struct pc_list aged_link; /* volume leaf */
+	struct pc_list hollow_link; /* hollow_lock */
+	struct pc_list volume_link; /* volume leaf */
+	struct pc_limits limits;
+	struct pc_counters counters;
+};
+
+static inline void pc_inode_leaf_lock(struct pc_inode *i)
+{
+	pc_leaf_lock(&i->leaf, PC_LEVEL_INODE);
+}
+static inline void pc_inode_leaf_unlock(struct pc_inode *i)
+{
+	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
+}
+
+/* Direct writes have left something in storage behind remote_size, and the engine does not owe the cut yet. Leaf lock held. */
+static inline bool pc_tail_noted(const struct pc_inode *i)
+{
+	return i->tails != i->tails_owed;
+}
+
+/* Add to one of the inode's counters, and to the same one of its volume. Leaf lock held. */
+static inline void pc_counted(struct pc_inode *i, u64 *counter, u64 n)
+{
+	*counter += n;
+	u64 *all = (u64 *)&i->volume->counted + (counter - (u64 *)&i->counters);
+	__atomic_fetch_add(all, n, __ATOMIC_RELAXED);
+}
+
+/* The same off the hot path. Context: no leaf lock. */
+static inline void pc_count(struct pc_inode *i, u64 *counter, u64 n)
+{
+	pc_inode_leaf_lock(i);
+	pc_counted(i, counter, n);
+	pc_inode_leaf_unlock(i);
+}
+
+/* The volume's counter of hits without the interpreter lock: threads in different files seldom share a line of it. */
+static inline _Atomic u64 *pc_hits_of(struct pc_inode *i)
+{
+	return &i->volume->hits[i->slot % PC_HIT_LINES].n;
+}
+
+/* Sizes change through these two only, which keep the sums of the volume. Leaf lock held. */
+static inline void pc_set_size(struct pc_inode *i, u64 size)
+{
+	pc_sum(&i->volume->sums.size, size - atomic_load_explicit(&i->size, memory_order_relaxed));
+	atomic_store_explicit(&i->size, size, memory_order_release);
+}
+static inline void pc_set_remote_size(struct pc_inode *i, u64 size)
+{
+	pc_sum(&i->volume->sums.remote_size, size - atomic_load_explicit(&i->remote_size, memory_order_relaxed));
+	atomic_store_explicit(&i->remote_size, size, memory_order_release);
+}
+
+/* So many blocks more are pinned. Leaf lock held. */
+static inline void pc_pinned_changed(struct pc_inode *i, i64 blocks)
+{
+	i->nr_pinned += (u64)blocks;
+	pc_sum(&i->volume->sums.pinned, (u64)blocks);
+}
+
+/* The local or staged bytes changed by @delta: those of an inode aside are counted apart. Leaf lock held. */
+static inline void pc_aside_changed(struct pc_inode *i, u64 delta)
+{
+	if (i->aside)
+		pc_sum(&i->volume->sums.aside, delta);
+}
+
+/* Whether anything of it failed for good. Context: any; what is found without the leaf lock may be old. */
+static inline bool pc_some_failed(const struct pc_inode *i)
+{
+	return __atomic_load_n(&i->nr_failed, __ATOMIC_RELAXED) != 0;
+}
+
+static inline u64 pc_staged_bytes(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->staged.bytes, memory_order_acquire);
+}
+
+/* Anything that a commit has yet to cover, or a hand-over. Leaf lock held. */
+static inline bool pc_unsaved(const struct pc_inode *i)
+{
+	return i->nr_local || pc_staged_bytes(i) || i->stamp_m != PC_STAMP_NONE || i->stamp_m_moved != PC_STAMP_NONE;
+}
+
+/* Whether a dirty byte may be stored all the same, uncommitted: it came back from a hand-over or commit that failed. What of the
+ * file came back is not known by block. Leaf lock held. */
+static inline bool pc_came_back(const struct pc_inode *i)
+{
+	return i->regress_seq && !i->limits.durable_writes;
+}
+
+/* Whether a struct from the table, which may be NULL or somebody else's by now, is of the volume. */
+static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
+{
+	if (!i)
+		return false;
+	pc_inode_leaf_lock(i);
+	bool found = i->volume == v;
+	pc_inode_leaf_unlock(i);
+	return found;
+}
+
+void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
+int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
+void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
+bool pc_durable(const struct pc_inode *i);
+bool pc_stopped(const struct pc_inode *i, u64 generation);
+bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
+void pc_inode_user_put(struct pc_inode *i);
+void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
+void pc_usage_of(struct pc_usage *u, const struct pc_inode *i);
+void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
+
+/* Bytes handed over so far, and dirty ones. Leaf lock held. */
+static inline u64 pc_inode_taken(const struct pc_inode *i)
+{
+	return i->counters.handed_over + (i->nr_dirty << i->cache->page_shift);
+}
+
+static inline u64 pc_inode_hits(const struct pc_inode *i)
+{
+	return __atomic_load_n(&i->counters.hits, __ATOMIC_RELAXED) +
+	       atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * staged.h - S: the byte ranges of one file that the backend keeps until a commit (staged.c).
+ */
+#ifndef PC_STAGED_H
+#define PC_STAGED_H
+
+#include "base/base.h"
+
+struct pc_inode;
+struct pc_violation;
+struct pc_staged_chunk;
+
+struct pc_range {
+	u64 pos, end;
+};
+
+struct pc_staged {
+	struct pc_staged_chunk **chunks;
+	u32 nr_chunks, cap_chunks, nr_ranges;
+	_Atomic u64 bytes;
+	u64 stamp;
+};
+
+/* (offset, length) pairs for a caller who has room for n; `used` says how many there are. */
+struct pc_ranges {
+	u64 *out;
+	size_t n, used;
+	u64 pos, end;
+};
+
+bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
+bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end);
+void pc_staged_clear(struct pc_inode *i);
+bool pc_staged_at(const struct pc_inode *i, u64 pos, u64 end, u64 *stop);
+bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out);
+bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);
+bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);
+
+/* collect.c */
+void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end);
+void pc_ranges_flush(struct pc_ranges *r);
+void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto);
+
+#endif

@@ -1,0 +1,102 @@
+/*
+ * volume.h - a volume: the work queues, credits and dirty list of one backend (cache.c, work.c).
+ */
+#ifndef PC_VOLUME_H
+#define PC_VOLUME_H
+
+#include "base/latency.h"
+#include "base/list.h"
+#include "base/lock.h"
+#include "state/room.h"
+
+struct pc_inode;
+struct pc_request;
+
+/* Sums over all inodes of a volume, updated with each change of an inode. Each number is right by itself; all agree while nothing
+ * goes on (check.c). */
+struct pc_sums {
+	_Atomic u64 folios, pages, dirty, writeback, unstable, failed, pinned, write_pinned; /* blocks, but for folios */
+	_Atomic u64 staged, size, remote_size; /* bytes */
+	_Atomic u64 aside; /* bytes, local or staged, of inodes aside */
+};
+
+enum { PC_HIT_LINES = 8 };
+struct pc_hit_line {
+	_Alignas(64) _Atomic u64 n;
+};
+
+struct pc_volume {
+	struct pc_leaf_lock leaf; /* level 7 */
+	struct pc_cache *cache;
+	u32 slot;
+	u16 tag;
+	_Atomic u64 epoch;
+	_Atomic u64 local;         /* blocks */
+	struct pc_room room;
+	_Atomic u64 acked;         /* blocks acknowledged so far */
+	_Atomic u64 answers;       /* calls that ended, one way or another */
+	_Atomic u32 committing;    /* commits that run */
+	_Atomic u64 generation;
+	u64 fenced; /* calls of an older generation can no longer land; under the GIL */
+	_Atomic u32 aborted;
+	_Atomic u32 sealed;        /* ending: looked at with the inode lock held, by everybody who changes a file */
+	struct pc_event event;
+	struct pc_list work[PC_WORK_CLASSES]; /* requests (fills), inodes (passes, commits) */
+	u32 nr_work[PC_WORK_CLASSES];
+	u32 jobs[PC_WORK_CLASSES]; /* the engine's own jobs, counted here, kept there */
+	u8 turn;                   /* of a class that has both: 0 its jobs, 1 its requests and passes */
+	_Atomic u64 credits;       /* era << 32 | calls that carry bytes; a reconnect begins a new era */
+	u32 low_running;           /* background passes and read-ahead */
+	_Atomic u32 max_inflight; /* written under the lock, read without */
+	u8 stopping;
+	u8 on_loop; /* what carries bytes runs on an event loop, not on threads of the volume; set before there is work */
+	struct pc_limits mirror_limits; /* set before the first pass */
+	struct pc_list inodes;
+	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
+	struct pc_ring aged;  /* [I-13] inodes with dirty bytes that age, the oldest first */
+	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */
+	_Atomic u32 nr_dirty; /* inodes on the dirty list */
+	u32 nr_inodes;
+	u32 checked;
+	struct pc_sums sums;
+	struct pc_counters counted; /* of all inodes, those that are gone included */
+	struct pc_hit_line hits[PC_HIT_LINES]; /* more of them, counted without the interpreter lock */
+	struct pc_latency latency[PC_TIMED];
+};
+
+struct pc_work {
+	int kind;
+	u32 cls;
+	struct pc_request *request;
+	struct pc_inode *inode;
+	u32 credit; /* era */
+};
+enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
+
+/* work.c */
+void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
+struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
+void pc_work_push_pass(struct pc_inode *i);
+void pc_work_raise_pass(struct pc_inode *i);
+void pc_work_push_commit(struct pc_inode *i);
+void pc_pass_again(struct pc_inode *i);
+void pc_pass_begin(struct pc_inode *i);
+bool pc_work_forget(struct pc_inode *i);
+void pc_work_next(struct pc_volume *v, struct pc_work *w);
+void pc_work_next_carried(struct pc_volume *v, struct pc_work *w);
+void pc_work_end(struct pc_volume *v, const struct pc_work *w);
+u32 pc_credit_try(struct pc_volume *v);
+void pc_credit_put(struct pc_volume *v, u32 credit);
+
+/* census.c */
+void pc_dirty_list_update(struct pc_inode *i);
+void pc_aged_update(struct pc_inode *i);
+void pc_hollow_update(struct pc_inode *i);
+void pc_folios_changed(struct pc_inode *i, i64 folios, i64 blocks);
+
+static inline void pc_sum(_Atomic u64 *sum, u64 delta)
+{
+	atomic_fetch_add_explicit(sum, delta, memory_order_relaxed);
+}
+
+#endif

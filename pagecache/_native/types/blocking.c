@@ -1,0 +1,310 @@
+/*
+ * blocking.c - where callers sleep: for folios, truncates, credits, and logical locks.
+ *
+ * CORE never waits; what it says has to happen first is waited for here, on the caller's thread, without the GIL, in slices,
+ * with signal handlers run in between and an aborted volume as a way out [K9]. A fill that nobody has started is run by who
+ * waits for it. A wait that could only wait for the call it was made from is a DeadlockError (contract 2.25).
+ *
+ * A wait begins (spans.c) before its first sleep, and ends whatever ends it: what has not to be waited for leaves no trace. Pauses
+ * of some microseconds (pc_nap, and the one between looks at a writer's section) are no waits.
+ */
+#include "base/scheduler.h"
+#include "types/types.h"
+
+#include <time.h>
+
+_Thread_local bool pc_tls_loop;
+
+/* Context: without the interpreter lock. */
+void pc_nap(i64 ns)
+{
+	_Atomic u32 nobody = 0;
+	if (PC_UNLIKELY(pc_scheduler)) {
+		pc_scheduler->wait(&nobody, ns);
+		return;
+	}
+	struct timespec ts = {.tv_sec = 0, .tv_nsec = ns};
+	nanosleep(&ts, NULL);
+}
+
+bool pc_is_forked(const struct pc_cache *c)
+{
+	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
+}
+
+/* Raise what the engine's factory makes of (kind, engine object, message). Return: -1. */
+int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message)
+{
+	PyObject *factory = ((struct core *)core)->error;
+	PyObject *error =
+		factory ? PyObject_CallFunction(factory, "sOs", kind, engine ? engine : Py_None, message) : NULL;
+	if (error) {
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		Py_DECREF(error);
+	} else if (!PyErr_Occurred()) {
+		PyErr_Format(PyExc_OSError, "%s: %s", kind, message);
+	}
+	return -1;
+}
+
+/* Sleep while the event stands at `seq`, at most timeout_ns. Return: 0, -1 with an exception (a signal handler raised). */
+int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns)
+{
+	if (timeout_ns > PC_WAIT_SLICE_NS)
+		timeout_ns = PC_WAIT_SLICE_NS;
+	Py_BEGIN_ALLOW_THREADS atomic_fetch_add(&e->waiters, 1);
+	pc_futex_wait(&e->seq, seq, timeout_ns);
+	atomic_fetch_sub(&e->waiters, 1);
+	Py_END_ALLOW_THREADS return PyErr_CheckSignals();
+}
+
+static int check_alive(struct pc_inode *i, PyObject *core)
+{
+	if (atomic_load(&i->volume->aborted))
+		return pc_raise(core, engine_of(i), "shutdown", "the volume was aborted");
+	return 0;
+}
+
+/* Whether this is a call from within a call of an asynchronous backend of the volume. Return: 1, 0, -1 exception. */
+int pc_inside_call(struct pc_volume *v)
+{
+	if (PC_LIKELY(!v->on_loop || !pc_inside_calls))
+		return 0;
+	PyObject *list = PyObject_CallNoArgs(pc_inside_calls);
+	int inside = list ? 0 : -1;
+	for (Py_ssize_t k = 0, n = list ? PyList_Size(list) : 0; k < n && !inside; k++)
+		inside = PyLong_AsVoidPtr(PyList_GetItem(list, k)) == v;
+	Py_XDECREF(list);
+	return inside;
+}
+
+/* From inside a backend call of the same volume nothing may fill, write or wait. */
+int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
+{
+	int inside = pc_tls_worker == i->volume ? 1 : pc_inside_call(i->volume);
+	for (struct op *op = pc_tls_op; op && !inside; op = op->outer)
+		inside = op->inode->volume == i->volume;
+	if (inside < 0)
+		return -1;
+	return inside ? pc_raise(core, engine_of(i), "deadlock", what) : check_alive(i, core);
+}
+
+/* The same for a call that may block: on the thread of the event loop nothing that the loop itself has to do is waited for. */
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
+{
+	if (pc_tls_loop && i->volume->on_loop)
+		return pc_raise(core, engine_of(i), "deadlock",
+				"a call that blocks on the event loop that it waits for; use pagecache.aio there");
+	return pc_check_inside(i, core, what);
+}
+
+static bool folio_busy(struct pc_folio *f, u32 kind)
+{
+	u32 flag = kind == PC_NEED_FLIGHT ? PC_F_WRITER_WAITS : PC_F_WAITERS;
+	u32 busy = kind == PC_NEED_FLIGHT ? PC_F_WRITEBACK : PC_F_LOCKED;
+	return atomic_fetch_or(&f->state, flag) & busy;
+}
+
+/* A queued fill of the folio's owner, with a credit of the volume like every call that carries bytes. */
+static struct pc_request *take_over(struct pc_inode *i, const struct pc_need *need)
+{
+	u32 credit;
+	if (need->kind != PC_NEED_FOLIO || !need->owner || !(credit = pc_credit_try(i->volume)))
+		return NULL;
+	struct pc_request *r = pc_work_take_owner(i, need->owner);
+	if (r)
+		r->credit = credit;
+	else
+		pc_credit_put(i->volume, credit);
+	return r;
+}
+
+static int run_taken(PyObject *core, struct pc_request *r)
+{
+	struct op *op = pc_op_new(core, r->inode, OP_FILL, r);
+	if (!op) {
+		pc_request_settle(r);
+		return -1;
+	}
+	if (pc_op_run(op, pc_str_fill, NULL) >= 0)
+		return 0;
+	if (!PyErr_ExceptionMatches(PyExc_OSError))
+		return -1;
+	PyErr_Clear(); /* somebody else's fill: this caller tries for himself and gets his own error (contract 2.3) */
+	return 0;
+}
+
+/* Before the first sleep of a wait. */
+static void begin(struct pc_sleep *s, struct pc_inode *i, u32 kind)
+{
+	struct pc_wait w = pc_wait_of(i, kind, 0, 0);
+	pc_sleep_begin(s, i->cache, &w, 0);
+}
+
+/* Wait until the folio may be unlocked (or out of flight); a fill that no thread has started is run here. */
+int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_folio *f = pc_folio_at(c, need->folio);
+	struct pc_event *e = pc_folio_event(c, need->folio);
+	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
+		return -1;
+	int err = 0;
+	struct pc_sleep sleep = {.cache = NULL};
+	struct pc_request *taken = NULL;
+	if (!pc_folio_get(f))
+		return 0;
+	pc_count(i, &i->counters.lock_waits, 1);
+	while (!err) {
+		u32 seq = atomic_load(&e->seq);
+		if (!folio_busy(f, need->kind) || (taken = take_over(i, need)))
+			break;
+		if (!sleep.cache) {
+			struct pc_wait w = pc_wait_for_folio(i, f, need);
+			pc_sleep_begin(&sleep, c, &w, 0);
+		}
+		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+	}
+	pc_sleep_end(&sleep, err);
+	pc_folio_put(c, f);
+	return taken ? run_taken(core, taken) : err;
+}
+
+int pc_wait_invalidate(struct pc_inode *i, PyObject *core)
+{
+	struct pc_sleep sleep = {.cache = NULL};
+	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
+	while (!err) {
+		u32 seq = atomic_load(&i->event.seq);
+		if (!atomic_load(&i->inval_x))
+			break;
+		if (!sleep.cache)
+			begin(&sleep, i, PC_WAIT_INVALIDATE);
+		err = pc_wait_event(&i->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+	}
+	pc_sleep_end(&sleep, err);
+	return err;
+}
+
+int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
+{
+	struct pc_volume *v = i->volume;
+	struct pc_sleep sleep;
+	int err = 0;
+	u32 seq = atomic_load(&v->event.seq);
+	if ((*credit = pc_credit_try(v)))
+		return 0;
+	begin(&sleep, i, PC_WAIT_CREDIT);
+	while (!err) {
+		err = pc_wait_event(&v->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(i, core);
+		seq = atomic_load(&v->event.seq);
+		if (!err && (*credit = pc_credit_try(v)))
+			break;
+	}
+	pc_sleep_end(&sleep, err);
+	return err;
+}
+
+/* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; then the place in line is given up. */
+static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
+{
+	struct pc_inode *i = op->inode;
+	struct pc_sleep sleep = {.cache = NULL};
+	int err = 0;
+	if (atomic_load(&op->waiter.word) != PC_GRANTED)
+		begin(&sleep, i, kind);
+	while (!err && atomic_load(&op->waiter.word) != PC_GRANTED) {
+		i64 left = PC_WAIT_SLICE_NS;
+		if (deadline_ns >= 0) {
+			i64 rest = deadline_ns - pc_clock_ns();
+			left = rest < left ? rest : left;
+			if (left <= 0) {
+				err = 1;
+				break;
+			}
+		}
+		Py_BEGIN_ALLOW_THREADS pc_futex_wait(&op->waiter.word, PC_WAITING, left);
+		Py_END_ALLOW_THREADS err = PyErr_CheckSignals();
+		err = err ? err : check_alive(i, op->core);
+	}
+	bool late = err && cancel(i, &op->waiter);
+	pc_sleep_end(&sleep, err);
+	if (late)
+		return err < 0 ? -2 : 2; /* granted in the last moment: the caller holds it and passes it on */
+	return err;
+}
+
+static int timed_out(struct op *op)
+{
+	return pc_raise(op->core, engine_of(op->inode), "timeout",
+			"the deadline passed while waiting for the file's lock");
+}
+
+static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
+{
+	struct pc_inode *i = op->inode;
+	int err = 0;
+	if (!pc_inode_lock_try(i, mode)) {
+		pc_inode_lock_enqueue(i, &op->waiter, mode);
+		err = wait_granted(op, mode == PC_SHARED ? PC_WAIT_LOCK_SHARED : PC_WAIT_LOCK, deadline_ns,
+				   pc_inode_lock_cancel);
+		if (err == 2 || err == -2)
+			pc_inode_lock_release(i, mode);
+	}
+	if (!err)
+		op->holds |= hold;
+	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
+}
+
+static int acquire_token(struct op *op, i64 deadline_ns)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	bool got = pc_token_take(i, &op->waiter, PC_TOKEN_CALLER);
+	pc_inode_leaf_unlock(i);
+	int err = got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns, pc_token_cancel);
+	if (err == 2 || err == -2)
+		pc_token_release(i);
+	if (!err)
+		op->holds |= HOLD_TOKEN;
+	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
+}
+
+static int acquire_invalidate(struct op *op)
+{
+	int err = 0;
+	struct pc_sleep sleep = {.cache = NULL};
+	while (!err) {
+		u32 seq = atomic_load(&op->inode->event.seq);
+		if (!pc_invalidate_lock(op->inode)) {
+			op->holds |= HOLD_INVALIDATE;
+			break;
+		}
+		if (!sleep.cache)
+			begin(&sleep, op->inode, PC_WAIT_INVALIDATE);
+		err = pc_wait_event(&op->inode->event, seq, PC_WAIT_SLICE_NS);
+		err = err ? err : check_alive(op->inode, op->core);
+	}
+	pc_sleep_end(&sleep, err);
+	return err;
+}
+
+/* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; what was taken is settled later. */
+int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
+{
+	int err = 0;
+	if (holds & HOLD_LOCK_X)
+		err = acquire_lock(op, PC_EXCLUSIVE, HOLD_LOCK_X, deadline_ns);
+	if (!err && holds & HOLD_LOCK_S)
+		err = acquire_lock(op, PC_SHARED, HOLD_LOCK_S, deadline_ns);
+	if (!err && holds & HOLD_TOKEN)
+		err = acquire_token(op, deadline_ns);
+	if (!err && holds & HOLD_INVALIDATE)
+		err = acquire_invalidate(op);
+	if (!err)
+		pc_op_claims(op);
+	return err;
+}

@@ -1,0 +1,315 @@
+/*
+ * exporters.c - cache memory handed to Python code, counted until the last slice of it is gone.
+ *
+ * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
+ * (tried), so buffers come from exporters of our own: Buf for the calls of a backend, Pin for the segments of a view. Both
+ * count exports; memory is used again only after the last one. A Buf whose buffers outlive their call is left the frames and
+ * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
+ *
+ * Locks: `releasebuffer` may run in any thread at any moment, also inside our own calls: leaf locks only, no Python code.
+ */
+#include "types/types.h"
+
+#include <stdlib.h>
+
+PyTypeObject *pc_buf_type, *pc_pin_type;
+
+struct buf {
+	PyObject_HEAD PyObject *core;
+	u8 *memory; /* armed only while pc_buf_view makes a view: nobody else can export */
+	Py_ssize_t len;
+	_Atomic Py_ssize_t exports;
+	u32 *kept; /* frames */
+	void *adopted; /* memory that goes with the last export */
+	u32 nr_kept;
+	u8 readonly;
+};
+
+static void give_back(struct buf *b)
+{
+	struct pc_cache *c = ((struct core *)b->core)->cache;
+	u32 *kept = b->kept;
+	u32 n = b->nr_kept;
+	b->kept = NULL;
+	b->nr_kept = 0;
+	if (!pc_is_forked(c))
+		for (u32 k = 0; k < n; k++)
+			pc_shadow_put(c, kept[k]);
+	free(kept);
+	pc_scratch_free(b->adopted);
+	b->adopted = NULL;
+	if (!pc_is_forked(c))
+		pc_core_release(b->core);
+}
+
+static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+	struct buf *b = (struct buf *)self;
+	if (!b->memory) {
+		view->obj = NULL;
+		PyErr_SetString(PyExc_BufferError, "this buffer belongs to a backend call that is over");
+		return -1;
+	}
+	if (PyBuffer_FillInfo(view, self, b->memory, b->len, b->readonly, flags))
+		return -1;
+	atomic_fetch_add(&b->exports, 1);
+	return 0;
+}
+
+static void buf_releasebuffer(PyObject *self, Py_buffer *view)
+{
+	struct buf *b = (struct buf *)self;
+	(void)view;
+	if (atomic_fetch_sub(&b->exports, 1) == 1 && b->kept)
+		give_back(b);
+}
+
+static void buf_dealloc(PyObject *self)
+{
+	struct buf *b = (struct buf *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	if (b->kept)
+		give_back(b);
+	Py_XDECREF(b->core);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+PyObject *pc_buf_new(PyObject *core, bool readonly)
+{
+	struct buf *b = PyObject_New(struct buf, pc_buf_type);
+	if (!b)
+		return NULL;
+	Py_INCREF(core);
+	b->core = core;
+	b->memory = NULL;
+	b->len = 0;
+	atomic_init(&b->exports, 0);
+	b->kept = NULL;
+	b->adopted = NULL;
+	b->nr_kept = 0;
+	b->readonly = readonly;
+	return (PyObject *)b;
+}
+
+PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len)
+{
+	struct buf *b = (struct buf *)buf;
+	b->memory = memory;
+	b->len = (Py_ssize_t)len;
+	PyObject *view = PyMemoryView_FromObject(buf);
+	b->memory = NULL;
+	return view;
+}
+
+bool pc_buf_exported(PyObject *buf)
+{
+	return atomic_load(&((struct buf *)buf)->exports) > 0;
+}
+
+/* Before pc_buf_keep. */
+void pc_buf_adopt(PyObject *buf, void *memory)
+{
+	((struct buf *)buf)->adopted = memory;
+}
+
+/* The call is over and somebody still exports: the frames, and the array, go back with the last release. */
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
+{
+	struct buf *b = (struct buf *)buf;
+	b->kept = frames;
+	b->nr_kept = n;
+	if (!pc_buf_exported(buf))
+		give_back(b);
+}
+
+/* ---------------------------------------------------------------- pins of views */
+
+struct pin {
+	PyObject_HEAD PyObject *core;
+	struct pc_pin held;
+};
+
+static int pin_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+	struct pc_pin *held = &((struct pin *)self)->held;
+	return PyBuffer_FillInfo(view, self, held->memory, (Py_ssize_t)held->len, !held->writable, flags);
+}
+
+/* Exports hold references to the exporter: when it dies, the last slice is gone. */
+static void pin_dealloc(PyObject *self)
+{
+	struct pin *p = (struct pin *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	struct pc_cache *c = ((struct core *)p->core)->cache;
+	if (!pc_is_forked(c)) {
+		pc_unpin(c, &p->held);
+		pc_core_release(p->core);
+	}
+	Py_DECREF(p->core);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+static PyObject *pin_detached(PyObject *self, void *closure)
+{
+	struct pin *p = (struct pin *)self;
+	(void)closure;
+	return PyBool_FromLong(pc_pin_detached(((struct core *)p->core)->cache, &p->held));
+}
+
+static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
+{
+	struct pin *p = PyObject_New(struct pin, pc_pin_type);
+	if (!p)
+		return NULL;
+	Py_INCREF(core);
+	p->core = core;
+	p->held = *held;
+	return (PyObject *)p;
+}
+
+/* No memory now: wait for some like a writer; where none can ever come that call says so. Return: 0, -1. */
+static int wait_for_memory(struct pc_inode *i)
+{
+	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
+	Py_XDECREF(room);
+	return room ? 0 : -1;
+}
+
+/* Why pc_pin did not. Return: 0 look again, -1 exception. */
+static int pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
+{
+	if (err == -ENOMEM) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	if (err == -EMLINK)
+		return pc_raise(core, engine_of(i), "pins", "60000 views of one folio are open: release some first");
+	if (err == -ENOBUFS)
+		return pc_raise(core, engine_of(i), "pins",
+				"a quarter of the cache is held by writable views: release some first");
+	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
+		return pc_wait_folio(i, core, need);
+	if (need->kind == PC_NEED_OPEN)
+		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
+	int filled = need->kind == PC_NEED_FILL ? pc_run_fill(core, i, need->pos, need->len, NULL) : 0;
+	return filled > 0 ? wait_for_memory(i) : filled;
+}
+
+/* Pins of [pos, pos + len), ascending. Return: a list, NULL. */
+static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 pos, u64 len, bool writable)
+{
+	PyObject *list = PyList_New(0);
+	while (list && len) {
+		struct pc_pin held;
+		struct pc_need need;
+		int err = pc_pin(i, pos, len, writable, &held, &need);
+		if (err) {
+			if (pin_later(core, i, err, &need))
+				Py_CLEAR(list);
+			continue;
+		}
+		PyObject *pin = pin_new(core, &held);
+		if (!pin)
+			pc_unpin(i->cache, &held);
+		if (!pin || PyList_Append(list, pin))
+			Py_CLEAR(list);
+		Py_XDECREF(pin);
+		pos += held.len;
+		len -= held.len;
+	}
+	return list;
+}
+
+/* Get what is missing before the lock is taken, as far as that goes: writers need not wait for it. Return: 0, -1. */
+static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
+	int filled = 0;
+	while (filled == 0 && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
+		last = pos;
+		filled = pc_run_fill(core, i, pos, end - pos, NULL);
+	}
+	return filled < 0 ? -1 : 0;
+}
+
+/* With the inode lock, which keeps writers and the end of the file where they are. */
+static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
+{
+	PyObject *list = NULL;
+	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
+	    fill_first(core, i, pos, len))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	op->what = Py_NewRef(pc_str_view);
+	op->pos = pos;
+	op->len = len;
+	if (pc_op_acquire(op, HOLD_LOCK_X, -1) == 0) {
+		u64 size = pc_inode_size(i);
+		if (pos > size || len > size - pos)
+			PyErr_Format(PyExc_ValueError, "view [%llu, %llu) is not inside the file of %llu bytes",
+				     (unsigned long long)pos, (unsigned long long)(pos + len),
+				     (unsigned long long)size);
+		else
+			list = pin_range(core, i, pos, len, true);
+	}
+	pc_op_settle(op);
+	Py_DECREF(op);
+	return list;
+}
+
+/* pin(core, inode, pos, len, writable) -> list of Pin, ascending, together the range; fills what is missing. */
+PyObject *pc_view_open(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, len;
+	int writable;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	if (pc_recording(i->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, i, PC_CALL_VIEW, pos, len);
+		return pc_call_end(&call,
+				   writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false));
+	}
+	return writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false);
+}
+
+static PyType_Slot buf_slots[] = {
+	{Py_tp_dealloc, buf_dealloc},
+	{Py_bf_getbuffer, buf_getbuffer},
+	{Py_bf_releasebuffer, buf_releasebuffer},
+	{Py_tp_doc, "Exporter of cache memory for one backend call."},
+	{0, NULL},
+};
+static PyType_Spec buf_spec = {"pagecache._native._core.Buf", sizeof(struct buf), 0,
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buf_slots};
+
+static PyGetSetDef pin_getset[] = {
+	{"detached", pin_detached, NULL, "True when the memory is no longer the file's.", NULL},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot pin_slots[] = {
+	{Py_tp_dealloc, pin_dealloc},
+	{Py_bf_getbuffer, pin_getbuffer},
+	{Py_tp_getset, pin_getset},
+	{Py_tp_doc, "Exporter of one pinned folio's memory."},
+	{0, NULL},
+};
+static PyType_Spec pin_spec = {"pagecache._native._core.Pin", sizeof(struct pin), 0,
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, pin_slots};
+
+int pc_install_exporters(PyObject *module)
+{
+	pc_buf_type = (PyTypeObject *)PyType_FromSpec(&buf_spec);
+	pc_pin_type = (PyTypeObject *)PyType_FromSpec(&pin_spec);
+	if (!pc_buf_type || !pc_pin_type)
+		return -1;
+	return PyModule_AddObjectRef(module, "Buf", (PyObject *)pc_buf_type) ||
+	       PyModule_AddObjectRef(module, "Pin", (PyObject *)pc_pin_type);
+}

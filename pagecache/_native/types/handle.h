@@ -1,0 +1,144 @@
+/*
+ * handle.h - a handle's own fields, and the checks that every verb begins with (handle.c, handle_read.c, handle_write.c, handle_claim.c).
+ */
+#ifndef PC_HANDLE_H
+#define PC_HANDLE_H
+
+#include "types/types.h"
+
+enum {
+	PC_PIECE = 4 << 20,
+	PC_ROUNDS_CACHED = 16,
+	PC_ROUNDS_BUDGET = 4,
+	PC_TURN_NS = 1000 * 1000,
+	PC_ASIDE_NS = 20 * 1000
+};
+
+struct handle {
+	struct pc_inode *inode;
+	PyObject *core; /* borrowed: the subclass keeps it (and the inode's object) alive in its attributes */
+	u64 position;
+	u64 gil_release;
+	struct pc_readahead ra;
+	u8 readable, writable, appends, through, closed, may_fault, noreuse;
+};
+
+enum { HANDLE_OPEN, HANDLE_CLOSED, HANDLE_SHUT, HANDLE_REPLACED };
+enum { FAULT_AUTO, FAULT_ALWAYS, FAULT_NEVER };
+
+extern Py_ssize_t pc_handle_base; /* where our fields lie behind those of the base type */
+extern PyObject *pc_unsupported;  /* io.UnsupportedOperation */
+
+int pc_refused(struct handle *h);
+int pc_to_u64_slow(PyObject *value, const char *what, u64 *out);
+int pc_to_i64(PyObject *value, const char *what, i64 *out);
+/* Several buffers of one call: how many bytes, and whether one of them is memory of the cache. */
+struct segments {
+	u64 total;
+	bool cached;
+};
+
+int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct segments *s);
+bool pc_may_fault(const struct handle *h, PyObject *object);
+void *pc_bounce_new(struct handle *h, u64 len);
+int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
+int pc_copy_out(struct handle *h, void *to, const void *from, u64 len);
+
+int pc_refuse(struct handle *h, PyObject *error, const char *why);
+int pc_swapped(PyObject *const *args, const char *call);
+PyObject *pc_new_bytes(u64 len, u64 pos);
+
+static inline struct handle *handle_of(PyObject *self)
+{
+	return (struct handle *)((char *)self + pc_handle_base);
+}
+
+static inline int check_open(struct handle *h)
+{
+	return PC_LIKELY(h->inode && !h->closed && !pc_is_forked(h->inode->cache)) ? 0 : pc_refused(h);
+}
+
+static inline int check_readable(struct handle *h)
+{
+	if (check_open(h))
+		return -1;
+	if (PC_LIKELY(h->readable))
+		return 0;
+	return pc_refuse(h, pc_unsupported, "File not open for reading");
+}
+
+static inline int check_writable(struct handle *h)
+{
+	if (check_open(h))
+		return -1;
+	if (PC_LIKELY(h->writable))
+		return 0;
+	return pc_refuse(h, pc_unsupported, "File not open for writing");
+}
+
+static inline int check_nargs(const char *name, Py_ssize_t nargs, Py_ssize_t wanted)
+{
+	if (PC_LIKELY(nargs == wanted))
+		return 0;
+	PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", name, wanted, nargs);
+	return -1;
+}
+
+/* A byte count or offset: an int that is not negative and fits 63 bits. */
+static inline int to_u64(PyObject *value, const char *what, u64 *out)
+{
+	if (PC_LIKELY(PyLong_Check(value))) {
+		int overflow;
+		long long n = PyLong_AsLongLongAndOverflow(value, &overflow);
+		*out = (u64)n;
+		if (PC_LIKELY(n >= 0 && !overflow))
+			return 0;
+	}
+	return pc_to_u64_slow(value, what, out);
+}
+
+/* The offset of a verb that is called with data or buffers, and then the offset. */
+static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
+{
+	return PC_LIKELY(!to_u64(args[1], "offset", out)) ? 0 : pc_swapped(args, call);
+}
+
+/* handle_read.c, handle_write.c, handle_claim.c */
+void pc_read_seen(struct handle *h, u64 pos, u64 len);
+void pc_met_marker(struct handle *h, struct pc_need *need);
+i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len);
+u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len);
+int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append);
+PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_readall(PyObject *self, PyObject *unused);
+PyObject *handle_readinto(PyObject *self, PyObject *buffer);
+PyObject *handle_zero(PyObject *self, PyObject *args);
+PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *handle_write(PyObject *self, PyObject *data);
+
+/* handle_segments.c */
+int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);
+PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
+int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
+PyObject *handle_joined(PyObject *self, PyObject *args);
+PyObject *handle_tangled(PyObject *self, PyObject *args);
+PyObject *handle_spread(PyObject *self, PyObject *args);
+
+/* handle_hit.c */
+PyObject *handle_open_hit(PyObject *self, PyObject *unused);
+PyObject *handle_close_hit(PyObject *self, PyObject *address);
+PyObject *handle_move_window(PyObject *self, PyObject *page);
+
+/* handle_direct.c */
+PyObject *handle_may_fault(PyObject *self, PyObject *object);
+PyObject *handle_copy_aside(PyObject *self, PyObject *args);
+PyObject *handle_steady(PyObject *self, PyObject *data);
+
+#endif

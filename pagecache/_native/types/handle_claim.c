@@ -1,0 +1,250 @@
+/*
+ * handle_claim.c - the slow way of a write: it claims what it needs, piece by piece, and waits for what is not there.
+ *
+ *   room     dirty budget for the piece; the engine waits for it (engine/throttle.py)
+ *   lock     the inode lock; nobody waits for it with budget in his hands
+ *   copy     pc_write, with the lock; what a folio lacks is filled, who has it locked or in flight is waited for
+ *   memory   without the lock, which appends and zeros alone keep over all their pieces
+ *
+ * An Op owns the inode lock, and gives it back whatever happens.
+ */
+#include "types/handle.h"
+#include "types/handle_write.h"
+
+/* Pieces of a long write: each can have room below the dirty limit beside others. */
+static u64 piece_of(struct pc_inode *i, u64 len)
+{
+	struct pc_cache *c = i->cache;
+	u64 limit = pc_min(atomic_load_explicit(&c->dirty_limit, memory_order_relaxed),
+			   atomic_load_explicit(&i->volume->room.limit, memory_order_relaxed));
+	u64 share = limit / 4 << c->page_shift;
+	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
+}
+
+/* engine.write_back(pos, len), engine.write_through(pos, len). Return: 0, -1. */
+int pc_ask_engine(struct handle *h, PyObject *method, u64 a, u64 b)
+{
+	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
+	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
+	Py_XDECREF(x);
+	Py_XDECREF(y);
+	Py_XDECREF(result);
+	return result ? 0 : -1;
+}
+
+/* engine.room(pos, length, place), which waits. Return: 0, -1. */
+static int ask_for_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
+{
+	PyObject *engine = h->inode->user, *where = PyLong_FromUnsignedLongLong(pos);
+	PyObject *length = PyLong_FromUnsignedLongLong(len), *address = PyLong_FromUnsignedLongLong((uintptr_t)place);
+	PyObject *result = where && length && address
+				   ? PyObject_CallMethodObjArgs(engine, pc_str_room, where, length, address, NULL)
+				   : NULL;
+	Py_XDECREF(where);
+	Py_XDECREF(length);
+	Py_XDECREF(address);
+	Py_XDECREF(result);
+	return result ? 0 : -1;
+}
+
+/* Wait until the piece has dirty budget, which is the place's then. Return: 0, -1 exception; close the place in any case. */
+static int room_for(struct handle *h, struct pc_place *place, u64 pos, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	pc_place_open(i, place, pos, len);
+	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
+		return 0;
+	atomic_fetch_add(&i->volume->room.asking, 1);
+	int err = ask_for_room(h, pos, len, place);
+	atomic_fetch_sub(&i->volume->room.asking, 1);
+	return err;
+}
+
+/* Wait until memory may be free. */
+static int memory_for(struct handle *h)
+{
+	return ask_for_room(h, 0, 0, NULL);
+}
+
+/* What the write needs with the inode lock held: bytes that the folio lacks, or a folio. Return: 0, -1; 1: without it. */
+static int provide_locked(struct handle *h, const struct pc_need *need)
+{
+	if (need->kind == PC_NEED_FILL) {
+		int next = pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
+		return next > 0 ? 1 : next;
+	}
+	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
+		return pc_wait_folio(h->inode, h->core, need);
+	if (need->kind == PC_NEED_OPEN)
+		return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
+	return 1;
+}
+
+/* Take the piece [pos, pos + len) with the inode lock held. Return: bytes taken; *err: exception set. */
+static u64 write_locked(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need, int *err)
+{
+	u64 done = 0;
+	*err = 0;
+	while (done < len && *err == 0) {
+		i64 n = pc_core_write(h, pos + done, from + done, len - done, need);
+		done += (u64)n;
+		if (done < len)
+			*err = provide_locked(h, need);
+	}
+	return done;
+}
+
+static int lock_inode(struct op *op, struct handle *h)
+{
+	if (PC_LIKELY(pc_inode_lock_try(h->inode, PC_EXCLUSIVE))) {
+		op->holds |= HOLD_LOCK_X;
+		pc_op_claims(op);
+		return 0;
+	}
+	return pc_op_acquire(op, HOLD_LOCK_X, -1);
+}
+
+/* Dirty budget for a piece, and the inode lock. Nobody waits for the lock with budget in his hands: who holds it may wait for
+ * budget himself (an append, zeros), and would wait for ever. Return: 0, -1 exception; close the place in any case. */
+static int claim(struct handle *h, struct op *op, struct pc_place *place, u64 pos, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	for (int round = 0;; round++) {
+		int err = room_for(h, place, pos, len);
+		if (!err && !PC_FIX("no_budget_while_waiting_for_a_lock"))
+			return lock_inode(op, h);
+		if (PC_LIKELY(err || pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+			if (!err) {
+				op->holds |= HOLD_LOCK_X;
+				pc_op_claims(op);
+			}
+			return err;
+		}
+		pc_place_close(i, place);
+		if (lock_inode(op, h))
+			return -1;
+		pc_place_open(i, place, pos, len);
+		if (pc_room_take(i, place, true))
+			return 0;
+		if (round == PC_ROUNDS_BUDGET)
+			return room_for(h, place, pos, len);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+		op->holds &= ~(u32)HOLD_LOCK_X;
+	}
+}
+
+/* What an operation is for: who waits for what it holds is told. */
+static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
+{
+	op->what = Py_NewRef(verb);
+	op->pos = pos;
+	op->len = len;
+	pc_op_claims(op);
+}
+
+/* Write with everything that may have to happen before and in between. append_pos: NULL, or an append: receives the offset;
+ * `done` bytes of it are written already, with the inode lock, which is this call's then. */
+int pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done, u64 *append_pos)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	struct op *op = pc_op_new(h->core, i, OP_CALLER, NULL);
+	int err = op ? pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume") : -1;
+	bool append = append_pos != NULL;
+	if (op)
+		describe(op, append ? pc_str_append : pc_str_write, pos, len);
+	if (append && done && op)
+		op->holds |= HOLD_LOCK_X;
+	else if (append && done)
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	while (!err && done < len) {
+		u64 piece = piece_of(i, len - done);
+		struct pc_place *place = &op->place;
+		pc_place_open(i, place, 0, 0);
+		bool locked = op->holds & HOLD_LOCK_X;
+		if (!append)
+			err = claim(h, op, place, pos + done, piece);
+		else if (!locked)
+			err = lock_inode(op, h);
+		if (!err && !locked && check_writable(h))
+			err = -1; /* closed while this waited: nothing more of it gets into the file */
+		if (!err && append && done == 0)
+			*append_pos = op->pos = pos = pc_inode_size(i);
+		if (!err && append)
+			err = room_for(h, place, pos + done, piece);
+		if (!err && pos + len > INT64_MAX) {
+			pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
+			err = -1;
+		}
+		if (!err)
+			done += write_locked(h, pos + done, from + done, piece, &need, &err);
+		pc_place_close(i, place);
+		if (err < 0)
+			break;
+		if ((!append || !PC_FIX("append_keeps_the_lock")) && op->holds & HOLD_LOCK_X) {
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
+			op->holds &= ~(u32)HOLD_LOCK_X;
+		}
+		if (err == 1) {
+			/* Memory, or the folio written back: not with the lock held, which appends alone need. */
+			bool back = need.kind == PC_NEED_WRITEBACK;
+			err = back ? pc_ask_engine(h, pc_str_write_back, need.pos, need.len) : memory_for(h);
+		}
+	}
+	if (op) {
+		pc_op_settle(op);
+		Py_DECREF(op);
+	}
+	if (err)
+		pc_characters_written(done);
+	return err;
+}
+
+/* Zeros over [pos, pos + len) of the file as it is now; the size stays. Like append, with the lock over all its pieces. */
+static int write_zeros(struct handle *h, struct op *op, u64 pos, u64 len, u64 *done)
+{
+	static const u8 zeros[64 << 10];
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	int err = pc_check_reentry(i, h->core, "a write from inside a backend call of the same volume");
+	err = err ? err : lock_inode(op, h);
+	err = err ? err : check_writable(h);
+	u64 size = pc_inode_size(i), total = pos < size ? pc_min(len, size - pos) : 0;
+	while (!err && *done < total) {
+		u64 piece = pc_min(piece_of(i, total - *done), sizeof(zeros));
+		err = room_for(h, &op->place, pos + *done, piece);
+		if (!err)
+			*done += write_locked(h, pos + *done, zeros, piece, &need, &err);
+		pc_place_close(i, &op->place);
+		if (err == 1)
+			err = memory_for(h);
+	}
+	return err;
+}
+
+PyObject *handle_zero(PyObject *self, PyObject *args)
+{
+	struct handle *h = handle_of(self);
+	unsigned long long pos, len;
+	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
+		return NULL;
+	struct op *op = pc_op_new(h->core, h->inode, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	describe(op, pc_str_zero, pos, len);
+	u64 done = 0;
+	struct pc_call call;
+	bool traced = pc_recording(h->inode->cache);
+	if (traced)
+		pc_call_begin(&call, h->inode, PC_CALL_ZERO, pos, len);
+	int err = write_zeros(h, op, pos, len, &done);
+	if (traced)
+		pc_call_over(&call, err ? PC_R_FAILED : 0, (i64)done);
+	pc_op_settle(op);
+	Py_DECREF(op);
+	if (err) {
+		pc_characters_written(done);
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}

@@ -1,0 +1,43 @@
+/*
+ * handle_hit.c - what a handle lends to threads that Python does not know (hit.c).
+ *
+ * They are given an address, and give back what only the handle can do: moving its window of read-ahead on. A hit is closed
+ * here and not by its address alone, since the memory of a closed cache may go with it: that needs the interpreter's lock.
+ */
+#include "types/handle.h"
+
+/* _open_hit(): an address, to be given to _close_hit while the handle still exists. */
+PyObject *handle_open_hit(PyObject *self, PyObject *unused)
+{
+	struct handle *h = handle_of(self);
+	struct pc_hit *hit;
+	(void)unused;
+	if (check_open(h))
+		return NULL;
+	/* What is written through the cache waits for the backend. */
+	if (pc_hit_open(h->inode, (uintptr_t)&h->closed, (uintptr_t)&h->ra, h->readable, h->writable && !h->through,
+			&hit))
+		return PyErr_NoMemory();
+	return PyLong_FromUnsignedLongLong((uintptr_t)hit);
+}
+
+PyObject *handle_close_hit(PyObject *self, PyObject *address)
+{
+	unsigned long long hit = PyLong_AsUnsignedLongLong(address);
+	(void)self;
+	if (PyErr_Occurred())
+		return NULL;
+	pc_hit_close((struct pc_hit *)(uintptr_t)hit);
+	Py_RETURN_NONE;
+}
+
+/* _move_window(page): one of those threads has read the page that the next window was waiting for. */
+PyObject *handle_move_window(PyObject *self, PyObject *page)
+{
+	struct handle *h = handle_of(self);
+	struct pc_need need = {.readahead = 1, .marker = PyLong_AsUnsignedLongLong(page)};
+	if (PyErr_Occurred() || check_open(h))
+		return NULL;
+	pc_met_marker(h, &need);
+	Py_RETURN_NONE;
+}

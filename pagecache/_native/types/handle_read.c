@@ -1,0 +1,323 @@
+/*
+ * handle_read.c - the reading verbs of a handle.
+ *
+ * A hit is one optimistic copy. What is missing is fetched by the calling thread through the engine (op.c); a read that met
+ * the marker of a read-ahead window starts the next one. A read is short only at the end of the file [K13].
+ */
+#include "types/handle.h"
+
+#include <stdlib.h>
+
+static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need *need)
+{
+	i64 n;
+	if (PC_LIKELY(len < h->gil_release))
+		return pc_read(h->inode, pos, to, len, need);
+	struct pc_cache *c = h->inode->cache;
+	atomic_fetch_add(&c->copies, 1);
+	Py_BEGIN_ALLOW_THREADS n = pc_read(h->inode, pos, to, len, need);
+	Py_END_ALLOW_THREADS if (atomic_fetch_sub(&c->copies, 1) == 1) pc_core_release(h->core);
+	return n;
+}
+
+void pc_met_marker(struct handle *h, struct pc_need *need)
+{
+	if (need->readahead > 1 && h->noreuse) { /* other folios of this reader go before */
+		u64 marker = need->marker << h->inode->cache->page_shift;
+		pc_reclaim_soon(h->inode, marker, marker + 1);
+	}
+	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
+		pc_readahead_submit(h->inode, &h->ra);
+	need->readahead = 0;
+}
+
+/* What was read is the state of the next read-ahead, and for a NOREUSE handle done with. */
+void pc_read_seen(struct handle *h, u64 pos, u64 len)
+{
+	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
+	if (PC_UNLIKELY(h->noreuse))
+		pc_reclaim_soon(h->inode, pos, pos + len);
+}
+
+static u64 clip(struct handle *h, u64 pos, u64 len)
+{
+	u64 size = pc_inode_size(h->inode);
+	return pos >= size ? 0 : pc_min(len, size - pos);
+}
+
+/* What pc_read needs before it can go on at pos. Return: 0 look again, 1 read uncached, -1 exception. */
+static int provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
+{
+	if (need->kind == PC_NEED_FOLIO)
+		return pc_wait_folio(h->inode, h->core, need);
+	if (round > PC_ROUNDS_CACHED)
+		return 1; /* what is read is evicted before it is copied */
+	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);
+}
+
+/* The read was not a plain hit: `got` bytes are there and need says why. Return: bytes of [pos, pos + len), -1. */
+static i64 read_slow(struct handle *h, u64 pos, u8 *to, u64 len, i64 got, struct pc_need *need)
+{
+	struct pc_inode *i = h->inode;
+	u64 done = (u64)got;
+	bool missed = false;
+	pc_met_marker(h, need);
+	for (int round = 0; done < len && need->kind != PC_NEED_NOTHING; round++) {
+		missed |= need->kind == PC_NEED_FILL;
+		int next = provide(h, pos + done, len - done, need, round);
+		if (next < 0)
+			return -1;
+		if (next > 0) {
+			u64 part = clip(h, pos + done, pc_min(len - done, PC_PIECE));
+			if (part && pc_run_uncached(h->core, i, pos + done, part, to + done))
+				return -1;
+			part = clip(h, pos + done, part); /* of what was cut off meanwhile it has zeros */
+			done += part;
+			if (!part)
+				break;
+			round = 0;
+		}
+		if (done == len)
+			break;
+		got = core_read(h, pos + done, to + done, len - done, need);
+		pc_met_marker(h, need);
+		done += (u64)got;
+		if (got)
+			round = 0;
+	}
+	if (missed)
+		pc_count(i, &i->counters.misses, 1);
+	else
+		pc_count_hit(i);
+	pc_read_seen(h, pos, done);
+	return (i64)done;
+}
+
+/* Return: bytes read, fewer only at the end of the file; -1. */
+i64 pc_read_rest(struct handle *h, u64 pos, u8 *to, u64 len)
+{
+	struct pc_need need;
+	i64 got = core_read(h, pos, to, len, &need);
+	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !(need.readahead | h->noreuse))) {
+		pc_count_hit(h->inode);
+		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
+		return got;
+	}
+	return read_slow(h, pos, to, len, got, &need);
+}
+
+static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
+{
+	len = clip(h, pos, len);
+	PyObject *bytes = pc_new_bytes(len, pos);
+	if (PC_UNLIKELY(!bytes))
+		return NULL;
+	i64 n = pc_read_rest(h, pos, (u8 *)PyBytes_AsString(bytes), len);
+	if (PC_LIKELY(n == (i64)len))
+		return bytes;
+	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
+	Py_DECREF(bytes);
+	return shorter;
+}
+
+static __attribute__((cold, noinline)) PyObject *read_traced(struct handle *h, int verb, u64 pos, u64 size)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, pos, size);
+	return pc_call_end(&call, read_bytes(h, pos, size));
+}
+
+PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	if (check_nargs("pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
+	    to_u64(args[1], "offset", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache))
+		return read_traced(h, PC_CALL_PREAD, pos, size);
+	return read_bytes(h, pos, size);
+}
+
+/* *wanted: the length of the buffer. Return: bytes read into it, -1. */
+static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
+{
+	Py_buffer view;
+	if (PyObject_GetBuffer(object, &view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)) {
+		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+			PyErr_Clear();
+			PyErr_SetString(PyExc_TypeError,
+					"a writable, contiguous bytes-like object is required, not one "
+					"that is read-only or strided");
+		}
+		return -1;
+	}
+	*wanted = (u64)view.len;
+	u64 len = clip(h, pos, *wanted);
+	i64 n = -1;
+	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
+		n = pc_read_rest(h, pos, view.buf, len);
+	} else {
+		void *bounce = pc_bounce_new(h, len);
+		if (bounce)
+			n = pc_read_rest(h, pos, bounce, len);
+		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
+			n = -1;
+		free(bounce);
+	}
+	PyBuffer_Release(&view);
+	return n;
+}
+
+static PyObject *into_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
+{
+	i64 n = read_buffer(h, object, pos, wanted);
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
+}
+
+static __attribute__((cold, noinline)) PyObject *into_traced(struct handle *h, int verb, PyObject *object, u64 pos)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, pos, 0);
+	return pc_call_end(&call, into_buffer(h, object, pos, &call.len));
+}
+
+PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos, wanted;
+	if (check_nargs("pread_into", nargs, 2) || check_readable(h) || to_offset(args, "pread_into(buffer, offset)", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache))
+		return into_traced(h, PC_CALL_PREAD_INTO, args[0], pos);
+	return into_buffer(h, args[0], pos, &wanted);
+}
+
+/* Into buffers that are memory of what is read. */
+static PyObject *preadv_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
+{
+	PyObject *data = read_bytes(h, pos, total);
+	u64 len = data ? (u64)PyBytes_Size(data) : 0;
+	int err = data ? pc_segments_spread(h, buffers, (const u8 *)PyBytes_AsString(data), len) : -1;
+	Py_XDECREF(data);
+	if (!err)
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	return err ? NULL : PyLong_FromUnsignedLongLong(len);
+}
+
+static PyObject *read_segments(struct handle *h, PyObject *buffers, u64 pos, const struct segments *s)
+{
+	u64 wanted, done = 0;
+	int tangled = pc_segments_tangled(h, buffers, pos, true, s);
+	if (tangled)
+		return tangled < 0 ? NULL : preadv_at_once(h, buffers, pos, s->total);
+	Py_ssize_t n = PySequence_Size(buffers);
+	for (Py_ssize_t k = 0; k < n; k++) {
+		PyObject *buffer = PySequence_GetItem(buffers, k);
+		if (!buffer)
+			return NULL;
+		i64 got = read_buffer(h, buffer, pos + done, &wanted);
+		Py_DECREF(buffer);
+		if (got < 0)
+			return NULL;
+		done += (u64)got;
+		if ((u64)got < wanted)
+			break; /* the end: what is appended behind it now does not belong into the next segment */
+	}
+	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
+}
+
+PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	struct segments s;
+	u64 pos;
+	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_offset(args, "preadv(buffers, offset)", &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_PREADV, pos, s.total);
+		return pc_call_end(&call, read_segments(h, args[0], pos, &s));
+	}
+	return read_segments(h, args[0], pos, &s);
+}
+
+static PyObject *try_read(struct handle *h, u64 pos, u64 size)
+{
+	struct pc_need need;
+	u64 len = clip(h, pos, size);
+	PyObject *bytes = pc_new_bytes(len, pos);
+	if (!bytes)
+		return NULL;
+	i64 n = core_read(h, pos, (u8 *)PyBytes_AsString(bytes), len, &need);
+	pc_met_marker(h, &need); /* threads of the volume read the next window: nothing is waited for */
+	if (n == (i64)len) {
+		pc_count_hit(h->inode);
+		pc_read_seen(h, pos, len);
+		return bytes;
+	}
+	bool eof = need.kind == PC_NEED_NOTHING;
+	PyObject *shorter = eof ? PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n) : NULL;
+	Py_DECREF(bytes);
+	if (eof)
+		return shorter;
+	Py_RETURN_NONE;
+}
+
+PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size, pos;
+	if (check_nargs("try_pread", nargs, 2) || check_readable(h) || to_u64(args[0], "size", &size) ||
+	    to_u64(args[1], "offset", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_TRY_PREAD, pos, size);
+		return pc_call_end(&call, try_read(h, pos, size));
+	}
+	return try_read(h, pos, size);
+}
+
+PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 size = INT64_MAX;
+	if (nargs > 1) {
+		PyErr_Format(PyExc_TypeError, "read() takes at most 1 argument (%zd given)", nargs);
+		return NULL;
+	}
+	if (check_readable(h))
+		return NULL;
+	if (nargs == 1 && args[0] != Py_None) {
+		i64 n;
+		if (pc_to_i64(args[0], "size", &n))
+			return NULL;
+		size = n < 0 ? INT64_MAX : (u64)n;
+	}
+	PyObject *bytes = pc_recording(h->inode->cache) ? read_traced(h, PC_CALL_READ, h->position, size)
+							: read_bytes(h, h->position, size);
+	if (PC_LIKELY(bytes != NULL))
+		h->position += (u64)PyBytes_Size(bytes);
+	return bytes;
+}
+
+PyObject *handle_readall(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	return handle_read(self, NULL, 0);
+}
+
+PyObject *handle_readinto(PyObject *self, PyObject *buffer)
+{
+	struct handle *h = handle_of(self);
+	u64 wanted;
+	if (check_readable(h))
+		return NULL;
+	PyObject *n = pc_recording(h->inode->cache) ? into_traced(h, PC_CALL_READINTO, buffer, h->position)
+						    : into_buffer(h, buffer, h->position, &wanted);
+	if (n)
+		h->position += (u64)PyLong_AsLongLong(n);
+	return n;
+}

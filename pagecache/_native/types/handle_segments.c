@@ -1,0 +1,137 @@
+/*
+ * handle_segments.c - several buffers that are memory of the very file.
+ *
+ * preadv and pwritev take one buffer after the other, and a program cannot see in how many pieces a view comes. So where a
+ * buffer lies in the memory that an earlier one changes (or that a later one is read from), all of them go through one copy:
+ * their bytes move as if all were read before the first is stored (contract 2.7).
+ */
+#include "state/folio.h"
+#include "types/handle.h"
+
+static int get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)
+{
+	PyObject *buffer = PySequence_GetItem(buffers, k);
+	int err = buffer ? PyObject_GetBuffer(buffer, view, flags) : -1;
+	Py_XDECREF(buffer);
+	return err;
+}
+
+/**
+ * pc_segments_tangled() - would one of several buffers change what another is about?
+ *
+ * @pos: where the first one is read from or written to. @s: what pc_check_segments found.
+ * Return: 1, 0, -1 exception. Context: GIL; buffers are looked at only where one is memory of the cache, none is touched.
+ */
+int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s)
+{
+	if (!s->cached || pos + s->total > INT64_MAX)
+		return 0;
+	struct pc_inode *i = h->inode;
+	Py_ssize_t n = PySequence_Size(buffers);
+	int tangled = 0, flags = reads ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_SIMPLE;
+	Py_buffer view;
+	for (u64 k = 0, done = 0; k < (u64)n && n > 1 && !tangled; k++) {
+		if (get_segment(buffers, (Py_ssize_t)k, flags, &view))
+			return -1;
+		u64 after = done + (u64)view.len, from = reads ? pos + after : pos,
+		    len = reads ? s->total - after : done;
+		tangled = pc_view_meets(i, from, len, view.buf, (u64)view.len);
+		done = after;
+		PyBuffer_Release(&view);
+	}
+	return n < 0 ? -1 : tangled;
+}
+
+/* All buffers one after another, copied with nothing held: a bytes object. */
+PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
+{
+	PyObject *joined = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)total);
+	Py_ssize_t n = joined ? PySequence_Size(buffers) : 0;
+	u64 done = 0;
+	for (Py_ssize_t k = 0; k < n && joined; k++) {
+		Py_buffer view;
+		if (get_segment(buffers, k, PyBUF_SIMPLE, &view)) {
+			Py_CLEAR(joined);
+			break;
+		}
+		u64 part = pc_min((u64)view.len, total - done);
+		if (part && pc_copy_in(h, PyBytes_AsString(joined) + done, view.buf, part))
+			Py_CLEAR(joined);
+		done += part;
+		PyBuffer_Release(&view);
+	}
+	if (joined && done < total) { /* the list changed in our hands */
+		PyObject *shorter = PyBytes_FromStringAndSize(PyBytes_AsString(joined), (Py_ssize_t)done);
+		Py_DECREF(joined);
+		joined = shorter;
+	}
+	if (joined)
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	return joined;
+}
+
+/* What was read, into all buffers one after another. Return: 0, -1. */
+int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len)
+{
+	Py_ssize_t n = PySequence_Size(buffers);
+	for (Py_ssize_t k = 0; k < n && len; k++) {
+		Py_buffer view;
+		if (get_segment(buffers, k, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &view))
+			return -1;
+		u64 part = pc_min((u64)view.len, len);
+		int err = part ? pc_copy_out(h, view.buf, from, part) : 0;
+		PyBuffer_Release(&view);
+		if (err)
+			return -1;
+		from += part;
+		len -= part;
+	}
+	return n < 0 ? -1 : 0;
+}
+
+/* _joined(buffers, offset) -> bytes to be written instead of the buffers, or None where they may be written one by one. */
+PyObject *handle_joined(PyObject *self, PyObject *args)
+{
+	struct handle *h = handle_of(self);
+	PyObject *buffers;
+	unsigned long long pos;
+	struct segments s;
+	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
+	    pc_check_segments(h, buffers, PyBUF_SIMPLE, &s))
+		return NULL;
+	int tangled = pc_segments_tangled(h, buffers, pos, false, &s);
+	if (tangled > 0)
+		return pc_segments_join(h, buffers, s.total);
+	if (tangled < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* _tangled(buffers, offset) -> how many bytes are to be read at once, and given to _spread; 0: into one buffer after another. */
+PyObject *handle_tangled(PyObject *self, PyObject *args)
+{
+	struct handle *h = handle_of(self);
+	PyObject *buffers;
+	unsigned long long pos;
+	struct segments s;
+	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
+	    pc_check_segments(h, buffers, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
+		return NULL;
+	int tangled = pc_segments_tangled(h, buffers, pos, true, &s);
+	return tangled < 0 ? NULL : PyLong_FromUnsignedLongLong(tangled ? s.total : 0);
+}
+
+/* _spread(buffers, data): data into the buffers, one after another. */
+PyObject *handle_spread(PyObject *self, PyObject *args)
+{
+	struct handle *h = handle_of(self);
+	PyObject *buffers;
+	Py_buffer from;
+	if (check_open(h) || !PyArg_ParseTuple(args, "Oy*", &buffers, &from))
+		return NULL;
+	int err = pc_segments_spread(h, buffers, from.buf, (u64)from.len);
+	PyBuffer_Release(&from);
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}

@@ -1,0 +1,370 @@
+/*
+ * handle_write.c - the writing verbs of a handle.
+ *
+ * A short write without obstacles is one try of the inode lock and one call of CORE. Everything else goes the way of
+ * handle_claim.c. All or raise [K13]: the exception says how much was accepted (`characters_written`).
+ */
+#include "types/handle_write.h"
+#include "types/handle.h"
+
+#include <stdlib.h>
+
+/* The exception that ends a write says how much was accepted (and is kept). */
+void pc_characters_written(u64 done)
+{
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	PyObject *n = PyLong_FromUnsignedLongLong(done);
+	if (value && n && PyObject_IsInstance(value, PyExc_OSError) == 1 &&
+	    PyObject_SetAttrString(value, "characters_written", n))
+		PyErr_Clear();
+	Py_XDECREF(n);
+	PyErr_Restore(type, value, traceback);
+}
+
+/* The same of a write of several buffers, of which those before the one that failed were accepted whole. */
+static void add_characters_written(u64 before)
+{
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	PyErr_NormalizeException(&type, &value, &traceback);
+	PyObject *n = value ? PyObject_GetAttrString(value, "characters_written") : NULL;
+	u64 own = n ? PyLong_AsUnsignedLongLong(n) : 0;
+	if (PyErr_Occurred()) {
+		PyErr_Clear();
+		own = 0;
+	}
+	Py_XDECREF(n);
+	PyErr_Restore(type, value, traceback);
+	pc_characters_written(before + own);
+}
+
+/* Whether a short write may be tried at once: nothing to wait for but what CORE itself finds out. One that lets the GIL go
+ * while it copies has to reserve what it dirties, so that many at once do not pass the limit. */
+static bool may_try(struct handle *h, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	if (PC_UNLIKELY(i->volume->on_loop && pc_inside_call(i->volume))) {
+		PyErr_Clear();
+		return false; /* what is wrong is found out, and said, on the way of writes that wait */
+	}
+	return !pc_tls_op && !pc_tls_worker && !pc_tls_loop && len < h->gil_release && len <= PC_PIECE &&
+	       pc_dirty_room(i, len) && !pc_some_failed(i) &&
+	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
+}
+
+static int write_through(struct handle *h, u64 pos, u64 len)
+{
+	return PC_UNLIKELY(h->through) && len ? pc_ask_engine(h, pc_str_write_through, pos, len) : 0;
+}
+
+/* Writes keep the interpreter lock, so a thread that does nothing else keeps it for a whole switch interval (5 ms), once for
+ * each step of the calls that carry its data to the backend. While such calls run, a writer steps aside now and then. */
+static void step_aside(struct handle *h)
+{
+	static _Thread_local i64 last;
+	if (PC_LIKELY(pc_volume_inflight(h->inode->volume) == 0))
+		return;
+	i64 now = pc_clock_ns();
+	if (now - last < PC_TURN_NS)
+		return;
+	Py_BEGIN_ALLOW_THREADS pc_nap(PC_ASIDE_NS);
+	Py_END_ALLOW_THREADS last = pc_clock_ns();
+}
+
+/* Return: 0 and everything is accepted, -1. */
+static int write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	u64 done = 0;
+	if (len == 0)
+		return 0;
+	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
+		pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
+		pc_characters_written(0);
+		return -1;
+	}
+	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
+		struct pc_need need;
+		done = (u64)pc_core_write(h, pos, from, len, &need);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done, NULL))
+		return -1;
+	step_aside(h);
+	return write_through(h, pos, len);
+}
+
+/* A source that may fault is copied first, with nothing held; and a view of what is written, so that its bytes move as if all
+ * were read before the first is stored. */
+static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *view, void **bounce)
+{
+	*bounce = NULL;
+	if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE)) {
+		if (PyErr_ExceptionMatches(PyExc_BufferError)) {
+			PyErr_Clear();
+			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+		}
+		return NULL;
+	}
+	if (PC_LIKELY(!pc_may_fault(h, object) && (!pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true) ||
+						   !PC_FIX("view_of_the_range_is_copied_first"))))
+		return view->buf ? view->buf : (const u8 *)"";
+	*bounce = pc_bounce_new(h, (u64)view->len);
+	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
+		pc_characters_written(0);
+		free(*bounce);
+		PyBuffer_Release(view);
+		return NULL;
+	}
+	return *bounce;
+}
+
+static int append_bytes(struct handle *h, const u8 *from, u64 len, u64 *pos)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	u64 done = 0;
+	*pos = pc_inode_size(i);
+	if (len == 0)
+		return 0;
+	if (may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		*pos = pc_inode_size(i);
+		if (PC_LIKELY(*pos + len <= INT64_MAX))
+			done = (u64)pc_core_write(h, *pos, from, len, &need);
+		if (done == len || done == 0)
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (done < len && pc_write_slow(h, *pos, from, len, done, pos))
+		return -1;
+	step_aside(h);
+	return write_through(h, *pos, len);
+}
+
+/* A piece of an asynchronous write, without waiting for anything. Return: bytes taken; what is left takes pc_write_rest. */
+u64 pc_write_try(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	u64 n = 0;
+	if (!may_try(h, len) || !pc_inode_lock_try(i, PC_EXCLUSIVE))
+		return 0;
+	if (PC_LIKELY(pos + len <= INT64_MAX))
+		n = (u64)pc_write(i, pos, from, len, &need);
+	pc_inode_lock_release(i, PC_EXCLUSIVE);
+	return n;
+}
+
+/* What is left of an asynchronous write: like any write, on the thread that calls. Return: 0, -1. */
+int pc_write_rest(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 *done, bool append)
+{
+	if (!append && PC_UNLIKELY(*pos + len > INT64_MAX)) {
+		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
+		pc_characters_written(0);
+		return -1;
+	}
+	if (*done < len && pc_write_slow(h, *pos, from, len, *done, append ? pos : NULL))
+		return -1;
+	*done = len;
+	return 0;
+}
+
+/* Write or append a whole buffer; an append stores where it began. Return: bytes written (all of them), -1. */
+static i64 write_buffer(struct handle *h, PyObject *object, u64 *pos, bool append)
+{
+	Py_buffer view;
+	void *bounce;
+	const u8 *from = source(h, object, append ? pc_inode_size(h->inode) : *pos, &view, &bounce);
+	if (!from)
+		return -1;
+	i64 len = view.len;
+	int err = append ? append_bytes(h, from, (u64)len, pos) : write_all(h, *pos, from, (u64)len);
+	free(bounce);
+	PyBuffer_Release(&view);
+	return err ? -1 : len;
+}
+
+/* The same, seen by a trace. */
+static __attribute__((cold, noinline)) i64 write_traced(struct handle *h, int verb, PyObject *object, u64 *pos,
+							bool append)
+{
+	struct pc_call call;
+	pc_call_begin(&call, h->inode, verb, *pos, 0);
+	i64 n = write_buffer(h, object, pos, append);
+	call.pos = *pos;
+	call.len = n < 0 ? 0 : (u64)n;
+	pc_call_over(&call, n < 0 ? PC_R_FAILED : 0, n);
+	return n;
+}
+
+static inline i64 write_verb(struct handle *h, int verb, PyObject *object, u64 *pos, bool append)
+{
+	if (pc_recording(h->inode->cache))
+		return write_traced(h, verb, object, pos, append);
+	return write_buffer(h, object, pos, append);
+}
+
+PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
+		return NULL;
+	i64 n = write_verb(h, PC_CALL_PWRITE, args[0], &pos, false);
+	return n < 0 ? NULL : PyLong_FromLongLong(n);
+}
+
+/* From buffers that are memory of what is written. */
+static PyObject *pwritev_at_once(struct handle *h, PyObject *buffers, u64 pos, u64 total)
+{
+	PyObject *data = pc_segments_join(h, buffers, total);
+	i64 got = data ? write_buffer(h, data, &pos, false) : -1;
+	if (!data)
+		pc_characters_written(0);
+	Py_XDECREF(data);
+	return got < 0 ? NULL : PyLong_FromLongLong(got);
+}
+
+static PyObject *write_segments(struct handle *h, PyObject *buffers, u64 pos, const struct segments *s)
+{
+	u64 done = 0;
+	int tangled = pc_segments_tangled(h, buffers, pos, false, s);
+	if (tangled)
+		return tangled < 0 ? NULL : pwritev_at_once(h, buffers, pos, s->total);
+	Py_ssize_t n = PySequence_Size(buffers);
+	for (Py_ssize_t k = 0; k < n; k++) {
+		PyObject *buffer = PySequence_GetItem(buffers, k);
+		u64 at = pos + done;
+		i64 got = buffer && !check_writable(h) ? write_buffer(h, buffer, &at, false) : -1;
+		Py_XDECREF(buffer);
+		if (got < 0) {
+			add_characters_written(done);
+			return NULL;
+		}
+		done += (u64)got;
+	}
+	return n < 0 ? NULL : PyLong_FromUnsignedLongLong(done);
+}
+
+PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	struct segments s;
+	u64 pos;
+	if (check_nargs("pwritev", nargs, 2) || check_writable(h) || to_offset(args, "pwritev(buffers, offset)", &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_PWRITEV, pos, s.total);
+		return pc_call_end(&call, write_segments(h, args[0], pos, &s));
+	}
+	return write_segments(h, args[0], pos, &s);
+}
+
+/* Dirty budget without waiting for it. One that lets the GIL go while it copies reserves it; close the place in any case. */
+static bool try_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
+{
+	pc_place_open(h->inode, place, pos, len);
+	return len < h->gil_release ? pc_dirty_room(h->inode, len) : pc_room_take(h->inode, place, false);
+}
+
+/* Return: whether all was written; nothing was otherwise. */
+static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
+{
+	struct pc_inode *i = h->inode;
+	struct pc_need need;
+	struct pc_place place;
+	u64 done = 0;
+	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(i))
+		return false;
+	if (try_room(h, &place, pos, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		if (PC_LIKELY(len < h->gil_release)) {
+			done = (u64)pc_write_whole(i, pos, from, len, &need);
+		} else {
+			Py_BEGIN_ALLOW_THREADS done = (u64)pc_write_whole(i, pos, from, len, &need);
+			Py_END_ALLOW_THREADS
+		}
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	pc_place_close(i, &place);
+	return done == len;
+}
+
+/* What a pwrite would refuse whatever it waited for. Return: 0, -1. */
+static int check_try(struct handle *h, u64 pos, u64 len)
+{
+	if (PC_UNLIKELY(pos + len > INT64_MAX)) {
+		pc_raise(h->core, h->inode->user, "too large", "the write would end beyond 2**63 - 1");
+		pc_characters_written(0);
+		return -1;
+	}
+	if (PC_LIKELY(!atomic_load_explicit(&h->inode->volume->aborted, memory_order_relaxed)))
+		return 0;
+	return pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
+}
+
+static PyObject *try_write_buffer(struct handle *h, PyObject *object, u64 pos)
+{
+	Py_buffer view;
+	void *bounce;
+	const u8 *from = source(h, object, pos, &view, &bounce);
+	if (!from)
+		return NULL;
+	u64 len = (u64)view.len;
+	int err = len ? check_try(h, pos, len) : 0;
+	bool done = !err && (len == 0 || try_write(h, pos, from, len));
+	free(bounce);
+	PyBuffer_Release(&view);
+	if (err)
+		return NULL;
+	if (!done)
+		Py_RETURN_NONE;
+	return PyLong_FromUnsignedLongLong(len);
+}
+
+PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) || to_offset(args, "try_pwrite(data, offset)", &pos))
+		return NULL;
+	if (pc_recording(h->inode->cache)) {
+		struct pc_call call;
+		pc_call_begin(&call, h->inode, PC_CALL_TRY_PWRITE, pos, 0);
+		return pc_call_end(&call, try_write_buffer(h, args[0], pos));
+	}
+	return try_write_buffer(h, args[0], pos);
+}
+
+PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"data", NULL};
+	struct handle *h = handle_of(self);
+	PyObject *data;
+	u64 pos = 0;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:append", names, &data) || check_writable(h) ||
+	    write_verb(h, PC_CALL_APPEND, data, &pos, true) < 0)
+		return NULL;
+	return PyLong_FromUnsignedLongLong(pos);
+}
+
+PyObject *handle_write(PyObject *self, PyObject *data)
+{
+	struct handle *h = handle_of(self);
+	u64 pos;
+	if (check_writable(h))
+		return NULL;
+	if (PyUnicode_Check(data)) {
+		PyErr_SetString(PyExc_TypeError, "a bytes-like object is required, not 'str'");
+		return NULL;
+	}
+	pos = h->position;
+	i64 n = write_verb(h, PC_CALL_WRITE, data, &pos, h->appends);
+	if (n < 0)
+		return NULL;
+	if (n)
+		h->position = pos + (u64)n;
+	return PyLong_FromLongLong(n);
+}

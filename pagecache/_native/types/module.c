@@ -1,0 +1,318 @@
+/*
+ * module.c - what the extension offers beside the cffi functions: the owner of a cache's memory, and calls for the engine.
+ */
+#include "types/types.h"
+
+PyTypeObject *pc_core_type;
+
+/* run(core, inode, holds, deadline_ns, method, argument): engine.<method>(op, argument) with logical locks held. */
+static PyObject *run_holding(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address;
+	unsigned int holds;
+	long long deadline_ns;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KILOO", pc_core_type, &core, &address, &holds, &deadline_ns, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	if (pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	op->what = Py_NewRef(method);
+	if (pc_op_acquire(op, holds, deadline_ns)) {
+		pc_op_settle(op);
+		Py_DECREF(op);
+		return NULL;
+	}
+	if (pc_op_run(op, method, argument) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* run_both(core, inode, other, deadline_ns, method, argument): engine.<method>(op, (op of the other, argument)) of `inode` with
+ * both tokens held, taken in the order of the inodes: the only operation that waits for a second one (contract 2.20). */
+static PyObject *run_both(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address, other;
+	long long deadline_ns;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKLOO", pc_core_type, &core, &address, &other, &deadline_ns, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *j = (struct pc_inode *)(uintptr_t)other;
+	const char *why = "this call could only wait for the backend call that it was made from";
+	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL), *second = pc_op_new(core, j, OP_CALLER, NULL);
+	bool i_first = i->id < j->id;
+	if (op && second) {
+		op->what = Py_NewRef(method);
+		second->what = Py_NewRef(method);
+	}
+	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
+	int err = !both || pc_op_acquire(i_first ? op : second, HOLD_TOKEN, deadline_ns) ||
+		  pc_op_acquire(i_first ? second : op, HOLD_TOKEN, deadline_ns);
+	if (!err)
+		err = pc_op_run(op, method, both);
+	else if (op)
+		Py_DECREF(op); /* settled with its last reference */
+	if (second)
+		pc_op_settle(second); /* whoever made a call under its token may have it still */
+	Py_XDECREF(both);
+	Py_XDECREF(second);
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* settle_fills(core, inode, pos, end): wait until no fill owns a folio of the range (under the invalidate lock). */
+static PyObject *settle_fills(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, end;
+	struct pc_need need;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &end))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	struct op *chain = pc_tls_op;
+	pc_tls_op = chain ? chain->outer : NULL; /* the caller's own operation is no backend call yet */
+	int err = 0;
+	while (!err && pc_range_busy(i, pos, end, &need))
+		err = pc_wait_folio(i, core, &need);
+	pc_tls_op = chain;
+	if (err)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* prefetch(core, inode, pos, end, wait): get a range in. Without `wait` the volume's threads do it, as far as memory goes. */
+static PyObject *prefetch(PyObject *module, PyObject *args)
+{
+	PyObject *core;
+	unsigned long long address, pos, end;
+	int wait, again = 0;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &end, &wait))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	end = pc_min(end, pc_inode_size(i));
+	if (!wait) {
+		pc_submit_fills(i, pos, end, PC_WORK_READAHEAD, 256);
+		Py_RETURN_NONE;
+	}
+	while (pos < end) {
+		u64 missing = pc_first_missing(i, pos, end);
+		again = missing == pos ? again + 1 : 0;
+		pos = missing;
+		if (pos >= end || again > 16)
+			break; /* what comes in is evicted at once: there is no point in going on */
+		int err = pc_run_fill(core, i, pos, end - pos, NULL);
+		if (err < 0)
+			return NULL;
+		if (err > 0)
+			break;
+	}
+	Py_RETURN_NONE;
+}
+
+struct pc_event *pc_event_at(char kind, unsigned long long address)
+{
+	switch (kind) {
+	case 'i': return &((struct pc_inode *)(uintptr_t)address)->event;
+	case 'v': return &((struct pc_volume *)(uintptr_t)address)->event;
+	case 'c': return &((struct pc_cache *)(uintptr_t)address)->event;
+	default: return &((struct pc_cache *)(uintptr_t)address)->flusher_event;
+	}
+}
+
+/* wait(kind, address, seq, timeout_ns): sleep while the event ("inode", "volume", "cache", "flusher") stands at seq. */
+static PyObject *wait_for_event(PyObject *module, PyObject *args)
+{
+	const char *kind;
+	unsigned long long address;
+	unsigned int seq;
+	long long timeout_ns;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "sKIL", &kind, &address, &seq, &timeout_ns))
+		return NULL;
+	if (timeout_ns > 0 && pc_wait_event(pc_event_at(kind[0], address), seq, timeout_ns))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+static int add_address(PyObject *list, struct pc_volume *v)
+{
+	PyObject *address = PyLong_FromVoidPtr(v);
+	int err = address ? PyList_Append(list, address) : -1;
+	Py_XDECREF(address);
+	return err;
+}
+
+/* inside(): addresses of the volumes whose backend calls this thread is in, innermost first. */
+PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
+{
+	(void)module;
+	(void)unused;
+	PyObject *list = PyList_New(0);
+	int err = list ? 0 : -1;
+	for (struct op *op = pc_tls_op; !err && op; op = op->outer)
+		err = add_address(list, op->inode->volume);
+	if (!err && pc_tls_worker)
+		err = add_address(list, pc_tls_worker);
+	PyObject *calls = !err && pc_inside_calls ? PyObject_CallNoArgs(pc_inside_calls) : NULL;
+	if (calls)
+		err = PyList_SetSlice(list, PyList_Size(list), PyList_Size(list), calls);
+	else if (!err && pc_inside_calls)
+		err = -1;
+	Py_XDECREF(calls);
+	if (err)
+		Py_CLEAR(list);
+	return list;
+}
+
+static PyMethodDef functions[] = {
+	{"work", pc_work, METH_VARARGS,
+	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
+	{"run", run_holding, METH_VARARGS,
+	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
+	 "held."},
+	{"run_both", run_both, METH_VARARGS,
+	 "run_both($module, core, inode, other, deadline_ns, method, argument, /)\n--\n\nCall the engine with the tokens of two "
+	 "inodes "
+	 "held."},
+	{"run_owning", pc_run_owning, METH_VARARGS,
+	 "run_owning($module, core, inode, method, argument, /)\n--\n\nCall the engine with an operation of its own."},
+	{"settle_fills", settle_fills, METH_VARARGS,
+	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
+	{"prefetch", prefetch, METH_VARARGS,
+	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nGet a range into the cache."},
+	{"revoke", pc_revoke, METH_VARARGS,
+	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
+	{"stragglers", pc_stragglers, METH_O,
+	 "stragglers($module, volume, /)\n--\n\nCallers who have not noticed that the volume was aborted."},
+	{"waiting", pc_waiting, METH_VARARGS,
+	 "waiting($module, core, volume, inode, reason, call, /)\n--\n\nCall something, recorded as a wait meanwhile."},
+	{"waits", pc_waits, METH_O, "waits($module, core, /)\n--\n\nThe records of those who wait now."},
+	{"calls", pc_calls, METH_O, "calls($module, core, /)\n--\n\nThe operations that run, or hold something."},
+	{"waiting_since", pc_waiting_since, METH_O,
+	 "waiting_since($module, core, /)\n--\n\nWhen the oldest wait began, in nanoseconds; 0: nobody waits."},
+	{"wait", wait_for_event, METH_VARARGS,
+	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep while an event stands."},
+	{"name_threads", pc_name_threads, METH_O,
+	 "name_threads($module, function, /)\n--\n\nWhat is told the number of a thread that a trace meets first."},
+	{"inside", pc_inside_volumes, METH_NOARGS,
+	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls this thread is inside of."},
+	{"start_work", pc_start_work, METH_VARARGS,
+	 "start_work($module, core, volume, /)\n--\n\nStart the next piece of a volume's work on its event loop."},
+	{"enter_loop", pc_enter_loop, METH_NOARGS,
+	 "enter_loop($module, /)\n--\n\nThis thread is that of a cache's event loop."},
+	{"use_loops", pc_use_loops, METH_VARARGS,
+	 "use_loops($module, running, inside, cancelled, /)\n--\n\nHow event loops are asked."},
+	{"ticket", pc_make_ticket, METH_VARARGS,
+	 "ticket($module, core, kind, address, seq, /)\n--\n\nTo be awaited: an event that advances, or a call that "
+	 "ends."},
+	{"simulate", pc_simulate, METH_O,
+	 "simulate($module, ask, /)\n--\n\nThis thread plays simulated threads, and a scheduler is asked who runs."},
+	{"point", pc_simulated_point, METH_O,
+	 "point($module, name, /)\n--\n\nWhere another simulated thread may go on."},
+	{"away", pc_simulated_away, METH_O,
+	 "away($module, call, /)\n--\n\nCall what switches to another simulated thread and back."},
+	{"pin", pc_view_open, METH_VARARGS,
+	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
+	{NULL, NULL, 0, NULL},
+};
+
+/* ---------------------------------------------------------------- Core */
+
+static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	unsigned long long capacity, max_folio;
+	unsigned int page_size;
+	PyObject *error;
+	(void)kwargs;
+	if (!PyArg_ParseTuple(args, "KIKO", &capacity, &page_size, &max_folio, &error))
+		return NULL;
+	struct core *core = PyObject_New(struct core, type);
+	if (!core)
+		return NULL;
+	core->cache = NULL;
+	Py_INCREF(error);
+	core->error = error;
+	int err = pc_cache_create(capacity, page_size, max_folio, &core->cache);
+	if (err) {
+		Py_DECREF(core);
+		return err == -ENOMEM ? PyErr_NoMemory()
+				      : PyErr_Format(PyExc_ValueError, "capacity %llu with pages of %u bytes", capacity,
+						     page_size);
+	}
+	return (PyObject *)core;
+}
+
+static void core_dealloc(PyObject *self)
+{
+	struct core *core = (struct core *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	if (core->cache && !pc_is_forked(core->cache))
+		pc_cache_destroy(core->cache);
+	Py_XDECREF(core->error);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+static PyObject *core_address(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyLong_FromVoidPtr(((struct core *)self)->cache);
+}
+
+static PyObject *core_forked(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyBool_FromLong(pc_is_forked(((struct core *)self)->cache));
+}
+
+/* close(): nobody is to use the cache any more; its address space goes as far as nobody looks at it. */
+static PyObject *core_close(PyObject *self, PyObject *unused)
+{
+	struct core *core = (struct core *)self;
+	(void)unused;
+	if (!pc_is_forked(core->cache)) {
+		pc_cache_close(core->cache);
+		pc_core_release(self);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyMethodDef core_methods[] = {
+	{"close", core_close, METH_NOARGS, "close($self, /)\n--\n\nGive back memory that nobody looks at any more."},
+	{NULL, NULL, 0, NULL},
+};
+static PyGetSetDef core_getset[] = {
+	{"address", core_address, NULL, "Address of the struct pc_cache.", NULL},
+	{"forked", core_forked, NULL, "True in a child process that inherited the cache.", NULL},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot core_slots[] = {
+	{Py_tp_new, core_new},
+	{Py_tp_dealloc, core_dealloc},
+	{Py_tp_methods, core_methods},
+	{Py_tp_getset, core_getset},
+	{Py_tp_doc, "Owner of one cache's memory: what is left after close() is unmapped when nobody refers to this."},
+	{0, NULL},
+};
+static PyType_Spec core_spec = {"pagecache._native._core.Core", sizeof(struct core), 0, Py_TPFLAGS_DEFAULT, core_slots};
+
+int pc_install_core(PyObject *module)
+{
+	pc_core_type = (PyTypeObject *)PyType_FromSpec(&core_spec);
+	return pc_core_type ? PyModule_AddObjectRef(module, "Core", (PyObject *)pc_core_type) : -1;
+}
+
+int pc_install_functions(PyObject *module)
+{
+	return PyModule_AddFunctions(module, functions);
+}

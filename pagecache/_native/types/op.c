@@ -1,0 +1,511 @@
+/*
+ * op.c - operations: the one mechanism that gives everything back.
+ *
+ * A C entry that needs something from CORE (folio locks of a fill, the inode lock, the token, a request for a backend) makes
+ * an Op, records it there, and calls the engine. When the engine returns, by whatever exception, the entry settles the Op:
+ * KeyboardInterrupt can strike between any two bytecodes, but not between two C statements. The engine sees the Op as an
+ * object with begin() and complete() (op_calls.c); used too late it says that it is settled.
+ *
+ *   caller's thread   pread ─► Op(FILL) ─► backend.read_into, answer ─► settle ─► copy
+ *   volume's thread   work  ─► Op(WRITE) ─► engine.write(op): begin → backend.write_from → complete, finish ─► settle
+ *
+ * Ops that run in a thread form a chain (pc_tls_op): a backend that comes back to its own volume for bytes that are not
+ * there could only wait for itself, and gets DeadlockError (contract 2.25).
+ */
+#include "types/types.h"
+
+PyTypeObject *pc_op_type;
+_Thread_local struct op *pc_tls_op;
+static struct pc_list running = {&running, &running}; /* operations in some thread's pc_op_run; under the GIL */
+_Thread_local struct pc_volume *pc_tls_worker;
+PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_view;
+
+struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
+{
+	struct op *op = PyObject_New(struct op, pc_op_type);
+	if (!op)
+		return NULL;
+	memset((char *)op + sizeof(PyObject), 0, sizeof(*op) - sizeof(PyObject));
+	Py_INCREF(core);
+	op->core = core;
+	op->inode = i;
+	op->kind = (u8)kind;
+	op->request = r;
+	op->generation = atomic_load(&i->volume->generation);
+	op->inode_id = i->id;
+	pc_list_init(&op->waiter.link);
+	pc_list_init(&op->running);
+	pc_list_add_tail(&pc_operations, &op->listed);
+	atomic_fetch_add(&i->users, 1);
+	return op;
+}
+
+/* The token of an operation whose backend call still runs elsewhere stays that call's, unless a fence cut it off. */
+static void leave_token(struct op *op)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	if (op->lent && op->turn == i->token_turn) {
+		i->token = PC_TOKEN_STRAY;
+		pc_event_wake(&i->event);
+	} else {
+		pc_token_release_locked(i);
+	}
+	pc_inode_leaf_unlock(i);
+}
+
+/* The call returned: the token is the operation's again, or nobody's where that is settled. A fenced one was taken away. */
+static void take_back(struct op *op)
+{
+	struct pc_inode *i = op->inode;
+	pc_inode_leaf_lock(i);
+	bool stray = op->settled && i->id == op->inode_id && op->turn == i->token_turn;
+	op->lent = 0;
+	if (i->id == op->inode_id && op->turn == i->token_turn)
+		i->token_lent = 0;
+	if (stray)
+		pc_token_release_locked(i);
+	pc_inode_leaf_unlock(i);
+}
+
+static void release_holds(struct op *op)
+{
+	struct pc_inode *i = op->inode;
+	if (op->holds & HOLD_INVALIDATE)
+		pc_invalidate_unlock(i);
+	if (op->holds & HOLD_TOKEN)
+		leave_token(op);
+	if (op->holds & HOLD_LOCK_S)
+		pc_inode_lock_release(i, PC_SHARED);
+	if (op->holds & HOLD_LOCK_X)
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	op->holds = 0;
+}
+
+/* Give back whatever the operation still owns. Idempotent; keeps the exception that is set; a no-op in a forked child. */
+void pc_op_settle(struct op *op)
+{
+	PyObject *type, *value, *traceback;
+	if (op->settled)
+		return;
+	if (pc_is_forked(((struct core *)op->core)->cache)) {
+		pc_list_del(&op->listed);
+		op->settled = 1;
+		return;
+	}
+	if (op->holds & HOLD_DIRECT && pc_op_direct_settle(op))
+		return;
+	PyErr_Fetch(&type, &value, &traceback);
+	pc_op_end_call(op);
+	pc_list_del(&op->listed);
+	op->settled = 1;
+	if (op->on_loop) {
+		pc_list_del(&op->running);
+		pc_work_end(op->inode->volume, &op->work);
+	}
+	struct pc_request *r = op->request;
+	op->request = NULL;
+	if (op->kind == OP_COMMIT)
+		pc_commit_end(op->inode, false, false);
+	else if (r)
+		pc_request_settle(r);
+	if (op->credit)
+		pc_credit_put(op->inode->volume, op->credit);
+	release_holds(op);
+	Py_CLEAR(op->buf);
+	Py_CLEAR(op->memory);
+	pc_inode_user_put(op->inode);
+	pc_core_release(op->core);
+	PyErr_Restore(type, value, traceback);
+}
+
+static void op_dealloc(PyObject *self)
+{
+	struct op *op = (struct op *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	pc_op_settle(op);
+	Py_XDECREF(op->views);
+	Py_XDECREF(op->buf);
+	Py_XDECREF(op->memory);
+	Py_XDECREF(op->answer);
+	Py_XDECREF(op->what);
+	Py_XDECREF(op->core);
+	PyObject_Free(self);
+	Py_DECREF(type);
+}
+
+/* The volume was aborted since the operation began: it makes no call any more, and its answers only end what it holds. */
+bool pc_op_stopped(const struct op *op)
+{
+	u64 generation = op->kind == OP_WRITE && op->request ? op->request->generation
+			 : op->kind == OP_COMMIT             ? op->inode->commit_generation
+							     : op->generation;
+	return op->settled || (op->kind != OP_MIRROR && pc_stopped(op->inode, generation));
+}
+
+/* Return: 0; -1 with an exception: it is settled and owns nothing any more. */
+int pc_op_check(struct op *op)
+{
+	if (!op->settled)
+		return 0;
+	PyErr_SetString(PyExc_ValueError, "the operation is settled");
+	return -1;
+}
+
+/* Run a fill, or call engine.<method>(op[, argument]), with the operation on this thread's chain; then settle it. Steals the
+ * reference. Return: 0; -1 with an exception; PC_RUN_REVOKED: somebody settled it meanwhile, the caller looks again;
+ * PC_RUN_STALE: a fill whose bytes cannot stay. */
+int pc_op_run(struct op *op, PyObject *method, PyObject *argument)
+{
+	PyObject *engine = engine_of(op->inode), *result = NULL;
+	if (engine) {
+		Py_INCREF(engine);
+		pc_op_claims(op);
+		op->outer = pc_tls_op;
+		pc_tls_op = op;
+		pc_list_add_tail(&running, &op->running);
+		if (pc_recording(op->inode->cache))
+			pc_name_thread();
+		result = method == pc_str_fill
+				 ? pc_op_fill(op, engine)
+				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+		pc_list_del(&op->running);
+		pc_tls_op = op->outer;
+		op->outer = NULL;
+	} else {
+		PyErr_SetString(PyExc_RuntimeError, "the file has no engine");
+	}
+	int ran = result ? 0 : -1;
+	if (!result && op->request)
+		pc_report_failure(op->request->report);
+	if (op->revoked && (result || PyErr_ExceptionMatches(PyExc_Exception))) {
+		PyErr_Clear();
+		ran = PC_RUN_REVOKED;
+	}
+	if (ran == 0 && op->stale)
+		ran = PC_RUN_STALE;
+	pc_op_settle(op);
+	Py_DECREF(op);
+	Py_XDECREF(engine);
+	Py_XDECREF(result);
+	return ran;
+}
+
+/* Hand the operation to the event loop that carries the volume's bytes: engine.<method>(op). Whoever drops the last reference
+ * settles it. Steals the reference. Return: 0, -1 exception. */
+int pc_op_start(struct op *op, PyObject *method)
+{
+	PyObject *engine = engine_of(op->inode);
+	op->on_loop = 1;
+	pc_op_claims(op);
+	pc_list_add_tail(&running, &op->running);
+	PyObject *started = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
+	if (!started)
+		pc_op_settle(op);
+	Py_DECREF(op);
+	Py_XDECREF(started);
+	return started ? 0 : -1;
+}
+
+/* fail(error): the fill on the event loop has failed; who asked for it gets the error. */
+static PyObject *op_fail(PyObject *self, PyObject *error)
+{
+	struct op *op = (struct op *)self;
+	if (op->request && op->kind == OP_FILL && PyExceptionInstance_Check(error)) {
+		PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+		pc_report_failure(op->request->report);
+		PyErr_Clear();
+	}
+	Py_RETURN_NONE;
+}
+
+/* settle(): the task on the event loop is over. Its exception may live on, and its frames with it: so not by the reference. */
+static PyObject *op_settle(PyObject *self, PyObject *unused)
+{
+	(void)unused;
+	if (((struct op *)self)->on_loop)
+		pc_op_settle((struct op *)self);
+	Py_RETURN_NONE;
+}
+
+/* finish(ok, parked) ends a write request: what was acknowledged is kept, the rest is dirty again. finish(ok, how) a commit. */
+static PyObject *op_finish(PyObject *self, PyObject *args)
+{
+	struct op *op = (struct op *)self;
+	int ok, flag;
+	if (!PyArg_ParseTuple(args, "pi", &ok, &flag) || pc_op_check(op))
+		return NULL;
+	pc_op_end_call(op);
+	if (op->kind == OP_COMMIT) {
+		pc_list_del(&op->listed);
+		op->settled = 1;
+		pc_commit_end(op->inode, ok, flag);
+		pc_inode_user_put(op->inode);
+	} else if (op->kind == OP_WRITE && !op->request) {
+		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
+		return NULL;
+	} else if (op->kind == OP_WRITE) {
+		struct pc_request *r = op->request;
+		op->request = NULL;
+		pc_write_done(r, ok, flag != 0);
+	} else if (op->kind == OP_MIRROR) {
+		pc_op_settle(op);
+	} else {
+		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
+		return NULL;
+	}
+	Py_RETURN_NONE;
+}
+
+/* mirror(last) -> the Op of the second stream that has this request's bytes now: `last` where they could join it, or a new
+ * one; None without memory. */
+static PyObject *op_mirror(PyObject *self, PyObject *last)
+{
+	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
+	if (pc_op_check(op))
+		return NULL;
+	if (op->kind != OP_WRITE || (joined && joined->kind != OP_MIRROR)) {
+		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
+		return NULL;
+	}
+	if (joined && (joined->settled || joined->in_call))
+		joined = NULL;
+	struct pc_request *old = joined ? joined->request : NULL, *m = pc_mirror_take(op->request, old);
+	if (!m)
+		Py_RETURN_NONE;
+	if (m == old)
+		return Py_NewRef(last);
+	struct op *made = pc_op_new(op->core, op->inode, OP_MIRROR, m);
+	if (!made)
+		pc_mirror_end(m);
+	return (PyObject *)made;
+}
+
+/* call(function) -> what it returns: a backend call under this operation's token, on another thread. When the operation ends
+ * first the token stays that of the call until it returns. */
+static PyObject *op_call(PyObject *self, PyObject *function)
+{
+	struct op *op = (struct op *)self;
+	if (pc_op_check(op))
+		return NULL;
+	if (pc_op_stopped(op)) {
+		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+		return NULL;
+	}
+	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is inside a call of the volume */
+	pc_inode_leaf_lock(op->inode);
+	op->lent = op->inode->token_lent = 1;
+	op->turn = op->inode->token_turn;
+	pc_inode_leaf_unlock(op->inode);
+	pc_tls_op = &frame;
+	PyObject *result = PyObject_CallNoArgs(function);
+	pc_tls_op = frame.outer;
+	take_back(op);
+	return result;
+}
+
+static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
+{
+	for (struct pc_list *l = running.next; l != &running; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, running);
+		bool reads = op->kind == OP_FILL || op->kind == OP_UNCACHED;
+		if (op->inode->volume == v && pc_op_stopped(op) && !op->settled &&
+		    (reads || (fenced && op->kind != OP_CALLER && op->kind != OP_MIRROR)))
+			return op;
+	}
+	return NULL;
+}
+
+/* revoke(volume, fenced): operations of an aborted volume end now, what they hold is settled, their buffers stay those of the
+ * calls that still run. Fills always; writes and commits only where those calls can no longer land. */
+PyObject *pc_revoke(PyObject *module, PyObject *args)
+{
+	unsigned long long address;
+	int fenced;
+	struct op *op;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "Kp", &address, &fenced))
+		return NULL;
+	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
+		Py_INCREF((PyObject *)op);
+		op->revoked = 1;
+		pc_op_settle(op);
+		Py_DECREF((PyObject *)op);
+	}
+	if (fenced)
+		pc_op_direct_fence((struct pc_volume *)(uintptr_t)address);
+	Py_RETURN_NONE;
+}
+
+/* stragglers(volume) -> how many callers are in an operation of a volume that was aborted since: their waits are over, they have
+ * not noticed, and what they publish is still of before. Not those whose own call of the backend runs. */
+PyObject *pc_stragglers(PyObject *module, PyObject *address)
+{
+	struct pc_volume *v = PyLong_AsVoidPtr(address);
+	long n = 0;
+	(void)module;
+	if (!v && PyErr_Occurred())
+		return NULL;
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, listed);
+		n += op->inode->volume == v && op->kind == OP_CALLER && !op->in_call && !op->left && pc_op_stopped(op);
+	}
+	return PyLong_FromLong(n);
+}
+
+static PyObject *op_offset(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyLong_FromUnsignedLongLong(op->request ? op->request->call_pos : op->pos);
+}
+
+static PyObject *op_length(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyLong_FromUnsignedLongLong(op->request ? op->request->call_len : op->len);
+}
+
+static PyObject *op_extent(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	if (!op->request)
+		return Py_BuildValue("KK", (unsigned long long)op->pos, (unsigned long long)(op->pos + op->len));
+	return Py_BuildValue("KK", (unsigned long long)op->request->start, (unsigned long long)op->request->end);
+}
+
+static PyObject *op_ahead(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->request && op->request->kind == PC_REQ_FILL &&
+			       op->request->cls == PC_WORK_READAHEAD);
+}
+
+static PyObject *op_staged(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->request ? op->request->staged : op->staged);
+}
+
+static PyObject *op_stage(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->request && op->request->stage);
+}
+
+static PyObject *op_is_settled(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyBool_FromLong(((struct op *)self)->settled || ((struct op *)self)->left);
+}
+
+static PyObject *op_is_left(PyObject *self, void *closure)
+{
+	struct op *op = (struct op *)self;
+	(void)closure;
+	return PyBool_FromLong(op->left && !op->settled);
+}
+
+static PyObject *op_is_stopped(PyObject *self, void *closure)
+{
+	(void)closure;
+	return PyBool_FromLong(pc_op_stopped((struct op *)self));
+}
+
+static PyObject *op_answer(PyObject *self, void *closure)
+{
+	PyObject *answer = ((struct op *)self)->answer;
+	(void)closure;
+	answer = answer ? answer : Py_None;
+	Py_INCREF(answer);
+	return answer;
+}
+
+static PyObject *op_anew(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	return PyBool_FromLong(op->request && op->request->kind == PC_REQ_FILL && pc_fill_anew(op->request));
+}
+
+static PyMethodDef op_methods[] = {
+	{"begin", pc_op_begin, METH_NOARGS,
+	 "begin($self, /)\n--\n\nThe next backend call: (offset, buffers), or None."},
+	{"complete", pc_op_complete, METH_O,
+	 "complete($self, n, /)\n--\n\nReport its answer: 1 done, 0 go on, -errno impossible."},
+	{"ended", pc_op_ended, METH_NOARGS, "ended($self, /)\n--\n\nThe call has raised: it is over."},
+	{"anew", op_anew, METH_NOARGS,
+	 "anew($self, /)\n--\n\nWhether what the last call of a fill read was invalidated since: it is planned anew."},
+	{"mirror", op_mirror, METH_O,
+	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
+	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"acquire", pc_op_take, METH_O, "acquire($self, holds, /)\n--\n\nTake logical locks of the file."},
+	{"release_lock", pc_op_release_lock, METH_NOARGS,
+	 "release_lock($self, /)\n--\n\nGive the file's lock back before the end."},
+	{"direct_begin", pc_op_direct_begin, METH_NOARGS,
+	 "direct_begin($self, /)\n--\n\nCounted as a direct write from here on."},
+	{"direct_end", pc_op_direct_end, METH_NOARGS,
+	 "direct_end($self, /)\n--\n\nWhether it is over; False: a commit failed, send everything again."},
+	{"carry", pc_op_carry, METH_O, "carry($self, function, /)\n--\n\nA part of a direct write, on another thread."},
+	{"send", pc_op_send, METH_VARARGS,
+	 "send($self, write_from, offset, buffer, /)\n--\n\nOne call of it: bytes taken, or -1."},
+	{"read", pc_op_read, METH_VARARGS,
+	 "read($self, read_into, offset, buffer, /)\n--\n\nOne call of a direct read: bytes stored, or -1."},
+	{"settle", op_settle, METH_NOARGS, "settle($self, /)\n--\n\nThe task that it was handed to is over."},
+	{"fail", op_fail, METH_O, "fail($self, error, /)\n--\n\nWhy a fill on the event loop failed."},
+	{"call", op_call, METH_O, "call($self, function, /)\n--\n\nA backend call under its token, on another thread."},
+	{NULL, NULL, 0, NULL},
+};
+static PyGetSetDef op_getset[] = {
+	{"offset", op_offset, NULL, "First byte of the current call.", NULL},
+	{"length", op_length, NULL, "Bytes of the current call.", NULL},
+	{"extent", op_extent, NULL, "(first byte, end) of the whole operation.", NULL},
+	{"ahead", op_ahead, NULL, "True for read-ahead: nobody waits for it yet.", NULL},
+	{"staged", op_staged, NULL, "True when the current call reads what the backend keeps staged.", NULL},
+	{"stage", op_stage, NULL, "True for a write that the backend is asked to keep readable.", NULL},
+	{"settled", op_is_settled, NULL, "True when it owns nothing any more, or nobody waits for it (a direct write).",
+	 NULL},
+	{"left", op_is_left, NULL, "True while calls of a direct write run that nobody waits for: it keeps its lock.",
+	 NULL},
+	{"answer", op_answer, NULL, "The last answer of the backend that was impossible.", NULL},
+	{"stopped", op_is_stopped, NULL, "True when the volume was aborted since it began: its answer only ends it.",
+	 NULL},
+	{NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot op_slots[] = {
+	{Py_tp_dealloc, op_dealloc},
+	{Py_tp_methods, op_methods},
+	{Py_tp_getset, op_getset},
+	{Py_tp_doc, "Owner of what one operation holds in the core."},
+	{0, NULL},
+};
+static PyType_Spec op_spec = {"pagecache._native._core.Op", sizeof(struct op), 0,
+			      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, op_slots};
+
+int pc_install_op(PyObject *module)
+{
+	pc_str_fill = PyUnicode_InternFromString("fill");
+	pc_str_write = PyUnicode_InternFromString("write");
+	pc_str_write_units = PyUnicode_InternFromString("write_units");
+	pc_str_commit = PyUnicode_InternFromString("commit");
+	pc_str_room = PyUnicode_InternFromString("room");
+	pc_str_release = PyUnicode_InternFromString("release");
+	pc_str_write_back = PyUnicode_InternFromString("write_back");
+	pc_str_write_through = PyUnicode_InternFromString("write_through");
+	pc_str_read_into = PyUnicode_InternFromString("read_into");
+	pc_str_read_staged = PyUnicode_InternFromString("read_staged");
+	pc_str_append = PyUnicode_InternFromString("append");
+	pc_str_zero = PyUnicode_InternFromString("zero_range");
+	pc_str_view = PyUnicode_InternFromString("view");
+	pc_op_type = (PyTypeObject *)PyType_FromSpec(&op_spec);
+	if (!pc_op_type || !pc_str_read_into || !pc_str_view)
+		return -1;
+	return PyModule_AddObjectRef(module, "Op", (PyObject *)pc_op_type);
+}

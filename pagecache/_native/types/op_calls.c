@@ -1,0 +1,311 @@
+/*
+ * op_calls.c - the backend calls of an operation: begin gives the next one its buffers, an answer is taken, buffers are revoked.
+ *
+ *   begin    ─► offset and memoryviews over cache memory: of a fill, of a write request, of a read past the cache
+ *   answer   ─► bytes into CORE; 1 all done, 0 go on with begin, a negative errno: the engine has to see to it
+ *   end      ─► the views are released; what somebody still exports keeps its memory, and the cache goes on with another
+ *
+ * A fill makes its calls from here as long as all goes well, and the engine is called for what does not (pc_op_fill). Writes are
+ * the engine's to make, by the methods begin and complete of the Op.
+ */
+#include "types/types.h"
+
+#include <stdlib.h>
+
+static int awaited(const struct op *op)
+{
+	return op->on_loop ? PC_R_AWAITED : 0;
+}
+
+/* A call is about to be made. The second stream is measured by nobody: no caller ever waits for it. */
+static void call_begins(struct op *op, u64 pos, u64 len)
+{
+	const struct pc_request *r = op->request;
+	bool reads = op->kind != OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
+	u32 timed = op->kind == OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
+	pc_io_begin(&op->io, op->inode, op->kind, timed, pos, len, r ? r->serial : 0);
+	op->since_ns = op->io.began_ns;
+}
+
+static void call_raised(struct op *op)
+{
+	if (!op->settled)
+		pc_io_end(&op->io, PC_R_FAILED | awaited(op), -1);
+}
+
+/* ended(): the call has raised; for who made it in Python and has other things to do before he settles. */
+PyObject *pc_op_ended(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	call_raised(op);
+	Py_RETURN_NONE;
+}
+
+/* The call is over: its memoryviews are revoked; what somebody still exports keeps its memory (contract 2.1.3). */
+void pc_op_end_call(struct op *op)
+{
+	PyObject *views = op->views;
+	pc_io_left(&op->io, awaited(op));
+	op->views = NULL;
+	op->in_call = 0;
+	if (!views)
+		return;
+	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
+		PyObject *view = PyTuple_GetItem(views, k);
+		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
+			continue; /* goes with the tuple */
+		PyObject *done = PyObject_CallMethodObjArgs(view, pc_str_release, NULL);
+		if (!done)
+			PyErr_Clear();
+		Py_XDECREF(done);
+	}
+	Py_DECREF(views);
+	if (op->kind == OP_UNCACHED)
+		return; /* op->buf is a bytearray: whoever kept it keeps it alive */
+	if (op->buf && pc_buf_exported(op->buf)) {
+		struct pc_request *r = op->request;
+		if (r->scratch)
+			pc_buf_adopt(op->buf, pc_scratch_leave(r));
+		else if (r->sink)
+			pc_buf_adopt(op->buf, pc_sink_leave(r));
+		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		PC_ASSERT(kept);
+		pc_buf_keep(op->buf, kept, op->kind == OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
+		Py_CLEAR(op->buf);
+	}
+}
+
+/* The buffers of a call become op->views. Return: 1, -1 exception. */
+static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
+{
+	if (!op->buf)
+		op->buf = pc_buf_new(op->core, op->kind != OP_FILL && !op->request->gather);
+	PyObject *views = op->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
+	for (size_t k = 0; views && k < n; k++) {
+		PyObject *view = pc_buf_view(op->buf, parts[k].memory, parts[k].len);
+		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
+			Py_CLEAR(views);
+	}
+	op->views = views;
+	op->in_call = views != NULL;
+	return views ? 1 : -1;
+}
+
+static int begin_request(struct op *op, u64 *pos, u64 *len)
+{
+	struct pc_part parts[PC_PARTS_MAX];
+	size_t n = 0;
+	int more = pc_call_next(op->request, pos, parts, PC_PARTS_MAX, &n);
+	*len = op->request->call_len;
+	if (more > 0)
+		return begin_call(op, parts, n);
+	if (more == -ESTALE) {
+		errno = EAGAIN;
+		PyErr_SetFromErrno(PyExc_OSError);
+		return -1;
+	}
+	if (more < 0) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	Py_CLEAR(op->buf);
+	return 0;
+}
+
+static int begin_uncached(struct op *op, u64 *at, u64 *asked)
+{
+	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
+	u64 pos = op->pos + op->got, end = pc_min(op->pos + op->len, remote);
+	if (pos >= end)
+		return 0;
+	op->staged = pc_staged_source(op->inode, pos, end, &end);
+	u64 unit = op->staged ? 1 : pc_max(op->inode->limits.read_unit, 1), head = pos % unit;
+	u64 len = pc_min(max, (end - pos + head + unit - 1) / unit * unit);
+	PyObject *memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
+	PyObject *view = memory ? PyMemoryView_FromObject(memory) : NULL;
+	PyObject *views = view ? PyTuple_Pack(1, view) : NULL;
+	Py_XDECREF(view);
+	Py_CLEAR(op->buf);
+	op->buf = memory;
+	if (!views)
+		return -1;
+	op->views = views;
+	op->in_call = 1;
+	op->seen = pc_storage_seen(op->inode);
+	op->head = head;
+	pc_count(op->inode, &op->inode->counters.read_requests, 1);
+	*at = pos - head;
+	*asked = len;
+	return 1;
+}
+
+static int next_call(struct op *op, u64 *pos, u64 *len)
+{
+	if (pc_op_check(op))
+		return -1;
+	if (pc_op_stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (op->in_call)
+		pc_op_end_call(op);
+	if (op->kind == OP_UNCACHED)
+		return begin_uncached(op, pos, len);
+	if (op->request)
+		return begin_request(op, pos, len);
+	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
+	return -1;
+}
+
+/* The next backend call: its offset, and op->views. Return: 1; 0 there is none; -1 exception. */
+static int op_next(struct op *op, u64 *pos)
+{
+	u64 len;
+	int more = next_call(op, pos, &len);
+	if (more > 0)
+		call_begins(op, *pos, len);
+	return more;
+}
+
+/* begin() -> (offset, buffers) of the next backend call, or None. */
+PyObject *pc_op_begin(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	u64 pos;
+	(void)unused;
+	int more = op_next(op, &pos);
+	if (more < 0)
+		return NULL;
+	if (!more)
+		Py_RETURN_NONE;
+	return Py_BuildValue("KO", (unsigned long long)pos, op->views);
+}
+
+static int answer_uncached(struct op *op, int64_t n)
+{
+	PyObject *memory = op->buf;
+	op->buf = NULL;
+	Py_ssize_t asked = PyByteArray_Size(memory);
+	u64 head = op->head;
+	int result = -EPROTO;
+	if (n >= 0 && n <= asked) {
+		u64 fresh = (u64)n > head ? pc_min((u64)n - head, op->len - op->got) : 0;
+		memcpy(PyByteArray_AsString(op->memory) + op->got, PyByteArray_AsString(memory) + head, fresh);
+		op->got += fresh;
+		pc_count(op->inode, &op->inode->counters.read_bytes, (u64)n);
+		if (fresh)
+			op->zeros = 0;
+		else
+			op->zeros += n ? 1 : 16;
+		op->stale = !fresh && (!op->seen || op->seen != pc_storage_seen(op->inode));
+		result = op->stale ? -ESTALE
+			 : op->zeros >= 32
+				 ? -EPROTO
+				 : op->pos + op->got >= pc_min(op->pos + op->len, pc_inode_remote_size(op->inode));
+	}
+	Py_DECREF(memory);
+	return result;
+}
+
+static int answer(struct op *op, int64_t n)
+{
+	pc_io_end(&op->io, (n < 0 ? PC_R_FAILED : 0) | awaited(op), n);
+	atomic_fetch_add_explicit(&op->inode->volume->answers, 1, memory_order_relaxed);
+	bool scratch = op->request && op->request->scratch;
+	pc_op_end_call(op);
+	if (op->kind == OP_UNCACHED)
+		return answer_uncached(op, n);
+	if (scratch && !op->request->scratch)
+		return -ENOMEM;
+	if (op->kind == OP_WRITE || op->kind == OP_MIRROR)
+		return op->request->gather ? pc_gather_answer(op->request, n) : pc_write_answer(op->request, n);
+	int result = pc_fill_answer(op->request, n);
+	op->stale = result == -ESTALE;
+	return result == 0 && op->request->nr_owned == 0 ? 1 : result;
+}
+
+/* Keep an impossible answer for the error message; the reference goes to the operation. */
+void pc_op_impossible(struct op *op, PyObject *answer)
+{
+	PyObject *last = op->answer;
+	op->answer = answer;
+	Py_XDECREF(last);
+}
+
+/* Take what a backend returned; only an int can be an answer. An impossible one is kept for the error message. */
+static int answer_object(struct op *op, PyObject *value)
+{
+	int overflow = 0;
+	int64_t n = -1;
+	if (PyLong_Check(value))
+		n = PyLong_AsLongLongAndOverflow(value, &overflow);
+	int result = answer(op, overflow ? -1 : n);
+	if (result == -EPROTO) {
+		Py_INCREF(value);
+		pc_op_impossible(op, value);
+	}
+	return result;
+}
+
+/* complete(n) -> 1 all done; 0 go on with begin(); a negative errno: the answer is impossible, or no progress is made. */
+PyObject *pc_op_complete(PyObject *self, PyObject *value)
+{
+	struct op *op = (struct op *)self;
+	if (pc_op_check(op))
+		return NULL;
+	if (!op->in_call) {
+		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
+		return NULL;
+	}
+	return PyLong_FromLong(answer_object(op, value));
+}
+
+/* One call of a fill as long as all goes well: the file's read_into, and its answer into CORE.
+ * Return: 1 done; 0 go on; -1 exception; -2 the engine has to see to *met, an exception or a negative errno. */
+static int fill_step(struct op *op, PyObject *engine, PyObject **met)
+{
+	u64 pos;
+	int more = op_next(op, &pos);
+	if (more <= 0)
+		return more < 0 ? -1 : 1;
+	bool staged = op->request ? op->request->staged : op->staged;
+	PyObject *read_into = PyObject_GetAttr(engine, staged ? pc_str_read_staged : pc_str_read_into);
+	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, op->views, NULL) : NULL;
+	Py_XDECREF(read_into);
+	Py_XDECREF(offset);
+	if (PC_LIKELY(n != NULL)) {
+		int result = pc_op_check(op) ? 1 : answer_object(op, n);
+		Py_DECREF(n);
+		if (PyErr_Occurred())
+			return -1;
+		*met = result < 0 ? PyLong_FromLong(result) : NULL;
+		return result < 0 ? -2 : result;
+	}
+	call_raised(op);
+	if (!PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	PyObject *type, *traceback;
+	PyErr_Fetch(&type, met, &traceback);
+	PyErr_NormalizeException(&type, met, &traceback);
+	if (traceback)
+		PyException_SetTraceback(*met, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return -2;
+}
+
+/* A fill needs the engine only when a call failed or answered what is no answer: engine.fill(op, met). */
+PyObject *pc_op_fill(struct op *op, PyObject *engine)
+{
+	PyObject *met = NULL;
+	int step = fill_step(op, engine, &met);
+	while (step == 0)
+		step = PyErr_CheckSignals() ? -1 : fill_step(op, engine, &met);
+	if (step == 1)
+		Py_RETURN_NONE;
+	PyObject *result = NULL;
+	if (step == -2 && met)
+		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
+	Py_XDECREF(met);
+	return result;
+}

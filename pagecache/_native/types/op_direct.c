@@ -1,0 +1,277 @@
+/*
+ * op_direct.c - the operation of a direct write: who owns its lock and its count, and until when.
+ *
+ * The engine decides (engine/io/direct.py); whatever it takes is recorded in the Op that the C entry settles. The backend's calls run on
+ * threads of the volume, and may run on when the caller has gone (interrupt, abort): then the operation is *left*. It keeps the
+ * lock and its place in the count until the last of its calls has returned, so nobody meets bytes that may still land; only a
+ * reconnect whose fence says that they cannot land any more ends it before [K7].
+ *
+ *   acquire(holds) ─► direct_begin() ─► carry(piece) ... send(call) ... ─► direct_end() ─► settled by the entry
+ *                                        └ on threads of the volume, several at once
+ *
+ * Context: GIL.
+ */
+#include "types/types.h"
+
+static struct pc_list left = {&left, &left}; /* operations whose calls run without them */
+
+static int not_running(struct op *op)
+{
+	if (!op->settled && !op->left)
+		return 0;
+	PyErr_SetString(PyExc_ValueError, "the operation is settled");
+	return -1;
+}
+
+static int is_stopped(struct op *op)
+{
+	if (!pc_stopped(op->inode, op->generation))
+		return 0;
+	return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+}
+
+/* The number of bytes that a backend answered; -1 where that is none, or there is no answer. */
+static long long answer_of(PyObject *answer, Py_ssize_t asked)
+{
+	int overflow = 0;
+	long long n = answer && PyLong_Check(answer) ? PyLong_AsLongLongAndOverflow(answer, &overflow) : -1;
+	return overflow || n < 0 || n > asked ? -1 : n;
+}
+
+/* acquire(holds): take logical locks of the inode, in their order; a wait like any other. */
+PyObject *pc_op_take(PyObject *self, PyObject *holds)
+{
+	struct op *op = (struct op *)self;
+	unsigned long wanted = PyLong_AsUnsignedLong(holds);
+	if ((wanted == (unsigned long)-1 && PyErr_Occurred()) || not_running(op) ||
+	    pc_op_acquire(op, (u32)wanted & ~op->holds, -1))
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* release_lock(): give the inode lock back before the end. */
+PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	if (not_running(op))
+		return NULL;
+	if (op->holds & HOLD_LOCK_S)
+		pc_inode_lock_release(op->inode, PC_SHARED);
+	if (op->holds & HOLD_LOCK_X)
+		pc_inode_lock_release(op->inode, PC_EXCLUSIVE);
+	op->holds &= ~(u32)(HOLD_LOCK_S | HOLD_LOCK_X);
+	Py_RETURN_NONE;
+}
+
+/* direct_begin(): counted as a direct write from here on; the inode lock is held. */
+PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	if (not_running(op) || is_stopped(op))
+		return NULL;
+	if (!(op->holds & (HOLD_LOCK_S | HOLD_LOCK_X)) || op->holds & HOLD_DIRECT) {
+		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
+		return NULL;
+	}
+	if (pc_direct_begin(op->inode, &op->failed))
+		return PyErr_NoMemory();
+	op->holds |= HOLD_DIRECT;
+	op->pos = UINT64_MAX;
+	Py_RETURN_NONE;
+}
+
+/* direct_end() -> whether the write is over; False: a commit has failed meanwhile, all of it has to be sent again. */
+PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
+{
+	struct op *op = (struct op *)self;
+	(void)unused;
+	if (not_running(op))
+		return NULL;
+	if (!(op->holds & HOLD_DIRECT) || op->calls) {
+		PyErr_SetString(PyExc_ValueError, "no direct write, or its calls still run");
+		return NULL;
+	}
+	bool over = pc_direct_end(op->inode, op->pos, op->len, &op->failed, false);
+	if (over)
+		op->holds &= ~(u32)HOLD_DIRECT;
+	return PyBool_FromLong(over);
+}
+
+/* What pc_op_settle does first. Return: whether the operation stays as it is, since calls of it run on. */
+bool pc_op_direct_settle(struct op *op)
+{
+	if (op->calls && op->generation >= op->inode->volume->fenced) {
+		if (!op->left) {
+			op->left = 1;
+			pc_list_add_tail(&left, &op->running);
+			pc_direct_left(op->inode, 1);
+		}
+		return true;
+	}
+	if (op->left) {
+		pc_list_del(&op->running);
+		pc_direct_left(op->inode, -1);
+	}
+	/* Fenced off: it cannot land, and its caller was told. */
+	bool nothing = op->left && op->calls && !op->acknowledged;
+	if (op->holds & HOLD_DIRECT)
+		pc_direct_end(op->inode, op->pos, nothing ? op->pos : op->len, &op->failed, true);
+	op->holds &= ~(u32)HOLD_DIRECT;
+	return false;
+}
+
+static struct op *first_fenced(const struct pc_volume *v)
+{
+	for (struct pc_list *l = left.next; l != &left; l = l->next) {
+		struct op *op = PC_ENTRY(l, struct op, running);
+		if (op->inode->volume == v && op->generation < v->fenced)
+			return op;
+	}
+	return NULL;
+}
+
+/* A reconnect whose fence says that calls of before cannot land any more: what was left, and will be, holds nothing. */
+void pc_op_direct_fence(struct pc_volume *v)
+{
+	struct op *op;
+	v->fenced = atomic_load(&v->generation);
+	while ((op = first_fenced(v))) {
+		Py_INCREF((PyObject *)op);
+		pc_op_settle(op);
+		Py_DECREF((PyObject *)op);
+	}
+}
+
+/* carry(function) -> what it returns: a part of the write, on a thread of the volume, whose calls are made by send(). */
+PyObject *pc_op_carry(PyObject *self, PyObject *function)
+{
+	struct op *op = (struct op *)self;
+	if (not_running(op) || is_stopped(op))
+		return NULL;
+	if (!(op->holds & HOLD_DIRECT)) {
+		PyErr_SetString(PyExc_ValueError, "no direct write has begun");
+		return NULL;
+	}
+	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is inside a call of the volume */
+	op->calls++;
+	pc_tls_op = &frame;
+	PyObject *result = PyObject_CallNoArgs(function);
+	pc_tls_op = frame.outer;
+	op->calls--;
+	if (op->left && !op->calls)
+		pc_op_settle(op);
+	return result;
+}
+
+/* The caller is through with an answer, which counts as `n`. */
+static void answer_done(struct op *op, PyObject *answer, long long n)
+{
+	if (n < 0)
+		pc_op_impossible(op, answer);
+	else
+		Py_DECREF(answer);
+}
+
+/* send(write_from, offset, buffer) -> bytes that one call of the backend took; -1: it answered what is no such number. */
+PyObject *pc_op_send(PyObject *self, PyObject *args)
+{
+	struct op *op = (struct op *)self;
+	PyObject *write_from, *buffer;
+	unsigned long long pos;
+	if (!PyArg_ParseTuple(args, "OKO", &write_from, &pos, &buffer))
+		return NULL;
+	Py_ssize_t len = PyObject_Size(buffer);
+	if (len < 0 || not_running(op) || is_stopped(op))
+		return NULL;
+	if (!op->calls) {
+		PyErr_SetString(PyExc_ValueError, "send() belongs into carry()");
+		return NULL;
+	}
+	u64 end = pos + (u64)len;
+	op->pos = pc_min(op->pos, pos);
+	op->len = pc_max(op->len, end);
+	struct pc_io io;
+	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len, 0);
+	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
+	long long n = answer_of(answer, len);
+	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
+	/* After an abort an answer says nothing, and after a fence the file is somebody else's. */
+	op->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
+	if (!op->settled)
+		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
+				 end);
+	if (!answer)
+		return NULL;
+	answer_done(op, answer, n);
+	if (is_stopped(op)) /* or who has not noticed the abort yet would take it for done */
+		return NULL;
+	return PyLong_FromLongLong(n);
+}
+
+/* read(read_into, offset, buffer) -> bytes that one call of the backend stored, in this thread; -1: no such number. */
+PyObject *pc_op_read(PyObject *self, PyObject *args)
+{
+	struct op *op = (struct op *)self;
+	PyObject *read_into, *buffer;
+	unsigned long long pos;
+	u32 credit = 0;
+	if (!PyArg_ParseTuple(args, "OKO", &read_into, &pos, &buffer))
+		return NULL;
+	struct pc_inode *i = op->inode;
+	Py_ssize_t len = PyObject_Size(buffer);
+	if (len < 0 || not_running(op) || is_stopped(op) || pc_wait_credit(i, op->core, &credit))
+		return NULL;
+	op->outer = pc_tls_op;
+	pc_tls_op = op;
+	op->pos = pos; /* of the call that runs */
+	op->len = pos + (u64)len;
+	op->in_call = 1;
+	pc_op_claims(op);
+	struct pc_io io;
+	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len, 0);
+	op->since_ns = io.began_ns;
+	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
+	long long n = answer_of(answer, len);
+	pc_io_end(&io, answer ? 0 : PC_R_FAILED, n);
+	op->in_call = 0;
+	pc_tls_op = op->outer;
+	op->outer = NULL;
+	pc_credit_put(i->volume, credit);
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+	pc_inode_leaf_lock(i);
+	pc_counted(i, &i->counters.read_requests, 1);
+	pc_counted(i, &i->counters.read_bytes, n > 0 ? (u64)n : 0);
+	pc_inode_leaf_unlock(i);
+	if (!answer)
+		return NULL;
+	answer_done(op, answer, n);
+	return PyLong_FromLongLong(n);
+}
+
+/* run_owning(core, inode, method, argument): engine.<method>(op, argument) with an operation that owns nothing yet, and that is no
+ * backend call: what the method takes is given back whatever happens. */
+PyObject *pc_run_owning(PyObject *module, PyObject *args)
+{
+	PyObject *core, *method, *argument;
+	unsigned long long address;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KOO", pc_core_type, &core, &address, &method, &argument))
+		return NULL;
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	if (pc_check_reentry(i, core, "direct I/O from inside a backend call of the same volume"))
+		return NULL;
+	struct op *op = pc_op_new(core, i, OP_CALLER, NULL);
+	PyObject *engine = engine_of(i), *result = NULL;
+	if (!op)
+		return NULL;
+	op->what = Py_NewRef(method);
+	pc_op_claims(op);
+	Py_XINCREF(engine);
+	result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+	pc_op_settle(op);
+	Py_DECREF((PyObject *)op);
+	Py_XDECREF(engine);
+	return result;
+}

@@ -1,0 +1,201 @@
+/*
+ * simulated.c - CORE under a scheduler of Python's: every sleep, wake-up, and point of one thread of the system is its business.
+ *
+ * The stress tester can play all threads of a cache as greenlets of one thread (pagecache/stress/deterministic). That thread
+ * calls simulate(ask), and from then on CORE, when it runs in it,
+ *
+ *   sleeps        ask(WAIT, None, address of the word, timeout in ns or -1): 0 woken, else the errno
+ *   wakes         ask(WAKE, None, address, how many), perhaps with a leaf lock: nobody else may run before the next point
+ *   gives way     ask(YIELD, None, 0, 0): somebody else has to run first
+ *   passes points counts them; each `left` of them ask(POINT, name, 0, 0): here another thread may go on
+ *   reads clocks  sees the virtual one: `now_ns`, and `tick_ns` for each point
+ *
+ * The interpreter lock is simulated too, as parts of the product rely on it. `ask` is told how the thread stands to it (enum
+ * simulated_gil). One that stops within CORE with it keeps it: meanwhile only those run that have let it go, each until it takes it
+ * back (gil.h). Where Python runs any point is one at which it may change hands.
+ *
+ * In `ask` the scheduler switches to another greenlet, and comes back when this one is chosen again. What CORE keeps of a thread
+ * (its operations, its volume) is put aside meanwhile: the other has its own, which it put aside in the same way. Greenlets share
+ * the stack of their thread, copied out and in; so nothing on a stack may be written to by another thread. Operations, their places
+ * in queues and the records of waits are in memory of their own for other reasons, which holds here too.
+ *
+ * Context: `ask` is called with the interpreter lock, which is taken where CORE has let it go, and but for WAKE without a leaf lock.
+ */
+#include "base/scheduler.h"
+#include "types/types.h"
+
+static _Thread_local PyObject *asked; /* the scheduler, borrowed from who called simulate(); NULL: there is none */
+static _Thread_local struct pc_simulation simulation;
+
+static _Thread_local bool without_gil; /* the simulated thread that runs has let the interpreter lock go */
+static _Thread_local bool gil_kept;    /* one that stands still within CORE has it */
+
+enum { SIMULATED_POINT, SIMULATED_WAIT, SIMULATED_WAKE, SIMULATED_YIELD };
+/* The thread goes on without the interpreter lock; has it, and keeps it; or goes on once nobody has it. */
+enum simulated_gil { GIL_WITHOUT, GIL_KEPT, GIL_WANTED };
+
+struct pc_simulation *pc_simulation(void)
+{
+	return &simulation;
+}
+
+/* What CORE knows of the thread that runs. */
+struct thread_state {
+	struct op *op;
+	struct pc_volume *worker;
+	u64 thread;
+	bool loop, without_gil;
+};
+
+static struct thread_state put_aside(void)
+{
+	struct thread_state s = {pc_tls_op, pc_tls_worker, simulation.thread, pc_tls_loop, without_gil};
+	pc_tls_op = NULL;
+	pc_tls_worker = NULL;
+	pc_tls_loop = false;
+	without_gil = false;
+	return s;
+}
+
+static void take_up(const struct thread_state *s)
+{
+	pc_tls_op = s->op;
+	pc_tls_worker = s->worker;
+	pc_tls_loop = s->loop;
+	without_gil = s->without_gil;
+	simulation.thread = s->thread;
+}
+
+static int ask_with(enum simulated_gil how, int what, const char *point, const void *word, i64 number)
+{
+	PyObject *type, *value, *traceback;
+	PyGILState_STATE gil = PyGILState_Ensure();
+	PC_DEBUG_ASSERT((gil == PyGILState_UNLOCKED) == without_gil);
+	PyErr_Fetch(&type, &value, &traceback);
+	struct thread_state s = put_aside();
+	if (how == GIL_KEPT)
+		gil_kept = true;
+	PyObject *answer = PyObject_CallFunction(asked, "izKLi", what, point, (unsigned long long)(uintptr_t)word,
+						 (long long)number, (int)how);
+	if (how == GIL_KEPT)
+		gil_kept = false;
+	take_up(&s);
+	long result = answer ? PyLong_AsLong(answer) : -1;
+	Py_XDECREF(answer);
+	if (PyErr_Occurred())
+		PyErr_WriteUnraisable(asked);
+	PyErr_Restore(type, value, traceback);
+	PyGILState_Release(gil);
+	return (int)result;
+}
+
+static int ask(int what, const char *point, const void *word, i64 number)
+{
+	return ask_with(without_gil ? GIL_WITHOUT : GIL_KEPT, what, point, word, number);
+}
+
+static int simulated_wait(_Atomic u32 *word, i64 timeout_ns)
+{
+	simulation.points++;
+	return -ask(SIMULATED_WAIT, NULL, word, timeout_ns);
+}
+
+static void simulated_wake(_Atomic u32 *word, int n)
+{
+	simulation.points++;
+	ask(SIMULATED_WAKE, NULL, word, n);
+}
+
+static void simulated_yield(void)
+{
+	simulation.points++;
+	ask(SIMULATED_YIELD, NULL, NULL, 0);
+}
+
+static void simulated_point(const char *point)
+{
+	simulation.points++;
+	if (--simulation.left <= 0 && (without_gil || simulation.others || simulation.left < -simulation.most))
+		ask(SIMULATED_POINT, point, NULL, 0);
+}
+
+static void simulated_gil_released(void)
+{
+	without_gil = true;
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again)
+		ask(SIMULATED_POINT, "gil_released", NULL, 0);
+}
+
+static void simulated_gil_wanted(void)
+{
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again || gil_kept)
+		ask_with(GIL_WANTED, SIMULATED_POINT, "gil_wanted", NULL, 0);
+	without_gil = false;
+}
+
+static void simulated_gil_point(const char *point)
+{
+	simulation.points++;
+	if (--simulation.left <= 0 || simulation.again)
+		ask_with(GIL_WANTED, SIMULATED_POINT, point, NULL, 0);
+}
+
+static i64 simulated_now_ns(void)
+{
+	return simulation.now_ns + (i64)simulation.points * simulation.tick_ns;
+}
+
+static u64 simulated_thread(void)
+{
+	return simulation.thread;
+}
+
+static const struct pc_scheduler scheduler = {.wait = simulated_wait,
+					      .wake = simulated_wake,
+					      .yield = simulated_yield,
+					      .point = simulated_point,
+					      .gil_released = simulated_gil_released,
+					      .gil_wanted = simulated_gil_wanted,
+					      .gil_point = simulated_gil_point,
+					      .now_ns = simulated_now_ns,
+					      .thread = simulated_thread};
+
+/* simulate(ask): this thread is simulated from now on; None: it is not any more. The caller keeps `ask`. */
+PyObject *pc_simulate(PyObject *module, PyObject *callable)
+{
+	(void)module;
+	asked = callable == Py_None ? NULL : callable;
+	pc_scheduler = asked ? &scheduler : NULL;
+	simulation = (struct pc_simulation){.left = 1};
+	without_gil = gil_kept = false;
+	Py_RETURN_NONE;
+}
+
+/* point(): a point of Python's. */
+PyObject *pc_simulated_point(PyObject *module, PyObject *name)
+{
+	(void)module;
+	if (pc_scheduler) {
+		simulation.points++;
+		if (--simulation.left <= 0 || simulation.again) {
+			PyObject *text = PyUnicode_AsUTF8String(name);
+			if (!text)
+				return NULL;
+			ask_with(GIL_WANTED, SIMULATED_POINT, PyBytes_AsString(text), NULL, 0);
+			Py_DECREF(text);
+		}
+	}
+	Py_RETURN_NONE;
+}
+
+/* away(call): call what switches to another simulated thread, and returns when this one runs again. */
+PyObject *pc_simulated_away(PyObject *module, PyObject *callable)
+{
+	(void)module;
+	struct thread_state s = put_aside();
+	PyObject *result = PyObject_CallNoArgs(callable);
+	take_up(&s);
+	return result;
+}

@@ -1,0 +1,240 @@
+/*
+ * types.h - what op*.c, exporters.c and handle*.c, the Python types of CORE, share.
+ *
+ * They are compiled into the cffi module against the limited API of 3.11 and derive everything from heap types, so that one
+ * wheel serves all versions. Rules of these files: no Python call under a leaf lock; whatever a call owns in CORE is in an
+ * Op that the C entry holds and settles on every return, whatever exception passed through the engine (contract 2.1.3).
+ */
+#ifndef PC_TYPES_H
+#define PC_TYPES_H
+
+#if !defined(Py_GIL_DISABLED) && !defined(Py_LIMITED_API)
+#define Py_LIMITED_API 0x030B0000
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "types/gil.h"
+#include "internal.h"
+
+enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
+
+enum op_kind { OP_FILL, OP_UNCACHED, OP_WRITE, OP_COMMIT, OP_CALLER, OP_MIRROR };
+enum { PC_RUN_REVOKED = 2, PC_RUN_STALE };
+enum { HOLD_LOCK_X = 1, HOLD_TOKEN = 2, HOLD_INVALIDATE = 4, HOLD_LOCK_S = 8, HOLD_DIRECT = 16 };
+
+/* Who sleeps (spans.c): begun before his first sleep, if there is one; ended whatever ended it. */
+struct pc_sleep {
+	struct pc_cache *cache; /* NULL: not begun */
+	u64 file, pos, len, value;
+	struct pc_span span;
+	u32 record; /* of the register, 0: none */
+};
+
+/* A call of the backend that carries bytes (spans.c). */
+struct pc_io {
+	i64 began_ns; /* 0: none runs */
+	struct pc_volume *volume;
+	u64 file, pos, len;
+	struct pc_span span;
+	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: nobody wants to know */
+};
+
+/* The owner of whatever a call holds in CORE. Python code may keep it; once settled it owns nothing and says so. */
+struct op {
+	PyObject_HEAD struct pc_request *request;
+	struct pc_inode *inode;
+	PyObject *core;
+	PyObject *buf;    /* exporter of the current call's buffers */
+	PyObject *views;  /* tuple of the current call's memoryviews */
+	PyObject *memory; /* UNCACHED: a bytearray */
+	PyObject *answer; /* the last one that was impossible, for the error message; or NULL */
+	u64 pos, len, got;
+	struct pc_io io; /* the call that runs */
+	u64 seen; /* UNCACHED: pc_storage_seen before the call */
+	u64 head; /* UNCACHED: what the call asks for in front of what is wanted; limits may change while it runs */
+	struct op *outer; /* the operation whose backend call this one was made from (thread-local chain) */
+	struct pc_waiter waiter;
+	struct pc_place place; /* of a write that may have to wait for dirty budget */
+	struct pc_list running; /* all operations that run in some thread, or were left; under the GIL */
+	struct pc_list listed;  /* all operations that are not settled (waiting.c); under the GIL */
+	PyObject *what;         /* CALLER: which method of the engine, or which verb, it is for; or NULL */
+	u64 thread;             /* that runs it, or has what it holds; 0: none yet */
+	i64 since_ns;           /* since when: of its current call, where it is in one */
+	u64 generation;         /* of the volume, when it was made */
+	u64 inode_id;
+	u32 holds;
+	u32 turn;               /* of the token, when `lent` was set */
+	u8 kind, settled, in_call;
+	u8 helper; /* its thread is one of the volume's: no caller of the cache waits in it himself */
+	u8 staged;  /* UNCACHED: this call asks for bytes of S */
+	u8 stale;   /* FILL: what it read was invalidated again and again; UNCACHED: a truncate came between */
+	u8 revoked; /* settled by somebody else: its thread finds out and starts again */
+	u8 on_loop; /* handed to the event loop that carries the volume's bytes: ends with its last reference */
+	struct pc_work work; /* on_loop: what it was taken as */
+	u8 lent;    /* CALLER: a backend call runs on another thread under the token that this one holds */
+	u32 credit; /* UNCACHED: era of the volume's credit that it has, 0: none */
+	u32 zeros;
+	u64 failed; /* direct write: commits that had failed when it began (pos and len: first byte and end of what was sent) */
+	u32 calls; /* of a direct write, on threads of the volume */
+	u8 left; /* its caller has gone, its calls run on */
+	u8 acknowledged; /* something of a direct write was */
+};
+
+/* Cache, frames and exporters share one owner of the mapping. */
+struct core {
+	PyObject_HEAD struct pc_cache *cache;
+	PyObject *error; /* callable(kind, engine object or None, message) -> exception */
+};
+
+extern PyTypeObject *pc_core_type, *pc_op_type, *pc_buf_type, *pc_pin_type, *pc_handle_type;
+extern _Thread_local struct op *pc_tls_op;
+extern _Thread_local bool
+	pc_tls_loop; /* this is the thread of a cache's event loop: nothing of its volumes may be waited for */
+extern PyObject *pc_running_loop, *pc_inside_calls; /* ticket.c */
+extern _Thread_local struct pc_volume *pc_tls_worker; /* the volume whose work this thread is doing */
+
+int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
+bool pc_is_forked(const struct pc_cache *c);
+int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
+int pc_inside_call(struct pc_volume *v);
+int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
+int pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
+int pc_wait_invalidate(struct pc_inode *i, PyObject *core);
+int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
+
+/* simulated.c */
+PyObject *pc_simulate(PyObject *module, PyObject *callable);
+PyObject *pc_simulated_point(PyObject *module, PyObject *name);
+PyObject *pc_simulated_away(PyObject *module, PyObject *callable);
+
+/* waiting.c: who waits for whom */
+extern struct pc_list pc_operations; /* those that are not settled; under the GIL */
+void pc_op_claims(struct op *op);
+PyObject *pc_waits(PyObject *module, PyObject *core);
+PyObject *pc_calls(PyObject *module, PyObject *core);
+PyObject *pc_waiting(PyObject *module, PyObject *args);
+PyObject *pc_waiting_since(PyObject *module, PyObject *core);
+
+struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
+int pc_op_run(struct op *op, PyObject *method, PyObject *argument);
+int pc_op_start(struct op *op, PyObject *method);
+void pc_op_settle(struct op *op);
+bool pc_op_stopped(const struct op *op);
+int pc_op_check(struct op *op);
+int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
+int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
+
+/* spans.c */
+struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
+struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
+void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w, u64 value);
+void pc_sleep_shown(struct pc_sleep *s, struct pc_inode *i, u32 kind, u64 pos, u64 len);
+void pc_sleep_end(struct pc_sleep *s, bool failed);
+void pc_io_begin(struct pc_io *io, struct pc_inode *i, int what, u32 timed, u64 pos, u64 len, u64 id);
+void pc_io_end(struct pc_io *io, int flags, i64 answer);
+void pc_io_left(struct pc_io *io, int flags);
+
+/* op_calls.c */
+PyObject *pc_op_begin(PyObject *self, PyObject *unused);
+PyObject *pc_op_complete(PyObject *self, PyObject *value);
+void pc_op_impossible(struct op *op, PyObject *answer);
+PyObject *pc_op_fill(struct op *op, PyObject *engine);
+PyObject *pc_op_ended(PyObject *self, PyObject *unused);
+void pc_op_end_call(struct op *op);
+
+PyObject *pc_buf_new(PyObject *core, bool readonly);
+PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
+bool pc_buf_exported(PyObject *buf);
+void pc_buf_adopt(PyObject *buf, void *memory);
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
+PyObject *pc_view_open(PyObject *module, PyObject *args);
+PyObject *pc_work(PyObject *module, PyObject *args);
+PyObject *pc_revoke(PyObject *module, PyObject *args);
+PyObject *pc_stragglers(PyObject *module, PyObject *address);
+struct pc_event *pc_event_at(char kind, unsigned long long address);
+
+/* loopwork.c, ticket.c, awaitable.c: event loops */
+PyObject *pc_start_work(PyObject *module, PyObject *args);
+PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
+PyObject *pc_use_loops(PyObject *module, PyObject *args);
+PyObject *pc_make_ticket(PyObject *module, PyObject *args);
+PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
+void pc_report_failure(u32 report);
+int pc_install_ticket(PyObject *module);
+int pc_install_awaitable(void);
+int pc_install_async_handle(PyObject *module);
+int pc_install_loopwork(void);
+
+/* op_direct.c */
+bool pc_op_direct_settle(struct op *op);
+void pc_op_direct_fence(struct pc_volume *v);
+PyObject *pc_op_take(PyObject *self, PyObject *holds);
+PyObject *pc_op_release_lock(PyObject *self, PyObject *unused);
+PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused);
+PyObject *pc_op_direct_end(PyObject *self, PyObject *unused);
+PyObject *pc_op_carry(PyObject *self, PyObject *function);
+PyObject *pc_op_send(PyObject *self, PyObject *args);
+PyObject *pc_op_read(PyObject *self, PyObject *args);
+PyObject *pc_run_owning(PyObject *module, PyObject *args);
+
+void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
+
+/* The engine's object of a file; borrowed. Context: GIL. */
+static inline PyObject *engine_of(struct pc_inode *i)
+{
+	return (PyObject *)i->user;
+}
+
+/* A frame, a view or an operation of a closed cache is gone: perhaps it was the last. Context: GIL, no leaf lock. */
+static inline void pc_core_release(PyObject *core)
+{
+#ifndef Py_GIL_DISABLED
+	pc_cache_release(((struct core *)core)->cache);
+#else
+	(void)core;
+#endif
+}
+
+/* The one number that every hit counts: under the interpreter's lock, or without one as an atomic. The others are counted
+ * under the leaf lock (pc_count). */
+static inline void pc_count_hit(struct pc_inode *i)
+{
+#ifdef Py_GIL_DISABLED
+	__atomic_fetch_add(&i->counters.hits, 1, __ATOMIC_RELAXED);
+	pc_sum(pc_hits_of(i), 1);
+#else
+	u64 *all = &i->volume->counted.hits;
+	__atomic_store_n(&i->counters.hits, i->counters.hits + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(all, *all + 1, __ATOMIC_RELAXED);
+#endif
+}
+
+int pc_install_core(PyObject *module);
+int pc_install_op(PyObject *module);
+int pc_install_functions(PyObject *module);
+int pc_install_exporters(PyObject *module);
+int pc_install_handle(PyObject *module);
+
+extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_room, *pc_str_release,
+	*pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged, *pc_str_append, *pc_str_zero,
+	*pc_str_view;
+
+/* handle_trace.c */
+struct pc_call {
+	struct pc_span span;
+	struct pc_cache *cache;
+	u64 file, pos, len, outer;
+};
+void pc_name_thread(void);
+void pc_call_begin(struct pc_call *call, struct pc_inode *i, int verb, u64 pos, u64 len);
+void pc_call_over(struct pc_call *call, int flags, i64 value);
+PyObject *pc_call_end(struct pc_call *call, PyObject *result);
+void pc_call_awaited(struct pc_span *s, struct pc_inode *i, int verb);
+PyObject *pc_name_threads(PyObject *module, PyObject *function);
+
+void pc_nap(i64 ns);
+
+#endif

@@ -1,0 +1,261 @@
+/*
+ * waiting.c - what a report of waits is made of: the records of those who wait (waits.c), and the operations that run or hold
+ * something, which they may wait for.
+ *
+ *   waits(core)   a record each: thread, or the task and its loop; what for, since when
+ *   calls(core)   operations with a backend call, a request, or a lock: whose thread, which bytes, since when
+ *   waiting(...)  a wait of the engine: its record stands while a function runs, whatever exception ends that
+ *
+ * Nothing is made for a report but what is there anyway: operations are on one list from their making to their end, and note
+ * their thread and a time: when their last call of the backend began (spans.c); before that, and for what only holds locks, that of
+ * a clock that is read in some nanoseconds and a few milliseconds coarse.
+ *
+ * Context: GIL. It guards the list; and records whose `reason` or `waiter` are objects begin and end with it held, so the
+ * objects of a record that stands may be referred to. Making objects may run the collector, and with it anything: so both
+ * reports copy what there is first, and make objects of the copy.
+ */
+#include "types/async.h"
+#include "base/scheduler.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+struct pc_list pc_operations = {&pc_operations, &pc_operations};
+
+static i64 clock_coarse_ns(void)
+{
+	if (PC_UNLIKELY(pc_scheduler))
+		return pc_scheduler->now_ns();
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* From here on the operation is this thread's: it runs it, or holds what it has. Reads that miss do little else than call the
+ * backend, which notes the time: none is read for them here. */
+void pc_op_claims(struct op *op)
+{
+	op->thread = pc_thread_id();
+	op->helper = pc_tls_worker != NULL;
+	if (op->kind != OP_FILL && op->kind != OP_UNCACHED)
+		op->since_ns = clock_coarse_ns();
+}
+
+/* waiting(core, volume, inode, kind, pos, end, text, reason, call) -> what `call` returns. `text`: of the reason, in a trace. */
+PyObject *pc_waiting(PyObject *module, PyObject *args)
+{
+	PyObject *core, *reason, *call;
+	unsigned long long volume, inode, pos, end, text;
+	unsigned int kind;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KKIKKKOO", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &text,
+			      &reason, &call))
+		return NULL;
+	struct pc_cache *c = ((struct core *)core)->cache;
+	struct pc_sleep sleep;
+	struct pc_wait w = {.kind = kind,
+			    .since_ns = (u64)pc_clock_ns(),
+			    .thread = pc_thread_id(),
+			    .volume = volume,
+			    .inode = inode,
+			    .pos = pos,
+			    .end = end,
+			    .reason = (uintptr_t)reason};
+	pc_sleep_begin(&sleep, c, &w, text);
+	PyObject *result = PyObject_CallNoArgs(call);
+	pc_sleep_end(&sleep, result == NULL);
+	return result;
+}
+
+/* ---------------------------------------------------------------- who waits */
+
+struct waiter {
+	u64 number;
+	struct pc_wait wait;
+	PyObject *reason, *wakes, *loop; /* own references, or NULL */
+};
+
+/* Return: how many. Nothing in here makes an object. */
+static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
+{
+	size_t found = 0;
+	u32 bound = pc_waits_bound(c);
+	for (u32 id = 1; id < bound && found < n; id++) {
+		struct waiter *w = &out[found];
+		if (!(w->number = pc_wait_read(c, id, &w->wait)))
+			continue;
+		w->reason = Py_XNewRef((PyObject *)(uintptr_t)w->wait.reason);
+		w->wakes = w->loop = NULL;
+		if (w->wait.waiter)
+			pc_ticket_waiter((PyObject *)(uintptr_t)w->wait.waiter, &w->wakes, &w->loop);
+		found++;
+	}
+	return found;
+}
+
+static PyObject *wait_item(const struct waiter *w)
+{
+	const struct pc_wait *p = &w->wait;
+	return Py_BuildValue("KKKKKKKKKOOO", (unsigned long long)w->number, (unsigned long long)p->kind,
+			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
+			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
+			     (unsigned long long)p->end, (unsigned long long)p->request,
+			     w->reason ? w->reason : Py_None, w->wakes ? w->wakes : Py_None,
+			     w->loop ? w->loop : Py_None);
+}
+
+static struct pc_cache *cache_of(PyObject *core)
+{
+	if (Py_IS_TYPE(core, pc_core_type))
+		return ((struct core *)core)->cache;
+	PyErr_SetString(PyExc_TypeError, "a Core is required");
+	return NULL;
+}
+
+static int append_new(PyObject *list, PyObject *item)
+{
+	int err = item ? PyList_Append(list, item) : -1;
+	Py_XDECREF(item);
+	return err;
+}
+
+/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason, what wakes a task, its loop)] */
+PyObject *pc_waits(PyObject *module, PyObject *core)
+{
+	struct pc_cache *c = cache_of(core);
+	(void)module;
+	if (!c)
+		return NULL;
+	size_t room = pc_waits_bound(c) + 1u;
+	struct waiter *found = malloc(room * sizeof(*found));
+	if (!found)
+		return PyErr_NoMemory();
+	size_t n = copy_waits(c, found, room);
+	PyObject *list = PyList_New(0);
+	for (size_t k = 0; k < n; k++) {
+		if (list && append_new(list, wait_item(&found[k])))
+			Py_CLEAR(list);
+		Py_XDECREF(found[k].reason);
+		Py_XDECREF(found[k].wakes);
+		Py_XDECREF(found[k].loop);
+	}
+	free(found);
+	return list;
+}
+
+/* ---------------------------------------------------------------- what runs, and who holds what */
+
+struct call {
+	u64 thread, volume, inode, pos, end, from, to, request;
+	i64 since_ns;
+	u32 holds;
+	u8 kind, in_call, on_loop, left, helper, staged;
+	PyObject *what; /* own reference, or NULL */
+};
+
+/* The bytes of the call that runs, and of the whole operation. */
+static void copy_extent(const struct op *op, struct call *to)
+{
+	const struct pc_request *r = op->request;
+	bool ends = op->holds & HOLD_DIRECT || (op->kind == OP_CALLER && op->in_call); /* `len` is an end then */
+	to->from = to->pos = op->pos;
+	to->to = to->end = ends ? op->len : op->pos + op->len;
+	if (r) {
+		to->from = r->start;
+		to->to = r->end;
+		to->pos = op->in_call ? r->call_pos : r->start;
+		to->end = op->in_call ? r->call_pos + r->call_len : r->end;
+		to->request = r->id;
+	}
+	if (to->pos > to->end) /* a direct write of which nothing was sent yet */
+		to->from = to->to = to->pos = to->end = 0;
+}
+
+static void copy_call(const struct op *op, struct call *to)
+{
+	const struct pc_request *r = op->request;
+	*to = (struct call){.thread = op->thread,
+			    .volume = (uintptr_t)op->inode->volume,
+			    .inode = op->inode_id,
+			    .since_ns = op->since_ns,
+			    .holds = op->holds,
+			    .kind = op->kind,
+			    .in_call = op->in_call,
+			    .on_loop = op->on_loop,
+			    .left = op->left,
+			    .helper = op->helper,
+			    .staged = r ? (r->staged || r->stage) : op->staged,
+			    .what = Py_XNewRef(op->what)};
+	copy_extent(op, to);
+}
+
+/* It works, or has something that others may wait for. */
+static bool is_of_interest(const struct op *op, const struct pc_cache *c)
+{
+	bool works = op->kind == OP_COMMIT || op->request || op->in_call;
+	return op->inode->cache == c && op->kind != OP_MIRROR && op->since_ns && (works || op->holds);
+}
+
+/* Return: how many, of which the first n are in `out`. Nothing in here makes an object. */
+static size_t copy_calls(const struct pc_cache *c, struct call *out, size_t n)
+{
+	size_t found = 0;
+	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
+		const struct op *op = PC_ENTRY(l, struct op, listed);
+		if (!is_of_interest(op, c))
+			continue;
+		if (found < n)
+			copy_call(op, &out[found]);
+		found++;
+	}
+	return found;
+}
+
+static PyObject *call_item(const struct call *p)
+{
+	return Py_BuildValue("iKLKKKKKKKIiiiiiO", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
+			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
+			     (unsigned long long)p->end, (unsigned long long)p->from, (unsigned long long)p->to,
+			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->on_loop, p->left,
+			     p->helper, p->staged, p->what ? p->what : Py_None);
+}
+
+/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, on the event loop, left,
+ * on a thread of the volume, staged, what)]; [pos, end) of the call that runs, [from, to) of the operation. */
+PyObject *pc_calls(PyObject *module, PyObject *core)
+{
+	const struct pc_cache *c = cache_of(core);
+	(void)module;
+	if (!c)
+		return NULL;
+	size_t n = pc_is_forked(c) ? 0 : copy_calls(c, NULL, 0);
+	struct call *found = malloc((n + 1) * sizeof(*found));
+	if (!found)
+		return PyErr_NoMemory();
+	copy_calls(c, found, n);
+	PyObject *list = PyList_New(0);
+	for (size_t k = 0; k < n; k++) {
+		if (list && append_new(list, call_item(&found[k])))
+			Py_CLEAR(list);
+		Py_XDECREF(found[k].what);
+	}
+	free(found);
+	return list;
+}
+
+/* waiting_since(core) -> when the oldest wait began, or the oldest call that a caller makes himself; 0: nobody waits. */
+PyObject *pc_waiting_since(PyObject *module, PyObject *core)
+{
+	struct pc_cache *c = cache_of(core);
+	(void)module;
+	if (!c)
+		return NULL;
+	u64 oldest = pc_waits_oldest_ns(c);
+	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
+		const struct op *op = PC_ENTRY(l, struct op, listed);
+		if (op->in_call && !op->helper && !op->on_loop && op->inode->cache == c && op->kind != OP_MIRROR &&
+		    (!oldest || (u64)op->since_ns < oldest))
+			oldest = (u64)op->since_ns;
+	}
+	return PyLong_FromUnsignedLongLong(oldest);
+}

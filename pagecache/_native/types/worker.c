@@ -1,0 +1,252 @@
+/*
+ * worker.c - who runs a backend's calls: the caller his own fill, threads of the volume everything else.
+ *
+ * pc_run_fill is the slow path of every read; pc_work is all that a thread of the volume does: take the most urgent work from
+ * CORE, wrap it in an Op, call the engine. Whatever the engine raises, the Op is settled; a fill's error is nobody's (whoever
+ * waits tries for himself), anything else goes to the unraisable hook.
+ */
+#include "types/types.h"
+
+#include <stdlib.h>
+
+/* Queue fills for [pos, end), at most `windows` requests, as far as memory goes. */
+void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
+{
+	u32 shift = i->cache->page_shift;
+	u64 index = pos >> shift, stop, last = (pc_min(end, pc_inode_size(i)) + (1ull << shift) - 1) >> shift;
+	for (int k = 0; k < windows && index < last; k++, index = stop) {
+		struct pc_request *r = pc_fill_window(i, index, last, i->limits.max_read, &stop);
+		if (r)
+			pc_fill_submit(r, cls);
+		if (stop == UINT64_MAX || stop <= index)
+			break;
+	}
+}
+
+/* The caller runs it himself, and waits for it so. Steals the reference. Return: as pc_op_run. */
+static int run_own(struct op *op, u32 kind, u64 pos, u64 len)
+{
+	struct pc_sleep sleep;
+	pc_sleep_shown(&sleep, op->inode, kind, pos, len);
+	int ran = pc_op_run(op, pc_str_fill, NULL);
+	pc_sleep_end(&sleep, ran < 0);
+	return ran;
+}
+
+/**
+ * pc_run_fill() - get the missing part of [pos, pos + len) in, as far as one request goes; the caller then looks again.
+ *
+ * The calling thread runs the part it waits for; the rest of a long range and the read-ahead window go to the volume's
+ * threads first. @ra: the handle's read-ahead state, or NULL. Return: 0 look again; 1 read uncached: there is no memory, or
+ * what is read is invalidated again and again; -1 exception.
+ */
+int pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
+{
+	struct pc_need need = {.kind = PC_NEED_NOTHING};
+	struct pc_request *r = NULL;
+	u32 credit = 0;
+	if (pc_check_reentry(i, core,
+			     "bytes that are not cached were read from inside a backend call of the same volume") ||
+	    pc_wait_credit(i, core, &credit))
+		return -1;
+	int err = pc_fill_begin(i, pos, len, &need, &r);
+	if (!r) {
+		pc_credit_put(i->volume, credit);
+		if (err == -ENOMEM)
+			return 1;
+		if (need.kind == PC_NEED_FOLIO)
+			return pc_wait_folio(i, core, &need);
+		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : 0;
+	}
+	r->credit = credit;
+	struct op *op = pc_op_new(core, i, OP_FILL, r);
+	if (!op) {
+		pc_request_settle(r);
+		return -1;
+	}
+	if (r->end < pos + len)
+		pc_submit_fills(i, r->end, pos + len, PC_WORK_FILL, 16);
+	/* Bytes that somebody else is fetching are no miss: only what this call fetches itself moves the window. */
+	if (ra && pc_readahead_miss(i, ra, pos, len))
+		pc_readahead_submit(i, ra);
+	if (pc_recording(i->cache))
+		pc_record_event(i->cache, PC_R_REQUEST, r->kind, i->id, r->start, r->end - r->start, r->serial,
+				PC_WORK_FILL);
+	int ran = run_own(op, PC_WAIT_FILL, pos, len);
+	return ran == PC_RUN_REVOKED ? 0 : ran == PC_RUN_STALE ? 1 : ran;
+}
+
+static int read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+{
+	struct op *op = pc_op_new(core, i, OP_UNCACHED, NULL);
+	if (!op)
+		return -1;
+	if (pc_wait_credit(i, core, &op->credit)) {
+		Py_DECREF(op);
+		return -1;
+	}
+	op->pos = pos;
+	op->len = len;
+	op->memory = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)len);
+	if (!op->memory) {
+		Py_DECREF(op);
+		return -1;
+	}
+	PyObject *memory = op->memory;
+	Py_INCREF(memory);
+	memset(PyByteArray_AsString(memory), 0, len);
+	int err = run_own(op, PC_WAIT_UNCACHED, pos, len);
+	if (!err)
+		memcpy(to, PyByteArray_AsString(memory), len);
+	Py_DECREF(memory);
+	return err;
+}
+
+static void lay_over(u8 *to, const u8 *from, const u8 *which, u64 len)
+{
+	for (u64 k = 0; k < len; k++)
+		if (which[k])
+			to[k] = from[k];
+}
+
+/* Read past the cache into `to`: no memory can be had for it. What is cached lies over what the backend answers, as it was
+ * before its call and as it is after: bytes that were local may be stored and removed from memory while the call runs, which
+ * may have read them before. Return: 0, -1. */
+int pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
+{
+	int err = PC_RUN_REVOKED;
+	u8 *before = malloc(len), *which = calloc(len, 1);
+	if (!before || !which) {
+		PyErr_NoMemory();
+		err = -1;
+	}
+	while (err == PC_RUN_REVOKED ||
+	       err == PC_RUN_STALE) { /* at first; and when another backend took over meanwhile */
+		/* Or storage was cut, and the sizes follow. */
+		bool cut = err == PC_RUN_STALE;
+		err = pc_check_reentry(
+			i, core, "bytes that are not cached were read from inside a backend call of the same volume");
+		if (!err && cut)
+			err = pc_wait_invalidate(i, core);
+		if (err)
+			break;
+		pc_read_local(i, pos, before, len, which);
+		PC_SYNC("uncached_before_read");
+		err = read_past(core, i, pos, len, to);
+	}
+	if (!err) {
+		lay_over(to, before, which, len);
+		pc_read_local(i, pos, to, len, NULL);
+	}
+	free(before);
+	free(which);
+	return err;
+}
+
+/* ---------------------------------------------------------------- work of the volume's threads */
+
+static void unraisable(struct pc_inode *i)
+{
+	PyErr_WriteUnraisable(engine_of(i));
+}
+
+static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
+{
+	struct pc_inode *i = r->inode;
+	r->credit = credit;
+	bool gone = atomic_load(&i->volume->aborted);
+	struct op *op = gone ? NULL : pc_op_new(core, i, OP_FILL, r);
+	if (!op)
+		pc_request_settle(r);
+	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) >= 0))
+		return;
+	/* Whoever waits for these bytes tries for himself and gets his own error (contract 2.3). */
+	if (PyErr_ExceptionMatches(PyExc_OSError))
+		PyErr_Clear();
+	else
+		unraisable(i);
+}
+
+static void work_pass(PyObject *core, struct pc_inode *i, u32 credit)
+{
+	struct pc_request *r;
+	int got = pc_write_next(i, &r);
+	if (got <= 0) {
+		pc_credit_put(i->volume, credit);
+		if (got == -EAGAIN) {
+			/* A writer's section is short; sleeping lets it run. */
+			Py_BEGIN_ALLOW_THREADS _Atomic u32 word = 0;
+			pc_futex_wait(&word, 0, 50 * 1000);
+			Py_END_ALLOW_THREADS pc_pass_again(i);
+		}
+		return;
+	}
+	r->credit = credit;
+	struct op *op = pc_op_new(core, i, OP_WRITE, r);
+	if (!op)
+		pc_request_settle(r);
+	if (!op || pc_op_run(op, r->gather ? pc_str_write_units : pc_str_write, NULL) < 0)
+		unraisable(i);
+}
+
+static void work_commit(PyObject *core, struct pc_inode *i)
+{
+	if (!pc_commit_begin(i))
+		return;
+	struct op *op = pc_op_new(core, i, OP_COMMIT, NULL);
+	if (!op)
+		pc_commit_end(i, false, false);
+	if (!op || pc_op_run(op, pc_str_commit, NULL) < 0)
+		unraisable(i);
+}
+
+static void work_job(PyObject *job, u32 cls)
+{
+	PyObject *done = PyObject_CallFunction(job, "I", cls);
+	if (!done)
+		PyErr_WriteUnraisable(job);
+	Py_XDECREF(done);
+}
+
+/* work(core, volume, job, timeout_ns) -> True: did something; False: nothing to do in time; None: the volume stops. */
+PyObject *pc_work(PyObject *module, PyObject *args)
+{
+	PyObject *core, *job;
+	unsigned long long address;
+	long long timeout_ns;
+	struct pc_work w;
+	(void)module;
+	if (!PyArg_ParseTuple(args, "O!KOL", pc_core_type, &core, &address, &job, &timeout_ns))
+		return NULL;
+	struct pc_volume *v = (struct pc_volume *)(uintptr_t)address;
+	if (pc_is_forked(v->cache))
+		Py_RETURN_NONE;
+	pc_gil_point("work");
+	u32 seq = atomic_load(&v->event.seq);
+	pc_work_next(v, &w);
+	if (w.kind == PC_WORK_STOP)
+		Py_RETURN_NONE;
+	if (w.kind == PC_WORK_NONE) {
+		Py_BEGIN_ALLOW_THREADS atomic_fetch_add(&v->event.waiters, 1);
+		pc_futex_wait(&v->event.seq, seq, timeout_ns);
+		atomic_fetch_sub(&v->event.waiters, 1);
+		Py_END_ALLOW_THREADS Py_RETURN_FALSE;
+	}
+	pc_tls_worker = v;
+	if (w.kind == PC_WORK_JOB) {
+		work_job(job, w.cls);
+		if (w.credit)
+			pc_credit_put(v, w.credit);
+	} else if (w.kind == PC_WORK_REQUEST) {
+		work_fill(core, w.request, w.credit);
+	} else if (w.kind == PC_WORK_PASS) {
+		work_pass(core, w.inode, w.credit);
+	} else {
+		work_commit(core, w.inode);
+	}
+	pc_tls_worker = NULL;
+	if (w.inode)
+		pc_inode_user_put(w.inode);
+	pc_work_end(v, &w);
+	Py_RETURN_TRUE;
+}
