@@ -1,9 +1,9 @@
 """Servers that run for the whole session, started when the first test asks, and a bucket for each test.
 
-server       moto, then ministack: what every object store does
-moto, ministack, rclone        that one; rclone's is skipped where its program is not installed
+server       moto, then ministack: the behaviour of every object store
+moto, ministack, rclone        that one; rclone's is skipped if its program is not installed
 bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
-proxy        in front of `server`: slow and unreliable as told, and counting
+proxy        in front of `server`: slow and unreliable on request, and counting
 new_server   starts one for this test alone, to be stopped and started again
 """
 
@@ -21,7 +21,7 @@ from .servers import BOTH, ENVIRONMENT, Bucket, Server, missing, new_bucket
 
 @pytest.fixture(autouse=True)
 def ordinary_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials, where clients look for them; nothing of the machine's."""
+    """Put credentials where clients look for them, and hide the machine's own."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
@@ -30,7 +30,7 @@ def ordinary_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    """Starts a server of a kind the first time."""
+    """A factory that starts a server of a kind the first time."""
     servers: dict[str, Server] = {}
 
     def get(kind: str) -> Server:
@@ -73,7 +73,7 @@ def bucket(server: Server) -> Iterator[Bucket]:
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
-    """Servers of this test alone."""
+    """A factory of servers for this test alone."""
     servers: list[Server] = []
 
     def start(kind: str) -> Server:
@@ -89,6 +89,6 @@ def new_server(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[FaultyProxy]:
-    """In front of `server`."""
+    """A proxy in front of `server`."""
     with FaultyProxy(server.endpoint) as made:
         yield made

@@ -1,4 +1,4 @@
-"""Run a command that is killed when the process that started it is gone, however that ended.
+"""Run a command that is killed when the process that started it is gone, whatever ended that.
 
     python mortal.py PID command...        PID: of the process that starts this one, from its main thread
 

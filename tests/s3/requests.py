@@ -1,4 +1,4 @@
-"""What requests to an S3 server are called, and which of them there were."""
+"""Names of requests to an S3 server, and the requests that a proxy has seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["counted", "is_for", "name_of"]
 
 
 def name_of(call: ProxyCall) -> str:
-    """As the documentation of S3 has it."""
+    """The name of a request in the documentation of S3."""
     query, inside = call.query, call.path.strip("/").count("/") > 0
     copies = "x-amz-copy-source" in call.headers
     match call.method:
@@ -39,7 +39,7 @@ def name_of(call: ProxyCall) -> str:
 
 
 def is_for(*names: str) -> Callable[[ProxyCall], bool]:
-    """Whether a request is one of these."""
+    """A test whether a request is one of these."""
     return lambda call: name_of(call) in names
 
 

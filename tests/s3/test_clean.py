@@ -1,4 +1,4 @@
-"""What a program that died has left is found and removed: all of it, nothing of others, and nothing too young."""
+"""The remains of a dead program are found and removed: all of them, and nothing of other programs or too young."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def clean(*arguments: str) -> Result:
 
 @pytest.fixture
 def left(bucket: Bucket) -> list[str]:
-    """A process begins to write, and dies; another program has an upload and private objects of its own."""
+    """A process begins to write, and dies; another program has an upload and private objects."""
     command = [sys.executable, "-c", DIES, bucket.name, bucket.server.endpoint]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     found = bucket.left_behind()
@@ -88,7 +88,7 @@ S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2]).honours()
 def test_an_upload_to_a_private_object_is_removed_with_its_session(
     bucket: Bucket, proxy: FaultyProxy, request_: str
 ) -> None:
-    """No note says whose it is: its name does."""
+    """No note names its owner: its name does."""
     child = subprocess.Popen(
         [sys.executable, "-c", DIES_IN_THE_TRIAL, bucket.name, proxy.endpoint], cwd=Path(__file__).parents[2]
     )
@@ -97,7 +97,7 @@ def test_an_upload_to_a_private_object_is_removed_with_its_session(
     proxy.taken()
     ((key, _),) = bucket.uploads()
     assert key.startswith("below/.pagecache/")
-    bucket.client.delete_object(Bucket=bucket.name, Key=key)  # as somebody who removes old objects, and no uploads
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)  # like a user who removes old objects, and no uploads
     result = clean(bucket.url("below"), "--older-than", "0s")
     assert result.output.splitlines() == [f"upload of {key}", "removed 1"]
     assert bucket.left_behind() == []
@@ -108,7 +108,7 @@ def few_at_once(params: dict[str, Any], **_: object) -> None:
 
 
 def test_uploads_are_listed_to_the_last_page(ministack: Server) -> None:
-    """moto has neither pages of them nor when they were begun."""
+    """moto has neither pages of them nor their start times."""
     keys = [f"below/.pagecache/s/{n}" for n in (1, 1, 1, 1, 1, 2, 3)]  # more than a page of one key, too
     with new_bucket(ministack) as bucket:
         backend = S3Backend(bucket.name, "below", endpoint_url=ministack.endpoint)
@@ -131,7 +131,7 @@ def made_up(code: str) -> bytes:
 def test_where_uploads_are_not_listed_all_else_is_removed(
     bucket: Bucket, proxy: FaultyProxy, status: int, error: str
 ) -> None:
-    """What a beginning that was not answered may have left is not found there, and keeps nothing else."""
+    """The remains of an unanswered request are not found there, and do not keep the other remains."""
     asked, body = is_for("ListMultipartUploads"), made_up(error)
     unlisted = ProxyRule("status", asked, times=float("inf"), status=status, body=body)
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), unlisted]
@@ -154,10 +154,10 @@ def test_where_uploads_are_not_listed_all_else_is_removed(
     bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
 
 
-@pytest.mark.parametrize("server", ["ministack"], indirect=True)  # moto does not say when uploads were begun
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)  # moto does not report when uploads were begun
 @pytest.mark.parametrize("request_", ["DeleteObject", "AbortMultipartUpload", "ListMultipartUploads", "ListParts"])
 def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyProxy, request_: str) -> None:
-    """Nobody would remove the rest."""
+    """No later call would remove the rest."""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = backend.open("k", create=True)
     failing = ProxyRule("reset", is_for(request_), times=float("inf"))
@@ -176,10 +176,10 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
 def test_every_beginning_that_was_not_answered_is_ended(
     bucket: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of one object, long apart, and nothing could be listed in between. One look finds both."""
+    """There are two of one object, long apart, and nothing could be listed in between. One listing finds both."""
     clock = HandClock()
     monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=clock.now, time=time.time))
-    monkeypatch.setattr(session, "SKEW", -50.0)  # nothing that was begun within 50 seconds is looked for
+    monkeypatch.setattr(session, "SKEW", -50.0)  # uploads begun within 50 seconds are ignored
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = committed(backend)
     denied = made_up("AccessDenied")
@@ -222,7 +222,7 @@ def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_
 
 
 def committed(backend: S3Backend) -> S3File:
-    """An object: from here on it is known what the server can do."""
+    """An object, committed so that the server's abilities are known from here on."""
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
     file.commit()
@@ -232,7 +232,7 @@ def committed(backend: S3Backend) -> S3File:
 def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_is_lost(
     bucket: Bucket, proxy: FaultyProxy
 ) -> None:
-    """What was a part is cut before the commit, so that one request stores all that there is."""
+    """The only part is cut before the commit, so that one request stores all the bytes."""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
@@ -265,7 +265,7 @@ def remembered(backend: S3Backend) -> int:
 
 
 def test_what_is_younger_stays(bucket: Bucket, left: list[str]) -> None:
-    """By the clock of the server."""
+    """Age is measured by the clock of the server."""
     assert clean(bucket.url("below"), "--older-than", "1h").output == "removed 0\n"
     assert bucket.left_behind() == left
     assert clean(bucket.url("below"), "--older-than", "0s").output.endswith("removed 3\n")
@@ -296,7 +296,7 @@ def test_a_session_does_not_remove_its_own(bucket: Bucket) -> None:
 
 
 def test_a_session_that_is_idle_is_renewed_while_it_has_anything(bucket: Bucket, proxy: FaultyProxy) -> None:
-    """So whoever removes what is old leaves what is in use, however long ago that was stored."""
+    """So the removal of old objects leaves objects in use, however long ago they were stored."""
     again = threading.Event()
     alive = ProxyRule("call", lambda call: call.method == "PUT" and call.path.endswith("/alive"), nth=2)
     alive.action = again.set
@@ -316,7 +316,7 @@ def test_a_session_that_is_idle_is_renewed_while_it_has_anything(bucket: Bucket,
 def test_a_renewal_beside_the_end_of_the_last_private_object_leaves_nothing(
     bucket: Bucket, proxy: FaultyProxy, delete: str
 ) -> None:
-    """The renewal is on its way when nothing is needed any more, or is answered before."""
+    """The renewal is in flight when nothing is needed any longer, or is answered before."""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
     name = backend.session.private_name()
     if delete == "after":
@@ -346,7 +346,7 @@ def test_files_that_nobody_closed_leave_nothing(bucket: Bucket) -> None:
 def test_what_an_outage_kept_at_the_end_is_said_and_removed_later(
     new_server: Callable[[str], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody renews it: it gets old though the process lives on."""
+    """No session renews it: it gets old although the process lives on."""
     server = new_server("ministack")
     with new_bucket(server) as bucket:
         backend = S3Backend(bucket.name, endpoint_url=server.endpoint, part_size="64KiB", least_part=1)

@@ -1,4 +1,4 @@
-"""A commit gets over whatever happens to one of its requests, publishes all or nothing, and leaves nothing behind."""
+"""A commit survives the failure of any of its requests, publishes all or nothing, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HONOURS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, c
 
 @pytest.fixture(params=HONOURS)
 def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
-    """One that heeds every condition, and one that does not; both with small parts."""
+    """A server that heeds every condition, and one that does not; both with small parts."""
     return started(request.param)
 
 
@@ -59,7 +59,7 @@ def stored(bucket: Bucket, key: str) -> bytes:
 
 
 def changed(volume: Volume, key: str) -> bytes:
-    """Overwrite a little in two parts of an object, and extend it; the content that it has to have."""
+    """Overwrite a little in two parts of an object, and extend it; return its expected content."""
     with volume.open(key, "r+") as file:
         return change(file)
 
@@ -104,7 +104,7 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
         assert len(seen) >= nth
         assert stored(bucket, key) == expected, f"request {nth}: {seen[nth - 1]}"
         volume.backend.session.discard(())  # type: ignore[union-attr]
-        if bucket.uploads():  # begun, though the answer says nothing of it: moto tells no times by which to find it
+        if bucket.uploads():  # begun, though the answer does not say so: moto reports no times by which to find it
             assert bucket.server.kind == "moto_small"
             assert seen[nth - 1] == "CreateMultipartUpload"
             assert spec in ("lost", "cut answer")
@@ -116,7 +116,7 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
 def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
-    """Else one of a few thousand requests would fail each time, for ever."""
+    """Otherwise one of a few thousand requests would fail each time, forever."""
     content = bytearray(b"o" * 40 * PART)
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=content)
     with volume.open("k", "r+") as file:
@@ -129,7 +129,7 @@ def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
         requests = counted(proxy.taken())
         remembered = (
             bucket.server.kind == "ministack"
-        )  # others ignore the condition of copies: each try makes them anew
+        )  # others ignore the condition of copies: each try makes them again
         assert requests["UploadPart"] == 20
         assert (requests["UploadPartCopy"] == 20 + 5) == remembered
         assert stored(bucket, "k") == content
@@ -144,7 +144,7 @@ def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
 def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_before(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
-    """Zeros, bytes, and zeros again: the server does not have the first zeros any more."""
+    """The content is zeros, bytes, and zeros again: the server no longer has the first zeros."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
     with volume.open("k", "r+") as file:
         file.truncate(16 * PART)
@@ -166,7 +166,7 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
 def test_a_commit_whose_answer_was_lost_is_no_conflict(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, length: int
 ) -> None:
-    """Whatever publishes: one PUT, or the completion of an upload. Neither is carried out a second time."""
+    """One PUT, or the completion of an upload, publishes. Neither is carried out a second time."""
     publishing = is_for("PutObject" if length < PART else "CompleteMultipartUpload")
     proxy.rules = [ProxyRule("lost", lambda call: publishing(call) and ".pagecache" not in call.path)]
     with volume.open("k", "w") as file:
@@ -181,7 +181,7 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(
 def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
-    """Also with more written since, which goes over it."""
+    """More may have been written since, which replaces it."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
     with volume.open("k", "r+") as file:
         file.pwrite(b"first", 0)
@@ -200,7 +200,7 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
 
 
 def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """What was sent to it is sent again; nothing is lost, nothing is half."""
+    """Its parts are sent again; nothing is lost or left half done."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
 
     def abort_all() -> None:
@@ -221,7 +221,7 @@ def test_somebody_else_changes_the_object_at_each_request(
 ) -> None:
     """Either our whole version is stored, over theirs only if that came later, or theirs stands and ours is kept.
 
-    Where the completion of an upload has no condition there is one moment in which theirs is replaced unseen.
+    If the completion of an upload has no condition, there is one moment in which theirs is replaced unnoticed.
     """
     window = bucket.server.kind == "moto_small"
     bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)

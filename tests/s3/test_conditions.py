@@ -1,4 +1,6 @@
-"""What a server honours is found out; where it honours nothing, versions are compared before anything is published."""
+"""The conditions that a server honours are detected; if it honours none, versions are compared before anything is
+published.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(ministac
 def test_another_version_is_never_replaced_that_was_there_before_the_commit(
     kind: str, size: int, started: Callable[[str], Server]
 ) -> None:
-    """Neither one that was stored over the one that was opened, nor one where there was none."""
+    """This covers a version stored over the opened one, and one stored where there was none."""
     server = started(kind)
     with new_bucket(server) as bucket, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint, part_size=PART))

@@ -1,4 +1,4 @@
-"""The backend keeps the promises of the protocol on three servers, which differ in what they honour."""
+"""The backend keeps the promises of the protocol on three servers, which honour different conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .servers import Bucket, Server, new_bucket
 
 
 class OnServer(BackendConformance):
-    """Of a bucket of its own for each check. Nothing may be left in it but the objects."""
+    """Checks with a new bucket each. Only the objects may be left in it."""
 
     kind = ""
     options: ClassVar[dict[str, Any]] = {}
@@ -44,7 +44,7 @@ class OnServer(BackendConformance):
 
 
 class TestMoto(OnServer):
-    """Parts of at least 5 MiB; no conditions on what is published as parts."""
+    """Parts of at least 5 MiB; no conditions on multipart uploads."""
 
     kind = "moto"
     options: ClassVar[dict[str, Any]] = {"part_size": "5MiB"}

@@ -1,7 +1,7 @@
-"""A 1 GiB object and a cache of 64 MiB, counted by requests and bytes: what was not changed is not moved.
+"""A 1 GiB object and a cache of 64 MiB, counted by requests and bytes: unchanged bytes are not moved.
 
-The servers copy parts in Python, and moto copies all of an object for each range of it that is asked for. What needs
-many of them has 64 MiB in `make test`, and 1 GiB in `make check`.
+The servers copy parts in Python, and moto copies the whole object for each requested range of it. Tests with many
+copies use 64 MiB in `make test`, and 1 GiB in `make check`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def large(bucket: Bucket, size: int) -> str:
 
 
 def stored_in_parts(bucket: Bucket, size: int) -> str:
-    """One part, again and again: the server copies it."""
+    """Store one part, again and again: the server copies it."""
     client, where = bucket.client, {"Bucket": bucket.name, "Key": "large"}
     upload = client.create_multipart_upload(**where)["UploadId"]
     first = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=UNIT)
@@ -69,13 +69,13 @@ def moved(calls: list[ProxyCall]) -> tuple[int, int]:
 
 @pytest.mark.timeout(900)
 def test_one_changed_byte_of_a_gigabyte(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """What travels is one part; the server copies the rest in two requests."""
+    """One part is sent; the server copies the rest in two requests."""
     change_one_byte(bucket, proxy, volume, stored_in_parts(bucket, GiB), GiB)
 
 
 def change_one_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: str, size: int) -> None:
     with volume.open("warm up", "w") as file:
-        file.write(bytes(PART))  # what the server honours is found out
+        file.write(bytes(PART))  # the server's conditions are detected
     proxy.taken()
     with volume.open(large, "r+") as file:
         file.pwrite(b"X", size // 2 + 5)
@@ -87,7 +87,7 @@ def change_one_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: s
     copies = counted(calls)["UploadPartCopy"]
     assert copies == 2
     extra = [name_of(call) for call in calls if name_of(call) not in ("UploadPart", "UploadPartCopy", "GetObject")]
-    assert len(extra) <= 5 + 2 * (bucket.server.kind == "moto"), extra  # where conditions are compared, not sent
+    assert len(extra) <= 5 + 2 * (bucket.server.kind == "moto"), extra  # if conditions are compared, not sent
     assert piece(bucket, size // 2, 10) == UNIT[:5] + b"X" + UNIT[6:10]
 
 

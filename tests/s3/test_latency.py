@@ -1,4 +1,4 @@
-"""Few requests where each takes long: neighbours in one, ranges side by side; and tasks on the same volume."""
+"""Few requests when each is slow: neighbours in one, ranges side by side; and tasks on that volume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTENT = random.Random(1).randbytes(24 * MiB)
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """The faster one."""
+    """The faster server."""
     return ministack
 
 

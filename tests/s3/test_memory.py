@@ -13,7 +13,7 @@ from .servers import Bucket, Server
 MiB = 1 << 20
 CAPACITY, PART, IN_FLIGHT = 40 * MiB, 5 * MiB, 3
 ROOM = 12 * MiB
-"""Stacks, connections, what an allocator holds back."""
+"""Allowance for stacks, connections, and memory held back by an allocator."""
 
 WORK = """
 import re, sys
@@ -49,7 +49,7 @@ print(peak() - before)
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """The faster one."""
+    """The faster server."""
     return ministack
 
 
@@ -60,5 +60,5 @@ def test_memory_is_the_capacity_and_a_unit_for_each_request(bucket: Bucket, size
         command = [sys.executable, "-c", WORK, bucket.name, bucket.server.endpoint, what, *numbers]
         done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert int(done.stdout) <= CAPACITY + IN_FLIGHT * PART + ROOM, what
-        if what == "read":  # straight to where it belongs
+        if what == "read":  # straight to its destination
             assert int(done.stdout) <= CAPACITY + ROOM // 2

@@ -1,4 +1,4 @@
-"""Keys, versions and lists of S3 objects, and what an object has besides its bytes."""
+"""Keys, versions and lists of S3 objects, and the metadata of an object."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def fill(bucket: Bucket, count: int) -> None:
 
 
 def test_what_an_object_has_besides_its_bytes_stays(bucket: Bucket, volume: Volume) -> None:
-    """Through one PUT, and through an upload in parts."""
+    """One PUT keeps it, and so does an upload in parts."""
     for key, size in (("small", 100), ("large", 17 << 20)):
         name = f"pre fix/é/{key}"
         bucket.client.put_object(
@@ -178,7 +178,7 @@ def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> No
 
 
 def test_a_volume_with_unsaved_data_does_not_go_on_with_a_bucket_that_is_missing(bucket: Bucket) -> None:
-    """A typo in the name of the bucket is no reason to take objects for removed."""
+    """A typo in the name of the bucket must not make all objects look removed."""
     with PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint))
         with volume.open("key", "w+") as file:
@@ -193,7 +193,7 @@ def test_a_volume_with_unsaved_data_does_not_go_on_with_a_bucket_that_is_missing
 
 
 def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> None:
-    """It says so when they are published. The error has its word for it, and the data stays."""
+    """The server reports it when they are published. The error has the server's message, and the data stays."""
     if bucket.server.kind != "moto":
         pytest.skip("it takes parts of any size")
     backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="64KiB", least_part=1)

@@ -1,4 +1,4 @@
-"""The requests of a commit cover the next version exactly, within the limits of uploads, and send no byte too many."""
+"""The requests of a commit cover the next version exactly, within the limits of uploads, and send no extra byte."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MiB, GiB, TiB = 1 << 20, 1 << 30, 1 << 40
 
 
 class Oracle:
-    """What each byte is, one by one."""
+    """The origin of each byte, one by one."""
 
     def __init__(self, size: int) -> None:
         self.bytes: list[tuple[Source, int]] = [(OLD, at) for at in range(size)]
@@ -70,7 +70,7 @@ def spelled(pieces: Sequence[Piece]) -> list[tuple[Source, int]]:
 
 
 def taken(step: Step) -> list[tuple[Source, int]]:
-    """The bytes of one step, as the oracle spells them; of what was sent, None of its own."""
+    """The bytes of one step, as the oracle spells them; None for bytes that were sent."""
     match step:
         case Copy():
             pieces = [Piece(step.begin, step.end, step.source, step.at)]
@@ -140,7 +140,7 @@ def test_extents_say_of_each_byte_where_it_is(size: int, changes: list[tuple[str
 @given(size=st.integers(0, 13 * UNIT), changes=CHANGES)
 @settings(max_examples=400)
 def test_what_is_lost_is_what_was_opened_less_cuts_and_holes(size: int, changes: list[tuple[str, int, int]]) -> None:
-    """Bytes may be forgotten, what took bytes away may not."""
+    """Bytes may be forgotten; cuts and holes may not."""
     extents, _ = changed(size, changes)
     spaces, _ = changed(size, [change for change in changes if change[0] in ("cut", "hole")])
     there = spelled(spaces.pieces(0, spaces.size))

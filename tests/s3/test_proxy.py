@@ -1,4 +1,4 @@
-"""The proxy of these tests does what its rules say, and counts."""
+"""The proxy of these tests follows its rules, and counts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again() -
             with connection:
                 connection.recv(1 << 16)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                connection.shutdown(socket.SHUT_RDWR)  # as after a time without requests: nothing said it beforehand
+                connection.shutdown(socket.SHUT_RDWR)  # as after an idle time: without a notice beforehand
             closed.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

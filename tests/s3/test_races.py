@@ -1,6 +1,6 @@
-"""What runs side by side on one object: hand-overs, the beginning of their upload, its end, reads and a commit.
+"""Concurrent calls on one object: write-backs, the beginning of their upload, its end, reads and a commit.
 
-Each order is forced by what the proxy does right before a request, or by who calls right after one.
+Each order is forced by an action of the proxy right before a request, or by a call right after one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OLD, NEW = b"o" * PART, b"n" * PART
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """The one that takes small parts."""
+    """The server that takes small parts."""
     return ministack
 
 
@@ -64,7 +64,7 @@ def read(file: S3File, offset: int, length: int) -> bytes:
 def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
     backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another hand-over has found in between that the server does not know the upload any more."""
+    """Another write-back has found in between that the server no longer has the upload."""
     file, send = opened(backend, bucket, 4), backend.bucket.send
 
     def answered_late(*arguments: Any) -> str:
@@ -86,7 +86,7 @@ def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
 
 
 def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:
-    """The second one waits for the first: it would meet it at the server."""
+    """The second one waits for the first: otherwise both would meet at the server."""
     file = opened(backend, bucket, 4)
     meeting = threading.Barrier(2)
     both = threading.Barrier(2, timeout=60)
@@ -114,7 +114,7 @@ def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bu
 def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it_made(
     backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has published, the file does not know it yet: that is no version of somebody else."""
+    """The server has published, and the file has not noticed yet: that is no version of another client."""
     file, complete = opened(backend, bucket, 4), backend.bucket.complete
     file.write_from(PART, [memoryview(NEW)])
     got: list[object] = []
@@ -149,7 +149,7 @@ def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it
 
 
 def test_a_read_beside_a_cut_is_made_again(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:
-    """What was cut and grown again meanwhile is zeros, and not what was on its way."""
+    """A range that was cut and grown again during the read is zeros, whatever bytes were in flight."""
     file = opened(backend, bucket, 4)
 
     def cut() -> None:

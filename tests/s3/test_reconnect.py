@@ -1,4 +1,4 @@
-"""A volume over S3 that is aborted and reconnected to its backend at each request of a commit: no byte is lost, or told
+"""A volume over S3 is aborted and reconnected to its backend at each request of a commit: no byte is lost, or reported
 as lost.
 """
 
@@ -22,7 +22,7 @@ from .servers import Bucket, Server
 PART = 64 << 10
 OLD = random.Random(1).randbytes(4 * PART)
 NEW = random.Random(2).randbytes(20 * PART)
-PAGES, HOLE = 3 * 4096, 5 * PART  # where the hole begins, and its length
+PAGES, HOLE = 3 * 4096, 5 * PART  # start of the hole, and its length
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
 
 
@@ -35,7 +35,7 @@ def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> 
 def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
     bucket: Bucket, proxy: FaultyProxy, punched: bool
 ) -> None:
-    """More than memory holds is staged; the answer of the commit that goes on meanwhile counts for nothing. [2.22]"""
+    """More than memory holds is staged; the answer of the commit in flight is ignored. [2.22]"""
     backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=Conditions())
     with PageCache("512KiB", retry=AGAIN) as cache:
         volume = cache.attach(backend)
@@ -44,7 +44,7 @@ def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
             if (name := interrupted(bucket, proxy, volume, f"k{nth}", punched, nth)) is None:
                 break
             met.add(name)
-        # How many requests there are is not the same each time: those of the end may have been passed over.
+        # The number of requests differs each time: the last ones may have been skipped.
         for kind in ("CompleteMultipartUpload", "UploadPartCopy", "Delete"):
             if not any(name.startswith(kind) for name in met):
                 assert interrupted(bucket, proxy, volume, kind, punched, 1, kind) is not None
@@ -53,7 +53,9 @@ def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
 def interrupted(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, key: str, punched: bool, nth: int, kind: str = ""
 ) -> str | None:
-    """Abort and reconnect at this request of a commit, of those whose name begins so. Return: its name, if it came."""
+    """Abort and reconnect at this request of a commit, counting requests whose name has this prefix. Return: its name,
+    if it came.
+    """
     bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
     met: list[str] = []
     begun, over = threading.Event(), threading.Event()
@@ -89,8 +91,8 @@ def interrupted(
 def test_a_commit_that_lands_behind_a_reconnect_which_does_not_know_of_it_is_a_conflict(
     bucket: Bucket, proxy: FaultyProxy, to: str, fenced: bool
 ) -> None:
-    """The publishing request of the old commit is on its way when the file is opened anew: nobody knows then whose
-    version it makes. Nothing is lost. [2.22]
+    """The publishing request of the old commit is in flight when the file is reopened: then it is unknown whose version
+    it makes. Nothing is lost. [2.22]
     """
     known = Conditions()
     backends = [

@@ -1,4 +1,4 @@
-"""What a server refuses: the error says what was asked, of which key, and what is likely to be wrong."""
+"""Refusals of a server: the error has the request, the key, and the likely cause."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOCKS = "the clocks of this machine and of the server differ"
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """One is enough: the refusals are made up."""
+    """One server is enough: the refusals are simulated."""
     return ministack
 
 
@@ -62,7 +62,7 @@ def test_a_refusal_says_what_is_likely(
 
 
 def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
-    """The answer to a HEAD has no body. Of a key it may mean that there is none."""
+    """The answer to a HEAD has no body. For a key it may mean that there is none."""
     proxy.rules = [ProxyRule("status", is_for("HeadObject"), status=403)]
     with pytest.raises(BackendError) as raised:
         backend.stat("k")
@@ -100,7 +100,7 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
     backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, call: str, fault: str
 ) -> None:
-    """As `filename`, whatever went wrong, and however far below."""
+    """It is in `filename`, whatever the error, and however deep the prefix."""
     with PageCache("64MiB") as cache:
         volume = cache.attach(backend)
         gone = fault == "no bucket"

@@ -1,6 +1,6 @@
-"""Somebody else replaces or removes the object at each request of a read, and of what is staged, in turn.
+"""Another client replaces or removes the object at each request of a read, and of a staging, in turn.
 
-No read ever has bytes of two versions, no version of theirs is replaced unseen, and nothing of ours is lost or left
+No read ever has bytes of two versions, no version of theirs is replaced unnoticed, and nothing of ours is lost or left
 behind. The requests of a commit: `test_commit_faults.py`.
 """
 
@@ -45,7 +45,7 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
 
 
 def act(bucket: Bucket, way: str, key: str, old: bytes) -> None:
-    """What somebody else does. Where theirs is there for a while only, the same bytes are another version's then."""
+    """Act as another client. If its version is replaced again, equal bytes then belong to another version."""
     if way == "removed":
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
         return
@@ -100,7 +100,9 @@ def test_a_read_beside_somebody_who_changes_the_object_is_of_one_version(
 def test_somebody_changes_the_object_at_each_request_while_ours_is_staged(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
-    """Up to the publishing request, which `test_commit_faults.py` is about. What is staged survives and is stored."""
+    """The test ends at the publishing request, which `test_commit_faults.py` covers. Staged bytes survive and are
+    stored.
+    """
     if way == "replaced for a while" and bucket.server.kind != "ministack":
         pytest.skip("a copy takes what is there at its moment: this server ignores the condition of copies")
     ours = random.Random(3).randbytes(SIZE)
@@ -132,7 +134,7 @@ def test_somebody_changes_the_object_at_each_request_while_ours_is_staged(
                 assert bucket.keys(key) == ([] if way == "removed" else [key])
                 volume.resolve(key, "rebase")
         assert rule.seen >= nth
-        assert refused or way == "replaced for a while", nth  # which a copy beside it may have met
+        assert refused or way == "replaced for a while", nth  # a copy beside it may have met it
         expected = bytearray({"replaced": THEIRS, "removed": b""}.get(way, old).ljust(pieces[-1][0] + PART, b"\0"))
         for offset, data in pieces:
             expected[offset : offset + PART] = data

@@ -1,4 +1,4 @@
-"""The servers of these tests themselves: they answer, keep what they say they keep, and never outlive the tests."""
+"""The servers of these tests: they answer, keep the data that they promise to keep, and never outlive the tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_a_test_leaves_behind_is_found(bucket: Bucket) -> None:
 
 
 def test_the_servers_honour_the_conditions_that_are_said_of_them(bucket: Bucket) -> None:
-    """If this fails, what tests on this server prove has changed: see servers.py."""
+    """If this fails, other tests on this server prove something else: see servers.py."""
     client, name = bucket.client, bucket.name
     client.put_object(Bucket=name, Key="k", Body=b"theirs")
     with pytest.raises(ClientError, match="PreconditionFailed"):
@@ -90,7 +90,7 @@ def test_a_server_that_cannot_start_says_why(new_server: Callable[[str], Server]
 
 
 def test_servers_end_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
-    """SIGKILL: nothing of it runs at the end."""
+    """After SIGKILL none of its servers runs."""
     code = (
         "import pathlib, sys, time\n"
         "from tests.s3.servers import Server\n"
@@ -111,7 +111,7 @@ def test_servers_end_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Is there such a process, other than a dead one that nobody has waited for?"""
+    """Whether such a process exists, zombies aside."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:

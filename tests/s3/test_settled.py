@@ -1,4 +1,4 @@
-"""What `resolve` means for an object of a bucket, and what of a version that is stored after it."""
+"""The effect of `resolve` on an object of a bucket, and on a version that is stored after it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ How = Literal["force", "rebase"]
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """It honours every condition; those that are said not to be are not sent."""
+    """A server that honours every condition; conditions declared unsupported are not sent."""
     return ministack
 
 
@@ -58,7 +58,7 @@ def laid_over(content: bytes) -> bytes:
 
 
 def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
-    """All of ours is in memory, so that it can be forced."""
+    """A file in conflict, with its whole version in memory, so that it can be forced."""
     put(bucket, OLD)
     file = volume.open("k", "r+")
     file.read()
@@ -73,7 +73,7 @@ def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
 def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
     bucket: Bucket, attach: Callable[[Conditions], Volume], conditions: Conditions
 ) -> None:
-    """What is stored after it is a conflict like any other, and is settled again."""
+    """A version stored after it is a conflict like any other, and is settled again."""
     volume = attach(conditions)
     with in_conflict(bucket, volume) as file:
         volume.resolve("k", "force")
@@ -92,7 +92,7 @@ def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
 def test_a_version_that_is_stored_while_a_settled_one_is_published(
     bucket: Bucket, proxy: FaultyProxy, attach: Callable[[Conditions], Volume], conditions: Conditions, how: How
 ) -> None:
-    """A server that checks the condition refuses; where versions are compared it is replaced unseen."""
+    """A server that checks the condition refuses; if versions are compared it is replaced unnoticed."""
     volume = attach(conditions)
     with in_conflict(bucket, volume) as file:
         volume.resolve("k", how)

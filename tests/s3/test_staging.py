@@ -1,4 +1,4 @@
-"""Objects larger than the cache: what leaves memory before a commit is private, readable, and safe."""
+"""Objects larger than the cache: bytes that leave memory before a commit are private, readable, and safe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AGAIN = RetryPolicy(attempts=60, first_delay=0.05, max_delay=0.2)
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """The one that takes small parts."""
+    """The server that takes small parts."""
     return ministack
 
 
@@ -50,7 +50,7 @@ def stored(bucket: Bucket, key: str) -> bytes:
 
 
 def rewritten(file: CachedFile, content: bytearray, seed: int, count: int = 60) -> None:
-    """Overwrite pieces of all sizes anywhere, and keep `content` like it; reads in between see what was written."""
+    """Overwrite pieces of all sizes anywhere, and keep `content` equal; reads in between see the written bytes."""
     choose = random.Random(seed)
     for _ in range(count):
         offset, length = choose.randrange(len(content)), choose.choice([1, 100, 5000, 100_000])
@@ -105,7 +105,7 @@ def test_private_objects_that_were_written_over_are_deleted_before_the_commit(bu
 
 @pytest.mark.parametrize("policy", ["fail", "rebase", "take_remote"])
 def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, policy: Any) -> None:
-    """Ours are there after each, but where they are given up on purpose, which is told."""
+    """The local bytes are there after each, unless they are discarded on request, which is reported."""
     theirs = random.Random(5).randbytes(SIZE)
     with PageCache(CAPACITY, retry=AGAIN) as cache:
         volume = cache.attach(small(bucket, proxy.endpoint), on_conflict=policy)
@@ -138,14 +138,14 @@ def test_conflicts_while_bytes_are_staged(bucket: Bucket, proxy: FaultyProxy, po
 def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
     bucket: Bucket, proxy: FaultyProxy, how: Any
 ) -> None:
-    """What is staged is laid over the other version where it is; it neither comes back nor travels again. [2.19]"""
+    """Staged bytes are laid over the other version on the server; they are neither read back nor sent again. [2.19]"""
     policy: Any = "rebase" if how == "policy" else "fail"
     theirs, ours = random.Random(11).randbytes(SIZE + 3000), bytearray(random.Random(12).randbytes(SIZE))
     with PageCache(CAPACITY, retry=AGAIN) as cache:
         volume = cache.attach(small(bucket, proxy.endpoint), on_conflict=policy)
         bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
         with volume.open("k", "r+") as file:
-            if how != "force":  # pieces, between which theirs have to show
+            if how != "force":  # pieces, with gaps in which theirs have to show
                 for begin in range(0, SIZE, PART):
                     ours[begin + PART // 2 : begin + PART] = theirs[begin + PART // 2 : begin + PART]
                 ours += theirs[SIZE:]
@@ -167,7 +167,7 @@ def test_a_conflict_is_settled_where_more_is_staged_than_memory_holds(
 
 
 def test_bytes_of_ours_that_are_nowhere_any_more_cannot_be_forced(bucket: Bucket, volume: Volume) -> None:
-    """Of the version that was opened, with a conflict in between; a rebase settles it all the same."""
+    """They belong to the opened version, with a conflict in between; a rebase still settles it."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old." * (SIZE // 4))
     with volume.open("k", "r+") as file:
         for begin in range(0, SIZE, 2 * PART):
@@ -185,7 +185,7 @@ def test_bytes_of_ours_that_are_nowhere_any_more_cannot_be_forced(bucket: Bucket
 def test_a_volume_that_is_reconnected_goes_on_with_what_was_staged(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
-    """Also with an upload that the server has forgotten meanwhile: those bytes are in memory."""
+    """This holds even if the server has forgotten an upload in the meantime: those bytes are in memory."""
     content = bytearray(random.Random(13).randbytes(SIZE))
     with volume.open("k", "w+") as file:
         file.write(content)
@@ -202,7 +202,7 @@ def test_a_volume_that_is_reconnected_goes_on_with_what_was_staged(
 def test_a_volume_that_is_reconnected_without_what_was_staged_tells_the_loss(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, what: str
 ) -> None:
-    """Once; what was in memory is stored."""
+    """It is reported once; bytes in memory are stored."""
     file = volume.open("k", "w+")
     file.write(random.Random(15).randbytes(SIZE))
     before, end = volume.backend, file.pread(1000, SIZE - 1000)
@@ -238,7 +238,7 @@ def test_a_hole_costs_requests_and_no_bytes(bucket: Bucket, proxy: FaultyProxy, 
 
 
 def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """What was written into a hole is sent again, the hole around it stays."""
+    """Bytes written into a hole are sent again, the hole around them stays."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old!" * (SIZE // 4))
     expected = bytearray(b"old!" * (SIZE // 4))
     with volume.open("k", "r+") as file:
@@ -259,7 +259,7 @@ def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyPro
 
 
 def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Callable[[str], Server]) -> None:
-    """It forgets uploads that are open: what was sent to them is sent again, what was staged is there."""
+    """It forgets open uploads: their parts are sent again, staged bytes are there."""
     server = new_server("ministack")
     with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
         volume = cache.attach(small(bucket, server.endpoint))
@@ -281,7 +281,7 @@ def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Call
 def test_errors_of_the_client_keep_no_memory_of_the_cache(
     proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "midway", "lost", "status"]
 ) -> None:
-    """They are parts of cycles, with the variables of all calls that they went through. With what is sent, and read."""
+    """They are parts of cycles, with the variables of all calls they went through, and with the sent or read bytes."""
     held = volume.cache.native.held
     content = random.Random(9).randbytes(6 * PART)
     with volume.open("k", "w+") as file:
@@ -305,8 +305,8 @@ def test_errors_of_the_client_keep_no_memory_of_the_cache(
 
 @pytest.mark.parametrize("verb", ["PUT", "GET"])
 def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
-    """The server takes no more of it, or sends no more, so that the client ends within it. Errors of the client are in
-    cycles besides.
+    """The server stops taking bytes, or stops sending them, so the client fails in the middle of the body. Errors of
+    the client are also in cycles.
     """
     head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 4096\r\nContent-Range: bytes 0-4095/4096\r\n\r\n"
     body, errors = bytearray(32 << 20), []
@@ -322,7 +322,7 @@ def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
 
         Task(answer)
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # urllib3 sends with the timeout of the connection
+        # urllib3 uses the connection's timeout for sending
         backend = S3Backend("bucket", endpoint_url=endpoint, connect_timeout=0.5, read_timeout=0.5)
         with without_collector(), memoryview(body) as view:
             for _ in range(2):
@@ -333,13 +333,13 @@ def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
                         backend.bucket.get("object", 0, [part], None)
                 errors.append(caught.value)
             view.release()
-            body.clear()  # which is a BufferError while anything of it is exported
+            body.clear()  # this is a BufferError while any part of it is exported
         listener.shutdown(socket.SHUT_RDWR)
         backend.close()
 
 
 def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, proxy: FaultyProxy) -> None:
-    """An object that is changed in its middle, of which the rest cannot be read: a file that failed keeps its error."""
+    """An object is changed in its middle, and the rest of it cannot be read: a failed file keeps its error."""
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(4096))
     backend = small(bucket, proxy.endpoint)
     file = backend.open("k")
@@ -359,7 +359,9 @@ def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, p
 
 
 def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Server]) -> None:
-    """The same where nobody answers: the writer would wait for it for ever, since nobody makes objects then."""
+    """No server answers: the writer would wait for the memory forever, since no allocation triggers a
+    collection then.
+    """
     server = new_server("ministack")
     with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
         volume = cache.attach(small(bucket, server.endpoint))
@@ -387,7 +389,7 @@ def test_staged_bytes_that_somebody_deletes_are_a_loss_that_is_told(
 
 
 def test_an_fsync_that_tells_a_loss_has_published_the_rest(bucket: Bucket, volume: Volume) -> None:
-    """Where bytes are lost there is what was stored before, and zeros behind its end. [2.16, 2.23]"""
+    """A lost range has the bytes stored before, and zeros behind their end. [2.16, 2.23]"""
     old, new = bytes([1]) * (SIZE // 2), bytes([2]) * SIZE
     bucket.client.put_object(Bucket=bucket.name, Key="k", Body=old)
     with volume.open("k", "r+") as file:
@@ -407,7 +409,9 @@ def test_an_fsync_that_tells_a_loss_has_published_the_rest(bucket: Bucket, volum
 
 
 def test_a_commit_whose_answer_was_lost_above_the_backend_is_found_out(bucket: Bucket) -> None:
-    """What it has taken is staged no more. The next hand-over asks for one byte of it, and knows from the answer."""
+    """The bytes that it took are no longer staged. The next write-back asks for one of them, and the answer
+    shows it.
+    """
     backend = FaultyBackend(small(bucket, bucket.server.endpoint))
     content = bytearray(random.Random(3).randbytes(SIZE))
     once = RetryPolicy(attempts=1, failed_retry=None)

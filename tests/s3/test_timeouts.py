@@ -19,7 +19,7 @@ TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
 
 
 class Silent:
-    """Accepts connections, reads requests, and answers none."""
+    """A server that accepts connections, reads requests, and answers none."""
 
     def __init__(self) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(
 
 @pytest.mark.parametrize("call", ["open", "stat", "list"])
 def test_a_request_without_an_answer_ends_after_the_read_timeout(server: Silent, call: str) -> None:
-    """It is made as often as the retry policy says, and no more: the backend does not repeat it as well."""
+    """It is made as often as the retry policy says: the backend adds no retries."""
     with PageCache("128MiB", retry=TWICE) as cache:
         backend = S3Backend("bucket", endpoint_url=server.endpoint, region_name="us-east-1", read_timeout=0.1)
         with pytest.raises(OSError, match="Read timeout") as caught:

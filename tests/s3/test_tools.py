@@ -26,17 +26,17 @@ SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
 
 @pytest.fixture
 def server(ministack: Server) -> Server:
-    """The one that heeds every condition."""
+    """The server that heeds every condition."""
     return ministack
 
 
 def carries(call: ProxyCall) -> bool:
-    """Requests that the cache makes again. What opens and lists tells its caller."""
+    """Requests that the cache repeats. Opens and listings report to their caller."""
     return name_of(call) not in ("HeadObject", "HeadBucket", "ListObjectsV2")
 
 
 def unreliable() -> list[ProxyRule]:
-    """Every way in which a request can fail, now and then."""
+    """A proxy in which requests fail in every possible way, now and then."""
     always: dict[str, Any] = {"matches": carries, "times": float("inf")}
     return [
         ProxyRule("reset", chance=0.01, **always),
@@ -78,7 +78,7 @@ def test_a_short_run_through_an_unreliable_proxy_is_clean(bucket: Bucket, proxy:
     "profile", ["losses", *(pytest.param(p, marks=pytest.mark.slow) for p in ("saving", "touched"))]
 )
 def test_what_is_staged_survives_what_others_do(bucket: Bucket, profile: str) -> None:
-    """Commits, discards and versions of somebody else, beside reads of what is not in memory."""
+    """Commits, discards and versions of another client, beside reads of evicted bytes."""
     report = run(Plan(seed=5, profile=profile, **SHORT), small(bucket, bucket.server.endpoint))
     assert report.ok, f"{report.story}\n{report.replay}"
 
@@ -95,7 +95,7 @@ Rules = Callable[[], list[ProxyRule]]
 def test_the_stress_tester_finds_nothing_for_minutes(
     bucket: Bucket, proxy: FaultyProxy, faults: str, rules: Rules, share: float
 ) -> None:
-    """Faults of the tester's own, which it knows of and has fewer tries for, and faults on the way, in turn."""
+    """The tester's own faults, which it expects and has fewer tries for, take turns with faults of the connection."""
     proxy.rules = rules()
     plan = Plan(faults=faults, duration=SOAK * share, patience=300.0)  # the server takes one request at a time
     report = run(plan, small(bucket, proxy.endpoint))
