@@ -1,4 +1,6 @@
-"""Stores that break the protocol, each around a MemoryBackend: the cache above is right, and what is saved is not."""
+"""Stores that break the protocol, each around a MemoryBackend: the cache above is right, and the stored bytes
+are not.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class Store(PassingBackend):
     def __init__(self, kind: type[PassingFile], inner: MemoryBackend, stable: MemoryBackend | None = None) -> None:
         super().__init__(inner)
         self.kind = kind
-        self.stable = stable  # what is left after a crash, where that is less
+        self.stable = stable  # the content after a crash, if that is less
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         file: Any = self.kind(self.inner.open(key, create=create, exclusive=exclusive))
@@ -34,7 +36,7 @@ class Store(PassingBackend):
 
 
 def around(kind: type[PassingFile]) -> Callable[[], Factory]:
-    """Nothing is lost by a crash but what the mistake loses."""
+    """Wrap a store; a crash loses only the bytes that the mistake loses."""
 
     def target() -> Factory:
         inner = MemoryBackend()
@@ -44,7 +46,7 @@ def around(kind: type[PassingFile]) -> Callable[[], Factory]:
 
 
 def crashing(kind: type[PassingFile]) -> Callable[[], Factory]:
-    """After a crash there is what the file's `stable` has."""
+    """Wrap a store; after a crash it has the content of the file's `stable`."""
 
     def target() -> Factory:
         stable = MemoryBackend()

@@ -1,8 +1,8 @@
 """Small write-back caches over a remote store, as people write them in an afternoon.
 
-Each has the verbs of a file system (open, pread, pwrite, truncate, fsync, close), and says after fsync that the bytes
-are safe. `Served` offers them as a backend, so that a tester of objects meets them: `commit` is fsync. A crash takes
-what is in their memory; what is in the remote store stays.
+Each has the verbs of a file system (open, pread, pwrite, truncate, fsync, close), and reports after fsync that the
+bytes are safe. `Served` offers them as a backend, so that a tester of objects can use them: `commit` is fsync. A crash
+takes the bytes in their memory; those in the remote store stay.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Handle:
 
 
 class Cache:
-    """Whole objects in memory, and in `remote` what was uploaded. What is saved when is the subclasses' mistake."""
+    """Whole objects in memory, and the uploaded ones in `remote`. When objects are uploaded is the subclasses'
+    mistake.
+    """
 
     def __init__(self, remote: MemoryBackend) -> None:
         self.remote = remote
@@ -81,7 +83,7 @@ class Cache:
 
 
 class UploadsOnClose(Cache):
-    """The whole file is uploaded on close, in the background: there is nobody whom an error could be told."""
+    """The whole file is uploaded on close, in the background: no caller could get an error."""
 
     uploads = 0
 
@@ -100,7 +102,7 @@ class UploadsOnClose(Cache):
 
 
 class CleanBeforeUpload(Cache):
-    """fsync takes the list of what is dirty, and hands it to an uploader that gets round to it with the next fsync."""
+    """fsync takes the list of dirty ranges, and passes it to an uploader that runs with the next fsync."""
 
     def __init__(self, remote: MemoryBackend) -> None:
         super().__init__(remote)
@@ -138,7 +140,7 @@ class ForgetsTruncate(Cache):
 
 
 class SavesItsOwnHandle(Cache):
-    """fsync uploads what was written through its own handle; what others wrote waits for its turn."""
+    """fsync uploads the bytes written through its own handle; those of other handles wait for their turn."""
 
     def saved(self, handle: Handle) -> None:
         if handle.dirty:
@@ -150,7 +152,7 @@ class SavesItsOwnHandle(Cache):
 
 
 class ServedFile(BackendFile):
-    """Calls go through one handle, or through a new one each, as with a gateway that keeps nothing between requests."""
+    """Calls go through one handle, or through a new one each, as with a gateway without state between requests."""
 
     def __init__(self, cache: Cache, key: Key, keep: bool) -> None:
         self._cache, self._key = cache, key

@@ -1,4 +1,4 @@
-"""Fixes of the C core that a debug build can go without (PC_FIX). The name says what is so while the fix is in."""
+"""Fixes of the C core that a debug build can switch off (PC_FIX). The name states the behaviour with the fix."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ UNPLANTED: dict[str, str] = {
     "a_stuck_queue_gives_way": "memory is found later, when reads that own all of a queue have ended: until then reads"
     " go past the cache and writes wait: tests/native/test_reclaim.c",
 }
-"""Fixes that are not planted: without them no promise is broken that users see. Fix -> why, and what shows it."""
+"""Fixes that are not planted: without them no promise to users is broken. Fix -> the reason, and the place that shows
+it.
+"""
 
 committed = FileSync._committed
 
 
 def committed_at_a_second_look(self: FileSync) -> bool:
-    """What is dirty was asked for before, and is not asked for again where nothing is unstable."""
+    """Dirty bytes are requested once, and not again if nothing is unstable."""
     native = self.file.native
     if native.commit_needed(self.stamp):
         return native.sync_done(self.stamp) or committed(self)

@@ -1,7 +1,7 @@
-"""Shows that each switch makes a bug: one directed scenario a bug, in forked children, with the bug and without it.
+"""Show that each switch makes a bug: one directed scenario a bug, in forked children, with the bug and without it.
 
-A scenario asserts what should be so. Without the bug it passes, and `PageCache.check()` finds nothing; with the bug it
-fails, hangs, or the process dies. A child is given a few seconds; nothing of it is left when it is over.
+A scenario asserts the right behaviour. Without the bug it passes, and `PageCache.check()` finds nothing; with the bug
+it fails, hangs, or the process dies. A child is given a few seconds; nothing of it is left afterwards.
 
 `python -m tests.planted.directed [NAME ...]` runs all, or some, and prints one JSON object: name -> [without, with],
 each "ok", "failed: ...", "hung" or "died of signal n". Bugs of the core need the debug extension
@@ -32,7 +32,7 @@ __all__ = ["SCENARIOS", "outcomes"]
 
 
 SECONDS = {False: 100.0, True: 4.0}
-"""Without the bug, and with it: a hang is what some bugs do."""
+"""Time limits without the bug, and with it: some bugs hang."""
 AT_ONCE = 8
 
 
@@ -54,7 +54,7 @@ def _in_child(scenario: Callable[[Make], None], bug: Any, answer: int) -> None:
             at = traceback.extract_tb(error.__traceback__)[-1]
             said = f"failed: {type(error).__name__}: {str(error)[:200]} ({os.path.basename(at.filename)}:{at.lineno})"
         os.write(answer, said.encode())
-        os._exit(0)  # with the bug still in: nothing may wait for what it has broken
+        os._exit(0)  # with the bug still in: waiting could hang on the broken state
 
 
 class Child:
@@ -66,17 +66,17 @@ class Child:
         self.answers, answer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # assertions of the core, warnings of what is left behind
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # assertions of the core, warnings about leftovers
             _in_child(SCENARIOS[name], bug if planted else None, answer)
         os.close(answer)
         self.until = time.monotonic() + SECONDS[planted]
 
     def fileno(self) -> int:
-        """Ready to be read when it has said how it ended, or died."""
+        """A descriptor that is readable when the child has reported its end, or died."""
         return self.answers
 
     def outcome(self, *, hung: bool) -> str:
-        """It has ended, or is made to."""
+        """The child's outcome; a running child is killed."""
         if hung:
             os.kill(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
@@ -87,7 +87,7 @@ class Child:
 
 
 def outcomes(names: list[str], *, planted: bool) -> dict[str, str]:
-    """How the scenarios end; a few are played side by side, since most of them wait."""
+    """The outcomes of the scenarios; a few are played side by side, since most of them wait."""
     found: dict[str, str] = {}
     playing: list[Child] = []
     left = list(names)

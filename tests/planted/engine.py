@@ -1,4 +1,4 @@
-"""Mistakes of the Python layers, as patches: what decides one thing is replaced by what a hurried author writes."""
+"""Mistakes of the Python layers, as patches: one decision each is replaced by the code of a hurried author."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ locked, acknowledged, target_of = direct._locked, collector.acknowledged, issuer
 
 
 def locked_as_decided(file: EngineFile, op: Op, write: direct.Write) -> bool:
-    """Nobody looks again whether the shared lock is still the right one."""
+    """Skip the second check whether the shared lock is still the right one."""
     parallel = write.parallel and file.limits().parallel_direct_writes and not write.append
     if parallel and direct._may_be_direct(file, write) and file.native.direct_may_share(write.offset, write.end):
         op.acquire(SHARED)
@@ -48,7 +48,7 @@ def give_up(file: EngineFile, start: int, end: int) -> None:
 
 
 def acknowledged_all(file: EngineFile, op: Op) -> None:
-    """Something of the file went well: what failed before is forgotten."""
+    """If any byte of the file was written, forget its earlier failures."""
     acknowledged(file, op)
     with file.lock:
         failed = [(failure.start, failure.end) for failure in file.failures]
@@ -57,7 +57,7 @@ def acknowledged_all(file: EngineFile, op: Op) -> None:
 
 
 class Resending:
-    """A backend's file with retries of its own, which nobody else knows of: the bytes as they were, two calls later."""
+    """A backend's file with hidden retries: it writes the original bytes again, two calls later."""
 
     def __init__(self, inner: Any, waiting: list[tuple[int, bytes] | None]) -> None:
         self._inner = inner
@@ -87,7 +87,7 @@ def target_that_resends(file: EngineFile) -> Any:
 
 
 def retry_by_unless_planned(self: EngineVolume, file: EngineFile, at: float) -> None:
-    """The flusher knows of the file: it need not be woken."""
+    """The flusher already has the file, so it is not woken."""
     planned = self.retry_planned(file)
     with self._lock:
         self._retries.plan(file, at)
@@ -102,7 +102,7 @@ set_uncommitted = NativeInode.set_uncommitted
 
 
 def rebase_keeping_uploads(file: EngineFile) -> None:
-    """The other version is adopted, and what was sent with the old one's bytes around it stays sent."""
+    """Adopt the other version, and keep units that were sent with the old version's bytes around."""
     file.rebase_asked = False
     backend: Any = file.volume.backend
     upload: Any = file.backend_file
@@ -122,13 +122,13 @@ tickets: weakref.WeakSet[SyncTicket] = weakref.WeakSet()
 
 
 def ticket_for_ever(self: SyncTicket, volume: Volume) -> None:
-    """The epoch is that of the end of days."""
+    """Take the largest possible epoch."""
     ticket_made(self, volume)
     self._stamp = STAMP_MAX
 
 
 def taken_up_beside_others(self: SyncTicket) -> None:
-    """What another sync waits for is taken care of, is it not."""
+    """Skip files that another sync already waits for."""
     files_taken_up(self)
     others = {sync.file for ticket in tickets if not ticket._finished for sync in ticket._pending.values()}
     for number, sync in list(self._pending.items()):
@@ -143,13 +143,13 @@ renamed = names._rename
 
 
 def remove_alone(change: names.Naming, *more: object) -> None:
-    """The object goes, and what is cached under its name stays."""
+    """Remove the object, and keep the cached pages of its name."""
     change.volume.engine.backend.remove(change.src)
     change.volume.engine.names.changed()
 
 
 def rename_clean(change: names.Naming, *more: Any) -> None:
-    """The cache of the old name is dropped, whatever is in it."""
+    """Drop the cache of the old name, dirty pages included."""
     inode = change.volume._inode_at(change.old)
     if inode is not None:
         inode.engine.drop(0, END)

@@ -1,8 +1,8 @@
-"""Object stores that settings of the tester run on: one that is as it should be, and one whose calls fail.
+"""Object stores that settings of the tester run on: a correct one, and one whose calls fail.
 
-An upload may be done and not heard of, and a commit may fail and forget the bytes that it was to make visible. Both say
-that another try may help, and it does. What `ObjectBackend` promises is kept: nothing is visible before a commit, and a
-commit over another version is refused.
+An upload may be done and lose its answer, and a commit may fail and forget the bytes that it was to make visible. Both
+report that a retry may help, and it does. The promises of `ObjectBackend` are kept: nothing is visible before a commit,
+and a commit over another version is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FailingFile(ObjectFile):
 
     def make_durable(self) -> str:
         if self.objects.fails(GONE):
-            with self.backend.lock:  # the bytes; truncates are kept, and how long the object is
+            with self.backend.lock:  # the bytes; truncates are kept, and the object's length
                 ends = (at + len(data) for at, data in self.parts)
                 size = max([self.cuts[-1] if self.cuts else len(self.base), *ends])
                 self.parts = []
@@ -46,7 +46,7 @@ class FailingFile(ObjectFile):
 
 
 class FailingBackend(ObjectBackend):
-    """See the top of this file; the same calls fail in each."""
+    """See the top of this file; in each instance equal calls fail."""
 
     def __init__(self) -> None:
         super().__init__(write_unit=UNIT, max_write=UNIT)
@@ -62,12 +62,12 @@ class FailingBackend(ObjectBackend):
 
 
 def object_store() -> Factory:
-    """Objects are replaced as a whole, in units, by whoever saw them last."""
+    """A store whose objects are replaced as a whole, in units, only over the version last seen."""
     store = ObjectBackend(write_unit=UNIT, max_write=UNIT)
     return lambda: store
 
 
 def failing_store() -> Factory:
-    """The same, and calls fail."""
+    """The store of object_store, with failing calls."""
     store = FailingBackend()
     return lambda: store

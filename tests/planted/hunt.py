@@ -1,8 +1,9 @@
 """One hunt: `pagecache.stress` with settings of `settings.py`, until it finds something or time is over.
 
-`python -m tests.planted.hunt BUG SETTINGS SEED SECONDS`, in a process of its own with the debug extension, prints a
-JSON object: the kind of finding ("" for none), seconds, operations, the story. BUG `-`: nothing is planted. Before
-that a line of seconds and operations twice a second, so that who waits knows whether, and since when, it stands still.
+`python -m tests.planted.hunt BUG SETTINGS SEED SECONDS`, in a separate process with the debug extension, prints a JSON
+object: the kind of finding ("" for none), seconds, operations, the story. BUG `-`: nothing is planted. Before that it
+prints a line of seconds and operations twice a second, which shows a waiting caller whether, and since when, it stands
+still.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from .table import BUGS
 
 __all__ = ["hunt"]
 
-STORY = 4000  # characters of a story that are told
+STORY = 4000  # printed characters of a story
 BEAT = 0.5  # seconds
 
 
 def hunt(bug: Planted | None, settings: str, seed: int, seconds: float) -> dict[str, Any]:
-    """What the tester says of a bug, or of nothing planted."""
+    """The tester's report on a bug, or on none."""
     plan = Plan(seed=seed, duration=seconds, **SETTINGS[settings])
     store = bug.target if bug is not None and bug.target is not None else STORES.get(settings)
     target = None if store is None else store()
@@ -49,12 +50,12 @@ def hunt(bug: Planted | None, settings: str, seed: int, seconds: float) -> dict[
 
 
 def tell(line: str) -> None:
-    """A line in one piece."""
+    """Print a line in one piece."""
     os.write(1, f"{line}\n".encode())
 
 
 def beat(run: Run, began: float) -> None:
-    """Tell, for as long as the process lives."""
+    """Print progress for as long as the process lives."""
     while True:
         done = run.counters["operations"] + (run.world.operations if run.world is not None else 0)
         tell(f"{time.monotonic() - began:.2f} {done}")
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> None:
     if bug is None and name != "-":
         sys.exit(f"{name!r} is no planted bug")
     tell(json.dumps(hunt(bug, settings, int(seed), float(seconds))))
-    os._exit(0)  # at once: what a bug has broken may wait for ever
+    os._exit(0)  # at once: a wait on state broken by a bug may never end
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stores that are nasty and legal: what they do is within the protocol, nothing is lost on them, no alarm is due."""
+"""Nasty but legal stores: their behaviour is within the protocol, they lose nothing, and no alarm is due."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class NoVersions(PassingBackend):
 
 
 class RestlessLimits(PassingBackend):
-    """Whoever asks for the limits gets others now and then."""
+    """Limits that change now and then between queries."""
 
     SIZES = (1 << 20, 4096, 512, 65536, 12288)
 

@@ -1,5 +1,5 @@
-"""The mutation table: how fast named settings of the stress tester find each planted bug, and how fast schedules of
-the core find the bugs in `SCHEDULED`.
+"""The mutation table: how fast named settings of the stress tester find each planted bug, and how fast schedules of the
+core find the bugs in `SCHEDULED`.
 
     make mutations                              everything: each bug at five seeds, each setting without a bug
     python -m tests.planted.mutations NAME ...  some bugs, settings or worlds; results of the others stay
@@ -37,7 +37,7 @@ PAGE = ROOT / "build" / "mutations.md"
 MEASURED = ROOT / "build" / "mutations.json"
 SCHEDULES = ROOT / "build" / "c-schedules" / "schedules"
 
-CLEAN = "-"  # the bug of who looks where nothing is planted
+CLEAN = "-"  # the bug of a hunt in which nothing is planted
 START = 120.0  # seconds that a process may take to start
 STILL = 30.0  # seconds without a sign of life after which a process hangs
 
@@ -69,7 +69,7 @@ def hunted(bug: str, settings: str, seed: int, seconds: float) -> dict[str, Any]
 
 
 def _followed(out: int) -> tuple[str, bool]:
-    """The last line of a process, and whether it has stopped to write any."""
+    """The last line of a process, and whether it has stopped printing."""
     text, wait = b"", START
     while True:
         ready, _, _ = select.select([out], [], [], wait)
@@ -81,7 +81,7 @@ def _followed(out: int) -> tuple[str, bool]:
 
 
 def scheduled(bug: str, world: str, seed: int, seconds: float) -> dict[str, Any]:
-    """The same of schedules of the core in a kind of world, with the fix taken out; operations are schedules."""
+    """The outcome of schedules of the core in a kind of world, with the fix taken out; operations are schedules."""
     command = [str(SCHEDULES), "--kind", world, "--seed", str(seed), "--seconds", str(seconds)]
     command += [] if bug == CLEAN else ["--without", bug]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + START, check=False)
@@ -92,7 +92,7 @@ def scheduled(bug: str, world: str, seed: int, seconds: float) -> dict[str, Any]
     return {"found": found, "seconds": float(told[2]), "operations": int(told[1]) + bool(found), "story": done.stderr}
 
 
-# ---------------------------------------------------------------------------------------- what was measured
+# ---------------------------------------------------------------------------------------- results
 
 
 def measured() -> dict[str, Any]:
@@ -133,7 +133,7 @@ def measure(names: list[str], seeds: int, seconds: float) -> None:
 def _runs(
     hunt: Callable[[str, str, int, float], dict[str, Any]], bug: str, where: str, seeds: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """One a seed."""
+    """The runs, one a seed."""
     runs = []
     for seed in range(1, 1 + seeds):
         run = hunt(bug, where, seed, seconds)
@@ -222,7 +222,7 @@ def _scheduled(bug: Planted, entry: dict[str, Any]) -> str:
 
 
 def _times(entry: dict[str, Any]) -> str:
-    """At how many seeds it was found; after how long."""
+    """The number of seeds that found it; the times to the finding."""
     runs = entry["runs"]
     hits = [run for run in runs if run["found"]]
     times = [run["seconds"] if run["found"] else entry["seconds"] for run in runs]
@@ -234,7 +234,7 @@ def _times(entry: dict[str, Any]) -> str:
 
 
 def _worlds(entries: dict[str, dict[str, Any]]) -> str:
-    """What schedules find where nothing is planted."""
+    """The findings of schedules without a planted bug."""
     said = []
     for world, entry in entries.items():
         run = entry["runs"][0]

@@ -1,4 +1,4 @@
-"""What an entry of the table is, and how a bug is switched on."""
+"""The fields of a table entry, and the switch of a bug."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ __all__ = ["DEBUG_EXTENSION", "Factory", "Kind", "Legal", "Planted", "debug_envi
 
 Kind = Literal["core", "engine", "backend", "cache"]
 Factory = Callable[[], Backend]
-"""Opens the store. Called again after a crash, it opens the same store: what was not committed may be gone."""
+"""A function that opens the store. Called again after a crash, it opens that store once more: uncommitted bytes may be
+gone.
+"""
 
 DEBUG_EXTENSION = Path(__file__).parents[2] / "build" / "debug" / "pagecache" / "_native"
-"""Where `make debug-extension` leaves the extension that bugs of the kind "core" need."""
+"""The place of the extension that `make debug-extension` builds, which bugs of the kind "core" need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,13 @@ class Planted:
     """One bug.
 
     Attributes:
-        name: of the bug; for `core` that of the fix that is taken out, so that it says what should be so.
-        sentence: what is wrong, and what a user loses.
-        rule: what it breaks, as the contract calls it.
-        kind: core: `on()` works in processes with the debug extension alone; engine: in all;
+        name: of the bug; for `core` that of the fix that is taken out, so it states the right behaviour.
+        sentence: the mistake, and the user's loss.
+        rule: the broken rule, as named by the contract.
+        kind: core: `on()` works only in processes with the debug extension; engine: in all;
             backend, cache: `target` is the broken thing, and there is nothing to switch on.
-        on: the bug is there for the length of a `with`.
-        target: makes a factory, on a new and empty store; None: whatever the tester likes.
+        on: the bug is active for the length of a `with`.
+        target: makes a factory, on a new and empty store; None: any store of the tester's choice.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Planted:
 
 @dataclass(frozen=True, slots=True)
 class Legal:
-    """A store that is nasty and keeps its promises: a tester that complains of it is wrong."""
+    """A store that is nasty and keeps its promises: a tester that reports a finding in it is wrong."""
 
     name: str
     sentence: str
@@ -60,7 +62,7 @@ def debug_environment() -> dict[str, str]:
 
 @contextmanager
 def patched(*changes: tuple[object, str, object]) -> Iterator[None]:
-    """Attributes of modules and classes have other values: (owner, name, value) each."""
+    """Set attributes of modules and classes to other values: (owner, name, value) each."""
     with ExitStack() as stack:
         for owner, name, value in changes:
             stack.callback(setattr, owner, name, getattr(owner, name))
@@ -69,7 +71,7 @@ def patched(*changes: tuple[object, str, object]) -> Iterator[None]:
 
 
 def without(fix: str, *changes: tuple[object, str, object]) -> Callable[[], AbstractContextManager[None]]:
-    """Takes a fix of the C core out, and makes changes of the engine that belong to it."""
+    """Take a fix of the C core out, and apply the related changes of the engine."""
 
     @contextmanager
     def on() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What directed scenarios share: their register, their content, and how long a call may take."""
+"""Shared by directed scenarios: their register, their content, and the time limits of calls."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Make = Callable[..., Rig]
 OLD = pattern(8 * PAGE)
 NEW = pattern(8 * PAGE, seed=5)
 SOON = 60.0
-"""Seconds within which a call that should come back does, however busy the machine is; with a bug a child has fewer."""
+"""Seconds for a call that should return, however busy the machine; with a bug a child has fewer."""
 MOMENT = 1.0
 """Seconds in which a call that should wait may show that it does not."""
 SCENARIOS: dict[str, Callable[[Make], None]] = {}
 
 
 def shows(*names: str) -> Callable[[Callable[[Make], None]], Callable[[Make], None]]:
-    """The scenario of these bugs."""
+    """Register the scenario of these bugs."""
 
     def register(scenario: Callable[[Make], None]) -> Callable[[Make], None]:
         SCENARIOS.update(dict.fromkeys(names, scenario))

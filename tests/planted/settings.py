@@ -1,15 +1,15 @@
-"""How each bug is looked for: with settings of the stress tester, few, each with a name, the same for many bugs; and a
-few in a world of the simulated threads of the core.
+"""How each bug is searched for: with a few named settings of the stress tester, each shared by many bugs; and some in a
+world of the simulated threads of the core.
 
     SETTINGS   name -> fields of `pagecache.stress.Plan`
-    STORES     name of settings -> makes what they run on, where it is not the backend in memory
-    LOOKED     bug -> name of its settings; a bug that is not there is looked for with "slow"
+    STORES     name of settings -> makes their store, if it is not the backend in memory
+    LOOKED     bug -> name of its settings; a bug that is not listed is searched for with "slow"
     SCHEDULED  bug -> kind of world (`tests/native/schedules/world.c`) in which schedules of the core find it, too
     WAITS      bug -> why no settings find it, or not at each seed: schedules do
 
-Small files and a cache as small as they are: workers meet on the same pages, and pages come and go. Few workers: where
-fewer calls overlap, the oracle knows more exactly what may be there. Over a store that forgets what was not committed:
-few operations between two crashes, and commits that often fail.
+Files and cache are small: workers meet on shared pages, and pages come and go. Workers are few: with fewer overlapping
+calls, the oracle is more exact about the possible content. Over a store that forgets uncommitted bytes: few operations
+between two crashes, and commits that often fail.
 """
 
 from __future__ import annotations
@@ -156,5 +156,5 @@ WAITS: dict[str, str] = {
 
 
 def settings_of(bug: str) -> str:
-    """Name of the settings that a bug is looked for with."""
+    """The name of the settings for a bug."""
     return LOOKED.get(bug, "slow")

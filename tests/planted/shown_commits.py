@@ -1,4 +1,4 @@
-"""Directed scenarios of what a commit makes visible: objects are whole, and without what was given up."""
+"""Directed scenarios for the content that a commit makes visible: whole objects, and no discarded bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directed scenarios for the fixes of the core: what each asserts is so, and is not without the fix."""
+"""Directed scenarios for the fixes of the core: the assertions of each hold with the fix, and fail without it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FOREIGN = pattern(8 * PAGE, seed=9)
 
 
 def fails(call: Callable[[], object]) -> None:
-    """It should raise; what then has to be so is asserted by who calls."""
+    """Call a function that should raise; the caller asserts the state afterwards."""
     with suppress(OSError):
         call()
 
 
 @contextmanager
 def held(point: str) -> Iterator[Callable[[], None]]:
-    """The next thread that comes to a sync point stays there; gives what waits until one has come."""
+    """Hold the next thread that comes to a sync point; yield a function that waits until one has come."""
     name = point.encode()
     lib.pc_sync_arm(name, 0)
     try:
@@ -36,7 +36,7 @@ def held(point: str) -> Iterator[Callable[[], None]]:
 
 
 def reading(before: Callable[[], None]) -> Callable[[RecordingFile, int, Sequence[memoryview]], int]:
-    """A read that has got what is stored, and answers later."""
+    """A read that has got the stored bytes, and answers later."""
 
     def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         done = file.fill(offset, buffers)
@@ -95,7 +95,7 @@ def a_sync_waits_for_what_was_written_again(make: Make) -> None:
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     with rig.backend.gate("commit") as gate:
         saving = Task(file.fsync)
-        gate.wait_entered()  # nothing is handed over meanwhile
+        gate.wait_entered()  # nothing is written back at the same time
         file.pwrite(NEW[:100], 0)
         ticket = rig.volume.begin_sync()
         file.pwrite(NEW[200:300], 200)
@@ -301,7 +301,7 @@ def a_reader_never_sees_what_its_page_became(make: Make) -> None:
         got = Task(file.pread, PAGE, 0)
         arrived()
         rig.volume.drop_clean()
-        assert rig.open().pread(PAGE, 4 * PAGE) == OLD[4 * PAGE : 5 * PAGE]  # in the same memory
+        assert rig.open().pread(PAGE, 4 * PAGE) == OLD[4 * PAGE : 5 * PAGE]  # in the reused memory
     assert got.result(SOON) == OLD[:PAGE]
 
 
@@ -497,7 +497,7 @@ def what_was_read_after_a_discard_goes_with_a_failed_commit(make: Make) -> None:
     file.pwrite(NEW[:PAGE], 0)
     file.flush()
     assert rig.volume.discard(KEY)
-    assert file.pread(PAGE, 0) == NEW[:PAGE]  # nobody has undone it
+    assert file.pread(PAGE, 0) == NEW[:PAGE]  # it is not undone
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "forgot")))
     fails(file.fsync)
     fails(file.fsync)

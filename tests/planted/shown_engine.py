@@ -1,4 +1,4 @@
-"""Directed scenarios for the mistakes of the Python layers: what each asserts is so, and is not with the patch."""
+"""Directed scenarios for the mistakes of the Python layers: the assertions of each hold, and fail with the patch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEWER = pattern(8 * PAGE, seed=9)
 
 
 def refusing(page: int) -> Callable[[RecordingFile, int, Sequence[memoryview]], int]:
-    """Writes of one page are refused for good."""
+    """Refuse writes of one page permanently."""
 
     def answer(file: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
         if offset == page * PAGE:
@@ -74,7 +74,7 @@ def what_failed_is_there_after_a_success(make: Make) -> None:
     file.pwrite(NEW[4 * PAGE : 5 * PAGE], 4 * PAGE)
     file.sync_range(4 * PAGE, PAGE)
     for size in (7 * PAGE, 6 * PAGE):
-        Task(rig.volume.truncate, KEY, size).result(SOON)  # behind whatever the success has started
+        Task(rig.volume.truncate, KEY, size).result(SOON)  # behind any work that the success has started
     refused.clear()
     file.fsync()
     expected = overlay(overlay(OLD, 0, NEW[:PAGE]), 4 * PAGE, NEW[4 * PAGE : 5 * PAGE])

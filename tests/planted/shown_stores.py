@@ -1,4 +1,4 @@
-"""What a store is shown by: a short life of one object through a small cache, with crashes, against a bytearray."""
+"""The test of a store: a short life of one object through a small cache, with crashes, against a bytearray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 32 * PAGE
 
 
 class Mortal(PassingBackend):
-    """A store that a crash takes away: objects are not closed any more. Other calls end with the volume."""
+    """A store that a crash removes: its objects are no longer closed. Other calls end with the volume."""
 
     dead = False
 
@@ -38,10 +38,10 @@ class MortalFile(PassingFile):
 
 
 def life(factory: Factory, seed: int) -> None:
-    """Writes, rewrites, truncates, reads; after each fsync a crash: everything that was saved is there.
+    """Write, rewrite, truncate, read. After each fsync, crash and check that every saved byte is there.
 
     Raises:
-        AssertionError: it is not.
+        AssertionError: a byte is missing.
     """
     draw = random.Random(seed)
     model = bytearray()
@@ -66,7 +66,7 @@ def life(factory: Factory, seed: int) -> None:
 
 
 def change(file: CachedFile, model: bytearray, draw: random.Random) -> None:
-    """One change, of the file and of the model."""
+    """Make one change, of the file and of the model."""
     what, at = draw.randrange(8), draw.randrange(SIZE - 6 * PAGE)
     if what == 0:
         file.truncate(at)

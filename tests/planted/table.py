@@ -1,4 +1,4 @@
-"""Everything that is planted, for who looks for it. `BUGS` have to be found, `LEGAL` must raise no alarm.
+"""All planted bugs and stores, for testers. `BUGS` have to be found, `LEGAL` must raise no alarm.
 
 for bug in BUGS:
     factory = bug.target() if bug.target else ...    # a backend factory; called again after a crash

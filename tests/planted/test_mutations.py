@@ -1,5 +1,5 @@
 """The stress tester finds planted bugs with named settings, schedules of the core find some more, and nothing is found
-where there is none. All of it: `make soak`.
+without a bug. All of it: `make soak`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ QUICK = [
     "close_hands_nothing_over",
     "faulting_source_is_copied_in_place",
 ]
-"""Each is found in less than three seconds, more often than not."""
+"""Bugs that are found in less than three seconds, more often than not."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_the_tester_finds_every_bug(bug: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_settings_find_nothing_where_nothing_is_planted(settings: str, seed: int) -> None:
-    """For as long as a bug may take."""
+    """They run for the full time of a bug."""
     assert outcome(CLEAN, settings, seed) == ""
 
 
@@ -118,7 +118,7 @@ def test_the_page_lists_measured_bugs(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_seed_that_finds_nothing_is_told() -> None:
-    """The worst time is what was not enough then."""
+    """The worst time is then the time limit that was not enough."""
     run = {"found": "data", "seconds": 1.0, "operations": 9, "story": ""}
     entry = {"settings": "slow", "seconds": 60.0, "runs": [run, run | {"found": "hang"}, run | {"found": ""}]}
     bug = BUGS[0]
@@ -128,7 +128,7 @@ def test_a_seed_that_finds_nothing_is_told() -> None:
 
 
 def test_a_process_that_stands_still_or_dies_has_found_something() -> None:
-    """The last line it said, and whether it has ended; nothing planted, nothing found."""
+    """The test covers the last line it printed, and whether it has ended; with nothing planted, nothing is found."""
     found = hunted("faulting_source_is_copied_in_place", "small", 1, SECONDS)
     assert (found["found"], found["story"].split()[0]) == ("death", "SIGBUS")
     clean = hunted(CLEAN, "small", 1, 1.0)

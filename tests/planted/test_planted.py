@@ -1,4 +1,4 @@
-"""Each planted bug is one: its scenario fails with it and passes without. Nasty and legal stores lose nothing."""
+"""Each planted bug is real: its scenario fails with it and passes without. Nasty and legal stores lose nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STORES = [bug for bug in BUGS if bug.kind in ("backend", "cache")]
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, list[str]]:
-    """Of all directed scenarios, in one process with the debug extension and a child each."""
+    """The outcomes of all directed scenarios, in one process with the debug extension and a child each."""
     if not any(DEBUG_EXTENSION.glob("_core.*so")):
         pytest.fail("there is no debug extension: make debug-extension")
     command = [sys.executable, "-m", "tests.planted.directed"]
@@ -39,18 +39,18 @@ def outcomes() -> dict[str, list[str]]:
 
 
 def test_the_table_is_whole() -> None:
-    """At least 36 bugs, each with a name of its own, a sentence, a rule; and a way to show that it is one."""
+    """At least 36 bugs, each with a unique name, a sentence, a rule; and a demonstration."""
     assert len(BUGS) >= 36
     assert len({bug.name for bug in BUGS} | {legal.name for legal in LEGAL}) == len(BUGS) + len(LEGAL)
     assert sorted(SCENARIOS) == sorted(bug.name for bug in SWITCHED)
     for bug in BUGS:
-        assert ":" in bug.sentence, bug.name  # what is wrong, and what a user loses
+        assert ":" in bug.sentence, bug.name  # the mistake, and the user's loss
         assert bug.rule, bug.name
         assert (bug.target is not None) == (bug.kind in ("backend", "cache") or bug.name == "rebase_keeps_uploads")
 
 
 def test_each_fix_that_a_debug_build_can_go_without_is_planted_or_said_to_be_of_no_use() -> None:
-    """What the sources of the core name, and nothing else."""
+    """The list has exactly the fixes named in the sources of the core."""
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "pagecache" / "_native").glob("*/*.c"))
     fixes = {name for source in sources for name in re.findall(r'PC_FIX\("(\w+)"\)', source)}
     assert fixes == {bug.name for bug in CORE} | set(UNPLANTED)
@@ -70,7 +70,7 @@ def test_the_switch_makes_a_bug(bug: Planted, outcomes: dict[str, list[str]]) ->
 
 @pytest.mark.parametrize("bug", STORES, ids=lambda bug: bug.name)
 def test_the_store_loses_bytes(bug: Planted) -> None:
-    """Some short life of an object finds it out."""
+    """Some short life of an object shows it."""
     assert bug.target is not None
     for seed in range(LIVES):
         try:
@@ -82,19 +82,19 @@ def test_the_store_loses_bytes(bug: Planted) -> None:
 
 @pytest.mark.parametrize("store", LEGAL, ids=lambda store: store.name)
 def test_a_legal_store_loses_nothing(store: Legal) -> None:
-    """However nasty it is."""
+    """This holds however nasty it is."""
     for seed in range(LIVES):
         life(store.target(), seed)
 
 
 def test_a_plain_store_loses_nothing() -> None:
-    """What finds the broken ones out does not complain of one that is right."""
+    """The check that finds the broken stores accepts a correct one."""
     for seed in range(LIVES):
         life(repeat(MemoryBackend()).__next__, seed)
 
 
 def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
-    """`python -m tests.planted`, and with a bug: here one that shows itself to whoever looks for the patch."""
+    """`python -m tests.planted`, and with a bug: here one that a check for the patch detects."""
     command = [sys.executable, "-m", "tests.planted"]
     table = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     assert all(bug.sentence in table for bug in BUGS)
@@ -112,6 +112,6 @@ def test_a_module_runs_with_a_bug_and_the_table_is_printed() -> None:
 
 
 def test_the_installed_extension_keeps_its_fixes() -> None:
-    """Who wants to take one out is told what it takes."""
+    """An attempt to take one out gets an error with the necessary steps."""
     with pytest.raises(RuntimeError, match="make debug-extension"), BUGS[0].on():
         pass
