@@ -1,13 +1,13 @@
-"""All states that a scenario can reach, and what has to hold in each of them.
+"""All reachable states of a scenario, and the properties that hold in each of them.
 
-Breadth first, so the trace to the first violation is a shortest one. Three kinds of properties:
+The search is breadth first, so the trace to the first violation is a shortest one. There are three kinds of properties:
 
-    of a state     sets, stamps, token, sizes; every byte is committed, or somebody remembers that it is not
-    of a step      found by the system itself: success of an fsync or sync, the order of what lands
-    of the graph   where nothing can happen, nobody waits; and no fair run goes round for ever while somebody waits.
-                   Fair: whoever could go on all the time does so one day. The environment (`!`) and loops need not.
+    of a state     sets, stamps, token, sizes; every byte is committed, or recorded as uncommitted
+    of a step      found by the system itself: success of an fsync or sync, the order of landings
+    of the graph   if nothing can happen, no actor waits; and no fair run cycles forever while an actor waits.
+                   Fair: an actor that can always go on does so eventually. The environment (`!`) and loops need not.
 
-What it cannot see: bytes within a block, sizes within a block, several folios, time.
+It does not cover bytes within a block, sizes within a block, several folios, or time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def tail_is_right(s: State) -> str:
 
 
 def nothing_is_forgotten(s: State) -> str:
-    """Every block is committed, or in L or S, or covered by m: else no fsync will ever care."""
+    """Every block is committed, or in L or S, or covered by m: otherwise no later fsync commits it."""
     covered = s.D | s.W | s.U | s.S
     if min(s.m, s.m_moved) < INF:
         covered |= s.direct | s.direct_moved | s.holes | (2 if s.truncated else 0)
@@ -77,7 +77,7 @@ def nothing_is_forgotten(s: State) -> str:
 
 
 def clean_is_stored(s: State) -> str:
-    """A clean byte is what storage answers; one that is not clean is the latest."""
+    """A clean byte equals storage's answer; one that is not clean is the latest."""
     busy = 0
     for call in s.calls:
         busy |= call.blocks if call.kind == "direct" else 0
@@ -94,7 +94,7 @@ def clean_is_stored(s: State) -> str:
 
 
 def staging_is_right(s: State) -> str:
-    """What is in S can be read from there, unless the store has lost it or a commit has just taken it."""
+    """Bytes in S can be read from there, unless the store has lost them or a commit has just taken them."""
     for b in (0, 1):
         if s.S & BITS[b] and not s.staged[b] and not s.lost & BITS[b] and not s.landed and not s.aborted:
             return f"I-1: block {b} is in S, and the store does not keep it"
@@ -116,7 +116,7 @@ PROPERTIES: dict[str, Callable[[State], str]] = {
 
 @dataclass(slots=True)
 class Result:
-    """What came out: `violation` is empty where everything holds, else `trace` leads there."""
+    """The outcome: `violation` is empty if everything holds, otherwise `trace` leads there."""
 
     states: int
     steps: int
@@ -186,7 +186,7 @@ class Search:
         return Result(len(self.states), self.steps, violation, [*reversed(trace), repr(end)] if violation else [])
 
     def waiting(self, state: State) -> set[str]:
-        """Actors that are not through; those that loop have nothing to wait for."""
+        """Actors that have not finished; those that loop have nothing to wait for."""
         return {
             name
             for (name, program), actor in zip(self.scenario.programs.items(), state.actors, strict=True)
@@ -203,7 +203,9 @@ class Search:
     # ------------------------------------------------------------------------------ cycles
 
     def fair_cycles(self) -> Result:
-        """A strongly connected part in which somebody waits in every state, and which a fair run need never leave."""
+        """Find a strongly connected part in which an actor waits in every state, and which a fair run need never
+        leave.
+        """
         for part in components(self.edges):
             inside = set(part)
             if len(part) == 1 and all(after not in inside for after, _ in self.edges[part[0]]):
@@ -253,7 +255,7 @@ def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
             for k in range(at, len(edges[node])):
                 after = edges[node][k][0]
                 if index[after] < 0:
-                    work.append((node, k))  # to be looked at once more when `after` is through
+                    work.append((node, k))  # to be visited once more when `after` is finished
                     work.append((after, 0))
                     break
                 if on_stack[after]:
@@ -271,10 +273,10 @@ def components(edges: list[list[tuple[int, str]]]) -> list[list[int]]:
 
 
 def explore(scenario: Scenario, rules: Rules, without: frozenset[str] = frozenset(), most: int = 400_000) -> Result:
-    """Look at every state of a scenario, or at those up to the first violation."""
+    """Visit every state of a scenario, or those up to the first violation."""
     assert sum(BITS) == ALL
     collects = gc.isenabled()
-    gc.disable()  # nothing here has a cycle, and looking for them takes a third of the time
+    gc.disable()  # nothing here has a cycle, and searching for them takes a third of the time
     try:
         return Search(scenario, rules, without).run(most)
     finally:

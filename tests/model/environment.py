@@ -1,7 +1,7 @@
-"""What happens by itself, beside the actors: the pass, the answers of the backend, commits, and what goes wrong.
+"""Steps that no actor takes: the pass, the answers of the backend, commits, and faults.
 
-A write lands when it answers, a commit covers what was stored when it was issued (what comes later may or may not be
-covered: the worst is taken). Where something is staged a commit lands before it answers, and reads may come between.
+A write lands when it answers. A commit covers the content stored when it was issued (later content may or may not be
+covered: the worst is assumed). If something is staged a commit lands before it answers, and reads may come between.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ENDED", "Environment", "Step"]
 
 Step = tuple[str, State]
 ENDED = -1
-"""Generation of a call whose W a planted mistake has ended: it still runs."""
+"""The generation of a call whose W a planted mistake has ended: it still runs."""
 
 
 class Environment:
@@ -58,7 +58,7 @@ class Environment:
             yield from self.hand_over_by(s, kind)
 
     def kinds(self, s: State) -> tuple[str, ...]:
-        """What meets staged bytes is staged."""
+        """Staged if the write meets staged bytes."""
         if not self.scenario.staging or not s.may_stage:
             return ("write",)
         return ("write", "stage") if self.scenario.either and not s.S & s.D else ("stage",)
@@ -102,7 +102,7 @@ class Environment:
             if fault:
                 self.spend(n, fault)
             if call.generation == ENDED:
-                pass  # nobody waits for it any more
+                pass  # no actor waits for it
             elif late:
                 n.end_writeback(call.blocks, ok=not self.rules.late_answer_is_dirty)
             elif fault == "short":
@@ -185,7 +185,7 @@ class Environment:
         n.safe = n.committed
 
     def late_commit(self, s: State) -> Iterator[Step]:
-        """A success may be that of a server which had forgotten: it made durable what it still had."""
+        """A late success may come from a server that had forgotten: it made its remaining content durable."""
         for ok in (False, True):
             n = self.edit(s)
             if ok and s.commit_generation >= s.fence and not s.landed:

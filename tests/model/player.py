@@ -1,8 +1,9 @@
 """Traces of the model, played on the real core.
 
-An *event* is what a test can order: an actor begins its next operation, a backend call is answered. Between two events
-the model goes on by itself as far as it can, as threads do; so does the core. Then both have to show the same: sizes of
-D, W and U, the blocks of L, the content in the hands of calls, who is through, what is written, what is committed.
+An *event* is a step that a test can order: an actor begins its next operation, a backend call is answered. Between two
+events the model goes on by itself as far as it can, as threads do; so does the core. Then both have to show equal
+values: sizes of D, W and U, the blocks of L, the content of calls in flight, the finished actors, the written content,
+the committed content.
 
 Only such events are played after which the model comes to rest in one way, whatever the order of its own steps.
 """
@@ -31,7 +32,7 @@ ANSWERS = ("answer", "commit: succeeds", "commit: fails")
 
 
 class Seen(NamedTuple):
-    """What both sides show."""
+    """The values that both sides show."""
 
     dirty: int
     writeback: int
@@ -67,7 +68,7 @@ def is_event(label: str, s: State, number: dict[str, int]) -> bool:
 
 
 class Model:
-    """The states in which the model may be: one, or several that show the same."""
+    """The states in which the model may be: one, or several that show equal values."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.system = System(scenario, RIGHT)
@@ -75,7 +76,7 @@ class Model:
         self.states = {first_state(scenario)}
 
     def at_rest(self, states: set[State]) -> set[State]:
-        """Wherever it comes by itself, in any order."""
+        """The states that it reaches by itself, in any order."""
         found, todo, known = set(), list(states), set(states)
         while todo:
             state = todo.pop()
@@ -87,7 +88,7 @@ class Model:
         return found
 
     def events(self) -> dict[str, set[State]]:
-        """Label → where it leads, for events after which one thing only can be seen."""
+        """Label → the states it leads to, for events with a single visible outcome."""
         found: dict[str, set[State]] = {}
         for state in self.states:
             for label, after in self.system.steps(state):
@@ -97,7 +98,7 @@ class Model:
         return {label: states for label, states in rest.items() if len({seen_in(s) for s in states}) == 1}
 
     def sent_again(self, label: str, state: State) -> State:
-        """The test sends at once what has failed."""
+        """Make the test resend failed blocks at once."""
         if not label.endswith("! fail"):
             return state
         n = Draft(state, self.system.scenario, RIGHT)
@@ -122,7 +123,7 @@ def traces(scenario: Scenario, count: int, seed: int) -> Iterator[list[tuple[str
 
 @dataclass(slots=True)
 class Pending:
-    """A backend call that waits for the test to say what becomes of it."""
+    """A backend call that waits for the test to choose its outcome."""
 
     file: RecordingFile
     content: tuple[tuple[int, int], ...]  # (block, version); empty: a commit
@@ -143,7 +144,7 @@ class Player:
         self.file: CachedFile = self.rig.open("r+b")
         self.file.pwrite(bytes(2 * PAGE), 0)
         self.file.fsync()  # a clean folio of two pages
-        # The flusher sends what has failed once more at a time of its own; here the test does, when it looks.
+        # The flusher retries failed blocks at its own time; here the test does, when it checks.
         engine = self.rig.volume.engine
         setattr(engine, "retry_later", lambda file: None)  # noqa: B010
         self.parked: set[int] = set()
@@ -167,7 +168,7 @@ class Player:
     # -- in the backend
 
     def version(self, block: int, data: bytes) -> int:
-        """Content says which version it is; zeros are the latest truncate before it."""
+        """The version that the content carries; zeros are the latest truncate before it."""
         value = data[0] if data else 0
         assert data in (b"", bytes([value]) * PAGE), "a torn block"
         return value
@@ -241,8 +242,8 @@ class Player:
             self.parked.clear()
             task = self.tasks[who] = Task(call)
             if operation == "truncate":
-                task.waits(0.02)  # its waits are in C: it gets the chance to come so far
-            else:  # until it has taken its epoch and waits, or is through
+                task.waits(0.02)  # its waits are in C: give it the chance to get there
+            else:  # until it has taken its epoch and waits, or has finished
                 eventually(lambda: task.finished.is_set() or task.thread.ident in self.parked)
 
     def write(self, blocks: int) -> None:
@@ -256,7 +257,7 @@ class Player:
         self.versions[1] += 1
 
     def stored(self, content: bytes, model: tuple[int, int]) -> tuple[int, int]:
-        """Versions that storage shows; where it shows zeros, the model's, if that is a truncate or the beginning."""
+        """The versions that storage shows; for zeros the model's version, if that is a truncate or the beginning."""
         found = []
         for b in (0, 1):
             data = content[b * PAGE : (b + 1) * PAGE].ljust(PAGE, b"\0")
@@ -288,7 +289,7 @@ class Player:
         )
 
     def expect(self, model: Seen, story: list[str]) -> None:
-        """Wait until both show the same."""
+        """Wait until both show equal values."""
         try:
             eventually(lambda: self.seen(model) == model, 5.0)
         except AssertionError:

@@ -1,4 +1,4 @@
-"""What a run of the model is made of: the rules of the contract, each of which can be taken away, and a scenario."""
+"""The inputs of a model run: the rules of the contract, each of which can be taken away, and a scenario."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["RIGHT", "Operation", "Rules", "Scenario"]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the contract says. Each False is one planted mistake."""
+    """The rules of the contract. Each False is one planted mistake."""
 
     # stamps of folios (1.3)
     partial_hand_over_keeps_d: bool = True
@@ -81,20 +81,20 @@ Operation = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Who does what, and what may go wrong how often.
+    """The operations of each actor, and the maximum number of faults.
 
     Attributes:
         programs: actor → operations, one after another.
         faults: kind → how often: fail, parked, short (write-back); commit, kept (commits); direct (direct writes);
             lose (the staging).
-        partial: range flushes hand over their blocks only, not all of the folio.
-        split: a hand-over makes one call per block.
-        staging: hand-overs call `stage`; `either`: or `write_from`, where they meet nothing that is staged.
-        asks_later: an fsync looks, and starts its commit in a step of its own.
-        rollback: a discard has the backend forget what it acknowledged.
-        loops: actors that begin again for ever; the others have to end all the same.
+        partial: range flushes write back their blocks only, not all of the folio.
+        split: a write-back makes one call per block.
+        staging: write-backs call `stage`; `either`: or `write_from`, if they meet nothing staged.
+        asks_later: an fsync checks, and starts its commit in a separate step.
+        rollback: a discard makes the backend forget its acknowledged bytes.
+        loops: actors that restart forever; the others still have to end.
         valid: blocks cached at the beginning.
-        versions: off where an actor loops: content would never repeat, so only stamps and waits are looked at.
+        versions: off if an actor loops: content would never repeat, so only stamps and waits are checked.
     """
 
     name: str

@@ -1,18 +1,18 @@
-"""The state of the model, and what the core does to it: sets, stamps and token of one inode, and the store below it.
+"""The state of the model, and the core's operations on it: sets, stamps and token of one inode, and the store below it.
 
-    cache   one folio of two blocks: sets V D W U X S, stamps d w u, staged_stamp (S), m and what a commit took of it;
-            gone, what was given up and may be stored
-    locks   inode lock X (by whom), token (by whom, who queues)
-    calls   in the hands of the backend: they carry the content that they were made with
-    store   written   what a read answers             safe       what a failed commit may fall back to
-            staged    the backend's private copies    committed  what survives a crash
-            lost      staged copies that are no more  forgot     it has not all that it acknowledged: kept() is False
+    cache   one folio of two blocks: sets V D W U X S, stamps d w u, staged_stamp (S), m and the part of it in a commit;
+            gone: bytes that were discarded and may be stored
+    locks   inode lock X (its holder), token (its holder, its queue)
+    calls   in flight in the backend: they carry the content that they were made with
+    store   written   the answer of a read            safe       the fallback of a failed commit
+            staged    the backend's private copies    committed  the content after a crash
+            lost      staged copies that are gone     forgot     acknowledged bytes are missing: kept() is False
 
 Content is a version per block: 0 at first, each change of a block (write, truncate, punch, direct write) takes the next
-number. So "at least as new" is a comparison. `latest` is what an application may rely on: it is the oracle.
+number. So "at least as new" is a comparison. `latest` is the content that an application may rely on: it is the oracle.
 
-A `Draft` is a state that is being changed; its methods carry the names of the transitions in the core. Where a method
-asks `rules`, a planted mistake can take that rule away. Sets are bit masks of blocks.
+A `Draft` is a state that is being changed; its methods carry the names of the transitions in the core. If a method
+checks `rules`, a planted mistake can take that rule away. Sets are bit masks of blocks.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Call(NamedTuple):
 
 
 class Actor(NamedTuple):
-    """Where an actor is in its program, and what its operation remembers."""
+    """An actor's place in its program, and the values of its current operation."""
 
     at: int = 0
     stage: int = 0
     stamp: int = 0
-    wanted: Pair = (0, 0)  # what an fsync has promised
-    value: int = 0  # what a fill has read
+    wanted: Pair = (0, 0)  # the promise of an fsync
+    value: int = 0  # the result of a fill's read
     spoiled: bool = False  # inval_seq moved under a fill
 
 
@@ -86,8 +86,8 @@ class State(NamedTuple):
     commit_generation: int
     commit_takes: Pair
     landed: bool  # the backend has done it, and has not answered
-    asked: bool  # somebody wants a commit
-    asked_stamp: int  # of those who had seen that their bytes are acknowledged; -1: nobody
+    asked: bool  # a commit is wanted
+    asked_stamp: int  # of callers that had seen their bytes acknowledged; -1: none
     settle: bool  # a rollback has to be made under the token
     may_stage: bool
     aborted: bool
@@ -96,7 +96,7 @@ class State(NamedTuple):
     truncated: int  # version of an uncommitted truncate, 0: none
     holes: int  # uncommitted ones
     direct: int  # uncommitted direct writes
-    direct_moved: int  # what a running commit took of them
+    direct_moved: int  # the part taken by a running commit
     written: Pair
     safe: Pair
     staged: Pair
@@ -183,7 +183,7 @@ class Draft:
         self.pass_turn()
 
     def pass_turn(self) -> None:
-        """A pass that has nothing to do any more ends."""
+        """End a pass that has nothing left to do."""
         if self.token == PASS and not any(call.kind != "direct" for call in self.calls):
             if self.aborted:
                 self.towrite = 0
@@ -191,7 +191,7 @@ class Draft:
                 self.token_release()
 
     def flush_start(self, stamp: int, blocks: int) -> None:
-        """Mark what was dirtied up to the stamp, and get it written."""
+        """Mark blocks dirtied up to the stamp, and start their write-back."""
         if self.D & blocks and self.d <= stamp and not self.X:
             self.towrite |= blocks & self.D if self.scenario.partial else ALL
             if self.token != PASS and PASS not in self.queue:
@@ -200,7 +200,7 @@ class Draft:
     # ------------------------------------------------------------------ sets and stamps (folio.c)
 
     def changed(self, blocks: int) -> None:
-        """The next version of these blocks, and what an application may rely on from here on."""
+        """Make the next version of these blocks, on which an application may rely from here on."""
         if self.scenario.versions:
             for b in blocks_of(blocks):
                 self.clock = put(self.clock, b, self.clock[b] + 1)
@@ -213,7 +213,7 @@ class Draft:
         self.d = min(self.d, self.epoch)
 
     def begin_writeback(self) -> int:
-        """[E4] D to W, in one section. Return: the blocks handed over."""
+        """[E4] Move D to W, in one section. Return: the blocks written back."""
         whole = not self.scenario.partial or self.D & self.pinned
         take = self.D if whole else self.D & self.towrite
         self.towrite = 0 if whole else self.towrite & ~take & self.D
@@ -264,13 +264,13 @@ class Draft:
         self.empty_stamps()
 
     def empty_stamps(self) -> None:
-        """A stamp without bytes is none [I-3]."""
+        """Clear stamps without bytes [I-3]."""
         self.d = self.d if self.D else INF
         self.u = self.u if self.U else INF
         self.staged_stamp = self.staged_stamp if self.S else INF
 
     def uncommitted(self) -> None:
-        """[E7] U is dirty again, with its old stamp."""
+        """[E7] Make U dirty again, with its old stamp."""
         if self.U:
             self.D |= self.U
             self.U = 0
@@ -278,7 +278,7 @@ class Draft:
         self.empty_stamps()
 
     def invalidate(self, blocks: int) -> None:
-        """V shrinks to L in these blocks, and fills that run are not believed."""
+        """Shrink V to L in these blocks, and invalidate running fills."""
         self.V &= ~blocks | self.local()
         self.inval_seq(blocks)
 
@@ -313,7 +313,7 @@ class Draft:
                 self.token_take(COMMIT)
 
     def commit_begin(self) -> None:
-        """Work under the token comes first; a commit that was asked for is then asked for again."""
+        """Begin a commit. Work under the token comes first; a requested commit is then requested again."""
         self.commit_queued = False
         early = min(self.d, self.w) <= self.asked_stamp
         asked, self.asked, self.asked_stamp = self.asked, False, -1
@@ -337,11 +337,11 @@ class Draft:
         self.commit_takes = self.stored()
 
     def stored(self) -> Pair:
-        """What a commit makes durable now."""
+        """The content that a commit makes durable now."""
         return self.staged[0] or self.written[0], self.staged[1] or self.written[1]
 
     def commit_end(self, ok: bool, kept: bool = False) -> None:
-        """[E7] Sets, stamps and m; what became of the store is the caller's affair."""
+        """[E7] Update sets, stamps and m; the caller updates the store."""
         if self.gone and not kept and self.rules.what_is_gone_is_dropped:
             self.invalidate(self.gone)
         if ok:
@@ -378,7 +378,7 @@ class Draft:
     # ------------------------------------------------------------------ truncate, loss (truncate.c, detach.py)
 
     def cut(self, blocks: int) -> None:
-        """Truncate and punch, in the store and here: the blocks are zeros."""
+        """Truncate and punch, in the store and in the cache: the blocks are zeros."""
         if self.rules.truncate_stamps_m:
             self.m = min(self.m, self.epoch)
             if self.rules.truncate_covers_what_it_removes:
@@ -400,7 +400,7 @@ class Draft:
         self.inval_seq(blocks)
 
     def discard(self, blocks: int) -> None:
-        """[E12] What the backend has acknowledged of it may be stored, or not, once the next commit has ended."""
+        """[E12] Discard blocks. Their acknowledged bytes may be stored, or not, once the next commit has ended."""
         if (self.U | self.S) & blocks:
             self.gone |= (self.U | self.S) & blocks
             self.m = min(self.m, self.epoch, self.d, self.u, self.staged_stamp)
@@ -415,7 +415,7 @@ class Draft:
     # ------------------------------------------------------------------ staging (staged.c, staging.py)
 
     def recall(self) -> int:
-        """[E13] The backend need not keep it any more: what memory has is dirty. Return: what it has not."""
+        """[E13] Free the backend from keeping staged bytes: those in memory are dirty. Return: the missing ones."""
         back, missing = self.S & self.V, self.S & ~self.V
         if back and self.rules.lost_staging_dirties_memory:
             self.D |= back
@@ -425,7 +425,7 @@ class Draft:
         return missing
 
     def lose_staging(self) -> None:
-        """What was staged is gone. The backend is rolled back before anything is staged again."""
+        """Lose the staged bytes. The backend is rolled back before anything is staged again."""
         if not self.lost:
             self.broken = "T-61: told as lost, and it is not"
         missing = self.recall()
@@ -435,7 +435,7 @@ class Draft:
         self.settle_start()
 
     def roll_back(self) -> None:
-        """The backend forgets what is not committed, truncates are made again. The token is held."""
+        """Roll the backend back to the committed content, and repeat truncates. The token is held."""
         if self.rules.rollback_dirties_u:
             self.uncommitted()
         self.record_loss(self.recall())
@@ -451,7 +451,7 @@ class Draft:
         self.invalidate(ALL)
 
     def record_loss(self, blocks: int) -> None:
-        """Nobody may rely on these blocks any more, beyond what is committed: each handle is told."""
+        """Allow these blocks to fall back to the committed content: each handle reports the loss."""
         if not self.rules.loss_is_recorded:
             return
         for b in blocks_of(blocks):

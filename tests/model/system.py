@@ -1,17 +1,16 @@
 """Every next step from a state: of actors, and by environment.py of the pass, of commits, of the backend.
 
-A step is one section of the core under the leaf lock, or one call of the backend at the moment in which it matters.
-Waiting is no step: an actor that waits has none, so a state without steps in which
-somebody waits is a deadlock.
+A step is one section of the core under the leaf lock, or one call of the backend at its decisive moment. Waiting is no
+step: a waiting actor has none, so a state without steps in which an actor waits is a deadlock.
 
-    fsync    0 take the epoch → 1 flush: mark, wait → 2 look (→ 4) commit: start, wait → done, or again
-    sync     the same, after a look at the dirty list
+    fsync    0 take the epoch → 1 flush: mark, wait → 2 check (→ 4) commit: start, wait → done, or again
+    sync     as fsync, after a check of the dirty list
     flush    0 take the epoch → 1 mark, wait for the range
     direct   0 lock → 1 flush, commit, invalidate, send → 2 answer: invalidate, stamp m, unlock
-    fill     0 start → 1 read, or 4 read what is staged → 2 validate, or again
-    discard  0 queue for the token → 1 give up, roll back
+    fill     0 start → 1 read, or 4 read staged bytes → 2 validate, or again
+    discard  0 queue for the token → 1 discard, roll back
 
-Labels begin with who steps; a `!` marks what the environment may do and need not: faults, late answers.
+Labels begin with the stepping actor; a `!` marks optional steps of the environment: faults, late answers.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class System(Environment):
             yield "", self.done(n, number)
 
     def filling(self, s: State) -> bool:
-        """A fill owns the folio lock: writers, reclaim, truncate and punch wait for it or pass by."""
+        """Whether a fill owns the folio lock: writers, reclaim, truncate and punch wait for it or skip the folio."""
         return any(
             actor.stage and self.programs[number][actor.at][0] == "fill" for number, actor in enumerate(s.actors)
         )
@@ -122,7 +121,7 @@ class System(Environment):
                 yield " marks", n
 
     def listed(self, s: State) -> bool:
-        """Is the file on its volume's dirty list? [I-13]"""
+        """Whether the file is on its volume's dirty list [I-13]. [I-13]"""
         return bool(s.D | s.W | s.U | s.S) or (self.rules.dirty_list_counts_m and min(s.m, s.m_moved) < INF)
 
     def commit_needed(self, s: State, stamp: int) -> bool:
@@ -188,7 +187,7 @@ class System(Environment):
         yield " succeeds", self.done(n, number)
 
     def cut(self, s: State, number: int, actor: Actor, blocks: int) -> Iterator[tuple[str, Draft]]:
-        """Truncate of block 1, punch of the block given."""
+        """Truncate block 1, or punch the given block."""
         me = self.names[number]
         if s.aborted or self.filling(s):
             return
@@ -287,7 +286,7 @@ class System(Environment):
                 yield " validates", self.done(n, number)
 
     def read_staged(self, s: State, number: int, blocks: int) -> Iterator[tuple[str, Draft]]:
-        """What is not there is in the object, if a commit was faster, or lost."""
+        """Read staged blocks. A missing one is in the object, if a commit was faster, or lost."""
         n = self.edit(s)
         value = s.staged[blocks >> 1]
         if s.aborted:
@@ -312,7 +311,7 @@ class System(Environment):
             yield "", self.done(n, number)
 
     def store(self, s: State, number: int, actor: Actor, blocks: int) -> Iterator[tuple[str, Draft]]:
-        """Through the memory of a view: nobody is told."""
+        """Store through the memory of a view: no other part of the model notices."""
         n = self.edit(s)
         n.changed(blocks)
         for b in blocks_of(blocks & s.pinned):
@@ -327,7 +326,7 @@ class System(Environment):
         yield "", self.done(n, number)
 
     def evict(self, s: State, number: int, actor: Actor, _: int) -> Iterator[tuple[str, Draft]]:
-        """[E9] Clean bytes go, staged ones among them."""
+        """[E9] Evict clean bytes, including staged ones."""
         n = self.edit(s)
         if self.filling(s):
             yield " passes by", self.done(n, number)
@@ -347,7 +346,7 @@ class System(Environment):
             n.token_take(me)
             yield " waits for the token", self.go(n, number, stage=1)
         elif s.token == me:
-            refused = self.scenario.rollback and s.S & ~s.V & ~blocks  # that would have to be read back first
+            refused = self.scenario.rollback and s.S & ~s.V & ~blocks  # these would have to be read back first
             if not refused:
                 n.discard(blocks)
             n.token_release()
@@ -356,7 +355,7 @@ class System(Environment):
     # ------------------------------------------------------------------------------ abort, reconnect
 
     def abort(self, s: State, number: int, actor: Actor, _: int) -> Iterator[tuple[str, Draft]]:
-        """Waits end, calls do not. The server may have forgotten what it had not committed."""
+        """End all waits, but not the calls. The server may have forgotten its uncommitted bytes."""
         at_risk = sum(BITS[b] for b in (0, 1) if s.written[b] != s.committed[b])
         for crashed in range(4):
             if crashed & ~at_risk:
@@ -367,7 +366,7 @@ class System(Environment):
             n.commit_queued = n.asked = False
             n.asked_stamp = -1
             n.queue = ()
-            n.inval_seq(ALL)  # what a fill brings now is not believed
+            n.inval_seq(ALL)  # the result of a running fill is invalid
             if not self.rules.abort_leaves_calls_alone:
                 n.end_writeback(ALL, ok=False)
                 n.calls = self.ended(s)
@@ -420,7 +419,7 @@ class System(Environment):
             yield ", which kept everything" if kept else "", self.done(n, number)
 
     def start_anew(self, n: Draft) -> None:
-        """The new backend has what was committed, and perhaps more: nothing counts that was not."""
+        """Connect to the new backend. It has the committed bytes, and perhaps more: uncommitted ones never count."""
         if n.S:
             n.staged = (0, 0)
             n.lost = 0

@@ -1,4 +1,4 @@
-"""The model is one of our code: its traces, played on the real core, show the same sets and the same stored bytes."""
+"""The model matches the code: its traces, played on the real core, show equal sets and equal stored bytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .scenarios import PLAYED
 
 @pytest.mark.parametrize("name", PLAYED)
 def test_the_core_does_what_the_model_does(name: str, record_property: Callable[[str, object], None]) -> None:
-    """After each event: sizes of D, W and U, blocks of L, content of running calls, who waits, what is stored and what
-    is committed. [M5, 2.15, 2.17]
+    """They are compared after each event: sizes of D, W and U, blocks of L, content of running calls, waiters, stored
+    and committed content. [M5, 2.15, 2.17]
     """
     events = 0
     for trace in traces(PLAYED[name], count=25, seed=7):

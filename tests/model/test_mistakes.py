@@ -1,7 +1,8 @@
 """A checker that finds nothing proves nothing: each rule of the model is taken out once, and that has to be found.
 
-Found means: by a promise that breaks, or an invariant of the contract; the entry says which, and in which scenario. The
-other invariants are left out, so that what is found is what the rule is for and not a symptom on the way.
+A mistake is found by a promise that breaks, or by an invariant of the contract; the entry says which, and in which
+scenario. The other invariants are left out, so that the finding shows the purpose of the rule and not a symptom on the
+way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .checker import PROPERTIES, explore
 from .rules import RIGHT, Rules
 from .scenarios import SCENARIOS
 
-# rule: (what breaks without it, where)
+# rule: (the promise that breaks without it, the scenario)
 MISTAKES = {
     "partial_hand_over_keeps_d": ("I-18", "range flush of a part, two fsyncs"),
     "hand_over_gives_d_to_w": ("I-18", "failing write-back, one call per block"),
@@ -79,7 +80,7 @@ def test_every_rule_has_a_mistake() -> None:
 
 @pytest.mark.parametrize("rule", MISTAKES)
 def test_a_planted_mistake_is_found(rule: str, record_property: Callable[[str, object], None]) -> None:
-    """One rule the other way round, everything else right. [1.3, 2.15, 2.17]"""
+    """One rule is inverted, all others hold. [1.3, 2.15, 2.17]"""
     breaks, scenario = MISTAKES[rule]
     result = explore(
         SCENARIOS[scenario], replace(RIGHT, **{rule: False}), frozenset({*PROPERTIES, "I-11", "T-61"} - {breaks})

@@ -1,5 +1,5 @@
 """Every state of every scenario: under the rules of the contract nothing is lost, promised wrongly, or waited for
-for ever.
+forever.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def look_at(scenario: Scenario, record_property: Callable[[str, object], None], 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[str, object], None]) -> None:
-    """Two blocks, a few actors, every order of their steps and of the backend's answers and failures.
-    [I-3, I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
+    """Two blocks and a few actors run in every order of their steps and of the backend's answers and failures. [I-3,
+    I-10, I-12, I-18, I-19, I-20, I-22, M1, M5]
     """
     look_at(SCENARIOS[name], record_property)
 
@@ -33,5 +33,5 @@ def test_no_interleaving_breaks_a_promise(name: str, record_property: Callable[[
 def test_no_interleaving_of_many_actors_breaks_a_promise(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """The same with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
+    """Run the test above with more actors and more failures side by side. [I-18, I-19, I-20, I-22]"""
     look_at(LARGE[name], record_property, most=4_000_000)
