@@ -19,7 +19,7 @@ Attach = Callable[..., Volume]
 
 @pytest.fixture(autouse=True)
 def asynchronous() -> Iterator[None]:
-    """Rigs of tests/file have an asynchronous backend here."""
+    """Give the rigs of tests/file an asynchronous backend."""
     before, seen_as[0] = seen_as[0], Over
     yield
     seen_as[0] = before
@@ -27,7 +27,7 @@ def asynchronous() -> Iterator[None]:
 
 @pytest.fixture
 def attach() -> Iterator[Attach]:
-    """Attaches a backend to a quiet cache of its own; it is closed, and its invariants hold."""
+    """A function that attaches a backend to a new quiet cache; the cache is closed, and its invariants hold."""
     volumes: list[Volume] = []
 
     def attacher(backend: Any, *, capacity: str = "8MiB", **options: Any) -> Volume:

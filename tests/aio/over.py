@@ -1,7 +1,7 @@
 """A blocking backend as an asynchronous one: each call runs in a thread, and the loop waits for it as a task.
 
-So every test backend, with its gates, faults and records, is an asynchronous backend as well. The context goes along
-to the thread (`asyncio.to_thread` does the same), and so do the buffers: a cancelled call keeps writing into them.
+So every test backend, with its gates, faults and records, is also an asynchronous backend. The context passes to the
+thread (as with `asyncio.to_thread`), and so do the buffers: a cancelled call keeps writing into them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Asynchronous backends for the tests, and what goes wrong with them on request."""
+"""Asynchronous backends for the tests, with failures on request."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Gate:
                 future.set_result(None)
 
     def wait_entered(self, calls: int = 1) -> None:
-        """Return once so many calls have come here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
+        """Return once that many calls have come here. For a task: `await asyncio.to_thread(gate.wait_entered)`."""
         with self._changed:
             enough = self._changed.wait_for(lambda: self.came >= calls, PATIENCE)
         assert enough, f"{self.came} of {calls} calls reached the gate"
 
 
 class Store(AsyncBackend):
-    """Objects in memory. `gates` and `instead` have the names of methods; `instead` replaces what one does."""
+    """Objects in memory. The keys of `gates` and `instead` are names of methods; `instead` replaces a method's work."""
 
     def __init__(self, objects: dict[Key, bytes] | None = None, **limits: Any) -> None:
         self.limits = BackendLimits(**limits)
@@ -81,7 +81,7 @@ class Store(AsyncBackend):
             gate.open()
 
     async def reached(self, method: str, *args: Any) -> Any:
-        """Every call comes by here; what it answers instead, or NotImplemented."""
+        """Handle a call before its method runs. Return its replacement answer, or NotImplemented."""
         self.calls.append(method)
         self.running += 1
         self.most = max(self.most, self.running)

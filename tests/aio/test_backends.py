@@ -38,7 +38,7 @@ def loop() -> Any:
 
 
 class TestStore(BackendConformance):
-    """The store of these tests keeps the promises of the protocol, asked as the cache's threads do."""
+    """The store of these tests keeps the promises of the protocol, called as the cache's threads do."""
 
     @pytest.fixture(autouse=True)
     def _with_loop(self, loop: CacheLoop) -> None:
@@ -232,8 +232,8 @@ def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
 
 
 def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
-    """A slice of a read buffer outlives its call, as that of a thread that a cancelled task left behind: it writes into
-    no file. [K11, 2.1]
+    """A slice of a read buffer outlives its call, like that of a thread that a cancelled task left behind: it writes
+    into no file. [K11, 2.1]
     """
     store = Store({KEY: DATA})
     volume = attach(store)
@@ -260,7 +260,9 @@ def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
 
 
 def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
-    """A wait is over (the volume was aborted), the call writes on in a thread of its own: into nothing. [K7]"""
+    """The wait is over (the volume was aborted), and the call goes on writing in its thread: into unused
+    memory. [K7]
+    """
     store = Store({KEY: DATA})
     volume = attach(store)
     entered, go, wrote = threading.Event(), threading.Event(), threading.Event()
@@ -292,7 +294,7 @@ def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
 
 
 def test_an_abort_leaves_running_calls_alone(attach: Attach) -> None:
-    """A write that hangs while the volume is aborted: its late answer only ends what is in flight. [K7, 2.22]"""
+    """A write hangs while the volume is aborted: its late answer only ends the flight. [K7, 2.22]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     with volume.open(KEY, "r+") as file:
@@ -340,7 +342,7 @@ def test_reconnecting_to_a_backend_of_the_other_kind(attach: Attach, there: bool
 
 
 def test_write_units_on_a_loop(attach: Attach) -> None:
-    """What a unit lacks is read by tasks as well, transient errors are tried again. [2.12, 2.14]"""
+    """Tasks read the missing bytes of a unit, and transient errors are retried. [2.12, 2.14]"""
     store = Store({KEY: DATA}, write_unit=8 * PAGE, max_write=8 * PAGE)
     volume = attach(store)
     errors = [BlockingIOError(11, "again"), BlockingIOError(11, "again")]
@@ -362,7 +364,7 @@ def test_write_units_on_a_loop(attach: Attach) -> None:
 
 
 def test_read_ahead_runs_as_tasks(attach: Attach) -> None:
-    """A sequential reader finds the next window on its way, without a thread of the volume. [2.6]"""
+    """A sequential reader finds the next window in flight, without a thread of the volume. [2.6]"""
     data = pattern(256 * PAGE)
     store = Store({KEY: data}, max_inflight=64)
     volume = attach(store, read_ahead="256KiB")
@@ -382,7 +384,7 @@ def test_a_mirror_may_be_asynchronous(attach: Attach) -> None:
 
 
 def test_close_with_a_call_that_hangs(attach: Attach) -> None:
-    """Within its deadline, whatever the coroutine does about being cancelled. [2.22]"""
+    """It ends within its deadline, however the coroutine handles its cancellation. [2.22]"""
     store = Store({KEY: DATA})
     volume = attach(store)
 
@@ -419,7 +421,7 @@ sys.exit(7)
 
 
 def test_interpreter_exit_while_a_coroutine_hangs() -> None:
-    """Within `exit_timeout`, with the list of what was not saved, and the program's own status. [T-52, 2.22]"""
+    """It ends within `exit_timeout`, with the list of unsaved bytes, and the program's own status. [T-52, 2.22]"""
     root = str(Path(__file__).parent.parent.parent)
     ended = subprocess.run([sys.executable, "-c", EXIT.format(root=root)], capture_output=True, timeout=60, check=False)
     assert ended.returncode == 7
@@ -429,7 +431,7 @@ def test_interpreter_exit_while_a_coroutine_hangs() -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_cache_that_is_dropped_ends_its_loop() -> None:
-    """Nothing but its tasks keeps a cache: what is dirty is saved, then its threads end."""
+    """Only its tasks reference the cache: dirty bytes are saved, then its threads end."""
     store = Store({KEY: DATA})
     cache = PageCache("1MiB", **QUIET)
     file = cache.attach(store).open(KEY, "r+")
@@ -439,7 +441,7 @@ def test_a_cache_that_is_dropped_ends_its_loop() -> None:
     del file, cache
 
     def ended() -> bool:
-        gc.collect()  # not once: a thread may still be at work on what was dropped
+        gc.collect()  # several times: a thread may still use a dropped object
         return f"pagecache-{number}-loop" not in [t.name for t in threading.enumerate()]
 
     eventually(ended)

@@ -1,4 +1,4 @@
-"""tests/file/test_mirror.py and test_mirror_ends.py over asynchronous backends: the rigs are those of our conftest."""
+"""tests/file/test_mirror.py and test_mirror_ends.py over asynchronous backends: this folder's conftest has the rigs."""
 
 # ruff: noqa: F403
 from ..file.test_mirror import *

@@ -1,4 +1,4 @@
-"""A task that waits no more: cancelled at each await, interrupted at each place. I/O goes on, nothing is locked."""
+"""A task that stops waiting: cancelled at each await, interrupted at each place. I/O goes on, nothing is locked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
 SECONDS = 60
 
-# What a task waits for, and the method of the backend in which it hangs.
+# For each wait of a task, the method of the backend in which it hangs.
 WAITS: dict[str, tuple[str, Callable[[aio.AsyncCachedFile], Any]]] = {
     "a miss": ("read_into", lambda f: f.pread(100, 4 * PAGE)),
     "a miss into a buffer": ("read_into", lambda f: f.pread_into(bytearray(100), 4 * PAGE)),
@@ -62,7 +62,7 @@ async def ticket(volume: Volume) -> None:
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
-    """It ends at once; what was begun goes on, and everything works as if nothing had been. [T-56, K9]"""
+    """It ends at once; begun work goes on, and everything works as before. [T-56, K9]"""
     method, call = WAITS[wait]
     store = Store({KEY: DATA, "other": DATA})
     late = wait == "a write behind a truncate"  # a thread may have begun it, and stands in line: then it goes on
@@ -110,7 +110,7 @@ def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
 
 @both
 def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) -> None:
-    """Writers in line; those that are left get it, and what was accepted is a prefix. [T-56, 2.24]"""
+    """Of the writers in line, the remaining ones get the room, and the accepted bytes are a prefix. [T-56, 2.24]"""
     store = Store({KEY: b""})
     volume = attach(store, capacity="1MiB", dirty_background="64KiB", dirty_limit="128KiB")
     size = 96 << 10
@@ -133,7 +133,7 @@ def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) 
 
 
 def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
-    """The handle that came too late is given back. [T-56]"""
+    """The late handle is closed again. [T-56]"""
     store = Store({KEY: DATA})
     volume = attach(store)
 
@@ -152,7 +152,7 @@ def test_an_open_that_nobody_waits_for_is_undone(attach: Attach) -> None:
     assert [inode.handles for inode in volume.inodes.values()] == [0]
 
 
-# ---------------------------------------------------------------- at every place where CPython looks for signals
+# ---------------------------------------------------------------- at every place where CPython checks for signals
 
 
 def ours(frame: FrameType) -> bool:
@@ -161,7 +161,7 @@ def ours(frame: FrameType) -> bool:
 
 
 def interrupted_at(nth: int, main: Callable[[], Any]) -> bool:
-    """Run a loop, interrupted at the nth place; whether there was one."""
+    """Run a loop, interrupted at the nth place; return whether there was one."""
     count, struck = 0, False
 
     def profile(frame: FrameType, event: str, _arg: object) -> None:
@@ -193,12 +193,12 @@ def interrupted_at(nth: int, main: Callable[[], Any]) -> bool:
 
 
 def finish(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> None:
-    """Let it come to its end, which may be the interrupt."""
+    """Let it end, which may raise the interrupt."""
     for _ in range(3):
         try:
             loop.run_until_complete(asyncio.wait_for(task, SECONDS))
         except RuntimeError as error:
-            if "stopped before" in str(error):  # by what was left of the run that was interrupted
+            if "stopped before" in str(error):  # by tasks left over from the interrupted run
                 continue
             raise
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -237,7 +237,7 @@ def inject(call: Callable[[aio.AsyncCachedFile], Any], points: Iterator[int], ba
 
 
 def verify(volume: Volume) -> None:
-    """Nothing is locked or lost."""
+    """Check that nothing is locked or lost."""
     with volume.open(KEY, "r+") as file:
         assert file.pread(PAGE, 0) == DATA[:7] + b"dirty" * 100 + DATA[507:PAGE]
         assert file.pread(2 * PAGE, 3 * PAGE) == DATA[3 * PAGE : 5 * PAGE]
@@ -254,7 +254,7 @@ def verify(volume: Volume) -> None:
 @pytest.mark.parametrize("call", CALLS)
 @both
 def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
-    """A sample of the places of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
+    """The test samples the places of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
     assert inject(CALLS[call], iter(range(1, 4000, 7)), lambda: backend(DATA)) > 0
 
 
@@ -265,12 +265,12 @@ def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: s
 @pytest.mark.parametrize("call", CALLS)
 @both
 def test_an_interrupt_at_every_place_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
-    """All of them. [T-51, T-56]"""
+    """The test covers all of them. [T-51, T-56]"""
     assert inject(CALLS[call], iter(range(1, 100_000)), lambda: backend(DATA)) > 0
 
 
 def test_a_wake_up_that_an_interrupt_took_away_comes_again(attach: Attach) -> None:
-    """The callback of the loop fails in the middle: what has fired stays listed, and the eventfd readable. [T-56]"""
+    """The callback of the loop fails in the middle: fired watches stay listed, and the eventfd readable. [T-56]"""
     store = Store({KEY: DATA})
     volume = attach(store)
 

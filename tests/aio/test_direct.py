@@ -31,7 +31,7 @@ def content(backend: Any) -> bytes:
 
 @both
 def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> None:
-    """Coherent with the buffered handles of the same object; nothing is cached by it. [2.9, 2.10, aio]"""
+    """The calls are coherent with the buffered handles of the object, and cache nothing."""
     volume = attach(backend(DATA))
 
     async def main() -> None:
@@ -61,7 +61,7 @@ def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> No
 
 @both
 def test_tasks_write_side_by_side(attach: Attach, backend: Any) -> None:
-    """Each page is that of its task. [T-21, aio]"""
+    """Each page has the bytes of its task."""
     volume = attach(backend(bytes(64 * PAGE)))
 
     async def main() -> None:
@@ -91,7 +91,9 @@ def test_wrong_arguments_of_direct_verbs_are_told(attach: Attach) -> None:
 
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
 def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
-    """A read stores nothing any more; a write goes on, with its lock, until the backend's call has returned. [T-56]"""
+    """A cancelled read no longer stores anything; a write goes on, with its lock, until the backend's call has
+    returned. [T-56]
+    """
     store = Store({KEY: DATA}, parallel_direct_writes=True)
     volume = attach(store)
     space = bytearray(b"?" * PAGE)
@@ -106,7 +108,7 @@ def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: st
             with pytest.raises(asyncio.CancelledError):
                 await task
             store.open_all()
-            await direct.truncate(8 * PAGE)  # waits for what still runs
+            await direct.truncate(8 * PAGE)  # waits for running calls
             assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
 
     run(main())
@@ -115,7 +117,7 @@ def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: st
 
 @pytest.mark.parametrize("grow", ["write", "truncate"])
 def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: str) -> None:
-    """Its call fails, with something stored, while a commit has the token; the file grows over it. [2.10]"""
+    """Its call fails after storing some bytes, while a commit has the token; the file grows over them. [2.10]"""
     store = RecordingBackend({KEY: DATA}, direct_unit=PAGE)
     store.commits_beside_writes = True
     volume = attach(store, retry=ONCE)
@@ -158,7 +160,7 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
 
 @both
 def test_misses_of_tasks_beside_direct_writers_read_what_was_written(attach: Attach, backend: Any) -> None:
-    """What they read is invalidated again and again; they get their bytes all the same. [T-26, aio]"""
+    """Their fills are invalidated again and again; they still get their bytes."""
     volume = attach(backend(bytes(16 * PAGE)))
     stop = threading.Event()
 
@@ -190,7 +192,7 @@ def test_misses_of_tasks_beside_direct_writers_read_what_was_written(attach: Att
 
 
 def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
-    """Through close, without fsync: acknowledged, and committed by the end of the cache. [T-75a, aio]"""
+    """The bytes survive a close without fsync: acknowledged, and committed by the end of the cache."""
     backend: MemoryBackend = memory(DATA)
     volume = attach(backend)
 
@@ -205,7 +207,7 @@ def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_task_gets_bytes_that_are_invalidated_again_and_again(attach: Attach, failing: int) -> None:
-    """Past the cache, on a thread, as a thread does; also where a call before failed. [2.3, K12, aio]"""
+    """It reads past the cache, on a thread, as a thread does; even if a call before failed."""
     store = Store({KEY: DATA})
     volume = attach(store)
     reads = 0

@@ -1,4 +1,4 @@
-"""pagecache.aio: the verbs of a handle, awaited. A hit suspends nobody; what waits leaves the loop to others."""
+"""pagecache.aio: the verbs of a handle, awaited. A hit suspends no task; a wait leaves the loop to other tasks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECONDS = 60
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """On a loop of its own, within a bound."""
+    """Run on a new loop, within a time limit."""
     return asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
@@ -54,7 +54,7 @@ both = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 
 @both
 def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
-    """No thread for each: those of the volume do. [T-55]"""
+    """The threads of the volume serve them, without an extra thread for each. [T-55]"""
     pages = 1000
     volume = attach(backend(pattern(pages * PAGE)), capacity="16MiB", max_folio="4KiB")
     expected = pattern(pages * PAGE)
@@ -105,7 +105,7 @@ def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
 
 @both
 def test_every_verb(attach: Attach, backend: Any) -> None:
-    """One handle's life, compared with what a file would say."""
+    """One handle's life, compared with the answers of a file."""
     volume = attach(backend())
 
     async def main() -> None:
@@ -163,7 +163,7 @@ def test_every_verb(attach: Attach, backend: Any) -> None:
 
 
 def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
-    """And they can be awaited, but for what never waits."""
+    """They can be awaited, except those that never wait."""
     plain = {"fileno", "isatty", "readable", "writable", "seekable", "try_pread", "try_pwrite", "size"}
     verbs = {n for n in {*vars(CachedFile), *vars(CachedFile.__base__)} if not n.startswith("_")} - plain
     hot = {"pread", "pread_into", "pwrite", "append"}
@@ -172,7 +172,7 @@ def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
 
 
 def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
-    """create_task takes it; never awaited, it says so; awaited twice, too."""
+    """create_task takes it; it warns if it is never awaited, and raises if awaited twice."""
     volume = attach(memory())
 
     async def main() -> None:
@@ -196,7 +196,7 @@ def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("shift", [-PAGE, 100, PAGE])
 def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int) -> None:
-    """In how many segments a view comes makes no difference to pwritev and preadv of tasks. [T-04, T-65, 2.7]"""
+    """The number of a view's segments makes no difference to pwritev and preadv of tasks. [T-04, T-65, 2.7]"""
     content, start, length = pattern(16 * PAGE), 4 * PAGE, 4 * PAGE
     store = Store({KEY: content})
     volume = attach(store, max_folio=PAGE)
@@ -221,7 +221,9 @@ def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int)
 
 @pytest.mark.parametrize("verb", ["pwrite", "append", "pread_into"])
 def test_memory_of_the_file_itself_moves_as_one(attach: Attach, verb: str) -> None:
-    """A view as source or destination of a task: as if all were read before the first byte is stored. [T-04, 2.7]"""
+    """A view is source or destination of a task: the result equals reading everything before storing the first byte.
+    [T-04, 2.7]
+    """
     half = 64 << 10
     content = pattern(2 * half)
     volume = attach(Store({KEY: content}), max_folio=half)
@@ -249,7 +251,7 @@ def test_memory_of_the_file_itself_moves_as_one(attach: Attach, verb: str) -> No
 
 @pytest.mark.parametrize("verb", ["pwrite", "append"])
 def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_path: Path, verb: str) -> None:
-    """A map behind the end of its file: EFAULT, and nothing is written. [T-05, 2.7]"""
+    """A map reaches behind the end of its file: EFAULT, and nothing is written. [T-05, 2.7]"""
     path = tmp_path / "map"
     path.write_bytes(bytes(4 * PAGE))
     volume = attach(stored())
@@ -268,7 +270,7 @@ def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_
 
 
 def test_what_carries_bytes_takes_no_thread_of_the_volume(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bytes go by an event loop, threads are for commits and names; jobs are for threads alone. [2.1]"""
+    """If bytes go by an event loop, threads serve commits and names only; jobs exist for threads only. [2.1]"""
     volume = attach(Store({KEY: b""}, max_write=PAGE, max_inflight=4))
     carried: list[str] = []
     for method in ("write_from", "read_into"):
@@ -286,7 +288,7 @@ def test_what_carries_bytes_takes_no_thread_of_the_volume(attach: Attach, monkey
 
 
 def test_bad_arguments(attach: Attach) -> None:
-    """The errors of the blocking verbs; nothing has changed. [T-59]"""
+    """They raise the errors of the blocking verbs; nothing has changed. [T-59]"""
     volume = attach(memory())
 
     async def main() -> None:
@@ -346,7 +348,7 @@ def test_long_calls_give_the_loop_its_turns(attach: Attach) -> None:
 
 @both
 def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> None:
-    """Side by side, without a thread for each."""
+    """They run side by side, without a thread for each."""
     volume = attach(backend(b""), capacity="32MiB", max_folio="4KiB")
 
     threads = threading.active_count()
@@ -368,7 +370,7 @@ def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> 
 
 @both
 def test_write_through(attach: Attach, backend: Any) -> None:
-    """Acknowledged when the await is over."""
+    """The write is acknowledged when the await is over."""
     volume = attach(backend(), write_through=True)
 
     async def main() -> None:
@@ -405,7 +407,7 @@ def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
 
 @both
 def test_a_failing_read_tells_who_asked(attach: Attach, backend: Any) -> None:
-    """The error of the backend, at once and not for ever; once it is mended the read is right."""
+    """The read raises the backend's error at once and only while it lasts; later reads are right."""
     inner = backend()
     volume = attach(inner)
 
@@ -436,7 +438,7 @@ def test_a_failing_read_tells_who_asked(attach: Attach, backend: Any) -> None:
 
 @both
 def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
-    """Without a thread: the executor of the loop is not asked."""
+    """No thread is used, not even the executor of the loop."""
     volume = attach(backend())
 
     async def main() -> None:
@@ -470,7 +472,7 @@ def test_an_exception_in_the_body_abandons_what_only_a_commit_publishes(attach: 
 
 
 def test_a_backend_class_says_what_it_is(attach: Attach) -> None:
-    """`Volume.backend` is what was attached."""
+    """`Volume.backend` is the attached object."""
     store = stored()
     volume = attach(store)
     assert volume.backend is store

@@ -15,7 +15,7 @@ from .test_handles import DATA, SECONDS, both
 
 
 class Counted(asyncio.SelectorEventLoop):
-    """Counts what a hit must not make."""
+    """Counters of objects that a hit must not make."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def run_counted(work: Coroutine[Any, Any, None]) -> None:
 
 @both
 def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, backend: Any) -> None:
-    """Reads and writes of cached bytes: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
+    """Cached bytes are read and written: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
     volume = attach(backend(), max_folio="4KiB")
 
     async def main() -> None:
@@ -63,7 +63,7 @@ def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, back
                 steps.append("ends")
 
             await asyncio.gather(*(one(k) for k in range(1000)))
-            assert steps == ["begins", "ends"] * 1000  # nobody came in between
+            assert steps == ["begins", "ends"] * 1000  # no other task ran in between
             assert threading.active_count() <= threads
 
     run_counted(main())

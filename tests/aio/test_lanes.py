@@ -1,4 +1,4 @@
-"""Threads for what a task must not wait for itself (engine/aside.py)."""
+"""Threads for work that a task must not wait for itself (engine/aside.py)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
             raise Empty
 
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-            if gives_up.is_set() and not looks.is_set():  # the call for which no other thread was started
+            if gives_up.is_set() and not looks.is_set():  # the call without a new thread
                 looks.set()
                 thread.join(0.2)  # it ends, if it may
             super().put(item, block, timeout)

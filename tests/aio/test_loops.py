@@ -1,4 +1,6 @@
-"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so nobody hangs behind a dead one."""
+"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so no other caller hangs behind a dead
+one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ async def until(condition: Any) -> None:
 
 
 def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
-    """Its tasks wait for misses, for fsync and for room; other loops and threads wait for the same and go on. [T-56]"""
+    """Its tasks wait for misses, for fsync and for room; other loops and threads wait for these too and go on.
+    [T-56]
+    """
     store = Store({KEY: DATA})
     volume = attach(store)
     plain = volume.open(KEY, "r+")
@@ -74,7 +78,7 @@ def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
 
 @both
 def test_several_loops_at_once(attach: Attach, backend: Any) -> None:
-    """Four threads with a loop each, over one file, beside plain threads."""
+    """Four threads have a loop each, over one file, beside plain threads."""
     volume = attach(backend(DATA), max_folio="4KiB", capacity="128KiB")
 
     def loop(k: int) -> None:
@@ -135,7 +139,7 @@ def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
 
 
 def test_a_child_process_leaves_the_parents_loops_alone() -> None:
-    """Tickets of the parent go with the child's copies of them; no eventfd is read. [T-50]"""
+    """The child's copies of the parent's tickets go; no eventfd is read. [T-50]"""
     store = Store({KEY: DATA})
     with PageCache("1MiB") as cache:
         volume = cache.attach(store, read_ahead=0)
@@ -166,7 +170,7 @@ def test_a_child_process_leaves_the_parents_loops_alone() -> None:
 
 
 def test_without_a_running_loop_an_await_says_so(attach: Attach) -> None:
-    """Other frameworks drive a coroutine by hand: a hit is fine, a wait is a clear error."""
+    """Other frameworks drive a coroutine by hand: a hit succeeds, a wait is a clear error."""
     volume = attach(MemoryBackend())
     with volume.open(KEY, "w+") as plain:
         plain.write(DATA)
@@ -210,7 +214,7 @@ async def child(file: aio.AsyncCachedFile) -> bytes:
 @pytest.mark.parametrize("where", ["read_into", "write_from", "commit", "open"])
 @pytest.mark.parametrize("verb", INSIDE)
 def test_what_a_backend_may_do_on_its_own_volume(attach: Attach, verb: str, where: str) -> None:
-    """DeadlockError instead of a hang, by the context that goes along with awaits, tasks and threads. [T-49, 2.25]"""
+    """DeadlockError instead of a hang: the context follows awaits, tasks and threads. [T-49, 2.25]"""
     outcome, action = INSIDE[verb]
     store = Store({KEY: DATA, "other": DATA})
     volume = attach(store)
@@ -271,7 +275,7 @@ def test_a_backend_on_another_volume(attach: Attach) -> None:
 
 
 def test_the_context_of_an_application_is_left_alone(attach: Attach) -> None:
-    """Context variables of a task are what they were before an await."""
+    """Context variables of a task are unchanged after an await."""
     volume = attach(Store({KEY: DATA}))
     mine: contextvars.ContextVar[str] = contextvars.ContextVar("mine", default="none")
 
