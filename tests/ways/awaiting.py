@@ -1,4 +1,4 @@
-"""What the tests of awaited handles share."""
+"""Shared by the tests of awaited handles."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def make_backend(kind: str, root: Path) -> Any:
 
 @pytest.fixture
 def attach() -> Iterator[Attach]:
-    """Attaches a backend to a cache of its own, which is checked and closed afterwards."""
+    """A function that attaches a backend to a new cache, which is checked and closed afterwards."""
     caches: list[PageCache] = []
 
     def attacher(backend: Any, *, capacity: str = "8MiB", **options: Any) -> Volume:

@@ -1,4 +1,6 @@
-"""An asynchronous backend by somebody who has only read the interface: no base class, coroutines all over."""
+"""An asynchronous backend as an outside author writes it, with only the interface at hand: no base class, coroutines
+only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from ..aio.stores import Gate
 
 
 class PlainFile:
-    """One object; with commit_on_close what is written shows when it is committed."""
+    """One object; with commit_on_close, written bytes show when they are committed."""
 
     def __init__(self, store: PlainStore, key: Any, data: bytes) -> None:
         self.store, self.key = store, key
@@ -68,7 +70,7 @@ class PlainStore:
         self.gates: dict[str, Gate] = {}
 
     def gate(self, method: str) -> Gate:
-        """Calls of a method wait from here on, until it is opened."""
+        """Make calls of a method wait from here on, until the gate is opened."""
         self.gates[method] = Gate()
         return self.gates[method]
 

@@ -1,4 +1,4 @@
-"""Asynchronous backends in each place where a backend goes, written by somebody who has only read the interface."""
+"""Asynchronous backends in each place where a backend goes, written with only the interface at hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = bytes(range(256)) * 16
 
 
 class Smallest:
-    """What is required and nothing else."""
+    """The required methods and nothing else."""
 
     def __init__(self) -> None:
         self.files: dict[Any, PlainFile] = {}
@@ -47,7 +47,7 @@ class Smallest:
 
 
 class Canonical(PlainStore):
-    """The same methods as coroutines: canonical too."""
+    """A backend with canonical as a coroutine, too."""
 
     waits = False
 

@@ -18,7 +18,7 @@ from .plain import PlainStore
 
 
 def test_an_exception_in_the_body_abandons_objects_and_closes_files(volume: Volume) -> None:
-    """2.22: `async with` as `with`: nothing half-written is published, and the exception is the primary one."""
+    """2.22: `async with` acts as `with`: nothing half-written is published, and the exception is the primary one."""
 
     class Oops(Exception): ...
 
@@ -99,7 +99,7 @@ def test_leaving_through_an_exit_stack(volume: Volume) -> None:
 
 
 def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:
-    """A task that opens `f` is cancelled while the backend is at it, which then goes on."""
+    """Cancel a task while the backend opens `f` for it; the open then goes on."""
 
     async def main() -> None:
         gate = store.gate("open")
@@ -115,7 +115,7 @@ def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:
 
 @pytest.mark.parametrize("mode", ["w", "w+"])
 def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: OpenMode) -> None:
-    """T-56, 2.22: nobody has the handle that emptied the object, so nothing of that is published by a later sync."""
+    """T-56, 2.22: the handle that emptied the object is gone, so a later sync does not publish that."""
     store = PlainStore({"f": b"old"}, commit_on_close=True)
     volume = attach(store)
     opened_in_vain(volume, store, mode)
@@ -141,7 +141,7 @@ def test_an_exclusive_open_that_was_cancelled_may_be_repeated(attach: Attach) ->
 
 
 def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
-    """T-55: nothing is dirty any more, but the version that was acknowledged is asked for."""
+    """T-55: nothing is dirty, but the acknowledged version has to be queried."""
     store = PlainStore({"f": b"old"}, durable_writes=True)
     volume = attach(store)
     gate = None
@@ -203,7 +203,7 @@ def test_what_was_at_work_when_an_object_was_abandoned_is_not_published(attach: 
 
 
 def test_a_write_that_goes_on_when_its_object_was_abandoned_is_given_up(attach: Attach) -> None:
-    """The same for a write that has the file's lock, and reads what it needs from the backend."""
+    """A write has the file's lock, and reads bytes from the backend."""
     store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
     volume = attach(store)
 

@@ -1,4 +1,4 @@
-"""What the interface says of `pagecache.aio`: verbs, modes, arguments, over every kind of backend."""
+"""The interface of `pagecache.aio`: verbs, modes, arguments, over every kind of backend."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_each_verb_of_a_handle_can_be_awaited(volume: Volume) -> None:
 
 
 def test_hints_and_tries_are_there_too(volume: Volume) -> None:
-    """The same methods: what does not wait may be plain, what may wait is awaited."""
+    """A method that never waits may be plain, the others are awaited."""
 
     async def result(value: Any) -> Any:
         return await value if hasattr(value, "__await__") else value
@@ -204,7 +204,7 @@ def test_zero_bytes_touch_nothing(volume: Volume) -> None:
 
 
 def test_a_hit_suspends_nobody(volume: Volume) -> None:
-    """T-55: a coroutine that hits is driven to its end by one send, without a loop."""
+    """T-55: one send drives a coroutine that hits to its end, without a loop."""
 
     async def prepare() -> aio.AsyncCachedFile:
         file = await aio.open(volume, "f", "w+b").__aenter__()

@@ -88,7 +88,7 @@ def test_many_tasks_append_atomically(volume: Volume) -> None:
 
 
 def test_a_loop_that_is_gone_leaves_handle_and_file_usable(volume: Volume) -> None:
-    """A handle opened on one loop serves on the next."""
+    """A handle opened on one loop works on the next."""
 
     async def first() -> aio.AsyncCachedFile:
         file = await aio.open(volume, "f", "w+b").__aenter__()

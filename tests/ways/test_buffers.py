@@ -1,4 +1,4 @@
-"""The same buffers are taken by each verb of each kind of handle."""
+"""Every verb of every kind of handle takes the same kinds of buffers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BUFFERS: dict[str, Callable[[], Any]] = {
 
 
 class Awaited:
-    """An asynchronous handle, as if it were a blocking one."""
+    """An asynchronous handle with the interface of a blocking one."""
 
     def __init__(self, volume: Volume, **options: Any) -> None:
         self.loop = asyncio.new_event_loop()
@@ -69,7 +69,7 @@ WAYS: dict[str, Callable[[Volume], Any]] = {
 
 def raw(buffer: Any) -> bytes:
     with memoryview(buffer) as view:
-        # As they lie in memory: what a read fills in order.
+        # In memory order, which is the order in which a read fills them.
         return view.tobytes("A")
 
 
@@ -82,7 +82,7 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
         file.fsync()
     file = WAYS[way](volume)
     try:
-        if "fortran" in kind:  # not C-contiguous: refused as a destination, by all of them alike
+        if "fortran" in kind:  # not C-contiguous: all of them refuse it as a destination
             with pytest.raises((TypeError, BufferError, ValueError)):
                 file.pread_into(BUFFERS[kind](), 3)
             with pytest.raises((TypeError, BufferError, ValueError)):
@@ -108,7 +108,7 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
 
 
 class Growing(Sequence[bytearray]):
-    """Buffers; when the second is taken to be read into, after the first, somebody appends to the file."""
+    """Buffers; when the second is taken to be read into, after the first, another handle appends to the file."""
 
     def __init__(self, buffers: list[bytearray], append: Callable[[], object]) -> None:
         self.buffers, self.append, self.grown = buffers, append, False
@@ -125,7 +125,7 @@ class Growing(Sequence[bytearray]):
 
 @pytest.mark.parametrize("way", ["buffered", "direct"])
 def test_a_short_segment_ends_a_read_of_several(attach: Attach, way: str) -> None:
-    """K13: what is appended between two segments is not read into the next as if the first were full."""
+    """K13: bytes appended between two segments are not read into the next as if the first were full."""
     volume = attach(MemoryBackend())
     with volume.open(KEY, "w+") as writer:
         writer.pwrite(b"x" * 10, 0)
@@ -137,7 +137,7 @@ def test_a_short_segment_ends_a_read_of_several(attach: Attach, way: str) -> Non
 
 
 def test_a_short_segment_ends_an_awaited_read_of_several(attach: Attach) -> None:
-    """The same for a task: its segments are direct reads here, so that somebody comes between them."""
+    """A task's segments are direct reads here, so the append comes between them."""
     backend = RecordingBackend({KEY: b"x" * 10})
     volume = attach(backend)
     with volume.open(KEY, "r+", direct=True) as writer:

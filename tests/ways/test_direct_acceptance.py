@@ -1,4 +1,4 @@
-"""What the interface says of `open(direct=True)`, over every kind of backend."""
+"""The interface of `open(direct=True)`, over every kind of backend."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_the_verbs_of_a_raw_file(volume: Volume) -> None:
 
 
 def test_any_memory_is_source_and_destination(volume: Volume, tmp_path: Path) -> None:
-    """numpy, mmap, array, ctypes, slices, other dtypes."""
+    """The test uses numpy, mmap, array, ctypes, slices, other dtypes."""
     make(volume)
     with volume.open("f", "r+", direct=True) as file:
         array: Any = numpy.arange(2 * PAGE, dtype=numpy.uint8)
@@ -303,7 +303,7 @@ def test_direct_bytes_go_to_the_backend_and_stay_out_of_memory(attach: Attach) -
 @pytest.mark.parametrize("first", ["buffered", "direct", "view", "append"])
 @pytest.mark.parametrize("second", ["buffered", "direct", "view", "append"])
 def test_each_way_of_writing_is_seen_by_each_way_of_reading(volume: Volume, first: str, second: str) -> None:
-    """T-27: whoever writes last is seen by everybody, whatever wrote before, dirty or clean or flushed."""
+    """T-27: every reader sees the last write, whatever wrote before, dirty or clean or flushed."""
     expected = bytearray(make(volume, b"o" * (2 * PAGE + 100)))
 
     def write(how: str, data: bytes, offset: int) -> None:
@@ -345,7 +345,7 @@ def test_each_way_of_writing_is_seen_by_each_way_of_reading(volume: Volume, firs
 
 
 def test_a_view_of_the_very_bytes_is_no_destination(volume: Volume) -> None:
-    """2.9: DeadlockError; a view of other bytes will do, and so will a view of another file."""
+    """2.9: DeadlockError; a view of other bytes is accepted, and so is a view of another file."""
     if volume.backend.limits.commit_on_close:
         return  # reads are buffered there, and copied aside
     data = make(volume)
@@ -368,7 +368,7 @@ def test_a_view_of_the_very_bytes_is_no_destination(volume: Volume) -> None:
         assert other.pread(PAGE, 0) == data[PAGE : 2 * PAGE]
         with other.view(0, PAGE) as view:
             assert file.pwrite(view.segments[0], 3 * PAGE) == PAGE
-        with file.view(PAGE, PAGE) as view:  # a source of the same file, the same bytes
+        with file.view(PAGE, PAGE) as view:  # a source of this file, of these bytes
             assert file.pwrite(view.segments[0], PAGE) == PAGE
             assert file.pwrite(view.segments[0], PAGE + 512) == PAGE
         assert file.pread(PAGE, PAGE + 512) == data[PAGE : 2 * PAGE]

@@ -143,7 +143,7 @@ print("end")
 
 
 def test_a_forked_child_that_exits_by_itself(tmp_path: Path) -> None:
-    """T-50: its exit does no I/O and waits for nobody, though a loop of the parent was running."""
+    """T-50: its exit does no I/O and does not wait, though a loop of the parent was running."""
     code = """
 volume = cache.attach(DirectoryBackend(sys.argv[1]))
 async def main():
@@ -169,7 +169,7 @@ print("end")
 
 
 def test_an_exit_with_unfinished_tasks(tmp_path: Path) -> None:
-    """T-52: tasks that wait for a backend which never answers do not keep the program; what is unsaved is listed."""
+    """T-52: tasks that wait for a backend which never answers do not delay the exit; unsaved bytes are listed."""
     code = """
 class Hangs(PlainStore):
     pass
@@ -198,7 +198,7 @@ print("end")
 
 
 def test_a_program_that_forgets_to_close_ends() -> None:
-    """2.22: a loop that runs on in a thread, tasks that read on and on, and unsaved bytes."""
+    """2.22: a loop runs on in a thread, tasks read forever, and bytes are unsaved."""
     code = """
 store = PlainStore({"f": b"o" * 40960})
 volume = cache.attach(store)

@@ -1,4 +1,4 @@
-"""What is created here has no version before it is committed."""
+"""A newly created object has no version before it is committed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .plain import PlainStore
 @pytest.mark.parametrize("written", [b"", b"bytes"])
 def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(attach: Attach, written: bytes) -> None:
     """2.20: an object that was created and not committed is there for open, stat and exists, and is one inode."""
-    store = PlainStore(commit_on_close=True)  # answers version 0 for what nobody committed
+    store = PlainStore(commit_on_close=True)  # answers version 0 for an uncommitted object
     volume = attach(store)
     with volume.open("f", "w+") as one:
         one.pwrite(written, 0)
@@ -34,7 +34,9 @@ def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(at
 
 
 def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attach) -> None:
-    """Not what the interface asks for, and harmless: the version is the one that the file named. [2.19, 2.20]"""
+    """The interface does not require that, and it is harmless: the version is the one that the file named.
+    [2.19, 2.20]
+    """
     volume = attach(KeepingBackend({}))
     with volume.open("f", "x+b") as one:
         with volume.open("f", "r+b") as two:
@@ -45,7 +47,7 @@ def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attac
 
 
 def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) -> None:
-    """2.19, 2.20: what the backend forgot of it is not that it was made here; closing publishes it."""
+    """2.19, 2.20: the backend may forget its bytes, but it was still created here; closing publishes it."""
     store = PlainStore(commit_on_close=True)
     volume = attach(store)
     with volume.open("f", "x+") as one:
@@ -63,7 +65,9 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
 def test_writes_of_our_own_beside_an_open_are_no_change_of_somebody_elses(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2.20: between the look at what is stored and the comparison everything may be written and committed anew."""
+    """2.20: between the query of the stored version and the comparison, everything may be written and committed
+    again.
+    """
     volume = attach(MemoryBackend())
     with volume.open("f", "x+") as one:
         one.pwrite(b"x" * 100, 0)
@@ -88,7 +92,7 @@ def test_writes_of_our_own_beside_an_open_are_no_change_of_somebody_elses(
 def test_a_direct_write_that_begins_with_a_commit_is_no_change_of_somebody_elses(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2.19: the version that a commit answers is not that of a direct write that began meanwhile."""
+    """2.19: the version that a commit answers is not that of a direct write that began at the same time."""
     backend = RecordingBackend({"f": bytes(4 * PAGE)}, durable_writes=False, parallel_direct_writes=True)
     volume = attach(backend)
     one = volume.open("f", "r+")

@@ -1,4 +1,4 @@
-"""What the interface says of views, over every kind of backend."""
+"""The interface of views, over every kind of backend."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_is_stored_is_written_back(volume: Volume) -> None:
 )
 @pytest.mark.parametrize("writable", [False, True])
 def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> None:
-    """2.21: the memory stays and is nobody's; later stores are lost."""
+    """2.21: the memory stays and belongs to no file; later stores are lost."""
     make(volume)
     with volume.open("f", "r+") as file, volume.open("f", "r+", direct=True) as direct:
         view = file.view(PAGE, 2 * PAGE, writable=writable)
@@ -151,7 +151,7 @@ def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> Non
             assert file.size == size
         detached = view.detached
         view.release()
-        assert view.detached is detached  # still to be asked behind a `with`
+        assert view.detached is detached  # still readable after a `with`
         assert file.pread(1, 0) == (b"" if end == "truncate" else b"\0" if end == "punch" else DATA[:1])
         if end == "discard":
             with contextlib.suppress(pagecache.DataLossError):
@@ -161,7 +161,7 @@ def test_a_view_that_is_cut_off(volume: Volume, end: str, writable: bool) -> Non
 
 
 def test_zeros_behind_the_end_whatever_views_stored(volume: Volume) -> None:
-    """T-44: down and up in any order, with views on both sides."""
+    """T-44: truncates go down and up in any order, with views on both sides."""
     make(volume, b"x" * (2 * PAGE))
     with volume.open("f", "r+") as file:
         for size in (PAGE + 100, PAGE - 1, 5, 0):
@@ -313,7 +313,7 @@ def test_views_collected_at_any_point(volume: Volume) -> None:
 
 
 def test_a_view_costs_no_references(volume: Volume) -> None:
-    """Nothing of the handle is kept by views that were released."""
+    """Released views keep no reference to the handle."""
     make(volume)
     with volume.open("f", "r+") as file:
         with file.view(0, PAGE, writable=True):
@@ -327,7 +327,7 @@ def test_a_view_costs_no_references(volume: Volume) -> None:
 
 
 def test_writes_show_in_views_and_never_reuse(attach: Attach) -> None:
-    """2.21: content may change by writes, never by reuse: other files fill the cache meanwhile."""
+    """2.21: content may change by writes, never by reuse: other files fill the cache at the same time."""
     volume = attach(PlainStore(), capacity="1MiB")
     make(volume)
     with volume.open("f", "r+") as file, volume.open("g", "w+") as other:
